@@ -1,0 +1,1 @@
+"""HTTP and nothing else: one module a resource."""

@@ -1,0 +1,1 @@
+"""Client and command of Loopline: submit training jobs over HTTP and wait for their models."""

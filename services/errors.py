@@ -1,0 +1,208 @@
+"""Every error that Loopline raises on purpose, in one tree.
+
+    LooplineError
+    ├── NotFound
+    │   ├── JobNotFound
+    │   ├── DatasetNotFound
+    │   ├── CheckpointNotFound
+    │   └── ModelNotReady
+    ├── Invalid                    the request cannot be right, whatever the state of the service
+    │   ├── SpecInvalid            every problem at once, each with a JSON pointer
+    │   ├── DatasetInvalid         says which rows
+    │   └── BadRequest             a parameter or header
+    ├── Conflict                   right in itself, but not now
+    │   ├── IllegalMove
+    │   ├── IdempotencyConflict
+    │   ├── IdempotencyInFlight
+    │   └── DatasetInUse
+    ├── TooLarge
+    ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
+    ├── Unavailable                try again later
+    │   └── SchemaMismatch         the database's schema is not this code's
+    └── TrainingError              raised inside a trainer
+        ├── Diverged
+        ├── CheckpointCorrupt
+        └── OutOfMemory
+
+An error class's docstring is its default message. This module imports nothing of Loopline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a document: where (a JSON pointer, RFC 6901) and what is allowed there."""
+
+    pointer: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.pointer or '/'}: {self.detail}"
+
+
+class LooplineError(Exception):
+    """Something went wrong."""
+
+    code = "internal"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class NotFound(LooplineError):
+    """There is nothing with this id."""
+
+    code = "not_found"
+
+
+class JobNotFound(NotFound):
+    """There is no job with this id."""
+
+    code = "job_not_found"
+
+
+class DatasetNotFound(NotFound):
+    """There is no data set with this id or name."""
+
+    code = "dataset_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    """This job has no such checkpoint."""
+
+    code = "checkpoint_not_found"
+
+
+class ModelNotReady(NotFound):
+    """This job has no model yet: it appears when the job has succeeded."""
+
+    code = "model_not_ready"
+
+
+class Invalid(LooplineError):
+    """The request is not valid."""
+
+    code = "invalid"
+
+    def __init__(self, message: str | None = None, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class SpecInvalid(Invalid):
+    """The spec has problems."""
+
+    code = "spec_invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = len(problems)
+        super().__init__(f"The spec has {count} problem{'s' if count != 1 else ''}.", problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])
+
+
+class DatasetInvalid(Invalid):
+    """The data set is not valid."""
+
+    code = "dataset_invalid"
+
+
+class BadRequest(Invalid):
+    """The request is not well-formed."""
+
+    code = "bad_request"
+
+
+class Conflict(LooplineError):
+    """The request does not fit the present state."""
+
+    code = "conflict"
+
+
+class IllegalMove(Conflict):
+    """The job's state does not allow this."""
+
+    code = "illegal_move"
+
+
+class IdempotencyConflict(Conflict):
+    """This Idempotency-Key was used before with another request; send a new key."""
+
+    code = "idempotency_conflict"
+
+
+class IdempotencyInFlight(Conflict):
+    """A request with this Idempotency-Key is still under way; try again in a second."""
+
+    code = "idempotency_in_flight"
+
+
+class DatasetInUse(Conflict):
+    """Jobs that are not finished use this data set; cancel them first or wait."""
+
+    code = "dataset_in_use"
+
+
+class TooLarge(LooplineError):
+    """The request is larger than this service takes."""
+
+    code = "too_large"
+
+
+class LeaseLost(LooplineError):
+    """This attempt no longer owns the job: its lease ran out or the job has ended."""
+
+    code = "lease_lost"
+
+
+class Unavailable(LooplineError):
+    """The service cannot answer now; try again in a few seconds."""
+
+    code = "unavailable"
+
+
+class SchemaMismatch(Unavailable):
+    """The database's schema is newer than this version of Loopline; upgrade Loopline."""
+
+    code = "schema_mismatch"
+
+
+class TrainingError(LooplineError):
+    """Training stopped."""
+
+    code = "trainer_crashed"
+
+
+class Diverged(TrainingError):
+    """A loss or gradient was not finite."""
+
+    code = "diverged"
+
+    def __init__(self, *, epoch: int, step: int, loss: float, grad_norm: float, lr: float) -> None:
+        super().__init__(
+            f"Training diverged at step {step} (epoch {epoch}): loss {loss:g}, gradient norm {grad_norm:g}, "
+            f"learning rate {lr:g}. The weights before this step are kept. "
+            "Try a lower optimizer.lr or max_grad_norm, or a warm-up."
+        )
+        self.epoch, self.step, self.loss, self.grad_norm, self.lr = epoch, step, loss, grad_norm, lr
+
+
+class CheckpointCorrupt(TrainingError):
+    """This checkpoint is not whole."""
+
+    code = "checkpoint_corrupt"
+
+
+class OutOfMemory(TrainingError):
+    """The device ran out of memory; lower training.batch_size or architecture.hidden_size."""
+
+    code = "out_of_memory_gpu"

@@ -1,0 +1,1 @@
+"""Celery, and the processes that train."""
