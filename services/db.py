@@ -1,0 +1,250 @@
+"""The database: engines, transactions, its clock and its schema. SQLite by default, PostgreSQL in production.
+
+Make an engine after a fork, in the process that uses it: connections cannot be shared between processes. (An engine
+that was carried over a fork all the same forgets its parent's connections.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from services.errors import SchemaMismatch, Unavailable
+
+BUSY_SECONDS = 8.0
+REVISION = "0001"
+"""The newest migration: the schema that this code works with. A test holds it equal to the head of migrations/."""
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+# https://sqlite.org/wal.html: before 3.51.3 two connections that checkpoint at once can corrupt a WAL database.
+_WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+
+_READ_ONLY = "loopline_read_only"
+
+
+class now(FunctionElement[float]):  # noqa: N801  (reads as a function in SQL expressions)
+    """The database's time in seconds since 1970, as an SQL expression; the time of every lease and delay."""
+
+    name = "now_seconds"
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _sqlite_now(_element: now, _compiler: Any, **_: Any) -> str:
+    # unixepoch('subsec') came with 3.42; this has the same milliseconds.
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _postgresql_now(_element: now, _compiler: Any, **_: Any) -> str:
+    # clock_timestamp() moves on within a transaction; now() would stand still while the transaction waits for a lock.
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+def engine(url: str | URL) -> Engine:
+    """An engine for `sqlite:///file` or `postgresql://...`; connects when first used.
+
+    SQLite gets foreign keys, an 8 s busy timeout, and transactions that say at their begin whether they write.
+    """
+    address = make_url(url)
+    if address.drivername in {"postgres", "postgresql"}:
+        address = address.set(drivername="postgresql+psycopg")
+    made = _sqlite(address) if address.get_backend_name() == "sqlite" else _postgresql(address)
+    os.register_at_fork(after_in_child=partial(_forget_connections, weakref.ref(made)))
+    return made
+
+
+def _forget_connections(reference: weakref.ref[Engine]) -> None:
+    if (carried := reference()) is not None:
+        carried.dispose(close=False)
+
+
+_dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
+
+
+def _postgresql(address: URL) -> Engine:
+    return sa.create_engine(
+        address,
+        json_serializer=_dumps,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"connect_timeout": 5},
+    )
+
+
+def _sqlite(address: URL) -> Engine:
+    if address.database:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    made = sa.create_engine(
+        address,
+        json_serializer=_dumps,
+        pool_size=32,
+        max_overflow=64,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={"timeout": BUSY_SECONDS},
+    )
+    event.listen(made, "connect", _prepare_sqlite)
+    event.listen(made, "begin", _begin_sqlite)
+    return made
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA journal_mode = {'WAL' if _WAL_IS_SAFE else 'TRUNCATE'}")
+    connection.execute("PRAGMA synchronous = FULL")  # an accepted job survives a power cut
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A deferred transaction that reads and then writes is refused at once (SQLITE_BUSY) when another one wrote in
+    # between, whatever the busy timeout; so writers take the write lock first.
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def session_scope(engine: Engine) -> Iterator[Session]:
+    """One transaction that may write: committed at the end, rolled back on any error.
+
+    The transaction begins with the first statement, so slow work (an upload) belongs before that: on SQLite there is
+    one writer at a time.
+
+    Raises:
+        Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
+    """
+    with _translated_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def read_scope(engine: Engine) -> Iterator[Session]:
+    """One transaction that only reads, from one snapshot; the database refuses writes in it.
+
+    Raises:
+        Unavailable: as `session_scope`.
+    """
+    options: dict[str, Any] = {_READ_ONLY: True}
+    if engine.dialect.name == "postgresql":
+        options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+    with _translated_errors(), Session(engine.execution_options(**options), expire_on_commit=False) as session:
+        yield session
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("Every database connection is busy; try again in a few seconds.") from error
+    except (OperationalError, InterfaceError) as error:
+        if _is_our_mistake(error):
+            raise
+        raise Unavailable(f"The database cannot answer now ({_first_line(error)}); try again soon.") from error
+
+
+def _is_our_mistake(error: DBAPIError) -> bool:
+    # sqlite3 has one class for "locked", "disk full" and "no such table"; the last is not cured by waiting.
+    return isinstance(error.orig, sqlite3.Error) and str(error.orig).startswith(("no such", "near "))
+
+
+def _first_line(error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
+
+
+def lock(session: Session, name: str) -> None:
+    """Wait until no other transaction holds the lock `name`; held to the end of this one.
+
+    Only PostgreSQL needs it: on SQLite a transaction that may write is alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(f"loopline.{name}", 0))))
+
+
+def rowcount(result: sa.Result[Any]) -> int:
+    """How many rows an INSERT, UPDATE or DELETE touched."""
+    return cast(sa.CursorResult[Any], result).rowcount
+
+
+def check_schema(engine: Engine) -> None:
+    """Refuse a database whose schema is not this code's.
+
+    Raises:
+        SchemaMismatch: it was never migrated, is behind, or is newer.
+        Unavailable: the database cannot be reached.
+    """
+    with _translated_errors(), engine.execution_options(**{_READ_ONLY: True}).connect() as connection:
+        found = _revision(connection)
+    if found == REVISION:
+        return
+    if found is None:
+        raise SchemaMismatch("The database has no tables yet; start the service once, or run `alembic upgrade head`.")
+    raise SchemaMismatch(
+        f"The database's schema is revision {found}; this version of Loopline works with {REVISION}. "
+        "Start the newest version, which upgrades the schema by itself."
+    )
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to this code's revision; several processes may do this at once, and one does the work.
+
+    All steps are one transaction, behind a lock, on both databases: a start that is killed leaves the old schema.
+
+    Raises:
+        SchemaMismatch: the database has a revision that this code does not know.
+        Unavailable: the database cannot be reached, or another start held the lock for too long.
+    """
+    with _translated_errors():
+        with engine.execution_options(**{_READ_ONLY: True}).connect() as connection:
+            if _revision(connection) == REVISION:
+                return
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('loopline.migrate', 0))"))
+            _upgrade(connection)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    # Alembic takes 0.2 s to import, and almost every start finds the schema in place.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    found = _revision(connection)
+    if found is not None and found not in known:
+        raise SchemaMismatch(
+            f"The database's schema is revision {found}, which this version of Loopline does not know. "
+            "It was made by a newer version; upgrade Loopline."
+        )
+    command.upgrade(config, "head")
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))

@@ -1,0 +1,246 @@
+"""The tables. What may happen to their rows stands in the module of each noun (`jobs.py`, `datasets.py`).
+
+Times are seconds since 1970 by the database's clock. Ids are `job_` or `ds_` and 26 characters: 48 bits of milliseconds and
+80 random ones, so they sort by age and cannot be guessed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
+_RANDOM_BITS = 80
+
+STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+
+
+class _Clock:
+    """The last id of this process, so that two ids of one millisecond still sort by age."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self) -> int:
+        fresh = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+        with self._lock:
+            if fresh >> _RANDOM_BITS <= self._last >> _RANDOM_BITS:
+                # Within one millisecond (or while the clock steps back) go on by a random step: 2**64 to guess from.
+                fresh = self._last + 1 + secrets.randbits(64)
+            self._last = fresh
+            return fresh
+
+
+_clock = _Clock()
+
+
+def new_id(prefix: str) -> str:
+    """A new id: sorts by age, cannot be guessed."""
+    value = _clock.next()
+    return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Base(DeclarativeBase):
+    """Every table; names of constraints are given by rule, so that a migration can name them."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        str: sa.Text(),
+        float: sa.Double(),
+        dict[str, Any]: sa.JSON(none_as_null=True),
+        list[dict[str, Any]]: sa.JSON(none_as_null=True),
+    }
+
+
+class Dataset(Base):
+    """One immutable version of uploaded sequences. A deleted one keeps its row, so that its version is never reused."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int]
+    sha256: Mapped[str] = mapped_column(index=True)
+    bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    """Size of the uploaded file."""
+    summary: Mapped[dict[str, Any]]
+    """A `services.training.summary.DatasetSummary`."""
+    created_at: Mapped[float]
+    deleted_at: Mapped[float | None]
+
+    __table_args__ = (UniqueConstraint("name", "version"),)
+
+
+class Job(Base):
+    """One request to train."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    """Why a job ended as it did; set in terminal states other than `succeeded`."""
+    message: Mapped[str | None]
+    """A sentence for a person: why it ended, or what it waits for after an attempt that failed."""
+    spec: Mapped[dict[str, Any]]
+    """The resolved spec."""
+    requested: Mapped[dict[str, Any]]
+    """The spec as it was sent."""
+    queue: Mapped[str]
+    priority: Mapped[int]
+    tags: Mapped[dict[str, Any]]
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Number of the newest attempt, never reset: the fencing token."""
+    lost: Mapped[int] = mapped_column(default=0)
+    """Attempts whose lease ran out since the last new checkpoint."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts that failed and were tried again."""
+    max_retries: Mapped[int] = mapped_column(default=0)
+    max_runtime_seconds: Mapped[float | None]
+    worker: Mapped[str | None]
+    """Who owns the newest attempt: `host:pid`."""
+    lease_until: Mapped[float | None]
+    attempt_started_at: Mapped[float | None]
+    ran_seconds: Mapped[float] = mapped_column(default=0.0)
+    """Running time of the attempts that have ended."""
+    not_before: Mapped[float] = mapped_column(default=0.0)
+    """A queued job is runnable from this time on."""
+    queue_deadline: Mapped[float | None]
+    """A job that was never claimed fails at this time."""
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False)
+    revision: Mapped[int] = mapped_column(default=1)
+    """Raised by every write that a reader can see (renewing a lease is none)."""
+
+    epoch: Mapped[int] = mapped_column(default=0)
+    epochs: Mapped[int | None]
+    step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    steps: Mapped[int | None] = mapped_column(sa.BigInteger)
+    checkpoint_step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    """The furthest step that a checkpoint was ever made at."""
+    best: Mapped[dict[str, Any] | None]
+    """`{"epoch", "metric", "value"}`"""
+    trainer: Mapped[dict[str, Any] | None]
+    """What the newest trainer said of itself: device, threads, parameters, where it resumed."""
+    result: Mapped[dict[str, Any] | None]
+    files: Mapped[list[dict[str, Any]] | None]
+    """Files of the result: `[{"name", "bytes", "sha256"}]`."""
+
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    updated_at: Mapped[float]
+    progress_at: Mapped[float | None]
+
+    __table_args__ = (
+        CheckConstraint(_one_of("status", STATUSES), name="status"),
+        CheckConstraint("attempt >= 0", name="attempt"),
+        CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease"),
+        # The claim reads this index in order and stops at the first row.
+        Index(
+            "ix_jobs_queued",
+            "queue",
+            sa.text("priority DESC"),
+            "id",
+            "not_before",
+            sqlite_where=sa.text("status = 'queued'"),
+            postgresql_where=sa.text("status = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_running",
+            "lease_until",
+            sqlite_where=sa.text("status = 'running'"),
+            postgresql_where=sa.text("status = 'running'"),
+        ),
+        Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_queue_id", "queue", "id"),
+        Index("ix_jobs_name_id", "name", "id"),
+    )
+
+
+class Epoch(Base):
+    """The recorded numbers of one epoch; a resumed run overwrites from its position."""
+
+    __tablename__ = "epochs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    record: Mapped[dict[str, Any]]
+
+
+class StepChunk(Base):
+    """Loss and gradient norm of neighbouring steps, as little-endian float32; NaN stands for null."""
+
+    __tablename__ = "step_chunks"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    first_step: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    last_step: Mapped[int] = mapped_column(sa.BigInteger)
+    loss: Mapped[bytes] = mapped_column(sa.LargeBinary)
+    grad_norm: Mapped[bytes] = mapped_column(sa.LargeBinary)
+
+
+class Checkpoint(Base):
+    """A checkpoint that lies whole on disk."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    epoch: Mapped[int]
+    best: Mapped[bool]
+    attempt: Mapped[int]
+    files: Mapped[list[dict[str, Any]]]
+    """`[{"name", "bytes", "sha256"}]`"""
+    created_at: Mapped[float]
+
+
+class Transition(Base):
+    """One change of a job's state."""
+
+    __tablename__ = "transitions"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    from_status: Mapped[str | None]
+    to_status: Mapped[str]
+    attempt: Mapped[int]
+    reason: Mapped[str | None]
+    message: Mapped[str | None]
+    worker: Mapped[str | None]
+    at: Mapped[float]
+
+
+class IdempotencyKey(Base):
+    """A key that a client sent with a request, and what the request made."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    """SHA-256 of the request, in hex."""
+    resource_id: Mapped[str | None]
+    created_at: Mapped[float] = mapped_column(index=True)

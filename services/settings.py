@@ -1,0 +1,121 @@
+"""Every environment variable of the service: its name, default and help.
+
+Settings are built once at the edge of a process (`Settings()`) and passed down; nothing else reads `os.environ`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+MIB = 1024 * 1024
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _database_url(settings: dict[str, Any]) -> str:
+    if settings.get("database_url_file"):
+        return _secret(settings["database_url_file"])
+    return f"sqlite:///{settings.get('data_dir', Path('var').absolute())}/loopline.db"
+
+
+def _broker_url(settings: dict[str, Any]) -> str:
+    if settings.get("broker_url_file"):
+        return _secret(settings["broker_url_file"])
+    return "redis://127.0.0.1:6379/0"
+
+
+class Settings(BaseSettings):
+    """The environment of a process: every field is read from `LOOPLINE_` and its name in capitals.
+
+    `database_url` and `broker_url` may hold a password: they are left out of the repr, and `LOOPLINE_DATABASE_URL_FILE`
+    and `LOOPLINE_BROKER_URL_FILE` name files to read them from (Docker and Kubernetes secrets).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LOOPLINE_", frozen=True, validate_default=True, extra="ignore")
+
+    data_dir: AbsolutePath = Field(
+        default=Path("var"),
+        description="The folder that holds everything: the SQLite database, data sets, checkpoints and models. "
+        "Example: /srv/loopline",
+    )
+    database_url_file: Path | None = Field(
+        default=None, description="A file that holds the database URL, instead of LOOPLINE_DATABASE_URL."
+    )
+    broker_url_file: Path | None = Field(
+        default=None, description="A file that holds the broker URL, instead of LOOPLINE_BROKER_URL."
+    )
+    database_url: str = Field(
+        default_factory=_database_url,
+        repr=False,
+        description="The database, SQLite or PostgreSQL; by default SQLite in the data folder. "
+        "Example: postgresql://loopline:secret@db/loopline",
+    )
+    broker_url: str = Field(
+        default_factory=_broker_url,
+        repr=False,
+        description="The Redis or Valkey that carries doorbells; by default redis://127.0.0.1:6379/0. "
+        "Example: redis://cache:6379/0",
+    )
+    host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
+    port: int = Field(default=8080, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")
+    lease_seconds: float = Field(
+        default=60.0, gt=0, description="How long a worker owns a job without renewing, in seconds of database time."
+    )
+    renew_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease, in seconds.")
+    grace_seconds: float = Field(
+        default=15.0, ge=0, description="How long after its lease's end a silent job is taken from its worker, in seconds."
+    )
+    reconcile_seconds: float = Field(
+        default=5.0, gt=0, description="How often the scheduler looks for expired leases and waiting jobs, in seconds."
+    )
+    retry_seconds: float = Field(
+        default=5.0, ge=0, description="The wait before the first retry of a failed job, in seconds; it doubles each time."
+    )
+    max_upload_bytes: int = Field(default=512 * MIB, gt=0, description="The largest data set upload, in bytes.")
+    max_body_bytes: int = Field(default=MIB, gt=0, description="The largest JSON or YAML request body, in bytes.")
+    max_dataset_bytes: int = Field(
+        default=4096 * MIB, gt=0, description="The largest data set once expanded to float32, in bytes."
+    )
+    trainer_threads: int | None = Field(
+        default=None, ge=1, description="Threads of one trainer process; by default what the machine has."
+    )
+    device: str = Field(default="auto", description="Where trainers compute: auto, cpu, cuda or cuda:0.")
+    spare_trainers: int = Field(
+        default=1, ge=0, description="Trainer processes kept warm for the next job, by worker process."
+    )
+    queues: str = Field(
+        default="default",
+        pattern=r"^[a-z0-9][a-z0-9._-]*(,[a-z0-9][a-z0-9._-]*)*$",
+        description="The queues that a worker listens to, with commas between. Example: default,night",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe log line that is written."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="How log lines look; auto is console on a terminal and json elsewhere."
+    )
+
+    @model_validator(mode="after")
+    def _one_source_each(self) -> Self:
+        for name in ("database_url", "broker_url"):
+            if getattr(self, f"{name}_file") and name in self.model_fields_set:
+                raise ValueError(f"give LOOPLINE_{name.upper()} or LOOPLINE_{name.upper()}_FILE, not both")
+        if self.renew_seconds * 2 > self.lease_seconds:
+            raise ValueError("LOOPLINE_RENEW_SECONDS must be at most half of LOOPLINE_LEASE_SECONDS")
+        return self
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues a worker listens to, in order, each once."""
+        return tuple(dict.fromkeys(self.queues.split(",")))
