@@ -1,0 +1,349 @@
+"""Data sets as `.npz` files: read with care, written canonically, drawn at random.
+
+    x        numbers, (samples, length, features), or (samples, length) for one feature
+    y        integers or strings (samples,): classes; 0 and 1 (samples, k): multilabel; floats (samples,) or
+             (samples, k): values
+    lengths  integers (samples,), optional: the valid steps of each row; what stands behind them is padding
+    split    0, 1, 2 or "train", "validation", "test" (samples,), optional
+
+`archive.py` describes and loads the arrays; here they are held to the limits and their contents are checked.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.training.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
+from services.training.summary import DatasetSummary
+
+SPLITS = ("train", "validation", "test")  # a row's split is an index into this
+
+_RATIO_FROM = 16 << 20  # smaller members may be compressed as far as deflate goes: they cost little
+_BLOCK = 1 << 20  # elements checked at a time
+_SHOWN = 10  # row numbers or labels that a message lists
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that `read` takes; checked before anything is allocated."""
+
+    max_bytes: int = 1 << 30  # all arrays together once read, or as stored where that is more
+    max_samples: int = 10_000_000
+    max_length: int = 100_000
+    max_features: int = 10_000  # also the most targets in a row of y
+    max_classes: int = 10_000
+    max_ratio: int = 300  # expanded to compressed bytes, for arrays above 16 MiB
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set in memory. Steps of `x` from `lengths` on are zero."""
+
+    x: NDArray[np.float32]  # (samples, length, features)
+    lengths: NDArray[np.int64]  # (samples,), 1 to length
+    y: NDArray[Any]  # int64 or str (samples,); int64 of 0 and 1 (samples, k); float32 (samples,) or (samples, k)
+    split: NDArray[np.int8] | None = None  # (samples,), indices into SPLITS
+
+
+_DEFAULT = Limits()
+
+
+def read(file: Path | BinaryIO, limits: Limits = _DEFAULT) -> Arrays:
+    """Read and check an `.npz` from a path or a seekable binary file.
+
+    Takes the memory of the result and a few MiB. Raises DatasetInvalid with every problem at once, each naming its
+    array and the first ten rows concerned, counted from 0; OSError where the file itself cannot be read.
+    """
+    findings = Findings()
+    found: dict[str, NDArray[Any]] = {}
+    with opened(file) as archive:
+        for member in _within(members(archive, findings), limits, findings):
+            try:
+                found[member.name] = load(archive, member)
+            except BROKEN as error:
+                findings.add(member.name, damaged(member.name, error))
+    arrays = _checked(found, limits, findings)
+    if arrays is None or findings.problems:
+        raise findings.error()
+    return arrays
+
+
+def write(path: Path | BinaryIO, arrays: Arrays, *, compress: bool = False) -> None:
+    """Write a data set; equal arrays give equal bytes, so that their hash can name them."""
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in MEMBERS:
+            values = getattr(arrays, name)
+            if values is None:
+                continue
+            info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, not now
+            info.compress_type = method
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w", force_zip64=values.nbytes >= 1 << 31) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
+
+
+def synthetic(samples: int, length: int, features: int, classes: int, seed: int) -> Arrays:
+    """Draw the tutorial's data: standard normal x, and labels that have nothing to do with it.
+
+    Every label from 0 to `classes` - 1 occurs, where there are samples enough. The same arguments give the same
+    arrays (numpy's PCG64).
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    x = rng.standard_normal((samples, length, features), dtype=np.float32)
+    y = rng.integers(classes, size=samples, dtype=np.int64)
+    rows = rng.permutation(samples)[:classes]
+    y[rows] = np.arange(rows.size)
+    return Arrays(x=x, lengths=np.full(samples, length, dtype=np.int64), y=y)
+
+
+def summarise(arrays: Arrays) -> DatasetSummary:
+    """Count what a data set holds."""
+    y, split = arrays.y, arrays.split
+    classes: list[int | str] | None = None
+    class_counts: list[int] | None = None
+    target: Literal["classes", "values", "multilabel"] = "values" if y.dtype.kind == "f" else "multilabel"
+    target_dim = 1 if y.ndim == 1 else y.shape[1]
+    if _holds_classes(y):
+        labels, counts = np.unique(y, return_counts=True)
+        target, classes, class_counts, target_dim = "classes", labels.tolist(), counts.tolist(), labels.size
+    given = None
+    if split is not None:
+        rows = np.bincount(split, minlength=len(SPLITS)).tolist()
+        given = {name: count for name, count in zip(SPLITS, rows, strict=True) if count}
+    samples, _, features = arrays.x.shape
+    return DatasetSummary(
+        samples=samples,
+        features=features,
+        max_length=int(arrays.lengths.max()),
+        min_length=int(arrays.lengths.min()),
+        target=target,
+        classes=classes,
+        class_counts=class_counts,
+        target_dim=target_dim,
+        given_split=given,
+        bytes=arrays.x.nbytes,
+    )
+
+
+def _holds_classes(y: NDArray[Any]) -> bool:
+    return y.ndim == 1 and y.dtype.kind != "f"
+
+
+def _within(described: list[Member], limits: Limits, findings: Findings) -> list[Member]:
+    """The arrays to load: none of them where one is over a limit."""
+    before = len(findings.problems)
+    total = sum(member.cost for member in described)
+    if total > limits.max_bytes:
+        findings.add(
+            "",
+            f"the arrays take {total:,} bytes, and at most {limits.max_bytes:,} are allowed: save x as float32,"
+            " use shorter windows, or take a sample of the rows",
+        )
+    for member in described:
+        _check_shape(member, limits, findings)
+        stored, expanded = member.info.compress_size, member.info.file_size
+        if expanded > _RATIO_FROM and expanded > stored * limits.max_ratio:
+            findings.add(
+                member.name,
+                f"{member.name} expands {expanded // max(stored, 1):,} times, and {limits.max_ratio} are allowed: "
+                "save it uncompressed, with np.savez",
+            )
+    return [] if len(findings.problems) > before else described
+
+
+def _check_shape(member: Member, limits: Limits, findings: Findings) -> None:
+    most = {
+        "x": (
+            ("samples", limits.max_samples),
+            ("time steps", limits.max_length),
+            ("features", limits.max_features),
+        ),
+        "y": (("samples", limits.max_samples), ("targets", limits.max_features)),
+    }.get(member.name, (("samples", limits.max_samples),))
+    for size, (what, limit) in zip(member.shape, most, strict=False):
+        if size > limit:
+            findings.add(member.name, f"{member.name} has {size:,} {what}, and at most {limit:,} are allowed")
+        elif size == 0 and what != "samples":
+            findings.add(member.name, f"{member.name} has no {what}: its shape is {member.shape}")
+
+
+def _checked(found: dict[str, NDArray[Any]], limits: Limits, findings: Findings) -> Arrays | None:
+    """Check the contents, put them into their final form and note what is wrong; None where x or y is missing."""
+    x, y = found.get("x"), found.get("y")
+    if x is not None and x.ndim == 2:
+        x = x[:, :, np.newaxis]
+    rows = _row_count(found, findings)
+    lengths = _lengths(found.get("lengths"), x, findings)
+    if x is not None:
+        _check_x(x, lengths, findings)
+    split = _split(found.get("split"), findings)
+    if y is not None:
+        y = _targets(y, split, limits, findings)
+    if x is None or y is None or rows is None or lengths is None:
+        return None
+    return Arrays(x=x, lengths=lengths, y=y, split=split)
+
+
+def _row_count(found: dict[str, NDArray[Any]], findings: Findings) -> int | None:
+    counts = {name: len(found[name]) for name in MEMBERS if name in found}
+    if not counts:
+        return None
+    first, rows = next(iter(counts.items()))
+    if not any(counts.values()):
+        findings.add("", "the data set is empty: save at least two rows of each class")
+    for name, count in counts.items():
+        if count != rows:
+            findings.add(name, f"{name} has {count:,} rows but {first} has {rows:,}: save one for each row of {first}")
+    return rows
+
+
+def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Findings) -> NDArray[np.int64] | None:
+    """The valid steps of each row; None where they do not fit x."""
+    if lengths is None:
+        return None if x is None else np.full(len(x), x.shape[1], dtype=np.int64)
+    if (lengths < 1).any():
+        rows = _rows(lengths < 1)
+        findings.add("lengths", f"zero-length sequences: {rows}; leave these rows out, or give the steps they have")
+    if x is None:
+        return None
+    if (lengths > x.shape[1]).any():
+        rows = _rows(lengths > x.shape[1])
+        findings.add("lengths", f"lengths beyond the {x.shape[1]:,} time steps of x: {rows}; lower them, or pad x")
+    return lengths if len(lengths) == len(x) else None
+
+
+def _check_x(x: NDArray[np.float32], lengths: NDArray[np.int64] | None, findings: Findings) -> None:
+    """Zero the padding, then look for numbers that are not finite."""
+    if lengths is not None:
+        _zero_padding(x, lengths)
+    rows = _not_finite(x)
+    if rows.size:
+        way_out = "fill these steps, or leave the rows out"
+        if lengths is None or (lengths == x.shape[1]).all():
+            way_out += "; where they are padding, say so with `lengths`"
+        findings.add(
+            "x", f"{_listed(rows)} hold NaN or infinity within their length (or numbers beyond float32): {way_out}"
+        )
+
+
+def _zero_padding(x: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
+    steps = x.shape[1]
+    for start, stop in _blocks(x):
+        some = lengths[start:stop]
+        if (some < steps).any():
+            x[start:stop][np.arange(steps) >= some[:, np.newaxis]] = 0
+
+
+def _not_finite(array: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The rows that hold NaN or infinity."""
+    bad = [np.empty(0, dtype=np.int64)]
+    for start, stop in _blocks(array):
+        block = array[start:stop]
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspect = not np.isfinite(block.sum())  # a sum may overflow by itself, so look again
+        if suspect:
+            bad.append(start + np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1)))
+    return np.concatenate(bad)
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows with few enough elements that masks and copies of them stay small."""
+    rows = max(1, _BLOCK * len(array) // max(array.size, 1))
+    for start in range(0, len(array), rows):
+        yield start, min(start + rows, len(array))
+
+
+def _split(split: NDArray[Any] | None, findings: Findings) -> NDArray[np.int8] | None:
+    """The split of each row, and -1 where it cannot be read."""
+    if split is None:
+        return None
+    indices = np.full(len(split), -1, dtype=np.int8)
+    for index, name in enumerate(SPLITS):
+        indices[split == (name if split.dtype.kind == "U" else index)] = index
+    if (indices < 0).any():
+        findings.add(
+            "split",
+            f"{_rows(indices < 0)} hold something else than 0 (train), 1 (validation), 2 (test) or those words:"
+            f" {_some(split[indices < 0])}",
+        )
+    elif len(split) and not (indices == 0).any():
+        findings.add("split", "no row is for training: give some rows the split 0, or leave split out")
+    return indices
+
+
+def _targets(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings) -> NDArray[Any]:
+    if y.dtype.kind == "f":
+        rows = _not_finite(y)
+        if rows.size:
+            findings.add("y", f"{_listed(rows)} hold NaN or infinity: leave these rows out, or give them a target")
+        return y
+    if y.ndim == 1:
+        _check_classes(y, split, limits, findings)
+        return y
+    if not ((y < 0) | (y > 1)).any():
+        return y  # multilabel
+    if y.shape[1] == 1:
+        findings.add("y", f"y has shape {y.shape}: save y.ravel() for classes, or y.astype(np.float32) for values")
+    return y.astype(np.float32)
+
+
+def _check_classes(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings) -> None:
+    classes = _distinct(y)
+    if classes.size > limits.max_classes:
+        findings.add(
+            "y",
+            f"y has {classes.size:,} classes, and at most {limits.max_classes:,} are allowed: save values as floats,"
+            " y.astype(np.float32)",
+        )
+        return
+    if classes.size == 1:
+        findings.add(
+            "y",
+            f"y has one class only, {_some(classes)}: a classifier needs two; save values as floats,"
+            " y.astype(np.float32)",
+        )
+    if split is None or len(split) != len(y) or not (split == 0).any():
+        return
+    unseen = np.setdiff1d(classes, _distinct(y[split == 0]))
+    if unseen.size:
+        bad = np.flatnonzero(np.isin(y, unseen) & (split > 0))
+        if bad.size:
+            findings.add(
+                "y",
+                f"labels that no training row has, {_some(unseen)}, stand in {_listed(bad)} of validation or test:"
+                " move some of these rows to training, or leave them out",
+            )
+
+
+def _distinct(y: NDArray[Any]) -> NDArray[Any]:
+    """The sorted labels, found in blocks: a copy of wide strings would take as much as they do."""
+    labels = y[:0]
+    for start, stop in _blocks(y):
+        labels = np.union1d(labels, y[start:stop])
+    return labels
+
+
+def _some(values: NDArray[Any]) -> str:
+    found = np.unique(values[:100_000])[:_SHOWN]
+    return ", ".join(repr(value)[:40] for value in found.tolist())
+
+
+def _rows(bad: NDArray[np.bool_]) -> str:
+    return _listed(np.flatnonzero(bad))
+
+
+def _listed(rows: NDArray[np.int64]) -> str:
+    """Name the first rows: 'row 3', 'rows 3, 17 and 40 (3 in all)', 'rows 0, 1, ... and 90 more (100 in all)'."""
+    if rows.size == 1:
+        return f"row {rows[0]}"
+    shown = [str(row) for row in rows[:_SHOWN].tolist()]
+    last = f"{rows.size - _SHOWN:,} more" if rows.size > _SHOWN else shown.pop()
+    return f"rows {', '.join(shown)} and {last} ({rows.size:,} in all)"
