@@ -1,0 +1,731 @@
+"""The life of a job, as verbs. The row is the truth; who may write it is decided by the attempt number.
+
+Functions take the session first and never commit; the caller does (`db.session_scope`), and rings the bell afterwards.
+
+Every write of a worker is fenced: it begins with an UPDATE of the job that names the attempt and `running`, and what hangs
+on the job (epochs, steps, checkpoints, transitions) is written behind it in the same transaction. An attempt that was
+replaced touches no row and gets LeaseLost; it changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from services import series
+from services.db import now
+from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotFound, LeaseLost
+from services.orm import Checkpoint, Epoch, Job, StepChunk, Transition, new_id
+
+if TYPE_CHECKING:
+    from services.training.spec import Spec
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    """Waits for a worker, or for `not_before`."""
+    RUNNING = "running"
+    """An attempt holds a lease."""
+    PAUSED = "paused"
+    """Waits for a person to resume it; its checkpoint is kept."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ALLOWED: Mapping[Status, frozenset[Status]] = {
+    # to running: claimed. To failed: waited past limits.max_queue_seconds.
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
+    # to queued: lost, given back, or tried again.
+    Status.RUNNING: frozenset(
+        {Status.QUEUED, Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED},
+    ),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+"""Every move a job may make."""
+
+TERMINAL = frozenset(status for status, moves in ALLOWED.items() if not moves)
+
+
+class Reason(StrEnum):
+    """Why a job ended, and what a person can do about it (`sentence`)."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str) -> Reason:
+        reason = str.__new__(cls, value)
+        reason._value_ = value
+        reason.sentence = sentence
+        return reason
+
+    CANCELLED_BY_USER = "cancelled_by_user", "The job was cancelled on request; submit it again to run it."
+    TIME_LIMIT = (
+        "time_limit",
+        "The job reached a time limit of its spec; raise limits.max_runtime_seconds or limits.max_queue_seconds, "
+        "or train fewer epochs.",
+    )
+    DIVERGED = (
+        "diverged",
+        "A loss or gradient was not finite; lower training.optimizer.lr or training.max_grad_norm, or add warm-up steps.",
+    )
+    DATASET_INVALID = "dataset_invalid", "The data set cannot be trained on; correct it, upload it and submit again."
+    OUT_OF_MEMORY_HOST = (
+        "out_of_memory_host",
+        "The machine ran out of memory; lower training.batch_size or use a smaller data set, or a larger machine.",
+    )
+    OUT_OF_MEMORY_GPU = (
+        "out_of_memory_gpu",
+        "The GPU ran out of memory; lower training.batch_size or architecture.hidden_size.",
+    )
+    WORKER_LOST = (
+        "worker_lost",
+        "The workers that ran this job disappeared several times without progress; look at the workers' logs and hosts, "
+        "then submit again.",
+    )
+    TRAINER_CRASHED = (
+        "trainer_crashed",
+        "The trainer process stopped unexpectedly; its last words are in the worker's log.",
+    )
+    STORAGE_FULL = (
+        "storage_full",
+        "There was no room to write a checkpoint or the model; free space, then submit again.",
+    )
+    INTERNAL = "internal", "Something went wrong inside Loopline; the worker's log has the traceback."
+
+
+PERMANENT = frozenset(
+    {
+        Reason.CANCELLED_BY_USER,
+        Reason.TIME_LIMIT,
+        Reason.DIVERGED,
+        Reason.DATASET_INVALID,
+        Reason.OUT_OF_MEMORY_GPU,
+        Reason.WORKER_LOST,
+    }
+)
+"""Another try would end the same way: never retried, whatever `max_retries` says."""
+
+_SAYS_WHAT_TO_DO = frozenset({Reason.DIVERGED, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU})
+"""Reasons whose messages, made where the error was raised, carry their own advice."""
+
+MAX_LOST = 3
+"""How often in a row a job may lose its worker without a new checkpoint and still be queued again."""
+
+RETRY_SECONDS = 5.0
+MAX_RETRY_SECONDS = 300.0
+MAX_MESSAGE = 4000
+CHUNK_STEPS = 2048
+"""A chunk of steps grows to at most this many before the next one is begun."""
+
+HIGHER_IS_BETTER = frozenset({"accuracy", "macro_f1", "r2"})
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one attempt to write its job."""
+
+    job_id: str
+    attempt: int
+
+    @classmethod
+    def of(cls, job: Job) -> Lease:
+        """The lease of the attempt that `job` is at."""
+        return cls(job.id, job.attempt)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the owner of a lease is asked to do, told at every renewal."""
+
+    cancel: bool = False
+    pause: bool = False
+    drain: bool = False
+    seconds_left: float | None = None
+    """Running time left to all attempts together (limits.max_runtime_seconds); None without a limit, never negative."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Per-step numbers of a job, thinned out."""
+
+    step: Sequence[int]
+    loss: Sequence[float | None]
+    grad_norm: Sequence[float | None]
+    total: int
+    """How many steps are recorded."""
+
+
+# Clients: create, look, cancel
+
+
+def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], dataset_id: str | None) -> Job:
+    """A new queued job.
+
+    Raises:
+        DatasetNotFound: the data set was deleted meanwhile.
+    """
+    document = spec.document()
+    limits = spec.limits
+    job = Job(
+        id=new_id("job"),
+        name=spec.name,
+        status=Status.QUEUED,
+        spec=document,
+        requested=dict(requested),
+        queue=spec.queue,
+        priority=spec.priority,
+        tags=dict(spec.tags),
+        dataset_id=dataset_id,
+        max_retries=limits.max_retries,
+        max_runtime_seconds=limits.max_runtime_seconds,
+        queue_deadline=None if limits.max_queue_seconds is None else now() + limits.max_queue_seconds,
+        epochs=spec.training.epochs,
+        created_at=now(),
+        updated_at=now(),
+    )
+    session.add(job)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise DatasetNotFound(f"The data set {dataset_id} was deleted.") from error
+    _note(session, job, None)
+    return job
+
+
+def get(session: Session, job_id: str) -> Job:
+    """The job as it stands in the database.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    job = session.get(Job, job_id, populate_existing=True)
+    if job is None:
+        raise JobNotFound(f"There is no job {_clean(job_id)[:100]}.")
+    return job
+
+
+def revision(session: Session, job_id: str) -> tuple[int, str]:
+    """The job's revision and status, in one cheap query: for an ETag or a long poll.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    row = session.execute(select(Job.revision, Job.status).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise JobNotFound(f"There is no job {_clean(job_id)[:100]}.")
+    return row.revision, row.status
+
+
+def position(session: Session, job: Job) -> int | None:
+    """How many runnable jobs of its queue are ahead of a queued job (0: it is next); None unless it is queued."""
+    if job.status != Status.QUEUED:
+        return None
+    ahead = sa.or_(Job.priority > job.priority, sa.and_(Job.priority == job.priority, Job.id < job.id))
+    return session.scalar(select(func.count()).select_from(Job).where(*_runnable(job.queue), ahead))
+
+
+def cancel(session: Session, job_id: str) -> Job:
+    """Cancel a waiting job at once, ask a running one to stop, leave an ended one as it is.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    job = _locked(session, job_id)
+    if job.status in TERMINAL or job.cancel_requested:
+        return job
+    if job.status == Status.RUNNING:
+        return _update(session, job, cancel_requested=True)
+    return _move(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, cancel_requested=True)
+
+
+def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[dict[str, Any]]:
+    """The records of epochs after `after`, ascending, at most `limit`."""
+    query = select(Epoch.record).where(Epoch.job_id == job_id, Epoch.epoch > after).order_by(Epoch.epoch).limit(limit)
+    return session.scalars(query).all()
+
+
+def steps(session: Session, job_id: str, points: int = 500) -> Steps:
+    """Loss and gradient norm by step, at most `points` (2 or more) of them: the first, the last, and the least and greatest
+    loss of each stretch between."""
+    import numpy as np
+
+    query = (
+        select(StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm)
+        .where(StepChunk.job_id == job_id)
+        .order_by(StepChunk.first_step)
+    )
+    chunks = session.execute(query).all()
+    if not chunks:
+        return Steps([], [], [], 0)
+    step = np.concatenate([np.arange(chunk.first_step, chunk.last_step + 1) for chunk in chunks])
+    loss = series.unpack(b"".join(chunk.loss for chunk in chunks))
+    grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))
+    chosen = series.thin(loss, max(points, 2))
+    return Steps(step[chosen].tolist(), series.plain(loss[chosen]), series.plain(grad_norm[chosen]), len(step))
+
+
+def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """The job's checkpoints, oldest first."""
+    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)).all()
+
+
+def get_checkpoint(session: Session, job_id: str, step: int) -> Checkpoint:
+    """One checkpoint.
+
+    Raises:
+        CheckpointNotFound: the job has none at this step.
+    """
+    row = session.get(Checkpoint, (job_id, step))
+    if row is None:
+        raise CheckpointNotFound(f"The job {_clean(job_id)[:100]} has no checkpoint at step {step}.")
+    return row
+
+
+def transitions(session: Session, job_id: str) -> Sequence[Transition]:
+    """Every change of the job's state, oldest first."""
+    return session.scalars(select(Transition).where(Transition.job_id == job_id).order_by(Transition.id)).all()
+
+
+# Workers: claim, renew, record
+
+
+def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) -> Job | None:
+    """Take the best runnable job of the queue: highest priority, then oldest. None when there is none.
+
+    Raises the attempt and sets a lease by the database's clock, in one statement; of many claims at once each gets
+    another job.
+    """
+    best = (
+        select(Job.id)
+        .where(*_runnable(queue), sa.or_(Job.queue_deadline.is_(None), Job.queue_deadline > now()))
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    statement = (
+        update(Job)
+        .where(Job.id == best, Job.status == Status.QUEUED)
+        .values(
+            status=Status.RUNNING,
+            attempt=Job.attempt + 1,
+            worker=worker,
+            lease_until=now() + lease_seconds,
+            attempt_started_at=now(),
+            started_at=func.coalesce(Job.started_at, now()),
+            message=None,
+            revision=Job.revision + 1,
+            updated_at=now(),
+        )
+    )
+    job = _returned(session, statement)
+    if job is not None:
+        _note(session, job, Status.QUEUED)
+    return job
+
+
+def renew(session: Session, lease: Lease, lease_seconds: float) -> Flags:
+    """Lengthen the lease to `lease_seconds` from now, and hear what is asked of its owner.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    ran = Job.ran_seconds + (now() - Job.attempt_started_at)
+    statement = (
+        update(Job)
+        .where(*_fence(lease))
+        .values(lease_until=now() + lease_seconds)
+        .returning(Job.cancel_requested, Job.pause_requested, (Job.max_runtime_seconds - ran).label("left"))
+    )
+    row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        raise _lost(lease)
+    left = None if row.left is None else max(0.0, row.left)
+    return Flags(cancel=row.cancel_requested, pause=row.pause_requested, seconds_left=left)
+
+
+def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int, info: Mapping[str, Any]) -> Job:
+    """The trainer has begun; `info` is what it said (device, threads, parameters, resumed_from).
+
+    What an earlier attempt recorded beyond the position that this one resumes from is forgotten: it will come again.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    resumed = info.get("resumed_from") or {"epoch": 0, "step": 0}
+    job = _owned(
+        session,
+        lease,
+        epochs=epochs,
+        steps=epochs * steps_per_epoch,
+        step=resumed["step"],
+        trainer={**info, "steps_per_epoch": steps_per_epoch},
+    )
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step > resumed["step"]))
+    _forget_steps(session, job.id, resumed["step"] + 1)
+    session.execute(delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > resumed["epoch"]))
+    job.best, job.epoch = None, 0
+    for record in session.scalars(select(Epoch.record).where(Epoch.job_id == job.id).order_by(Epoch.epoch)):
+        job.best, job.epoch = _better(job, record), record["epoch"]
+    session.flush()
+    return job
+
+
+def record(session: Session, lease: Lease, record: Mapping[str, Any]) -> Job:
+    """Keep the numbers of one epoch (`record["epoch"]`, from 1), in the place of any from an earlier attempt.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    numbers = {key: _finite(value) for key, value in record.items()}
+    job = _owned(session, lease, epoch=numbers["epoch"], progress_at=now())
+    session.execute(delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= numbers["epoch"]))
+    session.execute(sa.insert(Epoch).values(job_id=job.id, epoch=numbers["epoch"], record=numbers))
+    job.best = _better(job, numbers)
+    session.flush()
+    return job
+
+
+def record_steps(
+    session: Session,
+    lease: Lease,
+    first_step: int,
+    loss: Sequence[float | None],
+    grad_norm: Sequence[float | None],
+) -> Job:
+    """Keep the numbers of neighbouring steps from `first_step` (1 is the first of the run); all recorded from there on is
+    replaced.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+        ValueError: `loss` and `grad_norm` differ in length, or there are none.
+    """
+    if len(loss) != len(grad_norm) or not loss:
+        raise ValueError(f"{len(loss)} losses and {len(grad_norm)} gradient norms; they must be as many, and not none")
+    last_step = first_step + len(loss) - 1
+    job = _owned(session, lease, step=last_step, progress_at=now())
+    _forget_steps(session, job.id, first_step)
+    new = (series.pack(loss), series.pack(grad_norm))
+    # At most one statement's worth of old numbers is rewritten, so that a long job has few chunks to read.
+    before = session.scalar(
+        select(StepChunk).where(
+            StepChunk.job_id == job.id,
+            StepChunk.last_step == first_step - 1,
+            StepChunk.first_step > last_step - CHUNK_STEPS,
+        )
+    )
+    if before is None:
+        row = {"job_id": job.id, "first_step": first_step, "last_step": last_step, "loss": new[0], "grad_norm": new[1]}
+        session.execute(sa.insert(StepChunk).values(row))
+    else:
+        before.last_step, before.loss, before.grad_norm = last_step, before.loss + new[0], before.grad_norm + new[1]
+        session.flush()
+    return job
+
+
+def checkpoint(
+    session: Session, lease: Lease, *, epoch: int, step: int, best: bool, files: Sequence[Mapping[str, Any]]
+) -> Job:
+    """Register a checkpoint that lies whole on disk: `files` are `{"name", "bytes", "sha256"}`. A new furthest one is
+    progress: the count of lost workers begins again.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = _owned(session, lease, progress_at=now())
+    if best:
+        session.execute(update(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.best).values(best=False))
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
+    row = {"job_id": job.id, "step": step, "epoch": epoch, "best": best, "attempt": job.attempt}
+    session.execute(sa.insert(Checkpoint).values(**row, files=[dict(file) for file in files], created_at=now()))
+    if step > job.checkpoint_step:
+        job.checkpoint_step, job.lost = step, 0
+        session.flush()
+    return job
+
+
+def drop_checkpoint(session: Session, lease: Lease, step: int) -> Job:
+    """Forget a checkpoint whose files are gone, or are about to go.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = _owned(session, lease)
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
+    return job
+
+
+# Workers: the end of an attempt
+
+
+def succeed(session: Session, lease: Lease, result: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> Job:
+    """The model is on disk and hashed: the job has succeeded, even when cancelling it was asked for meanwhile.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = _owned(session, lease)
+    return _end(session, job, Status.SUCCEEDED, result=dict(result), files=[dict(file) for file in files])
+
+
+def fail(
+    session: Session,
+    lease: Lease,
+    reason: str,
+    message: str | None = None,
+    *,
+    retry: bool,
+    retry_seconds: float = RETRY_SECONDS,
+) -> Job:
+    """The attempt failed: the job is queued again after a wait, or has failed.
+
+    It is tried again when `retry` is true, the reason is not PERMANENT, and fewer than the spec's max_retries attempts have
+    failed; the wait starts at `retry_seconds`, doubles to at most 300 s, and is shortened at random by up to half. A job
+    that was to be cancelled is cancelled instead of being tried again.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    why = Reason(reason)
+    job = _owned(session, lease)
+    told = _told(why, message)
+    if not retry or why in PERMANENT or (job.failures >= job.max_retries and not job.cancel_requested):
+        return _end(session, job, Status.FAILED, reason=why, message=told)
+    if job.cancel_requested:
+        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+    wait = min(retry_seconds * 2**job.failures, MAX_RETRY_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
+    retold = f"Attempt {job.attempt} failed ({why}) and is tried again: {told}"
+    values = {"failures": job.failures + 1, "not_before": now() + wait}
+    return _end(session, job, Status.QUEUED, reason=why, message=retold, **values)
+
+
+def give_back(session: Session, lease: Lease) -> Job:
+    """Queue the job again because its worker shuts down; counts neither as lost nor as a failure. A job that was to be
+    cancelled is cancelled.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = _owned(session, lease)
+    if job.cancel_requested:
+        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+    return _end(session, job, Status.QUEUED)
+
+
+def cancelled(session: Session, lease: Lease) -> Job:
+    """The trainer has stopped because cancelling was asked for.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    return _end(session, _owned(session, lease), Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+
+
+# The scheduler
+
+
+def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) -> Sequence[str]:
+    """Take jobs from workers whose lease ran out more than `grace_seconds` ago, and fail jobs that waited past their
+    limits.max_queue_seconds; at most `limit` of each.
+
+    A lost job is queued again, cancelled when that was asked for, or failed when it was lost MAX_LOST times before without
+    a new checkpoint between. Returns the ids of the jobs that were moved.
+    """
+    silent = select(Job).where(Job.status == Status.RUNNING, Job.lease_until < now() - grace_seconds)
+    moved = [_lose(session, job).id for job in _take(session, silent.order_by(Job.lease_until).limit(limit))]
+    late = select(Job).where(Job.status == Status.QUEUED, Job.attempt == 0, Job.queue_deadline < now())
+    for job in _take(session, late.limit(limit)):
+        waited = job.spec["limits"]["max_queue_seconds"]
+        told = _told(Reason.TIME_LIMIT, f"No worker was free within limits.max_queue_seconds ({waited} s).")
+        moved.append(_move(session, job, Status.FAILED, reason=Reason.TIME_LIMIT, message=told).id)
+    return moved
+
+
+def waiting(session: Session) -> Sequence[str]:
+    """The queues that have runnable jobs."""
+    return session.scalars(select(Job.queue).where(*_runnable()).distinct().order_by(Job.queue)).all()
+
+
+def _lose(session: Session, job: Job) -> Job:
+    assert job.lease_until is not None  # noqa: S101  (the query asked for it)
+    if job.cancel_requested:
+        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, until=job.lease_until)
+    lost = f"Worker {job.worker} was lost during attempt {job.attempt}."
+    if job.lost >= MAX_LOST:
+        told = _told(Reason.WORKER_LOST, lost)
+        return _end(session, job, Status.FAILED, reason=Reason.WORKER_LOST, message=told, until=job.lease_until)
+    values = {"lost": job.lost + 1, "until": job.lease_until}
+    return _end(session, job, Status.QUEUED, reason=Reason.WORKER_LOST, message=f"{lost} The job goes on.", **values)
+
+
+# Rows
+
+
+def _runnable(queue: str | None = None) -> tuple[ColumnElement[bool], ...]:
+    conditions = (Job.status == sa.literal_column("'queued'"), Job.not_before <= now())
+    return conditions if queue is None else (Job.queue == queue, *conditions)
+
+
+def _fence(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    return (Job.id == lease.job_id, Job.attempt == lease.attempt, Job.status == Status.RUNNING)
+
+
+def _lost(lease: Lease) -> LeaseLost:
+    return LeaseLost(
+        f"Attempt {lease.attempt} of {lease.job_id} no longer owns the job: it was taken over or has ended."
+    )
+
+
+def _owned(session: Session, lease: Lease, **values: Any) -> Job:
+    """The fence: write `values` as this attempt, and hold the row to the end of the transaction."""
+    statement = update(Job).where(*_fence(lease)).values(revision=Job.revision + 1, updated_at=now(), **values)
+    job = _returned(session, statement)
+    if job is None:
+        raise _lost(lease)
+    return job
+
+
+def _locked(session: Session, job_id: str) -> Job:
+    query = select(Job).where(Job.id == job_id).with_for_update()
+    job = session.scalar(query, execution_options={"populate_existing": True})
+    if job is None:
+        raise JobNotFound(f"There is no job {_clean(job_id)[:100]}.")
+    return job
+
+
+def _take(session: Session, query: sa.Select[tuple[Job]]) -> Sequence[Job]:
+    """The rows of a query that nobody else holds, locked."""
+    locked = query.with_for_update(skip_locked=True)
+    return session.scalars(locked, execution_options={"populate_existing": True}).all()
+
+
+def _update(session: Session, job: Job, **values: Any) -> Job:
+    """Write a row that this transaction holds."""
+    statement = update(Job).where(Job.id == job.id, Job.status == job.status, Job.attempt == job.attempt)
+    updated = _returned(session, statement.values(revision=Job.revision + 1, updated_at=now(), **values))
+    if updated is None:
+        raise IllegalMove(f"The job {job.id} was changed by another transaction.")
+    return updated
+
+
+def _move(
+    session: Session, job: Job, to: Status, *, reason: Reason | None = None, message: str | None = None, **values: Any
+) -> Job:
+    """Change the state of a row that this transaction holds, and note it in the history.
+
+    Raises:
+        IllegalMove: the move does not stand in ALLOWED.
+    """
+    before = Status(job.status)
+    if to not in ALLOWED[before]:
+        raise IllegalMove(f"A job that is {before} cannot become {to}.")
+    told = message or (reason.sentence if reason else None)
+    ended = {"reason": reason, "finished_at": now()} if to in TERMINAL else {}
+    moved = _update(session, job, status=to, message=told, **ended, **values)
+    _note(session, moved, before, reason)
+    return moved
+
+
+def _end(session: Session, job: Job, to: Status, *, until: float | None = None, **values: Any) -> Job:
+    """End the attempt of a running job that this transaction holds; it ran `until` then, or now."""
+    ran = Job.ran_seconds + ((now() if until is None else until) - Job.attempt_started_at)
+    return _move(session, job, to, lease_until=None, ran_seconds=ran, **values)
+
+
+def _returned(session: Session, statement: sa.Update) -> Job | None:
+    options = {"populate_existing": True, "synchronize_session": False}
+    return session.scalars(statement.returning(Job), execution_options=options).one_or_none()
+
+
+def _note(session: Session, job: Job, before: Status | None, reason: Reason | None = None) -> None:
+    row = {"job_id": job.id, "from_status": before, "to_status": job.status, "attempt": job.attempt}
+    told = {"reason": reason, "message": job.message, "worker": job.worker}
+    session.execute(sa.insert(Transition).values(**row, **told, at=now()))
+
+
+def _forget_steps(session: Session, job_id: str, first_step: int) -> None:
+    """Drop the numbers of all steps from `first_step` on."""
+    session.execute(delete(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step >= first_step))
+    reaching = select(StepChunk).where(StepChunk.job_id == job_id, StepChunk.last_step >= first_step)
+    for chunk in session.scalars(reaching):
+        keep = 4 * (first_step - chunk.first_step)  # bytes: float32
+        chunk.last_step, chunk.loss, chunk.grad_norm = first_step - 1, chunk.loss[:keep], chunk.grad_norm[:keep]
+    session.flush()
+
+
+def _better(job: Job, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The better of the job's best epoch and this one, by the spec's `training.best_by`."""
+    by = job.spec.get("training", {}).get("best_by", "loss")
+    metric = f"validation_{by}" if record.get(f"validation_{by}") is not None else f"train_{by}"
+    value, best = record.get(metric), job.best
+    if value is None:
+        return best
+    sign = -1.0 if by in HIGHER_IS_BETTER else 1.0
+    if best is not None and best["epoch"] < record["epoch"] and best["value"] * sign <= value * sign:
+        return best
+    return {"epoch": record["epoch"], "metric": metric, "value": value}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _told(reason: Reason, message: str | None) -> str:
+    if not message:
+        return reason.sentence
+    cleaned = _clean(message)
+    return cleaned if reason in _SAYS_WHAT_TO_DO else f"{cleaned} {reason.sentence}"
+
+
+def _clean(text: str) -> str:
+    """What every database takes: no NUL, no lone surrogates, not endless."""
+    short = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
+    return short.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(
+    session: Session,
+    *,
+    status: str | None = None,
+    queue: str | None = None,
+    tag: tuple[str, str] | None = None,
+    name: str | None = None,
+    limit: int = 20,
+    after: str | None = None,
+) -> tuple[Sequence[Job], bool]:
+    """Jobs, newest first, those older than the job `after`; and whether there are more. `tag` is a key and its value."""
+    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    for column, wanted in ((Job.status, status), (Job.queue, queue), (Job.name, name)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if after is not None:
+        query = query.where(Job.id < after)
+    if tag is not None:
+        query = query.where(_tagged(session, *tag))
+    rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit
+
+
+def _tagged(session: Session, key: str, value: str) -> ColumnElement[bool]:
+    if session.get_bind().dialect.name == "postgresql":
+        return Job.tags.op("->>")(key) == value
+    # A JSON path could not hold every key: '$."a\"b"' has no escapes in SQLite.
+    each = func.json_each(Job.tags).table_valued("key", "value")
+    return select(sa.literal(1)).select_from(each).where(each.c.key == key, each.c.value == value).exists()

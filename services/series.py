@@ -1,0 +1,53 @@
+"""Per-step numbers: packed for the database, and thinned out for a chart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+_STORED = np.dtype("<f4")
+
+
+def pack(values: Sequence[float | None]) -> bytes:
+    """Little-endian float32; None, and what is not finite, is stored as NaN."""
+    array = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(_STORED)
+    narrow[~np.isfinite(narrow)] = np.nan
+    return narrow.tobytes()
+
+
+def unpack(data: bytes) -> NDArray[np.float32]:
+    """What `pack` made, as an array; NaN stands for None."""
+    return np.frombuffer(data, dtype=_STORED)
+
+
+def plain(values: NDArray[np.float32]) -> list[float | None]:
+    """As JSON has it: floats, and None for NaN."""
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+def thin(values: NDArray[np.float32], points: int) -> NDArray[np.intp]:
+    """At most `points` (2 or more) ascending indices into `values`: the first, the last, and of each stretch between
+    them its least and its greatest, so that a spike is never lost. NaN counts as greatest."""
+    count = len(values)
+    if count <= points:
+        return np.arange(count)
+    inner = values[1:-1]
+    stretches = (points - 2) // 2
+    ends = np.array([0, count - 1])
+    if stretches == 0:
+        return ends
+    edges = np.linspace(0, len(inner), stretches + 1).astype(np.intp)
+    rank = np.where(np.isnan(inner), np.float32(np.inf), inner)
+    picked = [
+        start + index
+        for start, stop in pairwise(edges.tolist())
+        if stop > start
+        for index in (int(rank[start:stop].argmin()), int(rank[start:stop].argmax()))
+    ]
+    return np.unique(np.concatenate([ends, np.array(picked, dtype=np.intp) + 1]))
