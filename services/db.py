@@ -39,7 +39,7 @@ _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 _READ_ONLY = "loopline_read_only"
 
 
-class now(FunctionElement[float]):  # noqa: N801  (reads as a function in SQL expressions)
+class now(FunctionElement[float]):
     """The database's time in seconds since 1970, as an SQL expression; the time of every lease and delay."""
 
     name = "now_seconds"
@@ -247,4 +247,5 @@ def _upgrade(connection: sa.Connection) -> None:
 def _revision(connection: sa.Connection) -> str | None:
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
-    return connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return found

@@ -2,9 +2,9 @@
 
 Functions take the session first and never commit; the caller does (`db.session_scope`), and rings the bell afterwards.
 
-Every write of a worker is fenced: it begins with an UPDATE of the job that names the attempt and `running`, and what hangs
-on the job (epochs, steps, checkpoints, transitions) is written behind it in the same transaction. An attempt that was
-replaced touches no row and gets LeaseLost; it changes nothing.
+Every write of a worker is fenced: it begins with an UPDATE of the job that names the attempt and `running`, and what
+hangs on the job (epochs, steps, checkpoints, transitions) is written behind it in the same transaction. An attempt that
+was replaced touches no row and gets LeaseLost; it changes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -66,7 +67,7 @@ class Reason(StrEnum):
 
     sentence: str
 
-    def __new__(cls, value: str, sentence: str) -> Reason:
+    def __new__(cls, value: str, sentence: str = "") -> Reason:
         reason = str.__new__(cls, value)
         reason._value_ = value
         reason.sentence = sentence
@@ -80,7 +81,7 @@ class Reason(StrEnum):
     )
     DIVERGED = (
         "diverged",
-        "A loss or gradient was not finite; lower training.optimizer.lr or training.max_grad_norm, or add warm-up steps.",
+        "A loss or gradient was not finite; lower training.optimizer.lr or max_grad_norm, or add warm-up steps.",
     )
     DATASET_INVALID = "dataset_invalid", "The data set cannot be trained on; correct it, upload it and submit again."
     OUT_OF_MEMORY_HOST = (
@@ -93,17 +94,11 @@ class Reason(StrEnum):
     )
     WORKER_LOST = (
         "worker_lost",
-        "The workers that ran this job disappeared several times without progress; look at the workers' logs and hosts, "
-        "then submit again.",
+        "The workers that ran this job disappeared several times without progress; look at their logs and hosts, "
+        "then submit it again.",
     )
-    TRAINER_CRASHED = (
-        "trainer_crashed",
-        "The trainer process stopped unexpectedly; its last words are in the worker's log.",
-    )
-    STORAGE_FULL = (
-        "storage_full",
-        "There was no room to write a checkpoint or the model; free space, then submit again.",
-    )
+    TRAINER_CRASHED = "trainer_crashed", "The trainer stopped unexpectedly; its last words are in the worker's log."
+    STORAGE_FULL = "storage_full", "There was no room for a checkpoint or the model; free space, then submit it again."
     INTERNAL = "internal", "Something went wrong inside Loopline; the worker's log has the traceback."
 
 
@@ -259,10 +254,8 @@ def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> 
 
 
 def steps(session: Session, job_id: str, points: int = 500) -> Steps:
-    """Loss and gradient norm by step, at most `points` (2 or more) of them: the first, the last, and the least and greatest
-    loss of each stretch between."""
-    import numpy as np
-
+    """Loss and gradient norm by step, at most `points` (2 or more) of them: the first, the last, and of each stretch
+    between the least and the greatest loss."""
     query = (
         select(StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm)
         .where(StepChunk.job_id == job_id)
@@ -407,8 +400,8 @@ def record_steps(
     loss: Sequence[float | None],
     grad_norm: Sequence[float | None],
 ) -> Job:
-    """Keep the numbers of neighbouring steps from `first_step` (1 is the first of the run); all recorded from there on is
-    replaced.
+    """Keep the numbers of neighbouring steps from `first_step` on (1 is the first of the run), in the place of all that
+    was recorded from there on.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
@@ -493,9 +486,9 @@ def fail(
 ) -> Job:
     """The attempt failed: the job is queued again after a wait, or has failed.
 
-    It is tried again when `retry` is true, the reason is not PERMANENT, and fewer than the spec's max_retries attempts have
-    failed; the wait starts at `retry_seconds`, doubles to at most 300 s, and is shortened at random by up to half. A job
-    that was to be cancelled is cancelled instead of being tried again.
+    It is tried again when `retry` is true, the reason is not PERMANENT, and fewer than the spec's max_retries attempts
+    have failed; the wait starts at `retry_seconds`, doubles to at most 300 s, and is shortened at random by up to half.
+    A job that was to be cancelled is cancelled instead of being tried again.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
@@ -542,8 +535,8 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     """Take jobs from workers whose lease ran out more than `grace_seconds` ago, and fail jobs that waited past their
     limits.max_queue_seconds; at most `limit` of each.
 
-    A lost job is queued again, cancelled when that was asked for, or failed when it was lost MAX_LOST times before without
-    a new checkpoint between. Returns the ids of the jobs that were moved.
+    A lost job is queued again, cancelled when that was asked for, or failed when it was lost MAX_LOST times before
+    without a new checkpoint between. Returns the ids of the jobs that were moved.
     """
     silent = select(Job).where(Job.status == Status.RUNNING, Job.lease_until < now() - grace_seconds)
     moved = [_lose(session, job).id for job in _take(session, silent.order_by(Job.lease_until).limit(limit))]
@@ -585,9 +578,7 @@ def _fence(lease: Lease) -> tuple[ColumnElement[bool], ...]:
 
 
 def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(
-        f"Attempt {lease.attempt} of {lease.job_id} no longer owns the job: it was taken over or has ended."
-    )
+    return LeaseLost(f"Attempt {lease.attempt} of {lease.job_id} was taken over or has ended; its writes are refused.")
 
 
 def _owned(session: Session, lease: Lease, **values: Any) -> Job:
@@ -607,7 +598,7 @@ def _locked(session: Session, job_id: str) -> Job:
     return job
 
 
-def _take(session: Session, query: sa.Select[tuple[Job]]) -> Sequence[Job]:
+def _take(session: Session, query: sa.Select[Job]) -> Sequence[Job]:
     """The rows of a query that nobody else holds, locked."""
     locked = query.with_for_update(skip_locked=True)
     return session.scalars(locked, execution_options={"populate_existing": True}).all()
@@ -710,7 +701,7 @@ def list(
     limit: int = 20,
     after: str | None = None,
 ) -> tuple[Sequence[Job], bool]:
-    """Jobs, newest first, those older than the job `after`; and whether there are more. `tag` is a key and its value."""
+    """Jobs older than the job `after`, newest first, and whether there are more. `tag` is a key and its value."""
     query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
     for column, wanted in ((Job.status, status), (Job.queue, queue), (Job.name, name)):
         if wanted is not None:

@@ -1,7 +1,7 @@
 """The tables. What may happen to their rows stands in the module of each noun (`jobs.py`, `datasets.py`).
 
-Times are seconds since 1970 by the database's clock. Ids are `job_` or `ds_` and 26 characters: 48 bits of milliseconds and
-80 random ones, so they sort by age and cannot be guessed.
+Times are seconds since 1970 by the database's clock. Ids are `job_` or `ds_` and 26 characters: 48 bits of
+milliseconds and 80 random ones, so they sort by age and cannot be guessed.
 """
 
 from __future__ import annotations

@@ -74,13 +74,17 @@ class Settings(BaseSettings):
     )
     renew_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease, in seconds.")
     grace_seconds: float = Field(
-        default=15.0, ge=0, description="How long after its lease's end a silent job is taken from its worker, in seconds."
+        default=15.0,
+        ge=0,
+        description="How long after the end of its lease a job is taken from its worker, in seconds.",
     )
     reconcile_seconds: float = Field(
         default=5.0, gt=0, description="How often the scheduler looks for expired leases and waiting jobs, in seconds."
     )
     retry_seconds: float = Field(
-        default=5.0, ge=0, description="The wait before the first retry of a failed job, in seconds; it doubles each time."
+        default=5.0,
+        ge=0,
+        description="The wait before a failed job's first retry, in seconds; it doubles each time.",
     )
     max_upload_bytes: int = Field(default=512 * MIB, gt=0, description="The largest data set upload, in bytes.")
     max_body_bytes: int = Field(default=MIB, gt=0, description="The largest JSON or YAML request body, in bytes.")
