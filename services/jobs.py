@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from services import series
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotFound, LeaseLost
-from services.orm import Checkpoint, Epoch, Job, StepChunk, Transition, new_id
+from services.orm import Checkpoint, Dataset, Epoch, Job, StepChunk, Transition, new_id
 
 if TYPE_CHECKING:
     from services.training.spec import Spec
@@ -173,13 +172,14 @@ def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], datase
     Raises:
         DatasetNotFound: the data set was deleted meanwhile.
     """
-    document = spec.document()
+    if dataset_id is not None:
+        _hold_dataset(session, dataset_id)
     limits = spec.limits
     job = Job(
         id=new_id("job"),
         name=spec.name,
         status=Status.QUEUED,
-        spec=document,
+        spec=spec.document(),
         requested=dict(requested),
         queue=spec.queue,
         priority=spec.priority,
@@ -193,10 +193,7 @@ def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], datase
         updated_at=now(),
     )
     session.add(job)
-    try:
-        session.flush()
-    except IntegrityError as error:
-        raise DatasetNotFound(f"The data set {dataset_id} was deleted.") from error
+    session.flush()
     _note(session, job, None)
     return job
 
@@ -538,14 +535,19 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     A lost job is queued again, cancelled when that was asked for, or failed when it was lost MAX_LOST times before
     without a new checkpoint between. Returns the ids of the jobs that were moved.
     """
-    silent = select(Job).where(Job.status == Status.RUNNING, Job.lease_until < now() - grace_seconds)
-    moved = [_lose(session, job).id for job in _take(session, silent.order_by(Job.lease_until).limit(limit))]
-    late = select(Job).where(Job.status == Status.QUEUED, Job.attempt == 0, Job.queue_deadline < now())
-    for job in _take(session, late.limit(limit)):
+    silent = select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit)
+    moved = [_lose(session, job).id for job in _take(session, silent)]
+    for job in _take(session, select(Job).where(*_late()).limit(limit)):
         waited = job.spec["limits"]["max_queue_seconds"]
         told = _told(Reason.TIME_LIMIT, f"No worker was free within limits.max_queue_seconds ({waited} s).")
         moved.append(_move(session, job, Status.FAILED, reason=Reason.TIME_LIMIT, message=told).id)
     return moved
+
+
+def any_expired(session: Session, *, grace_seconds: float = 0.0) -> bool:
+    """Whether `expire` would find something: a look that takes no lock."""
+    found = sa.or_(*(select(Job.id).where(*which).exists() for which in (_silent(grace_seconds), _late())))
+    return bool(session.scalar(select(found)))
 
 
 def waiting(session: Session) -> Sequence[str]:
@@ -573,6 +575,14 @@ def _runnable(queue: str | None = None) -> tuple[ColumnElement[bool], ...]:
     return conditions if queue is None else (Job.queue == queue, *conditions)
 
 
+def _silent(grace_seconds: float) -> tuple[ColumnElement[bool], ...]:
+    return (Job.status == sa.literal_column("'running'"), Job.lease_until < now() - grace_seconds)
+
+
+def _late() -> tuple[ColumnElement[bool], ...]:
+    return (Job.status == sa.literal_column("'queued'"), Job.attempt == 0, Job.queue_deadline < now())
+
+
 def _fence(lease: Lease) -> tuple[ColumnElement[bool], ...]:
     return (Job.id == lease.job_id, Job.attempt == lease.attempt, Job.status == Status.RUNNING)
 
@@ -588,6 +598,13 @@ def _owned(session: Session, lease: Lease, **values: Any) -> Job:
     if job is None:
         raise _lost(lease)
     return job
+
+
+def _hold_dataset(session: Session, dataset_id: str) -> None:
+    """Keep a data set from being deleted before this transaction ends (`datasets.delete` waits, and sees the job)."""
+    query = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
+    if session.scalar(query.with_for_update(read=True, key_share=True)) is None:
+        raise DatasetNotFound(f"There is no data set {dataset_id}: it was deleted.")
 
 
 def _locked(session: Session, job_id: str) -> Job:

@@ -1,0 +1,177 @@
+"""Data sets: immutable versions of uploaded sequences, named by content.
+
+A data set is found by its id (`ds_...`), its name (the newest version), `name@3` or `name@latest`. The same content
+under the same name is the same version; under another name it is another row and the same file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from services import db
+from services.db import now
+from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
+from services.jobs import TERMINAL
+from services.orm import Dataset, Job, new_id
+from services.storage import Incoming, Readable, Storage
+from services.training import npz
+from services.training.npz import Limits
+from services.training.summary import DatasetSummary
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_DEFAULT_LIMITS = Limits()
+MAX_BYTES = 512 << 20
+
+
+class Added(NamedTuple):
+    """A data set, and whether it is a new one."""
+
+    dataset: Dataset
+    created: bool
+
+
+def add(
+    session: Session,
+    storage: Storage,
+    file: Readable,
+    *,
+    name: str,
+    limits: Limits = _DEFAULT_LIMITS,
+    max_bytes: int = MAX_BYTES,
+) -> Added:
+    """Read, check and keep an upload as the next version of `name`; content that `name` already has is not added again.
+
+    The upload is received and checked before the session is touched, so that no transaction waits for a slow client.
+
+    Raises:
+        BadRequest: the name is not one.
+        DatasetInvalid: the file is no data set; names arrays and rows.
+        TooLarge: the file has more than `max_bytes`.
+    """
+    check_name(name)
+    with storage.incoming(file, max_bytes) as incoming:
+        content = npz.summarise(npz.read(incoming.path, limits))
+        db.lock(
+            session, "datasets"
+        )  # versions are numbered one by one, and the sweep must not run between row and file
+        known = session.scalar(_visible().where(Dataset.name == name, Dataset.sha256 == incoming.sha256).limit(1))
+        storage.keep_dataset(incoming)
+        if known is not None:
+            return Added(known, created=False)
+        return Added(_insert(session, name, incoming, content), created=True)
+
+
+def get(session: Session, id_or_name: str) -> Dataset:
+    """The data set with this id, name, `name@version` or `name@latest`.
+
+    Raises:
+        DatasetNotFound: there is none, or it was deleted.
+    """
+    found = session.scalar(_visible().where(*_matching(id_or_name)).order_by(Dataset.version.desc()).limit(1))
+    if found is None:
+        raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}.")
+    return found
+
+
+def summary(dataset: Dataset) -> DatasetSummary:
+    """What the data set holds, to check a spec against."""
+    return DatasetSummary.model_validate(dataset.summary)
+
+
+def delete(session: Session, id_or_name: str) -> Dataset:
+    """Delete one version. Its row stays for the jobs that used it, hidden, so that a version number never means another
+    content; the file is swept away later unless another name has the same content.
+
+    Raises:
+        DatasetNotFound: there is none.
+        DatasetInUse: a job that has not ended uses it.
+    """
+    found = get(session, id_or_name)
+    # A job that is being created holds a key-share lock on this row: wait for it, then see the job.
+    session.execute(select(Dataset.id).where(Dataset.id == found.id).with_for_update())
+    users = session.scalar(
+        select(func.count()).select_from(Job).where(Job.dataset_id == found.id, Job.status.not_in(TERMINAL))
+    )
+    if users:
+        jobs = "1 job that has not ended uses" if users == 1 else f"{users} jobs that have not ended use"
+        raise DatasetInUse(f"{jobs} the data set {found.name}@{found.version}; cancel or wait, then delete it.")
+    found.deleted_at = session.scalar(select(now()))
+    session.flush()
+    return found
+
+
+def sweep(session: Session, storage: Storage) -> int:
+    """Delete the files of data sets that no name has any more, and uploads that were broken off; returns how many."""
+    db.lock(session, "datasets")
+    wanted = set(session.scalars(select(Dataset.sha256).where(Dataset.deleted_at.is_(None))))
+    return len(storage.sweep(wanted.__contains__))
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of a data set.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    if not _NAME.fullmatch(name) or _ID.fullmatch(name):
+        allowed = "1 to 100 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit"
+        raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
+
+
+def _insert(session: Session, name: str, incoming: Incoming, content: DatasetSummary) -> Dataset:
+    newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.name == name))
+    dataset = Dataset(
+        id=new_id("ds"),
+        name=name,
+        version=(newest or 0) + 1,
+        sha256=incoming.sha256,
+        bytes=incoming.bytes,
+        summary=content.model_dump(mode="json"),
+        created_at=now(),
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def _visible() -> sa.Select[Dataset]:
+    return select(Dataset).where(Dataset.deleted_at.is_(None))
+
+
+def _matching(id_or_name: str) -> tuple[sa.ColumnElement[bool], ...]:
+    if _ID.fullmatch(id_or_name):
+        return (Dataset.id == id_or_name,)
+    name, _, version = id_or_name.partition("@")
+    if not _NAME.fullmatch(name):
+        return (sa.false(),)
+    if version in {"", "latest"} and id_or_name != f"{name}@":
+        return (Dataset.name == name,)
+    return (Dataset.name == name, Dataset.version == int(version)) if _VERSION.fullmatch(version) else (sa.false(),)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:100]}…")
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(
+    session: Session, *, name: str | None = None, limit: int = 20, after: str | None = None
+) -> tuple[Sequence[Dataset], bool]:
+    """Data sets older than `after`, newest first, and whether there are more."""
+    query = _visible().order_by(Dataset.id.desc()).limit(limit + 1)
+    if name is not None:
+        query = query.where(Dataset.name == name)
+    if after is not None:
+        query = query.where(Dataset.id < after)
+    rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit

@@ -1,0 +1,54 @@
+"""What the scheduler does at every tick: bring back what was lost. It holds no state; any number may run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Engine
+
+from services import datasets, db, idempotency, jobs
+from services.queue import Doorbell
+from services.settings import Settings
+from services.storage import Storage
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass did."""
+
+    expired: Sequence[str]
+    """Jobs taken from lost workers, or failed because they waited too long."""
+    rung: Sequence[str]
+    """Queues that have runnable jobs and whose bell was rung."""
+    forgotten_keys: int
+
+
+def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
+    """One pass: expire leases, forget old idempotency keys, ring every queue that has runnable jobs.
+
+    Each queue is rung once, however many jobs wait: a worker that found a job rings on. A pass that finds nothing to do
+    writes nothing.
+
+    Raises:
+        Unavailable: the database cannot answer; the next pass will do.
+    """
+    expired: Sequence[str] = ()
+    forgotten = 0
+    with db.read_scope(engine) as session:
+        silent, stale = jobs.any_expired(session, grace_seconds=settings.grace_seconds), idempotency.any_old(session)
+    if silent:
+        with db.session_scope(engine) as session:
+            expired = jobs.expire(session, grace_seconds=settings.grace_seconds)
+    if stale:
+        with db.session_scope(engine) as session:
+            forgotten = idempotency.forget_old(session)
+    with db.read_scope(engine) as session:
+        waiting = jobs.waiting(session)
+    return Pass(expired, [queue for queue in waiting if bell.ring(queue)], forgotten)
+
+
+def sweep(engine: Engine, storage: Storage) -> int:
+    """Delete files that nothing refers to any more; for once an hour. Returns how many."""
+    with db.session_scope(engine) as session:
+        return datasets.sweep(session, storage)

@@ -1,0 +1,197 @@
+"""Blobs: data sets, checkpoints and models, as files under one root.
+
+    blobs/datasets/<sha256[:2]>/<sha256>.npz
+    blobs/jobs/<job id>/checkpoint-000000004.{json,safetensors}      shared by all attempts: names carry the step
+    blobs/jobs/<job id>/model.safetensors  model.json  history.json
+
+A file is there whole or not at all: written beside its place under a temporary name, fsynced, renamed, and the folder
+fsynced. Names are made of ids that we minted and checked, never of a client's text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from services.errors import TooLarge
+
+BLOCK_BYTES = 1 << 20
+STRAY_SECONDS = 3600.0
+"""A temporary file, or a blob without a row, is swept away when it has not been touched for this long."""
+
+RESULT_FILES = ("model.safetensors", "model.json", "history.json")
+
+_JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.safetensors|model\.json|history\.json")
+
+
+class Readable(Protocol):
+    """What can be read in blocks: an open file, a request's stream."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A file that has arrived and has no place yet."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a whole file or none; an older one under this name is replaced."""
+    with _placed(path) as file:
+        file.write(data)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames within a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes its name when the block ends well."""
+    part = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Storage:
+    """The blobs of one service. Making one touches nothing."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir.absolute() / "blobs"
+
+    # Data sets
+
+    def dataset_path(self, sha256: str) -> Path:
+        """Where the data set with this hash lies."""
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError(f"{sha256!r} is no SHA-256 in hex")
+        return self.root / "datasets" / sha256[:2] / f"{sha256}.npz"
+
+    @contextmanager
+    def incoming(self, file: Readable, max_bytes: int) -> Iterator[Incoming]:
+        """Take in an upload, hashing on the way: for the block a file on disk, to be looked at and then kept
+        (`keep_dataset`) or forgotten.
+
+        Raises:
+            TooLarge: there are more than `max_bytes`; what was written is gone.
+        """
+        folder = self._folder("datasets")
+        part = folder / f".{secrets.token_hex(8)}.part"
+        try:
+            yield _received(file, part, max_bytes)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def keep_dataset(self, incoming: Incoming) -> Path:
+        """Move an upload to its place, within the transaction that adds its row. The same content is kept once."""
+        path = self.dataset_path(incoming.sha256)
+        self._folder("datasets", path.parent.name)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # young again: the sweep leaves it alone
+            return path
+        incoming.path.replace(path)
+        fsync_folder(path.parent)
+        return path
+
+    # Jobs
+
+    def job_dir(self, job_id: str) -> Path:
+        """The folder of a job's checkpoints and model; made when it is not there."""
+        self._check_job(job_id)
+        return self._folder("jobs", job_id)
+
+    def job_file(self, job_id: str, name: str) -> Path:
+        """Where a job's checkpoint, model or history file lies, or would lie.
+
+        Raises:
+            ValueError: the name is none of those that trainers write.
+        """
+        self._check_job(job_id)
+        if not _JOB_FILE.fullmatch(name):
+            raise ValueError(f"{name!r} is no file of a job")
+        return self.root / "jobs" / job_id / name
+
+    def checkpoint_files(self, job_id: str, step: int) -> tuple[Path, Path]:
+        """The two files of a checkpoint: what describes it, and its tensors."""
+        name = f"checkpoint-{step:09d}"
+        return self.job_file(job_id, f"{name}.json"), self.job_file(job_id, f"{name}.safetensors")
+
+    # All
+
+    def sweep(self, is_wanted: Callable[[str], bool], *, older_than_seconds: float = STRAY_SECONDS) -> list[Path]:
+        """Delete data sets whose hash is not wanted and temporary files, both untouched for `older_than_seconds`."""
+        before = time.time() - older_than_seconds
+        swept = []
+        for path in sorted(self._leftovers()):
+            stray = path.suffix == ".part" or not is_wanted(path.stem)
+            with contextlib.suppress(FileNotFoundError):
+                if stray and path.stat().st_mtime < before:
+                    path.unlink()
+                    swept.append(path)
+        return swept
+
+    def _leftovers(self) -> Collection[Path]:
+        return [
+            *self.root.glob("datasets/*/*.npz"),
+            *self.root.glob("datasets/.*.part"),
+            *self.root.glob("jobs/*/.*.part"),
+        ]
+
+    def _folder(self, *parts: str) -> Path:
+        folder = self.root.joinpath(*parts)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            fsync_folder(folder.parent)
+        return folder
+
+    @staticmethod
+    def _check_job(job_id: str) -> None:
+        if not _JOB_ID.fullmatch(job_id):
+            raise ValueError(f"{job_id!r} is no id of a job")
+
+
+def _received(file: Readable, part: Path, max_bytes: int) -> Incoming:
+    digest, size = hashlib.sha256(), 0
+    with part.open("xb") as out:
+        while block := file.read(BLOCK_BYTES):
+            size += len(block)
+            if size > max_bytes:
+                raise TooLarge(f"The upload has more than {max_bytes:,} bytes, which is the most this service takes.")
+            digest.update(block)
+            out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+    return Incoming(part, size, digest.hexdigest())
