@@ -1,0 +1,165 @@
+"""What no single field can say: settings that do not go together, and specs that do not fit their data.
+
+Each rule yields problems, a place and a sentence with a way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from services.errors import Problem
+
+if TYPE_CHECKING:
+    from services.training.spec import Architecture, Data, Spec, Training
+    from services.training.summary import DatasetSummary
+
+FOR_CLASSES = ("accuracy", "macro_f1")
+FOR_VALUES = ("mae", "rmse", "r2")
+
+
+def problems(spec: Spec, document: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the spec by itself. `document` tells what was given from what was filled in."""
+    yield from _architecture(spec.architecture)
+    yield from _training(spec)
+    yield from _data(spec.data, document)
+
+
+def _architecture(a: Architecture) -> Iterator[Problem]:
+    if a.dropout > 0 and a.num_layers == 1:
+        yield Problem(
+            "/architecture/dropout",
+            "acts between recurrent layers and there is only one: set num_layers to 2 or more, or use head_dropout, "
+            "which acts between the last layer and the head",
+        )
+    if a.nonlinearity is not None and a.cell != "rnn":
+        yield Problem("/architecture/nonlinearity", f"belongs to the rnn cell; {a.cell} has its own: leave it out")
+    if a.forget_gate_bias is not None and a.cell != "lstm":
+        yield Problem(
+            "/architecture/forget_gate_bias", f"belongs to the lstm cell; {a.cell} has no such gate: leave it out"
+        )
+    if a.init == "identity" and not (a.cell == "rnn" and a.nonlinearity == "relu"):
+        yield Problem("/architecture/init", "identity is for `cell: rnn` with `nonlinearity: relu`; try orthogonal")
+
+
+def _training(spec: Spec) -> Iterator[Problem]:
+    t = spec.training
+    if t.optimizer.name == "sgd" and t.optimizer.nesterov and t.optimizer.momentum == 0:
+        yield Problem("/training/optimizer/nesterov", "needs a momentum greater than 0, such as 0.9")
+    if spec.architecture.batch_norm and t.batch_size == 1:
+        yield Problem("/training/batch_size", "must be at least 2 with batch_norm, which compares samples of one batch")
+    if t.early_stopping is not None and spec.data.split.validation == 0.0:
+        yield Problem(
+            "/training/early_stopping",
+            "watches the validation split, and data.split.validation is 0: give it a share, or leave early_stopping out",
+        )
+    if t.loss is not None:
+        yield from _metric_for_loss(t)
+
+
+def _metric_for_loss(t: Training) -> Iterator[Problem]:
+    assert t.loss is not None  # noqa: S101
+    classes = t.loss.name in ("cross_entropy", "bce")
+    if t.best_by in (FOR_VALUES if classes else FOR_CLASSES):
+        allowed = FOR_CLASSES if classes else FOR_VALUES
+        yield Problem(
+            "/training/best_by", f"with {t.loss.name} must be one of loss, {', '.join(allowed)}; got {t.best_by}"
+        )
+
+
+def _data(data: Data, document: Mapping[str, Any]) -> Iterator[Problem]:
+    given = document.get("data")
+    keys = given if isinstance(given, Mapping) else {}
+    if isinstance(given, Mapping) and (keys.get("dataset") is None) == (keys.get("synthetic") is None):
+        yield Problem("/data", "needs exactly one of `dataset: NAME` and `synthetic: {}`")
+    shares = [share for share in (data.split.validation, data.split.test) if isinstance(share, float)]
+    if sum(shares) >= 1.0:
+        yield Problem(
+            "/data/split", f"validation and test together must leave something to train on; got {sum(shares):g}"
+        )
+    if data.synthetic is not None and data.synthetic.classes > data.synthetic.samples:
+        yield Problem("/data/synthetic/classes", f"must be at most the number of samples; got {data.synthetic.classes}")
+    if data.synthetic is not None:
+        for name in ("validation", "test"):
+            if getattr(data.split, name) == "given":
+                yield Problem(f"/data/split/{name}", "synthetic data gives no split: say a fraction such as 0.2")
+
+
+def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    """What does not fit between the spec and the data set."""
+    yield from _loss_fits(spec.training, summary)
+    yield from _split_fits(spec, summary)
+
+
+def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
+    name = t.loss.name if t.loss else None
+    if name == "cross_entropy" and summary.target != "classes":
+        what = "real-valued" if summary.target == "values" else "several yes-or-no values a sequence"
+        instead = "mse, mae or huber" if summary.target == "values" else "bce"
+        yield Problem(
+            "/training/loss",
+            f"cross_entropy needs one class a sequence, and the targets of this data set are {what}: "
+            f"use {instead}, or upload y as whole numbers or words",
+        )
+    if name in ("mse", "mae", "huber") and summary.target == "classes" and _words(summary):
+        yield Problem(
+            "/training/loss", f"{name} needs numbers, and the targets of this data set are words: use cross_entropy"
+        )
+    if name == "bce" and summary.target == "values":
+        yield Problem(
+            "/training/loss", "bce needs targets of 0 and 1, and those of this data set are real-valued: use mse"
+        )
+    if name == "bce" and summary.target == "classes" and summary.target_dim > 2:
+        yield Problem(
+            "/training/loss",
+            f"bce with one target a sequence takes two classes; this data set has {summary.target_dim}: use cross_entropy",
+        )
+    if t.loss is None:
+        allowed = FOR_VALUES if summary.target == "values" else FOR_CLASSES
+        if t.best_by not in ("loss", *allowed):
+            yield Problem(
+                "/training/best_by", f"for this data set must be one of loss, {', '.join(allowed)}; got {t.best_by}"
+            )
+    if t.loss is not None and t.loss.name == "cross_entropy" and isinstance(t.loss.class_weights, list):
+        given, needed = len(t.loss.class_weights), summary.target_dim
+        if summary.target == "classes" and given != needed:
+            yield Problem(
+                "/training/loss/class_weights", f"needs one weight for each of the {needed} classes; got {given}"
+            )
+
+
+def _words(summary: DatasetSummary) -> bool:
+    return any(isinstance(label, str) for label in summary.classes or ())
+
+
+def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    split, given = spec.data.split, summary.given_split or {}
+    for name in ("validation", "test"):
+        if getattr(split, name) == "given" and not given.get(name):
+            yield Problem(
+                f"/data/split/{name}",
+                f"the data set marks no rows as {name}: say a fraction such as 0.2, or upload it with a `split` array",
+            )
+    counts = counts_of_split(spec, summary)
+    if counts["train"] < 1:
+        yield Problem("/data/split", f"leaves nothing to train on: the data set has {summary.samples} samples")
+    elif spec.architecture.batch_norm and counts["train"] < 2:
+        yield Problem("/architecture/batch_norm", "needs at least two training samples")
+    if spec.training.early_stopping is not None and counts["validation"] == 0:
+        yield Problem(
+            "/training/early_stopping", "watches the validation split, which is empty: raise data.split.validation"
+        )
+
+
+def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
+    """How many samples each part gets, to within the rounding of stratification."""
+    given = summary.given_split or {}
+    left, counts = summary.samples, {}
+    for name, fallback in (("test", 0.0), ("validation", 0.2)):
+        share = getattr(spec.data.split, name)
+        if share == "given" or (share is None and given.get(name)):
+            counts[name] = given.get(name, 0)
+        else:
+            counts[name] = round(summary.samples * (fallback if share is None else share))
+        left -= counts[name]
+    return {"train": left, **counts}

@@ -1,0 +1,204 @@
+"""What pydantic found wrong with a spec, said to a person: where (a JSON pointer) and what is allowed there."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_unicode": "text without lone surrogates",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "int_parsing_size": "a whole number in range",
+}
+BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "greater than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+UNIONS = {  # fields that take one of several kinds: pydantic complains once a kind, a person wants one sentence
+    "validation": "must be `given` or a fraction of at least 0 and less than 1",
+    "test": "must be `given` or a fraction of at least 0 and less than 1",
+    "class_weights": "must be `balanced`, a list of one weight greater than 0 for each class, or null",
+}
+
+
+def pointer_and_sentence(error: Mapping[str, Any], model: type[BaseModel], document: Any) -> tuple[str, str]:
+    """One of ValidationError.errors() as (JSON pointer, sentence)."""
+    path = _path(error["loc"], document)
+    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in path)
+    return pointer, _sentence(error, path, model, document)
+
+
+def without(document: Any, errors: Sequence[Mapping[str, Any]]) -> Any:
+    """A copy of the document with the places of these errors left out."""
+    result = _copy(document)
+    for error in errors:
+        *parents, last = _path(error["loc"], document) or ("",)
+        place = result
+        for part in parents:
+            place = _step(place, part)
+        if isinstance(place, dict):
+            place.pop(last, None)
+        elif parents and isinstance(place, list):  # a wrong element takes its list along
+            *above, name = parents
+            place = result
+            for part in above:
+                place = _step(place, part)
+            if isinstance(place, dict):
+                place.pop(name, None)
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _step(place: Any, part: Any) -> Any:
+    if isinstance(place, Mapping):
+        return place.get(part)
+    if isinstance(place, list) and isinstance(part, int) and part < len(place):
+        return place[part]
+    return None
+
+
+def _path(loc: Sequence[Any], document: Any) -> tuple[Any, ...]:
+    """The path in the document: pydantic's own, less the union members that it names on its way."""
+    path: list[Any] = []
+    place = document
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        known = (isinstance(place, Mapping) and part in place) or (isinstance(place, list) and isinstance(part, int))
+        if known or (last and isinstance(place, Mapping)):
+            path.append(part)
+            place = _step(place, part)
+        elif place is None and not path:
+            path.append(part)
+    return tuple(path)
+
+
+def _sentence(error: Mapping[str, Any], path: tuple[Any, ...], model: type[BaseModel], document: Any) -> str:
+    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
+    if path and path[-1] in UNIONS and kind != "extra_forbidden":
+        return f"{UNIONS[path[-1]]}; got {_shown(given)}"
+    got = f"; got {_shown(given)}"
+    if kind == "missing":
+        return "this is required" + _hint(path)
+    if kind == "extra_forbidden":
+        return _unknown_key(path, model, document)
+    if kind == "literal_error":
+        return f"must be one of {_choices(context['expected'])}{got}"
+    if kind == "union_tag_invalid":
+        name = given.get("name") if isinstance(given, Mapping) else given
+        return f"name must be one of {_choices(context['expected_tags'])}; got {_shown(name)}"
+    if kind == "union_tag_not_found":
+        return "needs a `name`"
+    if kind in BOUNDS:
+        key, words = BOUNDS[kind]
+        return f"must be {words} {_number(context[key])}{got}" + _off_hint(path, given)
+    if kind in WORDS:
+        return f"must be {WORDS[kind]}{got}"
+    if kind == "string_pattern_mismatch":
+        return _pattern_sentence(path) + got
+    if kind in ("string_too_long", "too_long"):
+        return f"is too long: at most {context['max_length']} {'characters' if kind.startswith('s') else 'entries'}"
+    if kind in ("string_too_short", "too_short"):
+        return f"is too short: at least {context['min_length']}"
+    return str(error["msg"]) + got
+
+
+def _hint(path: tuple[Any, ...]) -> str:
+    return {
+        ("architecture",): ": name a preset or say `architecture: {cell: gru}`",
+        ("architecture", "cell"): ": one of rnn, lstm, gru",
+        ("data",): ": say `data: {dataset: NAME}` or `data: {synthetic: {}}`",
+    }.get(path, "")
+
+
+def _off_hint(path: tuple[Any, ...], given: Any) -> str:
+    if path[-1:] and path[-1] in ("max_grad_norm", "max_grad_value") and given == 0:
+        return " (null turns clipping off)"
+    return ""
+
+
+def _pattern_sentence(path: tuple[Any, ...]) -> str:
+    if path == ("queue",):
+        return "must be 1 to 63 small letters, digits, `-` or `_`, beginning with a letter or digit"
+    return "must hold no control characters"
+
+
+def _choices(listed: str) -> str:
+    return listed.replace("'", "").replace(" or ", ", ")
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None
+    text = text or (f'"{value}"' if isinstance(value, str) else f"{value}")
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], document: Any) -> str:
+    key = str(path[-1])
+    members = _members_at(path[:-1], model, document)
+    fields = sorted({name for member in members[:1] for name in member.model_fields})
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.7)
+    guess = f"did you mean `{near[0]}`? " if near else ""
+    others = [_tag(member) for member in members[1:] if key in member.model_fields]
+    if others:
+        guess = f"it belongs to {' and '.join(others)}; "
+    return f"there is no such field; {guess}Allowed here: {', '.join(fields)}"
+
+
+def _members_at(path: Sequence[Any], model: type[BaseModel], document: Any) -> list[type[BaseModel]]:
+    """The models that could stand at this path, the one chosen by `name` first."""
+    members, place = [model], document
+    for part in path:
+        field = members[0].model_fields.get(str(part)) if members else None
+        members = list(_models_in(field.annotation)) if field else []
+        place = _step(place, part)
+        name = place.get("name") if isinstance(place, Mapping) else None
+        members.sort(key=lambda member: _tag(member) != name)  # stable: without a name, the default comes first
+    return members
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for argument in typing.get_args(annotation):
+            yield from _models_in(argument)
+
+
+def _tag(member: type[BaseModel]) -> str:
+    field = member.model_fields.get("name")
+    if field is not None and typing.get_origin(field.annotation) is Literal:
+        return str(typing.get_args(field.annotation)[0])
+    return ""

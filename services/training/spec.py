@@ -1,0 +1,359 @@
+"""The spec: what a client asks for, validated. Imports no torch, so that the API can use it.
+
+    parse(document) -> Spec          one document, with its preset and the defaults filled in
+    check_data(spec, summary)        does this spec fit this data set?
+
+Unknown keys are refused, numbers are strict (`"3"` and `true` are no numbers), and every problem is reported at once, each
+with a JSON pointer and a sentence that says what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from services.errors import Problem, SpecInvalid
+from services.training import rules
+from services.training.presets import PRESETS
+from services.training.reading import loads
+from services.training.sentences import pointer_and_sentence, without
+from services.training.summary import DatasetSummary
+
+__all__ = ["Spec", "check_data", "loads", "parse"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
+
+
+T = TypeVar("T")
+
+
+def _named(default: str | None = None) -> BeforeValidator:
+    """Lets `adam` stand for `{name: adam}`, and a mapping without a name mean the default one."""
+
+    def complete(value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value}
+        if default and isinstance(value, Mapping) and "name" not in value:
+            return {"name": default, **value}
+        return value
+
+    return BeforeValidator(complete)
+
+
+class Architecture(Strict):
+    """The network: a recurrent cell, a pooling over time, a linear head. Its input and output sizes come from the data."""
+
+    cell: Literal["rnn", "lstm", "gru"]
+    """nn.RNN, nn.LSTM or nn.GRU."""
+    nonlinearity: Literal["tanh", "relu"] | None = None
+    """Of an `rnn` cell only; tanh unless said otherwise."""
+    hidden_size: int = Field(128, ge=1, le=8192)
+    """Units in each direction of each layer."""
+    num_layers: int = Field(1, ge=1, le=16)
+    """Recurrent layers, one above the other."""
+    bidirectional: bool = False
+    """Whether a second set of weights reads each sequence backwards."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Between the recurrent layers, as in torch: it needs two layers."""
+    pooling: Literal["last", "final", "mean", "max", "attention"] = "last"
+    """What the head sees: the output at the last valid step, each direction's last state, or all valid steps pooled."""
+    batch_norm: bool = False
+    """BatchNorm1d before the head."""
+    head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Between the pooled output and the head."""
+    init: Literal["default", "xavier", "orthogonal", "kaiming", "identity"] = "default"
+    """How recurrent weights start: torch's own, or as named; `identity` is for relu RNNs (Le et al. 2015)."""
+    forget_gate_bias: float | None = Field(None, ge=-10.0, le=10.0)
+    """Of an `lstm` cell only: the forget gate's total bias at the start; 1.0 is common (Jozefowicz et al. 2015)."""
+
+
+class Adam(Strict):
+    name: Literal["adam"] = "adam"
+    lr: float = Field(1e-3, gt=0.0, le=10.0)
+    weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
+        (0.9, 0.999), strict=False
+    )
+    eps: float = Field(1e-8, gt=0.0, le=1.0)
+
+
+class AdamW(Adam):
+    name: Literal["adamw"] = "adamw"  # type: ignore[assignment]
+    weight_decay: float = Field(0.01, ge=0.0, le=10.0)
+
+
+class SGD(Strict):
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(1e-2, gt=0.0, le=100.0)
+    weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    nesterov: bool = False
+
+
+class RMSprop(Strict):
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: float = Field(1e-2, gt=0.0, le=10.0)
+    weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    alpha: float = Field(0.99, ge=0.0, lt=1.0)
+    eps: float = Field(1e-8, gt=0.0, le=1.0)
+
+
+class CrossEntropy(Strict):
+    """For one class a sequence."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0)]] | None = None
+    """One weight a class, labels sorted, or `balanced`: samples / (classes * samples of the class), in training."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class MSE(Strict):
+    name: Literal["mse"] = "mse"
+
+
+class MAE(Strict):
+    name: Literal["mae"] = "mae"
+
+
+class Huber(Strict):
+    name: Literal["huber"] = "huber"
+    delta: float = Field(1.0, gt=0.0)
+
+
+class BCE(Strict):
+    """For two classes, or several yes-or-no targets a sequence; computed from logits."""
+
+    name: Literal["bce"] = "bce"
+
+
+class Warm(Strict):
+    warmup_steps: int = Field(0, ge=0, le=10_000_000)
+    """Updates over which the learning rate rises linearly to its full value."""
+
+
+class Constant(Warm):
+    name: Literal["constant"] = "constant"
+
+
+class Step(Warm):
+    """Multiplies the learning rate by gamma every step_size epochs."""
+
+    name: Literal["step"] = "step"
+    step_size: int = Field(10, ge=1)
+    gamma: float = Field(0.1, gt=0.0, le=1.0)
+
+
+class Cosine(Warm):
+    """Falls along half a cosine over the whole run, update by update, to min_lr (Loshchilov and Hutter 2017)."""
+
+    name: Literal["cosine"] = "cosine"
+    min_lr: float = Field(0.0, ge=0.0)
+
+
+class OneCycle(Strict):
+    """Rises to optimizer.lr and falls far below where it began (Smith and Topin 2018), update by update."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    pct_start: float = Field(0.3, gt=0.0, lt=1.0)
+    div_factor: float = Field(25.0, gt=1.0)
+    final_div_factor: float = Field(1e4, gt=1.0)
+
+
+class Plateau(Warm):
+    """Multiplies the learning rate by factor when the watched loss has not fallen for more than `patience` epochs."""
+
+    name: Literal["plateau"] = "plateau"
+    factor: float = Field(0.1, gt=0.0, lt=1.0)
+    patience: int = Field(10, ge=0)
+    threshold: float = Field(1e-4, ge=0.0)
+    min_lr: float = Field(0.0, ge=0.0)
+
+
+class EarlyStopping(Strict):
+    """Ends the run when `best_by` has not improved for `patience` epochs; the best weights are the result."""
+
+    patience: int = Field(10, ge=1)
+    min_delta: float = Field(0.0, ge=0.0)
+
+
+Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
+Loss = Annotated[CrossEntropy | MSE | MAE | Huber | BCE, Field(discriminator="name")]
+LRSchedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discriminator="name")]
+
+
+class Training(Strict):
+    """The clipped training loop."""
+
+    epochs: int = Field(20, ge=1, le=1_000_000)
+    batch_size: int = Field(64, ge=1, le=1_000_000)
+    """Samples a forward pass; with accumulation_steps, an update sees batch_size * accumulation_steps of them."""
+    accumulation_steps: int = Field(1, ge=1, le=100_000)
+    loss: Annotated[Loss | None, _named()] = None
+    """Unless said: cross_entropy for classes, bce for several yes-or-no targets, mse for values."""
+    optimizer: Annotated[Optimizer, _named("adam")] = Adam()
+    max_grad_norm: float | None = Field(1.0, gt=0.0)
+    """Bound on the global norm of the gradient (Pascanu et al. 2013); null turns clipping off."""
+    max_grad_value: float | None = Field(None, gt=0.0)
+    """Bound on every single element of the gradient, applied before the norm's; null turns it off."""
+    lr_schedule: Annotated[LRSchedule, _named("constant")] = Constant()
+    early_stopping: EarlyStopping | None = None
+    best_by: Literal["loss", "accuracy", "macro_f1", "mae", "rmse", "r2"] = "loss"
+    """What makes an epoch the best one, on the validation split (on the training split where there is no other)."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    seed: int = Field(0, ge=0, lt=2**63)
+    deterministic: bool = False
+    """On CUDA: only deterministic kernels. On the CPU every run is deterministic."""
+
+
+class Synthetic(Strict):
+    """Random sequences with random labels: good for timing and trying out; there is nothing in them to learn."""
+
+    samples: int = Field(1000, ge=4, le=1_000_000)
+    length: int = Field(50, ge=1, le=100_000)
+    features: int = Field(10, ge=1, le=10_000)
+    classes: int = Field(2, ge=2, le=10_000)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Split(Strict):
+    """How samples divide. A fraction is drawn, stratified where there are classes; `given` takes the data set's own."""
+
+    validation: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Unless said: the data set's own, or else 0.2."""
+    test: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Unless said: the data set's own, or else 0.0."""
+    stratify: bool = True
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Apart from training.seed, so that runs with other seeds are judged on the same samples."""
+
+
+class Data(Strict):
+    """Where the sequences come from, and how they are prepared. Give `dataset` or `synthetic`."""
+
+    dataset: str | None = Field(None, min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")
+    """The name or id of an uploaded data set; without the service, the path of an .npz beside the spec."""
+    synthetic: Synthetic | None = None
+    split: Split = Split()
+    scaling: Literal["none", "standard", "minmax"] = "none"
+    """Of each feature, fitted on the training split only and saved with the model."""
+    bucketing: bool = True
+    """Batches of similar lengths where lengths differ: several times faster, in a random order all the same."""
+
+
+class Checkpoints(Strict):
+    """When training saves a place from which it can go on exactly, besides once at the end of every run.
+
+    The best weights so far are in every checkpoint, so that none of these settings can lose them.
+    """
+
+    every_seconds: float | None = Field(30.0, gt=0.0)
+    """A bound on what a crash costs; time is the measure that suits short epochs and long ones."""
+    every_epochs: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(None, ge=1)
+    keep_last: int = Field(2, ge=1, le=1000)
+    """How many are kept, beside the newest that was taken at the best epoch."""
+
+
+class Limits(Strict):
+    max_runtime_seconds: int | None = Field(3600, ge=1, le=365 * 86400)
+    """Of all attempts together; the last checkpoint is kept."""
+    max_queue_seconds: int | None = Field(None, ge=1, le=365 * 86400)
+    max_retries: int = Field(2, ge=0, le=100)
+    """Further tries after a transient failure; a diverged run or bad data is never tried again."""
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Spec(Strict):
+    """One job as asked for; immutable once accepted."""
+
+    name: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
+    architecture: Architecture
+    training: Training = Training()
+    data: Data
+    checkpoints: Checkpoints = Checkpoints()
+    limits: Limits = Limits()
+    queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    priority: int = Field(0, ge=-1000, le=1000)
+    """Higher runs first."""
+    tags: dict[Tag, Tag] = Field({}, max_length=50)
+
+    def document(self) -> dict[str, Any]:
+        """The spec as plain JSON, every default filled in; parse() of it gives an equal spec."""
+        return self.model_dump(mode="json")
+
+
+def parse(document: Mapping[str, Any]) -> Spec:
+    """Validates one document.
+
+    Raises SpecInvalid with every problem: those of single fields, and those of fields that do not go together (judged
+    with the wrong fields left out).
+    """
+    merged = _with_preset(document)
+    try:
+        spec = Spec.model_validate(merged)
+        problems: list[Problem] = []
+    except (ValidationError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            raise SpecInvalid([Problem("", "the spec is nested too deeply")]) from None
+        found = (Problem(*pointer_and_sentence(entry, Spec, merged)) for entry in error.errors(include_url=False))
+        problems = list(dict.fromkeys(found))  # a field of several kinds is complained about once
+        spec = _best_guess(merged, error)
+    problems += [p for p in rules.problems(spec, merged) if p.pointer not in {q.pointer for q in problems}]
+    if problems:
+        raise SpecInvalid(problems)
+    return spec
+
+
+def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
+    """Checks that the spec fits the data set and fills in what the data decides (the loss).
+
+    Raises SpecInvalid with every problem.
+    """
+    problems = list(rules.data_problems(spec, summary))
+    if problems:
+        raise SpecInvalid(problems)
+    if spec.training.loss is not None:
+        return spec
+    loss: CrossEntropy | BCE | MSE = {"classes": CrossEntropy, "multilabel": BCE, "values": MSE}[summary.target]()
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"loss": loss})})
+
+
+def _with_preset(document: Mapping[str, Any]) -> dict[str, Any]:
+    preset = document.get("preset")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        return dict(document)
+    return _merged(PRESETS[preset].fragment, document)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _best_guess(document: dict[str, Any], error: ValidationError) -> Spec:
+    """The spec with its wrong fields left out and its missing ones filled, so that the rules can look at the rest."""
+    filled = {"architecture": {"cell": "gru"}, "data": {"synthetic": {}}}
+    pruned = without(document, error.errors(include_url=False, include_input=False))
+    for attempt in (
+        _merged(filled, pruned) if "data" not in pruned else _merged(filled | {"data": {}}, pruned),
+        filled,
+    ):
+        try:
+            return Spec.model_validate(attempt)
+        except ValidationError:
+            continue
+    raise AssertionError("the filled-in spec is valid")
