@@ -26,7 +26,7 @@ from services.training.summary import DatasetSummary
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
 
 _RATIO_FROM = 16 << 20  # smaller members may be compressed as far as deflate goes: they cost little
-_BLOCK = 1 << 20  # elements checked at a time
+_BLOCK = 4 << 20  # bytes checked at a time
 _SHOWN = 10  # row numbers or labels that a message lists
 
 
@@ -112,8 +112,9 @@ def summarise(arrays: Arrays) -> DatasetSummary:
     target: Literal["classes", "values", "multilabel"] = "values" if y.dtype.kind == "f" else "multilabel"
     target_dim = 1 if y.ndim == 1 else y.shape[1]
     if _holds_classes(y):
-        labels, counts = np.unique(y, return_counts=True)
-        target, classes, class_counts, target_dim = "classes", labels.tolist(), counts.tolist(), labels.size
+        labels = _distinct(y)
+        counts = sum(np.bincount(np.searchsorted(labels, y[a:b]), minlength=labels.size) for a, b in _blocks(y))
+        target, classes, class_counts, target_dim = "classes", labels.tolist(), np.asarray(counts).tolist(), labels.size
     given = None
     if split is not None:
         rows = np.bincount(split, minlength=len(SPLITS)).tolist()
@@ -180,29 +181,26 @@ def _checked(found: dict[str, NDArray[Any]], limits: Limits, findings: Findings)
     x, y = found.get("x"), found.get("y")
     if x is not None and x.ndim == 2:
         x = x[:, :, np.newaxis]
-    rows = _row_count(found, findings)
+    _check_row_counts(found, findings)
     lengths = _lengths(found.get("lengths"), x, findings)
     if x is not None:
         _check_x(x, lengths, findings)
     split = _split(found.get("split"), findings)
     if y is not None:
         y = _targets(y, split, limits, findings)
-    if x is None or y is None or rows is None or lengths is None:
+    if x is None or y is None or lengths is None:
         return None
     return Arrays(x=x, lengths=lengths, y=y, split=split)
 
 
-def _row_count(found: dict[str, NDArray[Any]], findings: Findings) -> int | None:
+def _check_row_counts(found: dict[str, NDArray[Any]], findings: Findings) -> None:
     counts = {name: len(found[name]) for name in MEMBERS if name in found}
-    if not counts:
-        return None
-    first, rows = next(iter(counts.items()))
-    if not any(counts.values()):
+    first, rows = next(iter(counts.items()), ("", 0))
+    if counts and not any(counts.values()):
         findings.add("", "the data set is empty: save at least two rows of each class")
     for name, count in counts.items():
         if count != rows:
             findings.add(name, f"{name} has {count:,} rows but {first} has {rows:,}: save one for each row of {first}")
-    return rows
 
 
 def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Findings) -> NDArray[np.int64] | None:
@@ -230,7 +228,7 @@ def _check_x(x: NDArray[np.float32], lengths: NDArray[np.int64] | None, findings
         if lengths is None or (lengths == x.shape[1]).all():
             way_out += "; where they are padding, say so with `lengths`"
         findings.add(
-            "x", f"{_listed(rows)} hold NaN or infinity within their length (or numbers beyond float32): {way_out}"
+            "x", f"{_holding(rows)} NaN or infinity within their length (or numbers beyond float32): {way_out}"
         )
 
 
@@ -246,17 +244,15 @@ def _not_finite(array: NDArray[np.float32]) -> NDArray[np.int64]:
     """The rows that hold NaN or infinity."""
     bad = [np.empty(0, dtype=np.int64)]
     for start, stop in _blocks(array):
-        block = array[start:stop]
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not np.isfinite(block.sum())  # a sum may overflow by itself, so look again
-        if suspect:
-            bad.append(start + np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1)))
+        finite = np.isfinite(array[start:stop])
+        if not finite.all():
+            bad.append(start + np.flatnonzero(~finite.reshape(stop - start, -1).all(axis=1)))
     return np.concatenate(bad)
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows with few enough elements that masks and copies of them stay small."""
-    rows = max(1, _BLOCK * len(array) // max(array.size, 1))
+    """Ranges of rows that are small enough for masks and copies of them to cost nothing."""
+    rows = max(1, _BLOCK * len(array) // max(array.nbytes, 1))
     for start in range(0, len(array), rows):
         yield start, min(start + rows, len(array))
 
@@ -271,8 +267,8 @@ def _split(split: NDArray[Any] | None, findings: Findings) -> NDArray[np.int8] |
     if (indices < 0).any():
         findings.add(
             "split",
-            f"{_rows(indices < 0)} hold something else than 0 (train), 1 (validation), 2 (test) or those words:"
-            f" {_some(split[indices < 0])}",
+            f"{_holding(np.flatnonzero(indices < 0))} {_some(split[indices < 0])}: give 0, 1 and 2, or the words train,"
+            " validation and test",
         )
     elif len(split) and not (indices == 0).any():
         findings.add("split", "no row is for training: give some rows the split 0, or leave split out")
@@ -283,12 +279,14 @@ def _targets(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, fi
     if y.dtype.kind == "f":
         rows = _not_finite(y)
         if rows.size:
-            findings.add("y", f"{_listed(rows)} hold NaN or infinity: leave these rows out, or give them a target")
+            findings.add(
+                "y", f"{_holding(rows)} NaN or infinity (or numbers beyond float32): leave these rows out, or rescale y"
+            )
         return y
     if y.ndim == 1:
         _check_classes(y, split, limits, findings)
         return y
-    if not ((y < 0) | (y > 1)).any():
+    if y.size == 0 or (y.min() >= 0 and y.max() <= 1):
         return y  # multilabel
     if y.shape[1] == 1:
         findings.add("y", f"y has shape {y.shape}: save y.ravel() for classes, or y.astype(np.float32) for values")
@@ -296,38 +294,39 @@ def _targets(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, fi
 
 
 def _check_classes(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings) -> None:
-    classes = _distinct(y)
+    classes = _distinct(y, most=limits.max_classes)
+    values = "save values as floats, y.astype(np.float32)"
     if classes.size > limits.max_classes:
-        findings.add(
-            "y",
-            f"y has {classes.size:,} classes, and at most {limits.max_classes:,} are allowed: save values as floats,"
-            " y.astype(np.float32)",
-        )
+        findings.add("y", f"y has more than {limits.max_classes:,} classes: {values}")
         return
     if classes.size == 1:
+        findings.add("y", f"y has one class only, {_some(classes)}: a classifier needs two; {values}")
+    if split is not None and len(split) == len(y) and (split == 0).any():
+        _check_seen(y, classes, split, findings)
+
+
+def _check_seen(y: NDArray[Any], classes: NDArray[Any], split: NDArray[np.int8], findings: Findings) -> None:
+    unseen = np.setdiff1d(classes, _distinct(y, where=split == 0))
+    if unseen.size == 0:
+        return
+    bad = [start + np.flatnonzero(np.isin(y[start:stop], unseen)) for start, stop in _blocks(y)]
+    rows = np.concatenate(bad)
+    rows = rows[split[rows] > 0]
+    if rows.size:
         findings.add(
             "y",
-            f"y has one class only, {_some(classes)}: a classifier needs two; save values as floats,"
-            " y.astype(np.float32)",
+            f"labels that are missing from training, {_some(unseen)}, stand in {_listed(rows)} of validation or"
+            " test: move some of these rows to training, or leave them out",
         )
-    if split is None or len(split) != len(y) or not (split == 0).any():
-        return
-    unseen = np.setdiff1d(classes, _distinct(y[split == 0]))
-    if unseen.size:
-        bad = np.flatnonzero(np.isin(y, unseen) & (split > 0))
-        if bad.size:
-            findings.add(
-                "y",
-                f"labels that no training row has, {_some(unseen)}, stand in {_listed(bad)} of validation or test:"
-                " move some of these rows to training, or leave them out",
-            )
 
 
-def _distinct(y: NDArray[Any]) -> NDArray[Any]:
-    """The sorted labels, found in blocks: a copy of wide strings would take as much as they do."""
+def _distinct(y: NDArray[Any], *, where: NDArray[np.bool_] | None = None, most: int | None = None) -> NDArray[Any]:
+    """The sorted labels of these rows, or of enough of them to hold more than `most`."""
     labels = y[:0]
     for start, stop in _blocks(y):
-        labels = np.union1d(labels, y[start:stop])
+        labels = np.union1d(labels, y[start:stop] if where is None else y[start:stop][where[start:stop]])
+        if most is not None and labels.size > most:
+            break
     return labels
 
 
@@ -338,6 +337,10 @@ def _some(values: NDArray[Any]) -> str:
 
 def _rows(bad: NDArray[np.bool_]) -> str:
     return _listed(np.flatnonzero(bad))
+
+
+def _holding(rows: NDArray[np.int64]) -> str:
+    return f"{_listed(rows)} {'holds' if rows.size == 1 else 'hold'}"
 
 
 def _listed(rows: NDArray[np.int64]) -> str:
