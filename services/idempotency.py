@@ -7,51 +7,56 @@ Protocol: draft-ietf-httpapi-idempotency-key-header.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from services.db import now, rowcount
-from services.errors import BadRequest, IdempotencyConflict, Problem
+from services.errors import IdempotencyConflict, IdempotencyInFlight
 from services.orm import IdempotencyKey
 
 KEEP_SECONDS = 24 * 3600.0
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+@dataclass(frozen=True)
+class Key:
+    """A client's Idempotency-Key: the same key with the same fingerprint makes one thing."""
+
+    scope: str
+    """What the key is for, such as `POST /v1/jobs`."""
+    key: str
+    fingerprint: str
+    """SHA-256 of the request, in hex."""
 
 
-class Once(NamedTuple):
-    """The id of what a request made, and whether an earlier request with this key made it."""
+def claim(session: Session, key: Key) -> str | None:
+    """Take the key for this transaction (then `settle` it), or hear the id of what an earlier request made with it.
 
-    resource_id: str
-    replayed: bool
-
-
-def once(session: Session, key: str, request: bytes, make: Callable[[], str], *, scope: str = "jobs") -> Once:
-    """Call `make` (in this session; it returns an id) unless a request with this key did, and keep the key with it.
+    Of two requests at once the second waits here for the end of the first one's transaction.
 
     Raises:
-        BadRequest: the key is not 1 to 255 visible ASCII characters.
         IdempotencyConflict: the key came before with another request.
+        IdempotencyInFlight: the earlier request has neither made anything nor failed.
     """
-    if not _KEY.fullmatch(key):
-        allowed = "must be 1 to 255 visible ASCII characters, such as a UUID"
-        raise BadRequest("The Idempotency-Key is not one.", [Problem("/Idempotency-Key", allowed)])
-    fingerprint = hashlib.sha256(request).hexdigest()
-    if _insert(session, scope, key, fingerprint):
-        made = make()
-        row = (IdempotencyKey.scope == scope, IdempotencyKey.key == key)
-        session.execute(update(IdempotencyKey).where(*row).values(resource_id=made))
-        return Once(made, replayed=False)
-    earlier = session.get_one(IdempotencyKey, (scope, key), populate_existing=True)
-    if earlier.fingerprint != fingerprint or earlier.resource_id is None:
+    # ON CONFLICT waits for a transaction that inserted the same key: it ends in its row, or in none.
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    row = {"scope": key.scope, "key": key.key, "fingerprint": key.fingerprint, "created_at": now()}
+    if rowcount(session.execute(insert(IdempotencyKey).values(row).on_conflict_do_nothing())):
+        return None
+    earlier = session.get(IdempotencyKey, (key.scope, key.key), populate_existing=True)
+    if earlier is not None and earlier.fingerprint != key.fingerprint:
         raise IdempotencyConflict
-    return Once(earlier.resource_id, replayed=True)
+    if earlier is None or earlier.resource_id is None:
+        raise IdempotencyInFlight
+    return earlier.resource_id
+
+
+def settle(session: Session, key: Key, resource_id: str) -> None:
+    """Say what the request of a claimed key made."""
+    mine = (IdempotencyKey.scope == key.scope, IdempotencyKey.key == key.key)
+    session.execute(update(IdempotencyKey).where(*mine).values(resource_id=resource_id))
 
 
 def any_old(session: Session) -> bool:
@@ -66,11 +71,3 @@ def forget_old(session: Session) -> int:
 
 def _old() -> ColumnElement[bool]:
     return IdempotencyKey.created_at < now() - KEEP_SECONDS
-
-
-def _insert(session: Session, scope: str, key: str, fingerprint: str) -> bool:
-    """Whether the key is new. On PostgreSQL this waits for a transaction that is inserting the same one."""
-    is_postgresql = session.get_bind().dialect.name == "postgresql"
-    insert = postgresql.insert(IdempotencyKey) if is_postgresql else sqlite.insert(IdempotencyKey)
-    row = insert.values(scope=scope, key=key, fingerprint=fingerprint, created_at=now())
-    return rowcount(session.execute(row.on_conflict_do_nothing())) == 1

