@@ -114,7 +114,7 @@ def opened(file: Path | BinaryIO) -> Iterator[zipfile.ZipFile]:
         archive = zipfile.ZipFile(file)
         _check_entries(file, archive.infolist())
     except BROKEN as error:
-        raise _refused(f"the zip file is damaged ({error}): {SAVE_AGAIN}") from error
+        raise _refused(f"the zip file is damaged ({str(error)[:160]}): {SAVE_AGAIN}") from error
     with archive:
         yield archive
 
@@ -175,7 +175,7 @@ def _check_representable(chunk: NDArray[Any], member: Member) -> None:
 
 
 def damaged(name: str, error: Exception) -> str:
-    return f"{name} is damaged ({error}): save the file again"
+    return f"{name} is damaged ({str(error)[:160]}): save the file again"
 
 
 _NAMES = "x, y and, where needed, lengths and split"

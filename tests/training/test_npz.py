@@ -6,6 +6,7 @@ import contextlib
 import io
 import pickle
 import struct
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from services.errors import DatasetInvalid
 from services.training import npz
 
-VOWELS = Path(__file__).parents[2] / "data" / "japanese-vowels.npz"
+ROOT = Path(__file__).parents[2]
+VOWELS = ROOT / "data" / "japanese-vowels.npz"
 X = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 Y = np.array([0, 1, 0, 1])
 
@@ -541,6 +543,16 @@ def test_what_is_no_npz_file_is_refused(content: bytes) -> None:
     assert "np.savez" in problems(io.BytesIO(content))[""]
 
 
+def test_a_name_that_differs_between_directory_and_member_is_refused_in_few_words() -> None:
+    file = zipped({"x.npy": array(X), "é" * 30_000: array(Y)})
+    content = bytearray(file.getvalue())
+    record = content.index("é".encode() * 30_000, content.index(b"PK\x01\x02")) - 46
+    content[record + 28 : record + 30] = struct.pack("<H", 5)
+    content[record + 46 : record + 46 + 60_000] = b"y.npy"
+    content[-10:-6] = struct.pack("<L", struct.unpack("<L", content[-10:-6])[0] - 59_995)
+    assert len(problems(io.BytesIO(bytes(content)))["/y"]) < 300
+
+
 def test_a_wrong_checksum_is_refused() -> None:
     for file in (saved(x=X, y=Y), saved(x=X, y=Y, compress=True)):
         assert "damaged" in problems(forged(file, "x.npy", 16, "<L", 1))["/x"]
@@ -641,3 +653,22 @@ def test_reading_takes_the_memory_of_the_result_and_little_more(bad: bool, compr
     )
     took = peak(lambda: problems(path) if bad else npz.read(path))
     assert took < x.size * 4 + (4 << 20)  # float64 as stored would take twice the result
+
+
+def test_the_tutorials_data_are_read_in_milliseconds(tmp_path: Path) -> None:
+    """About 1 ms where nothing else runs; the bound is for machines where much does."""
+    path, seconds = tmp_path / "data.npz", []
+    npz.write(path, npz.synthetic(1000, 50, 10, 2, seed=0))
+    for _ in range(10):
+        start = time.perf_counter()
+        npz.read(path)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.02
+
+
+def test_the_readme_shows_how_to_make_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, snippet = (ROOT / "examples" / "README.md").read_text().partition("```python\n")
+    monkeypatch.chdir(tmp_path)
+    exec(snippet.partition("```")[0], {})  # noqa: S102 - our own text
+    summary = npz.summarise(npz.read(tmp_path / "mine.npz"))
+    assert (summary.samples, summary.features, summary.classes) == (200, 3, ["down", "up"])
