@@ -1,0 +1,32 @@
+"""The application factory. Importing this module, or any other of the package, makes nothing."""
+
+from __future__ import annotations
+
+from api import bell as doorbell
+from api import bodies, checkpoints, datasets, docs, errors, health, jobs, models, openapi, presets
+from api.service import Service
+from services import db
+from services.queue import Doorbell
+from services.settings import Settings
+from services.storage import Storage
+
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.Api:
+    """The HTTP service over the database, blobs and broker that `settings` name. Connects to none of them yet."""
+    app = openapi.Api("loopline", version=VERSION)
+    app.request_class = bodies.SpooledRequest
+    app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, MAX_FORM_PARTS=20, TRAP_HTTP_EXCEPTIONS=False)
+    app.extensions["loopline"] = Service(
+        settings=settings,
+        engine=db.engine(settings.database_url),
+        storage=Storage(settings.data_dir),
+        bell=bell or doorbell.CeleryDoorbell(settings.broker_url),
+    )
+    openapi.register(app)
+    errors.register(app)
+    for resource in (jobs, checkpoints, models, datasets, presets, health):
+        app.register_api(resource.api)
+    app.register_blueprint(docs.pages)
+    return app

@@ -1,0 +1,66 @@
+"""Reads what requests carry: the text of a spec, the bytes of an upload."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from typing import IO, Any
+
+from flask import Request, request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from services.errors import BadRequest, Problem, SpecInvalid
+from services.settings import Settings
+from services.storage import Readable
+from services.training import spec
+
+JSON_TYPES = frozenset({"application/json"})
+YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
+BINARY_TYPES = frozenset({"application/octet-stream", "application/zip", "application/x-npz"})
+MULTIPART = "multipart/form-data"
+FORM_BYTES = 1 << 16  # what a form adds around its file
+SPOOL = "loopline.spool"
+
+
+class SpooledRequest(Request):
+    """A request whose uploaded files go to a folder of ours and never into memory or the system's /tmp."""
+
+    def _get_file_stream(self, *_: object, **__: object) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self.environ[SPOOL])
+
+
+def document() -> tuple[dict[str, Any], str]:
+    """The body as one JSON or YAML mapping, and the SHA-256 of its bytes.
+
+    Raises BadRequest with the place where reading stopped, UnsupportedMediaType for other types.
+    """
+    _expect(JSON_TYPES | YAML_TYPES, "Content-Type: application/json or application/yaml")
+    body = request.get_data(cache=False)
+    try:
+        found = spec.loads(body, yaml=request.mimetype in YAML_TYPES)
+    except SpecInvalid as unreadable:
+        raise BadRequest("The body cannot be read.", unreadable.problems) from None
+    return found, hashlib.sha256(body).hexdigest()
+
+
+def upload(settings: Settings) -> Readable:
+    """The uploaded file, raw or as multipart, as a stream that ends with TooLarge's status past the service's limit."""
+    _expect(
+        BINARY_TYPES | {MULTIPART}, "Content-Type: application/octet-stream, application/zip or multipart/form-data"
+    )
+    request.max_content_length = settings.max_upload_bytes + FORM_BYTES
+    if request.mimetype != MULTIPART:
+        return request.stream
+    request.environ[SPOOL] = settings.data_dir
+    part = request.files.get("file")
+    if part is None:
+        raise BadRequest("The form has no file.", [Problem("/file", "send the .npz as the form's field `file`")])
+    return part.stream
+
+
+def _expect(types: frozenset[str], sentence: str) -> None:
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Bodies are taken uncompressed only: leave Content-Encoding out.")
+    if request.mimetype not in types:
+        sent = f"`{request.mimetype[:80]}`" if request.mimetype else "no Content-Type"
+        raise UnsupportedMediaType(f"This route reads other bodies. Send {sentence}; this request has {sent}.")

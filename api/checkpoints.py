@@ -1,0 +1,54 @@
+"""/v1/jobs/{id}/checkpoints: places from which training goes on exactly."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from api import downloads, openapi, schemas
+from api.jobs import identified
+from api.service import current
+from services import db, jobs
+from services.orm import Checkpoint
+
+api = openapi.blueprint("checkpoints", __name__, prefix="/v1/jobs", about="Places from which training goes on exactly.")
+
+
+@api.get(
+    "/<job_id>/checkpoints",
+    operation_id="listCheckpoints",
+    responses={200: schemas.CheckpointList, **openapi.problems(404)},
+)
+def index(path: schemas.JobPath) -> Response:
+    """List the checkpoints of a job, ascending"""
+    with db.read_scope(current().engine) as session:
+        jobs.revision(session, identified(path.job_id))
+        rows = jobs.checkpoints(session, path.job_id)
+    return openapi.answer(schemas.CheckpointList(data=[described(row) for row in rows]))
+
+
+@api.get(
+    "/<job_id>/checkpoints/<step>",
+    operation_id="downloadCheckpoint",
+    responses={200: openapi.files("The checkpoint's two files.", "application/zip"), **openapi.problems(404)},
+)
+def download(path: schemas.CheckpointPath) -> Response:
+    """Download a checkpoint as a zip"""
+    with db.read_scope(current().engine) as session:
+        row = jobs.get_checkpoint(session, identified(path.job_id), path.step)
+    paths = [current().storage.job_file(row.job_id, file["name"]) for file in row.files]
+    return downloads.zip_response(f"{row.job_id}-checkpoint-{row.step}.zip", row.files, paths)
+
+
+def described(row: Checkpoint) -> schemas.Checkpoint:
+    """The checkpoint as clients see it."""
+    weights = next(file for file in row.files if file["name"].endswith(".safetensors"))
+    return schemas.Checkpoint(
+        id=row.step,
+        epoch=row.epoch,
+        step=row.step,
+        best=row.best,
+        bytes=sum(file["bytes"] for file in row.files),
+        sha256=weights["sha256"],
+        created_at=schemas.moment(row.created_at),
+        links=schemas.CheckpointLinks(self=f"{api.url_prefix}/{row.job_id}/checkpoints/{row.step}"),
+    )

@@ -1,0 +1,89 @@
+"""/v1/datasets: upload sequences, look at what there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from api import bodies, openapi, schemas
+from api.service import current
+from services import datasets, db
+from services.orm import Dataset
+from services.settings import Settings
+from services.training.npz import Limits
+
+api = openapi.blueprint("datasets", __name__, prefix="/v1/datasets", about="Immutable versions of uploaded sequences.")
+
+_FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+_BODY = {
+    "required": True,
+    "description": "An .npz with `x` (samples, length, features), `y`, and optionally `lengths` and `split`.",
+    "content": {
+        "application/octet-stream": {"schema": _FILE},
+        "application/zip": {"schema": _FILE},
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {"file": _FILE}, "required": ["file"]},
+        },
+    },
+}
+
+
+@api.post(
+    "",
+    operation_id="uploadDataset",
+    request_body=_BODY,
+    responses={200: schemas.Dataset, 201: schemas.Dataset, **openapi.problems(413, 415)},
+)
+def upload(query: schemas.UploadQuery) -> Response:
+    """Upload a data set
+
+    201 for a new version, 200 when this name has this content already. A 422 says which rows are wrong. Nothing in the
+    file is ever unpickled.
+    """
+    service = current()
+    file, limits = bodies.upload(service.settings), _limits(service.settings)
+    with db.session_scope(service.engine) as session:
+        added = datasets.add(
+            session,
+            service.storage,
+            file,
+            name=query.name,
+            limits=limits,
+            max_bytes=service.settings.max_upload_bytes,
+        )
+    resource = described(added.dataset)
+    return openapi.answer(resource, 201 if added.created else 200, {"Location": f"{api.url_prefix}/{resource.id}"})
+
+
+@api.get("", operation_id="listDatasets", responses={200: schemas.DatasetList})
+def index(query: schemas.DatasetsQuery) -> Response:
+    """List data sets, newest first"""
+    with db.read_scope(current().engine) as session:
+        rows, more = datasets.list(session, **query.model_dump())
+    return openapi.answer(schemas.DatasetList(data=[described(row) for row in rows], has_more=more))
+
+
+@api.get("/<dataset>", operation_id="getDataset", responses={200: schemas.Dataset, **openapi.problems(404)})
+def show(path: schemas.DatasetPath) -> Response:
+    """Look at a data set"""
+    with db.read_scope(current().engine) as session:
+        return openapi.answer(described(datasets.get(session, path.dataset)))
+
+
+def described(row: Dataset) -> schemas.Dataset:
+    """The data set as clients see it: its row, and what its summary counts."""
+    counted = datasets.summary(row).model_dump(exclude={"bytes", "target_dim"})
+    return schemas.Dataset(
+        id=row.id,
+        name=row.name,
+        version=row.version,
+        sha256=row.sha256,
+        bytes=row.bytes,
+        created_at=schemas.moment(row.created_at),
+        **counted,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(max_bytes=settings.max_dataset_bytes)

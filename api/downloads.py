@@ -1,0 +1,82 @@
+"""Files on their way out: single ones with ranges, several as a zip that is never whole in memory or on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+from flask import Response, request, send_file
+
+CHUNK_BYTES = 1 << 18
+DATED = (1980, 1, 1, 0, 0, 0)  # equal files make equal zips
+ZIP64_FROM = 1 << 31
+
+MEDIA_TYPES = {".json": "application/json", ".safetensors": "application/octet-stream"}
+
+
+class _Sink:
+    """What a ZipFile writes to; take() hands over what has come in since. It cannot seek, so sizes follow the data."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """ZipFile asks for it."""
+
+    def take(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+def zipped(sources: Sequence[tuple[str, IO[bytes], int]]) -> Iterator[bytes]:
+    """The bytes of a zip of (name, open file, size in bytes), stored: weights do not compress."""
+    sink = _Sink()
+    with ZipFile(sink, "w", ZIP_STORED) as archive:  # type: ignore[call-overload]
+        for name, source, size in sources:
+            info = ZipInfo(name, DATED)
+            info.external_attr = 0o644 << 16
+            with archive.open(info, "w", force_zip64=size >= ZIP64_FROM) as target:
+                while chunk := source.read(CHUNK_BYTES):
+                    target.write(chunk)
+                    yield sink.take()
+    yield sink.take()
+
+
+def zip_response(filename: str, files: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> Response:
+    """A zip of recorded files (`{"name", "bytes", "sha256"}`) that lie at `paths`; 304 where the client has it.
+
+    All are opened before the first byte leaves, so a download ends whole even when its job is deleted meanwhile.
+    """
+    with ExitStack() as stack:
+        handles = [stack.enter_context(path.open("rb")) for path in paths]
+        sources = [(str(file["name"]), handle, int(file["bytes"])) for file, handle in zip(files, handles, strict=True)]
+        response = Response(zipped(sources), mimetype="application/zip", direct_passthrough=True)
+        response.call_on_close(stack.pop_all().close)
+    response.headers.set("Content-Disposition", "attachment", filename=filename)
+    response.set_etag(hashlib.sha256("".join(str(file["sha256"]) for file in files).encode()).hexdigest())
+    return _as_flask(response.make_conditional(request))
+
+
+def file_response(filename: str, file: Mapping[str, Any], path: Path) -> Response:
+    """One recorded file, in whole or by range; 304 where the client has it."""
+    return send_file(
+        path,
+        mimetype=MEDIA_TYPES[path.suffix],
+        as_attachment=True,
+        download_name=filename,
+        etag=str(file["sha256"]),
+        conditional=True,
+    )
+
+
+def _as_flask(response: object) -> Response:
+    assert isinstance(response, Response)  # noqa: S101  (make_conditional returns what it was called on)
+    return response

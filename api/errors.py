@@ -1,0 +1,165 @@
+"""The one table from error to HTTP status, and every answer that is a problem (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import cast
+
+from flask import Flask, Response, g, request
+from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
+
+from services import errors
+
+MEDIA_TYPE = "application/problem+json"
+
+# The nearest class in an error's family decides: LooplineError itself is the last resort.
+STATUS: dict[type[errors.LooplineError], HTTPStatus] = {
+    errors.LooplineError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.BadRequest: HTTPStatus.BAD_REQUEST,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.IdempotencyConflict: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.LeaseLost: HTTPStatus.CONFLICT,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+# Codes of the problems that Flask, werkzeug or gunicorn find, before any code of ours runs.
+HTTP_CODES: dict[int, str] = {
+    400: "bad_request",
+    404: "no_such_route",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "timeout",
+    411: "length_required",
+    413: "too_large",
+    414: "address_too_long",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    422: "invalid",
+    431: "headers_too_large",
+    500: "internal",
+    503: "unavailable",
+}
+
+RETRY_AFTER_SECONDS: dict[type[errors.LooplineError], int] = {errors.Unavailable: 5, errors.IdempotencyInFlight: 1}
+
+log = logging.getLogger(__name__)
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    title: str | None = None,
+    problems: Iterable[errors.Problem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """One problem document; `problems` become its `errors`, each with a JSON pointer into the request."""
+    document = {
+        "type": f"urn:loopline:problem:{code}",
+        "title": title or HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": g.get("request_id"),
+        "errors": [{"detail": found.detail, "pointer": found.pointer} for found in problems],
+    }
+    response = Response(json.dumps(document) + "\n", status=status, content_type=MEDIA_TYPE)
+    response.headers.update(headers or {})
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def status_of(error: type[errors.LooplineError]) -> HTTPStatus:
+    """The status of the nearest class in the error's family that the table names."""
+    return next(STATUS[family] for family in error.__mro__ if family in STATUS)
+
+
+def known_codes() -> set[str]:
+    """Every code that a problem of this API can carry."""
+    answered = {"internal", *HTTP_CODES.values()}
+    family: list[type[errors.LooplineError]] = [errors.LooplineError]
+    while family:
+        error = family.pop()
+        family.extend(error.__subclasses__())
+        if not issubclass(error, errors.TrainingError | errors.LeaseLost):  # these never leave a worker
+            answered.add(error.code)
+    return answered
+
+
+def register(app: Flask) -> None:
+    """Sends every error of a request through this module."""
+    app.register_error_handler(errors.LooplineError, _ours)
+    app.register_error_handler(HTTPException, _http)
+    for kind in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(kind, _database)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _ours(error: errors.LooplineError) -> Response:
+    status = status_of(type(error))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s on %s %s", error.code, request.method, request.path, exc_info=error)
+    retry = next((RETRY_AFTER_SECONDS[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER_SECONDS), None)
+    return problem(
+        status,
+        error.code,
+        error.message,
+        title=(type(error).__doc__ or "").strip().split("\n")[0],
+        problems=error.problems if isinstance(error, errors.Invalid) else (),
+        headers={} if retry is None else {"Retry-After": str(retry)},
+    )
+
+
+def _http(error: HTTPException) -> Response:
+    """A werkzeug error, with the headers that belong to it (`Allow`, `Content-Range`, `WWW-Authenticate`)."""
+    ready = error.get_response()
+    if error.code is None or error.code < HTTPStatus.BAD_REQUEST:
+        return _as_response(ready)
+    headers = {name: value for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")}
+    return problem(
+        error.code, HTTP_CODES.get(error.code, "http_error"), error.description or error.name, headers=headers
+    )
+
+
+def _as_response(ready: AnyResponse) -> Response:
+    """A redirect, or a response given to abort(), goes out as it is."""
+    return cast(Response, Response.force_type(ready, request.environ))
+
+
+def _database(error: DBAPIError | PoolTimeout) -> Response:
+    """The database is locked, full or away: the client is told when to come back, the log is told why."""
+    log.error("database error on %s %s", request.method, request.path, exc_info=error)
+    return _ours(errors.Unavailable("The database cannot answer now; try again in a few seconds."))
+
+
+def _unforeseen(error: Exception) -> Response:
+    """The last edge: an error nobody foresaw is recorded with its traceback and named by the request's id."""
+    if type(error).__module__ == "gunicorn.http.errors":  # a body whose chunks are not chunks
+        return problem(HTTPStatus.BAD_REQUEST, "bad_request", "The body breaks off or is not framed as HTTP asks.")
+    log.error("unforeseen error on %s %s", request.method, request.path, exc_info=error)
+    detail = "Something went wrong inside the service. Its log holds the reason under this request_id."
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
+
+
+def parameters_invalid(error: ValidationError) -> Response:
+    """A query, path or header that its pydantic model refuses. The model's title says which of the three it is."""
+    problems = [
+        errors.Problem("/".join(["", error.title, *map(str, found["loc"])]), _sentence(found["type"], found["msg"]))
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return _ours(errors.BadRequest("The request's parameters are not right.", problems))
+
+
+def _sentence(kind: str, message: str) -> str:
+    return "there is no such parameter here" if kind == "extra_forbidden" else message[:1].lower() + message[1:]

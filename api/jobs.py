@@ -1,0 +1,231 @@
+"""/v1/jobs: submit, look, wait, cancel, and the numbers of a run."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from flask import Response, request
+from flask_openapi.types import ResponseDict as Documented
+from sqlalchemy.orm import Session
+from werkzeug.datastructures import ETags
+
+from api import bodies, openapi, schemas
+from api.service import Service, current
+from services import db, jobs, submission
+from services.errors import JobNotFound
+from services.idempotency import Key
+from services.orm import Dataset, Job
+
+api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train.")
+
+JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.25
+
+_BODY = {
+    "required": True,
+    "content": {
+        media: {
+            "schema": {"$ref": f"{openapi.SCHEMAS}Spec"},
+            "examples": {
+                "full": {"summary": "Everything said", "value": schemas.SPEC_EXAMPLE},
+                "preset": {"summary": "A preset on synthetic data", "value": schemas.PRESET_EXAMPLE},
+            },
+        }
+        for media in ("application/json", "application/yaml")
+    },
+}
+_NOT_MODIFIED: Documented = {"304": {"description": "Nothing has changed since the `ETag` that came as If-None-Match."}}
+
+
+@api.post(
+    "",
+    operation_id="submitJob",
+    request_body=_BODY,
+    responses={202: schemas.Job, **openapi.problems(409, 413, 415)},
+)
+def submit(header: schemas.SubmitHeader) -> Response:
+    """Submit a job
+
+    The body is the spec, JSON or YAML. It is checked against its data set at once; a 422 names every problem.
+    The job is accepted even while no worker or broker is up.
+    """
+    document, fingerprint = bodies.document()
+    key = Key("POST /v1/jobs", header.idempotency_key, fingerprint) if header.idempotency_key else None
+    with db.session_scope(current().engine) as session:
+        job, replayed = submission.submit(session, document, key=key)
+        resource = described(session, job)
+    if not replayed:
+        current().bell.ring(job.queue)
+    again = {"Idempotency-Replayed": "true"} if replayed else {}
+    return openapi.answer(resource, 202, {"Location": resource.links.self, **_freshness(job), **again})
+
+
+@api.get("", operation_id="listJobs", responses={200: schemas.JobList})
+def index(query: schemas.JobsQuery) -> Response:
+    """List jobs, newest first"""
+    filters = query.model_dump(exclude={"tag"})
+    key, _, value = (query.tag or "").partition(":")
+    with db.read_scope(current().engine) as session:
+        rows, more = jobs.list(session, **filters, tag=(key, value) if query.tag else None)
+        return openapi.answer(schemas.JobList(data=[described(session, job) for job in rows], has_more=more))
+
+
+@api.get("/<job_id>", operation_id="getJob", responses={200: schemas.Job, **_NOT_MODIFIED, **openapi.problems(404)})
+def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
+    """Look at a job, or wait for news of it
+
+    With `wait` the answer comes as soon as the job differs from the `ETag` given as If-None-Match (without that
+    header: as soon as it has ended), or after so many seconds. The tag covers all of the job but its place in the
+    queue and the estimate of its end.
+    """
+    identified(path.job_id)
+    revision, status = _await_news(current(), path.job_id, query.wait, request.if_none_match)
+    if request.if_none_match.contains_weak(str(revision)):
+        return Response(status=304, headers=_hints(revision, status))
+    with db.read_scope(current().engine) as session:
+        job = jobs.get(session, path.job_id)
+        return openapi.answer(described(session, job), headers=_freshness(job))
+
+
+@api.post("/<job_id>/cancel", operation_id="cancelJob", responses={202: schemas.Job, **openapi.problems(404)})
+def cancel(path: schemas.JobPath) -> Response:
+    """Cancel a job
+
+    One that waits is cancelled at once, one that runs is asked to stop, one that has ended stays as it is.
+    """
+    with db.session_scope(current().engine) as session:
+        job = jobs.cancel(session, identified(path.job_id))
+        return openapi.answer(described(session, job), 202, _freshness(job))
+
+
+@api.get("/<job_id>/epochs", operation_id="listEpochs", responses={200: schemas.EpochList, **openapi.problems(404)})
+def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
+    """List the epochs of a job, ascending"""
+    with db.read_scope(current().engine) as session:
+        jobs.revision(session, identified(path.job_id))
+        records = jobs.epochs(session, path.job_id, after=query.after, limit=query.limit + 1)
+    found = [schemas.Epoch.model_validate(record) for record in records]
+    return openapi.answer(schemas.EpochList(data=found[: query.limit], has_more=len(found) > query.limit))
+
+
+@api.get("/<job_id>/steps", operation_id="getSteps", responses={200: schemas.Steps, **openapi.problems(404)})
+def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
+    """Loss and gradient norm by step, thinned out"""
+    with db.read_scope(current().engine) as session:
+        jobs.revision(session, identified(path.job_id))
+        found = jobs.steps(session, path.job_id, points=query.points)
+    return openapi.answer(
+        schemas.Steps(step=[*found.step], loss=[*found.loss], grad_norm=[*found.grad_norm], total=found.total)
+    )
+
+
+def identified(job_id: str) -> str:
+    """The id, if it could be one: nothing else reaches the database or the disk."""
+    if not JOB_ID.fullmatch(job_id):
+        raise JobNotFound
+    return job_id
+
+
+def _await_news(service: Service, job_id: str, seconds: float, seen: ETags) -> tuple[int, str]:
+    """The job's revision and status once there is news, or after so many seconds. Holds nothing between two looks."""
+    parked = seconds > 0 and service.waiting.acquire(blocking=False)
+    deadline, pause = time.monotonic() + (seconds if parked else 0), POLL_SECONDS
+    try:
+        while True:
+            with db.read_scope(service.engine) as session:
+                revision, status = jobs.revision(session, job_id)
+            news = status in jobs.TERMINAL or (bool(seen) and not seen.contains_weak(str(revision)))
+            left = deadline - time.monotonic()
+            if news or left <= 0 or service.closing():
+                return revision, status
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
+    finally:
+        if parked:
+            service.waiting.release()
+
+
+def _freshness(job: Job) -> dict[str, str]:
+    return _hints(job.revision, job.status)
+
+
+def _hints(revision: int, status: str) -> dict[str, str]:
+    """What makes the next poll cheap: the tag to send, and when to come."""
+    again = {} if status in jobs.TERMINAL else {"Retry-After": "1" if status == jobs.Status.RUNNING else "2"}
+    return {"ETag": f'W/"{revision}"', **again}
+
+
+def described(session: Session, job: Job) -> schemas.Job:
+    """The job as clients see it."""
+    return schemas.Job(
+        id=job.id,
+        name=job.name,
+        status=job.status,
+        terminal=job.status in jobs.TERMINAL,
+        reason=job.reason,
+        message=job.message,
+        queue=schemas.QueuePlace(name=job.queue, position=jobs.position(session, job)),
+        priority=job.priority,
+        tags=job.tags,
+        dataset=_dataset(session, job),
+        attempt=job.attempt,
+        progress=progress(job, time.time()),
+        best=schemas.Best.model_validate(job.best) if job.best else None,
+        result=schemas.Result.model_validate(job.result) if job.result else None,
+        spec=job.spec,
+        cancel_requested=job.cancel_requested,
+        created_at=schemas.moment(job.created_at),
+        started_at=_moment(job.started_at),
+        finished_at=_moment(job.finished_at),
+        links=_links(job),
+    )
+
+
+def _moment(seconds: float | None) -> Any:
+    return None if seconds is None else schemas.moment(seconds)
+
+
+def _dataset(session: Session, job: Job) -> schemas.DatasetRef | None:
+    row = session.get(Dataset, job.dataset_id) if job.dataset_id else None  # one look a data set, not one a job
+    return schemas.DatasetRef(id=row.id, name=row.name) if row else None
+
+
+def _links(job: Job) -> schemas.JobLinks:
+    self = f"{api.url_prefix}/{job.id}"
+    return schemas.JobLinks(
+        self=self,
+        epochs=f"{self}/epochs",
+        steps=f"{self}/steps",
+        checkpoints=f"{self}/checkpoints",
+        model=f"{self}/model" if job.status == jobs.Status.SUCCEEDED else None,
+        cancel=f"{self}/cancel",
+    )
+
+
+def progress(job: Job, now: float) -> schemas.Progress:
+    """How far the job is, and how long it may still take. `now` is in seconds since 1970."""
+    done = job.status == jobs.Status.SUCCEEDED
+    fraction = 1.0 if done else job.step / job.steps if job.steps else 0.0
+    return schemas.Progress(
+        epoch=job.epoch,
+        epochs=job.epochs,
+        step=job.step,
+        steps=job.steps,
+        fraction=min(fraction, 1.0),
+        eta_seconds=_eta(job, now),
+    )
+
+
+def _eta(job: Job, now: float) -> float | None:
+    """Seconds to the last step at this attempt's own pace: what earlier attempts did is not its work."""
+    running = job.status == jobs.Status.RUNNING
+    if not running or job.steps is None or job.attempt_started_at is None or job.progress_at is None:
+        return None
+    resumed = (job.trainer or {}).get("resumed_from") or {"step": 0}
+    made, took = job.step - int(resumed["step"]), job.progress_at - job.attempt_started_at
+    if made <= 0 or took <= 0:
+        return None
+    left = (job.steps - job.step) * took / made - max(now - job.progress_at, 0.0)
+    return round(max(left, 0.0), 1)

@@ -1,0 +1,66 @@
+"""/v1/jobs/{id}/model: the result for use, weights, spec and preprocessing together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from api import downloads, openapi, schemas
+from api.jobs import identified
+from api.service import current
+from services import db, jobs
+from services.errors import ModelNotReady, NotFound
+from services.orm import Job
+
+api = openapi.blueprint("models", __name__, prefix="/v1/jobs", about="The result of a job that has succeeded.")
+
+FILES = ("model.safetensors", "model.json", "history.json")
+
+
+@api.get(
+    "/<job_id>/model",
+    operation_id="downloadModel",
+    responses={200: openapi.files(f"A zip of {', '.join(FILES)}.", "application/zip"), **openapi.problems(404)},
+)
+def archive(path: schemas.JobPath) -> Response:
+    """Download the model as a zip"""
+    job = _finished(path.job_id)
+    files = [_recorded(job, name) for name in FILES]
+    paths = [current().storage.job_file(job.id, name) for name in FILES]
+    return downloads.zip_response(f"{job.id}.zip", files, paths)
+
+
+@api.get(
+    "/<job_id>/model/<file>",
+    operation_id="downloadModelFile",
+    responses={
+        200: openapi.files("The file.", "application/octet-stream", "application/json"),
+        206: openapi.files("The range of the file that was asked for.", "application/octet-stream"),
+        304: {"description": "The client has the file."},
+        **openapi.problems(404, 416),
+    },
+)
+def single(path: schemas.FilePath) -> Response:
+    """Download one file of the model, in whole or by range"""
+    job = _finished(path.job_id)
+    if path.file not in FILES:
+        raise NotFound(f"A model has no such file; it has {', '.join(FILES)}.")
+    return downloads.file_response(path.file, _recorded(job, path.file), current().storage.job_file(job.id, path.file))
+
+
+def _finished(job_id: str) -> Job:
+    with db.read_scope(current().engine) as session:
+        job = jobs.get(session, identified(job_id))
+    if job.status in jobs.TERMINAL and job.status != jobs.Status.SUCCEEDED:
+        raise ModelNotReady(f"This job has no model: it ended as {job.status}.")
+    if job.status != jobs.Status.SUCCEEDED:
+        raise ModelNotReady
+    return job
+
+
+def _recorded(job: Job, name: str) -> dict[str, Any]:
+    found = next((file for file in job.files or () if file["name"] == name), None)
+    if found is None:
+        raise NotFound(f"This job's model has no {name}.")
+    return found

@@ -1,0 +1,132 @@
+"""What stands between Flask and us: flask-openapi set straight, request ids, bodies, and answers in JSON.
+
+flask-openapi 5 documents routes from their type hints. Five things it does are put right here: the version (3.2 by
+default), the 422 that it adds in a form we do not send, docstrings joined with `<br/>`, schemas that lose the
+keywords it does not know, and a user interface that needs inline scripts.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, g, request
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.info import Info
+from flask_openapi.models.tag import Tag
+from flask_openapi.openapi import OpenAPI
+from flask_openapi.types import ResponseDict as Documented
+from pydantic import BaseModel
+
+from api import errors
+from api.schemas import ProblemDocument
+from services.training.spec import Spec
+
+SCHEMAS = "#/components/schemas/"
+REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Api(OpenAPI):
+    """A Flask app that describes itself in OpenAPI 3.1."""
+
+    def __init__(self, import_name: str, *, version: str) -> None:
+        info = Info(
+            title="Loopline",
+            version=version,
+            summary="Trains recurrent networks as a service",
+            description="Post a job, poll it, fetch the model. Errors are problem documents (RFC 9457) with a `code`.",
+        )
+        super().__init__(
+            import_name,
+            info=info,
+            doc_ui=False,
+            static_folder=None,
+            validation_error_status=422,
+            validation_error_model=ProblemDocument,
+            validation_error_callback=errors.parameters_invalid,
+        )
+        self.openapi_version = "3.1.0"
+
+    def generate_spec_json(self) -> None:
+        super().generate_spec_json()  # type: ignore[no-untyped-call]
+        schemas = self.spec_json["components"]["schemas"]
+        schemas |= definitions(Spec)
+        for path in self.spec_json["paths"].values():
+            for operation in path.values():
+                operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
+
+
+def definitions(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema and those it refers to, by name, as pydantic wrote them."""
+    schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
+    inner: dict[str, Any] = schema.pop("$defs", {})
+    return {**inner, model.__name__: schema}
+
+
+def blueprint(name: str, import_name: str, *, prefix: str, about: str) -> APIBlueprint:
+    """A blueprint whose every operation documents the problems that any route may answer with."""
+    return APIBlueprint(
+        name,
+        import_name,
+        url_prefix=prefix,
+        abp_tags=[Tag(name=name, description=about)],
+        abp_responses=problems(400, 422, 500, 503),
+    )
+
+
+_WHEN = {
+    400: "The request cannot be read, or a parameter is not right.",
+    404: "There is nothing with this id.",
+    409: "The request does not fit the present state.",
+    413: "The body is larger than this service takes.",
+    415: "The body is of a type that this route does not read.",
+    416: "The file has no such range.",
+    422: "The request is readable and wrong; `errors` names every problem with a JSON pointer.",
+    500: "An error nobody foresaw; the log has it under the `request_id`.",
+    503: "The service cannot answer now; `Retry-After` says when to try again.",
+}
+
+
+def problems(*statuses: int) -> Documented:
+    """Documented problem answers, by status."""
+    content = {errors.MEDIA_TYPE: {"schema": {"$ref": SCHEMAS + ProblemDocument.__name__}}}
+    return {str(status): {"description": _WHEN[status], "content": content} for status in statuses}
+
+
+def files(description: str, *media_types: str) -> dict[str, Any]:
+    """A documented answer that is a file."""
+    return {"description": description, "content": {media: {"schema": {}} for media in media_types}}
+
+
+def answer(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """The model as JSON; numbers that are not finite become null, as JSON has no word for them."""
+    response = Response(body.model_dump_json() + "\n", status=status, content_type="application/json")
+    response.headers.update(headers or {})
+    return response
+
+
+def register(app: Flask) -> None:
+    """Gives every request an id, and every answer that id and the headers that keep browsers careful."""
+    app.before_request(_name_request)
+    app.after_request(_finish)
+
+
+def _name_request() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.get("request_id") or f"req_{uuid.uuid4().hex}"
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-cache" if "ETag" in response.headers else "no-store")
+    return response

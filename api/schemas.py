@@ -1,0 +1,369 @@
+"""The resources as clients see them. An answer is built through its model, so the OpenAPI document is true of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from services.datasets import check_name
+from services.errors import BadRequest
+from services.training.spec import Spec
+
+T = TypeVar("T")
+MAX_INTEGER = 2**31 - 1
+
+SPEC_EXAMPLE: dict[str, Any] = {
+    "name": "vowels",
+    "architecture": {
+        "cell": "gru",
+        "hidden_size": 128,
+        "num_layers": 2,
+        "bidirectional": True,
+        "dropout": 0.3,
+        "pooling": "last",
+        "batch_norm": False,
+        "head_dropout": 0.5,
+        "init": "default",
+    },
+    "training": {
+        "epochs": 20,
+        "batch_size": 64,
+        "loss": "cross_entropy",
+        "optimizer": {"name": "adam", "lr": 1e-3, "weight_decay": 1e-5},
+        "max_grad_norm": 1.0,
+        "lr_schedule": {"name": "constant"},
+        "early_stopping": None,
+        "precision": "float32",
+        "seed": 0,
+    },
+    "data": {"dataset": "japanese-vowels", "split": {"validation": 0.2, "test": 0.0}},
+    "limits": {"max_runtime_seconds": 3600, "max_retries": 2},
+    "priority": 0,
+    "tags": {"team": "speech"},
+}
+PRESET_EXAMPLE: dict[str, Any] = {
+    "preset": "basic_gru",
+    "architecture": {"hidden_size": 32},
+    "training": {"epochs": 5},
+    "data": {"synthetic": {"samples": 1000, "length": 50, "features": 10, "classes": 2}},
+}
+
+
+class _SpecShaped:
+    """Documents a plain dict as a Spec, which it was when the job was accepted."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(Spec.__pydantic_core_schema__)
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class FieldProblem(Answer):
+    detail: str
+    """What is wrong there and what is allowed."""
+    pointer: str
+    """JSON pointer (RFC 6901) into the body; parameters are under /query, /path and /header."""
+
+
+class ProblemDocument(Answer):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    """A URN that names the kind of problem: `urn:loopline:problem:` and the code."""
+    title: str
+    status: int
+    detail: str
+    code: str
+    """For programs: `spec_invalid`, `job_not_found`, ..."""
+    request_id: str | None
+    """The X-Request-Id of the answer, and of the service's log lines."""
+    errors: list[FieldProblem]
+
+
+class Page(Answer, Generic[T]):
+    object: Literal["list"] = "list"
+    data: list[T]
+    has_more: bool = False
+    """Whether another page follows: ask for it with `after` = the id of the last item."""
+
+
+class QueuePlace(Answer):
+    name: str
+    position: int | None
+    """Jobs ahead of this one; 0 is next; null once it runs or has ended."""
+
+
+class DatasetRef(Answer):
+    id: str
+    name: str
+
+
+class Progress(Answer):
+    epoch: int
+    epochs: int | None
+    step: int
+    steps: int | None
+    fraction: float
+    eta_seconds: float | None
+    """Seconds until training ends at the speed so far; null while there is nothing to go by."""
+
+
+class Best(Answer):
+    epoch: int
+    metric: str
+    value: float | None
+
+
+class Result(Answer):
+    model_config = ConfigDict(extra="allow")
+
+    metrics: dict[str, float | None]
+    best_epoch: int | None
+    epochs: int
+    stopped_early: bool
+
+
+class JobLinks(Answer):
+    self: str
+    epochs: str
+    steps: str
+    checkpoints: str
+    model: str | None
+    """Null until the job has succeeded."""
+    cancel: str
+
+
+class Job(Answer):
+    """One request to train."""
+
+    object: Literal["job"] = "job"
+    id: str
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    terminal: bool
+    """Whether the job has ended. Loops should end on this, not on the names of states."""
+    reason: str | None
+    """Why it ended or waits, for programs."""
+    message: str | None
+    """The same for people."""
+    queue: QueuePlace
+    priority: int
+    tags: dict[str, str]
+    dataset: DatasetRef | None
+    attempt: int
+    progress: Progress
+    best: Best | None
+    result: Result | None
+    spec: Annotated[dict[str, Any], _SpecShaped()]
+    """As asked for, with its preset and every default filled in."""
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: JobLinks
+
+
+class JobList(Page[Job]):
+    """Jobs, newest first."""
+
+
+class Epoch(Answer):
+    """The numbers of one epoch; its metrics depend on the target: accuracy and macro F1, or MAE, RMSE and R2."""
+
+    model_config = ConfigDict(extra="allow")
+
+    epoch: int
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    train_accuracy: float | None = None
+    validation_accuracy: float | None = None
+    lr: float | None = None
+    grad_norm_mean: float | None = None
+    """Before clipping."""
+    grad_norm_max: float | None = None
+    clipped_fraction: float | None = None
+    """Share of the updates whose gradient was clipped."""
+    seconds: float | None = None
+    samples_per_second: float | None = None
+
+
+class EpochList(Page[Epoch]):
+    """Epochs, ascending; `after` takes the last epoch's number."""
+
+
+class Steps(Answer):
+    """Loss and gradient norm by step, thinned out to at most `points`; three lists of one length."""
+
+    object: Literal["steps"] = "steps"
+    step: list[int]
+    loss: list[float | None]
+    grad_norm: list[float | None]
+    """Before clipping."""
+    total: int
+    """Steps recorded."""
+
+
+class CheckpointLinks(Answer):
+    self: str
+
+
+class Checkpoint(Answer):
+    """A place from which training goes on exactly."""
+
+    id: int
+    epoch: int
+    step: int
+    best: bool
+    bytes: int
+    sha256: str
+    """Of the weights and optimiser state (the .safetensors file)."""
+    created_at: datetime
+    links: CheckpointLinks
+
+
+class CheckpointList(Page[Checkpoint]):
+    """Checkpoints, ascending."""
+
+
+class Dataset(Answer):
+    """An immutable version of uploaded sequences."""
+
+    object: Literal["dataset"] = "dataset"
+    id: str
+    name: str
+    version: int
+    sha256: str
+    bytes: int
+    samples: int
+    features: int
+    min_length: int
+    max_length: int
+    target: Literal["classes", "values", "multilabel"]
+    classes: list[int | str] | None
+    class_counts: list[int] | None
+    given_split: dict[str, int] | None
+    created_at: datetime
+
+
+class DatasetList(Page[Dataset]):
+    """Data sets, newest first."""
+
+
+class Preset(Answer):
+    name: str
+    description: str
+    spec: dict[str, Any]
+    """The fragment of a spec that the preset stands for; any field may be overridden."""
+
+
+class PresetList(Page[Preset]):
+    """The named architectures."""
+
+
+class Alive(Answer):
+    status: Literal["alive"] = "alive"
+
+
+class Ready(Answer):
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, str]
+
+
+# What requests carry besides a body. The titles say where a problem lies: see errors.parameters_invalid.
+
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _dataset_name(name: str) -> str:
+    try:
+        check_name(name)
+    except BadRequest as error:
+        raise PydanticCustomError("dataset_name", error.problems[0].detail) from None
+    return name
+
+
+class Query(BaseModel):
+    model_config = ConfigDict(title="query", extra="forbid", use_attribute_docstrings=True)
+
+
+class Header(BaseModel):
+    model_config = ConfigDict(title="header", populate_by_name=True, use_attribute_docstrings=True)
+
+
+class Path(BaseModel):
+    model_config = ConfigDict(title="path", use_attribute_docstrings=True)
+
+
+class PageQuery(Query):
+    limit: int = Field(20, ge=1, le=100)
+    """Items a page."""
+    after: Text | None = None
+    """The id of the last item of the page before."""
+
+
+class JobsQuery(PageQuery):
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | None = None
+    queue: Text | None = None
+    tag: Annotated[str, Field(max_length=201, pattern=r"^[^\x00-\x1f\x7f:]+:[^\x00-\x1f\x7f]+$")] | None = None
+    """`key:value`"""
+    name: Text | None = None
+
+
+class JobQuery(Query):
+    wait: float = Field(0, ge=0, le=60, allow_inf_nan=False)
+    """Seconds to hold the answer back until there is news."""
+
+
+class EpochsQuery(Query):
+    after: int = Field(0, ge=0, le=MAX_INTEGER)
+    limit: int = Field(1000, ge=1, le=10_000)
+
+
+class StepsQuery(Query):
+    points: int = Field(500, ge=2, le=10_000)
+    """At most so many points, evenly thinned out."""
+
+
+class UploadQuery(Query):
+    name: Annotated[str, AfterValidator(_dataset_name)]
+    """The data set's name; the same name again with other content makes its next version."""
+
+
+class DatasetsQuery(PageQuery):
+    name: Text | None = None
+    """Only the versions of this name."""
+
+
+class SubmitHeader(Header):
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")] | None = Field(
+        None, alias="Idempotency-Key"
+    )
+    """Any string of your own. A second request with the same key and body gets the first one's answer."""
+
+
+class JobPath(Path):
+    job_id: str
+
+
+class CheckpointPath(JobPath):
+    step: int = Field(ge=0, le=2**53)
+
+
+class FilePath(JobPath):
+    file: str
+
+
+class DatasetPath(Path):
+    dataset: str
+    """An id, `name`, `name@3` or `name@latest`."""
+
+
+def moment(seconds: float) -> datetime:
+    """Database time, seconds since 1970, as a UTC datetime."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,58 @@
+"""Serves the API with gunicorn: `python -m api`.
+
+Two processes of 64 threads: a long poll or a download holds a thread, not a process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
+
+from api import wsgi
+from services.settings import Settings
+
+WORKERS = 2
+THREADS = 64
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """What gunicorn is told."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return {
+        "bind": f"{host}:{settings.port}",
+        "proc_name": "loopline-api",
+        "worker_class": "gthread",
+        "workers": WORKERS,
+        "threads": THREADS,
+        "control_socket_disable": True,
+        "graceful_timeout": 20,
+        "loglevel": settings.log_level,
+        "post_worker_init": end_polls_with,
+    }
+
+
+def end_polls_with(worker: Worker) -> None:
+    """Lets long polls end when their process is told to stop, so that it does not linger for a minute."""
+    worker.wsgi.extensions["loopline"].closing = lambda: not worker.alive
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured by `settings` instead of a file or the command line."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in options(self.settings).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return wsgi.create_app_from(self.settings)
+
+
+def main() -> None:
+    """Runs until it is told to stop."""
+    Server(Settings()).run()

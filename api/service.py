@@ -1,0 +1,34 @@
+"""What a view needs of the house: made once by create_app, reached through current()."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from flask import current_app
+from sqlalchemy import Engine
+
+from services.queue import Doorbell
+from services.settings import Settings
+from services.storage import Storage
+
+MAX_WAITING = 40
+
+
+@dataclass
+class Service:
+    settings: Settings
+    engine: Engine
+    storage: Storage
+    bell: Doorbell
+    closing: Callable[[], bool] = lambda: False
+    """Whether this process was told to stop: long polls then end at once."""
+    waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))
+    """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
+
+
+def current() -> Service:
+    """The service of the app that answers the present request."""
+    return cast(Service, current_app.extensions["loopline"])

@@ -1,0 +1,103 @@
+"""From a document to a job: validated, checked against its data set, inserted once.
+
+Whatever takes in specs (HTTP now, sweeps and schedules later) comes through here, within its own transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy.orm import Session
+
+from services import datasets, idempotency, jobs
+from services.errors import DatasetNotFound, Problem, SpecInvalid
+from services.idempotency import Key
+from services.orm import Dataset, Job
+from services.training.spec import Spec, Synthetic, check_data, parse
+from services.training.summary import DatasetSummary
+
+NAMES_SHOWN = 10
+
+
+class Submitted(NamedTuple):
+    """A job, and whether an earlier request with the same Idempotency-Key had made it."""
+
+    job: Job
+    replayed: bool
+
+
+def submit(session: Session, document: Mapping[str, Any], *, key: Key | None = None) -> Submitted:
+    """The job that the document asks for: a new one, or the one that an earlier request with this key made.
+
+    Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
+    another request; IdempotencyInFlight while that request is under way.
+    """
+    spec, problems = _parsed(document)
+    if key is not None and (earlier := idempotency.claim(session, key)) is not None:
+        return Submitted(jobs.get(session, earlier), replayed=True)
+    dataset, unknown = _dataset(session, document)
+    if spec is None or unknown:
+        raise SpecInvalid([*problems, *unknown])
+    summary = datasets.summary(dataset) if dataset else _summary(spec.data.synthetic or Synthetic())
+    spec = check_data(spec, summary)
+    job = jobs.create(session, spec, requested=document, dataset_id=dataset.id if dataset else None)
+    if key is not None:
+        idempotency.settle(session, key, job.id)
+    return Submitted(job, replayed=False)
+
+
+def _parsed(document: Mapping[str, Any]) -> tuple[Spec | None, tuple[Problem, ...]]:
+    try:
+        return parse(document), ()
+    except SpecInvalid as error:
+        return None, error.problems
+
+
+def _dataset(session: Session, document: Mapping[str, Any]) -> tuple[Dataset | None, list[Problem]]:
+    """The data set that the document names, or why there is none; silent where that is no name at all."""
+    data = document.get("data")
+    wanted = data.get("dataset") if isinstance(data, Mapping) else None
+    if not isinstance(wanted, str) or not wanted.isprintable():  # not text, which parse() has said already
+        return None, []
+    try:
+        return datasets.get(session, wanted), []
+    except DatasetNotFound:
+        advice = _upload_first(wanted) if _looks_like_a_path(wanted) else _unknown(session, wanted)
+        return None, [Problem("/data/dataset", advice)]
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "~")) or "/" in name or "\\" in name or name.lower().endswith(".npz")
+
+
+def _upload_first(path: str) -> str:
+    return (
+        f"`{_short(path)}` looks like a file of yours, which the service cannot see: upload it first, with "
+        "`loopline datasets upload FILE --name NAME` or POST /v1/datasets?name=NAME, then give that name"
+    )
+
+
+def _unknown(session: Session, name: str) -> str:
+    rows, more = datasets.list(session, limit=NAMES_SHOWN)
+    known = ", ".join(dict.fromkeys(row.name for row in rows)) + (", ..." if more else "")
+    return f"no data set named `{_short(name)}`; known: {known or 'none yet'}; upload with POST /v1/datasets?name=NAME"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _summary(drawn: Synthetic) -> DatasetSummary:
+    return DatasetSummary(
+        samples=drawn.samples,
+        features=drawn.features,
+        max_length=drawn.length,
+        min_length=drawn.length,
+        target="classes",
+        classes=list(range(drawn.classes)),
+        class_counts=None,
+        target_dim=drawn.classes,
+        given_split=None,
+        bytes=4 * drawn.samples * drawn.length * drawn.features,
+    )

@@ -1,0 +1,120 @@
+"""The arrows of ARCHITECTURE.md, held by importing every module in a fresh interpreter and looking."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Imports the modules given, one after the other, and prints for each what it brought along.
+PROBE = """
+import importlib, json, sys
+seen, report = set(sys.modules), {}
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+    report[name] = sorted({module for module in sys.modules if module not in seen})
+    seen = set(sys.modules)
+print(json.dumps(report))
+"""
+
+TRAINING_WITHOUT_TORCH = ("spec", "presets", "npz", "summary", "reading", "rules", "sentences", "archive")
+
+
+def modules(folder: str, *, package: str | None = None) -> list[str]:
+    """Every module below a folder of the repository, as it is imported; what was added yesterday is found today."""
+    base = ROOT / folder
+    name = package or folder.replace("/", ".")
+    paths = (path.relative_to(base).with_suffix("") for path in sorted(base.rglob("*.py")))
+    dotted = (".".join((name, *path.parts)).removesuffix(".__init__") for path in paths)
+    return [module for module in dotted if "static" not in module.split(".")]
+
+
+def training(*, torch: bool) -> list[str]:
+    light = {f"services.training.{name}" for name in TRAINING_WITHOUT_TORCH}
+    found = modules("services/training")
+    return [module for module in found if torch or module in light]
+
+
+def services() -> list[str]:
+    return [module for module in modules("services") if not module.startswith("services.training")]
+
+
+def worker(*, trainer: bool) -> list[str]:
+    return [module for module in modules("worker") if module.startswith("worker.trainer") == trainer]
+
+
+LAYERS = {
+    "api": (modules("api"), {"torch", "worker"}),
+    "services": (services(), {"flask", "celery", "kombu", "torch", "api", "worker"}),
+    "training, as the API uses it": (
+        training(torch=False),
+        {"torch", "sqlalchemy", "flask", "celery", "redis", "api", "worker", "services.db", "services.orm"},
+    ),
+    "training": (
+        training(torch=True),
+        {"sqlalchemy", "celery", "kombu", "flask", "redis", "httpx", "api", "worker", "services.db", "services.jobs"},
+    ),
+    "worker": (worker(trainer=False), {"torch", "flask", "api"}),
+    "trainer": (
+        worker(trainer=True),
+        {"sqlalchemy", "psycopg", "celery", "kombu", "redis", "flask", "api", "services.db", "services.settings"},
+    ),
+    "client": (
+        modules("client/loopline", package="loopline"),
+        {"services", "api", "worker", "flask", "sqlalchemy", "celery", "redis", "torch", "numpy"},
+    ),
+}
+
+
+def brought_along(names: list[str]) -> dict[str, list[str]]:
+    # A broken environment shows that no module reads it when imported: only building Settings does.
+    environment = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
+        "LOOPLINE_PORT": "not a port",
+        "LOOPLINE_DATABASE_URL": "not a database",
+        "LOOPLINE_LEASE_SECONDS": "not a number",
+        "PATH": "",
+        "HOME": "/nonexistent",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(names)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_what_lies_below_it(layer: str) -> None:
+    names, forbidden = LAYERS[layer]
+    if not names:
+        pytest.skip(f"{layer} has no modules yet")
+    crossings = {
+        module: sorted(package for package in forbidden if any(is_within(one, package) for one in brought))
+        for module, brought in brought_along(names).items()
+    }
+    assert {module: packages for module, packages in crossings.items() if packages} == {}
+
+
+def test_training_imports_nothing_of_the_services_but_their_errors() -> None:
+    brought = {one for modules in brought_along(training(torch=True)).values() for one in modules}
+    ours = {module for module in brought if is_within(module, "services")}
+    assert {module for module in ours if not is_within(module, "services.training")} <= {"services", "services.errors"}
+
+
+def test_the_modules_that_the_api_needs_without_torch_exist() -> None:
+    assert set(training(torch=False)) == {f"services.training.{name}" for name in TRAINING_WITHOUT_TORCH}
