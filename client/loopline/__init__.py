@@ -1,1 +1,66 @@
 """Client and command of Loopline: submit training jobs over HTTP and wait for their models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.errors import (
+        BadRequest,
+        Conflict,
+        DownloadFailed,
+        JobCancelled,
+        JobFailed,
+        LooplineError,
+        NotAllowed,
+        NotFound,
+        Problem,
+        ServiceError,
+        ServiceUnreachable,
+        WaitTimeout,
+    )
+    from loopline.job import Job
+    from loopline.types import Best, Checkpoint, Dataset, Epoch, Health, Preset, Progress, Result, Steps
+
+__all__ = [
+    "BadRequest",
+    "Best",
+    "Checkpoint",
+    "Client",
+    "Conflict",
+    "Dataset",
+    "DownloadFailed",
+    "Epoch",
+    "Health",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "LooplineError",
+    "NotAllowed",
+    "NotFound",
+    "Preset",
+    "Problem",
+    "Progress",
+    "Result",
+    "ServiceError",
+    "ServiceUnreachable",
+    "Steps",
+    "WaitTimeout",
+]
+
+_HOMES = {"Client": "client", "Job": "job"} | dict.fromkeys(
+    ["Best", "Checkpoint", "Dataset", "Epoch", "Health", "Preset", "Progress", "Result", "Steps"], "types"
+)
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name when it is first used: httpx alone would triple the time that `loopline --help` takes."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,546 @@
+"""The `loopline` command. It starts fast: httpx, rich and the client are imported by the commands that need them.
+
+Every command is a few lines: read what was typed, call the client, print. Its errors come to one place,
+`Command.invoke`, which says them in sentences on stderr and turns them into the exit codes of docs/command.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from loopline import errors
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.job import Job
+    from loopline.spec import SpecFile
+
+EXIT_CODES: dict[int, str] = {
+    0: "it worked, and a job that was waited for succeeded",
+    1: "the job that was waited for failed",
+    2: "the request or the command line is wrong",
+    3: "the service cannot be reached, or is failing",
+    4: "the job that was waited for was cancelled",
+    130: "interrupted with Ctrl-C; a job that was watched goes on",
+}
+FAILED, BAD_REQUEST, UNREACHABLE, CANCELLED, INTERRUPTED = 1, 2, 3, 4, 130
+BY_ERROR: dict[type[errors.LooplineError], int] = {
+    errors.JobFailed: FAILED,
+    errors.JobCancelled: CANCELLED,
+    errors.ServiceUnreachable: UNREACHABLE,
+    errors.ServiceError: UNREACHABLE,
+    errors.DownloadFailed: UNREACHABLE,
+}
+WATCH_RETRY_SECONDS = 120.0
+SPARK_SECONDS = 1.0
+HOISTED = ("--url", "--retry-seconds")
+
+
+class Command(TyperGroup):
+    """The root of the commands: the one place where errors become words and exit codes."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        return super().parse_args(ctx, hoisted(args))
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except errors.LooplineError as error:
+            note(f"Error: {in_words(error)}")
+            raise typer.Exit(BY_ERROR.get(type(error), BAD_REQUEST)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Command,
+    help="Train recurrent networks on a Loopline service.\n\nExample: loopline submit job.yaml --watch",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+datasets = typer.Typer(
+    help="List, show and upload data sets.\n\nExample: loopline datasets upload vowels.npz",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(datasets, name="datasets")
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON instead, for scripts.")]
+
+
+def main() -> None:
+    """The entry point of the `loopline` command."""
+    app(prog_name="loopline")
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"loopline {version('loopline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def connection(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url", envvar="LOOPLINE_URL", metavar="URL", help="Where the service is. [default: http://127.0.0.1:8080]"
+        ),
+    ] = None,
+    retry_seconds: Annotated[
+        float,
+        typer.Option(
+            "--retry-seconds",
+            envvar="LOOPLINE_RETRY_SECONDS",
+            metavar="SECONDS",
+            min=0,
+            help="For how long to go on asking a service that is away; watching is more patient.",
+        ),
+    ] = 2.0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    ctx.obj = {"url": url, "retry_seconds": retry_seconds}
+
+
+@app.command()
+def submit(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; `-` reads it from stdin.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the training until the job ends.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends, in silence.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec; repeatable."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job.")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="The same key again comes to the same job."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job.
+
+    Where the spec's data.dataset is a path to an .npz file, the file is uploaded first.
+
+    Example: loopline submit job.yaml --watch --set training.epochs=5
+    """
+    from loopline import spec as specs
+
+    with connected(ctx) as client:
+        spec = from_stdin() if file == "-" else specs.read(file)
+        for setting in settings or []:
+            apply(spec, setting)
+        if name is not None:
+            spec.set(("name",), name, verbatim=True)
+        spec = specs.with_local_dataset(spec, lambda path: upload_file(client, path, None).reference)
+        job = client.submit(spec, idempotency_key=idempotency_key)
+        follow = watch or wait
+        if not as_json:
+            typer.echo(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
+            if not follow:
+                note(f"Watch it with: {come_back(ctx, job)}")
+        if watch:
+            job = watched(ctx, client, job, to_stderr=as_json)
+        elif wait:
+            job = waited(ctx, client, job)
+        if as_json:
+            print_json(job.raw)
+        elif follow:
+            typer.echo(ending(job))
+        if follow:
+            leave_as(job)
+
+
+@app.command(name="list")
+def list_jobs(
+    ctx: typer.Context,
+    status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help="Only running jobs, say.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="QUEUE", help="Only jobs of this queue.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY:VALUE", help="Only jobs with this tag.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only jobs of this name.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many jobs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first.
+
+    Example: loopline list --status running
+    """
+    from itertools import islice
+
+    with connected(ctx) as client:
+        matching = client.jobs(status=status, queue=queue, tag=tag, name=name, page_size=min(limit, 100))
+        found = list(islice(matching, limit))
+    if as_json:
+        return print_json([job.raw for job in found])
+    if not found:
+        filtered = any((status, queue, tag, name))
+        return typer.echo("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")
+    from loopline import view
+
+    view.console().print(view.jobs(found))
+    if len(found) == limit:
+        note(f"The newest {limit} are shown; --limit shows more.")
+    return None
+
+
+@app.command()
+def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job and its spec.
+
+    Example: loopline show last
+    """
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+    if as_json:
+        return print_json(job.raw)
+    from loopline import view
+
+    return view.console().print(view.job(job))
+
+
+@app.command()
+def watch(ctx: typer.Context, job_id: JobId) -> None:
+    """Follow a job until it ends.
+
+    A live view on a terminal, a line for each epoch elsewhere. Ctrl-C ends the watching, not the job.
+
+    Example: loopline watch last
+    """
+    with connected(ctx) as client:
+        job = watched(ctx, client, chosen(client, job_id))
+        typer.echo(ending(job))
+        leave_as(job)
+
+
+@app.command()
+def cancel(ctx: typer.Context, job_id: JobId) -> None:
+    """Cancel a job.
+
+    One that waits is cancelled at once, one that runs stops at its next step.
+
+    Example: loopline cancel last
+    """
+    with connected(ctx) as client:
+        before = chosen(client, job_id)
+        job = before.cancel()
+    if before.terminal:
+        typer.echo(f"Job {job.id} had already ended: {job.status}.")
+    elif job.terminal:
+        typer.echo(f"Job {job.id} is {job.status}.")
+    else:
+        typer.echo(f"Job {job.id} is asked to stop and will at its next step.")
+
+
+@app.command()
+def download(
+    ctx: typer.Context,
+    job_id: JobId,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Into this folder. [default: ./ID]")] = None,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option("--checkpoint", metavar="STEP", help="A checkpoint, instead of the model."),
+    ] = None,
+) -> None:
+    """Download a model, or a checkpoint.
+
+    A model is model.safetensors (the weights), model.json and history.json.
+
+    Example: loopline download last --to vowels-model
+    """
+    from loopline import text
+
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+        files = job.download(to or Path(job.id), checkpoint=checkpoint)
+    for file in files:
+        typer.echo(f"{file} ({text.size(file.stat().st_size)})")
+
+
+@app.command()
+def presets(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one, as part of a spec.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the named architectures, or show one.
+
+    Example: loopline presets dropout_gru
+    """
+    with connected(ctx) as client:
+        found = {preset.name: preset for preset in client.presets()}
+    if name is None and as_json:
+        return print_json([preset.raw for preset in found.values()])
+    if name is not None and name not in found:
+        raise errors.NotFound(f"There is no preset {name!r}{did_you_mean(name, found)}")
+    if name is not None and as_json:
+        return print_json(found[name].raw)
+    from loopline import view
+
+    return view.console().print(view.presets(found.values()) if name is None else view.preset(found[name]))
+
+
+@datasets.command(name="list")
+def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List data sets, newest first.
+
+    Example: loopline datasets list
+    """
+    with connected(ctx) as client:
+        found = list(client.datasets())
+    if as_json:
+        return print_json([dataset.raw for dataset in found])
+    if not found:
+        return typer.echo("No data sets yet. Upload one: loopline datasets upload FILE.npz")
+    from loopline import view
+
+    return view.console().print(view.datasets(found))
+
+
+@datasets.command(name="show")
+def show_dataset(
+    ctx: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="A name, a version (`vowels@3`) or an id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one data set and its classes.
+
+    Example: loopline datasets show vowels
+    """
+    with connected(ctx) as client:
+        found = client.dataset(reference)
+    if as_json:
+        return print_json(found.raw)
+    from loopline import view
+
+    return view.console().print(view.dataset(found))
+
+
+@datasets.command(name="upload")
+def upload_dataset(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .npz with x, y and, if lengths differ, lengths.")],
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name. [default: the file's]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload an .npz file as a data set.
+
+    The same content under the same name is the same data set, however often it is uploaded.
+
+    Example: loopline datasets upload vowels.npz --name vowels
+    """
+    with connected(ctx) as client:
+        dataset = upload_file(client, file, name)
+    if as_json:
+        return print_json(dataset.raw)
+    return typer.echo(f"{dataset.reference} ({dataset.id})")
+
+
+@app.command()
+def health(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Say whether the service can take jobs.
+
+    The exit code is 3 when it cannot.
+
+    Example: loopline health
+    """
+    with connected(ctx) as client:
+        found = client.health()
+    if as_json:
+        print_json(found.raw)
+    else:
+        from loopline import view
+
+        view.console().print(view.health(found))
+    if not found.ready:
+        raise typer.Exit(UNREACHABLE)
+
+
+def connected(ctx: typer.Context) -> Client:
+    from loopline.client import Client
+
+    on_retry(lambda trouble: None)
+    return Client(ctx.obj["url"], retry_seconds=ctx.obj["retry_seconds"])
+
+
+def on_retry(say: Callable[[str], None]) -> None:
+    """Lets `say` hear what went wrong each time a request will be tried again, in place of stamina's own logging."""
+    from stamina.instrumentation import set_on_retry_hooks
+
+    set_on_retry_hooks([lambda details: say(str(details.caused_by))])
+
+
+def chosen(client: Client, job_id: str) -> Job:
+    return client.last() if job_id == "last" else client.get(job_id)
+
+
+def from_stdin() -> SpecFile:
+    from loopline.spec import SpecFile
+
+    return SpecFile(sys.stdin.read(), "application/yaml", Path())
+
+
+def apply(spec: SpecFile, setting: str) -> None:
+    """Changes one field of the spec, as `training.epochs=5` says."""
+    key, equals, value = setting.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise errors.BadRequest(f"--set takes KEY=VALUE, such as --set training.epochs=5; this is {setting!r}.")
+    spec.set(path, value)
+
+
+def upload_file(client: Client, path: Path, name: str | None) -> Any:
+    """Uploads a data set and says so on stderr, with a percentage while it goes on where that is a terminal."""
+    from loopline import text
+
+    started, shown = time.monotonic(), sys.stderr.isatty()
+
+    def on_bytes(sent: int, total: int) -> None:
+        if shown and time.monotonic() - started > 0.5:
+            typer.echo(f"\rUploading {path}: {text.percent(sent / total)} of {text.size(total)} ", err=True, nl=False)
+
+    dataset = client.upload(path, name, on_bytes=on_bytes)
+    if shown and time.monotonic() - started > 0.5:
+        typer.echo("\r\x1b[2K", err=True, nl=False)
+    sequences, size = text.count(dataset.samples, "sequence"), text.size(dataset.bytes)
+    note(f"Uploaded {path} as {dataset.reference}: {sequences}, {size}.")
+    return dataset
+
+
+def watched(ctx: typer.Context, client: Client, job: Job, *, to_stderr: bool = False) -> Job:
+    """Follows a job to its end on the screen and returns it as it ended."""
+    from loopline import view
+
+    client.retry_seconds = max(client.retry_seconds, WATCH_RETRY_SECONDS)
+    console = view.console(sys.stderr if to_stderr else sys.stdout)
+    try:
+        return live(console, job) if console.is_terminal and os.environ.get("TERM") != "dumb" else lines(console, job)
+    except KeyboardInterrupt:
+        leave_running(ctx, job)
+
+
+def live(console: Any, job: Job) -> Job:
+    from loopline import view
+
+    drawn = view.LiveView(console, job)
+    on_retry(lambda trouble: setattr(drawn, "trouble", trouble))
+    thinned_at = 0.0
+    with view.live(drawn) as update:
+        for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
+            if job.terminal or time.monotonic() - thinned_at > SPARK_SECONDS:
+                drawn.steps, thinned_at = job.steps(points=view.SPARK_WIDTH), time.monotonic()
+            update(job, epochs)
+    return job
+
+
+def lines(console: Any, job: Job) -> Job:
+    from loopline import view
+
+    said = ""
+    on_retry(lambda trouble: note(f"{trouble} Trying again."))
+    for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
+        state = view.state(job)
+        if state != said and not job.terminal:
+            console.print(state)
+            said = state
+        for epoch in epochs:
+            console.print(view.epoch_line(epoch, job.progress.epochs))
+        console.file.flush()
+    return job
+
+
+def waited(ctx: typer.Context, client: Client, job: Job) -> Job:
+    client.retry_seconds = max(client.retry_seconds, WATCH_RETRY_SECONDS)
+    try:
+        return job.wait()
+    except (errors.JobFailed, errors.JobCancelled) as error:
+        return error.job
+    except KeyboardInterrupt:
+        leave_running(ctx, job)
+
+
+def ending(job: Job) -> str:
+    from loopline import view
+
+    return view.ending(job)
+
+
+def leave_as(job: Job) -> None:
+    """Exits with the code that says how the job ended."""
+    if job.status != "succeeded":
+        raise typer.Exit({"failed": FAILED, "cancelled": CANCELLED}[job.status])
+
+
+def leave_running(ctx: typer.Context, job: Job) -> NoReturn:
+    note(f"\nJob {job.id} goes on. Come back to it with: {come_back(ctx, job)}")
+    raise typer.Exit(INTERRUPTED)
+
+
+def come_back(ctx: typer.Context, job: Job) -> str:
+    url = ctx.obj["url"]
+    elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""
+    return f"loopline{elsewhere} watch {job.id}"
+
+
+def in_words(error: errors.LooplineError) -> str:
+    """What went wrong, and the way out where there is one."""
+    if isinstance(error, errors.ServiceUnreachable):
+        return f"{error} Start it with `make run`, or point --url or LOOPLINE_URL at your server."
+    if isinstance(error, errors.NotAllowed):
+        return f"{error} The key is read from LOOPLINE_API_KEY."
+    return str(error)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ". `loopline presets` lists them."
+
+
+def note(sentence: str) -> None:
+    """Says something beside the result: on stderr, so that stdout can be piped."""
+    typer.echo(sentence, err=True)
+
+
+def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def hoisted(args: list[str]) -> list[str]:
+    """The arguments with --url and --retry-seconds moved to the front: people also type them after the command."""
+    front: list[str] = []
+    rest: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--":
+            rest += [arg, *remaining]
+        elif arg in HOISTED:
+            front += [arg, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif arg.startswith(tuple(f"{option}=" for option in HOISTED)):
+            front.append(arg)
+        else:
+            rest.append(arg)
+    return front + rest
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The way in: a Client knows where the service is and speaks to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+from uuid import uuid4
+
+from loopline import spec as specs
+from loopline.errors import BadRequest, NotFound
+from loopline.http import Http
+from loopline.job import Job
+from loopline.types import Dataset, Health, Preset
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+CHUNK_BYTES = 1 << 18
+PAGE = 100
+
+
+class Client:
+    """Speaks to a Loopline service.
+
+        with Client() as client:
+            job = client.submit("job.yaml").wait()
+            job.download("model")
+
+    base_url: where the service is; else $LOOPLINE_URL, else http://127.0.0.1:8080.
+    api_key: else $LOOPLINE_API_KEY, else none. timeout: seconds that one answer may take.
+    retry_seconds: for how long a request is repeated when the connection breaks or the service is briefly away.
+    A client may be shared between threads. Every method raises ServiceUnreachable when nothing answers.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retry_seconds: float = 15.0,
+    ) -> None:
+        self.base_url = (base_url or os.environ.get("LOOPLINE_URL") or DEFAULT_URL).rstrip("/")
+        self._api_key = (api_key or os.environ.get("LOOPLINE_API_KEY") or "").strip() or None
+        if self._api_key and not _is_header(self._api_key):
+            raise BadRequest("The API key holds characters that no key has; look at LOOPLINE_API_KEY.")
+        self._http = Http(self.base_url, self._api_key, timeout=timeout, retry_seconds=retry_seconds)
+
+    def __repr__(self) -> str:
+        key = f"{self._api_key[:4]}..." if self._api_key and len(self._api_key) > 12 else "..."
+        return f"Client({self.base_url!r}{f', api_key={key!r}' if self._api_key else ''})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections. A closed client cannot be used again."""
+        self._http.close()
+
+    @property
+    def retry_seconds(self) -> float:
+        """For how long a request is repeated when the connection breaks or the service is briefly away."""
+        return self._http.retry_seconds
+
+    @retry_seconds.setter
+    def retry_seconds(self, seconds: float) -> None:
+        self._http.retry_seconds = seconds
+
+    def submit(
+        self, spec: Mapping[str, Any] | str | Path | specs.SpecFile, *, idempotency_key: str | None = None
+    ) -> Job:
+        """Submits a job: a mapping, or the path of a YAML or JSON file, which is sent as it is.
+
+        Where the spec's `data.dataset` is a path to a file (relative to the spec's own folder), the file is uploaded
+        first and named in its place. Two calls with the same `idempotency_key` come to the same job; without one, a
+        key is made for each call, so that a connection that breaks never doubles a job.
+        Raises BadRequest with every problem of the spec.
+        """
+        key = idempotency_key or str(uuid4())
+        if not _is_header(key):
+            raise BadRequest("An idempotency key is made of printable ASCII characters.")
+        document = spec if isinstance(spec, specs.SpecFile) else specs.read(spec)
+        document = specs.with_local_dataset(document, lambda path: self.upload(path).reference)
+        response = self._http.send(
+            "POST",
+            "/v1/jobs",
+            headers={"Content-Type": document.media_type, "Idempotency-Key": key},
+            body=document.text.encode(),
+        )
+        return Job.of(self._http.object_in(response), self._http)
+
+    def get(self, job_id: str) -> Job:
+        """The job with this id. Raises NotFound."""
+        return Job.of(self._http.get_object(f"/v1/jobs/{quote(job_id, safe='')}"), self._http)
+
+    def jobs(
+        self,
+        *,
+        status: str | None = None,
+        queue: str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+        page_size: int = PAGE,
+    ) -> Iterator[Job]:
+        """Every job that fits, newest first, read page by page as you go. tag: `key:value`."""
+        params = {"status": status, "queue": queue, "tag": tag, "name": name, "limit": page_size}
+        return (Job.of(document, self._http) for document in self._http.pages("/v1/jobs", params))
+
+    def last(self) -> Job:
+        """The newest job. Raises NotFound when there is none."""
+        for job in self.jobs(page_size=1):
+            return job
+        raise NotFound("There are no jobs yet.")
+
+    def upload(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        on_bytes: Callable[[int, int], None] | None = None,
+    ) -> Dataset:
+        """Uploads an .npz file as a data set, named after the file (`My Set.npz`: `my-set`) unless told otherwise.
+
+        The same content under the same name is the same data set, however often it is sent.
+        on_bytes: called with the bytes sent so far and in all. Raises BadRequest, saying which rows are wrong.
+        """
+        file = Path(path)
+        try:
+            size = file.stat().st_size
+            file.open("rb").close()
+        except OSError as error:
+            raise BadRequest(f"Cannot read {file}: {error.strerror}.") from None
+
+        def content() -> Iterator[bytes]:
+            sent = 0
+            with file.open("rb") as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    yield chunk
+                    sent += len(chunk)
+                    if on_bytes:
+                        on_bytes(sent, size)
+
+        response = self._http.send(
+            "POST",
+            "/v1/datasets",
+            params={"name": name or specs.dataset_name(file)},
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+            body=content,
+        )
+        return Dataset.of(self._http.object_in(response))
+
+    def datasets(self, *, page_size: int = PAGE) -> Iterator[Dataset]:
+        """Every version of every data set, newest first."""
+        return (Dataset.of(document) for document in self._http.pages("/v1/datasets", {"limit": page_size}))
+
+    def dataset(self, reference: str) -> Dataset:
+        """The data set with this id or name (`vowels`, `vowels@3`, `vowels@latest`). Raises NotFound."""
+        return Dataset.of(self._http.get_object(f"/v1/datasets/{quote(reference, safe='@')}"))
+
+    def presets(self) -> list[Preset]:
+        """The named architectures that a spec may start from."""
+        return [Preset.of(document) for document in self._http.pages("/v1/presets", {}, key="name")]
+
+    def health(self) -> Health:
+        """Whether the service can take work. Raises ServiceUnreachable when nothing answers at all."""
+        return Health.of(self._http.object_in(self._http.send("GET", "/v1/health/ready", expected=503)))
+
+
+def _is_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()

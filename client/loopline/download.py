@@ -1,0 +1,64 @@
+"""Unpacks a zip of result files into a folder, each file whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from loopline.errors import BadRequest, DownloadFailed
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+def into(folder: Path, fetch: Callable[[Path], None]) -> list[Path]:
+    """Fetches a zip with `fetch(path)` and unpacks it into the folder, which is made; returns the files written.
+
+    Everything is written beside its place under a name of its own that ends in `.part` and renamed when whole, so a
+    file of an earlier download, or of another one under way, is there in full at any moment.
+    Raises DownloadFailed when the zip is not whole or holds anything but plain file names.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _part(folder) as archive:
+            fetch(archive)
+            return list(_unpacked(archive, folder))
+    except OSError as error:
+        raise BadRequest(f"Cannot write to {folder}: {error.strerror or error}.") from error
+
+
+def _unpacked(archive: Path, folder: Path) -> Iterator[Path]:
+    try:
+        with zipfile.ZipFile(archive) as package:
+            members = package.infolist()
+            for name in [member.filename for member in members]:
+                if not SAFE_NAME.fullmatch(name):
+                    raise DownloadFailed(f"The download holds a file named {name!r}; only plain names are unpacked.")
+            for member in members:
+                yield _extracted(package, member, folder / member.filename)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DownloadFailed(f"The download is not whole: {error}. Try again.") from error
+
+
+def _extracted(package: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> Path:
+    with _part(target.parent) as part:
+        with package.open(member) as source, part.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        part.replace(target)
+    return target
+
+
+@contextmanager
+def _part(folder: Path) -> Iterator[Path]:
+    """An empty file of our own, gone at the end unless it was renamed."""
+    path = folder / f".loopline-{uuid4().hex}.part"
+    path.touch(exist_ok=False)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""Every error that the client raises on purpose, in one tree.
+
+    LooplineError
+    ├── ServiceUnreachable     nothing answers there, or not in time
+    ├── ServiceError           something answers, but it failed or is not Loopline
+    ├── BadRequest             the request cannot be right: `problems` holds every one of them
+    ├── NotAllowed             the API key is missing, wrong, or may not do this
+    ├── NotFound               no such job, data set, model or preset
+    ├── Conflict               right in itself, but not now
+    ├── JobFailed              the job that was waited for failed; it is in `job`
+    ├── JobCancelled           the job that was waited for was cancelled; it is in `job`
+    ├── WaitTimeout            the waiting ended before the job did; it goes on, and is in `job`
+    └── DownloadFailed         what came was not whole, or not safe to unpack
+
+`str(error)` is one or more sentences, with the problems of a request listed below them, each by its JSON pointer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopline.job import Job
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a request: where (a JSON pointer, RFC 6901) and what is allowed there."""
+
+    pointer: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.pointer}: {self.detail}" if self.pointer else self.detail
+
+
+class LooplineError(Exception):
+    """Something went wrong.
+
+    status: the HTTP status, where there was an answer. code: the service's machine-readable name for the error.
+    request_id: what to quote to whoever runs the service. retry_after_seconds: how long it asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        problems: Sequence[Problem] = (),
+        request_id: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.problems = tuple(problems)
+        self.request_id = request_id
+        self.retry_after_seconds = retry_after_seconds
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])
+
+
+class ServiceUnreachable(LooplineError):
+    """Nothing answers at the address, or not in time."""
+
+
+class ServiceError(LooplineError):
+    """Something answers, but it failed, or it is not Loopline."""
+
+
+class BadRequest(LooplineError):
+    """The request cannot be right, whatever the state of the service."""
+
+
+class NotAllowed(LooplineError):
+    """The API key is missing, wrong, or may not do this."""
+
+
+class NotFound(LooplineError):
+    """There is nothing with this id or name."""
+
+
+class Conflict(LooplineError):
+    """The request does not fit the present state."""
+
+
+class DownloadFailed(LooplineError):
+    """What came was not whole, or not safe to unpack."""
+
+
+class _Ended(LooplineError):
+    def __init__(self, message: str, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class JobFailed(_Ended):
+    """The job failed."""
+
+
+class JobCancelled(_Ended):
+    """The job was cancelled."""
+
+
+class WaitTimeout(_Ended, TimeoutError):
+    """The job was still going on when the time to wait for it was over."""

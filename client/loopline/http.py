@@ -1,0 +1,263 @@
+"""One request to the service: sent, retried where that cannot do harm, and its refusals turned into errors.
+
+Every request of this client is safe to repeat: reads by nature, cancelling and uploading because they come to the same
+thing twice, submitting because it carries an Idempotency-Key. So a connection that breaks, and the answers 429, 502,
+503 and 504, are tried again, with growing pauses or after the `Retry-After` that the service asks for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import stamina
+
+from loopline.errors import (
+    BadRequest,
+    Conflict,
+    LooplineError,
+    NotAllowed,
+    NotFound,
+    Problem,
+    ServiceError,
+    ServiceUnreachable,
+)
+
+CONNECT_SECONDS = 5.0
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+RETRIED_CODES = frozenset({"idempotency_in_flight"})
+KINDS: dict[int, type[LooplineError]] = {401: NotAllowed, 403: NotAllowed, 404: NotFound, 409: Conflict, 410: NotFound}
+
+T = TypeVar("T")
+Body = bytes | Callable[[], Iterator[bytes]]
+Params = Mapping[str, str | int | float | None]
+
+
+class Http:
+    """A connection to one service. It retries for `retry_seconds`; 0 means that everything is tried once."""
+
+    def __init__(self, base_url: str, api_key: str | None, *, timeout: float, retry_seconds: float) -> None:
+        self.base_url = checked_url(base_url)
+        self.timeout = timeout
+        self.retry_seconds = retry_seconds
+        headers = {"Accept": "application/json", "User-Agent": f"loopline/{version('loopline')}"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._client = httpx.Client(
+            base_url=self.base_url,
+            headers=headers,
+            trust_env=not _is_loopback(self.base_url.host),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get_object(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        """The JSON object at a path."""
+        return self.object_in(self.send("GET", path, params=params))
+
+    def pages(self, path: str, params: Params, *, key: str = "id") -> Iterator[dict[str, Any]]:
+        """Every entry of a list, read page by page as you go; `key` is the field that `after` continues from."""
+        after: str | int | None = None
+        while True:
+            page = self.get_object(path, {**params, "after": after})
+            entries = page.get("data") or []
+            yield from entries
+            if not page.get("has_more") or not entries:
+                return
+            after = entries[-1][key]
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        patience: float = 0.0,
+        expected: int = 200,
+    ) -> httpx.Response:
+        """Sends one request and returns its answer: a 2xx, a 304, or the status that is `expected` besides.
+
+        `patience` is added to the time that an answer may take.
+        Raises ServiceUnreachable, or what `error_in` makes of the answer.
+        """
+
+        def once() -> httpx.Response:
+            with self._open(method, path, params, headers, body, patience, expected) as response:
+                response.read()
+                return response
+
+        return self._retrying(once)
+
+    def download(self, path: str, target: Path, on_bytes: Callable[[int, int | None], None] | None = None) -> None:
+        """Writes the answer to a GET into a file as it comes, from the start again when the connection breaks."""
+
+        def once() -> None:
+            with self._open("GET", path, None, {"Accept": "*/*"}, None) as response, target.open("wb") as file:
+                length = response.headers.get("Content-Length", "")
+                done = 0
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+                    done += len(chunk)
+                    if on_bytes:
+                        on_bytes(done, int(length) if length.isdigit() else None)
+
+        self._retrying(once)
+
+    def _retrying(self, once: Callable[[], T]) -> T:
+        deadline = time.monotonic() + self.retry_seconds
+
+        def pause(error: Exception) -> bool | float:
+            """Whether to try again; a number says in how many seconds."""
+            if not _may_retry(error) or time.monotonic() >= deadline:
+                return False
+            asked = error.retry_after_seconds if isinstance(error, LooplineError) else None
+            if asked is None:
+                return True
+            return asked if time.monotonic() + asked <= deadline else False
+
+        timeout = self.retry_seconds if self.retry_seconds > 0 else None
+        attempts = stamina.retry_context(
+            pause, attempts=None, timeout=timeout, wait_initial=0.1, wait_max=2.0, wait_jitter=0.1
+        )
+        for attempt in attempts:
+            with attempt:
+                return once()
+        raise AssertionError("stamina raises what the last attempt raised")
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        headers: Mapping[str, str] | None,
+        body: Body | None,
+        patience: float = 0.0,
+        expected: int = 200,
+    ) -> Iterator[httpx.Response]:
+        timeout = httpx.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout), read=self.timeout + patience)
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        try:
+            with self._client.stream(
+                method,
+                path,
+                params=given,
+                headers=dict(headers or {}),
+                content=body() if callable(body) else body,
+                timeout=timeout,
+            ) as response:
+                if not (response.is_success or response.status_code in {304, expected}):
+                    response.read()
+                    raise self.error_in(response)
+                yield response
+        except httpx.TimeoutException as error:
+            raise ServiceUnreachable(f"{self.base_url} did not answer in time ({_reason(error)}).") from error
+        except httpx.TransportError as error:
+            raise ServiceUnreachable(f"Nothing answers at {self.base_url} ({_reason(error)}).") from error
+
+    def object_in(self, response: httpx.Response) -> dict[str, Any]:
+        """The JSON object of an answer. Raises ServiceError when it holds anything else: then this is not Loopline."""
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise ServiceError(
+                f"What answers at {self.base_url} does not speak Loopline: {response.request.method} "
+                f"{response.request.url.path} gave {_described(response)}.",
+                status=response.status_code,
+            )
+        return document
+
+    def error_in(self, response: httpx.Response) -> LooplineError:
+        """The error that an answer stands for, from its problem document (RFC 9457) where it has one."""
+        status = response.status_code
+        if response.has_redirect_location:
+            where = response.headers["Location"]
+            return ServiceError(
+                f"{self.base_url} redirects to {where}; use the address it redirects to.", status=status
+            )
+        problem = _problem_document(response)
+        if problem is None:
+            return ServiceError(
+                f"What answers at {self.base_url} does not speak Loopline: {response.request.method} "
+                f"{response.request.url.path} gave {_described(response)}.",
+                status=status,
+                retry_after_seconds=_retry_after(response),
+            )
+        kind = KINDS.get(status, BadRequest if status < 500 and status != 429 else ServiceError)
+        message = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")
+        request_id = problem.get("request_id")
+        if kind is ServiceError and request_id:
+            message = f"{message} (HTTP {status}, request {request_id})"
+        return kind(
+            message,
+            status=status,
+            code=problem.get("code"),
+            problems=[_problem(each) for each in problem.get("errors") or [] if isinstance(each, dict)],
+            request_id=request_id,
+            retry_after_seconds=_retry_after(response),
+        )
+
+
+def checked_url(text: str) -> httpx.URL:
+    """The address of a service. Raises BadRequest when it is not an http one."""
+    try:
+        url = httpx.URL(text.strip().rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise BadRequest(f"The address {text!r} cannot be read: {error}.") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise BadRequest(f"The address of the service begins with http:// or https://; {text!r} does not.")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a proxy in the environment must not be asked."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _may_retry(error: Exception) -> bool:
+    if isinstance(error, ServiceUnreachable):
+        return True
+    return isinstance(error, LooplineError) and (error.status in RETRIED_STATUSES or error.code in RETRIED_CODES)
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds, as our service sends them; the other form, a date, falls back to our own pauses."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdigit() else None
+
+
+def _problem_document(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        document = response.json()
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) and ("title" in document or "detail" in document) else None
+
+
+def _problem(entry: Mapping[str, Any]) -> Problem:
+    return Problem(str(entry.get("pointer") or ""), str(entry.get("detail") or ""))
+
+
+def _described(response: httpx.Response) -> str:
+    media_type = response.headers.get("Content-Type", "").partition(";")[0] or "nothing"
+    return f"HTTP {response.status_code} with {media_type}"
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, without its number; httpx's own class name where it said nothing."""
+    text = str(error) or type(error).__name__
+    return text.partition("] ")[2] if text.startswith("[Errno") else text

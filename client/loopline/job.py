@@ -1,0 +1,219 @@
+"""A job as it was when it was read, with the verbs to go on from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from loopline import download
+from loopline.errors import JobCancelled, JobFailed, WaitTimeout
+from loopline.http import Http
+from loopline.types import Best, Checkpoint, Document, Epoch, Progress, Result, Steps, known, moment
+
+# How long one poll may be held by the service, and how soon another may follow it.
+POLL_SECONDS = 25.0
+PAUSE_SECONDS = 0.2
+IDLE_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to train. Its fields do not change: `refresh()`, `wait()` and `follow()` return newer ones."""
+
+    id: str
+    status: str
+    terminal: bool = False
+    name: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    queue: str = "default"
+    position: int | None = None
+    """Jobs ahead of it in its queue; None when it does not wait."""
+    priority: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    dataset_id: str | None = None
+    dataset_name: str | None = None
+    attempt: int = 0
+    progress: Progress = field(default_factory=Progress)
+    best: Best | None = None
+    result: Result | None = field(default=None, compare=False)
+    spec: Document = field(default_factory=dict, repr=False, compare=False)
+    cancel_requested: bool = False
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+    _http: Http | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document, http: Http | None = None) -> Self:
+        queue = document.get("queue") or {}
+        dataset = document.get("dataset") or {}
+        return cls(
+            **known(cls, document)
+            | {
+                "queue": queue.get("name", "default"),
+                "position": queue.get("position"),
+                "dataset_id": dataset.get("id"),
+                "dataset_name": dataset.get("name"),
+                "progress": Progress.of(document.get("progress") or {}),
+                "best": Best.of(document["best"]) if document.get("best") else None,
+                "result": Result.of(document["result"]) if document.get("result") else None,
+                **{name: moment(document.get(name)) for name in ("created_at", "started_at", "finished_at")},
+                "_http": http,
+            }
+        )
+
+    @property
+    def seconds(self) -> float | None:
+        """From its start to its end; None before both."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+    def refresh(self) -> Job:
+        """The job as it is now."""
+        return Job.of(self._connection.get_object(self._path()), self._connection)
+
+    def wait(self, timeout: float | None = None, on_epoch: Callable[[Epoch], object] | None = None) -> Job:
+        """Waits for the job to succeed and returns it, calling `on_epoch` with each epoch as it ends, in order, once.
+
+        timeout: seconds, or None to wait for as long as it takes. The waiting costs the service next to nothing.
+        Raises JobFailed, JobCancelled, or WaitTimeout (the job then goes on).
+        """
+        if on_epoch is None:
+            job = self._ended(timeout)
+        else:
+            for job, epochs in self.follow(timeout):  # noqa: B007  (the last one is what counts)
+                for epoch in epochs:
+                    on_epoch(epoch)
+        return job.check()
+
+    def follow(self, timeout: float | None = None) -> Iterator[tuple[Job, list[Epoch]]]:
+        """The job each time it has changed, and the epochs that have ended since; the last one yielded has ended.
+
+        Raises WaitTimeout when `timeout` seconds have passed before that.
+        """
+        deadline = _deadline(timeout)
+        etag, seen, job = None, 0, self
+        while True:
+            asked_at = time.monotonic()
+            changed, etag = self._poll(etag, wait=_patience(deadline) if etag else 0.0)
+            if changed:
+                job = changed
+                epochs = list(job.epochs(after=seen)) if job.progress.epoch > seen or job.terminal else []
+                seen = max([seen, *(epoch.epoch for epoch in epochs)])
+                yield job, epochs
+            if job.terminal:
+                return
+            _check(deadline, job, timeout)
+            # Epochs can end faster than anyone reads, and a busy service may answer before the time asked for.
+            time.sleep(max(0.0, (PAUSE_SECONDS if changed else IDLE_PAUSE_SECONDS) - (time.monotonic() - asked_at)))
+
+    def check(self) -> Job:
+        """The job itself. Raises JobFailed or JobCancelled when it ended that way."""
+        if self.status == "failed":
+            raise JobFailed(f"Job {self.id} failed{_because(self)}", self)
+        if self.status == "cancelled":
+            raise JobCancelled(f"Job {self.id} was cancelled{_because(self)}", self)
+        return self
+
+    def cancel(self) -> Job:
+        """Asks for the job to be stopped: at once when it waits, at its next step when it runs.
+
+        Cancelling a job that has ended changes nothing.
+        """
+        http = self._connection
+        return Job.of(http.object_in(http.send("POST", self._path("cancel"))), http)
+
+    def epochs(self, after: int = 0) -> Iterator[Epoch]:
+        """The epochs that have ended, in order, from the one after `after`."""
+        while True:
+            page = self._connection.get_object(self._path("epochs"), {"after": after, "limit": 1000})
+            epochs = [Epoch.of(record) for record in page.get("data") or []]
+            yield from epochs
+            if not page.get("has_more") or not epochs:
+                return
+            after = epochs[-1].epoch
+
+    def steps(self, points: int = 500) -> Steps:
+        """Loss and gradient norm of the steps so far, thinned to at most about `points` of them."""
+        return Steps.of(self._connection.get_object(self._path("steps"), {"points": points}))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints that are kept."""
+        return [Checkpoint.of(each) for each in self._connection.pages(self._path("checkpoints"), {}, key="step")]
+
+    def download(
+        self,
+        folder: str | Path,
+        *,
+        checkpoint: int | None = None,
+        on_bytes: Callable[[int, int | None], None] | None = None,
+    ) -> list[Path]:
+        """Writes the model (weights, its description and the history) into a folder; returns the files.
+
+        checkpoint: the step of a checkpoint to fetch instead. on_bytes: called with the bytes come so far and in all.
+        Raises NotFound before the job has succeeded, DownloadFailed when what came is not whole.
+        """
+        path = self._path("model") if checkpoint is None else self._path("checkpoints", str(checkpoint))
+        return download.into(Path(folder), lambda target: self._connection.download(path, target, on_bytes))
+
+    @property
+    def _connection(self) -> Http:
+        if self._http is None:
+            raise RuntimeError("This job was not read through a Client, so it can only be looked at.")
+        return self._http
+
+    def _path(self, *below: str) -> str:
+        return "/".join(["/v1/jobs", quote(self.id, safe=""), *below])
+
+    def _poll(self, etag: str | None, *, wait: float) -> tuple[Job | None, str | None]:
+        """The job if it is not as it was at `etag`, else None, after at most `wait` seconds; and its etag."""
+        http = self._connection
+        response = http.send(
+            "GET",
+            self._path(),
+            params={"wait": round(wait)} if wait >= 0.5 else None,
+            headers={"If-None-Match": etag} if etag else None,
+            patience=wait,
+        )
+        if response.status_code == 304:
+            return None, etag
+        return Job.of(http.object_in(response), http), response.headers.get("ETag")
+
+    def _ended(self, timeout: float | None) -> Job:
+        """The job when it has ended. Without an etag the service holds each answer until then."""
+        deadline = _deadline(timeout)
+        while True:
+            asked_at = time.monotonic()
+            job, _ = self._poll(None, wait=_patience(deadline))
+            if job is not None and job.terminal:
+                return job
+            _check(deadline, job or self, timeout)
+            time.sleep(max(0.0, min(IDLE_PAUSE_SECONDS - (time.monotonic() - asked_at), _patience(deadline))))
+
+
+def _deadline(timeout: float | None) -> float:
+    return float("inf") if timeout is None else time.monotonic() + timeout
+
+
+def _patience(deadline: float) -> float:
+    return max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
+
+
+def _check(deadline: float, job: Job, timeout: float | None) -> None:
+    if time.monotonic() >= deadline:
+        where = f" (epoch {job.progress.epoch} of {job.progress.epochs})" if job.progress.epochs else ""
+        raise WaitTimeout(f"Job {job.id} is still {job.status}{where} after {timeout:g} s of waiting; it goes on.", job)
+
+
+def _because(job: Job) -> str:
+    """`(diverged): Training diverged at step 7.`, or less where the service said less."""
+    reason = f" ({job.reason})" if job.reason else ""
+    return f"{reason}: {job.message}" if job.message else f"{reason}."

@@ -1,0 +1,167 @@
+"""The document that is sent as a spec: a mapping, or the text of a YAML or JSON file.
+
+The service alone says what a spec means. A file goes out as it is; where something in it must change (`--set`, a data
+set that had to be uploaded first), the tree of the YAML is edited, not the values, so that every other word arrives as
+it was written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loopline.errors import BadRequest, Problem
+
+TEXT = "tag:yaml.org,2002:str"
+NULL = "tag:yaml.org,2002:null"
+MAPPING = "tag:yaml.org,2002:map"
+DATASET = ("data", "dataset")
+
+
+@dataclass
+class SpecFile:
+    """The text of a spec, its media type, and the folder that paths in it start from."""
+
+    text: str
+    media_type: str
+    folder: Path
+
+    def value(self, path: tuple[str, ...]) -> str | None:
+        """The word at a path of keys; None where there is none, or something else."""
+        node: yaml.Node | None = self._tree()
+        for key in path:
+            node = _child(node, key)
+        return node.value if isinstance(node, yaml.ScalarNode) else None
+
+    def set(self, path: tuple[str, ...], value: str, *, verbatim: bool = False) -> None:
+        """Puts a value, as it would be written in YAML, at a path of keys; `verbatim` takes it as text.
+
+        Raises BadRequest when the value is not YAML or the path leads through something that is not a mapping.
+        """
+        tree = self._tree()
+        if _is_null(tree):
+            tree = yaml.MappingNode(MAPPING, [])
+        node = tree
+        for depth, key in enumerate(path[:-1]):
+            below = _child(node, key)
+            if below is None or _is_null(below):
+                below = yaml.MappingNode(MAPPING, [])
+                _put(node, key, below, path[:depth])
+            node = below
+        _put(node, path[-1], _text(value) if verbatim else _composed(value), path[:-1])
+        self.text = yaml.serialize(tree, allow_unicode=True, Dumper=yaml.SafeDumper)
+        self.media_type = "application/yaml"
+
+    def _tree(self) -> yaml.Node:
+        # YAML refuses the tabs that JSON allows between its words.
+        text = _without_tabs(self.text) if self.media_type == "application/json" else self.text
+        return _composed(text)
+
+
+def read(source: str | Path | Mapping[str, Any]) -> SpecFile:
+    """A spec from a file or a mapping. Raises BadRequest when there is no such file or it cannot be sent."""
+    if isinstance(source, Mapping):
+        return SpecFile(_dumped(source), "application/json", Path())
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadRequest(f"{path} is not a text file in UTF-8, so it cannot be a spec.") from None
+    except OSError as error:
+        raise BadRequest(f"Cannot read {path}: {error.strerror}.") from None
+    return SpecFile(text, "application/json" if path.suffix.lower() == ".json" else "application/yaml", path.parent)
+
+
+def with_local_dataset(spec: SpecFile, upload: Callable[[Path], str]) -> SpecFile:
+    """The spec with `data.dataset` uploaded and replaced, where that is a path to a file.
+
+    Raises BadRequest when there is no such file.
+    """
+    try:
+        named = spec.value(DATASET)
+    except BadRequest:
+        return spec  # the service says better what is wrong with the text
+    if named is None or not is_path(named):
+        return spec
+    path = spec.folder / Path(named).expanduser()
+    if not path.is_file():
+        raise BadRequest("The spec has 1 problem.", problems=[Problem("/data/dataset", f"there is no file {path}")])
+    changed = copy.copy(spec)
+    changed.set(DATASET, upload(path), verbatim=True)
+    return changed
+
+
+def is_path(dataset: str) -> bool:
+    """Whether what stands for a data set is a path to a file: names hold no slash and do not end in .npz."""
+    return dataset.startswith((".", "~")) or "/" in dataset or "\\" in dataset or dataset.lower().endswith(".npz")
+
+
+def dataset_name(path: Path) -> str:
+    """The name of a data set that is named as its file: `My Vowels (2).npz` becomes `my-vowels-2`."""
+    letters = path.stem.lower().encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9._-]+", "-", letters).strip("._-")[:100] or "data"
+
+
+def _dumped(document: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(document, allow_nan=False, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"The spec cannot be sent as JSON: {error}.") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} has no place in JSON")
+
+
+def _without_tabs(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except ValueError:
+        return text
+
+
+def _composed(text: str) -> yaml.Node:
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise BadRequest("This is nested too deeply to be a spec.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise BadRequest(f"This is not YAML{where}: {getattr(error, 'problem', None) or error}.") from None
+    return node if node is not None else yaml.ScalarNode(NULL, "null")
+
+
+def _text(value: str) -> yaml.ScalarNode:
+    return yaml.ScalarNode(TEXT, value, style='"')
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return bool(node.tag == NULL)
+
+
+def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((value for name, value in node.value if name.value == key), None)
+
+
+def _put(node: yaml.Node, key: str, value: yaml.Node, path: tuple[str, ...]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        raise BadRequest(f"Cannot set {'.'.join((*path, key))}: {'.'.join(path) or 'the spec'} is not a mapping.")
+    for at, (name, _) in enumerate(node.value):
+        if name.value == key:
+            node.value[at] = (name, value)
+            return
+    node.value.append((yaml.ScalarNode(TEXT, key), value))

@@ -1,0 +1,83 @@
+"""Numbers as people read them: durations, sizes, metrics, times and sparklines. Imports nothing but the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+BARS = "▁▂▃▄▅▆▇█"
+NOTHING = "-"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.42 s`, `12 s`, `3 min 5 s`, `2 h 4 min`, `3 d 2 h`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 10:
+        return f"{max(seconds, 0):.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, below, unit_below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size} {unit}" + (f" {rest} {unit_below}" if rest else "")
+    return f"{whole} s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in steps of 1000: `512 B`, `1.2 kB`, `34 MB`."""
+    if count is None:
+        return NOTHING
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.5 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A measured number: `0.0123`, `2.197`, `1.2e-05`; `-` for one that is missing or was not finite."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, int) or value == 0:
+        return str(int(value))
+    return f"{value:.{digits}f}" if 0.001 <= abs(value) < 1000 else f"{value:.3g}"
+
+
+def percent(fraction: float | None) -> str:
+    return NOTHING if fraction is None else f"{100 * fraction:.0f}%"
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """How long ago a time was: `just now`, `5 min ago`, `3 d ago`."""
+    if moment is None:
+        return NOTHING
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= max(length, 5):
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def when(moment: datetime | None) -> str:
+    """A time in the reader's own time zone, to the second."""
+    return NOTHING if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z").strip()
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """The values as a line of bars at most `width` wide, each bar the mean of its share; a gap for none."""
+    if not values or width < 1:
+        return ""
+    columns = min(width, len(values))
+    shares = [values[len(values) * i // columns : len(values) * (i + 1) // columns] for i in range(columns)]
+    means = [sum(finite) / len(finite) if (finite := [v for v in share if v is not None]) else None for share in shares]
+    present = [mean for mean in means if mean is not None]
+    if not present:
+        return ""
+    low, high = min(present), max(present)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(" " if mean is None else BARS[round((mean - low) * scale)] for mean in means)

@@ -1,0 +1,199 @@
+"""What the service answers, as frozen dataclasses.
+
+Fields that this version does not know are kept in `raw` and otherwise ignored; fields that an older service does not
+send take their defaults. Numbers that were not finite are None. Times are aware datetimes in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, Self
+
+Document = Mapping[str, Any]
+
+
+def known(cls: type, document: Document) -> dict[str, Any]:
+    """The entries of a document that are fields of the dataclass, and the document itself where there is a `raw`."""
+    names = {each.name for each in fields(cls)}
+    chosen = {name: value for name, value in document.items() if name in names and value is not None}
+    return chosen | ({"raw": document} if "raw" in names else {})
+
+
+def moment(text: object) -> datetime | None:
+    """An RFC 3339 time, or None for none."""
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: epochs and steps done and in all, the fraction from 0 to 1, and the seconds still expected."""
+
+    epoch: int = 0
+    epochs: int | None = None
+    step: int = 0
+    steps: int | None = None
+    fraction: float = 0.0
+    eta_seconds: float | None = None
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, and the metric that says so."""
+
+    epoch: int
+    metric: str = ""
+    value: float | None = None
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished training came to: final metrics, the best epoch, and whether it stopped early."""
+
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    best_epoch: int | None = None
+    epochs: int | None = None
+    stopped_early: bool = False
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training data. `raw` holds every recorded number; `epoch["train_accuracy"]` reads one."""
+
+    epoch: int
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    lr: float | None = None
+    grad_norm_mean: float | None = None
+    grad_norm_max: float | None = None
+    clipped_fraction: float | None = None
+    seconds: float | None = None
+    samples_per_second: float | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.raw[name]
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """What was measured beside the losses: accuracy, macro F1, MAE and so on, of both splits."""
+        return {name: value for name, value in self.raw.items() if _is_metric(name, value)}
+
+
+def _is_metric(name: str, value: object) -> bool:
+    split, _, measure = name.partition("_")
+    return split in {"train", "validation", "test"} and measure != "loss" and isinstance(value, int | float | None)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Loss and gradient norm (before clipping) of each step, thinned to the number of points asked for."""
+
+    step: tuple[int, ...] = ()
+    loss: tuple[float | None, ...] = ()
+    grad_norm: tuple[float | None, ...] = ()
+    total: int = 0
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        series = {name: tuple(document.get(name) or ()) for name in ("step", "loss", "grad_norm")}
+        return cls(**series, total=int(document.get("total") or 0))
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Files from which training goes on exactly, known by the step they were written after."""
+
+    step: int
+    epoch: int = 0
+    best: bool = False
+    bytes: int = 0
+    sha256: str | None = None
+    created_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"created_at": moment(document.get("created_at"))})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An immutable version of uploaded sequences. `reference` (`vowels@3`) names it in a spec for good."""
+
+    id: str
+    name: str = ""
+    version: int = 1
+    sha256: str = ""
+    bytes: int = 0
+    samples: int = 0
+    features: int = 0
+    min_length: int = 0
+    max_length: int = 0
+    target: str = ""
+    target_dim: int | None = None
+    classes: list[int | str] | None = field(default=None, hash=False)
+    class_counts: list[int] | None = field(default=None, hash=False)
+    given_split: Mapping[str, int] | None = field(default=None, hash=False)
+    created_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"created_at": moment(document.get("created_at"))})
+
+    @property
+    def reference(self) -> str:
+        return f"{self.name}@{self.version}" if self.name else self.id
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named fragment of a spec, any field of which a spec may override."""
+
+    name: str
+    description: str = ""
+    spec: Document = field(default_factory=dict, hash=False)
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the service can take work: `ready`, `degraded` (it can, but say a broker is down) or `unavailable`."""
+
+    status: str
+    checks: Mapping[str, str] = field(default_factory=dict, hash=False)
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+    @property
+    def ready(self) -> bool:
+        return self.status in {"ready", "degraded"}
