@@ -52,7 +52,7 @@ def upload(query: schemas.UploadQuery) -> Response:
             limits=limits,
             max_bytes=service.settings.max_upload_bytes,
         )
-    resource = described(added.dataset)
+        resource = described(added.dataset)
     return openapi.answer(resource, 201 if added.created else 200, {"Location": f"{api.url_prefix}/{resource.id}"})
 
 

@@ -58,7 +58,7 @@ def zip_response(filename: str, files: Sequence[Mapping[str, Any]], paths: Seque
     with ExitStack() as stack:
         handles = [stack.enter_context(path.open("rb")) for path in paths]
         sources = [(str(file["name"]), handle, int(file["bytes"])) for file, handle in zip(files, handles, strict=True)]
-        response = Response(zipped(sources), mimetype="application/zip", direct_passthrough=True)
+        response = Response(zipped(sources), mimetype="application/zip")  # passed through, it would not be closed
         response.call_on_close(stack.pop_all().close)
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.set_etag(hashlib.sha256("".join(str(file["sha256"]) for file in files).encode()).hexdigest())
