@@ -43,7 +43,9 @@ def claim(session: Session, key: Key) -> str | None:
     # ON CONFLICT waits for a transaction that inserted the same key: it ends in its row, or in none.
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     row = {"scope": key.scope, "key": key.key, "fingerprint": key.fingerprint, "created_at": now()}
-    if rowcount(session.execute(insert(IdempotencyKey).values(row).on_conflict_do_nothing())):
+    # Not its rowcount: psycopg answers -1 for an INSERT of an entity.
+    taken = insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
+    if session.scalar(taken) is not None:
         return None
     earlier = session.get(IdempotencyKey, (key.scope, key.key), populate_existing=True)
     if earlier is not None and earlier.fingerprint != key.fingerprint:
