@@ -1,0 +1,45 @@
+"""What the operating system does for a process that must not outlive its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send this process `death_signal` when `parent` (a process id) dies; see prctl(2).
+
+    Call it first thing in the child's own main(): in a `preexec_fn` it would run Python between fork and exec, which
+    can deadlock. The parent may have died before the call, so it is compared once more afterwards. Linux only;
+    elsewhere the end of the child's standard input has to do.
+
+    Raises SystemExit when the parent is gone already.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        raise SystemExit("The process that started this one is gone.")
+
+
+def has_exited(child: subprocess.Popen[bytes]) -> bool:
+    """Whether a child has ended, without reaping it, so that its id, and its group's, is not given to another."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return child.poll() is not None
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL to the process group that `pid` leads. Only before `pid` is reaped: afterwards it may be another's."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    except PermissionError:  # macOS answers so for a group of nothing but zombies
+        return

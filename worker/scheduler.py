@@ -1,0 +1,58 @@
+"""The scheduler: `python -m worker.scheduler`. It brings back what was lost, every few seconds.
+
+It holds nothing: each pass reads the database, takes back jobs whose lease ran out, and rings where jobs wait. Any
+number may run; one that dies is missed by nobody for long.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+
+from sqlalchemy.engine import Engine
+
+from services import db, logs
+from services.errors import Unavailable
+from services.queue import Doorbell
+from services.reconciler import reconcile, sweep
+from services.settings import Settings
+from services.storage import Storage
+from worker.bell import CeleryDoorbell
+
+SWEEP_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Event) -> None:
+    """Reconcile every `settings.reconcile_seconds` until `stop` is set; a database that is away is tried again."""
+    sweep_at = time.monotonic() + SWEEP_SECONDS
+    while not stop.is_set():
+        try:
+            done = reconcile(engine, bell, settings)
+            for job_id in done.expired:
+                log.info("%s: taken from a worker that fell silent, or waited too long", job_id)
+            if time.monotonic() >= sweep_at:
+                sweep_at = time.monotonic() + SWEEP_SECONDS
+                log.info("swept away %d files that nothing refers to", sweep(engine, Storage(settings.data_dir)))
+        except Unavailable as error:
+            log.warning("this pass is skipped: %s", error)
+        stop.wait(settings.reconcile_seconds)
+
+
+def main() -> None:
+    settings = Settings()
+    logs.configure(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = db.engine(settings.database_url)
+    log.info("the scheduler looks every %g s", settings.reconcile_seconds)
+    run(settings, engine, CeleryDoorbell(settings), stop)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The trainer process: spec in on a pipe, events out on another. It has no database, no broker and no secrets.
+
+    python -m worker.trainer --parent PID [--device auto] [--threads N]
+
+It warms up (imports torch, takes one tiny training step), says `ready`, and waits for one order on its standard input.
+Then it trains, sending events to the descriptor LOOPLINE_EVENTS_FD, and ends. It dies with the supervisor that started
+it: by the kernel's hand on Linux, and everywhere when its standard input ends.
+
+Exit status: 0 the last event was `finished` or `stopped`; 1 it was `failed`; 2 bad command line; 3 the supervisor is
+gone. Any other, or a signal, and no last event: it crashed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from services.errors import DatasetInvalid, TrainingError
+from worker.process import die_with_parent
+
+ORPHANED = 3
+
+
+def main() -> int:
+    options = _options()
+    die_with_parent(options.parent)
+    send = _sender()
+    inbox = Inbox(sys.stdin.buffer)
+
+    from services.training import run  # torch comes along: after die_with_parent, before ready
+
+    run.prepare_process(options.threads)
+    run.warm(options.device, options.threads)
+    send({"event": "ready", "device": options.device})
+
+    order = inbox.order()
+    return train(run.events(order, stop=inbox.stop), send)
+
+
+def train(events: Any, send: Any) -> int:
+    """Send every event of the run; what goes wrong becomes a last one, `failed`. Returns the exit status."""
+    try:
+        for event in events:
+            send(event)
+    except Exception as error:  # noqa: BLE001  the one edge: here a failure is told with its traceback
+        send(failure(error))
+        return 1
+    return 0
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """The event for an exception; only what is unexpected carries a traceback."""
+    reason = _reason(error)
+    expected = isinstance(error, DatasetInvalid | TrainingError)
+    text = str(error) if expected else f"{type(error).__name__}: {error}"
+    lines = None if expected else "".join(traceback.format_exception(error))[-8000:]
+    return {"event": "failed", "reason": reason, "message": text[:2000], "traceback": lines}
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, DatasetInvalid):
+        return "dataset_invalid"
+    if isinstance(error, TrainingError):
+        return error.code if error.code in {"diverged", "out_of_memory_gpu"} else "trainer_crashed"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "storage_full"
+    if isinstance(error, MemoryError):
+        return "out_of_memory_host"
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return "out_of_memory_gpu"
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return "out_of_memory_host"
+    return "trainer_crashed"
+
+
+class Inbox:
+    """What the supervisor sends: one order, later perhaps a request to stop. Its end ends this process."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._stop: str | None = None
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def order(self) -> dict[str, Any]:
+        """The order, waiting for it."""
+        return self._orders.get()
+
+    def stop(self) -> str | None:
+        """Why the training is to stop, or None; asked after every step, so it costs no more than an attribute."""
+        return self._stop
+
+    def _read(self) -> None:
+        for line in self._stream:
+            message: Mapping[str, Any] = json.loads(line)
+            if "stop" in message:
+                self._stop = str(message["stop"])
+            else:
+                self._orders.put(dict(message))
+        os._exit(ORPHANED)  # not sys.exit: this is not the main thread, and nobody is left to tell
+
+
+def _sender() -> Any:
+    fd = int(os.environ.pop("LOOPLINE_EVENTS_FD"))
+    os.set_inheritable(fd, False)  # a child of the trainer must not keep the pipe open
+
+    def send(event: Mapping[str, Any]) -> None:
+        line = memoryview(json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        while line:
+            line = line[os.write(fd, line) :]
+
+    return send
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.trainer", description=__doc__.splitlines()[0])
+    parser.add_argument("--parent", type=int, required=True, help="the process id of the supervisor")
+    parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:0")
+    parser.add_argument("--threads", type=int, default=None, help="threads to compute with; by default all")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
