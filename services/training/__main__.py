@@ -1,0 +1,176 @@
+"""`python -m services.training job.yaml --out DIR`: trains one spec here and now, with no service at all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from services.errors import Diverged, Invalid, Problem, SpecInvalid
+from services.training.spec import Spec, loads, parse
+
+EPILOG = """\
+examples:
+  python -m services.training job.yaml --out runs/vowels
+  python -m services.training job.yaml --out runs/vowels --resume     go on from the newest checkpoint there
+
+exit codes:
+  0  trained; history.json, model.safetensors and model.json are in DIR
+  2  the spec or its data has problems, which are listed
+  3  training diverged: a loss or gradient was not finite
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        order = _order(options)
+        return _train(order, quiet=options.quiet)
+    except Invalid as error:
+        print(f"{options.job}: {error.message}", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(error.message, file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(
+            f"\nStopped. Go on with: python -m services.training {options.job} --out {options.out} --resume",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m services.training",
+        description="Train one spec on this machine, with no service, database or queue.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "job", type=Path, help="the spec, YAML or JSON; data.dataset may be the path of an .npz beside it"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where the model, history and checkpoints go"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in DIR")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; torch decides unless said")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the last line")
+    return parser
+
+
+def _order(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        text = options.job.read_bytes()
+    except OSError as error:
+        raise Invalid(f"cannot be read: {error.strerror}") from error
+    spec = parse(loads(text))
+    data = _data_path(spec, options.job)
+    out: Path = options.out
+    if out.exists() and not out.is_dir():
+        raise Invalid(f"--out {out} is a file; name a folder")
+    return {
+        "spec": spec.document(),
+        "data": str(data) if data else None,
+        "directory": str(out),
+        "resume": "newest" if options.resume else None,
+        "device": options.device,
+        "threads": options.threads,
+    }
+
+
+def _data_path(spec: Spec, job: Path) -> Path | None:
+    if spec.data.dataset is None:
+        return None
+    path = job.parent / spec.data.dataset
+    if not path.is_file():
+        detail = f"there is no file {path}; without the service a data set is the path of an .npz, relative to the spec"
+        raise SpecInvalid([Problem("/data/dataset", detail)])
+    return path
+
+
+def _train(order: dict[str, Any], *, quiet: bool) -> int:
+    from services.training import run  # torch takes a second to import, and a spec with problems need not wait for it
+
+    run.prepare_process(order["threads"])
+    stream = run.events(order)
+    for event in stream if quiet else _shown(stream):
+        if event["event"] == "finished":
+            _print_result(event["result"], Path(order["directory"]))
+    return 0
+
+
+def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Passes events on and shows them: a bar with the newest epoch on a terminal, a line an epoch elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left  {task.fields[loss]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None, loss="")
+        for event in stream:
+            if event["event"] == "started":
+                progress.update(task, total=event["epochs"], completed=(event["resumed_from"] or {}).get("epoch", 0))
+                console.print(_opening(event))
+            elif event["event"] == "epoch":
+                progress.update(task, advance=1, loss=_losses(event["record"]))
+                if not console.is_terminal:
+                    console.print(f"epoch {event['record']['epoch']:>4}  {_losses(event['record'])}")
+            elif event["event"] == "log":
+                console.print(event["message"])
+            yield event
+
+
+def _opening(event: dict[str, Any]) -> str:
+    place = f"{event['device']}, {event['threads']} threads" if event["device"] == "cpu" else event["device"]
+    text = f"Training {event['parameters']:,} parameters on {place}: {event['epochs']} epochs of {event['steps_per_epoch']} steps"
+    resumed = event["resumed_from"]
+    return text + (f", going on after epoch {resumed['epoch']} (step {resumed['step']})" if resumed else "")
+
+
+def _losses(record: dict[str, Any]) -> str:
+    parts = [f"loss {_number(record['train_loss'])}"]
+    if record["validation_loss"] is not None:
+        parts.append(f"validation {_number(record['validation_loss'])}")
+    for name in ("validation_accuracy", "validation_rmse", "train_accuracy", "train_rmse"):
+        if record.get(name) is not None:
+            parts.append(f"{name.replace('_', ' ')} {_number(record[name])}")
+            break
+    return "  ".join(parts)
+
+
+def _print_result(result: dict[str, Any], directory: Path) -> None:
+    ended = "stopped early" if result["stopped_early"] else "trained"
+    print(f"{ended.capitalize()} after {result['epochs']} epochs; the best was epoch {result['best_epoch']}.")
+    for name, value in result["metrics"].items():
+        print(f"  {name:<22} {_number(value)}")
+    print(f"  model                  {directory / 'model.safetensors'}")
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

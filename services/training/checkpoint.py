@@ -1,0 +1,252 @@
+"""Checkpoints: everything a run needs to go on exactly, saved whole or not at all.
+
+A checkpoint is two files, named by the number of updates made:
+
+    checkpoint-000000120.safetensors   weights, best weights, optimizer state, random states, the epoch under way
+    checkpoint-000000120.json          position, history, schedule, stopping, scaler; and the hashes of both
+
+The JSON is renamed into place last, so where it stands the tensors stand beside it. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from services.errors import CheckpointCorrupt
+from services.training.loop import Best, Run
+from services.training.schedule import PlateauState
+
+FORMAT = 1
+NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it lies on disk."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as it lies on disk: at which update of which epoch, and its files."""
+
+    step: int
+    epoch: int
+    best: bool
+    files: tuple[File, File]
+
+
+def save(run: Run, directory: Path) -> Saved:
+    """Writes a checkpoint of the run as it stands between two updates.
+
+    Raises OSError when the disk refuses; the checkpoints before are untouched then.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = f"checkpoint-{run.step:09d}"
+    tensors, state = state_of(run)
+    weights = write_tensors(directory / f"{stem}.safetensors", tensors)
+    body = {"format": FORMAT, "spec_sha256": spec_hash(run), "tensors_sha256": weights.sha256, "state": state}
+    body["sha256"] = _hash_of(body)
+    record = write_atomically(directory / f"{stem}.json", json.dumps(body, allow_nan=False).encode())
+    best = run.best is not None and run.best.epoch == run.epoch and run.steps_in_epoch == 0
+    return Saved(run.step, run.epoch, best, (record, weights))
+
+
+def load_into(run: Run, path: Path) -> None:
+    """Puts a fresh Run of the same spec where the checkpoint's was. `path` is that of the JSON file.
+
+    Raises CheckpointCorrupt when a file is missing, damaged, or of another spec.
+    """
+    body = read(path)
+    if body["spec_sha256"] != spec_hash(run):
+        raise CheckpointCorrupt(f"{path.name} belongs to another spec.")
+    try:
+        data = path.with_suffix(".safetensors").read_bytes()
+    except OSError as error:
+        raise CheckpointCorrupt(f"The tensors of {path.name} cannot be read: {error.strerror}.") from error
+    if hashlib.sha256(data).hexdigest() != body["tensors_sha256"]:
+        raise CheckpointCorrupt(f"The tensors of {path.name} are damaged: their hash is another than was written.")
+    try:
+        tensors = load(data)
+        restore(run, tensors, body["state"])
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointCorrupt(f"{path.name} cannot be understood: {error}") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint, its own hash checked. Raises CheckpointCorrupt."""
+    try:
+        body: dict[str, Any] = json.loads(path.read_bytes())
+        told = body.pop("sha256")
+        whole = body["format"] == FORMAT and told == _hash_of(body)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointCorrupt(f"{path.name} cannot be read: {error}") from error
+    if not whole:
+        raise CheckpointCorrupt(f"{path.name} is damaged: its hash is another than was written.")
+    return body
+
+
+def newest_first(directory: Path) -> list[Path]:
+    """The checkpoints of a directory, the furthest on first."""
+    found = (path for path in directory.glob("checkpoint-*.json") if NAME.match(path.name))
+    return sorted(found, key=step_of, reverse=True)
+
+
+def resume(run: Run, directory: Path, *, at_most: int | None = None) -> Path | None:
+    """Goes on from the newest checkpoint that is whole; returns its path, or None where there is none.
+
+    A damaged one is passed over, and the one before it serves. Those after update `at_most` are left out: the keeper of
+    the records has not heard of them, so going on from there would leave a gap in its curves.
+    """
+    for path in newest_first(directory):
+        if at_most is not None and step_of(path) > at_most:
+            continue
+        try:
+            load_into(run, path)
+        except CheckpointCorrupt:
+            continue
+        return path
+    return None
+
+
+def discard_after(directory: Path, step: int) -> None:
+    """Removes the checkpoints that lie beyond an update: they belong to a past that is about to be lived again."""
+    for path in newest_first(directory):
+        if step_of(path) > step:
+            delete(directory, step_of(path))
+
+
+def step_of(path: Path) -> int:
+    """The number of updates after which the checkpoint at this path was taken."""
+    return int(path.stem.removeprefix("checkpoint-"))
+
+
+def delete(directory: Path, step: int) -> None:
+    """Removes a checkpoint, its JSON first, so that no half of one is ever taken for a whole."""
+    for suffix in (".json", ".safetensors"):
+        (directory / f"checkpoint-{step:09d}{suffix}").unlink(missing_ok=True)
+
+
+def superfluous(saved: list[Saved], keep_last: int) -> list[Saved]:
+    """Those that need not be kept: all but the last `keep_last` and the newest taken at the best epoch."""
+    kept = {s.step for s in saved[-keep_last:]}
+    kept |= {s.step for s in [s for s in saved if s.best][-1:]}
+    return [s for s in saved if s.step not in kept]
+
+
+def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The run's whole state as tensors and as JSON."""
+    optimizer = run.optimizer.state_dict()
+    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, entries in optimizer["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            elif value is not None:
+                plain.setdefault(str(index), {})[key] = value
+    if run.best:
+        tensors |= {f"best.{name}": tensor for name, tensor in run.best.weights.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if run.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(run.device)
+    if run.reports:
+        tensors["epoch.reports"] = torch.stack(run.reports)
+        tensors["epoch.outputs"] = torch.cat(run.outputs)
+    state = {
+        "epoch": run.epoch,
+        "step": run.step,
+        "seconds": run.elapsed,
+        "history": run.history,
+        "best": {"epoch": run.best.epoch, "value": _finite(run.best.value)} if run.best else None,
+        "plateau": asdict(run.plateau),
+        "stopping": {"best": run.stopping_best, "bad_epochs": run.stopping_bad_epochs, "stopped": run.stopped_early},
+        "scaler": run.scaler.state_dict() if run.scaler else None,
+        "optimizer": {"state": plain, "lr": optimizer["param_groups"][0]["lr"]},
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, state
+
+
+def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Undoes `state_of`. Raises KeyError, ValueError or RuntimeError where the state does not fit the run."""
+    run.model.load_state_dict(_under("model.", tensors))
+    entries: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in state["optimizer"]["state"].items()}
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, key = name.split(".", 1)
+        entries.setdefault(int(index), {})[key] = tensor
+    optimizer = run.optimizer.state_dict()
+    run.optimizer.load_state_dict({"state": entries, "param_groups": optimizer["param_groups"]})
+    if state["best"]:
+        weights = {name: tensor.to(run.device) for name, tensor in _under("best.", tensors).items()}
+        value = state["best"]["value"]
+        run.best = Best(state["best"]["epoch"], float("nan") if value is None else value, weights)
+    run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
+    run.history = list(state["history"])
+    run.plateau = PlateauState(**state["plateau"])
+    run.stopping_best, run.stopping_bad_epochs = state["stopping"]["best"], state["stopping"]["bad_epochs"]
+    run.stopped_early = state["stopping"]["stopped"]
+    if run.scaler:
+        run.scaler.load_state_dict(state["scaler"])
+    if "epoch.reports" in tensors:
+        run.reports = list(tensors["epoch.reports"].to(run.device))
+        run.outputs = [tensors["epoch.outputs"].to(run.device)]
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and run.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
+
+
+def spec_hash(run: Run) -> str:
+    """What of a spec a checkpoint depends on: the network, its training and its data; not names, limits or places."""
+    document = run.spec.document()
+    return _hash_of({key: document[key] for key in ("architecture", "training", "data")})
+
+
+def write_atomically(path: Path, data: bytes) -> File:
+    """Writes a file whole or not at all: a temporary name, fsync, rename, fsync of the directory."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return File(path.name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> File:
+    """Writes a safetensors file whole or not at all."""
+    return write_atomically(path, serialise(tensors))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _hash_of(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _finite(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None

@@ -1,0 +1,292 @@
+"""From arrays to batches: the split, the scaling, and the order in which an epoch takes its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.errors import DatasetInvalid, Problem
+from services.training.npz import Arrays
+from services.training.spec import Data, Spec, Split
+
+WINDOW_BYTES = 64 << 20
+"""How much of a shuffled epoch is gathered at once; batches are views of such a window."""
+POOL_BATCHES = 16
+"""Batches of similar length are cut from random pools of this many, so that their company changes every epoch."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What was fitted on the training split: each feature becomes (x - shift) / scale."""
+
+    name: str
+    shift: list[float] | None = None
+    scale: list[float] | None = None
+
+    def document(self) -> dict[str, Any]:
+        return {"name": self.name, "shift": self.shift, "scale": self.scale}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the split, on the CPU: x (samples, time, features), lengths or None where all are full, targets."""
+
+    x: Tensor
+    lengths: Tensor | None
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def pinned(self) -> Part:
+        """In page-locked memory, from which copies to a GPU run beside the computation."""
+        lengths = self.lengths.pin_memory() if self.lengths is not None else None
+        return Part(self.x.pin_memory(), lengths, self.y.pin_memory())
+
+    def to(self, device: torch.device) -> Part:
+        lengths = self.lengths.to(device) if self.lengths is not None else None
+        return Part(self.x.to(device), lengths, self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready for training."""
+
+    train: Part
+    validation: Part | None
+    test: Part | None
+    classes: list[int | str] | None
+    scaling: Scaling
+    input_size: int
+    output_size: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x (batch, time, features) cut to its longest sequence; lengths (batch,) or None where all are equal; targets."""
+
+    x: Tensor
+    lengths: Tensor | None
+    y: Tensor
+
+
+def prepare(arrays: Arrays, spec: Spec) -> Prepared:
+    """Splits and scales a data set as the spec says.
+
+    Raises DatasetInvalid when a part of the split cannot be used.
+    """
+    rows = split_rows(arrays, spec.data.split)
+    scaling = fit_scaling(arrays, rows["train"], spec.data)
+    scaled = _scaled(arrays, scaling)
+    y, classes, output_size = _targets(arrays, spec)
+    parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
+    return Prepared(
+        train=parts["train"],
+        validation=parts["validation"] if len(rows["validation"]) else None,
+        test=parts["test"] if len(rows["test"]) else None,
+        classes=classes,
+        scaling=scaling,
+        input_size=arrays.x.shape[2],
+        output_size=output_size,
+    )
+
+
+def _part(x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: NDArray[np.int64]) -> Part:
+    whole = len(rows) == len(x)
+    chosen = lengths[rows]
+    longest = int(chosen.max()) if len(chosen) else 1
+    index = torch.from_numpy(rows)
+    return Part(
+        x=torch.from_numpy(x[:, :longest] if whole else x[rows, :longest]),
+        lengths=None if bool((chosen == longest).all()) else torch.from_numpy(chosen),
+        y=y if whole else y[index],
+    )
+
+
+def _targets(arrays: Arrays, spec: Spec) -> tuple[Tensor, list[int | str] | None, int]:
+    """Targets as the loss wants them, the sorted labels where there are classes, and the head's width."""
+    loss = spec.training.loss.name if spec.training.loss else None
+    y = arrays.y
+    if y.dtype.kind in "iU" and y.ndim == 1 and loss not in ("mse", "mae", "huber"):
+        labels, indices = np.unique(y, return_inverse=True)
+        if loss == "bce":
+            return torch.from_numpy(indices.astype(np.float32)[:, None]), labels.tolist(), 1
+        return torch.from_numpy(indices.astype(np.int64)), labels.tolist(), len(labels)
+    values = y.astype(np.float32)
+    values = values[:, None] if values.ndim == 1 else values
+    return torch.from_numpy(values), None, values.shape[1]
+
+
+def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:
+    """The rows of each part, ascending. A fraction is drawn from split.seed and never touches rows given elsewhere.
+
+    Raises DatasetInvalid when nothing is left to train on.
+    """
+    given = arrays.split
+    rows: dict[str, NDArray[np.int64]] = {}
+    left = np.arange(len(arrays.x))
+    fractions: dict[str, float] = {}
+    for code, name, fallback in ((2, "test", 0.0), (1, "validation", 0.2)):
+        share = getattr(split, name)
+        marked = np.flatnonzero(given == code) if given is not None else np.array([], dtype=np.int64)
+        if share == "given" or (share is None and len(marked)):
+            rows[name] = marked
+            left = np.setdiff1d(left, marked, assume_unique=True)
+        else:
+            fractions[name] = fallback if share is None else share
+    rng = np.random.default_rng([split.seed, 0x5EED])
+    for name, share in fractions.items():  # the fraction is of all samples, so that it means the same in any order
+        wanted = share * len(arrays.x) if len(fractions) == 2 else share * len(left)
+        rows[name] = _draw(arrays.y, left, wanted, rng, stratify=split.stratify)
+        left = np.setdiff1d(left, rows[name], assume_unique=True)
+    if not len(left):
+        raise DatasetInvalid(
+            "The split leaves nothing to train on.", [Problem("/data/split", "leaves no training samples")]
+        )
+    return {"train": left, "validation": rows["validation"], "test": rows["test"]}
+
+
+def _draw(
+    y: NDArray[Any], rows: NDArray[np.int64], wanted: float, rng: np.random.Generator, *, stratify: bool
+) -> NDArray[np.int64]:
+    """About `wanted` of the rows at random, each class in proportion and none of them whole."""
+    shuffled = rng.permutation(rows)
+    if not stratify or y.dtype.kind == "f" or y.ndim > 1:
+        return np.sort(shuffled[: round(wanted)])
+    share = wanted / max(1, len(rows))
+    chosen, carried = [], 0.0
+    labels = y[shuffled]
+    for label in np.unique(labels):
+        members = shuffled[labels == label]
+        exact = share * len(members) + carried  # what rounding leaves is carried on, so that the total comes right
+        count = min(round(exact), len(members) - 1)
+        carried = exact - count
+        chosen.append(members[: max(0, count)])
+    return np.sort(np.concatenate(chosen)) if chosen else shuffled[:0]
+
+
+def fit_scaling(arrays: Arrays, train: NDArray[np.int64], data: Data) -> Scaling:
+    """Fits shift and scale of each feature on the valid steps of the training rows. A constant feature keeps scale 1."""
+    if data.scaling == "none":
+        return Scaling("none")
+    steps = _valid_steps(arrays.x[train], arrays.lengths[train])
+    if data.scaling == "standard":
+        shift = steps.mean(axis=0, dtype=np.float64)
+        scale = steps.std(axis=0, dtype=np.float64)
+    else:
+        shift = steps.min(axis=0).astype(np.float64)
+        scale = steps.max(axis=0).astype(np.float64) - shift
+    scale = np.where(scale > 0, scale, 1.0)
+    return Scaling(data.scaling, [float(v) for v in shift], [float(v) for v in scale])
+
+
+def _valid_steps(x: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    if int(lengths.min()) == x.shape[1]:
+        return x.reshape(-1, x.shape[2])
+    valid: NDArray[np.float32] = x[np.arange(x.shape[1]) < lengths[:, None]]
+    return valid
+
+
+def _scaled(arrays: Arrays, scaling: Scaling) -> NDArray[np.float32]:
+    if scaling.shift is None:
+        return arrays.x
+    x = (arrays.x - np.asarray(scaling.shift, np.float32)) / np.asarray(scaling.scale, np.float32)
+    x[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0.0  # padding stays zero
+    return x
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of one epoch: the rows of every batch. A function of (seed, epoch), so its state is two integers."""
+
+    batches: list[NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def order_of(
+    epoch: int, *, seed: int, samples: int, batch_size: int, lengths: NDArray[np.int64] | None = None, least: int = 1
+) -> Order:
+    """Draws the batches of an epoch; with lengths, batches of similar length in a random order.
+
+    A last batch of fewer than `least` samples joins the one before it: batch normalisation cannot train on one sample.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    rows = rng.permutation(samples)
+    pool = POOL_BATCHES * batch_size
+    if lengths is not None:
+        pools = [rows[start : start + pool] for start in range(0, samples, pool)]
+        rows = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pools])
+    batches = [rows[start : start + batch_size] for start in range(0, samples, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < least:
+        short = batches.pop()
+        batches[-1] = np.concatenate((batches[-1], short))
+    if lengths is not None:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return Order(batches)
+
+
+def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0) -> Iterator[Batch]:
+    """The batches of an order from number `skip` on, on the device.
+
+    Samples are gathered a window at a time and batches are views of it: one gather serves many small batches.
+    """
+    row_bytes = part.x[0].nbytes if len(part) else 1
+    window: list[NDArray[np.int64]] = []
+    held = 0
+    for rows in order.batches[skip:]:
+        if window and held + len(rows) * row_bytes > WINDOW_BYTES:
+            yield from _gather(part, window, device)
+            window, held = [], 0
+        window.append(rows)
+        held += len(rows) * row_bytes
+    if window:
+        yield from _gather(part, window, device)
+
+
+def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[Batch]:
+    index = torch.from_numpy(np.concatenate(window))
+    sizes = [len(rows) for rows in window]
+    if part.lengths is None:
+        xs, ys = _moved(part, index, device)
+        for x, y in zip(xs.split(sizes), ys.split(sizes), strict=True):
+            yield Batch(x, None, y)
+        return
+    lengths = part.lengths.cpu().numpy()
+    for rows in window:
+        longest = int(lengths[rows].max())
+        uniform = bool((lengths[rows] == longest).all())
+        cut = Part(part.x[:, :longest], part.lengths, part.y)
+        chosen = torch.from_numpy(rows)
+        x, y = _moved(cut, chosen, device)
+        yield Batch(x, None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device), y)
+
+
+def _moved(part: Part, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    if part.x.device == device:
+        index = index.to(device)
+        return part.x.index_select(0, index), part.y.index_select(0, index)
+    x, y = part.x.index_select(0, index).pin_memory(), part.y.index_select(0, index).pin_memory()
+    return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+
+def place(part: Part, device: torch.device) -> Part:
+    """The whole part on a GPU where it takes less than a quarter of the free memory there; else where it is."""
+    if device.type != "cuda":
+        return part
+    free, _ = torch.cuda.mem_get_info(device)
+    return part.to(device) if part.x.nbytes < free / 4 else part
+
+
+def in_order(samples: int, batch_size: int, lengths: NDArray[np.int64] | None = None) -> Order:
+    """Batches for evaluation: every sample once, sorted by length where lengths differ."""
+    rows = np.arange(samples) if lengths is None else np.argsort(lengths, kind="stable")
+    return Order(np.array_split(rows, max(1, math.ceil(samples / batch_size))))

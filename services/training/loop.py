@@ -1,0 +1,389 @@
+"""The training loop: epochs, records, schedules and stopping, around one step that reads from top to bottom.
+
+    run = Run(spec, prepared, device)
+    for epoch in fit(run):          # an Epoch as each one ends, None after every other update
+        ...                         # record, save (checkpoint.save(run)), or break to stop
+
+A run's whole state lives in the Run, so that checkpoint.py can save it after any update and go on exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from services.errors import Diverged
+from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, order_of, place
+from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of
+from services.training.model import SequenceModel
+from services.training.schedule import PlateauState, learning_rate
+from services.training.spec import Optimizer, Plateau, Spec
+
+Epoch = dict[str, float | int | None]
+"""The numbers of one epoch; see `_record`."""
+
+SMALLEST_LOSS_SCALE = 2.0**-14
+UPDATES_BETWEEN_LOOKS = 32
+"""On a GPU the host looks at losses this often; the weights are guarded on the device meanwhile."""
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class Best:
+    """The best epoch so far, by the spec's `best_by`, and its weights."""
+
+    epoch: int
+    value: float
+    weights: dict[str, Tensor]
+
+
+class Run:
+    """One training run: what it is made of, and everything that changes while it trains."""
+
+    def __init__(self, spec: Spec, prepared: Prepared, device: torch.device | str = "cpu") -> None:
+        """`spec` has its loss filled in (spec.check_data). The seed alone decides the initial weights, on any device."""
+        assert spec.training.loss is not None, "check_data() fills in the loss"  # noqa: S101
+        self.spec, self.training, self.device = spec, spec.training, torch.device(device)
+        self.data = prepared
+        torch.manual_seed(self.training.seed)
+        self.model = SequenceModel(spec.architecture, prepared.input_size, prepared.output_size).to(self.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = _optimizer(self.training.optimizer, self.parameters, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.training.precision == "fp16" else None
+        self.train_part = self._placed(prepared.train)
+        self.loss_name = self.training.loss.name
+        self.loss = loss_of(self.training.loss, self.train_part.y.to(self.device), prepared.output_size)
+        self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
+        # A gradient that is not finite raises this flag, and raised it turns every later update into a no-op.
+        self.halted = torch.zeros((), device=self.device)
+        if _guards_on_device(self):
+            self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
+
+        self.epoch = 0  # epochs that have ended
+        self.step = 0  # updates made
+        self.reports: list[Tensor] = []  # of this epoch: (loss, gradient norm before clipping, clipped) an update
+        self.outputs: list[Tensor] = []  # of this epoch: what the network answered in training, batch by batch
+        self.seconds = 0.0  # of this epoch, before the present process took it up
+        self.history: list[Epoch] = []
+        self.best: Best | None = None
+        self.plateau = PlateauState()
+        self.stopping_best: float | None = None
+        self.stopping_bad_epochs = 0
+        self.stopped_early = False
+        self._reported = 0  # updates of this epoch whose reports were taken
+        self._began = time.perf_counter()
+
+    def _placed(self, part: Part) -> Part:
+        return place(part, self.device)
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        return None if self.data.train.lengths is None else self.data.train.lengths.numpy()
+
+    def order(self, epoch: int) -> Order:
+        return order_of(
+            epoch,
+            seed=self.training.seed,
+            samples=len(self.data.train),
+            batch_size=self.training.batch_size,
+            lengths=self.lengths if self.spec.data.bucketing else None,
+            least=2 if self.spec.architecture.batch_norm else 1,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.order(1)) / self.training.accumulation_steps)
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped_early or self.epoch >= self.training.epochs
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """Updates made in the epoch under way."""
+        return len(self.reports)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on the epoch under way, over all processes that worked on it."""
+        return self.seconds + (time.perf_counter() - self._began if self.reports else 0.0)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.training.precision == "float32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.training.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def set_learning_rate(self, total_steps: int) -> float:
+        rate = learning_rate(
+            self.training.lr_schedule,
+            self.training.optimizer.lr,
+            step=self.step,
+            epoch=self.epoch + 1,
+            total_steps=total_steps,
+            plateau=self.plateau,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def take_reports(self) -> tuple[int, list[tuple[float, float]]]:
+        """The (loss, gradient norm) of the updates of this epoch not taken yet, and the number of the first of them.
+
+        Waits for the device. Raises Diverged where one of them is not finite.
+        """
+        first = self.step - self.steps_in_epoch + self._reported + 1
+        fresh = self.reports[self._reported :]
+        self._reported = len(self.reports)
+        values = torch.stack(fresh).tolist() if fresh else []
+        for offset, (loss, grad_norm, _) in enumerate(values):
+            if not math.isfinite(loss) or (self.scaler is None and not math.isfinite(grad_norm)):
+                raise self.diverged(first + offset, loss, grad_norm)
+        return first, [(loss, grad_norm) for loss, grad_norm, _ in values]
+
+    def diverged(self, step: int, loss: float, grad_norm: float) -> Diverged:
+        lr = self.optimizer.param_groups[0]["lr"]
+        return Diverged(epoch=self.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
+
+
+def fit(run: Run) -> Iterator[Epoch | None]:
+    """Trains until the run is finished; yields each epoch's record as it ends, and None after every other update.
+
+    Between two yields nothing is half done: a caller may save a checkpoint, or stop, at any of them. When the loop has run
+    out, the model carries the best weights. Raises Diverged; the weights are then those of before the bad update.
+    """
+    while not run.finished:
+        run._began = time.perf_counter()
+        order = run.order(run.epoch + 1)
+        accumulate = run.training.accumulation_steps
+        steps = math.ceil(len(order) / accumulate)
+        run.model.train()
+        batches = batches_of(run.train_part, order, run.device, skip=run.steps_in_epoch * accumulate)
+        for _ in range(run.steps_in_epoch, steps):
+            rate = run.set_learning_rate(total_steps=steps * run.training.epochs)
+            report = run.step_of_spec(run, list(islice(batches, accumulate)))
+            run.reports.append(report)
+            run.step += 1
+            if run.device.type != "cpu" and run.step % UPDATES_BETWEEN_LOOKS == 0:
+                _look(run)
+            if run.steps_in_epoch < steps:
+                yield None
+        _look(run)
+        yield _end_epoch(run, order, rate)
+    restore_best(run)
+
+
+def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
+    """One update: forward, backward, clip, update. Several batches are one update whose gradient is that of them all.
+
+    Returns (3,) on the device: the loss, the gradient's norm before clipping, and whether it was clipped. On the CPU a loss
+    or norm that is not finite raises Diverged here; on a GPU `run.halted` keeps the weights as they are until the host looks.
+    """
+    t = run.training
+    for parameter in run.parameters:
+        parameter.grad = None
+    samples = sum(len(batch.y) for batch in batches)
+    total = None
+    for batch in batches:
+        with run.autocast():
+            outputs = run.model(batch.x, batch.lengths).float()  # (batch, output_size)
+            loss = run.loss(outputs, batch.y)
+        if len(batches) > 1:
+            loss = loss * (len(batch.y) / samples)
+        (run.scaler.scale(loss) if run.scaler else loss).backward()  # type: ignore[no-untyped-call]
+        run.outputs.append(outputs.detach())
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None, "a step has a batch"  # noqa: S101
+    if run.scaler:
+        run.scaler.unscale_(run.optimizer)  # before the norm is measured: clipping scaled gradients would do nothing
+
+    gradients = [parameter.grad for parameter in run.parameters if parameter.grad is not None]
+    grad_norm = global_norm(gradients)
+    clipped = torch.zeros_like(grad_norm)
+    norm_to_bound = grad_norm
+    if t.max_grad_value is not None:
+        peak = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
+        clipped = (peak > t.max_grad_value).float()
+        torch._foreach_clamp_max_(gradients, t.max_grad_value)
+        torch._foreach_clamp_min_(gradients, -t.max_grad_value)
+        norm_to_bound = global_norm(gradients)
+    if t.max_grad_norm is not None:
+        clipped = torch.maximum(clipped, (norm_to_bound > t.max_grad_norm).float())
+    report = torch.stack((total, grad_norm, clipped))
+
+    if run.device.type == "cpu":  # reading a number costs nothing here
+        loss_value, norm_value, was_clipped = report.tolist()
+        if not math.isfinite(loss_value) or (run.scaler is None and not math.isfinite(norm_value)):
+            raise run.diverged(run.step + 1, loss_value, norm_value)
+        if was_clipped and t.max_grad_norm is not None:
+            scale_to(gradients, norm_to_bound, t.max_grad_norm)
+    else:
+        if t.max_grad_norm is not None:
+            scale_to(gradients, norm_to_bound, t.max_grad_norm)
+        _guard(run, total, grad_norm)
+
+    if run.scaler:
+        run.scaler.step(run.optimizer)  # skips an update whose gradients overflowed
+        run.scaler.update()
+    else:
+        run.optimizer.step()
+    return report
+
+
+def global_norm(gradients: list[Tensor]) -> Tensor:
+    """The 2-norm of all elements together, in the arithmetic of torch.nn.utils.get_total_norm."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def scale_to(gradients: list[Tensor], grad_norm: Tensor, max_grad_norm: float) -> None:
+    """Scales the gradients down to the bound (Pascanu et al. 2013), in the arithmetic of clip_grad_norm_."""
+    torch._foreach_mul_(gradients, (max_grad_norm / (grad_norm + 1e-6)).clamp(max=1.0))
+
+
+def _guard(run: Run, loss: Tensor, grad_norm: Tensor) -> None:
+    """Raises `run.halted` on the device where loss or gradient is not finite, without the host waiting for it."""
+    if run.scaler:
+        return  # the scaler skips such updates by itself
+    run.halted.copy_(torch.maximum(run.halted, (~torch.isfinite(loss + grad_norm)).float()))
+    if not _guards_on_device(run) and bool(run.halted):
+        _look(run)
+
+
+def _guards_on_device(run: Run) -> bool:
+    """The fused optimizers skip an update while `found_inf` is raised (the mechanism of torch's own GradScaler)."""
+    return run.device.type == "cuda" and run.scaler is None and run.training.optimizer.name != "rmsprop"
+
+
+def _look(run: Run) -> None:
+    """Lets the host see whether the run has diverged."""
+    if run.scaler and run.scaler.get_scale() < SMALLEST_LOSS_SCALE:
+        raise run.diverged(run.step, float(run.reports[-1][0]), math.inf)
+    if run.device.type != "cpu":
+        for offset, (loss, grad_norm, _) in enumerate(torch.stack(run.reports).tolist()):
+            if not math.isfinite(loss) or (run.scaler is None and not math.isfinite(grad_norm)):
+                raise run.diverged(run.step - run.steps_in_epoch + offset + 1, loss, grad_norm)
+
+
+def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:
+    record = _record(run, order, rate)
+    run.history.append(record)
+    run.epoch += 1
+    schedule = run.training.lr_schedule
+    watched = record["validation_loss"] if run.data.validation is not None else record["train_loss"]
+    if isinstance(schedule, Plateau) and watched is not None:
+        run.plateau.see(watched, schedule)
+    _keep_best(run, record)
+    run.reports, run.outputs, run.seconds, run._reported = [], [], 0.0, 0
+    return record
+
+
+def _record(run: Run, order: Order, rate: float) -> Epoch:
+    """The numbers of the epoch that has just ended: losses (means over samples), metrics, gradient health, speed."""
+    reports = torch.stack(run.reports).double().cpu()
+    accumulate = run.training.accumulation_steps
+    rows = order.batches
+    sizes = [sum(len(r) for r in rows[i : i + accumulate]) for i in range(0, len(rows), accumulate)]
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    targets = run.train_part.y[torch.from_numpy(np.concatenate(rows)).to(run.train_part.y.device)].to(run.device)
+    train = metrics_of(run.loss_name, torch.cat(run.outputs), targets)
+    validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
+    seconds = run.elapsed
+    norms = reports[:, 1][torch.isfinite(reports[:, 1])]
+    record: Epoch = {
+        "epoch": run.epoch + 1,
+        "train_loss": float((reports[:, 0] * weights).sum() / weights.sum()),
+        "validation_loss": validation.pop("loss", None),
+    }
+    record |= {f"train_{name}": value for name, value in train.items()}
+    record |= {f"validation_{name}": value for name, value in validation.items()}
+    return record | {
+        "lr": rate,
+        "grad_norm_mean": float(norms.mean()) if len(norms) else None,
+        "grad_norm_max": float(norms.max()) if len(norms) else None,
+        "clipped_fraction": float(reports[:, 2].mean()),
+        "seconds": seconds,
+        "samples_per_second": len(run.data.train) / seconds,
+    }
+
+
+def _keep_best(run: Run, record: Epoch) -> None:
+    name = run.training.best_by
+    watched = record.get(f"validation_{name}") if run.data.validation is not None else record.get(f"train_{name}")
+    value = watched if watched is not None else math.nan
+    better = _better(name, value, run.best.value if run.best else None)
+    if better or run.best is None:
+        weights = {key: tensor.detach().clone() for key, tensor in run.model.state_dict().items()}
+        run.best = Best(run.epoch, value, weights)
+    stopping = run.training.early_stopping
+    if stopping is None:
+        return
+    if _better(name, value, run.stopping_best, stopping.min_delta):
+        run.stopping_best, run.stopping_bad_epochs = value, 0
+        return
+    run.stopping_bad_epochs += 1
+    run.stopped_early = run.stopping_bad_epochs >= stopping.patience
+
+
+def _better(name: str, value: float, than: float | None, by: float = 0.0) -> bool:
+    if than is None or math.isnan(than):
+        return not math.isnan(value)
+    return value > than + by if name in HIGHER_IS_BETTER else value < than - by
+
+
+def restore_best(run: Run) -> None:
+    """Puts the best epoch's weights into the model: the best is what one gets, however the run ended."""
+    if run.best is not None:
+        run.model.load_state_dict(run.best.weights)
+
+
+@torch.no_grad()
+def evaluate(run: Run, part: Part) -> dict[str, float | None]:
+    """The loss over a whole part as one batch, and its metrics, with the model as it stands in evaluation mode."""
+    was_training = run.model.training
+    run.model.eval()
+    lengths = None if part.lengths is None else part.lengths.numpy()
+    order = in_order(len(part), max(run.training.batch_size, EVALUATION_BATCH), lengths)
+    answers = []
+    for batch in batches_of(part, order, run.device):
+        with run.autocast():
+            answers.append(run.model(batch.x, batch.lengths).float())
+    outputs = torch.cat(answers)
+    targets = part.y[torch.from_numpy(np.concatenate(order.batches))].to(run.device)
+    run.model.train(was_training)
+    return {"loss": float(run.loss(outputs, targets)), **metrics_of(run.loss_name, outputs, targets)}
+
+
+def _optimizer(chosen: Optimizer, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+    """torch's optimizer of that name; fused where there is one: a single kernel for all parameters."""
+    if chosen.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=chosen.lr,
+            weight_decay=chosen.weight_decay,
+            momentum=chosen.momentum,
+            nesterov=chosen.nesterov,
+            fused=True,
+        )
+    if chosen.name == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters,
+            lr=chosen.lr,
+            weight_decay=chosen.weight_decay,
+            momentum=chosen.momentum,
+            alpha=chosen.alpha,
+            eps=chosen.eps,
+        )
+    kind = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
+    return kind(
+        parameters, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, weight_decay=chosen.weight_decay, fused=True
+    )

@@ -1,0 +1,94 @@
+"""What the outputs of a network are worth: a loss to train on and metrics to judge by.
+
+Every function takes outputs (samples, output_size) as the head gave them, logits or values, and targets as data.py made
+them: class indices (samples,), or floats (samples, output_size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from services.training.spec import Loss
+
+HIGHER_IS_BETTER = frozenset({"accuracy", "macro_f1", "r2"})
+
+
+def loss_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The spec's loss as a function of (outputs, targets), a mean over samples; `targets` are those of training."""
+    if loss.name == "cross_entropy":
+        weights, smoothing = class_weights(loss.class_weights, targets, output_size), loss.label_smoothing
+        if weights is None and not smoothing:
+            return F.cross_entropy
+        return lambda outputs, y: F.cross_entropy(outputs, y, weight=weights, label_smoothing=smoothing)
+    if loss.name == "huber":
+        delta = loss.delta
+        return lambda outputs, y: F.huber_loss(outputs, y, delta=delta)
+    if loss.name == "bce":
+        return F.binary_cross_entropy_with_logits
+    return F.mse_loss if loss.name == "mse" else F.l1_loss
+
+
+def class_weights(chosen: Any, targets: Tensor, classes: int) -> Tensor | None:
+    """(classes,); `balanced` is samples / (classes * samples of the class), as in scikit-learn."""
+    if chosen is None:
+        return None
+    if chosen == "balanced":
+        counts = torch.bincount(targets, minlength=classes).clamp(min=1)
+        return (len(targets) / (classes * counts)).float()
+    return torch.tensor(chosen, dtype=torch.float32, device=targets.device)
+
+
+def metrics_of(loss_name: str, outputs: Tensor, targets: Tensor) -> dict[str, float | None]:
+    """accuracy and macro_f1 for classes; mae, rmse and r2 for values; None where one is not defined."""
+    if not len(outputs):
+        return {}
+    outputs = outputs.float()
+    if loss_name == "cross_entropy":
+        return _classes(outputs.argmax(dim=1), targets, outputs.shape[1])
+    if loss_name == "bce":
+        predicted = (outputs > 0).long()
+        if outputs.shape[1] == 1:
+            return _classes(predicted[:, 0], targets[:, 0].long(), 2)
+        return _labels(predicted, targets.long())
+    return _values(outputs.double(), targets.double())
+
+
+def _classes(predicted: Tensor, targets: Tensor, classes: int) -> dict[str, float | None]:
+    confusion = torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
+    hits = confusion.diagonal()
+    return {
+        "accuracy": float(hits.sum()) / len(targets),
+        "macro_f1": _macro_f1(hits, confusion.sum(dim=0), confusion.sum(dim=1)),
+    }
+
+
+def _labels(predicted: Tensor, targets: Tensor) -> dict[str, float | None]:
+    """Several labels a sample: accuracy counts the samples of which every label is right."""
+    return {
+        "accuracy": float((predicted == targets).all(dim=1).float().mean()),
+        "macro_f1": _macro_f1((predicted & targets).sum(dim=0), predicted.sum(dim=0), targets.sum(dim=0)),
+    }
+
+
+def _macro_f1(hits: Tensor, predicted: Tensor, actual: Tensor) -> float:
+    """The mean F1 of the classes that occur among targets or predictions, as in scikit-learn."""
+    occurring = (predicted + actual) > 0
+    f1 = 2.0 * hits[occurring].double() / (predicted + actual)[occurring]
+    return float(f1.mean()) if len(f1) else 0.0
+
+
+def _values(outputs: Tensor, targets: Tensor) -> dict[str, float | None]:
+    """r2 is that of all target columns together, each against its own mean; None where targets do not vary."""
+    errors = outputs - targets
+    total = (targets - targets.mean(dim=0)).square().sum()
+    return {
+        "mae": float(errors.abs().mean()),
+        "rmse": float(errors.square().mean().sqrt()),
+        "r2": float(1.0 - errors.square().sum() / total) if total > 0 else None,
+    }

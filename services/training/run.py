@@ -1,0 +1,257 @@
+"""One order to train, carried out: data, resuming, training, checkpoints, the result; told as a stream of plain events.
+
+The trainer process sends these events up its pipe, and `python -m services.training` shows them on a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.training import checkpoint, npz
+from services.training.data import Prepared, prepare
+from services.training.loop import Epoch, Run, evaluate, fit, restore_best
+from services.training.npz import Arrays
+from services.training.spec import Spec, check_data, parse
+
+Event = dict[str, Any]
+Stop = Callable[[], str | None]
+
+NEWEST = "newest"
+"""An order's `resume` that asks for the newest checkpoint of its directory, whichever that is."""
+STEPS_EVERY_SECONDS = 0.5
+STEPS_AT_MOST = 500
+
+
+def prepare_process(threads: int | None = None) -> None:
+    """Sets what must be set before torch's first thread starts.
+
+    Flush-to-zero reaches only threads that are started after it; without it the vanishing gradients of long sequences
+    underflow to denormal numbers, on which a CPU is more than ten times slower.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # what cuBLAS and cuDNN RNNs need to be deterministic
+    torch.set_flush_denormal(True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def device_of(name: str = "auto") -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def warm(device: torch.device) -> None:
+    """Takes one tiny training step of each cell: torch's first step in a process costs about a second."""
+    arrays = npz.synthetic(samples=8, length=4, features=3, classes=2, seed=0)
+    for cell in ("rnn", "lstm", "gru"):
+        document = {
+            "architecture": {"cell": cell, "hidden_size": 4},
+            "training": {"epochs": 1},
+            "data": {"synthetic": {}},
+        }
+        spec = check_data(parse(document), npz.summarise(arrays))
+        for _ in fit(Run(spec, prepare(arrays, spec), device)):
+            pass
+
+
+def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
+    """Carries out one order and yields what happens: started, steps, epoch, checkpoint, log, finished or stopped.
+
+    `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
+    or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged, DatasetInvalid,
+    SpecInvalid, OSError.
+    """
+    spec = parse(order["spec"])
+    arrays = read_arrays(spec, Path(order["data"]) if order["data"] else None)
+    spec = check_data(spec, npz.summarise(arrays))
+    if spec.training.deterministic:
+        torch.use_deterministic_algorithms(True)
+    run = Run(spec, prepare(arrays, spec), device_of(order.get("device", "auto")))
+    yield from Telling(run, Path(order["directory"])).events(order.get("resume"), stop)
+
+
+def read_arrays(spec: Spec, path: Path | None) -> Arrays:
+    """The data a spec asks for: read from the path, or drawn."""
+    synthetic = spec.data.synthetic
+    if path is not None:
+        return npz.read(path)
+    assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101
+    return npz.synthetic(synthetic.samples, synthetic.length, synthetic.features, synthetic.classes, synthetic.seed)
+
+
+class Telling:
+    """A run being told: what of it was already said, and which checkpoints it has left on disk."""
+
+    def __init__(self, run: Run, directory: Path) -> None:
+        self.run, self.directory = run, directory
+        self.saved: list[checkpoint.Saved] = []
+        self.saved_at = self.told_at = time.monotonic()
+
+    def events(self, resume: str | None, stop: Stop) -> Iterator[Event]:
+        run = self.run
+        resumed = yield from self._resume(resume)
+        yield self._started(resumed)
+        for epoch in fit(run):
+            now = time.monotonic()
+            if epoch is not None or self._steps_due(now):
+                yield from self._steps(now)
+            if epoch is not None:
+                yield {"event": "epoch", "record": finite(epoch)}
+            reason = stop()
+            if self._checkpoint_due(now, epoch is not None) or reason in ("pause", "drain", "time_limit"):
+                yield from self._steps(now)  # what lies before a checkpoint is told before it
+                yield from self._checkpoint(now)
+            if reason and not run.finished:
+                yield {"event": "stopped", "reason": reason}
+                return
+        if run.step and run.step not in {s.step for s in self.saved}:
+            yield from self._checkpoint(time.monotonic())
+        yield finish(run, self.directory)
+
+    def _resume(self, resume: str | None) -> Iterator[Any]:
+        """Takes up the order's checkpoint, or where that is damaged the newest one before it that is whole."""
+        found = None
+        if resume is not None:
+            at_most = None if resume == NEWEST else checkpoint.step_of(Path(resume))
+            found = checkpoint.resume(self.run, self.directory, at_most=at_most)
+            if found is None:
+                yield _warning("No checkpoint is whole; training starts from the beginning.")
+            elif resume not in (NEWEST, str(found)):
+                yield _warning(f"{Path(resume).name} is damaged or missing; training goes on from {found.name}.")
+        checkpoint.discard_after(self.directory, self.run.step if found else -1)
+        self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]
+        return found
+
+    def _started(self, resumed: Path | None) -> Event:
+        run = self.run
+        return {
+            "event": "started",
+            "epochs": run.training.epochs,
+            "steps_per_epoch": run.steps_per_epoch,
+            "resumed_from": {"epoch": run.epoch, "step": run.step} if resumed else None,
+            "parameters": sum(p.numel() for p in run.parameters),
+            "device": str(run.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def _steps_due(self, now: float) -> bool:
+        """The very first update is told at once, the rest twice a second."""
+        run = self.run
+        fresh = run.steps_in_epoch - run._reported
+        return run.step == 1 or fresh >= STEPS_AT_MOST or now - self.told_at >= STEPS_EVERY_SECONDS
+
+    def _steps(self, now: float) -> Iterator[Event]:
+        self.told_at = now
+        first, reports = self.run.take_reports()
+        if reports:
+            loss, grad_norm = zip(*reports, strict=True)
+            yield {
+                "event": "steps",
+                "first_step": first,
+                "loss": _all_finite(loss),
+                "grad_norm": _all_finite(grad_norm),
+            }
+
+    def _checkpoint_due(self, now: float, epoch_ended: bool) -> bool:
+        run, when = self.run, self.run.spec.checkpoints
+        if when.every_seconds is not None and now - self.saved_at >= when.every_seconds:
+            return True
+        if when.every_steps is not None and run.step % when.every_steps == 0:
+            return True
+        return epoch_ended and when.every_epochs is not None and run.epoch % when.every_epochs == 0
+
+    def _checkpoint(self, now: float) -> Iterator[Event]:
+        saved = checkpoint.save(self.run, self.directory)
+        self.saved_at = now
+        self.saved = [s for s in self.saved if s.step < saved.step] + [saved]
+        yield {
+            "event": "checkpoint",
+            "epoch": saved.epoch,
+            "step": saved.step,
+            "best": saved.best,
+            "files": [asdict(file) for file in saved.files],
+        }
+        for old in checkpoint.superfluous(self.saved, self.run.spec.checkpoints.keep_last):
+            yield {"event": "checkpoint_deleted", "step": old.step}
+            checkpoint.delete(self.directory, old.step)
+            self.saved.remove(old)
+
+
+def _warning(message: str) -> Event:
+    return {"event": "log", "level": "warning", "message": message}
+
+
+def _as_saved(path: Path) -> checkpoint.Saved:
+    step = checkpoint.step_of(path)
+    blank = checkpoint.File(path.name, 0, "")
+    try:
+        state = checkpoint.read(path)["state"]
+    except checkpoint.CheckpointCorrupt:
+        return checkpoint.Saved(step, 0, False, (blank, blank))
+    best = bool(state["best"]) and state["best"]["epoch"] == state["epoch"]
+    return checkpoint.Saved(step, state["epoch"], best, (blank, blank))
+
+
+def finish(run: Run, directory: Path) -> Event:
+    """Writes the result of a run that has ended: the best weights, what they are worth, and the history."""
+    restore_best(run)
+    directory.mkdir(parents=True, exist_ok=True)
+    metrics: dict[str, float | None] = {}
+    for name, part in (("validation", run.data.validation), ("test", run.data.test)):
+        if part is not None:
+            metrics |= {f"{name}_{key}": value for key, value in evaluate(run, part).items()}
+    if run.data.validation is None and run.best is not None:
+        metrics |= _train_metrics(run.history[run.best.epoch - 1])
+    result = {
+        "best_epoch": run.best.epoch if run.best else None,
+        "epochs": run.epoch,
+        "stopped_early": run.stopped_early,
+        "metrics": finite(metrics),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
+    files = [
+        checkpoint.write_tensors(directory / "model.safetensors", weights),
+        _write_json(directory / "model.json", _model_card(run, run.data, result)),
+        _write_json(directory / "history.json", {"epochs": [finite(epoch) for epoch in run.history]}),
+    ]
+    return {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
+
+
+def _train_metrics(epoch: Epoch) -> dict[str, float | None]:
+    return {key: value for key, value in epoch.items() if key.startswith("train_")}
+
+
+def _model_card(run: Run, data: Prepared, result: dict[str, Any]) -> dict[str, Any]:
+    """What one needs beside the weights to use them: how to build the network, and what to do to its input."""
+    return {
+        "format": "loopline-model/1",
+        "spec": run.spec.document(),
+        "input_size": data.input_size,
+        "output_size": data.output_size,
+        "classes": data.classes,
+        "scaling": data.scaling.document(),
+        **result,
+    }
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> checkpoint.File:
+    return checkpoint.write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+
+
+def finite(values: Epoch) -> Epoch:
+    """The same numbers with None for those that JSON cannot hold."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in values.items()}
+
+
+def _all_finite(values: tuple[float, ...]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
