@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from flask import Response, request, send_file
+
+from services.errors import NotFound
 
 CHUNK_BYTES = 1 << 18
 DATED = (1980, 1, 1, 0, 0, 0)  # equal files make equal zips
@@ -55,28 +58,39 @@ def zip_response(filename: str, files: Sequence[Mapping[str, Any]], paths: Seque
 
     All are opened before the first byte leaves, so a download ends whole even when its job is deleted meanwhile.
     """
-    with ExitStack() as stack:
-        handles = [stack.enter_context(path.open("rb")) for path in paths]
-        sources = [(str(file["name"]), handle, int(file["bytes"])) for file, handle in zip(files, handles, strict=True)]
-        response = Response(zipped(sources), mimetype="application/zip")  # passed through, it would not be closed
-        response.call_on_close(stack.pop_all().close)
+    response = Response(mimetype="application/zip")
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.set_etag(hashlib.sha256("".join(str(file["sha256"]) for file in files).encode()).hexdigest())
-    return _as_flask(response.make_conditional(request))
+    response.make_conditional(request)
+    del response.content_length  # of the empty body so far
+    if response.status_code != HTTPStatus.NOT_MODIFIED and request.method != "HEAD":  # nobody would close the files
+        with ExitStack() as stack, _present():
+            handles = [stack.enter_context(path.open("rb")) for path in paths]
+            sources = [(file["name"], handle, file["bytes"]) for file, handle in zip(files, handles, strict=True)]
+            response.response = zipped(sources)
+            response.call_on_close(stack.pop_all().close)
+    return response
 
 
 def file_response(filename: str, file: Mapping[str, Any], path: Path) -> Response:
     """One recorded file, in whole or by range; 304 where the client has it."""
-    return send_file(
-        path,
-        mimetype=MEDIA_TYPES[path.suffix],
-        as_attachment=True,
-        download_name=filename,
-        etag=str(file["sha256"]),
-        conditional=True,
-    )
-
-
-def _as_flask(response: object) -> Response:
-    assert isinstance(response, Response)  # noqa: S101  (make_conditional returns what it was called on)
+    with _present():
+        response = send_file(
+            path,
+            mimetype=MEDIA_TYPES[path.suffix],
+            as_attachment=True,
+            download_name=filename,
+            etag=str(file["sha256"]),
+            conditional=True,
+        )
+    if response.status_code == HTTPStatus.NOT_MODIFIED or request.method == "HEAD":
+        response.close()  # nobody reads the file, so nobody would close it
     return response
+
+
+@contextmanager
+def _present() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f"The file {Path(error.filename).name} is recorded and no longer in the storage.") from error

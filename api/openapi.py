@@ -54,21 +54,26 @@ class Api(OpenAPI):
             validation_error_callback=errors.parameters_invalid,
         )
         self.openapi_version = "3.1.0"
+        self.json.sort_keys = False  # type: ignore[attr-defined]
 
     def generate_spec_json(self) -> None:
         super().generate_spec_json()  # type: ignore[no-untyped-call]
         schemas = self.spec_json["components"]["schemas"]
-        schemas |= definitions(Spec)
+        schemas |= _spec_schemas()
+        spec = schemas["Job"]["properties"]["spec"]  # a plain dict in the answer's model: it was validated when it came
+        schemas["Job"]["properties"]["spec"] = {"$ref": SCHEMAS + "Spec", "description": spec["description"]}
         for path in self.spec_json["paths"].values():
             for operation in path.values():
                 operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
 
 
-def definitions(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema and those it refers to, by name, as pydantic wrote them."""
-    schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
-    inner: dict[str, Any] = schema.pop("$defs", {})
-    return {**inner, model.__name__: schema}
+def _spec_schemas() -> dict[str, Any]:
+    """The schemas of a spec, by name, as pydantic wrote them; what a preset may fill in is not required."""
+    schema = Spec.model_json_schema(ref_template=SCHEMAS + "{model}")
+    inner: dict[str, Any] = schema.pop("$defs")
+    schema["required"] = ["data"]
+    inner["Architecture"].pop("required")
+    return {**inner, "Spec": schema}
 
 
 def blueprint(name: str, import_name: str, *, prefix: str, about: str) -> APIBlueprint:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from services.datasets import check_name
 from services.errors import BadRequest
-from services.training.spec import Spec
 
 T = TypeVar("T")
 MAX_INTEGER = 2**31 - 1
@@ -32,7 +30,7 @@ SPEC_EXAMPLE: dict[str, Any] = {
     "training": {
         "epochs": 20,
         "batch_size": 64,
-        "loss": "cross_entropy",
+        "loss": {"name": "cross_entropy"},
         "optimizer": {"name": "adam", "lr": 1e-3, "weight_decay": 1e-5},
         "max_grad_norm": 1.0,
         "lr_schedule": {"name": "constant"},
@@ -51,13 +49,6 @@ PRESET_EXAMPLE: dict[str, Any] = {
     "training": {"epochs": 5},
     "data": {"synthetic": {"samples": 1000, "length": 50, "features": 10, "classes": 2}},
 }
-
-
-class _SpecShaped:
-    """Documents a plain dict as a Spec, which it was when the job was accepted."""
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(Spec.__pydantic_core_schema__)
 
 
 class Answer(BaseModel):
@@ -160,7 +151,7 @@ class Job(Answer):
     progress: Progress
     best: Best | None
     result: Result | None
-    spec: Annotated[dict[str, Any], _SpecShaped()]
+    spec: dict[str, Any]
     """As asked for, with its preset and every default filled in."""
     cancel_requested: bool
     created_at: datetime

@@ -1,0 +1,124 @@
+"""An API on a database and a folder of its own, with a doorbell that remembers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from api.service import Service
+from services import db, jobs
+from services.jobs import Lease
+from services.queue import FakeDoorbell
+from services.settings import Settings
+
+SPEC: dict[str, Any] = {
+    "name": "try",
+    "architecture": {"cell": "gru", "hidden_size": 4},
+    "training": {"epochs": 3},
+    "data": {"synthetic": {"samples": 20, "length": 5, "features": 2, "classes": 2}},
+    "tags": {"team": "speech"},
+}
+
+
+@pytest.fixture
+def bell() -> FakeDoorbell:
+    return FakeDoorbell()
+
+
+@pytest.fixture
+def make_app(data_dir: Path, bell: FakeDoorbell) -> Iterator[Callable[..., Flask]]:
+    """A factory of apps on a migrated database; further arguments are settings."""
+    made: list[Flask] = []
+
+    def make(database_url: str, **settings: Any) -> Flask:
+        app = create_app(Settings(data_dir=data_dir, database_url=database_url, **settings), bell=bell)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["loopline"].engine.dispose()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask], sqlite_url: str) -> Flask:
+    """An API on SQLite."""
+    return make_app(sqlite_url)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def service(app: Flask) -> Service:
+    found: Service = app.extensions["loopline"]
+    return found
+
+
+@pytest.fixture
+def spec() -> dict[str, Any]:
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in SPEC.items()}
+
+
+@pytest.fixture
+def queued_job(client: FlaskClient, spec: dict[str, Any]) -> dict[str, Any]:
+    """A job as the API answered it."""
+    answer: dict[str, Any] = client.post("/v1/jobs", json=spec).get_json()
+    return answer
+
+
+@pytest.fixture
+def running_job(service: Service, queued_job: dict[str, Any]) -> Lease:
+    """The lease of a job whose trainer has begun: 3 epochs of 4 steps."""
+    with db.session_scope(service.engine) as session:
+        job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+        assert job is not None
+        jobs.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={"device": "cpu", "threads": 1})
+    return Lease.of(job)
+
+
+def put_file(service: Service, job_id: str, name: str, content: bytes) -> dict[str, Any]:
+    """A file of a job as a trainer leaves it, and its record."""
+    service.storage.job_dir(job_id)
+    service.storage.job_file(job_id, name).write_bytes(content)
+    return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+MODEL_FILES = {
+    "model.safetensors": bytes(range(256)) * 4096,
+    "model.json": b'{"spec": {}}',
+    "history.json": b'{"epochs": []}',
+}
+
+
+@pytest.fixture
+def trained_job(service: Service, running_job: Lease) -> str:
+    """The id of a job that has run to its end: records, a checkpoint, a model."""
+    lease = running_job
+    with db.session_scope(service.engine) as session:
+        for epoch in (1, 2, 3):
+            record = {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": 2 / epoch, "macro_f1": float("nan")}
+            first = 4 * (epoch - 1) + 1
+            jobs.record_steps(session, lease, first, [1.0, float("nan"), 0.5, None], [0.1, 0.2, float("inf"), 0.4])
+            jobs.record(session, lease, record)
+        names = ("checkpoint-000000012.json", "checkpoint-000000012.safetensors")
+        files = [put_file(service, lease.job_id, name, name.encode() * 1000) for name in names]
+        jobs.checkpoint(session, lease, epoch=3, step=12, best=True, files=files)
+        model = [put_file(service, lease.job_id, name, content) for name, content in MODEL_FILES.items()]
+        result = {
+            "best_epoch": 3,
+            "epochs": 3,
+            "stopped_early": False,
+            "metrics": {"validation_loss": 0.66, "test_loss": None},
+        }
+        jobs.succeed(session, lease, result, model)
+    return lease.job_id

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from api.service import Service
+
+NPZ = "application/octet-stream"
+
+
+def npz(**arrays: object) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+    return file.getvalue()
+
+
+def leftovers(service: Service) -> list[Path]:
+    folder = service.settings.data_dir
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".npz"]
+
+
+def test_an_uploaded_data_set_is_described_and_found(client: FlaskClient, vowels: Path) -> None:
+    answer = client.post("/v1/datasets?name=vowels", data=vowels.read_bytes(), content_type=NPZ)
+    dataset = answer.get_json()
+    assert answer.status_code == 201
+    assert (dataset["samples"], dataset["features"], dataset["target"]) == (640, 12, "classes")
+    assert (dataset["min_length"], dataset["max_length"], len(dataset["classes"])) == (7, 29, 9)
+    for known in (dataset["id"], "vowels", "vowels@1", "vowels@latest"):
+        assert client.get(f"/v1/datasets/{known}").get_json() == dataset
+    assert answer.headers["Location"] == f"/v1/datasets/{dataset['id']}"
+
+
+def test_the_same_content_is_the_same_version_and_other_content_the_next(
+    client: FlaskClient, npz_bytes: Callable[..., bytes]
+) -> None:
+    first = client.post("/v1/datasets?name=toy", data=npz_bytes(0), content_type=NPZ)
+    again = client.post("/v1/datasets?name=toy", data=npz_bytes(0), content_type="application/zip")
+    other = client.post("/v1/datasets?name=toy", data=npz_bytes(1), content_type=NPZ)
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 201)
+    assert again.get_json() == first.get_json()
+    assert other.get_json()["version"] == 2
+
+
+def test_a_form_upload_is_the_same_as_a_raw_one(
+    client: FlaskClient, service: Service, npz_bytes: Callable[..., bytes]
+) -> None:
+    raw = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ).get_json()
+    form = {"file": (io.BytesIO(npz_bytes()), "../../../etc/passwd")}
+    answer = client.post("/v1/datasets?name=toy", data=form)
+    assert (answer.status_code, answer.get_json()) == (200, raw)
+    assert client.post("/v1/datasets?name=toy", data={"other": "x"}).status_code in (400, 415)
+    assert client.post(
+        "/v1/datasets?name=toy", data={"data": (io.BytesIO(b"x"), "x")}, content_type="multipart/form-data"
+    ).get_json()["errors"] == [{"pointer": "/file", "detail": "send the .npz as the form's field `file`"}]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": [[1.0, np.nan], [1.0, 2.0], [np.inf, 0.0]], "y": [0, 1, 0]}, "rows 0 and 2"),
+        ({"x": np.ones((3, 4)), "y": [0, 1, 0], "lengths": [4, 0, 4]}, "row 1"),
+        ({"x": np.ones((3, 4)), "y": [0, 1]}, "2 rows"),
+        ({"x": np.array([[object()]]), "y": [0]}, "object"),
+        ({"y": [0, 1]}, "x"),
+    ],
+)
+def test_a_wrong_data_set_is_422_and_says_which_rows(
+    client: FlaskClient, service: Service, arrays: dict[str, object], said: str
+) -> None:
+    answer = client.post("/v1/datasets?name=toy", data=npz(**arrays), content_type=NPZ)
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "dataset_invalid")
+    assert said in " ".join(one["detail"] for one in answer.get_json()["errors"])
+    assert client.get("/v1/datasets").get_json()["data"] == []
+    assert [path for path in leftovers(service) if path.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize("body", [b"", b"PK", b"x" * 1000, b"\x80\x04."])
+def test_what_is_no_npz_is_422(client: FlaskClient, body: bytes) -> None:
+    answer = client.post("/v1/datasets?name=toy", data=body, content_type=NPZ)
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "dataset_invalid")
+
+
+@pytest.mark.parametrize("name", ["", "../../x", "C:\\x", "x" * 300, "a b", "A", "é", "a@1", "a/b", "%00"])
+def test_a_name_that_is_none_is_refused(client: FlaskClient, npz_bytes: Callable[..., bytes], name: str) -> None:
+    answer = client.post("/v1/datasets", query_string={"name": name}, data=npz_bytes(), content_type=NPZ)
+    assert (answer.status_code, answer.get_json()["errors"][0]["pointer"]) == (400, "/query/name")
+    assert "a-z" in answer.get_json()["errors"][0]["detail"]
+
+
+def test_an_upload_without_a_name_is_refused(client: FlaskClient) -> None:
+    assert client.post("/v1/datasets", data=b"", content_type=NPZ).status_code == 400
+
+
+@pytest.mark.parametrize("media", ["application/json", "text/plain", ""])
+def test_an_upload_of_another_type_is_415(client: FlaskClient, media: str) -> None:
+    assert client.post("/v1/datasets?name=toy", data=b"{}", content_type=media).status_code == 415
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_an_upload_over_the_limit_is_413_and_leaves_nothing(
+    make_app: Callable[..., Flask], sqlite_url: str, npz_bytes: Callable[..., bytes], terminated: bool
+) -> None:
+    app = make_app(sqlite_url, max_upload_bytes=100, max_body_bytes=50)
+    body = npz_bytes(samples=10_000)
+    length = {} if terminated else {"content_length": len(body)}
+    answer = app.test_client().post(
+        "/v1/datasets?name=toy",
+        input_stream=io.BytesIO(body),
+        content_type=NPZ,
+        environ_overrides={"wsgi.input_terminated": True},
+        **length,
+    )
+    assert (answer.status_code, answer.get_json()["code"]) == (413, "too_large")
+    assert list(app.extensions["loopline"].settings.data_dir.rglob("*.part")) == []
+
+
+def test_a_data_set_over_the_expanded_limit_is_422(make_app: Callable[..., Flask], sqlite_url: str) -> None:
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.zeros((1000, 100, 10)), y=np.arange(1000) % 2)
+    client = make_app(sqlite_url, max_dataset_bytes=1_000_000).test_client()
+    answer = client.post("/v1/datasets?name=toy", data=file.getvalue(), content_type=NPZ)
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "dataset_invalid")
+
+
+def test_data_sets_are_listed_newest_first(client: FlaskClient, npz_bytes: Callable[..., bytes]) -> None:
+    for seed, name in enumerate(["a", "b", "a"]):
+        client.post(f"/v1/datasets?name={name}", data=npz_bytes(seed), content_type=NPZ)
+    page = client.get("/v1/datasets?limit=2").get_json()
+    assert [(one["name"], one["version"]) for one in page["data"]] == [("a", 2), ("b", 1)]
+    assert page["has_more"]
+    rest = client.get(f"/v1/datasets?after={page['data'][-1]['id']}").get_json()
+    assert [(one["name"], one["version"]) for one in rest["data"]] == [("a", 1)]
+    assert len(client.get("/v1/datasets?name=b").get_json()["data"]) == 1
+
+
+@pytest.mark.parametrize("name", ["nothing", "ds_" + "0" * 26, "a@b", "%00", "..", "a@0", "a" * 500])
+def test_an_unknown_data_set_is_404(client: FlaskClient, name: str) -> None:
+    answer = client.get(f"/v1/datasets/{name}")
+    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+
+
+def test_an_upload_on_postgresql(
+    make_app: Callable[..., Flask], postgresql_url: str, npz_bytes: Callable[..., bytes]
+) -> None:
+    client = make_app(postgresql_url).test_client()
+    assert client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ).status_code == 201
+    assert client.get("/v1/datasets/toy").get_json()["class_counts"] == [6, 6]
+
+
+def test_a_zip_that_is_no_data_set_is_422(client: FlaskClient) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("../../evil.npy", b"x")
+    assert client.post("/v1/datasets?name=toy", data=file.getvalue(), content_type=NPZ).status_code == 422

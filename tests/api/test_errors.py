@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import gzip
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from api import errors as table
+from services import errors
+
+
+def test_every_error_of_ours_has_a_status_in_the_table() -> None:
+    assert table.status_of(errors.JobNotFound) == 404
+    assert table.status_of(errors.SpecInvalid) == table.status_of(errors.IdempotencyConflict) == 422
+    assert table.status_of(errors.BadRequest) == 400
+    assert table.status_of(errors.IllegalMove) == table.status_of(errors.IdempotencyInFlight) == 409
+    assert table.status_of(errors.SchemaMismatch) == 503
+    assert table.status_of(errors.Diverged) == 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "no_such_route"),
+        ("POST", "/v1/nowhere", 404, "no_such_route"),
+        ("DELETE", "/v1/jobs", 405, "method_not_allowed"),
+        ("GET", "/v1/jobs?limit=0", 400, "bad_request"),
+        ("GET", "/v1/datasets/nothing", 404, "dataset_not_found"),
+        ("POST", "/v1/jobs", 415, "unsupported_media_type"),
+    ],
+)
+def test_every_problem_is_a_problem_document(
+    client: FlaskClient, method: str, path: str, status: int, code: str
+) -> None:
+    answer = client.open(path, method=method)
+    problem = answer.get_json()
+    assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
+    assert set(problem) == {"type", "title", "status", "detail", "code", "request_id", "errors"}
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:loopline:problem:{code}")
+    assert problem["request_id"] == answer.headers["X-Request-Id"]
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
+    assert set(client.delete("/v1/jobs").headers["Allow"].split(", ")) == {"GET", "HEAD", "POST", "OPTIONS"}
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("limit=0", "/query/limit"),
+        ("limit=101", "/query/limit"),
+        ("limit=ten", "/query/limit"),
+        ("limit=" + "9" * 5000, "/query/limit"),
+        ("limit=NaN", "/query/limit"),
+        ("status=done", "/query/status"),
+        ("tag=speech", "/query/tag"),
+        ("name=%00", "/query/name"),
+        ("after=", "/query/after"),
+        ("stauts=queued", "/query/stauts"),
+    ],
+)
+def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: str) -> None:
+    answer = client.get(f"/v1/jobs?{query}")
+    assert (answer.status_code, [one["pointer"] for one in answer.get_json()["errors"]]) == (400, [pointer])
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "soon"])
+def test_a_wrong_wait_is_refused(client: FlaskClient, queued_job: dict[str, Any], wait: str) -> None:
+    assert client.get(f"{queued_job['links']['self']}?wait={wait}").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"a": 1,', "line 1, column"),
+        ('{\n"a": 1\n"b": 2}', "line 3, column 1"),
+        ("", "JSON"),
+        ("[]", "list"),
+        ('"text"', "mapping"),
+        ("5", "mapping"),
+        ("null", "nothing"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ("[" * 10_000 + "]" * 10_000, "deep"),
+        ('{"a":' * 10_000 + "1" + "}" * 10_000, "deep"),
+        (b'{"a": "\xff"}', "UTF-8"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": "\x00"}', "NUL"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_400_and_says_where(client: FlaskClient, body: str | bytes, said: str) -> None:
+    began = time.monotonic()
+    answer = client.post("/v1/jobs", data=body, content_type="application/json")
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request")
+    assert said in answer.get_json()["errors"][0]["detail"]
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    "body", ["a: &x 1\nb: *x", "a: !!python/object/apply:os.getcwd []", "- " * 10_000, "a: 1\na: 2", "{" * 10_000]
+)
+def test_yaml_that_plays_tricks_is_refused(client: FlaskClient, body: str) -> None:
+    began = time.monotonic()
+    assert client.post("/v1/jobs", data=body, content_type="application/yaml").status_code in (400, 422)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    "media",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/xml"],
+)
+def test_a_body_of_another_type_is_415_and_says_which_are_read(client: FlaskClient, media: str) -> None:
+    answer = client.post("/v1/jobs", data=b"{}", content_type=media)
+    assert answer.status_code == 415
+    assert "application/json" in answer.get_json()["detail"]
+
+
+def test_a_compressed_body_is_refused_unread(client: FlaskClient) -> None:
+    bomb = gzip.compress(b" " * 10_000_000)
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    answer = client.post("/v1/jobs", data=bomb, headers=headers)
+    assert (answer.status_code, answer.get_json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_body_over_the_limit_is_413_sent_whole_or_in_chunks(
+    make_app: Callable[..., Flask], sqlite_url: str, tmp_path: Path
+) -> None:
+    client = make_app(sqlite_url, max_body_bytes=1000).test_client()
+    answer = client.post("/v1/jobs", data=b" " * 1001, content_type="application/json")
+    assert (answer.status_code, answer.get_json()["code"]) == (413, "too_large")
+    (tmp_path / "body").write_bytes(b" " * 1001)
+    with (tmp_path / "body").open("rb") as stream:
+        answer = client.post(
+            "/v1/jobs",
+            input_stream=stream,
+            content_type="application/json",
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+    assert (answer.status_code, answer.get_json()["code"]) == (413, "too_large")
+
+
+def test_a_request_id_is_echoed_when_it_is_one_and_minted_otherwise(client: FlaskClient) -> None:
+    assert client.get("/v1/presets", headers={"X-Request-Id": "my-id:7"}).headers["X-Request-Id"] == "my-id:7"
+    for strange in ("", "a b", "x" * 200, "é", "<script>", '"', "_x"):
+        minted = client.get("/v1/presets", headers={"X-Request-Id": strange}).headers["X-Request-Id"]
+        assert re.fullmatch(r"req_[0-9a-f]{32}", minted)
+
+
+def test_every_answer_keeps_browsers_careful(client: FlaskClient) -> None:
+    for path in ("/v1/presets", "/docs", "/nowhere"):
+        answer = client.get(path)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert "Cache-Control" in answer.headers
+
+
+def test_a_database_that_is_locked_is_503_with_retry_after(
+    make_app: Callable[..., Flask], sqlite_url: str, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.db.BUSY_SECONDS", 0.1)
+    client = make_app(sqlite_url).test_client()
+    holder = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    answer = client.post("/v1/jobs", json=spec)
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    holder.close()
+    assert client.post("/v1/jobs", json=spec).status_code == 202
+
+
+def test_an_unforeseen_error_is_a_problem_that_gives_nothing_away(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr("services.jobs.list", broken)
+    answer = client.get("/v1/jobs")
+    assert (answer.status_code, answer.get_json()["code"]) == (500, "internal")
+    assert b"secret" not in answer.data
+    assert "ZeroDivisionError: secret" in caplog.text
