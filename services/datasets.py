@@ -128,7 +128,7 @@ def check_name(name: str) -> None:
 
 def _insert(session: Session, name: str, incoming: Incoming, content: DatasetSummary) -> Dataset:
     newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.name == name))
-    dataset = Dataset(
+    insert = sa.insert(Dataset).values(
         id=new_id("ds"),
         name=name,
         version=(newest or 0) + 1,
@@ -137,9 +137,7 @@ def _insert(session: Session, name: str, incoming: Incoming, content: DatasetSum
         summary=content.model_dump(mode="json"),
         created_at=now(),
     )
-    session.add(dataset)
-    session.flush()
-    return dataset
+    return session.scalars(insert.returning(Dataset)).one()
 
 
 def _visible() -> sa.Select[Dataset]:

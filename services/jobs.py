@@ -175,7 +175,7 @@ def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], datase
     if dataset_id is not None:
         _hold_dataset(session, dataset_id)
     limits = spec.limits
-    job = Job(
+    insert = sa.insert(Job).values(
         id=new_id("job"),
         name=spec.name,
         status=Status.QUEUED,
@@ -192,8 +192,7 @@ def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], datase
         created_at=now(),
         updated_at=now(),
     )
-    session.add(job)
-    session.flush()
+    job = session.scalars(insert.returning(Job)).one()
     _note(session, job, None)
     return job
 

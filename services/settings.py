@@ -11,16 +11,23 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-
-MIB = 1024 * 1024
-
 
 def _secret(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _readable(path: Path) -> Path:
+    _secret(path)
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+SecretFile = Annotated[Path, AfterValidator(_readable)]
+
+MIB = 1024 * 1024
 
 
 def _database_url(settings: dict[str, Any]) -> str:
@@ -49,10 +56,10 @@ class Settings(BaseSettings):
         description="The folder that holds everything: the SQLite database, data sets, checkpoints and models. "
         "Example: /srv/loopline",
     )
-    database_url_file: Path | None = Field(
+    database_url_file: SecretFile | None = Field(
         default=None, description="A file that holds the database URL, instead of LOOPLINE_DATABASE_URL."
     )
-    broker_url_file: Path | None = Field(
+    broker_url_file: SecretFile | None = Field(
         default=None, description="A file that holds the broker URL, instead of LOOPLINE_BROKER_URL."
     )
     database_url: str = Field(

@@ -69,6 +69,11 @@ def test_a_new_job_is_queued_and_keeps_its_spec_resolved_and_as_sent(
     assert job.created_at == pytest.approx(session.scalar(sa.select(db.now())), abs=30)
 
 
+def test_a_new_job_can_be_read_when_its_session_is_gone(queued_job: Job) -> None:
+    assert queued_job.created_at == pytest.approx(queued_job.updated_at, abs=1)
+    assert (queued_job.queue_deadline, queued_job.not_before) == (None, 0.0)
+
+
 def test_ids_sort_by_age(session: Session, make_job: Callable[..., Job]) -> None:
     made = [make_job().id for _ in range(5)]
     assert made == sorted(made)

@@ -1,0 +1,128 @@
+"""Many at once: claims, cancels, and a long queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.jobs import Lease
+from services.orm import Job, new_id
+
+T = TypeVar("T")
+
+
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Run the calls in threads that start together."""
+    together = threading.Barrier(len(calls))
+
+    def one(call: Callable[[], T]) -> T:
+        together.wait(10)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(one, call) for call in calls]]
+
+
+def take(engine: Engine) -> str | None:
+    with db.session_scope(engine) as session:
+        job = jobs.claim(session, "default", worker="w", lease_seconds=60)
+        return job.id if job else None
+
+
+def test_fifty_claims_of_one_job_have_one_winner(engine: Engine, queued_job: Job) -> None:
+    won = at_once([lambda: take(engine)] * 50)
+    assert sorted(won, key=str) == [None] * 49 + [queued_job.id]
+    with db.read_scope(engine) as session:
+        job = jobs.get(session, queued_job.id)
+        assert (job.status, job.attempt) == ("running", 1)
+        assert len(jobs.transitions(session, job.id)) == 2
+
+
+def test_claims_at_once_each_get_another_job(engine: Engine, make_job: Callable[..., Job]) -> None:
+    made = {make_job().id for _ in range(10)}
+    assert set(at_once([lambda: take(engine)] * 10)) == made
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_a_cancel_against_a_claim_and_its_end_has_one_outcome(engine: Engine, make_job: Any, round_: int) -> None:
+    job_id = make_job().id
+
+    def cancel() -> None:
+        with db.session_scope(engine) as session:
+            jobs.cancel(session, job_id)
+
+    def run() -> None:
+        if take(engine) is None:
+            return
+        with db.session_scope(engine) as session:
+            if jobs.renew(session, Lease(job_id, 1), 60).cancel:
+                jobs.cancelled(session, Lease(job_id, 1))
+            else:
+                jobs.succeed(session, Lease(job_id, 1), {}, [])
+
+    at_once([cancel, run])
+    with db.read_scope(engine) as session:
+        moves = [row.to_status for row in jobs.transitions(session, job_id)]
+        assert sum(status in jobs.TERMINAL for status in moves) == 1
+        assert moves[-1] == jobs.get(session, job_id).status in {"cancelled", "succeeded"}
+
+
+def test_schedulers_at_once_expire_each_job_once(engine: Engine, make_job: Callable[..., Job]) -> None:
+    made = {make_job().id for _ in range(6)}
+    for _ in made:
+        take(engine)
+    with db.session_scope(engine) as session:
+        session.execute(sa.update(Job).values(lease_until=db.now() - 1))
+
+    def expire() -> Sequence[str]:
+        with db.session_scope(engine) as session:
+            return jobs.expire(session)
+
+    moved = [job_id for found in at_once([expire] * 4) for job_id in found]
+    assert sorted(moved) == sorted(made)
+
+
+@pytest.fixture
+def long_queue(engine: Engine, queued_job: Job) -> Engine:
+    """10,000 queued jobs, and 2,000 that have ended."""
+    with db.session_scope(engine) as session:
+        columns = {column.name: getattr(queued_job, column.name) for column in Job.__table__.columns}
+        for status, count in (("queued", 10_000), ("succeeded", 2_000)):
+            rows = [columns | {"id": new_id("job"), "status": status, "priority": n % 7} for n in range(count)]
+            session.execute(sa.insert(Job), rows)
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("ANALYZE jobs"))
+    return engine
+
+
+def test_a_long_queue_costs_nothing(long_queue: Engine, queued_job: Job) -> None:
+    plans = []
+
+    @sa.event.listens_for(long_queue, "before_cursor_execute")
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("UPDATE jobs SET status"):
+            prefix = "EXPLAIN QUERY PLAN " if long_queue.dialect.name == "sqlite" else "EXPLAIN "
+            cursor.execute(prefix + statement, parameters)
+            plans.append(" ".join(str(row) for row in cursor.fetchall()))
+
+    assert take(long_queue) is not None
+    sa.event.remove(long_queue, "before_cursor_execute", explain)
+    assert "ix_jobs_queued" in plans[0]
+    assert not any(word in plans[0].upper() for word in ("SEQ SCAN", "SCAN JOBS", "SORT", "TEMP B-TREE"))
+
+    began = time.perf_counter()
+    for _ in range(20):
+        assert take(long_queue) is not None
+    assert (time.perf_counter() - began) / 20 < 0.05  # 1 to 5 ms here; a scan of the queue would be ten times that
+    with db.read_scope(long_queue) as session:
+        assert jobs.position(session, queued_job) is not None
+        assert jobs.waiting(session) == ["default"]

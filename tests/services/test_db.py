@@ -1,0 +1,143 @@
+"""Engines and transactions: who may write, who waits, and what a failure is called."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
+
+from services import db, jobs
+from services.errors import Unavailable
+from services.orm import Job
+
+
+def priority(engine: Engine, job_id: str) -> int:
+    with db.read_scope(engine) as session:
+        return jobs.get(session, job_id).priority
+
+
+def test_a_scope_commits_at_its_end_and_rolls_back_on_an_error(engine: Engine, queued_job: Job) -> None:
+    with db.session_scope(engine) as session:
+        jobs.get(session, queued_job.id).priority = 5
+    with pytest.raises(ZeroDivisionError), db.session_scope(engine) as session:
+        jobs.get(session, queued_job.id).priority = 1 // 0
+    assert priority(engine, queued_job.id) == 5
+
+
+def test_a_reader_cannot_write(engine: Engine, queued_job: Job) -> None:
+    with pytest.raises((Unavailable, DBAPIError)), db.read_scope(engine) as session:
+        session.execute(sa.update(Job).values(priority=9))
+    assert priority(engine, queued_job.id) == 0
+    with db.session_scope(engine) as session:  # the same connection may write again
+        session.execute(sa.update(Job).values(priority=9))
+    assert priority(engine, queued_job.id) == 9
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # with SQLite's journal a writer waits instead
+def test_a_reader_sees_one_snapshot(engine: Engine, queued_job: Job) -> None:
+    with db.read_scope(engine) as reader:
+        before = jobs.revision(reader, queued_job.id)
+        with db.session_scope(engine) as session:
+            jobs.cancel(session, queued_job.id)
+        assert jobs.revision(reader, queued_job.id) == before
+
+
+def test_the_clock_is_in_seconds_since_1970(engine: Engine) -> None:
+    with db.read_scope(engine) as session:
+        first = session.scalar(sa.select(db.now()))
+        assert isinstance(first, float)
+        assert abs(first - time.time()) < 5
+
+
+def test_writers_that_read_first_wait_for_each_other(engine: Engine, queued_job: Job) -> None:
+    """With a deferred BEGIN, SQLite would refuse all but one of these at once."""
+
+    def add() -> None:
+        for _ in range(5):
+            with db.session_scope(engine) as session:
+                row = session.scalar(sa.select(Job).where(Job.id == queued_job.id).with_for_update())
+                assert row is not None
+                row.priority += 1
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert priority(engine, queued_job.id) == 20
+
+
+def test_a_database_that_stays_locked_is_unavailable(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "BUSY_SECONDS", 0.1)
+    engine = db.engine(sqlite_url)
+    with sqlite3.connect(tmp_path / "loopline.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unavailable, match="locked"), db.session_scope(engine) as session:
+            session.execute(sa.update(Job).values(priority=1))
+        other.rollback()
+    other.close()
+    engine.dispose()
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    engine = db.engine(f"postgresql://nobody@/none?host={tmp_path}")
+    with pytest.raises(Unavailable), db.read_scope(engine) as session:
+        session.execute(sa.select(1))
+    with pytest.raises(Unavailable):
+        db.check_schema(engine)
+    engine.dispose()
+
+
+def test_our_own_mistakes_are_not_called_unavailable(engine: Engine) -> None:
+    with pytest.raises((OperationalError, sa.exc.ProgrammingError)), db.session_scope(engine) as session:
+        session.execute(sa.text("SELECT * FROM no_such_table"))
+
+
+def test_numbers_that_are_not_json_are_refused(engine: Engine, queued_job: Job) -> None:
+    with pytest.raises((StatementError, ValueError)), db.session_scope(engine) as session:
+        jobs.get(session, queued_job.id).result = {"loss": math.nan}
+
+
+def test_sqlite_keeps_foreign_keys_and_a_journal_that_is_safe_here(sqlite_url: str) -> None:
+    engine = db.engine(sqlite_url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+        assert mode == ("wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "truncate")
+    engine.dispose()
+
+
+def test_a_fork_forgets_the_connections_of_its_parent(database_url: str) -> None:
+    program = """
+import os, sys, sqlalchemy as sa
+from services import db
+engine = db.engine(sys.argv[1])
+with engine.connect() as connection:
+    connection.execute(sa.select(1))
+assert engine.pool.checkedin() == 1
+child = os.fork()
+if child == 0:
+    fresh = engine.pool.checkedin() == 0
+    with engine.connect() as connection:
+        connection.execute(sa.select(1))
+    os._exit(0 if fresh else 1)
+_, status = os.waitpid(child, 0)
+with engine.connect() as connection:
+    connection.execute(sa.select(1))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program, database_url], check=True, cwd=root, timeout=30, env={**os.environ})

@@ -1,0 +1,73 @@
+"""Settings: the environment, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("LOOPLINE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_everything_has_a_default(tmp_path: Path) -> None:
+    settings = Settings()
+    assert settings.data_dir == tmp_path / "var"
+    assert settings.database_url == f"sqlite:///{tmp_path}/var/loopline.db"
+    assert settings.broker_url == "redis://127.0.0.1:6379/0"
+    assert settings.queue_names == ("default",)
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOOPLINE_DATA_DIR", "elsewhere")
+    monkeypatch.setenv("LOOPLINE_QUEUES", "night,default,night")
+    settings = Settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/elsewhere/loopline.db"
+    assert settings.queue_names == ("night", "default")
+
+
+def test_secrets_come_from_files_and_stay_out_of_the_repr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("postgresql://me:hush@db/loopline\n")
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("LOOPLINE_BROKER_URL", "redis://:hush@cache/0")
+    settings = Settings()
+    assert settings.database_url == "postgresql://me:hush@db/loopline"
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DATABASE_URL_FILE", "missing", "cannot read missing"),
+        ("RENEW_SECONDS", "40", "at most half"),
+        ("PORT", "70000", "port"),
+        ("QUEUES", "a, b", "queues"),
+    ],
+)
+def test_a_bad_value_is_refused_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(f"LOOPLINE_{name}", value)
+    with pytest.raises(ValidationError, match=words):
+        Settings()
+
+
+def test_an_address_and_a_file_of_it_are_one_too_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("sqlite:///x")
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL", "sqlite:///y")
+    with pytest.raises(ValidationError, match="not both"):
+        Settings()
+
+
+def test_every_setting_has_help() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
