@@ -20,20 +20,23 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from services.errors import DatasetInvalid, TrainingError
 from worker.process import die_with_parent
 
 ORPHANED = 3
 
+Event = Mapping[str, Any]
+Send = Callable[[Event], None]
+
 
 def main() -> int:
     options = _options()
     die_with_parent(options.parent)
     send = _sender()
-    inbox = Inbox(sys.stdin.buffer)
+    inbox = Inbox(sys.stdin.fileno())
 
     from services.training import run  # torch comes along: after die_with_parent, before ready
 
@@ -45,7 +48,7 @@ def main() -> int:
     return train(run.events(order, stop=inbox.stop), send)
 
 
-def train(events: Any, send: Any) -> int:
+def train(events: Iterable[Event], send: Send) -> int:
     """Send every event of the run; what goes wrong becomes a last one, `failed`. Returns the exit status."""
     try:
         for event in events:
@@ -84,8 +87,8 @@ def _reason(error: BaseException) -> str:
 class Inbox:
     """What the supervisor sends: one order, later perhaps a request to stop. Its end ends this process."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._stop: str | None = None
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
@@ -99,7 +102,7 @@ class Inbox:
         return self._stop
 
     def _read(self) -> None:
-        for line in self._stream:
+        for line in lines(self._fd):
             message: Mapping[str, Any] = json.loads(line)
             if "stop" in message:
                 self._stop = str(message["stop"])
@@ -108,11 +111,22 @@ class Inbox:
         os._exit(ORPHANED)  # not sys.exit: this is not the main thread, and nobody is left to tell
 
 
-def _sender() -> Any:
+def lines(fd: int) -> Iterator[bytes]:
+    """The lines that come in, each as soon as it is whole, to the end of the stream.
+
+    Not by `sys.stdin`: a daemon thread that waits inside of it holds its lock, and the interpreter aborts at exit.
+    """
+    rest = b""
+    while chunk := os.read(fd, 1 << 16):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+
+
+def _sender() -> Send:
     fd = int(os.environ.pop("LOOPLINE_EVENTS_FD"))
     os.set_inheritable(fd, False)  # a child of the trainer must not keep the pipe open
 
-    def send(event: Mapping[str, Any]) -> None:
+    def send(event: Event) -> None:
         line = memoryview(json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         while line:
             line = line[os.write(fd, line) :]

@@ -1,0 +1,125 @@
+"""Real workers with a stub for a trainer; every process is killed at the end of its test, whatever happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import Engine
+
+from services.settings import Settings
+from services.storage import Storage
+from tests.worker.watching import Process, Watch
+from worker.bell import CeleryDoorbell
+from worker.drain import Drain
+from worker.spare import Spares
+from worker.supervisor import Slot
+
+ROOT = Path(__file__).parent.parent.parent
+STUB = [sys.executable, "-m", "tests.worker.stub_trainer"]
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite, unless a test asks for the other: what the databases do differently is tested with services.jobs."""
+    url: str = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
+    return url
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, data_dir: Path) -> Settings:
+    """Everything faster than in earnest."""
+    return Settings(
+        data_dir=data_dir,
+        database_url=database_url,
+        broker_url=broker_url,
+        lease_seconds=4,
+        renew_seconds=0.3,
+        grace_seconds=0,
+        retry_seconds=0,
+        reconcile_seconds=0.2,
+    )
+
+
+@pytest.fixture
+def make_slot(engine: Engine, storage: Storage, database_url: str, data_dir: Path) -> Iterator[Callable[..., Slot]]:
+    """A factory of what a pool process works with, in this process, without Celery or a broker."""
+    slots: list[Slot] = []
+
+    def make(**changes: Any) -> Slot:
+        settings = Settings(
+            data_dir=data_dir, database_url=database_url, lease_seconds=10, renew_seconds=0.1, retry_seconds=0
+        )
+        slot = Slot(settings, engine, storage, Spares(STUB, count=0), Drain(), "here:1")
+        slots.append(replace(slot, **changes))
+        return slots[-1]
+
+    yield make
+    for slot in slots:
+        slot.spares.end()
+        slot.drain.close()
+
+
+@pytest.fixture
+def watch(engine: Engine) -> Watch:
+    return Watch(engine)
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a Python module as a process of the service, in the test's own world."""
+    started: list[Process] = []
+
+    def begin(*arguments: str, **changes: object) -> Process:
+        log = tmp_path / f"process-{len(started)}.log"
+        with log.open("wb") as out:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT,
+                env=environment(settings.model_copy(update=changes)),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(Process(popen, log))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        if one.popen.poll() is None:
+            os.killpg(one.pid, signal.SIGKILL)
+        one.popen.wait()
+        print(f"--- {one.log.name}\n{one.log.read_text(errors='replace')}")  # pytest shows it when the test failed
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment from which `Settings()` reads these settings."""
+    given = settings.model_dump(exclude_none=True, exclude_defaults=True)
+    own = {f"LOOPLINE_{name.upper()}": str(value) for name, value in given.items()}
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}, **own}
+
+
+@pytest.fixture
+def start_worker(start: Callable[..., Process]) -> Callable[..., Process]:
+    """Starts a Celery worker with a stub trainer."""
+    quick = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+    def begin(**changes: object) -> Process:
+        return start("celery", "--quiet", "-A", "tests.worker.stub_app", "worker", *quick, **changes)
+
+    return begin
+
+
+@pytest.fixture
+def bell(settings: Settings) -> Iterator[CeleryDoorbell]:
+    made = CeleryDoorbell(settings)
+    yield made
+    made.close()

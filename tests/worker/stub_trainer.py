@@ -1,0 +1,148 @@
+"""A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
+
+`stub: hold` trains its first step and waits for a file `go` in the job's folder; `exit`, `kill`, `silent`, `flood`,
+`garbage`, `deaf`, `orphan`, `diverge`, `half` are ways to go wrong. `times` is for how many attempts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from worker.process import die_with_parent
+from worker.trainer import lines
+
+STEPS_PER_EPOCH = 4
+
+inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+events = int(os.environ.pop("LOOPLINE_EVENTS_FD"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parent", type=int)
+    die_with_parent(parser.parse_args().parent)
+    threading.Thread(target=listen, daemon=True).start()
+    send(event="ready", device="cpu")
+    order = inbox.get()
+    tags = order["spec"]["tags"]
+    stub = tags.get("stub", "") if order["attempt"] <= int(tags.get("times", "99")) else ""
+    train(order, stub)
+
+
+def train(order: dict[str, Any], stub: str) -> None:
+    folder, epochs = Path(order["directory"]), order["spec"]["training"]["epochs"]
+    step = 0
+    if order["resume"]:
+        step = json.loads(Path(order["resume"]).read_text())["step"]
+    resumed = {"epoch": step // STEPS_PER_EPOCH, "step": step} if order["resume"] else None
+    send(
+        event="started",
+        epochs=epochs,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        resumed_from=resumed,
+        device="cpu",
+        pid=os.getpid(),
+        environment=sorted(os.environ),
+    )
+    for step in range(step + 1, epochs * STEPS_PER_EPOCH + 1):
+        send(event="steps", first_step=step, loss=[1.0 / step], grad_norm=[float(step)])
+        if step % STEPS_PER_EPOCH == 0:
+            epoch = step // STEPS_PER_EPOCH
+            send(event="epoch", record={"epoch": epoch, "train_loss": 1.0 / step, "validation_loss": 2.0 / step})
+            send(event="checkpoint", epoch=epoch, step=step, best=True, files=checkpoint(folder, step))
+        for _ in go_wrong(stub, folder, step):
+            if (reason := stop_asked(stub)) is not None:
+                files = checkpoint(folder, step)
+                send(event="checkpoint", epoch=step // STEPS_PER_EPOCH, step=step, best=False, files=files)
+                send(event="stopped", reason=reason)
+                return
+    metrics = {"validation_loss": 2.0 / step}
+    files = [write(folder / name, name.encode()) for name in ("model.safetensors", "model.json", "history.json")]
+    if stub == "half":
+        files[0]["sha256"] = "0" * 64
+    result = {"best_epoch": epochs, "epochs": epochs, "stopped_early": False, "metrics": metrics}
+    send(event="finished", result=result, files=files)
+
+
+def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
+    """What happens after a step; yields where a request to stop is looked for."""
+    yield
+    if step != STEPS_PER_EPOCH + 1 and stub != "hold":
+        return
+    if stub in {"hold", "deaf"} and (stub == "deaf" or step == 1):
+        while not (folder / "go").exists():
+            time.sleep(0.005)
+            yield
+    elif stub == "exit":
+        print("Traceback: the stub gives up", file=sys.stderr)
+        sys.exit(7)
+    elif stub == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif stub == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif stub == "silent":
+        sys.exit(0)
+    elif stub == "flood":
+        for _ in range(64):
+            os.write(2, b"\xff\xfe flood \x00" * 100_000)
+        print("the last line", file=sys.stderr, flush=True)
+        sys.exit(1)
+    elif stub == "garbage":
+        os.write(events, b"this is no JSON\n")
+        time.sleep(60)
+    elif stub == "orphan":
+        child = subprocess.Popen(["/bin/sleep", "60"])
+        send(event="log", level="info", message=f"child {child.pid}")
+        (folder / "child").write_text(str(child.pid))
+        sys.exit(1)
+    elif stub == "diverge":
+        send(event="failed", reason="diverged", message="Training diverged at step 5.", traceback=None)
+        sys.exit(1)
+
+
+def stop_asked(stub: str) -> str | None:
+    if stub == "deaf":
+        return None
+    try:
+        return str(inbox.get_nowait()["stop"])
+    except queue.Empty:
+        return None
+
+
+def checkpoint(folder: Path, step: int) -> list[dict[str, Any]]:
+    name = f"checkpoint-{step:09d}"
+    tensors = write(folder / f"{name}.safetensors", b"weights" * step)
+    return [write(folder / f"{name}.json", json.dumps({"step": step}).encode()), tensors]
+
+
+def write(path: Path, data: bytes) -> dict[str, Any]:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+    return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def listen() -> None:
+    for line in lines(0):
+        inbox.put(json.loads(line))
+    os._exit(3)
+
+
+def send(**event: Any) -> None:
+    os.write(events, json.dumps(event).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""One attempt from claim to end, with a real trainer process (a stub) and no broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.orm import Job
+from services.storage import Storage
+from tests.worker.watching import Watch, wait_for_death
+from worker import supervisor, tasks
+from worker.supervisor import Slot
+
+MakeJob = Callable[..., Job]
+MakeSlot = Callable[..., Slot]
+
+
+@contextmanager
+def ringing(slot: Slot) -> Iterator[threading.Thread]:
+    """A worker in a thread, for tests that do something meanwhile; it is told to shut down at the end."""
+    thread = threading.Thread(target=tasks.ring, args=(slot, "default"))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        slot.drain.raise_flag()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def go(storage: Storage, job: Job) -> None:
+    """Lets a stub that holds go on."""
+    (storage.job_dir(job.id) / "go").touch()
+
+
+def test_an_attempt_is_written_down_from_start_to_result(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job()
+    assert tasks.ring(make_slot(), "default") == 1
+    done = watch.job(job.id)
+    assert (done.status, done.attempt, done.reason, done.worker) == ("succeeded", 1, None, "here:1")
+    assert (done.epoch, done.epochs, done.step, done.steps) == (3, 3, 12, 12)
+    assert done.result is not None
+    assert done.result["best_epoch"] == 3
+    with db.read_scope(engine) as session:
+        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
+        assert jobs.steps(session, job.id).loss[:2] == [1.0, 0.5]
+        assert [row.step for row in jobs.checkpoints(session, job.id)] == [4, 8, 12]
+    assert watch.statuses(job.id) == ["queued", "running", "succeeded"]
+
+
+def test_one_ring_works_off_everything_that_waits_best_first(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    low, high = make_job(priority=-5), make_job(priority=5)
+    assert tasks.ring(make_slot(), "default") == 2
+    finished = [watch.job(job.id).finished_at or 0 for job in (high, low)]
+    assert finished == sorted(finished)
+    assert tasks.ring(make_slot(), "default") == 0
+
+
+@pytest.mark.parametrize("garbage", [None, 5, "night", "default\x00", ["default"], {"a": 1}, "x" * 10_000])
+def test_a_doorbell_for_no_queue_of_this_worker_is_ignored(
+    make_slot: MakeSlot, make_job: MakeJob, watch: Watch, garbage: object
+) -> None:
+    job = make_job()
+    assert tasks.ring(make_slot(), garbage) == 0
+    assert watch.job(job.id).status == "queued"
+
+
+@pytest.mark.parametrize(
+    ("stub", "reason", "words"),
+    [
+        ("exit", "trainer_crashed", "exit status 7"),
+        ("segfault", "trainer_crashed", "SIGSEGV"),
+        ("kill", "out_of_memory_host", "The trainer was killed"),
+        ("silent", "trainer_crashed", "ended without a result"),
+        ("garbage", "trainer_crashed", "no JSON"),
+        ("half", "trainer_crashed", "not whole"),
+        ("diverge", "diverged", "diverged at step 5"),
+    ],
+)
+def test_a_run_without_a_whole_result_fails_and_says_why(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch, stub: str, reason: str, words: str
+) -> None:
+    job = make_job(tags={"stub": stub}, limits={"max_retries": 0})
+    tasks.ring(make_slot(), "default")
+    failed = watch.job(job.id)
+    assert (failed.status, failed.reason, failed.attempt) == ("failed", reason, 1)
+    assert words in (failed.message or "")
+
+
+def test_the_last_words_of_a_trainer_are_told(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job = make_job(tags={"stub": "exit"}, limits={"max_retries": 0})
+    tasks.ring(make_slot(), "default")
+    assert "Traceback: the stub gives up" in (watch.job(job.id).message or "")
+
+
+def test_a_trainer_that_crashes_every_time_is_tried_exactly_as_often_as_allowed(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job, behind = make_job(tags={"stub": "segfault"}, limits={"max_retries": 2}), make_job()
+    assert tasks.ring(make_slot(), "default") == 4
+    assert (watch.job(job.id).status, watch.job(job.id).attempt) == ("failed", 3)
+    assert watch.job(behind.id).status == "succeeded"
+
+
+def test_divergence_is_not_tried_again(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job = make_job(tags={"stub": "diverge"}, limits={"max_retries": 5})
+    tasks.ring(make_slot(), "default")
+    assert watch.job(job.id).attempt == 1
+
+
+def test_a_crashed_run_goes_on_from_its_newest_checkpoint(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "kill", "times": "1"})
+    assert tasks.ring(make_slot(), "default") == 2
+    done = watch.job(job.id)
+    assert (done.status, done.attempt, done.failures) == ("succeeded", 2, 1)
+    assert done.trainer is not None
+    assert done.trainer["resumed_from"] == {"epoch": 1, "step": 4}
+    with db.read_scope(engine) as session:
+        steps = jobs.steps(session, job.id)
+        assert list(steps.step) == list(range(1, 13))
+        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, storage: Storage, watch: Watch, harm: str
+) -> None:
+    job, slot = make_job(training={"epochs": 2}), make_slot()
+    tasks.ring(slot, "default")
+    with db.session_scope(engine) as session:
+        session.execute(Job.__table__.update().values(status="queued", not_before=0))
+    path = storage.checkpoint_files(job.id, 8)[1]
+    if harm == "gone":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] if harm == "truncated" else data[:-1] + b"!")
+    tasks.ring(slot, "default")
+    done = watch.job(job.id)
+    assert done.trainer is not None
+    assert done.trainer["resumed_from"] == {"epoch": 1, "step": 4}
+
+
+def test_a_flood_of_output_is_capped(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job = make_job(tags={"stub": "flood"}, limits={"max_retries": 0})
+    tasks.ring(make_slot(), "default")
+    failed = watch.job(job.id)
+    assert failed.message is not None
+    assert "the last line" in failed.message
+    assert len(failed.message) < 2000
+
+
+def test_what_a_trainer_leaves_behind_is_killed(
+    make_job: MakeJob, make_slot: MakeSlot, storage: Storage, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "orphan"}, limits={"max_retries": 0})
+    tasks.ring(make_slot(), "default")
+    wait_for_death(int((storage.job_dir(job.id) / "child").read_text()), 1)
+
+
+def test_a_running_job_is_cancelled_within_two_seconds(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "hold"})
+    with ringing(make_slot()):
+        watch.until(job.id, lambda job: job.step == 1)
+        with db.session_scope(engine) as session:
+            jobs.cancel(session, job.id)
+        done = watch.until(job.id, lambda job: job.status != "running", 2)
+    assert (done.status, done.reason) == ("cancelled", "cancelled_by_user")
+
+
+def test_a_trainer_that_is_deaf_to_cancelling_is_killed(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "deaf"})
+    with ringing(make_slot(stop_seconds=0.3)):
+        running = watch.until(job.id, lambda job: job.step == 5)
+        with db.session_scope(engine) as session:
+            jobs.cancel(session, job.id)
+        assert watch.until(job.id, lambda job: job.status != "running", 3).status == "cancelled"
+        assert running.trainer is not None
+        wait_for_death(running.trainer["pid"], 1)
+
+
+def test_a_job_is_given_back_when_the_worker_shuts_down(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job, slot = make_job(tags={"stub": "hold"}), make_slot()
+    with ringing(slot):
+        watch.until(job.id, lambda job: job.step == 1)
+        slot.drain.raise_flag()
+        given = watch.until(job.id, lambda job: job.status != "running", 2)
+    assert (given.status, given.failures, given.lost, given.attempt) == ("queued", 0, 0, 1)
+    go(slot.storage, job)
+    assert tasks.ring(make_slot(), "default") == 1
+    done = watch.job(job.id)
+    assert done.trainer is not None
+    assert (done.status, done.trainer["resumed_from"]) == ("succeeded", {"epoch": 0, "step": 1})
+
+
+def test_a_run_past_its_time_limit_keeps_its_checkpoint_and_fails(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "hold"}, limits={"max_runtime_seconds": 1, "max_retries": 2})
+    tasks.ring(make_slot(), "default")
+    failed = watch.job(job.id)
+    assert (failed.status, failed.reason, failed.attempt) == ("failed", "time_limit", 1)
+    with db.read_scope(engine) as session:
+        assert [row.step for row in jobs.checkpoints(session, job.id)] == [1]
+
+
+def test_a_supervisor_that_lost_its_lease_kills_its_trainer_and_changes_nothing(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job, slot = make_job(tags={"stub": "hold"}), make_slot()
+    with ringing(slot):
+        running = watch.until(job.id, lambda job: job.step == 1)
+        with db.session_scope(engine) as session:
+            session.execute(Job.__table__.update().values(lease_until=db.now() - 1))
+            jobs.expire(session)
+            assert jobs.claim(session, "default", worker="there:2", lease_seconds=60) is not None
+        assert running.trainer is not None
+        wait_for_death(running.trainer["pid"], 2)
+    after = watch.job(job.id)
+    assert (after.status, after.attempt, after.worker) == ("running", 2, "there:2")
+
+
+def test_a_database_that_is_locked_for_a_while_ends_no_run(
+    engine: Engine,
+    make_job: MakeJob,
+    make_slot: MakeSlot,
+    storage: Storage,
+    watch: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = make_job(tags={"stub": "hold"})
+    with ringing(make_slot()):
+        running = watch.until(job.id, lambda job: job.step == 1)
+        refuse = threading.Event()
+        refuse.set()
+        real = db.session_scope
+
+        def sometimes(engine: Engine) -> object:
+            if refuse.is_set():
+                raise supervisor.Unavailable("The database is away.")
+            return real(engine)
+
+        monkeypatch.setattr(supervisor.db, "session_scope", sometimes)
+        go(storage, job)
+        wait_for_death(running.trainer["pid"], 5)
+        refuse.clear()
+        assert watch.until(job.id, lambda job: job.status != "running", 5).status == "succeeded"

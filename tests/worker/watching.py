@@ -1,0 +1,81 @@
+"""How tests look at jobs and processes that others change meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.orm import Job
+
+
+@dataclass
+class Watch:
+    """Looks at jobs while other processes write them."""
+
+    engine: Engine
+
+    def job(self, job_id: str) -> Job:
+        with db.read_scope(self.engine) as session:
+            return jobs.get(session, job_id)
+
+    def until(self, job_id: str, condition: Callable[[Job], object], seconds: float = 20.0) -> Job:
+        """The job as soon as `condition` holds of it."""
+        deadline = time.monotonic() + seconds
+        while not condition(job := self.job(job_id)):
+            assert time.monotonic() < deadline, f"still {job.status}, attempt {job.attempt}: {job.message}"
+            time.sleep(0.01)
+        return job
+
+    def statuses(self, job_id: str) -> list[str]:
+        with db.read_scope(self.engine) as session:
+            return [row.to_status for row in jobs.transitions(session, job_id)]
+
+
+@dataclass
+class Process:
+    """A process that a test started, and the group that it leads."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def pool_child(self) -> int:
+        """The process id of the only pool child, waiting for it to be there."""
+        deadline = time.monotonic() + 15
+        while not (children := [one for one in psutil.Process(self.pid).children() if one.status() != "zombie"]):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+        return children[0].pid
+
+    def stop(self, seconds: float = 15.0) -> int:
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(seconds)
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for_death(pid: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while is_alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still alive after {seconds} s"
+        time.sleep(0.005)
