@@ -144,7 +144,8 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _opening(event: dict[str, Any]) -> str:
     place = f"{event['device']}, {event['threads']} threads" if event["device"] == "cpu" else event["device"]
-    text = f"Training {event['parameters']:,} parameters on {place}: {event['epochs']} epochs of {event['steps_per_epoch']} steps"
+    text = f"Training {event['parameters']:,} parameters on {place}: "
+    text += f"{event['epochs']} epochs of {event['steps_per_epoch']} steps"
     resumed = event["resumed_from"]
     return text + (f", going on after epoch {resumed['epoch']} (step {resumed['step']})" if resumed else "")
 

@@ -173,7 +173,7 @@ def _draw(
 
 
 def fit_scaling(arrays: Arrays, train: NDArray[np.int64], data: Data) -> Scaling:
-    """Fits shift and scale of each feature on the valid steps of the training rows. A constant feature keeps scale 1."""
+    """Fits each feature's shift and scale on the valid steps of the training rows; a constant feature keeps scale 1."""
     if data.scaling == "none":
         return Scaling("none")
     steps = _valid_steps(arrays.x[train], arrays.lengths[train])
@@ -197,7 +197,8 @@ def _valid_steps(x: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[
 def _scaled(arrays: Arrays, scaling: Scaling) -> NDArray[np.float32]:
     if scaling.shift is None:
         return arrays.x
-    x = (arrays.x - np.asarray(scaling.shift, np.float32)) / np.asarray(scaling.scale, np.float32)
+    x = np.subtract(arrays.x, np.asarray(scaling.shift, np.float32))
+    x /= np.asarray(scaling.scale, np.float32)
     x[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0.0  # padding stays zero
     return x
 
@@ -257,7 +258,7 @@ def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -
     sizes = [len(rows) for rows in window]
     if part.lengths is None:
         xs, ys = _moved(part, index, device)
-        for x, y in zip(xs.split(sizes), ys.split(sizes), strict=True):
+        for x, y in zip(torch.split(xs, sizes), torch.split(ys, sizes), strict=True):
             yield Batch(x, None, y)
         return
     lengths = part.lengths.cpu().numpy()

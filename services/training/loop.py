@@ -51,9 +51,10 @@ class Run:
     """One training run: what it is made of, and everything that changes while it trains."""
 
     def __init__(self, spec: Spec, prepared: Prepared, device: torch.device | str = "cpu") -> None:
-        """`spec` has its loss filled in (spec.check_data). The seed alone decides the initial weights, on any device."""
-        assert spec.training.loss is not None, "check_data() fills in the loss"  # noqa: S101
+        """`spec` has its loss filled in (spec.check_data). The seed alone decides the first weights, on any device."""
         self.spec, self.training, self.device = spec, spec.training, torch.device(device)
+        loss = self.training.loss
+        assert loss is not None, "check_data() fills in the loss"  # noqa: S101
         self.data = prepared
         torch.manual_seed(self.training.seed)
         self.model = SequenceModel(spec.architecture, prepared.input_size, prepared.output_size).to(self.device)
@@ -61,8 +62,8 @@ class Run:
         self.optimizer = _optimizer(self.training.optimizer, self.parameters, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.training.precision == "fp16" else None
         self.train_part = self._placed(prepared.train)
-        self.loss_name = self.training.loss.name
-        self.loss = loss_of(self.training.loss, self.train_part.y.to(self.device), prepared.output_size)
+        self.loss_name = loss.name
+        self.loss = loss_of(loss, self.train_part.y.to(self.device), prepared.output_size)
         self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
         # A gradient that is not finite raises this flag, and raised it turns every later update into a no-op.
         self.halted = torch.zeros((), device=self.device)
@@ -159,8 +160,8 @@ class Run:
 def fit(run: Run) -> Iterator[Epoch | None]:
     """Trains until the run is finished; yields each epoch's record as it ends, and None after every other update.
 
-    Between two yields nothing is half done: a caller may save a checkpoint, or stop, at any of them. When the loop has run
-    out, the model carries the best weights. Raises Diverged; the weights are then those of before the bad update.
+    Between two yields nothing is half done: a caller may save a checkpoint, or stop, at any of them. When the loop has
+    run out, the model carries the best weights. Raises Diverged; the weights are then those of before the bad update.
     """
     while not run.finished:
         run._began = time.perf_counter()
@@ -186,8 +187,9 @@ def fit(run: Run) -> Iterator[Epoch | None]:
 def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
     """One update: forward, backward, clip, update. Several batches are one update whose gradient is that of them all.
 
-    Returns (3,) on the device: the loss, the gradient's norm before clipping, and whether it was clipped. On the CPU a loss
-    or norm that is not finite raises Diverged here; on a GPU `run.halted` keeps the weights as they are until the host looks.
+    Returns (3,) on the device: the loss, the gradient's norm before clipping, and whether it was clipped. On the CPU a
+    loss or norm that is not finite raises Diverged here; on a GPU `run.halted` keeps the weights as they are until the
+    host looks.
     """
     t = run.training
     for parameter in run.parameters:
@@ -242,7 +244,8 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
 
 def global_norm(gradients: list[Tensor]) -> Tensor:
     """The 2-norm of all elements together, in the arithmetic of torch.nn.utils.get_total_norm."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
 
 
 def scale_to(gradients: list[Tensor], grad_norm: Tensor, max_grad_norm: float) -> None:

@@ -8,7 +8,7 @@ never reaches an output: a sequence gives the same output alone or beside a long
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ class SequenceModel(nn.Module):
         return self._recur_both_ways(x, lengths)
 
     def _recur_full(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, hidden, *_ = _call(self.rnn, x, self.rnn._flat_weights, self.rnn.num_layers, self.rnn.bidirectional)
+        outputs, hidden, *_ = _call(self.rnn, x, _weights(self.rnn), self.rnn.num_layers, self.rnn.bidirectional)
         final = torch.cat((hidden[-2], hidden[-1]), dim=1) if self.rnn.bidirectional else hidden[-1]
         return outputs, final
 
@@ -119,7 +119,7 @@ class SequenceModel(nn.Module):
         mirror = lengths[:, None] - 1 - steps
         mirror = torch.where(mirror >= 0, mirror, steps)
         rows = torch.arange(len(x), device=x.device)
-        weights = self.rnn._flat_weights
+        weights = _weights(self.rnn)
         per_direction = len(weights) // (2 * self.rnn.num_layers)
         for layer in range(self.rnn.num_layers):
             at = 2 * layer * per_direction
@@ -162,6 +162,10 @@ FUNCTIONS: dict[str, Any] = {
 }
 
 
+def _weights(rnn: nn.RNNBase) -> list[Tensor]:
+    return cast("list[Tensor]", rnn._flat_weights)
+
+
 class _Mirror(torch.autograd.Function):
     """Reverses each sequence within its length. It is its own inverse, and so is its gradient."""
 
@@ -178,7 +182,7 @@ class _Mirror(torch.autograd.Function):
 
 
 def _mirrored(x: Tensor, mirror: Tensor) -> Tensor:
-    result: Tensor = _Mirror.apply(x, mirror.unsqueeze(2))
+    result: Tensor = _Mirror.apply(x, mirror.unsqueeze(2))  # type: ignore[no-untyped-call]
     return result
 
 

@@ -1,8 +1,8 @@
 """The named architectures: each a fragment of a spec, any field of which the spec may override.
 
-Each is numerically the network of the same name in the PyTorch RNN tutorial that Loopline grew from: the same parameters,
-the same initial draw from the seed, the same output. All start from a zero state and send the last time step's output
-through a linear layer. The sizes of input and output come from the data.
+Each is numerically the network of the same name in the PyTorch RNN tutorial that Loopline grew from: the same
+parameters, the same initial draw from the seed, the same output. All start from a zero state and send the last time
+step's output through a linear layer. The sizes of input and output come from the data.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _training(spec: Spec) -> Iterator[Problem]:
     if t.early_stopping is not None and spec.data.split.validation == 0.0:
         yield Problem(
             "/training/early_stopping",
-            "watches the validation split, and data.split.validation is 0: give it a share, or leave early_stopping out",
+            "watches the validation split, and data.split.validation is 0: give it a share, or leave this out",
         )
     if t.loss is not None:
         yield from _metric_for_loss(t)
@@ -112,7 +112,7 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
     if name == "bce" and summary.target == "classes" and summary.target_dim > 2:
         yield Problem(
             "/training/loss",
-            f"bce with one target a sequence takes two classes; this data set has {summary.target_dim}: use cross_entropy",
+            f"bce with one target a sequence takes two classes; here are {summary.target_dim}: use cross_entropy",
         )
     if t.loss is None:
         allowed = FOR_VALUES if summary.target == "values" else FOR_CLASSES

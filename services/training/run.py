@@ -9,13 +9,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from services.errors import CheckpointCorrupt
 from services.training import checkpoint, npz
 from services.training.data import Prepared, prepare
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best
@@ -67,8 +68,8 @@ def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
     """Carries out one order and yields what happens: started, steps, epoch, checkpoint, log, finished or stopped.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
-    or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged, DatasetInvalid,
-    SpecInvalid, OSError.
+    or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
+    DatasetInvalid, SpecInvalid, OSError.
     """
     spec = parse(order["spec"])
     arrays = read_arrays(spec, Path(order["data"]) if order["data"] else None)
@@ -117,7 +118,7 @@ class Telling:
             yield from self._checkpoint(time.monotonic())
         yield finish(run, self.directory)
 
-    def _resume(self, resume: str | None) -> Iterator[Any]:
+    def _resume(self, resume: str | None) -> Generator[Event, None, Path | None]:
         """Takes up the order's checkpoint, or where that is damaged the newest one before it that is whole."""
         found = None
         if resume is not None:
@@ -196,7 +197,7 @@ def _as_saved(path: Path) -> checkpoint.Saved:
     blank = checkpoint.File(path.name, 0, "")
     try:
         state = checkpoint.read(path)["state"]
-    except checkpoint.CheckpointCorrupt:
+    except CheckpointCorrupt:
         return checkpoint.Saved(step, 0, False, (blank, blank))
     best = bool(state["best"]) and state["best"]["epoch"] == state["epoch"]
     return checkpoint.Saved(step, state["epoch"], best, (blank, blank))

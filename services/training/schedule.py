@@ -1,4 +1,4 @@
-"""The learning rate as a function of where the run is, so that there is nothing of it to save but the plateau's memory."""
+"""The learning rate as a function of where the run is: nothing of it needs saving but the plateau's memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def learning_rate(
 ) -> float:
     """The rate of one update; steps count from 0 over the whole run, epochs from 1.
 
-    step, cosine and one_cycle are torch's StepLR, CosineAnnealingLR (an update at a time, in closed form) and OneCycleLR.
+    step, cosine and one_cycle are torch's StepLR, CosineAnnealingLR (an update at a time, closed form) and OneCycleLR.
     """
     if isinstance(schedule, OneCycle):
         return _one_cycle(schedule, lr, step, total_steps)

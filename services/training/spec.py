@@ -3,8 +3,8 @@
     parse(document) -> Spec          one document, with its preset and the defaults filled in
     check_data(spec, summary)        does this spec fit this data set?
 
-Unknown keys are refused, numbers are strict (`"3"` and `true` are no numbers), and every problem is reported at once, each
-with a JSON pointer and a sentence that says what is allowed.
+Unknown keys are refused, numbers are strict (`"3"` and `true` are no numbers), and every problem is reported at once,
+each with a JSON pointer and a sentence that says what is allowed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _named(default: str | None = None) -> BeforeValidator:
 
 
 class Architecture(Strict):
-    """The network: a recurrent cell, a pooling over time, a linear head. Its input and output sizes come from the data."""
+    """The network: a recurrent cell, a pooling over time, a linear head. Input and output sizes come from the data."""
 
     cell: Literal["rnn", "lstm", "gru"]
     """nn.RNN, nn.LSTM or nn.GRU."""

@@ -1,0 +1,168 @@
+"""The loop beside the arithmetic: Loopline's fit() and the plain loop that one would write, on the same data order.
+
+Each workload runs in a process of its own, the two loops taking turns epoch by epoch; the figure is the ratio of their
+median epochs. `--plain-denormals` is the plain loop as it comes, without flush-to-zero, in another process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    samples: int
+    length: int
+    features: int
+    hidden_size: int
+    num_layers: int
+    batch_size: int
+    epochs: int
+    denormals: bool = False  # whether the plain loop runs without flush-to-zero, in a process of its own
+    at_least: float = 1.0
+
+
+WORKLOADS = {
+    "tutorial": Workload("tutorial: 1000 x 50 x 10, 2 x LSTM 128, batch 64", 1000, 50, 10, 128, 2, 64, 5),
+    "tiny": Workload("tiny: 1000 x 20 x 8, LSTM 16, batch 16", 1000, 20, 8, 16, 1, 16, 15, at_least=1.15),
+    "long": Workload("long: 256 x 200 x 10, 2 x LSTM 256, batch 128", 256, 200, 10, 256, 2, 128, 2, True, 8.0),
+}
+
+
+def ours(w: Workload) -> Iterator[float]:
+    """Seconds of each epoch of fit()."""
+    from services.training import npz
+    from services.training.data import prepare
+    from services.training.loop import Run, fit
+    from services.training.spec import check_data, parse
+
+    arrays = npz.synthetic(w.samples, w.length, w.features, 2, 0)
+    document = {
+        "architecture": {"cell": "lstm", "hidden_size": w.hidden_size, "num_layers": w.num_layers},
+        "training": {"epochs": 1000, "batch_size": w.batch_size},
+        "data": {"synthetic": {}, "split": {"validation": 0.0, "test": 0.0}},
+    }
+    spec = check_data(parse(document), npz.summarise(arrays))
+    run = Run(spec, prepare(arrays, spec))
+    began = time.perf_counter()
+    for epoch in fit(run):
+        if epoch is not None:
+            yield time.perf_counter() - began
+            began = time.perf_counter()
+
+
+def plain(w: Workload) -> Iterator[float]:
+    """Seconds of each epoch of the loop that one would write by hand: the tutorial's, its data order drawn as ours is."""
+    import torch
+    from torch import nn
+
+    from services.training import npz
+    from services.training.data import order_of
+
+    arrays = npz.synthetic(w.samples, w.length, w.features, 2, 0)
+    x, y = torch.from_numpy(arrays.x), torch.from_numpy(arrays.y)
+    torch.manual_seed(0)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(w.features, w.hidden_size, w.num_layers, batch_first=True)
+            self.fc = nn.Linear(w.hidden_size, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out, _ = self.lstm(x)
+            return self.fc(out[:, -1, :])
+
+    model, criterion = Model(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    epoch = 0
+    while True:
+        began = time.perf_counter()
+        epoch += 1
+        total, correct = 0.0, 0
+        for rows in order_of(epoch, seed=0, samples=w.samples, batch_size=w.batch_size).batches:
+            index = torch.from_numpy(rows)
+            optimizer.zero_grad()
+            outputs = model(x[index])
+            loss = criterion(outputs, y[index])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
+            optimizer.step()
+            total += loss.item() * len(rows)
+            correct += (outputs.argmax(dim=1) == y[index]).sum().item()
+        yield time.perf_counter() - began
+
+
+def epochs_of(kind: Callable[[Workload], Iterator[float]], w: Workload) -> Callable[[], float]:
+    stream = kind(w)
+    return lambda: next(stream)
+
+
+def measure(key: str, kinds: list[str], flush: bool) -> dict[str, float]:
+    """Median seconds of an epoch of each kind, in this process, the kinds taking turns."""
+    import torch
+
+    torch.set_flush_denormal(flush)
+    w = WORKLOADS[key]
+    runs = {kind: epochs_of({"ours": ours, "plain": plain}[kind], w) for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(w.epochs + 1):
+        for kind, epoch in runs.items():
+            seconds = epoch()
+            if turn:  # the first warms up
+                times[kind].append(seconds)
+    return {kind: statistics.median(values) for kind, values in times.items()}
+
+
+def in_process(key: str, kinds: list[str], *, flush: bool = True, malloc: bool = True) -> dict[str, float]:
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    if malloc:
+        from worker.spare import ALLOCATOR
+
+        environment |= ALLOCATOR
+    command = [sys.executable, __file__, "--measure", key, ",".join(kinds), "flush" if flush else "denormals"]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def rows() -> list[dict[str, object]]:
+    """The table's rows: what was measured, the ratio, and what it must reach."""
+    found: list[dict[str, object]] = []
+    for key, w in WORKLOADS.items():
+        if w.denormals:
+            own, other = in_process(key, ["ours"])["ours"], in_process(key, ["plain"], flush=False, malloc=False)["plain"]
+            what = f"{w.name}; plain without flush-to-zero"
+        else:
+            both = in_process(key, ["ours", "plain"])
+            own, other, what = both["ours"], both["plain"], w.name
+        row = {"what": what, "ours": f"{own * 1e3:.1f} ms/epoch", "other": f"{other * 1e3:.1f} ms/epoch"}
+        found.append(row | {"ratio": other / own, "at_least": w.at_least})
+    with_, without = in_process("tutorial", ["ours"])["ours"], in_process("tutorial", ["ours"], malloc=False)["ours"]
+    found.append(
+        {
+            "what": "tutorial: C allocator's thresholds raised, against as they come",
+            "ours": f"{with_ * 1e3:.1f} ms/epoch",
+            "other": f"{without * 1e3:.1f} ms/epoch",
+            "ratio": without / with_,
+            "at_least": None,
+        }
+    )
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(sys.argv[2], sys.argv[3].split(","), sys.argv[4] == "flush")))
+    else:
+        for row in rows():
+            print(row)
