@@ -187,12 +187,14 @@ class Http:
                 f"{self.base_url} redirects to {where}; use the address it redirects to.", status=status
             )
         problem = _problem_document(response)
+        if problem is None and status in RETRIED_STATUSES:
+            message = f"The service behind {self.base_url} is away (HTTP {status})."
+            return ServiceUnreachable(message, status=status, retry_after_seconds=_retry_after(response))
         if problem is None:
             return ServiceError(
                 f"What answers at {self.base_url} does not speak Loopline: {response.request.method} "
                 f"{response.request.url.path} gave {_described(response)}.",
                 status=status,
-                retry_after_seconds=_retry_after(response),
             )
         kind = KINDS.get(status, BadRequest if status < 500 and status != 429 else ServiceError)
         message = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")

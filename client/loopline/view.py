@@ -33,6 +33,8 @@ STYLES = {
 METRICS = ("accuracy", "macro_f1", "r2", "mae", "rmse")
 PLAIN_WIDTH = 10_000
 SPARK_WIDTH = 48
+NEEDED_WIDTH = {"time": 72, "clipped": 65, "lr": 56, "grad norm": 48}
+"""Columns of the live table that are left out when the terminal is narrower than this."""
 
 
 def console(stream: TextIO | None = None) -> Console:
@@ -283,7 +285,8 @@ class LiveView:
         metric = metric_of(shown[-1])[0]
         columns = ["epoch", "loss", "val loss", metric, "lr", "grad norm", "clipped", "time"]
         with_validation = any(epoch.validation_loss is not None for epoch in shown)
-        hidden = {"" if metric else metric, "" if with_validation else "val loss"}
+        hidden = {column for column, width in NEEDED_WIDTH.items() if self.console.width < width}
+        hidden |= {"" if metric else metric, "" if with_validation else "val loss"}
         table = _table(*(column for column in columns if column not in hidden), right=True)
         best = self.job.best.epoch if self.job.best else None
         for epoch in shown:
@@ -311,8 +314,12 @@ def live(view: LiveView) -> Iterator[Callable[[Job, list[Epoch]], None]]:
         view.epochs += epochs
         view.trouble = ""
 
-    with Live(view, console=view.console, refresh_per_second=8):
-        yield update
+    drawn = Live(view, console=view.console, refresh_per_second=8)
+    try:
+        with drawn:
+            yield update
+    finally:
+        drawn.stop()  # Ctrl-C while it was starting would leave the terminal without its cursor
 
 
 def as_yaml(document: Document) -> str:

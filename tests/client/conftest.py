@@ -35,12 +35,25 @@ class Quiet(WSGIRequestHandler):
         """Says nothing: the tests look at what the client says."""
 
 
+class Bell(FakeDoorbell):
+    """Lets a test wait until a job is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = threading.Event()
+
+    def ring(self, queue: str) -> bool:
+        self.heard.set()
+        return super().ring(queue)
+
+
 class Service:
     """The running service, and what a worker would do to its jobs. `wrap` puts something in front of the API."""
 
     def __init__(self, folder: Path) -> None:
+        self.bell = Bell()
         settings = Settings(data_dir=folder, broker_url="redis://127.0.0.1:1/0")
-        self.app = create_app(settings, bell=FakeDoorbell())
+        self.app = create_app(settings, bell=self.bell)
         self.engine = self.app.extensions["loopline"].engine
         self.storage = self.app.extensions["loopline"].storage
         db.migrate(self.engine)
@@ -110,6 +123,11 @@ class Service:
 
     def fail(self, job_id: str, reason: str = "diverged", message: str = "Training diverged at step 7.") -> None:
         self.do(jobs.fail, job_id, reason, message, retry=False)
+
+    def cancel(self, job_id: str) -> None:
+        """As the API does it."""
+        with db.session_scope(self.engine) as session:
+            jobs.cancel(session, job_id)
 
     def complete(self, job_id: str) -> None:
         self.start(job_id)

@@ -1,0 +1,303 @@
+"""What the command says, and the code it leaves with."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from loopline import Client
+from loopline.cli import app
+from typer.testing import CliRunner, Result
+
+Run = Callable[..., Result]
+Background = Callable[..., threading.Thread]
+
+
+@pytest.fixture
+def run(service: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command against the service, as from a script: stdout is no terminal."""
+    monkeypatch.setenv("LOOPLINE_URL", service.url)
+
+    def invoke(*args: str | Path, input: str | None = None) -> Result:
+        return CliRunner().invoke(app, [str(arg) for arg in args], input=input, catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def job_file(tmp_path: Path, tiny: dict[str, Any]) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+def test_empty_lists_say_what_to_do_next(run: Run) -> None:
+    assert run("list").stdout == "No jobs yet. Submit one: loopline submit job.yaml\n"
+    assert run("datasets", "list").stdout == "No data sets yet. Upload one: loopline datasets upload FILE.npz\n"
+    assert run("list", "--status", "running").stdout == "No job fits.\n"
+    assert run("list", "--json").stdout == "[]\n"
+
+
+def test_submit_says_the_id_and_how_to_watch_it(run: Run, client: Client, job_file: Path) -> None:
+    done = run("submit", job_file)
+    job = client.last()
+    assert done.exit_code == 0
+    assert done.stdout == f"Submitted {job.id} (tiny).\n"
+    assert done.stderr == f"Watch it with: loopline watch {job.id}\n"
+
+
+def test_submit_changes_fields_and_the_name(run: Run, client: Client, job_file: Path) -> None:
+    settings = ("--set", "training.epochs=7", "-s", "training.optimizer.lr=3e-4", "--name", "1e3")
+    assert run("submit", job_file, *settings).exit_code == 0
+    job = client.last()
+    assert (job.name, job.spec["training"]["epochs"]) == ("1e3", 7)
+    assert job.spec["training"]["optimizer"]["lr"] == 3e-4
+
+
+def test_submit_reads_stdin(run: Run, client: Client, job_file: Path) -> None:
+    assert run("submit", "-", input=job_file.read_text()).exit_code == 0
+    assert client.last().name == "tiny"
+
+
+def test_submit_with_json_prints_the_job_and_nothing_else(run: Run, job_file: Path) -> None:
+    done = run("submit", job_file, "--json")
+    assert json.loads(done.stdout)["status"] == "queued"
+    assert done.stderr == ""
+
+
+def test_submit_uploads_a_data_set_beside_the_spec_and_says_so(
+    run: Run, client: Client, npz: Path, tiny: dict[str, Any]
+) -> None:
+    path = npz.parent / "job.yaml"
+    path.write_text(yaml.safe_dump(tiny | {"data": {"dataset": "./small.npz"}}))
+    done = run("submit", path)
+    assert done.exit_code == 0, done.stderr
+    assert f"Uploaded {npz} as small@1: 40 sequences, " in done.stderr
+    assert client.last().dataset_name == "small"
+
+
+def test_the_same_key_submits_once(run: Run, client: Client, job_file: Path) -> None:
+    for _ in range(2):
+        assert run("submit", job_file, "--idempotency-key", "nightly-2026-01-02").exit_code == 0
+    assert len(list(client.jobs())) == 1
+
+
+def test_a_spec_with_problems_lists_them_by_pointer(run: Run, job_file: Path) -> None:
+    done = run("submit", job_file, "--set", "training.epochs=-1", "--set", "nonsense=1")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    first, *problems = done.stderr.splitlines()
+    assert first == "Error: The spec has 2 problems."
+    assert {line.split(":")[0] for line in problems} == {"  /training/epochs", "  /nonsense"}
+
+
+@pytest.mark.parametrize("setting", ["training.epochs", "=5", "training..epochs=5", "name.x=1", "name=["])
+def test_a_setting_that_is_none_is_refused(run: Run, job_file: Path, setting: str) -> None:
+    done = run("submit", job_file, "--set", setting)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: ")
+
+
+def test_a_job_that_is_watched_prints_a_line_for_each_epoch(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any], in_background: Background
+) -> None:
+    job = client.submit(tiny)
+    in_background(service.complete, job.id)
+    done = run("watch", job.id)
+    assert done.exit_code == 0
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    lines = done.stdout.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert epochs[0] == (
+        "epoch 1/3  loss 1.0000  val loss 1.1000  val accuracy 0.6000  lr 0.0010  grad norm 0.5000  0.2 s"
+    )
+    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
+    assert lines[-1].startswith(f"Job {job.id} succeeded after ")
+    assert lines[-1].endswith("best epoch 3. validation_accuracy 0.8000, test_accuracy 0.7500")
+
+
+def test_watch_leaves_with_the_code_of_the_end(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    cancelled = client.submit(tiny).cancel()
+    failed = client.submit(tiny)
+    service.start(failed.id)
+    service.fail(failed.id)
+    done = run("watch", failed.id)
+    assert done.exit_code == 1
+    assert "failed after" in done.stdout
+    assert "(diverged): Training diverged at step 7." in done.stdout
+    done = run("watch", cancelled.id)
+    assert done.exit_code == 4
+    assert done.stdout.startswith(f"Job {cancelled.id} was cancelled")
+
+
+@pytest.mark.parametrize("how", ["--wait", "--watch"])
+@pytest.mark.parametrize(("end", "code"), [("complete", 0), ("fail", 1), ("cancel", 4)])
+def test_submit_leaves_with_the_code_of_the_end(
+    run: Run, service: Any, client: Client, job_file: Path, in_background: Background, how: str, end: str, code: int
+) -> None:
+    def worker() -> None:
+        assert service.bell.heard.wait(20)
+        job = client.last()
+        if end == "complete":
+            service.complete(job.id)
+        elif end == "cancel":
+            job.cancel()
+        else:
+            service.start(job.id)
+            service.fail(job.id)
+
+    in_background(worker)
+    done = run("submit", job_file, how)
+    assert done.exit_code == code, done.output
+    assert done.stdout.startswith("Submitted job_")
+
+
+def test_submit_with_json_and_watch_keeps_stdout_for_the_job(
+    run: Run, service: Any, client: Client, job_file: Path, in_background: Background
+) -> None:
+    def worker() -> None:
+        assert service.bell.heard.wait(20)
+        service.complete(client.last().id)
+
+    in_background(worker)
+    done = run("submit", job_file, "--watch", "--json")
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert "epoch 3/3" in done.stderr
+
+
+def test_list_shows_a_line_for_each_job(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    first = client.submit(tiny)
+    service.complete(first.id)
+    second = client.submit(tiny | {"name": "a-rather-long-name-that-would-be-cut-on-a-narrow-terminal" * 2})
+    header, *rows = run("list").stdout.splitlines()
+    assert header.split() == ["id", "name", "status", "epoch", "best", "created", "took"]
+    assert [row.split()[0] for row in rows] == [second.id, first.id]
+    assert second.name in rows[0]
+    assert "succeeded  3/3    validation_" in rows[1]
+    assert [job["id"] for job in json.loads(run("list", "--json").stdout)] == [second.id, first.id]
+    assert len(run("list", "--limit", "1").stdout.splitlines()) == 2
+    assert len(run("list", "--status", "succeeded").stdout.splitlines()) == 2
+
+
+def test_show_tells_everything_about_a_job(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny | {"tags": {"team": "speech"}})
+    assert "default, next in its queue" in run("show", job.id).stdout
+    service.complete(job.id)
+    shown = run("show", "last").stdout
+    for words in (
+        job.id,
+        "succeeded",
+        "epoch 3/3, step 12/12 (100%)",
+        "test_accuracy 0.7500",
+        "team: speech",
+        "cell: gru",
+    ):
+        assert words in shown
+    assert json.loads(run("show", job.id, "--json").stdout)["id"] == job.id
+
+
+def test_an_unknown_job_is_a_sentence_and_code_2(run: Run) -> None:
+    done = run("show", "job_nope")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "Error: There is no job with this id.\n"
+    assert run("watch", "last").stderr == "Error: There are no jobs yet.\n"
+
+
+def test_cancel_says_what_happens(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    assert run("cancel", job.id).stdout == f"Job {job.id} is cancelled.\n"
+    assert run("cancel", job.id).stdout == f"Job {job.id} had already ended: cancelled.\n"
+    running = client.submit(tiny)
+    service.start(running.id)
+    assert run("cancel", "last").stdout == f"Job {running.id} is asked to stop and will at its next step.\n"
+    assert "running (cancelling)" in run("list").stdout
+
+
+def test_download_lists_the_files(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = client.submit(tiny)
+    assert run("download", job.id).exit_code == 2
+    service.start(job.id)
+    service.checkpoint(job.id, 4)
+    assert "checkpoint-000000004.json (5 B)" in run("download", job.id, "--checkpoint", "4", "--to", "at-4").stdout
+    service.succeed(job.id)
+    assert run("download", "last").stdout.splitlines()[0] == f"{job.id}/model.safetensors (7 kB)"
+    assert run("download", "last", "--to", tmp_path / "model").exit_code == 0
+    assert (tmp_path / "model" / "model.json").exists()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_presets_are_listed_and_shown_as_yaml(run: Run) -> None:
+    assert "basic_gru" in run("presets").stdout
+    assert len(json.loads(run("presets", "--json").stdout)) == 9
+    shown = run("presets", "dropout_gru").stdout
+    assert yaml.safe_load(shown)["architecture"]["cell"] == "gru"
+    assert run("presets", "dropout_gruu").stderr == (
+        "Error: There is no preset 'dropout_gruu'; did you mean dropout_gru?\n"
+    )
+
+
+def test_data_sets_are_uploaded_listed_and_shown(run: Run, npz: Path) -> None:
+    done = run("datasets", "upload", npz, "--name", "vowels")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("vowels@1 (ds_")
+    assert json.loads(run("datasets", "upload", npz, "--name", "vowels", "--json").stdout)["version"] == 1
+    _, row = run("datasets", "list").stdout.splitlines()
+    assert row.split()[:5] == ["vowels@1", "40", "3", "5", "to"]
+    assert "2 classes" in row
+    shown = run("datasets", "show", "vowels").stdout
+    assert "5 to 9 steps" in shown
+    assert "0      20" in shown
+    assert json.loads(run("datasets", "list", "--json").stdout)[0]["name"] == "vowels"
+    assert run("datasets", "show", "nope").exit_code == 2
+    assert run("datasets", "upload", "none.npz").stderr == "Error: Cannot read none.npz: No such file or directory.\n"
+
+
+def test_health_leaves_with_3_when_the_service_cannot_work(run: Run, service: Any) -> None:
+    done = run("health")
+    assert (done.exit_code, "degraded" in done.stdout) == (0, True)
+    with service.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    done = run("health", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["status"]) == (3, "unavailable")
+
+
+def test_the_way_out_is_told_when_nothing_answers(run: Run, free_port: int) -> None:
+    done = run("--url", f"http://127.0.0.1:{free_port}", "--retry-seconds", "0", "list")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr == (
+        f"Error: Nothing answers at http://127.0.0.1:{free_port} (Connection refused). "
+        "Start it with `make run`, or point --url or LOOPLINE_URL at your server.\n"
+    )
+
+
+def test_the_address_may_stand_after_the_command_too(run: Run, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOOPLINE_URL")
+    assert run("list", "--url", service.url).exit_code == 0
+    assert run("list", f"--url={service.url}").exit_code == 0
+    assert run("list", "--url").exit_code == 2
+
+
+def test_coming_back_to_another_address_names_it(
+    run: Run, service: Any, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOOPLINE_URL")
+    done = run("--url", service.url, "submit", job_file)
+    assert f"Watch it with: loopline --url {service.url} watch job_" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [["lst"], ["show"], ["list", "--limit", "x"], ["list", "--nope"], ["datasets", "nope"]]
+)
+def test_a_command_line_that_is_wrong_is_code_2(run: Run, args: list[str]) -> None:
+    done = run(*args)
+    assert done.exit_code == 2
+    assert "Error" in done.stderr
