@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -21,7 +20,7 @@ from sqlalchemy.orm import Session
 from services import datasets, db, jobs
 from services.errors import LeaseLost, Unavailable
 from services.jobs import Flags, Lease, Reason
-from services.orm import Checkpoint, Job
+from services.orm import Job
 from services.settings import Settings
 from services.storage import Storage, sha256
 from worker.drain import Drain
@@ -32,6 +31,7 @@ log = logging.getLogger(__name__)
 ENDS = frozenset({"finished", "stopped", "failed"})
 LOOK_SECONDS = 1.0  # how long a request to cancel may go unseen
 TICK_SECONDS = 0.5
+NEWEST = "newest"  # resume from the newest whole checkpoint of the job's folder: the trainer looks which that is
 LEASE_SHARE = 0.75  # of the lease, without renewal, after which the trainer must be dead: another may follow soon
 
 Event = dict[str, Any]
@@ -57,7 +57,6 @@ class Claim:
 
     job: Job
     dataset_sha256: str | None
-    checkpoints: Sequence[Checkpoint]
     at: float
     """When, by the monotonic clock; the lease is counted from here."""
 
@@ -69,9 +68,8 @@ def claim(slot: Slot, queue: str) -> Claim | None:
         job = jobs.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
         if job is None:
             return None
-        checkpoints = jobs.checkpoints(session, job.id) if job.attempt > 1 else ()
         dataset_sha256 = None if job.dataset_id is None else datasets.get(session, job.dataset_id).sha256
-    return Claim(job, dataset_sha256, checkpoints, at)
+    return Claim(job, dataset_sha256, at)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -95,26 +93,15 @@ def supervise(slot: Slot, claim: Claim) -> None:
 def order(slot: Slot, claim: Claim) -> Event:
     """What the trainer is told."""
     job, sha = claim.job, claim.dataset_sha256
-    resume = newest_checkpoint(slot, claim)
     return {
         "spec": job.spec,
         "data": None if sha is None else str(slot.storage.dataset_path(sha)),
         "directory": str(slot.storage.job_dir(job.id)),
-        "resume": None if resume is None else str(resume),
+        "resume": NEWEST if job.attempt > 1 else None,
         "device": slot.settings.device,
         "job": job.id,
         "attempt": job.attempt,
     }
-
-
-def newest_checkpoint(slot: Slot, claim: Claim) -> Path | None:
-    """The newest checkpoint whose files are whole; one that was damaged is passed over for the one before."""
-    for row in reversed(claim.checkpoints):
-        if damage := _damage(slot.storage, claim.job.id, row.files, hashed=True):
-            log.warning("%s: the checkpoint at step %d is passed over: %s", claim.job.id, row.step, damage)
-        else:
-            return slot.storage.checkpoint_files(claim.job.id, row.step)[0]
-    return None
 
 
 class Attempt:

@@ -41,8 +41,9 @@ def main() -> int:
     from services.training import run  # torch comes along: after die_with_parent, before ready
 
     run.prepare_process(options.threads)
-    run.warm(options.device, options.threads)
-    send({"event": "ready", "device": options.device})
+    device = run.device_of(options.device)
+    run.warm(device)
+    send({"event": "ready", "device": str(device)})
 
     order = inbox.order()
     return train(run.events(order, stop=inbox.stop), send)

@@ -24,6 +24,8 @@ from worker.process import die_with_parent
 from worker.trainer import lines
 
 STEPS_PER_EPOCH = 4
+SIGNALS = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV}
+EXITS = {"exit": 7, "silent": 0}
 
 inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 events = int(os.environ.pop("LOOPLINE_EVENTS_FD"))
@@ -43,10 +45,9 @@ def main() -> None:
 
 def train(order: dict[str, Any], stub: str) -> None:
     folder, epochs = Path(order["directory"]), order["spec"]["training"]["epochs"]
-    step = 0
-    if order["resume"]:
-        step = json.loads(Path(order["resume"]).read_text())["step"]
-    resumed = {"epoch": step // STEPS_PER_EPOCH, "step": step} if order["resume"] else None
+    known = sorted(folder.glob("checkpoint-*.json")) if order["resume"] == "newest" else []
+    begin = json.loads(known[-1].read_text())["step"] if known else 0
+    resumed = {"epoch": begin // STEPS_PER_EPOCH, "step": begin} if known else None
     send(
         event="started",
         epochs=epochs,
@@ -56,7 +57,7 @@ def train(order: dict[str, Any], stub: str) -> None:
         pid=os.getpid(),
         environment=sorted(os.environ),
     )
-    for step in range(step + 1, epochs * STEPS_PER_EPOCH + 1):
+    for step in range(begin + 1, epochs * STEPS_PER_EPOCH + 1):
         send(event="steps", first_step=step, loss=[1.0 / step], grad_norm=[float(step)])
         if step % STEPS_PER_EPOCH == 0:
             epoch = step // STEPS_PER_EPOCH
@@ -85,15 +86,11 @@ def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
         while not (folder / "go").exists():
             time.sleep(0.005)
             yield
-    elif stub == "exit":
+    elif stub in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[stub])
+    elif stub in EXITS:
         print("Traceback: the stub gives up", file=sys.stderr)
-        sys.exit(7)
-    elif stub == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif stub == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif stub == "silent":
-        sys.exit(0)
+        sys.exit(EXITS[stub])
     elif stub == "flood":
         for _ in range(64):
             os.write(2, b"\xff\xfe flood \x00" * 100_000)

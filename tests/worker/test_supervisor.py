@@ -132,26 +132,6 @@ def test_a_crashed_run_goes_on_from_its_newest_checkpoint(
         assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("harm", ["flipped", "truncated", "gone"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, storage: Storage, watch: Watch, harm: str
-) -> None:
-    job, slot = make_job(training={"epochs": 2}), make_slot()
-    tasks.ring(slot, "default")
-    with db.session_scope(engine) as session:
-        session.execute(Job.__table__.update().values(status="queued", not_before=0))
-    path = storage.checkpoint_files(job.id, 8)[1]
-    if harm == "gone":
-        path.unlink()
-    else:
-        data = path.read_bytes()
-        path.write_bytes(data[:-1] if harm == "truncated" else data[:-1] + b"!")
-    tasks.ring(slot, "default")
-    done = watch.job(job.id)
-    assert done.trainer is not None
-    assert done.trainer["resumed_from"] == {"epoch": 1, "step": 4}
-
-
 def test_a_flood_of_output_is_capped(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
     job = make_job(tags={"stub": "flood"}, limits={"max_retries": 0})
     tasks.ring(make_slot(), "default")
