@@ -208,6 +208,7 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
     if "epoch.reports" in tensors:
         run.reports = list(tensors["epoch.reports"].to(run.device))
         run.outputs = [tensors["epoch.outputs"].to(run.device)]
+        run._reported = len(run.reports)  # what lies before a checkpoint was told before it
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random.cuda"], run.device)

@@ -82,6 +82,7 @@ class Run:
         self.stopping_bad_epochs = 0
         self.stopped_early = False
         self._reported = 0  # updates of this epoch whose reports were taken
+        self._untaken: list[Tensor] = []  # reports of the epoch before that were not taken by its end
         self._began = time.perf_counter()
 
     def _placed(self, part: Part) -> Part:
@@ -139,13 +140,14 @@ class Run:
         return rate
 
     def take_reports(self) -> tuple[int, list[tuple[float, float]]]:
-        """The (loss, gradient norm) of the updates of this epoch not taken yet, and the number of the first of them.
+        """The (loss, gradient norm) of the updates not taken yet, and the number of the first of them.
 
-        Waits for the device. Raises Diverged where one of them is not finite.
+        None is missed by who asks at the end of each epoch at the latest. Waits for the device. Raises Diverged where
+        one of them is not finite.
         """
-        first = self.step - self.steps_in_epoch + self._reported + 1
-        fresh = self.reports[self._reported :]
-        self._reported = len(self.reports)
+        fresh = self._untaken + self.reports[self._reported :]
+        first = self.step - len(fresh) + 1
+        self._reported, self._untaken = len(self.reports), []
         values = torch.stack(fresh).tolist() if fresh else []
         for offset, (loss, grad_norm, _) in enumerate(values):
             if not math.isfinite(loss) or (self.scaler is None and not math.isfinite(grad_norm)):
@@ -286,6 +288,7 @@ def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:
     if isinstance(schedule, Plateau) and watched is not None:
         run.plateau.see(watched, schedule)
     _keep_best(run, record)
+    run._untaken = run.reports[run._reported :]
     run.reports, run.outputs, run.seconds, run._reported = [], [], 0.0, 0
     return record
 
