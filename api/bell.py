@@ -50,17 +50,20 @@ class CeleryDoorbell:
             began = time.monotonic()
             if began < self._silent_until:
                 return False
-            if self._send(queue) or (time.monotonic() - began < PATIENCE_SECONDS / 2 and self._send(queue)):
-                return True
-            self._silent_until = time.monotonic() + PAUSE_SECONDS
-            return False
+            error = self._send(queue)
+            if error and time.monotonic() - began < PATIENCE_SECONDS / 2:
+                error = self._send(queue)
+            if error:
+                self._silent_until = time.monotonic() + PAUSE_SECONDS
+                log.warning("the broker did not take the bell for %s; the scheduler will ring again: %s", queue, error)
+            return error is None
 
-    def _send(self, queue: str) -> bool:
+    def _send(self, queue: str) -> Exception | None:
+        """What went wrong, if anything."""
         try:
             self._app.send_task(  # type: ignore[no-untyped-call]
                 RING, args=[queue], queue=queue, retry=False, ignore_result=True
             )
         except (OperationalError, RedisError, OSError) as error:
-            log.warning("the broker did not take the bell for %s; the scheduler will ring again: %s", queue, error)
-            return False
-        return True
+            return error
+        return None

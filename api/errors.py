@@ -50,6 +50,12 @@ HTTP_CODES: dict[int, str] = {
     503: "unavailable",
 }
 
+_DETAILS: dict[int, str] = {
+    404: "There is nothing at this address; /docs lists what there is.",
+    405: "This address does not take this method; Allow says which it takes.",
+    413: "The body is larger than this service takes.",
+}
+
 RETRY_AFTER_SECONDS: dict[type[errors.LooplineError], int] = {errors.Unavailable: 5, errors.IdempotencyInFlight: 1}
 
 log = logging.getLogger(__name__)
@@ -109,7 +115,7 @@ def register(app: Flask) -> None:
 def _ours(error: errors.LooplineError) -> Response:
     status = status_of(type(error))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("%s on %s %s", error.code, request.method, request.path, exc_info=error)
+        _record(error.code, error)
     retry = next((RETRY_AFTER_SECONDS[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER_SECONDS), None)
     return problem(
         status,
@@ -127,9 +133,8 @@ def _http(error: HTTPException) -> Response:
     if error.code is None or error.code < HTTPStatus.BAD_REQUEST:
         return _as_response(ready)
     headers = {name: value for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")}
-    return problem(
-        error.code, HTTP_CODES.get(error.code, "http_error"), error.description or error.name, headers=headers
-    )
+    detail = _DETAILS.get(error.code) or error.description or error.name
+    return problem(error.code, HTTP_CODES.get(error.code, "http_error"), detail, headers=headers)
 
 
 def _as_response(ready: AnyResponse) -> Response:
@@ -139,7 +144,7 @@ def _as_response(ready: AnyResponse) -> Response:
 
 def _database(error: DBAPIError | PoolTimeout) -> Response:
     """The database is locked, full or away: the client is told when to come back, the log is told why."""
-    log.error("database error on %s %s", request.method, request.path, exc_info=error)
+    _record("database error", error)
     return _ours(errors.Unavailable("The database cannot answer now; try again in a few seconds."))
 
 
@@ -147,9 +152,14 @@ def _unforeseen(error: Exception) -> Response:
     """The last edge: an error nobody foresaw is recorded with its traceback and named by the request's id."""
     if type(error).__module__ == "gunicorn.http.errors":  # a body whose chunks are not chunks
         return problem(HTTPStatus.BAD_REQUEST, "bad_request", "The body breaks off or is not framed as HTTP asks.")
-    log.error("unforeseen error on %s %s", request.method, request.path, exc_info=error)
+    _record("unforeseen error", error)
     detail = "Something went wrong inside the service. Its log holds the reason under this request_id."
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
+
+
+def _record(what: str, error: Exception) -> None:
+    told = {"request_id": g.get("request_id")}
+    log.error("%s on %s %s", what, request.method, request.path, exc_info=error, extra=told)
 
 
 def parameters_invalid(error: ValidationError) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -279,15 +280,23 @@ def _dataset_name(name: str) -> str:
     return name
 
 
-class Query(BaseModel):
+class Parameters(BaseModel):
+    @classmethod
+    @cache
+    def model_json_schema(cls, **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The schema, made once: flask-openapi asks for it at every request, and making it takes half a millisecond."""
+        return super().model_json_schema(**options)
+
+
+class Query(Parameters):
     model_config = ConfigDict(title="query", extra="forbid", use_attribute_docstrings=True)
 
 
-class Header(BaseModel):
+class Header(Parameters):
     model_config = ConfigDict(title="header", populate_by_name=True, use_attribute_docstrings=True)
 
 
-class Path(BaseModel):
+class Path(Parameters):
     model_config = ConfigDict(title="path", use_attribute_docstrings=True)
 
 

@@ -5,12 +5,16 @@ Two processes of 64 threads: a long poll or a download holds a thread, not a pro
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
 from api import wsgi
+from services import db, logs
+from services.errors import LooplineError
 from services.settings import Settings
 
 WORKERS = 2
@@ -29,6 +33,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "control_socket_disable": True,
         "graceful_timeout": 20,
         "loglevel": settings.log_level,
+        "logger_class": Log,
         "post_worker_init": end_polls_with,
     }
 
@@ -36,6 +41,15 @@ def options(settings: Settings) -> dict[str, Any]:
 def end_polls_with(worker: Worker) -> None:
     """Lets long polls end when their process is told to stop, so that it does not linger for a minute."""
     worker.wsgi.extensions["loopline"].closing = lambda: not worker.alive
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's records, on the same way out as everybody's."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -54,5 +68,13 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Runs until it is told to stop."""
-    Server(Settings()).run()
+    """Runs until it is told to stop; the database is brought up to date first, once for all processes."""
+    settings = Settings()
+    logs.configure(settings)
+    engine = db.engine(settings.database_url)
+    try:
+        db.migrate(engine)
+    except LooplineError as error:
+        sys.exit(f"Loopline's API cannot start: {error.message}")
+    engine.dispose()
+    Server(settings).run()

@@ -17,6 +17,7 @@ from services import db, jobs
 from services.jobs import Lease
 from services.queue import FakeDoorbell
 from services.settings import Settings
+from services.storage import Storage
 
 SPEC: dict[str, Any] = {
     "name": "try",
@@ -86,22 +87,32 @@ def running_job(service: Service, queued_job: dict[str, Any]) -> Lease:
     return Lease.of(job)
 
 
-def put_file(service: Service, job_id: str, name: str, content: bytes) -> dict[str, Any]:
-    """A file of a job as a trainer leaves it, and its record."""
-    service.storage.job_dir(job_id)
-    service.storage.job_file(job_id, name).write_bytes(content)
-    return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-MODEL_FILES = {
-    "model.safetensors": bytes(range(256)) * 4096,
-    "model.json": b'{"spec": {}}',
-    "history.json": b'{"epochs": []}',
-}
+Put = Callable[[str, str, bytes], dict[str, Any]]
 
 
 @pytest.fixture
-def trained_job(service: Service, running_job: Lease) -> str:
+def put(storage: Storage) -> Put:
+    """Leaves a file of a job as a trainer does, and gives its record."""
+
+    def leave(job_id: str, name: str, content: bytes) -> dict[str, Any]:
+        (storage.job_dir(job_id) / name).write_bytes(content)
+        return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    return leave
+
+
+@pytest.fixture
+def model_files() -> dict[str, bytes]:
+    """The contents of the model of `trained_job`."""
+    return {
+        "model.safetensors": bytes(range(256)) * 4096,
+        "model.json": b'{"spec": {}}',
+        "history.json": b'{"epochs": []}',
+    }
+
+
+@pytest.fixture
+def trained_job(service: Service, running_job: Lease, put: Put, model_files: dict[str, bytes]) -> str:
     """The id of a job that has run to its end: records, a checkpoint, a model."""
     lease = running_job
     with db.session_scope(service.engine) as session:
@@ -111,9 +122,9 @@ def trained_job(service: Service, running_job: Lease) -> str:
             jobs.record_steps(session, lease, first, [1.0, float("nan"), 0.5, None], [0.1, 0.2, float("inf"), 0.4])
             jobs.record(session, lease, record)
         names = ("checkpoint-000000012.json", "checkpoint-000000012.safetensors")
-        files = [put_file(service, lease.job_id, name, name.encode() * 1000) for name in names]
+        files = [put(lease.job_id, name, name.encode() * 1000) for name in names]
         jobs.checkpoint(session, lease, epoch=3, step=12, best=True, files=files)
-        model = [put_file(service, lease.job_id, name, content) for name, content in MODEL_FILES.items()]
+        model = [put(lease.job_id, name, content) for name, content in model_files.items()]
         result = {
             "best_epoch": 3,
             "epochs": 3,

@@ -9,16 +9,17 @@ from flask.testing import FlaskClient
 
 from api import downloads
 from api.service import Service
-from tests.api.conftest import MODEL_FILES
 
 
-def test_a_model_is_a_zip_of_its_three_files(client: FlaskClient, trained_job: str) -> None:
+def test_a_model_is_a_zip_of_its_three_files(
+    client: FlaskClient, trained_job: str, model_files: dict[str, bytes]
+) -> None:
     answer = client.get(f"/v1/jobs/{trained_job}/model", buffered=True)
     assert (answer.status_code, answer.mimetype) == (200, "application/zip")
     assert answer.headers["Content-Disposition"] == f"attachment; filename={trained_job}.zip"
     with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
         assert archive.testzip() is None
-        assert {name: archive.read(name) for name in archive.namelist()} == MODEL_FILES
+        assert {name: archive.read(name) for name in archive.namelist()} == model_files
     again = client.get(f"/v1/jobs/{trained_job}/model", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
 
@@ -31,10 +32,12 @@ def test_a_zip_leaves_in_pieces(client: FlaskClient, trained_job: str) -> None:
     assert max(pieces) < 2 * downloads.CHUNK_BYTES
 
 
-def test_one_file_of_a_model_may_be_had_by_range(client: FlaskClient, trained_job: str) -> None:
+def test_one_file_of_a_model_may_be_had_by_range(
+    client: FlaskClient, trained_job: str, model_files: dict[str, bytes]
+) -> None:
     path = f"/v1/jobs/{trained_job}/model/model.safetensors"
     whole = client.get(path, buffered=True)
-    assert (whole.status_code, whole.data) == (200, MODEL_FILES["model.safetensors"])
+    assert (whole.status_code, whole.data) == (200, model_files["model.safetensors"])
     part = client.get(path, headers={"Range": "bytes=10-19", "If-Range": whole.headers["ETag"]}, buffered=True)
     assert (part.status_code, part.data) == (206, bytes(range(10, 20)))
     assert client.get(path, headers={"If-None-Match": whole.headers["ETag"]}).status_code == 304
