@@ -15,8 +15,13 @@ import yaml
 
 from services.errors import Problem, SpecInvalid
 
+MAX_CHARACTERS = 1 << 18
 MAX_DEPTH = 32
 MAX_DIGITS = 40
+MAX_YAML_NODES = 10_000
+"""Of YAML, which takes a hundred times as long to read as JSON: this many take well under a second."""
+
+KINDS = {"NoneType": "nothing", "list": "a list", "str": "a text", "int": "a number", "float": "a number"}
 
 
 def loads(text: str | bytes, *, yaml: bool = True) -> dict[str, Any]:
@@ -29,11 +34,13 @@ def loads(text: str | bytes, *, yaml: bool = True) -> dict[str, Any]:
             text = text.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             _refuse(f"the text is not UTF-8: byte {error.start} cannot be read")
+    if len(text) > MAX_CHARACTERS:
+        _refuse(f"the text has {len(text):,} characters; a spec is at most {MAX_CHARACTERS:,} long")
     if "\0" in text:
         _refuse("the text holds a NUL character")
     document = _from_yaml(text) if yaml and not text.lstrip().startswith("{") else _from_json(text, yaml)
     if not isinstance(document, dict):
-        kind = "nothing" if document is None else f"a {type(document).__name__}"
+        kind = KINDS.get(type(document).__name__, "true or false")
         _refuse(f"a spec is a mapping of names to values, such as `architecture: {{cell: gru}}`; this is {kind}")
     return document
 
@@ -90,6 +97,12 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             _refuse(f"line {mark.line + 1}: YAML aliases (`*name`) are not allowed here")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.tag not in (None, "!"):
+            _refuse(f"line {event.start_mark.line + 1}: YAML tags (`{event.tag[:80]}`) are not allowed here")
+        self.nodes = getattr(self, "nodes", 0) + 1
+        if self.nodes > MAX_YAML_NODES:
+            _refuse(f"more than {MAX_YAML_NODES:,} keys and values: a spec as long as that has to be JSON")
         self.depth = getattr(self, "depth", 0) + 1
         if self.depth > MAX_DEPTH:
             _refuse(f"nested deeper than {MAX_DEPTH}")
@@ -100,7 +113,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         for key_node, _ in node.value:
             if key_node.tag != "tag:yaml.org,2002:str":
-                _refuse(f"line {key_node.start_mark.line + 1}: a key must be a word, not `{str(key_node.value)[:80]}`")
+                key = f"`{key_node.value[:80]}`" if isinstance(key_node.value, str) else "a mapping or a list"
+                _refuse(f"line {key_node.start_mark.line + 1}: a key must be a word, not {key}")
         return _unique((key.value, self.construct_object(value, deep=True)) for key, value in node.value)
 
 

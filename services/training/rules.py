@@ -153,13 +153,13 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
 
 def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     """How many samples each part gets, to within the rounding of stratification."""
-    given = summary.given_split or {}
-    left, counts = summary.samples, {}
+    marked, given, drawn = summary.given_split or {}, {}, {}
     for name, fallback in (("test", 0.0), ("validation", 0.2)):
         share = getattr(spec.data.split, name)
-        if share == "given" or (share is None and given.get(name)):
-            counts[name] = given.get(name, 0)
+        if share == "given" or (share is None and marked.get(name)):
+            given[name] = marked.get(name, 0)
         else:
-            counts[name] = round(summary.samples * (fallback if share is None else share))
-        left -= counts[name]
-    return {"train": left, **counts}
+            drawn[name] = fallback if share is None else share
+    left = summary.samples - sum(given.values())  # a fraction is of what is not given to another part
+    counts = given | {name: round(left * share) for name, share in drawn.items()}
+    return {"train": summary.samples - sum(counts.values()), **counts}

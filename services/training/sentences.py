@@ -160,6 +160,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None
+    if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to write out the longest ones
+        text = f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
     text = text or (f'"{value}"' if isinstance(value, str) else f"{value}")
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= 60 else text[:57] + "..."

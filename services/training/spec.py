@@ -10,7 +10,7 @@ each with a JSON pointer and a sentence that says what is allowed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -23,14 +23,14 @@ from services.training.summary import DatasetSummary
 
 __all__ = ["Spec", "check_data", "loads", "parse"]
 
+MAX_PROBLEMS = 100
+"""The most that are told apart; nobody reads on, and wording each takes a while."""
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
     )
-
-
-T = TypeVar("T")
 
 
 def _named(default: str | None = None) -> BeforeValidator:
@@ -305,8 +305,7 @@ def parse(document: Mapping[str, Any]) -> Spec:
     except (ValidationError, RecursionError) as error:
         if isinstance(error, RecursionError):
             raise SpecInvalid([Problem("", "the spec is nested too deeply")]) from None
-        found = (Problem(*pointer_and_sentence(entry, Spec, merged)) for entry in error.errors(include_url=False))
-        problems = list(dict.fromkeys(found))  # a field of several kinds is complained about once
+        problems = _problems_of(error, merged)
         spec = _best_guess(merged, error)
     problems += [p for p in rules.problems(spec, merged) if p.pointer not in {q.pointer for q in problems}]
     if problems:
@@ -326,6 +325,17 @@ def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
         return spec
     loss: CrossEntropy | BCE | MSE = {"classes": CrossEntropy, "multilabel": BCE, "values": MSE}[summary.target]()
     return spec.model_copy(update={"training": spec.training.model_copy(update={"loss": loss})})
+
+
+def _problems_of(error: ValidationError, document: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with single fields; a field of several kinds is complained about once, at the innermost place."""
+    entries = error.errors(include_url=False)
+    found = dict.fromkeys(Problem(*pointer_and_sentence(entry, Spec, document)) for entry in entries[:MAX_PROBLEMS])
+    inner = {p.pointer.rpartition("/")[0] for p in found if p.pointer.rpartition("/")[2].isdigit()}
+    problems = [p for p in found if p.pointer not in inner]
+    if len(entries) > MAX_PROBLEMS:
+        problems.append(Problem("", f"and {len(entries) - MAX_PROBLEMS:,} more problems"))
+    return problems
 
 
 def _with_preset(document: Mapping[str, Any]) -> dict[str, Any]:
