@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from loopline import errors
+from loopline.notes import meter, note, on_retry
 
 if TYPE_CHECKING:
     from loopline.client import Client
     from loopline.job import Job
     from loopline.spec import SpecFile
+    from loopline.types import Dataset
 
 EXIT_CODES: dict[int, str] = {
     0: "it worked, and a job that was waited for succeeded",
@@ -40,8 +41,6 @@ BY_ERROR: dict[type[errors.LooplineError], int] = {
     errors.ServiceError: UNREACHABLE,
     errors.DownloadFailed: UNREACHABLE,
 }
-WATCH_RETRY_SECONDS = 120.0
-SPARK_SECONDS = 1.0
 HOISTED = ("--url", "--retry-seconds")
 
 
@@ -107,7 +106,6 @@ def connection(
         float,
         typer.Option(
             "--retry-seconds",
-            envvar="LOOPLINE_RETRY_SECONDS",
             metavar="SECONDS",
             min=0,
             help="For how long to go on asking a service that is away; watching is more patient.",
@@ -158,10 +156,12 @@ def submit(
             typer.echo(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
             if not follow:
                 note(f"Watch it with: {come_back(ctx, job)}")
-        if watch:
-            job = watched(ctx, client, job, to_stderr=as_json)
-        elif wait:
-            job = waited(ctx, client, job)
+        if follow:
+            from loopline import watching
+
+            stream = sys.stderr if as_json else sys.stdout
+            back = come_back(ctx, job)
+            job = watching.watched(client, job, back, stream) if watch else watching.waited(client, job, back)
         if as_json:
             print_json(job.raw)
         elif follow:
@@ -225,8 +225,11 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
 
     Example: loopline watch last
     """
+    from loopline import watching
+
     with connected(ctx) as client:
-        job = watched(ctx, client, chosen(client, job_id))
+        job = chosen(client, job_id)
+        job = watching.watched(client, job, come_back(ctx, job), sys.stdout)
         typer.echo(ending(job))
         leave_as(job)
 
@@ -270,7 +273,8 @@ def download(
 
     with connected(ctx) as client:
         job = chosen(client, job_id)
-        files = job.download(to or Path(job.id), checkpoint=checkpoint)
+        with meter(f"Downloading {job.id}") as on_bytes:
+            files = job.download(to or Path(job.id), checkpoint=checkpoint, on_bytes=on_bytes)
     for file in files:
         typer.echo(f"{file} ({text.size(file.stat().st_size)})")
 
@@ -381,13 +385,6 @@ def connected(ctx: typer.Context) -> Client:
     return Client(ctx.obj["url"], retry_seconds=ctx.obj["retry_seconds"])
 
 
-def on_retry(say: Callable[[str], None]) -> None:
-    """Lets `say` hear what went wrong each time a request will be tried again, in place of stamina's own logging."""
-    from stamina.instrumentation import set_on_retry_hooks
-
-    set_on_retry_hooks([lambda details: say(str(details.caused_by))])
-
-
 def chosen(client: Client, job_id: str) -> Job:
     return client.last() if job_id == "last" else client.get(job_id)
 
@@ -407,74 +404,15 @@ def apply(spec: SpecFile, setting: str) -> None:
     spec.set(path, value)
 
 
-def upload_file(client: Client, path: Path, name: str | None) -> Any:
-    """Uploads a data set and says so on stderr, with a percentage while it goes on where that is a terminal."""
+def upload_file(client: Client, path: Path, name: str | None) -> Dataset:
+    """Uploads a data set and says so."""
     from loopline import text
 
-    started, shown = time.monotonic(), sys.stderr.isatty()
-
-    def on_bytes(sent: int, total: int) -> None:
-        if shown and time.monotonic() - started > 0.5:
-            typer.echo(f"\rUploading {path}: {text.percent(sent / total)} of {text.size(total)} ", err=True, nl=False)
-
-    dataset = client.upload(path, name, on_bytes=on_bytes)
-    if shown and time.monotonic() - started > 0.5:
-        typer.echo("\r\x1b[2K", err=True, nl=False)
+    with meter(f"Uploading {path}") as on_bytes:
+        dataset = client.upload(path, name, on_bytes=on_bytes)
     sequences, size = text.count(dataset.samples, "sequence"), text.size(dataset.bytes)
     note(f"Uploaded {path} as {dataset.reference}: {sequences}, {size}.")
     return dataset
-
-
-def watched(ctx: typer.Context, client: Client, job: Job, *, to_stderr: bool = False) -> Job:
-    """Follows a job to its end on the screen and returns it as it ended."""
-    from loopline import view
-
-    client.retry_seconds = max(client.retry_seconds, WATCH_RETRY_SECONDS)
-    console = view.console(sys.stderr if to_stderr else sys.stdout)
-    try:
-        return live(console, job) if console.is_terminal and os.environ.get("TERM") != "dumb" else lines(console, job)
-    except KeyboardInterrupt:
-        leave_running(ctx, job)
-
-
-def live(console: Any, job: Job) -> Job:
-    from loopline import view
-
-    drawn = view.LiveView(console, job)
-    on_retry(lambda trouble: setattr(drawn, "trouble", trouble))
-    thinned_at = 0.0
-    with view.live(drawn) as update:
-        for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
-            if job.terminal or time.monotonic() - thinned_at > SPARK_SECONDS:
-                drawn.steps, thinned_at = job.steps(points=view.SPARK_WIDTH), time.monotonic()
-            update(job, epochs)
-    return job
-
-
-def lines(console: Any, job: Job) -> Job:
-    from loopline import view
-
-    said = ""
-    on_retry(lambda trouble: note(f"{trouble} Trying again."))
-    for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
-        state = view.state(job)
-        if state != said and not job.terminal:
-            console.print(state)
-            said = state
-        for epoch in epochs:
-            console.print(view.epoch_line(epoch, job.progress.epochs))
-        console.file.flush()
-    return job
-
-
-def waited(ctx: typer.Context, client: Client, job: Job) -> Job:
-    client.retry_seconds = max(client.retry_seconds, WATCH_RETRY_SECONDS)
-    try:
-        return job.wait()
-    except (errors.JobFailed, errors.JobCancelled) as error:
-        return error.job
-    except KeyboardInterrupt:
-        leave_running(ctx, job)
 
 
 def ending(job: Job) -> str:
@@ -487,11 +425,6 @@ def leave_as(job: Job) -> None:
     """Exits with the code that says how the job ended."""
     if job.status != "succeeded":
         raise typer.Exit({"failed": FAILED, "cancelled": CANCELLED}[job.status])
-
-
-def leave_running(ctx: typer.Context, job: Job) -> NoReturn:
-    note(f"\nJob {job.id} goes on. Come back to it with: {come_back(ctx, job)}")
-    raise typer.Exit(INTERRUPTED)
 
 
 def come_back(ctx: typer.Context, job: Job) -> str:
@@ -514,11 +447,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ". `loopline presets` lists them."
-
-
-def note(sentence: str) -> None:
-    """Says something beside the result: on stderr, so that stdout can be piped."""
-    typer.echo(sentence, err=True)
 
 
 def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ On a terminal: colours, tables, and a view that is redrawn in place. Elsewhere: 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TextIO
@@ -241,6 +241,16 @@ class LiveView:
         self.steps = Steps()
         self.trouble = ""
 
+    def update(self, job: Job, epochs: list[Epoch]) -> None:
+        """Takes what is new."""
+        self.job = job
+        self.epochs += epochs
+        self.trouble = ""
+
+    def tell(self, trouble: str) -> None:
+        """Shows what goes wrong until something is new."""
+        self.trouble = trouble
+
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._head()]
         if self.epochs:
@@ -306,18 +316,12 @@ class LiveView:
 
 
 @contextmanager
-def live(view: LiveView) -> Iterator[Callable[[Job, list[Epoch]], None]]:
-    """Draws the view on its terminal for as long as the context lasts; the function it gives takes what is new."""
-
-    def update(job: Job, epochs: list[Epoch]) -> None:
-        view.job = job
-        view.epochs += epochs
-        view.trouble = ""
-
+def live(view: LiveView) -> Iterator[None]:
+    """Draws the view on its terminal for as long as the context lasts."""
     drawn = Live(view, console=view.console, refresh_per_second=8)
     try:
         with drawn:
-            yield update
+            yield
     finally:
         drawn.stop()  # Ctrl-C while it was starting would leave the terminal without its cursor
 

@@ -50,13 +50,12 @@ class Bell(FakeDoorbell):
 class Service:
     """The running service, and what a worker would do to its jobs. `wrap` puts something in front of the API."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str) -> None:
         self.bell = Bell()
-        settings = Settings(data_dir=folder, broker_url="redis://127.0.0.1:1/0")
+        settings = Settings(data_dir=folder, database_url=database_url, broker_url="redis://127.0.0.1:1/0")
         self.app = create_app(settings, bell=self.bell)
         self.engine = self.app.extensions["loopline"].engine
         self.storage = self.app.extensions["loopline"].storage
-        db.migrate(self.engine)
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.wrapped: Callable[..., Any] = self.app.wsgi_app
         self.server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
@@ -146,8 +145,8 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    running = Service(tmp_path / "service")
+def service(tmp_path: Path, sqlite_url: str) -> Iterator[Service]:
+    running = Service(tmp_path / "service", sqlite_url)
     yield running
     running.close()
 
@@ -161,7 +160,7 @@ def client(service: Service) -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def quiet_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """stamina would log its retries through structlog, to stdout; and no variable of the machine reaches a test."""
-    for name in ("LOOPLINE_URL", "LOOPLINE_API_KEY", "LOOPLINE_RETRY_SECONDS", "NO_COLOR", "FORCE_COLOR"):
+    for name in ("LOOPLINE_URL", "LOOPLINE_API_KEY", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     stamina.instrumentation.set_on_retry_hooks([])
     yield

@@ -1,0 +1,56 @@
+"""What the command says beside its result, on stderr, so that stdout can be piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from loopline import text
+
+if TYPE_CHECKING:
+    from stamina.instrumentation import RetryDetails
+
+METER_AFTER_SECONDS = 0.5
+METER_EVERY_SECONDS = 0.1
+
+
+def note(sentence: str) -> None:
+    """Says one thing."""
+    typer.echo(sentence, err=True)
+
+
+def on_retry(say: Callable[[str], object]) -> None:
+    """Lets `say` hear what went wrong each time a request will be tried again, in place of stamina's own logging."""
+    from stamina.instrumentation import set_on_retry_hooks
+
+    def hook(details: RetryDetails) -> None:
+        say(str(details.caused_by))
+
+    set_on_retry_hooks([hook])
+
+
+@contextmanager
+def meter(words: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows how far a transfer is, where stderr is a terminal and the transfer takes longer than half a second.
+
+    Gives the function that takes the bytes so far and in all, and clears the line at the end.
+    """
+    drawn_at, drawn = time.monotonic() + METER_AFTER_SECONDS - METER_EVERY_SECONDS, False
+
+    def on_bytes(done: int, total: int | None) -> None:
+        nonlocal drawn_at, drawn
+        if sys.stderr.isatty() and time.monotonic() - drawn_at > METER_EVERY_SECONDS:
+            drawn_at, drawn = time.monotonic(), True
+            far = f"{text.percent(done / total)} of {text.size(total)}" if total else text.size(done)
+            typer.echo(f"\r{words}: {far}  ", err=True, nl=False)
+
+    try:
+        yield on_bytes
+    finally:
+        if drawn:
+            typer.echo("\r\x1b[2K", err=True, nl=False)

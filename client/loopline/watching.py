@@ -1,0 +1,87 @@
+"""Following a job to its end: drawn in place on a terminal, line by line elsewhere, or in silence."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+import typer
+from rich.console import Console
+
+from loopline import view
+from loopline.client import Client
+from loopline.errors import JobCancelled, JobFailed, ServiceError, ServiceUnreachable
+from loopline.job import Job
+from loopline.notes import note, on_retry
+
+RETRY_SECONDS = 120.0
+"""A service that is restarted or moved meanwhile is waited for; the job itself does not mind."""
+SPARK_SECONDS = 1.0
+INTERRUPTED = 130
+
+
+def watched(client: Client, job: Job, come_back: str, stream: TextIO) -> Job:
+    """Shows a job on the stream until it ends, and returns it as it ended."""
+    console = view.console(stream)
+    follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
+    with _in_sight(client, job, come_back):
+        return follow(console, job)
+
+
+def waited(client: Client, job: Job, come_back: str) -> Job:
+    """Waits in silence until the job ends, and returns it as it ended, well or not."""
+    with _in_sight(client, job, come_back):
+        try:
+            return job.wait()
+        except (JobFailed, JobCancelled) as error:
+            return error.job
+
+
+@contextmanager
+def _in_sight(client: Client, job: Job, come_back: str) -> Iterator[None]:
+    """While the job is looked at. Whoever stops looking, by Ctrl-C or not, hears how to come back."""
+    client.retry_seconds = max(client.retry_seconds, RETRY_SECONDS)
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"\nJob {job.id} goes on. Come back to it with: {come_back}")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ServiceUnreachable, ServiceError):
+        note(f"Job {job.id} is out of sight, and may go on. Come back to it with: {come_back}")
+        raise
+
+
+def _live(console: Console, job: Job) -> Job:
+    drawn = view.LiveView(console, job)
+    on_retry(drawn.tell)
+    thinned_at = 0.0
+    with view.live(drawn):
+        for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
+            if job.terminal or time.monotonic() - thinned_at > SPARK_SECONDS:
+                drawn.steps, thinned_at = job.steps(points=view.SPARK_WIDTH), time.monotonic()
+            drawn.update(job, epochs)
+    return job
+
+
+def _lines(console: Console, job: Job) -> Job:
+    said = ""
+
+    def trouble(what: str) -> None:
+        nonlocal said
+        if said != what:
+            said = what
+            note(f"{what} Trying again.")
+
+    on_retry(trouble)
+    for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
+        state = view.state(job)
+        if state != said and not job.terminal:
+            said = state
+            console.print(state)
+        for epoch in epochs:
+            console.print(view.epoch_line(epoch, job.progress.epochs))
+        console.file.flush()
+    return job
