@@ -51,6 +51,7 @@ def upload(settings: Settings) -> Readable:
     request.max_content_length = settings.max_upload_bytes + FORM_BYTES
     if request.mimetype != MULTIPART:
         return request.stream
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     request.environ[SPOOL] = settings.data_dir
     part = request.files.get("file")
     if part is None:

@@ -63,7 +63,7 @@ def zip_response(filename: str, files: Sequence[Mapping[str, Any]], paths: Seque
     response.set_etag(hashlib.sha256("".join(str(file["sha256"]) for file in files).encode()).hexdigest())
     response.make_conditional(request)
     del response.content_length  # of the empty body so far
-    if response.status_code != HTTPStatus.NOT_MODIFIED and request.method != "HEAD":  # nobody would close the files
+    if response.status_code == HTTPStatus.OK and request.method != "HEAD":  # or nobody would close the files
         with ExitStack() as stack, _present():
             handles = [stack.enter_context(path.open("rb")) for path in paths]
             sources = [(file["name"], handle, file["bytes"]) for file, handle in zip(files, handles, strict=True)]
@@ -83,7 +83,7 @@ def file_response(filename: str, file: Mapping[str, Any], path: Path) -> Respons
             etag=str(file["sha256"]),
             conditional=True,
         )
-    if response.status_code == HTTPStatus.NOT_MODIFIED or request.method == "HEAD":
+    if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) or request.method == "HEAD":
         response.close()  # nobody reads the file, so nobody would close it
     return response
 

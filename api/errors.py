@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -32,20 +33,14 @@ STATUS: dict[type[errors.LooplineError], HTTPStatus] = {
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
-# Codes of the problems that Flask, werkzeug or gunicorn find, before any code of ours runs.
+# Codes of the problems that Flask and werkzeug find, before any code of ours runs.
 HTTP_CODES: dict[int, str] = {
     400: "bad_request",
     404: "no_such_route",
     405: "method_not_allowed",
-    406: "not_acceptable",
-    408: "timeout",
-    411: "length_required",
     413: "too_large",
-    414: "address_too_long",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
-    422: "invalid",
-    431: "headers_too_large",
     500: "internal",
     503: "unavailable",
 }
@@ -91,16 +86,20 @@ def status_of(error: type[errors.LooplineError]) -> HTTPStatus:
     return next(STATUS[family] for family in error.__mro__ if family in STATUS)
 
 
-def known_codes() -> set[str]:
-    """Every code that a problem of this API can carry."""
-    answered = {"internal", *HTTP_CODES.values()}
-    family: list[type[errors.LooplineError]] = [errors.LooplineError]
+def answered() -> set[type[errors.LooplineError]]:
+    """The errors of ours that an answer may carry: those of training and leases never leave a worker."""
+    found, family = set(), [errors.LooplineError]
     while family:
         error = family.pop()
-        family.extend(error.__subclasses__())
-        if not issubclass(error, errors.TrainingError | errors.LeaseLost):  # these never leave a worker
-            answered.add(error.code)
-    return answered
+        if not issubclass(error, errors.TrainingError | errors.LeaseLost):
+            found.add(error)
+            family.extend(error.__subclasses__())
+    return found
+
+
+def known_codes() -> set[str]:
+    """Every code that a problem of this API can carry."""
+    return {*HTTP_CODES.values(), *(error.code for error in answered())}
 
 
 def register(app: Flask) -> None:
@@ -109,6 +108,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
     for kind in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(kind, _database)
+    app.register_error_handler(OSError, _system)
     app.register_error_handler(Exception, _unforeseen)
 
 
@@ -146,6 +146,13 @@ def _database(error: DBAPIError | PoolTimeout) -> Response:
     """The database is locked, full or away: the client is told when to come back, the log is told why."""
     _record("database error", error)
     return _ours(errors.Unavailable("The database cannot answer now; try again in a few seconds."))
+
+
+def _system(error: OSError) -> Response:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return _unforeseen(error)
+    _record("no room on the disk", error)
+    return _ours(errors.Unavailable("There is no room left on the service's disk; try again when some was made."))
 
 
 def _unforeseen(error: Exception) -> Response:

@@ -51,10 +51,11 @@ def test_the_same_content_is_the_same_version_and_other_content_the_next(
 def test_a_form_upload_is_the_same_as_a_raw_one(
     client: FlaskClient, service: Service, npz_bytes: Callable[..., bytes]
 ) -> None:
-    raw = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ).get_json()
     form = {"file": (io.BytesIO(npz_bytes()), "../../../etc/passwd")}
     answer = client.post("/v1/datasets?name=toy", data=form)
-    assert (answer.status_code, answer.get_json()) == (200, raw)
+    assert answer.status_code == 201
+    raw = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ)
+    assert (raw.status_code, raw.get_json()) == (200, answer.get_json())
     assert client.post("/v1/datasets?name=toy", data={"other": "x"}).status_code in (400, 415)
     assert client.post(
         "/v1/datasets?name=toy", data={"data": (io.BytesIO(b"x"), "x")}, content_type="multipart/form-data"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import re
 import sqlite3
@@ -173,6 +174,15 @@ def test_a_database_that_is_locked_is_503_with_retry_after(
     assert int(answer.headers["Retry-After"]) > 0
     holder.close()
     assert client.post("/v1/jobs", json=spec).status_code == 202
+
+
+def test_a_full_disk_is_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("services.storage._received", full)
+    answer = client.post("/v1/datasets?name=toy", data=b"x", content_type="application/zip")
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "unavailable")
 
 
 def test_an_unforeseen_error_is_a_problem_that_gives_nothing_away(
