@@ -1,2 +1,2 @@
 "use strict";
-SwaggerUIBundle({ url: "/v1/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null });
+SwaggerUIBundle({ url: "/v1/openapi.json", dom_id: "#swagger-ui", presets: [SwaggerUIBundle.presets.apis], deepLinking: true, validatorUrl: null });
