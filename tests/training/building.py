@@ -1,0 +1,103 @@
+"""What the tests of training build with: small specs, small data, runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.training import npz
+from services.training.data import prepare
+from services.training.loop import Epoch, Run, fit
+from services.training.npz import Arrays
+from services.training.spec import Spec, check_data, parse
+
+TIMES = ("seconds", "samples_per_second")
+"""What a record holds that no two runs have in common."""
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A small spec; mappings among the changes are merged into it, at any depth but that of things with a name."""
+    small = {
+        "architecture": {"cell": "gru", "hidden_size": 5},
+        "training": {"epochs": 3, "batch_size": 4, "optimizer": {"name": "adam", "lr": 0.01}},
+        "data": {"dataset": "some.npz", "split": {"validation": 0.25}},
+    }
+    return _merged(small, changes)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict) and "name" not in value
+        result[key] = _merged(below, value) if both else value
+    return result
+
+
+def classes(samples: int = 24, length: int = 6, features: int = 3, kinds: int = 3, seed: int = 1) -> Arrays:
+    """Sequences of one length that can be told apart, a class each."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(samples) % kinds
+    x = rng.standard_normal((samples, length, features)) + y[:, None, None]
+    return Arrays(x=x.astype(np.float32), lengths=np.full(samples, length, np.int64), y=y.astype(np.int64))
+
+
+def of_many_lengths(arrays: Arrays, least: int = 1, seed: int = 2) -> Arrays:
+    """The same sequences cut to random lengths, zero after them; one keeps its whole length."""
+    samples, length, _ = arrays.x.shape
+    lengths = np.random.default_rng(seed).integers(least, length + 1, samples)
+    lengths[0] = length
+    x = np.where((np.arange(length) < lengths[:, None])[:, :, None], arrays.x, np.float32(0))
+    return Arrays(x=x, lengths=lengths, y=arrays.y, split=arrays.split)
+
+
+def values(samples: int = 24, length: int = 6, features: int = 3, columns: int = 2, seed: int = 1) -> Arrays:
+    """Sequences and real numbers to tell from them."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, length, features)).astype(np.float32)
+    y = (x.mean(axis=1) @ rng.standard_normal((features, columns))).astype(np.float32)
+    return Arrays(x=x, lengths=np.full(samples, length, np.int64), y=y)
+
+
+def spec_for(arrays: Arrays, **changes: Any) -> Spec:
+    """A spec that has met its data."""
+    return check_data(parse(document(**changes)), npz.summarise(arrays))
+
+
+def make_run(arrays: Arrays | None = None, **changes: Any) -> Run:
+    """A run that has not begun."""
+    arrays = classes() if arrays is None else arrays
+    spec = spec_for(arrays, **changes)
+    return Run(spec, prepare(arrays, spec))
+
+
+def trained(run: Run) -> list[Epoch]:
+    """Trains to the end; the records."""
+    return [epoch for epoch in fit(run) if epoch is not None]
+
+
+def reports_of(run: Run) -> Tensor:
+    """Trains to the end; (updates, 2): the loss and the gradient norm of each."""
+    taken = []
+    for epoch in fit(run):
+        if epoch is not None:
+            taken += run.take_reports()[1]
+    return torch.tensor(taken, dtype=torch.float64)
+
+
+def timeless(records: list[Epoch]) -> list[Epoch]:
+    """The records without what the clock wrote into them."""
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def weights_of(run: Run) -> dict[str, Tensor]:
+    """A copy of the weights as they stand."""
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two sets of tensors are equal, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

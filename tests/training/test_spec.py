@@ -1,0 +1,481 @@
+"""The spec: what is allowed, what is refused and in which words, and that nothing else ever comes out of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.errors import SpecInvalid
+from services.training.presets import PRESETS
+from services.training.spec import Spec, check_data, loads, parse
+from services.training.summary import DatasetSummary
+from tests.training.building import document
+
+ARCHITECTURE_EXAMPLE = """
+name: vowels
+architecture: {cell: gru, hidden_size: 128, num_layers: 2, bidirectional: true, dropout: 0.3,
+               pooling: last, batch_norm: false, head_dropout: 0.5, init: default}
+training: {epochs: 20, batch_size: 64, loss: cross_entropy, optimizer: {name: adam, lr: 1e-3, weight_decay: 1e-5},
+           max_grad_norm: 1.0, lr_schedule: {name: constant}, early_stopping: null, precision: float32, seed: 0}
+data: {dataset: japanese-vowels, split: {validation: 0.2, test: 0.0}}
+limits: {max_runtime_seconds: 3600, max_retries: 2}
+priority: 0
+tags: {team: speech}
+"""
+
+
+def refused(given: dict[str, Any]) -> dict[str, str]:
+    """The problems of a spec: a sentence for each pointer."""
+    with pytest.raises(SpecInvalid) as caught:
+        parse(given)
+    return {problem.pointer: problem.detail for problem in caught.value.problems}
+
+
+def summary(**changes: Any) -> DatasetSummary:
+    """Ten utterances of two speakers."""
+    told: dict[str, Any] = {
+        "samples": 10,
+        "features": 3,
+        "max_length": 6,
+        "min_length": 2,
+        "target": "classes",
+        "classes": [0, 1],
+        "class_counts": [5, 5],
+        "target_dim": 2,
+        "given_split": None,
+        "bytes": 720,
+    }
+    return DatasetSummary(**(told | changes))
+
+
+HUGE, HUGER = pytest.param(10**400, id="10**400"), pytest.param(10**5000, id="10**5000")
+REAL = {"target": "values", "classes": None, "class_counts": None, "target_dim": 1}
+MANY = {"target": "multilabel", "classes": None, "class_counts": None, "target_dim": 4}
+WORDS = {"classes": ["no", "yes"]}
+THREE = {"classes": [0, 1, 2], "class_counts": [4, 3, 3], "target_dim": 3}
+
+
+def unfit(spec: dict[str, Any], **data: Any) -> dict[str, str]:
+    """The problems of a spec with its data."""
+    with pytest.raises(SpecInvalid) as caught:
+        check_data(parse(spec), summary(**data))
+    return {problem.pointer: problem.detail for problem in caught.value.problems}
+
+
+def test_the_example_of_the_design_is_read_as_it_looks() -> None:
+    spec = parse(loads(ARCHITECTURE_EXAMPLE))
+    assert (spec.name, spec.queue, spec.priority, spec.tags) == ("vowels", "default", 0, {"team": "speech"})
+    assert (spec.training.optimizer.lr, spec.training.optimizer.weight_decay) == (1e-3, 1e-5)
+    assert spec.training.loss is not None
+    assert spec.training.loss.name == "cross_entropy"
+    assert spec.architecture.bidirectional is True
+    assert spec.training.early_stopping is None
+    assert spec.data.dataset == "japanese-vowels"
+    assert (spec.data.split.validation, spec.data.split.test) == (0.2, 0.0)
+
+
+def test_the_smallest_spec_gets_every_default() -> None:
+    spec = parse({"architecture": {"cell": "lstm"}, "data": {"dataset": "d"}})
+    assert spec.training.max_grad_norm == 1.0
+    assert spec.training.loss is None  # the data decides
+    assert spec.limits.max_runtime_seconds == 3600
+    assert spec.document()["architecture"]["pooling"] == "last"
+
+
+def test_a_resolved_spec_is_plain_json_and_parses_to_an_equal_one() -> None:
+    spec = parse(loads(ARCHITECTURE_EXAMPLE))
+    assert parse(json.loads(json.dumps(spec.document(), allow_nan=False))) == spec
+
+
+def test_five_mistakes_are_five_problems_at_once() -> None:
+    problems = refused(
+        {
+            "architecture": {"cell": "gruu", "hidden_size": 0},
+            "training": {"optimizer": {"lr": "fast"}, "epoch": 3},
+            "data": {"dataset": "d"},
+            "queue": "No Such Queue",
+        }
+    )
+    assert problems.keys() == {
+        "/architecture/cell",
+        "/architecture/hidden_size",
+        "/training/optimizer/lr",
+        "/training/epoch",
+        "/queue",
+    }
+    assert "rnn, lstm, gru" in problems["/architecture/cell"]
+    assert "at least 1" in problems["/architecture/hidden_size"]
+    assert problems["/training/optimizer/lr"] == 'must be a number; got "fast"'
+    assert "did you mean `epochs`?" in problems["/training/epoch"]
+    assert "small letters" in problems["/queue"]
+
+
+def test_wrong_fields_do_not_hide_fields_that_do_not_go_together() -> None:
+    problems = refused(
+        {
+            "architecture": {"cell": "gru", "dropout": 0.5, "nonlinearity": "relu", "hidden_size": "wide"},
+            "training": {"optimizer": {"name": "sgd", "nesterov": True}, "seed": -1},
+            "data": {"dataset": "d", "split": {"validation": 0.6, "test": 0.6}},
+        }
+    )
+    assert problems.keys() == {
+        "/architecture/dropout",
+        "/architecture/nonlinearity",
+        "/architecture/hidden_size",
+        "/training/optimizer/nesterov",
+        "/training/seed",
+        "/data/split",
+    }
+
+
+def test_an_error_names_its_problems_as_text() -> None:
+    with pytest.raises(SpecInvalid, match=r"(?s)The spec has 2 problems\..*/architecture.*/data"):
+        parse({})
+
+
+def test_a_missing_part_says_what_to_write() -> None:
+    problems = refused({})
+    assert problems["/architecture"] == "this is required: name a preset or say `architecture: {cell: gru}`"
+    assert problems["/data"] == "this is required: say `data: {dataset: NAME}` or `data: {synthetic: {}}`"
+    assert refused({"architecture": {}, "data": {"dataset": "d"}}) == {
+        "/architecture/cell": "this is required: one of rnn, lstm, gru"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "word"),
+    [
+        ({"architecture": {"dropout": 0.3}}, "/architecture/dropout", "head_dropout"),
+        ({"architecture": {"nonlinearity": "tanh"}}, "/architecture/nonlinearity", "leave it out"),
+        ({"architecture": {"cell": "lstm", "nonlinearity": "relu"}}, "/architecture/nonlinearity", "lstm has its own"),
+        ({"architecture": {"forget_gate_bias": 1.0}}, "/architecture/forget_gate_bias", "belongs to the lstm"),
+        ({"architecture": {"init": "identity"}}, "/architecture/init", "relu"),
+        ({"architecture": {"cell": "rnn", "init": "identity"}}, "/architecture/init", "relu"),
+        ({"architecture": {"batch_norm": True}, "training": {"batch_size": 1}}, "/training/batch_size", "at least 2"),
+        ({"training": {"optimizer": {"name": "sgd", "nesterov": True}}}, "/training/optimizer/nesterov", "momentum"),
+        (
+            {"training": {"early_stopping": {}}, "data": {"split": {"validation": 0}}},
+            "/training/early_stopping",
+            "share",
+        ),
+        ({"training": {"loss": "mse", "best_by": "accuracy"}}, "/training/best_by", "mae, rmse, r2"),
+        ({"training": {"loss": "cross_entropy", "best_by": "r2"}}, "/training/best_by", "accuracy, macro_f1"),
+        ({"data": {"split": {"validation": 0.5, "test": 0.5}}}, "/data/split", "something to train on"),
+        ({"data": {"synthetic": {}}}, "/data", "exactly one"),
+        ({"data": {"dataset": None}}, "/data", "exactly one"),
+        ({"data": {"dataset": None, "synthetic": {"samples": 4, "classes": 5}}}, "/data/synthetic/classes", "samples"),
+        (
+            {"data": {"dataset": None, "synthetic": {}, "split": {"test": "given"}}},
+            "/data/split/test",
+            "say a fraction",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_a_way_out(
+    change: dict[str, Any], pointer: str, word: str
+) -> None:
+    problems = refused(document(**change))
+    assert problems.keys() == {pointer}
+    assert word in problems[pointer]
+
+
+@pytest.mark.parametrize(
+    ("loss", "data", "word"),
+    [
+        ("cross_entropy", REAL, "use mse, mae or huber"),
+        ("cross_entropy", MANY, "use bce"),
+        ("mse", WORDS, "use cross_entropy"),
+        ("huber", WORDS, "use cross_entropy"),
+        ("bce", REAL, "use mse"),
+        ("bce", THREE, "use cross_entropy"),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_targets_is_refused_with_a_way_out(
+    loss: str, data: dict[str, Any], word: str
+) -> None:
+    problems = unfit(document(training={"loss": loss}), **data)
+    assert problems.keys() == {"/training/loss"}
+    assert word in problems["/training/loss"]
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"), [({}, "cross_entropy"), (WORDS, "cross_entropy"), (REAL, "mse"), (MANY, "bce")]
+)
+def test_a_loss_that_is_not_said_is_chosen_by_the_targets(data: dict[str, Any], loss: str) -> None:
+    spec = check_data(parse(document()), summary(**data))
+    assert spec.training.loss is not None
+    assert spec.training.loss.name == loss
+
+
+def test_a_loss_that_is_said_stays() -> None:
+    spec = parse(document(training={"loss": {"name": "huber", "delta": 2.0}}))
+    assert check_data(spec, summary(**REAL)) is spec
+
+
+def test_a_metric_is_judged_by_the_targets_where_no_loss_is_said() -> None:
+    assert unfit(document(training={"best_by": "accuracy"}), **REAL).keys() == {"/training/best_by"}
+    check_data(parse(document(training={"best_by": "accuracy"})), summary())
+
+
+def test_class_weights_must_be_as_many_as_the_classes() -> None:
+    loss = {"name": "cross_entropy", "class_weights": [1.0, 2.0]}
+    problems = unfit(document(training={"loss": loss}), **THREE)
+    assert problems == {"/training/loss/class_weights": "needs one weight for each of the 3 classes; got 2"}
+    check_data(parse(document(training={"loss": loss})), summary())
+
+
+def test_a_wrong_class_weight_is_one_problem_at_its_own_place() -> None:
+    loss = {"name": "cross_entropy", "class_weights": [1.0, "2"]}
+    assert refused(document(training={"loss": loss})) == {"/training/loss/class_weights/1": 'must be a number; got "2"'}
+
+
+def test_a_split_that_the_data_does_not_give_is_refused() -> None:
+    split = {"validation": "given", "test": "given"}
+    problems = unfit(document(data={"split": split}), given_split={"train": 5, "test": 5})
+    assert problems.keys() == {"/data/split/validation"}
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused() -> None:
+    assert "/data/split" in unfit(document(data={"split": {"validation": 0.98}}))
+
+
+def test_a_fraction_beside_a_given_split_is_of_what_is_left() -> None:
+    spec = parse(document(data={"split": {"validation": 0.25, "test": "given"}}))
+    check_data(spec, summary(samples=100, given_split={"train": 10, "test": 90}))
+
+
+def test_early_stopping_needs_samples_to_watch() -> None:
+    few = {"samples": 3, "class_counts": [2, 1]}
+    spec = document(training={"early_stopping": {}}, data={"split": {"validation": 0.1}})
+    assert unfit(spec, **few).keys() == {"/training/early_stopping"}
+
+
+@pytest.mark.parametrize("wrong", ["3", "x", True, False, 1.0, 3.5, math.nan, math.inf, None, [], {}, 1e308, 0, -1])
+@pytest.mark.parametrize("place", [("training", "epochs"), ("training", "batch_size"), ("architecture", "hidden_size")])
+def test_a_whole_number_is_nothing_else(place: tuple[str, str], wrong: object) -> None:
+    section, key = place
+    assert refused(document(**{section: {key: wrong}})).keys() == {f"/{section}/{key}"}
+
+
+@pytest.mark.parametrize("wrong", ["0.1", True, math.nan, math.inf, -math.inf, [], {}, -0.1, HUGE, 1e308])
+@pytest.mark.parametrize("place", ["dropout", "head_dropout"])
+def test_a_fraction_is_nothing_else(place: str, wrong: object) -> None:
+    assert refused(document(architecture={"num_layers": 2, place: wrong})).keys() == {f"/architecture/{place}"}
+
+
+@pytest.mark.parametrize("wrong", ["1e-3", True, None, math.nan, math.inf, 0, 0.0, -1e-3, 1e308, HUGE, HUGER])
+def test_a_learning_rate_is_a_number_that_one_can_learn_with(wrong: object) -> None:
+    optimizer = {"name": "adam", "lr": wrong}
+    assert refused(document(training={"optimizer": optimizer})).keys() == {"/training/optimizer/lr"}
+
+
+def test_a_whole_number_may_stand_for_a_real_one() -> None:
+    assert parse(document(training={"max_grad_norm": 1})).training.max_grad_norm == 1.0
+
+
+@pytest.mark.parametrize("wrong", [1, 0, "true", "yes", None])
+def test_true_and_false_are_nothing_else(wrong: object) -> None:
+    assert refused(document(architecture={"bidirectional": wrong})).keys() == {"/architecture/bidirectional"}
+
+
+@pytest.mark.parametrize("number", [HUGE, HUGER, 2**63])
+def test_numbers_out_of_all_range_are_refused_in_short_sentences(number: int) -> None:
+    problems = refused(document(priority=number, training={"seed": number}))
+    assert problems.keys() == {"/priority", "/training/seed"}
+    assert max(map(len, problems.values())) < 150
+
+
+def test_zero_is_not_a_way_to_turn_clipping_off() -> None:
+    problems = refused(document(training={"max_grad_norm": 0, "max_grad_value": 0.0}))
+    assert all("null turns clipping off" in detail for detail in problems.values())
+    assert problems.keys() == {"/training/max_grad_norm", "/training/max_grad_value"}
+    assert parse(document(training={"max_grad_norm": None})).training.max_grad_norm is None
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\nb", "\x1b[31m", "", "x" * 201, "\ud800", 3, True])
+def test_a_name_is_a_line_of_text(text: object) -> None:
+    problems = refused(document(name=text))
+    assert problems.keys() == {"/name"}
+    problems["/name"].encode()  # sayable, whatever was sent
+
+
+def test_a_pointer_escapes_what_json_pointers_escape() -> None:
+    assert "/training/a~1b~0c" in refused(document(training={"a/b~c": 1}))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "name"),
+    [
+        ("loss", "huber", "huber"),
+        ("optimizer", "sgd", "sgd"),
+        ("lr_schedule", "cosine", "cosine"),
+        ("optimizer", {"lr": 0.5}, "adam"),
+        ("lr_schedule", {"warmup_steps": 5}, "constant"),
+    ],
+)
+def test_a_word_stands_for_a_mapping_with_that_name_and_no_name_for_the_usual_one(
+    place: str, value: object, name: str
+) -> None:
+    given = document()
+    given["training"][place] = value
+    assert getattr(parse(given).training, place).name == name
+
+
+def test_a_field_of_another_kind_of_the_same_thing_says_where_it_belongs() -> None:
+    problems = refused(document(training={"optimizer": {"name": "adam", "momentum": 0.9}}))
+    assert problems.keys() == {"/training/optimizer/momentum"}
+    assert "it belongs to" in problems["/training/optimizer/momentum"]
+    assert "sgd" in problems["/training/optimizer/momentum"]
+
+
+def test_an_unknown_kind_lists_those_there_are() -> None:
+    problems = refused(document(training={"optimizer": {"name": "lion"}, "lr_schedule": "linear"}))
+    assert problems["/training/optimizer"] == 'name must be one of adam, adamw, sgd, rmsprop; got "lion"'
+    assert "one_cycle, plateau" in problems["/training/lr_schedule"]
+
+
+def test_a_spec_cannot_be_changed_once_made() -> None:
+    spec = parse(document())
+    with pytest.raises(ValueError, match="frozen"):
+        spec.priority = 9
+
+
+def test_a_document_is_left_as_it_was() -> None:
+    given = document(training={"loss": "cross_entropy"}, preset="dropout_gru")
+    before = copy.deepcopy(given)
+    parse(given)
+    assert given == before
+
+
+def test_a_hundred_thousand_problems_are_told_in_short_and_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(SpecInvalid) as caught:
+        parse({f"key{number}": 1 for number in range(100_000)})
+    assert time.monotonic() - began < 10
+    assert len(caught.value.problems) == 101
+    assert "more problems" in caught.value.problems[-1].detail
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_spec_once_it_has_data(name: str) -> None:
+    spec = parse({"preset": name, "data": {"dataset": "d"}})
+    assert spec.preset == name
+    fragment = PRESETS[name].fragment["architecture"]
+    assert {key: spec.document()["architecture"][key] for key in fragment} == fragment
+    assert parse(spec.document()) == spec
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_any_field_overrides_its_preset(name: str) -> None:
+    over: dict[str, Any] = {
+        "cell": "rnn",
+        "nonlinearity": "relu",
+        "hidden_size": 7,
+        "num_layers": 3,
+        "bidirectional": True,
+        "dropout": 0.1,
+        "pooling": "mean",
+        "batch_norm": True,
+        "head_dropout": 0.2,
+        "init": "identity",
+        "forget_gate_bias": None,
+    }
+    assert over.keys() == Spec.model_fields["architecture"].annotation.model_fields.keys()  # type: ignore[union-attr]
+    spec = parse({"preset": name, "architecture": over, "data": {"dataset": "d"}})
+    assert spec.document()["architecture"] == over
+
+
+def test_a_preset_and_one_field_keep_the_preset_around_the_field() -> None:
+    architecture = parse(
+        {"preset": "dropout_gru", "architecture": {"hidden_size": 9}, "data": {"dataset": "d"}}
+    ).architecture
+    assert (architecture.cell, architecture.num_layers, architecture.dropout) == ("gru", 2, 0.3)
+    assert architecture.hidden_size == 9
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    problems = refused({"preset": "transformer", "architecture": {"cell": "gru"}, "data": {"dataset": "d"}})
+    assert problems.keys() == {"/preset"}
+    assert all(name in problems["/preset"] for name in PRESETS)
+
+
+FULL = {
+    "name": "vowels",
+    "preset": "dropout_gru",
+    "architecture": {"cell": "gru", "hidden_size": 8, "num_layers": 2, "dropout": 0.3, "nonlinearity": None},
+    "training": {
+        "epochs": 2,
+        "loss": {"name": "cross_entropy", "class_weights": [1.0, 2.0]},
+        "optimizer": {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+        "lr_schedule": {"name": "plateau", "patience": 2},
+        "early_stopping": {"patience": 3},
+        "max_grad_norm": None,
+    },
+    "data": {"dataset": None, "synthetic": {"samples": 10}, "split": {"validation": 0.2, "test": 0.1}},
+    "checkpoints": {"every_seconds": None},
+    "limits": {"max_retries": 1},
+    "tags": {"a": "b"},
+    "queue": "q",
+    "priority": 1,
+}
+NASTY: list[Any] = [1e308, -0.0, 10**400, "adam", "given", "\ud800", "\0", math.nan, math.inf, "3", True]
+KEYS = ["name", "cell", "lr", "epochs", "data", "loss", "optimizer", "momentum", "class_weights", "0", "", "\ud800"]
+text = st.text(st.characters(), max_size=5)  # surrogates and all
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | text | st.sampled_from(NASTY)
+json_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=8
+)
+
+
+@st.composite
+def mutations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
+    """A valid document with up to five of its places replaced, removed or joined by others."""
+    changed = copy.deepcopy(FULL)
+    for _ in range(draw(st.integers(0, 5))):
+        place, key = draw(st.sampled_from(list(_places(changed))))
+        change = draw(st.sampled_from(["replace", "remove", "add"]))
+        if change == "replace":
+            place[key] = draw(json_values)
+        elif change == "remove" and len(changed) > 1:
+            del place[key]
+        elif isinstance(place, dict):
+            place[draw(st.sampled_from(KEYS) | text)] = draw(json_values)
+    return changed
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield value, key
+        yield from _places(inner)
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutations() | st.dictionaries(text, json_values, max_size=4))
+def test_whatever_is_sent_is_a_spec_or_a_list_of_problems(sent: dict[str, Any]) -> None:
+    outcome = spec_or_error(sent)
+    if isinstance(outcome, Spec):
+        assert parse(json.loads(json.dumps(outcome.document(), allow_nan=False))) == outcome
+    else:
+        assert outcome.problems
+        assert all((problem.pointer + problem.detail).encode() for problem in outcome.problems)
+        str(outcome).encode()
+
+
+def spec_or_error(sent: dict[str, Any]) -> Spec | SpecInvalid:
+    try:
+        return parse(sent)
+    except SpecInvalid as error:
+        return error
+
+
+def test_the_valid_document_that_is_mutated_is_valid() -> None:
+    parse(FULL)
