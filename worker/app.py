@@ -81,6 +81,8 @@ class Worker:
 
     def on_logging(self, **_: Any) -> None:
         logs.configure(Settings())
+        for chatty in ("celery.worker.strategy", "celery.app.trace"):  # a line for each bell says nothing of a job
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def on_init(self, **_: Any) -> None:
         self._drain = Drain()  # before the pool forks, so that its children share it

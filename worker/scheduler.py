@@ -23,7 +23,7 @@ from worker.bell import CeleryDoorbell
 
 SWEEP_SECONDS = 3600.0
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("worker.scheduler")  # also when it is __main__
 
 
 def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Event) -> None:
@@ -31,6 +31,7 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
     sweep_at = time.monotonic() + SWEEP_SECONDS
     while not stop.is_set():
         try:
+            db.check_schema(engine)  # the API brings it up to date, and may not have come to that yet
             done = reconcile(engine, bell, settings)
             for job_id in done.expired:
                 log.info("%s: taken from a worker that fell silent, or waited too long", job_id)

@@ -1,0 +1,85 @@
+"""`python -m local run` keeps the service up, `python -m local demo` shows it at work: `make run` and `make demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from local.launcher import Failed, InUse, Launcher, Part, signals_as_interrupts
+from services.settings import Settings
+
+
+def main() -> int:
+    options = _options()
+    try:
+        with signals_as_interrupts():
+            status: int = options.command(options)
+            return status
+    except KeyboardInterrupt:
+        return 130
+    except (Failed, InUse) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except ValidationError as error:
+        print(f"The LOOPLINE_ variables of the environment are not right:\n{error}", file=sys.stderr)
+        return 2
+
+
+def run(_: argparse.Namespace) -> int:
+    """Start the service and stay."""
+    settings = Settings()
+    shown = Path(settings.data_dir)
+    print(f"Starting Loopline in {shown}", flush=True)
+    with Launcher(settings, on_start=told()) as service:
+        print(addresses(service), flush=True)
+        try:
+            service.watch()
+        except KeyboardInterrupt:
+            print("\nStopping: running jobs are checkpointed and go on at the next start.", flush=True)
+    print("Stopped.")
+    return 0
+
+
+def show(_: argparse.Namespace) -> int:
+    """Run the demo."""
+    from local import demo  # the client comes along, which `run` does not need
+
+    return demo.run(told())
+
+
+def told(write: Callable[[str], None] = lambda line: print(line, flush=True)) -> Callable[[Part], None]:
+    """A line for each part that has started."""
+    return lambda part: write(f"  {part.name:<10} {'' if part.seconds is None else f'{part.seconds:5.2f} s'}".rstrip())
+
+
+def addresses(service: Launcher) -> str:
+    folder = service.folder
+    rows = {
+        "API": f"{service.url}/v1",
+        "documentation": f"{service.url}/docs",
+        "health": f"{service.url}/v1/health/ready",
+        "broker": service.settings.broker_url.rpartition("@")[2].removeprefix("redis://"),
+        "data": str(folder),
+        "logs": f"{folder / 'log'}/api.log, worker.log, scheduler.log, broker.log",
+    }
+    lines = [f"  {name:<14} {value}" for name, value in rows.items()]
+    other = "" if service.settings.port == 8080 else f"  (for the command: export LOOPLINE_URL={service.url})"
+    return "\n".join(["", "Loopline is up. Ctrl-C stops it.", "", *lines, *([other] if other else []), ""])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="run|demo")
+    staying = commands.add_parser("run", help="start the service in ./var (LOOPLINE_DATA_DIR) and keep it up")
+    staying.set_defaults(command=run)
+    showing = commands.add_parser("demo", help="train a network on real speech through the whole service, then stop")
+    showing.set_defaults(command=show)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

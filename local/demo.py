@@ -1,0 +1,158 @@
+"""A first look: the whole service, one real job, and where to go from there."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+from loopline import Client
+from loopline.job import Job
+from loopline.types import Dataset, Epoch
+
+from local.launcher import ROOT, InUse, Launcher, Part
+from services.settings import Settings
+
+DATA = ROOT / "data" / "japanese-vowels.npz"
+SPEC = ROOT / "examples" / "vowels.yaml"
+DEMO = ROOT / "var" / "demo"
+NAME = "japanese-vowels"
+
+
+def run(on_start: Callable[[Part], None]) -> int:
+    """Start a service of its own, train on the Japanese Vowels, show what came of it, stop everything."""
+    say("Loopline: a recurrent network, trained by the whole service", "", "Starting")
+    began = time.monotonic()
+    with service(on_start) as started, Client(started.url) as client:
+        say(f"  ready      {time.monotonic() - began:5.2f} s   {started.url}, in {shown(started.folder)}", "")
+        job = trained(client)
+        if job.status != "succeeded":
+            say(
+                "",
+                f"The job has {job.status} ({job.reason}): {job.message}",
+                f"The logs lie in {started.folder / 'log'}.",
+            )
+            return 1
+        model = DEMO / "models" / job.id
+        job.download(model)
+        say("", *result(job, model), "", "Stopping the service")
+    say("", *next_steps(model))
+    return 0
+
+
+@contextmanager
+def service(on_start: Callable[[Part], None]) -> Iterator[Launcher]:
+    """A service in a folder that no other demo works in, emptied of what the last one left there."""
+    for number in count(1):
+        folder = DEMO / ("service" if number == 1 else f"service-{number}")
+        try:
+            with Launcher(settings(folder), on_start, fresh=True) as started:
+                yield started
+            return
+        except InUse:
+            continue
+
+
+def settings(folder: Path) -> Settings:
+    """The environment may say how to train (threads, device); where the data lie and who listens is the demo's own."""
+    given = Settings(data_dir=folder, host="127.0.0.1", port=0)
+    own = {"database_url": f"sqlite:///{folder}/loopline.db", "database_url_file": None, "broker_url_file": None}
+    copy = given.model_copy(update=own)
+    copy.model_fields_set.discard("broker_url")  # not that of the environment
+    return copy
+
+
+def trained(client: Client) -> Job:
+    """The job, at its end; its epochs are shown as they pass."""
+    dataset = client.upload(DATA, NAME)
+    say(f"Uploaded   {shown(DATA)}: {about(dataset)}")
+    job = client.submit(spec())
+    say(f"Submitted  {shown(SPEC)} as {job.id}", "")
+    return watch(job)
+
+
+def about(dataset: Dataset) -> str:
+    classes = f", {len(dataset.classes)} classes" if dataset.classes else ""
+    return f"{dataset.samples} sequences of {dataset.min_length} to {dataset.max_length} steps{classes}"
+
+
+def spec() -> dict[str, Any]:
+    """The example, naming the data set that was uploaded."""
+    document: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+    return {**document, "data": {**document["data"], "dataset": NAME}}
+
+
+def watch(job: Job) -> Job:
+    """The job at its end; a line for each epoch as it passes."""
+    for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
+        for epoch in epochs:
+            say(epoch_line(epoch, job))
+    return job
+
+
+def epoch_line(epoch: Epoch, job: Job) -> str:
+    total = str(job.progress.epochs or "?")
+    told = {
+        "loss": epoch.train_loss,
+        "validation loss": epoch.validation_loss,
+        "accuracy": epoch.metrics.get("validation_accuracy", epoch.metrics.get("train_accuracy")),
+    }
+    numbers = [f"{name} {value:.4f}" for name, value in told.items() if value is not None]
+    best = " *" if job.best and job.best.epoch == epoch.epoch else ""
+    return f"  epoch {epoch.epoch:>{len(total)}}/{total}   " + "   ".join(numbers) + best
+
+
+def result(job: Job, model: Path) -> list[str]:
+    metrics: Mapping[str, float | None] = job.result.metrics if job.result else {}
+    accuracy, loss = metrics.get("test_accuracy"), metrics.get("test_loss")
+    seconds = f"   (trained in {job.seconds:.1f} s)" if job.seconds else ""
+    lines = [f"Test accuracy  {accuracy:.4f}{seconds}"] if accuracy is not None else []
+    if loss is not None:
+        lines.append(f"Test loss      {loss:.4f}")
+    files = sorted(path.name for path in model.iterdir())
+    return [*lines, f"The model      {model}", f"               {', '.join(files)}"]
+
+
+def next_steps(model: Path) -> list[str]:
+    return textwrap.dedent(
+        f"""\
+        Look into the model, in Python:
+
+            from safetensors.numpy import load_file
+            weights = load_file("{model / "model.safetensors"}")
+            print({{name: tensor.shape for name, tensor in weights.items()}})
+
+        Keep the service up with
+
+            make run
+
+        and from another terminal send it the same job, with curl:
+
+            curl --data-binary @{shown(DATA)} -H 'Content-Type: application/octet-stream' \\
+                 'http://127.0.0.1:8080/v1/datasets?name={NAME}'
+            curl --data-binary @{shown(SPEC)} -H 'Content-Type: application/yaml' \\
+                 http://127.0.0.1:8080/v1/jobs
+
+        or in Python:
+
+            from loopline import Client
+            with Client() as client:
+                job = client.submit("{shown(SPEC)}").wait(on_epoch=print)
+                job.download("model")
+        """
+    ).splitlines()
+
+
+def shown(path: Path) -> str:
+    """The path as one types it in the checkout."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)

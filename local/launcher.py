@@ -1,0 +1,273 @@
+"""Starts the parts of the service in order, watches them, and stops them in order.
+
+    broker      an embedded Valkey, unless LOOPLINE_BROKER_URL names another
+    api         gunicorn; brings the database up to date before it answers
+    worker      Celery with one pool process and a spare trainer
+    scheduler   brings back what was lost
+
+Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import broker
+from services.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TIED = str(Path(__file__).with_name("tied.py"))
+
+START_SECONDS = 60.0
+LOOK_SECONDS = 0.02
+STOP_SECONDS = 35.0  # above what a worker gives its trainer to write a checkpoint
+LAST_LINES = 15
+LOCK = "local.lock"
+
+WORKER = ["celery", "--quiet", "-A", "worker.app", "worker"]
+WORKER += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+
+class Failed(Exception):
+    """A part of the service did not start, or ended by itself; the message has the last lines of its log."""
+
+
+class InUse(Exception):
+    """Another launcher works in this folder."""
+
+
+@dataclass
+class Part:
+    """One process of the service."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    began: float
+    seconds: float | None = None
+    """How long it took to start; None while it starts."""
+
+    def check(self) -> None:
+        """Raises Failed when the process has ended."""
+        if (status := self.process.poll()) is not None:
+            how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+            raise Failed(f"The {self.name} {how}. The end of {self.log}:\n{last_lines(self.log)}")
+
+
+class Launcher:
+    """The service on this machine, in the folder `settings.data_dir`.
+
+    Use it as a context: whatever happens in it, what was started is stopped at its end.
+    """
+
+    def __init__(
+        self, settings: Settings, on_start: Callable[[Part], None] = lambda part: None, *, fresh: bool = False
+    ) -> None:
+        """`fresh` empties the folder first; raises InUse, on entering, when another launcher works in it."""
+        self.settings = settings
+        self.on_start = on_start
+        self.fresh = fresh
+        self.parts: list[Part] = []
+        self.folder = settings.data_dir
+        self._lock = -1
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.host}:{self.settings.port}"
+
+    def __enter__(self) -> Launcher:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder / LOCK)
+        try:
+            if self.fresh:
+                _empty(self.folder)
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._stop()
+        except KeyboardInterrupt:  # asked a second time: at once
+            for part in self.parts:
+                _kill(part)
+        os.close(self._lock)
+
+    def watch(self) -> None:
+        """Until a part ends by itself; raises Failed then."""
+        while True:
+            for part in self.parts:
+                part.check()
+            time.sleep(0.25)
+
+    def _start(self) -> None:
+        changes: dict[str, object] = {}
+        if "broker_url" not in self.settings.model_fields_set and self.settings.broker_url_file is None:
+            changes["broker_url"] = f"redis://127.0.0.1:{self._start_broker()}/0"
+        if not self.settings.port or not _is_free(self.settings.host, self.settings.port):
+            changes["port"] = _free_port(self.settings.host)
+        self.settings = self.settings.model_copy(update=changes)
+        # Both spend a second on imports; the scheduler waits, it would only find a database without tables.
+        api, worker = self._begin("api", _python("api")), self._begin("worker", _python(*WORKER))
+        self._await(api, lambda: _is_ready(self.settings.host, self.settings.port))
+        self._await(worker, lambda: b" ready." in worker.log.read_bytes())
+        self.on_start(self._begin("scheduler", _python("worker.scheduler")))  # nothing waits for it
+
+    def _start_broker(self) -> int:
+        folder = self.folder / "valkey"
+        folder.mkdir(exist_ok=True)
+        noted = folder / "port"
+        if noted.exists():
+            broker.stop_leftover(folder, int(noted.read_text()))
+        port = _free_port("127.0.0.1")
+        noted.write_text(str(port))
+        part = self._begin("broker", broker.command(folder, port))
+        self._await(part, lambda: broker.answers(port))
+        return port
+
+    def _begin(self, name: str, command: Sequence[str]) -> Part:
+        log = self.folder / "log" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-S", TIED, str(os.getpid()), *command],
+                cwd=ROOT,
+                env=environment(self.settings, os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        part = Part(name, process, log, began=time.monotonic())
+        self.parts.append(part)
+        return part
+
+    def _await(self, part: Part, is_ready: Callable[[], bool]) -> None:
+        deadline = part.began + START_SECONDS
+        while not is_ready():
+            part.check()
+            if time.monotonic() > deadline:
+                raise Failed(f"The {part.name} is not ready after {START_SECONDS:g} s.\n{last_lines(part.log)}")
+            time.sleep(LOOK_SECONDS)
+        part.seconds = time.monotonic() - part.began
+        self.on_start(part)
+
+    def _stop(self) -> None:
+        """First what takes in work, then what does it, last what both rely on."""
+        for names in ({"api", "scheduler"}, {"worker"}, {"broker"}):
+            parts = [part for part in self.parts if part.name in names]
+            for part in parts:
+                part.process.terminate()
+            deadline = time.monotonic() + STOP_SECONDS
+            for part in parts:
+                try:
+                    part.process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    _kill(part)
+        (self.folder / "valkey" / "port").unlink(missing_ok=True)
+
+
+@contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """Within the context SIGTERM and SIGHUP do what Ctrl-C does: raise KeyboardInterrupt."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a part: `inherited`, with these settings in the place of any that it held.
+
+    Logs go to files that a person reads, so they are for a person unless it was said otherwise.
+    """
+    others = {name: value for name, value in inherited.items() if not name.startswith("LOOPLINE_")}
+    given = settings.model_dump(include=settings.model_fields_set | {"data_dir", "host", "port"})
+    own = {f"LOOPLINE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    return {"LOOPLINE_LOG_FORMAT": "console", **others, **own}
+
+
+def last_lines(log: Path, count: int = LAST_LINES) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-count:]
+    return "\n".join(f"  {line}" for line in lines) or "  (empty)"
+
+
+def _python(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def _kill(part: Part) -> None:
+    if part.process.poll() is None:
+        os.killpg(part.process.pid, signal.SIGKILL)
+        part.process.wait()
+
+
+def _locked(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise InUse(f"Loopline is already running in {path.parent}.") from None
+    return fd
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _is_ready(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/v1/health/ready")
+        answer = connection.getresponse()
+        return answer.status == 200 and json.loads(answer.read())["status"] == "ready"
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,195 @@
+"""`python -m local`: the whole service as a user starts it, and nothing left of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from loopline import Client
+
+from local import __main__ as command
+from local import broker, demo
+from local.launcher import _free_port
+
+ROOT = Path(__file__).parent.parent.parent
+TINY: dict[str, Any] = {
+    "architecture": {"cell": "gru", "hidden_size": 4},
+    "training": {"epochs": 2},
+    "data": {"synthetic": {"samples": 40, "length": 5, "features": 2, "classes": 2}},
+}
+LONG = {**TINY, "training": {"epochs": 100_000}}
+
+
+class Service:
+    """`python -m local run` in a folder of its own."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "local", "run"],
+            cwd=ROOT,
+            env=clean({"LOOPLINE_DATA_DIR": str(folder), "LOOPLINE_PORT": "0", **environment}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.said = ""
+
+    def url(self) -> str:
+        """Its address, once it is up."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if found := re.search(r"API +(http://\S+)/v1", line):
+                return found.group(1)
+        raise AssertionError(f"it did not start:\n{self.said}")
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        said, _ = self.process.communicate(timeout=60)
+        self.said += said
+        return self.process.returncode
+
+    def end(self) -> None:
+        """Whatever happened: nothing of it is left."""
+        family = self.family() if psutil.pid_exists(self.process.pid) and self.process.poll() is None else []
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for one in family:
+            if one.is_running():
+                one.kill()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Service]]:
+    started: list[Service] = []
+
+    def begin(folder: Path, **environment: str) -> Service:
+        started.append(Service(folder, **environment))
+        return started[-1]
+
+    yield begin
+    for service in started:
+        service.end()
+
+
+def clean(changes: dict[str, str]) -> dict[str, str]:
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}, **changes}
+
+
+def wait_for_end(family: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that are still there."""
+    return psutil.wait_procs([one for one in family if one.is_running()], timeout=seconds)[1]
+
+
+def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(tmp_path / "var")
+    with Client(service.url()) as client:
+        job = client.submit(TINY).wait(timeout=60)
+        assert job.status == "succeeded"
+        assert {path.name for path in job.download(tmp_path / "model")} == {
+            "history.json",
+            "model.json",
+            "model.safetensors",
+        }
+    family = service.family()
+    assert len(family) >= 7  # broker, API and its two, worker and its child, scheduler, and the spare trainer
+    assert service.stop() == 0
+    assert wait_for_end(family, 5) == []
+    assert "Stopped." in service.said
+
+
+def test_a_running_job_goes_on_after_a_restart(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(tmp_path / "var")
+    with Client(service.url()) as client:
+        job = client.submit(LONG)
+        wait_until(lambda: job.refresh().progress.epoch > 0)
+    assert service.stop(signal.SIGTERM) == 0
+    with Client(start(tmp_path / "var").url()) as client:
+        again = client.get(job.id)
+        assert again.progress.epoch > 0
+        wait_until(lambda: again.refresh().attempt == 2)
+        again.cancel()
+        wait_until(lambda: again.refresh().status == "cancelled")
+
+
+def test_a_killed_launcher_leaves_no_process(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(tmp_path / "var")
+    service.url()
+    family = service.family()
+    service.process.kill()
+    assert wait_for_end(family, 40) == []
+
+
+def test_a_second_service_in_the_same_folder_is_refused(start: Callable[..., Service], tmp_path: Path) -> None:
+    start(tmp_path / "var").url()
+    second = start(tmp_path / "var")
+    said, _ = second.process.communicate(timeout=60)
+    assert second.process.returncode == 1
+    assert "already running" in said
+
+
+def test_a_part_that_fails_is_shown_with_its_last_words(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(tmp_path / "var", LOOPLINE_DATABASE_URL="nonsense")
+    said, _ = service.process.communicate(timeout=60)
+    assert service.process.returncode == 1
+    assert "The api ended with exit status" in said
+    assert "Could not parse SQLAlchemy URL" in said
+
+
+def test_a_valkey_that_was_left_behind_is_stopped_and_no_other(tmp_path: Path) -> None:
+    folder, other = tmp_path / "valkey", tmp_path / "other"
+    folder.mkdir()
+    port = _free_port("127.0.0.1")
+    with subprocess.Popen(broker.command(folder, port), stdout=subprocess.DEVNULL) as left:
+        try:
+            wait_until(lambda: broker.answers(port))
+            broker.stop_leftover(other, port)
+            assert broker.answers(port)
+            broker.stop_leftover(folder, port)
+            assert left.wait(10) == 0
+        finally:
+            left.kill()
+
+
+def test_the_demo_trains_and_says_where_the_model_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "vowels.yaml"
+    spec.write_text(
+        "{architecture: {cell: gru, hidden_size: 8}, training: {epochs: 2}, data: {dataset: japanese-vowels}}"
+    )
+    monkeypatch.setattr(demo, "SPEC", spec)
+    monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
+    assert demo.run(command.told()) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"Test accuracy  0\.\d{4}", said)
+    model = Path(re.search(r"The model +(.+)", said).group(1))  # type: ignore[union-attr]
+    assert {path.name for path in model.iterdir()} == {"history.json", "model.json", "model.safetensors"}
+    for word in ("broker", "api", "worker", "scheduler", "epoch 2/2", "curl", "from loopline import Client"):
+        assert word in said
+    assert "\x1b" not in said
+    assert psutil.Process().children() == []
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
