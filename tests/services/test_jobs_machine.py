@@ -1,0 +1,274 @@
+"""Any order of verbs, by any number of attempts: the database does what a page of Python says, and keeps the promises.
+
+One terminal transition; every transition in the table; attempts that never overlap; no write accepted from an attempt
+that was replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from services import db, jobs
+from services.errors import LeaseLost
+from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
+from services.orm import Base, Checkpoint, Epoch, Job, StepChunk, Transition
+from services.training.spec import Spec
+
+PICK = st.integers(0, 1000)
+VERBS = (
+    *("create", "claim", "wait", "cancel"),
+    *("start", "record", "record_steps", "record_steps", "checkpoint", "checkpoint", "renew"),
+    *("lose", "lose", "lose", "give_back", "succeed", "fail", "fail", "cancelled", "zombie", "zombie", "zombie"),
+)
+REASONS = (*("trainer_crashed", "internal", "storage_full") * 4, *Reason)
+
+
+@dataclass
+class Expected:
+    """What the row of a job must say."""
+
+    priority: int
+    max_retries: int
+    status: str = "queued"
+    reason: str | None = None
+    attempt: int = 0
+    lost: int = 0
+    failures: int = 0
+    waits: bool = False
+    cancel_requested: bool = False
+    checkpoint_step: int = 0
+    epochs: set[int] = field(default_factory=set)
+    steps: int = 0
+
+
+writes: list[Callable[[Session, Lease], object]] = [
+    lambda s, lease: jobs.renew(s, lease, 60),
+    lambda s, lease: jobs.started(s, lease, epochs=9, steps_per_epoch=2, info={}),
+    lambda s, lease: jobs.record(s, lease, {"epoch": 7, "train_loss": 1.0}),
+    lambda s, lease: jobs.record_steps(s, lease, 1, [9.0] * 9, [9.0] * 9),
+    lambda s, lease: jobs.checkpoint(s, lease, epoch=7, step=99, best=True, files=[]),
+    lambda s, lease: jobs.drop_checkpoint(s, lease, 2),
+    lambda s, lease: jobs.succeed(s, lease, {}, []),
+    lambda s, lease: jobs.fail(s, lease, "internal", retry=True),
+    lambda s, lease: jobs.give_back(s, lease),
+    lambda s, lease: jobs.cancelled(s, lease),
+]
+
+
+class Life(RuleBasedStateMachine):
+    engine: Engine
+    make_spec: Callable[..., Spec]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected: dict[str, Expected] = {}
+        self.revisions: dict[str, int] = {}
+        with db.session_scope(self.engine) as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                session.execute(sa.delete(table))
+
+    def do(self, verb: Callable[[Session], Any]) -> Any:
+        with db.session_scope(self.engine) as session:
+            return verb(session)
+
+    def in_state(self, *statuses: str) -> list[str]:
+        return [job_id for job_id, job in self.expected.items() if job.status in statuses]
+
+    def running(self, pick: int) -> tuple[Expected, Lease]:
+        """A running job; where there is none, one is claimed, or made and claimed."""
+        if not self.in_state("running"):
+            self.wait()
+            if not self.in_state("queued"):
+                self.create(pick)
+            self.claim()
+        job_id = self.in_state("running")[pick % len(self.in_state("running"))]
+        return self.expected[job_id], Lease(job_id, self.expected[job_id].attempt)
+
+    def back_to_queue(self, job: Expected, **changes: Any) -> None:
+        """Queued again, unless it was to be cancelled."""
+        if job.cancel_requested:
+            job.status, job.reason = "cancelled", "cancelled_by_user"
+            return
+        job.status = "queued"
+        for name, value in changes.items():
+            setattr(job, name, value)
+
+    def create(self, pick: int, *_: int) -> None:
+        priority, max_retries = pick % 3 - 1, pick % 4
+        spec = self.make_spec(priority=priority, limits={"max_retries": max_retries})
+        job = self.do(lambda s: jobs.create(s, spec, requested={}, dataset_id=None))
+        self.expected[job.id] = Expected(priority, max_retries)
+
+    # One rule: with a rule a verb, Hypothesis leaves most verbs out of most runs, and they stay shallow.
+    @rule(pick=PICK, size=st.integers(1, 6), verb=st.sampled_from(VERBS))
+    def step(self, pick: int, size: int, verb: str) -> None:
+        getattr(self, verb)(pick, size)
+
+    def claim(self, *_: int) -> None:
+        runnable = [
+            (-job.priority, job_id) for job_id in self.in_state("queued") if not (job := self.expected[job_id]).waits
+        ]
+        claimed = self.do(lambda s: jobs.claim(s, "default", worker="w", lease_seconds=60))
+        assert (claimed and claimed.id) == (min(runnable)[1] if runnable else None)
+        if claimed:
+            job = self.expected[claimed.id]
+            job.status, job.attempt = "running", job.attempt + 1
+
+    def renew(self, pick: int, *_: int) -> None:
+        job, lease = self.running(pick)
+        assert self.do(lambda s: jobs.renew(s, lease, 60)).cancel == job.cancel_requested
+
+    def start(self, pick: int, resume: int) -> None:
+        job, lease = self.running(pick)
+        position = min(resume, job.steps)
+        info = {"resumed_from": {"epoch": position // 2, "step": position} if position else None}
+        self.do(lambda s: jobs.started(s, lease, epochs=9, steps_per_epoch=2, info=info))
+        job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
+
+    def record(self, pick: int, epoch: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: jobs.record(s, lease, {"epoch": epoch, "train_loss": 1.0}))
+        job.epochs = {earlier for earlier in job.epochs if earlier < epoch} | {epoch}
+
+    def record_steps(self, pick: int, size: int) -> None:
+        job, lease = self.running(pick)
+        back, count = size % 4, 1 + size // 2
+        first = max(1, job.steps + 1 - back)
+        self.do(lambda s: jobs.record_steps(s, lease, first, [1.0] * count, [1.0] * count))
+        job.steps = first + count - 1
+
+    def checkpoint(self, pick: int, step: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: jobs.checkpoint(s, lease, epoch=1, step=step, best=False, files=[]))
+        if step > job.checkpoint_step:
+            job.checkpoint_step, job.lost = step, 0
+
+    def succeed(self, pick: int, *_: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: jobs.succeed(s, lease, {}, []))
+        job.status = "succeeded"
+
+    def fail(self, pick: int, size: int) -> None:
+        job, lease = self.running(pick)
+        reason, retry = REASONS[pick % len(REASONS)], size > 1
+        self.do(lambda s: jobs.fail(s, lease, reason, retry=retry))
+        may_retry = retry and reason not in PERMANENT
+        if may_retry and (job.cancel_requested or job.failures < job.max_retries):
+            self.back_to_queue(job, failures=job.failures + 1, waits=True)
+        else:
+            job.status, job.reason = "failed", reason
+
+    def give_back(self, pick: int, *_: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: jobs.give_back(s, lease))
+        self.back_to_queue(job)
+
+    def cancelled(self, pick: int, *_: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: jobs.cancelled(s, lease))
+        job.status, job.reason = "cancelled", "cancelled_by_user"
+
+    def cancel(self, pick: int, *_: int) -> None:
+        if not self.expected:
+            self.create(pick)
+        job_id = [*self.expected][pick % len(self.expected)]
+        job = self.expected[job_id]
+        assert self.do(lambda s: jobs.cancel(s, job_id)).id == job_id
+        if job.status == "queued":
+            job.status, job.reason, job.cancel_requested = "cancelled", "cancelled_by_user", True
+        elif job.status == "running":
+            job.cancel_requested = True
+
+    def lose(self, pick: int, *_: int) -> None:
+        job, lease = self.running(pick)
+        silent = sa.update(Job).where(Job.id == lease.job_id).values(lease_until=db.now() - 1)
+        self.do(lambda s: s.execute(silent) and None)
+        assert self.do(jobs.expire) == [lease.job_id]
+        if job.lost >= MAX_LOST and not job.cancel_requested:
+            job.status, job.reason = "failed", "worker_lost"
+        else:
+            self.back_to_queue(job, lost=job.lost + 1)
+
+    def wait(self, *_: int) -> None:
+        self.do(lambda s: s.execute(sa.update(Job).values(not_before=0.0)) and None)
+        for job in self.expected.values():
+            job.waits = False
+
+    def zombie(self, pick: int, size: int) -> None:
+        """An attempt ends, the next one may begin, and the first one writes."""
+        end, write = ("lose", "give_back", "succeed")[size % 3], writes[pick % len(writes)]
+        _, lease = self.running(pick)
+        getattr(self, end)(pick)
+        if size > 3:
+            self.claim()
+        before = self.everything()
+        with pytest.raises(LeaseLost):
+            self.do(lambda s: write(s, lease))
+        assert self.everything() == before
+
+    def everything(self) -> list[list[tuple[Any, ...]]]:
+        with db.read_scope(self.engine) as session:
+            tables = (Job, Epoch, StepChunk, Checkpoint, Transition)
+            return [[tuple(row) for row in session.execute(sa.select(table.__table__))] for table in tables]
+
+    @invariant()
+    def promises_are_kept(self) -> None:
+        with db.read_scope(self.engine) as session:
+            rows = session.scalars(sa.select(Job)).all()
+            epochs = session.execute(sa.select(Epoch.job_id, Epoch.epoch)).all()
+            chunks = session.scalars(sa.select(StepChunk).order_by(StepChunk.first_step)).all()
+            moves = session.scalars(sa.select(Transition).order_by(Transition.id)).all()
+        for row in rows:
+            self.row_is_as_expected(row)
+            expected = self.expected[row.id]
+            assert {epoch for job_id, epoch in epochs if job_id == row.id} == expected.epochs
+            self.steps_are_unbroken([chunk for chunk in chunks if chunk.job_id == row.id], expected.steps)
+            self.history_is_allowed([move for move in moves if move.job_id == row.id], expected)
+        assert len(rows) == len(self.expected)
+
+    def row_is_as_expected(self, row: Job) -> None:
+        job = self.expected[row.id]
+        for name in ("status", "reason", "attempt", "lost", "failures", "cancel_requested", "checkpoint_step"):
+            assert getattr(row, name) == getattr(job, name), name
+        assert row.revision >= self.revisions.get(row.id, 1)
+        self.revisions[row.id] = row.revision
+
+    def steps_are_unbroken(self, chunks: list[StepChunk], steps: int) -> None:
+        last = 0
+        for chunk in chunks:
+            assert chunk.first_step == last + 1
+            last = chunk.last_step
+            assert len(chunk.loss) == len(chunk.grad_norm) == 4 * (last - chunk.first_step + 1)
+        assert last == steps
+
+    def history_is_allowed(self, moves: list[Transition], job: Expected) -> None:
+        assert (moves[0].from_status, moves[-1].to_status) == (None, job.status)
+        assert sum(move.to_status in TERMINAL for move in moves) <= 1
+        for before, after in pairwise(moves):
+            assert after.from_status == before.to_status
+            assert after.to_status in ALLOWED[jobs.Status(before.to_status)]
+        assert [move.attempt for move in moves if move.to_status == "running"] == [*range(1, job.attempt + 1)]
+
+
+def test_any_order_of_verbs_keeps_the_promises(engine: Engine, make_spec: Callable[..., Spec]) -> None:
+    machine = type("Life", (Life,), {"engine": engine, "make_spec": staticmethod(make_spec)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
