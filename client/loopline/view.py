@@ -1,26 +1,22 @@
-"""What the command prints. The only module that knows rich.
-
-On a terminal: colours, tables, and a view that is redrawn in place. Elsewhere: plain lines without control codes.
-"""
+"""What the command prints: colours and tables on a terminal, plain lines without control codes elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TextIO
+from typing import Literal, TextIO
 
 import yaml
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from loopline import text
 from loopline.job import Job
-from loopline.types import Dataset, Document, Epoch, Health, Preset, Steps
+from loopline.types import Dataset, Document, Epoch, Health, Preset
 
 STYLES = {
     "queued": "yellow",
@@ -32,15 +28,12 @@ STYLES = {
 }
 METRICS = ("accuracy", "macro_f1", "r2", "mae", "rmse")
 PLAIN_WIDTH = 10_000
-SPARK_WIDTH = 48
-NEEDED_WIDTH = {"time": 72, "clipped": 65, "lr": 56, "grad norm": 48}
-"""Columns of the live table that are left out when the terminal is narrower than this."""
 
 
 def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or another stream. Piped lines are never wrapped: scripts read them."""
     stream = stream or sys.stdout
-    live = is_terminal(stream)
+    live = stream.isatty()
     return Console(
         file=stream,
         force_terminal=live,
@@ -53,23 +46,48 @@ def console(stream: TextIO | None = None) -> Console:
     )
 
 
-def is_terminal(stream: TextIO) -> bool:
-    return stream.isatty()
+@dataclass
+class Listing:
+    """Rows of named cells as a table. Where the width is too small for it, the columns in `drop` go, first one first,
+    and then those in `wrap` take several lines; no other cell is ever cut short."""
+
+    rows: Sequence[Mapping[str, str | Text]]
+    drop: Sequence[str] = ()
+    wrap: Sequence[str] = ()
+    right: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = list(self.rows[0])
+        for name in self.drop:
+            if self._width(columns) > options.max_width and name in columns:
+                columns.remove(name)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in columns:
+            justify: Literal["left", "right"] = "right" if self.right else "left"
+            table.add_column(name, justify=justify, no_wrap=name not in self.wrap, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(row[name] for name in columns))
+        yield table
+
+    def _width(self, columns: Sequence[str]) -> int:
+        widest = [max(cell_len(name), *(cell_len(str(row[name])) for row in self.rows)) for name in columns]
+        return sum(widest) + 2 * (len(columns) - 1)
 
 
-def jobs(found: Sequence[Job]) -> Table:
-    table = _table("id", "name", "status", "epoch", "best", "created", "took")
-    for job in found:
-        table.add_row(
-            job.id,
-            job.name or text.NOTHING,
-            status(job),
-            epochs_of(job),
-            best_of(job),
-            text.ago(job.created_at),
-            text.duration(job.seconds),
-        )
-    return table
+def jobs(found: Iterable[Job]) -> Listing:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "id": job.id,
+            "name": job.name or text.NOTHING,
+            "status": status(job),
+            "epoch": epochs_of(job),
+            "best": f"{short(job.best.metric)} {text.number(job.best.value)}" if job.best else text.NOTHING,
+            "created": text.ago(job.created_at),
+            "took": text.duration(job.seconds),
+        }
+        for job in found
+    ]
+    return Listing(rows, drop=("took", "created"), wrap=("name", "best"))
 
 
 def job(shown: Job) -> RenderableType:
@@ -94,37 +112,34 @@ def job(shown: Job) -> RenderableType:
     rows += [(word, text.when(at)) for word, at in _times(shown) if at]
     if shown.seconds is not None:
         rows.append(("took", text.duration(shown.seconds)))
-    return Group(_pairs(rows), Text("\nspec"), Text(_indented(as_yaml(shown.spec))))
+    return Group(_pairs(rows), Text("\nspec", "dim"), _verbatim(_indented(as_yaml(shown.spec))))
 
 
-def presets(found: Iterable[Preset]) -> Table:
-    table = _table("preset", "what it is")
-    for preset in found:
-        table.add_row(preset.name, preset.description)
-    return table
+def presets(found: Iterable[Preset]) -> Listing:
+    rows = [{"preset": preset.name, "what it is": preset.description} for preset in found]
+    return Listing(rows, wrap=("what it is",))
 
 
 def preset(shown: Preset) -> Text:
     """The fragment as YAML, ready to be a spec's beginning."""
-    return Text(
-        f"# {shown.description}\n# In a spec, `preset: {shown.name}` stands for:\n{as_yaml(shown.spec)}".rstrip()
-    )
+    return _verbatim(f"# {shown.description}\n# `preset: {shown.name}` stands for:\n{as_yaml(shown.spec)}".rstrip())
 
 
-def datasets(found: Iterable[Dataset]) -> Table:
-    table = _table("data set", "sequences", "features", "length", "target", "size", "created", "id")
-    for dataset in found:
-        table.add_row(
-            dataset.reference,
-            str(dataset.samples),
-            str(dataset.features),
-            _lengths(dataset),
-            _target(dataset),
-            text.size(dataset.bytes),
-            text.ago(dataset.created_at),
-            dataset.id,
-        )
-    return table
+def datasets(found: Iterable[Dataset]) -> Listing:
+    rows = [
+        {
+            "data set": dataset.reference,
+            "sequences": str(dataset.samples),
+            "features": str(dataset.features),
+            "length": _lengths(dataset),
+            "target": _target(dataset),
+            "size": text.size(dataset.bytes),
+            "created": text.ago(dataset.created_at),
+            "id": dataset.id,
+        }
+        for dataset in found
+    ]
+    return Listing(rows, drop=("id", "created", "size"))
 
 
 def dataset(shown: Dataset) -> RenderableType:
@@ -141,11 +156,9 @@ def dataset(shown: Dataset) -> RenderableType:
     rows += [("size", text.size(shown.bytes)), ("sha256", shown.sha256), ("created", text.when(shown.created_at))]
     if not shown.classes:
         return _pairs(rows)
-    counts: Sequence[int | None] = shown.class_counts or [None] * len(shown.classes)
-    table = _table("class", "sequences")
-    for label, count in zip(shown.classes, counts, strict=False):
-        table.add_row(str(label), text.NOTHING if count is None else str(count))
-    return Group(_pairs(rows), "", table)
+    counts = [str(count) for count in shown.class_counts or []] or [text.NOTHING] * len(shown.classes)
+    labelled = zip(shown.classes, counts, strict=False)
+    return Group(_pairs(rows), "", Listing([{"class": str(label), "sequences": count} for label, count in labelled]))
 
 
 def health(shown: Health) -> RenderableType:
@@ -191,6 +204,11 @@ def best_of(shown: Job) -> str:
     return f"{best.metric} {text.number(best.value)} (epoch {best.epoch})" if best else text.NOTHING
 
 
+def short(metric: str) -> str:
+    """`validation_macro_f1` as the head of a column has it: `val macro f1`."""
+    return metric.removeprefix("train_").replace("validation_", "val ").replace("_", " ")
+
+
 def metrics(found: Document) -> str:
     return (
         ", ".join(f"{name} {text.number(value)}" for name, value in found.items() if value is not None) or text.NOTHING
@@ -224,110 +242,14 @@ def epoch_line(epoch: Epoch, total: int | None) -> str:
 def metric_of(epoch: Epoch) -> tuple[str, float | None]:
     """The metric to show beside the losses: that of the validation split if there is one, else of training."""
     found = epoch.metrics
-    for split, word in (("validation", "val "), ("train", "")):
-        for name in METRICS:
-            if found.get(f"{split}_{name}") is not None:
-                return word + name.replace("_", " "), found[f"{split}_{name}"]
+    for name in [f"{split}_{metric}" for split in ("validation", "train") for metric in METRICS]:
+        if found.get(name) is not None:
+            return short(name), found[name]
     return "", None
 
 
-class LiveView:
-    """A job as it trains: the latest epochs, the loss of every step as a sparkline, and how far it is."""
-
-    def __init__(self, console: Console, job: Job) -> None:
-        self.console = console
-        self.job = job
-        self.epochs: list[Epoch] = []
-        self.steps = Steps()
-        self.trouble = ""
-
-    def update(self, job: Job, epochs: list[Epoch]) -> None:
-        """Takes what is new."""
-        self.job = job
-        self.epochs += epochs
-        self.trouble = ""
-
-    def tell(self, trouble: str) -> None:
-        """Shows what goes wrong until something is new."""
-        self.trouble = trouble
-
-    def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [self._head()]
-        if self.epochs:
-            parts += self._latest()
-        spark = text.sparkline(self.steps.loss, min(SPARK_WIDTH, self.console.width - 30))
-        if spark:
-            finite = [text.number(loss) for loss in self.steps.loss if loss is not None]
-            parts.append(Text.assemble("loss ", (spark, "cyan"), f" {finite[0]} to {finite[-1]}"))
-        if self.job.started_at and not self.job.terminal:
-            parts.append(self._bar())
-        if self.trouble:
-            parts.append(Text(f"{self.trouble} Trying again.", "yellow"))
-        return Group(*parts)
-
-    def _head(self) -> Text:
-        name = f" {self.job.name}" if self.job.name else ""
-        again = f", attempt {self.job.attempt}" if self.job.attempt > 1 else ""
-        place = f", {waiting(self.job)}" if self.job.position is not None else ""
-        told = f": {self.job.message}" if self.job.message and not self.job.terminal else ""
-        return Text.assemble((self.job.id, "bold"), name, " ", status(self.job), again, place, told)
-
-    def _bar(self) -> Table:
-        now = self.job.progress
-        grid = Table.grid(padding=(0, 1))
-        left = f"{text.duration(now.eta_seconds)} left" if now.eta_seconds is not None else ""
-        grid.add_row(
-            f"epoch {epochs_of(self.job)}",
-            ProgressBar(total=1.0, completed=now.fraction, width=max(10, min(40, self.console.width - 40))),
-            text.percent(now.fraction),
-            left,
-        )
-        return grid
-
-    def _latest(self) -> list[RenderableType]:
-        """As many of the epochs as the terminal is high."""
-        rows = max(3, self.console.height - 7)
-        earlier = len(self.epochs) - rows
-        note = [Text(f"({text.count(earlier, 'earlier epoch')} not shown)", "dim")] if earlier > 0 else []
-        return [*note, self._table(self.epochs[-rows:])]
-
-    def _table(self, shown: list[Epoch]) -> Table:
-        metric = metric_of(shown[-1])[0]
-        columns = ["epoch", "loss", "val loss", metric, "lr", "grad norm", "clipped", "time"]
-        with_validation = any(epoch.validation_loss is not None for epoch in shown)
-        hidden = {column for column, width in NEEDED_WIDTH.items() if self.console.width < width}
-        hidden |= {"" if metric else metric, "" if with_validation else "val loss"}
-        table = _table(*(column for column in columns if column not in hidden), right=True)
-        best = self.job.best.epoch if self.job.best else None
-        for epoch in shown:
-            cells = {
-                "epoch": str(epoch.epoch),
-                "loss": text.number(epoch.train_loss),
-                "val loss": text.number(epoch.validation_loss),
-                metric: text.number(metric_of(epoch)[1]),
-                "lr": text.number(epoch.lr),
-                "grad norm": text.number(epoch.grad_norm_mean),
-                "clipped": text.percent(epoch.clipped_fraction),
-                "time": text.duration(epoch.seconds),
-            }
-            style = "bold green" if epoch.epoch == best else ""
-            table.add_row(*(cell for column, cell in cells.items() if column not in hidden), style=style)
-        return table
-
-
-@contextmanager
-def live(view: LiveView) -> Iterator[None]:
-    """Draws the view on its terminal for as long as the context lasts."""
-    drawn = Live(view, console=view.console, refresh_per_second=8)
-    try:
-        with drawn:
-            yield
-    finally:
-        drawn.stop()  # Ctrl-C while it was starting would leave the terminal without its cursor
-
-
 def as_yaml(document: Document) -> str:
-    return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, default_flow_style=None, width=60)
 
 
 def _times(shown: Job) -> list[tuple[str, datetime | None]]:
@@ -347,11 +269,9 @@ def _target(shown: Dataset) -> str:
     return f"{len(shown.classes)} classes" if shown.classes else shown.target
 
 
-def _table(*columns: str, right: bool = False) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
-    return table
+def _verbatim(lines: str) -> Text:
+    """Lines that can be copied: a terminal that is too narrow for one wraps it, and no line is broken in two."""
+    return Text(lines, no_wrap=True, overflow="ignore")
 
 
 def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:

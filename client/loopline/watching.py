@@ -15,6 +15,7 @@ from loopline import view
 from loopline.client import Client
 from loopline.errors import JobCancelled, JobFailed, ServiceError, ServiceUnreachable
 from loopline.job import Job
+from loopline.live import SPARK_WIDTH, LiveView, drawn
 from loopline.notes import note, on_retry
 
 RETRY_SECONDS = 120.0
@@ -55,14 +56,14 @@ def _in_sight(client: Client, job: Job, come_back: str) -> Iterator[None]:
 
 
 def _live(console: Console, job: Job) -> Job:
-    drawn = view.LiveView(console, job)
-    on_retry(drawn.tell)
+    shown = LiveView(console, job)
+    on_retry(shown.tell)
     thinned_at = 0.0
-    with view.live(drawn):
+    with drawn(shown):
         for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
             if job.terminal or time.monotonic() - thinned_at > SPARK_SECONDS:
-                drawn.steps, thinned_at = job.steps(points=view.SPARK_WIDTH), time.monotonic()
-            drawn.update(job, epochs)
+                shown.steps, thinned_at = job.steps(points=SPARK_WIDTH), time.monotonic()
+            shown.update(job, epochs)
     return job
 
 

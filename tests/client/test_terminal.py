@@ -144,6 +144,16 @@ def test_a_narrow_terminal_shows_fewer_columns(service: Any, client: Client, tin
     assert "…" not in terminal.text
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_an_id_is_never_cut_short(service: Any, client: Client, tiny: dict[str, Any], columns: int) -> None:
+    job = client.submit(tiny | {"name": "a-name-that-is-longer-than-a-narrow-terminal-has-room-for"})
+    terminal = Terminal(command("list"), environment(service.url), rows=24, columns=columns)
+    assert terminal.end() == 0
+    assert f"\r\n{job.id}  " in terminal.text
+    assert "queued" in terminal.text
+    assert "…" not in terminal.text
+
+
 def test_ctrl_c_on_a_terminal_leaves_it_in_order(service: Any, client: Client, tiny: dict[str, Any]) -> None:
     job = client.submit(tiny)
     terminal = Terminal(command("watch", job.id), environment(service.url), rows=24, columns=100)
