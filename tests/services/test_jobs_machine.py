@@ -266,7 +266,7 @@ def test_any_order_of_verbs_keeps_the_promises(engine: Engine, make_spec: Callab
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15,
+            max_examples=12,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
