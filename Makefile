@@ -26,5 +26,5 @@ $(VENV)/.torch: $(VENV)/.python
 
 $(VENV)/.ready: $(VENV)/.torch requirements/dev.txt client/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable client
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable client
 	@touch $@

@@ -63,7 +63,7 @@ def ours(w: Workload) -> Iterator[float]:
 
 
 def plain(w: Workload) -> Iterator[float]:
-    """Seconds of each epoch of the loop that one would write by hand: the tutorial's, its data order drawn as ours is."""
+    """Seconds of each epoch of the loop one would write by hand: the tutorial's, its data order drawn as ours is."""
     import torch
     from torch import nn
 
@@ -128,9 +128,9 @@ def measure(key: str, kinds: list[str], flush: bool) -> dict[str, float]:
 def in_process(key: str, kinds: list[str], *, flush: bool = True, malloc: bool = True) -> dict[str, float]:
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     if malloc:
-        from worker.spare import ALLOCATOR
+        from services.training.environment import ENVIRONMENT
 
-        environment |= ALLOCATOR
+        environment |= ENVIRONMENT
     command = [sys.executable, __file__, "--measure", key, ",".join(kinds), "flush" if flush else "denormals"]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
@@ -140,7 +140,8 @@ def rows() -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for key, w in WORKLOADS.items():
         if w.denormals:
-            own, other = in_process(key, ["ours"])["ours"], in_process(key, ["plain"], flush=False, malloc=False)["plain"]
+            own = in_process(key, ["ours"])["ours"]
+            other = in_process(key, ["plain"], flush=False, malloc=False)["plain"]
             what = f"{w.name}; plain without flush-to-zero"
         else:
             both = in_process(key, ["ours", "plain"])

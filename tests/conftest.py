@@ -8,6 +8,7 @@ make_spec, make_job, storage, data_dir, vowels     what tests build with
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -25,7 +26,10 @@ from services import db, jobs
 from services.orm import Base, Job
 from services.storage import Storage
 from services.training import npz
+from services.training.environment import ENVIRONMENT
 from services.training.spec import Spec, parse
+
+os.environ.update(ENVIRONMENT)  # before a test imports torch
 
 
 @pytest.fixture(scope="session")

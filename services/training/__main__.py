@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from services.errors import Diverged, Invalid, Problem, SpecInvalid
+from services.training import environment
 from services.training.spec import Spec, loads, parse
 
 EPILOG = """\
@@ -174,4 +175,5 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    environment.enter("services.training")
     sys.exit(main())

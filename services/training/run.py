@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
@@ -33,12 +32,11 @@ STEPS_AT_MOST = 500
 
 
 def prepare_process(threads: int | None = None) -> None:
-    """Sets what must be set before torch's first thread starts.
+    """Sets what must be set before torch's first thread starts; the process's ENVIRONMENT comes before that.
 
     Flush-to-zero reaches only threads that are started after it; without it the vanishing gradients of long sequences
     underflow to denormal numbers, on which a CPU is more than ten times slower.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # what cuBLAS and cuDNN RNNs need to be deterministic
     torch.set_flush_denormal(True)
     if threads is not None:
         torch.set_num_threads(threads)
