@@ -54,7 +54,7 @@ def _one_cycle(schedule: OneCycle, peak: float, step: int, total_steps: int) -> 
     top = schedule.pct_start * total_steps - 1.0
     if step <= top:
         return _cosine_between(start, peak, step / top if top > 0 else 1.0)
-    return _cosine_between(peak, end, min(1.0, (step - top) / max(1.0, total_steps - 1.0 - top)))
+    return _cosine_between(peak, end, (step - top) / (total_steps - 1.0 - top))
 
 
 def _cosine_between(first: float, last: float, progress: float) -> float:
