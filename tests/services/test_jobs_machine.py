@@ -148,8 +148,9 @@ class Life(RuleBasedStateMachine):
         self.do(lambda s: jobs.record_steps(s, lease, first, [1.0] * count, [1.0] * count))
         job.steps = first + count - 1
 
-    def checkpoint(self, pick: int, step: int) -> None:
+    def checkpoint(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
+        step = 1 + size // 3  # few, so that some are made again
         self.do(lambda s: jobs.checkpoint(s, lease, epoch=1, step=step, best=False, files=[]))
         if step > job.checkpoint_step:
             job.checkpoint_step, job.lost = step, 0
