@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo run bench lock clean
+.PHONY: help setup demo run test lint format docs bench lock clean
 
-help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 # The environment is made in three steps, each with a stamp, so that a second `make setup` costs nothing.
 setup: $(VENV)/.ready  ## make the environment in .venv (every other target does it too)
@@ -28,3 +28,37 @@ $(VENV)/.ready: $(VENV)/.torch requirements/dev.txt client/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable client
 	@touch $@
+
+demo: setup  ## start everything, train a real job, show its progress and the result, stop everything
+	@$(BIN)/python -m local demo
+
+run: setup  ## start the service on embedded defaults and stay up (Ctrl-C stops it)
+	@$(BIN)/python -m local run
+
+test: setup  ## all tests, on SQLite, PostgreSQL and Valkey, which come with the environment
+	@$(BIN)/python -m pytest -n auto $(TESTS)
+
+lint: setup  ## ruff and mypy --strict
+	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted; run: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@echo "lint: nothing to complain about"
+
+format: setup  ## let ruff format the code and mend what it can
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+docs: setup  ## write docs/spec.md and docs/settings.md anew from the code
+	@$(BIN)/python docs/tables.py
+
+bench: setup  ## measure speed and accuracy; the table goes to benchmarks/RESULTS.md (about 10 minutes)
+	@$(BIN)/python -m benchmarks $(ONLY)
+
+lock: setup  ## pin every dependency anew, with hashes, from requirements/*.in
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@for name in service dev; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-find-links --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt; done
+	@echo "Pinned. See what moved: git diff --stat requirements"
+
+clean:  ## remove the environment, caches and everything that runs have left in var/
+	@rm -rf $(VENV) var .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,70 @@
+"""`python -m benchmarks [loop lengths start vowels]`: runs the benchmarks, prints a table, saves it in RESULTS.md.
+
+Exits 1 when a figure does not reach what is asked of it. Other work on the machine spoils every figure but the ratios.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import lengths, loop, start, vowels
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "loop": loop.rows,
+    "lengths": lengths.rows,
+    "start": start.rows,
+    "vowels": vowels.rows,
+}
+HEAD = "| what | ours | other | ratio | at least | |\n| --- | --- | --- | --- | --- | --- |"
+
+
+def line(row: dict[str, Any]) -> str:
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    least = "" if row["at_least"] is None else f"{row['at_least']:.2f}"
+    return f"| {row['what']} | {row['ours']} | {row['other']} | {ratio} | {least} | {verdict(row)} |"
+
+
+def verdict(row: dict[str, Any]) -> str:
+    if row["at_least"] is None:
+        return ""
+    return "reached" if row["ratio"] >= row["at_least"] else "**missed**"
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.", file=sys.stderr)
+        return 2
+    print(HEAD, flush=True)
+    found = []
+    for name in names or PARTS:
+        for row in PARTS[name]():
+            found.append(row)
+            print(line(row), flush=True)
+    if not names:
+        save(found)
+        print(f"\nSaved in {RESULTS.relative_to(Path.cwd())}")
+    return int(any(verdict(row) == "**missed**" for row in found))
+
+
+def save(found: list[dict[str, Any]]) -> None:
+    import torch
+
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    text = (
+        "# What `make bench` measured\n\n"
+        f"On {datetime.now(UTC):%d %B %Y}; {machine}. A ratio compares two things measured in turns in the same run; "
+        "seconds are of that machine on that day.\n\n"
+    )
+    RESULTS.write_text(text + "\n".join([HEAD, *map(line, found)]) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

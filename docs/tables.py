@@ -1,0 +1,141 @@
+"""Writes docs/spec.md and docs/settings.md from the code: `make docs`. A test holds the pages to it."""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import yaml  # noqa: E402
+from pydantic import BaseModel  # noqa: E402
+from pydantic.fields import FieldInfo  # noqa: E402
+from pydantic_core import PydanticUndefined  # noqa: E402
+
+from services.settings import Settings  # noqa: E402
+from services.training.presets import PRESETS  # noqa: E402
+from services.training.spec import Spec  # noqa: E402
+
+SPEC_HEAD = """\
+# The spec, field by field
+
+Made from the code by `make docs`. JSON or YAML; keys that are not listed here are refused, and so are numbers in
+quotes. `loss`, `optimizer` and `lr_schedule` take a name alone where the rest may be left at its defaults (`optimizer: adamw`).
+What a run is worth (best epoch, early stopping, schedules that watch) is judged on the validation split, and on the
+training split only where there is no other.
+"""
+SETTINGS_HEAD = """\
+# Settings
+
+Made from the code by `make docs`. Every setting is an environment variable and has a default; processes read them when
+they start. Secrets may lie in files: see the variables that end in `_FILE`.
+
+| variable | default | |
+| --- | --- | --- |
+"""
+
+
+def spec_page() -> str:
+    parts = [SPEC_HEAD, *sections(Spec, "")]
+    parts.append("## Presets\n\n| preset | | architecture |\n| --- | --- | --- |")
+    parts += [
+        f"| `{name}` | {preset.description} | `{yaml.safe_dump(preset.fragment['architecture'], default_flow_style=True, sort_keys=False, width=999).strip()}` |"
+        for name, preset in PRESETS.items()
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def sections(model: type[BaseModel], path: str, title: str = "") -> Iterator[str]:
+    """A table of one model's fields, then those of the models within it."""
+    yield f"## {title or path or 'At the top'}\n"
+    if model.__doc__ and path:
+        yield " ".join(model.__doc__.split()) + "\n"
+    yield "| field | takes | default | |\n| --- | --- | --- | --- |"
+    for name, field in model.model_fields.items():
+        if name != "name" or not path:
+            yield row(name, field)
+    yield ""
+    for name, field in model.model_fields.items():
+        below = f"{path}.{name}" if path else name
+        members = models_in(field.annotation)
+        for member in members:
+            label = f"{below}: {member.model_fields['name'].default}" if len(members) > 1 else below
+            if len(members) == 1 or set(member.model_fields) != {"name"}:
+                yield from sections(member, below, label)
+
+
+def row(name: str, field: FieldInfo) -> str:
+    takes = ", ".join(dict.fromkeys(kinds(field.annotation)))
+    bounds = [text for part in field.metadata for text in bounds_of(part)]
+    default = "required" if field.default is PydanticUndefined else shown(field.default)
+    about = " ".join((field.description or "").split())
+    cells = [f"`{name}`", takes + (f", {', '.join(bounds)}" if bounds else ""), default, about]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def kinds(annotation: Any) -> Iterator[str]:
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        yield from (f"`{value}`" for value in typing.get_args(annotation))
+    elif origin in (typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from kinds(argument)
+    elif origin is typing.Annotated:
+        inner, *metadata = typing.get_args(annotation)
+        bounds = [text for part in metadata for text in bounds_of(part)]
+        for kind in kinds(inner):
+            yield kind + (f" ({', '.join(bounds)})" if bounds else "")
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        name = annotation.model_fields.get("name")
+        yield f"`{name.default}`" if name is not None and isinstance(name.default, str) else "a mapping, see below"
+    else:
+        words = {int: "whole number", float: "number", bool: "true or false", str: "text", types.NoneType: "`null`"}
+        yield words.get(annotation, {list: "list", tuple: "list", dict: "mapping of text to text"}.get(origin, "text"))
+
+
+def bounds_of(metadata: Any) -> Iterator[str]:
+    parts = getattr(metadata, "metadata", None) or [metadata]
+    for part in parts:
+        for key, words in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+            value = getattr(part, key, None)
+            if value is not None and not isinstance(value, bool):
+                yield f"{words} {'2^63' if value == 2**63 else value}"
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [model for argument in typing.get_args(annotation) for model in models_in(argument)]
+    return []
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        name = getattr(value, "name", None)
+        return f"`{name}`" if name else "see below"
+    words = {None: "`null`", True: "`true`", False: "`false`"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def settings_page() -> str:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        made = field.default is PydanticUndefined
+        default = "" if made or field.default is None else f"`{field.default}`"
+        rows.append(f"| `LOOPLINE_{name.upper()}` | {default} | {field.description} |")
+    return SETTINGS_HEAD + "\n".join(rows) + "\n"
+
+
+PAGES = {"spec.md": spec_page, "settings.md": settings_page}
+
+if __name__ == "__main__":
+    for file, page in PAGES.items():
+        (ROOT / "docs" / file).write_text(page())

@@ -1,0 +1,23 @@
+"""The pages that are made from the code are those that the code makes."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = runpy.run_path(str(ROOT / "docs" / "tables.py"))["PAGES"]
+
+
+@pytest.mark.parametrize("file", sorted(PAGES))
+def test_a_page_is_what_the_code_says(file: str) -> None:
+    assert (ROOT / "docs" / file).read_text() == PAGES[file](), "run `make docs`"
+
+
+def test_every_make_target_is_listed_with_a_line() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = makefile.split(".PHONY:")[1].splitlines()[0].split()
+    listed = [line.split(":")[0] for line in makefile.splitlines() if "  ## " in line]
+    assert sorted(phony) == sorted(listed)
