@@ -1,1 +1,1 @@
-"""What Loopline's speed and accuracy are worth, as ratios measured in one run. `make bench` prints and saves the table."""
+"""What Loopline's speed and accuracy are worth, as ratios of one run. `make bench` prints and saves the table."""

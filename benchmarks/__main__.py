@@ -57,7 +57,8 @@ def main(names: list[str]) -> int:
 def save(found: list[dict[str, Any]]) -> None:
     import torch
 
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, "
+    machine += f"Python {platform.python_version()}, torch {torch.__version__}"
     text = (
         "# What `make bench` measured\n\n"
         f"On {datetime.now(UTC):%d %B %Y}; {machine}. A ratio compares two things measured in turns in the same run; "

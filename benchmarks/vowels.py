@@ -1,7 +1,7 @@
 """Japanese Vowels through the service: examples/vowels.yaml as it stands, with five seeds.
 
-Accuracy is on the 370 test utterances, which nothing has looked at before: the settings were chosen on validation data by
-examples/tune_vowels.py. Seconds are of training, from the job's start to its end.
+Accuracy is on the 370 test utterances, which nothing has looked at before: the settings were chosen on validation data
+by examples/tune_vowels.py. Seconds are of training, from the job's start to its end.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ def rows() -> list[dict[str, Any]]:
 
     accuracies: list[float] = []
     seconds: list[timedelta] = []
-    with tempfile.TemporaryDirectory(prefix="loopline-bench-") as folder, service(Path(folder)) as (url, _):
-        with Client(url) as client:
-            client.upload(ROOT / "data" / "japanese-vowels.npz", "japanese-vowels")
-            for seed in SEEDS:
-                job = client.submit(document(seed)).wait(timeout=300)
-                assert job.status == "succeeded", job
-                assert job.result is not None and job.started_at is not None and job.finished_at is not None
-                accuracies.append(job.result.metrics["test_accuracy"] or 0.0)
-                seconds.append(job.finished_at - job.started_at)
+    with (
+        tempfile.TemporaryDirectory(prefix="loopline-bench-") as folder,
+        service(Path(folder)) as (url, _),
+        Client(url) as client,
+    ):
+        client.upload(ROOT / "data" / "japanese-vowels.npz", "japanese-vowels")
+        for seed in SEEDS:
+            job = client.submit(document(seed)).wait(timeout=300)
+            assert job.result, job
+            assert job.started_at, job
+            assert job.finished_at, job
+            accuracies.append(job.result.metrics["test_accuracy"] or 0.0)
+            seconds.append(job.finished_at - job.started_at)
     mean, longest = statistics.mean(accuracies), max(seconds).total_seconds()
     each = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)
     return [

@@ -25,9 +25,9 @@ SPEC_HEAD = """\
 # The spec, field by field
 
 Made from the code by `make docs`. JSON or YAML; keys that are not listed here are refused, and so are numbers in
-quotes. `loss`, `optimizer` and `lr_schedule` take a name alone where the rest may be left at its defaults (`optimizer: adamw`).
-What a run is worth (best epoch, early stopping, schedules that watch) is judged on the validation split, and on the
-training split only where there is no other.
+quotes. `loss`, `optimizer` and `lr_schedule` take a name alone where the rest may be left at its defaults
+(`optimizer: adamw`). What a run is worth (best epoch, early stopping, schedules that watch) is judged on the validation
+split, and on the training split only where there is no other.
 """
 SETTINGS_HEAD = """\
 # Settings
@@ -43,10 +43,9 @@ they start. Secrets may lie in files: see the variables that end in `_FILE`.
 def spec_page() -> str:
     parts = [SPEC_HEAD, *sections(Spec, "")]
     parts.append("## Presets\n\n| preset | | architecture |\n| --- | --- | --- |")
-    parts += [
-        f"| `{name}` | {preset.description} | `{yaml.safe_dump(preset.fragment['architecture'], default_flow_style=True, sort_keys=False, width=999).strip()}` |"
-        for name, preset in PRESETS.items()
-    ]
+    for name, preset in PRESETS.items():
+        fragment = yaml.safe_dump(preset.fragment["architecture"], default_flow_style=True, sort_keys=False, width=999)
+        parts.append(f"| `{name}` | {preset.description} | `{fragment.strip()}` |")
     return "\n".join(parts) + "\n"
 
 
