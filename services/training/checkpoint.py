@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from services.training.schedule import PlateauState
 
 FORMAT = 1
 NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
+HALF = re.compile(r"^(checkpoint-\d{9,}|model|history)\.(json|safetensors)\.part$")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,11 @@ def save(run: Run, directory: Path) -> Saved:
     weights = write_tensors(directory / f"{stem}.safetensors", tensors)
     body = {"format": FORMAT, "spec_sha256": spec_hash(run), "tensors_sha256": weights.sha256, "state": state}
     body["sha256"] = _hash_of(body)
-    record = write_atomically(directory / f"{stem}.json", json.dumps(body, allow_nan=False).encode())
+    try:
+        record = write_atomically(directory / f"{stem}.json", json.dumps(body, allow_nan=False).encode())
+    except OSError:
+        (directory / weights.name).unlink(missing_ok=True)  # on a full disk it would only be in the way
+        raise
     best = run.best is not None and run.best.epoch == run.epoch and run.steps_in_epoch == 0
     return Saved(run.step, run.epoch, best, (record, weights))
 
@@ -84,7 +90,7 @@ def load_into(run: Run, path: Path) -> None:
         raise CheckpointCorrupt(f"The tensors of {path.name} are damaged: their hash is another than was written.")
     try:
         tensors = load(data)
-        restore(run, tensors, body["state"])
+        restore(run, tensors, _meant(body["state"]))
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointCorrupt(f"{path.name} cannot be understood: {error}") from error
 
@@ -126,10 +132,19 @@ def resume(run: Run, directory: Path, *, at_most: int | None = None) -> Path | N
 
 
 def discard_after(directory: Path, step: int) -> None:
-    """Removes the checkpoints that lie beyond an update: they belong to a past that is about to be lived again."""
+    """Removes the checkpoints that lie beyond an update: they belong to a past that is about to be lived again.
+
+    And what a process that was killed had only half written.
+    """
     for path in newest_first(directory):
         if step_of(path) > step:
             delete(directory, step_of(path))
+    for path in directory.glob("checkpoint-*.safetensors"):
+        if not path.with_suffix(".json").exists():
+            path.unlink(missing_ok=True)
+    for path in directory.glob("*.part"):
+        if HALF.match(path.name):
+            path.unlink(missing_ok=True)
 
 
 def step_of(path: Path) -> int:
@@ -172,9 +187,10 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = {
         "epoch": run.epoch,
         "step": run.step,
+        "steps_in_epoch": run.steps_in_epoch,
         "seconds": run.elapsed,
         "history": run.history,
-        "best": {"epoch": run.best.epoch, "value": _finite(run.best.value)} if run.best else None,
+        "best": {"epoch": run.best.epoch, "value": run.best.value} if run.best else None,
         "plateau": asdict(run.plateau),
         "stopping": {"best": run.stopping_best, "bad_epochs": run.stopping_bad_epochs, "stopped": run.stopped_early},
         "scaler": run.scaler.state_dict() if run.scaler else None,
@@ -182,7 +198,7 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, state
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, _told(state)
 
 
 def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -196,8 +212,7 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
     run.optimizer.load_state_dict({"state": entries, "param_groups": optimizer["param_groups"]})
     if state["best"]:
         weights = {name: tensor.to(run.device) for name, tensor in _under("best.", tensors).items()}
-        value = state["best"]["value"]
-        run.best = Best(state["best"]["epoch"], float("nan") if value is None else value, weights)
+        run.best = Best(state["best"]["epoch"], state["best"]["value"], weights)
     run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
     run.history = list(state["history"])
     run.plateau = PlateauState(**state["plateau"])
@@ -223,11 +238,14 @@ def spec_hash(run: Run) -> str:
 def write_atomically(path: Path, data: bytes) -> File:
     """Writes a file whole or not at all: a temporary name, fsync, rename, fsync of the directory."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -249,5 +267,19 @@ def _hash_of(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
+def _told(value: Any) -> Any:
+    """The same with words for the numbers that JSON has not: a validation loss may be one of them."""
+    if isinstance(value, dict):
+        return {key: _told(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _meant(value: Any) -> Any:
+    """Undoes `_told`."""
+    if isinstance(value, dict):
+        return {key: _meant(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_meant(item) for item in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value

@@ -34,6 +34,14 @@ def loss_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor, 
     return F.mse_loss if loss.name == "mse" else F.l1_loss
 
 
+def weight_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor], Tensor | int]:
+    """What the loss of some targets weighs in a mean over more of them: their number, or their classes' weights."""
+    weights = class_weights(loss.class_weights, targets, output_size) if loss.name == "cross_entropy" else None
+    if weights is None:
+        return len
+    return lambda y: weights[y].sum()
+
+
 def class_weights(chosen: Any, targets: Tensor, classes: int) -> Tensor | None:
     """(classes,); `balanced` is samples / (classes * samples of the class), as in scikit-learn."""
     if chosen is None:

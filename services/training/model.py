@@ -144,7 +144,11 @@ def _call(
     directions = 2 if bidirectional else 1
     zeros = x.new_zeros(num_layers * directions, x.shape[0], rnn.hidden_size)
     if torch.is_autocast_enabled(x.device.type):
-        zeros = zeros.to(torch.get_autocast_dtype(x.device.type))
+        dtype = torch.get_autocast_dtype(x.device.type)
+        if rnn.mode == "LSTM" and dtype == torch.float16 and not x.is_cuda:  # oneDNN has it on few CPUs only
+            with torch.autocast(x.device.type, enabled=False):
+                return _call(rnn, x.float(), weights, num_layers, bidirectional)
+        zeros = zeros.to(dtype)
     state = (zeros, zeros) if rnn.mode == "LSTM" else zeros
     dropout = rnn.dropout if num_layers > 1 else 0.0
     function = FUNCTIONS[rnn.mode]

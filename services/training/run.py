@@ -197,7 +197,7 @@ def _as_saved(path: Path) -> checkpoint.Saved:
         state = checkpoint.read(path)["state"]
     except CheckpointCorrupt:
         return checkpoint.Saved(step, 0, False, (blank, blank))
-    best = bool(state["best"]) and state["best"]["epoch"] == state["epoch"]
+    best = bool(state["best"]) and state["best"]["epoch"] == state["epoch"] and not state["steps_in_epoch"]
     return checkpoint.Saved(step, state["epoch"], best, (blank, blank))
 
 

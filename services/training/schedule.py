@@ -18,7 +18,7 @@ class PlateauState:
 
     def see(self, loss: float, schedule: Plateau) -> None:
         """Takes note of an epoch's loss, as torch's ReduceLROnPlateau does with a relative threshold."""
-        if self.best is None or loss < self.best * (1.0 - schedule.threshold):
+        if loss < (math.inf if self.best is None else self.best * (1.0 - schedule.threshold)):
             self.best, self.bad_epochs = loss, 0
             return
         self.bad_epochs += 1
