@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import yaml
 from loopline import Client
 from loopline.job import Job
 from loopline.types import Dataset, Epoch
@@ -71,7 +69,7 @@ def trained(client: Client) -> Job:
     """The job, at its end; its epochs are shown as they pass."""
     dataset = client.upload(DATA, NAME)
     say(f"Uploaded   {shown(DATA)}: {about(dataset)}")
-    job = client.submit(spec())
+    job = client.submit(SPEC)
     say(f"Submitted  {shown(SPEC)} as {job.id}", "")
     return watch(job)
 
@@ -79,12 +77,6 @@ def trained(client: Client) -> Job:
 def about(dataset: Dataset) -> str:
     classes = f", {len(dataset.classes)} classes" if dataset.classes else ""
     return f"{dataset.samples} sequences of {dataset.min_length} to {dataset.max_length} steps{classes}"
-
-
-def spec() -> dict[str, Any]:
-    """The example, naming the data set that was uploaded."""
-    document: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
-    return {**document, "data": {**document["data"], "dataset": NAME}}
 
 
 def watch(job: Job) -> Job:
