@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 ENDS = frozenset({"finished", "stopped", "failed"})
 LOOK_SECONDS = 1.0  # how long a request to cancel may go unseen
 TICK_SECONDS = 0.5
-NEWEST = "newest"  # resume from the newest whole checkpoint of the job's folder: the trainer looks which that is
 LEASE_SHARE = 0.75  # of the lease, without renewal, after which the trainer must be dead: another may follow soon
 
 Event = dict[str, Any]
@@ -57,6 +56,9 @@ class Claim:
 
     job: Job
     dataset_sha256: str | None
+    checkpoint_step: int | None
+    """Of the newest checkpoint that is registered. Files beyond it may lie in the folder, left by an attempt that died
+    before its last events were written; going on from those would leave a gap in the history."""
     at: float
     """When, by the monotonic clock; the lease is counted from here."""
 
@@ -69,7 +71,8 @@ def claim(slot: Slot, queue: str) -> Claim | None:
         if job is None:
             return None
         dataset_sha256 = None if job.dataset_id is None else datasets.get(session, job.dataset_id).sha256
-    return Claim(job, dataset_sha256, at)
+        checkpoints = jobs.checkpoints(session, job.id) if job.attempt > 1 else ()
+    return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -87,17 +90,18 @@ def supervise(slot: Slot, claim: Claim) -> None:
         _give_up(slot, Lease.of(job), f"{type(error).__name__}: {error}.")
     finally:
         trainer.end()
-        slot.spares.prepare()
+        if not slot.drain:
+            slot.spares.prepare()
 
 
 def order(slot: Slot, claim: Claim) -> Event:
-    """What the trainer is told."""
-    job, sha = claim.job, claim.dataset_sha256
+    """What the trainer is told. It checks the checkpoint itself, and takes one before it where that is damaged."""
+    job, sha, step = claim.job, claim.dataset_sha256, claim.checkpoint_step
     return {
         "spec": job.spec,
         "data": None if sha is None else str(slot.storage.dataset_path(sha)),
         "directory": str(slot.storage.job_dir(job.id)),
-        "resume": NEWEST if job.attempt > 1 else None,
+        "resume": None if step is None else str(slot.storage.checkpoint_files(job.id, step)[0]),
         "device": slot.settings.device,
         "job": job.id,
         "attempt": job.attempt,

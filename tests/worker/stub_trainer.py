@@ -45,9 +45,8 @@ def main() -> None:
 
 def train(order: dict[str, Any], stub: str) -> None:
     folder, epochs = Path(order["directory"]), order["spec"]["training"]["epochs"]
-    known = sorted(folder.glob("checkpoint-*.json")) if order["resume"] == "newest" else []
-    begin = json.loads(known[-1].read_text())["step"] if known else 0
-    resumed = {"epoch": begin // STEPS_PER_EPOCH, "step": begin} if known else None
+    begin = json.loads(Path(order["resume"]).read_text())["step"] if order["resume"] else 0
+    resumed = {"epoch": begin // STEPS_PER_EPOCH, "step": begin} if begin else None
     send(
         event="started",
         epochs=epochs,

@@ -132,6 +132,19 @@ def test_a_crashed_run_goes_on_from_its_newest_checkpoint(
         assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
 
 
+def test_a_checkpoint_that_the_database_never_heard_of_is_not_gone_on_from(
+    make_job: MakeJob, make_slot: MakeSlot, storage: Storage, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "kill", "times": "1"})
+    stray = storage.checkpoint_files(job.id, 11)[0]
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_text('{"step": 11}')
+    tasks.ring(make_slot(), "default")
+    done = watch.job(job.id)
+    assert done.trainer is not None
+    assert (done.status, done.trainer["resumed_from"]) == ("succeeded", {"epoch": 1, "step": 4})
+
+
 def test_a_flood_of_output_is_capped(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
     job = make_job(tags={"stub": "flood"}, limits={"max_retries": 0})
     tasks.ring(make_slot(), "default")

@@ -1,0 +1,171 @@
+"""The real trainer, with torch: a run through the supervisor, its exact resumption, and its edges."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.errors import CheckpointCorrupt, DatasetInvalid, Diverged, OutOfMemory
+from services.orm import Job
+from services.storage import Storage
+from tests.worker.watching import Watch
+from worker import tasks
+from worker.spare import Spares, Trainer, trainer_command
+from worker.supervisor import Slot
+from worker.trainer import failure, lines
+
+ROOT = Path(__file__).parent.parent.parent
+SPEC: dict[str, Any] = {
+    "architecture": {"cell": "gru", "dropout": 0.3, "num_layers": 2},
+    "training": {"epochs": 15, "batch_size": 16},
+    "data": {"synthetic": {"samples": 80, "length": 6, "features": 2, "classes": 2}},
+    "checkpoints": {"every_steps": 3},  # within epochs too
+}
+
+
+class Noting(Spares):
+    """Spares that remember the process that was handed out last."""
+
+    pid = 0
+
+    def take(self) -> Trainer:
+        trainer = super().take()
+        self.pid = trainer.pid
+        return trainer
+
+
+@pytest.fixture
+def spares() -> Noting:
+    """Real trainers, one of them warm."""
+    made = Noting(trainer_command(device="cpu", threads=1), count=1)
+    made.prepare()
+    return made
+
+
+def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
+    engine: Engine,
+    make_job: Callable[..., Job],
+    make_slot: Callable[..., Slot],
+    spares: Noting,
+    storage: Storage,
+    watch: Watch,
+) -> None:
+    slot = make_slot(spares=spares)
+    unbroken = make_job(**SPEC)
+    tasks.ring(slot, "default")
+    assert watch.job(unbroken.id).status == "succeeded"
+
+    broken = make_job(**SPEC)
+    killer = threading.Thread(target=kill_at_second_checkpoint, args=(storage.job_dir(broken.id), spares))
+    killer.start()
+    tasks.ring(slot, "default")
+    killer.join()
+
+    done = watch.job(broken.id)
+    assert (done.status, done.attempt) == ("succeeded", 2)
+    assert done.trainer is not None
+    assert done.trainer["resumed_from"]["step"] >= 3
+    weights = [storage.job_file(job.id, "model.safetensors").read_bytes() for job in (unbroken, broken)]
+    assert weights[0] == weights[1]
+    with db.read_scope(engine) as session:
+        told = [[numbers(record) for record in jobs.epochs(session, job.id)] for job in (unbroken, broken)]
+        assert told[0] == told[1]
+        assert len(told[0]) == 15
+        assert jobs.steps(session, broken.id, 5000) == jobs.steps(session, unbroken.id, 5000)
+
+
+def kill_at_second_checkpoint(folder: Path, spares: Noting) -> None:
+    """By then the first one has been told."""
+    while len(list(folder.glob("checkpoint-*.json"))) < 2:
+        time.sleep(0.001)
+    os.kill(spares.pid, signal.SIGKILL)
+
+
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a record does not depend on the clock."""
+    return {name: value for name, value in record.items() if name not in {"seconds", "samples_per_second"}}
+
+
+def test_a_trainer_whose_supervisor_is_gone_does_not_start() -> None:
+    done = run_trainer("--parent", "1", stdin=b"")
+    assert done.returncode == 1
+    assert b"gone" in done.stderr
+
+
+def test_a_trainer_ends_when_its_orders_do() -> None:
+    assert run_trainer("--parent", str(os.getpid()), stdin=b"").returncode == 3
+
+
+def run_trainer(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    reader, writer = os.pipe()
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "worker.trainer", *arguments],
+            cwd=ROOT,
+            input=stdin,
+            capture_output=True,
+            pass_fds=(writer,),
+            env={**os.environ, "LOOPLINE_EVENTS_FD": str(writer)},
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's own, which this process does not import."""
+
+    __module__ = "torch"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Diverged(epoch=1, step=2, loss=float("nan"), grad_norm=1.0, lr=0.1), "diverged"),
+        (DatasetInvalid("Row 3 holds a NaN."), "dataset_invalid"),
+        (OutOfMemory(), "out_of_memory_gpu"),
+        (OutOfMemoryError("CUDA out of memory"), "out_of_memory_gpu"),
+        (MemoryError(), "out_of_memory_host"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory_host"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage_full"),
+        (OSError(errno.EACCES, "Permission denied"), "trainer_crashed"),
+        (CheckpointCorrupt("It is not whole."), "trainer_crashed"),
+        (ZeroDivisionError("division by zero"), "trainer_crashed"),
+    ],
+)
+def test_what_went_wrong_has_a_reason(error: Exception, reason: str) -> None:
+    told = failure(error)
+    assert (told["event"], told["reason"]) == ("failed", reason)
+    assert told["message"]
+
+
+def test_what_nobody_foresaw_comes_with_its_traceback() -> None:
+    assert "ZeroDivisionError" in (failure(ZeroDivisionError("x"))["traceback"] or "")
+    assert failure(DatasetInvalid("x"))["traceback"] is None
+
+
+def test_lines_come_as_soon_as_they_are_whole() -> None:
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"one\ntw")
+        coming = lines(reader)
+        assert next(coming) == b"one"
+        os.write(writer, b"o\nthree\n")
+        assert (next(coming), next(coming)) == (b"two", b"three")
+    finally:
+        os.close(writer)
+        os.close(reader)
