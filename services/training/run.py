@@ -124,7 +124,7 @@ class Telling:
             found = checkpoint.resume(self.run, self.directory, at_most=at_most)
             if found is None:
                 yield _warning("No checkpoint is whole; training starts from the beginning.")
-            elif resume not in (NEWEST, str(found)):
+            elif resume != NEWEST and Path(resume).name != found.name:
                 yield _warning(f"{Path(resume).name} is damaged or missing; training goes on from {found.name}.")
         checkpoint.discard_after(self.directory, self.run.step if found else -1)
         self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]

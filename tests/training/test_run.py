@@ -1,0 +1,492 @@
+"""One order carried out: what is told on the way, what lies in its folder, and how it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from services.errors import DatasetInvalid, Diverged, SpecInvalid
+from services.training import npz, run
+from services.training.loop import fit
+from services.training.model import SequenceModel
+from services.training.npz import Arrays
+from services.training.run import NEWEST, events
+from services.training.spec import parse
+from tests.training.building import classes, document, make_run, of_many_lengths, same, timeless, trained, weights_of
+
+Event = dict[str, Any]
+
+
+def split(arrays: Arrays) -> Arrays:
+    """The same with a quarter marked for validation and a quarter for testing."""
+    marks = np.array([0, 1, 0, 2] * (len(arrays.x) // 4), np.int8)
+    return Arrays(x=arrays.x, lengths=arrays.lengths, y=arrays.y, split=marks)
+
+
+ARRAYS = split(of_many_lengths(classes(48)))  # 24 samples to train on: 6 updates an epoch
+BOTH_GIVEN = {"split": {"validation": "given", "test": "given"}, "scaling": "standard"}
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Callable[..., Event]:
+    """A factory of orders: arrays to train on, and changes of the spec."""
+
+    def make(arrays: Arrays = ARRAYS, *, resume: str | None = None, folder: str = "job", **changes: Any) -> Event:
+        data = tmp_path / "data.npz"
+        npz.write(data, arrays)
+        changes = {"data": BOTH_GIVEN if arrays is ARRAYS else {}} | changes
+        return {
+            "spec": parse(document(**changes)).document(),
+            "data": str(data),
+            "directory": str(tmp_path / folder),
+            "resume": resume,
+            "device": "auto",
+            "job": "job_1",
+            "attempt": 1,
+        }
+
+    return make
+
+
+def after(updates: int, reason: str) -> Callable[[], str | None]:
+    """A stop that comes after so many updates, and stays."""
+    count = itertools.count(1)
+    return lambda: reason if next(count) >= updates else None
+
+
+def of(kind: str, told: list[Event]) -> list[Event]:
+    return [event for event in told if event["event"] == kind]
+
+
+def steps_of(told: list[Event]) -> dict[int, tuple[float, float]]:
+    """The (loss, gradient norm) of every update that was told; no update twice."""
+    found: dict[int, tuple[float, float]] = {}
+    for event in of("steps", told):
+        for offset, pair in enumerate(zip(event["loss"], event["grad_norm"], strict=True)):
+            assert event["first_step"] + offset not in found
+            found[event["first_step"] + offset] = pair
+    return found
+
+
+def names(directory: str | Path) -> set[str]:
+    return {path.name for path in Path(directory).iterdir()}
+
+
+# ---- the stream
+
+
+def test_a_run_is_told_from_its_start_to_its_files(order: Callable[..., Event]) -> None:
+    told = list(events(order()))
+    kinds = [event["event"] for event in told]
+    assert kinds[:2] == ["started", "steps"]
+    assert kinds[-2:] == ["checkpoint", "finished"]
+    assert set(kinds) == {"started", "steps", "epoch", "checkpoint", "finished"}
+    run = make_run(ARRAYS, data=BOTH_GIVEN)
+    assert told[0] == {
+        "event": "started",
+        "epochs": 3,
+        "steps_per_epoch": 6,
+        "resumed_from": None,
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "device": "cpu",
+        "threads": 1,
+        "torch": torch.__version__,
+    }
+    assert told[1]["first_step"] == 1
+    assert len(told[1]["loss"]) == 1  # the very first update is told at once
+
+
+def test_every_update_is_told_once_and_as_it_was(order: Callable[..., Event]) -> None:
+    told = list(events(order()))
+    run, reports = make_run(ARRAYS, data=BOTH_GIVEN), []
+    for _ in fit(run):
+        reports += run.take_reports()[1]
+    assert steps_of(told) == dict(enumerate(reports, start=1))
+    assert list(steps_of(told)) == list(range(1, 19))
+
+
+def test_many_updates_are_told_in_bundles_of_bounded_size(
+    order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "STEPS_AT_MOST", 4)
+    monkeypatch.setattr(run, "STEPS_EVERY_SECONDS", 1e9)
+    told = list(events(order()))
+    assert [len(event["loss"]) for event in of("steps", told)] == [1, 4, 1, 4, 2, 4, 2]
+    assert list(steps_of(told)) == list(range(1, 19))
+
+
+def test_epochs_are_told_as_they_were_recorded(order: Callable[..., Event]) -> None:
+    told = list(events(order()))
+    records = [event["record"] for event in of("epoch", told)]
+    assert timeless(records) == timeless(trained(make_run(ARRAYS, data=BOTH_GIVEN)))
+    assert all(record["seconds"] > 0 for record in records)
+
+
+def test_an_epoch_is_told_after_its_updates(order: Callable[..., Event]) -> None:
+    seen = 0
+    for event in events(order()):
+        if event["event"] == "steps":
+            assert event["first_step"] == seen + 1
+            seen += len(event["loss"])
+        if event["event"] == "epoch":
+            assert seen == 6 * event["record"]["epoch"]
+        if event["event"] == "checkpoint":
+            assert seen == event["step"]
+
+
+def test_everything_told_is_json(order: Callable[..., Event]) -> None:
+    arrays = Arrays(x=ARRAYS.x.copy(), lengths=ARRAYS.lengths, y=ARRAYS.y, split=ARRAYS.split)
+    arrays.x[1] = np.finfo(np.float32).max  # of the validation part: its loss is not finite
+    arrays.x[1, arrays.lengths[1] :] = 0
+    relu = {"cell": "rnn", "nonlinearity": "relu", "init": "kaiming"}
+    given = {"data": {"split": {"validation": "given", "test": "given"}}, "architecture": relu}
+    asked = order(arrays, checkpoints={"every_steps": 1}, **given)
+    told = [json.loads(json.dumps(event, allow_nan=False)) for event in events(asked)]
+    assert [event["record"]["validation_loss"] for event in of("epoch", told)] == [None] * 3
+    assert told[-1]["result"]["metrics"]["validation_loss"] is None
+    history = json.loads((Path(asked["directory"]) / "history.json").read_text())
+    assert history["epochs"] == [event["record"] for event in of("epoch", told)]
+
+
+def test_synthetic_data_needs_no_file(tmp_path: Path) -> None:
+    spec = document(data={"dataset": None, "synthetic": {"samples": 20, "length": 3, "features": 2}})
+    told = list(events({"spec": spec, "data": None, "directory": str(tmp_path / "job"), "resume": None}))
+    assert told[-1]["event"] == "finished"
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize(
+    ("when", "steps"),
+    [
+        ({"every_steps": 4}, [4, 8, 12, 16, 18]),
+        ({"every_epochs": 1}, [6, 12, 18]),
+        ({"every_epochs": 2}, [12, 18]),
+        ({"every_steps": 5, "every_epochs": 1}, [5, 6, 10, 12, 15, 18]),
+        ({"every_seconds": 1e-9}, list(range(1, 19))),
+        ({"every_seconds": 1000.0}, [18]),
+        ({}, [18]),
+    ],
+)
+def test_checkpoints_are_taken_when_the_spec_says_and_at_the_end(
+    when: dict[str, Any], steps: list[int], order: Callable[..., Event]
+) -> None:
+    told = list(events(order(checkpoints={"every_seconds": None} | when)))
+    assert [event["step"] for event in of("checkpoint", told)] == steps
+    assert [event["epoch"] for event in of("checkpoint", told)] == [step // 6 for step in steps]
+
+
+def test_the_last_few_and_the_best_stay_on_disk_and_the_rest_is_told_as_deleted(order: Callable[..., Event]) -> None:
+    asked = order(
+        training={"epochs": 12, "optimizer": {"name": "adam", "lr": 0.3}},  # too fast to stay at its best
+        checkpoints={"every_steps": 3, "keep_last": 2},
+    )
+    kept: dict[int, Event] = {}
+    for event in events(asked):
+        if event["event"] == "checkpoint":
+            kept[event["step"]] = event
+        if event["event"] == "checkpoint_deleted":
+            del kept[event["step"]]
+        if event["event"] == "finished":
+            best_step = 6 * event["result"]["best_epoch"]
+    assert best_step < 66
+    assert kept.keys() == {best_step, 69, 72}
+    assert kept[best_step]["best"]
+    files = {file["name"]: file for event in kept.values() for file in event["files"]}
+    results = {"model.safetensors", "model.json", "history.json"}
+    assert names(asked["directory"]) == files.keys() | results
+    for name, file in files.items():
+        content = (Path(asked["directory"]) / name).read_bytes()
+        assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_resumed_run_keeps_the_best_from_before(order: Callable[..., Event]) -> None:
+    spec: dict[str, Any] = {
+        "training": {"epochs": 12, "optimizer": {"name": "adam", "lr": 0.3}},
+        "checkpoints": {"every_steps": 3, "keep_last": 1},
+    }
+    whole, parts = order(folder="whole", **spec), order(folder="parts", **spec)
+    for _ in events(whole):
+        pass
+    for _ in range(5):  # goes on from the middle of an epoch, too
+        for _ in events(parts | {"resume": NEWEST}, after(14, "drain")):
+            pass
+    for _ in events(parts | {"resume": NEWEST}):
+        pass
+    assert names(parts["directory"]) == names(whole["directory"])
+
+
+# ---- stopping
+
+
+@pytest.mark.parametrize("reason", ["pause", "drain", "time_limit"])
+@pytest.mark.parametrize("updates", [1, 6, 8])
+def test_a_stop_that_means_to_go_on_leaves_a_checkpoint(reason: str, updates: int, order: Callable[..., Event]) -> None:
+    asked = order()
+    told = list(events(asked, after(updates, reason)))
+    assert told[-1] == {"event": "stopped", "reason": reason}
+    assert told[-2]["event"] == "checkpoint"
+    assert told[-2]["step"] == updates
+    assert max(steps_of(told)) == updates
+    assert names(asked["directory"]) == {f"checkpoint-{updates:09d}.json", f"checkpoint-{updates:09d}.safetensors"}
+
+
+def test_a_cancelled_run_stops_after_the_update_it_is_at_and_saves_nothing(order: Callable[..., Event]) -> None:
+    asked = order()
+    told = list(events(asked, after(3, "cancel")))
+    assert told[-1] == {"event": "stopped", "reason": "cancel"}
+    assert not of("checkpoint", told)
+    assert not Path(asked["directory"]).exists()
+
+
+def test_a_stop_after_the_very_last_update_comes_too_late(order: Callable[..., Event]) -> None:
+    told = list(events(order(), after(18, "cancel")))
+    assert told[-1]["event"] == "finished"
+    assert not of("stopped", told)
+
+
+def test_a_stop_is_asked_for_after_every_update(order: Callable[..., Event]) -> None:
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+
+    list(events(order(), stop))
+    assert asked == 18
+
+
+# ---- going on
+
+
+def stopped_at(updates: int, asked: Event) -> list[Event]:
+    return list(events(asked, after(updates, "drain")))
+
+
+def test_a_resumed_run_tells_where_it_goes_on_and_only_what_is_new(order: Callable[..., Event]) -> None:
+    asked, unbroken = order(), order(folder="unbroken")
+    before = stopped_at(8, asked)
+    told = list(events(asked | {"resume": NEWEST}))
+    assert told[0]["resumed_from"] == {"epoch": 1, "step": 8}
+    assert told[0]["event"] == "started"
+    assert not of("log", told)
+    assert list(steps_of(told)) == list(range(9, 19))
+    whole = list(events(unbroken))
+    assert steps_of(before) | steps_of(told) == steps_of(whole)
+    records = [event["record"] for event in of("epoch", before) + of("epoch", told)]
+    assert timeless(records) == timeless([event["record"] for event in of("epoch", whole)])
+
+
+def test_a_checkpoint_may_be_named(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 2, "keep_last": 9})
+    stopped_at(8, asked)
+    told = list(events(asked | {"resume": str(Path(asked["directory"]) / "checkpoint-000000004.json")}))
+    assert told[0]["resumed_from"] == {"epoch": 0, "step": 4}
+    assert not of("log", told)
+
+
+def test_what_lies_beyond_a_named_checkpoint_is_lived_again(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 2, "keep_last": 9})
+    stopped_at(8, asked)
+    stream = events(asked | {"resume": str(Path(asked["directory"]) / "checkpoint-000000004.json")})
+    next(stream)
+    assert {name for name in names(asked["directory"]) if name.endswith(".json")} == {
+        "checkpoint-000000002.json",
+        "checkpoint-000000004.json",
+    }
+    stream.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(damage: str, order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 4, "keep_last": 9})
+    stopped_at(8, asked)
+    path = Path(asked["directory"]) / "checkpoint-000000008.json"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    told = list(events(asked | {"resume": str(path)}))
+    assert told[0] == {
+        "event": "log",
+        "level": "warning",
+        "message": "checkpoint-000000008.json is damaged or missing; training goes on from checkpoint-000000004.json.",
+    }
+    assert told[1]["resumed_from"] == {"epoch": 0, "step": 4}
+    assert list(steps_of(told)) == list(range(5, 19))
+
+
+def test_when_no_checkpoint_is_whole_training_begins_again_with_a_warning(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 4, "keep_last": 9})
+    stopped_at(8, asked)
+    for path in Path(asked["directory"]).glob("*.safetensors"):
+        path.unlink()
+    told = list(events(asked | {"resume": NEWEST}))
+    assert told[0]["message"] == "No checkpoint is whole; training starts from the beginning."
+    assert told[1]["resumed_from"] is None
+    assert list(steps_of(told)) == list(range(1, 19))
+    assert timeless([e["record"] for e in of("epoch", told)]) == timeless(trained(make_run(ARRAYS, data=BOTH_GIVEN)))
+
+
+def test_a_new_beginning_clears_the_old_checkpoints_away(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 1, "keep_last": 9})
+    stopped_at(8, asked)
+    stream = events(asked)
+    assert next(stream)["resumed_from"] is None
+    assert names(asked["directory"]) == set()
+    list(stream)
+
+
+# ---- the result
+
+
+def test_the_files_of_the_result_are_as_they_are_told(order: Callable[..., Event]) -> None:
+    asked = order()
+    told = list(events(asked))[-1]
+    assert [file["name"] for file in told["files"]] == ["model.safetensors", "model.json", "history.json"]
+    for file in told["files"]:
+        content = (Path(asked["directory"]) / file["name"]).read_bytes()
+        assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert not [name for name in names(asked["directory"]) if name.endswith(".part")]
+
+
+def test_the_result_is_the_best_epoch_and_what_it_is_worth(order: Callable[..., Event]) -> None:
+    asked = order(training={"epochs": 12, "optimizer": {"name": "adam", "lr": 0.3}})
+    told = list(events(asked))
+    records = [event["record"] for event in of("epoch", told)]
+    best = min(records, key=lambda record: record["validation_loss"])
+    result = told[-1]["result"]
+    assert (result["best_epoch"], result["epochs"], result["stopped_early"]) == (best["epoch"], 12, False)
+    assert result["metrics"].keys() == {
+        f"{part}_{name}" for part in ("validation", "test") for name in ("loss", "accuracy", "macro_f1")
+    }
+    for name in ("validation_loss", "validation_accuracy", "validation_macro_f1"):
+        assert result["metrics"][name] == best[name]
+
+
+def test_the_model_can_be_used_with_what_its_card_says(order: Callable[..., Event]) -> None:
+    asked = order(architecture={"pooling": "mean", "batch_norm": True, "bidirectional": True}, training={"epochs": 8})
+    told = list(events(asked))[-1]
+    card = json.loads((Path(asked["directory"]) / "model.json").read_text())
+    assert card["format"] == "loopline-model/1"
+    assert card["classes"] == [0, 1, 2]
+    assert {key: card[key] for key in told["result"]} == told["result"]
+    spec = parse(card["spec"])
+    assert spec.training.loss is not None
+    model = SequenceModel(spec.architecture, card["input_size"], card["output_size"])
+    model.load_state_dict(load_file(Path(asked["directory"]) / "model.safetensors"))
+    model.eval()
+    shift, scale = (torch.tensor(card["scaling"][name]) for name in ("shift", "scale"))
+    assert ARRAYS.split is not None
+    right = []
+    for row in np.flatnonzero(ARRAYS.split == 2):
+        x = (torch.from_numpy(ARRAYS.x[row, : ARRAYS.lengths[row]]) - shift) / scale
+        right.append(card["classes"][int(model(x[None]).argmax())] == ARRAYS.y[row])
+    assert np.mean(right) == told["result"]["metrics"]["test_accuracy"]
+    assert np.mean(right) > 0.6
+
+
+def test_the_saved_weights_are_those_of_the_best_epoch(order: Callable[..., Event]) -> None:
+    asked = order()
+    list(events(asked))
+    run = make_run(ARRAYS, data=BOTH_GIVEN)
+    trained(run)
+    assert same(load_file(Path(asked["directory"]) / "model.safetensors"), weights_of(run))
+
+
+def test_without_validation_the_result_has_the_training_numbers_of_the_best_epoch(
+    order: Callable[..., Event],
+) -> None:
+    told = list(events(order(data={"split": {"validation": 0, "test": 0}})))
+    result = told[-1]["result"]
+    best = of("epoch", told)[result["best_epoch"] - 1]["record"]
+    assert result["metrics"] == {name: best[name] for name in ("train_loss", "train_accuracy", "train_macro_f1")}
+
+
+def test_a_run_that_stopped_early_says_so(order: Callable[..., Event]) -> None:
+    told = list(events(order(training={"epochs": 50, "early_stopping": {"patience": 2, "min_delta": 100.0}})))
+    assert told[-1]["result"]["stopped_early"] is True
+    assert told[-1]["result"]["epochs"] == len(of("epoch", told)) == 3
+
+
+# ---- what goes wrong
+
+
+def test_a_run_that_diverges_keeps_its_last_checkpoint_and_has_told_what_came_before(
+    order: Callable[..., Event],
+) -> None:
+    far = {"cell": "rnn", "nonlinearity": "relu"}
+    fast = {"epochs": 50, "max_grad_norm": None, "optimizer": {"name": "sgd", "lr": 100.0}, "loss": "mse"}
+    asked = order(architecture=far, training=fast, checkpoints={"every_steps": 1})
+    told: list[Event] = []
+    with pytest.raises(Diverged) as caught:
+        told.extend(events(asked))
+    assert max(steps_of(told)) == caught.value.step - 1
+    newest = max(path for path in Path(asked["directory"]).glob("*.safetensors"))
+    weights = [tensor for name, tensor in load_file(newest).items() if name.startswith("model.")]
+    assert weights
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights)
+
+
+def test_a_spec_that_does_not_fit_its_data_is_refused_before_anything_is_told(order: Callable[..., Event]) -> None:
+    asked = order(training={"loss": {"name": "cross_entropy", "class_weights": [1.0, 2.0]}})
+    with pytest.raises(SpecInvalid, match="3 classes; got 2"):
+        next(events(asked))
+    assert not Path(asked["directory"]).exists()
+
+
+def test_data_that_cannot_be_read_is_refused(order: Callable[..., Event]) -> None:
+    asked = order()
+    Path(asked["data"]).write_bytes(b"PK not really")
+    with pytest.raises(DatasetInvalid):
+        next(events(asked))
+
+
+# ---- the process
+
+
+@pytest.fixture
+def _process_as_it_was() -> Iterator[None]:
+    """Puts back what is set for a whole process."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.mark.usefixtures("_process_as_it_was")
+def test_a_process_is_prepared_with_its_threads_and_without_denormal_numbers() -> None:
+    run.prepare_process(2)
+    assert torch.get_num_threads() == 2
+    assert float(torch.tensor([1e-320], dtype=torch.float64) * 1.0) == 0.0
+
+
+@pytest.mark.usefixtures("_process_as_it_was")
+def test_determinism_is_asked_of_torch_where_the_spec_asks_for_it(order: Callable[..., Event]) -> None:
+    told = list(events(order(training={"deterministic": True})))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert told[-1]["event"] == "finished"
+
+
+def test_warming_up_trains_every_cell_and_leaves_later_runs_as_they_would_have_been() -> None:
+    cold = trained(make_run(training={"epochs": 1}))
+    run.warm(torch.device("cpu"))
+    assert timeless(trained(make_run(training={"epochs": 1}))) == timeless(cold)
+    assert math.isfinite(cold[0]["train_loss"])  # type: ignore[arg-type]
+
+
+def test_a_device_is_chosen_or_named() -> None:
+    assert run.device_of("cpu") == torch.device("cpu")
+    assert run.device_of().type in ("cpu", "cuda")
