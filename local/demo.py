@@ -91,8 +91,10 @@ def epoch_line(epoch: Epoch, job: Job) -> str:
     total = str(job.progress.epochs or "?")
     told = {
         "loss": epoch.train_loss,
+        "accuracy": epoch.metrics.get("train_accuracy"),
         "validation loss": epoch.validation_loss,
-        "accuracy": epoch.metrics.get("validation_accuracy", epoch.metrics.get("train_accuracy")),
+        "validation accuracy": epoch.metrics.get("validation_accuracy"),
+        "gradient norm": epoch.grad_norm_mean,
     }
     numbers = [f"{name} {value:.4f}" for name, value in told.items() if value is not None]
     best = " *" if job.best and job.best.epoch == epoch.epoch else ""

@@ -20,6 +20,7 @@ def configure(settings: Settings) -> None:
     handler.setFormatter(_formatter(as_json))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(settings.log_level.upper())
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line for each plug-in says nothing
 
 
 def _formatter(as_json: bool) -> logging.Formatter:

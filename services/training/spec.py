@@ -33,8 +33,8 @@ class Strict(BaseModel):
     )
 
 
-def _named(default: str | None = None) -> BeforeValidator:
-    """Lets `adam` stand for `{name: adam}`, and a mapping without a name mean the default one."""
+def _named(kind: Any, default: str | None = None) -> BeforeValidator:
+    """Lets `adam` stand for `{name: adam}`, and a mapping without a name mean the default one, of these kinds."""
 
     def complete(value: object) -> object:
         if isinstance(value, str):
@@ -43,7 +43,7 @@ def _named(default: str | None = None) -> BeforeValidator:
             return {"name": default, **value}
         return value
 
-    return BeforeValidator(complete)
+    return BeforeValidator(complete, json_schema_input_type=kind | str)
 
 
 class Architecture(Strict):
@@ -195,14 +195,14 @@ class Training(Strict):
     batch_size: int = Field(64, ge=1, le=1_000_000)
     """Samples a forward pass; with accumulation_steps, an update sees batch_size * accumulation_steps of them."""
     accumulation_steps: int = Field(1, ge=1, le=100_000)
-    loss: Annotated[Loss | None, _named()] = None
+    loss: Annotated[Loss | None, _named(Loss | None)] = None
     """Unless said: cross_entropy for classes, bce for several yes-or-no targets, mse for values."""
-    optimizer: Annotated[Optimizer, _named("adam")] = Adam()
+    optimizer: Annotated[Optimizer, _named(Optimizer, "adam")] = Adam()
     max_grad_norm: float | None = Field(1.0, gt=0.0)
     """Bound on the global norm of the gradient (Pascanu et al. 2013); null turns clipping off."""
     max_grad_value: float | None = Field(None, gt=0.0)
     """Bound on every single element of the gradient, applied before the norm's; null turns it off."""
-    lr_schedule: Annotated[LRSchedule, _named("constant")] = Constant()
+    lr_schedule: Annotated[LRSchedule, _named(LRSchedule, "constant")] = Constant()
     early_stopping: EarlyStopping | None = None
     best_by: Literal["loss", "accuracy", "macro_f1", "mae", "rmse", "r2"] = "loss"
     """What makes an epoch the best one, on the validation split (on the training split where there is no other)."""
