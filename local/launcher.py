@@ -170,9 +170,9 @@ class Launcher:
         self.on_start(part)
 
     def _stop(self) -> None:
-        """First what takes in work, then what does it, last what both rely on."""
-        for names in ({"api", "scheduler"}, {"worker"}, {"broker"}):
-            parts = [part for part in self.parts if part.name in names]
+        """The broker last: the others speak to it to the end."""
+        for last in (False, True):
+            parts = [part for part in self.parts if (part.name == "broker") is last]
             for part in parts:
                 part.process.terminate()
             deadline = time.monotonic() + STOP_SECONDS

@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from services.settings import Settings
-from worker.app import RING
+from worker.pool import RING
 
 PATIENCE_SECONDS = 2.0
 

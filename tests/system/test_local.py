@@ -171,6 +171,7 @@ def test_a_valkey_that_was_left_behind_is_stopped_and_no_other(tmp_path: Path) -
 def test_the_demo_trains_and_says_where_the_model_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = psutil.Process().children()
     spec = tmp_path / "vowels.yaml"
     spec.write_text(
         "{architecture: {cell: gru, hidden_size: 8}, training: {epochs: 2}, data: {dataset: japanese-vowels}}"
@@ -185,7 +186,7 @@ def test_the_demo_trains_and_says_where_the_model_lies(
     for word in ("broker", "api", "worker", "scheduler", "epoch 2/2", "curl", "from loopline import Client"):
         assert word in said
     assert "\x1b" not in said
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from worker.app import create_app
+from worker.pool import create_app
 
 app = create_app([sys.executable, "-m", "tests.worker.stub_trainer"])

@@ -101,13 +101,14 @@ def test_a_killed_worker_leaves_no_process_and_another_goes_on(
     assert watch.statuses(job.id) == ["queued", "running", "queued", "running", "succeeded"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_stop_gives_its_job_back(
-    make_job: MakeJob, start_worker: StartWorker, bell: CeleryDoorbell, watch: Watch
+    make_job: MakeJob, start_worker: StartWorker, bell: CeleryDoorbell, watch: Watch, number: signal.Signals
 ) -> None:
     worker, job = start_worker(), make_job(tags={"stub": "hold"})
     bell.ring("default")
     running = watch.until(job.id, lambda job: job.step == 1)
-    assert worker.stop(5) == 0
+    assert worker.stop(8, number) == 0
     given = watch.job(job.id)
     assert (given.status, given.failures, given.lost, given.checkpoint_step) == ("queued", 0, 0, 1)
     assert running.trainer is not None

@@ -58,8 +58,8 @@ class Process:
             time.sleep(0.01)
         return children[0].pid
 
-    def stop(self, seconds: float = 15.0) -> int:
-        self.popen.send_signal(signal.SIGTERM)
+    def stop(self, seconds: float = 15.0, number: int = signal.SIGTERM) -> int:
+        self.popen.send_signal(number)
         return self.popen.wait(seconds)
 
     def kill(self) -> None:

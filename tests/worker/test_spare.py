@@ -1,0 +1,115 @@
+"""Spare trainers: what they inherit, how they are replaced, and what is read from them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.worker.conftest import STUB
+from tests.worker.watching import is_alive, wait_for_death
+from worker.spare import ProtocolError, Spares, Trainer, trainer_environment
+
+
+@pytest.fixture
+def spares() -> Iterator[Spares]:
+    """One stub that stands by."""
+    made = Spares(STUB, count=1)
+    made.prepare()
+    yield made
+    made.end()
+
+
+def script(source: str) -> Trainer:
+    return Trainer([sys.executable, "-c", f"import os, sys; fd = int(os.environ['LOOPLINE_EVENTS_FD'])\n{source}"], {})
+
+
+def test_secrets_are_not_inherited() -> None:
+    given = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "LOOPLINE_DATABASE_URL": "postgresql://u:secret@db/x",
+        "LOOPLINE_BROKER_URL": "redis://:secret@cache",
+        "CELERY_BROKER_URL": "redis://:secret@cache",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "PGPASSWORD": "secret",
+    }
+    kept = trainer_environment(given)
+    assert {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES"} <= set(kept)
+    assert not any("secret" in value for value in kept.values())
+
+
+def test_the_allocator_is_set_unless_the_environment_says_otherwise() -> None:
+    assert trainer_environment({})["MALLOC_TRIM_THRESHOLD_"] == "536870912"
+    assert trainer_environment({"MALLOC_TRIM_THRESHOLD_": "1"})["MALLOC_TRIM_THRESHOLD_"] == "1"
+
+
+def test_a_spare_that_died_while_waiting_is_replaced(spares: Spares) -> None:
+    first = spares.take()
+    spares.prepare()
+    first.end()
+    second = spares.take()
+    spares.prepare()
+    os.kill(second.pid, signal.SIGKILL)
+    wait_for_death(second.pid, 2)
+    assert second.has_exited()
+    assert second.end() == -signal.SIGKILL
+    third = spares.take()
+    assert not third.has_exited()
+    third.end()
+
+
+def test_a_dead_spare_is_never_handed_out(spares: Spares) -> None:
+    pid = spares._spares[0].pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for_death(pid, 2)
+    trainer = spares.take()
+    assert trainer.pid != pid
+    trainer.end()
+    assert not is_alive(trainer.pid)
+
+
+def test_an_order_larger_than_the_pipe_arrives_whole() -> None:
+    trainer = script(
+        'import time; time.sleep(0.2); line = sys.stdin.readline(); os.write(fd, b\'{"event": "%d"}\\n\' % len(line))'
+    )
+    trainer.send({"x": "y" * 1_000_000})
+    events: list[dict[str, object]] = []
+    deadline = time.monotonic() + 10
+    while not events and time.monotonic() < deadline:
+        events += trainer.wait(0.1)
+    assert events == [{"event": str(1_000_000 + len('{"x": ""}\n'))}]
+    trainer.end()
+
+
+def test_an_event_that_comes_in_pieces_is_put_together_and_nan_is_null() -> None:
+    trainer = script(
+        'os.write(fd, b\'{"event": "a", "x": Na\'); import time; time.sleep(0.1); os.write(fd, b\'N}\\n\')'
+    )
+    events: list[dict[str, object]] = []
+    while not trainer.is_silent:
+        events += trainer.wait(1)
+    assert events == [{"event": "a", "x": None}]
+    trainer.end()
+
+
+@pytest.mark.parametrize("line", ["b'nonsense'", "b'[1]'", "b'{}'", "b'{\"event\": 1}'", "bytes([255, 254])"])
+def test_what_is_no_event_is_refused(line: str) -> None:
+    trainer = script(f"os.write(fd, {line} + b'\\n')")
+    with pytest.raises(ProtocolError):
+        trainer.wait(10)
+    trainer.end()
+
+
+def test_orders_for_a_trainer_that_has_ended_go_nowhere() -> None:
+    trainer = script("")
+    while not trainer.has_exited():
+        trainer.wait(0.1)
+    trainer.send({"stop": "cancel"})
+    assert trainer.end() == 0
+    trainer.send({"stop": "cancel"})
