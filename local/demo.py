@@ -70,7 +70,7 @@ def trained(client: Client) -> Job:
     dataset = client.upload(DATA, NAME)
     say(f"Uploaded   {shown(DATA)}: {about(dataset)}")
     job = client.submit(SPEC)
-    say(f"Submitted  {shown(SPEC)} as {job.id}", "")
+    say(f"Submitted  {shown(SPEC)} as {job.id}", "", "Epochs (* the best so far)")
     return watch(job)
 
 
@@ -136,6 +136,7 @@ def next_steps(model: Path) -> list[str]:
 
             from loopline import Client
             with Client() as client:
+                client.upload("{shown(DATA)}")
                 job = client.submit("{shown(SPEC)}").wait(on_epoch=print)
                 job.download("model")
         """
