@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ examples:
 
 exit codes:
   0  trained; history.json, model.safetensors and model.json are in DIR
+  1  a file could not be read or written
   2  the spec or its data has problems, which are listed
   3  training diverged: a loss or gradient was not finite
+  130  stopped by Ctrl-C, with a checkpoint to go on from; a second Ctrl-C does not wait for it
 """
 
 
@@ -37,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Diverged as error:
         print(error.message, file=sys.stderr)
         return 3
+    except OSError as error:
+        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             f"\nStopped. Go on with: python -m services.training {options.job} --out {options.out} --resume",
@@ -60,9 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in DIR")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; torch decides unless said")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="CPU threads; torch decides unless said")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the last line")
     return parser
+
+
+def _threads(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("argparse says what is wrong")
+    return number
 
 
 def _order(options: argparse.Namespace) -> dict[str, Any]:
@@ -99,11 +113,36 @@ def _train(order: dict[str, Any], *, quiet: bool) -> int:
     from services.training import run  # torch takes a second to import, and a spec with problems need not wait for it
 
     run.prepare_process(order["threads"])
-    stream = run.events(order)
-    for event in stream if quiet else _shown(stream):
-        if event["event"] == "finished":
-            _print_result(event["result"], Path(order["directory"]))
+    try:
+        run.device_of(order["device"])
+    except (RuntimeError, ValueError) as error:
+        raise Invalid(f"--device {order['device']}: {error}") from error
+    with _interrupts() as stop:
+        stream = run.events(order, stop)
+        for event in stream if quiet else _shown(stream):
+            if event["event"] == "finished":
+                _print_result(event["result"], Path(order["directory"]))
+            if event["event"] == "stopped":
+                raise KeyboardInterrupt
     return 0
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], str | None]]:
+    """Turns a first Ctrl-C into a stop that leaves a checkpoint; a second one ends the process where it stands."""
+    asked: list[str] = []
+
+    def ask(*_: object) -> None:
+        asked.append("pause")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # a shell may have said that this process is to ignore it
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

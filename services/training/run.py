@@ -43,9 +43,15 @@ def prepare_process(threads: int | None = None) -> None:
 
 
 def device_of(name: str = "auto") -> torch.device:
+    """The device of that name. Raises ValueError where there is none here, RuntimeError where torch cannot read it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError("give auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError("there is no such GPU that torch can use")
+    return device
 
 
 def warm(device: torch.device) -> None:

@@ -1,0 +1,268 @@
+"""`python -m services.training`: the command as one runs it, from another folder, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from services.training import npz
+from services.training.__main__ import main
+from tests.training.building import classes, document, of_many_lengths
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "services.training"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder: neither the code's nor the spec's."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def process(elsewhere: Path) -> Command:
+    """Runs the command in a process of its own."""
+
+    def run(*arguments: str | Path) -> Done:
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            cwd=elsewhere, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def command(elsewhere: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Runs the command within this process, where torch is loaded already: a second instead of five."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str | Path) -> Done:
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as ended:  # argparse's way
+            code = int(ended.code or 0)
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess([], code, said.out, said.err)
+
+    yield run
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of specs in a folder, with `some.npz` beside them."""
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    npz.write(folder / "some.npz", of_many_lengths(classes(24)))
+
+    def spec(text: str | None = None, **changes: Any) -> Path:
+        path = folder / "job.yaml"
+        path.write_text(text if text is not None else json.dumps(document(**changes)))
+        return path
+
+    return spec
+
+
+YAML = """
+name: small
+architecture: {cell: gru, hidden_size: 5, bidirectional: true, batch_norm: true}
+training: {epochs: 3, batch_size: 4, optimizer: {lr: 1e-2}}
+data: {dataset: some.npz, split: {validation: 0.25}, scaling: standard}
+"""
+
+
+def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
+    process: Command, command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = process(write(YAML), "--out", tmp_path / "runs" / "small", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "runs" / "small"
+
+    history = json.loads((out / "history.json").read_text())
+    assert list(history) == ["epochs"]
+    assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2, 3]
+    assert all(np.isfinite(epoch["train_loss"]) for epoch in history["epochs"])
+
+    weights = load_file(out / "model.safetensors")
+    assert {"rnn.weight_ih_l0", "rnn.bias_hh_l0_reverse", "norm.running_mean", "head.weight"} <= weights.keys()
+    assert weights["rnn.weight_ih_l0"].shape == (15, 3)
+
+    card = json.loads((out / "model.json").read_text())
+    assert card["spec"]["name"] == "small"
+    assert card["classes"] == [0, 1, 2]
+    assert card["scaling"]["name"] == "standard"
+    assert len(card["scaling"]["shift"]) == 3
+    assert card["metrics"].keys() == {"validation_loss", "validation_accuracy", "validation_macro_f1"}
+
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("Training ")
+    assert lines[0].endswith("parameters on cpu, 1 threads: 3 epochs of 5 steps")
+    assert [line.split()[:2] for line in lines[1:]] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
+    assert "Trained after 3 epochs; the best was epoch" in done.stdout
+    assert str(out / "model.safetensors") in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+    again = command(write(YAML), "--out", out, "--threads", "1", "--quiet")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == done.stdout  # the same numbers, to the last digit shown
+    assert load_file(out / "model.safetensors").keys() == weights.keys()
+    assert not list(out.glob("*.part"))
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    spec = write(training={"epochs": 300, "batch_size": 64}, architecture={"hidden_size": 2})
+    # Lines that nobody reads fill the pipe after some sixty epochs: it cannot have ended before it is interrupted.
+    with subprocess.Popen(
+        [sys.executable, "-c", AS_FROM_A_TERMINAL, *COMMAND, str(spec), "--out", str(out), "--threads", "1"],
+        env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, pipesize=4096,
+    ) as running:  # fmt: skip
+        assert running.stderr is not None
+        while not running.stderr.readline().startswith("epoch"):
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+    assert running.returncode == 130
+    assert said.endswith(f"Stopped. Go on with: python -m services.training {spec} --out {out} --resume\n")
+    assert "Traceback" not in said
+    (saved,) = out.glob("checkpoint-*.json")
+    step = int(saved.stem.removeprefix("checkpoint-"))
+    assert 1 <= step < 300
+
+    done = command(spec, "--out", out, "--threads", "1", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"going on after epoch {step} (step {step})" in done.stderr.splitlines()[0]
+    history = json.loads((out / "history.json").read_text())["epochs"]
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 301))
+
+
+# A test runner may ignore SIGINT and leave that to its children.
+AS_FROM_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_run_that_diverges_ends_with_3(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    spec = write(
+        architecture={"cell": "rnn", "nonlinearity": "relu"},
+        training={"epochs": 50, "loss": "mse", "max_grad_norm": None, "optimizer": {"name": "sgd", "lr": 100.0}},
+    )
+    done = command(spec, "--out", tmp_path / "out", "--threads", "1", "--quiet")
+    assert done.returncode == 3
+    assert done.stderr.startswith("Training diverged at step ")
+    assert "Traceback" not in done.stderr
+
+
+def problems_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a command that ended with 2 said, a problem a line."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()
+
+
+def test_every_problem_of_a_spec_is_listed(process: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    spec = write("architecture: {cell: gruu, dropout: 2}\ntraining: {epochs: none}\nqueue: A B\n")
+    heading, *problems = problems_of(process(spec, "--out", tmp_path / "out"))
+    assert heading == f"{spec}: The spec has 5 problems."
+    assert [problem.split(":")[0].strip() for problem in problems] == [
+        "/architecture/cell",
+        "/architecture/dropout",
+        "/training/epochs",
+        "/data",
+        "/queue",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_that_is_no_spec_says_where(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    said = problems_of(command(write("architecture: [\n"), "--out", tmp_path / "out"))
+    assert "line 2" in said[1]
+
+
+def test_a_missing_spec_or_data_set_is_named(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    (said,) = problems_of(command(tmp_path / "no.yaml", "--out", tmp_path / "out"))
+    assert said == f"{tmp_path / 'no.yaml'}: cannot be read: No such file or directory"
+    spec = write(data={"dataset": "other.npz"})
+    _, problem = problems_of(command(spec, "--out", tmp_path / "out"))
+    assert problem.startswith(f"  /data/dataset: there is no file {spec.parent / 'other.npz'}")
+
+
+def test_data_that_cannot_be_used_says_why(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    spec = write(data={"dataset": "bad.npz"})
+    x = np.zeros((4, 3, 2), np.float32)
+    x[2, 1, 0] = np.nan
+    np.savez(spec.parent / "bad.npz", x=x, y=np.array([0, 1, 0, 1]))
+    said = problems_of(command(spec, "--out", tmp_path / "out"))
+    assert any("row 2" in line for line in said)
+
+
+def test_a_spec_that_does_not_fit_its_data_says_why(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = write(training={"loss": {"name": "cross_entropy", "class_weights": [1.0]}})
+    _, problem = problems_of(command(spec, "--out", tmp_path / "out"))
+    assert problem == "  /training/loss/class_weights: needs one weight for each of the 3 classes; got 1"
+
+
+def test_a_place_that_is_no_folder_is_refused(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    assert "is a file; name a folder" in problems_of(command(write(), "--out", tmp_path / "taken"))[0]
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many"])
+def test_a_number_of_threads_is_a_number_of_threads(
+    threads: str, command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert "invalid" in problems_of(command(write(), "--out", tmp_path / "out", "--threads", threads))[-1]
+
+
+def test_a_device_that_is_not_there_is_refused(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
+    (said, *_) = problems_of(command(write(), "--out", tmp_path / "out", "--device", "cuda:99"))
+    assert "--device cuda:99: there is no such GPU" in said
+
+
+def test_a_disk_that_refuses_ends_with_1_and_a_line(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    done = command(write(), "--out", tmp_path / "taken" / "below", "--threads", "1", "--quiet")
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path / 'taken' / 'below'}: Not a directory\n"
+
+
+def test_help_shows_examples_and_exit_codes(process: Command) -> None:
+    done = process("--help")
+    assert done.returncode == 0
+    assert "python -m services.training job.yaml --out runs/vowels\n" in done.stdout
+    for code in ("0", "1", "2", "3", "130"):
+        assert f"\n  {code}  " in done.stdout
+    for option in ("--out", "--resume", "--device", "--threads", "--quiet"):
+        assert option in done.stdout
+
+
+def test_a_bare_command_says_what_it_needs(command: Command) -> None:
+    assert "required: job, --out" in problems_of(command())[-1]
