@@ -86,6 +86,8 @@ def prepare(arrays: Arrays, spec: Spec) -> Prepared:
     scaling = fit_scaling(arrays, rows["train"], spec.data)
     scaled = _scaled(arrays, scaling)
     y, classes, output_size = _targets(arrays, spec)
+    if classes is not None:
+        _check_labels(y, classes, rows)
     parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
     return Prepared(
         train=parts["train"],
@@ -122,6 +124,22 @@ def _targets(arrays: Arrays, spec: Spec) -> tuple[Tensor, list[int | str] | None
     values = y.astype(np.float32)
     values = values[:, None] if values.ndim == 1 else values
     return torch.from_numpy(values), None, values.shape[1]
+
+
+def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]]) -> None:
+    """Raises DatasetInvalid where a label is judged by but not trained on: without stratification it may happen."""
+    labels = y.numpy().reshape(len(y)).astype(np.int64)
+    known = np.unique(labels[rows["train"]])
+    problems = []
+    for name in ("validation", "test"):
+        strange = rows[name][~np.isin(labels[rows[name]], known)]
+        if len(strange):
+            unseen = ", ".join(str(classes[i]) for i in np.unique(labels[strange])[:10])
+            where = ", ".join(map(str, strange[:10])) + (f" and {len(strange) - 10} more" if len(strange) > 10 else "")
+            detail = f"labels {unseen} of rows {where} are in no training row: set data.split.stratify to true"
+            problems.append(Problem(f"/data/split/{name}", detail))
+    if problems:
+        raise DatasetInvalid(f"The split does not fit the labels; the first problem: {problems[0].detail}", problems)
 
 
 def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -387,3 +388,12 @@ def test_evaluation_takes_every_sample_once_sorted_by_length() -> None:
 def test_a_cpu_keeps_the_data_where_it_is() -> None:
     part = a_part(lengths=True)
     assert data.place(part, CPU) is part
+
+
+def test_a_label_that_is_judged_by_but_not_trained_on_is_named_with_its_rows() -> None:
+    arrays = classes(samples=12, kinds=2)
+    arrays.y[:] = 0
+    arrays.y[[3, 7]] = 5
+    marked = replace(arrays, split=np.isin(np.arange(12), [3, 7]).astype(np.int8))
+    with pytest.raises(DatasetInvalid, match="labels 5 of rows 3, 7 are in no training row"):
+        prepare(marked, spec_for(marked, data={"split": {"validation": "given"}}))
