@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -126,21 +127,10 @@ def order(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-def carry_out(order: dict[str, Any], *, updates: int | None = None, goodbye: bool = True) -> list[dict[str, Any]]:
-    """Follows an order; after so many updates it is stopped, or without a goodbye simply left."""
-    told = []
-    asked = 0
-
-    def stop() -> str | None:
-        nonlocal asked
-        asked += 1
-        return "drain" if goodbye and asked == updates else None
-
-    for event in events(order, stop):
-        told.append(event)
-        if not goodbye and asked == updates:
-            break
-    return told
+def carry_out(order: dict[str, Any], *, updates: int | None = None) -> list[dict[str, Any]]:
+    """Follows an order; after so many updates it is stopped, and leaves a checkpoint."""
+    asked = itertools.count(1)
+    return list(events(order, lambda: "drain" if next(asked) == updates else None))
 
 
 def in_a_process_of_its_own(*orders: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -163,9 +153,7 @@ def outcome(order: dict[str, Any]) -> tuple[bytes, dict[str, Any], list[dict[str
 def test_a_run_that_was_broken_off_and_resumed_equals_an_unbroken_one_bit_for_bit(
     order: Callable[..., dict[str, Any]],
 ) -> None:
-    places = [
-        (name, updates) for name in ("rnn", "lstm", "gru") for updates in (3, 5, 7, 9)
-    ]  # epochs' ends are 3, 6, 9
+    places = [(name, updates) for name in ("rnn", "lstm", "gru") for updates in (5, 6)]  # an epoch has 3
     broken = {place: order(place[0], f"{place[0]}-{place[1]}", resume=NEWEST) for place in places}
     for (_, updates), one in broken.items():
         assert carry_out(one | {"resume": None}, updates=updates)[-1] == {"event": "stopped", "reason": "drain"}
@@ -175,7 +163,7 @@ def test_a_run_that_was_broken_off_and_resumed_equals_an_unbroken_one_bit_for_bi
         unbroken = order(name, name)
         carry_out(unbroken)
         lengths[name] = len(outcome(unbroken)[2])
-        for updates in (3, 5, 7, 9):
+        for updates in (5, 6):
             assert outcome(broken[name, updates]) == outcome(unbroken), f"{name} after {updates} updates"
     assert lengths == {"rnn": 4, "lstm": 4, "gru": 6}  # the first stopped early
 
