@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from services.errors import CheckpointCorrupt
@@ -188,6 +191,58 @@ def test_a_run_may_be_broken_off_after_every_single_update(order: Callable[..., 
         told = carry_out(broken | {"resume": NEWEST}, updates=1)
     assert told[-1]["event"] == "finished"
     assert outcome(broken) == outcome(unbroken)
+
+
+@st.composite
+def specs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
+    """Whatever goes together for three classes."""
+
+    def one_of(*choices: Any) -> Any:
+        return draw(st.sampled_from(choices))
+
+    layers = one_of(1, 2, 3)
+    return {
+        "architecture": {
+            "cell": one_of("rnn", "lstm", "gru"),
+            "num_layers": layers,
+            "dropout": one_of(0.0, 0.4) if layers > 1 else 0.0,
+            "bidirectional": one_of(True, False),
+            "pooling": one_of("last", "final", "mean", "max", "attention"),
+            "batch_norm": one_of(True, False),
+            "head_dropout": one_of(0.0, 0.5),
+            "init": one_of("default", "xavier", "orthogonal", "kaiming"),
+        },
+        "training": {
+            "epochs": 2,
+            "batch_size": one_of(2, 4, 100),
+            "accumulation_steps": one_of(1, 3),
+            "loss": one_of("cross_entropy", "mse", {"name": "cross_entropy", "class_weights": "balanced"}),
+            "optimizer": one_of("adam", "adamw", "sgd", "rmsprop"),
+            "max_grad_norm": one_of(None, 0.1),
+            "max_grad_value": one_of(None, 0.1),
+            "lr_schedule": one_of("constant", "step", "cosine", "one_cycle", "plateau"),
+            "early_stopping": one_of(None, {"patience": 1}),
+            "precision": one_of("float32", "bf16", "fp16"),
+        },
+        "data": {"scaling": one_of("none", "standard", "minmax"), "bucketing": one_of(True, False)},
+    }
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(specs(), st.booleans(), st.integers(1, 8))
+def test_whatever_a_spec_says_it_trains_and_goes_on_exactly(spec: dict[str, Any], full: bool, updates: int) -> None:
+    arrays = classes(20) if full else of_many_lengths(classes(20))
+    run = make_run(arrays, **spec)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in fit(run):
+            if run.step == min(updates, run.steps_per_epoch):
+                checkpoint.save(run, Path(folder))
+        resumed = make_run(arrays, **spec)
+        torch.manual_seed(12345)
+        assert checkpoint.resume(resumed, Path(folder)) is not None
+    trained(resumed)
+    assert timeless(resumed.history) == timeless(run.history)
+    assert same(weights_of(resumed), weights_of(run))
 
 
 def test_a_run_killed_at_a_random_moment_and_resumed_equals_an_unbroken_one(
