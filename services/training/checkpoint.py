@@ -117,12 +117,12 @@ def newest_first(directory: Path) -> list[Path]:
 def resume(run: Run, directory: Path, *, at_most: int | None = None) -> Path | None:
     """Goes on from the newest checkpoint that is whole; returns its path, or None where there is none.
 
-    A damaged one is passed over, and the one before it serves. Those after update `at_most` are left out: the keeper of
-    the records has not heard of them, so going on from there would leave a gap in its curves.
+    A damaged one is passed over, and the one before it serves. The keeper of the records has not heard of those after
+    update `at_most`: going on from there would leave a gap in its curves, so they serve only where no other does.
     """
-    for path in newest_first(directory):
-        if at_most is not None and step_of(path) > at_most:
-            continue
+    found = newest_first(directory)
+    heard_of = [path for path in found if at_most is None or step_of(path) <= at_most]
+    for path in heard_of + [path for path in found if path not in heard_of]:
         try:
             load_into(run, path)
         except CheckpointCorrupt:

@@ -105,6 +105,9 @@ class Telling:
         run = self.run
         resumed = yield from self._resume(resume)
         yield self._started(resumed)
+        if resumed and resume != NEWEST and checkpoint.step_of(resumed) > checkpoint.step_of(Path(resume or "")):
+            for record in run.history:  # whoever asked has not heard of all of them
+                yield {"event": "epoch", "record": finite(record)}
         for epoch in fit(run):
             now = time.monotonic()
             if epoch is not None or self._steps_due(now):
@@ -123,7 +126,7 @@ class Telling:
         yield finish(run, self.directory)
 
     def _resume(self, resume: str | None) -> Generator[Event, None, Path | None]:
-        """Takes up the order's checkpoint, or where that is damaged the newest one before it that is whole."""
+        """Takes up the order's checkpoint, or where that is damaged another that is whole: one before it, if any."""
         found = None
         if resume is not None:
             at_most = None if resume == NEWEST else checkpoint.step_of(Path(resume))

@@ -227,6 +227,21 @@ def test_a_resumed_run_keeps_the_best_from_before(order: Callable[..., Event]) -
     assert names(parts["directory"]) == names(whole["directory"])
 
 
+def test_a_checkpoint_not_heard_of_serves_where_no_other_is_left_and_its_epochs_are_told(
+    order: Callable[..., Event],
+) -> None:
+    asked = order(checkpoints={"every_steps": 4, "keep_last": 1})
+    told = list(events(asked, after(13, "drain")))
+    heard_of = next(event for event in told if event["event"] == "checkpoint")
+    assert heard_of["step"] == 4
+    again = events(asked | {"resume": str(Path(asked["directory"]) / heard_of["files"][0]["name"])})
+    warning, started = next(again), next(again)
+    assert "is damaged or missing; training goes on from checkpoint-000000013.json" in warning["message"]
+    assert started["resumed_from"]["step"] == 13
+    epochs = [event["record"]["epoch"] for event in again if event["event"] == "epoch"]
+    assert epochs == list(range(1, asked["spec"]["training"]["epochs"] + 1))
+
+
 # ---- stopping
 
 
