@@ -55,11 +55,14 @@ def device_of(name: str = "auto") -> torch.device:
 
 
 def warm(device: torch.device) -> None:
-    """Takes one tiny training step of each cell: torch's first step in a process costs about a second."""
-    arrays = npz.synthetic(samples=8, length=4, features=3, classes=2, seed=0)
+    """Takes a training step of each cell: torch's first step in a process costs about a second.
+
+    Of a common size, so that the libraries below have chosen their kernels and made their buffers when a job comes.
+    """
+    arrays = npz.synthetic(samples=80, length=10, features=8, classes=2, seed=0)
     for cell in ("rnn", "lstm", "gru"):
         document = {
-            "architecture": {"cell": cell, "hidden_size": 4},
+            "architecture": {"cell": cell, "hidden_size": 128, "num_layers": 2},
             "training": {"epochs": 1},
             "data": {"synthetic": {}},
         }
