@@ -308,8 +308,8 @@ def test_bucketed_batches_hold_similar_lengths_and_waste_little() -> None:
 
 
 def test_bucketed_batches_do_not_come_by_length() -> None:
-    means = [LENGTHS[rows].mean() for rows in batches(lengths=LENGTHS)]
-    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4  # 63 batches; by length it would be 1
+    means = [LENGTHS[rows].mean() for rows in batches(samples=256, lengths=LENGTHS[:256])]  # of one pool
+    assert abs(np.corrcoef(means, np.arange(16))[0, 1]) < 0.6  # by length it would be 1
 
 
 def test_bucketed_company_changes_with_the_epoch() -> None:
