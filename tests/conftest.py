@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 import warnings
@@ -30,6 +31,7 @@ from services.training.environment import ENVIRONMENT
 from services.training.spec import Spec, parse
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
 
 
 @pytest.fixture(scope="session")
