@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from services.errors import CheckpointCorrupt
+from services.errors import CheckpointCorrupt, Invalid
 from services.training import checkpoint, npz
 from services.training.data import Prepared, prepare
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best
@@ -131,16 +131,31 @@ class Telling:
     def _resume(self, resume: str | None) -> Generator[Event, None, Path | None]:
         """Takes up the order's checkpoint, or where that is damaged another that is whole: one before it, if any."""
         found = None
+        if resume == NEWEST:
+            self._check_newest()
         if resume is not None:
             at_most = None if resume == NEWEST else checkpoint.step_of(Path(resume))
             found = checkpoint.resume(self.run, self.directory, at_most=at_most)
             if found is None:
-                yield _warning("No checkpoint is whole; training starts from the beginning.")
+                yield _warning("There is no checkpoint that is whole; training starts from the beginning.")
             elif resume != NEWEST and Path(resume).name != found.name:
                 yield _warning(f"{Path(resume).name} is damaged or missing; training goes on from {found.name}.")
         checkpoint.discard_after(self.directory, self.run.step if found else -1)
         self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]
         return found
+
+    def _check_newest(self) -> None:
+        """Raises Invalid where the directory's checkpoints are another spec's: going on would have to delete them."""
+        for path in checkpoint.newest_first(self.directory)[:1]:
+            try:
+                other = checkpoint.read(path)["spec_sha256"] != checkpoint.spec_hash(self.run)
+            except CheckpointCorrupt:
+                continue
+            if other:
+                raise Invalid(
+                    f"The checkpoints in {self.directory} are of a spec with another architecture, training or data. "
+                    "Put that spec back, name another folder, or leave --resume out to train anew and replace them."
+                )
 
     def _started(self, resumed: Path | None) -> Event:
         run = self.run

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from services.errors import DatasetInvalid, Diverged, SpecInvalid
+from services.errors import DatasetInvalid, Diverged, Invalid, SpecInvalid
 from services.training import npz, run
 from services.training.loop import fit
 from services.training.model import SequenceModel
@@ -348,10 +348,20 @@ def test_when_no_checkpoint_is_whole_training_begins_again_with_a_warning(order:
     for path in Path(asked["directory"]).glob("*.safetensors"):
         path.unlink()
     told = list(events(asked | {"resume": NEWEST}))
-    assert told[0]["message"] == "No checkpoint is whole; training starts from the beginning."
+    assert told[0]["message"] == "There is no checkpoint that is whole; training starts from the beginning."
     assert told[1]["resumed_from"] is None
     assert list(steps_of(told)) == list(range(1, 19))
     assert timeless([e["record"] for e in of("epoch", told)]) == timeless(trained(make_run(ARRAYS, data=BOTH_GIVEN)))
+
+
+def test_another_specs_checkpoints_are_neither_taken_up_nor_deleted(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 4, "keep_last": 9})
+    stopped_at(8, asked)
+    before = names(asked["directory"])
+    other = order(training={"epochs": 4}) | {"directory": asked["directory"], "resume": NEWEST}
+    with pytest.raises(Invalid, match="another architecture, training or data"):
+        list(events(other))
+    assert names(asked["directory"]) == before
 
 
 def test_a_new_beginning_clears_the_old_checkpoints_away(order: Callable[..., Event]) -> None:
