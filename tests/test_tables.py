@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.training.spec import loads, parse
+
 ROOT = Path(__file__).parent.parent
 PAGES = runpy.run_path(str(ROOT / "docs" / "tables.py"))["PAGES"]
 
@@ -21,3 +23,11 @@ def test_every_make_target_is_listed_with_a_line() -> None:
     phony = makefile.split(".PHONY:")[1].splitlines()[0].split()
     listed = [line.split(":")[0] for line in makefile.splitlines() if "  ## " in line]
     assert sorted(phony) == sorted(listed)
+
+
+def test_the_specs_that_people_are_shown_are_valid() -> None:
+    in_readme = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    shown = [in_readme, *(path.read_text() for path in (ROOT / "examples").glob("*.yaml"))]
+    assert len(shown) >= 3
+    for text in shown:
+        parse(loads(text))
