@@ -1,4 +1,4 @@
-"""Chose the settings of vowels.yaml: `python examples/tune_vowels.py` from the project's folder, about twenty minutes on one core.
+"""Chose the settings of vowels.yaml: `python examples/tune_vowels.py` from the project's folder: twenty minutes.
 
 Every candidate is trained on five different draws of 189 of the 270 training utterances and judged on the 81 left out
 each time. The 370 test utterances are dropped before the first line of it runs, so nothing here can look at them.
