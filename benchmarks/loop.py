@@ -45,6 +45,7 @@ def ours(w: Workload) -> Iterator[float]:
     from services.training import npz
     from services.training.data import prepare
     from services.training.loop import Run, fit
+    from services.training.run import use_threads
     from services.training.spec import check_data, parse
 
     arrays = npz.synthetic(w.samples, w.length, w.features, 2, 0)
@@ -54,6 +55,7 @@ def ours(w: Workload) -> Iterator[float]:
         "data": {"synthetic": {}, "split": {"validation": 0.0, "test": 0.0}},
     }
     spec = check_data(parse(document), npz.summarise(arrays))
+    use_threads(spec)
     run = Run(spec, prepare(arrays, spec))
     began = time.perf_counter()
     for epoch in fit(run):

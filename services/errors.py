@@ -190,8 +190,8 @@ class Diverged(TrainingError):
     def __init__(self, *, epoch: int, step: int, loss: float, grad_norm: float, lr: float) -> None:
         super().__init__(
             f"Training diverged at step {step} (epoch {epoch}): loss {loss:g}, gradient norm {grad_norm:g}, "
-            f"learning rate {lr:g}. The weights before this step are kept. "
-            "Try a lower optimizer.lr or max_grad_norm, or a warm-up."
+            f"learning rate {lr:g}. The weights from before this step are in the last checkpoint. "
+            "Try a lower optimizer.lr, a max_grad_norm that is lower or set at all, or a warm-up."
         )
         self.epoch, self.step, self.loss, self.grad_norm, self.lr = epoch, step, loss, grad_norm, lr
 

@@ -3,7 +3,8 @@
 A checkpoint is two files, named by the number of updates made:
 
     checkpoint-000000120.safetensors   weights, best weights, optimizer state, random states, the epoch under way
-    checkpoint-000000120.json          position, history, schedule, stopping, scaler; and the hashes of both
+    checkpoint-000000120.json          position, history, schedule, stopping, scaler, what it takes to use the weights;
+                                       and the hashes of both
 
 The JSON is renamed into place last, so where it stands the tensors stand beside it. No pickle anywhere.
 """
@@ -63,7 +64,13 @@ def save(run: Run, directory: Path) -> Saved:
     stem = f"checkpoint-{run.step:09d}"
     tensors, state = state_of(run)
     weights = write_tensors(directory / f"{stem}.safetensors", tensors)
-    body = {"format": FORMAT, "spec_sha256": spec_hash(run), "tensors_sha256": weights.sha256, "state": state}
+    body = {
+        "format": FORMAT,
+        "spec_sha256": spec_hash(run),
+        "tensors_sha256": weights.sha256,
+        "model": card(run),
+        "state": state,
+    }
     body["sha256"] = _hash_of(body)
     try:
         record = write_atomically(directory / f"{stem}.json", json.dumps(body, allow_nan=False).encode())
@@ -188,6 +195,7 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "epoch": run.epoch,
         "step": run.step,
         "steps_in_epoch": run.steps_in_epoch,
+        "output_sizes": [len(outputs) for outputs in run.outputs],
         "seconds": run.elapsed,
         "history": run.history,
         "best": {"epoch": run.best.epoch, "value": run.best.value} if run.best else None,
@@ -222,7 +230,7 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
         run.scaler.load_state_dict(state["scaler"])
     if "epoch.reports" in tensors:
         run.reports = list(tensors["epoch.reports"].to(run.device))
-        run.outputs = [tensors["epoch.outputs"].to(run.device)]
+        run.outputs = list(torch.split(tensors["epoch.outputs"].to(run.device), state["output_sizes"]))
         run._reported = len(run.reports)  # what lies before a checkpoint was told before it
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and run.device.type == "cuda":
@@ -231,8 +239,29 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
 
 def spec_hash(run: Run) -> str:
     """What of a spec a checkpoint depends on: the network, its training and its data; not names, limits or places."""
-    document = run.spec.document()
-    return _hash_of({key: document[key] for key in ("architecture", "training", "data")})
+    return _hash_of(essence(run.spec.document()))
+
+
+def essence(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a spec that a checkpoint depends on.
+
+    How long to train is one only where the learning rate follows it: else a run may be resumed to train for longer.
+    """
+    parts = {key: dict(document[key]) for key in ("architecture", "training", "data")}
+    if parts["training"]["lr_schedule"]["name"] in ("constant", "step", "plateau"):
+        parts["training"].pop("epochs")
+    return parts
+
+
+def card(run: Run) -> dict[str, Any]:
+    """What one needs beside the weights to use them: how to build the network, and what to do to its input."""
+    return {
+        "spec": run.spec.document(),
+        "input_size": run.data.input_size,
+        "output_size": run.data.output_size,
+        "classes": run.data.classes,
+        "scaling": run.data.scaling.document(),
+    }
 
 
 def write_atomically(path: Path, data: bytes) -> File:

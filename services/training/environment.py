@@ -10,9 +10,11 @@ ENVIRONMENT = {
     # it keeps it. On the tutorial's workload that is 80,000 page faults instead of 940,000, and 1.3 times the speed.
     "MALLOC_TRIM_THRESHOLD_": "536870912",
     "MALLOC_MMAP_THRESHOLD_": "536870912",
-    # An OpenMP thread that waits for the others spins, and where it spins on a core that they need, a step takes tens
-    # of times as long: on a shared machine, in a container with a CPU quota, beside a second trainer.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # How long an OpenMP thread that waits for the others spins before it sleeps; 1000 turns are some 50 microseconds,
+    # about the Python between two kernels. Sleeping at once halves the speed of a quiet machine; the default, some
+    # milliseconds, makes a step many times slower where the core is needed by others: on a shared machine, in a
+    # container with a CPU quota, beside a second trainer.
+    "GOMP_SPINCOUNT": "1000",
     # What cuBLAS, and with it cuDNN's recurrent networks, need to be deterministic.
     "CUBLAS_WORKSPACE_CONFIG": ":16:8",
 }

@@ -74,7 +74,7 @@ class Run:
         self.epoch = 0  # epochs that have ended
         self.step = 0  # updates made
         self.reports: list[Tensor] = []  # of this epoch: (loss, gradient norm before clipping, clipped) an update
-        self.outputs: list[Tensor] = []  # of this epoch: what the network answered in training, batch by batch
+        self.outputs: list[Tensor] = []  # of this epoch: what the network answered in training, an update each
         self.seconds = 0.0  # of this epoch, before the present process took it up
         self.history: list[Epoch] = []
         self.best: Best | None = None
@@ -146,13 +146,11 @@ class Run:
         None is missed by who asks at the end of each epoch at the latest. Waits for the device. Raises Diverged where
         one of them is not finite.
         """
+        _look(self)
         fresh = self._untaken + self.reports[self._reported :]
         first = self.step - len(fresh) + 1
         self._reported, self._untaken = len(self.reports), []
         values = torch.stack(fresh).tolist() if fresh else []
-        for offset, (loss, grad_norm, _) in enumerate(values):
-            if not math.isfinite(loss) or (self.scaler is None and not math.isfinite(grad_norm)):
-                raise self.diverged(first + offset, loss, grad_norm)
         return first, [(loss, grad_norm) for loss, grad_norm, _ in values]
 
     def diverged(self, step: int, loss: float, grad_norm: float) -> Diverged:
@@ -199,6 +197,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         parameter.grad = None
     weight = sum(run.weight_of(batch.y) for batch in batches)
     total = None
+    answers = []
     for batch in batches:
         with run.autocast():
             outputs = run.model(batch.x, batch.lengths).float()  # (batch, output_size)
@@ -206,7 +205,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         if len(batches) > 1:
             loss = loss * (run.weight_of(batch.y) / weight)
         (run.scaler.scale(loss) if run.scaler else loss).backward()  # type: ignore[no-untyped-call]
-        run.outputs.append(outputs.detach())
+        answers.append(outputs.detach())
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None, "a step has a batch"  # noqa: S101
     if run.scaler:
@@ -242,6 +241,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         run.scaler.update()
     else:
         run.optimizer.step()
+    run.outputs.append(answers[0] if len(answers) == 1 else torch.cat(answers))
     return report
 
 
@@ -274,10 +274,19 @@ def _look(run: Run) -> None:
     """Lets the host see whether the run has diverged."""
     if run.scaler and run.scaler.get_scale() < SMALLEST_LOSS_SCALE:
         raise run.diverged(run.step, float(run.reports[-1][0]), math.inf)
-    if run.device.type != "cpu":
-        for offset, (loss, grad_norm, _) in enumerate(torch.stack(run.reports).tolist()):
-            if not math.isfinite(loss) or (run.scaler is None and not math.isfinite(grad_norm)):
-                raise run.diverged(run.step - run.steps_in_epoch + offset + 1, loss, grad_norm)
+    if run.device.type == "cpu" or not run.reports:
+        return  # there, the step itself has looked
+    for index, (loss, grad_norm, _) in enumerate(torch.stack(run.reports).tolist()):
+        if not math.isfinite(loss) or (run.scaler is None and not math.isfinite(grad_norm)):
+            _take_back(run, index)
+            raise run.diverged(run.step + 1, loss, grad_norm)
+
+
+def _take_back(run: Run, index: int) -> None:
+    """Forgets the updates of this epoch from `index` on; since `run.halted` was raised they have changed nothing."""
+    run.step -= len(run.reports) - index
+    del run.reports[index:], run.outputs[index:]
+    run._reported = min(run._reported, index)
 
 
 def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:

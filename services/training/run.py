@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from services.errors import CheckpointCorrupt, Invalid
+from services.errors import CheckpointCorrupt, Diverged, Invalid
 from services.training import checkpoint, npz
-from services.training.data import Prepared, prepare
+from services.training.data import prepare
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best
+from services.training.model import GATES
 from services.training.npz import Arrays
 from services.training.spec import Spec, check_data, parse
 
@@ -27,6 +28,8 @@ Stop = Callable[[], str | None]
 
 NEWEST = "newest"
 """An order's `resume` that asks for the newest checkpoint of its directory, whichever that is."""
+WORTH_A_THREAD = 4_000_000
+"""Floating point operations of one time step's recurrent product, from which on a second thread pays."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
 
@@ -40,6 +43,17 @@ def prepare_process(threads: int | None = None) -> None:
     torch.set_flush_denormal(True)
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def use_threads(spec: Spec) -> None:
+    """Leaves a small network to one thread: two of them would spend more on waiting for each other than they save.
+
+    Measured by the recurrent matrix product of one time step. The same spec gets the same number of threads on the same
+    machine, for on that depends the last bit of every sum.
+    """
+    a = spec.architecture
+    if 2 * spec.training.batch_size * GATES[a.cell] * a.hidden_size**2 < WORTH_A_THREAD:
+        torch.set_num_threads(1)
 
 
 def device_of(name: str = "auto") -> torch.device:
@@ -83,6 +97,7 @@ def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
     spec = check_data(spec, npz.summarise(arrays))
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
+    use_threads(spec)
     run = Run(spec, prepare(arrays, spec), device_of(order.get("device", "auto")))
     yield from Telling(run, Path(order["directory"])).events(order.get("resume"), stop)
 
@@ -111,22 +126,33 @@ class Telling:
         if resumed and resume != NEWEST and checkpoint.step_of(resumed) > checkpoint.step_of(Path(resume or "")):
             for record in run.history:  # whoever asked has not heard of all of them
                 yield {"event": "epoch", "record": finite(record)}
-        for epoch in fit(run):
-            now = time.monotonic()
-            if epoch is not None or self._steps_due(now):
-                yield from self._steps(now)
-            if epoch is not None:
-                yield {"event": "epoch", "record": finite(epoch)}
-            reason = stop()
-            if self._checkpoint_due(now, epoch is not None) or reason in ("pause", "drain", "time_limit"):
-                yield from self._steps(now)  # what lies before a checkpoint is told before it
-                yield from self._checkpoint(now)
-            if reason and not run.finished:
-                yield {"event": "stopped", "reason": reason}
-                return
-        if run.step and run.step not in {s.step for s in self.saved}:
-            yield from self._checkpoint(time.monotonic())
+        try:
+            for epoch in fit(run):
+                now = time.monotonic()
+                if epoch is not None or self._steps_due(now):
+                    yield from self._steps(now)
+                if epoch is not None:
+                    yield {"event": "epoch", "record": finite(epoch)}
+                reason = stop()
+                if reason or run.finished or self._checkpoint_due(now, epoch is not None):
+                    yield from self._steps(now)  # what lies before a checkpoint is told before it
+                    yield from self._checkpoint(now)
+                if reason and not run.finished:
+                    yield {"event": "stopped", "reason": reason}
+                    return
+        except Diverged:
+            yield from self._last_good()
+            raise
         yield finish(run, self.directory)
+
+    def _last_good(self) -> Iterator[Event]:
+        """Keeps where a run stood before it diverged: the weights of then, and the best ones.
+
+        With fp16 the updates since then may have changed them, so there the checkpoint before has to do.
+        """
+        if self.run.step and self.run.scaler is None:
+            yield from self._steps(time.monotonic())
+            yield from self._checkpoint(time.monotonic())
 
     def _resume(self, resume: str | None) -> Generator[Event, None, Path | None]:
         """Takes up the order's checkpoint, or where that is damaged another that is whole: one before it, if any."""
@@ -148,14 +174,19 @@ class Telling:
         """Raises Invalid where the directory's checkpoints are another spec's: going on would have to delete them."""
         for path in checkpoint.newest_first(self.directory)[:1]:
             try:
-                other = checkpoint.read(path)["spec_sha256"] != checkpoint.spec_hash(self.run)
+                body = checkpoint.read(path)
+                other = body["spec_sha256"] != checkpoint.spec_hash(self.run)
             except CheckpointCorrupt:
                 continue
             if other:
+                changes = ", ".join(_differences(checkpoint.essence(body["model"]["spec"]), self._essence())[:5])
                 raise Invalid(
-                    f"The checkpoints in {self.directory} are of a spec with another architecture, training or data. "
-                    "Put that spec back, name another folder, or leave --resume out to train anew and replace them."
+                    f"The checkpoints in {self.directory} are of another spec: {changes}. "
+                    "Put that back, name another folder, or leave --resume out to train anew and replace them."
                 )
+
+    def _essence(self) -> dict[str, Any]:
+        return checkpoint.essence(self.run.spec.document())
 
     def _started(self, resumed: Path | None) -> Event:
         run = self.run
@@ -217,6 +248,18 @@ def _warning(message: str) -> Event:
     return {"event": "log", "level": "warning", "message": message}
 
 
+def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """`training.batch_size was 16 and is 32`, for every field that differs."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{path}{key}.")
+        elif old != new:
+            found.append(f"{path}{key} was {json.dumps(old)} and is {json.dumps(new)}")
+    return found
+
+
 def _as_saved(path: Path) -> checkpoint.Saved:
     step = checkpoint.step_of(path)
     blank = checkpoint.File(path.name, 0, "")
@@ -247,7 +290,7 @@ def finish(run: Run, directory: Path) -> Event:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
     files = [
         checkpoint.write_tensors(directory / "model.safetensors", weights),
-        _write_json(directory / "model.json", _model_card(run, run.data, result)),
+        _write_json(directory / "model.json", {"format": "loopline-model/1", **checkpoint.card(run), **result}),
         _write_json(directory / "history.json", {"epochs": [finite(epoch) for epoch in run.history]}),
     ]
     return {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
@@ -255,19 +298,6 @@ def finish(run: Run, directory: Path) -> Event:
 
 def _train_metrics(epoch: Epoch) -> dict[str, float | None]:
     return {key: value for key, value in epoch.items() if key.startswith("train_")}
-
-
-def _model_card(run: Run, data: Prepared, result: dict[str, Any]) -> dict[str, Any]:
-    """What one needs beside the weights to use them: how to build the network, and what to do to its input."""
-    return {
-        "format": "loopline-model/1",
-        "spec": run.spec.document(),
-        "input_size": data.input_size,
-        "output_size": data.output_size,
-        "classes": data.classes,
-        "scaling": data.scaling.document(),
-        **result,
-    }
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> checkpoint.File:
