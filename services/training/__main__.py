@@ -28,6 +28,10 @@ exit codes:
 """
 
 
+WIDE = 140
+"""Columns from which on a terminal has room for all there is to show."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
@@ -104,7 +108,10 @@ def _data_path(spec: Spec, job: Path) -> Path | None:
         return None
     path = job.parent / spec.data.dataset
     if not path.is_file():
-        detail = f"there is no file {path}; without the service a data set is the path of an .npz, relative to the spec"
+        detail = (
+            f"there is no file {path}; without the service this is the path of an .npz, relative to the spec, "
+            "such as ../data/japanese-vowels.npz"
+        )
         raise SpecInvalid([Problem("/data/dataset", detail)])
     return path
 
@@ -158,12 +165,13 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     )
 
     console = Console(stderr=True, highlight=False)
+    narrow = console.width < WIDE
+    elapsed = () if narrow else (TimeElapsedColumn(), TextColumn("elapsed,"))
     columns = (
-        BarColumn(),
+        BarColumn(bar_width=10 if narrow else 40),
         MofNCompleteColumn(),
         TextColumn("epochs"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
+        *elapsed,
         TimeRemainingColumn(),
         TextColumn("left  {task.fields[loss]}"),
     )
@@ -172,13 +180,13 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for event in stream:
             if event["event"] == "started":
                 progress.update(task, total=event["epochs"], completed=(event["resumed_from"] or {}).get("epoch", 0))
-                console.print(_opening(event))
+                console.print(_opening(event), soft_wrap=True)
             elif event["event"] == "epoch":
-                progress.update(task, advance=1, loss=_losses(event["record"]))
+                progress.update(task, advance=1, loss=_losses(event["record"], brief=narrow))
                 if not console.is_terminal:
-                    console.print(f"epoch {event['record']['epoch']:>4}  {_losses(event['record'])}")
+                    console.print(f"epoch {event['record']['epoch']:>4}  {_losses(event['record'])}", soft_wrap=True)
             elif event["event"] == "log":
-                console.print(event["message"])
+                console.print(event["message"], soft_wrap=True)
             yield event
 
 
@@ -190,11 +198,11 @@ def _opening(event: dict[str, Any]) -> str:
     return text + (f", going on after epoch {resumed['epoch']} (step {resumed['step']})" if resumed else "")
 
 
-def _losses(record: dict[str, Any]) -> str:
+def _losses(record: dict[str, Any], *, brief: bool = False) -> str:
     parts = [f"loss {_number(record['train_loss'])}"]
     if record["validation_loss"] is not None:
         parts.append(f"validation {_number(record['validation_loss'])}")
-    for name in ("validation_accuracy", "validation_rmse", "train_accuracy", "train_rmse"):
+    for name in () if brief else ("validation_accuracy", "validation_rmse", "train_accuracy", "train_rmse"):
         if record.get(name) is not None:
             parts.append(f"{name.replace('_', ' ')} {_number(record[name])}")
             break
