@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from local.launcher import Failed, InUse, Launcher, Part, signals_as_interrupts
+from local.launcher import CannotListen, Failed, InUse, Launcher, Part, signals_as_interrupts
 from services.settings import Settings
+
+WANTED = {
+    "int_parsing": "a whole number",
+    "float_parsing": "a number",
+    "string_pattern_mismatch": "names of small letters, digits, dots, hyphens and underscores, with commas between",
+}
+"""What is wanted instead, by pydantic's word for what is wrong; elsewhere its own text will do."""
 
 
 def main() -> int:
@@ -21,11 +29,11 @@ def main() -> int:
             return status
     except KeyboardInterrupt:
         return 130
-    except (Failed, InUse) as error:
+    except (CannotListen, Failed, InUse) as error:
         print(error, file=sys.stderr)
         return 1
     except ValidationError as error:
-        print(f"The LOOPLINE_ variables of the environment are not right:\n{error}", file=sys.stderr)
+        print("\n".join(wrong(error)), file=sys.stderr)
         return 2
 
 
@@ -34,14 +42,18 @@ def run(_: argparse.Namespace) -> int:
     settings = Settings()
     shown = Path(settings.data_dir)
     print(f"Starting Loopline in {shown}", flush=True)
-    with Launcher(settings, on_start=told()) as service:
+    with Launcher(settings, told(), on_stop=stopping) as service:
+        if settings.port not in (0, service.settings.port):
+            print(f"Port {settings.port} is taken; using {service.settings.port}.")
         print(addresses(service), flush=True)
-        try:
+        with suppress(KeyboardInterrupt):
             service.watch()
-        except KeyboardInterrupt:
-            print("\nStopping: running jobs are checkpointed and go on at the next start.", flush=True)
     print("Stopped.")
     return 0
+
+
+def stopping() -> None:
+    print("\nStopping the service; running jobs are checkpointed and go on at the next start.", flush=True)
 
 
 def show(_: argparse.Namespace) -> int:
@@ -53,7 +65,24 @@ def show(_: argparse.Namespace) -> int:
 
 def told(write: Callable[[str], None] = lambda line: print(line, flush=True)) -> Callable[[Part], None]:
     """A line for each part that has started."""
-    return lambda part: write(f"  {part.name:<10} {'' if part.seconds is None else f'{part.seconds:5.2f} s'}".rstrip())
+    return lambda part: write(f"  {part.name:<10} {'started' if part.seconds is None else f'{part.seconds:5.2f} s'}")
+
+
+def wrong(error: ValidationError) -> Iterator[str]:
+    """A sentence for each setting that cannot be used, which names its variable."""
+    for found in error.errors():
+        reason = found["msg"].removeprefix("Value error, ")
+        if not found["loc"]:  # between two settings, which it names itself
+            yield f"{reason}."
+            continue
+        name = f"LOOPLINE_{str(found['loc'][0]).upper()}"
+        if found["type"] == "value_error":
+            yield f"{name}: {reason}."
+        elif found["type"] != "default_factory_not_called":  # what only follows from another
+            wanted = WANTED.get(found["type"], reason.removeprefix("Input should be "))
+            for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
+                wanted = wanted.replace(long, short)
+            yield f'{name} must be {wanted}; got "{found["input"]}".'
 
 
 def addresses(service: Launcher) -> str:

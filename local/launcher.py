@@ -10,6 +10,7 @@ Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told b
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import http.client
 import json
@@ -49,6 +50,10 @@ class InUse(Exception):
     """Another launcher works in this folder."""
 
 
+class CannotListen(Exception):
+    """The address of the API is taken or not to be had; the message has a way out."""
+
+
 @dataclass
 class Part:
     """One process of the service."""
@@ -74,11 +79,22 @@ class Launcher:
     """
 
     def __init__(
-        self, settings: Settings, on_start: Callable[[Part], None] = lambda part: None, *, fresh: bool = False
+        self,
+        settings: Settings,
+        on_start: Callable[[Part], None] = lambda part: None,
+        on_stop: Callable[[], None] = lambda: None,
+        *,
+        fresh: bool = False,
     ) -> None:
-        """`fresh` empties the folder first; raises InUse, on entering, when another launcher works in it."""
+        """`on_start` hears of each part that is up, `on_stop` that the stopping, which takes seconds, begins.
+
+        `fresh` empties the folder first. Entering raises InUse when another launcher works in the folder, CannotListen
+        when the address that was asked for is not to be had. A taken port that nobody asked for is only a default:
+        `settings` then says which one is used instead.
+        """
         self.settings = settings
         self.on_start = on_start
+        self.on_stop = on_stop
         self.fresh = fresh
         self.parts: list[Part] = []
         self.folder = settings.data_dir
@@ -102,6 +118,8 @@ class Launcher:
 
     def __exit__(self, *_: object) -> None:
         try:
+            if self.parts:
+                self.on_stop()
             self._stop()
         except KeyboardInterrupt:  # asked a second time: at once
             for part in self.parts:
@@ -116,17 +134,29 @@ class Launcher:
             time.sleep(0.25)
 
     def _start(self) -> None:
-        changes: dict[str, object] = {}
+        changes: dict[str, object] = {"port": self._port()}
         if "broker_url" not in self.settings.model_fields_set and self.settings.broker_url_file is None:
             changes["broker_url"] = f"redis://127.0.0.1:{self._start_broker()}/0"
-        if not self.settings.port or not _is_free(self.settings.host, self.settings.port):
-            changes["port"] = _free_port(self.settings.host)
         self.settings = self.settings.model_copy(update=changes)
         # Both spend a second on imports; the scheduler waits, it would only find a database without tables.
         api, worker = self._begin("api", _python("api")), self._begin("worker", _python(*WORKER))
         self._await(api, lambda: _is_ready(self.settings.host, self.settings.port))
         self._await(worker, lambda: b" ready." in worker.log.read_bytes())
         self.on_start(self._begin("scheduler", _python("worker.scheduler")))  # nothing waits for it
+
+    def _port(self) -> int:
+        """The port that was asked for, or a free one where none was or the default is taken."""
+        host, port = self.settings.host, self.settings.port
+        try:
+            return _bound(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                reason = f"Cannot listen on port {port} of {host}: {error.strerror}."
+                raise CannotListen(f"{reason} Set LOOPLINE_HOST or LOOPLINE_PORT to another.") from error
+            if "port" in self.settings.model_fields_set:
+                way_out = "Set LOOPLINE_PORT to another, or to 0 to take a free one."
+                raise CannotListen(f"Port {port} is taken. {way_out}") from error
+        return _free_port(host)
 
     def _start_broker(self) -> int:
         folder = self.folder / "valkey"
@@ -244,21 +274,17 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _is_free(host: str, port: int) -> bool:
+def _free_port(host: str) -> int:
+    return _bound(host, 0)
+
+
+def _bound(host: str, port: int) -> int:
+    """The port, or a free one for 0, after a try; raises OSError where nothing can listen there."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
+        probe.bind((host, port))
+        number: int = probe.getsockname()[1]
+    return number
 
 
 def _is_ready(host: str, port: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ from loopline import Client
 
 from local import __main__ as command
 from local import broker, demo
-from local.launcher import _free_port
+from local.launcher import Launcher, _free_port
+from services.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {
@@ -112,7 +114,11 @@ def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], 
     assert len(family) >= 7  # broker, API and its two, worker and its child, scheduler, and the spare trainer
     assert service.stop() == 0
     assert wait_for_end(family, 5) == []
-    assert "Stopped." in service.said
+    assert service.said.splitlines()[-2:] == [
+        "Stopping the service; running jobs are checkpointed and go on at the next start.",
+        "Stopped.",
+    ]
+    assert re.search(r"scheduler +started\n", service.said)
 
 
 def test_a_running_job_goes_on_after_a_restart(start: Callable[..., Service], tmp_path: Path) -> None:
@@ -143,6 +149,45 @@ def test_a_second_service_in_the_same_folder_is_refused(start: Callable[..., Ser
     said, _ = second.process.communicate(timeout=60)
     assert second.process.returncode == 1
     assert "already running" in said
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_refused_with_a_way_out(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        service = start(tmp_path / "var", LOOPLINE_PORT=str(port))
+        said, _ = service.process.communicate(timeout=60)
+    assert service.process.returncode == 1
+    assert said.splitlines()[1:] == [f"Port {port} is taken. Set LOOPLINE_PORT to another, or to 0 to take a free one."]
+
+
+def test_a_default_port_that_is_taken_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOOPLINE_PORT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = Settings(data_dir=tmp_path).model_copy(update={"port": port})
+        settings.model_fields_set.discard("port")
+        assert Launcher(settings)._port() not in (0, port)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PORT", "abc", 'LOOPLINE_PORT must be a whole number; got "abc".'),
+        ("PORT", "99999", 'LOOPLINE_PORT must be at most 65535; got "99999".'),
+        ("LEASE_SECONDS", "-1", 'LOOPLINE_LEASE_SECONDS must be greater than 0; got "-1".'),
+        ("RENEW_SECONDS", "50", "LOOPLINE_RENEW_SECONDS must be at most half of LOOPLINE_LEASE_SECONDS."),
+        ("BROKER_URL_FILE", "/none", "LOOPLINE_BROKER_URL_FILE: cannot read /none: No such file or directory."),
+    ],
+)
+def test_a_wrong_setting_is_named_in_a_sentence(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"LOOPLINE_{name}", value)
+    monkeypatch.setattr(sys, "argv", ["local", "run"])
+    assert command.main() == 2
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 def test_a_part_that_fails_is_shown_with_its_last_words(start: Callable[..., Service], tmp_path: Path) -> None:
