@@ -20,13 +20,14 @@ DATA = ROOT / "data" / "japanese-vowels.npz"
 SPEC = ROOT / "examples" / "vowels.yaml"
 DEMO = ROOT / "var" / "demo"
 NAME = "japanese-vowels"
+LESS_IS_BETTER = ("loss", "mae", "rmse")
 
 
 def run(on_start: Callable[[Part], None]) -> int:
     """Start a service of its own, train on the Japanese Vowels, show what came of it, stop everything."""
     say("Loopline: a recurrent network, trained by the whole service", "", "Starting")
     began = time.monotonic()
-    with service(on_start) as started, Client(started.url) as client:
+    with service(on_start, stopping) as started, Client(started.url) as client:
         say(f"  ready      {time.monotonic() - began:5.2f} s   {started.url}, in {shown(started.folder)}", "")
         job = trained(client)
         if job.status != "succeeded":
@@ -38,18 +39,22 @@ def run(on_start: Callable[[Part], None]) -> int:
             return 1
         model = DEMO / "models" / job.id
         job.download(model)
-        say("", *result(job, model), "", "Stopping the service")
+        say("", *result(job, model))
     say("", *next_steps(model))
     return 0
 
 
+def stopping() -> None:
+    say("", "Stopping the service")
+
+
 @contextmanager
-def service(on_start: Callable[[Part], None]) -> Iterator[Launcher]:
+def service(on_start: Callable[[Part], None], on_stop: Callable[[], None]) -> Iterator[Launcher]:
     """A service in a folder that no other demo works in, emptied of what the last one left there."""
     for number in count(1):
         folder = DEMO / ("service" if number == 1 else f"service-{number}")
         try:
-            with Launcher(settings(folder), on_start, fresh=True) as started:
+            with Launcher(settings(folder), on_start, on_stop, fresh=True) as started:
                 yield started
             return
         except InUse:
@@ -70,7 +75,7 @@ def trained(client: Client) -> Job:
     dataset = client.upload(DATA, NAME)
     say(f"Uploaded   {shown(DATA)}: {about(dataset)}")
     job = client.submit(SPEC)
-    say(f"Submitted  {shown(SPEC)} as {job.id}", "", "Epochs (* the best so far)")
+    say(f"Submitted  {shown(SPEC)} as {job.id}", "", "Epochs")
     return watch(job)
 
 
@@ -81,14 +86,27 @@ def about(dataset: Dataset) -> str:
 
 def watch(job: Job) -> Job:
     """The job at its end; a line for each epoch as it passes."""
+    best: float | None = None
     for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
-        for epoch in epochs:
-            say(epoch_line(epoch, job))
+        for epoch in epochs:  # several may have ended since the last look, and the job tells only the best of all
+            value = measured(epoch, job)
+            is_best = value is not None and (best is None or value < best)
+            best = value if is_best else best
+            say(epoch_line(epoch, job.progress.epochs, is_best))
+    if best is not None:
+        say("  * best so far")
     return job
 
 
-def epoch_line(epoch: Epoch, job: Job) -> str:
-    total = str(job.progress.epochs or "?")
+def measured(epoch: Epoch, job: Job) -> float | None:
+    """What the best epoch is chosen by, turned so that less is better."""
+    metric = job.best.metric if job.best else "train_loss"
+    value: float | None = epoch.raw.get(metric)
+    return value if value is None or metric.endswith(LESS_IS_BETTER) else -value
+
+
+def epoch_line(epoch: Epoch, epochs: int | None, is_best: bool) -> str:
+    total = str(epochs or "?")
     told = {
         "loss": epoch.train_loss,
         "accuracy": epoch.metrics.get("train_accuracy"),
@@ -97,8 +115,7 @@ def epoch_line(epoch: Epoch, job: Job) -> str:
         "gradient norm": epoch.grad_norm_mean,
     }
     numbers = [f"{name} {value:.4f}" for name, value in told.items() if value is not None]
-    best = " *" if job.best and job.best.epoch == epoch.epoch else ""
-    return f"  epoch {epoch.epoch:>{len(total)}}/{total}   " + "   ".join(numbers) + best
+    return f"  epoch {epoch.epoch:>{len(total)}}/{total}   " + "   ".join(numbers) + (" *" if is_best else "")
 
 
 def result(job: Job, model: Path) -> list[str]:
@@ -115,11 +132,13 @@ def result(job: Job, model: Path) -> list[str]:
 def next_steps(model: Path) -> list[str]:
     return textwrap.dedent(
         f"""\
-        Look into the model, in Python:
+        Look at what the model can do, in Python (.venv/bin/python):
 
-            from safetensors.numpy import load_file
-            weights = load_file("{model / "model.safetensors"}")
-            print({{name: tensor.shape for name, tensor in weights.items()}})
+            import json
+            card = json.load(open("{shown(model / "model.json")}"))
+            print(card["metrics"], card["classes"])
+
+        Predict with it, in twenty lines of PyTorch: "Use the model" in examples/README.md.
 
         Keep the service up with
 
@@ -127,12 +146,12 @@ def next_steps(model: Path) -> list[str]:
 
         and from another terminal send it the same job, with curl:
 
-            curl --data-binary @{shown(DATA)} -H 'Content-Type: application/octet-stream' \\
+            curl -sS --data-binary @{shown(DATA)} -H 'Content-Type: application/octet-stream' \\
                  'http://127.0.0.1:8080/v1/datasets?name={NAME}'
-            curl --data-binary @{shown(SPEC)} -H 'Content-Type: application/yaml' \\
+            curl -sS --data-binary @{shown(SPEC)} -H 'Content-Type: application/yaml' \\
                  http://127.0.0.1:8080/v1/jobs
 
-        or in Python:
+        or in Python (.venv/bin/python):
 
             from loopline import Client
             with Client() as client:

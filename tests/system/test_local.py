@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from loopline import Client
+from loopline.types import Epoch
 
 from local import __main__ as command
 from local import broker, demo
@@ -230,8 +232,42 @@ def test_the_demo_trains_and_says_where_the_model_lies(
     assert {path.name for path in model.iterdir()} == {"history.json", "model.json", "model.safetensors"}
     for word in ("broker", "api", "worker", "scheduler", "epoch 2/2", "curl", "from loopline import Client"):
         assert word in said
+    assert "  * best so far\n" in said
+    assert "Stopping the service" in said
+    assert '"Use the model" in examples/README.md' in said
     assert "\x1b" not in said
     assert psutil.Process().children() == before
+
+
+class Told:
+    """A job whose epochs all come in few looks, with the best of all in each: as `Job.follow` yields it."""
+
+    def __init__(self, metric: str, *looks: list[dict[str, Any]]) -> None:
+        self.best = SimpleNamespace(metric=metric)
+        self.progress = SimpleNamespace(epochs=4)
+        self.looks = looks
+
+    def follow(self) -> Iterator[tuple[Told, list[Epoch]]]:
+        for look in self.looks:
+            yield self, [Epoch.of(record) for record in look]
+
+
+@pytest.mark.parametrize(
+    ("metric", "numbers", "starred"),
+    [
+        ("validation_loss", [0.5, 0.3, 0.4, 0.3], [1, 2]),
+        ("train_loss", [0.5, 0.6, 0.4, 0.2], [1, 3, 4]),
+        ("validation_accuracy", [0.5, 0.3, 0.6, None], [1, 3]),
+    ],
+)
+def test_the_star_is_at_what_was_the_best_then(
+    metric: str, numbers: list[float | None], starred: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"epoch": epoch, metric: number} for epoch, number in enumerate(numbers, 1)]
+    demo.watch(Told(metric, records[:3], records[3:]))  # type: ignore[arg-type]
+    *lines, meaning = capsys.readouterr().out.splitlines()
+    assert [epoch for epoch, line in enumerate(lines, 1) if line.endswith(" *")] == starred
+    assert meaning == "  * best so far"
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
