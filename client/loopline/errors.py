@@ -12,7 +12,8 @@
     ├── WaitTimeout            the waiting ended before the job did; it goes on, and is in `job`
     └── DownloadFailed         what came was not whole, or not safe to unpack
 
-`str(error)` is one or more sentences, with the problems of a request listed below them, each by its JSON pointer.
+`str(error)` is one or more sentences, with the problems of a request that they do not tell already listed below them,
+each by its JSON pointer.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class LooplineError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
-        return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])
+        untold = [problem for problem in self.problems if problem.detail not in self.message]
+        return "\n".join([self.message, *(f"  {problem}" for problem in untold)])
 
 
 class ServiceUnreachable(LooplineError):

@@ -272,3 +272,10 @@ def test_nothing_answering_is_a_sentence(free_port: int) -> None:
         ),
     ):
         client.presets()
+
+
+def test_a_single_problem_of_a_data_set_is_told_once(client: Client, tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", x=np.zeros((4, 3, 2)), y=np.zeros(4, dtype=int))
+    with pytest.raises(BadRequest) as refused:
+        client.upload(tmp_path / "bad.npz")
+    assert str(refused.value).count("one class only") == 1
