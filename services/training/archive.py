@@ -50,10 +50,12 @@ _SHAPES = {
     "lengths": "(samples,)",
     "split": "(samples,)",
 }
+_MEANT = dict.fromkeys(("label", "labels", "target", "targets"), "y") | {name: name for name in MEMBERS}
 _RECAST = {
     "x": "save x as numbers, x.astype(np.float32); pad sequences of different lengths with zeros to the longest, and"
     " give their true lengths in `lengths`",
-    "y": "save y as integers or strings for classes or floats for values, not objects: np.array(y.tolist())",
+    "y": "save y as whole numbers or text for classes, or as floats for values; np.array(y.tolist()) makes them where"
+    " no row is None: give those rows a label or leave them out",
     "lengths": "save lengths as integers: np.asarray(lengths, dtype=np.int64)",
     "split": "save split as integers, 0 train, 1 validation and 2 test, or as those words: np.array(split.tolist())",
 }
@@ -122,18 +124,23 @@ def opened(file: Path | BinaryIO) -> Iterator[zipfile.ZipFile]:
 def members(archive: zipfile.ZipFile, findings: Findings) -> list[Member]:
     """Describe the arrays that can be read, and note why the others cannot; contents stay unread."""
     infos: dict[str, zipfile.ZipInfo] = {}
+    given = {info.filename for info in archive.infolist()}
+    renamed: set[str] = set()
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
         if info.filename not in (f"{member}.npy" for member in MEMBERS):
-            findings.add(
-                name[:64], f"{info.filename[:64]!r} is no array of a data set: leave it out; those are {_NAMES}"
-            )
+            meant = _MEANT.get(name.lower())
+            if meant is None or meant in (name, *renamed) or f"{meant}.npy" in given:
+                findings.add(name[:64], f"{name[:64]!r} is no array of a data set: leave it out; those are {_NAMES}")
+            else:
+                renamed.add(meant)
+                findings.add(name, f"{name!r} is no array of a data set: rename {name} to {meant}")
         elif name in infos:
             findings.add(name, f"{name} is in the file twice: {SAVE_AGAIN}")
         else:
             infos[name] = info
     for name in ("x", "y"):
-        if name not in infos:
+        if name not in infos and name not in renamed:
             findings.add(name, f"{name} is missing: {SAVE_AGAIN}")
     found = []
     for name, info in infos.items():
@@ -301,11 +308,20 @@ def _dtype(name: str, descr: object) -> np.dtype[Any]:
         raise _Unreadable(f"{name} holds Python objects, which are never unpickled: {_RECAST[name]}")
     size = int(digits or 0) * (4 if kind == "U" else 1)
     if kind not in _KINDS[name]:
-        raise _Unreadable(f"{name} has type {descr[:32]!r}: {_RECAST[name]}")
+        raise _Unreadable(f"{name} has type {_type_name(descr)}: {_RECAST[name]}")
     if size not in _ITEM_SIZES[kind]:
         widest = f"strings of 1 to {_MAX_LABEL} characters" if kind == "U" else "numbers of at most 64 bits"
-        raise _Unreadable(f"{name} has type {descr[:32]!r}: save it as {widest}")
+        raise _Unreadable(f"{name} has type {_type_name(descr)}: save it as {widest}")
     return np.dtype(f"{order}{kind}{digits}")
+
+
+def _type_name(descr: str) -> str:
+    """`float64` for `<f8`, as numpy prints it; text and bytes by those words, their length in characters aside."""
+    try:
+        dtype = np.dtype(descr)
+    except (TypeError, ValueError):
+        return repr(descr[:32])
+    return {"U": "text", "S": "bytes"}.get(dtype.kind, dtype.name)
 
 
 def _exactly(stream: IO[bytes], count: int) -> bytes:

@@ -333,11 +333,11 @@ BAD_CONTENTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         ("pad sequences", "`lengths`"),
     ),
     "records": ({"x": np.zeros(4, dtype=[("a", "f4"), ("b", "f4")]), "y": Y}, "/x", ("several fields", "astype")),
-    "text as x": ({"x": X.astype(str), "y": Y}, "/x", ("<U", "x.astype(np.float32)")),
-    "bytes as y": ({"x": X, "y": np.array([b"a", b"b", b"a", b"b"])}, "/y", ("|S1", "strings")),
-    "dates": ({"x": X, "y": np.zeros(4, dtype="M8[s]")}, "/y", ("<M8[s]",)),
-    "complex": ({"x": X.astype(complex), "y": Y}, "/x", ("<c16",)),
-    "float lengths": ({"x": X, "y": Y, "lengths": np.ones(4)}, "/lengths", ("dtype=np.int64",)),
+    "text as x": ({"x": X.astype(str), "y": Y}, "/x", ("type text", "x.astype(np.float32)")),
+    "bytes as y": ({"x": X, "y": np.array([b"a", b"b", b"a", b"b"])}, "/y", ("type bytes", "text for classes")),
+    "dates": ({"x": X, "y": np.zeros(4, dtype="M8[s]")}, "/y", ("type datetime64[s]",)),
+    "complex": ({"x": X.astype(complex), "y": Y}, "/x", ("type complex128",)),
+    "float lengths": ({"x": X, "y": Y, "lengths": np.ones(4)}, "/lengths", ("type float64", "dtype=np.int64")),
     "long strings": ({"x": X, "y": np.array(["a" * 300] * 4)}, "/y", ("1 to 256 characters",)),
     "half a character": ({"x": X, "y": np.array(["a", "\ud800", "b", "c"])}, "/y", ("not text",)),
     "NUL in a label": ({"x": X, "y": np.array(["a", "b\0c", "b", "c"])}, "/y", ("not text",)),
@@ -384,7 +384,7 @@ BAD_CONTENTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     ),
     "no rows": ({"x": X[:0], "y": Y[:0]}, "", ("empty",)),
     "no y": ({"x": X}, "/y", ("y is missing", "np.savez")),
-    "a stray array": ({"x": X, "y": Y, "weights": Y}, "/weights", ("'weights.npy'", "leave it out")),
+    "a stray array": ({"x": X, "y": Y, "weights": Y}, "/weights", ("'weights'", "leave it out")),
 }
 
 
@@ -410,7 +410,15 @@ def test_every_problem_is_reported_at_once() -> None:
         "/x",
         "/split",
     ]
-    assert caught.value.message.startswith("The data set has 6 problems; the first: 'z.npy'")
+    assert caught.value.message.startswith("The data set has 6 problems; the first: 'z'")
+
+
+def test_an_array_under_another_name_is_to_be_renamed() -> None:
+    assert problems(saved(X=X, labels=Y)) == {
+        "/X": "'X' is no array of a data set: rename X to x",
+        "/labels": "'labels' is no array of a data set: rename labels to y",
+    }
+    assert "leave it out" in problems(saved(x=X, y=Y, labels=Y))["/labels"]
 
 
 def test_an_array_that_cannot_be_read_hides_no_other() -> None:
@@ -521,7 +529,7 @@ def test_a_directory_with_too_many_members_is_refused() -> None:
 def test_members_of_other_names_are_refused_by_name(name: str) -> None:
     found = problems(zipped({"x.npy": array(X), "y.npy": array(Y), name: array(Y)}))
     assert len(found) == 1
-    assert repr(name[:64]) in str(*found.values())
+    assert repr(name.removesuffix(".npy")[:64]) in str(*found.values())
     assert all(len(detail) < 300 for detail in found.values())
 
 
