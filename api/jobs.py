@@ -124,7 +124,7 @@ def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
 def identified(job_id: str) -> str:
     """The id, if it could be one: nothing else reaches the database or the disk."""
     if not JOB_ID.fullmatch(job_id):
-        raise JobNotFound
+        raise JobNotFound(f"There is no job {job_id if len(job_id) <= 100 else job_id[:100] + '…'!r}.")
     return job_id
 
 

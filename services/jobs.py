@@ -113,7 +113,7 @@ PERMANENT = frozenset(
 )
 """Another try would end the same way: never retried, whatever `max_retries` says."""
 
-_SAYS_WHAT_TO_DO = frozenset({Reason.DIVERGED, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU})
+_SAYS_WHAT_TO_DO = frozenset({Reason.DIVERGED, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU, Reason.TIME_LIMIT})
 """Reasons whose messages, made where the error was raised, carry their own advice."""
 
 MAX_LOST = 3
@@ -538,7 +538,8 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     moved = [_lose(session, job).id for job in _take(session, silent)]
     for job in _take(session, select(Job).where(*_late()).limit(limit)):
         waited = job.spec["limits"]["max_queue_seconds"]
-        told = _told(Reason.TIME_LIMIT, f"No worker was free within limits.max_queue_seconds ({waited} s).")
+        late = f"No worker was free within limits.max_queue_seconds ({waited:g} s): raise it, or run more workers."
+        told = _told(Reason.TIME_LIMIT, late)
         moved.append(_move(session, job, Status.FAILED, reason=Reason.TIME_LIMIT, message=told).id)
     return moved
 

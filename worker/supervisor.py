@@ -286,7 +286,8 @@ class Attempt:
         if reason == "cancel":
             jobs.cancelled(session, self.lease)
         elif reason == "time_limit":
-            limit = f"It ran for limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)."
+            ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
+            limit = f"The job ran for {ran}: raise it, or train fewer epochs."
             jobs.fail(session, self.lease, Reason.TIME_LIMIT, limit, retry=False)
         else:
             jobs.give_back(session, self.lease)

@@ -205,7 +205,7 @@ def test_show_tells_everything_about_a_job(run: Run, service: Any, client: Clien
 def test_an_unknown_job_is_a_sentence_and_code_2(run: Run) -> None:
     done = run("show", "job_nope")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == "Error: There is no job with this id.\n"
+    assert done.stderr == "Error: There is no job 'job_nope'.\n"
     assert run("watch", "last").stderr == "Error: There are no jobs yet.\n"
 
 

@@ -390,7 +390,9 @@ def test_a_job_that_waited_too_long_fails_and_is_not_claimed(
         assert jobs.expire(session) == [job_id]
         job = jobs.get(session, job_id)
         assert (job.status, job.reason) == ("failed", "time_limit")
-        assert "max_queue_seconds" in str(job.message)
+        assert job.message == (
+            "No worker was free within limits.max_queue_seconds (60 s): raise it, or run more workers."
+        )
 
 
 def test_running_time_is_counted_over_all_attempts(engine: Engine, make_job: Callable[..., Job], scope: Scope) -> None:
