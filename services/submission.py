@@ -5,6 +5,7 @@ Whatever takes in specs (HTTP now, sweeps and schedules later) comes through her
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from services.orm import Dataset, Job
 from services.training.spec import Spec, Synthetic, check_data, parse
 from services.training.summary import DatasetSummary
 
-NAMES_SHOWN = 10
+NAMES_SHOWN, NAMES_COMPARED = 10, 200
 
 
 class Submitted(NamedTuple):
@@ -79,9 +80,15 @@ def _upload_first(path: str) -> str:
 
 
 def _unknown(session: Session, name: str) -> str:
-    rows, more = datasets.list(session, limit=NAMES_SHOWN)
-    known = ", ".join(dict.fromkeys(row.name for row in rows)) + (", ..." if more else "")
-    return f"no data set named `{_short(name)}`; known: {known or 'none yet'}; upload with POST /v1/datasets?name=NAME"
+    rows, more = datasets.list(session, limit=NAMES_COMPARED)
+    names = [*dict.fromkeys(row.name for row in rows)]
+    close = difflib.get_close_matches(name.partition("@")[0][:100].lower(), names, n=1)
+    guess = f"did you mean {close[0]}? " if close and close[0] != name.partition("@")[0] else ""
+    known = ", ".join(names[:NAMES_SHOWN]) + (", ..." if more or len(names) > NAMES_SHOWN else "")
+    return (
+        f"no data set named `{_short(name)}`; {guess}known: {known or 'none yet'}; upload with POST "
+        "/v1/datasets?name=NAME"
+    )
 
 
 def _short(text: str) -> str:

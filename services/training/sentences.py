@@ -40,6 +40,22 @@ UNIONS = {  # fields that take one of several kinds: pydantic complains once a k
 }
 
 
+PLACES = {  # fields that people look for in the wrong place
+    "lr": "training.optimizer.lr",
+    "dropout": "architecture.dropout",
+    "num_layers": "architecture.num_layers",
+    "hidden_size": "architecture.hidden_size",
+    "max_grad_norm": "training.max_grad_norm",
+}
+ALIASES = {  # other libraries' words for them
+    "learning_rate": "lr",
+    "dropout_rate": "dropout",
+    "layers": "num_layers",
+    "units": "hidden_size",
+    "clip": "max_grad_norm",
+}
+
+
 def pointer_and_sentence(error: Mapping[str, Any], model: type[BaseModel], document: Any) -> tuple[str, str]:
     """One of ValidationError.errors() as (JSON pointer, sentence)."""
     path = _path(error["loc"], document)
@@ -171,12 +187,14 @@ def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], document: Any) -
     key = str(path[-1])
     members = _members_at(path[:-1], model, document)
     fields = sorted({name for member in members[:1] for name in member.model_fields})
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.7)
+    meant = ALIASES.get(key, key)
+    near = [meant] if meant in fields else difflib.get_close_matches(key, fields, n=1, cutoff=0.7)
+    near = near or [PLACES[name] for name in [meant] if name in PLACES]
     guess = f"did you mean `{near[0]}`? " if near else ""
     others = [_tag(member) for member in members[1:] if key in member.model_fields]
     if others:
         guess = f"it belongs to {' and '.join(others)}; "
-    return f"there is no such field; {guess}Allowed here: {', '.join(fields)}"
+    return f"there is no such field; {guess}allowed here: {', '.join(fields)}"
 
 
 def _members_at(path: Sequence[Any], model: type[BaseModel], document: Any) -> list[type[BaseModel]]:

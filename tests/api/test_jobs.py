@@ -194,7 +194,7 @@ def test_an_unknown_data_set_names_those_there_are(client: FlaskClient, npz_byte
     client.post("/v1/datasets?name=vowels", data=npz_bytes(), content_type="application/zip")
     found = client.post("/v1/jobs", json={"preset": "basic_rnn", "data": {"dataset": "vowls"}}).get_json()["errors"]
     assert [one["pointer"] for one in found] == ["/data/dataset"]
-    assert "vowels" in found[0]["detail"]
+    assert "did you mean vowels? known: vowels;" in found[0]["detail"]
 
 
 @pytest.mark.parametrize("path", ["./x.npz", "x.npz", "/etc/passwd", "..\\x.npz", "~/x", "data/x"])

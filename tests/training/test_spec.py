@@ -336,6 +336,20 @@ def test_a_field_of_another_kind_of_the_same_thing_says_where_it_belongs() -> No
     assert "sgd" in problems["/training/optimizer/momentum"]
 
 
+@pytest.mark.parametrize(
+    ("document", "pointer", "field"),
+    [
+        ({"training": {"learning_rate": 0.1}}, "/training/learning_rate", "training.optimizer.lr"),
+        ({"training": {"optimizer": {"learning_rate": 0.1}}}, "/training/optimizer/learning_rate", "lr"),
+        ({"architecture": {"cell": "gru", "units": 8}}, "/architecture/units", "hidden_size"),
+        ({"training": {"clip": 1}}, "/training/clip", "max_grad_norm"),
+    ],
+)
+def test_the_words_of_other_libraries_are_understood(document: dict[str, Any], pointer: str, field: str) -> None:
+    found = refused({"architecture": {"cell": "gru"}} | document)
+    assert found[pointer].startswith(f"there is no such field; did you mean `{field}`? allowed here: ")
+
+
 def test_an_unknown_kind_lists_those_there_are() -> None:
     problems = refused(document(training={"optimizer": {"name": "lion"}, "lr_schedule": "linear"}))
     assert problems["/training/optimizer"] == 'name must be one of adam, adamw, sgd, rmsprop; got "lion"'
