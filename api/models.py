@@ -52,8 +52,12 @@ def single(path: schemas.FilePath) -> Response:
 def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
         job = jobs.get(session, identified(job_id))
+        kept = [str(row.step) for row in jobs.checkpoints(session, job.id)]
     if job.status in jobs.TERMINAL and job.status != jobs.Status.SUCCEEDED:
-        raise ModelNotReady(f"This job has no model: it ended as {job.status}.")
+        told = f"This job has no model: it ended as {job.status}."
+        if kept:
+            told += f" Checkpoints are kept of steps {', '.join(kept)}: `loopline download {job.id} --checkpoint STEP`."
+        raise ModelNotReady(told)
     if job.status != jobs.Status.SUCCEEDED:
         raise ModelNotReady
     return job

@@ -280,7 +280,9 @@ def get_checkpoint(session: Session, job_id: str, step: int) -> Checkpoint:
     """
     row = session.get(Checkpoint, (job_id, step))
     if row is None:
-        raise CheckpointNotFound(f"The job {_clean(job_id)[:100]} has no checkpoint at step {step}.")
+        kept = ", ".join(str(found.step) for found in checkpoints(session, job_id)[-20:])
+        others = f"it has those of steps {kept}" if kept else "it has none"
+        raise CheckpointNotFound(f"The job {_clean(job_id)[:100]} has no checkpoint of step {step}: {others}.")
     return row
 
 
