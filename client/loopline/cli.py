@@ -198,7 +198,7 @@ def list_jobs(
 
     view.console().print(view.jobs(found))
     if len(found) == limit:
-        note(f"The newest {limit} are shown; --limit shows more.")
+        note(f"{'Only the newest is' if limit == 1 else f'The newest {limit} are'} shown; --limit shows more.")
     return None
 
 
@@ -210,11 +210,12 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """
     with connected(ctx) as client:
         job = chosen(client, job_id)
+        kept = job.checkpoints() if not as_json and job.attempt and job.status != "succeeded" else []
     if as_json:
         return print_json(job.raw)
     from loopline import view
 
-    return view.console().print(view.job(job))
+    return view.console().print(view.job(job, kept))
 
 
 @app.command()
@@ -410,8 +411,7 @@ def upload_file(client: Client, path: Path, name: str | None) -> Dataset:
 
     with meter(f"Uploading {path}") as on_bytes:
         dataset = client.upload(path, name, on_bytes=on_bytes)
-    sequences, size = text.count(dataset.samples, "sequence"), text.size(dataset.bytes)
-    note(f"Uploaded {path} as {dataset.reference}: {sequences}, {size}.")
+    note(f"Uploaded {path} as {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
     return dataset
 
 

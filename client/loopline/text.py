@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopline.types import Dataset
 
 BARS = "▁▂▃▄▅▆▇█"
 NOTHING = "-"
@@ -66,6 +70,15 @@ def when(moment: datetime | None) -> str:
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def understood(dataset: Dataset) -> str:
+    """What the service took a data set for: `640 sequences of 7 to 29 steps, 12 features, 9 classes`."""
+    low, high = dataset.min_length, dataset.max_length
+    steps = count(high, "step") if low == high else f"{low} to {high} steps"
+    target = {"multilabel": count(dataset.target_dim or 1, "yes-or-no label"), "values": "values to predict (float y)"}
+    meant = f"{len(dataset.classes)} classes" if dataset.classes else target.get(dataset.target, dataset.target)
+    return f"{count(dataset.samples, 'sequence')} of {steps}, {count(dataset.features, 'feature')}, {meant}"
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import yaml
 from rich.cells import cell_len
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from loopline import text
 from loopline.job import Job
-from loopline.types import Dataset, Document, Epoch, Health, Preset
+from loopline.types import Checkpoint, Dataset, Document, Epoch, Health, Preset
 
 STYLES = {
     "queued": "yellow",
@@ -30,12 +31,25 @@ METRICS = ("accuracy", "macro_f1", "r2", "mae", "rmse")
 PLAIN_WIDTH = 10_000
 
 
+class Unpadded:
+    """A stream on which lines end without the spaces that fill a table's cells."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, lines: str) -> int:
+        return self._stream.write(re.sub(r" +$", "", lines, flags=re.MULTILINE))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or another stream. Piped lines are never wrapped: scripts read them."""
     stream = stream or sys.stdout
     live = stream.isatty()
     return Console(
-        file=stream,
+        file=stream if live else cast(TextIO, Unpadded(stream)),
         force_terminal=live,
         width=None if live else PLAIN_WIDTH,
         no_color=None if live else True,
@@ -90,8 +104,8 @@ def jobs(found: Iterable[Job]) -> Listing:
     return Listing(rows, drop=("took", "created"), wrap=("name", "best"))
 
 
-def job(shown: Job) -> RenderableType:
-    """Everything about one job, and its spec as YAML below."""
+def job(shown: Job, checkpoints: Sequence[Checkpoint] = ()) -> RenderableType:
+    """Everything about one job, the checkpoints to be named among it, and its spec as YAML below."""
     rows: list[tuple[str, str | Text]] = [("job", shown.id), ("name", shown.name or text.NOTHING)]
     rows.append(("status", status(shown)))
     if shown.reason or shown.message:
@@ -107,6 +121,8 @@ def job(shown: Job) -> RenderableType:
     rows.append(("best", best_of(shown)))
     if shown.result:
         rows.append(("result", metrics(shown.result.metrics)))
+    for head, kept in zip(["checkpoints", *[""] * len(checkpoints)], checkpoints, strict=False):
+        rows.append((head, f"step {kept.step} (epoch {kept.epoch}{', best' if kept.best else ''})"))
     if shown.tags:
         rows.append(("tags", ", ".join(f"{key}: {value}" for key, value in shown.tags.items())))
     rows += [(word, text.when(at)) for word, at in _times(shown) if at]
@@ -235,8 +251,13 @@ def epoch_line(epoch: Epoch, total: int | None) -> str:
     numbers += [(name, value), ("lr", epoch.lr), ("grad norm", epoch.grad_norm_mean)]
     width = len(str(total)) if total else 0
     head = f"epoch {epoch.epoch:>{width}}/{total}" if total else f"epoch {epoch.epoch}"
-    measured = [f"{word} {text.number(found)}" for word, found in numbers if word and found is not None]
-    return "  ".join([head, *measured, text.duration(epoch.seconds)])
+    measured = [
+        f"{word} {f'{found:.2e}' if word == 'lr' else f'{text.number(found):<6}'}"
+        for word, found in numbers
+        if word and found is not None
+    ]
+    took = text.NOTHING if epoch.seconds is None else f"{epoch.seconds:.1f} s"
+    return "  ".join([head, *measured, took])
 
 
 def metric_of(epoch: Epoch) -> tuple[str, float | None]:

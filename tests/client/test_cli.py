@@ -77,7 +77,7 @@ def test_submit_uploads_a_data_set_beside_the_spec_and_says_so(
     path.write_text(yaml.safe_dump(tiny | {"data": {"dataset": "./small.npz"}}))
     done = run("submit", path)
     assert done.exit_code == 0, done.stderr
-    assert f"Uploaded {npz} as small@1: 40 sequences, " in done.stderr
+    assert f"Uploaded {npz} as small@1: 40 sequences of " in done.stderr
     assert client.last().dataset_name == "small"
 
 
@@ -115,7 +115,7 @@ def test_a_job_that_is_watched_prints_a_line_for_each_epoch(
     lines = done.stdout.splitlines()
     epochs = [line for line in lines if line.startswith("epoch")]
     assert epochs[0] == (
-        "epoch 1/3  loss 1.0000  val loss 1.1000  val accuracy 0.6000  lr 0.0010  grad norm 0.5000  0.2 s"
+        "epoch 1/3  loss 1.0000  val loss 1.1000  val accuracy 0.6000  lr 1.00e-03  grad norm 0.5000  0.2 s"
     )
     assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
     assert lines[-1].startswith(f"Job {job.id} succeeded after ")
@@ -227,12 +227,37 @@ def test_download_lists_the_files(
     assert run("download", job.id).exit_code == 2
     service.start(job.id)
     service.checkpoint(job.id, 4)
+    assert (
+        "has no checkpoint of step 1: it has those of steps 4." in run("download", job.id, "--checkpoint", "1").stderr
+    )
+    assert "checkpoints  step 4 (epoch 1, best)\n" in run("show", job.id).stdout
     assert "checkpoint-000000004.json (5 B)" in run("download", job.id, "--checkpoint", "4", "--to", "at-4").stdout
     service.succeed(job.id)
     assert run("download", "last").stdout.splitlines()[0] == f"{job.id}/model.safetensors (7 kB)"
     assert run("download", "last", "--to", tmp_path / "model").exit_code == 0
     assert (tmp_path / "model" / "model.json").exists()
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_job_that_failed_points_at_its_checkpoints(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    service.checkpoint(job.id, 4)
+    service.fail(job.id)
+    told = run("download", job.id).stderr
+    assert "ended as failed. Checkpoints are kept of steps 4: " in told
+    assert f"`loopline download {job.id} --checkpoint STEP`" in told
+
+
+def test_piped_tables_have_no_spaces_at_the_ends_of_lines(run: Run, client: Client, tiny: dict[str, Any]) -> None:
+    client.submit(tiny)
+    client.submit(tiny)
+    done = run("list", "-n", "1")
+    assert done.stderr == "Only the newest is shown; --limit shows more.\n"
+    for line in (done.stdout + run("show", "last").stdout).splitlines():
+        assert line == line.rstrip()
 
 
 def test_presets_are_listed_and_shown_as_yaml(run: Run) -> None:
@@ -249,6 +274,7 @@ def test_data_sets_are_uploaded_listed_and_shown(run: Run, npz: Path) -> None:
     done = run("datasets", "upload", npz, "--name", "vowels")
     assert done.exit_code == 0
     assert done.stdout.startswith("vowels@1 (ds_")
+    assert "as vowels@1: 40 sequences of 5 to 9 steps, 3 features, 2 classes, " in done.stderr
     assert json.loads(run("datasets", "upload", npz, "--name", "vowels", "--json").stdout)["version"] == 1
     _, row = run("datasets", "list").stdout.splitlines()
     assert row.split()[:5] == ["vowels@1", "40", "3", "5", "to"]
