@@ -408,10 +408,17 @@ def apply(spec: SpecFile, setting: str) -> None:
 def upload_file(client: Client, path: Path, name: str | None) -> Dataset:
     """Uploads a data set and says so."""
     from loopline import text
+    from loopline.whole import whole_floats
 
     with meter(f"Uploading {path}") as on_bytes:
         dataset = client.upload(path, name, on_bytes=on_bytes)
     note(f"Uploaded {path} as {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
+    if dataset.target == "values" and (kinds := whole_floats(path)):
+        numbers = text.count(kinds, "different whole number")
+        note(
+            f"y holds {numbers} as floats and is taken as values to predict; for classes save them as integers: "
+            "y.astype(int)"
+        )
     return dataset
 
 

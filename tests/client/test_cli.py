@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from loopline import Client
@@ -285,6 +286,16 @@ def test_data_sets_are_uploaded_listed_and_shown(run: Run, npz: Path) -> None:
     assert json.loads(run("datasets", "list", "--json").stdout)[0]["name"] == "vowels"
     assert run("datasets", "show", "nope").exit_code == 2
     assert run("datasets", "upload", "none.npz").stderr == "Error: Cannot read none.npz: No such file or directory.\n"
+
+
+def test_classes_that_were_saved_as_floats_are_pointed_out(run: Run, tmp_path: Path) -> None:
+    x = np.ones((6, 4, 2))
+    np.savez(tmp_path / "whole.npz", x=x, y=np.arange(6.0) % 3)
+    np.savez(tmp_path / "values.npz", x=x, y=np.arange(6) / 4)
+    told = run("datasets", "upload", tmp_path / "whole.npz").stderr
+    assert "2 features, values to predict (float y)" in told
+    assert "y holds 3 different whole numbers as floats and is taken as values" in told
+    assert "whole number" not in run("datasets", "upload", tmp_path / "values.npz").stderr
 
 
 def test_health_leaves_with_3_when_the_service_cannot_work(run: Run, service: Any) -> None:
