@@ -123,7 +123,10 @@ def submit(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; `-` reads it from stdin.")],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the training until the job ends.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends, in silence.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait until the job ends; a line when it is submitted and one when it has ended."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec; repeatable."),
@@ -239,7 +242,7 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
 def cancel(ctx: typer.Context, job_id: JobId) -> None:
     """Cancel a job.
 
-    One that waits is cancelled at once, one that runs stops at its next step.
+    One that waits is cancelled at once, one that runs stops within a few seconds.
 
     Example: loopline cancel last
     """
@@ -251,7 +254,7 @@ def cancel(ctx: typer.Context, job_id: JobId) -> None:
     elif job.terminal:
         typer.echo(f"Job {job.id} is {job.status}.")
     else:
-        typer.echo(f"Job {job.id} is asked to stop and will at its next step.")
+        typer.echo(f"Job {job.id} is asked to stop; it will within a few seconds.")
 
 
 @app.command()

@@ -216,7 +216,7 @@ def test_cancel_says_what_happens(run: Run, service: Any, client: Client, tiny: 
     assert run("cancel", job.id).stdout == f"Job {job.id} had already ended: cancelled.\n"
     running = client.submit(tiny)
     service.start(running.id)
-    assert run("cancel", "last").stdout == f"Job {running.id} is asked to stop and will at its next step.\n"
+    assert run("cancel", "last").stdout == f"Job {running.id} is asked to stop; it will within a few seconds.\n"
     assert "running (cancelling)" in run("list").stdout
 
 
