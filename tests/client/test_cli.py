@@ -20,8 +20,9 @@ Background = Callable[..., threading.Thread]
 
 
 @pytest.fixture
-def run(service: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command against the service, as from a script: stdout is no terminal."""
+def run(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command against the service, as from a script in a folder of its own: stdout is no terminal."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOOPLINE_URL", service.url)
 
     def invoke(*args: str | Path, input: str | None = None) -> Result:

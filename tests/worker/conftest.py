@@ -104,6 +104,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """The environment from which `Settings()` reads these settings."""
     given = settings.model_dump(exclude_none=True, exclude_defaults=True)
     own = {f"LOOPLINE_{name.upper()}": str(value) for name, value in given.items()}
+    own["TMPDIR"] = str(settings.data_dir)  # a worker that is killed leaves billiard's folder behind
     return {**{name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}, **own}
 
 
