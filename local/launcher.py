@@ -233,12 +233,19 @@ def signals_as_interrupts() -> Iterator[None]:
 def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of a part: `inherited`, with these settings in the place of any that it held.
 
-    Logs go to files that a person reads, so they are for a person unless it was said otherwise.
+    Temporary files lie in the folder too: a worker leaves billiard's behind. Logs go to files that a person reads, so
+    they are for a person unless it was said otherwise.
     """
     others = {name: value for name, value in inherited.items() if not name.startswith("LOOPLINE_")}
     given = settings.model_dump(include=settings.model_fields_set | {"data_dir", "host", "port"})
     own = {f"LOOPLINE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
-    return {"LOOPLINE_LOG_FORMAT": "console", **others, **own}
+    return {"LOOPLINE_LOG_FORMAT": "console", **others, **own, "TMPDIR": str(_temporary(settings.data_dir))}
+
+
+def _temporary(folder: Path) -> Path:
+    made = folder / "tmp"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
 
 
 def last_lines(log: Path, count: int = LAST_LINES) -> str:
