@@ -7,7 +7,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,6 +23,7 @@ def into(folder: Path, fetch: Callable[[Path], None]) -> list[Path]:
     file of an earlier download, or of another one under way, is there in full at any moment.
     Raises DownloadFailed when the zip is not whole or holds anything but plain file names.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _part(folder) as archive:
@@ -30,6 +31,10 @@ def into(folder: Path, fetch: Callable[[Path], None]) -> list[Path]:
             return list(_unpacked(archive, folder))
     except OSError as error:
         raise BadRequest(f"Cannot write to {folder}: {error.strerror or error}.") from error
+    finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()  # only an empty one can be: nothing was there to fetch
 
 
 def _unpacked(archive: Path, folder: Path) -> Iterator[Path]:

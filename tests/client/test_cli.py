@@ -249,6 +249,7 @@ def test_a_job_that_failed_points_at_its_checkpoints(
     service.checkpoint(job.id, 4)
     service.fail(job.id)
     told = run("download", job.id).stderr
+    assert not Path(job.id).exists()
     assert "ended as failed. Checkpoints are kept of steps 4: " in told
     assert f"`loopline download {job.id} --checkpoint STEP`" in told
 
