@@ -1,0 +1,45 @@
+"""Named places where a test may let a process die or an operation fail. In production nothing is armed.
+
+A point stands right after something has happened that must not be lost or done twice: `checkpoint.tensors_written` is
+passed when the tensors are on disk and the JSON is not. It costs one look at an empty dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+POINTS = frozenset(
+    {
+        "job.fenced",  # a worker's write holds its row, and what hangs on the job is not written yet
+        "transaction.written",  # everything is written, nothing is committed
+        "transaction.committed",  # the database has it, and the caller does not know yet
+        "checkpoint.tensors_written",  # of two files the first
+        "checkpoint.written",  # both files, and nobody was told
+        "result.written",  # all files of the model, and nobody was told
+        "supervisor.claimed",  # the job is ours, and no trainer has heard of it
+        "supervisor.finishing",  # the trainer has finished, and the outcome is not in the database
+        "bell.due",  # a job is committed, and its bell was not rung
+        "dataset.placed",  # an upload lies in its place, and has no row
+    }
+)
+"""Every point there is."""
+
+_armed: dict[str, Callable[[], None]] = {}
+
+
+def point(name: str) -> None:
+    """Pass the place `name`: does nothing unless a test has armed it."""
+    if _armed and (action := _armed.get(name)) is not None:
+        action()
+
+
+def arm(name: str, action: Callable[[], None]) -> None:
+    """Let `action` happen whenever this process passes the point."""
+    if name not in POINTS:
+        raise ValueError(f"{name!r} is no fault point; there are {', '.join(sorted(POINTS))}")
+    _armed[name] = action
+
+
+def disarm() -> None:
+    """Forget every action."""
+    _armed.clear()
