@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from services import db
 from services.db import now
 from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
-from services.jobs import TERMINAL
 from services.orm import Dataset, Job, new_id
+from services.states import TERMINAL
 from services.storage import Incoming, Readable, Storage
 from services.training import npz
 from services.training.npz import Limits

@@ -19,16 +19,19 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
+from services import faults
 from services.errors import SchemaMismatch, Unavailable
 
 BUSY_SECONDS = 8.0
-REVISION = "0001"
+STATEMENT_SECONDS = 30
+"""On PostgreSQL no statement takes longer, and no transaction idles for longer: whoever does holds locks."""
+REVISION = "0002"
 """The newest migration: the schema that this code works with. A test holds it equal to the head of migrations/."""
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
@@ -88,7 +91,16 @@ def _postgresql(address: URL) -> Engine:
         pool_size=10,
         max_overflow=20,
         pool_timeout=BUSY_SECONDS,
-        connect_args={"connect_timeout": 5},
+        connect_args={
+            "connect_timeout": 5,
+            # A connection that died without a word is noticed within some ten seconds, while waiting and while idle.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+            "options": f"-c lock_timeout={BUSY_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
+            f" -c idle_in_transaction_session_timeout={STATEMENT_SECONDS}s",
+        },
     )
 
 
@@ -133,8 +145,11 @@ def session_scope(engine: Engine) -> Iterator[Session]:
     Raises:
         Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
     """
-    with _translated_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
-        yield session
+    with _translated_errors():
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+            faults.point("transaction.written")
+        faults.point("transaction.committed")
 
 
 @contextmanager
@@ -161,6 +176,10 @@ def _translated_errors() -> Iterator[None]:
         if _is_our_mistake(error):
             raise
         raise Unavailable(f"The database cannot answer now ({_first_line(error)}); try again soon.") from error
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:  # its subclasses are mistakes of ours
+            raise
+        raise Unavailable(f"The database is damaged ({_first_line(error)}); restore it from a backup.") from error
 
 
 def _is_our_mistake(error: DBAPIError) -> bool:
@@ -221,6 +240,7 @@ def migrate(engine: Engine) -> None:
                 return
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"))
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('loopline.migrate', 0))"))
             _upgrade(connection)
 

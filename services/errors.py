@@ -12,6 +12,7 @@
     │   └── BadRequest             a parameter or header
     ├── Conflict                   right in itself, but not now
     │   ├── IllegalMove
+    │   ├── JobNotEnded
     │   ├── IdempotencyConflict
     │   ├── IdempotencyInFlight
     │   └── DatasetInUse
@@ -132,6 +133,12 @@ class IllegalMove(Conflict):
     """The job's state does not allow this."""
 
     code = "illegal_move"
+
+
+class JobNotEnded(Conflict):
+    """The job may still run; cancel it and wait for its end, then delete it."""
+
+    code = "job_not_ended"
 
 
 class IdempotencyConflict(Conflict):

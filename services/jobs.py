@@ -2,9 +2,8 @@
 
 Functions take the session first and never commit; the caller does (`db.session_scope`), and rings the bell afterwards.
 
-Every write of a worker is fenced: it begins with an UPDATE of the job that names the attempt and `running`, and what
-hangs on the job (epochs, steps, checkpoints, transitions) is written behind it in the same transaction. An attempt that
-was replaced touches no row and gets LeaseLost; it changes nothing.
+Every write of a worker is fenced (`leases.py`): an attempt that was replaced gets LeaseLost and changes nothing. Which
+moves there are stands in `states.py`, and the database refuses all others.
 """
 
 from __future__ import annotations
@@ -13,132 +12,36 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import series
+from services import events, series
 from services.db import now
-from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotFound, LeaseLost
-from services.orm import Checkpoint, Dataset, Epoch, Job, StepChunk, Transition, new_id
+from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound
+from services.leases import Lease, fence, lost, owned, returned, revised
+from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, StepChunk, new_id
+from services.states import ALLOWED, PERMANENT, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
+from services.text import clean
 
 if TYPE_CHECKING:
     from services.training.spec import Spec
 
-
-class Status(StrEnum):
-    """Where a job stands."""
-
-    QUEUED = "queued"
-    """Waits for a worker, or for `not_before`."""
-    RUNNING = "running"
-    """An attempt holds a lease."""
-    PAUSED = "paused"
-    """Waits for a person to resume it; its checkpoint is kept."""
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-ALLOWED: Mapping[Status, frozenset[Status]] = {
-    # to running: claimed. To failed: waited past limits.max_queue_seconds.
-    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
-    # to queued: lost, given back, or tried again.
-    Status.RUNNING: frozenset(
-        {Status.QUEUED, Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED},
-    ),
-    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
-    Status.SUCCEEDED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.CANCELLED: frozenset(),
-}
-"""Every move a job may make."""
-
-TERMINAL = frozenset(status for status, moves in ALLOWED.items() if not moves)
-
-
-class Reason(StrEnum):
-    """Why a job ended, and what a person can do about it (`sentence`)."""
-
-    sentence: str
-
-    def __new__(cls, value: str, sentence: str = "") -> Reason:
-        reason = str.__new__(cls, value)
-        reason._value_ = value
-        reason.sentence = sentence
-        return reason
-
-    CANCELLED_BY_USER = "cancelled_by_user", "The job was cancelled on request; submit it again to run it."
-    TIME_LIMIT = (
-        "time_limit",
-        "The job reached a time limit of its spec; raise limits.max_runtime_seconds or limits.max_queue_seconds, "
-        "or train fewer epochs.",
-    )
-    DIVERGED = (
-        "diverged",
-        "A loss or gradient was not finite; lower training.optimizer.lr or max_grad_norm, or add warm-up steps.",
-    )
-    DATASET_INVALID = "dataset_invalid", "The data set cannot be trained on; correct it, upload it and submit again."
-    OUT_OF_MEMORY_HOST = (
-        "out_of_memory_host",
-        "The machine ran out of memory; lower training.batch_size or use a smaller data set, or a larger machine.",
-    )
-    OUT_OF_MEMORY_GPU = (
-        "out_of_memory_gpu",
-        "The GPU ran out of memory; lower training.batch_size or architecture.hidden_size.",
-    )
-    WORKER_LOST = (
-        "worker_lost",
-        "The workers that ran this job disappeared several times without progress; look at their logs and hosts, "
-        "then submit it again.",
-    )
-    TRAINER_CRASHED = "trainer_crashed", "The trainer stopped unexpectedly; its last words are in the worker's log."
-    STORAGE_FULL = "storage_full", "There was no room for a checkpoint or the model; free space, then submit it again."
-    INTERNAL = "internal", "Something went wrong inside Loopline; the worker's log has the traceback."
-
-
-PERMANENT = frozenset(
-    {
-        Reason.CANCELLED_BY_USER,
-        Reason.TIME_LIMIT,
-        Reason.DIVERGED,
-        Reason.DATASET_INVALID,
-        Reason.OUT_OF_MEMORY_GPU,
-        Reason.WORKER_LOST,
-    }
-)
-"""Another try would end the same way: never retried, whatever `max_retries` says."""
-
-_SAYS_WHAT_TO_DO = frozenset({Reason.DIVERGED, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU, Reason.TIME_LIMIT})
-"""Reasons whose messages, made where the error was raised, carry their own advice."""
 
 MAX_LOST = 3
 """How often in a row a job may lose its worker without a new checkpoint and still be queued again."""
 
 RETRY_SECONDS = 5.0
 MAX_RETRY_SECONDS = 300.0
-MAX_MESSAGE = 4000
+MAX_TRANSITIONS = 10_000
+PAUSED = "The job was paused on request; resume it to go on from where it stands."
 CHUNK_STEPS = 2048
 """A chunk of steps grows to at most this many before the next one is begun."""
 
 HIGHER_IS_BETTER = frozenset({"accuracy", "macro_f1", "r2"})
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right of one attempt to write its job."""
-
-    job_id: str
-    attempt: int
-
-    @classmethod
-    def of(cls, job: Job) -> Lease:
-        """The lease of the attempt that `job` is at."""
-        return cls(job.id, job.attempt)
 
 
 @dataclass(frozen=True)
@@ -147,7 +50,6 @@ class Flags:
 
     cancel: bool = False
     pause: bool = False
-    drain: bool = False
     seconds_left: float | None = None
     """Running time left to all attempts together (limits.max_runtime_seconds); None without a limit, never negative."""
 
@@ -192,9 +94,7 @@ def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], datase
         created_at=now(),
         updated_at=now(),
     )
-    job = session.scalars(insert.returning(Job)).one()
-    _note(session, job, None)
-    return job
+    return session.scalars(insert.returning(Job)).one()
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -205,7 +105,7 @@ def get(session: Session, job_id: str) -> Job:
     """
     job = session.get(Job, job_id, populate_existing=True)
     if job is None:
-        raise JobNotFound(f"There is no job {_clean(job_id)[:100]}.")
+        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return job
 
 
@@ -217,7 +117,7 @@ def revision(session: Session, job_id: str) -> tuple[int, str]:
     """
     row = session.execute(select(Job.revision, Job.status).where(Job.id == job_id)).one_or_none()
     if row is None:
-        raise JobNotFound(f"There is no job {_clean(job_id)[:100]}.")
+        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return row.revision, row.status
 
 
@@ -239,8 +139,62 @@ def cancel(session: Session, job_id: str) -> Job:
     if job.status in TERMINAL or job.cancel_requested:
         return job
     if job.status == Status.RUNNING:
+        events.add(session, job, events.Type.REQUEST, "Cancelling was asked for.")
         return _update(session, job, cancel_requested=True)
     return _move(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, cancel_requested=True)
+
+
+def pause(session: Session, job_id: str) -> Job:
+    """Pause a waiting job at once; ask a running one to save its place and free its device. A paused one stays so.
+
+    Raises:
+        JobNotFound: there is none.
+        IllegalMove: the job has ended.
+    """
+    job = _locked(session, job_id)
+    if job.status in TERMINAL:
+        raise IllegalMove(f"The job {job.id} has ended ({job.status}); there is nothing to pause.")
+    if job.status == Status.PAUSED or job.pause_requested:
+        return job
+    if job.status == Status.RUNNING:
+        events.add(session, job, events.Type.REQUEST, "Pausing was asked for.")
+        return _update(session, job, pause_requested=True)
+    return _move(session, job, Status.PAUSED, message=PAUSED)
+
+
+def resume(session: Session, job_id: str) -> Job:
+    """Queue a paused job again, to go on from its place; take back a pause that was only asked for; else do nothing.
+
+    Time spent paused counts for no limit: one on the time in the queue begins anew.
+
+    Raises:
+        JobNotFound: there is none.
+        IllegalMove: the job has ended.
+    """
+    job = _locked(session, job_id)
+    if job.status in TERMINAL:
+        raise IllegalMove(f"The job {job.id} has ended ({job.status}); submit it again to run it.")
+    if job.status == Status.PAUSED:
+        most = job.spec["limits"]["max_queue_seconds"]
+        return _move(session, job, Status.QUEUED, not_before=0.0, queue_deadline=None if most is None else now() + most)
+    if not job.pause_requested:
+        return job
+    events.add(session, job, events.Type.REQUEST, "The request to pause was taken back.")
+    return _update(session, job, pause_requested=False)
+
+
+def delete(session: Session, job_id: str) -> None:
+    """Delete an ended job with all that was recorded of it; its files are for the caller to remove, after the commit.
+
+    Raises:
+        JobNotFound: there is none.
+        JobNotEnded: it may still run.
+    """
+    job = _locked(session, job_id)
+    if job.status not in TERMINAL:
+        raise JobNotEnded(f"The job {job.id} is {job.status}; cancel it and wait for its end, then delete it.")
+    session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.resource_id == job.id))
+    session.execute(sa.delete(Job).where(Job.id == job.id))
 
 
 def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[dict[str, Any]]:
@@ -282,13 +236,13 @@ def get_checkpoint(session: Session, job_id: str, step: int) -> Checkpoint:
     if row is None:
         kept = ", ".join(str(found.step) for found in checkpoints(session, job_id)[-20:])
         others = f"it has those of steps {kept}" if kept else "it has none"
-        raise CheckpointNotFound(f"The job {_clean(job_id)[:100]} has no checkpoint of step {step}: {others}.")
+        raise CheckpointNotFound(f"The job {clean(job_id, 100)} has no checkpoint of step {step}: {others}.")
     return row
 
 
-def transitions(session: Session, job_id: str) -> Sequence[Transition]:
+def transitions(session: Session, job_id: str) -> Sequence[Event]:
     """Every change of the job's state, oldest first."""
-    return session.scalars(select(Transition).where(Transition.job_id == job_id).order_by(Transition.id)).all()
+    return events.list(session, job_id, limit=MAX_TRANSITIONS, type=events.Type.STATUS)
 
 
 # Workers: claim, renew, record
@@ -318,15 +272,21 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
             lease_until=now() + lease_seconds,
             attempt_started_at=now(),
             started_at=func.coalesce(Job.started_at, now()),
+            reason=None,
             message=None,
-            revision=Job.revision + 1,
-            updated_at=now(),
+            **revised(),
         )
     )
-    job = _returned(session, statement)
-    if job is not None:
-        _note(session, job, Status.QUEUED)
-    return job
+    return returned(session, statement)
+
+
+def orphans(session: Session, worker: str) -> Sequence[Lease]:
+    """Leases of running jobs that belong to `worker`, a name that no other process has or had.
+
+    For a worker that holds no job: the answer to its claim was lost on the way, after the claim was made.
+    """
+    held = select(Job).where(Job.status == sa.literal_column("'running'"), Job.worker == worker)
+    return [Lease.of(job) for job in session.scalars(held)]
 
 
 def renew(session: Session, lease: Lease, lease_seconds: float) -> Flags:
@@ -338,13 +298,13 @@ def renew(session: Session, lease: Lease, lease_seconds: float) -> Flags:
     ran = Job.ran_seconds + (now() - Job.attempt_started_at)
     statement = (
         update(Job)
-        .where(*_fence(lease))
+        .where(*fence(lease))
         .values(lease_until=now() + lease_seconds)
         .returning(Job.cancel_requested, Job.pause_requested, (Job.max_runtime_seconds - ran).label("left"))
     )
     row = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
     if row is None:
-        raise _lost(lease)
+        raise lost(lease)
     left = None if row.left is None else max(0.0, row.left)
     return Flags(cancel=row.cancel_requested, pause=row.pause_requested, seconds_left=left)
 
@@ -358,7 +318,7 @@ def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int
         LeaseLost: another attempt, or nobody, owns the job now.
     """
     resumed = info.get("resumed_from") or {"epoch": 0, "step": 0}
-    job = _owned(
+    job = owned(
         session,
         lease,
         epochs=epochs,
@@ -366,13 +326,24 @@ def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int
         step=resumed["step"],
         trainer={**info, "steps_per_epoch": steps_per_epoch},
     )
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step > resumed["step"]))
-    _forget_steps(session, job.id, resumed["step"] + 1)
-    session.execute(delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > resumed["epoch"]))
-    job.best, job.epoch = None, 0
-    for record in session.scalars(select(Epoch.record).where(Epoch.job_id == job.id).order_by(Epoch.epoch)):
-        job.best, job.epoch = _better(job, record), record["epoch"]
-    session.flush()
+    _forget_after(session, job, resumed["epoch"], resumed["step"])
+    if resumed["step"]:
+        place = f"Attempt {job.attempt} goes on from step {resumed['step']} (epoch {resumed['epoch']})."
+        events.add(session, job, events.Type.RESUMED, place, data=resumed)
+    return job
+
+
+def rolled_back(
+    session: Session, lease: Lease, *, epoch: int, step: int, message: str, data: Mapping[str, Any] | None = None
+) -> Job:
+    """The run went back to this place and will live on from there: what was recorded beyond it is forgotten.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease, step=step, progress_at=now())
+    _forget_after(session, job, epoch, step)
+    events.add(session, job, events.Type.ROLLED_BACK, message, events.Level.WARNING, data)
     return job
 
 
@@ -383,8 +354,8 @@ def record(session: Session, lease: Lease, record: Mapping[str, Any]) -> Job:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
     numbers = {key: _finite(value) for key, value in record.items()}
-    job = _owned(session, lease, epoch=numbers["epoch"], progress_at=now())
-    session.execute(delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= numbers["epoch"]))
+    job = owned(session, lease, epoch=numbers["epoch"], progress_at=now())
+    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= numbers["epoch"]))
     session.execute(sa.insert(Epoch).values(job_id=job.id, epoch=numbers["epoch"], record=numbers))
     job.best = _better(job, numbers)
     session.flush()
@@ -408,7 +379,7 @@ def record_steps(
     if len(loss) != len(grad_norm) or not loss:
         raise ValueError(f"{len(loss)} losses and {len(grad_norm)} gradient norms; they must be as many, and not none")
     last_step = first_step + len(loss) - 1
-    job = _owned(session, lease, step=last_step, progress_at=now())
+    job = owned(session, lease, step=last_step, progress_at=now())
     _forget_steps(session, job.id, first_step)
     new = (series.pack(loss), series.pack(grad_norm))
     # At most one statement's worth of old numbers is rewritten, so that a long job has few chunks to read.
@@ -437,12 +408,17 @@ def checkpoint(
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    job = _owned(session, lease, progress_at=now())
+    job = owned(session, lease, progress_at=now())
     if best:
         session.execute(update(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.best).values(best=False))
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
+    session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
     row = {"job_id": job.id, "step": step, "epoch": epoch, "best": best, "attempt": job.attempt}
     session.execute(sa.insert(Checkpoint).values(**row, files=[dict(file) for file in files], created_at=now()))
+    size = sum(file["bytes"] for file in files)
+    told = f"Checkpoint at step {step} (epoch {epoch}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
+    events.add(
+        session, job, events.Type.CHECKPOINT, told, data={"step": step, "epoch": epoch, "best": best, "bytes": size}
+    )
     if step > job.checkpoint_step:
         job.checkpoint_step, job.lost = step, 0
         session.flush()
@@ -455,8 +431,8 @@ def drop_checkpoint(session: Session, lease: Lease, step: int) -> Job:
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    job = _owned(session, lease)
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
+    job = owned(session, lease)
+    session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
     return job
 
 
@@ -469,7 +445,7 @@ def succeed(session: Session, lease: Lease, result: Mapping[str, Any], files: Se
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    job = _owned(session, lease)
+    job = owned(session, lease)
     return _end(session, job, Status.SUCCEEDED, result=dict(result), files=[dict(file) for file in files])
 
 
@@ -486,35 +462,31 @@ def fail(
 
     It is tried again when `retry` is true, the reason is not PERMANENT, and fewer than the spec's max_retries attempts
     have failed; the wait starts at `retry_seconds`, doubles to at most 300 s, and is shortened at random by up to half.
-    A job that was to be cancelled is cancelled instead of being tried again.
+    One that stalls is tried again only once. A job that was to be cancelled or paused is that instead.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
     why = Reason(reason)
-    job = _owned(session, lease)
+    job = owned(session, lease)
     told = _told(why, message)
-    if not retry or why in PERMANENT or (job.failures >= job.max_retries and not job.cancel_requested):
+    used_up = job.failures >= job.max_retries and not job.cancel_requested
+    if not retry or why in PERMANENT or used_up or (why == Reason.STALLED and _has_stalled(session, job)):
         return _end(session, job, Status.FAILED, reason=why, message=told)
-    if job.cancel_requested:
-        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
     wait = min(retry_seconds * 2**job.failures, MAX_RETRY_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
     retold = f"Attempt {job.attempt} failed ({why}) and is tried again: {told}"
     values = {"failures": job.failures + 1, "not_before": now() + wait}
-    return _end(session, job, Status.QUEUED, reason=why, message=retold, **values)
+    return _requeue(session, job, reason=why, message=retold, **values)
 
 
 def give_back(session: Session, lease: Lease) -> Job:
     """Queue the job again because its worker shuts down; counts neither as lost nor as a failure. A job that was to be
-    cancelled is cancelled.
+    cancelled or paused is that instead.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    job = _owned(session, lease)
-    if job.cancel_requested:
-        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
-    return _end(session, job, Status.QUEUED)
+    return _requeue(session, owned(session, lease))
 
 
 def cancelled(session: Session, lease: Lease) -> Job:
@@ -523,7 +495,16 @@ def cancelled(session: Session, lease: Lease) -> Job:
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    return _end(session, _owned(session, lease), Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+    return _end(session, owned(session, lease), Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+
+
+def paused(session: Session, lease: Lease) -> Job:
+    """The trainer has stopped because pausing was asked for. Where that was taken back meanwhile the job is queued.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    return _requeue(session, owned(session, lease))
 
 
 # The scheduler
@@ -559,14 +540,12 @@ def waiting(session: Session) -> Sequence[str]:
 
 def _lose(session: Session, job: Job) -> Job:
     assert job.lease_until is not None  # noqa: S101  (the query asked for it)
-    if job.cancel_requested:
-        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, until=job.lease_until)
-    lost = f"Worker {job.worker} was lost during attempt {job.attempt}."
-    if job.lost >= MAX_LOST:
-        told = _told(Reason.WORKER_LOST, lost)
-        return _end(session, job, Status.FAILED, reason=Reason.WORKER_LOST, message=told, until=job.lease_until)
+    told = f"Worker {job.worker} was lost during attempt {job.attempt}."
+    if job.lost >= MAX_LOST and not job.cancel_requested:
+        message = _told(Reason.WORKER_LOST, told)
+        return _end(session, job, Status.FAILED, reason=Reason.WORKER_LOST, message=message, until=job.lease_until)
     values = {"lost": job.lost + 1, "until": job.lease_until}
-    return _end(session, job, Status.QUEUED, reason=Reason.WORKER_LOST, message=f"{lost} The job goes on.", **values)
+    return _requeue(session, job, reason=Reason.WORKER_LOST, message=f"{told} The job goes on.", **values)
 
 
 # Rows
@@ -585,23 +564,6 @@ def _late() -> tuple[ColumnElement[bool], ...]:
     return (Job.status == sa.literal_column("'queued'"), Job.attempt == 0, Job.queue_deadline < now())
 
 
-def _fence(lease: Lease) -> tuple[ColumnElement[bool], ...]:
-    return (Job.id == lease.job_id, Job.attempt == lease.attempt, Job.status == Status.RUNNING)
-
-
-def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"Attempt {lease.attempt} of {lease.job_id} was taken over or has ended; its writes are refused.")
-
-
-def _owned(session: Session, lease: Lease, **values: Any) -> Job:
-    """The fence: write `values` as this attempt, and hold the row to the end of the transaction."""
-    statement = update(Job).where(*_fence(lease)).values(revision=Job.revision + 1, updated_at=now(), **values)
-    job = _returned(session, statement)
-    if job is None:
-        raise _lost(lease)
-    return job
-
-
 def _hold_dataset(session: Session, dataset_id: str) -> None:
     """Keep a data set from being deleted before this transaction ends (`datasets.delete` waits, and sees the job)."""
     query = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
@@ -613,7 +575,7 @@ def _locked(session: Session, job_id: str) -> Job:
     query = select(Job).where(Job.id == job_id).with_for_update()
     job = session.scalar(query, execution_options={"populate_existing": True})
     if job is None:
-        raise JobNotFound(f"There is no job {_clean(job_id)[:100]}.")
+        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return job
 
 
@@ -626,7 +588,7 @@ def _take(session: Session, query: sa.Select[Job]) -> Sequence[Job]:
 def _update(session: Session, job: Job, **values: Any) -> Job:
     """Write a row that this transaction holds."""
     statement = update(Job).where(Job.id == job.id, Job.status == job.status, Job.attempt == job.attempt)
-    updated = _returned(session, statement.values(revision=Job.revision + 1, updated_at=now(), **values))
+    updated = returned(session, statement.values(revised(**values)))
     if updated is None:
         raise IllegalMove(f"The job {job.id} was changed by another transaction.")
     return updated
@@ -635,7 +597,7 @@ def _update(session: Session, job: Job, **values: Any) -> Job:
 def _move(
     session: Session, job: Job, to: Status, *, reason: Reason | None = None, message: str | None = None, **values: Any
 ) -> Job:
-    """Change the state of a row that this transaction holds, and note it in the history.
+    """Change the state of a row that this transaction holds; the database writes it down (`events.Type.STATUS`).
 
     Raises:
         IllegalMove: the move does not stand in ALLOWED.
@@ -644,32 +606,45 @@ def _move(
     if to not in ALLOWED[before]:
         raise IllegalMove(f"A job that is {before} cannot become {to}.")
     told = message or (reason.sentence if reason else None)
-    ended = {"reason": reason, "finished_at": now()} if to in TERMINAL else {}
-    moved = _update(session, job, status=to, message=told, **ended, **values)
-    _note(session, moved, before, reason)
-    return moved
+    ended = {"finished_at": now()} if to in TERMINAL else {}
+    return _update(session, job, status=to, reason=reason, message=told, **ended, **values)
 
 
 def _end(session: Session, job: Job, to: Status, *, until: float | None = None, **values: Any) -> Job:
     """End the attempt of a running job that this transaction holds; it ran `until` then, or now."""
     ran = Job.ran_seconds + ((now() if until is None else until) - Job.attempt_started_at)
-    return _move(session, job, to, lease_until=None, ran_seconds=ran, **values)
+    return _move(session, job, to, lease_until=None, ran_seconds=ran, pause_requested=False, **values)
 
 
-def _returned(session: Session, statement: sa.Update) -> Job | None:
-    options = {"populate_existing": True, "synchronize_session": False}
-    return session.scalars(statement.returning(Job), execution_options=options).one_or_none()
+def _requeue(session: Session, job: Job, *, until: float | None = None, **values: Any) -> Job:
+    """End an attempt that is not the last: the job waits for the next one, unless it was to be cancelled or paused."""
+    if job.cancel_requested:
+        return _end(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, until=until)
+    if job.pause_requested:
+        return _end(session, job, Status.PAUSED, until=until, **{"message": PAUSED, **values})
+    return _end(session, job, Status.QUEUED, until=until, **values)
 
 
-def _note(session: Session, job: Job, before: Status | None, reason: Reason | None = None) -> None:
-    row = {"job_id": job.id, "from_status": before, "to_status": job.status, "attempt": job.attempt}
-    told = {"reason": reason, "message": job.message, "worker": job.worker}
-    session.execute(sa.insert(Transition).values(**row, **told, at=now()))
+def _has_stalled(session: Session, job: Job) -> bool:
+    """Whether an attempt before this one stalled too."""
+    stalled = select(Event.id).where(Event.job_id == job.id, Event.reason == Reason.STALLED)
+    return bool(session.scalar(select(stalled.exists())))
+
+
+def _forget_after(session: Session, job: Job, epoch: int, step: int) -> None:
+    """Drop what was recorded beyond a place: it will be lived again."""
+    session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step > step))
+    _forget_steps(session, job.id, step + 1)
+    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > epoch))
+    job.best, job.epoch = None, 0
+    for record in session.scalars(select(Epoch.record).where(Epoch.job_id == job.id).order_by(Epoch.epoch)):
+        job.best, job.epoch = _better(job, record), record["epoch"]
+    session.flush()
 
 
 def _forget_steps(session: Session, job_id: str, first_step: int) -> None:
     """Drop the numbers of all steps from `first_step` on."""
-    session.execute(delete(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step >= first_step))
+    session.execute(sa.delete(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step >= first_step))
     reaching = select(StepChunk).where(StepChunk.job_id == job_id, StepChunk.last_step >= first_step)
     for chunk in session.scalars(reaching):
         keep = 4 * (first_step - chunk.first_step)  # bytes: float32
@@ -697,14 +672,8 @@ def _finite(value: Any) -> Any:
 def _told(reason: Reason, message: str | None) -> str:
     if not message:
         return reason.sentence
-    cleaned = _clean(message)
-    return cleaned if reason in _SAYS_WHAT_TO_DO else f"{cleaned} {reason.sentence}"
-
-
-def _clean(text: str) -> str:
-    """What every database takes: no NUL, no lone surrogates, not endless."""
-    short = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
-    return short.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+    cleaned = clean(message, events.MAX_MESSAGE)
+    return cleaned if reason in SAYS_WHAT_TO_DO else f"{cleaned} {reason.sentence}"
 
 
 # Last, because it hides the built-in name within this module.

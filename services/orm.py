@@ -99,7 +99,7 @@ class Job(Base):
     name: Mapped[str | None]
     status: Mapped[str]
     reason: Mapped[str | None]
-    """Why a job ended as it did; set in terminal states other than `succeeded`."""
+    """Why a job is where it is: why it ended, or what an attempt failed of that is tried again."""
     message: Mapped[str | None]
     """A sentence for a person: why it ended, or what it waits for after an attempt that failed."""
     spec: Mapped[dict[str, Any]]
@@ -120,7 +120,7 @@ class Job(Base):
     max_retries: Mapped[int] = mapped_column(default=0)
     max_runtime_seconds: Mapped[float | None]
     worker: Mapped[str | None]
-    """Who owns the newest attempt: `host:pid`."""
+    """Who owns the newest attempt: `host:pid:token`."""
     lease_until: Mapped[float | None]
     attempt_started_at: Mapped[float | None]
     ran_seconds: Mapped[float] = mapped_column(default=0.0)
@@ -134,6 +134,8 @@ class Job(Base):
     revision: Mapped[int] = mapped_column(default=1)
     """Raised by every write that a reader can see (renewing a lease is none)."""
 
+    log_lines: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    """Lines ever logged; the newest are kept."""
     epoch: Mapped[int] = mapped_column(default=0)
     epochs: Mapped[int | None]
     step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
@@ -217,20 +219,58 @@ class Checkpoint(Base):
     created_at: Mapped[float]
 
 
-class Transition(Base):
-    """One change of a job's state."""
+class Event(Base):
+    """Something that happened to a job. Changes of state are written by a trigger of the database."""
 
-    __tablename__ = "transitions"
+    __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-    from_status: Mapped[str | None]
-    to_status: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    at: Mapped[float]
+    type: Mapped[str]
+    """A `services.events.Type`."""
+    level: Mapped[str]
     attempt: Mapped[int]
+    worker: Mapped[str | None]
+    """Who owned the job's newest attempt then."""
+    from_status: Mapped[str | None]
+    to_status: Mapped[str | None]
     reason: Mapped[str | None]
     message: Mapped[str | None]
-    worker: Mapped[str | None]
+    data: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (Index("ix_events_job_id_id", "job_id", "id"),)
+
+
+class LogLine(Base):
+    """A line that a trainer logged or printed."""
+
+    __tablename__ = "log_lines"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    """From 1 on, over all attempts."""
     at: Mapped[float]
+    attempt: Mapped[int]
+    level: Mapped[str]
+    text: Mapped[str]
+
+
+class Worker(Base):
+    """A process that takes jobs, as it was last seen."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """`host:pid:token`, another one for each start."""
+    queues: Mapped[str]
+    """With commas between."""
+    state: Mapped[str]
+    job_id: Mapped[str | None]
+    started_at: Mapped[float]
+    seen_at: Mapped[float]
+    heard_at: Mapped[float | None]
+    """When it last heard a doorbell."""
 
 
 class IdempotencyKey(Base):

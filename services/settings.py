@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(
         default=5.0, gt=0, description="How often the scheduler looks for expired leases and waiting jobs, in seconds."
     )
+    stuck_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="How long a runnable job may wait beside an idle worker, in seconds. Then health checks say so, "
+        "and a worker that hears no bell takes itself for cut off from the broker and ends, to be started again.",
+    )
     retry_seconds: float = Field(
         default=5.0,
         ge=0,

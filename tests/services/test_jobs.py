@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, jobs
-from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotFound, LeaseLost
+from services import db, events, jobs
+from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, TERMINAL, Lease, Reason, Status
-from services.orm import STATUSES, Checkpoint, Epoch, Job, StepChunk, Transition
+from services.orm import STATUSES, Checkpoint, Epoch, Event, IdempotencyKey, Job, LogLine, StepChunk
 from tests.services.conftest import claimed, let_expire, make_runnable
 
 Scope = Callable[[], AbstractContextManager[Session]]
@@ -47,7 +47,8 @@ def test_every_reason_says_what_to_do() -> None:
 @pytest.mark.parametrize("status", sorted(TERMINAL))
 def test_an_ended_job_never_moves_again(engine: Engine, queued_job: Job, scope: Scope, status: str) -> None:
     with scope() as session:
-        session.execute(sa.update(Job).values(status=status))
+        lease = Lease.of(jobs.claim(session, "default", worker="w", lease_seconds=60) or queued_job)
+        jobs._end(session, jobs.get(session, lease.job_id), Status(status))
         ended = jobs.get(session, queued_job.id)
         for to in Status:
             with pytest.raises(IllegalMove):
@@ -85,7 +86,7 @@ def test_a_job_on_a_data_set_that_is_gone_is_refused(session: Session, make_spec
         jobs.create(session, make_spec(), requested={}, dataset_id="ds_gone")
 
 
-@pytest.mark.parametrize("verb", [jobs.get, jobs.cancel, jobs.revision])
+@pytest.mark.parametrize("verb", [jobs.get, jobs.cancel, jobs.pause, jobs.resume, jobs.delete, jobs.revision])
 def test_an_unknown_job_is_not_found(session: Session, verb: Callable[[Session, str], object]) -> None:
     with pytest.raises(JobNotFound, match="job_unknown"):
         verb(session, "job_unknown")
@@ -196,12 +197,16 @@ def writes(lease: Lease) -> dict[str, Callable[[Session], object]]:
         "fail": lambda s: jobs.fail(s, lease, "internal", retry=True),
         "give_back": lambda s: jobs.give_back(s, lease),
         "cancelled": lambda s: jobs.cancelled(s, lease),
+        "paused": lambda s: jobs.paused(s, lease),
+        "rolled_back": lambda s: jobs.rolled_back(s, lease, epoch=0, step=0, message="Back."),
+        "note": lambda s: events.note(s, lease, "warning", "Look."),
+        "log": lambda s: events.log(s, lease, [events.Line("info", "a line")]),
     }
 
 
 def everything(engine: Engine) -> list[Any]:
     with db.read_scope(engine) as session:
-        tables = (Job, Epoch, StepChunk, Checkpoint, Transition)
+        tables = (Job, Epoch, StepChunk, Checkpoint, Event, LogLine)
         return [[tuple(row) for row in session.execute(sa.select(table.__table__))] for table in tables]
 
 
@@ -269,8 +274,8 @@ def test_a_retry_waits_longer_each_time_and_tells_why(
             job = jobs.fail(session, lease, "storage_full", "No room.", retry=True, retry_seconds=10)
             wait = job.not_before - session.scalar(sa.select(db.now()))
             assert longest / 2 - 1 < wait <= longest
-            assert (job.status, job.reason, job.finished_at) == ("queued", None, None)
-            assert "storage_full" in str(job.message)
+            assert (job.status, job.reason, job.finished_at) == ("queued", "storage_full", None)
+            assert "is tried again: No room." in str(job.message)
             assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
             assert jobs.waiting(session) == []
         make_runnable(engine, job_id)
@@ -441,3 +446,142 @@ def test_checkpoints_are_listed_and_only_one_is_best(lease: Lease, session: Sess
     assert jobs.get_checkpoint(session, lease.job_id, 8).files == FILES
     with pytest.raises(CheckpointNotFound):
         jobs.get_checkpoint(session, lease.job_id, 4)
+
+
+# Pausing and resuming
+
+
+def test_a_waiting_job_is_paused_at_once_and_goes_back_into_the_queue(
+    engine: Engine, queued_job: Job, scope: Scope
+) -> None:
+    with scope() as session:
+        paused = jobs.pause(session, queued_job.id)
+        assert (paused.status, paused.reason, paused.message) == ("paused", None, jobs.PAUSED)
+        assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert jobs.waiting(session) == []
+    with scope() as session:
+        assert jobs.pause(session, queued_job.id).revision == paused.revision  # a second time changes nothing
+        assert jobs.resume(session, queued_job.id).status == "queued"
+    assert claimed(engine).attempt == 1
+
+
+def test_a_running_job_is_asked_to_pause_and_keeps_its_place(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        assert jobs.pause(session, lease.job_id).status == "running"
+        assert jobs.renew(session, lease, 60).pause
+    with scope() as session:
+        jobs.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
+        paused = jobs.paused(session, lease)
+        assert (paused.status, paused.pause_requested, paused.lease_until) == ("paused", False, None)
+    with scope() as session:
+        resumed = jobs.resume(session, lease.job_id)
+        assert (resumed.status, resumed.failures, resumed.lost, resumed.attempt) == ("queued", 0, 0, 1)
+        assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [4]
+    assert claimed(engine).attempt == 2
+
+
+def test_a_pause_that_was_taken_back_pauses_nothing(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        jobs.pause(session, lease.job_id)
+        jobs.resume(session, lease.job_id)
+        assert not jobs.renew(session, lease, 60).pause
+        assert jobs.paused(session, lease).status == "queued"  # its trainer had stopped already
+
+
+@pytest.mark.parametrize("end", ["lose", "fail", "give_back"])
+def test_a_pause_holds_however_the_attempt_ends(engine: Engine, lease: Lease, scope: Scope, end: str) -> None:
+    with scope() as session:
+        jobs.pause(session, lease.job_id)
+    let_expire(engine, lease.job_id)
+    ends: dict[str, Callable[[Session], object]] = {
+        "lose": jobs.expire,
+        "fail": lambda s: jobs.fail(s, lease, "internal", retry=True),
+        "give_back": lambda s: jobs.give_back(s, lease),
+    }
+    with scope() as session:
+        ends[end](session)
+    assert job_of(engine, lease.job_id).status == "paused"
+    with scope() as session:
+        assert jobs.cancel(session, lease.job_id).status == "cancelled"
+
+
+def test_cancelling_beats_pausing(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        jobs.pause(session, lease.job_id)
+        jobs.cancel(session, lease.job_id)
+        assert jobs.paused(session, lease).status == "cancelled"
+
+
+@pytest.mark.parametrize("verb", [jobs.pause, jobs.resume])
+def test_an_ended_job_is_neither_paused_nor_resumed(
+    engine: Engine, lease: Lease, scope: Scope, verb: Callable[[Session, str], object]
+) -> None:
+    with scope() as session:
+        jobs.succeed(session, lease, {}, [])
+        with pytest.raises(IllegalMove, match="has ended"):
+            verb(session, lease.job_id)
+
+
+def test_time_spent_paused_does_not_count_as_waiting(
+    engine: Engine, make_job: Callable[..., Job], scope: Scope
+) -> None:
+    job = make_job(limits={"max_queue_seconds": 100})
+    with scope() as session:
+        jobs.pause(session, job.id)
+        session.execute(sa.update(Job).values(queue_deadline=db.now() - 1))
+        assert jobs.expire(session) == []
+        resumed = jobs.resume(session, job.id)
+        assert resumed.queue_deadline == pytest.approx(resumed.updated_at + 100, abs=1)
+
+
+# Stalling, going back, orphans, deleting
+
+
+def test_a_job_that_stalls_is_tried_once_more_and_no_more(
+    engine: Engine, make_job: Callable[..., Job], scope: Scope
+) -> None:
+    job = make_job(limits={"max_retries": 9})
+    for status in ("queued", "failed"):
+        lease = claimed(engine)
+        with scope() as session:
+            assert jobs.fail(session, lease, "stalled", "Silent.", retry=True, retry_seconds=0).status == status
+    assert job_of(engine, job.id).reason == "stalled"
+
+
+def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten(
+    engine: Engine, lease: Lease, scope: Scope
+) -> None:
+    with scope() as session:
+        for epoch in (1, 2, 3):
+            jobs.record_steps(session, lease, 2 * epoch - 1, [1.0, 2.0], [1.0, 1.0])
+            jobs.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)})
+            jobs.checkpoint(session, lease, epoch=epoch, step=2 * epoch, best=False, files=FILES)
+        job = jobs.rolled_back(session, lease, epoch=1, step=2, message="Diverged; back to epoch 1.", data={"lr": 0.1})
+        assert (job.epoch, job.step, job.best) == (1, 2, {"epoch": 1, "metric": "train_loss", "value": 1.0})
+        assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [2]
+        assert jobs.steps(session, lease.job_id).total == 2
+        (told,) = events.list(session, lease.job_id, type="rolled_back")
+        assert (told.level, told.data) == ("warning", {"lr": 0.1})
+
+
+def test_a_claim_whose_answer_was_lost_is_found_by_its_worker(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        assert jobs.orphans(session, "host:1") == [lease]
+        assert jobs.orphans(session, "host:2") == []
+        jobs.give_back(session, lease)
+        assert jobs.orphans(session, "host:1") == []
+
+
+def test_an_ended_job_is_deleted_with_all_that_hangs_on_it(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        with pytest.raises(JobNotEnded, match="is running"):
+            jobs.delete(session, lease.job_id)
+        jobs.record(session, lease, {"epoch": 1, "train_loss": 1.0})
+        events.log(session, lease, [events.Line("info", "a line")])
+        session.add(IdempotencyKey(scope="POST", key="k", fingerprint="f", resource_id=lease.job_id, created_at=0.0))
+        jobs.succeed(session, lease, {}, [])
+    with scope() as session:
+        jobs.delete(session, lease.job_id)
+    assert not any(everything(engine))
+    with scope() as session:
+        assert session.get(IdempotencyKey, ("POST", "k")) is None

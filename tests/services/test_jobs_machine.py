@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from services import db, jobs
 from services.errors import LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
-from services.orm import Base, Checkpoint, Epoch, Job, StepChunk, Transition
+from services.orm import Base, Checkpoint, Epoch, Event, Job, StepChunk
 from services.training.spec import Spec
 
 PICK = st.integers(0, 1000)
@@ -220,7 +220,7 @@ class Life(RuleBasedStateMachine):
 
     def everything(self) -> list[list[tuple[Any, ...]]]:
         with db.read_scope(self.engine) as session:
-            tables = (Job, Epoch, StepChunk, Checkpoint, Transition)
+            tables = (Job, Epoch, StepChunk, Checkpoint, Event)
             return [[tuple(row) for row in session.execute(sa.select(table.__table__))] for table in tables]
 
     @invariant()
@@ -229,7 +229,7 @@ class Life(RuleBasedStateMachine):
             rows = session.scalars(sa.select(Job)).all()
             epochs = session.execute(sa.select(Epoch.job_id, Epoch.epoch)).all()
             chunks = session.scalars(sa.select(StepChunk).order_by(StepChunk.first_step)).all()
-            moves = session.scalars(sa.select(Transition).order_by(Transition.id)).all()
+            moves = session.scalars(sa.select(Event).filter_by(type="status").order_by(Event.id)).all()
         for row in rows:
             self.row_is_as_expected(row)
             expected = self.expected[row.id]
@@ -253,7 +253,7 @@ class Life(RuleBasedStateMachine):
             assert len(chunk.loss) == len(chunk.grad_norm) == 4 * (last - chunk.first_step + 1)
         assert last == steps
 
-    def history_is_allowed(self, moves: list[Transition], job: Expected) -> None:
+    def history_is_allowed(self, moves: list[Event], job: Expected) -> None:
         assert (moves[0].from_status, moves[-1].to_status) == (None, job.status)
         assert sum(move.to_status in TERMINAL for move in moves) <= 1
         for before, after in pairwise(moves):

@@ -34,11 +34,12 @@ def test_the_code_works_with_the_newest_migration() -> None:
 
 def test_migrations_go_up_down_and_up_and_make_what_the_code_says(empty: Engine) -> None:
     db.migrate(empty)
-    first = schema(empty)
+    first, first_triggers = schema(empty), triggers(empty)
+    assert len(first_triggers) == 4
     alembic(empty, "downgrade", "base")
-    assert schema(empty) == []
+    assert schema(empty) == triggers(empty) == []
     db.migrate(empty)
-    assert schema(empty) == first
+    assert (schema(empty), triggers(empty)) == (first, first_triggers)
 
     alembic(empty, "downgrade", "base")
     with empty.begin() as connection:
@@ -112,7 +113,10 @@ def alembic(engine: Engine, verb: str, revision: str) -> None:
 def schema(engine: Engine) -> list[tuple[object, ...]]:
     """Every table, index and constraint, in the database's own words."""
     if engine.dialect.name == "sqlite":
-        queries = ["SELECT name, sql FROM sqlite_master WHERE name NOT IN ('alembic_version') AND sql IS NOT NULL"]
+        queries = [
+            "SELECT name, sql FROM sqlite_master"
+            " WHERE name <> 'alembic_version' AND type <> 'trigger' AND sql IS NOT NULL"
+        ]
     else:
         queries = [
             "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
@@ -124,6 +128,16 @@ def schema(engine: Engine) -> list[tuple[object, ...]]:
     with engine.connect() as connection:
         rows = [row for query in queries for row in connection.execute(sa.text(query))]
     return sorted(tuple(normal(value) for value in row) for row in rows)
+
+
+def triggers(engine: Engine) -> list[str]:
+    sqlite = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    postgresql = (
+        "SELECT trigger_name || ' ' || event_manipulation FROM information_schema.triggers"
+        " WHERE trigger_schema = 'public' ORDER BY 1"
+    )
+    with engine.connect() as connection:
+        return sorted(connection.scalars(sa.text(sqlite if engine.dialect.name == "sqlite" else postgresql)))
 
 
 def normal(value: object) -> str:

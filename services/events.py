@@ -1,0 +1,137 @@
+"""What happened to a job, told to people: its events, and the lines that its trainers logged.
+
+A change of state is written down by a trigger of the database, so that none can go without (migrations/). The rest is
+written here, fenced like every write of a worker. Ids ascend within a job in the order things happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.leases import Lease, owned
+from services.orm import Event, Job, LogLine
+from services.text import clean
+
+MAX_MESSAGE = 4000
+MAX_LINE = 2000
+"""Characters of a log line that are kept."""
+MAX_LINES = 2000
+"""Of a job the newest so many log lines are kept."""
+
+
+class Type(StrEnum):
+    """Kinds of events."""
+
+    STATUS = "status"
+    """The job changed its state: `from_status`, `to_status`, `reason`."""
+    REQUEST = "request"
+    """A person asked a running job to be cancelled, paused, or to go on after all."""
+    RESUMED = "resumed"
+    """An attempt goes on from a checkpoint."""
+    CHECKPOINT = "checkpoint"
+    """A checkpoint is on disk and registered."""
+    CHECKPOINT_SKIPPED = "checkpoint_skipped"
+    """There was no room for a checkpoint; training went on."""
+    ROLLED_BACK = "rolled_back"
+    """The run diverged and went back (training.on_divergence)."""
+    MICRO_BATCH = "micro_batch"
+    """The device ran out of memory; batches are taken in smaller parts from here on."""
+    WARNING = "warning"
+
+
+class Level(StrEnum):
+    """How much an event or a log line matters."""
+
+    OUTPUT = "output"
+    """What a trainer printed."""
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Line(NamedTuple):
+    """One line for a job's log."""
+
+    level: str
+    text: str
+
+
+def note(
+    session: Session,
+    lease: Lease,
+    type: str,
+    message: str,
+    level: str = Level.INFO,
+    data: Mapping[str, Any] | None = None,
+) -> Job:
+    """Add an event to the job of this attempt. An unknown `type` is a warning.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease)
+    kind = Type(type) if type in set(Type) else Type.WARNING
+    add(session, job, kind, message, level, data)
+    return job
+
+
+def add(
+    session: Session,
+    job: Job,
+    type: Type,
+    message: str,
+    level: str = Level.INFO,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an event to a job whose row this transaction holds."""
+    known = level if level in set(Level) else Level.INFO
+    row = {"job_id": job.id, "type": type, "level": known, "attempt": job.attempt, "worker": job.worker}
+    told = {"message": clean(message, MAX_MESSAGE), "data": None if data is None else dict(data)}
+    session.execute(sa.insert(Event).values(**row, **told, at=now()))
+
+
+def log(session: Session, lease: Lease, lines: Sequence[Line]) -> Job:
+    """Append lines to the job's log, each cut to 2,000 characters; of a job the newest 2,000 are kept.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease, log_lines=Job.log_lines + len(lines))
+    first = job.log_lines - len(lines) + 1
+    numbered = [*enumerate(lines, first)][-MAX_LINES:]
+    rows = [
+        {
+            "job_id": job.id,
+            "number": number,
+            "attempt": job.attempt,
+            "level": line.level,
+            "text": clean(line.text, MAX_LINE),
+        }
+        for number, line in numbered
+    ]
+    if rows:
+        session.execute(sa.insert(LogLine).values(at=now()), rows)
+    session.execute(delete(LogLine).where(LogLine.job_id == job.id, LogLine.number <= job.log_lines - MAX_LINES))
+    return job
+
+
+def lines(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[LogLine]:
+    """Lines of the job's log after the line `after`, ascending, at most `limit`; the newest 2,000 are kept."""
+    query = select(LogLine).where(LogLine.job_id == job_id, LogLine.number > after).order_by(LogLine.number)
+    return session.scalars(query.limit(limit)).all()
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(session: Session, job_id: str, after: int = 0, limit: int = 100, **only: str) -> Sequence[Event]:
+    """Events of the job after the event `after`, oldest first, at most `limit`; `type="status"` takes only these."""
+    query = select(Event).where(Event.job_id == job_id, Event.id > after).filter_by(**only).order_by(Event.id)
+    return session.scalars(query.limit(limit)).all()

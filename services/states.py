@@ -1,0 +1,105 @@
+"""The states of a job, the moves between them, and why a job is where it is.
+
+    queued -> running -> succeeded | failed | cancelled         running -> queued: lost, given back, or tried again
+    queued <-> paused <- running                                 queued -> failed: waited too long
+    queued | paused -> cancelled
+
+The database holds to the same table: a trigger refuses every other move, and writes each one down (migrations/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    """Waits for a worker, or for `not_before`."""
+    RUNNING = "running"
+    """An attempt holds a lease."""
+    PAUSED = "paused"
+    """Waits for a person to resume it; its checkpoint is kept."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ALLOWED: Mapping[Status, frozenset[Status]] = {
+    # to running: claimed. To failed: waited past limits.max_queue_seconds.
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
+    # to queued: lost, given back, or tried again.
+    Status.RUNNING: frozenset(
+        {Status.QUEUED, Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED},
+    ),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+"""Every move a job may make."""
+
+TERMINAL = frozenset(status for status, moves in ALLOWED.items() if not moves)
+
+
+class Reason(StrEnum):
+    """Why a job ended, and what a person can do about it (`sentence`)."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str = "") -> Reason:
+        reason = str.__new__(cls, value)
+        reason._value_ = value
+        reason.sentence = sentence
+        return reason
+
+    CANCELLED_BY_USER = "cancelled_by_user", "The job was cancelled on request; submit it again to run it."
+    TIME_LIMIT = (
+        "time_limit",
+        "The job reached a time limit of its spec; raise limits.max_runtime_seconds or limits.max_queue_seconds, "
+        "or train fewer epochs.",
+    )
+    DIVERGED = (
+        "diverged",
+        "A loss or gradient was not finite; lower training.optimizer.lr or max_grad_norm, or add warm-up steps.",
+    )
+    DATASET_INVALID = "dataset_invalid", "The data set cannot be trained on; correct it, upload it and submit again."
+    OUT_OF_MEMORY_HOST = (
+        "out_of_memory_host",
+        "The machine ran out of memory; lower training.batch_size or use a smaller data set, or a larger machine.",
+    )
+    OUT_OF_MEMORY_GPU = (
+        "out_of_memory_gpu",
+        "The GPU ran out of memory; lower training.batch_size or architecture.hidden_size.",
+    )
+    STALLED = (
+        "stalled",
+        "The training made no progress for limits.max_stall_seconds and was killed twice; look at the job's log, raise "
+        "the limit if a single step takes that long, or lower training.batch_size.",
+    )
+    WORKER_LOST = (
+        "worker_lost",
+        "The workers that ran this job disappeared several times without progress; look at their logs and hosts, "
+        "then submit it again.",
+    )
+    TRAINER_CRASHED = "trainer_crashed", "The trainer stopped unexpectedly; its last words are in the worker's log."
+    STORAGE_FULL = "storage_full", "There was no room for a checkpoint or the model; free space, then submit it again."
+    INTERNAL = "internal", "Something went wrong inside Loopline; the worker's log has the traceback."
+
+
+PERMANENT = frozenset(
+    {
+        Reason.CANCELLED_BY_USER,
+        Reason.TIME_LIMIT,
+        Reason.DIVERGED,
+        Reason.DATASET_INVALID,
+        Reason.OUT_OF_MEMORY_GPU,
+        Reason.WORKER_LOST,
+    }
+)
+"""Another try would end the same way: never retried, whatever `max_retries` says."""
+
+SAYS_WHAT_TO_DO = frozenset({Reason.DIVERGED, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU, Reason.TIME_LIMIT})
+"""Reasons whose messages, made where the error was raised, carry their own advice."""

@@ -1,0 +1,116 @@
+"""Which workers there are, what they are doing, and whether work is stuck beside them.
+
+A worker's row is news for people, and no right to anything: leases are on the jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.orm import Job, Worker
+from services.states import Status
+
+SEEN_SECONDS = 60.0
+"""A worker that was not seen for this long is taken for gone."""
+KEEP_SECONDS = 3600.0
+
+
+class State(StrEnum):
+    """What a worker is doing."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+
+
+def beat(
+    session: Session,
+    name: str,
+    *,
+    queues: Sequence[str],
+    state: str,
+    job_id: str | None,
+    heard_seconds_ago: float | None,
+) -> None:
+    """Say that the worker `name` is there: the queues it listens to, and how long ago it heard a bell (None: never)."""
+    heard_at = None if heard_seconds_ago is None else now() - heard_seconds_ago
+    values = {
+        "queues": ",".join(queues),
+        "state": State(state),
+        "job_id": job_id,
+        "seen_at": now(),
+        "heard_at": heard_at,
+    }
+    seen = session.execute(sa.update(Worker).where(Worker.name == name).values(**values).returning(Worker.name))
+    if seen.one_or_none() is None:
+        session.execute(sa.insert(Worker).values(name=name, started_at=now(), **values))
+
+
+def gone(session: Session, name: str) -> None:
+    """The worker has ended."""
+    session.execute(delete(Worker).where(Worker.name == name))
+
+
+def any_old(session: Session) -> bool:
+    """Whether `forget_old` would find something: a look that takes no lock."""
+    return bool(session.scalar(select(select(Worker.name).where(_old()).exists())))
+
+
+def forget_old(session: Session) -> None:
+    """Forget workers that were not seen for an hour."""
+    session.execute(delete(Worker).where(_old()))
+
+
+def runnable_for(session: Session, queues: Sequence[str], seconds: float) -> bool:
+    """Whether a job of these queues has been runnable for so long."""
+    return bool(session.scalar(select(_waiting(seconds).where(Job.queue.in_(queues)).exists())))
+
+
+def stuck(session: Session, seconds: float) -> Sequence[str]:
+    """Sentences about queues whose jobs have been runnable for `seconds` with no worker to take them: none listens, or
+    an idle one leaves them lying. Empty when all is well, and when all workers are busy."""
+    waiting = select(Job.queue, func.count(), func.max(now() - _since()))
+    rows = session.execute(waiting.where(*_runnable_for(seconds)).group_by(Job.queue).order_by(Job.queue)).all()
+    living = list(session) if rows else ()
+    sentences = []
+    for queue, jobs, longest in rows:
+        listening = [worker for worker in living if queue in worker.queues.split(",")]
+        idle = [worker.name for worker in listening if worker.state == State.IDLE]
+        many = f"{jobs} job{'s' if jobs != 1 else ''} of the queue {queue} waited up to {longest:.0f} s"
+        if not listening:
+            sentences.append(f"{many}, and no worker listens to it.")
+        elif idle:
+            sentences.append(f"{many}, and {idle[0]} is idle and does not take them.")
+    return sentences
+
+
+def _since() -> sa.ColumnElement[float]:
+    """Since when a queued job has been runnable: its row was last written when it came to wait."""
+    later = Job.not_before > Job.updated_at
+    return sa.case((later, Job.not_before), else_=Job.updated_at)
+
+
+def _runnable_for(seconds: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return (Job.status == sa.literal_column(f"'{Status.QUEUED}'"), _since() <= now() - seconds)
+
+
+def _waiting(seconds: float) -> sa.Select[str]:
+    return select(Job.id).where(*_runnable_for(seconds))
+
+
+def _old() -> sa.ColumnElement[bool]:
+    return Worker.seen_at < now() - KEEP_SECONDS
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(session: Session, seen_seconds: float = SEEN_SECONDS) -> Sequence[Worker]:
+    """The workers that were seen within `seen_seconds`, by name."""
+    query = select(Worker).where(Worker.seen_at >= now() - seen_seconds).order_by(Worker.name)
+    return session.scalars(query).all()

@@ -1,0 +1,77 @@
+"""What is told of a job: events in order, log lines within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from services import db, events, jobs
+from services.events import MAX_LINE, MAX_LINES, Line
+from services.jobs import Lease
+from services.orm import LogLine
+
+Scope = Callable[[], AbstractContextManager[Session]]
+
+
+def test_events_ascend_and_come_in_pages(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        jobs.started(session, lease, epochs=3, steps_per_epoch=2, info={"resumed_from": {"epoch": 1, "step": 2}})
+        jobs.checkpoint(
+            session, lease, epoch=2, step=4, best=True, files=[{"name": "x", "bytes": 2_000_000, "sha256": ""}]
+        )
+        jobs.pause(session, lease.job_id)
+        jobs.resume(session, lease.job_id)
+        events.note(session, lease, "micro_batch", "Smaller parts.", "warning", {"size": 32})
+        jobs.succeed(session, lease, {}, [])
+    with db.read_scope(engine) as session:
+        told = events.list(session, lease.job_id)
+        kinds = ["status", "status", "resumed", "checkpoint", "request", "request", "micro_batch", "status"]
+        assert [row.type for row in told] == kinds
+        assert [row.id for row in told] == sorted(row.id for row in told)
+        pages = [events.list(session, lease.job_id, after=after, limit=3) for after in (0, told[2].id, told[5].id)]
+        assert [row for page in pages for row in page] == told
+    assert told[3].message == "Checkpoint at step 4 (epoch 2), 2.0 MB, of the best epoch."
+    assert (told[6].level, told[6].data, told[6].attempt, told[6].worker) == ("warning", {"size": 32}, 1, "host:1")
+
+
+def test_what_nobody_foresaw_is_told_all_the_same(engine: Engine, lease: Lease, scope: Scope) -> None:
+    with scope() as session:
+        events.note(session, lease, "strange", "\x00\ud800" + "x" * 9999, "loud")
+        told = events.list(session, lease.job_id)[-1]
+        assert (told.type, told.level) == ("warning", "info")
+        assert str(told.message).startswith("?xxx")
+        assert len(str(told.message)) < 4100
+
+
+def test_log_lines_are_numbered_over_all_attempts(engine: Engine, lost_lease: Lease, scope: Scope) -> None:
+    second = Lease(lost_lease.job_id, 2)
+    with scope() as session:
+        events.log(session, second, [Line("output", "one"), Line("warning", "two\x00")])
+        events.log(session, second, [])
+        events.log(session, second, [Line("info", "y" * (MAX_LINE + 5))])
+        lines = events.lines(session, second.job_id)
+        assert [(line.number, line.level, line.text[:5], line.attempt) for line in lines] == [
+            (1, "output", "one", 2),
+            (2, "warning", "two", 2),
+            (3, "info", "yyyyy", 2),
+        ]
+        assert len(lines[2].text) == MAX_LINE + 1
+        assert [line.number for line in events.lines(session, second.job_id, after=1, limit=1)] == [2]
+
+
+@pytest.mark.parametrize("batch", [1500, MAX_LINES + 500])
+def test_of_a_long_log_the_newest_lines_are_kept(engine: Engine, lease: Lease, scope: Scope, batch: int) -> None:
+    for _ in range(2):
+        with scope() as session:
+            job = events.log(session, lease, [Line("output", "x")] * batch)
+    assert job.log_lines == 2 * batch
+    with db.read_scope(engine) as session:
+        first, last, count = session.execute(
+            sa.select(sa.func.min(LogLine.number), sa.func.max(LogLine.number), sa.func.count())
+        ).one()
+    assert (first, last, count) == (2 * batch - MAX_LINES + 1, 2 * batch, MAX_LINES)

@@ -1,0 +1,82 @@
+"""Which workers there are, and whether work is stuck beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from services import db, jobs, workers
+from services.orm import Job, Worker
+
+
+def beat(session: Session, name: str = "a:1:x", state: str = "idle", queues: tuple[str, ...] = ("default",)) -> None:
+    workers.beat(session, name, queues=queues, state=state, job_id=None, heard_seconds_ago=5.0)
+
+
+def age(session: Session, seconds: float) -> None:
+    """As if so much time had passed since the jobs came to wait."""
+    session.execute(sa.update(Job).values(updated_at=Job.updated_at - seconds))
+
+
+def test_a_worker_is_seen_until_it_says_good_bye(session: Session) -> None:
+    beat(session, "b:1:x")
+    beat(session, "a:1:x", "busy", ("default", "night"))
+    beat(session, "b:1:x")
+    rows = workers.list(session)
+    assert [(row.name, row.state, row.queues) for row in rows] == [
+        ("a:1:x", "busy", "default,night"),
+        ("b:1:x", "idle", "default"),
+    ]
+    assert rows[0].seen_at - (rows[0].heard_at or 0) == pytest.approx(5, abs=1)
+    workers.gone(session, "a:1:x")
+    assert [row.name for row in workers.list(session)] == ["b:1:x"]
+
+
+def test_a_silent_worker_is_no_longer_listed_and_forgotten_in_the_end(session: Session) -> None:
+    beat(session)
+    session.execute(sa.update(Worker).values(seen_at=db.now() - workers.SEEN_SECONDS - 1))
+    assert workers.list(session) == []
+    assert not workers.any_old(session)
+    session.execute(sa.update(Worker).values(seen_at=db.now() - workers.KEEP_SECONDS - 1))
+    assert workers.any_old(session)
+    workers.forget_old(session)
+    assert session.scalars(sa.select(Worker)).all() == []
+
+
+def test_nothing_is_stuck_while_nothing_waits_long(session: Session, queued_job: Job) -> None:
+    assert workers.stuck(session, 60) == []
+    assert not workers.runnable_for(session, ["default"], 60)
+
+
+def test_a_queue_that_nobody_listens_to_is_stuck(engine: Engine, make_job: Callable[..., Job]) -> None:
+    make_job(queue="night"), make_job(queue="night"), make_job()
+    with db.session_scope(engine) as session:
+        age(session, 90)
+        beat(session, state="busy")
+        (sentence,) = workers.stuck(session, 60)
+        assert "2 jobs of the queue night waited up to 90 s, and no worker listens to it." in sentence
+        assert workers.runnable_for(session, ["night"], 60)
+        assert not workers.runnable_for(session, ["other"], 60)
+
+
+def test_an_idle_worker_beside_waiting_work_is_stuck_and_a_busy_one_is_not(
+    engine: Engine, queued_job: Job, session: Session
+) -> None:
+    age(session, 90)
+    beat(session, state="busy")
+    assert workers.stuck(session, 60) == []
+    beat(session, state="idle")
+    assert "a:1:x is idle and does not take them" in workers.stuck(session, 60)[0]
+
+
+def test_a_job_that_waits_for_its_retry_is_not_stuck(session: Session, queued_job: Job) -> None:
+    age(session, 90)
+    session.execute(sa.update(Job).values(not_before=db.now() - 10))
+    assert workers.stuck(session, 60) == []
+    jobs.pause(session, queued_job.id)
+    age(session, 900)
+    assert workers.stuck(session, 60) == []
