@@ -1,7 +1,7 @@
 """Any order of verbs, by any number of attempts: the database does what a page of Python says, and keeps the promises.
 
 One terminal transition; every transition in the table; attempts that never overlap; no write accepted from an attempt
-that was replaced.
+that was replaced; an operation that is killed at any fault point has happened as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,19 +19,30 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, jobs
+from services import db, events, faults, jobs
 from services.errors import LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
-from services.orm import Base, Checkpoint, Epoch, Event, Job, StepChunk
+from services.orm import Base, Checkpoint, Epoch, Event, Job, LogLine, StepChunk
 from services.training.spec import Spec
 
 PICK = st.integers(0, 1000)
 VERBS = (
-    *("create", "claim", "wait", "cancel"),
-    *("start", "record", "record_steps", "record_steps", "checkpoint", "checkpoint", "renew"),
-    *("lose", "lose", "lose", "give_back", "succeed", "fail", "fail", "cancelled", "zombie", "zombie", "zombie"),
+    *("create", "claim", "wait", "cancel", "pause", "pause", "resume"),
+    *("start", "record", "record_steps", "record_steps", "checkpoint", "checkpoint", "renew", "go_back", "tell"),
+    *("lose", "lose", "lose", "give_back", "succeed", "fail", "fail", "cancelled", "paused"),
+    *("zombie", "zombie", "zombie"),
 )
-REASONS = (*("trainer_crashed", "internal", "storage_full") * 4, *Reason)
+DEATHS = (*[None] * 4, "job.fenced", "transaction.written", "transaction.committed")
+"""Where an operation is killed; mostly it is not."""
+REASONS = (*("trainer_crashed", "internal", "storage_full") * 4, "stalled", *Reason)
+
+
+class Killed(BaseException):
+    """What a fault point does to an operation here."""
+
+
+def die() -> None:
+    raise Killed
 
 
 @dataclass
@@ -47,6 +58,9 @@ class Expected:
     failures: int = 0
     waits: bool = False
     cancel_requested: bool = False
+    pause_requested: bool = False
+    stalled: bool = False
+    log_lines: int = 0
     checkpoint_step: int = 0
     epochs: set[int] = field(default_factory=set)
     steps: int = 0
@@ -63,6 +77,10 @@ writes: list[Callable[[Session, Lease], object]] = [
     lambda s, lease: jobs.fail(s, lease, "internal", retry=True),
     lambda s, lease: jobs.give_back(s, lease),
     lambda s, lease: jobs.cancelled(s, lease),
+    lambda s, lease: jobs.paused(s, lease),
+    lambda s, lease: jobs.rolled_back(s, lease, epoch=0, step=0, message="Back."),
+    lambda s, lease: events.note(s, lease, "warning", "Look."),
+    lambda s, lease: events.log(s, lease, [events.Line("info", "a line")]),
 ]
 
 
@@ -72,6 +90,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.death: str | None = None
         self.expected: dict[str, Expected] = {}
         self.revisions: dict[str, int] = {}
         with db.session_scope(self.engine) as session:
@@ -79,8 +98,15 @@ class Life(RuleBasedStateMachine):
                 session.execute(sa.delete(table))
 
     def do(self, verb: Callable[[Session], Any]) -> Any:
-        with db.session_scope(self.engine) as session:
-            return verb(session)
+        """One transaction. Killed after its commit it has happened all the same, and only the answer is lost."""
+        answer = None
+        try:
+            with db.session_scope(self.engine) as session:
+                answer = verb(session)
+        except Killed:
+            if self.death != "transaction.committed":
+                raise
+        return answer
 
     def in_state(self, *statuses: str) -> list[str]:
         return [job_id for job_id, job in self.expected.items() if job.status in statuses]
@@ -95,14 +121,17 @@ class Life(RuleBasedStateMachine):
         job_id = self.in_state("running")[pick % len(self.in_state("running"))]
         return self.expected[job_id], Lease(job_id, self.expected[job_id].attempt)
 
-    def back_to_queue(self, job: Expected, **changes: Any) -> None:
-        """Queued again, unless it was to be cancelled."""
+    def back_to_queue(self, job: Expected, reason: str | None = None, **changes: Any) -> None:
+        """Queued again, unless it was to be cancelled or paused."""
         if job.cancel_requested:
-            job.status, job.reason = "cancelled", "cancelled_by_user"
+            self.end(job, "cancelled", "cancelled_by_user")
             return
-        job.status = "queued"
+        self.end(job, "paused" if job.pause_requested else "queued", reason)
         for name, value in changes.items():
             setattr(job, name, value)
+
+    def end(self, job: Expected, status: str, reason: str | None = None) -> None:
+        job.status, job.reason, job.pause_requested = status, reason, False
 
     def create(self, pick: int, *_: int) -> None:
         priority, max_retries = pick % 3 - 1, pick % 4
@@ -111,9 +140,17 @@ class Life(RuleBasedStateMachine):
         self.expected[job.id] = Expected(priority, max_retries)
 
     # One rule: with a rule a verb, Hypothesis leaves most verbs out of most runs, and they stay shallow.
-    @rule(pick=PICK, size=st.integers(1, 6), verb=st.sampled_from(VERBS))
-    def step(self, pick: int, size: int, verb: str) -> None:
-        getattr(self, verb)(pick, size)
+    @rule(pick=PICK, size=st.integers(1, 6), verb=st.sampled_from(VERBS), death=st.sampled_from(DEATHS))
+    def step(self, pick: int, size: int, verb: str, death: str | None) -> None:
+        self.death = death
+        if death is not None:
+            faults.arm(death, die)
+        try:
+            getattr(self, verb)(pick, size)
+        except Killed:
+            assert death is not None  # and the invariants see that it left no trace
+        finally:
+            faults.disarm()
 
     def claim(self, *_: int) -> None:
         runnable = [
@@ -123,11 +160,12 @@ class Life(RuleBasedStateMachine):
         assert (claimed and claimed.id) == (min(runnable)[1] if runnable else None)
         if claimed:
             job = self.expected[claimed.id]
-            job.status, job.attempt = "running", job.attempt + 1
+            job.status, job.attempt, job.reason = "running", job.attempt + 1, None
 
     def renew(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        assert self.do(lambda s: jobs.renew(s, lease, 60)).cancel == job.cancel_requested
+        flags = self.do(lambda s: jobs.renew(s, lease, 60))
+        assert (flags.cancel, flags.pause) == (job.cancel_requested, job.pause_requested)
 
     def start(self, pick: int, resume: int) -> None:
         job, lease = self.running(pick)
@@ -155,20 +193,32 @@ class Life(RuleBasedStateMachine):
         if step > job.checkpoint_step:
             job.checkpoint_step, job.lost = step, 0
 
+    def go_back(self, pick: int, size: int) -> None:
+        job, lease = self.running(pick)
+        position = min(size // 2, job.steps)
+        self.do(lambda s: jobs.rolled_back(s, lease, epoch=position // 2, step=position, message="Back."))
+        job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
+
+    def tell(self, pick: int, size: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: events.log(s, lease, [events.Line("info", "a line")] * size))
+        job.log_lines += size
+
     def succeed(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
         self.do(lambda s: jobs.succeed(s, lease, {}, []))
-        job.status = "succeeded"
+        self.end(job, "succeeded")
 
     def fail(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         reason, retry = REASONS[pick % len(REASONS)], size > 1
         self.do(lambda s: jobs.fail(s, lease, reason, retry=retry))
-        may_retry = retry and reason not in PERMANENT
+        may_retry = retry and reason not in PERMANENT and not (reason == "stalled" and job.stalled)
         if may_retry and (job.cancel_requested or job.failures < job.max_retries):
-            self.back_to_queue(job, failures=job.failures + 1, waits=True)
+            stalled = job.stalled or reason == "stalled"
+            self.back_to_queue(job, reason, failures=job.failures + 1, waits=True, stalled=stalled)
         else:
-            job.status, job.reason = "failed", reason
+            self.end(job, "failed", reason)
 
     def give_back(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
@@ -178,7 +228,12 @@ class Life(RuleBasedStateMachine):
     def cancelled(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
         self.do(lambda s: jobs.cancelled(s, lease))
-        job.status, job.reason = "cancelled", "cancelled_by_user"
+        self.end(job, "cancelled", "cancelled_by_user")
+
+    def paused(self, pick: int, *_: int) -> None:
+        job, lease = self.running(pick)
+        self.do(lambda s: jobs.paused(s, lease))
+        self.back_to_queue(job)
 
     def cancel(self, pick: int, *_: int) -> None:
         if not self.expected:
@@ -186,20 +241,46 @@ class Life(RuleBasedStateMachine):
         job_id = [*self.expected][pick % len(self.expected)]
         job = self.expected[job_id]
         assert self.do(lambda s: jobs.cancel(s, job_id)).id == job_id
-        if job.status == "queued":
-            job.status, job.reason, job.cancel_requested = "cancelled", "cancelled_by_user", True
+        if job.status in ("queued", "paused"):
+            self.end(job, "cancelled", "cancelled_by_user")
+            job.cancel_requested = True
         elif job.status == "running":
             job.cancel_requested = True
+
+    def pause(self, pick: int, *_: int) -> None:
+        job_id, job = self.unended(pick)
+        self.do(lambda s: jobs.pause(s, job_id))
+        if job.status == "running":
+            job.pause_requested = True
+        elif job.status == "queued":
+            self.end(job, "paused")
+
+    def resume(self, pick: int, *_: int) -> None:
+        job_id, job = self.unended(pick)
+        self.do(lambda s: jobs.resume(s, job_id))
+        job.pause_requested = False
+        if job.status == "paused":
+            self.end(job, "queued")
+            job.waits = False
+
+    def unended(self, pick: int) -> tuple[str, Expected]:
+        """A job that has not ended, paused ones first; where there is none, one is made."""
+        if not self.in_state("queued", "running", "paused"):
+            self.create(pick)
+        there = self.in_state("paused") + self.in_state("running", "queued")
+        job_id = there[pick % len(there)]
+        return job_id, self.expected[job_id]
 
     def lose(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
         silent = sa.update(Job).where(Job.id == lease.job_id).values(lease_until=db.now() - 1)
         self.do(lambda s: s.execute(silent) and None)
-        assert self.do(jobs.expire) == [lease.job_id]
+        expired = self.do(jobs.expire)
+        assert expired == [lease.job_id]
         if job.lost >= MAX_LOST and not job.cancel_requested:
-            job.status, job.reason = "failed", "worker_lost"
+            self.end(job, "failed", "worker_lost")
         else:
-            self.back_to_queue(job, lost=job.lost + 1)
+            self.back_to_queue(job, "worker_lost", lost=job.lost + 1)
 
     def wait(self, *_: int) -> None:
         self.do(lambda s: s.execute(sa.update(Job).values(not_before=0.0)) and None)
@@ -220,7 +301,7 @@ class Life(RuleBasedStateMachine):
 
     def everything(self) -> list[list[tuple[Any, ...]]]:
         with db.read_scope(self.engine) as session:
-            tables = (Job, Epoch, StepChunk, Checkpoint, Event)
+            tables = (Job, Epoch, StepChunk, Checkpoint, Event, LogLine)
             return [[tuple(row) for row in session.execute(sa.select(table.__table__))] for table in tables]
 
     @invariant()
@@ -240,7 +321,8 @@ class Life(RuleBasedStateMachine):
 
     def row_is_as_expected(self, row: Job) -> None:
         job = self.expected[row.id]
-        for name in ("status", "reason", "attempt", "lost", "failures", "cancel_requested", "checkpoint_step"):
+        names = ("status", "reason", "attempt", "lost", "failures", "checkpoint_step", "log_lines")
+        for name in (*names, "cancel_requested", "pause_requested"):
             assert getattr(row, name) == getattr(job, name), name
         assert row.revision >= self.revisions.get(row.id, 1)
         self.revisions[row.id] = row.revision
