@@ -538,6 +538,24 @@ def waiting(session: Session) -> Sequence[str]:
     return session.scalars(select(Job.queue).where(*_runnable()).distinct().order_by(Job.queue)).all()
 
 
+def without_row(session: Session, job_ids: Sequence[str]) -> Sequence[str]:
+    """Those of the ids that no job has."""
+    known: set[str] = set()
+    for first in range(0, len(job_ids), 500):
+        known.update(session.scalars(select(Job.id).where(Job.id.in_(job_ids[first : first + 500]))))
+    return [job_id for job_id in job_ids if job_id not in known]
+
+
+def files_of_resting(session: Session, *, within_seconds: float) -> Mapping[str, frozenset[str]]:
+    """The names of the files that jobs keep which ended, or came to wait, within the last so many seconds."""
+    resting = select(Job).where(Job.status != Status.RUNNING, Job.attempt > 0, Job.updated_at > now() - within_seconds)
+    kept: dict[str, frozenset[str]] = {}
+    for job in session.scalars(resting):
+        files = [*(job.files or ()), *(file for row in checkpoints(session, job.id) for file in row.files)]
+        kept[job.id] = frozenset(str(file["name"]) for file in files)
+    return kept
+
+
 def _lose(session: Session, job: Job) -> Job:
     assert job.lease_until is not None  # noqa: S101  (the query asked for it)
     told = f"Worker {job.worker} was lost during attempt {job.attempt}."

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, idempotency, jobs
+from services import datasets, db, idempotency, jobs, workers
 from services.queue import Doorbell
 from services.settings import Settings
-from services.storage import Storage
+from services.storage import STRAY_SECONDS, Storage
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pass:
 
 
 def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
-    """One pass: expire leases, forget old idempotency keys, ring every queue that has runnable jobs.
+    """One pass: expire leases, forget old idempotency keys and workers, ring every queue that has runnable jobs.
 
     Each queue is rung once, however many jobs wait: a worker that found a job rings on. A pass that finds nothing to do
     writes nothing.
@@ -37,12 +37,16 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
     forgotten = 0
     with db.read_scope(engine) as session:
         silent, stale = jobs.any_expired(session, grace_seconds=settings.grace_seconds), idempotency.any_old(session)
+        left = workers.any_old(session)
     if silent:
         with db.session_scope(engine) as session:
             expired = jobs.expire(session, grace_seconds=settings.grace_seconds)
     if stale:
         with db.session_scope(engine) as session:
             forgotten = idempotency.forget_old(session)
+    if left:
+        with db.session_scope(engine) as session:
+            workers.forget_old(session)
     with db.read_scope(engine) as session:
         waiting = jobs.waiting(session)
     return Pass(expired, [queue for queue in waiting if bell.ring(queue)], forgotten)
@@ -51,4 +55,10 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
 def sweep(engine: Engine, storage: Storage) -> int:
     """Delete files that nothing refers to any more; for once an hour. Returns how many."""
     with db.session_scope(engine) as session:
-        return datasets.sweep(session, storage)
+        swept = datasets.sweep(session, storage)
+    with db.read_scope(engine) as session:
+        left = jobs.without_row(session, storage.old_jobs())
+        ended = jobs.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
+    for job_id in left:
+        storage.remove_job(job_id)
+    return swept + len(left) + sum(len(storage.stray_job_files(job_id, kept)) for job_id, kept in ended.items())

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -144,6 +145,26 @@ class Storage:
             raise ValueError(f"{name!r} is no file of a job")
         return self.root / "jobs" / job_id / name
 
+    def remove_job(self, job_id: str) -> None:
+        """Delete a job's folder with all that is in it. A download that has opened its files ends whole."""
+        self._check_job(job_id)
+        shutil.rmtree(self.root / "jobs" / job_id, ignore_errors=True)
+
+    def stray_job_files(
+        self, job_id: str, kept: Collection[str], *, older_than_seconds: float = STRAY_SECONDS
+    ) -> list[Path]:
+        """Delete the checkpoints and results of a job that are not `kept` and old; returns which."""
+        self._check_job(job_id)
+        names = [path for path in self.root.glob(f"jobs/{job_id}/*") if _JOB_FILE.fullmatch(path.name)]
+        return _deleted([path for path in names if path.name not in kept], older_than_seconds)
+
+    def old_jobs(self, *, older_than_seconds: float = STRAY_SECONDS) -> list[str]:
+        """Ids of all jobs that have a folder which was not touched for so long."""
+        before = time.time() - older_than_seconds
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "jobs") as folders:
+            return [one.name for one in folders if _JOB_ID.fullmatch(one.name) and one.stat().st_mtime < before]
+        return []
+
     def checkpoint_files(self, job_id: str, step: int) -> tuple[Path, Path]:
         """The two files of a checkpoint: what describes it, and its tensors."""
         name = f"checkpoint-{step:09d}"
@@ -153,20 +174,14 @@ class Storage:
 
     def sweep(self, is_wanted: Callable[[str], bool], *, older_than_seconds: float = STRAY_SECONDS) -> list[Path]:
         """Delete data sets whose hash is not wanted and temporary files, both untouched for `older_than_seconds`."""
-        before = time.time() - older_than_seconds
-        swept = []
-        for path in sorted(self._leftovers()):
-            stray = path.suffix == ".part" or not is_wanted(path.stem)
-            with contextlib.suppress(FileNotFoundError):
-                if stray and path.stat().st_mtime < before:
-                    path.unlink()
-                    swept.append(path)
-        return swept
+        strays = [path for path in self._leftovers() if path.suffix == ".part" or not is_wanted(path.stem)]
+        return _deleted(strays, older_than_seconds)
 
     def _leftovers(self) -> Collection[Path]:
         return [
             *self.root.glob("datasets/*/*.npz"),
             *self.root.glob("datasets/.*.part"),
+            *self.root.glob("jobs/*/*.part"),
             *self.root.glob("jobs/*/.*.part"),
         ]
 
@@ -181,6 +196,18 @@ class Storage:
     def _check_job(job_id: str) -> None:
         if not _JOB_ID.fullmatch(job_id):
             raise ValueError(f"{job_id!r} is no id of a job")
+
+
+def _deleted(paths: Collection[Path], older_than_seconds: float) -> list[Path]:
+    """Those of the files that were not touched for so long and are gone now."""
+    before = time.time() - older_than_seconds
+    deleted = []
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
+                deleted.append(path)
+    return deleted
 
 
 def _received(file: Readable, part: Path, max_bytes: int) -> Incoming:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, idempotency, jobs, reconciler
+from services import db, idempotency, jobs, reconciler, workers
 from services.jobs import Lease
-from services.orm import IdempotencyKey, Job
+from services.orm import IdempotencyKey, Job, Worker, new_id
 from services.queue import FakeDoorbell
 from services.settings import Settings
+from services.storage import Storage
 from tests.services.conftest import claimed, let_expire
 
 
@@ -55,6 +57,43 @@ def test_an_idle_pass_writes_nothing(engine: Engine, lease: Lease, settings: Set
     assert [text for text in statements if text.split()[0] in {"UPDATE", "DELETE", "INSERT"}] == []
     with db.read_scope(engine) as session:
         assert jobs.get(session, lease.job_id).status == "running"
+
+
+def test_a_sweep_takes_what_no_job_refers_to_and_nothing_else(
+    engine: Engine, storage: Storage, lease: Lease, make_job: Callable[..., Job]
+) -> None:
+    running = make_job()
+    names = ("checkpoint-000000004.json", "checkpoint-000000004.safetensors")
+    with db.session_scope(engine) as session:
+        files = [{"name": name, "bytes": 1, "sha256": ""} for name in names]
+        jobs.checkpoint(session, lease, epoch=1, step=4, best=False, files=files)
+        jobs.fail(session, lease, "internal", retry=False)
+    kept = [storage.job_file(lease.job_id, name) for name in names]
+    strays = [
+        storage.job_file(lease.job_id, "checkpoint-000000009.json"),
+        storage.job_dir(lease.job_id) / "model.json.part",
+        storage.job_dir(new_id("job")) / "model.json",
+    ]
+    claimed(engine)
+    unheard_of = storage.job_dir(running.id) / "checkpoint-000000007.json"
+    for path in (*kept, *strays, unheard_of):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert reconciler.sweep(engine, storage) == 0  # all young
+    for path in (*kept, *strays, unheard_of):
+        os.utime(path, (0, 0))
+        os.utime(path.parent, (0, 0))
+    assert reconciler.sweep(engine, storage) == 3
+    assert [path.exists() for path in (*kept, *strays, unheard_of)] == [True, True, False, False, False, True]
+
+
+def test_workers_that_are_long_gone_are_forgotten(engine: Engine, settings: Settings) -> None:
+    with db.session_scope(engine) as session:
+        workers.beat(session, "a", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+        session.execute(sa.update(Worker).values(seen_at=0.0))
+    reconciler.reconcile(engine, FakeDoorbell(), settings)
+    with db.read_scope(engine) as session:
+        assert session.scalars(sa.select(Worker)).all() == []
 
 
 def test_old_keys_are_forgotten(engine: Engine, settings: Settings) -> None:
