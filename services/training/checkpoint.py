@@ -27,6 +27,7 @@ from safetensors.torch import load
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from services import faults
 from services.errors import CheckpointCorrupt
 from services.training.loop import Best, Run
 from services.training.schedule import PlateauState
@@ -73,10 +74,12 @@ def save(run: Run, directory: Path) -> Saved:
     }
     body["sha256"] = _hash_of(body)
     try:
+        faults.point("checkpoint.tensors_written")
         record = write_atomically(directory / f"{stem}.json", json.dumps(body, allow_nan=False).encode())
     except OSError:
         (directory / weights.name).unlink(missing_ok=True)  # on a full disk it would only be in the way
         raise
+    faults.point("checkpoint.written")
     best = run.best is not None and run.best.epoch == run.epoch and run.steps_in_epoch == 0
     return Saved(run.step, run.epoch, best, (record, weights))
 

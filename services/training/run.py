@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from services import faults
 from services.errors import CheckpointCorrupt, Diverged, Invalid
 from services.training import checkpoint, npz
 from services.training.data import prepare
@@ -293,6 +294,7 @@ def finish(run: Run, directory: Path) -> Event:
         _write_json(directory / "model.json", {"format": "loopline-model/1", **checkpoint.card(run), **result}),
         _write_json(directory / "history.json", {"epochs": [finite(epoch) for epoch in run.history]}),
     ]
+    faults.point("result.written")
     return {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
 
 

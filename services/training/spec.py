@@ -265,6 +265,9 @@ class Limits(Strict):
     max_runtime_seconds: int | None = Field(3600, ge=1, le=365 * 86400)
     """Of all attempts together; the last checkpoint is kept."""
     max_queue_seconds: int | None = Field(None, ge=1, le=365 * 86400)
+    max_stall_seconds: int | None = Field(600, ge=1, le=365 * 86400)
+    """Without any sign of progress from training for so long, it is killed and tried once more; more than the longest
+    step and the longest evaluation take. Null lets it hang."""
     max_retries: int = Field(2, ge=0, le=100)
     """Further tries after a transient failure; a diverged run or bad data is never tried again."""
 

@@ -86,7 +86,7 @@ def test_the_smallest_spec_gets_every_default() -> None:
     spec = parse({"architecture": {"cell": "lstm"}, "data": {"dataset": "d"}})
     assert spec.training.max_grad_norm == 1.0
     assert spec.training.loss is None  # the data decides
-    assert spec.limits.max_runtime_seconds == 3600
+    assert (spec.limits.max_runtime_seconds, spec.limits.max_stall_seconds) == (3600, 600)
     assert spec.document()["architecture"]["pooling"] == "last"
 
 
@@ -265,6 +265,12 @@ def test_a_whole_number_is_nothing_else(place: tuple[str, str], wrong: object) -
     assert refused(document(**{section: {key: wrong}})).keys() == {f"/{section}/{key}"}
 
 
+@pytest.mark.parametrize("wrong", ["600", True, 0, -1, 0.5, 600.0, math.inf, 10**9])
+def test_a_time_without_progress_is_whole_seconds_or_null(wrong: object) -> None:
+    assert refused(document(limits={"max_stall_seconds": wrong})).keys() == {"/limits/max_stall_seconds"}
+    assert parse(document(limits={"max_stall_seconds": None})).limits.max_stall_seconds is None
+
+
 @pytest.mark.parametrize("wrong", ["0.1", True, math.nan, math.inf, -math.inf, [], {}, -0.1, HUGE, 1e308])
 @pytest.mark.parametrize("place", ["dropout", "head_dropout"])
 def test_a_fraction_is_nothing_else(place: str, wrong: object) -> None:
@@ -435,7 +441,7 @@ FULL = {
     },
     "data": {"dataset": None, "synthetic": {"samples": 10}, "split": {"validation": 0.2, "test": 0.1}},
     "checkpoints": {"every_seconds": None},
-    "limits": {"max_retries": 1},
+    "limits": {"max_retries": 1, "max_stall_seconds": 60},
     "tags": {"a": "b"},
     "queue": "q",
     "priority": 1,
