@@ -185,7 +185,9 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 progress.update(task, advance=1, loss=_losses(event["record"], brief=narrow))
                 if not console.is_terminal:
                     console.print(f"epoch {event['record']['epoch']:>4}  {_losses(event['record'])}", soft_wrap=True)
-            elif event["event"] == "log":
+            elif event["event"] in ("log", "note", "rolled_back"):
+                if event["event"] == "rolled_back":
+                    progress.update(task, completed=event["epoch"])
                 console.print(event["message"], soft_wrap=True)
             yield event
 

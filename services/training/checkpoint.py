@@ -204,6 +204,7 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "best": {"epoch": run.best.epoch, "value": run.best.value} if run.best else None,
         "plateau": asdict(run.plateau),
         "stopping": {"best": run.stopping_best, "bad_epochs": run.stopping_bad_epochs, "stopped": run.stopped_early},
+        "rollbacks": {"count": run.rollbacks, "lr_factor": run.lr_factor},
         "scaler": run.scaler.state_dict() if run.scaler else None,
         "optimizer": {"state": plain, "lr": optimizer["param_groups"][0]["lr"]},
         "threads": torch.get_num_threads(),
@@ -229,6 +230,8 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
     run.plateau = PlateauState(**state["plateau"])
     run.stopping_best, run.stopping_bad_epochs = state["stopping"]["best"], state["stopping"]["bad_epochs"]
     run.stopped_early = state["stopping"]["stopped"]
+    if "rollbacks" in state:  # not where a version before there were any wrote it
+        run.rollbacks, run.lr_factor = state["rollbacks"]["count"], state["rollbacks"]["lr_factor"]
     if run.scaler:
         run.scaler.load_state_dict(state["scaler"])
     if "epoch.reports" in tensors:
@@ -249,10 +252,13 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a spec that a checkpoint depends on.
 
     How long to train is one only where the learning rate follows it: else a run may be resumed to train for longer.
+    What is left out of a spec and was unknown to the version that wrote a checkpoint is none either.
     """
     parts = {key: dict(document[key]) for key in ("architecture", "training", "data")}
     if parts["training"]["lr_schedule"]["name"] in ("constant", "step", "plateau"):
         parts["training"].pop("epochs")
+    if parts["training"].get("on_divergence") is None:
+        parts["training"].pop("on_divergence", None)
     return parts
 
 

@@ -56,20 +56,14 @@ class Run:
         loss = self.training.loss
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
         self.data = prepared
-        torch.manual_seed(self.training.seed)
-        self.model = SequenceModel(spec.architecture, prepared.input_size, prepared.output_size).to(self.device)
+        self.model = self.first_model()
         self.parameters = list(self.model.parameters())
-        self.optimizer = _optimizer(self.training.optimizer, self.parameters, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type) if self.training.precision == "fp16" else None
+        self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
         self.loss_name = loss.name
         self.loss = loss_of(loss, self.train_part.y.to(self.device), prepared.output_size)
         self.weight_of = weight_of(loss, self.train_part.y.to(self.device), prepared.output_size)
         self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
-        # A gradient that is not finite raises this flag, and raised it turns every later update into a no-op.
-        self.halted = torch.zeros((), device=self.device)
-        if _guards_on_device(self):
-            self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
 
         self.epoch = 0  # epochs that have ended
         self.step = 0  # updates made
@@ -82,9 +76,26 @@ class Run:
         self.stopping_best: float | None = None
         self.stopping_bad_epochs = 0
         self.stopped_early = False
+        self.rollbacks = 0  # after divergence; see rollback.py
+        self.lr_factor = 1.0  # what they have left of the learning rate
         self._reported = 0  # updates of this epoch whose reports were taken
         self._untaken: list[Tensor] = []  # reports of the epoch before that were not taken by its end
         self._began = time.perf_counter()
+
+    def first_model(self) -> SequenceModel:
+        """The network as the seed draws it; what is drawn after it goes on from there."""
+        torch.manual_seed(self.training.seed)
+        model = SequenceModel(self.spec.architecture, self.data.input_size, self.data.output_size)
+        return model.to(self.device)
+
+    def begin_optimizing(self) -> None:
+        """Takes an optimizer and a loss scale that have seen no gradient."""
+        self.optimizer = _optimizer(self.training.optimizer, self.parameters, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.training.precision == "fp16" else None
+        # A gradient that is not finite raises this flag, and raised it turns every later update into a no-op.
+        self.halted = torch.zeros((), device=self.device)
+        if _guards_on_device(self):
+            self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
 
     def _placed(self, part: Part) -> Part:
         return place(part, self.device)
@@ -128,7 +139,7 @@ class Run:
         return torch.autocast(self.device.type, dtype=dtype)
 
     def set_learning_rate(self, total_steps: int) -> float:
-        rate = learning_rate(
+        rate = self.lr_factor * learning_rate(
             self.training.lr_schedule,
             self.training.optimizer.lr,
             step=self.step,
@@ -293,10 +304,7 @@ def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:
     record = _record(run, order, rate)
     run.history.append(record)
     run.epoch += 1
-    schedule = run.training.lr_schedule
-    watched = record["validation_loss"] if run.data.validation is not None else record["train_loss"]
-    if isinstance(schedule, Plateau) and watched is not None:
-        run.plateau.see(watched, schedule)
+    watch(run, record)
     _keep_best(run, record)
     run._untaken = run.reports[run._reported :]
     run.reports, run.outputs, run.seconds, run._reported = [], [], 0.0, 0
@@ -333,21 +341,31 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
 
 
 def _keep_best(run: Run, record: Epoch) -> None:
-    name = run.training.best_by
-    watched = record.get(f"validation_{name}") if run.data.validation is not None else record.get(f"train_{name}")
-    value = watched if watched is not None else math.nan
-    better = _better(name, value, run.best.value if run.best else None)
-    if better or run.best is None:
+    value = _judged(run, record, run.training.best_by)
+    if run.best is None or _better(run.training.best_by, value, run.best.value):
         weights = {key: tensor.detach().clone() for key, tensor in run.model.state_dict().items()}
         run.best = Best(run.epoch, value, weights)
-    stopping = run.training.early_stopping
+
+
+def watch(run: Run, record: Epoch) -> None:
+    """Lets the schedule and early stopping see an epoch; what they remember is a function of the records they saw."""
+    schedule, stopping, name = run.training.lr_schedule, run.training.early_stopping, run.training.best_by
+    if isinstance(schedule, Plateau):
+        run.plateau.see(_judged(run, record, "loss"), schedule)
     if stopping is None:
         return
+    value = _judged(run, record, name)
     if _better(name, value, run.stopping_best, stopping.min_delta):
         run.stopping_best, run.stopping_bad_epochs = value, 0
         return
     run.stopping_bad_epochs += 1
     run.stopped_early = run.stopping_bad_epochs >= stopping.patience
+
+
+def _judged(run: Run, record: Epoch, name: str) -> float:
+    """A number of the split that judges the run; NaN where there is none."""
+    value = record.get(f"validation_{name}" if run.data.validation is not None else f"train_{name}")
+    return math.nan if value is None else value
 
 
 def _better(name: str, value: float, than: float | None, by: float = 0.0) -> bool:

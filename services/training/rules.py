@@ -53,8 +53,23 @@ def _training(spec: Spec) -> Iterator[Problem]:
             "/training/early_stopping",
             "watches the validation split, and data.split.validation is 0: give it a share, or leave this out",
         )
+    yield from _on_divergence(spec)
     if t.loss is not None:
         yield from _metric_for_loss(t)
+
+
+def _on_divergence(spec: Spec) -> Iterator[Problem]:
+    on, a = spec.training.on_divergence, spec.architecture
+    if on is None:
+        return
+    if not on.rollback and (on.lr_factor, on.at_most) != (0.5, 2):
+        yield Problem("/training/on_divergence", "lr_factor and at_most are for rollbacks: set rollback to true")
+    elif on.lr_factor == 1.0 and not a.dropout and not a.head_dropout:
+        yield Problem(
+            "/training/on_divergence/lr_factor",
+            "must be less than 1 where nothing is random (dropout and head_dropout are 0): at the same learning rate "
+            "training would diverge again",
+        )
 
 
 def _metric_for_loss(t: Training) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ from services.training.data import prepare
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best
 from services.training.model import GATES
 from services.training.npz import Arrays
+from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, parse
 
 Event = dict[str, Any]
@@ -87,7 +88,8 @@ def warm(device: torch.device) -> None:
 
 
 def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
-    """Carries out one order and yields what happens: started, steps, epoch, checkpoint, log, finished or stopped.
+    """Carries out one order and yields what happens: started, steps, epoch, checkpoint, rolled_back, log, finished or
+    stopped.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
     or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
@@ -127,24 +129,53 @@ class Telling:
         if resumed and resume != NEWEST and checkpoint.step_of(resumed) > checkpoint.step_of(Path(resume or "")):
             for record in run.history:  # whoever asked has not heard of all of them
                 yield {"event": "epoch", "record": finite(record)}
-        try:
-            for epoch in fit(run):
-                now = time.monotonic()
-                if epoch is not None or self._steps_due(now):
-                    yield from self._steps(now)
-                if epoch is not None:
-                    yield {"event": "epoch", "record": finite(epoch)}
-                reason = stop()
-                if reason or run.finished or self._checkpoint_due(now, epoch is not None):
-                    yield from self._steps(now)  # what lies before a checkpoint is told before it
-                    yield from self._checkpoint(now)
-                if reason and not run.finished:
-                    yield {"event": "stopped", "reason": reason}
-                    return
-        except Diverged:
-            yield from self._last_good()
-            raise
+        while True:
+            try:
+                yield from self._train(stop)
+                return
+            except Diverged as error:
+                if not roll_back(run):
+                    yield from self._last_good()
+                    tell_rollbacks(error, run)
+                    raise
+                diverged = error
+            yield from self._rolled_back(diverged)
+
+    def _train(self, stop: Stop) -> Iterator[Event]:
+        """Trains to the end and writes the result, or until it is to stop."""
+        run = self.run
+        for epoch in fit(run):
+            now = time.monotonic()
+            if epoch is not None or self._steps_due(now):
+                yield from self._steps(now)
+            if epoch is not None:
+                yield {"event": "epoch", "record": finite(epoch)}
+            reason = stop()
+            if reason or run.finished or self._checkpoint_due(now, epoch is not None):
+                yield from self._steps(now)  # what lies before a checkpoint is told before it
+                yield from self._checkpoint(now)
+            if reason and not run.finished:
+                yield {"event": "stopped", "reason": reason}
+                return
         yield finish(run, self.directory)
+
+    def _rolled_back(self, error: Diverged) -> Iterator[Event]:
+        """Tells of a rollback, and saves where the run stands now before it removes what came of the way it left."""
+        run = self.run
+        yield {
+            "event": "rolled_back",
+            "epoch": run.epoch,
+            "step": run.step,
+            "message": sentence_of(error, run),
+            "data": {
+                "rollback": run.rollbacks,
+                "lr_factor": run.lr_factor,
+                "diverged_at_step": error.step,
+                "lr": error.lr,
+            },
+        }
+        yield from self._checkpoint(time.monotonic())
+        checkpoint.discard_after(self.directory, run.step)
 
     def _last_good(self) -> Iterator[Event]:
         """Keeps where a run stood before it diverged: the weights of then, and the best ones.
@@ -286,6 +317,7 @@ def finish(run: Run, directory: Path) -> Event:
         "best_epoch": run.best.epoch if run.best else None,
         "epochs": run.epoch,
         "stopped_early": run.stopped_early,
+        **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
         "metrics": finite(metrics),
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}

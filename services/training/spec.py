@@ -183,6 +183,18 @@ class EarlyStopping(Strict):
     min_delta: float = Field(0.0, ge=0.0)
 
 
+class OnDivergence(Strict):
+    """Where a loss or gradient is not finite, training goes back to the end of its best epoch (or to its start where
+    there is none) and on from there: with the weights of then, a fresh optimizer and a lower learning rate."""
+
+    rollback: bool = True
+    """False ends the run, as null does."""
+    lr_factor: float = Field(0.5, gt=0.0, le=1.0)
+    """What every later learning rate is multiplied by, anew at each rollback."""
+    at_most: int = Field(2, ge=1, le=100)
+    """Rollbacks in one run; a divergence after them ends it."""
+
+
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
 Loss = Annotated[CrossEntropy | MSE | MAE | Huber | BCE, Field(discriminator="name")]
 LRSchedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discriminator="name")]
@@ -204,6 +216,8 @@ class Training(Strict):
     """Bound on every single element of the gradient, applied before the norm's; null turns it off."""
     lr_schedule: Annotated[LRSchedule, _named(LRSchedule, "constant")] = Constant()
     early_stopping: EarlyStopping | None = None
+    on_divergence: OnDivergence | None = None
+    """Null ends a run that diverges; its last good weights are in the last checkpoint."""
     best_by: Literal["loss", "accuracy", "macro_f1", "mae", "rmse", "r2"] = "loss"
     """What makes an epoch the best one, on the validation split (on the training split where there is no other)."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"

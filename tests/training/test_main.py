@@ -176,6 +176,24 @@ def test_a_run_that_diverges_ends_with_3(command: Command, write: Callable[..., 
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_that_is_rolled_back_says_so_in_a_sentence(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = write(
+        architecture={"cell": "rnn", "nonlinearity": "relu"},
+        training={
+            "loss": "mse", "max_grad_norm": None, "optimizer": {"name": "sgd", "lr": 100.0},
+            "on_divergence": {"lr_factor": 1e-4},
+        },
+    )  # fmt: skip
+    done = command(spec, "--out", tmp_path / "out", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "diverged" in line)
+    assert line.startswith("Training diverged at step ")
+    assert line.endswith("with learning rates multiplied by 0.0001 (rollback 1 of 2).")
+    assert "Traceback" not in done.stderr
+
+
 def problems_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     """What a command that ended with 2 said, a problem a line."""
     assert done.returncode == 2, done.stderr

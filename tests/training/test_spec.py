@@ -166,6 +166,12 @@ def test_a_missing_part_says_what_to_write() -> None:
             "/training/early_stopping",
             "share",
         ),
+        (
+            {"training": {"on_divergence": {"rollback": False, "lr_factor": 0.1}}},
+            "/training/on_divergence",
+            "set rollback to true",
+        ),
+        ({"training": {"on_divergence": {"lr_factor": 1}}}, "/training/on_divergence/lr_factor", "less than 1"),
         ({"training": {"loss": "mse", "best_by": "accuracy"}}, "/training/best_by", "mae, rmse, r2"),
         ({"training": {"loss": "cross_entropy", "best_by": "r2"}}, "/training/best_by", "accuracy, macro_f1"),
         ({"data": {"split": {"validation": 0.5, "test": 0.5}}}, "/data/split", "something to train on"),
@@ -269,6 +275,24 @@ def test_a_whole_number_is_nothing_else(place: tuple[str, str], wrong: object) -
 def test_a_time_without_progress_is_whole_seconds_or_null(wrong: object) -> None:
     assert refused(document(limits={"max_stall_seconds": wrong})).keys() == {"/limits/max_stall_seconds"}
     assert parse(document(limits={"max_stall_seconds": None})).limits.max_stall_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (True, "must be a mapping; got true"),
+        ({"rollback": 1}, "must be true or false; got 1"),
+        ({"lr_factor": 0}, "must be greater than 0; got 0"),
+        ({"lr_factor": 1.5}, "must be at most 1; got 1.5"),
+        ({"at_most": 0}, "must be at least 1; got 0"),
+        ({"at_most": 101}, "must be at most 100; got 101"),
+        ({"at_mos": 1}, "there is no such field; did you mean `at_most`? allowed here: at_most, lr_factor, rollback"),
+    ],
+)
+def test_what_to_do_on_divergence_is_a_mapping_within_bounds(wrong: Any, sentence: str) -> None:
+    ((pointer, said),) = refused(document(training={"on_divergence": wrong})).items()
+    key = next(iter(wrong)) if isinstance(wrong, dict) else ""
+    assert (pointer, said) == (f"/training/on_divergence/{key}".rstrip("/"), sentence)
 
 
 @pytest.mark.parametrize("wrong", ["0.1", True, math.nan, math.inf, -math.inf, [], {}, -0.1, HUGE, 1e308])
@@ -437,6 +461,7 @@ FULL = {
         "optimizer": {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.99]},
         "lr_schedule": {"name": "plateau", "patience": 2},
         "early_stopping": {"patience": 3},
+        "on_divergence": {"lr_factor": 0.1},
         "max_grad_norm": None,
     },
     "data": {"dataset": None, "synthetic": {"samples": 10}, "split": {"validation": 0.2, "test": 0.1}},

@@ -1,0 +1,71 @@
+"""Going back after a divergence: to the end of the best epoch so far, or to the start, at a lower learning rate.
+
+The place is a function of the run's history, whenever checkpoints were taken, and the random state from there on is one
+of the seed and the number of rollbacks. So a run that is killed, before or after, goes on as one that is not.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from services.errors import Diverged
+from services.training.loop import Run, watch
+from services.training.schedule import PlateauState
+
+
+def roll_back(run: Run) -> bool:
+    """Takes a run that has diverged back to where it was good, if its spec leaves it a rollback.
+
+    Returns whether it did.
+    """
+    on = run.training.on_divergence
+    if on is None or not on.rollback or run.rollbacks >= on.at_most:
+        return False
+    run.rollbacks += 1
+    run.lr_factor *= on.lr_factor
+    if run.best is not None and not math.isfinite(run.best.value):
+        run.best = None  # the first epoch is the best until there is another: an epoch of infinite loss is no good one
+    run.model.load_state_dict(run.best.weights if run.best else run.first_model().state_dict())
+    run.begin_optimizing()
+    _cut_back(run, run.best.epoch if run.best else 0)
+    torch.manual_seed(_seed(run.training.seed, run.rollbacks))
+    return True
+
+
+def _cut_back(run: Run, epoch: int) -> None:
+    """Forgets what came after the end of an epoch."""
+    run.epoch, run.step = epoch, epoch * run.steps_per_epoch
+    run.history = run.history[:epoch]
+    run.reports, run.outputs, run.seconds = [], [], 0.0
+    run._untaken, run._reported = [], 0
+    run.plateau, run.stopping_best, run.stopping_bad_epochs = PlateauState(), None, 0
+    for record in run.history:
+        watch(run, record)
+
+
+def _seed(seed: int, rollbacks: int) -> int:
+    """Another one for each rollback, unlike those that people choose."""
+    return int(np.random.SeedSequence([seed, rollbacks]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def sentence_of(error: Diverged, run: Run) -> str:
+    """What a rollback is told as."""
+    on = run.training.on_divergence
+    assert on is not None, "it was rolled back"  # noqa: S101
+    place = f"from the end of epoch {run.epoch} (step {run.step})" if run.epoch else "from the start"
+    return (
+        f"Training diverged at step {error.step} (epoch {error.epoch}): loss {error.loss:g}, gradient norm "
+        f"{error.grad_norm:g}, learning rate {error.lr:g}. It goes on {place} with learning rates multiplied by "
+        f"{run.lr_factor:g} (rollback {run.rollbacks} of {on.at_most})."
+    )
+
+
+def tell_rollbacks(error: Diverged, run: Run) -> None:
+    """Adds to the message of a divergence how often the run was rolled back before it."""
+    if run.rollbacks:
+        times = "once" if run.rollbacks == 1 else f"{run.rollbacks} times"
+        told = f"The run was rolled back {times} before, at last to {run.lr_factor:g} times the spec's learning rate."
+        error.args = (f"{error.message} {told}",)
