@@ -20,7 +20,11 @@ class Drain:
         os.write(self._writer, b"!")
 
     def __bool__(self) -> bool:
-        return bool(select.select([self.fd], [], [], 0)[0])
+        return self.wait(0)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is raised, waiting for that up to so many seconds."""
+        return bool(select.select([self.fd], [], [], seconds)[0])
 
     def close(self) -> None:
         os.close(self.fd)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from celery import Celery, signals
@@ -17,8 +19,9 @@ from services.settings import Settings
 from services.storage import Storage
 from worker import tasks
 from worker.drain import Drain
+from worker.pulse import Pulse, end_parent
+from worker.slot import Slot
 from worker.spare import Spares, trainer_command
-from worker.supervisor import Slot
 
 RING = "worker.ring"
 
@@ -63,6 +66,7 @@ class Worker:
 
     _drain: Drain
     _slot: Slot
+    _pulse: Pulse
 
     def __init__(self, command: Sequence[str] | None) -> None:
         self._command = command
@@ -102,15 +106,23 @@ class Worker:
             storage=Storage(settings.data_dir),
             spares=spares,
             drain=self._drain,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
+            worker=name(),
         )
+        self._pulse = Pulse(self._slot, end=partial(end_parent, os.getppid()))
+        self._pulse.start()
 
     def on_process_shutdown(self, **_: Any) -> None:
+        self._pulse.stop()
         self._slot.spares.end()
         self._slot.engine.dispose()
 
     def on_ring(self, *arguments: object, **_: object) -> None:
         tasks.ring(self._slot, arguments[0] if len(arguments) == 1 else arguments)
+
+
+def name() -> str:
+    """Where this process is found, and what no other has: process ids come back, in containers often the same ones."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
 def create_app(command: Sequence[str] | None = None) -> Celery:

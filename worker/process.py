@@ -28,6 +28,21 @@ def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
         raise SystemExit("The process that started this one is gone.")
 
 
+def die_in(seconds: float) -> None:
+    """Let the kernel end this process with SIGALRM when so many seconds have passed without another call.
+
+    It needs nothing of this process: not the interpreter's lock, not a thread that gets its turn. A process that is
+    stopped meanwhile dies before its next instruction. Raises nothing, and works in any thread.
+    """
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would switch it off
+
+
+def let_alarms_kill() -> None:
+    """Give SIGALRM its first meaning back, whatever was inherited; for the main thread."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+
+
 def has_exited(child: subprocess.Popen[bytes]) -> bool:
     """Whether a child has ended, without reaping it, so that its id, and its group's, is not given to another."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13

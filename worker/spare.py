@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from services.training.environment import ENVIRONMENT
 from worker import process
+from worker.output import Output
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,8 +34,8 @@ INHERITED = re.compile(
 )
 
 MAX_LINE_BYTES = 64 << 20  # an event longer than this is not an event
-MAX_OUTPUT_BYTES = 16 << 10  # of what a trainer prints, the end is kept
 READ_BYTES = 1 << 16
+READS_AT_ONCE = 16  # of what is printed, so that a flood leaves time for the rest
 
 
 class ProtocolError(Exception):
@@ -66,8 +67,11 @@ class Trainer:
         self._events = events
         self._orders = _descriptor(self._process.stdin)
         self._output = _descriptor(self._process.stdout)
-        self._unsent, self._unread, self._printed = bytearray(), bytearray(), bytearray()
-        self.printed_bytes = 0
+        self._unsent, self._unread = bytearray(), bytearray()
+        self.output = Output()
+        """What it prints."""
+        self.heard_at = time.monotonic()
+        """When anything last came from it, by the monotonic clock; printed text does not count."""
         self.is_silent = False
         """Whether no event can come any more."""
         self._ended = False
@@ -131,14 +135,9 @@ class Trainer:
                 self.wait(0.02)
             process.kill_group(self.pid)  # also what the trainer may have left behind
             self._process.wait()
-            while chunk := self._read(self._output):
-                self._keep(chunk)
+            self._read_output()
             self._close()
         return self._process.returncode
-
-    def last_words(self, lines: int = 20) -> str:
-        """The last lines that the process printed."""
-        return "\n".join(self._printed.decode(errors="replace").splitlines()[-lines:]).replace("\x00", "\ufffd").strip()
 
     def _flush(self) -> None:
         try:
@@ -162,19 +161,19 @@ class Trainer:
             return b""
 
     def _read_output(self) -> None:
-        chunk = self._read(self._output)
-        if chunk:
-            self._keep(chunk)
-        else:
-            self._selector.unregister(self._output)
-
-    def _keep(self, chunk: bytes) -> None:
-        self.printed_bytes += len(chunk)
-        self._printed += chunk
-        del self._printed[:-MAX_OUTPUT_BYTES]
+        for _ in range(READS_AT_ONCE):
+            try:
+                chunk = os.read(self._output, READ_BYTES)
+            except BlockingIOError:
+                return
+            if not chunk:
+                self.unwatch(self._output)
+                return
+            self.output.feed(chunk)
 
     def _read_events(self) -> list[dict[str, Any]]:
         chunk = self._read(self._events)
+        self.heard_at = time.monotonic()
         if not chunk:
             self.is_silent = True
             self._selector.unregister(self._events)

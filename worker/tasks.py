@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 
 from services import db
-from services.errors import Unavailable
-from worker.supervisor import Slot, claim, supervise
+from services.errors import SchemaMismatch, Unavailable
+from worker.slot import Slot
+from worker.supervisor import claims, supervise
+
+PAUSES = (0.5, 2.0)
+"""Seconds before a database that did not answer is asked again, for the sake of what a claim may have taken there."""
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +24,24 @@ def ring(slot: Slot, queue: object) -> int:
     if not isinstance(queue, str) or queue not in slot.settings.queue_names:
         log.warning("a doorbell for %.100r is ignored: this worker listens to %s", queue, slot.settings.queues)
         return 0
-    attempts = 0
+    slot.ear.hear()
     try:
-        db.check_schema(slot.engine)
-        while not slot.drain and (claimed := claim(slot, queue)) is not None:
-            supervise(slot, claimed)
-            attempts += 1
-    except Unavailable as error:
-        log.warning("nothing was claimed from %s: %s", queue, error)
+        return _work_off(slot, queue)
+    finally:
+        slot.ear.rest()
+
+
+def _work_off(slot: Slot, queue: str) -> int:
+    attempts = 0
+    for pause in (*PAUSES, 0.0):
+        try:
+            db.check_schema(slot.engine)
+            for claimed in claims(slot, queue):
+                supervise(slot, claimed)
+                attempts += 1
+            break
+        except Unavailable as error:
+            log.warning("nothing was claimed from %s: %s", queue, error)
+            if isinstance(error, SchemaMismatch) or slot.drain.wait(pause):
+                break
     return attempts

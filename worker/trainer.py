@@ -4,10 +4,11 @@
 
 It warms up (imports torch, takes one tiny training step), says `ready`, and waits for one order on its standard input.
 Then it trains, sending events to the descriptor LOOPLINE_EVENTS_FD, and ends. It dies with the supervisor that started
-it: by the kernel's hand on Linux, and everywhere when its standard input ends.
+it: by the kernel's hand on Linux, and everywhere when its standard input ends. It also dies when its supervisor does
+not say in time that the lease was renewed: one that is frozen could not stop it, and another attempt may follow.
 
 Exit status: 0 the last event was `finished` or `stopped`; 1 it was `failed`; 2 bad command line; 3 the supervisor is
-gone. Any other, or a signal, and no last event: it crashed.
+gone; SIGALRM: it heard of no renewal. Any other, or a signal, and no last event: it crashed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.errors import DatasetInvalid, TrainingError
-from worker.process import die_with_parent
+from worker.process import die_in, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
 
@@ -35,6 +36,7 @@ Send = Callable[[Event], None]
 def main() -> int:
     options = _options()
     die_with_parent(options.parent)
+    let_alarms_kill()
     send = _sender()
     inbox = Inbox(sys.stdin.fileno())
 
@@ -86,7 +88,7 @@ def _reason(error: BaseException) -> str:
 
 
 class Inbox:
-    """What the supervisor sends: one order, later perhaps a request to stop. Its end ends this process."""
+    """What the supervisor sends: one order, news of the lease, perhaps a request to stop. Its end ends this process."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -105,9 +107,11 @@ class Inbox:
     def _read(self) -> None:
         for line in lines(self._fd):
             message: Mapping[str, Any] = json.loads(line)
+            if "lease" in message:
+                die_in(message["lease"])
             if "stop" in message:
                 self._stop = str(message["stop"])
-            else:
+            elif "spec" in message:
                 self._orders.put(dict(message))
         os._exit(ORPHANED)  # not sys.exit: this is not the main thread, and nobody is left to tell
 

@@ -19,8 +19,8 @@ from services.storage import Storage
 from tests.worker.watching import Process, Watch
 from worker.bell import CeleryDoorbell
 from worker.drain import Drain
+from worker.slot import Slot
 from worker.spare import Spares
-from worker.supervisor import Slot
 
 ROOT = Path(__file__).parent.parent.parent
 STUB = [sys.executable, "-m", "tests.worker.stub_trainer"]

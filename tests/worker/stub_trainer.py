@@ -1,7 +1,8 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
 `stub: hold` trains its first step and waits for a file `go` in the job's folder; `exit`, `kill`, `silent`, `flood`,
-`garbage`, `deaf`, `orphan`, `diverge`, `half` are ways to go wrong. `times` is for how many attempts.
+`garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` are ways to go wrong; `slow`, `chatter`, `talk`, `back` are
+ways to go on all the same. `times` is for how many attempts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker.process import die_with_parent
+from worker.process import die_in, die_with_parent, let_alarms_kill
 from worker.trainer import lines
 
 STEPS_PER_EPOCH = 4
@@ -35,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parent", type=int)
     die_with_parent(parser.parse_args().parent)
+    let_alarms_kill()
     threading.Thread(target=listen, daemon=True).start()
     send(event="ready", device="cpu")
     order = inbox.get()
@@ -68,7 +70,7 @@ def train(order: dict[str, Any], stub: str) -> None:
                 send(event="checkpoint", epoch=step // STEPS_PER_EPOCH, step=step, best=False, files=files)
                 send(event="stopped", reason=reason)
                 return
-    metrics = {"validation_loss": 2.0 / step}
+    metrics = {"validation_loss": 0.5 / epochs}
     files = [write(folder / name, name.encode()) for name in ("model.safetensors", "model.json", "history.json")]
     if stub == "half":
         files[0]["sha256"] = "0" * 64
@@ -81,6 +83,7 @@ def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
     yield
     if step != STEPS_PER_EPOCH + 1 and stub != "hold":
         return
+    go_on(stub, step)
     if stub in {"hold", "deaf"} and (stub == "deaf" or step == 1):
         while not (folder / "go").exists():
             time.sleep(0.005)
@@ -103,9 +106,31 @@ def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
         send(event="log", level="info", message=f"child {child.pid}")
         (folder / "child").write_text(str(child.pid))
         sys.exit(1)
+    elif stub == "headless":
+        send(event="finished")
     elif stub == "diverge":
         send(event="failed", reason="diverged", message="Training diverged at step 5.", traceback=None)
         sys.exit(1)
+
+
+def go_on(stub: str, step: int) -> None:
+    """What is told besides the numbers, by those that go on."""
+    if stub == "slow":
+        for _ in range(20):
+            time.sleep(0.1)
+            send(event="note", type="warning", message="still there")
+    elif stub == "chatter":
+        for number in range(1000):  # 100 MB
+            os.write(1, b"".join(b"%099d\n" % line for line in range(number * 1000, number * 1000 + 1000)))
+    elif stub == "talk":
+        os.write(2, b"one line\nprogress 1\rprogress 2\r\n\xff\x00 bytes\nno end")
+        send(event="note", type="micro_batch", level="warning", message="Half of it.", data={"micro_batch": 8})
+        send(event="log", level="info", message="all is well")
+        send(event="log", level="warning", message="less is well")
+    elif stub == "back":
+        send(event="rolled_back", epoch=0, step=0, message="Rolled back.", data={"lr_factor": 0.5})
+        send(event="steps", first_step=1, loss=[9.0] * step, grad_norm=[1.0] * step)
+        send(event="epoch", record={"epoch": 1, "train_loss": 9.0, "validation_loss": 9.0})
 
 
 def stop_asked(stub: str) -> str | None:
@@ -132,7 +157,11 @@ def write(path: Path, data: bytes) -> dict[str, Any]:
 
 def listen() -> None:
     for line in lines(0):
-        inbox.put(json.loads(line))
+        message = json.loads(line)
+        if "lease" in message:
+            die_in(message["lease"])
+        if "spec" in message or "stop" in message:
+            inbox.put(message)
     os._exit(3)
 
 

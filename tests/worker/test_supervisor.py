@@ -83,6 +83,7 @@ def test_a_doorbell_for_no_queue_of_this_worker_is_ignored(
         ("silent", "trainer_crashed", "ended without a result"),
         ("garbage", "trainer_crashed", "no JSON"),
         ("half", "trainer_crashed", "not whole"),
+        ("headless", "trainer_crashed", "not whole"),
         ("diverge", "diverged", "diverged at step 5"),
     ],
 )

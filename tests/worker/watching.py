@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
-from services.orm import Job
+from services import db, events, jobs
+from services.orm import Event, Job
 
 
 @dataclass
@@ -34,9 +34,21 @@ class Watch:
             time.sleep(0.01)
         return job
 
-    def statuses(self, job_id: str) -> list[str]:
+    def transitions(self, job_id: str) -> Sequence[Event]:
         with db.read_scope(self.engine) as session:
-            return [row.to_status for row in jobs.transitions(session, job_id)]
+            return jobs.transitions(session, job_id)
+
+    def statuses(self, job_id: str) -> list[str | None]:
+        return [row.to_status for row in self.transitions(job_id)]
+
+    def events(self, job_id: str, type: str) -> Sequence[Event]:
+        with db.read_scope(self.engine) as session:
+            return events.list(session, job_id, type=type)
+
+    def lines(self, job_id: str) -> list[tuple[str, str]]:
+        """Level and text of the job's log."""
+        with db.read_scope(self.engine) as session:
+            return [(line.level, line.text) for line in events.lines(session, job_id, limit=5000)]
 
 
 @dataclass

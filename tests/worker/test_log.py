@@ -1,0 +1,117 @@
+"""What a trainer tells besides its numbers: notes, log lines, and what it prints."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.orm import Job
+from tests.worker.watching import Watch
+from worker import tasks
+from worker.output import MAX_BYTES, MAX_LINES, Output
+from worker.slot import Slot
+
+MakeJob = Callable[..., Job]
+MakeSlot = Callable[..., Slot]
+
+
+def test_notes_warnings_and_lines_are_kept_in_their_places(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "talk"})
+    tasks.ring(make_slot(), "default")
+    assert watch.job(job.id).status == "succeeded"
+    [note] = watch.events(job.id, "micro_batch")
+    assert (note.level, note.message, note.data) == ("warning", "Half of it.", {"micro_batch": 8})
+    [warning] = watch.events(job.id, "warning")
+    assert (warning.level, warning.message) == ("warning", "less is well")
+    lines = watch.lines(job.id)
+    assert [text for level, text in lines if level == "output"] == [
+        "one line",
+        "progress 2",
+        "\ufffd bytes",
+        "no end",
+    ]
+    assert [line for line in lines if line[0] != "output"] == [("info", "all is well"), ("warning", "less is well")]
+
+
+def test_a_run_that_rolled_back_keeps_only_what_it_lived_last(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job(tags={"stub": "back"})
+    tasks.ring(make_slot(), "default")
+    assert watch.job(job.id).status == "succeeded"
+    [event] = watch.events(job.id, "rolled_back")
+    assert (event.message, event.data) == ("Rolled back.", {"lr_factor": 0.5})
+    with db.read_scope(engine) as session:
+        steps = jobs.steps(session, job.id)
+        assert (list(steps.step), list(steps.loss[:5])) == ([*range(1, 13)], [9.0] * 5)
+        assert jobs.epochs(session, job.id)[0]["train_loss"] == 9.0
+        assert [row.step for row in jobs.checkpoints(session, job.id)] == [8, 12]
+
+
+def test_the_last_words_of_a_crash_are_in_the_log(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job = make_job(tags={"stub": "exit"}, limits={"max_retries": 0})
+    tasks.ring(make_slot(), "default")
+    assert watch.lines(job.id)[-1] == ("output", "Traceback: the stub gives up")
+
+
+def test_a_flood_of_invalid_bytes_is_capped(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    """Tens of megabytes without a line end, NUL and invalid UTF-8 among them."""
+    job = make_job(tags={"stub": "flood"}, limits={"max_retries": 0})
+    tasks.ring(make_slot(), "default")
+    lines = watch.lines(job.id)
+    assert lines[-1] == ("output", "the last line") or lines[-1][1].endswith("…")
+    assert sum(len(text) for _, text in lines) < 10_000
+
+
+def test_a_flood_of_lines_neither_stops_the_run_nor_fills_the_memory(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    """A trainer that prints a million lines (100 MB): they are read away, and a few of them kept."""
+    job = make_job(tags={"stub": "chatter"})
+    memory, began = peak_bytes(), time.monotonic()
+    tasks.ring(make_slot(), "default")
+    seconds = time.monotonic() - began
+    assert watch.job(job.id).status == "succeeded"
+    assert seconds < 15
+    assert peak_bytes() - memory < 64e6
+    lines = [text for level, text in watch.lines(job.id) if level == "output"]
+    assert lines[-1] == f"{999_999:099d}"
+    dropped = sum(int(text.split()[1].replace(",", "")) for text in lines if text.startswith("…"))
+    kept = sum(not text.startswith("…") for text in lines)
+    assert (dropped + kept, kept <= (seconds + 2) * MAX_LINES) == (1_000_000, True)
+
+
+def peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_only_the_newest_lines_are_handed_on_and_the_rest_is_counted() -> None:
+    output = Output()
+    output.feed(b"".join(b"%d\n" % number for number in range(12_545)))
+    lines = output.take()
+    assert (lines[0], lines[1], lines[-1]) == ("… 12,345 lines were dropped", "12345", "12544")
+    assert output.take() == []
+
+
+def test_an_unfinished_line_waits_for_its_end_or_for_the_last_call() -> None:
+    output = Output()
+    output.feed(b"a\nb")
+    assert output.has_lines
+    assert output.take() == ["a"]
+    output.feed(b"c")
+    assert (output.has_lines, output.take()) == (False, [])
+    assert output.take(all=True) == ["bc"]
+
+
+def test_a_line_without_end_takes_no_more_memory_than_others() -> None:
+    output = Output()
+    for _ in range(100):
+        output.feed(b"x" * 100_000)
+    [line] = output.take(all=True)
+    assert 0 < len(line) <= MAX_BYTES

@@ -1,0 +1,276 @@
+"""The conversation between one supervisor and one trainer, from the order to the outcome."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services import db, faults, jobs
+from services.errors import JobNotFound, LeaseLost, Unavailable
+from services.events import Level, Line
+from services.jobs import Flags
+from services.leases import Lease
+from services.states import Reason, Status
+from services.storage import Storage, sha256
+from worker.record import ENDS, Batch, Event, Trace, log_lines, trace
+from worker.slot import Claim, Slot
+from worker.spare import ProtocolError, Trainer, signal_name
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # how long a request to cancel or pause may go unseen
+TICK_SECONDS = 0.5
+OUTPUT_SECONDS = 1.0  # how long a printed line may wait to be written down
+STOP_SHARE = 0.5  # of the lease, without renewal, after which the trainer is to save its place and stop
+LEASE_SHARE = 0.75  # and after which it must be dead: another may follow soon
+
+
+class Attempt:
+    """One attempt at a job: `run` turns until it has ended."""
+
+    def __init__(self, slot: Slot, claim: Claim, trainer: Trainer) -> None:
+        self.slot, self.job, self.trainer = slot, claim.job, trainer
+        self.lease = Lease.of(claim.job)
+        self.pending: list[Event] = []  # events that have come and are in no batch yet
+        self.batch: Batch | None = None  # what is to be written next
+        self.last: Event | None = None  # the event that ends the attempt, once it has come
+        self.ended = False
+        self.asked: str | None = None  # what the trainer was asked to stop for
+        self.step = claim.job.step
+        self.began = time.monotonic()
+        self.renewed = self.looked = claim.at
+        self.renew_at = self.renewed + slot.settings.renew_seconds
+        self.write_at = 0.0  # not before: the database could not answer
+        self.output_at = 0.0
+        self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
+        self.is_unsure = False  # whether the batch's commit was not answered
+        self.kill_at = self.time_limit_at = float("inf")
+        if self.job.max_runtime_seconds is not None:
+            self.time_limit_at = claim.at + max(0.0, self.job.max_runtime_seconds - self.job.ran_seconds)
+        self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or float("inf")
+        trainer.watch(slot.drain.fd)
+
+    def run(self) -> None:
+        """Until the attempt's end is in the database; raises LeaseLost when it is another's to write."""
+        while not self.ended:
+            self.keep_lease()
+            self.stop_in_time()
+            self.listen()
+            self.write()
+
+    # The lease
+
+    def keep_lease(self) -> None:
+        """Renew when it is time, and hear what is asked of this attempt; between renewals a look costs no write."""
+        try:
+            if (began := time.monotonic()) >= self.renew_at:
+                self.renew(began)
+            elif began >= self.looked + LOOK_SECONDS:
+                self.look(began)
+        except Unavailable as error:
+            log.warning("%s: the lease could not be renewed: %s", self.job.id, error)
+            self.renew_at = time.monotonic() + min(LOOK_SECONDS, self.slot.settings.renew_seconds / 4)
+        self.fear_for_lease(time.monotonic() - self.renewed)
+
+    def renew(self, began: float) -> None:
+        with db.session_scope(self.slot.engine) as session:
+            flags = jobs.renew(session, self.lease, self.slot.settings.lease_seconds)
+        self.renewed = self.looked = began
+        self.renew_at = began + self.slot.settings.renew_seconds
+        if self.last is None:
+            self.trainer.send({"lease": began + LEASE_SHARE * self.slot.settings.lease_seconds - time.monotonic()})
+        self.heed(flags)
+
+    def look(self, began: float) -> None:
+        self.looked = began
+        try:
+            with db.read_scope(self.slot.engine) as session:
+                job = jobs.get(session, self.job.id)
+        except JobNotFound as error:
+            raise LeaseLost(f"{self.job.id} was deleted meanwhile.") from error
+        if (job.attempt, job.status) != (self.lease.attempt, Status.RUNNING):
+            raise LeaseLost(f"{self.job.id} is {job.status} by now, at attempt {job.attempt}.")
+        self.heed(Flags(cancel=job.cancel_requested, pause=job.pause_requested))
+
+    def fear_for_lease(self, silent: float) -> None:
+        """What follows from `silent` seconds without renewal. An outcome is no danger to anybody: it waits on."""
+        lease = self.slot.settings.lease_seconds
+        if silent > LEASE_SHARE * lease and (self.last is None or self.slot.drain):
+            raise LeaseLost("The database was out of reach until the lease was nearly over; the trainer is stopped.")
+        if silent > STOP_SHARE * lease:
+            self.ask_to_stop("lease")
+
+    def heed(self, flags: Flags) -> None:
+        if flags.seconds_left is not None:
+            self.time_limit_at = time.monotonic() + flags.seconds_left
+        if flags.cancel:
+            self.ask_to_stop("cancel")
+        if flags.pause:
+            self.ask_to_stop("pause")
+
+    # The trainer
+
+    def stop_in_time(self) -> None:
+        """Ask the trainer to stop when the worker shuts down or the time is over; kill one that does not."""
+        if self.last is not None:
+            return
+        if self.slot.drain:
+            self.trainer.unwatch(self.slot.drain.fd)  # it stays readable: watching on would be a busy loop
+            self.ask_to_stop("drain")
+        if time.monotonic() >= self.time_limit_at:
+            self.ask_to_stop("time_limit")
+        if time.monotonic() >= self.kill_at:
+            log.warning("%s: the trainer did not stop within %g s and is killed", self.job.id, self.slot.stop_seconds)
+            self.take_in([{"event": "stopped", "reason": self.asked}])
+
+    def ask_to_stop(self, reason: str) -> None:
+        """The first request counts; what is asked later is on the job's row, which has the last word."""
+        if self.asked is None and self.last is None:
+            log.info("%s: the trainer is asked to stop (%s)", self.job.id, reason)
+            self.asked = reason
+            self.kill_at = time.monotonic() + self.slot.stop_seconds
+            self.trainer.send({"stop": reason})
+
+    def listen(self) -> None:
+        """Take in what the trainer says, waiting for it at most to the next thing to do; note its death or silence."""
+        if self.last is not None:
+            time.sleep(max(0.0, min(self.write_at - time.monotonic(), TICK_SECONDS)))
+            return
+        try:
+            self.take_in(self.trainer.wait(self.patience()))
+            if self.last is None and self.trainer.has_exited():
+                self.take_in(self.trainer.rest())
+                if self.last is None:
+                    self.take_in([self.obituary()])
+            elif self.last is None and time.monotonic() >= self.stalled_at():
+                self.take_in([self.stall()])
+        except ProtocolError as error:
+            self.take_in([_failed(Reason.TRAINER_CRASHED, str(error))])
+
+    def take_in(self, events: Sequence[Event]) -> None:
+        """Keep events to be written. After the last one the trainer has nothing left to do, and is gone before the
+        outcome can be seen: whoever follows has the job's folder for itself."""
+        for event in events:
+            if self.last is not None:
+                return
+            if event["event"] in ENDS:
+                self.last = event
+                self.trainer.end()
+                return
+            if event["event"] == "steps":
+                self.step = event["first_step"] + len(event["loss"]) - 1
+            self.pending.append(event)
+
+    def patience(self) -> float:
+        """How long to wait for the trainer before something else is due, in seconds."""
+        due = min(self.renew_at, self.looked + LOOK_SECONDS, self.kill_at, self.time_limit_at, self.stalled_at())
+        if self.pending or self.batch:
+            due = min(due, self.write_at)
+        if self.trainer.output.has_lines:
+            due = min(due, max(self.output_at, self.write_at))
+        longest = 0.01 if self.trainer.is_silent else TICK_SECONDS  # its end will follow at once
+        return max(0.0, min(due - time.monotonic(), longest))
+
+    def stalled_at(self) -> float:
+        """When the trainer has been silent for too long. One that was asked to stop has another limit."""
+        if self.asked is not None:
+            return float("inf")
+        return max(self.began, self.trainer.heard_at) + self.max_stall_seconds
+
+    def stall(self) -> Event:
+        silent = time.monotonic() - max(self.began, self.trainer.heard_at)
+        limit = f"limits.max_stall_seconds is {self.max_stall_seconds:g}"
+        return _failed(Reason.STALLED, f"The trainer said nothing for {silent:.0f} s at step {self.step} ({limit}).")
+
+    def obituary(self) -> Event:
+        """The failure of a trainer that ended without a last event, told from its exit status and last words."""
+        if self.asked is not None:
+            return {"event": "stopped", "reason": self.asked}
+        status = self.trainer.end()
+        if status == -signal.SIGALRM:
+            log.warning("%s: the trainer heard of no renewal in time, and has ended itself", self.job.id)
+            return {"event": "stopped", "reason": "lease"}
+        if status == -signal.SIGKILL:  # nobody else here sends one to a trainer
+            return _failed(
+                Reason.OUT_OF_MEMORY_HOST, "The trainer was killed, as the kernel does when memory runs out."
+            )
+        how = f"was ended by {signal_name(status)}" if status < 0 else f"ended with exit status {status}"
+        if status == 0:
+            how = "ended without a result"
+        if words := self.trainer.output.last_words():
+            log.warning("%s: the trainer %s; its last words:\n%s", self.job.id, how, words)
+        last = " | ".join(self.trainer.output.last_words(3).splitlines())[-500:]
+        return _failed(Reason.TRAINER_CRASHED, f"The trainer {how}." + (f" Last it printed: {last!r}." if last else ""))
+
+    # The record
+
+    def write(self) -> None:
+        """What has come, in one transaction; it stays for later when the database cannot answer."""
+        if time.monotonic() < self.write_at:
+            return
+        self.batch = batch = self.batch or self.next_batch()
+        if batch is None:
+            return
+        if batch.end is not None:
+            faults.point("supervisor.finishing")
+        try:
+            with db.session_scope(self.slot.engine) as session:
+                is_written = self.is_unsure and trace(session, self.lease) != self.trace
+                if not is_written:
+                    batch.write(session)
+                left = trace(session, self.lease)
+        except Unavailable as error:
+            log.warning("%s: %d events wait for the database: %s", self.job.id, len(batch.events), error)
+            self.is_unsure = True
+            self.write_at = time.monotonic() + LOOK_SECONDS
+            return
+        self.batch, self.trace, self.is_unsure = None, left, False
+        self.ended = batch.end is not None
+        if any(event["event"] == "steps" for event in batch.events):
+            self.slot.spares.prepare()  # the first step is out: now the next spare may have the processor too
+
+    def next_batch(self) -> Batch | None:
+        """What there is to write now, checked against the files; None when there is nothing."""
+        end = self.last and self.checked(self.last)
+        events = [self.checked(event) for event in self.pending]
+        lines = [line for event in (*events, *([end] if end else [])) for line in log_lines(event)]
+        now = time.monotonic()
+        if end or (self.trainer.output.has_lines and now >= self.output_at):
+            self.output_at = now + OUTPUT_SECONDS
+            lines += [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
+        self.pending = []
+        if not (events or lines or end):
+            return None
+        return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds)
+
+    def checked(self, event: Event) -> Event:
+        """The event, or what has to be written instead because its files are not what it says."""
+        if event["event"] == "checkpoint" and (damage := _damage(self.slot.storage, self.job.id, event["files"])):
+            # Likely deleted again already: several events are read at once.
+            return {"event": "log", "level": "info", "message": f"checkpoint {event['step']} not registered: {damage}"}
+        if event["event"] == "finished" and "files" in event:
+            damage = _damage(self.slot.storage, self.job.id, event["files"], hashed=True)
+            if damage:
+                return _failed(Reason.TRAINER_CRASHED, f"The trainer's result is not whole: {damage}.")
+        return event
+
+
+def _failed(reason: Reason, message: str) -> Event:
+    return {"event": "failed", "reason": reason, "message": message, "traceback": None}
+
+
+def _damage(storage: Storage, job_id: str, files: Sequence[Mapping[str, Any]], *, hashed: bool = False) -> str | None:
+    """What is wrong with the files that a trainer announced; None when they are whole."""
+    for file in files:
+        try:
+            path = storage.job_file(job_id, file["name"])
+            if path.stat().st_size != file["bytes"]:
+                return f"{file['name']} has {path.stat().st_size} bytes, not {file['bytes']}"
+            if hashed and sha256(path) != file["sha256"]:
+                return f"{file['name']} has another hash"
+        except (OSError, ValueError) as error:
+            return f"{file['name']}: {error}"
+    return None

@@ -1,0 +1,130 @@
+"""Writes down what a trainer said: many events in one transaction, fenced by the attempt's lease."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from services import events, jobs
+from services.events import Level, Line
+from services.leases import Lease
+from services.orm import Event as EventRow
+from services.orm import Job
+from services.states import PERMANENT, Reason
+
+log = logging.getLogger(__name__)
+
+ENDS = frozenset({"finished", "stopped", "failed"})
+
+Event = dict[str, Any]
+Trace = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is written in one transaction: events in their order, the log's lines, and the end if it has come."""
+
+    job: Job
+    """As it was claimed."""
+    events: Sequence[Event]
+    lines: Sequence[Line]
+    end: Event | None
+    retry_seconds: float
+
+    def write(self, session: Session) -> None:
+        """Raises LeaseLost when the job is another's to write."""
+        lease = Lease.of(self.job)
+        for event in self.events:
+            _apply(session, lease, event)
+        if self.lines:
+            events.log(session, lease, self.lines)
+        if self.end is not None:
+            self._end(session, lease, self.end)
+
+    def _end(self, session: Session, lease: Lease, end: Event) -> None:
+        match end:
+            case {"event": "finished", "result": result, "files": files}:
+                jobs.succeed(session, lease, result, files)
+                log.info("%s: attempt %d succeeded", lease.job_id, lease.attempt)
+            case {"event": "stopped", "reason": reason}:
+                self._stopped(session, lease, reason)
+            case {"event": "failed", "reason": reason, "message": message}:
+                why = Reason(reason) if reason in set(Reason) else Reason.TRAINER_CRASHED
+                self._failed(session, lease, why, message)
+            case _:
+                told = f"The trainer sent a last event that is not whole: {end!r:.200}."
+                self._failed(session, lease, Reason.TRAINER_CRASHED, told)
+
+    def _failed(self, session: Session, lease: Lease, why: Reason, message: str) -> None:
+        log.warning("%s: attempt %d failed (%s): %s", lease.job_id, lease.attempt, why, message)
+        retry = why not in PERMANENT
+        jobs.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
+
+    def _stopped(self, session: Session, lease: Lease, reason: str) -> None:
+        log.info("%s: attempt %d stopped (%s)", lease.job_id, lease.attempt, reason)
+        if reason == "cancel":
+            jobs.cancelled(session, lease)
+        elif reason == "pause":
+            jobs.paused(session, lease)
+        elif reason == "time_limit":
+            ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
+            limit = f"The job ran for {ran}: raise it, or train fewer epochs."
+            jobs.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False)
+        else:
+            jobs.give_back(session, lease)
+
+
+def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
+    match event:
+        case {"event": "started", "epochs": epochs, "steps_per_epoch": steps, **info}:
+            jobs.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info)
+        case {"event": "steps", "first_step": first, "loss": loss, "grad_norm": grad_norm}:
+            jobs.record_steps(session, lease, first, loss, grad_norm)
+        case {"event": "epoch", "record": record}:
+            jobs.record(session, lease, record)
+        case {"event": "checkpoint", "epoch": epoch, "step": step, "best": best, "files": files}:
+            jobs.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
+        case {"event": "checkpoint_deleted", "step": step}:
+            jobs.drop_checkpoint(session, lease, step)
+        case {"event": "rolled_back", "epoch": epoch, "step": step, "message": message}:
+            jobs.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=event.get("data"))
+        case {"event": "note", "type": type, "message": message}:
+            level = event.get("level", Level.INFO)
+            events.note(session, lease, type, message, level=level, data=event.get("data"))
+        case {"event": "log", "message": message, "level": Level.WARNING | Level.ERROR as level}:
+            events.note(session, lease, events.Type.WARNING, message, level=level)
+        case {"event": "log" | "ready"}:
+            pass
+        case _:
+            log.warning("%s: the trainer sent an event of an unknown kind: %.200r", lease.job_id, event)
+
+
+def log_lines(event: Mapping[str, Any]) -> list[Line]:
+    """The lines that an event puts into the job's log."""
+    match event:
+        case {"event": "log", "message": message}:
+            level = event.get("level")
+            return [Line(level if level in set(Level) else Level.INFO, str(message))]
+        case {"event": "failed", "traceback": str(traceback)}:
+            return [Line(Level.ERROR, line) for line in traceback.splitlines()]
+    return []
+
+
+def trace(session: Session, lease: Lease) -> Trace:
+    """What only the writes of this attempt can change: the number of log lines, and its own newest event.
+
+    When the answer to a commit was lost, this tells whether it took place. Writes that leave no such trace may be done
+    twice without harm.
+    """
+    lines = session.scalar(sa.select(Job.log_lines).where(Job.id == lease.job_id))
+    newest = sa.select(sa.func.max(EventRow.id)).where(
+        EventRow.job_id == lease.job_id,
+        EventRow.attempt == lease.attempt,
+        EventRow.type.not_in([events.Type.STATUS, events.Type.REQUEST]),
+    )
+    return lines or 0, session.scalar(newest) or 0

@@ -1,0 +1,68 @@
+"""What one pool process works with, and what it knows of itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from sqlalchemy.engine import Engine
+
+from services.orm import Job
+from services.settings import Settings
+from services.storage import Storage
+from worker.drain import Drain
+from worker.spare import Spares
+
+
+class Ear:
+    """What the process heard last and is doing: written by the thread that works, read by the one that tells of it."""
+
+    def __init__(self) -> None:
+        self.heard_at: float | None = None
+        """When a bell was heard, by the monotonic clock."""
+        self.job_id: str | None = None
+        self.is_busy = False
+        self._idle_since = time.monotonic()
+
+    def hear(self) -> None:
+        """A bell was heard; the process looks for work and does it."""
+        self.heard_at = time.monotonic()
+        self.is_busy = True
+
+    def rest(self) -> None:
+        """There is nothing left to do."""
+        self._idle_since = time.monotonic()
+        self.is_busy = False
+
+    def idle_seconds(self) -> float:
+        """How long the process has had nothing to do, and heard no bell."""
+        return 0.0 if self.is_busy else time.monotonic() - self._idle_since
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one pool process works with, made after the fork; it runs one attempt at a time."""
+
+    settings: Settings
+    engine: Engine
+    storage: Storage
+    spares: Spares
+    drain: Drain
+    worker: str
+    """Its name, which no other process has or had: what is claimed under it is this process's."""
+    stop_seconds: float = 20.0
+    """How long a trainer may take to stop when asked to, a checkpoint included, before it is killed."""
+    ear: Ear = field(default_factory=Ear)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that was claimed, with what else its attempt needs from the database."""
+
+    job: Job
+    dataset_sha256: str | None
+    checkpoint_step: int | None
+    """Of the newest checkpoint that is registered. Files beyond it may lie in the folder, left by an attempt that died
+    before its last events were written; going on from those would leave a gap in the history."""
+    at: float
+    """When, by the monotonic clock; the lease is counted from here."""
