@@ -1,0 +1,100 @@
+"""The small networks that are trained in chaos: every cell, and all that a checkpoint has to carry over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.training.spec import Limits
+
+VOWELS = "vowels"
+SEEDS = (1, 2)
+
+_SYNTHETIC = {"samples": 160, "length": 12, "features": 4, "classes": 3}
+_FAMILY: dict[str, dict[str, Any]] = {
+    "gru-dropout-cosine": {
+        "architecture": {"cell": "gru", "hidden_size": 12, "num_layers": 2, "dropout": 0.3, "pooling": "attention"},
+        "training": {"epochs": 40, "batch_size": 16, "lr_schedule": {"name": "cosine", "warmup_steps": 20}},
+        "data": {"synthetic": _SYNTHETIC},
+        "checkpoints": {"every_steps": 15, "keep_last": 3},
+    },
+    "lstm-plateau-batch-norm": {
+        "architecture": {"cell": "lstm", "hidden_size": 10, "bidirectional": True, "batch_norm": True},
+        "training": {
+            "epochs": 34,
+            "batch_size": 32,
+            "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True},
+            "lr_schedule": {"name": "plateau", "patience": 1, "factor": 0.5},
+        },
+        "data": {"dataset": VOWELS},
+        "checkpoints": {"every_steps": 20},
+    },
+    "rnn-relu-accumulated": {
+        "architecture": {"cell": "rnn", "nonlinearity": "relu", "init": "identity", "hidden_size": 16},
+        "training": {
+            "epochs": 50,
+            "batch_size": 8,
+            "accumulation_steps": 2,
+            "optimizer": {"name": "rmsprop", "lr": 0.003, "momentum": 0.5},
+            "lr_schedule": {"name": "step", "step_size": 9, "gamma": 0.5},
+            "max_grad_value": 0.1,
+        },
+        "data": {"synthetic": {**_SYNTHETIC, "length": 20}},
+        "checkpoints": {"every_steps": 25, "every_epochs": 7},
+    },
+    "gru-early-stopping": {
+        "architecture": {"cell": "gru", "hidden_size": 8, "pooling": "mean", "head_dropout": 0.2},
+        "training": {
+            "epochs": 90,
+            "batch_size": 16,
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            "early_stopping": {"patience": 30},
+            "best_by": "accuracy",
+        },
+        "data": {"synthetic": {**_SYNTHETIC, "samples": 120}, "split": {"validation": 0.25, "test": 0.1}},
+        "checkpoints": {"every_steps": 10, "keep_last": 2},
+    },
+    "lstm-one-cycle-vowels": {
+        "architecture": {"cell": "lstm", "hidden_size": 12, "num_layers": 2, "dropout": 0.2, "forget_gate_bias": 1.0},
+        "training": {
+            "epochs": 36,
+            "batch_size": 24,
+            "lr_schedule": {"name": "one_cycle"},
+            "loss": {"name": "cross_entropy", "class_weights": "balanced", "label_smoothing": 0.05},
+        },
+        "data": {"dataset": VOWELS, "scaling": "standard"},
+        "checkpoints": {"every_epochs": 2},
+    },
+    "rnn-deep-max": {
+        "architecture": {
+            "cell": "rnn",
+            "hidden_size": 8,
+            "num_layers": 3,
+            "dropout": 0.1,
+            "bidirectional": True,
+            "pooling": "max",
+            "batch_norm": True,
+            "init": "orthogonal",
+        },
+        "training": {"epochs": 45, "batch_size": 16, "max_grad_norm": 0.5},
+        "data": {"synthetic": _SYNTHETIC, "scaling": "minmax"},
+        "checkpoints": {"every_steps": 30, "keep_last": 1},
+    },
+}
+
+NAMES = tuple(_FAMILY)
+
+
+def document(name: str, seed: int, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The spec of this name as a client sends it. Failures that the nemesis makes are retried as often as it likes."""
+    spec = _FAMILY[name]
+    limits: dict[str, Any] = {"max_retries": 100}
+    if "max_stall_seconds" in Limits.model_fields:
+        limits["max_stall_seconds"] = 30
+    return {
+        **spec,
+        "training": {**spec["training"], "seed": seed},
+        "checkpoints": {"every_seconds": None, **spec["checkpoints"]},
+        "limits": limits,
+        "tags": {**tags, "spec": name, "seed": str(seed)},
+    }
