@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint format docs bench lock clean
+.PHONY: help setup demo run test chaos lint format docs bench lock clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ run: setup  ## start the service on embedded defaults and stay up (Ctrl-C stops 
 
 test: setup  ## all tests, on SQLite, PostgreSQL and Valkey, which come with the environment
 	@$(BIN)/python -m pytest -n auto $(TESTS)
+
+chaos: setup  ## random faults on a whole service, then proof of its promises (SECONDS=600 SEED=7; docs/faults.md)
+	@$(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 lint: setup  ## ruff and mypy --strict
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted; run: make format" >&2; exit 1; }

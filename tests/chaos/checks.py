@@ -230,7 +230,7 @@ def every_registered_file_is_whole(e: Evidence) -> Check:
 
 def _nothing_else(check: Check, job: JobSeen, folder: Path, known: set[str]) -> None:
     """A job that succeeded has nothing in its folder but what is registered."""
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         check.see("files in the folders of jobs that succeeded")
         if path.name not in known and path.suffix != ".part":
             check.wrong(job, f"{path.name} lies in its folder and is not registered")
@@ -250,7 +250,7 @@ def no_secret_is_told(e: Evidence) -> Check:
 
 def nothing_is_left_running(e: Evidence) -> Check:
     check = Check("I9", "no process is left after everything was told to end")
-    check.see("looks at all processes")
+    check.see("search among all processes")
     for one in e.leftovers:
         check.wrong(None, one)
     return check

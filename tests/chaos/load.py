@@ -21,6 +21,7 @@ from tests.chaos.servers import MARKERS
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 TIMEOUT_SECONDS = 6.0
+LOOK_SECONDS = 0.7
 TRY_AGAIN = frozenset({409, 429, 502, 503, 504})
 """Answers after which a client is right to send the same again (409: the first one is still being worked on)."""
 
@@ -46,6 +47,7 @@ class Submitted:
     plan: list[tuple[float, str]] = field(default_factory=list)
     """What is still to be asked of it: when (monotonic), and `cancel`, `pause` or `resume`."""
     status: str = "queued"
+    look_at: float = 0.0
 
 
 class Client:
@@ -96,9 +98,11 @@ class Client:
             for one in open_jobs:
                 if self._stop.is_set():
                     return
-                self._look(one)
+                if time.monotonic() >= one.look_at:
+                    self._look(one)
+                    one.look_at = time.monotonic() + LOOK_SECONDS
                 self._carry_out(one)
-            self._stop.wait(0.2)
+            self._stop.wait(0.1)
 
     def _submit(self) -> None:
         number = len(self.acknowledged)

@@ -15,7 +15,7 @@ from services.errors import LooplineError
 from services.orm import Job
 from tests.chaos.load import TERMINAL
 
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.3
 IN_FLIGHT_SECONDS = 0.3
 """What is written so soon after a fault was on its way before it."""
 
