@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.errors import Diverged, Invalid, Problem, SpecInvalid
+from services.errors import Diverged, Invalid, OutOfMemory, Problem, SpecInvalid
 from services.training import environment
 from services.training.spec import Spec, loads, parse
 
@@ -24,6 +24,7 @@ exit codes:
   1  a file could not be read or written
   2  the spec or its data has problems, which are listed
   3  training diverged: a loss or gradient was not finite
+  4  the device ran out of memory, with one sample at a time still
   130  stopped by Ctrl-C, with a checkpoint to go on from; a second Ctrl-C does not wait for it
 """
 
@@ -45,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Diverged as error:
         print(error.message, file=sys.stderr)
         return 3
+    except OutOfMemory as error:
+        print(error.message, file=sys.stderr)
+        return 4
     except OSError as error:
         print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -205,6 +205,7 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "plateau": asdict(run.plateau),
         "stopping": {"best": run.stopping_best, "bad_epochs": run.stopping_bad_epochs, "stopped": run.stopped_early},
         "rollbacks": {"count": run.rollbacks, "lr_factor": run.lr_factor},
+        "batches": {"micro": run.micro_batch, "evaluation": run.evaluation_batch},
         "scaler": run.scaler.state_dict() if run.scaler else None,
         "optimizer": {"state": plain, "lr": optimizer["param_groups"][0]["lr"]},
         "threads": torch.get_num_threads(),
@@ -230,8 +231,10 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
     run.plateau = PlateauState(**state["plateau"])
     run.stopping_best, run.stopping_bad_epochs = state["stopping"]["best"], state["stopping"]["bad_epochs"]
     run.stopped_early = state["stopping"]["stopped"]
-    if "rollbacks" in state:  # not where a version before there were any wrote it
+    if "rollbacks" in state:  # not where a version before there were any wrote it, and so below
         run.rollbacks, run.lr_factor = state["rollbacks"]["count"], state["rollbacks"]["lr_factor"]
+    if "batches" in state:
+        run.micro_batch, run.evaluation_batch = state["batches"]["micro"], state["batches"]["evaluation"]
     if run.scaler:
         run.scaler.load_state_dict(state["scaler"])
     if "epoch.reports" in tensors:

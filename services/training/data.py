@@ -253,6 +253,25 @@ def order_of(
     return Order(batches)
 
 
+def in_pieces(order: Order, accumulate: int, most: int | None, least: int) -> tuple[Order, list[int]]:
+    """The batches of an order cut into micro-batches of at most `most` samples, and how many make up each update.
+
+    The rows keep their order. No piece has fewer than `least` samples, so one may have more than `most`.
+    """
+    starts = range(0, len(order), accumulate)
+    if most is None:
+        return order, [min(accumulate, len(order) - start) for start in starts]
+    updates = [
+        [piece for rows in order.batches[start : start + accumulate] for piece in _cut(rows, most, least)]
+        for start in starts
+    ]
+    return Order([piece for pieces in updates for piece in pieces]), [len(pieces) for pieces in updates]
+
+
+def _cut(rows: NDArray[np.int64], most: int, least: int) -> list[NDArray[np.int64]]:
+    return np.array_split(rows, max(1, min(math.ceil(len(rows) / most), len(rows) // least)))
+
+
 def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0) -> Iterator[Batch]:
     """The batches of an order from number `skip` on, on the device.
 

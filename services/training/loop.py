@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.errors import Diverged
-from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, order_of, place
+from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of, weight_of
 from services.training.model import SequenceModel
 from services.training.schedule import PlateauState, learning_rate
@@ -78,6 +78,9 @@ class Run:
         self.stopped_early = False
         self.rollbacks = 0  # after divergence; see rollback.py
         self.lr_factor = 1.0  # what they have left of the learning rate
+        self.micro_batch: int | None = None  # into which batches are cut where they do not fit the device's memory
+        self.evaluation_batch = max(self.training.batch_size, EVALUATION_BATCH)
+        self.evaluating = False
         self._reported = 0  # updates of this epoch whose reports were taken
         self._untaken: list[Tensor] = []  # reports of the epoch before that were not taken by its end
         self._began = time.perf_counter()
@@ -111,8 +114,13 @@ class Run:
             samples=len(self.data.train),
             batch_size=self.training.batch_size,
             lengths=self.lengths if self.spec.data.bucketing else None,
-            least=2 if self.spec.architecture.batch_norm else 1,
+            least=self.least,
         )
+
+    @property
+    def least(self) -> int:
+        """The fewest samples that the network trains on at a time: batch normalisation compares them."""
+        return 2 if self.spec.architecture.batch_norm else 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -178,13 +186,13 @@ def fit(run: Run) -> Iterator[Epoch | None]:
     while not run.finished:
         run._began = time.perf_counter()
         order = run.order(run.epoch + 1)
-        accumulate = run.training.accumulation_steps
-        steps = math.ceil(len(order) / accumulate)
+        pieces, counts = in_pieces(order, run.training.accumulation_steps, run.micro_batch, run.least)
+        steps = len(counts)
         run.model.train()
-        batches = batches_of(run.train_part, order, run.device, skip=run.steps_in_epoch * accumulate)
-        for _ in range(run.steps_in_epoch, steps):
+        batches = batches_of(run.train_part, pieces, run.device, skip=sum(counts[: run.steps_in_epoch]))
+        for count in counts[run.steps_in_epoch :]:
             rate = run.set_learning_rate(total_steps=steps * run.training.epochs)
-            report = run.step_of_spec(run, list(islice(batches, accumulate)))
+            report = run.step_of_spec(run, list(islice(batches, count)))
             run.reports.append(report)
             run.step += 1
             if run.device.type != "cpu" and run.step % UPDATES_BETWEEN_LOOKS == 0:
@@ -384,9 +392,10 @@ def restore_best(run: Run) -> None:
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model as it stands in evaluation mode."""
     was_training = run.model.training
+    run.evaluating = True  # and stays so where this fails: memory.py asks
     run.model.eval()
     lengths = None if part.lengths is None else part.lengths.numpy()
-    order = in_order(len(part), max(run.training.batch_size, EVALUATION_BATCH), lengths)
+    order = in_order(len(part), run.evaluation_batch, lengths)
     answers = []
     for batch in batches_of(part, order, run.device):
         with run.autocast():
@@ -394,7 +403,9 @@ def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     outputs = torch.cat(answers)
     targets = part.y[torch.from_numpy(np.concatenate(order.batches))].to(run.device)
     run.model.train(was_training)
-    return {"loss": float(run.loss(outputs, targets)), **metrics_of(run.loss_name, outputs, targets)}
+    found = {"loss": float(run.loss(outputs, targets)), **metrics_of(run.loss_name, outputs, targets)}
+    run.evaluating = False
+    return found
 
 
 def _optimizer(chosen: Optimizer, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

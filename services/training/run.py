@@ -20,6 +20,7 @@ from services.errors import CheckpointCorrupt, Diverged, Invalid
 from services.training import checkpoint, npz
 from services.training.data import prepare
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best
+from services.training.memory import Smaller, give_back, smaller
 from services.training.model import GATES
 from services.training.npz import Arrays
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
@@ -88,12 +89,13 @@ def warm(device: torch.device) -> None:
 
 
 def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
-    """Carries out one order and yields what happens: started, steps, epoch, checkpoint, rolled_back, log, finished or
-    stopped.
+    """Carries out one order and yields what happens.
+
+    Events: started, steps, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
     or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
-    DatasetInvalid, SpecInvalid, OSError.
+    OutOfMemory, DatasetInvalid, SpecInvalid, OSError.
     """
     spec = parse(order["spec"])
     arrays = read_arrays(spec, Path(order["data"]) if order["data"] else None)
@@ -101,8 +103,9 @@ def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
-    run = Run(spec, prepare(arrays, spec), device_of(order.get("device", "auto")))
-    yield from Telling(run, Path(order["directory"])).events(order.get("resume"), stop)
+    device = device_of(order.get("device", "auto"))
+    telling = Telling(Run(spec, prepare(arrays, spec), device), Path(order["directory"]))
+    yield from telling.events(order.get("resume"), stop)
 
 
 def read_arrays(spec: Spec, path: Path | None) -> Arrays:
@@ -123,23 +126,24 @@ class Telling:
         self.saved_at = self.told_at = time.monotonic()
 
     def events(self, resume: str | None, stop: Stop) -> Iterator[Event]:
-        run = self.run
         resumed = yield from self._resume(resume)
         yield self._started(resumed)
         if resumed and resume != NEWEST and checkpoint.step_of(resumed) > checkpoint.step_of(Path(resume or "")):
-            for record in run.history:  # whoever asked has not heard of all of them
+            for record in self.run.history:  # whoever asked has not heard of all of them
                 yield {"event": "epoch", "record": finite(record)}
         while True:
             try:
                 yield from self._train(stop)
                 return
             except Diverged as error:
-                if not roll_back(run):
+                if not roll_back(self.run):
                     yield from self._last_good()
-                    tell_rollbacks(error, run)
+                    tell_rollbacks(error, self.run)
                     raise
-                diverged = error
-            yield from self._rolled_back(diverged)
+                again = self._rolled_back(error)
+            except torch.OutOfMemoryError:
+                again = self._with_less(smaller(self.run))
+            yield from again  # out here nothing refers to the failure, nor to what its traceback held of the device
 
     def _train(self, stop: Stop) -> Iterator[Event]:
         """Trains to the end and writes the result, or until it is to stop."""
@@ -177,6 +181,25 @@ class Telling:
         yield from self._checkpoint(time.monotonic())
         checkpoint.discard_after(self.directory, run.step)
 
+    def _with_less(self, less: Smaller) -> Iterator[Event]:
+        """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
+        spec, data, device, step_of_spec = self.run.spec, self.run.data, self.run.device, self.run.step_of_spec
+        del self.run  # before there is another: the device has no room for two
+        give_back(device)
+        self.run = Run(spec, data, device)
+        self.run.step_of_spec = step_of_spec
+        found = self._take_up(None)
+        less.apply(self.run)
+        yield {
+            "event": "note",
+            "type": "micro_batch",
+            "level": "warning",
+            "message": less.sentence(self.run, found is not None),
+            "data": less.document(self.run, found is not None),
+        }
+        yield self._started(found)
+        yield from self._checkpoint(time.monotonic())  # so that a later attempt begins with what fits
+
     def _last_good(self) -> Iterator[Event]:
         """Keeps where a run stood before it diverged: the weights of then, and the best ones.
 
@@ -193,11 +216,18 @@ class Telling:
             self._check_newest()
         if resume is not None:
             at_most = None if resume == NEWEST else checkpoint.step_of(Path(resume))
-            found = checkpoint.resume(self.run, self.directory, at_most=at_most)
+            found = self._take_up(at_most)
             if found is None:
                 yield _warning("There is no checkpoint that is whole; training starts from the beginning.")
             elif resume != NEWEST and Path(resume).name != found.name:
                 yield _warning(f"{Path(resume).name} is damaged or missing; training goes on from {found.name}.")
+        else:
+            checkpoint.discard_after(self.directory, -1)
+        return found
+
+    def _take_up(self, at_most: int | None) -> Path | None:
+        """Puts the run where the newest whole checkpoint is, and forgets those beyond."""
+        found = checkpoint.resume(self.run, self.directory, at_most=at_most)
         checkpoint.discard_after(self.directory, self.run.step if found else -1)
         self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]
         return found

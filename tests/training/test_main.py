@@ -194,6 +194,21 @@ def test_a_run_that_is_rolled_back_says_so_in_a_sentence(
     assert "Traceback" not in done.stderr
 
 
+def test_a_device_that_is_too_small_ends_with_4_after_all_that_was_tried(
+    command: Command, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("services.training.loop.autograd_step", step)
+    done = command(write(), "--out", tmp_path / "out", "--threads", "1")
+    assert done.returncode == 4
+    lines = [line for line in done.stderr.splitlines() if line.startswith("The device ran out of memory at step 1")]
+    assert [line.partition("micro-batches of ")[2][:1] for line in lines] == ["2", "1", ""]
+    assert "with a single sample at a time" in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
 def problems_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     """What a command that ended with 2 said, a problem a line."""
     assert done.returncode == 2, done.stderr

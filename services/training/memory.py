@@ -1,0 +1,85 @@
+"""Going on when the device has run out of memory: with micro-batches, whose updates are those of the whole batch.
+
+An update sees the same samples with the same weights however they are cut, so it is the same up to rounding (with batch
+normalisation and dropout: the same in distribution).
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from services.errors import OutOfMemory
+from services.training.loop import Run
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """What to try next, and what it is after."""
+
+    micro_batch: int | None
+    evaluation_batch: int
+    evaluating: bool
+    step: int
+    """The update at which memory ran out, or after which, in evaluation."""
+
+    def apply(self, run: Run) -> None:
+        run.micro_batch, run.evaluation_batch = self.micro_batch, self.evaluation_batch
+
+    def sentence(self, run: Run, resumed: bool) -> str:
+        """`run` stands where training goes on."""
+        place = f"from step {run.step}" if resumed else "from the start"
+        if self.evaluating:
+            return (
+                f"The device ran out of memory in evaluation after step {self.step}; training goes on {place} and "
+                f"evaluates {self.evaluation_batch} samples at a time."
+            )
+        return (
+            f"The device ran out of memory at step {self.step}; training goes on {place} with micro-batches of "
+            f"{self.micro_batch} (the batch of {run.training.batch_size} is kept by accumulation)."
+        )
+
+    def document(self, run: Run, resumed: bool) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "resumed_from": run.step if resumed else None,
+            "evaluating": self.evaluating,
+            "micro_batch": self.micro_batch,
+            "evaluation_batch": self.evaluation_batch,
+            "batch_size": run.training.batch_size,
+        }
+
+
+def smaller(run: Run) -> Smaller:
+    """Half of what did not fit: of a micro-batch and of evaluation's batches, or where those failed of them alone.
+
+    Raises OutOfMemory when there is nothing left to halve.
+    """
+    parts = [len(part) for part in (run.data.validation, run.data.test) if part is not None]
+    evaluation = min(run.evaluation_batch, max(parts, default=1))
+    if run.evaluating:
+        if evaluation == 1:
+            raise OutOfMemory(_hopeless(f"in evaluation after step {run.step}", 1))
+        return Smaller(run.micro_batch, evaluation // 2, True, run.step)
+    micro = run.micro_batch or min(run.training.batch_size, len(run.data.train))
+    if micro <= run.least:
+        raise OutOfMemory(_hopeless(f"at step {run.step + 1}", run.least))
+    return Smaller(max(run.least, micro // 2), max(1, evaluation // 2), False, run.step + 1)
+
+
+def _hopeless(where: str, samples: int) -> str:
+    one = "a single sample" if samples == 1 else "two samples (the least that batch_norm takes)"
+    return (
+        f"The device ran out of memory {where}, with {one} at a time; lower architecture.hidden_size or num_layers, "
+        "cut the sequences shorter, or use a larger device."
+    )
+
+
+def give_back(device: torch.device) -> None:
+    """Frees what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
