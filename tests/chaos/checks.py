@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.states import ALLOWED, TERMINAL, Status
-from tests.chaos.evidence import Evidence, JobSeen, Move, hash_of, history_of, untimed
+from tests.chaos.evidence import Evidence, JobSeen, Move, Tick, hash_of, history_of, untimed
 
 MAX_LOST = 3
 THAW_NS = 500_000_000
 """A trainer that was frozen past its lease may end the update it is in before its guard wakes up: ticks within half a
 second of its thaw are counted apart. None of what it does then may be accepted, which other checks see to."""
+CLOCKS_NS = 20_000_000
+"""Between the database's clock and CLOCK_MONOTONIC; two updates are compared without it."""
+LINGER_NS = 500_000_000
+"""A supervisor that ends an attempt writes that first and kills the trainer then."""
+
+EXPLAINED = frozenset({0, -9, -15})
+"""Ends of a process: told to end, or deaf; killed; told to end before it could hear that."""
 
 BY_WORKERS = frozenset({"resumed", "checkpoint", "checkpoint_skipped", "rolled_back", "micro_batch", "warning"})
 
@@ -110,33 +117,46 @@ def one_terminal_move(e: Evidence) -> Check:
 
 
 def attempts_never_overlap(e: Evidence) -> Check:
-    check = Check("I3", "no update of an attempt after the first of a later one (half a second after a thaw is told)")
-    thawed = {thaw.pid: [other.end for other in e.thaws if other.pid == thaw.pid] for thaw in e.thaws}
+    check = Check("I3", "no update of an attempt after a later one was claimed, nor long after its own end")
     for job, attempts in e.ticks.items():
-        follower: tuple[int, int] | None = None  # the earliest first tick of all later attempts
+        limits = _limits(e, job)
+        first = float("inf")  # of all later attempts
         for attempt in sorted(attempts, reverse=True):
             ticks = attempts[attempt]
             check.see("attempts that trained", bool(ticks))
             check.see("updates", len(ticks))
             if len({tick.pid for tick in ticks}) > 1:
                 check.wrong(e.jobs.get(job, job), f"two trainers trained attempt {attempt}")
-            if not ticks:
-                continue
-            if follower is not None:
-                check.see("successions")
-                late = [tick for tick in ticks if tick.ns >= follower[0]]
-                excused = [t for t in late if any(0 <= t.ns - end <= THAW_NS for end in thawed.get(t.pid, ()))]
-                check.see("updates of zombies within 0.5 s of their thaw", len(excused))
-                if rest := [tick for tick in late if tick not in excused]:
-                    seconds = (rest[-1].ns - follower[0]) / 1e9
-                    told = f"process {rest[0].pid} made {len(rest)} updates as attempt {attempt}"
-                    check.wrong(
-                        e.jobs.get(job, job),
-                        f"{told} up to {seconds:.3f} s after attempt {follower[1]} had begun to train",
-                    )
-            if follower is None or ticks[0].ns < follower[0]:
-                follower = (ticks[0].ns, attempt)
+            claimed, ended = limits.get(attempt, (float("inf"), float("inf")))
+            check.see("successions", min(first, claimed) < float("inf"))
+            followed, over = (min(first, claimed + CLOCKS_NS), "a later one began"), (ended + LINGER_NS, "it had ended")
+            _in_time(check, e, job, attempt, ticks, *min(followed, over))
+            first = min([first, *(tick.ns for tick in ticks)])
     return check
+
+
+def _limits(e: Evidence, job: str) -> dict[int, tuple[float, float]]:
+    """For each attempt of a job when the next one was claimed, and when it ended itself, in CLOCK_MONOTONIC ns."""
+    claimed, ended = {}, {}
+    for event in e.jobs[job].events if job in e.jobs else ():
+        at = (event.at - e.wall_minus_monotonic) * 1e9
+        if event.type == "status" and event.after == "running":
+            claimed[event.attempt - 1] = at
+        elif event.type == "status" and event.before == "running":
+            ended[event.attempt] = at
+    infinite = float("inf")
+    return {attempt: (claimed.get(attempt, infinite), ended.get(attempt, infinite)) for attempt in claimed | ended}
+
+
+def _in_time(check: Check, e: Evidence, job: str, attempt: int, ticks: list[Tick], limit: float, what: str) -> None:
+    """Complain of updates after the limit, unless their trainer was just thawed."""
+    late = [tick for tick in ticks if tick.ns > limit]
+    thaws = [thaw.end for thaw in e.thaws if late and thaw.pid == late[0].pid]
+    excused = [tick for tick in late if any(0 <= tick.ns - end <= THAW_NS for end in thaws)]
+    check.see("updates of zombies within 0.5 s of their thaw", len(excused))
+    if rest := [tick for tick in late if tick not in excused]:
+        told = f"process {rest[0].pid} made {len(rest)} updates as attempt {attempt}"
+        check.wrong(e.jobs.get(job, job), f"{told} up to {(rest[-1].ns - limit) / 1e9:.3f} s after {what}")
 
 
 def no_write_of_an_older_attempt(e: Evidence) -> Check:
@@ -256,6 +276,15 @@ def nothing_is_left_running(e: Evidence) -> Check:
     return check
 
 
+def no_worker_gives_up(e: Evidence) -> Check:
+    check = Check("UP", "no worker or scheduler ends by itself but in good order, whatever it hears")
+    for name, status in e.exits:
+        check.see("ends of processes")
+        if status not in EXPLAINED:
+            check.wrong(None, f"{name} ended with status {status}; see its log")
+    return check
+
+
 def answers_are_explained(e: Evidence) -> Check:
     check = Check("API", "one job a key; every refusal is a 503 or a broken connection")
     check.see("answers", e.answers)
@@ -326,6 +355,7 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     every_registered_file_is_whole,
     no_secret_is_told,
     nothing_is_left_running,
+    no_worker_gives_up,
     answers_are_explained,
     resumed_runs_equal_their_twins,
 )

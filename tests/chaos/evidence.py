@@ -137,6 +137,10 @@ class Evidence:
     secrets: Sequence[str] = ()
     leftovers: list[str] = field(default_factory=list)
     """Processes that were still there after everything was told to end."""
+    wall_minus_monotonic: float = 0.0
+    """Seconds to add to CLOCK_MONOTONIC for the time of the database, which is on the same machine."""
+    exits: list[tuple[str, int]] = field(default_factory=list)
+    """Every end of a worker or scheduler before it was told to: its name, its status."""
     unexpected: list[str] = field(default_factory=list)
     """Answers of the API that no fault explains."""
     answers: int = 0

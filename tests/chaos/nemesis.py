@@ -45,7 +45,7 @@ class Nemesis:
     seed: int
     began: float
     say: Callable[[str], None]
-    mean_seconds: float = 3.5
+    mean_seconds: float = 4.5
     counts: dict[str, int] = field(default_factory=dict)
     empty: int = 0
     """How often a fault was drawn for which there was no victim at that moment."""

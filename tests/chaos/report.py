@@ -47,16 +47,19 @@ def invariant(check: Check) -> list[str]:
     looked = ", ".join(f"{number:,} {what}" for what, number in check.looked_at.items())
     verdict = "holds" if not check.violations else f"BROKEN {len(check.violations)} times"
     told = [f"  {check.name:<5} {verdict}: {check.promise}", f"        looked at {looked}"]
+    shown: set[str | None] = {None}
     for violation in check.violations[:MOST_VIOLATIONS]:
-        told += broken(violation)
+        told.append(f"        ! {violation.job or ''} {violation.what}")
+        told += () if violation.job in shown else events(violation)
+        shown.add(violation.job)
     if len(check.violations) > MOST_VIOLATIONS:
         told.append(f"        ... and {len(check.violations) - MOST_VIOLATIONS} more")
     return told
 
 
-def broken(violation: Violation) -> list[str]:
-    """Which job, and its events."""
-    told = [f"        ! {violation.job or ''} {violation.what}"]
+def events(violation: Violation) -> list[str]:
+    """What happened to the job."""
+    told = []
     for event in violation.events[-40:]:
         at = datetime.fromtimestamp(event.at, UTC).strftime("%H:%M:%S.%f")[:-3]
         what = f"{event.before} -> {event.after}" if event.type == "status" else event.type

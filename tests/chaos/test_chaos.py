@@ -32,8 +32,8 @@ def put(folder: Path, name: str, data: bytes) -> dict[str, Any]:
     return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def moves(*rows: tuple[str, int, str | None, str | None, str | None]) -> list[Move]:
-    return [Move(number, *row) for number, row in enumerate(rows, 1)]
+def moves(*rows: tuple[float, str, int, str | None, str | None, str | None]) -> list[Move]:
+    return [Move(number, *row, at) for number, (at, *row) in enumerate(rows, 1)]
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def evidence(tmp_path: Path) -> Evidence:
         Saved(step, attempt, [put(folder, f"checkpoint-{step:09d}.json", b"{}")]) for step, attempt in ((2, 1), (4, 2))
     ]
     events = moves(
-        ("status", 0, None, "queued", None),
-        ("status", 1, "queued", "running", None),
-        ("checkpoint", 1, None, None, None),
-        ("status", 1, "running", "queued", "worker_lost"),
-        ("status", 2, "queued", "running", None),
-        ("resumed", 2, None, None, None),
-        ("checkpoint", 2, None, None, None),
-        ("status", 2, "running", "succeeded", None),
+        (0.5, "status", 0, None, "queued", None),
+        (0.8, "status", 1, "queued", "running", None),
+        (2.5, "checkpoint", 1, None, None, None),
+        (5.0, "status", 1, "running", "queued", "worker_lost"),
+        (11.0, "status", 2, "queued", "running", None),
+        (12.0, "resumed", 2, None, None, None),
+        (14.2, "checkpoint", 2, None, None, None),
+        (15.0, "status", 2, "running", "succeeded", None),
     )
     job = JobSeen(
         JOB, "succeeded", None, 2, 4, 100, "key-1", {"tags": {"spec": "gru", "seed": "1"}}, RESULT, results, events,
@@ -75,6 +75,7 @@ def evidence(tmp_path: Path) -> Evidence:
         texts={"worker.log": "all is well"},
         secrets=["hunter2"],
         answers=3,
+        exits=[("worker-1", -9)],
         twins={("gru", 1): Twin(RESULT, EPOCHS, LOSS, NORM, weights, history)},
     )
 
@@ -109,6 +110,8 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("I2", "no end", lambda e, job: job.events.pop()),
     ("I2", "life after death", lambda e, job: insert(job, 8, Move(9, "status", 2, "succeeded", "queued", None))),
     ("I3", "an overlap", lambda e, job: e.ticks[JOB][1].append(Tick(14 * SECOND, 4, 77))),
+    ("I3", "an update after the next claim", lambda e, job: e.ticks[JOB][1].append(Tick(12 * SECOND, 4, 77))),
+    ("I3", "an update after the end", lambda e, job: e.ticks[JOB][2].append(Tick(16 * SECOND, 5, 88))),
     ("I3", "an overlap over two attempts", lambda e, job: e.ticks[JOB].update({3: [Tick(2 * SECOND, 3, 99)]})),
     ("I3", "two trainers in one attempt", lambda e, job: e.ticks[JOB][2].append(Tick(20 * SECOND, 5, 99))),
     ("I4", "an event of an older attempt", lambda e, job: insert(job, 6, Move(9, "checkpoint", 1, None, None, None))),
@@ -129,6 +132,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("I6", "success without a model", lambda e, job: setattr(job, "files", job.files[:2])),
     ("I8", "a secret in a log", lambda e, job: e.texts.update(api="connecting to postgresql://loopline:hunter2@db")),
     ("I9", "a process", lambda e, job: e.leftovers.append("process 4711 is left")),
+    ("UP", "a worker that gave up", lambda e, job: e.exits.append(("worker-1", 1))),
     ("API", "an answer", lambda e, job: e.unexpected.append("POST /v1/jobs: 500")),
     ("API", "two jobs for a key", lambda e, job: e.jobs.update({"job_2": replace(job, id="job_2")})),
     ("bits", "other weights", lambda e, job: (e.blobs / JOB / "model.safetensors").write_bytes(b"other")),

@@ -191,6 +191,8 @@ class World:
             texts=texts,
             secrets=servers.MARKERS,
             leftovers=left,
+            wall_minus_monotonic=time.time() - time.monotonic(),
+            exits=[(name, status) for _, name, status in self.keeper.exits if not name.startswith("api")],
             unexpected=client.unexpected,
             answers=sum(client.requests.values()),
             twins=twins.compute(jobs, VOWELS, self.folder / "twins"),
@@ -221,12 +223,14 @@ class World:
         exits: dict[str, int] = {}
         for _, name, status in self.keeper.exits:
             exits[f"{name} {status}"] = exits.get(f"{name} {status}", 0) + 1
+        deaf = sum(text.count("takes itself for cut off") for name, text in found.texts.items() if "worker" in name)
         attempts = sum(job.attempt for job in found.jobs.values())
         return [
             f"jobs: {_counted(ends)}; attempts: {attempts}",
             f"requests: {_counted(client.requests)}; asked for: {_counted(client.asked)}"
             f"{'' if client.over_http else ' (pause and resume past the API, which has them not yet)'}",
-            f"processes that ended and were started again (name, status): {_counted(exits)}",
+            f"processes that ended and were started again (name, status): {_counted(exits)}; "
+            f"workers that found themselves deaf: {deaf}",
             f"looks at the database: {monitor.looks}, {monitor.failed_looks} of them in vain; "
             f"faults without a victim: {storm.empty}",
             *(f"could not be done: {what}" for what in storm.trouble),
