@@ -87,8 +87,9 @@ class Pulse(threading.Thread):
             log.warning("the end of %s could not be told: %s", self._slot.worker, error)
 
 
-def end_parent(parent: int, seconds: float = END_SECONDS) -> None:
-    """Tell Celery's main process, our parent, to end; kill it when it has not after so many seconds."""
+def end_parent(parent: int, seconds: float | None = None) -> None:
+    """Tell Celery's main process, our parent, to end; kill it when it has not after `seconds` (END_SECONDS)."""
+    seconds = END_SECONDS if seconds is None else seconds
     os.kill(parent, signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while os.getppid() == parent and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,13 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Process]
     """Starts a Python module as a process of the service, in the test's own world."""
     started: list[Process] = []
 
-    def begin(*arguments: str, **changes: object) -> Process:
+    def begin(*arguments: str, also: Mapping[str, str] | None = None, **changes: object) -> Process:
         log = tmp_path / f"process-{len(started)}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=ROOT,
-                env=environment(settings.model_copy(update=changes)),
+                env={**environment(settings.model_copy(update=changes)), **(also or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -104,17 +104,19 @@ def environment(settings: Settings) -> dict[str, str]:
     """The environment from which `Settings()` reads these settings."""
     given = settings.model_dump(exclude_none=True, exclude_defaults=True)
     own = {f"LOOPLINE_{name.upper()}": str(value) for name, value in given.items()}
+    settings.data_dir.mkdir(exist_ok=True)  # a folder that is not there is passed over for the system's
     own["TMPDIR"] = str(settings.data_dir)  # a worker that is killed leaves billiard's folder behind
     return {**{name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}, **own}
 
 
 @pytest.fixture
 def start_worker(start: Callable[..., Process]) -> Callable[..., Process]:
-    """Starts a Celery worker with a stub trainer."""
+    """Starts a Celery worker with a stub trainer; one of its processes dies once at each of the points `deaths`."""
     quick = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
-    def begin(**changes: object) -> Process:
-        return start("celery", "--quiet", "-A", "tests.worker.stub_app", "worker", *quick, **changes)
+    def begin(deaths: str = "", **changes: object) -> Process:
+        celery = ("celery", "--quiet", "-A", "tests.worker.stub_app", "worker", *quick)
+        return start(*celery, also={"STUB_DEATHS": deaths}, **changes)
 
     return begin
 

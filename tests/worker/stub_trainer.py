@@ -1,8 +1,8 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
 `stub: hold` trains its first step and waits for a file `go` in the job's folder; `exit`, `kill`, `silent`, `flood`,
-`garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` are ways to go wrong; `slow`, `chatter`, `talk`, `back` are
-ways to go on all the same. `times` is for how many attempts.
+`garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` are ways to go wrong; `slow`, `chatter`, `talk`, `back`,
+`linger` are ways to go on all the same. `times` is for how many attempts.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def train(order: dict[str, Any], stub: str) -> None:
                 return
     metrics = {"validation_loss": 0.5 / epochs}
     files = [write(folder / name, name.encode()) for name in ("model.safetensors", "model.json", "history.json")]
+    if stub == "linger":
+        time.sleep(0.5)  # so that the last checkpoint is registered before the end comes
     if stub == "half":
         files[0]["sha256"] = "0" * 64
     result = {"best_epoch": epochs, "epochs": epochs, "stopped_early": False, "metrics": metrics}

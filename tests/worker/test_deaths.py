@@ -1,0 +1,76 @@
+"""Processes of a worker that die or freeze at the worst of moments, with a real broker and a real scheduler."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.orm import Job
+from tests.worker.watching import Process, Watch, is_alive, wait_for_death
+from worker.bell import CeleryDoorbell
+
+MakeJob = Callable[..., Job]
+StartWorker = Callable[..., Process]
+SHORT: dict[str, Any] = {"lease_seconds": 2.0, "renew_seconds": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("point", "resumed"), [("supervisor.claimed", None), ("supervisor.finishing", {"epoch": 3, "step": 12})]
+)
+def test_a_worker_dies_between_two_steps_of_its_work_and_the_next_attempt_finishes_it(
+    make_job: MakeJob,
+    start_worker: StartWorker,
+    start: Callable[..., Process],
+    bell: CeleryDoorbell,
+    data_dir: Path,
+    watch: Watch,
+    point: str,
+    resumed: dict[str, int] | None,
+) -> None:
+    """Death between claim and start; death between the last checkpoint and the final write."""
+    start_worker(deaths=point, **SHORT)
+    start("worker.scheduler", **SHORT)
+    job = make_job(tags={"stub": "linger"})
+    bell.ring("default")
+    done = watch.until(job.id, lambda job: job.status == "succeeded")
+    assert (data_dir / f"died-at-{point}").exists()
+    assert done.trainer is not None
+    assert (done.attempt, done.failures, done.trainer["resumed_from"]) == (2, 0, resumed)
+    assert watch.transitions(job.id)[2].reason == "worker_lost"
+    assert watch.statuses(job.id) == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_a_frozen_supervisor_loses_its_trainer_and_its_job_and_lives_on_when_it_thaws(
+    make_job: MakeJob,
+    start_worker: StartWorker,
+    start: Callable[..., Process],
+    bell: CeleryDoorbell,
+    watch: Watch,
+) -> None:
+    """SIGSTOP of a supervisor past its lease, then SIGCONT."""
+    frozen = start_worker(**SHORT)
+    job = make_job(tags={"stub": "deaf", "times": "1"})
+    bell.ring("default")
+    running = watch.until(job.id, lambda job: job.step == 5)
+    child = frozen.pool_child()
+    os.kill(child, signal.SIGSTOP)
+    assert running.trainer is not None
+    wait_for_death(running.trainer["pid"], SHORT["lease_seconds"])
+    assert watch.job(job.id).attempt == 1
+    other = start_worker(**SHORT)
+    start("worker.scheduler", **SHORT)
+    done = watch.until(job.id, lambda job: job.status == "succeeded")
+    assert (done.attempt, done.worker) == (2, watch.transitions(job.id)[-1].worker)
+    assert done.worker != running.worker
+    os.kill(child, signal.SIGCONT)
+    assert other.stop() == 0
+    after = make_job()
+    assert watch.until(after.id, lambda job: job.status == "succeeded").worker == running.worker
+    assert is_alive(child)
+    assert watch.statuses(job.id) == ["queued", "running", "queued", "running", "succeeded"]
+    assert "is over: " in frozen.log.read_text()

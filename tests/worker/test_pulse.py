@@ -1,0 +1,202 @@
+"""The sign of life: who is there, who is deaf, and what a health check says of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy.engine import Engine, make_url
+
+from services import db, workers
+from services.errors import Unavailable
+from services.orm import Job, Worker
+from services.settings import Settings
+from tests.worker.proxy import Proxy
+from tests.worker.test_supervisor import go, ringing
+from tests.worker.watching import Process, Watch, is_alive
+from worker import health, pulse
+from worker.bell import CeleryDoorbell
+from worker.pulse import Pulse
+from worker.slot import Slot
+
+MakeJob = Callable[..., Job]
+MakeSlot = Callable[..., Slot]
+
+
+@pytest.fixture
+def slot(make_slot: MakeSlot) -> Slot:
+    """A slot that finds itself deaf after a fifth of a second."""
+    made = make_slot()
+    return make_slot(settings=made.settings.model_copy(update={"stuck_seconds": 0.2, "renew_seconds": 0.05}))
+
+
+def listed(engine: Engine) -> list[Worker]:
+    with db.read_scope(engine) as session:
+        return list(workers.list(session))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def beating(slot: Slot) -> Iterator[list[str]]:
+    """A pulse; what it was ended with is in the list."""
+    ended: list[str] = []
+    made = Pulse(slot, end=lambda: ended.append("deaf"))
+    made.start()
+    yield ended
+    made.stop()
+
+
+def test_a_worker_is_listed_while_it_lives_with_what_it_does(
+    engine: Engine, make_job: MakeJob, slot: Slot, beating: list[str], watch: Watch
+) -> None:
+    wait_until(lambda: listed(engine))
+    [idle] = listed(engine)
+    assert (idle.name, idle.queues, idle.state, idle.job_id, idle.heard_at) == ("here:1", "default", "idle", None, None)
+    job = make_job(tags={"stub": "hold"})
+    with ringing(slot):
+        wait_until(lambda: listed(engine)[0].job_id == job.id)
+        [busy] = listed(engine)
+        assert busy.state == "busy"
+        assert busy.heard_at is not None
+        go(slot.storage, job)
+        watch.until(job.id, lambda job: job.status == "succeeded")
+    wait_until(lambda: listed(engine)[0].state == "idle")
+    assert beating == []
+
+
+def test_a_worker_that_ends_in_good_order_is_listed_no_more(engine: Engine, slot: Slot) -> None:
+    made = Pulse(slot, end=lambda: None)
+    made.start()
+    wait_until(lambda: listed(engine))
+    made.stop()
+    assert listed(engine) == []
+
+
+def test_a_worker_that_hears_nothing_while_work_waits_ends_itself_once(
+    make_job: MakeJob, slot: Slot, beating: list[str]
+) -> None:
+    make_job()
+    wait_until(lambda: beating)
+    time.sleep(0.2)
+    assert beating == ["deaf"]
+
+
+def test_a_worker_without_work_or_with_that_of_others_only_stays(
+    make_job: MakeJob, slot: Slot, beating: list[str]
+) -> None:
+    make_job(queue="night")
+    time.sleep(0.6)
+    assert beating == []
+
+
+def test_a_worker_that_is_told_to_end_does_not_take_itself_for_deaf(
+    make_job: MakeJob, slot: Slot, beating: list[str]
+) -> None:
+    slot.drain.raise_flag()
+    make_job()
+    time.sleep(0.6)
+    assert beating == []
+
+
+@pytest.mark.parametrize("error", [Unavailable("The database is away."), ZeroDivisionError()])
+def test_a_pulse_survives_every_error(
+    engine: Engine, slot: Slot, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tries = []
+
+    def refuse(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pulse.workers, "beat", refuse)
+        made = Pulse(slot, end=lambda: None)
+        made.start()
+        wait_until(lambda: len(tries) > 2)
+    wait_until(lambda: listed(engine))
+    made.stop()
+
+
+def test_a_parent_that_does_not_end_is_killed(start: Callable[..., Process]) -> None:
+    source = (
+        "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "from worker.pulse import end_parent\n"
+        "parent = os.getpid()\n"
+        "if os.fork() == 0: end_parent(parent, seconds=0.3)\n"
+        "else: time.sleep(60)\n"
+    )
+    process = start("tests.worker.run", source)
+    assert process.popen.wait(20) == -9
+
+
+def test_a_worker_whose_broker_swallows_everything_ends_to_be_started_anew(
+    settings: Settings, make_job: MakeJob, start_worker: Callable[..., Process], engine: Engine, watch: Watch
+) -> None:
+    """A half-open connection to the broker: the worker exits, and a new one consumes."""
+    proxy = Proxy(make_url(settings.broker_url).port or 0)
+    try:
+        through = make_url(settings.broker_url).set(port=proxy.port).render_as_string(hide_password=False)
+        worker = start_worker(broker_url=through, stuck_seconds=1.5)
+        first = make_job()
+        bell = CeleryDoorbell(settings)
+        assert bell.ring("default")
+        watch.until(first.id, lambda job: job.status == "succeeded")
+        child = worker.pool_child()
+        proxy.swallows = True
+        job = make_job()
+        worker.popen.wait(30)
+        assert not is_alive(child)
+        assert "heard no bell for 1.5 s while jobs wait" in worker.log.read_text()
+        assert watch.job(job.id).status == "queued"
+        start_worker()
+        assert bell.ring("default")
+        watch.until(job.id, lambda job: job.status == "succeeded")
+        bell.close()
+    finally:
+        proxy.close()
+
+
+def test_a_host_without_workers_is_unwell(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL", settings.database_url)
+    assert health.main([]) == 1
+    assert "was seen in the last 60 s" in capsys.readouterr().err
+
+
+def test_a_database_that_cannot_answer_is_unwell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: object
+) -> None:
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL", f"sqlite:///{tmp_path}/none.db")
+    assert health.main([]) == 1
+    assert "no tables yet" in capsys.readouterr().err
+
+
+def test_idle_workers_beside_work_that_waits_are_unwell_and_busy_ones_are_not(
+    engine: Engine, settings: Settings, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("LOOPLINE_STUCK_SECONDS", "0.05")
+    name = f"{socket.gethostname()}:{os.getpid()}:abcdef"
+
+    def beat(state: str) -> None:
+        with db.session_scope(engine) as session:
+            workers.beat(session, name, queues=["default"], state=state, job_id=None, heard_seconds_ago=None)
+
+    beat("idle")
+    assert health.main([]) == 0
+    make_job()
+    time.sleep(0.1)
+    assert health.main([]) == 1
+    beat("busy")
+    assert health.main([]) == 0
+    assert health.main(["--host", "elsewhere"]) == 1

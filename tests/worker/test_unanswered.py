@@ -1,0 +1,125 @@
+"""Commits whose answer is lost: they took place or did not, and the worker cannot know. Nothing is lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy.engine import Engine
+
+from services import db, faults, jobs
+from services.errors import Unavailable
+from services.orm import Job
+from tests.worker.test_supervisor import go, ringing
+from tests.worker.watching import Watch
+from worker import attempt, tasks
+from worker.slot import Slot
+
+MakeJob = Callable[..., Job]
+MakeSlot = Callable[..., Slot]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tries again soon, and arms nothing for the next test."""
+    monkeypatch.setattr(attempt, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "PAUSES", (0.02, 0.05))
+    yield
+    faults.disarm()
+
+
+class Reset:
+    """Breaks the connection at those passages of a fault point that `which` picks, counted from 1."""
+
+    def __init__(self, which: Callable[[int], bool]) -> None:
+        self.which, self.passages, self.resets = which, 0, 0
+
+    def __call__(self) -> None:
+        self.passages += 1
+        if self.which(self.passages):
+            self.resets += 1
+            raise Unavailable("Connection reset by peer.")
+
+
+def assert_whole(engine: Engine, watch: Watch, job: Job) -> None:
+    """The job has succeeded, once, and everything that its trainer told is there, once."""
+    assert watch.statuses(job.id)[-1] == "succeeded"
+    assert watch.statuses(job.id).count("succeeded") == 1
+    with db.read_scope(engine) as session:
+        assert list(jobs.steps(session, job.id).step) == list(range(1, 13))
+        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
+        assert [row.step for row in jobs.checkpoints(session, job.id)] == [4, 8, 12]
+    assert [(event.data or {})["step"] for event in watch.events(job.id, "checkpoint")] == [4, 8, 12]
+    assert len(watch.events(job.id, "micro_batch")) == len(watch.events(job.id, "warning")) == 1
+    assert len(watch.lines(job.id)) == 6
+
+
+@pytest.mark.parametrize("point", ["transaction.written", "transaction.committed"])
+@pytest.mark.parametrize("first", [2, 3])
+def test_every_second_write_of_an_attempt_is_interrupted(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch, point: str, first: int
+) -> None:
+    """Connection reset during heartbeats and every kind of write, before or after it took place."""
+    job = make_job(tags={"stub": "talk"})
+    reset = Reset(lambda passage: passage >= first and (passage - first) % 2 == 0)  # the claim is the first
+    faults.arm(point, reset)
+    tasks.ring(make_slot(), "default")
+    faults.disarm()
+    assert reset.resets > 0
+    assert watch.job(job.id).attempt == 1
+    assert_whole(engine, watch, job)
+
+
+@pytest.mark.parametrize("point", ["transaction.written", "transaction.committed"])
+def test_a_claim_whose_answer_was_lost_is_given_back_and_made_again(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch, point: str
+) -> None:
+    """Connection reset during the claim: the job does not wait for its lease to run out."""
+    job = make_job(tags={"stub": "talk"})
+    faults.arm(point, Reset(lambda passage: passage == 1))
+    assert tasks.ring(make_slot(), "default") == 1
+    assert_whole(engine, watch, job)
+    done = watch.job(job.id)
+    assert (done.lost, done.failures, done.attempt) == (0, 0, 2 if point == "transaction.committed" else 1)
+
+
+def test_what_another_process_claimed_is_left_to_it(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job = make_job()
+    with db.session_scope(engine) as session:
+        jobs.claim(session, "default", worker="here:1:other", lease_seconds=60)
+    faults.arm("transaction.committed", Reset(lambda passage: passage == 1))
+    tasks.ring(make_slot(), "default")
+    assert (watch.job(job.id).status, watch.job(job.id).attempt) == ("running", 1)
+
+
+def test_a_heartbeat_whose_answer_was_lost_is_made_again(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    """Connection reset during the heartbeat: the run goes on."""
+    job, slot = make_job(tags={"stub": "hold"}), make_slot()
+    with ringing(slot):
+        watch.until(job.id, lambda job: job.step == 1)
+        reset = Reset(lambda passage: passage <= 3)
+        faults.arm("transaction.committed", reset)  # a trainer that holds leaves nothing else to write
+        watch.until(job.id, lambda _: reset.passages > 3, 5)
+        go(slot.storage, job)
+        watch.until(job.id, lambda job: job.status == "succeeded", 5)
+    assert watch.statuses(job.id) == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize("point", ["transaction.written", "transaction.committed"])
+@pytest.mark.parametrize(
+    ("stub", "ends"), [("", "succeeded"), ("diverge", "failed"), ("exit", "failed"), ("talk", "succeeded")]
+)
+def test_an_outcome_whose_commit_was_not_answered_is_recorded_once(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch, point: str, stub: str, ends: str
+) -> None:
+    """Connection reset during the final commit."""
+    job = make_job(tags={"stub": stub} if stub else {}, limits={"max_retries": 0})
+    reset = Reset(lambda passage: passage == 1)
+    faults.arm("supervisor.finishing", lambda: reset.passages or faults.arm(point, reset))  # type: ignore[func-returns-value]
+    tasks.ring(make_slot(), "default")
+    assert reset.resets == 1
+    assert watch.statuses(job.id) == ["queued", "running", ends]
