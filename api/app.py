@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api import bell as doorbell
-from api import bodies, checkpoints, datasets, docs, errors, health, jobs, models, openapi, presets
+from api import bodies, checkpoints, datasets, docs, errors, events, health, jobs, models, openapi, presets, workers
 from api.service import Service
 from services import db
 from services.queue import Doorbell
@@ -26,7 +26,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     )
     openapi.register(app)
     errors.register(app)
-    for resource in (jobs, checkpoints, models, datasets, presets, health):
+    for resource in (jobs, events, checkpoints, models, datasets, presets, workers, health):
         app.register_api(resource.api)
     app.register_blueprint(docs.pages)
     return app

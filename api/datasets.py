@@ -1,14 +1,16 @@
-"""/v1/datasets: upload sequences, look at what there is."""
+"""/v1/datasets: upload sequences, look at what there is, delete."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from flask import Response
+from sqlalchemy.orm import Session
 
 from api import bodies, openapi, schemas
 from api.service import current
 from services import datasets, db
+from services.errors import BadRequest, Problem
 from services.orm import Dataset
 from services.settings import Settings
 from services.training.npz import Limits
@@ -69,6 +71,28 @@ def show(path: schemas.DatasetPath) -> Response:
     """Look at a data set"""
     with db.read_scope(current().engine) as session:
         return openapi.answer(described(datasets.get(session, path.dataset)))
+
+
+@api.delete("/<dataset>", operation_id="deleteDataset", responses={204: None, **openapi.problems(404, 409)})
+def delete(path: schemas.DatasetPath) -> Response:
+    """Delete one version of a data set
+
+    Refused while a job that has not ended uses it (409), and where a name has several versions and none of them is
+    said (400): a request that is sent twice must not delete two.
+    """
+    with db.session_scope(current().engine) as session:
+        datasets.delete(session, _one_version(session, path.dataset).id)
+    return Response(status=204)
+
+
+def _one_version(session: Session, asked: str) -> Dataset:
+    """The data set that is meant, if no other version could be."""
+    found = datasets.get(session, asked)
+    newest, _ = datasets.list(session, name=found.name, limit=2)
+    if len(newest) > 1 and asked in (found.name, f"{found.name}@latest"):
+        said = f"`{found.name}` has several versions; say which, such as {found.name}@{found.version}"
+        raise BadRequest("It is not clear which version to delete.", [Problem("/path/dataset", said)])
+    return found
 
 
 def described(row: Dataset) -> schemas.Dataset:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import redis
 from flask import Response
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from sqlalchemy import Engine
 
 from api import openapi, schemas
 from api.bell import PATIENCE_SECONDS
-from api.service import current
-from services import db
+from api.service import Service, current
+from services import db, workers
 from services.errors import LooplineError
 
 api = openapi.blueprint("health", __name__, prefix="/v1/health", about="Is the service up, and can it work?")
@@ -30,21 +31,42 @@ def live() -> Response:
 def ready() -> Response:
     """Can it take jobs?
 
-    503 while the database cannot be used. A broker that is down is `degraded`: jobs are accepted and wait.
+    503 while the database cannot be used. A broker that is down, or jobs that no worker takes, are `degraded`: jobs
+    are accepted and wait.
     """
     service = current()
-    checks = {"database": _database(service.engine), "broker": _broker(service.settings.broker_url)}
+    checks = {**_work(service), "broker": _broker(service.settings.broker_url)}
     if checks["database"] != "ok":
         return openapi.answer(schemas.Ready(status="unavailable", checks=checks), 503, {"Retry-After": "5"})
-    return openapi.answer(schemas.Ready(status="ready" if checks["broker"] == "ok" else "degraded", checks=checks))
+    return openapi.answer(schemas.Ready(status="ready" if _all_well(checks) else "degraded", checks=checks))
 
 
-def _database(engine: Engine) -> str:
+@api.get("/working", operation_id="isWorking", responses={200: schemas.Working, 503: schemas.Working})
+def working() -> Response:
+    """Are jobs being taken?
+
+    503 when jobs have been waiting for LOOPLINE_STUCK_SECONDS and no worker listens to their queue, or an idle one
+    does not take them; and while the database cannot be used.
+    """
+    checks = _work(current())
+    if not _all_well(checks):
+        return openapi.answer(schemas.Working(status="stuck", checks=checks), 503, {"Retry-After": "5"})
+    return openapi.answer(schemas.Working(status="working", checks=checks))
+
+
+def _all_well(checks: Mapping[str, str]) -> bool:
+    return set(checks.values()) == {"ok"}
+
+
+def _work(service: Service) -> dict[str, str]:
+    """What the database says of itself, and of workers beside jobs that wait."""
     try:
-        db.check_schema(engine)
+        db.check_schema(service.engine)
+        with db.read_scope(service.engine) as session:
+            stuck = workers.stuck(session, service.settings.stuck_seconds)
     except LooplineError as error:
-        return error.message
-    return "ok"
+        return {"database": error.message, "workers": "not known without the database"}
+    return {"database": "ok", "workers": " ".join(stuck) or "ok"}
 
 
 def _broker(url: str) -> str:

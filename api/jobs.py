@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, look, wait, cancel, and the numbers of a run."""
+"""/v1/jobs: submit, look, wait, cancel, pause, resume, delete, and the numbers of a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from werkzeug.datastructures import ETags
 
 from api import bodies, openapi, schemas
 from api.service import Service, current
-from services import db, jobs, submission
+from services import db, faults, jobs, submission
 from services.errors import JobNotFound
 from services.idempotency import Key
 from services.orm import Dataset, Job
+from services.states import TERMINAL, Status
 
 api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train.")
 
@@ -57,7 +58,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
         job, replayed = submission.submit(session, document, key=key)
         resource = described(session, job)
     if not replayed:
-        current().bell.ring(job.queue)
+        _ring(job)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     return openapi.answer(resource, 202, {"Location": resource.links.self, **_freshness(job), **again})
 
@@ -100,6 +101,46 @@ def cancel(path: schemas.JobPath) -> Response:
         return openapi.answer(described(session, job), 202, _freshness(job))
 
 
+@api.post("/<job_id>/pause", operation_id="pauseJob", responses={202: schemas.Job, **openapi.problems(404, 409)})
+def pause(path: schemas.JobPath) -> Response:
+    """Pause a job
+
+    One that waits is paused at once. One that runs is asked to: it saves its place, frees its device and then is
+    `paused`, within a few seconds. One that is paused stays so; one that has ended cannot be (409).
+    """
+    with db.session_scope(current().engine) as session:
+        job = jobs.pause(session, identified(path.job_id))
+        return openapi.answer(described(session, job), 202, _freshness(job))
+
+
+@api.post("/<job_id>/resume", operation_id="resumeJob", responses={202: schemas.Job, **openapi.problems(404, 409)})
+def resume(path: schemas.JobPath) -> Response:
+    """Resume a paused job
+
+    It is queued again, and goes on exactly where it stood. A pause that was only asked for is taken back; a job that
+    waits or runs stays as it is; one that has ended cannot be resumed (409).
+    """
+    with db.session_scope(current().engine) as session:
+        job = jobs.resume(session, identified(path.job_id))
+        resource = described(session, job)
+    if job.status == Status.QUEUED:
+        _ring(job)
+    return openapi.answer(resource, 202, _freshness(job))
+
+
+@api.delete("/<job_id>", operation_id="deleteJob", responses={204: None, **openapi.problems(404, 409)})
+def delete(path: schemas.JobPath) -> Response:
+    """Delete a job that has ended, with its model, checkpoints, events and log
+
+    A download that is under way ends whole. One that may still run is refused (409): cancel it first.
+    """
+    service = current()
+    with db.session_scope(service.engine) as session:
+        jobs.delete(session, identified(path.job_id))
+    service.storage.remove_job(path.job_id)
+    return Response(status=204)
+
+
 @api.get("/<job_id>/epochs", operation_id="listEpochs", responses={200: schemas.EpochList, **openapi.problems(404)})
 def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
     """List the epochs of a job, ascending"""
@@ -121,6 +162,11 @@ def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     )
 
 
+def _ring(job: Job) -> None:
+    faults.point("bell.due")
+    current().bell.ring(job.queue)
+
+
 def identified(job_id: str) -> str:
     """The id, if it could be one: nothing else reaches the database or the disk."""
     if not JOB_ID.fullmatch(job_id):
@@ -136,7 +182,7 @@ def _await_news(service: Service, job_id: str, seconds: float, seen: ETags) -> t
         while True:
             with db.read_scope(service.engine) as session:
                 revision, status = jobs.revision(session, job_id)
-            news = status in jobs.TERMINAL or (bool(seen) and not seen.contains_weak(str(revision)))
+            news = status in TERMINAL or (bool(seen) and not seen.contains_weak(str(revision)))
             left = deadline - time.monotonic()
             if news or left <= 0 or service.closing():
                 return revision, status
@@ -153,7 +199,7 @@ def _freshness(job: Job) -> dict[str, str]:
 
 def _hints(revision: int, status: str) -> dict[str, str]:
     """What makes the next poll cheap: the tag to send, and when to come."""
-    again = {} if status in jobs.TERMINAL else {"Retry-After": "1" if status == jobs.Status.RUNNING else "2"}
+    again = {} if status in TERMINAL else {"Retry-After": "1" if status == Status.RUNNING else "2"}
     return {"ETag": f'W/"{revision}"', **again}
 
 
@@ -163,19 +209,23 @@ def described(session: Session, job: Job) -> schemas.Job:
         id=job.id,
         name=job.name,
         status=job.status,
-        terminal=job.status in jobs.TERMINAL,
+        terminal=job.status in TERMINAL,
         reason=job.reason,
         message=job.message,
+        waits_until=_waits_until(job, time.time()),
         queue=schemas.QueuePlace(name=job.queue, position=jobs.position(session, job)),
         priority=job.priority,
         tags=job.tags,
         dataset=_dataset(session, job),
         attempt=job.attempt,
+        failures=job.failures,
+        lost=job.lost,
         progress=progress(job, time.time()),
         best=schemas.Best.model_validate(job.best) if job.best else None,
         result=schemas.Result.model_validate(job.result) if job.result else None,
         spec=job.spec,
         cancel_requested=job.cancel_requested,
+        pause_requested=job.pause_requested,
         created_at=schemas.moment(job.created_at),
         started_at=_moment(job.started_at),
         finished_at=_moment(job.finished_at),
@@ -185,6 +235,11 @@ def described(session: Session, job: Job) -> schemas.Job:
 
 def _moment(seconds: float | None) -> Any:
     return None if seconds is None else schemas.moment(seconds)
+
+
+def _waits_until(job: Job, now: float) -> Any:
+    held = job.status == Status.QUEUED and job.not_before > now
+    return schemas.moment(job.not_before) if held else None
 
 
 def _dataset(session: Session, job: Job) -> schemas.DatasetRef | None:
@@ -199,14 +254,18 @@ def _links(job: Job) -> schemas.JobLinks:
         epochs=f"{self}/epochs",
         steps=f"{self}/steps",
         checkpoints=f"{self}/checkpoints",
-        model=f"{self}/model" if job.status == jobs.Status.SUCCEEDED else None,
+        events=f"{self}/events",
+        logs=f"{self}/logs",
+        model=f"{self}/model" if job.status == Status.SUCCEEDED else None,
         cancel=f"{self}/cancel",
+        pause=f"{self}/pause",
+        resume=f"{self}/resume",
     )
 
 
 def progress(job: Job, now: float) -> schemas.Progress:
     """How far the job is, and how long it may still take. `now` is in seconds since 1970."""
-    done = job.status == jobs.Status.SUCCEEDED
+    done = job.status == Status.SUCCEEDED
     fraction = 1.0 if done else job.step / job.steps if job.steps else 0.0
     return schemas.Progress(
         epoch=job.epoch,
@@ -220,7 +279,7 @@ def progress(job: Job, now: float) -> schemas.Progress:
 
 def _eta(job: Job, now: float) -> float | None:
     """Seconds to the last step at this attempt's own pace: what earlier attempts did is not its work."""
-    running = job.status == jobs.Status.RUNNING
+    running = job.status == Status.RUNNING
     if not running or job.steps is None or job.attempt_started_at is None or job.progress_at is None:
         return None
     resumed = (job.trainer or {}).get("resumed_from") or {"step": 0}

@@ -12,6 +12,7 @@ from api.service import current
 from services import db, jobs
 from services.errors import ModelNotReady, NotFound
 from services.orm import Job
+from services.states import TERMINAL, Status
 
 api = openapi.blueprint("models", __name__, prefix="/v1/jobs", about="The result of a job that has succeeded.")
 
@@ -53,12 +54,12 @@ def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
         job = jobs.get(session, identified(job_id))
         kept = [str(row.step) for row in jobs.checkpoints(session, job.id)]
-    if job.status in jobs.TERMINAL and job.status != jobs.Status.SUCCEEDED:
+    if job.status in TERMINAL and job.status != Status.SUCCEEDED:
         told = f"This job has no model: it ended as {job.status}."
         if kept:
             told += f" Checkpoints are kept of steps {', '.join(kept)}: `loopline download {job.id} --checkpoint STEP`."
         raise ModelNotReady(told)
-    if job.status != jobs.Status.SUCCEEDED:
+    if job.status != Status.SUCCEEDED:
         raise ModelNotReady
     return job
 

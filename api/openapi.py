@@ -26,6 +26,8 @@ from services.training.spec import Spec
 
 SCHEMAS = "#/components/schemas/"
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
+ALSO_TEXT = {"listLogLines"}
+"""Operations that answer in plain text those who ask for it."""
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -65,6 +67,8 @@ class Api(OpenAPI):
         for path in self.spec_json["paths"].values():
             for operation in path.values():
                 operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
+                if operation["operationId"] in ALSO_TEXT:
+                    operation["responses"]["200"]["content"]["text/plain"] = {"schema": {"type": "string"}}
 
 
 def _spec_schemas() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from services.errors import BadRequest
 
 T = TypeVar("T")
 MAX_INTEGER = 2**31 - 1
+MAX_ID = 2**53
 
 SPEC_EXAMPLE: dict[str, Any] = {
     "name": "vowels",
@@ -126,9 +127,13 @@ class JobLinks(Answer):
     epochs: str
     steps: str
     checkpoints: str
+    events: str
+    logs: str
     model: str | None
     """Null until the job has succeeded."""
     cancel: str
+    pause: str
+    resume: str
 
 
 class Job(Answer):
@@ -141,20 +146,30 @@ class Job(Answer):
     terminal: bool
     """Whether the job has ended. Loops should end on this, not on the names of states."""
     reason: str | None
-    """Why it ended or waits, for programs."""
+    """Why it ended, or why it waits again after an attempt that was lost or failed; for programs."""
     message: str | None
-    """The same for people."""
+    """The same for people; why it is paused, too."""
+    waits_until: datetime | None
+    """The time before which a job that is tried again does not start; null when nothing but its turn holds it."""
     queue: QueuePlace
     priority: int
     tags: dict[str, str]
     dataset: DatasetRef | None
     attempt: int
+    """Number of the newest attempt; 0 before the first."""
+    failures: int
+    """Attempts that failed and were tried again (limits.max_retries allows so many)."""
+    lost: int
+    """Attempts whose worker disappeared since the last new checkpoint."""
     progress: Progress
     best: Best | None
     result: Result | None
     spec: dict[str, Any]
     """As asked for, with its preset and every default filled in."""
     cancel_requested: bool
+    """It runs, and will be cancelled at its next step."""
+    pause_requested: bool
+    """It runs, and will be paused at its next step."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -223,6 +238,62 @@ class CheckpointList(Page[Checkpoint]):
     """Checkpoints, ascending."""
 
 
+class Event(Answer):
+    """Something that happened to a job."""
+
+    id: int
+    at: datetime
+    type: str
+    """`status` is a change of state; the others are told in the documents, and more may come."""
+    level: Literal["info", "warning", "error"]
+    attempt: int
+    worker: str | None
+    """Who owned the job's newest attempt then."""
+    from_status: str | None
+    to_status: str | None
+    reason: str | None
+    message: str | None
+    data: dict[str, Any] | None
+    """Numbers, for programs; their names depend on the type."""
+
+
+class EventList(Page[Event]):
+    """Events, in the order they happened; `after` takes the last event's id."""
+
+
+class LogLine(Answer):
+    """A line that a trainer logged (`info`, `warning`, `error`) or printed (`output`)."""
+
+    number: int
+    """From 1 on, over all attempts. The newest 2,000 lines are kept."""
+    at: datetime
+    attempt: int
+    level: Literal["output", "info", "warning", "error"]
+    text: str
+
+
+class LogLineList(Page[LogLine]):
+    """Log lines, ascending; `after` takes the last line's number."""
+
+
+class Worker(Answer):
+    """A process that takes jobs, as it was last seen."""
+
+    name: str
+    """Host, process id and a token: another one for each start."""
+    queues: list[str]
+    state: Literal["idle", "busy"]
+    job_id: str | None
+    started_at: datetime
+    seen_at: datetime
+    heard_at: datetime | None
+    """When a doorbell last reached it; null before the first."""
+
+
+class WorkerList(Page[Worker]):
+    """The workers that were seen within the last minute, by name."""
+
+
 class Dataset(Answer):
     """An immutable version of uploaded sequences."""
 
@@ -265,6 +336,13 @@ class Alive(Answer):
 class Ready(Answer):
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, str]
+    """`ok`, or a sentence, by what was looked at: `database`, `broker`, `workers`."""
+
+
+class Working(Answer):
+    status: Literal["working", "stuck"]
+    checks: dict[str, str]
+    """`ok`, or a sentence, by what was looked at: `database`, `workers`."""
 
 
 # What requests carry besides a body. The titles say where a problem lies: see errors.parameters_invalid.
@@ -325,6 +403,18 @@ class EpochsQuery(Query):
     limit: int = Field(1000, ge=1, le=10_000)
 
 
+class EventsQuery(Query):
+    after: int = Field(0, ge=0, le=MAX_ID)
+    """The id of the last event of the page before."""
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class LogsQuery(Query):
+    after: int = Field(0, ge=0, le=MAX_ID)
+    """The number of the last line of the page before."""
+    limit: int = Field(1000, ge=1, le=2000)
+
+
 class StepsQuery(Query):
     points: int = Field(500, ge=2, le=10_000)
     """At most so many points, evenly thinned out."""
@@ -352,7 +442,7 @@ class JobPath(Path):
 
 
 class CheckpointPath(JobPath):
-    step: int = Field(ge=0, le=2**53)
+    step: int = Field(ge=0, le=MAX_ID)
 
 
 class FilePath(JobPath):

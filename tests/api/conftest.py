@@ -55,6 +55,12 @@ def app(make_app: Callable[..., Flask], sqlite_url: str) -> Flask:
 
 
 @pytest.fixture
+def any_app(make_app: Callable[..., Flask], database_url: str) -> Flask:
+    """An API on each of the databases: a test that takes it runs twice."""
+    return make_app(database_url)
+
+
+@pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
 

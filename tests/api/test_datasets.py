@@ -143,8 +143,9 @@ def test_data_sets_are_listed_newest_first(client: FlaskClient, npz_bytes: Calla
 
 @pytest.mark.parametrize("name", ["nothing", "ds_" + "0" * 26, "a@b", "%00", "..", "a@0", "a" * 500])
 def test_an_unknown_data_set_is_404(client: FlaskClient, name: str) -> None:
-    answer = client.get(f"/v1/datasets/{name}")
-    assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+    for method in ("GET", "DELETE"):
+        answer = client.open(f"/v1/datasets/{name}", method=method)
+        assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
 
 
 def test_an_upload_on_postgresql(
@@ -160,3 +161,44 @@ def test_a_zip_that_is_no_data_set_is_422(client: FlaskClient) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../../evil.npy", b"x")
     assert client.post("/v1/datasets?name=toy", data=file.getvalue(), content_type=NPZ).status_code == 422
+
+
+def test_a_data_set_is_deleted_and_its_version_never_comes_back(
+    any_app: Flask, npz_bytes: Callable[..., bytes]
+) -> None:
+    client = any_app.test_client()
+    client.post("/v1/datasets?name=toy", data=npz_bytes(0), content_type=NPZ)
+    assert client.delete("/v1/datasets/toy").status_code == 204
+    assert client.delete("/v1/datasets/toy").status_code == 404
+    assert client.get("/v1/datasets").get_json()["data"] == []
+    assert client.post("/v1/datasets?name=toy", data=npz_bytes(0), content_type=NPZ).get_json()["version"] == 2
+
+
+def test_of_several_versions_one_must_be_said(any_app: Flask, npz_bytes: Callable[..., bytes]) -> None:
+    client = any_app.test_client()
+    ids = [
+        client.post("/v1/datasets?name=toy", data=npz_bytes(seed), content_type=NPZ).get_json()["id"]
+        for seed in range(3)
+    ]
+    for name in ("toy", "toy@latest"):  # sent twice it would delete two
+        answer = client.delete(f"/v1/datasets/{name}")
+        assert (answer.status_code, answer.get_json()["errors"][0]["pointer"]) == (400, "/path/dataset")
+        assert "say which, such as toy@3" in answer.get_json()["errors"][0]["detail"]
+    assert client.delete("/v1/datasets/toy@2").status_code == 204
+    assert client.delete(f"/v1/datasets/{ids[0]}").status_code == 204
+    assert client.delete("/v1/datasets/toy").status_code == 204
+
+
+def test_a_data_set_in_use_is_not_deleted(any_app: Flask, npz_bytes: Callable[..., bytes]) -> None:
+    client = any_app.test_client()
+    client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ)
+    job = client.post("/v1/jobs", json={"preset": "basic_rnn", "data": {"dataset": "toy"}}).get_json()
+    for verb in ("pause", "resume"):
+        answer = client.delete("/v1/datasets/toy")
+        assert (answer.status_code, answer.get_json()["code"]) == (409, "dataset_in_use")
+        assert "1 job that has not ended uses the data set toy@1" in answer.get_json()["detail"]
+        client.post(job["links"][verb])
+    client.post(job["links"]["cancel"])
+    assert client.delete("/v1/datasets/toy").status_code == 204
+    assert client.get(job["links"]["self"]).get_json()["dataset"]["name"] == "toy"
+    assert client.post("/v1/jobs", json={"preset": "basic_rnn", "data": {"dataset": "toy"}}).status_code == 422

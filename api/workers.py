@@ -1,0 +1,35 @@
+"""/v1/workers: who takes jobs."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from api import openapi, schemas
+from api.service import current
+from services import db, workers
+from services.orm import Worker
+
+api = openapi.blueprint("workers", __name__, prefix="/v1/workers", about="The processes that take jobs.")
+
+
+@api.get("", operation_id="listWorkers", responses={200: schemas.WorkerList})
+def index() -> Response:
+    """List the workers that were seen within the last minute, and what they are doing"""
+    with db.read_scope(current().engine) as session:
+        rows = workers.list(session)
+    return openapi.answer(schemas.WorkerList(data=[described(row) for row in rows]))
+
+
+def described(row: Worker) -> schemas.Worker:
+    """The worker as clients see it."""
+    return schemas.Worker.model_validate(
+        {
+            "name": row.name,
+            "queues": row.queues.split(","),
+            "state": row.state,
+            "job_id": row.job_id,
+            "started_at": schemas.moment(row.started_at),
+            "seen_at": schemas.moment(row.seen_at),
+            "heard_at": None if row.heard_at is None else schemas.moment(row.heard_at),
+        }
+    )
