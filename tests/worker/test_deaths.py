@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Engine
 
 from services.orm import Job
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
@@ -50,6 +54,7 @@ def test_a_frozen_supervisor_loses_its_trainer_and_its_job_and_lives_on_when_it_
     start_worker: StartWorker,
     start: Callable[..., Process],
     bell: CeleryDoorbell,
+    engine: Engine,
     watch: Watch,
 ) -> None:
     """SIGSTOP of a supervisor past its lease, then SIGCONT."""
@@ -58,7 +63,7 @@ def test_a_frozen_supervisor_loses_its_trainer_and_its_job_and_lives_on_when_it_
     bell.ring("default")
     running = watch.until(job.id, lambda job: job.step == 5)
     child = frozen.pool_child()
-    os.kill(child, signal.SIGSTOP)
+    freeze(child, engine)
     assert running.trainer is not None
     wait_for_death(running.trainer["pid"], SHORT["lease_seconds"])
     assert watch.job(job.id).attempt == 1
@@ -74,3 +79,16 @@ def test_a_frozen_supervisor_loses_its_trainer_and_its_job_and_lives_on_when_it_
     assert is_alive(child)
     assert watch.statuses(job.id) == ["queued", "running", "queued", "running", "succeeded"]
     assert "is over: " in frozen.log.read_text()
+
+
+def freeze(pid: int, engine: Engine) -> None:
+    """SIGSTOP a process between its transactions: within one it would keep SQLite's lock, and everybody waiting."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(engine.url.database or "", timeout=0.05, isolation_level=None)) as probe:
+            try:
+                probe.execute("BEGIN EXCLUSIVE")
+                return
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.02)
