@@ -11,11 +11,13 @@ The JSON is renamed into place last, so where it stands the tensors stand beside
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +37,20 @@ from services.training.schedule import PlateauState
 FORMAT = 1
 NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
 HALF = re.compile(r"^(checkpoint-\d{9,}|model|history)\.(json|safetensors)\.part$")
+
+
+RESERVE = 16 << 20
+"""Bytes that a checkpoint leaves free: for the files of the result, and for others on the same disk."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class NoRoom(OSError):
+    """The disk is full, or a quota or the size of a file is at its bound; `errno` is ENOSPC for all of them."""
+
+    def __init__(self, needed: int, free: int, what: str | None = None) -> None:
+        what = what or os.strerror(errno.ENOSPC)
+        super().__init__(errno.ENOSPC, f"{what}: {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free")
+        self.needed, self.free = needed, free
 
 
 @dataclass(frozen=True)
@@ -59,29 +75,50 @@ class Saved:
 def save(run: Run, directory: Path) -> Saved:
     """Writes a checkpoint of the run as it stands between two updates.
 
-    Raises OSError when the disk refuses; the checkpoints before are untouched then.
+    Raises NoRoom where the disk is full, or would be but for RESERVE, and another OSError where it refuses otherwise;
+    the checkpoints before are untouched then, and nothing of this one is left.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    stem = f"checkpoint-{run.step:09d}"
+    path = directory / f"checkpoint-{run.step:09d}.json"
     tensors, state = state_of(run)
-    weights = write_tensors(directory / f"{stem}.safetensors", tensors)
+    data = serialise(tensors)
+    tensors_sha256 = hashlib.sha256(data).hexdigest()
     body = {
         "format": FORMAT,
         "spec_sha256": spec_hash(run),
-        "tensors_sha256": weights.sha256,
+        "tensors_sha256": tensors_sha256,
         "model": card(run),
         "state": state,
     }
     body["sha256"] = _hash_of(body)
+    text = json.dumps(body, allow_nan=False).encode()
+    _check_room(directory, len(data) + len(text) + RESERVE)
+    there_was_one = path.exists()  # of this very update, from before the run was built again
     try:
+        weights = write_atomically(path.with_suffix(".safetensors"), data, tensors_sha256)
         faults.point("checkpoint.tensors_written")
-        record = write_atomically(directory / f"{stem}.json", json.dumps(body, allow_nan=False).encode())
+        record = write_atomically(path, text)
     except OSError:
-        (directory / weights.name).unlink(missing_ok=True)  # on a full disk it would only be in the way
+        if not (there_was_one and _is_whole(path)):
+            delete(directory, run.step)
         raise
     faults.point("checkpoint.written")
     best = run.best is not None and run.best.epoch == run.epoch and run.steps_in_epoch == 0
     return Saved(run.step, run.epoch, best, (record, weights))
+
+
+def _check_room(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise NoRoom(needed, free)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        data = path.with_suffix(".safetensors").read_bytes()
+        return bool(hashlib.sha256(data).hexdigest() == read(path)["tensors_sha256"])
+    except (OSError, CheckpointCorrupt):
+        return False
 
 
 def load_into(run: Run, path: Path) -> None:
@@ -276,8 +313,12 @@ def card(run: Run) -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, data: bytes) -> File:
-    """Writes a file whole or not at all: a temporary name, fsync, rename, fsync of the directory."""
+def write_atomically(path: Path, data: bytes, sha256: str | None = None) -> File:
+    """Writes a file whole or not at all: a temporary name, fsync, rename, fsync of the directory.
+
+    `sha256` spares hashing where it is known. Raises NoRoom or another OSError; only where the directory could not be
+    synced does the file stand there then.
+    """
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as stream:
@@ -285,6 +326,10 @@ def write_atomically(path: Path, data: bytes) -> File:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoRoom(len(data), shutil.disk_usage(path.parent).free, error.strerror) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
     descriptor = os.open(path.parent, os.O_RDONLY)
@@ -292,7 +337,7 @@ def write_atomically(path: Path, data: bytes) -> File:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return File(path.name, len(data), hashlib.sha256(data).hexdigest())
+    return File(path.name, len(data), sha256 or hashlib.sha256(data).hexdigest())
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> File:

@@ -5,6 +5,7 @@ The trainer process sends these events up its pipe, and `python -m services.trai
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -124,6 +125,7 @@ class Telling:
         self.run, self.directory = run, directory
         self.saved: list[checkpoint.Saved] = []
         self.saved_at = self.told_at = time.monotonic()
+        self.skipping = False  # a checkpoint could not be written, and none has been since
 
     def events(self, resume: str | None, stop: Stop) -> Iterator[Event]:
         resumed = yield from self._resume(resume)
@@ -157,7 +159,8 @@ class Telling:
             reason = stop()
             if reason or run.finished or self._checkpoint_due(now, epoch is not None):
                 yield from self._steps(now)  # what lies before a checkpoint is told before it
-                yield from self._checkpoint(now)
+                goes_on_from_here = bool(reason) and reason != "cancel" and not run.finished
+                yield from self._checkpoint(now, must=goes_on_from_here)
             if reason and not run.finished:
                 yield {"event": "stopped", "reason": reason}
                 return
@@ -180,6 +183,7 @@ class Telling:
         }
         yield from self._checkpoint(time.monotonic())
         checkpoint.discard_after(self.directory, run.step)
+        self.saved = [s for s in self.saved if s.step <= run.step]
 
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
@@ -289,9 +293,19 @@ class Telling:
             return True
         return epoch_ended and when.every_epochs is not None and run.epoch % when.every_epochs == 0
 
-    def _checkpoint(self, now: float) -> Iterator[Event]:
-        saved = checkpoint.save(self.run, self.directory)
+    def _checkpoint(self, now: float, *, must: bool = False) -> Iterator[Event]:
+        """Saves the run as it stands; one that the disk refuses is skipped, unless it `must` be."""
         self.saved_at = now
+        try:
+            saved = checkpoint.save(self.run, self.directory)
+        except OSError as error:
+            if must or error.errno not in (errno.ENOSPC, errno.EIO):
+                raise
+            if not self.skipping:
+                yield self._skipped(error)
+            self.skipping = True
+            return
+        self.skipping = False
         self.saved = [s for s in self.saved if s.step < saved.step] + [saved]
         yield {
             "event": "checkpoint",
@@ -304,6 +318,17 @@ class Telling:
             yield {"event": "checkpoint_deleted", "step": old.step}
             checkpoint.delete(self.directory, old.step)
             self.saved.remove(old)
+
+    def _skipped(self, error: OSError) -> Event:
+        sizes = {"needed_bytes": error.needed, "free_bytes": error.free} if isinstance(error, checkpoint.NoRoom) else {}
+        return {
+            "event": "note",
+            "type": "checkpoint_skipped",
+            "level": "warning",
+            "message": f"The checkpoint at step {self.run.step} was skipped: {error.strerror}. Those before it stay, "
+            "and another is tried when it is due.",
+            "data": {"step": self.run.step, **sizes},
+        }
 
 
 def _warning(message: str) -> Event:
