@@ -61,6 +61,8 @@ class Client:
         self.unexpected: list[str] = []
         """Answers that no fault explains: 500, 4xx, secrets, another job for the same key."""
         self.requests: dict[str, int] = {}
+        self.took: list[float] = []
+        """Seconds of every request that was answered with a 202 for a new job."""
         self.asked: dict[str, int] = {"cancel": 0, "pause": 0, "resume": 0, "again": 0}
         self.cancelled: set[str] = set()
         """Jobs that somebody at least tried to cancel."""
@@ -129,8 +131,10 @@ class Client:
     def _until_accepted(self, key: str, body: bytes) -> str | None:
         """Send until it is accepted, with one key: that is what makes it safe. None when told to stop meanwhile."""
         while not self._stop.is_set():
+            began = time.monotonic()
             answer = self._try("POST", "/v1/jobs", body, "application/json", {"Idempotency-Key": key})
             if answer is not None and 200 <= answer.status < 300:
+                self.took.append(time.monotonic() - began)
                 return str(answer.body["id"])
             if answer is not None and answer.status not in TRY_AGAIN and answer.status != 500:
                 return None

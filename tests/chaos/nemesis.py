@@ -51,6 +51,8 @@ class Nemesis:
     """How often a fault was drawn for which there was no victim at that moment."""
     trouble: list[str] = field(default_factory=list)
     """Faults that could not be done: a mistake of ours, or of a server."""
+    trainers: dict[int, str] = field(default_factory=dict)
+    """Environment and command line of every trainer that was looked at."""
 
     def __post_init__(self) -> None:
         self.dice = random.Random(f"nemesis {self.seed}")
@@ -110,7 +112,11 @@ class Nemesis:
         self._later.append((time.monotonic() + seconds, what, undo))
 
     def look(self) -> Trees:
-        return trees(self.folder, self.keeper.pids("worker"))
+        found = trees(self.folder, self.keeper.pids("worker"))
+        for one in found.trainers:
+            with suppress(psutil.Error):
+                self.trainers.setdefault(one.pid, f"{one.environ()} {one.cmdline()}")
+        return found
 
     def pick(self, processes: Sequence[psutil.Process]) -> psutil.Process | None:
         return self.dice.choice(sorted(processes, key=lambda one: one.pid)) if processes else None

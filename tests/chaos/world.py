@@ -177,6 +177,7 @@ class World:
         logs = sorted([*(self.folder / "log").iterdir(), self.folder / "pg" / "log"])
         texts = {path.name: path.read_text(errors="replace") for path in logs if "pg" not in path.parts}
         texts["the database's events, messages and log lines"] = evidence.database_texts(self.engine)
+        texts |= {f"the environment of trainer {pid}": text for pid, text in storm.trainers.items()}
         damaged = evidence.json_lines(self.folder / "damaged.jsonl")
         frozen = evidence.json_lines(self.folder / nemesis.FROZEN)
         self.say(f"The twins of {len({job.name for job in jobs.values()})} specs are trained without faults.")
@@ -223,12 +224,14 @@ class World:
         exits: dict[str, int] = {}
         for _, name, status in self.keeper.exits:
             exits[f"{name} {status}"] = exits.get(f"{name} {status}", 0) + 1
+        took = sorted(client.took) or [0.0]
         deaf = sum(text.count("takes itself for cut off") for name, text in found.texts.items() if "worker" in name)
         attempts = sum(job.attempt for job in found.jobs.values())
         return [
             f"jobs: {_counted(ends)}; attempts: {attempts}",
             f"requests: {_counted(client.requests)}; asked for: {_counted(client.asked)}"
             f"{'' if client.over_http else ' (pause and resume past the API, which has them not yet)'}",
+            f"accepted submissions took {took[len(took) // 2]:.2f} s (median) and {took[-1]:.2f} s (longest)",
             f"processes that ended and were started again (name, status): {_counted(exits)}; "
             f"workers that found themselves deaf: {deaf}",
             f"looks at the database: {monitor.looks}, {monitor.failed_looks} of them in vain; "
