@@ -251,7 +251,7 @@ def freeze_trainer(n: Nemesis) -> str | None:
     one = n.pick(n.look().trainers)
     if one is None:
         return None
-    seconds = n.dice.choice((0.5, 2.0, 4.0, 9.0))
+    seconds = n.dice.choice((0.5, 2.0, 4.0, 9.0, 24.0))
     jobs = n.job_of_trainer(one.pid)
     n.freeze([one], seconds)
     return n.done("freeze trainer", f"process {one.pid} for {seconds:g} s", n_running(n, jobs))

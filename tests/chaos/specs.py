@@ -9,6 +9,8 @@ from services.training.spec import Limits
 
 VOWELS = "vowels"
 SEEDS = (1, 2)
+STALL_SECONDS = 20
+"""Above the start of a trainer on a busy machine, below the longest freeze."""
 
 _SYNTHETIC = {"samples": 160, "length": 12, "features": 4, "classes": 3}
 _FAMILY: dict[str, dict[str, Any]] = {
@@ -90,7 +92,7 @@ def document(name: str, seed: int, tags: Mapping[str, str]) -> dict[str, Any]:
     spec = _FAMILY[name]
     limits: dict[str, Any] = {"max_retries": 100}
     if "max_stall_seconds" in Limits.model_fields:
-        limits["max_stall_seconds"] = 30
+        limits["max_stall_seconds"] = STALL_SECONDS
     return {
         **spec,
         "training": {**spec["training"], "seed": seed},
