@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -42,7 +43,7 @@ def run(_: argparse.Namespace) -> int:
     settings = Settings()
     shown = Path(settings.data_dir)
     print(f"Starting Loopline in {shown}", flush=True)
-    with Launcher(settings, told(), on_stop=stopping) as service:
+    with Launcher(settings, told(), on_stop=stopping, on_restart=partial(print, flush=True)) as service:
         if settings.port not in (0, service.settings.port):
             print(f"Port {settings.port} is taken; using {service.settings.port}.")
         print(addresses(service), flush=True)

@@ -5,7 +5,8 @@
     worker      Celery with one pool process and a spare trainer
     scheduler   brings back what was lost
 
-Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies.
+Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies. A
+worker or scheduler that ends by itself is started again: a worker that is cut off from the broker ends for that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ START_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 STOP_SECONDS = 35.0  # above what a worker gives its trainer to write a checkpoint
 LAST_LINES = 15
+KEPT_UP = frozenset({"worker", "scheduler"})
+"""Parts that are started again when they end: what they leave undone waits in the database."""
+MOST_RESTARTS = 5  # of a part, in this many seconds; then something is wrong that starting again does not mend
+RESTARTS_SECONDS = 60.0
+FIRST_WAIT_SECONDS = 0.5  # before a part is started again; it doubles with each time of late
 LOCK = "local.lock"
 
 WORKER = ["celery", "--quiet", "-A", "worker.app", "worker"]
@@ -60,16 +66,22 @@ class Part:
 
     name: str
     process: subprocess.Popen[bytes]
+    command: Sequence[str]
     log: Path
     began: float
     seconds: float | None = None
     """How long it took to start; None while it starts."""
 
+    def fate(self) -> str | None:
+        """How the process has ended; None while it runs."""
+        if (status := self.process.poll()) is None:
+            return None
+        return f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+
     def check(self) -> None:
         """Raises Failed when the process has ended."""
-        if (status := self.process.poll()) is not None:
-            how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
-            raise Failed(f"The {self.name} {how}. The end of {self.log}:\n{last_lines(self.log)}")
+        if (fate := self.fate()) is not None:
+            raise Failed(f"The {self.name} {fate}. The end of {self.log}:\n{last_lines(self.log)}")
 
 
 class Launcher:
@@ -83,10 +95,12 @@ class Launcher:
         settings: Settings,
         on_start: Callable[[Part], None] = lambda part: None,
         on_stop: Callable[[], None] = lambda: None,
+        on_restart: Callable[[str], None] = lambda line: None,
         *,
         fresh: bool = False,
     ) -> None:
-        """`on_start` hears of each part that is up, `on_stop` that the stopping, which takes seconds, begins.
+        """`on_start` hears of each part that is up, `on_stop` that the stopping, which takes seconds, begins, and
+        `on_restart` gets a line for each part that ended and is started again.
 
         `fresh` empties the folder first. Entering raises InUse when another launcher works in the folder, CannotListen
         when the address that was asked for is not to be had. A taken port that nobody asked for is only a default:
@@ -95,8 +109,10 @@ class Launcher:
         self.settings = settings
         self.on_start = on_start
         self.on_stop = on_stop
+        self.on_restart = on_restart
         self.fresh = fresh
         self.parts: list[Part] = []
+        self._restarts: dict[str, list[float]] = {}
         self.folder = settings.data_dir
         self._lock = -1
 
@@ -127,11 +143,23 @@ class Launcher:
         os.close(self._lock)
 
     def watch(self) -> None:
-        """Until a part ends by itself; raises Failed then."""
+        """Until a part ends by itself that cannot be started again, or has been too often; raises Failed then."""
         while True:
-            for part in self.parts:
-                part.check()
+            for part in list(self.parts):
+                if part.fate() is not None:
+                    self._start_again(part)
             time.sleep(0.25)
+
+    def _start_again(self, part: Part) -> None:
+        recent = [at for at in self._restarts.get(part.name, ()) if at > time.monotonic() - RESTARTS_SECONDS]
+        if part.name not in KEPT_UP or len(recent) >= MOST_RESTARTS:
+            part.check()
+        kept = part.log.with_suffix(".log.1")
+        self.on_restart(f"The {part.name} {part.fate()} and is started again; its log is kept in {kept}.")
+        time.sleep(FIRST_WAIT_SECONDS * 2 ** len(recent))
+        self._restarts[part.name] = [*recent, time.monotonic()]
+        self.parts.remove(part)
+        self._begin(part.name, part.command)
 
     def _start(self) -> None:
         changes: dict[str, object] = {"port": self._port()}
@@ -185,7 +213,7 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        part = Part(name, process, log, began=time.monotonic())
+        part = Part(name, process, command, log, began=time.monotonic())
         self.parts.append(part)
         return part
 

@@ -20,7 +20,7 @@ from loopline import Client
 from loopline.types import Epoch
 
 from local import __main__ as command
-from local import broker, demo
+from local import broker, demo, launcher
 from local.launcher import Launcher, _free_port
 from services.settings import Settings
 
@@ -143,6 +143,56 @@ def test_a_killed_launcher_leaves_no_process(start: Callable[..., Service], tmp_
     family = service.family()
     service.process.kill()
     assert wait_for_end(family, 40) == []
+
+
+def test_a_killed_worker_and_scheduler_are_started_again_and_the_work_goes_on(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start(
+        tmp_path / "var", LOOPLINE_LEASE_SECONDS="3", LOOPLINE_RENEW_SECONDS="0.5", LOOPLINE_GRACE_SECONDS="0"
+    )
+    with Client(service.url()) as client:
+        job = client.submit(LONG)
+        wait_until(lambda: job.refresh().progress.epoch > 0)
+        for name in ("worker.scheduler", "worker.app"):
+            part(service, name).kill()
+        wait_until(lambda: job.refresh().attempt == 2)
+        job.cancel()
+        wait_until(lambda: job.refresh().status == "cancelled")
+    assert service.stop() == 0
+    for name in ("worker", "scheduler"):
+        assert f"The {name} was ended by signal 9 and is started again" in service.said
+        assert (tmp_path / "var" / "log" / f"{name}.log.1").exists()
+
+
+def test_a_worker_that_ends_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "FIRST_WAIT_SECONDS", 0.01)
+    said: list[str] = []
+    with Launcher(Settings(data_dir=tmp_path), on_restart=said.append) as service:
+        [worker] = [one for one in service.parts if one.name == "worker"]
+        worker.command = [sys.executable, "-c", "raise SystemExit('it cannot be')"]
+        worker.process.kill()
+        with pytest.raises(launcher.Failed, match=r"(?s)The worker ended with exit status 1\..*it cannot be"):
+            service.watch()
+    assert len(said) == launcher.MOST_RESTARTS
+    assert said[0].startswith("The worker was ended by signal 9 and is started again")
+
+
+@pytest.mark.parametrize("name", ["broker", "api"])
+def test_a_broker_or_api_that_ends_ends_the_service(start: Callable[..., Service], tmp_path: Path, name: str) -> None:
+    service = start(tmp_path / "var")
+    service.url()
+    part(service, {"broker": "valkey-server", "api": "api"}[name]).kill()
+    said, _ = service.process.communicate(timeout=60)
+    assert service.process.returncode == 1
+    assert f"The {name} was ended by signal 9." in said
+
+
+def part(service: Service, word: str) -> psutil.Process:
+    """The part of the service in whose command line a word stands: itself, not its children."""
+    parts = [one for one in psutil.Process(service.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+    [found] = [one for one in parts if any(Path(item.split(" ")[0]).name == word for item in one.cmdline())]
+    return found
 
 
 def test_a_second_service_in_the_same_folder_is_refused(start: Callable[..., Service], tmp_path: Path) -> None:
