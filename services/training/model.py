@@ -93,7 +93,9 @@ class SequenceModel(nn.Module):
             return self._recur_packed(x, lengths)
         if not self.architecture.bidirectional:
             # Steps after the end cannot reach those before it, so padding needs no care but in taking the final state.
-            outputs, _ = self._recur_full(x)
+            outputs, hidden, *_ = _call(self.rnn, x, _weights(self.rnn), self.rnn.num_layers, False)
+            if self._overflowed(hidden):
+                return self._recur_valid(x, lengths)
             return outputs, outputs[torch.arange(len(x), device=x.device), lengths - 1]
         return self._recur_both_ways(x, lengths)
 
@@ -110,11 +112,24 @@ class SequenceModel(nn.Module):
         outputs, _ = nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
         return outputs, torch.cat((hidden[-2], hidden[-1]), dim=1) if self.rnn.bidirectional else hidden[-1]
 
+    def _overflowed(self, hidden: Tensor) -> bool:
+        """Whether a state has left the finite numbers, as only those of relu can: maybe after its sequence's end.
+
+        Nothing of what comes after the end is asked for, but in the gradient of the weights 0 times infinity is NaN.
+        """
+        return self.rnn.mode == "RNN_RELU" and not bool(hidden.isfinite().all())
+
+    def _recur_valid(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes no step after an end, at twice the time."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._recur_packed(x.float(), lengths)
+
     def _recur_both_ways(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Layer by layer, the backward direction on sequences reversed within their lengths.
 
         On a CPU that beats packed sequences, whose every time step is a batch of another size.
         """
+        given = x
         steps = torch.arange(x.shape[1], device=x.device)
         mirror = lengths[:, None] - 1 - steps
         mirror = torch.where(mirror >= 0, mirror, steps)
@@ -123,10 +138,12 @@ class SequenceModel(nn.Module):
         per_direction = len(weights) // (2 * self.rnn.num_layers)
         for layer in range(self.rnn.num_layers):
             at = 2 * layer * per_direction
-            forwards = _call(self.rnn, x, weights[at : at + per_direction], 1, False)[0]
-            backwards = _call(
+            forwards, hidden, *_ = _call(self.rnn, x, weights[at : at + per_direction], 1, False)
+            backwards, hidden_back, *_ = _call(
                 self.rnn, _mirrored(x, mirror), weights[at + per_direction : at + 2 * per_direction], 1, False
-            )[0]
+            )
+            if self._overflowed(hidden) or self._overflowed(hidden_back):
+                return self._recur_valid(given, lengths)
             final = torch.cat((forwards[rows, lengths - 1], backwards[rows, lengths - 1]), dim=1)
             x = torch.cat((forwards, _mirrored(backwards, mirror)), dim=2)
             if self.training and self.rnn.dropout and layer < self.rnn.num_layers - 1:

@@ -119,6 +119,30 @@ def test_a_relu_network_is_torchs_own(bidirectional: bool) -> None:
         torch.testing.assert_close(model(x, LENGTHS)[row : row + 1], expected, rtol=0, atol=NEVERTHELESS)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_relu_state_that_overflows_after_the_end_reaches_neither_outputs_nor_gradients(
+    bidirectional: bool, layers: int, pooling: str, precision: torch.dtype
+) -> None:
+    model = model_of(cell="rnn", nonlinearity="relu", bidirectional=bidirectional, num_layers=layers, pooling=pooling)
+    with torch.no_grad():
+        for name, parameter in model.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                parameter.copy_(torch.eye(HIDDEN) + 0.1)  # grows by half at every step
+    found = []
+    for x in (padded_batch(), nn.functional.pad(padded_batch(), (0, 0, 0, 400))):
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            outputs = model(x, LENGTHS).float()
+        found.append({"outputs": outputs.detach(), **gradients_of(model, outputs.square().mean())})
+    rough = 1e-5 if precision == torch.float32 else 0.1  # where it overflows it is computed in float32
+    largest = max(float(expected.abs().max()) for expected in found[0].values())
+    for name, expected in found[0].items():
+        assert bool(found[1][name].isfinite().all()), name
+        torch.testing.assert_close(found[1][name], expected, rtol=rough, atol=rough * largest)
+
+
 def expected_pooled(model: SequenceModel, outputs: Tensor, hidden: Tensor) -> dict[str, Tensor]:
     """Each pooling by hand, of one sequence: outputs (time, width), hidden (directions, hidden_size)."""
     assert model.attention is not None
