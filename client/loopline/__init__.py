@@ -22,7 +22,20 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from loopline.job import Job
-    from loopline.types import Best, Checkpoint, Dataset, Epoch, Health, Preset, Progress, Result, Steps
+    from loopline.types import (
+        Best,
+        Checkpoint,
+        Dataset,
+        Epoch,
+        Event,
+        Health,
+        LogLine,
+        Preset,
+        Progress,
+        Result,
+        Steps,
+        Worker,
+    )
 
 __all__ = [
     "BadRequest",
@@ -33,10 +46,12 @@ __all__ = [
     "Dataset",
     "DownloadFailed",
     "Epoch",
+    "Event",
     "Health",
     "Job",
     "JobCancelled",
     "JobFailed",
+    "LogLine",
     "LooplineError",
     "NotAllowed",
     "NotFound",
@@ -48,10 +63,25 @@ __all__ = [
     "ServiceUnreachable",
     "Steps",
     "WaitTimeout",
+    "Worker",
 ]
 
 _HOMES = {"Client": "client", "Job": "job"} | dict.fromkeys(
-    ["Best", "Checkpoint", "Dataset", "Epoch", "Health", "Preset", "Progress", "Result", "Steps"], "types"
+    [
+        "Best",
+        "Checkpoint",
+        "Dataset",
+        "Epoch",
+        "Event",
+        "Health",
+        "LogLine",
+        "Preset",
+        "Progress",
+        "Result",
+        "Steps",
+        "Worker",
+    ],
+    "types",
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loopline.client import Client
     from loopline.job import Job
     from loopline.spec import SpecFile
-    from loopline.types import Dataset
+    from loopline.types import Dataset, Event, LogLine
 
 EXIT_CODES: dict[int, str] = {
     0: "it worked, and a job that was waited for succeeded",
@@ -70,13 +70,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 datasets = typer.Typer(
-    help="List, show and upload data sets.\n\nExample: loopline datasets upload vowels.npz",
+    help="List, show, upload and delete data sets.\n\nExample: loopline datasets upload vowels.npz",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.add_typer(datasets, name="datasets")
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
+JobIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or `last` for the newest job; one or more.")
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is new until the job ends.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print each as a line of JSON instead, for scripts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON instead, for scripts.")]
 
 
@@ -158,19 +163,19 @@ def submit(
         if not as_json:
             typer.echo(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
             if not follow:
-                note(f"Watch it with: {come_back(ctx, job)}")
+                note(f"Watch it with: {typed(ctx, job)('watch')}")
         if follow:
             from loopline import watching
 
             stream = sys.stderr if as_json else sys.stdout
-            back = come_back(ctx, job)
-            job = watching.watched(client, job, back, stream) if watch else watching.waited(client, job, back)
+            how = typed(ctx, job)
+            job = watching.watched(client, job, how, stream) if watch else watching.waited(client, job, how)
         if as_json:
             print_json(job.raw)
         elif follow:
             typer.echo(ending(job))
         if follow:
-            leave_as(job)
+            leave_as(ctx, job)
 
 
 @app.command(name="list")
@@ -218,7 +223,7 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
         return print_json(job.raw)
     from loopline import view
 
-    return view.console().print(view.job(job, kept))
+    return view.console().print(view.job(job, typed(ctx, job), kept))
 
 
 @app.command()
@@ -233,28 +238,119 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
 
     with connected(ctx) as client:
         job = chosen(client, job_id)
-        job = watching.watched(client, job, come_back(ctx, job), sys.stdout)
+        job = watching.watched(client, job, typed(ctx, job), sys.stdout)
         typer.echo(ending(job))
-        leave_as(job)
+        leave_as(ctx, job)
 
 
 @app.command()
-def cancel(ctx: typer.Context, job_id: JobId) -> None:
-    """Cancel a job.
+def logs(
+    ctx: typer.Context,
+    job_id: JobId,
+    follow: Follow = False,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Print what a job logged.
+
+    The newest 2,000 lines are kept, of all attempts together.
+
+    Example: loopline logs last --follow
+    """
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+        if not printed(job.logs(follow=follow), "log_line", as_json):
+            note(f"Job {job.id} has logged nothing{'' if job.terminal or follow else ' yet'}.")
+
+
+@app.command()
+def events(
+    ctx: typer.Context,
+    job_id: JobId,
+    follow: Follow = False,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Print what happened to a job.
+
+    Every change of its state, checkpoints, retries and warnings.
+
+    Example: loopline events last
+    """
+    with connected(ctx) as client:
+        printed(chosen(client, job_id).events(follow=follow), "event", as_json)
+
+
+@app.command()
+def cancel(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Cancel jobs.
 
     One that waits is cancelled at once, one that runs stops within a few seconds.
 
     Example: loopline cancel last
     """
-    with connected(ctx) as client:
-        before = chosen(client, job_id)
+
+    def one(before: Job) -> str:
         job = before.cancel()
-    if before.terminal:
-        typer.echo(f"Job {job.id} had already ended: {job.status}.")
-    elif job.terminal:
-        typer.echo(f"Job {job.id} is {job.status}.")
-    else:
-        typer.echo(f"Job {job.id} is asked to stop; it will within a few seconds.")
+        if before.terminal:
+            return f"Job {job.id} had already ended: {job.status}."
+        if job.terminal:
+            return f"Job {job.id} is {job.status}."
+        return f"Job {job.id} is asked to stop; it will within a few seconds."
+
+    each(ctx, job_ids, one)
+
+
+@app.command()
+def pause(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Pause jobs; they keep their place.
+
+    One that runs saves a checkpoint first and frees its device. `loopline resume` lets it go on.
+
+    Example: loopline pause last
+    """
+
+    def one(before: Job) -> str:
+        job = before.pause()
+        if job.status != "paused":
+            return f"Job {job.id} is asked to pause; it will as soon as it has saved its place."
+        return f"Job {job.id} is paused. Resume it with: {typed(ctx, job)('resume')}"
+
+    each(ctx, job_ids, one)
+
+
+@app.command()
+def resume(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Resume paused jobs.
+
+    They wait for a worker again and go on exactly where they stood.
+
+    Example: loopline resume last
+    """
+
+    def one(before: Job) -> str:
+        job = before.resume()
+        if before.status == "paused":
+            return f"Job {job.id} is {job.status} again."
+        if before.pause_requested:
+            return f"Job {job.id} will not be paused after all: {job.status}."
+        return f"Job {job.id} is not paused: {job.status}."
+
+    each(ctx, job_ids, one)
+
+
+@app.command()
+def delete(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Delete jobs that have ended.
+
+    Their models, checkpoints, events and logs go with them; nothing brings them back.
+
+    Example: loopline delete last
+    """
+
+    def one(job: Job) -> str:
+        job.delete()
+        return f"Deleted job {job.id}."
+
+    each(ctx, job_ids, one)
 
 
 @app.command()
@@ -362,6 +458,41 @@ def upload_dataset(
     return typer.echo(f"{dataset.reference} ({dataset.id})")
 
 
+@datasets.command(name="delete")
+def delete_dataset(
+    ctx: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="A version (`vowels@3`), an id, or a name.")],
+) -> None:
+    """Delete one version of a data set.
+
+    A name alone will do where it has one version only. Refused while a job that has not ended uses it.
+
+    Example: loopline datasets delete vowels@1
+    """
+    with connected(ctx) as client:
+        gone = client.delete_dataset(reference)
+    typer.echo(f"Deleted {gone.reference} ({gone.id}).")
+
+
+@app.command()
+def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the workers and what they do.
+
+    A worker that was not seen for a minute is left out.
+
+    Example: loopline workers
+    """
+    with connected(ctx) as client:
+        found = client.workers()
+    if as_json:
+        return print_json([worker.raw for worker in found])
+    if not found:
+        return typer.echo("No workers are up. Jobs are accepted and wait until one starts.")
+    from loopline import view
+
+    return view.console().print(view.workers(found))
+
+
 @app.command()
 def health(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Say whether the service can take jobs.
@@ -391,6 +522,34 @@ def connected(ctx: typer.Context) -> Client:
 
 def chosen(client: Client, job_id: str) -> Job:
     return client.last() if job_id == "last" else client.get(job_id)
+
+
+def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:
+    """Does the same to several jobs and says what came of it. What is wrong with one stops none of the others."""
+    wrong = False
+    with connected(ctx) as client:
+        for job_id in job_ids:
+            try:
+                typer.echo(one(chosen(client, job_id)))
+            except (errors.BadRequest, errors.NotFound, errors.Conflict) as error:
+                note(f"Error: {in_words(error)}")
+                wrong = True
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
+
+
+def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
+    """Prints each as it comes, a line each; how many there were."""
+    from loopline import view
+
+    console, count = view.console(), 0
+    for count, one in enumerate(found, 1):  # noqa: B007  (the last one is the count)
+        if as_json:
+            typer.echo(json.dumps(one.raw, ensure_ascii=False))
+        else:
+            console.print(getattr(view, shape)(one))
+        sys.stdout.flush()
+    return count
 
 
 def from_stdin() -> SpecFile:
@@ -431,16 +590,19 @@ def ending(job: Job) -> str:
     return view.ending(job)
 
 
-def leave_as(job: Job) -> None:
+def leave_as(ctx: typer.Context, job: Job) -> None:
     """Exits with the code that says how the job ended."""
+    if job.status == "failed":
+        note(f"See what it logged with: {typed(ctx, job)('logs')}")
     if job.status != "succeeded":
         raise typer.Exit({"failed": FAILED, "cancelled": CANCELLED}[job.status])
 
 
-def come_back(ctx: typer.Context, job: Job) -> str:
+def typed(ctx: typer.Context, job: Job) -> Callable[[str], str]:
+    """How a command is typed for this job, at the address in use."""
     url = ctx.obj["url"]
     elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""
-    return f"loopline{elsewhere} watch {job.id}"
+    return lambda verb: f"loopline{elsewhere} {verb} {job.id}"
 
 
 def in_words(error: errors.LooplineError) -> str:

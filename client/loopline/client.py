@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ from loopline import spec as specs
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
-from loopline.types import Dataset, Health, Preset
+from loopline.types import Dataset, Health, Preset, Worker
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CHUNK_BYTES = 1 << 18
@@ -163,6 +164,20 @@ class Client:
     def dataset(self, reference: str) -> Dataset:
         """The data set with this id or name (`vowels`, `vowels@3`, `vowels@latest`). Raises NotFound."""
         return Dataset.of(self._http.get_object(f"/v1/datasets/{quote(reference, safe='@')}"))
+
+    def delete_dataset(self, reference: str) -> Dataset:
+        """Deletes one version of a data set (an id, `vowels@3`, or the name of one that has no other) and returns it.
+
+        Raises NotFound; Conflict while a job that has not ended uses it; BadRequest where a name has several versions.
+        """
+        found = self.dataset(reference)
+        with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
+            self._http.send("DELETE", f"/v1/datasets/{quote(reference, safe='@')}")
+        return found
+
+    def workers(self) -> list[Worker]:
+        """The workers that were seen within the last minute."""
+        return [Worker.of(document) for document in self._http.pages("/v1/workers", {}, key="name")]
 
     def presets(self) -> list[Preset]:
         """The named architectures that a spec may start from."""

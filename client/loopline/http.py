@@ -1,8 +1,8 @@
 """One request to the service: sent, retried where that cannot do harm, and its refusals turned into errors.
 
-Every request of this client is safe to repeat: reads by nature, cancelling and uploading because they come to the same
-thing twice, submitting because it carries an Idempotency-Key. So a connection that breaks, and the answers 429, 502,
-503 and 504, are tried again, with growing pauses or after the `Retry-After` that the service asks for.
+Every request of this client is safe to repeat: reads by nature; cancelling, pausing, deleting and uploading because
+they come to the same thing twice; submitting because it carries an Idempotency-Key. So a connection that breaks, and
+the answers 429, 502, 503 and 504, are tried again, with growing pauses or after the `Retry-After` that was asked for.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Http:
 
     def pages(self, path: str, params: Params, *, key: str = "id") -> Iterator[dict[str, Any]]:
         """Every entry of a list, read page by page as you go; `key` is the field that `after` continues from."""
-        after: str | int | None = None
+        after: Any = params.get("after")
         while True:
             page = self.get_object(path, {**params, "after": after})
             entries = page.get("data") or []

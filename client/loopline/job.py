@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Self
 from urllib.parse import quote
 
 from loopline import download
-from loopline.errors import JobCancelled, JobFailed, WaitTimeout
+from loopline.errors import JobCancelled, JobFailed, NotFound, WaitTimeout
 from loopline.http import Http
-from loopline.types import Best, Checkpoint, Document, Epoch, Progress, Result, Steps, known, moment
+from loopline.types import Best, Checkpoint, Document, Epoch, Event, LogLine, Progress, Result, Steps, known, moment
 
 # How long one poll may be held by the service, and how soon another may follow it.
 POLL_SECONDS = 25.0
 PAUSE_SECONDS = 0.2
 IDLE_PAUSE_SECONDS = 1.0
+TIMES = ("created_at", "started_at", "finished_at", "waits_until")
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,18 @@ class Job:
     dataset_id: str | None = None
     dataset_name: str | None = None
     attempt: int = 0
+    failures: int = 0
+    """Attempts that failed and were tried again."""
+    lost: int = 0
+    """Attempts whose worker disappeared since the last new checkpoint."""
+    waits_until: datetime | None = None
+    """The time before which a job that is tried again does not start."""
     progress: Progress = field(default_factory=Progress)
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)
     spec: Document = field(default_factory=dict, repr=False, compare=False)
     cancel_requested: bool = False
+    pause_requested: bool = False
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -64,7 +73,7 @@ class Job:
                 "progress": Progress.of(document.get("progress") or {}),
                 "best": Best.of(document["best"]) if document.get("best") else None,
                 "result": Result.of(document["result"]) if document.get("result") else None,
-                **{name: moment(document.get(name)) for name in ("created_at", "started_at", "finished_at")},
+                **{name: moment(document.get(name)) for name in TIMES},
                 "_http": http,
             }
         )
@@ -99,16 +108,25 @@ class Job:
 
         Raises WaitTimeout when `timeout` seconds have passed before that.
         """
+        seen = 0
+        for job in self.changes(timeout):
+            epochs = list(job.epochs(after=seen)) if job.progress.epoch > seen or job.terminal else []
+            seen = max([seen, *(epoch.epoch for epoch in epochs)])
+            yield job, epochs
+
+    def changes(self, timeout: float | None = None) -> Iterator[Job]:
+        """The job as it is now, and again each time it has changed; the last one yielded has ended.
+
+        Raises WaitTimeout when `timeout` seconds have passed before that.
+        """
         deadline = _deadline(timeout)
-        etag, seen, job = None, 0, self
+        etag, job = None, self
         while True:
             asked_at = time.monotonic()
             changed, etag = self._poll(etag, wait=_patience(deadline) if etag else 0.0)
             if changed:
                 job = changed
-                epochs = list(job.epochs(after=seen)) if job.progress.epoch > seen or job.terminal else []
-                seen = max([seen, *(epoch.epoch for epoch in epochs)])
-                yield job, epochs
+                yield job
             if job.terminal:
                 return
             _check(deadline, job, timeout)
@@ -128,8 +146,37 @@ class Job:
 
         Cancelling a job that has ended changes nothing.
         """
-        http = self._connection
-        return Job.of(http.object_in(http.send("POST", self._path("cancel"))), http)
+        return self._asked("cancel")
+
+    def pause(self) -> Job:
+        """Asks for the job to be paused: at once when it waits; when it runs, as soon as it has saved its place.
+
+        Raises Conflict when it has ended.
+        """
+        return self._asked("pause")
+
+    def resume(self) -> Job:
+        """Queues a paused job again, to go on where it stood, or takes back a pause that was only asked for.
+
+        Raises Conflict when it has ended.
+        """
+        return self._asked("resume")
+
+    def delete(self) -> None:
+        """Deletes a job that has ended, with its model, checkpoints, events and log.
+
+        Raises Conflict while it may still run. A job that is gone already is no error.
+        """
+        with suppress(NotFound):
+            self._connection.send("DELETE", self._path())
+
+    def events(self, after: int = 0, *, follow: bool = False) -> Iterator[Event]:
+        """What happened to the job, in that order, from the event after `after`. follow: until the job ends."""
+        return (Event.of(each) for each in self._told("events", "id", after, follow))
+
+    def logs(self, after: int = 0, *, follow: bool = False) -> Iterator[LogLine]:
+        """What its trainers logged and printed, from the line after `after`. follow: until the job ends."""
+        return (LogLine.of(each) for each in self._told("logs", "number", after, follow))
 
     def epochs(self, after: int = 0) -> Iterator[Epoch]:
         """The epochs that have ended, in order, from the one after `after`."""
@@ -172,6 +219,17 @@ class Job:
 
     def _path(self, *below: str) -> str:
         return "/".join(["/v1/jobs", quote(self.id, safe=""), *below])
+
+    def _asked(self, verb: str) -> Job:
+        http = self._connection
+        return Job.of(http.object_in(http.send("POST", self._path(verb))), http)
+
+    def _told(self, what: str, key: str, after: int, follow: bool) -> Iterator[Document]:
+        """Entries below the job, each once. Whatever adds one changes the job, so that a poll hears of it."""
+        for _ in self.changes() if follow else (self,):
+            for entry in self._connection.pages(self._path(what), {"after": after, "limit": 1000}, key=key):
+                yield entry
+                after = entry[key]
 
     def _poll(self, etag: str | None, *, wait: float) -> tuple[Job | None, str | None]:
         """The job if it is not as it was at `etag`, else None, after at most `wait` seconds; and its etag."""

@@ -22,9 +22,10 @@ ROWS_BESIDE_THE_TABLE = 7
 class LiveView:
     """The latest epochs, the loss of every step as a sparkline, and how far the job is."""
 
-    def __init__(self, console: Console, job: Job) -> None:
+    def __init__(self, console: Console, job: Job, typed: view.Typed) -> None:
         self.console = console
         self.job = job
+        self.typed = typed
         self.epochs: list[Epoch] = []
         self.steps = Steps()
         self.trouble = ""
@@ -41,6 +42,8 @@ class LiveView:
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._head()]
+        if self.job.status == "paused":
+            parts.append(view.way_on(self.job, self.typed))
         if self.epochs:
             parts += self._latest()
         if any(loss is not None for loss in self.steps.loss):

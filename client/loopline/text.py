@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 NOTHING = "-"
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f]")
 
 
 def duration(seconds: float | None) -> str:
@@ -70,6 +72,11 @@ def when(moment: datetime | None) -> str:
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 epoch`, `2 epochs`."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def printable(line: str) -> str:
+    """Somebody else's words without what would move a terminal's cursor or change its colours."""
+    return CONTROL.sub("", line.expandtabs(4))
 
 
 def understood(dataset: Dataset) -> str:

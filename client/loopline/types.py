@@ -139,6 +139,63 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that happened to a job: a change of state (`from_status`, `to_status`), a checkpoint, a warning."""
+
+    id: int
+    type: str = ""
+    level: str = "info"
+    at: datetime | None = None
+    attempt: int = 0
+    worker: str | None = None
+    from_status: str | None = None
+    to_status: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    data: Document = field(default_factory=dict, hash=False)
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"at": moment(document.get("at"))})
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that a trainer logged (level `info`, `warning`, `error`) or printed (`output`), numbered from 1 on."""
+
+    number: int
+    text: str = ""
+    level: str = "output"
+    at: datetime | None = None
+    attempt: int = 0
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"at": moment(document.get("at"))})
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that takes jobs, as it was last seen; `heard_at` is when a doorbell last reached it."""
+
+    name: str
+    queues: list[str] = field(default_factory=list, hash=False)
+    state: str = ""
+    job_id: str | None = None
+    started_at: datetime | None = None
+    seen_at: datetime | None = None
+    heard_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        times = {name: moment(document.get(name)) for name in ("started_at", "seen_at", "heard_at")}
+        return cls(**known(cls, document) | times)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """An immutable version of uploaded sequences. `reference` (`vowels@3`) names it in a spec for good."""
 

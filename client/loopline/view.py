@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TextIO, cast
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from loopline import text
 from loopline.job import Job
-from loopline.types import Checkpoint, Dataset, Document, Epoch, Health, Preset
+from loopline.types import Checkpoint, Dataset, Document, Epoch, Event, Health, LogLine, Preset, Worker
 
 STYLES = {
     "queued": "yellow",
@@ -27,8 +27,12 @@ STYLES = {
     "failed": "red",
     "cancelled": "magenta",
 }
+LEVELS = {"warning": "yellow", "error": "red"}
 METRICS = ("accuracy", "macro_f1", "r2", "mae", "rmse")
 PLAIN_WIDTH = 10_000
+
+Typed = Callable[[str], str]
+"""How a command is typed for the job at hand: `watch` to `loopline --url http://host watch job_1`."""
 
 
 class Unpadded:
@@ -104,19 +108,26 @@ def jobs(found: Iterable[Job]) -> Listing:
     return Listing(rows, drop=("took", "created"), wrap=("name", "best"))
 
 
-def job(shown: Job, checkpoints: Sequence[Checkpoint] = ()) -> RenderableType:
+def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> RenderableType:
     """Everything about one job, the checkpoints to be named among it, and its spec as YAML below."""
     rows: list[tuple[str, str | Text]] = [("job", shown.id), ("name", shown.name or text.NOTHING)]
     rows.append(("status", status(shown)))
     if shown.reason or shown.message:
-        rows.append(("reason", ": ".join(part for part in (shown.reason, shown.message) if part)))
+        why = ": ".join(part for part in (shown.reason, shown.message) if part)
+        rows.append(("reason" if shown.terminal else "why it waits", why))
+    if shown.waits_until:
+        rows.append(("next attempt", f"not before {text.when(shown.waits_until)}"))
+    if shown.status == "paused":
+        rows.append(("resume it", typed("resume")))
+    if shown.status == "failed":
+        rows.append(("its log", typed("logs")))
     if shown.position is not None:
         rows.append(("queue", f"{shown.queue}, {waiting(shown)}"))
     else:
         rows.append(("queue", shown.queue))
     if shown.dataset_id:
         rows.append(("data set", f"{shown.dataset_name or ''} ({shown.dataset_id})".strip()))
-    rows.append(("attempt", str(shown.attempt)))
+    rows.append(("attempt", attempts(shown)))
     rows.append(("progress", progress(shown)))
     rows.append(("best", best_of(shown)))
     if shown.result:
@@ -182,9 +193,63 @@ def health(shown: Health) -> RenderableType:
     return _pairs([("status", Text(shown.status, colour)), *((name, state) for name, state in shown.checks.items())])
 
 
+def workers(found: Iterable[Worker]) -> Listing:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "worker": worker.name,
+            "state": Text(worker.state, {"busy": "cyan"}.get(worker.state, "")),
+            "job": worker.job_id or text.NOTHING,
+            "queues": ", ".join(worker.queues),
+            "started": text.ago(worker.started_at),
+            "seen": text.ago(worker.seen_at),
+            "heard a bell": text.ago(worker.heard_at) if worker.heard_at else "never",
+        }
+        for worker in found
+    ]
+    return Listing(rows, drop=("started", "seen", "heard a bell"), wrap=("queues",))
+
+
+def event(shown: Event) -> Text:
+    """`2026-01-02 03:04:05  queued -> running (attempt 1, host:12:ab)`, or what else happened."""
+    if shown.type == "status":
+        moved = f"{shown.from_status} -> {shown.to_status}" if shown.from_status else str(shown.to_status)
+        by = [f"attempt {shown.attempt}", shown.worker] if shown.to_status == "running" else []
+        whose = f" ({', '.join(part for part in by if part)})" if by else ""
+        parts = [moved + whose + (f" ({shown.reason})" if shown.reason else ""), shown.message]
+    else:
+        parts = [shown.type.replace("_", " "), shown.message]
+    return _told(shown.at, shown.level, ": ".join(part for part in parts if part))
+
+
+def log_line(shown: LogLine) -> Text:
+    """`2026-01-02 03:04:05  warning  what the trainer said`."""
+    return _told(shown.at, shown.level, f"{shown.level:<7}  {shown.text}")
+
+
+def _told(at: datetime | None, level: str, said: str) -> Text:
+    time = at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else text.NOTHING
+    line = Text.assemble((time, "dim"), "  ", (text.printable(said), LEVELS.get(level, "")), no_wrap=True)
+    line.overflow = "ignore"
+    return line
+
+
 def status(shown: Job) -> Text:
-    word = f"{shown.status} (cancelling)" if shown.cancel_requested and not shown.terminal else shown.status
+    asked = "cancelling" if shown.cancel_requested else "pausing" if shown.pause_requested else ""
+    word = f"{shown.status} ({asked})" if asked and not shown.terminal else shown.status
     return Text(word, STYLES.get(shown.status, ""))
+
+
+def way_on(shown: Job, typed: Typed) -> str:
+    """How a paused job goes on."""
+    return f"Resume it with: {typed('resume')}"
+
+
+def attempts(shown: Job) -> str:
+    """`3 (1 of 2 retries used, 1 worker lost)`."""
+    most = (shown.spec.get("limits") or {}).get("max_retries", 0)
+    used = [f"{shown.failures} of {text.count(most, 'retry', 'retries')} used"] if shown.failures else []
+    used += [f"{text.count(shown.lost, 'worker')} lost since the last checkpoint"] if shown.lost else []
+    return f"{shown.attempt} ({', '.join(used)})" if used else str(shown.attempt)
 
 
 def waiting(shown: Job) -> str:
@@ -197,6 +262,8 @@ def state(shown: Job) -> str:
     parts = [f"{shown.id} {shown.status}"]
     if shown.attempt > 1:
         parts.append(f"attempt {shown.attempt}")
+    if shown.pause_requested:
+        parts.append("pausing")
     if shown.position is not None:
         parts.append(waiting(shown))
     return ", ".join(parts) + (f": {shown.message}" if shown.message else "")

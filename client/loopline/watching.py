@@ -13,10 +13,11 @@ from rich.console import Console
 
 from loopline import view
 from loopline.client import Client
-from loopline.errors import JobCancelled, JobFailed, ServiceError, ServiceUnreachable
+from loopline.errors import ServiceError, ServiceUnreachable
 from loopline.job import Job
 from loopline.live import SPARK_WIDTH, LiveView, drawn
 from loopline.notes import note, on_retry
+from loopline.view import Typed
 
 RETRY_SECONDS = 120.0
 """A service that is restarted or moved meanwhile is waited for; the job itself does not mind."""
@@ -24,39 +25,41 @@ SPARK_SECONDS = 1.0
 INTERRUPTED = 130
 
 
-def watched(client: Client, job: Job, come_back: str, stream: TextIO) -> Job:
-    """Shows a job on the stream until it ends, and returns it as it ended."""
+def watched(client: Client, job: Job, typed: Typed, stream: TextIO) -> Job:
+    """Shows a job on the stream until it ends, and returns it as it ended. `typed`: see Typed."""
     console = view.console(stream)
     follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
-    with _in_sight(client, job, come_back):
-        return follow(console, job)
+    with _in_sight(client, job, typed):
+        return follow(console, job, typed)
 
 
-def waited(client: Client, job: Job, come_back: str) -> Job:
-    """Waits in silence until the job ends, and returns it as it ended, well or not."""
-    with _in_sight(client, job, come_back):
-        try:
-            return job.wait()
-        except (JobFailed, JobCancelled) as error:
-            return error.job
+def waited(client: Client, job: Job, typed: Typed) -> Job:
+    """Waits until the job ends, and returns it as it ended, well or not. Says nothing but that it is paused."""
+    paused = False
+    with _in_sight(client, job, typed):
+        for job in job.changes():  # noqa: B020  (the same job, as it is now)
+            if job.status == "paused" and not paused:
+                note(f"Job {job.id} is paused. {view.way_on(job, typed)}")
+            paused = job.status == "paused"
+        return job
 
 
 @contextmanager
-def _in_sight(client: Client, job: Job, come_back: str) -> Iterator[None]:
+def _in_sight(client: Client, job: Job, typed: Typed) -> Iterator[None]:
     """While the job is looked at. Whoever stops looking, by Ctrl-C or not, hears how to come back."""
     client.retry_seconds = max(client.retry_seconds, RETRY_SECONDS)
     try:
         yield
     except KeyboardInterrupt:
-        note(f"\nJob {job.id} goes on. Come back to it with: {come_back}")
+        note(f"\nJob {job.id} goes on. Come back to it with: {typed('watch')}")
         raise typer.Exit(INTERRUPTED) from None
     except (ServiceUnreachable, ServiceError):
-        note(f"Job {job.id} is out of sight, and may go on. Come back to it with: {come_back}")
+        note(f"Job {job.id} is out of sight, and may go on. Come back to it with: {typed('watch')}")
         raise
 
 
-def _live(console: Console, job: Job) -> Job:
-    shown = LiveView(console, job)
+def _live(console: Console, job: Job, typed: Typed) -> Job:
+    shown = LiveView(console, job, typed)
     on_retry(shown.tell)
     thinned_at = 0.0
     with drawn(shown):
@@ -67,7 +70,7 @@ def _live(console: Console, job: Job) -> Job:
     return job
 
 
-def _lines(console: Console, job: Job) -> Job:
+def _lines(console: Console, job: Job, typed: Typed) -> Job:
     said = ""
 
     def trouble(what: str) -> None:
@@ -82,6 +85,8 @@ def _lines(console: Console, job: Job) -> Job:
         if state != said and not job.terminal:
             said = state
             console.print(state)
+            if job.status == "paused":
+                note(view.way_on(job, typed))
         for epoch in epochs:
             console.print(view.epoch_line(epoch, job.progress.epochs))
         console.file.flush()

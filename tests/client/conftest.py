@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from loopline import Client
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from api.app import create_app
-from services import db, jobs
+from services import db, events, jobs
+from services.events import Line
 from services.queue import FakeDoorbell
 from services.settings import Settings
 
@@ -122,6 +124,21 @@ class Service:
 
     def fail(self, job_id: str, reason: str = "diverged", message: str = "Training diverged at step 7.") -> None:
         self.do(jobs.fail, job_id, reason, message, retry=False)
+
+    def log(self, job_id: str, *told: str) -> None:
+        """Levels and texts, in turn."""
+        self.do(events.log, job_id, [Line(*pair) for pair in zip(told[::2], told[1::2], strict=True)])
+
+    def seen(self, job_id: str) -> None:
+        """Waits until somebody who has seen the job as it is now asks for news of it."""
+        with db.read_scope(self.engine) as session:
+            tag = f'W/"{jobs.get(session, job_id).revision}"'
+        deadline = time.monotonic() + 20
+        while not any(
+            path.endswith(job_id) and sent.get("HTTP_IF_NONE_MATCH") == tag for _, path, sent in self.requests
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def cancel(self, job_id: str) -> None:
         """As the API does it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import yaml
 from loopline import Client
 from loopline.cli import app
 from typer.testing import CliRunner, Result
+
+from services import db, jobs, workers
 
 Run = Callable[..., Result]
 Background = Callable[..., threading.Thread]
@@ -340,3 +343,128 @@ def test_a_command_line_that_is_wrong_is_code_2(run: Run, args: list[str]) -> No
     done = run(*args)
     assert done.exit_code == 2
     assert "Error" in done.stderr
+
+
+def test_pause_and_resume_say_what_happens(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    assert run("resume", job.id).stdout == f"Job {job.id} is not paused: queued.\n"
+    for _ in range(2):
+        assert run("pause", job.id).stdout == f"Job {job.id} is paused. Resume it with: loopline resume {job.id}\n"
+    shown = run("show", job.id).stdout
+    assert "why it waits  The job was paused on request; resume it to go on from where it stands.\n" in shown
+    assert f"resume it     loopline resume {job.id}\n" in shown
+    assert run("resume", "last").stdout == f"Job {job.id} is queued again.\n"
+    service.start(job.id)
+    told = "is asked to pause; it will as soon as it has saved its place."
+    assert run("pause", "last").stdout == f"Job {job.id} {told}\n"
+    assert "running (pausing)" in run("list").stdout
+    assert run("resume", "last").stdout == f"Job {job.id} will not be paused after all: running.\n"
+
+
+def test_several_jobs_at_once_and_what_is_wrong_with_one_stops_no_other(
+    run: Run, client: Client, tiny: dict[str, Any]
+) -> None:
+    first, second = client.submit(tiny), client.submit(tiny)
+    done = run("cancel", first.id, "job_nope", second.id)
+    assert (done.exit_code, done.stderr) == (2, "Error: There is no job 'job_nope'.\n")
+    assert done.stdout == f"Job {first.id} is cancelled.\nJob {second.id} is cancelled.\n"
+    done = run("pause", first.id)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"Error: The job {first.id} has ended (cancelled); there is nothing to pause.\n"
+    third = client.submit(tiny)
+    done = run("delete", first.id, third.id, second.id)
+    assert done.exit_code == 2
+    assert done.stdout == f"Deleted job {first.id}.\nDeleted job {second.id}.\n"
+    assert "cancel it and wait for its end, then delete it." in done.stderr
+    assert [job.id for job in client.jobs()] == [third.id]
+
+
+def test_events_tell_the_story_of_a_job(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    service.checkpoint(job.id, 4)
+    service.do(jobs.fail, job.id, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
+    assert "1 (1 of 2 retries used)" in run("show", job.id).stdout
+    lines = [line.split("  ", 1)[1] for line in run("events", job.id).stdout.splitlines()]
+    assert lines[:2] == ["queued", "queued -> running (attempt 1, test:1)"]
+    assert lines[2].startswith("checkpoint: Checkpoint at step 4 (epoch 1)")
+    assert lines[3].startswith("running -> queued (trainer_crashed): Attempt 1 failed (trainer_crashed) and is tried")
+    found = [json.loads(line) for line in run("events", job.id, "--json").stdout.splitlines()]
+    assert [event["type"] for event in found] == ["status", "status", "checkpoint", "status"]
+    shown = run("show", job.id).stdout
+    assert re.search(r"why it waits  trainer_crashed: Attempt 1 failed", shown)
+    assert re.search(r"next attempt  not before 20\d\d-", shown)
+
+
+def test_a_job_that_failed_says_how_to_see_its_log(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    assert run("logs", job.id).stderr == f"Job {job.id} has logged nothing yet.\n"
+    service.start(job.id)
+    service.log(job.id, "warning", "Careful.", "output", "a\x1b[31m red\x07 word")
+    service.fail(job.id)
+    assert f"its log   loopline logs {job.id}\n" in run("show", job.id).stdout
+    assert run("watch", job.id).stderr == f"See what it logged with: loopline logs {job.id}\n"
+    lines = run("logs", job.id).stdout.splitlines()
+    assert [line.split("  ", 1)[1] for line in lines] == ["warning  Careful.", "output   a red word"]
+    numbers = [json.loads(line)["number"] for line in run("logs", job.id, "--json").stdout.splitlines()]
+    assert numbers == [1, 2]
+
+
+def test_a_log_is_followed_until_the_job_ends(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any], in_background: Background
+) -> None:
+    job = client.submit(tiny)
+
+    def worker() -> None:
+        service.start(job.id)
+        for n in range(5):
+            service.log(job.id, "info", f"line {n}")
+        service.succeed(job.id)
+
+    in_background(worker)
+    done = run("logs", job.id, "--follow")
+    assert (done.exit_code, [line.split()[-1] for line in done.stdout.splitlines()]) == (0, list("01234"))
+
+
+@pytest.mark.parametrize("how", ["--wait", "--watch"])
+def test_a_paused_job_is_waited_for_and_says_so_once(
+    run: Run, service: Any, client: Client, job_file: Path, in_background: Background, how: str
+) -> None:
+    def person_and_worker() -> None:
+        assert service.bell.heard.wait(20)
+        job = client.last().pause()
+        service.seen(job.id)
+        job.resume()
+        service.complete(job.id)
+
+    in_background(person_and_worker)
+    done = run("submit", job_file, how)
+    job = client.last()
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count(f"Resume it with: loopline resume {job.id}") == 1
+    assert done.output.count("paused") == 1 + (how == "--watch")
+    assert "succeeded" in done.stdout.splitlines()[-1]
+
+
+def test_workers_are_listed_and_their_absence_is_a_sentence(run: Run, service: Any) -> None:
+    assert run("workers").stdout == "No workers are up. Jobs are accepted and wait until one starts.\n"
+    with db.session_scope(service.engine) as session:
+        workers.beat(session, "a:1", queues=["default", "night"], state="idle", job_id=None, heard_seconds_ago=None)
+        workers.beat(session, "b:2", queues=["default"], state="busy", job_id="job_1", heard_seconds_ago=90)
+    header, idle, busy = run("workers").stdout.splitlines()
+    assert header.split() == ["worker", "state", "job", "queues", "started", "seen", "heard", "a", "bell"]
+    assert re.split(" {2,}", idle) == ["a:1", "idle", "-", "default, night", "just now", "just now", "never"]
+    assert re.split(" {2,}", busy) == ["b:2", "busy", "job_1", "default", "just now", "just now", "1 min ago"]
+    assert [worker["name"] for worker in json.loads(run("workers", "--json").stdout)] == ["a:1", "b:2"]
+
+
+def test_a_data_set_is_deleted_by_version(run: Run, npz: Path, client: Client, tiny: dict[str, Any]) -> None:
+    run("datasets", "upload", npz, "--name", "toy")
+    job = client.submit(tiny | {"data": {"dataset": "toy"}})
+    done = run("datasets", "delete", "toy@1")
+    assert (done.exit_code, "1 job that has not ended uses" in done.stderr) == (2, True)
+    job.cancel()
+    assert run("datasets", "delete", "toy").stdout.startswith("Deleted toy@1 (ds_")
+    assert run("datasets", "delete", "toy").exit_code == 2

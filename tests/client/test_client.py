@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from loopline import (
     BadRequest,
     Client,
+    Conflict,
     Epoch,
     JobCancelled,
     JobFailed,
@@ -18,6 +20,8 @@ from loopline import (
     ServiceUnreachable,
     WaitTimeout,
 )
+
+from services import db, jobs, workers
 
 Background = Callable[..., threading.Thread]
 
@@ -279,3 +283,63 @@ def test_a_single_problem_of_a_data_set_is_told_once(client: Client, tmp_path: P
     with pytest.raises(BadRequest) as refused:
         client.upload(tmp_path / "bad.npz")
     assert str(refused.value).count("one class only") == 1
+
+
+def test_a_job_is_paused_resumed_and_deleted(service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny).pause()
+    assert (job.status, job.terminal, job.pause_requested) == ("paused", False, False)
+    assert job.resume().status == "queued"
+    service.start(job.id)
+    assert job.pause().pause_requested
+    with pytest.raises(Conflict, match="cancel it and wait for its end") as refused:
+        job.delete()
+    assert refused.value.code == "job_not_ended"
+    service.succeed(job.id)
+    with pytest.raises(Conflict, match="has ended"):
+        job.pause()
+    job.delete()
+    job.delete()  # gone is gone
+    with pytest.raises(NotFound):
+        job.refresh()
+
+
+def test_events_and_log_lines_are_read_across_pages(
+    service: Any, client: Client, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    for first in range(0, 1500, 500):
+        service.log(job.id, *[word for n in range(first, first + 500) for word in ("output", f"line {n}")])
+    lines = list(job.logs())
+    assert [line.number for line in lines] == list(range(1, 1501))
+    assert (lines[-1].text, lines[-1].attempt) == ("line 1499", 1)
+    assert [line.number for line in job.logs(after=1498)] == [1499, 1500]
+    first, second = job.events()
+    assert (first.to_status, second.from_status, second.worker) == ("queued", "queued", "test:1")
+    assert list(job.events(after=first.id)) == [second]
+
+
+def test_a_job_that_waits_again_says_why(service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    service.do(jobs.fail, job.id, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
+    job = job.refresh()
+    assert (job.status, job.reason, job.failures, job.lost) == ("queued", "trainer_crashed", 1, 0)
+    assert job.waits_until is not None
+    assert job.waits_until > datetime.now(UTC)
+
+
+def test_a_data_set_is_deleted(client: Client, npz: Path) -> None:
+    for _ in range(2):
+        client.upload(npz, "toy")
+    assert client.delete_dataset("toy").reference == "toy@1"
+    with pytest.raises(NotFound):
+        client.delete_dataset("toy")
+
+
+def test_workers_are_listed(service: Any, client: Client) -> None:
+    assert client.workers() == []
+    with db.session_scope(service.engine) as session:
+        workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+    (worker,) = client.workers()
+    assert (worker.name, worker.queues, worker.state, worker.heard_at) == ("a:1", ["default"], "idle", None)
