@@ -1,8 +1,8 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
-`stub: hold` trains its first step and waits for a file `go` in the job's folder; `exit`, `kill`, `silent`, `flood`,
-`garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` are ways to go wrong; `slow`, `chatter`, `talk`, `back`,
-`linger` are ways to go on all the same. `times` is for how many attempts.
+`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` its fifth. These are ways to
+go wrong: `exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless`, `mortal`; and these
+to go on all the same: `slow`, `chatter`, `talk`, `back`, `linger`. `times` is for how many attempts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import queue
+import random
 import signal
 import subprocess
 import sys
@@ -64,9 +65,11 @@ def train(order: dict[str, Any], stub: str) -> None:
             epoch = step // STEPS_PER_EPOCH
             send(event="epoch", record={"epoch": epoch, "train_loss": 1.0 / step, "validation_loss": 2.0 / step})
             send(event="checkpoint", epoch=epoch, step=step, best=True, files=checkpoint(folder, step))
+        if stub == "mortal" and random.random() < 0.1:
+            os.kill(os.getpid(), signal.SIGKILL)
         for _ in go_wrong(stub, folder, step):
             if (reason := stop_asked(stub)) is not None:
-                files = checkpoint(folder, step)
+                files = checkpoint(folder, step, seconds=1 if stub == "thorough" else 0)
                 send(event="checkpoint", epoch=step // STEPS_PER_EPOCH, step=step, best=False, files=files)
                 send(event="stopped", reason=reason)
                 return
@@ -86,7 +89,7 @@ def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
     if step != STEPS_PER_EPOCH + 1 and stub != "hold":
         return
     go_on(stub, step)
-    if stub in {"hold", "deaf"} and (stub == "deaf" or step == 1):
+    if stub in {"deaf", "thorough"} or (stub == "hold" and step == 1):
         while not (folder / "go").exists():
             time.sleep(0.005)
             yield
@@ -144,9 +147,11 @@ def stop_asked(stub: str) -> str | None:
         return None
 
 
-def checkpoint(folder: Path, step: int) -> list[dict[str, Any]]:
+def checkpoint(folder: Path, step: int, seconds: float = 0) -> list[dict[str, Any]]:
+    """Two files, the second one `seconds` after the first."""
     name = f"checkpoint-{step:09d}"
     tensors = write(folder / f"{name}.safetensors", b"weights" * step)
+    time.sleep(seconds)
     return [write(folder / f"{name}.json", json.dumps({"step": step}).encode()), tensors]
 
 

@@ -254,3 +254,36 @@ def test_a_database_that_is_locked_for_a_while_ends_no_run(
         wait_for_death(running.trainer["pid"], 5)
         refuse.clear()
         assert watch.until(job.id, lambda job: job.status != "running", 5).status == "succeeded"
+
+
+def test_a_bell_for_one_queue_lets_no_other_wait_for_a_bell_that_was_lost(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    made = make_slot()
+    slot = make_slot(settings=made.settings.model_copy(update={"queues": "day,night,noon"}))
+    day, night, noon = ([make_job(queue=queue) for _ in range(2)] for queue in ("day", "night", "noon"))
+    assert tasks.ring(slot, "night") == 4
+    assert [watch.job(job.id).status for job in night] == ["succeeded"] * 2
+    for other in (day, noon):
+        assert [watch.job(job.id).status for job in other] == ["succeeded", "queued"]
+    ended = [watch.job(job.id).finished_at or 0 for job in (*night, day[0], noon[0])]
+    assert ended == sorted(ended)
+
+
+def test_a_history_is_whole_after_twenty_kills_at_random_steps(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    """kill -9 the trainer at a random step, 20 times: resumed, and equal to the unbroken run."""
+    epochs = {"epochs": 100}  # a trainer that dies at one step in ten does not live to see their end 20 times over
+    unbroken = make_job(training=epochs)
+    tasks.ring(make_slot(), "default")
+    broken = make_job(training=epochs, tags={"stub": "mortal", "times": "20"}, limits={"max_retries": 20})
+    assert tasks.ring(make_slot(), "default") == 21
+    done = watch.job(broken.id)
+    assert (done.status, done.attempt, done.failures) == ("succeeded", 21, 20)
+    with db.read_scope(engine) as session:
+        told = [jobs.epochs(session, job.id) for job in (unbroken, broken)]
+        steps = [jobs.steps(session, job.id, 1000) for job in (unbroken, broken)]
+    assert told[0] == told[1]
+    assert steps[0] == steps[1]
+    assert len(steps[0].step) == 400

@@ -13,7 +13,7 @@ import psutil
 from sqlalchemy.engine import Engine
 
 from services import db, events, jobs
-from services.orm import Event, Job
+from services.orm import Checkpoint, Event, Job
 
 
 @dataclass
@@ -44,6 +44,10 @@ class Watch:
     def events(self, job_id: str, type: str) -> Sequence[Event]:
         with db.read_scope(self.engine) as session:
             return events.list(session, job_id, type=type)
+
+    def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
+        with db.read_scope(self.engine) as session:
+            return jobs.checkpoints(session, job_id)
 
     def lines(self, job_id: str) -> list[tuple[str, str]]:
         """Level and text of the job's log."""
