@@ -341,7 +341,8 @@ def rolled_back(
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    job = owned(session, lease, step=step, progress_at=now())
+    furthest = sa.case((Job.checkpoint_step > step, step), else_=Job.checkpoint_step)  # what comes is progress again
+    job = owned(session, lease, step=step, progress_at=now(), checkpoint_step=furthest)
     _forget_after(session, job, epoch, step)
     events.add(session, job, events.Type.ROLLED_BACK, message, events.Level.WARNING, data)
     return job

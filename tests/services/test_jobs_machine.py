@@ -198,6 +198,7 @@ class Life(RuleBasedStateMachine):
         position = min(size // 2, job.steps)
         self.do(lambda s: jobs.rolled_back(s, lease, epoch=position // 2, step=position, message="Back."))
         job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
+        job.checkpoint_step = min(job.checkpoint_step, position)
 
     def tell(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
