@@ -17,9 +17,9 @@ CALM = "calm"
 LOG = "points.jsonl"
 
 WORKER = {
-    "job.fenced": 0.0012,
-    "transaction.written": 0.0008,
-    "transaction.committed": 0.0012,
+    "job.fenced": 0.0008,
+    "transaction.written": 0.0005,
+    "transaction.committed": 0.0008,
     "supervisor.claimed": 0.05,
     "supervisor.finishing": 0.06,
 }

@@ -225,7 +225,8 @@ class World:
         for _, name, status in self.keeper.exits:
             exits[f"{name} {status}"] = exits.get(f"{name} {status}", 0) + 1
         took = sorted(client.took) or [0.0]
-        deaf = sum(text.count("takes itself for cut off") for name, text in found.texts.items() if "worker" in name)
+        logs = "\n".join(text for name, text in found.texts.items() if name.startswith("worker"))
+        deaf, zombies = logs.count("takes itself for cut off"), logs.count("its writes are refused")
         attempts = sum(job.attempt for job in found.jobs.values())
         return [
             f"jobs: {_counted(ends)}; attempts: {attempts}",
@@ -234,6 +235,7 @@ class World:
             f"accepted submissions took {took[len(took) // 2]:.2f} s (median) and {took[-1]:.2f} s (longest)",
             f"processes that ended and were started again (name, status): {_counted(exits)}; "
             f"workers that found themselves deaf: {deaf}",
+            f"attempts that were refused a write, for they were taken over or had ended: {zombies}",
             f"looks at the database: {monitor.looks}, {monitor.failed_looks} of them in vain; "
             f"faults without a victim: {storm.empty}",
             *(f"could not be done: {what}" for what in storm.trouble),
