@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy.engine import Engine
 
 from services.orm import Job
@@ -23,30 +22,26 @@ StartWorker = Callable[..., Process]
 SHORT: dict[str, Any] = {"lease_seconds": 2.0, "renew_seconds": 0.2}
 
 
-@pytest.mark.parametrize(
-    ("point", "resumed"), [("supervisor.claimed", None), ("supervisor.finishing", {"epoch": 3, "step": 12})]
-)
-def test_a_worker_dies_between_two_steps_of_its_work_and_the_next_attempt_finishes_it(
+def test_a_worker_that_dies_between_two_steps_of_its_work_is_followed_by_one_that_finishes_it(
     make_job: MakeJob,
     start_worker: StartWorker,
     start: Callable[..., Process],
     bell: CeleryDoorbell,
     data_dir: Path,
     watch: Watch,
-    point: str,
-    resumed: dict[str, int] | None,
 ) -> None:
-    """Death between claim and start; death between the last checkpoint and the final write."""
-    start_worker(deaths=point, **SHORT)
+    """Death between claim and start; then death between the last checkpoint and the final write."""
+    points = ("supervisor.claimed", "supervisor.finishing")
+    start_worker(deaths=",".join(points), **SHORT)
     start("worker.scheduler", **SHORT)
     job = make_job(tags={"stub": "linger"})
     bell.ring("default")
-    done = watch.until(job.id, lambda job: job.status == "succeeded")
-    assert (data_dir / f"died-at-{point}").exists()
+    done = watch.until(job.id, lambda job: job.status == "succeeded", 40)
+    assert all((data_dir / f"died-at-{point}").exists() for point in points)
     assert done.trainer is not None
-    assert (done.attempt, done.failures, done.trainer["resumed_from"]) == (2, 0, resumed)
-    assert watch.transitions(job.id)[2].reason == "worker_lost"
-    assert watch.statuses(job.id) == ["queued", "running", "queued", "running", "succeeded"]
+    assert (done.attempt, done.failures, done.trainer["resumed_from"]) == (3, 0, {"epoch": 3, "step": 12})
+    assert watch.statuses(job.id) == ["queued", *["running", "queued"] * 2, "running", "succeeded"]
+    assert [move.reason for move in watch.transitions(job.id)][2::2] == ["worker_lost", "worker_lost", None]
 
 
 def test_a_frozen_supervisor_loses_its_trainer_and_its_job_and_lives_on_when_it_thaws(

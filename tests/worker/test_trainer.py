@@ -108,6 +108,27 @@ def test_a_trainer_ends_when_its_orders_do() -> None:
     assert run_trainer("--parent", str(os.getpid()), stdin=b"").returncode == 3
 
 
+def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel() -> None:
+    """Its own guard: a supervisor that is frozen renews no lease, and stops no trainer."""
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker.trainer", "--parent", str(os.getpid())],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        pass_fds=(writer,),
+        env={**os.environ, "LOOPLINE_EVENTS_FD": str(writer)},
+        bufsize=0,
+    ) as trainer:
+        try:
+            assert trainer.stdin is not None
+            trainer.stdin.write(b'{"lease": 60}\n{"lease": 0.3}\n')
+            assert trainer.wait(30) == -signal.SIGALRM
+        finally:
+            trainer.kill()
+            os.close(reader)
+            os.close(writer)
+
+
 def run_trainer(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
     reader, writer = os.pipe()
     try:
