@@ -1,0 +1,34 @@
+"""docs/faults.md promises something for every fault: the tests that it names are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "faults.md").read_text()
+NOT_YET = {40: "quotas", 42: "keys", 48: "webhooks", 49: "webhooks"}
+"""Faults of what Loopline does not have."""
+
+
+def rows(heading: str) -> dict[int, str]:
+    """The rows of the table under a heading, by their number."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return {int(number): rest for number, rest in re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE)}
+
+
+def test_every_fault_has_its_row_in_both_tables() -> None:
+    assert list(rows("What one sees")) == list(rows("What shows it")) == list(range(1, 51))
+
+
+def test_every_fault_is_shown_by_tests_that_exist() -> None:
+    for number, tests in rows("What shows it").items():
+        named = re.findall(r"`(tests/\S+?\.py)::(\w+)`", tests)
+        assert bool(named) != (number in NOT_YET), number
+        for path, name in named:
+            assert f"\ndef {name}(" in (ROOT / path).read_text(), f"{number}: {path}::{name}"
+
+
+def test_what_loopline_does_not_have_is_said_to_be_missing() -> None:
+    for number, what in NOT_YET.items():
+        assert f"there are no {what} yet" in rows("What shows it")[number]
