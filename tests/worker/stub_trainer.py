@@ -1,8 +1,8 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
-`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` its fifth.
-Ways to go wrong: `exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless`, `mortal`.
-Ways to go on all the same: `slow`, `chatter`, `talk`, `back`, `linger`. `times` is for how many attempts.
+`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` its fifth. `exit`, `kill`,
+`silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` and `mortal` are ways to go wrong; `slow`,
+`chatter`, `talk`, `back` and `linger` are ways to go on all the same. `times` is for how many attempts.
 """
 
 from __future__ import annotations
