@@ -1,0 +1,120 @@
+"""Requests made up from the OpenAPI document, right and wrong ones: no answer is a 500, none is outside its schema."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.app import create_app
+from services import db, jobs, workers
+from services.events import Line, log
+from services.jobs import Lease
+from services.queue import FakeDoorbell
+from services.settings import Settings
+
+Put = Callable[[str, str, bytes], dict[str, Any]]
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+MEANT = {"isReady", "isWorking"}  # there is no broker here: 503 is an answer of theirs
+
+
+@cache
+def document() -> Any:
+    """The document as schemathesis reads it. The app it is asked of touches nothing."""
+    nowhere = Settings(data_dir=Path("/nowhere"), database_url="postgresql://x@127.0.0.1:1/x")
+    app = create_app(nowhere, bell=FakeDoorbell())
+    found = schemathesis.openapi.from_dict(app.test_client().get("/v1/openapi.json").get_json())
+    app.extensions["loopline"].engine.dispose()
+    return found
+
+
+def operations() -> list[str]:
+    return [operation["operationId"] for path in document().raw_schema["paths"].values() for operation in path.values()]
+
+
+class Closing:
+    """An app whose answers are read and closed at once: schemathesis leaves open what a download has opened."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self.app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        answer = self.app(environ, start_response)
+        try:
+            return [b"".join(answer)]
+        finally:
+            answer.close()
+
+
+@pytest.fixture
+def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes], put: Put) -> dict[str, list[str]]:
+    """Values of path parameters that something stands behind: a data set, and jobs that failed, are to be tried again,
+    succeeded, run, are paused and wait."""
+    client, service = any_app.test_client(), any_app.extensions["loopline"]
+    service.waiting = threading.BoundedSemaphore(1)
+    service.waiting.acquire()  # long polls are answered at once
+    ids = [client.post("/v1/jobs", json=spec).get_json()["id"] for _ in range(6)]
+    client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type="application/zip")
+    leases = []
+    with db.session_scope(service.engine) as session:
+        for _ in range(4):
+            job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+            assert job is not None
+            leases.append(Lease.of(job))
+            jobs.started(session, leases[-1], epochs=3, steps_per_epoch=4, info={})
+            jobs.record_steps(session, leases[-1], 1, [1.0, None], [0.5, float("inf")])
+            jobs.record(session, leases[-1], {"epoch": 1, "train_loss": float("nan")})
+            log(session, leases[-1], [Line("output", "Hello."), Line("error", "\u2028")])
+        jobs.fail(session, leases[0], "diverged", "Step 3.", retry=False)
+        jobs.fail(session, leases[1], "trainer_crashed", "Again.", retry=True)
+        kept = [put(ids[2], f"checkpoint-000000002.{kind}", b"{}") for kind in ("json", "safetensors")]
+        jobs.checkpoint(session, leases[2], epoch=1, step=2, best=True, files=kept)
+        result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"test_loss": None}}
+        model = [put(ids[2], name, b"{}") for name in ("model.safetensors", "model.json", "history.json")]
+        jobs.succeed(session, leases[2], result, model)
+        jobs.pause(session, ids[4])
+        workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+    return {"job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"]}
+
+
+@pytest.mark.parametrize("operation_id", operations())
+def test_no_request_gets_an_answer_outside_its_schema(
+    any_app: Flask, known: dict[str, list[str]], operation_id: str
+) -> None:
+    operation = document().find_operation_by_id(operation_id)
+    app = Closing(any_app)
+    modes = st.one_of(operation.as_strategy(mode) for mode in GenerationMode)
+
+    @settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=modes, data=st.data())
+    def every(case: Any, data: st.DataObject) -> None:
+        for name in known.keys() & set(case.path_parameters or ()):
+            if data.draw(st.booleans(), "a known one"):
+                case.path_parameters[name] = data.draw(st.sampled_from(known[name]), name)
+        response = case.call(app=app)
+        meant = operation_id in MEANT and response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+        case.validate_response(response, checks=CHECKS[1:] if meant else CHECKS)
+
+    every()
