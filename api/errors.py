@@ -38,6 +38,7 @@ HTTP_CODES: dict[int, str] = {
     400: "bad_request",
     404: "no_such_route",
     405: "method_not_allowed",
+    408: "too_slow",
     413: "too_large",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",

@@ -1,6 +1,6 @@
 """Serves the API with gunicorn: `python -m api`.
 
-Two processes of 64 threads: a long poll or a download holds a thread, not a process.
+Two processes of 64 threads: a long poll or a download holds a thread, not a process. Slow clients: see pace.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def options(settings: Settings) -> dict[str, Any]:
     return {
         "bind": f"{host}:{settings.port}",
         "proc_name": "loopline-api",
-        "worker_class": "gthread",
+        "worker_class": "api.pace.PacedWorker",
         "workers": WORKERS,
         "threads": THREADS,
         "control_socket_disable": True,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
+import io
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 
@@ -124,6 +130,170 @@ def test_an_endless_upload_is_cut_off_and_leaves_nothing(server: Server) -> None
     assert sent < 200
     assert list(server.data_dir.rglob("*.part")) == []
     assert httpx.get(f"{server.url}/v1/health/live").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"Content-Length: 1000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n80000\r\n"],
+    ids=["whole", "chunked"],
+)
+def test_an_upload_that_breaks_off_leaves_nothing(server: Server, framing: bytes) -> None:
+    with socket.create_connection(server.address, timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/datasets?name=broken HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n" + framing
+        )
+        connection.sendall(bytes(100_000))
+        deadline = time.monotonic() + 10
+        while not list(server.data_dir.rglob("*.part")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert no_part_is_left(server)
+    assert httpx.get(f"{server.url}/v1/datasets/broken").status_code == 404
+
+
+def test_an_endless_spec_is_cut_off(server: Server) -> None:
+    sent = 0
+    with socket.create_connection(server.address, timeout=20) as connection, suppress(OSError):
+        connection.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        while sent < 1_000:
+            connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+            sent += 1
+    assert sent < 500  # of 64 KiB each; 1 MiB is the limit, and there are buffers on the way
+
+
+def test_the_same_key_twenty_times_at_once_makes_one_job(server: Server, spec: dict[str, Any]) -> None:
+    together = threading.Barrier(20)
+
+    def post(_: int) -> tuple[int, str]:
+        together.wait(30)
+        headers = {"Idempotency-Key": "twenty"}
+        answer = httpx.post(f"{server.url}/v1/jobs", json=spec | {"queue": "once"}, headers=headers, timeout=30)
+        return answer.status_code, answer.json()["id"]
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = set(pool.map(post, range(20)))
+    assert len(answers) == 1
+    assert {status for status, _ in answers} == {202}
+    assert len(httpx.get(f"{server.url}/v1/jobs?queue=once").json()["data"]) == 1
+
+
+JSON, YAML, ZIP = "application/json", "application/yaml", "application/zip"
+NAMED = '{{"preset": "basic_gru", "data": {{"synthetic": {{}}}}, "name": "{}"}}'
+HOSTILE: dict[str, tuple[str, str, bytes]] = {
+    "deep lists": ("/v1/jobs", JSON, b"[" * 10_000 + b"]" * 10_000),
+    "deep objects": ("/v1/jobs", JSON, b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
+    "deeper than the body is long": ("/v1/jobs", JSON, b"[" * 1_000_000),
+    "a long text": ("/v1/jobs", JSON, NAMED.format("x" * 1_000_000).encode()),
+    "a NUL": ("/v1/jobs", JSON, NAMED.format("a\\u0000b").encode()),
+    "half a character": ("/v1/jobs", JSON, NAMED.format("\\ud800").encode()),
+    "a number of a million digits": ("/v1/jobs", JSON, b'{"priority": ' + b"9" * 1_000_000 + b"}"),
+    "one key often": ("/v1/jobs", JSON, b'{"a": 1, ' + b'"a": 1, ' * 100_000 + b'"a": 1}'),
+    "many keys": ("/v1/jobs", JSON, ("{" + ", ".join(f'"k{n}": 1' for n in range(60_000)) + "}").encode()),
+    "many tags": ("/v1/jobs", JSON, b'{"tags": {' + b", ".join(b'"k%d": "v"' % n for n in range(50_000)) + b"}}"),
+    "YAML that multiplies": ("/v1/jobs", YAML, b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"),
+    "deep YAML": ("/v1/jobs", YAML, b"{a: " * 100_000),
+    "more than a body may have": ("/v1/jobs", JSON, b" " * 3_000_000),
+}
+
+
+def npz_of(header: str) -> bytes:
+    """An .npz of 128 bytes of header and nothing behind it."""
+    file = io.BytesIO()
+    text = header.encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+    return file.getvalue()
+
+
+def test_hostile_bodies_are_refused_quickly_and_memory_stays_flat(server: Server) -> None:
+    asking = npz_of("{'descr': '<f8', 'fortran_order': False, 'shape': (65536, 65536), }")
+    zeros = io.BytesIO()
+    np.savez_compressed(zeros, x=np.zeros((1000, 5000, 10)), y=np.arange(1000) % 2)
+    uploads = {"a header that asks for 32 GiB": asking, "400 MB of zeros": zeros.getvalue()}
+    bodies = HOSTILE | {name: ("/v1/datasets?name=bomb", ZIP, content) for name, content in uploads.items()}
+    for _ in range(2):  # pages that were touched once stay
+        for path, media, body in bodies.values():
+            refused(server, path, media, body)
+    before = resident_bytes(server)
+    for _ in range(3):
+        for name, (path, media, body) in bodies.items():
+            seconds = min(refused(server, path, media, body) for _ in range(2))
+            assert seconds < 1, f"{name}: {seconds:.1f} s"
+    assert resident_bytes(server) - before < 32_000_000
+    assert no_part_is_left(server)
+
+
+def refused(server: Server, path: str, media: str, body: bytes) -> float:
+    """Seconds until the server has said no."""
+    began = time.monotonic()
+    answer = httpx.post(f"{server.url}{path}", content=body, headers={"Content-Type": media}, timeout=30)
+    assert answer.status_code in (400, 413, 422), answer.text[:500]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert len(answer.content) < 100_000
+    return time.monotonic() - began
+
+
+def test_a_compressed_bomb_is_refused_unread(server: Server) -> None:
+    bomb = gzip.compress(b'{"name": "' + bytes(50_000_000))
+    for encoding in ("gzip", "deflate", "br", "gzip, gzip", "x-gzip"):
+        headers = {"Content-Type": JSON, "Content-Encoding": encoding}
+        answer = httpx.post(f"{server.url}/v1/jobs", content=bomb, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+def resident_bytes(server: Server) -> int:
+    """Memory of the server's processes."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    assert len(children) == 2
+    found = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in children]
+    return sum(map(int, found)) * os.sysconf("SC_PAGESIZE")
+
+
+def test_clients_that_send_a_byte_now_and_then_keep_nobody_out(server: Server) -> None:
+    heads = [
+        b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
+        b"POST /v1/datasets?name=slow HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        b"",
+    ]
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(server.address, timeout=20)) for _ in range(200)]
+        for number, connection in enumerate(slow):  # more than there are threads
+            connection.sendall(heads[number % len(heads)])
+        time.sleep(1.5)  # by now every one of them counts as slow
+        for connection in slow:
+            with suppress(OSError):
+                connection.sendall(b"a")
+        began = time.monotonic()
+        assert all(httpx.get(f"{server.url}/v1/health/live", timeout=20).status_code == 200 for _ in range(10))
+        assert time.monotonic() - began < 5
+        bodies = [one for number, one in enumerate(slow) if number % len(heads) in (1, 2)]
+        told = [answer for answer in map(received, bodies) if answer]
+        assert told
+        assert all(b"408 REQUEST TIMEOUT" in answer and b"too_slow" in answer for answer in told)
+    assert no_part_is_left(server)
+
+
+def no_part_is_left(server: Server) -> bool:
+    """Whether what uploads had begun is gone, as soon as the server has noticed their end."""
+    deadline = time.monotonic() + 10
+    while list(server.data_dir.rglob("*.part")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not list(server.data_dir.rglob("*.part"))
+
+
+def received(connection: socket.socket) -> bytes:
+    """What has come so far."""
+    connection.settimeout(0.01)
+    found = b""
+    with suppress(OSError):
+        while more := connection.recv(65536):
+            found += more
+    return found
 
 
 def test_a_body_that_is_no_http_is_a_problem_and_not_an_error(server: Server) -> None:
