@@ -312,7 +312,8 @@ def renew(session: Session, lease: Lease, lease_seconds: float) -> Flags:
 def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int, info: Mapping[str, Any]) -> Job:
     """The trainer has begun; `info` is what it said (device, threads, parameters, resumed_from).
 
-    What an earlier attempt recorded beyond the position that this one resumes from is forgotten: it will come again.
+    What an earlier attempt recorded beyond the position that this one resumes from is forgotten: it will come again. So
+    are checkpoints whose files are not among `info["checkpoints"]`, the steps of those that it found.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
@@ -327,6 +328,9 @@ def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int
         trainer={**info, "steps_per_epoch": steps_per_epoch},
     )
     _forget_after(session, job, resumed["epoch"], resumed["step"])
+    if (there := info.get("checkpoints")) is not None:
+        gone = (Checkpoint.job_id == job.id, Checkpoint.step.not_in(there))
+        session.execute(sa.delete(Checkpoint).where(*gone))
     if resumed["step"]:
         place = f"Attempt {job.attempt} goes on from step {resumed['step']} (epoch {resumed['epoch']})."
         events.add(session, job, events.Type.RESUMED, place, data=resumed)

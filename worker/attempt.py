@@ -38,6 +38,7 @@ class Attempt:
         self.batch: Batch | None = None  # what is to be written next
         self.last: Event | None = None  # the event that ends the attempt, once it has come
         self.ended = False
+        self.heard = 0  # events about checkpoints that are in the database
         self.asked: str | None = None  # what the trainer was asked to stop for
         self.step = claim.job.step
         self.began = time.monotonic()
@@ -229,6 +230,9 @@ class Attempt:
             return
         self.batch, self.trace, self.is_unsure = None, left, False
         self.ended = batch.end is not None
+        if batch.end is None and batch.heard > self.heard:
+            self.heard = batch.heard
+            self.trainer.send({"heard": batch.heard})
         if any(event["event"] == "steps" for event in batch.events):
             self.slot.spares.prepare()  # the first step is out: now the next spare may have the processor too
 
@@ -241,10 +245,11 @@ class Attempt:
         if end or (self.trainer.output.has_lines and now >= self.output_at):
             self.output_at = now + OUTPUT_SECONDS
             lines += [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
+        heard = self.heard + sum(event["event"] in ("checkpoint", "checkpoint_deleted") for event in self.pending)
         self.pending = []
         if not (events or lines or end):
             return None
-        return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds)
+        return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds, heard)
 
     def checked(self, event: Event) -> Event:
         """The event, or what has to be written instead because its files are not what it says."""

@@ -35,6 +35,8 @@ class Batch:
     lines: Sequence[Line]
     end: Event | None
     retry_seconds: float
+    heard: int = 0
+    """How many events about checkpoints the attempt has told of with this batch and those before it."""
 
     def write(self, session: Session) -> None:
         """Raises LeaseLost when the job is another's to write."""

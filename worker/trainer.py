@@ -48,7 +48,7 @@ def main() -> int:
     send({"event": "ready", "device": str(device)})
 
     order = inbox.order()
-    return train(run.events(order, stop=inbox.stop), send)
+    return train(run.events(order, stop=inbox.stop, heard=inbox.heard), send)
 
 
 def train(events: Iterable[Event], send: Send) -> int:
@@ -94,6 +94,7 @@ class Inbox:
         self._fd = fd
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._stop: str | None = None
+        self._heard = 0
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def order(self) -> dict[str, Any]:
@@ -104,11 +105,17 @@ class Inbox:
         """Why the training is to stop, or None; asked after every step, so it costs no more than an attribute."""
         return self._stop
 
+    def heard(self) -> int:
+        """How many of this attempt's events about checkpoints are in the database."""
+        return self._heard
+
     def _read(self) -> None:
         for line in lines(self._fd):
             message: Mapping[str, Any] = json.loads(line)
             if "lease" in message:
                 die_in(message["lease"])
+            if "heard" in message:
+                self._heard = int(message["heard"])
             if "stop" in message:
                 self._stop = str(message["stop"])
             elif "spec" in message:

@@ -165,11 +165,10 @@ def resume(run: Run, directory: Path, *, at_most: int | None = None) -> Path | N
     """Goes on from the newest checkpoint that is whole; returns its path, or None where there is none.
 
     A damaged one is passed over, and the one before it serves. The keeper of the records has not heard of those after
-    update `at_most`: going on from there would leave a gap in its curves, so they serve only where no other does.
+    update `at_most`: going on from there would leave a gap in its curves, so they are passed over too.
     """
     found = newest_first(directory)
-    heard_of = [path for path in found if at_most is None or step_of(path) <= at_most]
-    for path in heard_of + [path for path in found if path not in heard_of]:
+    for path in [path for path in found if at_most is None or step_of(path) <= at_most]:
         try:
             load_into(run, path)
         except CheckpointCorrupt:

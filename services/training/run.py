@@ -29,6 +29,7 @@ from services.training.spec import Spec, check_data, parse
 
 Event = dict[str, Any]
 Stop = Callable[[], str | None]
+Heard = Callable[[], float]
 
 NEWEST = "newest"
 """An order's `resume` that asks for the newest checkpoint of its directory, whichever that is."""
@@ -36,6 +37,8 @@ WORTH_A_THREAD = 4_000_000
 """Floating point operations of one time step's recurrent product, from which on a second thread pays."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
+SETTLE_SECONDS = 2.0
+"""How long the end of a run waits for its keeper to have written down what was told of checkpoints."""
 
 
 def prepare_process(threads: int | None = None) -> None:
@@ -89,7 +92,7 @@ def warm(device: torch.device) -> None:
             pass
 
 
-def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
+def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lambda: math.inf) -> Iterator[Event]:
     """Carries out one order and yields what happens.
 
     Events: started, steps, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
@@ -106,7 +109,7 @@ def events(order: dict[str, Any], stop: Stop = lambda: None) -> Iterator[Event]:
     use_threads(spec)
     device = device_of(order.get("device", "auto"))
     telling = Telling(Run(spec, prepare(arrays, spec), device), Path(order["directory"]))
-    yield from telling.events(order.get("resume"), stop)
+    yield from telling.events(order.get("resume"), stop, heard)
 
 
 def read_arrays(spec: Spec, path: Path | None) -> Arrays:
@@ -126,13 +129,15 @@ class Telling:
         self.saved: list[checkpoint.Saved] = []
         self.saved_at = self.told_at = time.monotonic()
         self.skipping = False  # a checkpoint could not be written, and none has been since
+        self.heard: Heard = lambda: math.inf
+        self.said = 0  # events about checkpoints
+        self.said_of: dict[int, int] = {}  # by a checkpoint's step, the number of the event that told of it
+        self.doomed: list[tuple[int, int]] = []  # (number of the event that told of its end, step); still on disk
 
-    def events(self, resume: str | None, stop: Stop) -> Iterator[Event]:
+    def events(self, resume: str | None, stop: Stop, heard: Heard = lambda: math.inf) -> Iterator[Event]:
+        self.heard = heard
         resumed = yield from self._resume(resume)
         yield self._started(resumed)
-        if resumed and resume != NEWEST and checkpoint.step_of(resumed) > checkpoint.step_of(Path(resume or "")):
-            for record in self.run.history:  # whoever asked has not heard of all of them
-                yield {"event": "epoch", "record": finite(record)}
         while True:
             try:
                 yield from self._train(stop)
@@ -164,6 +169,7 @@ class Telling:
             if reason and not run.finished:
                 yield {"event": "stopped", "reason": reason}
                 return
+        yield from self._settle()
         yield finish(run, self.directory)
 
     def _rolled_back(self, error: Diverged) -> Iterator[Event]:
@@ -265,6 +271,7 @@ class Telling:
             "device": str(run.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "checkpoints": [saved.step for saved in self.saved],
         }
 
     def _steps_due(self, now: float) -> bool:
@@ -307,6 +314,9 @@ class Telling:
             return
         self.skipping = False
         self.saved = [s for s in self.saved if s.step < saved.step] + [saved]
+        self.doomed = [(number, step) for number, step in self.doomed if step != saved.step]
+        self.said += 1
+        self.said_of[saved.step] = self.said
         yield {
             "event": "checkpoint",
             "epoch": saved.epoch,
@@ -314,10 +324,32 @@ class Telling:
             "best": saved.best,
             "files": [asdict(file) for file in saved.files],
         }
-        for old in checkpoint.superfluous(self.saved, self.run.spec.checkpoints.keep_last):
-            yield {"event": "checkpoint_deleted", "step": old.step}
-            checkpoint.delete(self.directory, old.step)
+        yield from self._prune()
+
+    def _prune(self) -> Iterator[Event]:
+        """Deletes superfluous checkpoints, each after the keeper has written down first newer ones and then its end.
+
+        The other way round, a keeper that dies or is frozen in between would count on files that are gone.
+        """
+        registered = [s for s in self.saved if self.said_of.get(s.step, 0) <= self.heard()]
+        for old in checkpoint.superfluous(registered, self.run.spec.checkpoints.keep_last):
+            self.said += 1
+            self.doomed.append((self.said, old.step))
             self.saved.remove(old)
+            yield {"event": "checkpoint_deleted", "step": old.step}
+        heard = self.heard()
+        for number, step in [doomed for doomed in self.doomed if doomed[0] <= heard]:
+            checkpoint.delete(self.directory, step)
+            self.doomed.remove((number, step))
+
+    def _settle(self) -> Iterator[Event]:
+        """Waits for the keeper, and leaves no more checkpoints than were asked for."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        yield from self._prune()
+        while self.heard() < self.said and time.monotonic() < deadline:
+            time.sleep(0.002)
+            yield from self._prune()
+        yield from self._prune()
 
     def _skipped(self, error: OSError) -> Event:
         sizes = {"needed_bytes": error.needed, "free_bytes": error.free} if isinstance(error, checkpoint.NoRoom) else {}

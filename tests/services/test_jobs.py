@@ -565,6 +565,17 @@ def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten
         assert (told.level, told.data) == ("warning", {"lr": 0.1})
 
 
+def test_checkpoints_whose_files_are_gone_are_forgotten_when_an_attempt_begins(
+    engine: Engine, lease: Lease, scope: Scope
+) -> None:
+    with scope() as session:
+        for step in (2, 4, 6):
+            jobs.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
+        info = {"resumed_from": {"epoch": 2, "step": 6}, "checkpoints": [2, 6]}
+        jobs.started(session, lease, epochs=3, steps_per_epoch=3, info=info)
+        assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [2, 6]
+
+
 def test_a_claim_whose_answer_was_lost_is_found_by_its_worker(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
         assert jobs.orphans(session, "host:1") == [lease]

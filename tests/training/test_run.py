@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def test_a_run_is_told_from_its_start_to_its_files(order: Callable[..., Event]) 
         "device": "cpu",
         "threads": 1,
         "torch": torch.__version__,
+        "checkpoints": [],
     }
     assert told[1]["first_step"] == 1
     assert len(told[1]["loss"]) == 1  # the very first update is told at once
@@ -227,7 +229,7 @@ def test_a_resumed_run_keeps_the_best_from_before(order: Callable[..., Event]) -
     assert names(parts["directory"]) == names(whole["directory"])
 
 
-def test_a_checkpoint_not_heard_of_serves_where_no_other_is_left_and_its_epochs_are_told(
+def test_a_checkpoint_not_heard_of_is_not_gone_on_from_so_that_records_have_no_gap(
     order: Callable[..., Event],
 ) -> None:
     asked = order(checkpoints={"every_steps": 4, "keep_last": 1})
@@ -236,10 +238,37 @@ def test_a_checkpoint_not_heard_of_serves_where_no_other_is_left_and_its_epochs_
     assert heard_of["step"] == 4
     again = events(asked | {"resume": str(Path(asked["directory"]) / heard_of["files"][0]["name"])})
     warning, started = next(again), next(again)
-    assert "is damaged or missing; training goes on from checkpoint-000000013.json" in warning["message"]
-    assert started["resumed_from"]["step"] == 13
-    epochs = [event["record"]["epoch"] for event in again if event["event"] == "epoch"]
-    assert epochs == list(range(1, asked["spec"]["training"]["epochs"] + 1))
+    assert "training starts from the beginning" in warning["message"]
+    assert (started["resumed_from"], started["checkpoints"]) == (None, [])
+
+
+def test_what_the_keeper_of_the_records_counts_on_is_not_deleted(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 2, "keep_last": 1})
+    written: list[int] = []  # checkpoints that the keeper has in its records, a while after it was told of them
+    late: list[Event] = []
+    heard = [0]
+    for event in events(asked, after(15, "drain"), heard=lambda: heard[0]):
+        if event["event"] in ("checkpoint", "checkpoint_deleted"):
+            late.append(event)
+        if len(late) > 3:
+            oldest = late.pop(0)
+            heard[0] += 1
+            written = [step for step in written if step != oldest["step"]]
+            written += [oldest["step"]] if oldest["event"] == "checkpoint" else []
+        there = names(asked["directory"]) if written else set()
+        assert {f"checkpoint-{step:09d}.json" for step in written} <= there
+    assert heard[0] > 3
+    assert len(written) < 6
+
+
+def test_a_run_ends_with_no_more_checkpoints_than_asked_for_once_its_keeper_has_heard(
+    order: Callable[..., Event],
+) -> None:
+    asked = order(checkpoints={"every_steps": 2, "keep_last": 1})
+    told = events(asked, heard=lambda: time.monotonic() - began > 0.2 and 99)
+    began = time.monotonic()
+    assert list(told)[-1]["event"] == "finished"
+    assert 1 <= len([name for name in names(asked["directory"]) if name.startswith("checkpoint-")]) // 2 <= 2
 
 
 # ---- stopping
