@@ -17,7 +17,7 @@ from kombu.entity import Exchange, Queue
 from services import db, logs
 from services.settings import Settings
 from services.storage import Storage
-from worker import tasks
+from worker import tasks, transport
 from worker.drain import Drain
 from worker.pulse import Pulse, end_parent
 from worker.slot import Slot
@@ -127,6 +127,7 @@ def name() -> str:
 
 def create_app(command: Sequence[str] | None = None) -> Celery:
     """A Celery app whose workers train with `command`, by default worker/trainer.py."""
+    transport.use()
     made = Celery("loopline", set_as_current=False)
     made.add_defaults(lambda: configuration(Settings()))
     Worker(command).connect(made)

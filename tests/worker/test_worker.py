@@ -165,6 +165,12 @@ def test_garbage_on_the_queue_is_ignored_and_the_worker_goes_on(
         message("default", content_type="application/x-python-serialize"),
         message("default", content_type="text/plain"),
         message("default", body="bm90IGpzb24="),
+        "no JSON",
+        b"\xff\xfe",
+        "5",
+        "[]",
+        "{}",
+        '{"body": 1, "properties": null}',
     )
     job = make_job()
     ring_raw(settings, message("default"))
@@ -211,7 +217,7 @@ def message(
     )
 
 
-def ring_raw(settings: Settings, *messages: str) -> None:
+def ring_raw(settings: Settings, *messages: str | bytes) -> None:
     with redis.Redis.from_url(settings.broker_url) as client:
         client.lpush("default", *messages)
 
