@@ -1,8 +1,8 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
-`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` its fifth. `exit`, `kill`,
-`silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` and `mortal` are ways to go wrong; `slow`,
-`chatter`, `talk`, `back` and `linger` are ways to go on all the same. `times` is for how many attempts.
+`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` and `discuss` their fifth.
+`exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` and `mortal` are ways to
+go wrong; `slow`, `chatter`, `talk`, `back` and `linger` are ways to go on. `times` is for how many attempts.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def train(order: dict[str, Any], stub: str) -> None:
         files[0]["sha256"] = "0" * 64
     result = {"best_epoch": epochs, "epochs": epochs, "stopped_early": False, "metrics": metrics}
     send(event="finished", result=result, files=files)
+    if stub == "linger":
+        time.sleep(60)
 
 
 def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
@@ -89,7 +91,7 @@ def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
     if step != STEPS_PER_EPOCH + 1 and stub != "hold":
         return
     go_on(stub, step)
-    if stub in {"deaf", "thorough"} or (stub == "hold" and step == 1):
+    if stub in {"deaf", "thorough", "discuss"} or (stub == "hold" and step == 1):
         while not (folder / "go").exists():
             time.sleep(0.005)
             yield
@@ -127,7 +129,7 @@ def go_on(stub: str, step: int) -> None:
     elif stub == "chatter":
         for number in range(1000):  # 100 MB
             os.write(1, b"".join(b"%099d\n" % line for line in range(number * 1000, number * 1000 + 1000)))
-    elif stub == "talk":
+    elif stub in {"talk", "discuss"}:
         os.write(2, b"one line\nprogress 1\rprogress 2\r\n\xff\x00 bytes\nno end")
         send(event="note", type="micro_batch", level="warning", message="Half of it.", data={"micro_batch": 8})
         send(event="log", level="info", message="all is well")

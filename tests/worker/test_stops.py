@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db, faults, jobs
 from services.errors import Unavailable
 from services.orm import Job
 from services.settings import Settings
@@ -169,3 +169,15 @@ def test_an_outcome_waits_for_the_database_beyond_the_lease(
             threading.Event().wait(2.2)  # the lease has run out, and nobody was there to see it
         done = watch.until(job.id, lambda job: job.status != "running", 3)
     assert (done.status, done.attempt) == ("succeeded", 1)
+
+
+def test_a_trainer_is_gone_before_its_outcome_can_be_seen(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    """Whoever follows has the job's folder for itself, also where the one before lingers after its last event."""
+    job = make_job(tags={"stub": "linger"})
+    alive: list[bool] = []
+    faults.arm("supervisor.finishing", lambda: alive.append(is_alive(trainer_of(watch.job(job.id)))))
+    try:
+        tasks.ring(make_slot(), "default")
+    finally:
+        faults.disarm()
+    assert (watch.job(job.id).status, alive) == ("succeeded", [False])
