@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import pickle
+import re
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +205,53 @@ def test_a_data_set_in_use_is_not_deleted(any_app: Flask, npz_bytes: Callable[..
     assert client.delete("/v1/datasets/toy").status_code == 204
     assert client.get(job["links"]["self"]).get_json()["dataset"]["name"] == "toy"
     assert client.post("/v1/jobs", json={"preset": "basic_rnn", "data": {"dataset": "toy"}}).status_code == 422
+
+
+def test_nothing_that_is_uploaded_is_ever_unpickled(client: FlaskClient, service: Service, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+
+    class Harmful:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (marker,)
+
+    objects = np.array([Harmful()] * 4, dtype=object)
+    x, y = np.ones((4, 3, 2)), np.arange(4) % 2
+    for arrays in ({"x": objects, "y": y}, {"x": x, "y": objects}, {"x": x, "y": y, "lengths": objects}):
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        for body in (file.getvalue(), pickle.dumps(objects)):
+            answer = client.post("/v1/datasets?name=toy", data=body, content_type=NPZ)
+            assert (answer.status_code, answer.get_json()["code"]) == (422, "dataset_invalid")
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(objects))  # noqa: S301  (the harm was real)
+    assert marker.exists()
+    assert leftovers(service) == []
+
+
+def test_a_zip_in_a_zip_and_text_that_is_none_are_refused(client: FlaskClient, npz_bytes: Callable[..., bytes]) -> None:
+    bad_header = b"\x93NUMPY\x03\x00" + struct.pack("<I", 64) + b"{'descr': '\xff\xfe'".ljust(63) + b"\n"
+    bad_words = io.BytesIO()
+    np.savez(bad_words, x=np.ones((4, 3, 2)), y=np.arange(4) % 2, split=np.array([b"\xff\xfe"] * 4))
+    for members in ({"x.npy": npz_bytes(), "y.npy": npz_bytes()}, {"data.npz": npz_bytes()}, {"x.npy": bad_header}):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        answer = client.post("/v1/datasets?name=toy", data=file.getvalue(), content_type=NPZ)
+        assert (answer.status_code, answer.get_json()["code"]) == (422, "dataset_invalid")
+    answer = client.post("/v1/datasets?name=toy", data=bad_words.getvalue(), content_type=NPZ)
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "dataset_invalid")
+    misnamed = npz_bytes().replace(b"y.npy", b"\xff.npy")
+    assert client.post("/v1/datasets?name=toy", data=misnamed, content_type=NPZ).status_code == 422
+
+
+@pytest.mark.parametrize("name", ["../../x", "C:\\x", "x" * 300, "x\x00y", "é.npz", ""])
+def test_what_a_form_calls_its_file_goes_nowhere(
+    client: FlaskClient, service: Service, npz_bytes: Callable[..., bytes], name: str
+) -> None:
+    form = {"file": (io.BytesIO(npz_bytes()), name)}
+    answer = client.post("/v1/datasets?name=toy", data=form, content_type="multipart/form-data")
+    assert answer.status_code in (201, 400)
+    kept = [path for path in service.settings.data_dir.rglob("*") if path.is_file()]
+    assert all(re.fullmatch(r"[0-9a-f]{64}\.npz", path.name) for path in kept)
+    assert len(kept) == (answer.status_code == 201)

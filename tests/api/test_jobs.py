@@ -210,7 +210,21 @@ def test_a_spec_that_does_not_fit_its_data_is_refused(client: FlaskClient) -> No
     assert [one["pointer"] for one in answer.get_json()["errors"]] == ["/training/loss"]
 
 
-@pytest.mark.parametrize("key", ["status", "attempt", "tenant", "id", "dataset_id", "revision"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "status",
+        "attempt",
+        "lease_until",
+        "worker",
+        "tenant",
+        "id",
+        "dataset_id",
+        "revision",
+        "cancel_requested",
+        "files",
+    ],
+)
 def test_what_is_not_the_clients_to_say_is_refused(client: FlaskClient, spec: dict[str, Any], key: str) -> None:
     answer = client.post("/v1/jobs", json=spec | {key: "x"})
     assert (answer.status_code, [one["pointer"] for one in answer.get_json()["errors"]]) == (422, [f"/{key}"])
