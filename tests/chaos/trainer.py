@@ -17,7 +17,6 @@ from typing import Any
 
 from tests.chaos import points
 from worker import trainer
-from worker.process import die_with_parent
 
 Event = dict[str, Any]
 Stop = Callable[[], str | None]
@@ -71,9 +70,17 @@ def main() -> int:
     parser.add_argument("--chaos-pace", type=float, required=True)
     parser.add_argument("--parent", type=int, required=True)
     ours, rest = parser.parse_known_args()
-    die_with_parent(ours.parent)  # torch, which comes next, takes seconds
     points.arm(ours.chaos_folder, points.TRAINER, ours.chaos_seed)
-    watch(ours.chaos_folder, ours.chaos_pace)
+
+    class Inbox(trainer.Inbox):
+        """The trainer's own. With its order torch is there, and not sooner: what is sent must be read at once."""
+
+        def order(self) -> Event:
+            order = super().order()
+            watch(ours.chaos_folder, ours.chaos_pace)
+            return order
+
+    trainer.Inbox = Inbox
     sys.argv = [sys.argv[0], *rest, "--parent", str(ours.parent)]
     return trainer.main()
 
