@@ -178,3 +178,14 @@ def test_a_service_that_goes_away_is_said_while_watching(service: Any, client: C
     terminal.read_until("Trying again.")
     service.wrap(service.app.wsgi_app)
     assert terminal.end() == 4
+
+
+def test_a_paused_job_on_a_terminal_says_how_it_goes_on(service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny).pause()
+    terminal = Terminal(command("watch", job.id), environment(service.url), rows=24, columns=120)
+    terminal.read_until(f"Resume it with: loopline resume {job.id}")
+    job.resume()
+    terminal.read_until("queued, next in its queue")
+    service.complete(job.id)
+    assert terminal.end() == 0
+    assert "paused" not in terminal.text[terminal.text.rindex("succeeded\r\n") :]
