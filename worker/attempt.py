@@ -82,7 +82,7 @@ class Attempt:
         self.renewed = self.looked = began
         self.renew_at = began + self.slot.settings.renew_seconds
         if self.last is None:
-            self.trainer.send({"lease": began + LEASE_SHARE * self.slot.settings.lease_seconds - time.monotonic()})
+            self.trainer.send({"lease": began + LEASE_SHARE * self.slot.settings.lease_seconds})
         self.heed(flags)
 
     def look(self, began: float) -> None:

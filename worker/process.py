@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 PR_SET_PDEATHSIG = 1
 
@@ -28,13 +29,14 @@ def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
         raise SystemExit("The process that started this one is gone.")
 
 
-def die_in(seconds: float) -> None:
-    """Let the kernel end this process with SIGALRM when so many seconds have passed without another call.
+def die_at(moment: float) -> None:
+    """Let the kernel end this process with SIGALRM at a moment of the monotonic clock, unless called again before.
 
-    It needs nothing of this process: not the interpreter's lock, not a thread that gets its turn. A process that is
+    That clock is one for all processes of a machine, so whoever sends the moment need not know when it is read. The
+    alarm needs nothing of this process: not the interpreter's lock, not a thread that gets its turn. A process that is
     stopped meanwhile dies before its next instruction. Raises nothing, and works in any thread.
     """
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would switch it off
+    signal.setitimer(signal.ITIMER_REAL, max(moment - time.monotonic(), 0.001))  # 0 would switch it off
 
 
 def let_alarms_kill() -> None:

@@ -98,7 +98,7 @@ def order(slot: Slot, claim: Claim) -> Event:
         "device": slot.settings.device,
         "job": job.id,
         "attempt": job.attempt,
-        "lease": claim.at + LEASE_SHARE * slot.settings.lease_seconds - time.monotonic(),
+        "lease": claim.at + LEASE_SHARE * slot.settings.lease_seconds,
     }
 
 

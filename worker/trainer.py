@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.errors import DatasetInvalid, TrainingError
-from worker.process import die_in, die_with_parent, let_alarms_kill
+from worker.process import die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
 
@@ -113,7 +113,7 @@ class Inbox:
         for line in lines(self._fd):
             message: Mapping[str, Any] = json.loads(line)
             if "lease" in message:
-                die_in(message["lease"])
+                die_at(message["lease"])
             if "heard" in message:
                 self._heard = int(message["heard"])
             if "stop" in message:

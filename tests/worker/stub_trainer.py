@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker.process import die_in, die_with_parent, let_alarms_kill
+from worker.process import die_at, die_with_parent, let_alarms_kill
 from worker.trainer import lines
 
 STEPS_PER_EPOCH = 4
@@ -168,7 +168,7 @@ def listen() -> None:
     for line in lines(0):
         message = json.loads(line)
         if "lease" in message:
-            die_in(message["lease"])
+            die_at(message["lease"])
         if "spec" in message or "stop" in message:
             inbox.put(message)
     os._exit(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -108,8 +109,10 @@ def test_a_trainer_ends_when_its_orders_do() -> None:
     assert run_trainer("--parent", str(os.getpid()), stdin=b"").returncode == 3
 
 
-def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel() -> None:
-    """Its own guard: a supervisor that is frozen renews no lease, and stops no trainer."""
+@pytest.mark.parametrize("seconds", [[60, 0.3], [-1]])
+def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel(seconds: list[float]) -> None:
+    """Its own guard: a supervisor that is frozen renews no lease, and stops no trainer. News of the lease may have
+    waited in the pipe until it was over."""
     reader, writer = os.pipe()
     with subprocess.Popen(
         [sys.executable, "-m", "worker.trainer", "--parent", str(os.getpid())],
@@ -121,7 +124,8 @@ def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel() -> None:
     ) as trainer:
         try:
             assert trainer.stdin is not None
-            trainer.stdin.write(b'{"lease": 60}\n{"lease": 0.3}\n')
+            for more in seconds:
+                trainer.stdin.write(json.dumps({"lease": time.monotonic() + more}).encode() + b"\n")
             assert trainer.wait(30) == -signal.SIGALRM
         finally:
             trainer.kill()
