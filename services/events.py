@@ -91,7 +91,7 @@ def add(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an event to a job whose row this transaction holds."""
-    known = level if level in set(Level) else Level.INFO
+    known = level if level in set(Level) - {Level.OUTPUT} else Level.INFO
     row = {"job_id": job.id, "type": type, "level": known, "attempt": job.attempt, "worker": job.worker}
     told = {"message": clean(message, MAX_MESSAGE), "data": None if data is None else dict(data)}
     session.execute(sa.insert(Event).values(**row, **told, at=now()))

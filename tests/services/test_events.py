@@ -39,9 +39,10 @@ def test_events_ascend_and_come_in_pages(engine: Engine, lease: Lease, scope: Sc
     assert (told[6].level, told[6].data, told[6].attempt, told[6].worker) == ("warning", {"size": 32}, 1, "host:1")
 
 
-def test_what_nobody_foresaw_is_told_all_the_same(engine: Engine, lease: Lease, scope: Scope) -> None:
+@pytest.mark.parametrize("level", ["loud", "output"])
+def test_what_nobody_foresaw_is_told_all_the_same(engine: Engine, lease: Lease, scope: Scope, level: str) -> None:
     with scope() as session:
-        events.note(session, lease, "strange", "\x00\ud800" + "x" * 9999, "loud")
+        events.note(session, lease, "strange", "\x00\ud800" + "x" * 9999, level)
         told = events.list(session, lease.job_id)[-1]
         assert (told.type, told.level) == ("warning", "info")
         assert str(told.message).startswith("?xxx")
