@@ -190,9 +190,17 @@ def test_a_broker_or_api_that_ends_ends_the_service(start: Callable[..., Service
 
 def part(service: Service, word: str) -> psutil.Process:
     """The part of the service in whose command line a word stands: itself, not its children."""
-    parts = [one for one in psutil.Process(service.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
-    [found] = [one for one in parts if any(Path(item.split(" ")[0]).name == word for item in one.cmdline())]
+    parts = psutil.Process(service.process.pid).children()
+    [found] = [one for one in parts if any(Path(item.split(" ")[0]).name == word for item in command_of(one))]
     return found
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty where it has ended, which it may do between two looks."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def test_a_second_service_in_the_same_folder_is_refused(start: Callable[..., Service], tmp_path: Path) -> None:
