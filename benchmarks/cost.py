@@ -67,7 +67,7 @@ def fill(engine: Engine, queue: str, count: int) -> None:
 @contextmanager
 def claimers(url: str, count: int) -> Iterator[Sequence[subprocess.Popen[str]]]:
     """Processes that wait for a queue and a number on their standard input, and claim that often."""
-    command = [sys.executable, "-m", "benchmarks.queue", url]
+    command = [sys.executable, "-m", "benchmarks.cost", url]
     started = [
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(count)
