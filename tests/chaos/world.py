@@ -135,7 +135,7 @@ class World:
         return {**others, **own, **chaos, "TMPDIR": str(self.folder / "tmp")}
 
     def _unleash(self) -> tuple[Client, Monitor, nemesis.Nemesis]:
-        client = Client(self.port, self.folder, self.engine, self.seed, unfinished=8, variety=self.variety)
+        client = Client(self.port, self.folder, self.seed, unfinished=8, variety=self.variety)
         (self.folder / points.CALM).touch()
         client.upload(VOWELS)
         (self.folder / points.CALM).unlink()
@@ -230,8 +230,7 @@ class World:
         attempts = sum(job.attempt for job in found.jobs.values())
         return [
             f"jobs: {_counted(ends)}; attempts: {attempts}",
-            f"requests: {_counted(client.requests)}; asked for: {_counted(client.asked)}"
-            f"{'' if client.over_http else ' (pause and resume past the API, which has them not yet)'}",
+            f"requests: {_counted(client.requests)}; asked for: {_counted(client.asked)}",
             f"accepted submissions took {took[len(took) // 2]:.2f} s (median) and {took[-1]:.2f} s (longest)",
             f"processes that ended and were started again (name, status): {_counted(exits)}; "
             f"workers that found themselves deaf: {deaf}",
