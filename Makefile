@@ -54,7 +54,7 @@ format: setup  ## let ruff format the code and mend what it can
 docs: setup  ## write docs/spec.md and docs/settings.md anew from the code
 	@$(BIN)/python docs/tables.py
 
-bench: setup  ## measure speed and accuracy; the table goes to benchmarks/RESULTS.md (about 20 minutes)
+bench: setup  ## measure speed and accuracy; the table goes to benchmarks/RESULTS.md (about 15 minutes)
 	@$(BIN)/python -m benchmarks $(ONLY)
 
 lock: setup  ## pin every dependency anew, with hashes, from requirements/*.in
