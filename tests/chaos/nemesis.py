@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import redis
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.errors import LooplineError
@@ -30,6 +31,16 @@ from worker.pool import RING
 
 LOG = "faults.jsonl"
 FROZEN = "frozen.jsonl"
+IN_THE_WAY = (
+    OSError,
+    TimeoutError,
+    subprocess.SubprocessError,
+    redis.RedisError,
+    OperationalError,
+    SQLAlchemyError,
+    LooplineError,
+)
+"""What a fault may meet because another one is at work, a server that is down already for instance."""
 
 
 @dataclass
@@ -91,8 +102,7 @@ class Nemesis:
         """Do this fault now."""
         try:
             done = FAULTS[name][1](self)
-        except (OSError, subprocess.SubprocessError, redis.RedisError, SQLAlchemyError, LooplineError) as error:
-            # Another fault may be in its way, a server that is down already for instance.
+        except IN_THE_WAY as error:
             self.trouble.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
             return
         if done is None:
@@ -164,7 +174,7 @@ class Nemesis:
     def _take_back(self, entry: tuple[float, str, Callable[[], object]]) -> None:
         try:
             entry[2]()
-        except (OSError, subprocess.SubprocessError, redis.RedisError, TimeoutError) as error:
+        except IN_THE_WAY as error:
             self.trouble.append(f"{entry[1]}: {type(error).__name__}: {str(error)[:200]}")
 
 

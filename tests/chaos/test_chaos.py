@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 
 from services import faults, series
+from services.settings import Settings
 from tests.chaos import __main__ as command
 from tests.chaos import checks, points, report, specs
 from tests.chaos.evidence import Ack, Chunk, Evidence, JobSeen, Move, Saved, Thaw, Tick, Twin, read_ticks
 from tests.chaos.monitor import Seen, Wound, recovered
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.servers import Valkey
 from tests.chaos.trainer import Ticks
 
 JOB = "job_00000000000000000000000001"
@@ -237,6 +240,18 @@ def test_every_point_has_a_process_that_passes_it() -> None:
     armed = {*points.WORKER, *points.TRAINER, *points.SCHEDULER, *points.API}
     assert armed <= faults.POINTS
     assert faults.POINTS - armed <= {"dataset.placed"}  # uploads happen before the storm
+
+
+def test_a_fault_that_finds_the_broker_down_is_noted_and_ends_nothing(tmp_path: Path) -> None:
+    valkey = Valkey(tmp_path / "valkey", tmp_path / "valkey.log")
+    valkey.kill()
+    settings = Settings(data_dir=tmp_path, broker_url=valkey.url)
+    others: Any = None  # what a bell does not touch
+    it = Nemesis(tmp_path, others, others, valkey, others, settings, seed=1, began=0.0, say=print)
+    for name in ("bell_garbage", "bell_duplicates") * 10:  # garbage comes in six kinds
+        it.strike(name)
+    assert len(it.trouble) == 20
+    assert any("OperationalError" in told for told in it.trouble)
 
 
 def test_every_spec_is_valid() -> None:

@@ -159,7 +159,7 @@ class World:
                 return True
             dead = [thread for thread in self.threads if not thread.is_alive()]
             if dead:
-                raise RuntimeError(f"{dead[0]} has died; its traceback stands above")
+                raise RuntimeError(f"{type(dead[0]).__name__} has died; its traceback stands above")
             time.sleep(0.05)
         return False
 
