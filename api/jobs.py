@@ -6,7 +6,7 @@ import re
 import time
 from typing import Any
 
-from flask import Response, request
+from flask import Response, g, request
 from flask_openapi.types import ResponseDict as Documented
 from sqlalchemy.orm import Session
 from werkzeug.datastructures import ETags
@@ -55,7 +55,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
     document, fingerprint = bodies.document()
     key = Key("POST /v1/jobs", header.idempotency_key, fingerprint) if header.idempotency_key else None
     with db.session_scope(current().engine) as session:
-        job, replayed = submission.submit(session, document, key=key)
+        job, replayed = submission.submit(session, document, key=key, request_id=g.request_id)
         resource = described(session, job)
     if not replayed:
         _ring(job)

@@ -68,7 +68,14 @@ class Steps:
 # Clients: create, look, cancel
 
 
-def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], dataset_id: str | None) -> Job:
+def create(
+    session: Session,
+    spec: Spec,
+    *,
+    requested: Mapping[str, Any],
+    dataset_id: str | None,
+    request_id: str | None = None,
+) -> Job:
     """A new queued job.
 
     Raises:
@@ -91,6 +98,7 @@ def create(session: Session, spec: Spec, *, requested: Mapping[str, Any], datase
         max_runtime_seconds=limits.max_runtime_seconds,
         queue_deadline=None if limits.max_queue_seconds is None else now() + limits.max_queue_seconds,
         epochs=spec.training.epochs,
+        request_id=request_id,
         created_at=now(),
         updated_at=now(),
     )

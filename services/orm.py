@@ -150,6 +150,8 @@ class Job(Base):
     files: Mapped[list[dict[str, Any]] | None]
     """Files of the result: `[{"name", "bytes", "sha256"}]`."""
 
+    request_id: Mapped[str | None]
+    """Of the request that submitted it: its log lines carry it, in every process."""
     created_at: Mapped[float]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]

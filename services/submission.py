@@ -28,7 +28,9 @@ class Submitted(NamedTuple):
     replayed: bool
 
 
-def submit(session: Session, document: Mapping[str, Any], *, key: Key | None = None) -> Submitted:
+def submit(
+    session: Session, document: Mapping[str, Any], *, key: Key | None = None, request_id: str | None = None
+) -> Submitted:
     """The job that the document asks for: a new one, or the one that an earlier request with this key made.
 
     Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
@@ -42,7 +44,8 @@ def submit(session: Session, document: Mapping[str, Any], *, key: Key | None = N
         raise SpecInvalid([*problems, *unknown])
     summary = datasets.summary(dataset) if dataset else _summary(spec.data.synthetic or Synthetic())
     spec = check_data(spec, summary)
-    job = jobs.create(session, spec, requested=document, dataset_id=dataset.id if dataset else None)
+    dataset_id = dataset.id if dataset else None
+    job = jobs.create(session, spec, requested=document, dataset_id=dataset_id, request_id=request_id)
     if key is not None:
         idempotency.settle(session, key, job.id)
     return Submitted(job, replayed=False)

@@ -33,6 +33,14 @@ def test_a_submitted_job_is_accepted_located_and_rung_for(
     assert bell.rung == ["default"]
 
 
+def test_a_job_keeps_the_id_of_the_request_that_submitted_it(
+    client: FlaskClient, service: Service, spec: dict[str, Any]
+) -> None:
+    sent = client.post("/v1/jobs", json=spec, headers={"X-Request-Id": "night-7"}).get_json()
+    with db.read_scope(service.engine) as session:
+        assert jobs.get(session, sent["id"]).request_id == "night-7"
+
+
 def test_a_spec_may_be_yaml(client: FlaskClient) -> None:
     text = "preset: basic_gru\ndata: {synthetic: {}}\ntraining: {optimizer: {lr: 1e-2}}\n"
     answer = client.post("/v1/jobs", data=text, content_type="application/yaml")
