@@ -53,7 +53,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
     The job is accepted even while no worker or broker is up.
     """
     document, fingerprint = bodies.document()
-    key = Key("POST /v1/jobs", header.idempotency_key, fingerprint) if header.idempotency_key else None
+    key = Key("default POST /v1/jobs", header.idempotency_key, fingerprint) if header.idempotency_key else None
     with db.session_scope(current().engine) as session:
         job, replayed = submission.submit(session, document, key=key, request_id=g.request_id)
         resource = described(session, job)

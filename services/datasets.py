@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import db
+from services import db, tenants
 from services.db import now
 from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
@@ -46,14 +46,17 @@ def add(
     name: str,
     limits: Limits = _DEFAULT_LIMITS,
     max_bytes: int = MAX_BYTES,
+    tenant: str = tenants.DEFAULT,
 ) -> Added:
     """Read, check and keep an upload as the next version of `name`; content that `name` already has is not added again.
 
     The upload is received and checked before the session is touched, so that no transaction waits for a slow client.
+    What another tenant has is new all the same, and counts; only the file on disk is one.
 
     Raises:
         BadRequest: the name is not one.
         DatasetInvalid: the file is no data set; names arrays and rows.
+        QuotaExceeded: the tenant has as many bytes as it may.
         TooLarge: the file has more than `max_bytes`.
     """
     check_name(name)
@@ -62,20 +65,24 @@ def add(
         db.lock(
             session, "datasets"
         )  # versions are numbered one by one, and the sweep must not run between row and file
-        known = session.scalar(_visible().where(Dataset.name == name, Dataset.sha256 == incoming.sha256).limit(1))
+        same = (Dataset.name == name, Dataset.sha256 == incoming.sha256)
+        known = session.scalar(_visible(tenant).where(*same).limit(1))
+        if known is None:
+            tenants.check_bytes(session, tenant, incoming.bytes)
         storage.keep_dataset(incoming)
         if known is not None:
             return Added(known, created=False)
-        return Added(_insert(session, name, incoming, content), created=True)
+        return Added(_insert(session, tenant, name, incoming, content), created=True)
 
 
-def get(session: Session, id_or_name: str) -> Dataset:
-    """The data set with this id, name, `name@version` or `name@latest`.
+def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
+    """The data set with this id, name, `name@version` or `name@latest`. Without a tenant, which is for workers, give an
+    id: names are each tenant's own.
 
     Raises:
-        DatasetNotFound: there is none, or it was deleted.
+        DatasetNotFound: there is none, it was deleted, or it is another tenant's.
     """
-    found = session.scalar(_visible().where(*_matching(id_or_name)).order_by(Dataset.version.desc()).limit(1))
+    found = session.scalar(_visible(tenant).where(*_matching(id_or_name)).order_by(Dataset.version.desc()).limit(1))
     if found is None:
         raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}.")
     return found
@@ -86,15 +93,15 @@ def summary(dataset: Dataset) -> DatasetSummary:
     return DatasetSummary.model_validate(dataset.summary)
 
 
-def delete(session: Session, id_or_name: str) -> Dataset:
+def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
     """Delete one version. Its row stays for the jobs that used it, hidden, so that a version number never means another
     content; the file is swept away later unless another name has the same content.
 
     Raises:
-        DatasetNotFound: there is none.
+        DatasetNotFound: there is none, or it is another tenant's.
         DatasetInUse: a job that has not ended uses it.
     """
-    found = get(session, id_or_name)
+    found = get(session, id_or_name, tenant=tenant)
     # A job that is being created holds a key-share lock on this row: wait for it, then see the job.
     session.execute(select(Dataset.id).where(Dataset.id == found.id).with_for_update())
     users = session.scalar(
@@ -126,10 +133,11 @@ def check_name(name: str) -> None:
         raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
 
 
-def _insert(session: Session, name: str, incoming: Incoming, content: DatasetSummary) -> Dataset:
-    newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.name == name))
+def _insert(session: Session, tenant: str, name: str, incoming: Incoming, content: DatasetSummary) -> Dataset:
+    newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.tenant == tenant, Dataset.name == name))
     insert = sa.insert(Dataset).values(
         id=new_id("ds"),
+        tenant=tenant,
         name=name,
         version=(newest or 0) + 1,
         sha256=incoming.sha256,
@@ -140,8 +148,9 @@ def _insert(session: Session, name: str, incoming: Incoming, content: DatasetSum
     return session.scalars(insert.returning(Dataset)).one()
 
 
-def _visible() -> sa.Select[Dataset]:
-    return select(Dataset).where(Dataset.deleted_at.is_(None))
+def _visible(tenant: str | None) -> sa.Select[Dataset]:
+    there = select(Dataset).where(Dataset.deleted_at.is_(None))
+    return there if tenant is None else there.where(Dataset.tenant == tenant)
 
 
 def _matching(id_or_name: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -163,10 +172,15 @@ def _shown(text: str) -> str:
 
 
 def list(
-    session: Session, *, name: str | None = None, limit: int = 20, after: str | None = None
+    session: Session,
+    *,
+    name: str | None = None,
+    limit: int = 20,
+    after: str | None = None,
+    tenant: str | None = None,
 ) -> tuple[Sequence[Dataset], bool]:
     """Data sets older than `after`, newest first, and whether there are more."""
-    query = _visible().order_by(Dataset.id.desc()).limit(limit + 1)
+    query = _visible(tenant).order_by(Dataset.id.desc()).limit(limit + 1)
     if name is not None:
         query = query.where(Dataset.name == name)
     if after is not None:

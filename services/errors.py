@@ -5,7 +5,8 @@
     │   ├── JobNotFound
     │   ├── DatasetNotFound
     │   ├── CheckpointNotFound
-    │   └── ModelNotReady
+    │   ├── ModelNotReady
+    │   └── TenantNotFound
     ├── Invalid                    the request cannot be right, whatever the state of the service
     │   ├── SpecInvalid            every problem at once, each with a JSON pointer
     │   ├── DatasetInvalid         says which rows
@@ -15,7 +16,9 @@
     │   ├── JobNotEnded
     │   ├── IdempotencyConflict
     │   ├── IdempotencyInFlight
-    │   └── DatasetInUse
+    │   ├── DatasetInUse
+    │   ├── QuotaExceeded
+    │   └── TenantExists
     ├── TooLarge
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
     ├── Unavailable                try again later
@@ -88,6 +91,12 @@ class ModelNotReady(NotFound):
     code = "model_not_ready"
 
 
+class TenantNotFound(NotFound):
+    """There is no tenant of this name."""
+
+    code = "tenant_not_found"
+
+
 class Invalid(LooplineError):
     """The request is not valid."""
 
@@ -157,6 +166,18 @@ class DatasetInUse(Conflict):
     """Jobs that are not finished use this data set; cancel them first or wait."""
 
     code = "dataset_in_use"
+
+
+class QuotaExceeded(Conflict):
+    """The tenant has as much of this as it may have."""
+
+    code = "quota_exceeded"
+
+
+class TenantExists(Conflict):
+    """There is a tenant of this name already."""
+
+    code = "tenant_exists"
 
 
 class TooLarge(LooplineError):

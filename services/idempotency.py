@@ -25,7 +25,7 @@ class Key:
     """A client's Idempotency-Key: the same key with the same fingerprint makes one thing."""
 
     scope: str
-    """What the key is for, such as `POST /v1/jobs`."""
+    """Whose key it is and what it is for, such as `default POST /v1/jobs`."""
     key: str
     fingerprint: str
     """SHA-256 of the request, in hex."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import events, series
+from services import events, series, tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound
 from services.leases import Lease, fence, lost, owned, returned, revised
@@ -65,7 +65,7 @@ class Steps:
     """How many steps are recorded."""
 
 
-# Clients: create, look, cancel
+# Clients: create, look, cancel. They say whose jobs they mean; None, of any tenant, is for workers and operators.
 
 
 def create(
@@ -75,17 +75,21 @@ def create(
     requested: Mapping[str, Any],
     dataset_id: str | None,
     request_id: str | None = None,
+    tenant: str = tenants.DEFAULT,
 ) -> Job:
     """A new queued job.
 
     Raises:
         DatasetNotFound: the data set was deleted meanwhile.
+        QuotaExceeded: the tenant has as many jobs waiting as it may.
     """
+    tenants.check_queued(session, tenant)
     if dataset_id is not None:
         _hold_dataset(session, dataset_id)
     limits = spec.limits
     insert = sa.insert(Job).values(
         id=new_id("job"),
+        tenant=tenant,
         name=spec.name,
         status=Status.QUEUED,
         spec=spec.document(),
@@ -105,45 +109,46 @@ def create(
     return session.scalars(insert.returning(Job)).one()
 
 
-def get(session: Session, job_id: str) -> Job:
+def get(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
     """The job as it stands in the database.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is none, or it is another tenant's.
     """
     job = session.get(Job, job_id, populate_existing=True)
-    if job is None:
+    if job is None or (tenant is not None and job.tenant != tenant):
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return job
 
 
-def revision(session: Session, job_id: str) -> tuple[int, str]:
+def revision(session: Session, job_id: str, *, tenant: str | None = None) -> tuple[int, str]:
     """The job's revision and status, in one cheap query: for an ETag or a long poll.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is none, or it is another tenant's.
     """
-    row = session.execute(select(Job.revision, Job.status).where(Job.id == job_id)).one_or_none()
+    row = session.execute(select(Job.revision, Job.status).where(*_named(job_id, tenant))).one_or_none()
     if row is None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return row.revision, row.status
 
 
 def position(session: Session, job: Job) -> int | None:
-    """How many runnable jobs of its queue are ahead of a queued job (0: it is next); None unless it is queued."""
+    """How many runnable jobs of its queue are ahead of a queued job (0: it is next); None unless it is queued. Those of
+    other tenants count, for the queue is one."""
     if job.status != Status.QUEUED:
         return None
     ahead = sa.or_(Job.priority > job.priority, sa.and_(Job.priority == job.priority, Job.id < job.id))
     return session.scalar(select(func.count()).select_from(Job).where(*_runnable(job.queue), ahead))
 
 
-def cancel(session: Session, job_id: str) -> Job:
+def cancel(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
     """Cancel a waiting job at once, ask a running one to stop, leave an ended one as it is.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is none, or it is another tenant's.
     """
-    job = _locked(session, job_id)
+    job = _locked(session, job_id, tenant)
     if job.status in TERMINAL or job.cancel_requested:
         return job
     if job.status == Status.RUNNING:
@@ -152,14 +157,14 @@ def cancel(session: Session, job_id: str) -> Job:
     return _move(session, job, Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, cancel_requested=True)
 
 
-def pause(session: Session, job_id: str) -> Job:
+def pause(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
     """Pause a waiting job at once; ask a running one to save its place and free its device. A paused one stays so.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is none, or it is another tenant's.
         IllegalMove: the job has ended.
     """
-    job = _locked(session, job_id)
+    job = _locked(session, job_id, tenant)
     if job.status in TERMINAL:
         raise IllegalMove(f"The job {job.id} has ended ({job.status}); there is nothing to pause.")
     if job.status == Status.PAUSED or job.pause_requested:
@@ -170,16 +175,16 @@ def pause(session: Session, job_id: str) -> Job:
     return _move(session, job, Status.PAUSED, message=PAUSED)
 
 
-def resume(session: Session, job_id: str) -> Job:
+def resume(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
     """Queue a paused job again, to go on from its place; take back a pause that was only asked for; else do nothing.
 
     Time spent paused counts for no limit: one on the time in the queue begins anew.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is none, or it is another tenant's.
         IllegalMove: the job has ended.
     """
-    job = _locked(session, job_id)
+    job = _locked(session, job_id, tenant)
     if job.status in TERMINAL:
         raise IllegalMove(f"The job {job.id} has ended ({job.status}); submit it again to run it.")
     if job.status == Status.PAUSED:
@@ -191,14 +196,14 @@ def resume(session: Session, job_id: str) -> Job:
     return _update(session, job, pause_requested=False)
 
 
-def delete(session: Session, job_id: str) -> None:
+def delete(session: Session, job_id: str, *, tenant: str | None = None) -> None:
     """Delete an ended job with all that was recorded of it; its files are for the caller to remove, after the commit.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound: there is none, or it is another tenant's.
         JobNotEnded: it may still run.
     """
-    job = _locked(session, job_id)
+    job = _locked(session, job_id, tenant)
     if job.status not in TERMINAL:
         raise JobNotEnded(f"The job {job.id} is {job.status}; cancel it and wait for its end, then delete it.")
     session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.resource_id == job.id))
@@ -260,11 +265,29 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
     """Take the best runnable job of the queue: highest priority, then oldest. None when there is none.
 
     Raises the attempt and sets a lease by the database's clock, in one statement; of many claims at once each gets
-    another job.
+    another job. A tenant that runs as many jobs as it may is passed over, and the others' jobs run.
     """
+    limited = tenants.limited(session)
+    if not limited:
+        return _claim(session, queue, worker, lease_seconds)
+    full = {tenant for tenant, is_full in limited.items() if is_full}
+    while True:
+        attempt = session.begin_nested()
+        job = _claim(session, queue, worker, lease_seconds, without=full)
+        if job is None or job.tenant not in limited or tenants.has_room_for_running(session, job.tenant):
+            attempt.commit()
+            return job
+        full.add(job.tenant)  # a claim at the same time took the last place
+        attempt.rollback()
+
+
+def _claim(
+    session: Session, queue: str, worker: str, lease_seconds: float, without: Collection[str] = ()
+) -> Job | None:
+    allowed = (Job.tenant.not_in(without),) if without else ()
     best = (
         select(Job.id)
-        .where(*_runnable(queue), sa.or_(Job.queue_deadline.is_(None), Job.queue_deadline > now()))
+        .where(*_runnable(queue), sa.or_(Job.queue_deadline.is_(None), Job.queue_deadline > now()), *allowed)
         .order_by(Job.priority.desc(), Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -547,8 +570,9 @@ def any_expired(session: Session, *, grace_seconds: float = 0.0) -> bool:
 
 
 def waiting(session: Session) -> Sequence[str]:
-    """The queues that have runnable jobs."""
-    return session.scalars(select(Job.queue).where(*_runnable()).distinct().order_by(Job.queue)).all()
+    """The queues that have jobs which may run now: those of tenants at their limit may not."""
+    may_run = (*_runnable(), Job.tenant.not_in(tenants.full()))
+    return session.scalars(select(Job.queue).where(*may_run).distinct().order_by(Job.queue)).all()
 
 
 def without_row(session: Session, job_ids: Sequence[str]) -> Sequence[str]:
@@ -602,8 +626,12 @@ def _hold_dataset(session: Session, dataset_id: str) -> None:
         raise DatasetNotFound(f"There is no data set {dataset_id}: it was deleted.")
 
 
-def _locked(session: Session, job_id: str) -> Job:
-    query = select(Job).where(Job.id == job_id).with_for_update()
+def _named(job_id: str, tenant: str | None) -> tuple[ColumnElement[bool], ...]:
+    return (Job.id == job_id,) if tenant is None else (Job.id == job_id, Job.tenant == tenant)
+
+
+def _locked(session: Session, job_id: str, tenant: str | None) -> Job:
+    query = select(Job).where(*_named(job_id, tenant)).with_for_update()
     job = session.scalar(query, execution_options={"populate_existing": True})
     if job is None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
@@ -719,10 +747,11 @@ def list(
     name: str | None = None,
     limit: int = 20,
     after: str | None = None,
+    tenant: str | None = None,
 ) -> tuple[Sequence[Job], bool]:
     """Jobs older than the job `after`, newest first, and whether there are more. `tag` is a key and its value."""
     query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
-    for column, wanted in ((Job.status, status), (Job.queue, queue), (Job.name, name)):
+    for column, wanted in ((Job.tenant, tenant), (Job.status, status), (Job.queue, queue), (Job.name, name)):
         if wanted is not None:
             query = query.where(column == wanted)
     if after is not None:

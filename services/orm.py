@@ -18,6 +18,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _RANDOM_BITS = 80
 
+DEFAULT_TENANT = "default"
+"""Whose everything is that came without a key; it is always there."""
+
 STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 
 
@@ -71,12 +74,66 @@ class Base(DeclarativeBase):
     }
 
 
+class Tenant(Base):
+    """A team that shares jobs, data sets and keys, and sees nothing of any other. Limits are for all of it together."""
+
+    __tablename__ = "tenants"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[float]
+    max_queued: Mapped[int | None]
+    """Jobs that wait, queued or paused; None: as many as they like."""
+    max_running: Mapped[int | None]
+    max_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """Of uploaded data sets."""
+
+
+class ApiKey(Base):
+    """A key that clients show. Its secret is kept as a hash only; a revoked key keeps its row."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    name: Mapped[str | None]
+    scopes: Mapped[str]
+    """`services.keys.Scope`, with commas between."""
+    secret_sha256: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+    """To the minute."""
+    revoked_at: Mapped[float | None]
+
+    __table_args__ = (Index("ix_api_keys_tenant_id", "tenant", "id"),)
+
+
+class AuditEntry(Base):
+    """Something that somebody changed. Written with the change, in one transaction."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True)
+    at: Mapped[float]
+    tenant: Mapped[str]
+    key_id: Mapped[str | None]
+    """None: no key was needed, or it was done on the service's own host."""
+    action: Mapped[str]
+    """A noun and a verb: `job.submit`, `key.revoke`."""
+    resource_id: Mapped[str | None]
+    request_id: Mapped[str | None]
+    remote_address: Mapped[str | None]
+
+    __table_args__ = (Index("ix_audit_tenant_id", "tenant", "id"),)
+
+
 class Dataset(Base):
     """One immutable version of uploaded sequences. A deleted one keeps its row, so that its version is never reused."""
 
     __tablename__ = "datasets"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(server_default=DEFAULT_TENANT)
     name: Mapped[str]
     version: Mapped[int]
     sha256: Mapped[str] = mapped_column(index=True)
@@ -87,7 +144,7 @@ class Dataset(Base):
     created_at: Mapped[float]
     deleted_at: Mapped[float | None]
 
-    __table_args__ = (UniqueConstraint("name", "version"),)
+    __table_args__ = (UniqueConstraint("tenant", "name", "version"), Index("ix_datasets_tenant_id", "tenant", "id"))
 
 
 class Job(Base):
@@ -96,6 +153,8 @@ class Job(Base):
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(server_default=DEFAULT_TENANT)
+    """Whose it is; no foreign key, because SQLite could add none to a table that has rows."""
     name: Mapped[str | None]
     status: Mapped[str]
     reason: Mapped[str | None]
@@ -178,9 +237,11 @@ class Job(Base):
             sqlite_where=sa.text("status = 'running'"),
             postgresql_where=sa.text("status = 'running'"),
         ),
-        Index("ix_jobs_status_id", "status", "id"),
-        Index("ix_jobs_queue_id", "queue", "id"),
-        Index("ix_jobs_name_id", "name", "id"),
+        # Lists are of one tenant; what it has running and waiting is counted in the second of these.
+        Index("ix_jobs_tenant_id", "tenant", "id"),
+        Index("ix_jobs_tenant_status_id", "tenant", "status", "id"),
+        Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
+        Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
     )
 
 

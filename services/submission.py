@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from services import datasets, idempotency, jobs
+from services import datasets, idempotency, jobs, tenants
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.orm import Dataset, Job
@@ -29,23 +29,28 @@ class Submitted(NamedTuple):
 
 
 def submit(
-    session: Session, document: Mapping[str, Any], *, key: Key | None = None, request_id: str | None = None
+    session: Session,
+    document: Mapping[str, Any],
+    *,
+    key: Key | None = None,
+    request_id: str | None = None,
+    tenant: str = tenants.DEFAULT,
 ) -> Submitted:
     """The job that the document asks for: a new one, or the one that an earlier request with this key made.
 
     Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
-    another request; IdempotencyInFlight while that request is under way.
+    another request; IdempotencyInFlight while that request is under way; QuotaExceeded.
     """
     spec, problems = _parsed(document)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
-        return Submitted(jobs.get(session, earlier), replayed=True)
-    dataset, unknown = _dataset(session, document)
+        return Submitted(jobs.get(session, earlier, tenant=tenant), replayed=True)
+    dataset, unknown = _dataset(session, document, tenant)
     if spec is None or unknown:
         raise SpecInvalid([*problems, *unknown])
     summary = datasets.summary(dataset) if dataset else _summary(spec.data.synthetic or Synthetic())
     spec = check_data(spec, summary)
     dataset_id = dataset.id if dataset else None
-    job = jobs.create(session, spec, requested=document, dataset_id=dataset_id, request_id=request_id)
+    job = jobs.create(session, spec, requested=document, dataset_id=dataset_id, request_id=request_id, tenant=tenant)
     if key is not None:
         idempotency.settle(session, key, job.id)
     return Submitted(job, replayed=False)
@@ -58,16 +63,16 @@ def _parsed(document: Mapping[str, Any]) -> tuple[Spec | None, tuple[Problem, ..
         return None, error.problems
 
 
-def _dataset(session: Session, document: Mapping[str, Any]) -> tuple[Dataset | None, list[Problem]]:
+def _dataset(session: Session, document: Mapping[str, Any], tenant: str) -> tuple[Dataset | None, list[Problem]]:
     """The data set that the document names, or why there is none; silent where that is no name at all."""
     data = document.get("data")
     wanted = data.get("dataset") if isinstance(data, Mapping) else None
     if not isinstance(wanted, str) or not wanted.isprintable():  # not text, which parse() has said already
         return None, []
     try:
-        return datasets.get(session, wanted), []
+        return datasets.get(session, wanted, tenant=tenant), []
     except DatasetNotFound:
-        advice = _upload_first(wanted) if _looks_like_a_path(wanted) else _unknown(session, wanted)
+        advice = _upload_first(wanted) if _looks_like_a_path(wanted) else _unknown(session, wanted, tenant)
         return None, [Problem("/data/dataset", advice)]
 
 
@@ -82,8 +87,8 @@ def _upload_first(path: str) -> str:
     )
 
 
-def _unknown(session: Session, name: str) -> str:
-    rows, more = datasets.list(session, limit=NAMES_COMPARED)
+def _unknown(session: Session, name: str, tenant: str) -> str:
+    rows, more = datasets.list(session, limit=NAMES_COMPARED, tenant=tenant)
     names = [*dict.fromkeys(row.name for row in rows)]
     close = difflib.get_close_matches(name.partition("@")[0][:100].lower(), names, n=1)
     guess = f"did you mean {close[0]}? " if close and close[0] != name.partition("@")[0] else ""

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from services import tenants
 from services.db import now
 from services.orm import Job, Worker
 from services.states import Status
@@ -96,7 +97,8 @@ def _since() -> sa.ColumnElement[float]:
 
 
 def _runnable_for(seconds: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return (Job.status == sa.literal_column(f"'{Status.QUEUED}'"), _since() <= now() - seconds)
+    queued = Job.status == sa.literal_column(f"'{Status.QUEUED}'")
+    return (queued, _since() <= now() - seconds, Job.tenant.not_in(tenants.full()))
 
 
 def _waiting(seconds: float) -> sa.Select[str]:

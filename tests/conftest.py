@@ -94,6 +94,7 @@ def postgresql_url(postgresql_server: URL) -> Iterator[str]:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()",
         *(str(sa.delete(table)) for table in reversed(Base.metadata.sorted_tables)),
+        "INSERT INTO tenants (name, created_at) VALUES ('default', 0)",
         "DELETE FROM alembic_version",
         f"INSERT INTO alembic_version VALUES ({db.REVISION!r})",  # noqa: S608  (our own constant)
     )

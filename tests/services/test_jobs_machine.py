@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, events, faults, jobs
+from services import db, events, faults, jobs, tenants
 from services.errors import LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
 from services.orm import Base, Checkpoint, Epoch, Event, Job, LogLine, StepChunk
@@ -96,6 +96,7 @@ class Life(RuleBasedStateMachine):
         with db.session_scope(self.engine) as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(sa.delete(table))
+            tenants.create(session, tenants.DEFAULT)
 
     def do(self, verb: Callable[[Session], Any]) -> Any:
         """One transaction. Killed after its commit it has happened all the same, and only the answer is lost."""

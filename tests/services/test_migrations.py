@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 
 from services import db, jobs
 from services.errors import SchemaMismatch
@@ -101,6 +102,65 @@ def test_the_alembic_command_reads_the_service_settings(
     engine = db.engine(empty_database_url)
     db.check_schema(engine)
     engine.dispose()
+
+
+def test_rows_survive_the_way_to_tenants_and_back(empty: Engine) -> None:
+    alembic(empty, "upgrade", "0003")
+    with empty.begin() as connection:
+        for statement in (
+            "INSERT INTO datasets (id, name, version, sha256, bytes, summary, created_at)"
+            " VALUES ('ds_1', 'toy', 1, 'a', 7, '{}', 1.5), ('ds_2', 'toy', 2, 'b', 8, '{}', 2.5)",
+            "INSERT INTO jobs (id, status, spec, requested, queue, priority, tags, dataset_id, attempt, lost, failures,"
+            " max_retries, ran_seconds, not_before, cancel_requested, pause_requested, revision, epoch, step,"
+            " checkpoint_step, created_at, updated_at) VALUES ('job_1', 'queued', '{}', '{}', 'default', 0, '{}',"
+            " 'ds_1', 0, 0, 0, 0, 0.0, 0.0, false, false, 1, 0, 0, 0, 1.0, 1.0)",
+            "INSERT INTO idempotency_keys (scope, key, fingerprint, resource_id, created_at)"
+            " VALUES ('POST /v1/jobs', 'k', 'f', 'job_1', 1.0)",
+        ):
+            connection.execute(sa.text(statement))
+    before = rows(empty)
+    for _ in range(2):
+        db.migrate(empty)
+        assert len(triggers(empty)) == 4
+        with empty.begin() as connection:
+            assert connection.scalar(sa.text("SELECT scope FROM idempotency_keys")) == "default POST /v1/jobs"
+            assert set(connection.scalars(sa.text("SELECT tenant FROM jobs UNION SELECT tenant FROM datasets"))) == {
+                "default"
+            }
+        with db.session_scope(empty) as session:  # another tenant may have a data set of this name, and none has two
+            copy = "INSERT INTO datasets (id, tenant, name, version, sha256, bytes, summary, created_at)"
+            session.execute(sa.text(f"{copy} VALUES ('ds_3', 'acme', 'toy', 1, 'a', 7, '{{}}', 1.5)"))
+            with pytest.raises(IntegrityError), session.begin_nested():
+                session.execute(sa.text(f"{copy} VALUES ('ds_4', 'acme', 'toy', 1, 'c', 7, '{{}}', 1.5)"))
+            session.execute(sa.text("DELETE FROM datasets WHERE id = 'ds_3'"))
+        with pytest.raises(IntegrityError), empty.begin() as connection:
+            connection.execute(sa.text("DELETE FROM datasets WHERE id = 'ds_1'"))  # the job points at it still
+        with empty.begin() as connection:
+            connection.execute(sa.text("UPDATE jobs SET status = 'paused'"))
+            connection.execute(sa.text("UPDATE jobs SET status = 'queued'"))
+            moves = connection.scalars(sa.text("SELECT to_status FROM events ORDER BY id DESC LIMIT 2")).all()
+            assert moves == ["queued", "paused"]
+        alembic(empty, "downgrade", "0003")
+        assert rows(empty) == before
+
+
+def test_tenants_are_not_mixed_up_by_a_downgrade(empty: Engine) -> None:
+    db.migrate(empty)
+    with empty.begin() as connection:
+        connection.execute(sa.text("INSERT INTO tenants (name, created_at) VALUES ('acme', 1.0)"))
+    with pytest.raises(RuntimeError, match="1 tenant"):
+        alembic(empty, "downgrade", "0003")
+    db.check_schema(empty)
+
+
+def rows(engine: Engine) -> list[list[dict[str, object]]]:
+    """Everything that data sets, jobs and idempotency keys hold."""
+    tables = ("datasets", "jobs", "idempotency_keys")
+    with engine.connect() as connection:
+        return [
+            [dict(row) for row in connection.execute(sa.text(f"SELECT * FROM {table} ORDER BY 1")).mappings()]  # noqa: S608
+            for table in tables
+        ]
 
 
 def alembic(engine: Engine, verb: str, revision: str) -> None:

@@ -1,0 +1,176 @@
+"""Tenants: whose something is, and how much of it each may have.
+
+A limit is checked in the transaction that would pass it, behind a lock on the tenant's row, so that of many at once
+exactly as many go through as there is room for. A tenant without limits is never locked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.errors import BadRequest, Problem, QuotaExceeded, TenantExists, TenantNotFound
+from services.orm import DEFAULT_TENANT, Dataset, Job, Tenant
+from services.states import Status
+from services.text import clean
+
+DEFAULT = DEFAULT_TENANT
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_WAITING = (Status.QUEUED, Status.PAUSED)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a tenant has now."""
+
+    queued: int
+    """Jobs that wait: queued, or paused, which a resume makes queued."""
+    running: int
+    bytes: int
+    """Of uploaded data sets; content that stands under two names counts twice."""
+
+
+def create(session: Session, name: str, **limits: int | None) -> Tenant:
+    """A new tenant; `limits` are max_queued, max_running and max_bytes, and None is none.
+
+    Raises:
+        BadRequest: the name is not one, or a limit is negative.
+        TenantExists: there is one of this name.
+    """
+    if not _NAME.fullmatch(name):
+        allowed = "1 to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit"
+        raise BadRequest(f"{clean(name, 100)!r} is no name for a tenant: it must be {allowed}.")
+    if session.get(Tenant, name) is not None:
+        raise TenantExists(f"There is a tenant {name} already; `tenants set` changes its limits.")
+    values = {"name": name, "created_at": now(), **_checked(limits)}
+    return session.scalars(sa.insert(Tenant).values(values).returning(Tenant)).one()
+
+
+def get(session: Session, name: str) -> Tenant:
+    """The tenant of this name.
+
+    Raises:
+        TenantNotFound: there is none.
+    """
+    found = session.get(Tenant, name, populate_existing=True)
+    if found is None:
+        raise TenantNotFound(f"There is no tenant {clean(name, 100)}.")
+    return found
+
+
+def change(session: Session, name: str, **limits: int | None) -> Tenant:
+    """Change those of the tenant's limits that are given. What is beyond a lower one stays; only more is refused.
+
+    Raises:
+        TenantNotFound: there is none.
+        BadRequest: a limit is negative.
+    """
+    found = get(session, name)
+    for limit, most in _checked(limits).items():
+        setattr(found, limit, most)
+    session.flush()
+    return found
+
+
+def use(session: Session, name: str) -> Use:
+    """What the tenant has now."""
+    return Use(
+        queued=_jobs(session, name, *_WAITING),
+        running=_jobs(session, name, Status.RUNNING),
+        bytes=_bytes(session, name),
+    )
+
+
+def check_queued(session: Session, name: str) -> None:
+    """Make sure that one more job may wait, to the end of this transaction.
+
+    Raises:
+        TenantNotFound: there is no such tenant.
+        QuotaExceeded: it has as many as it may.
+    """
+    if get(session, name).max_queued is None:
+        return
+    most = _locked(session, name).max_queued
+    if most is not None and (waiting := _jobs(session, name, *_WAITING)) >= most:
+        raise QuotaExceeded(
+            f"The tenant {name} has {waiting} jobs that wait, queued or paused, and may have {most} (max_queued): "
+            "let some run or cancel some, or ask who runs the service for a larger quota."
+        )
+
+
+def check_bytes(session: Session, name: str, more: int) -> None:
+    """Make sure that so many bytes of data sets may be added, to the end of this transaction.
+
+    Raises:
+        TenantNotFound: there is no such tenant.
+        QuotaExceeded: they would be too many.
+    """
+    if get(session, name).max_bytes is None:
+        return
+    most = _locked(session, name).max_bytes
+    if most is not None and (there := _bytes(session, name)) + more > most:
+        raise QuotaExceeded(
+            f"The tenant {name} has {there:,} bytes of data sets and may have {most:,} (max_bytes); this one has "
+            f"{more:,}: delete data sets, or ask who runs the service for a larger quota."
+        )
+
+
+def limited(session: Session) -> Mapping[str, bool]:
+    """The tenants that have a limit on running jobs, and whether each is at it: a look that takes no lock."""
+    return dict(session.execute(select(Tenant.name, _is_full()).where(Tenant.max_running.is_not(None))).all())
+
+
+def full() -> sa.Select[str]:
+    """The names of the tenants that have as many jobs running as they may, as a query."""
+    return select(Tenant.name).where(Tenant.max_running.is_not(None), _is_full())
+
+
+def has_room_for_running(session: Session, name: str) -> bool:
+    """Whether the tenant runs no more jobs than it may, this transaction's own ones counted, and none of another can
+    start before the end of this one."""
+    most = _locked(session, name).max_running
+    return most is None or _jobs(session, name, Status.RUNNING) <= most
+
+
+def _checked(limits: Mapping[str, int | None]) -> Mapping[str, int | None]:
+    problems = [Problem(f"/{limit}", "must be 0 or more") for limit, most in limits.items() if (most or 0) < 0]
+    if problems:
+        raise BadRequest("A limit is a number of 0 or more, or none.", problems)
+    return limits
+
+
+def _locked(session: Session, name: str) -> Tenant:
+    """The tenant's row, held against other transactions that count. Its keys may still be made."""
+    query = select(Tenant).where(Tenant.name == name).with_for_update(key_share=True)
+    return session.scalars(query, execution_options={"populate_existing": True}).one()
+
+
+def _jobs(session: Session, tenant: str, *statuses: Status) -> int:
+    counted = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.status.in_(statuses))
+    return session.scalar(counted) or 0
+
+
+def _bytes(session: Session, tenant: str) -> int:
+    there = (Dataset.tenant == tenant, Dataset.deleted_at.is_(None))
+    return int(session.scalar(select(func.coalesce(func.sum(Dataset.bytes), 0)).where(*there)) or 0)
+
+
+def _is_full() -> sa.ColumnElement[bool]:
+    running = (Job.tenant == Tenant.name, Job.status == sa.literal_column(f"'{Status.RUNNING}'"))
+    count = select(func.count()).select_from(Job).where(*running).correlate(Tenant).scalar_subquery()
+    return count >= Tenant.max_running
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(session: Session) -> Sequence[Tenant]:
+    """Every tenant, by name."""
+    return session.scalars(select(Tenant).order_by(Tenant.name)).all()
