@@ -11,11 +11,12 @@ from typing import Any
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
+from pydantic import ValidationError
 
 from api import wsgi
 from services import db, logs
 from services.errors import LooplineError
-from services.settings import Settings
+from services.settings import Settings, sentences
 
 WORKERS = 2
 THREADS = 64
@@ -69,7 +70,10 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def main() -> None:
     """Runs until it is told to stop; the database is brought up to date first, once for all processes."""
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit("Loopline's API cannot start:\n" + "\n".join(sentences(error)))
     logs.configure(settings)
     engine = db.engine(settings.database_url)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from local.launcher import CannotListen, Failed, InUse, Launcher, Part, signals_as_interrupts
-from services.settings import Settings
-
-WANTED = {
-    "int_parsing": "a whole number",
-    "float_parsing": "a number",
-    "string_pattern_mismatch": "names of small letters, digits, dots, hyphens and underscores, with commas between",
-}
-"""What is wanted instead, by pydantic's word for what is wrong; elsewhere its own text will do."""
+from services.settings import Settings, is_loopback, sentences
 
 
 def main() -> int:
@@ -34,7 +27,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except ValidationError as error:
-        print("\n".join(wrong(error)), file=sys.stderr)
+        print("\n".join(sentences(error)), file=sys.stderr)
         return 2
 
 
@@ -69,29 +62,13 @@ def told(write: Callable[[str], None] = lambda line: print(line, flush=True)) ->
     return lambda part: write(f"  {part.name:<10} {'started' if part.seconds is None else f'{part.seconds:5.2f} s'}")
 
 
-def wrong(error: ValidationError) -> Iterator[str]:
-    """A sentence for each setting that cannot be used, which names its variable."""
-    for found in error.errors():
-        reason = found["msg"].removeprefix("Value error, ")
-        if not found["loc"]:  # between two settings, which it names itself
-            yield f"{reason}."
-            continue
-        name = f"LOOPLINE_{str(found['loc'][0]).upper()}"
-        if found["type"] == "value_error":
-            yield f"{name}: {reason}."
-        elif found["type"] != "default_factory_not_called":  # what only follows from another
-            wanted = WANTED.get(found["type"], reason.removeprefix("Input should be "))
-            for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
-                wanted = wanted.replace(long, short)
-            yield f'{name} must be {wanted}; got "{found["input"]}".'
-
-
 def addresses(service: Launcher) -> str:
     folder = service.folder
     rows = {
         "API": f"{service.url}/v1",
         "documentation": f"{service.url}/docs",
         "health": f"{service.url}/v1/health/ready",
+        "API keys": keys(service.settings),
         "broker": service.settings.broker_url.rpartition("@")[2].removeprefix("redis://"),
         "data": str(folder),
         "logs": f"{folder / 'log'}/api.log, worker.log, scheduler.log, broker.log",
@@ -99,6 +76,16 @@ def addresses(service: Launcher) -> str:
     lines = [f"  {name:<14} {value}" for name, value in rows.items()]
     other = "" if service.settings.port == 8080 else f"  (for the command: export LOOPLINE_URL={service.url})"
     return "\n".join(["", "Loopline is up. Ctrl-C stops it.", "", *lines, *([other] if other else []), ""])
+
+
+def keys(settings: Settings) -> str:
+    """Whether a key is needed, why, and how to have it otherwise."""
+    if settings.needs_keys:
+        return "needed; the first one: .venv/bin/python -m services keys create --scopes read,submit,admin"
+    where = (
+        "it listens on this machine only" if is_loopback(settings.host) else "LOOPLINE_AUTH=none: anybody may come in"
+    )
+    return f"none needed: {where} (LOOPLINE_AUTH=keys asks for them)"
 
 
 def _options() -> argparse.Namespace:

@@ -64,7 +64,12 @@ def service(on_start: Callable[[Part], None], on_stop: Callable[[], None]) -> It
 def settings(folder: Path) -> Settings:
     """The environment may say how to train (threads, device); where the data lie and who listens is the demo's own."""
     given = Settings(data_dir=folder, host="127.0.0.1", port=0)
-    own = {"database_url": f"sqlite:///{folder}/loopline.db", "database_url_file": None, "broker_url_file": None}
+    own = {
+        "auth": "auto",
+        "database_url": f"sqlite:///{folder}/loopline.db",
+        "database_url_file": None,
+        "broker_url_file": None,
+    }
     copy = given.model_copy(update=own)
     copy.model_fields_set.discard("broker_url")  # not that of the environment
     return copy

@@ -218,7 +218,9 @@ def check_schema(engine: Engine) -> None:
     if found == REVISION:
         return
     if found is None:
-        raise SchemaMismatch("The database has no tables yet; start the service once, or run `alembic upgrade head`.")
+        raise SchemaMismatch(
+            "The database has no tables yet; start the service once, or run `python -m services migrate`."
+        )
     raise SchemaMismatch(
         f"The database's schema is revision {found}; this version of Loopline works with {REVISION}. "
         "Start the newest version, which upgrades the schema by itself."

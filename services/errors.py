@@ -6,7 +6,8 @@
     │   ├── DatasetNotFound
     │   ├── CheckpointNotFound
     │   ├── ModelNotReady
-    │   └── TenantNotFound
+    │   ├── TenantNotFound
+    │   └── KeyNotFound
     ├── Invalid                    the request cannot be right, whatever the state of the service
     │   ├── SpecInvalid            every problem at once, each with a JSON pointer
     │   ├── DatasetInvalid         says which rows
@@ -19,6 +20,9 @@
     │   ├── DatasetInUse
     │   ├── QuotaExceeded
     │   └── TenantExists
+    ├── Unauthorized               who asks is not known
+    ├── Forbidden                  who asks is known, and may not do this
+    ├── RateLimited                right in itself, but too often
     ├── TooLarge
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
     ├── Unavailable                try again later
@@ -95,6 +99,12 @@ class TenantNotFound(NotFound):
     """There is no tenant of this name."""
 
     code = "tenant_not_found"
+
+
+class KeyNotFound(NotFound):
+    """There is no API key with this id."""
+
+    code = "key_not_found"
 
 
 class Invalid(LooplineError):
@@ -178,6 +188,36 @@ class TenantExists(Conflict):
     """There is a tenant of this name already."""
 
     code = "tenant_exists"
+
+
+class Unauthorized(LooplineError):
+    """This needs an API key that is valid."""
+
+    code = "unauthorized"
+
+    def __init__(self, message: str | None = None, *, was_given: bool = True) -> None:
+        super().__init__(message)
+        self.was_given = was_given
+
+
+class Forbidden(LooplineError):
+    """The API key lacks a scope."""
+
+    code = "forbidden"
+
+    def __init__(self, message: str | None = None, *, scope: str = "") -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+class RateLimited(LooplineError):
+    """There were too many requests; wait for as long as Retry-After says."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str | None = None, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class TooLarge(LooplineError):

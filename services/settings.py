@@ -5,11 +5,15 @@ Settings are built once at the edge of a process (`Settings()`) and passed down;
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services import production
 
 
 def _secret(path: Path) -> str:
@@ -49,7 +53,13 @@ class Settings(BaseSettings):
     and `LOOPLINE_BROKER_URL_FILE` name files to read them from (Docker and Kubernetes secrets).
     """
 
-    model_config = SettingsConfigDict(env_prefix="LOOPLINE_", frozen=True, validate_default=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LOOPLINE_",
+        frozen=True,
+        validate_default=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # it may be a password
+    )
 
     data_dir: AbsolutePath = Field(
         default=Path("var"),
@@ -76,6 +86,22 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
     port: int = Field(default=8080, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")
+    auth: Literal["auto", "keys", "none"] = Field(
+        default="auto",
+        description="Who needs an API key. auto: nobody while the API listens on a loopback address only, everybody "
+        "otherwise and in production. keys: everybody. none: nobody, wherever it listens.",
+    )
+    rate_limit: str = Field(
+        default="200 per 10 seconds",
+        pattern=r"^(none|[1-9][0-9]{0,6} per ([1-9][0-9]{0,4} )?(second|minute|hour)s?)$",
+        description="How many requests each API key may make, or none for no limit. Where no keys are needed there is "
+        "no limit either. Example: 1000 per minute",
+    )
+    production: bool = Field(
+        default=False,
+        description="Refuse to start with what is fit for trying out only: no keys, SQLite, a database or broker "
+        "without a password or with one that everybody knows.",
+    )
     lease_seconds: float = Field(
         default=60.0, gt=0, description="How long a worker owns a job without renewing, in seconds of database time."
     )
@@ -132,7 +158,55 @@ class Settings(BaseSettings):
             raise ValueError("LOOPLINE_RENEW_SECONDS must be at most half of LOOPLINE_LEASE_SECONDS")
         return self
 
+    @model_validator(mode="after")
+    def _fit_for_production(self) -> Self:
+        if self.production and (found := production.complaints(self)):
+            raise ValueError("\n".join(["LOOPLINE_PRODUCTION is set, and this is not fit for it:", *found]))
+        return self
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether clients of the API must show a key."""
+        return self.auth == "keys" or (self.auth == "auto" and (self.production or not is_loopback(self.host)))
+
     @property
     def queue_names(self) -> tuple[str, ...]:
         """The queues a worker listens to, in order, each once."""
         return tuple(dict.fromkeys(self.queues.split(",")))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this name or address means this machine alone."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+WANTED = {
+    "int_parsing": "a whole number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "queues": "names of small letters, digits, dots, hyphens and underscores, with commas between",
+    "rate_limit": "such as `200 per 10 seconds` or `1000 per minute`, or `none`",
+}
+"""What is wanted instead, by the setting or by pydantic's word for what is wrong; elsewhere its own text will do."""
+
+
+def sentences(error: ValidationError) -> Iterator[str]:
+    """A sentence for each setting that cannot be used, which names its variable."""
+    for found in error.errors():
+        reason = found["msg"].removeprefix("Value error, ").removesuffix(".")
+        if not found["loc"]:  # between several settings, which it names itself
+            yield f"{reason}."
+            continue
+        setting = str(found["loc"][0])
+        name = f"LOOPLINE_{setting.upper()}"
+        if found["type"] == "value_error":
+            yield f"{name}: {reason}."
+        elif found["type"] != "default_factory_not_called":  # what only follows from another
+            plain = reason.removeprefix("Input should be ")
+            wanted = WANTED.get(setting) or WANTED.get(found["type"], plain)
+            for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
+                wanted = wanted.replace(long, short)
+            yield f'{name} must be {wanted}; got "{found["input"]}".'

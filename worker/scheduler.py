@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 
+from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 
 from services import db, logs
 from services.errors import Unavailable
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
-from services.settings import Settings
+from services.settings import Settings, sentences
 from services.storage import Storage
 from worker.bell import CeleryDoorbell
 
@@ -44,7 +46,10 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
 
 
 def main() -> None:
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit("Loopline's scheduler cannot start:\n" + "\n".join(sentences(error)))
     logs.configure(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

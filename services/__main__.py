@@ -1,0 +1,248 @@
+"""`python -m services`: what is done on the host that has the database. No key is needed for it.
+
+It reads the same LOOPLINE_ settings as the service. What was asked for goes to stdout and everything else to stderr,
+so that KEY=$(python -m services keys create ...) holds the key and nothing more. Exit status: 0 done, 1 the database
+cannot be used, 2 the request is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from services import audit, db, keys, tenants
+from services.audit import Actor
+from services.errors import Invalid, LooplineError, Unavailable
+from services.orm import ApiKey, Tenant
+from services.settings import Settings, sentences
+
+DAY = 24 * 3600.0
+MOST = 10_000
+LIMITS = {
+    "max_queued": "jobs that wait, queued or paused",
+    "max_running": "jobs that run at a time",
+    "max_bytes": "bytes of uploaded data sets",
+}
+
+Options = argparse.Namespace
+Command = Callable[[Session, Options], Iterable[str]]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        engine = db.engine(Settings().database_url)
+        try:
+            if options.command is migrate:
+                db.migrate(engine)
+            else:
+                db.check_schema(engine)
+            with db.session_scope(engine) as session:
+                lines = list(options.command(session, options))
+        finally:
+            engine.dispose()
+    except ValidationError as error:
+        print("\n".join(sentences(error)), file=sys.stderr)
+        return 2
+    except LooplineError as error:
+        print("\n  ".join([error.message, *_problems(error)]), file=sys.stderr)
+        return 1 if isinstance(error, Unavailable) else 2
+    if lines:
+        print("\n".join(lines))
+    return 0
+
+
+def migrate(session: Session, options: Options) -> Iterable[str]:
+    """Bring the database's schema up to date, as the API does when it starts."""
+    tell(f"The database is at revision {db.REVISION}.")
+    return ()
+
+
+def create_tenant(session: Session, options: Options) -> Iterable[str]:
+    """Make a tenant; without limits it may have as much as it likes."""
+    made = tenants.create(session, options.name, **limits(options))
+    audit.record(session, Actor(made.name), "tenant.create")
+    tell(f"The tenant {made.name} is there. Make its first key: {as_typed('keys create --tenant', made.name)}")
+    return ()
+
+
+def set_tenant(session: Session, options: Options) -> Iterable[str]:
+    """Change the limits of a tenant: those that are given."""
+    changed = tenants.change(session, options.name, **limits(options))
+    audit.record(session, Actor(changed.name), "tenant.set")
+    return table([described(session, changed)])
+
+
+def list_tenants(session: Session, options: Options) -> Iterable[str]:
+    """List the tenants with what they have and may have."""
+    return table([described(session, tenant) for tenant in tenants.list(session)])
+
+
+def create_key(session: Session, options: Options) -> Iterable[str]:
+    """Make an API key and print it, once: only a hash of it is kept."""
+    seconds = None if options.expires_days is None else options.expires_days * DAY
+    scopes = [scope.strip() for scope in options.scopes.split(",")]
+    key, text = keys.create(session, options.tenant, scopes, name=options.name, expires_seconds=seconds)
+    audit.record(session, Actor(key.tenant), "key.create", key.id)
+    ends = f"ends {when(key.expires_at)}" if key.expires_at else "does not end by itself"
+    tell(f"{key.id} of the tenant {key.tenant} may {key.scopes.replace(',', ', ')} and {ends}.")
+    tell("This is the only time that it is shown; clients read it from LOOPLINE_API_KEY.")
+    return [text]
+
+
+def list_keys(session: Session, options: Options) -> Iterable[str]:
+    """List keys, newest first, without their secrets."""
+    found, _ = keys.list(session, tenant=options.tenant, limit=MOST)
+    return table([shown(key) for key in found])
+
+
+def revoke_key(session: Session, options: Options) -> Iterable[str]:
+    """End a key; running services refuse it within a few seconds."""
+    key = keys.revoke(session, options.id)
+    audit.record(session, Actor(key.tenant), "key.revoke", key.id)
+    tell(f"{key.id} of the tenant {key.tenant} is revoked since {when(key.revoked_at)}.")
+    return ()
+
+
+def list_audit(session: Session, options: Options) -> Iterable[str]:
+    """List who did what, newest first."""
+    found, _ = audit.list(session, tenant=options.tenant, limit=options.limit)
+    return table(
+        {
+            "at": when(entry.at),
+            "tenant": entry.tenant,
+            "key": entry.key_id or "-",
+            "action": entry.action,
+            "resource": entry.resource_id or "-",
+            "request": entry.request_id or "-",
+            "from": entry.remote_address or "-",
+        }
+        for entry in found
+    )
+
+
+def described(session: Session, tenant: Tenant) -> dict[str, str]:
+    """A tenant as a row: what it has, and after a stroke what it may have."""
+    use = tenants.use(session, tenant.name)
+    has = {"queued": use.queued, "running": use.running, "bytes": use.bytes}
+    most = {name: getattr(tenant, f"max_{name}") for name in has}
+    share = {name: f"{has[name]} / {'-' if most[name] is None else most[name]}" for name in has}
+    return {"tenant": tenant.name, **share, "created": when(tenant.created_at)}
+
+
+def shown(key: ApiKey) -> dict[str, str]:
+    """A key as a row."""
+    ended = f"revoked {when(key.revoked_at)}" if key.revoked_at else when(key.expires_at)
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "name": key.name or "-",
+        "scopes": key.scopes,
+        "created": when(key.created_at),
+        "used": when(key.last_used_at),
+        "ends": ended,
+    }
+
+
+def table(rows: Iterable[dict[str, str]]) -> list[str]:
+    """Rows in columns, under their names; nothing where there are none."""
+    found = [*rows]
+    if not found:
+        tell("There is nothing to list.")
+        return []
+    lines = [[*found[0]], *([*row.values()] for row in found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def when(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def as_typed(*words: str) -> str:
+    return " ".join(("python -m services", *words))
+
+
+def limits(options: Options) -> dict[str, int | None]:
+    """Those limits that were given."""
+    return {name: getattr(options, name) for name in LIMITS if hasattr(options, name)}
+
+
+def number_or_none(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+def _problems(error: LooplineError) -> list[str]:
+    return [str(problem) for problem in error.problems] if isinstance(error, Invalid) else []
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with an example for each command."""
+    about = (__doc__ or "").split("\n")[0].partition(": ")[2]
+    top = argparse.ArgumentParser(prog="python -m services", description=about, epilog=_example("tenants list"))
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _tenants(
+        _group(commands, "tenants", "teams that see nothing of each other", "tenants create acme --max-queued 100")
+    )
+    _keys(_group(commands, "keys", "what clients show to the API", "keys create --tenant acme --scopes read,submit"))
+    one = _command(commands, "audit", list_audit, "audit --tenant acme --limit 20")
+    one.add_argument("--tenant", metavar="NAME", help="only what was done to this tenant")
+    one.add_argument("--limit", metavar="COUNT", type=int, default=100, help="the newest so many; 100 otherwise")
+    _command(commands, "migrate", migrate, "migrate")
+    return top
+
+
+def _tenants(commands: Commands) -> None:
+    _command(commands, "list", list_tenants, "tenants list")
+    for one in (
+        _command(commands, "create", create_tenant, "tenants create acme --max-queued 100 --max-running 4"),
+        _command(commands, "set", set_tenant, "tenants set acme --max-queued none"),
+    ):
+        one.add_argument("name", metavar="NAME")
+        for limit, what in LIMITS.items():
+            option, about = f"--{limit.replace('_', '-')}", f"{what}; `none` is no limit"
+            one.add_argument(option, metavar="N", type=number_or_none, default=argparse.SUPPRESS, help=about)
+
+
+def _keys(commands: Commands) -> None:
+    one = _command(commands, "create", create_key, "keys create --tenant acme --scopes read,submit --name ci")
+    one.add_argument("--tenant", metavar="NAME", default=tenants.DEFAULT, help="whose key it is; `default` otherwise")
+    scopes = f"one or more of {','.join(keys.Scope)}, with commas between; read,submit otherwise"
+    one.add_argument("--scopes", metavar="SCOPES", default="read,submit", help=scopes)
+    one.add_argument("--name", help="what it is for, to tell it from others")
+    one.add_argument("--expires-days", metavar="DAYS", type=float, help="it ends after so many days")
+    one = _command(commands, "list", list_keys, "keys list --tenant acme")
+    one.add_argument("--tenant", metavar="NAME", help="only those of this tenant")
+    one = _command(commands, "revoke", revoke_key, "keys revoke key_01m8534rdzpk2b2nwmwmj4v6dg")
+    one.add_argument("id", metavar="ID")
+
+
+def _group(commands: Commands, name: str, about: str, example: str) -> Commands:
+    group = commands.add_parser(name, help=about, description=about, epilog=_example(example))
+    return group.add_subparsers(required=True, metavar="COMMAND")
+
+
+def _command(commands: Commands, name: str, command: Command, example: str) -> argparse.ArgumentParser:
+    about = (command.__doc__ or "").strip()
+    one = commands.add_parser(name, help=about[:1].lower() + about[1:-1], description=about, epilog=_example(example))
+    one.set_defaults(command=command)
+    return one
+
+
+def _example(arguments: str) -> str:
+    return f"example: {as_typed(arguments)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

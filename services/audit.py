@@ -1,0 +1,58 @@
+"""Who did what: an entry for each change that somebody asked for, written in the transaction that made it.
+
+What was refused is not here: it changed nothing, and a stranger could fill the database with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.orm import AuditEntry
+from services.text import clean
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Somebody who changes something of a tenant. Who has neither key nor request sits at the service's own host."""
+
+    tenant: str
+    key_id: str | None = None
+    request_id: str | None = None
+    remote_address: str | None = None
+
+
+def record(session: Session, actor: Actor, action: str, resource_id: str | None = None) -> None:
+    """Write down that `actor` did `action`, a noun and a verb such as `job.cancel`, to a resource."""
+    session.execute(
+        sa.insert(AuditEntry).values(
+            at=now(),
+            tenant=actor.tenant,
+            key_id=actor.key_id,
+            action=action,
+            resource_id=None if resource_id is None else clean(resource_id, 200),
+            request_id=actor.request_id,
+            remote_address=actor.remote_address,
+        )
+    )
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(
+    session: Session, *, tenant: str | None = None, limit: int = 100, after: int | None = None
+) -> tuple[Sequence[AuditEntry], bool]:
+    """Entries older than `after`, newest first, and whether there are more."""
+    query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(AuditEntry.tenant == tenant)
+    if after is not None:
+        query = query.where(AuditEntry.id < after)
+    rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit

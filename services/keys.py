@@ -1,0 +1,182 @@
+"""API keys: shown once, stored as a hash, looked up by their id, compared in constant time.
+
+A key is `ll_<id>_<secret>`. The secret is 32 random bytes, so a plain SHA-256 keeps it: a slow hash protects what
+people make up, and nobody guesses 256 bits. The id is no secret; it says which hash to compare with, and names the key
+in lists and in the audit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services import tenants
+from services.db import now
+from services.errors import BadRequest, KeyNotFound, Problem, Unauthorized
+from services.orm import ApiKey, new_id
+from services.text import clean
+
+SECRET_BYTES = 32
+USED_SECONDS = 60.0
+"""How exact `last_used_at` is: it is written at most once in so long."""
+
+_TEXT = re.compile(r"ll_([0-9a-hjkmnp-tv-z]{26})_([0-9a-f]{64})")
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+_NOBODYS = hashlib.sha256(secrets.token_bytes(SECRET_BYTES)).hexdigest()
+_NOT_KNOWN = "This API key is not known here; look for a slip in copying it, or ask who runs the service for another."
+
+
+class Scope(StrEnum):
+    """What a key may be used for; a key has one or more, and none of them includes another."""
+
+    READ = "read"
+    """Look at jobs, data sets, workers, and download."""
+    SUBMIT = "submit"
+    """Submit, cancel, pause, resume and delete jobs; upload and delete data sets."""
+    ADMIN = "admin"
+    """Make, list and revoke keys of the tenant; read its audit."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who asks: a tenant, and what it may do."""
+
+    tenant: str
+    scopes: frozenset[Scope]
+    key_id: str | None = None
+    """None where no key was needed."""
+
+
+ANYBODY = Identity(tenants.DEFAULT, frozenset(Scope))
+"""Who asks where no key is needed."""
+
+
+class Created(NamedTuple):
+    """A key, and its text, which nobody can show again."""
+
+    key: ApiKey
+    text: str
+
+
+def create(
+    session: Session,
+    tenant: str,
+    scopes: Iterable[str],
+    *,
+    name: str | None = None,
+    expires_seconds: float | None = None,
+) -> Created:
+    """A new key of the tenant; `expires_seconds` from now it ends by itself.
+
+    Raises:
+        BadRequest: a scope, the name or the time is none.
+        TenantNotFound: there is no such tenant.
+    """
+    wanted = _scopes(scopes)
+    if name is not None and not _NAME.fullmatch(name):
+        raise BadRequest("This is no name for a key.", [Problem("/name", "must have 1 to 100 printable characters")])
+    if expires_seconds is not None and expires_seconds <= 0:
+        raise BadRequest("This key would have ended already.", [Problem("/expires_days", "must be greater than 0")])
+    tenants.get(session, tenant)
+    key_id, secret = new_id("key"), secrets.token_hex(SECRET_BYTES)
+    insert = sa.insert(ApiKey).values(
+        id=key_id,
+        tenant=tenant,
+        name=name,
+        scopes=",".join(wanted),
+        secret_sha256=_hash(secret),
+        created_at=now(),
+        expires_at=None if expires_seconds is None else now() + expires_seconds,
+    )
+    return Created(session.scalars(insert.returning(ApiKey)).one(), f"ll_{key_id.removeprefix('key_')}_{secret}")
+
+
+def verify(session: Session, text: str) -> Identity:
+    """Whose key this is. That a key was revoked or has ended is told only to who has its secret.
+
+    Raises:
+        Unauthorized: nobody's.
+    """
+    parsed = _TEXT.fullmatch(text)
+    if parsed is None:
+        raise Unauthorized("This is no API key: one begins with ll_ and has 94 characters; look for a slip in copying.")
+    key_id, secret = parsed.groups()
+    over = sa.func.coalesce(ApiKey.expires_at <= now(), sa.false()).label("over")
+    row = session.execute(select(ApiKey, over).where(ApiKey.id == f"key_{key_id}")).one_or_none()
+    # An id that nobody has takes as long as a wrong secret.
+    is_right = hmac.compare_digest(_hash(secret), row.ApiKey.secret_sha256 if row else _NOBODYS)
+    if row is None or not is_right:
+        raise Unauthorized(_NOT_KNOWN)
+    key, is_over = row
+    if key.revoked_at is not None or is_over:
+        how = "was revoked" if key.revoked_at is not None else "has ended"
+        raise Unauthorized(f"The API key {key.id} {how}; ask who runs the service for another.")
+    return Identity(key.tenant, scopes_of(key), key.id)
+
+
+def scopes_of(key: ApiKey) -> frozenset[Scope]:
+    """What the key may be used for."""
+    return frozenset(map(Scope, key.scopes.split(",")))
+
+
+def used(session: Session, key_id: str) -> None:
+    """Note that the key was used now, unless that stands there already or another transaction holds the row."""
+    stale = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - USED_SECONDS)
+    free = select(ApiKey.id).where(ApiKey.id == key_id, stale).with_for_update(skip_locked=True).scalar_subquery()
+    session.execute(sa.update(ApiKey).where(ApiKey.id == free).values(last_used_at=now()))
+
+
+def revoke(session: Session, key_id: str, *, tenant: str | None = None) -> ApiKey:
+    """End a key; one that was revoked before stays as it is.
+
+    Raises:
+        KeyNotFound: there is none, or it is another tenant's.
+    """
+    query = select(ApiKey).where(ApiKey.id == clean(key_id, 100), *_of(tenant)).with_for_update()
+    found = session.scalar(query)
+    if found is None:
+        raise KeyNotFound(f"There is no API key {clean(key_id, 100)}.")
+    if found.revoked_at is None:
+        found.revoked_at = session.scalar(select(now()))
+        session.flush()
+    return found
+
+
+def _scopes(given: Iterable[str]) -> Collection[Scope]:
+    wanted = set(given)
+    if not wanted or wanted - set(Scope):
+        allowed = f"must be one or more of {', '.join(Scope)}"
+        raise BadRequest("These are no scopes for a key.", [Problem("/scopes", allowed)])
+    return [scope for scope in Scope if scope in wanted]
+
+
+def _of(tenant: str | None) -> tuple[sa.ColumnElement[bool], ...]:
+    return () if tenant is None else (ApiKey.tenant == tenant,)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(
+    session: Session, *, tenant: str | None = None, limit: int = 20, after: str | None = None
+) -> tuple[Sequence[ApiKey], bool]:
+    """Keys older than `after`, newest first, and whether there are more; those that have ended too."""
+    query = select(ApiKey).where(*_of(tenant)).order_by(ApiKey.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(ApiKey.id < after)
+    rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit

@@ -1,0 +1,96 @@
+"""What is fit for trying out only: `LOOPLINE_PRODUCTION=true` lets no process start with it.
+
+A sentence names the variable and the way out, and never the secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from services.settings import Settings
+
+SHORTEST = 12
+"""Characters of a password. One that is drawn at random is longer; what people make up is guessed sooner."""
+
+KNOWN = frozenset(
+    {
+        *(
+            "admin",
+            "broker",
+            "changeme",
+            "database",
+            "db",
+            "default",
+            "example",
+            "guest",
+            "letmein",
+            "loopline",
+            "pass",
+        ),
+        *(
+            "passwd",
+            "password",
+            "postgres",
+            "postgresql",
+            "qwerty",
+            "redis",
+            "root",
+            "secret",
+            "test",
+            "user",
+            "valkey",
+        ),
+        *("changethis", "changeit", "replaceme", "mysecretpassword", "yourpassword", "supersecret", "secretpassword"),
+    }
+)
+"""Passwords that stand in examples and images, in small letters and without what stands around and between them."""
+
+
+def complaints(settings: Settings) -> list[str]:
+    """What must be changed before this may serve others, a sentence each; none when all is well."""
+    found = []
+    if settings.auth == "none":
+        found.append("LOOPLINE_AUTH=none lets everybody in; set it to keys, or leave it out.")
+    found += _of_database(_variable(settings, "database_url"), settings.database_url)
+    found += _of_password(_variable(settings, "broker_url"), settings.broker_url, "redis://:PASSWORD@HOST:6379/0")
+    return found
+
+
+def _of_database(variable: str, url: str) -> Iterator[str]:
+    if url.startswith("sqlite"):
+        yield f"{variable} is SQLite, which is for one machine; set it to postgresql://USER:PASSWORD@HOST/DATABASE."
+        return
+    yield from _of_password(variable, url, "postgresql://USER:PASSWORD@HOST/DATABASE")
+
+
+def _of_password(variable: str, url: str, form: str) -> Iterator[str]:
+    """At most one sentence about the password in an address."""
+    way_out = f"; make one with `openssl rand -hex 24` and set {variable} to {form}."
+    try:
+        parts = urlsplit(url)
+        password = _password(parts)
+    except ValueError:
+        yield f"{variable} cannot be read as an address{way_out}"
+        return
+    if not password:
+        yield f"{variable} has no password{way_out}"
+    elif _plain(password) in KNOWN | {_plain(unquote(parts.username or "")), _plain(parts.path)}:
+        yield f"{variable} has a password that everybody knows{way_out}"
+    elif len(password) < SHORTEST:
+        yield f"{variable} has a password of fewer than {SHORTEST} characters{way_out}"
+
+
+def _password(parts: SplitResult) -> str:
+    return unquote(parts.password or "") or parse_qs(parts.query).get("password", [""])[0]
+
+
+def _plain(text: str) -> str:
+    """In small letters, without marks, and without digits at the end: `Change-Me_123` is `changeme`."""
+    return "".join(filter(str.isalnum, text.lower())).rstrip("0123456789")
+
+
+def _variable(settings: Settings, name: str) -> str:
+    return f"LOOPLINE_{name.upper()}{'_FILE' if getattr(settings, f'{name}_file') else ''}"
