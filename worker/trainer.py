@@ -5,7 +5,8 @@
 It warms up (imports torch, takes one tiny training step), says `ready`, and waits for one order on its standard input.
 Then it trains, sending events to the descriptor LOOPLINE_EVENTS_FD, and ends. It dies with the supervisor that started
 it: by the kernel's hand on Linux, and everywhere when its standard input ends. It also dies when its supervisor does
-not say in time that the lease was renewed: one that is frozen could not stop it, and another attempt may follow.
+not say in time that the lease was renewed: one that is frozen could not stop it, and another attempt may follow. Where
+memory runs out it is the first that the kernel kills: its job goes on from a checkpoint, its supervisor says so.
 
 Exit status: 0 the last event was `finished` or `stopped`; 1 it was `failed`; 2 bad command line; 3 the supervisor is
 gone; SIGALRM: it heard of no renewal. Any other, or a signal, and no last event: it crashed.
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.errors import DatasetInvalid, TrainingError
-from worker.process import die_at, die_with_parent, let_alarms_kill
+from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
 
@@ -37,6 +38,7 @@ def main() -> int:
     options = _options()
     die_with_parent(options.parent)
     let_alarms_kill()
+    be_first_to_be_killed()
     send = _sender()
     inbox = Inbox(sys.stdin.fileno())
 

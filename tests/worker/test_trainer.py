@@ -109,6 +109,19 @@ def test_a_trainer_ends_when_its_orders_do() -> None:
     assert run_trainer("--parent", str(os.getpid()), stdin=b"").returncode == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that asks")
+def test_a_trainer_is_the_first_to_be_killed_when_memory_runs_out(spares: Noting) -> None:
+    trainer = spares.take()
+    try:
+        while not any(event["event"] == "ready" for event in trainer.wait(1)):
+            assert not trainer.has_exited(), trainer.output.last_words()
+        assert Path(f"/proc/{trainer.pid}/oom_score_adj").read_text() == "1000\n"
+        assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
+    finally:
+        trainer.end()
+        spares.end()
+
+
 @pytest.mark.parametrize("seconds", [[60, 0.3], [-1]])
 def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel(seconds: list[float]) -> None:
     """Its own guard: a supervisor that is frozen renews no lease, and stops no trainer. News of the lease may have
