@@ -66,12 +66,14 @@ def use_threads(spec: Spec) -> None:
 def device_of(name: str = "auto") -> torch.device:
     """The device of that name. Raises ValueError where there is none here, RuntimeError where torch cannot read it."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type not in ("cpu", "cuda"):
         raise ValueError("give auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError("there is no such GPU that torch can use")
+    if device.type == "cuda" and device.index is None:  # tensors there have a number, and `cuda` alone equals none
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -546,3 +546,13 @@ def test_warming_up_trains_every_cell_and_leaves_later_runs_as_they_would_have_b
 def test_a_device_is_chosen_or_named() -> None:
     assert run.device_of("cpu") == torch.device("cpu")
     assert run.device_of().type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_gpu_is_named_with_its_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is placed on `cuda` says that it is on `cuda:0`, and the two are not equal: batches would be moved twice."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert torch.device("cuda") != torch.device("cuda:0")
+    assert run.device_of(name) == torch.device("cuda:0")
