@@ -45,8 +45,8 @@ def ready() -> Response:
 def working() -> Response:
     """Are jobs being taken?
 
-    503 when jobs have been waiting for LOOPLINE_STUCK_SECONDS and no worker listens to their queue, or an idle one
-    does not take them; and while the database cannot be used.
+    503 when a worker cannot use its GPU; when jobs have been waiting for LOOPLINE_STUCK_SECONDS and no worker listens
+    to their queue, or an idle one does not take them; and while the database cannot be used.
     """
     checks = _work(current())
     if not _all_well(checks):

@@ -282,7 +282,7 @@ class Worker(Answer):
     name: str
     """Host, process id and a token: another one for each start."""
     queues: list[str]
-    state: Literal["idle", "busy"]
+    state: Literal["idle", "busy", "broken"]
     job_id: str | None
     started_at: datetime
     seen_at: datetime

@@ -2,7 +2,7 @@
 
     broker      an embedded Valkey, unless LOOPLINE_BROKER_URL names another
     api         gunicorn; brings the database up to date before it answers
-    worker      Celery with one pool process and a spare trainer
+    worker      Celery with one pool process and a spare trainer, one for each GPU
     scheduler   brings back what was lost
 
 Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies. A
@@ -29,9 +29,9 @@ from pathlib import Path
 
 from local import broker
 from services.settings import Settings
+from worker.process import tied
 
 ROOT = Path(__file__).resolve().parent.parent
-TIED = str(Path(__file__).with_name("tied.py"))
 
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.02
@@ -43,9 +43,6 @@ MOST_RESTARTS = 5  # of a part, in this many seconds; then something is wrong th
 RESTARTS_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 0.5  # before a part is started again; it doubles with each time of late
 LOCK = "local.lock"
-
-WORKER = ["celery", "--quiet", "-A", "worker.app", "worker"]
-WORKER += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
 class Failed(Exception):
@@ -167,7 +164,7 @@ class Launcher:
             changes["broker_url"] = f"redis://127.0.0.1:{self._start_broker()}/0"
         self.settings = self.settings.model_copy(update=changes)
         # Both spend a second on imports; the scheduler waits, it would only find a database without tables.
-        api, worker = self._begin("api", _python("api")), self._begin("worker", _python(*WORKER))
+        api, worker = self._begin("api", _python("api")), self._begin("worker", _python("worker"))
         self._await(api, lambda: _is_ready(self.settings.host, self.settings.port))
         self._await(worker, lambda: b" ready." in worker.log.read_bytes())
         self.on_start(self._begin("scheduler", _python("worker.scheduler")))  # nothing waits for it
@@ -205,7 +202,7 @@ class Launcher:
             log.replace(log.with_suffix(".log.1"))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-S", TIED, str(os.getpid()), *command],
+                tied(command),
                 cwd=ROOT,
                 env=environment(self.settings, os.environ),
                 stdin=subprocess.DEVNULL,

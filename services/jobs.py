@@ -525,6 +525,15 @@ def give_back(session: Session, lease: Lease) -> Job:
     return _requeue(session, owned(session, lease))
 
 
+def lose(session: Session, lease: Lease, message: str) -> Job:
+    """What the attempt computed on is gone: as `expire` does with a worker that fell silent, without the waiting.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    return _lose(session, owned(session, lease), message)
+
+
 def cancelled(session: Session, lease: Lease) -> Job:
     """The trainer has stopped because cancelling was asked for.
 
@@ -554,7 +563,10 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     without a new checkpoint between. Returns the ids of the jobs that were moved.
     """
     silent = select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit)
-    moved = [_lose(session, job).id for job in _take(session, silent)]
+    moved = [
+        _lose(session, job, f"Worker {job.worker} was lost during attempt {job.attempt}.", until=job.lease_until).id
+        for job in _take(session, silent)
+    ]
     for job in _take(session, select(Job).where(*_late()).limit(limit)):
         waited = job.spec["limits"]["max_queue_seconds"]
         late = f"No worker was free within limits.max_queue_seconds ({waited:g} s): raise it, or run more workers."
@@ -593,13 +605,11 @@ def files_of_resting(session: Session, *, within_seconds: float) -> Mapping[str,
     return kept
 
 
-def _lose(session: Session, job: Job) -> Job:
-    assert job.lease_until is not None  # noqa: S101  (the query asked for it)
-    told = f"Worker {job.worker} was lost during attempt {job.attempt}."
+def _lose(session: Session, job: Job, told: str, until: float | None = None) -> Job:
     if job.lost >= MAX_LOST and not job.cancel_requested:
         message = _told(Reason.WORKER_LOST, told)
-        return _end(session, job, Status.FAILED, reason=Reason.WORKER_LOST, message=message, until=job.lease_until)
-    values = {"lost": job.lost + 1, "until": job.lease_until}
+        return _end(session, job, Status.FAILED, reason=Reason.WORKER_LOST, message=message, until=until)
+    values = {"lost": job.lost + 1, "until": until}
     return _requeue(session, job, reason=Reason.WORKER_LOST, message=f"{told} The job goes on.", **values)
 
 

@@ -27,6 +27,8 @@ class State(StrEnum):
 
     IDLE = "idle"
     BUSY = "busy"
+    BROKEN = "broken"
+    """Its GPU is lost, or failed the self-test: it claims nothing. Its log says why and what to do."""
 
 
 def beat(
@@ -73,12 +75,14 @@ def runnable_for(session: Session, queues: Sequence[str], seconds: float) -> boo
 
 
 def stuck(session: Session, seconds: float) -> Sequence[str]:
-    """Sentences about queues whose jobs have been runnable for `seconds` with no worker to take them: none listens, or
-    an idle one leaves them lying. Empty when all is well, and when all workers are busy."""
+    """Sentences about workers that are broken, and about queues whose jobs have been runnable for `seconds` with no
+    worker to take them: none listens, or an idle one leaves them lying. Empty when all is well, and when all workers
+    are busy."""
     waiting = select(Job.queue, func.count(), func.max(now() - _since()))
     rows = session.execute(waiting.where(*_runnable_for(seconds)).group_by(Job.queue).order_by(Job.queue)).all()
-    living = list(session) if rows else ()
-    sentences = []
+    seen = list(session)
+    living = [worker for worker in seen if worker.state != State.BROKEN]
+    sentences = [broken(worker) for worker in seen if worker.state == State.BROKEN]
     for queue, jobs, longest in rows:
         listening = [worker for worker in living if queue in worker.queues.split(",")]
         idle = [worker.name for worker in listening if worker.state == State.IDLE]
@@ -88,6 +92,11 @@ def stuck(session: Session, seconds: float) -> Sequence[str]:
         elif idle:
             sentences.append(f"{many}, and {idle[0]} is idle and does not take them.")
     return sentences
+
+
+def broken(worker: Worker) -> str:
+    """The sentence about a worker that cannot work."""
+    return f"{worker.name} takes no jobs: its GPU cannot be used. Its log says why, and how to mend it."
 
 
 def _since() -> sa.ColumnElement[float]:

@@ -15,6 +15,7 @@ from services.jobs import Flags
 from services.leases import Lease
 from services.states import Reason, Status
 from services.storage import Storage, sha256
+from worker.advice import DEVICE_LOST, advised
 from worker.record import ENDS, Batch, Event, Trace, log_lines, trace
 from worker.slot import Claim, Slot
 from worker.spare import ProtocolError, Trainer, signal_name
@@ -39,6 +40,8 @@ class Attempt:
         self.last: Event | None = None  # the event that ends the attempt, once it has come
         self.ended = False
         self.heard = 0  # events about checkpoints that are in the database
+        self.began_training = False
+        self.device_trouble: str | None = None  # why the device cannot be used, where that ended the attempt
         self.asked: str | None = None  # what the trainer was asked to stop for
         self.step = claim.job.step
         self.began = time.monotonic()
@@ -157,13 +160,21 @@ class Attempt:
         for event in events:
             if self.last is not None:
                 return
+            self.began_training = self.began_training or event["event"] == "started"
             if event["event"] in ENDS:
-                self.last = event
+                self.last = self.judged(event)
                 self.trainer.end()
                 return
             if event["event"] == "steps":
                 self.step = event["first_step"] + len(event["loss"]) - 1
             self.pending.append(event)
+
+    def judged(self, last: Event) -> Event:
+        """The last event, or what follows from it where the device has failed: a job that had not begun had no part."""
+        if last.get("reason") != DEVICE_LOST:
+            return last
+        self.device_trouble = advised(str(last.get("message")))
+        return last if self.began_training else {"event": "stopped", "reason": DEVICE_LOST}
 
     def patience(self) -> float:
         """How long to wait for the trainer before something else is due, in seconds."""

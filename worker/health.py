@@ -1,7 +1,7 @@
 """The health check of a worker's container: `python -m worker.health`.
 
-It exits with 0 when workers of this host were seen lately and none of them leaves work lying, with 1 and a sentence
-otherwise. It reads the same LOOPLINE_ settings as the worker, and asks the database only.
+It exits with 0 when workers of this host were seen lately, one of them at least can work, and none leaves work lying;
+with 1 and a sentence otherwise. It reads the same LOOPLINE_ settings as the worker, and asks the database only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ def complaints(engine: Engine, settings: Settings, host: str) -> Sequence[str]:
         here = [worker for worker in workers.list(session) if worker.name.split(":")[0] == host]
         if not here:
             return [f"No worker of {host} was seen in the last {workers.SEEN_SECONDS:g} s."]
+        broken = [workers.broken(worker) for worker in here if worker.state == workers.State.BROKEN]
+        if len(broken) == len(here):  # starting them anew may help, and interrupts nobody
+            return broken
         return [
             f"{worker.name} is idle, while jobs of its queues have waited for more than {settings.stuck_seconds:g} s."
             for worker in here

@@ -18,6 +18,7 @@ from services import db, logs
 from services.settings import Settings
 from services.storage import Storage
 from worker import tasks, transport
+from worker.devices import gpu_of
 from worker.drain import Drain
 from worker.pulse import Pulse, end_parent
 from worker.slot import Slot
@@ -107,6 +108,7 @@ class Worker:
             spares=spares,
             drain=self._drain,
             worker=name(),
+            gpu=gpu_of(settings.device, os.environ),
         )
         self._pulse = Pulse(self._slot, end=partial(end_parent, os.getppid()))
         self._pulse.start()

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+TIED = str(Path(__file__).with_name("tied.py"))
 
 
 def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
@@ -29,6 +31,11 @@ def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         raise SystemExit("The process that started this one is gone.")
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command line of a child that is sent SIGTERM by the kernel when the thread that starts it ends."""
+    return [sys.executable, "-S", TIED, str(os.getpid()), *command]
 
 
 def die_at(moment: float) -> None:

@@ -1,4 +1,4 @@
-"""The sign of life of a worker, and its end when it has fallen deaf.
+"""The sign of life of a worker, and its end when it has fallen deaf or lost its GPU.
 
 A thread beside the one that works tells the database every few seconds that the worker is there. It also sees a fault
 that Celery has: after an outage of the broker a worker may be connected and never hear a bell again. A worker that is
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Pulse(threading.Thread):
     """Beats until `stop`. It starts no process: Linux would tie that to this thread's life.
 
-    `end` is called, once, when the worker is found deaf.
+    `end` is called, once, when the worker is found deaf, or has lost its GPU.
     """
 
     def __init__(self, slot: Slot, end: Callable[[], None]) -> None:
@@ -36,17 +36,15 @@ class Pulse(threading.Thread):
         self._slot, self._end = slot, end
         self._seconds = min(slot.settings.renew_seconds, LONGEST_SECONDS)
         self._stopped = threading.Event()
+        self._is_ending = False
 
     def run(self) -> None:
         while not self._stopped.is_set():
             try:
                 self.beat()
-                if self.is_deaf():
-                    log.error(
-                        "%s heard no bell for %g s while jobs wait for it: it takes itself for cut off and ends",
-                        self._slot.worker,
-                        self._slot.settings.stuck_seconds,
-                    )
+                if (reason := self.reason_to_end()) is not None:
+                    log.error("%s ends: %s", self._slot.worker, reason)
+                    self._is_ending = True
                     self._end()
                     return
             except Unavailable as error:
@@ -54,6 +52,15 @@ class Pulse(threading.Thread):
             except Exception:  # the one edge: a mistake of ours must not still the pulse
                 log.exception("the pulse met an unexpected error")
             self._stopped.wait(self._seconds)
+
+    def reason_to_end(self) -> str | None:
+        """Why this worker had better be started anew; None when it is well. Raises Unavailable."""
+        if self.is_broken() and not self._slot.ear.is_busy:
+            return self._slot.gpu.trouble
+        if self.is_deaf():
+            seconds = self._slot.settings.stuck_seconds
+            return f"it heard no bell for {seconds:g} s while jobs wait for it, and takes itself for cut off"
+        return None
 
     def beat(self) -> None:
         """Tell the database that this worker is there, and what it does. Raises Unavailable."""
@@ -63,10 +70,20 @@ class Pulse(threading.Thread):
                 session,
                 slot.worker,
                 queues=slot.settings.queue_names,
-                state=workers.State.BUSY if ear.is_busy else workers.State.IDLE,
+                state=self.state(),
                 job_id=ear.job_id,
                 heard_seconds_ago=None if ear.heard_at is None else time.monotonic() - ear.heard_at,
             )
+
+    def state(self) -> workers.State:
+        if self.is_broken():
+            return workers.State.BROKEN
+        return workers.State.BUSY if self._slot.ear.is_busy else workers.State.IDLE
+
+    def is_broken(self) -> bool:
+        """Whether the GPU is gone. A trainer that holds it open may go on for long; nothing is claimed after its job,
+        and then the worker ends: its fleet tests the GPU before it starts another."""
+        return not self._slot.gpu.look()
 
     def is_deaf(self) -> bool:
         """Whether it has been idle for long, unrung, with work for it waiting as long. Raises Unavailable."""
@@ -79,7 +96,8 @@ class Pulse(threading.Thread):
     def stop(self) -> None:
         """The worker ends in good order: take its sign of life away."""
         self._stopped.set()
-        self.join(END_SECONDS if self.is_alive() else 0)
+        if self.is_alive() and not self._is_ending:  # then it waits for the main process, and that for us
+            self.join(END_SECONDS)
         try:
             with db.session_scope(self._slot.engine) as session:
                 workers.gone(session, self._slot.worker)

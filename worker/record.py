@@ -16,6 +16,7 @@ from services.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
 from services.states import PERMANENT, Reason
+from worker import advice
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class Batch:
                 log.info("%s: attempt %d succeeded", lease.job_id, lease.attempt)
             case {"event": "stopped", "reason": reason}:
                 self._stopped(session, lease, reason)
+            case {"event": "failed", "reason": advice.DEVICE_LOST, "message": message}:
+                told = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
+                log.warning("%s: %s", lease.job_id, told)
+                jobs.lose(session, lease, told)
             case {"event": "failed", "reason": reason, "message": message}:
                 why = Reason(reason) if reason in set(Reason) else Reason.TRAINER_CRASHED
                 self._failed(session, lease, why, message)

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 from services.orm import Job
 from services.settings import Settings
 from services.storage import Storage
+from worker.devices import Gpu
 from worker.drain import Drain
 from worker.spare import Spares
 
@@ -53,6 +54,13 @@ class Slot:
     stop_seconds: float = 20.0
     """How long a trainer may take to stop when asked to, a checkpoint included, before it is killed."""
     ear: Ear = field(default_factory=Ear)
+    gpu: Gpu = field(default_factory=Gpu)
+
+    def may_claim(self) -> bool:
+        """Whether a job may be taken: the worker is not told to end, and what its trainers compute on is there."""
+        if (trouble := self.spares.trouble()) is not None:
+            self.gpu.lose(trouble)
+        return not self.drain and self.gpu.look()
 
 
 @dataclass(frozen=True)

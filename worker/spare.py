@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from services.training.environment import ENVIRONMENT
 from worker import process
+from worker.advice import DEVICE_LOST, advised
 from worker.output import Output
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,6 +226,12 @@ class Spares:
         self._environment = trainer_environment(os.environ if environment is None else environment)
         self._count = count
         self._spares: list[Trainer] = []
+        self._trouble: str | None = None
+
+    def trouble(self) -> str | None:
+        """Why the device cannot be used, as told by a spare that could not warm up on it; None where none did."""
+        self._bury()
+        return self._trouble
 
     def prepare(self) -> None:
         """Start spares until there are enough; those that died while waiting are replaced."""
@@ -249,6 +256,10 @@ class Spares:
         dead = [spare for spare in self._spares if spare.has_exited()]
         self._spares = [spare for spare in self._spares if spare not in dead]
         for spare in dead:
+            with suppress(ProtocolError):
+                for event in spare.rest():
+                    if event.get("reason") == DEVICE_LOST:
+                        self._trouble = advised(str(event.get("message")))
             spare.end()
 
 

@@ -28,10 +28,10 @@ def claims(slot: Slot, queue: str) -> Iterator[Claim]:
     The caller works each off before it asks for the next. Raises Unavailable.
     """
     settle(slot)
-    while not slot.drain and (claimed := claim(slot, queue)) is not None:
+    while slot.may_claim() and (claimed := claim(slot, queue)) is not None:
         yield claimed
     for other in slot.settings.queue_names:
-        if other != queue and not slot.drain and (claimed := claim(slot, other)) is not None:
+        if other != queue and slot.may_claim() and (claimed := claim(slot, other)) is not None:
             yield claimed
 
 
@@ -74,7 +74,10 @@ def supervise(slot: Slot, claim: Claim) -> None:
     trainer = slot.spares.take()
     try:
         trainer.send(order(slot, claim))
-        Attempt(slot, claim, trainer).run()
+        attempt = Attempt(slot, claim, trainer)
+        attempt.run()
+        if attempt.device_trouble is not None:
+            slot.gpu.lose(attempt.device_trouble)
     except LeaseLost as error:
         log.warning("%s: attempt %d is over: %s", job.id, job.attempt, error)
     except Exception as error:  # the one edge: a mistake of ours must not take the pool process along
@@ -83,7 +86,7 @@ def supervise(slot: Slot, claim: Claim) -> None:
     finally:
         trainer.end()
         slot.ear.job_id = None
-        if not slot.drain:
+        if not slot.drain and slot.gpu.trouble is None:
             slot.spares.prepare()
 
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.errors import DatasetInvalid, TrainingError
+from worker.advice import DEVICE_LOST, is_device_trouble
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
@@ -45,8 +46,16 @@ def main() -> int:
     from services.training import run  # torch comes along: after die_with_parent, before ready
 
     run.prepare_process(options.threads)
-    device = run.device_of(options.device)
-    run.warm(device)
+    device = None
+    try:
+        device = run.device_of(options.device)
+        run.warm(device)
+    except (RuntimeError, ValueError) as error:
+        if device is not None and device.type == "cpu":
+            raise
+        # No job had a part in it, not even where memory is short: others hold it.
+        send({**failure(error), "reason": DEVICE_LOST})
+        return 1
     send({"event": "ready", "device": str(device)})
 
     order = inbox.order()
@@ -86,6 +95,8 @@ def _reason(error: BaseException) -> str:
         return "out_of_memory_gpu"
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         return "out_of_memory_host"
+    if is_device_trouble(error):
+        return DEVICE_LOST
     return "trainer_crashed"
 
 

@@ -197,7 +197,7 @@ def workers(found: Iterable[Worker]) -> Listing:
     rows: list[dict[str, str | Text]] = [
         {
             "worker": worker.name,
-            "state": Text(worker.state, {"busy": "cyan"}.get(worker.state, "")),
+            "state": Text(worker.state, {"busy": "cyan", "broken": "red"}.get(worker.state, "")),
             "job": worker.job_id or text.NOTHING,
             "queues": ", ".join(worker.queues),
             "started": text.ago(worker.started_at),

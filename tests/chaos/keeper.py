@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from local.launcher import TIED
+from worker.process import tied
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESTART_SECONDS = 0.3
@@ -90,7 +90,7 @@ class Keeper:
     def _start(self, one: Kept) -> None:
         with one.log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-S", TIED, str(os.getpid()), *one.command],
+                tied(one.command),
                 cwd=ROOT,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local.launcher import WORKER, _free_port, _is_ready
+from local.launcher import _free_port, _is_ready
 from services import db, reconciler
 from services.settings import Settings
 from services.storage import Storage
@@ -21,6 +21,7 @@ from tests.chaos.evidence import Ack, Evidence, Thaw
 from tests.chaos.keeper import ROOT, Keeper, end_all, ours
 from tests.chaos.load import TERMINAL, Client
 from tests.chaos.monitor import Monitor, Wound
+from worker.fleet import CELERY
 
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
 HEAL_SECONDS = 180.0
@@ -121,7 +122,7 @@ class World:
         self.keeper = Keeper(self.folder, self._environment())
         self._undo.callback(self._end_processes)
         self.keeper.keep("api", "tests.chaos.api")
-        worker = [part if part != "worker.app" else "tests.chaos.app" for part in WORKER]
+        worker = [part if part != "worker.app" else "tests.chaos.app" for part in CELERY]
         for number in (1, 2):
             self.keeper.keep(f"worker-{number}", *worker)
             self.keeper.keep(f"scheduler-{number}", "tests.chaos.scheduler")

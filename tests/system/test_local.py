@@ -154,7 +154,7 @@ def test_a_killed_worker_and_scheduler_are_started_again_and_the_work_goes_on(
     with Client(service.url()) as client:
         job = client.submit(LONG)
         wait_until(lambda: job.refresh().progress.epoch > 0)
-        for name in ("worker.scheduler", "worker.app"):
+        for name in ("worker.scheduler", "worker"):
             part(service, name).kill()
         wait_until(lambda: job.refresh().attempt == 2)
         job.cancel()

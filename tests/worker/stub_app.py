@@ -1,7 +1,7 @@
 """A real Celery worker whose trainer is the stub: `celery -A tests.worker.stub_app worker`.
 
 `STUB_DEATHS` names fault points, with commas between, at each of which a process of the worker dies once by SIGKILL;
-that it has is noted by a file in the data folder.
+that it has is noted by a file in the data folder. `STUB_DEV` is a folder in the place of /dev.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from services import faults
-from worker import pulse
+from worker import devices, pulse
 from worker.pool import create_app
 
 pulse.END_SECONDS = 2.0
+devices.DEV = Path(os.environ.get("STUB_DEV", "/dev"))
 
 
 def die_once(noted: Path) -> None:

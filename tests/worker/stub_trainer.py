@@ -1,8 +1,9 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
 `stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` and `discuss` their fifth.
-`exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `half`, `headless` and `mortal` are ways to
-go wrong; `slow`, `chatter`, `talk`, `back` and `linger` are ways to go on. `times` is for how many attempts.
+`exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `device`, `cold`, `half`, `headless` and
+`mortal` are ways to go wrong; `slow`, `chatter`, `talk`, `back` and `linger` are ways to go on. `times` is for how many
+attempts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from worker.trainer import lines
 STEPS_PER_EPOCH = 4
 SIGNALS = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV}
 EXITS = {"exit": 7, "silent": 0}
+FAILURES = {
+    "diverge": ("diverged", "Training diverged at step 5."),
+    "device": ("device_lost", "CUDA error: unspecified launch failure"),
+}
 
 inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 events = int(os.environ.pop("LOOPLINE_EVENTS_FD"))
@@ -47,6 +52,9 @@ def main() -> None:
 
 
 def train(order: dict[str, Any], stub: str) -> None:
+    if stub == "cold":
+        send(event="failed", reason="device_lost", message="No CUDA GPUs are available", traceback=None)
+        sys.exit(1)
     folder, epochs = Path(order["directory"]), order["spec"]["training"]["epochs"]
     begin = json.loads(Path(order["resume"]).read_text())["step"] if order["resume"] else 0
     resumed = {"epoch": begin // STEPS_PER_EPOCH, "step": begin} if begin else None
@@ -115,8 +123,9 @@ def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
         sys.exit(1)
     elif stub == "headless":
         send(event="finished")
-    elif stub == "diverge":
-        send(event="failed", reason="diverged", message="Training diverged at step 5.", traceback=None)
+    elif stub in FAILURES:
+        reason, message = FAILURES[stub]
+        send(event="failed", reason=reason, message=message, traceback=None)
         sys.exit(1)
 
 

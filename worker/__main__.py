@@ -1,0 +1,26 @@
+"""`python -m worker`: a Celery worker for each GPU, or one for the CPU; see worker/fleet.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from services import logs
+from services.settings import Settings
+from worker import fleet
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Starts a Celery worker for each GPU (LOOPLINE_DEVICE), or one that computes on the CPU, and keeps "
+        "them up. SIGTERM ends them: running jobs save their place and go on elsewhere.",
+    )
+    parser.parse_args()
+    settings = Settings()
+    logs.configure(settings)
+    return fleet.run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

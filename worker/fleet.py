@@ -1,0 +1,274 @@
+"""One Celery worker a GPU: finds the GPUs, tests each, starts a worker on each, and keeps them up.
+
+A member of the fleet is a device with its processes: first the self-test, and when that has passed a Celery worker that
+sees this device and no other. One that ends by itself begins anew, with the self-test, so a GPU that was lost is tried
+again and nothing is claimed on it meanwhile. A member whose self-test fails says so as a worker that is `broken`. When
+no member is left that works, or a worker ends again and again, the fleet ends with an error: whoever keeps it (Docker,
+systemd, `make run`) starts it again, and in a container that is what brings a lost GPU back.
+
+Every process is a session of its own and is told by the kernel when the fleet dies. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services import db, workers
+from services.errors import Unavailable
+from services.settings import Settings
+from worker import process
+from worker.devices import CPU, Device, NoGpu, chosen
+
+ROOT = Path(__file__).resolve().parent.parent
+CELERY = ["celery", "--quiet", "-A", "worker.app", "worker", "--without-gossip", "--without-mingle"]
+CELERY += ["--without-heartbeat", "--concurrency", "1"]
+WORKER = [sys.executable, "-m", *CELERY]
+SELF_TEST = [sys.executable, "-m", "worker.selftest", "--json", "--device", "cuda"]
+
+LOOK_SECONDS = 0.1
+TEST_SECONDS = 180.0  # a driver that hangs is one that does not work
+STOP_SECONDS = 30.0  # above what a worker gives its trainer to write a checkpoint
+MOST_RESTARTS = 5  # of a worker, in this many seconds; then something is wrong that starting again does not mend
+RESTARTS_SECONDS = 60.0
+FIRST_WAIT_SECONDS = 0.5  # before a worker is started again; it doubles with each time of late
+RETEST_SECONDS = 60.0  # between self-tests of a device that failed one while others work; it doubles up to eight times
+SAY_SECONDS = 15.0  # between signs of life of a member that is broken
+
+log = logging.getLogger(__name__)
+
+
+class GivenUp(Exception):
+    """No worker can be kept up; the message says why."""
+
+
+class Member:
+    """A device, and the process that tests it or works on it."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.process: subprocess.Popen[bytes] | None = None
+        self.is_testing = False
+        self.trouble: str | None = None
+        """Why the self-test failed last; None when it passed, or has not ended yet."""
+        self.failed_tests = 0
+        self.started: list[float] = []
+        self.begin_at = 0.0
+        self.say_at = 0.0
+        self.kill_at = float("inf")
+
+    @property
+    def row(self) -> str:
+        """Its name among the workers while it is broken; else its worker has one of its own."""
+        return f"{socket.gethostname()}:{self.device.label}"
+
+
+class Fleet:
+    """Runs until `stop` is set, or raises GivenUp; whatever happens, what it started is ended."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        devices: Sequence[Device],
+        worker: Sequence[str],
+        self_test: Sequence[str],
+    ) -> None:
+        self.settings, self.worker, self.self_test = settings, worker, self_test
+        self.members = [Member(device) for device in devices]
+        self.has_worked = False
+        self.engine = db.engine(settings.database_url)
+
+    def run(self, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set():
+                for member in self.members:
+                    self._look(member)
+                self._judge()
+                stop.wait(LOOK_SECONDS)
+            for member in self.members:
+                if member.trouble is not None:
+                    self._forget(member)
+        finally:
+            self._end()
+            self.engine.dispose()
+
+    def _look(self, member: Member) -> None:
+        now = time.monotonic()
+        if member.process is None:
+            if now >= member.begin_at:
+                self._begin(member)
+            elif member.trouble is not None and now >= member.say_at:
+                member.say_at = now + SAY_SECONDS
+                self._tell(member)
+        elif process.has_exited(member.process):
+            status = self._reap(member)
+            if member.is_testing:
+                self._tested(member, status)
+            else:
+                self._ended(member, status)
+        elif now >= member.kill_at:
+            member.kill_at = float("inf")
+            process.kill_group(member.process.pid)
+
+    def _begin(self, member: Member) -> None:
+        """The self-test; on the CPU the worker at once: there the first spare trainer is test enough."""
+        if member.device is CPU:
+            self._work(member)
+            return
+        member.is_testing, member.kill_at = True, time.monotonic() + TEST_SECONDS
+        member.process = self._start(member, self.self_test, stdout=subprocess.PIPE)
+
+    def _tested(self, member: Member, status: int) -> None:
+        member.trouble = None if status == 0 else member.trouble
+        if status == 0:
+            log.info("%s (%s) has passed its self-test", member.device.label, member.device.name)
+            member.failed_tests = 0
+            self._forget(member)
+            self._work(member)
+            return
+        wait = RETEST_SECONDS * 2 ** min(member.failed_tests, 3)
+        member.failed_tests += 1
+        member.begin_at, member.say_at = time.monotonic() + wait, time.monotonic() + SAY_SECONDS
+        self._tell(member)
+        log.error(
+            "%s (%s) has failed its self-test and takes no jobs: %s",
+            member.device.label,
+            member.device.name,
+            member.trouble,
+        )
+
+    def _work(self, member: Member) -> None:
+        self.has_worked, member.is_testing, member.kill_at = True, False, float("inf")
+        recent = [at for at in member.started if at > time.monotonic() - RESTARTS_SECONDS]
+        member.started = [*recent, time.monotonic()]
+        member.process = self._start(member, [*self.worker, "--hostname", f"{member.device.label}@%h"])
+
+    def _ended(self, member: Member, status: int) -> None:
+        recent = [at for at in member.started if at > time.monotonic() - RESTARTS_SECONDS]
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        if len(recent) > MOST_RESTARTS:
+            raise GivenUp(
+                f"The worker on {member.device.label} {how}, {len(recent)} times in {RESTARTS_SECONDS:g} s; its log "
+                "lines above say why."
+            )
+        wait = FIRST_WAIT_SECONDS * 2 ** max(0, len(recent) - 1)
+        member.begin_at = time.monotonic() + wait
+        log.warning("the worker on %s %s and is started again in %g s", member.device.label, how, wait)
+
+    def _judge(self) -> None:
+        """Raises GivenUp when every member is broken; where `auto` found GPUs of which none works, takes the CPU."""
+        if not all(member.trouble is not None for member in self.members):
+            return
+        if self.settings.device == "auto" and not self.has_worked:
+            log.warning("no GPU can be used, the worker computes on the CPU; LOOPLINE_DEVICE=cuda would refuse to")
+            self.members = [Member(CPU)]
+            return
+        told = "; ".join(f"{member.device.label}: {member.trouble}" for member in self.members)
+        raise GivenUp(f"No GPU can be used. {told}")
+
+    # Processes
+
+    def _start(self, member: Member, command: Sequence[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            process.tied(command),
+            cwd=ROOT,
+            env=environment(member.device, os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            start_new_session=True,
+        )
+
+    def _reap(self, member: Member) -> int:
+        """Its exit status; what a self-test said is noted, and what the process may have left behind is killed."""
+        ended = member.process
+        assert ended is not None, "it was looked at"  # noqa: S101
+        process.kill_group(ended.pid)
+        said, _ = ended.communicate()
+        member.process = None
+        if member.is_testing:
+            member.trouble = _failure(said, ended.returncode)
+        return ended.returncode
+
+    def _end(self) -> None:
+        """Tell every worker to give its job back, wait, and kill what does not end."""
+        running = [member for member in self.members if member.process is not None]
+        for member in running:
+            assert member.process is not None  # noqa: S101
+            member.process.send_signal(signal.SIGKILL if member.is_testing else signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for member in running:
+            assert member.process is not None  # noqa: S101
+            while not process.has_exited(member.process) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            self._reap(member)
+
+    # The list of workers
+
+    def _tell(self, member: Member) -> None:
+        """Say among the workers that there is one that cannot work."""
+        self._write(
+            lambda session: workers.beat(
+                session,
+                member.row,
+                queues=self.settings.queue_names,
+                state=workers.State.BROKEN,
+                job_id=None,
+                heard_seconds_ago=None,
+            )
+        )
+
+    def _forget(self, member: Member) -> None:
+        self._write(lambda session: workers.gone(session, member.row))
+
+    def _write(self, write: Callable[[Any], None]) -> None:
+        try:
+            db.check_schema(self.engine)
+            with db.session_scope(self.engine) as session:
+                write(session)
+        except Unavailable as error:
+            log.warning("the list of workers could not be written: %s", error)
+
+
+def environment(device: Device, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What a process on this device gets: it sees this one alone, as its first."""
+    if device.uuid is None:
+        return {**inherited, "LOOPLINE_DEVICE": "cpu"}
+    return {**inherited, "LOOPLINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": device.uuid}
+
+
+def _failure(said: bytes | None, status: int) -> str | None:
+    """What a self-test that has ended found wrong; None when it passed."""
+    if status == 0:
+        return None
+    try:
+        steps = json.loads((said or b"").splitlines()[-1])["steps"]
+        return " ".join(f"{step['name']}: {step['detail']}" for step in steps if not step["passed"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        if status == -signal.SIGKILL:
+            return f"The self-test did not end within {TEST_SECONDS:g} s, or was killed: the driver may hang."
+        return f"The self-test ended with status {status} and said nothing."
+
+
+def run(settings: Settings, worker: Sequence[str] = WORKER, self_test: Sequence[str] = SELF_TEST) -> int:
+    """Keep workers up until SIGTERM or SIGINT. Returns the exit status: 1 when that cannot be done."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        devices = chosen(settings.device, os.environ)
+        log.info("a worker each for %s", ", ".join(f"{device.label} ({device.name})" for device in devices))
+        Fleet(settings, devices, worker, self_test).run(stop)
+    except (GivenUp, NoGpu) as error:
+        log.error("%s", error)
+        return 1
+    return 0
