@@ -51,7 +51,7 @@ format: setup  ## let ruff format the code and mend what it can
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
 
-docs: setup  ## write docs/spec.md and docs/settings.md anew from the code
+docs: setup  ## write docs/spec.md, docs/settings.md and the table of docs/metrics.md
 	@$(BIN)/python docs/tables.py
 
 bench: setup  ## measure speed and accuracy; the table goes to benchmarks/RESULTS.md (about 15 minutes)

@@ -14,6 +14,8 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from services import metrics
+
 RING = "worker.ring"
 PATIENCE_SECONDS = 0.2
 PAUSE_SECONDS = 1.0
@@ -49,6 +51,7 @@ class CeleryDoorbell:
         with self._one_at_a_time:
             began = time.monotonic()
             if began < self._silent_until:
+                metrics.BELLS.inc(result="failed")
                 return False
             error = self._send(queue)
             if error and time.monotonic() - began < PATIENCE_SECONDS / 2:
@@ -56,6 +59,7 @@ class CeleryDoorbell:
             if error:
                 self._silent_until = time.monotonic() + PAUSE_SECONDS
                 log.warning("the broker did not take the bell for %s; the scheduler will ring again: %s", queue, error)
+            metrics.BELLS.inc(result="failed" if error else "rung")
             return error is None
 
     def _send(self, queue: str) -> Exception | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from typing import Any
@@ -23,6 +24,8 @@ api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is o
 
 JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.25
+
+log = logging.getLogger(__name__)
 
 _BODY = {
     "required": True,
@@ -58,6 +61,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
         job, replayed = submission.submit(session, document, key=key, request_id=g.request_id)
         resource = described(session, job)
     if not replayed:
+        log.info("%s: submitted to the queue %s", job.id, job.queue, extra={"job_id": job.id})
         _ring(job)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     return openapi.answer(resource, 202, {"Location": resource.links.self, **_freshness(job), **again})

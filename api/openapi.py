@@ -20,7 +20,7 @@ from flask_openapi.openapi import OpenAPI
 from flask_openapi.types import ResponseDict as Documented
 from pydantic import BaseModel
 
-from api import errors
+from api import access, errors
 from api.schemas import ProblemDocument
 from services.training.spec import Spec
 
@@ -125,6 +125,7 @@ def answer(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None
 def register(app: Flask) -> None:
     """Gives every request an id, and every answer that id and the headers that keep browsers careful."""
     app.before_request(_name_request)
+    access.register(app)
     app.after_request(_finish)
 
 

@@ -6,6 +6,7 @@ Two processes of 64 threads: a long poll or a download holds a thread, not a pro
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
@@ -13,8 +14,8 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
-from api import wsgi
-from services import db, logs
+from api import access, wsgi
+from services import db, logs, metrics
 from services.errors import LooplineError
 from services.settings import Settings, sentences
 
@@ -52,6 +53,10 @@ class Log(Logger):  # type: ignore[misc]
         self.error_log.handlers.clear()
         self.error_log.propagate = True
 
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+        sent = resp.sent or (resp.response_length or 0) * (req.method != "HEAD")  # sendfile(2) does not count
+        access.answered(environ, int(str(resp.status)[:3]), request_time.total_seconds(), sent)
+
 
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by `settings` instead of a file or the command line."""
@@ -81,4 +86,5 @@ def main() -> None:
     except LooplineError as error:
         sys.exit(f"Loopline's API cannot start: {error.message}")
     engine.dispose()
-    Server(settings).run()
+    with metrics.shared(settings):  # before the fork: both processes count together, and this one is asked
+        Server(settings).run()

@@ -1,4 +1,5 @@
-"""Writes docs/spec.md and docs/settings.md from the code: `make docs`. A test holds the pages to it."""
+"""Writes docs/spec.md, docs/settings.md and the table of docs/metrics.md from the code: `make docs`. A test holds the
+pages to it."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 from pydantic_core import PydanticUndefined  # noqa: E402
 
+from services import metrics  # noqa: E402
 from services.settings import Settings  # noqa: E402
 from services.training.presets import PRESETS  # noqa: E402
 from services.training.spec import Spec  # noqa: E402
@@ -37,6 +39,14 @@ they start. Secrets may lie in files: see the variables that end in `_FILE`.
 
 | variable | default | |
 | --- | --- | --- |
+"""
+METRICS_HEAD = """\
+## Every metric
+
+Made from the code by `make docs`.
+
+| metric | kind | labels | |
+| --- | --- | --- | --- |
 """
 
 
@@ -133,7 +143,17 @@ def settings_page() -> str:
     return SETTINGS_HEAD + "\n".join(rows) + "\n"
 
 
-PAGES = {"spec.md": spec_page, "settings.md": settings_page}
+def metrics_page() -> str:
+    """The page as it stands, with its table made anew."""
+    before = (ROOT / "docs" / "metrics.md").read_text().partition(METRICS_HEAD)[0]
+    rows = []
+    for metric in metrics.every():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return before + METRICS_HEAD + "\n".join(rows) + "\n"
+
+
+PAGES = {"spec.md": spec_page, "settings.md": settings_page, "metrics.md": metrics_page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -43,6 +43,8 @@ MOST_RESTARTS = 5  # of a part, in this many seconds; then something is wrong th
 RESTARTS_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 0.5  # before a part is started again; it doubles with each time of late
 LOCK = "local.lock"
+METRICS_PORTS = {"api": 0, "worker": 1, "scheduler": 2}
+"""Which of the ports from LOOPLINE_METRICS_PORT on is a part's."""
 
 
 class Failed(Exception):
@@ -204,7 +206,7 @@ class Launcher:
             process = subprocess.Popen(
                 tied(command),
                 cwd=ROOT,
-                env=environment(self.settings, os.environ),
+                env=environment(settings_of(name, self.settings), os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -253,6 +255,13 @@ def signals_as_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def settings_of(name: str, settings: Settings) -> Settings:
+    """The settings of a part: on one machine each needs a port of its own for its metrics."""
+    if not settings.metrics_port or name not in METRICS_PORTS:
+        return settings
+    return settings.model_copy(update={"metrics_port": settings.metrics_port + METRICS_PORTS[name]})
 
 
 def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from services import faults
+from services import faults, metrics
 from services.errors import SchemaMismatch, Unavailable
 
 BUSY_SECONDS = 8.0
@@ -149,6 +149,7 @@ def session_scope(engine: Engine) -> Iterator[Session]:
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
             faults.point("transaction.written")
+        metrics.committed(session)
         faults.point("transaction.committed")
 
 

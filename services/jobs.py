@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import events, series, tenants
+from services import events, metrics, series, tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound
 from services.leases import Lease, fence, lost, owned, returned, revised
@@ -106,7 +106,9 @@ def create(
         created_at=now(),
         updated_at=now(),
     )
-    return session.scalars(insert.returning(Job)).one()
+    job = session.scalars(insert.returning(Job)).one()
+    metrics.after_commit(session, metrics.SUBMITTED.inc, queue=job.queue)
+    return job
 
 
 def get(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
@@ -119,6 +121,11 @@ def get(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
     if job is None or (tenant is not None and job.tenant != tenant):
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return job
+
+
+def those(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+    """The jobs of these ids that there are, oldest first."""
+    return session.scalars(select(Job).where(Job.id.in_(job_ids)).order_by(Job.id)).all()
 
 
 def revision(session: Session, job_id: str, *, tenant: str | None = None) -> tuple[int, str]:
@@ -267,6 +274,14 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
     Raises the attempt and sets a lease by the database's clock, in one statement; of many claims at once each gets
     another job. A tenant that runs as many jobs as it may is passed over, and the others' jobs run.
     """
+    job = _claim_within_limits(session, queue, worker, lease_seconds)
+    if job is not None and metrics.are_on():
+        metrics.after_commit(session, metrics.ATTEMPTS.inc, queue=job.queue)
+        metrics.after_commit(session, metrics.WAIT_SECONDS.observe, _waited(session, job), queue=job.queue)
+    return job
+
+
+def _claim_within_limits(session: Session, queue: str, worker: str, lease_seconds: float) -> Job | None:
     limited = tenants.limited(session)
     if not limited:
         return _claim(session, queue, worker, lease_seconds)
@@ -562,11 +577,11 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     A lost job is queued again, cancelled when that was asked for, or failed when it was lost MAX_LOST times before
     without a new checkpoint between. Returns the ids of the jobs that were moved.
     """
-    silent = select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit)
-    moved = [
-        _lose(session, job, f"Worker {job.worker} was lost during attempt {job.attempt}.", until=job.lease_until).id
-        for job in _take(session, silent)
-    ]
+    moved = []
+    for job in _take(session, select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit)):
+        metrics.after_commit(session, metrics.EXPIRIES.inc)
+        told = f"Worker {job.worker} was lost during attempt {job.attempt}."
+        moved.append(_lose(session, job, told, until=job.lease_until).id)
     for job in _take(session, select(Job).where(*_late()).limit(limit)):
         waited = job.spec["limits"]["max_queue_seconds"]
         late = f"No worker was free within limits.max_queue_seconds ({waited:g} s): raise it, or run more workers."
@@ -676,13 +691,22 @@ def _move(
         raise IllegalMove(f"A job that is {before} cannot become {to}.")
     told = message or (reason.sentence if reason else None)
     ended = {"finished_at": now()} if to in TERMINAL else {}
-    return _update(session, job, status=to, reason=reason, message=told, **ended, **values)
+    moved = _update(session, job, status=to, reason=reason, message=told, **ended, **values)
+    if to in TERMINAL:
+        metrics.after_commit(session, metrics.RUNS.inc, queue=moved.queue, outcome=to, reason=reason or "")
+    return moved
 
 
 def _end(session: Session, job: Job, to: Status, *, until: float | None = None, **values: Any) -> Job:
     """End the attempt of a running job that this transaction holds; it ran `until` then, or now."""
+    before = job.ran_seconds
     ran = Job.ran_seconds + ((now() if until is None else until) - Job.attempt_started_at)
-    return _move(session, job, to, lease_until=None, ran_seconds=ran, pause_requested=False, **values)
+    ended = _move(session, job, to, lease_until=None, ran_seconds=ran, pause_requested=False, **values)
+    seconds, queue = ended.ran_seconds - before, ended.queue
+    metrics.after_commit(session, metrics.RUN_SECONDS.observe, seconds, queue=queue, outcome=to)
+    if to == Status.QUEUED:
+        metrics.after_commit(session, metrics.RETRIES.inc, queue=queue, reason=values.get("reason") or "given_back")
+    return ended
 
 
 def _requeue(session: Session, job: Job, *, until: float | None = None, **values: Any) -> Job:
@@ -692,6 +716,16 @@ def _requeue(session: Session, job: Job, *, until: float | None = None, **values
     if job.pause_requested:
         return _end(session, job, Status.PAUSED, until=until, **{"message": PAUSED, **values})
     return _end(session, job, Status.QUEUED, until=until, **values)
+
+
+def _waited(session: Session, job: Job) -> float:
+    """How long a job that was claimed in this transaction had been runnable, in seconds."""
+    since = job.created_at
+    if job.revision > 2:  # somebody wrote it between its birth and this claim, so it may have been queued again
+        queued = select(Event.at).where(Event.job_id == job.id, Event.to_status == Status.QUEUED)
+        since = session.scalar(queued.order_by(Event.id.desc()).limit(1)) or since
+    assert job.attempt_started_at is not None  # noqa: S101  (the claim has set it)
+    return max(0.0, job.attempt_started_at - max(since, job.not_before))
 
 
 def _has_stalled(session: Session, job: Job) -> bool:

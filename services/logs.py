@@ -1,16 +1,36 @@
-"""Log lines: for a person on a terminal, as JSON elsewhere; every library's records look the same."""
+"""Log lines: for a person on a terminal, as JSON elsewhere; every library's records look the same.
+
+What is bound (`bind`, `about`: the id of a request, a job, an attempt) stands in every line of that thread, whoever
+wrote it. No line holds a password, and none can be forged: whatever a client sent stays within its line.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 if TYPE_CHECKING:
     from services.settings import Settings
+
+HIDDEN = "***"
+SECRETS = (
+    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s\"']+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
+    (
+        re.compile(
+            r"\b(\w*(?:password|passwd|secret|api_key)\w*\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\,;&)}]+", re.IGNORECASE
+        ),
+        rf"\1{HIDDEN}",
+    ),
+)
+"""Where secrets stand in addresses, headers and the messages of drivers, and what is written instead."""
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def configure(settings: Settings) -> None:
@@ -23,8 +43,31 @@ def configure(settings: Settings) -> None:
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # a line for each plug-in says nothing
 
 
+def bind(**known: Any) -> None:
+    """Let every line of this thread carry these, and nothing that was bound before, until `unbind`."""
+    unbind()
+    structlog.contextvars.bind_contextvars(**known)
+
+
+def unbind() -> None:
+    structlog.contextvars.clear_contextvars()
+
+
+def about(**known: Any) -> AbstractContextManager[None]:
+    """Within the context every line of this thread carries these, but for those that are None."""
+    return structlog.contextvars.bound_contextvars(**{key: value for key, value in known.items() if value is not None})
+
+
+def redacted(text: str) -> str:
+    """The text with every secret that it is known by its place struck out."""
+    for pattern, instead in SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
 def _formatter(as_json: bool) -> logging.Formatter:
     common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -33,6 +76,18 @@ def _formatter(as_json: bool) -> logging.Formatter:
     if as_json:
         ends: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        ends = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        ends = [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *ends])
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *ends, _redact])
+
+
+def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep each text within its line, and a terminal from obeying it. (In JSON nothing else is possible.)"""
+    return {
+        key: CONTROLS.sub(lambda found: repr(found.group())[1:-1], value) if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
+def _redact(_logger: WrappedLogger, _method: str, line: Any) -> Any:
+    return redacted(line)

@@ -102,6 +102,15 @@ class Settings(BaseSettings):
         description="Refuse to start with what is fit for trying out only: no keys, SQLite, a database or broker "
         "without a password or with one that everybody knows.",
     )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="The port on which this process is scraped by Prometheus (docs/metrics.md); 0: it counts nothing.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="The address of LOOPLINE_METRICS_PORT. Anybody who reaches it may read."
+    )
     lease_seconds: float = Field(
         default=60.0, gt=0, description="How long a worker owns a job without renewing, in seconds of database time."
     )

@@ -78,7 +78,7 @@ def stuck(session: Session, seconds: float) -> Sequence[str]:
     """Sentences about workers that are broken, and about queues whose jobs have been runnable for `seconds` with no
     worker to take them: none listens, or an idle one leaves them lying. Empty when all is well, and when all workers
     are busy."""
-    waiting = select(Job.queue, func.count(), func.max(now() - _since()))
+    waiting = select(Job.queue, func.count(), func.max(now() - since()))
     rows = session.execute(waiting.where(*_runnable_for(seconds)).group_by(Job.queue).order_by(Job.queue)).all()
     seen = list(session)
     living = [worker for worker in seen if worker.state != State.BROKEN]
@@ -99,7 +99,7 @@ def broken(worker: Worker) -> str:
     return f"{worker.name} takes no jobs: its GPU cannot be used. Its log says why, and how to mend it."
 
 
-def _since() -> sa.ColumnElement[float]:
+def since() -> sa.ColumnElement[float]:
     """Since when a queued job has been runnable: its row was last written when it came to wait."""
     later = Job.not_before > Job.updated_at
     return sa.case((later, Job.not_before), else_=Job.updated_at)
@@ -107,7 +107,7 @@ def _since() -> sa.ColumnElement[float]:
 
 def _runnable_for(seconds: float) -> tuple[sa.ColumnElement[bool], ...]:
     queued = Job.status == sa.literal_column(f"'{Status.QUEUED}'")
-    return (queued, _since() <= now() - seconds, Job.tenant.not_in(tenants.full()))
+    return (queued, since() <= now() - seconds, Job.tenant.not_in(tenants.full()))
 
 
 def _waiting(seconds: float) -> sa.Select[str]:

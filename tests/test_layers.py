@@ -49,20 +49,27 @@ def worker(*, trainer: bool) -> list[str]:
 
 
 LAYERS = {
-    "api": (modules("api"), {"torch", "worker"}),
-    "services": (services(), {"flask", "celery", "kombu", "torch", "api", "worker"}),
+    "api": (modules("api"), {"torch", "worker", "prometheus_client"}),
+    # The library that counts decides at its import how processes share counts: only `metrics.shared` knows.
+    "services": (services(), {"flask", "celery", "kombu", "torch", "prometheus_client", "api", "worker"}),
     "training, as the API uses it": (
         training(torch=False),
         {"torch", "sqlalchemy", "flask", "celery", "redis", "api", "worker", "services.db", "services.orm"},
     ),
     "training": (
         training(torch=True),
-        {"sqlalchemy", "celery", "kombu", "flask", "redis", "httpx", "api", "worker", "services.db", "services.jobs"},
+        {
+            *("sqlalchemy", "celery", "kombu", "flask", "redis", "httpx", "prometheus_client", "api", "worker"),
+            *("services.db", "services.jobs", "services.metrics"),
+        },
     ),
-    "worker": (worker(trainer=False), {"torch", "flask", "api"}),
+    "worker": (worker(trainer=False), {"torch", "flask", "prometheus_client", "api"}),
     "trainer": (
         worker(trainer=True),
-        {"sqlalchemy", "psycopg", "celery", "kombu", "redis", "flask", "api", "services.db", "services.settings"},
+        {
+            *("sqlalchemy", "psycopg", "celery", "kombu", "redis", "flask", "prometheus_client", "api"),
+            *("services.db", "services.settings", "services.metrics"),
+        },
     ),
     "client": (
         modules("client/loopline", package="loopline"),

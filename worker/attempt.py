@@ -8,17 +8,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services import db, faults, jobs
+from services import db, faults, jobs, metrics
 from services.errors import JobNotFound, LeaseLost, Unavailable
 from services.events import Level, Line
 from services.jobs import Flags
 from services.leases import Lease
 from services.states import Reason, Status
 from services.storage import Storage, sha256
+from worker import voice
 from worker.advice import DEVICE_LOST, advised
 from worker.record import ENDS, Batch, Event, Trace, log_lines, trace
 from worker.slot import Claim, Slot
 from worker.spare import ProtocolError, Trainer, signal_name
+from worker.voice import Dials
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +57,19 @@ class Attempt:
         if self.job.max_runtime_seconds is not None:
             self.time_limit_at = claim.at + max(0.0, self.job.max_runtime_seconds - self.job.ran_seconds)
         self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or float("inf")
+        self.dials = Dials()
         trainer.watch(slot.drain.fd)
 
     def run(self) -> None:
         """Until the attempt's end is in the database; raises LeaseLost when it is another's to write."""
-        while not self.ended:
-            self.keep_lease()
-            self.stop_in_time()
-            self.listen()
-            self.write()
+        try:
+            while not self.ended:
+                self.keep_lease()
+                self.stop_in_time()
+                self.listen()
+                self.write()
+        finally:
+            self.dials.rest()
 
     # The lease
 
@@ -80,8 +86,16 @@ class Attempt:
         self.fear_for_lease(time.monotonic() - self.renewed)
 
     def renew(self, began: float) -> None:
-        with db.session_scope(self.slot.engine) as session:
-            flags = jobs.renew(session, self.lease, self.slot.settings.lease_seconds)
+        result = "unavailable"
+        try:
+            with db.session_scope(self.slot.engine) as session:
+                flags = jobs.renew(session, self.lease, self.slot.settings.lease_seconds)
+            result = "renewed"
+        except LeaseLost:
+            result = "refused"
+            raise
+        finally:
+            metrics.HEARTBEATS.inc(result=result)
         self.renewed = self.looked = began
         self.renew_at = began + self.slot.settings.renew_seconds
         if self.last is None:
@@ -161,6 +175,8 @@ class Attempt:
             if self.last is not None:
                 return
             self.began_training = self.began_training or event["event"] == "started"
+            self.dials.read(event)
+            voice.tell(event)
             if event["event"] in ENDS:
                 self.last = self.judged(event)
                 self.trainer.end()
@@ -258,6 +274,7 @@ class Attempt:
             lines += [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
         heard = self.heard + sum(event["event"] in ("checkpoint", "checkpoint_deleted") for event in self.pending)
         self.pending = []
+        voice.say(lines)
         if not (events or lines or end):
             return None
         return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds, heard)

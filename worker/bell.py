@@ -9,6 +9,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from services import metrics
 from services.settings import Settings
 from worker.pool import RING
 
@@ -38,11 +39,14 @@ class CeleryDoorbell:
         """Tell a worker of `queue` to look; False when the broker cannot be reached."""
         try:
             with self._app.connection_for_write() as connection:
-                if connection.default_channel._size(queue) == 0:
+                waiting = connection.default_channel._size(queue) > 0
+                if not waiting:
                     self._app.send_task(RING, args=[queue], queue=queue, connection=connection, ignore_result=True)
         except (OperationalError, RedisError, OSError) as error:
             log.warning("the broker does not answer, %s is rung later: %s", queue, error)
+            metrics.BELLS.inc(result="failed")
             return False
+        metrics.BELLS.inc(result="waiting" if waiting else "rung")
         return True
 
     def close(self) -> None:

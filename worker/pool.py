@@ -8,13 +8,14 @@ import secrets
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
-from services import db, logs
+from services import db, logs, metrics
 from services.settings import Settings
 from services.storage import Storage
 from worker import tasks, transport
@@ -71,12 +72,14 @@ class Worker:
 
     def __init__(self, command: Sequence[str] | None) -> None:
         self._command = command
+        self._counting = ExitStack()
 
     def connect(self, app: Celery) -> None:
         signals.setup_logging.connect(self.on_logging, weak=False)
         signals.worker_init.connect(self.on_init, weak=False)
         signals.worker_ready.connect(self.on_ready, weak=False)
         signals.worker_shutting_down.connect(self.on_shutting_down, weak=False)
+        signals.worker_shutdown.connect(self.on_shutdown, weak=False)
         signals.worker_process_init.connect(self.on_process_init, weak=False)
         signals.worker_process_shutdown.connect(self.on_process_shutdown, weak=False)
         app.task(name=RING, shared=False, typing=False, ignore_result=True)(self.on_ring)
@@ -87,17 +90,23 @@ class Worker:
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def on_init(self, **_: Any) -> None:
-        self._drain = Drain()  # before the pool forks, so that its children share it
+        # Before the pool forks, so that its children share both.
+        self._drain = Drain()
+        self._counting.enter_context(metrics.shared(Settings()))
 
     def on_ready(self, **_: Any) -> None:
         # Celery ends at once on Ctrl-C, and the job would wait for its lease to run out; give it back as on SIGTERM.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
+
+    def on_shutdown(self, **_: Any) -> None:
+        self._counting.close()
 
     def on_shutting_down(self, **_: Any) -> None:
         self._drain.raise_flag()
 
     def on_process_init(self, **_: Any) -> None:
         settings = Settings()
+        metrics.expect(settings.queue_names)
         command = self._command or trainer_command(device=settings.device, threads=settings.trainer_threads)
         spares = Spares(command, count=settings.spare_trainers)
         spares.prepare()

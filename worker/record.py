@@ -105,7 +105,7 @@ def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
             events.note(session, lease, type, message, level=level, data=event.get("data"))
         case {"event": "log", "message": message, "level": Level.WARNING | Level.ERROR as level}:
             events.note(session, lease, events.Type.WARNING, message, level=level)
-        case {"event": "log" | "ready"}:
+        case {"event": "log" | "ready" | "device"}:
             pass
         case _:
             log.warning("%s: the trainer sent an event of an unknown kind: %.200r", lease.job_id, event)

@@ -11,11 +11,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 
-from services import db, logs
+from services import db, jobs, logs, metrics
+from services.census import Census
 from services.errors import Unavailable
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
@@ -35,14 +37,25 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
         try:
             db.check_schema(engine)  # the API brings it up to date, and may not have come to that yet
             done = reconcile(engine, bell, settings)
-            for job_id in done.expired:
-                log.info("%s: taken from a worker that fell silent, or waited too long", job_id)
+            tell(engine, done.expired)
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + SWEEP_SECONDS
                 log.info("swept away %d files that nothing refers to", sweep(engine, Storage(settings.data_dir)))
         except Unavailable as error:
             log.warning("this pass is skipped: %s", error)
         stop.wait(settings.reconcile_seconds)
+
+
+def tell(engine: Engine, expired: Sequence[str]) -> None:
+    """A line for each job that was moved, which carries the id of the request that submitted it. Raises Unavailable."""
+    if expired:
+        with db.read_scope(engine) as session:
+            moved = jobs.those(session, expired)
+        for job in moved:
+            with logs.about(job_id=job.id, attempt=job.attempt, request_id=job.request_id):
+                log.warning(
+                    "%s: taken from a worker that fell silent, or waited too long; it is %s now", job.id, job.status
+                )
 
 
 def main() -> None:
@@ -56,7 +69,9 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     engine = db.engine(settings.database_url)
     log.info("the scheduler looks every %g s", settings.reconcile_seconds)
-    run(settings, engine, CeleryDoorbell(settings), stop)
+    with metrics.alone(settings, Census(engine, stuck_seconds=settings.stuck_seconds)):
+        metrics.expect(settings.queue_names)
+        run(settings, engine, CeleryDoorbell(settings), stop)
     engine.dispose()
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from services import datasets, db, faults, jobs
+from services import datasets, db, faults, jobs, logs
 from services.errors import LeaseLost, Unavailable
 from services.leases import Lease
 from services.states import Reason
@@ -67,7 +67,15 @@ def claim(slot: Slot, queue: str) -> Claim | None:
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
-    """Run the attempt to its end, whatever that is. Never raises for what the job did."""
+    """Run the attempt to its end, whatever that is. Never raises for what the job did.
+
+    All that is logged meanwhile carries the ids of the job, of the attempt and of the request that submitted it.
+    """
+    with logs.about(job_id=claim.job.id, attempt=claim.job.attempt, request_id=claim.job.request_id):
+        _supervise(slot, claim)
+
+
+def _supervise(slot: Slot, claim: Claim) -> None:
     job = claim.job
     log.info("%s: attempt %d begins", job.id, job.attempt)
     slot.ear.job_id = job.id

@@ -83,3 +83,16 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def usage(device: torch.device) -> dict[str, int] | None:
+    """Bytes of the device's memory: allocated to tensors, reserved by the allocator, the most ever allocated. None on a
+    CPU. It asks torch's allocator, not the device: nothing waits.
+    """
+    if device.type != "cuda":
+        return None
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+    }

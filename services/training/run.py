@@ -21,7 +21,7 @@ from services.errors import CheckpointCorrupt, Diverged, Invalid
 from services.training import checkpoint, npz
 from services.training.data import prepare
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best
-from services.training.memory import Smaller, give_back, smaller
+from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.model import GATES
 from services.training.npz import Arrays
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
@@ -37,6 +37,7 @@ WORTH_A_THREAD = 4_000_000
 """Floating point operations of one time step's recurrent product, from which on a second thread pays."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
+MEMORY_EVERY_SECONDS = 2.0
 SETTLE_SECONDS = 2.0
 """How long the end of a run waits for its keeper to have written down what was told of checkpoints."""
 
@@ -97,7 +98,7 @@ def warm(device: torch.device) -> None:
 def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lambda: math.inf) -> Iterator[Event]:
     """Carries out one order and yields what happens.
 
-    Events: started, steps, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
+    Events: started, steps, device, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
     or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
@@ -130,6 +131,7 @@ class Telling:
         self.run, self.directory = run, directory
         self.saved: list[checkpoint.Saved] = []
         self.saved_at = self.told_at = time.monotonic()
+        self.measured_at = -math.inf
         self.skipping = False  # a checkpoint could not be written, and none has been since
         self.heard: Heard = lambda: math.inf
         self.said = 0  # events about checkpoints
@@ -293,6 +295,13 @@ class Telling:
                 "loss": _all_finite(loss),
                 "grad_norm": _all_finite(grad_norm),
             }
+        yield from self._memory(now)
+
+    def _memory(self, now: float) -> Iterator[Event]:
+        """What the run takes of a GPU now: an event of its own, for an epoch's record must be the same in every run."""
+        if now - self.measured_at >= MEMORY_EVERY_SECONDS and (memory := usage(self.run.device)) is not None:
+            self.measured_at = now
+            yield {"event": "device", "memory": memory}
 
     def _checkpoint_due(self, now: float, epoch_ended: bool) -> bool:
         run, when = self.run, self.run.spec.checkpoints

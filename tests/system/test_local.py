@@ -333,3 +333,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_each_part_has_a_port_of_its_own_for_its_metrics() -> None:
+    settings = Settings(metrics_port=9000)
+    ports = {
+        name: launcher.settings_of(name, settings).metrics_port for name in ("broker", "api", "worker", "scheduler")
+    }
+    assert ports == {"broker": 9000, "api": 9000, "worker": 9001, "scheduler": 9002}
+    assert launcher.settings_of("worker", Settings()).metrics_port == 0

@@ -69,6 +69,8 @@ def train(order: dict[str, Any], stub: str) -> None:
     )
     for step in range(begin + 1, epochs * STEPS_PER_EPOCH + 1):
         send(event="steps", first_step=step, loss=[1.0 / step], grad_norm=[float(step)])
+        if step == 1:
+            send(event="device", memory={"allocated": 10, "reserved": 30, "peak": 20})
         if step % STEPS_PER_EPOCH == 0:
             epoch = step // STEPS_PER_EPOCH
             send(event="epoch", record={"epoch": epoch, "train_loss": 1.0 / step, "validation_loss": 2.0 / step})

@@ -1,0 +1,371 @@
+"""Every metric of the service: its name, what it counts, its labels; and how processes count together and are read.
+
+Counting is off, and costs a look at an empty dictionary, until a process turns it on: `shared` for one whose children
+count with it (the API's two processes, a worker's pool), `alone` for one that has none. Counters belong to a process
+and begin at 0 when it starts, as Prometheus expects. What the database knows is asked there: census.py.
+
+https://prometheus.github.io/client_python/multiprocess/: processes that count together write into the files of one
+folder, named by an environment variable. The library is imported when counting is turned on, after that is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy.orm import Session
+
+from services.settings import Settings
+from services.states import Reason, Status
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric as Family
+    from prometheus_client.registry import CollectorRegistry
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The library's own environment variable."""
+MOST_QUEUES = 100
+"""Clients choose the names of queues: a process tells so many apart, and counts the rest as one."""
+OTHER = "(other)"
+
+log = logging.getLogger(__name__)
+
+_made: dict[str, Any] = {}  # the library's metrics by name; empty while this process counts nothing
+_queues: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: what an operator reads in docs/metrics.md, and what is counted by it."""
+
+    kind: ClassVar[str]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+    def _of(self, labels: dict[str, str]) -> Any:
+        """The library's metric with these labels; None while this process counts nothing."""
+        made = _made.get(self.name)
+        if made is None or not labels:
+            return made
+        if "queue" in labels:
+            labels["queue"] = queue_label(labels["queue"])
+        return made.labels(**labels)
+
+
+@dataclass(frozen=True)
+class Counter(Metric):
+    """What only grows. It begins at 0 when its process starts."""
+
+    kind = "counter"
+
+    def inc(self, **labels: str) -> None:
+        if (counted := self._of(labels)) is not None:
+            counted.inc()
+
+    def expect(self, **labels: str) -> None:
+        """Show a 0 from now on: of a series that begins with its first event Prometheus sees no increase."""
+        self._of(labels)
+
+
+@dataclass(frozen=True)
+class Histogram(Metric):
+    """How often what took how long, in seconds."""
+
+    kind = "histogram"
+    buckets: tuple[float, ...] = ()
+
+    def observe(self, seconds: float, **labels: str) -> None:
+        if (observed := self._of(labels)) is not None:
+            observed.observe(seconds)
+
+
+@dataclass(frozen=True)
+class Gauge(Metric):
+    """What a worker process shows of the job that it runs now; gone with the process. Has a label `pid` besides."""
+
+    kind = "gauge"
+
+    def set(self, value: float, **labels: str) -> None:
+        if (shown := self._of(labels)) is not None:
+            shown.set(value)
+
+
+@dataclass(frozen=True)
+class Asked(Metric):
+    """What the scheduler asks the database when it is scraped."""
+
+    kind = "gauge"
+
+
+# Jobs. Counted by the process that made the move, after its commit.
+
+SUBMITTED = Counter("loopline_jobs_submitted_total", "Jobs that were accepted.", ("queue",))
+ATTEMPTS = Counter("loopline_attempts_total", "Attempts that began: jobs that a worker claimed.", ("queue",))
+RUNS = Counter(
+    "loopline_runs_total",
+    "Jobs that ended, by outcome (`succeeded`, `failed`, `cancelled`) and reason (empty where there is none).",
+    ("queue", "outcome", "reason"),
+)
+RETRIES = Counter(
+    "loopline_retries_total",
+    "Attempts that ended and left their job queued again, by reason; `given_back` where a worker shut down.",
+    ("queue", "reason"),
+)
+WAIT_SECONDS = Histogram(
+    "loopline_wait_seconds",
+    "How long claimed jobs had been runnable, in seconds: since they were queued last, or their back-off was over.",
+    ("queue",),
+    (0.05, 0.25, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400),
+)
+RUN_SECONDS = Histogram(
+    "loopline_run_seconds",
+    "How long attempts ran, in seconds, by what their job became (`queued`: it is tried again or goes on later).",
+    ("queue", "outcome"),
+    (1, 5, 15, 60, 300, 900, 3600, 14400, 43200, 86400, 259200),
+)
+EXPIRIES = Counter("loopline_lease_expiries_total", "Jobs taken from a worker that had fallen silent.")
+HEARTBEATS = Counter(
+    "loopline_heartbeats_total",
+    "Renewals of a lease by a worker, by result: `renewed`, `refused` (the job is another's by now), `unavailable` "
+    "(the database did not answer).",
+    ("result",),
+)
+BELLS = Counter(
+    "loopline_bells_total",
+    "Doorbells, by result: `rung`, `waiting` (one lay there already), `failed` (the broker did not take it).",
+    ("result",),
+)
+
+# HTTP
+
+REQUESTS = Counter(
+    "loopline_http_requests_total",
+    "Requests that were answered, by method, route and status.",
+    ("method", "route", "status"),
+)
+REQUEST_SECONDS = Histogram(
+    "loopline_http_request_seconds",
+    "How long requests took to the last byte of their answer, in seconds; long polls are among them.",
+    ("method", "route"),
+    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+# What runs now, by worker process
+
+LOSS = Gauge(
+    "loopline_worker_loss",
+    "Loss of the run that a worker process trains now, by kind: of its newest `step`, and by its newest epoch on "
+    "`train` and `validation` data. NaN between runs.",
+    ("device", "kind"),
+)
+EPOCH = Gauge("loopline_worker_epoch", "The epoch that this run has finished. NaN between runs.", ("device",))
+SAMPLES_PER_SECOND = Gauge(
+    "loopline_worker_samples_per_second", "Pace of this run's newest epoch. 0 between runs.", ("device",)
+)
+GPU_MEMORY = Gauge(
+    "loopline_gpu_memory_bytes",
+    "GPU memory of this run's trainer, by kind: `allocated` to tensors, `reserved` from the device, `peak` ever "
+    "allocated. 0 between runs.",
+    ("device", "kind"),
+)
+
+# What the database knows
+
+DATABASE_UP = Asked(
+    "loopline_database_up", "Whether the database answered this scrape; what follows is there if it did."
+)
+JOBS = Asked(
+    "loopline_jobs",
+    "Jobs that have not ended, by queue and status: `runnable`, `waiting` (for their back-off), `running`, `paused`.",
+    ("queue", "status"),
+)
+OLDEST_SECONDS = Asked(
+    "loopline_queue_oldest_seconds",
+    "How long the oldest runnable job of a queue has waited; 0 without one.",
+    ("queue",),
+)
+LISTENING = Asked("loopline_queue_workers", "Workers seen within the last minute that listen to a queue.", ("queue",))
+WORKERS = Asked("loopline_workers", "Workers seen within the last minute, by state: `idle`, `busy`.", ("state",))
+STUCK = Asked(
+    "loopline_stuck_queues",
+    "Queues whose jobs have waited for LOOPLINE_STUCK_SECONDS with no worker listening, or beside an idle one.",
+)
+
+
+def every() -> Sequence[Metric]:
+    """Every metric there is, in the order of the page."""
+    return [found for found in globals().values() if isinstance(found, Metric)]
+
+
+def queue_label(queue: str) -> str:
+    """The queue's name, or OTHER where this process has met too many."""
+    if queue not in _queues:
+        if len(_queues) >= MOST_QUEUES:
+            return OTHER
+        _queues.add(queue)
+    return queue
+
+
+def are_on() -> bool:
+    """Whether this process counts."""
+    return bool(_made)
+
+
+def expect(queues: Iterable[str]) -> None:
+    """Show zeros for what may come to be counted of these queues, failures above all."""
+    for queue in queues:
+        ATTEMPTS.expect(queue=queue)
+        RUNS.expect(queue=queue, outcome=Status.SUCCEEDED, reason="")
+        RUNS.expect(queue=queue, outcome=Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+        for reason in Reason:
+            if reason != Reason.CANCELLED_BY_USER:
+                RUNS.expect(queue=queue, outcome=Status.FAILED, reason=reason)
+
+
+# Counting what was committed
+
+_DUE = "loopline.metrics"
+
+
+def after_commit(session: Session, count: Callable[..., None], *values: float, **labels: str) -> None:
+    """Let `count(*values, **labels)` happen when this session's transaction is committed, and not without."""
+    if _made:
+        session.info.setdefault(_DUE, []).append((count, values, labels))
+
+
+def committed(session: Session) -> None:
+    """The transaction is committed: count what it did. (`db.session_scope` calls this.)"""
+    for count, values, labels in session.info.pop(_DUE, ()):
+        count(*values, **labels)
+
+
+# Being read
+
+
+@contextmanager
+def shared(settings: Settings) -> Iterator[dict[str, str]]:
+    """Within the context this process and its children count together, and what they counted is served at
+    `settings.metrics_host`:`metrics_port`. Yields what must be in the environment of children; forked ones have it.
+
+    In a process whose parent has done this already it only turns counting on, and serves nothing. Without a port it
+    does nothing. Enter it before the first child is forked.
+    """
+    if not settings.metrics_port:
+        yield {}
+        return
+    if (given := os.environ.get(FOLDER)) is not None:
+        with _counting(None):
+            yield {FOLDER: given}
+        return
+    owner, folder = os.getpid(), tempfile.mkdtemp(prefix="loopline-metrics-")
+    os.environ[FOLDER] = folder
+    try:
+        with _counting(None), _serving(settings, [_Together(folder)]):
+            yield {FOLDER: folder}
+    finally:
+        if os.getpid() == owner:  # gunicorn's children come by here when they exit
+            os.environ.pop(FOLDER, None)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def alone(settings: Settings, *collectors: Any) -> Iterator[None]:
+    """Within the context this process counts, and serves that and what the collectors collect."""
+    if not settings.metrics_port:
+        yield
+        return
+    from prometheus_client import CollectorRegistry
+
+    registry = CollectorRegistry()
+    with _counting(registry), _serving(settings, [registry, *collectors]):
+        yield
+
+
+@contextmanager
+def _counting(registry: CollectorRegistry | None) -> Iterator[None]:
+    import prometheus_client
+    from prometheus_client import values
+
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # as the environment is now
+    for metric in every():
+        plain: dict[str, Any] = {
+            "name": metric.name,
+            "documentation": metric.help.replace("`", ""),
+            "labelnames": metric.labels,
+            "registry": registry,
+        }
+        if isinstance(metric, Counter):
+            _made[metric.name] = prometheus_client.Counter(**plain)
+        elif isinstance(metric, Histogram):
+            _made[metric.name] = prometheus_client.Histogram(**plain, buckets=metric.buckets)
+        elif isinstance(metric, Gauge):
+            _made[metric.name] = prometheus_client.Gauge(**plain, multiprocess_mode="liveall")
+    try:
+        yield
+    finally:
+        _made.clear()
+        _queues.clear()
+
+
+@contextmanager
+def _serving(settings: Settings, collectors: Iterable[Any]) -> Iterator[None]:
+    """Answers scrapes in a thread. An address that is not to be had is no reason not to work: the log says so."""
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        log.error("nobody can read the metrics: cannot listen on %s: %s", where, error.strerror or error)
+        yield
+        return
+    owner = os.getpid()
+    os.register_at_fork(after_in_child=server.socket.close)  # a child that lives longer must not hold the port
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+class _Together:
+    """Reads what the processes of one folder have counted, those that have ended too."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Family]:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        self._forget_dead()
+        found: Iterable[Family] = MultiProcessCollector(None, self._folder).collect()  # type: ignore[no-untyped-call]
+        return found
+
+    def _forget_dead(self) -> None:
+        """Gauges tell of now: those of processes that are gone are removed, however they ended."""
+        for path in Path(self._folder).glob("gauge_live*_*.db"):
+            if not _is_alive(int(path.stem.rpartition("_")[2])):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

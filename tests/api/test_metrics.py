@@ -1,0 +1,156 @@
+"""/metrics of the API as it is served: two processes, one listener, exact sums; and a log line a request."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.scraping import Scrape, free_port, scrape, scrape_when_up
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Api:
+    """`python -m api` with metrics, in a folder of its own."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    port: int
+    folder: Path
+
+    def scrape(self) -> Scrape:
+        return scrape(self.port)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def text(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def lines(self, **having: Any) -> list[dict[str, Any]]:
+        """The log's lines in which these stand."""
+        found = [json.loads(line) for line in self.text().splitlines()]
+        return [line for line in found if having.items() <= line.items()]
+
+    def awaited(self, **having: Any) -> dict[str, Any]:
+        """The first such line: an answer may arrive before its line is written."""
+        deadline = time.monotonic() + 10
+        while not (found := self.lines(**having)):
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.01)
+        return found[0]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    started: list[Api] = []
+
+    def begin(**settings: str) -> Api:
+        port, metrics_port = free_port(), free_port()
+        environment = {
+            **os.environ,
+            "LOOPLINE_DATA_DIR": str(tmp_path),
+            "LOOPLINE_BROKER_URL": "redis://:broker-secret@127.0.0.1:1/0",
+            "LOOPLINE_PORT": str(port),
+            "LOOPLINE_METRICS_PORT": str(metrics_port),
+            "TMPDIR": str(tmp_path),
+            **settings,
+        }
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen([sys.executable, "-m", "api"], cwd=ROOT, env=environment, stderr=log)
+        started.append(Api(process, f"http://127.0.0.1:{port}", metrics_port, tmp_path))
+        transport = httpx.HTTPTransport(retries=10)  # with growing pauses, about 25 s
+        with httpx.Client(transport=transport) as client:
+            assert client.get(f"{started[-1].url}/v1/presets").status_code == 200
+        scrape_when_up(metrics_port)
+        return started[-1]
+
+    yield begin
+    for api in started:
+        if api.process.poll() is None:
+            api.process.terminate()
+        api.process.wait(30)
+
+
+def until_counted(api: Api, number: int, **labels: str) -> Scrape:
+    """The scrape in which so many requests stand, each being counted when its answer has gone out."""
+    deadline = time.monotonic() + 10
+    while (found := api.scrape()).total("loopline_http_requests_total", **labels) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def test_the_sums_of_both_processes_are_exact(start: Callable[..., Api], spec: dict[str, Any]) -> None:
+    api = start()
+
+    def once(_: int) -> None:
+        with httpx.Client() as client:  # a connection each: the processes share them out
+            assert client.get(f"{api.url}/v1/jobs/job_0000000000000000000000000a").status_code == 404
+            assert client.post(f"{api.url}/v1/jobs", json=spec).status_code == 202
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(once, range(100)))
+    found = until_counted(api, 100, method="POST")
+    by_process = {path.name for path in api.folder.glob("loopline-metrics-*/counter_*.db")}
+    assert {f"counter_{child.pid}.db" for child in api.children()} <= by_process  # both have counted something
+    labels = {"method": "GET", "route": "/v1/jobs/<job_id>"}
+    assert found.value("loopline_http_requests_total", status="404", **labels) == 100
+    assert found.value("loopline_http_request_seconds_count", **labels) == 100
+    assert found.value("loopline_http_requests_total", method="POST", route="/v1/jobs", status="202") == 100
+    assert found.value("loopline_jobs_submitted_total", queue="default") == 100
+    assert found.value("loopline_bells_total", result="failed") == 100
+    assert {dict(labels).get("route") for _, labels in found.samples} <= {
+        *("/v1/jobs", "/v1/jobs/<job_id>", "/v1/presets", None)
+    }
+
+
+def test_a_process_that_dies_takes_no_count_along(start: Callable[..., Api]) -> None:
+    api = start()
+    for _ in range(20):
+        httpx.get(f"{api.url}/v1/workers")
+    until_counted(api, 20, route="/v1/workers")
+    before = {child.pid for child in api.children()}
+    for child in api.children():
+        child.kill()
+    for _ in range(20):
+        with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
+            assert client.get(f"{api.url}/v1/workers").status_code == 200
+    assert until_counted(api, 40, route="/v1/workers").total("loopline_http_requests_total", route="/v1/workers") == 40
+    assert before.isdisjoint(child.pid for child in api.children())
+
+
+def test_the_end_leaves_neither_listener_nor_folder(start: Callable[..., Api]) -> None:
+    api = start()
+    assert len(list(api.folder.glob("loopline-metrics-*"))) == 1
+    api.process.send_signal(signal.SIGTERM)
+    assert api.process.wait(30) == 0
+    assert list(api.folder.glob("loopline-metrics-*")) == []
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that are over may linger
+        probe.bind(("127.0.0.1", api.port))
+
+
+def test_what_clients_invent_makes_no_series(start: Callable[..., Api]) -> None:
+    api = start()
+    for number in range(30):
+        httpx.request(f"MADE{number}", f"{api.url}/invented/{number}?and={number}")
+    found = until_counted(api, 30, route="(none)")
+    series = [dict(labels) for name, labels in found.samples if name == "loopline_http_requests_total"]
+    assert {line["method"] for line in series if line["route"] == "(none)"} == {"(other)"}
+    assert len([line for line in series if line["route"] == "(none)"]) == 1

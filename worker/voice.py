@@ -1,0 +1,87 @@
+"""What a trainer says, in the worker's own log: the logger `trainer`, under the job, attempt and request it trains for.
+
+The trainer itself logs nowhere: it knows no request, and all it says passes through its supervisor anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services import metrics
+from services.events import MAX_LINE, Level, Line
+from services.text import clean
+from worker.output import MAX_LINES
+
+LEVELS = {
+    Level.OUTPUT: logging.INFO,
+    Level.INFO: logging.INFO,
+    Level.WARNING: logging.WARNING,
+    Level.ERROR: logging.ERROR,
+}
+
+log = logging.getLogger("trainer")
+
+
+def say(lines: Sequence[Line]) -> None:
+    """Lines that the job's log gets, in the worker's too: the newest MAX_LINES of a batch, and how many came before."""
+    if len(lines) > MAX_LINES:
+        log.info("… %d lines of the job's log are left out here", len(lines) - MAX_LINES)
+    for line in lines[-MAX_LINES:]:
+        log.log(LEVELS.get(Level(line.level), logging.INFO), "%s", clean(line.text, MAX_LINE))
+
+
+def tell(event: Mapping[str, Any]) -> None:
+    """A line for an event that begins or ends a run; epochs and checkpoints, of which there may be many, at debug."""
+    match event:
+        case {"event": "started", "device": device, "epochs": epochs, "steps_per_epoch": steps}:
+            place = (event.get("resumed_from") or {}).get("step", 0)
+            log.info("training begins on %s at step %s: %s epochs of %s steps", device, place, epochs, steps)
+        case {"event": "epoch", "record": {"epoch": epoch, **numbers}}:
+            log.debug("epoch %s: train_loss %s", epoch, numbers.get("train_loss"))
+        case {"event": "checkpoint", "step": step}:
+            log.debug("checkpoint at step %s", step)
+        case {"event": "note" | "rolled_back", "message": message}:
+            log.warning("%s", message)
+        case {"event": "finished", "result": {"best_epoch": best, "epochs": epochs}}:
+            log.info("training ended after %s epochs; the best was %s", epochs, best)
+        case {"event": "stopped", "reason": reason}:
+            log.info("training stopped: %s", reason)
+        case {"event": "failed", "reason": reason, "message": message}:
+            log.error("training failed: %s: %s", reason, message)
+
+
+class Dials:
+    """What the gauges of this worker process show of the run that it trains: docs/metrics.md."""
+
+    def __init__(self) -> None:
+        self._device: str | None = None
+        self._shown: list[tuple[metrics.Gauge, dict[str, str]]] = []
+
+    def read(self, event: Mapping[str, Any]) -> None:
+        """Show what an event tells."""
+        match event:
+            case {"event": "started", "device": str(device)}:
+                self._device = device
+            case {"event": "steps", "loss": [*_, float(loss)]}:
+                self._show(metrics.LOSS, loss, kind="step")
+            case {"event": "epoch", "record": {"epoch": epoch, **numbers}}:
+                self._show(metrics.EPOCH, epoch)
+                self._show(metrics.LOSS, numbers.get("train_loss"), kind="train")
+                self._show(metrics.LOSS, numbers.get("validation_loss"), kind="validation")
+                self._show(metrics.SAMPLES_PER_SECOND, numbers.get("samples_per_second"))
+            case {"event": "device", "memory": {**memory}}:
+                for kind in ("allocated", "reserved", "peak"):
+                    self._show(metrics.GPU_MEMORY, memory.get(kind), kind=kind)
+
+    def rest(self) -> None:
+        """The run is over: nothing of it is shown on."""
+        for gauge, kind in self._shown:
+            self._show(gauge, float("nan") if gauge in (metrics.LOSS, metrics.EPOCH) else 0.0, **kind)
+
+    def _show(self, gauge: metrics.Gauge, value: Any, **kind: str) -> None:
+        if self._device is not None and isinstance(value, int | float):
+            gauge.set(value, device=self._device, **kind)
+            if (gauge, kind) not in self._shown:
+                self._shown.append((gauge, kind))
