@@ -26,7 +26,8 @@
     ├── TooLarge
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
     ├── Unavailable                try again later
-    │   └── SchemaMismatch         the database's schema is not this code's
+    │   ├── SchemaMismatch         the database's schema is not this code's
+    │   └── StorageUnavailable     the object store cannot answer
     └── TrainingError              raised inside a trainer
         ├── Diverged
         ├── CheckpointCorrupt
@@ -242,6 +243,12 @@ class SchemaMismatch(Unavailable):
     """The database's schema is newer than this version of Loopline; upgrade Loopline."""
 
     code = "schema_mismatch"
+
+
+class StorageUnavailable(Unavailable):
+    """The object store cannot answer now; try again in a few seconds."""
+
+    code = "storage_unavailable"
 
 
 class TrainingError(LooplineError):

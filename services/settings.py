@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +31,29 @@ def _readable(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 SecretFile = Annotated[Path, AfterValidator(_readable)]
+
+
+def _store(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError("LOOPLINE_BLOBS_URL must look like s3://bucket or s3://bucket/prefix")
+    if "@" in parts.netloc or ":" in parts.netloc:
+        raise ValueError(
+            "LOOPLINE_BLOBS_URL names a bucket and a prefix only: the server goes into LOOPLINE_S3_ENDPOINT_URL, keys "
+            "into the files that LOOPLINE_S3_ACCESS_KEY_FILE and LOOPLINE_S3_SECRET_KEY_FILE name"
+        )
+    return url
+
+
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
+        raise ValueError("LOOPLINE_S3_ENDPOINT_URL must look like https://host or https://host:port, without keys")
+    return url
+
+
+StoreUrl = Annotated[str, AfterValidator(_store)]
+EndpointUrl = Annotated[str, AfterValidator(_endpoint)]
 
 MIB = 1024 * 1024
 
@@ -83,6 +107,23 @@ class Settings(BaseSettings):
         repr=False,
         description="The Redis or Valkey that carries doorbells; by default redis://127.0.0.1:6379/0. "
         "Example: redis://cache:6379/0",
+    )
+    blobs_url: StoreUrl | None = Field(
+        default=None,
+        description="The object store that holds data sets, checkpoints and models, for several hosts; by default they "
+        "lie in the data folder. Needs a prefix that nothing else uses. Example: s3://bucket/loopline",
+    )
+    s3_endpoint_url: EndpointUrl | None = Field(
+        default=None, description="The S3 server, where it is not that of AWS. Example: https://minio.internal:9000"
+    )
+    s3_region: str | None = Field(default=None, description="The region of the bucket. Example: eu-central-1")
+    s3_access_key_file: SecretFile | None = Field(
+        default=None,
+        description="A file that holds the access key; without it, keys are looked for as by every tool of AWS: "
+        "AWS_ACCESS_KEY_ID, ~/.aws, the machine's role.",
+    )
+    s3_secret_key_file: SecretFile | None = Field(
+        default=None, description="A file that holds the secret key that belongs to the access key."
     )
     host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
     port: int = Field(default=8080, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")
@@ -163,6 +204,8 @@ class Settings(BaseSettings):
         for name in ("database_url", "broker_url"):
             if getattr(self, f"{name}_file") and name in self.model_fields_set:
                 raise ValueError(f"give LOOPLINE_{name.upper()} or LOOPLINE_{name.upper()}_FILE, not both")
+        if (self.s3_access_key_file is None) != (self.s3_secret_key_file is None):
+            raise ValueError("give both LOOPLINE_S3_ACCESS_KEY_FILE and LOOPLINE_S3_SECRET_KEY_FILE, or neither")
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("LOOPLINE_RENEW_SECONDS must be at most half of LOOPLINE_LEASE_SECONDS")
         return self
@@ -182,6 +225,13 @@ class Settings(BaseSettings):
     def queue_names(self) -> tuple[str, ...]:
         """The queues a worker listens to, in order, each once."""
         return tuple(dict.fromkeys(self.queues.split(",")))
+
+    @property
+    def s3_keys(self) -> tuple[str, str] | None:
+        """The access key and its secret, from their files."""
+        if self.s3_access_key_file is None or self.s3_secret_key_file is None:
+            return None
+        return _secret(self.s3_access_key_file), _secret(self.s3_secret_key_file)
 
 
 def is_loopback(host: str) -> bool:

@@ -3,11 +3,13 @@
 engine          a fresh, migrated database; a test that takes it runs twice, on SQLite and on PostgreSQL
 database_url    the same as an address, for tests that start processes
 sqlite_url, postgresql_url, broker_url     one of them
+bucket, store   an empty bucket of a real S3 server (moto's), and a client of it; `s3_server` can go away and come back
 make_spec, make_job, storage, data_dir, vowels     what tests build with
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -23,8 +25,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
-from services import db, jobs
+from services import db, jobs, objects
+from services.objects import S3
 from services.orm import Base, Job
+from services.settings import Settings
 from services.storage import Storage
 from services.training import npz
 from services.training.environment import ENVIRONMENT
@@ -144,6 +148,72 @@ def broker_url(valkey_server: str) -> Iterator[str]:
         client.flushall()
         yield f"{valkey_server}/0"
         client.flushall()
+
+
+class S3Server:
+    """moto's S3 server on a port of its own. What it holds outlives it, so that it can go away and come back."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._server.start()
+        _, self.port = self._server.get_host_and_port()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_of_process() -> Iterator[S3Server]:
+    """An S3 server of this test process."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_server(s3_of_process: S3Server, tmp_path: Path) -> S3Server:
+    """The S3 server, and files with the keys for it."""
+    (tmp_path / "access-key").write_text("test")
+    (tmp_path / "secret-key").write_text("hush-hush")
+    return s3_of_process
+
+
+@pytest.fixture
+def store_settings(s3_server: S3Server, tmp_path: Path) -> dict[str, Any]:
+    """The settings of a service whose blobs lie in an empty bucket."""
+    import boto3
+
+    bucket = f"test-{uuid.uuid4().hex}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "hush-hush"}
+    client = boto3.client("s3", endpoint_url=s3_server.url, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    return {
+        "blobs_url": f"s3://{bucket}/loopline",
+        "s3_endpoint_url": s3_server.url,
+        "s3_region": "us-east-1",
+        "s3_access_key_file": tmp_path / "access-key",
+        "s3_secret_key_file": tmp_path / "secret-key",
+    }
+
+
+@pytest.fixture
+def store(store_settings: dict[str, Any], data_dir: Path) -> S3:
+    """An empty object store."""
+    made = objects.of(Settings(data_dir=data_dir, **store_settings))
+    assert made is not None
+    return made
 
 
 @pytest.fixture

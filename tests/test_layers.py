@@ -48,10 +48,13 @@ def worker(*, trainer: bool) -> list[str]:
     return [module for module in modules("worker") if module.startswith("worker.trainer") == trainer]
 
 
+STORE = {"s3fs", "fsspec", "aiobotocore", "botocore", "aiohttp"}
+"""What an object store needs: half a second of import, and a thread that no fork may take along."""
+
 LAYERS = {
-    "api": (modules("api"), {"torch", "worker", "prometheus_client"}),
+    "api": (modules("api"), {"torch", "worker", "prometheus_client", *STORE}),
     # The library that counts decides at its import how processes share counts: only `metrics.shared` knows.
-    "services": (services(), {"flask", "celery", "kombu", "torch", "prometheus_client", "api", "worker"}),
+    "services": (services(), {"flask", "celery", "kombu", "torch", "prometheus_client", "api", "worker", *STORE}),
     "training, as the API uses it": (
         training(torch=False),
         {"torch", "sqlalchemy", "flask", "celery", "redis", "api", "worker", "services.db", "services.orm"},
@@ -63,12 +66,12 @@ LAYERS = {
             *("services.db", "services.jobs", "services.metrics"),
         },
     ),
-    "worker": (worker(trainer=False), {"torch", "flask", "prometheus_client", "api"}),
+    "worker": (worker(trainer=False), {"torch", "flask", "prometheus_client", "api", *STORE}),
     "trainer": (
         worker(trainer=True),
         {
             *("sqlalchemy", "psycopg", "celery", "kombu", "redis", "flask", "prometheus_client", "api"),
-            *("services.db", "services.settings", "services.metrics"),
+            *("services.db", "services.settings", "services.metrics", "s3fs", "aiobotocore", "botocore"),
         },
     ),
     "client": (

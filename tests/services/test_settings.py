@@ -44,6 +44,15 @@ def test_secrets_come_from_files_and_stay_out_of_the_repr(monkeypatch: pytest.Mo
     assert "hush" not in repr(settings)
 
 
+def test_the_keys_of_the_object_store_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Settings().s3_keys is None
+    for name, secret in (("ACCESS", "me"), ("SECRET", "hush")):
+        (tmp_path / name).write_text(f"{secret}\n")
+        monkeypatch.setenv(f"LOOPLINE_S3_{name}_KEY_FILE", str(tmp_path / name))
+    assert Settings().s3_keys == ("me", "hush")
+    assert "hush" not in repr(Settings())
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -51,6 +60,11 @@ def test_secrets_come_from_files_and_stay_out_of_the_repr(monkeypatch: pytest.Mo
         ("RENEW_SECONDS", "40", "at most half"),
         ("PORT", "70000", "port"),
         ("QUEUES", "a, b", "queues"),
+        ("BLOBS_URL", "/srv/blobs", "LOOPLINE_BLOBS_URL must look like s3://bucket"),
+        ("BLOBS_URL", "s3:///prefix", "LOOPLINE_BLOBS_URL must look like s3://bucket"),
+        ("BLOBS_URL", "s3://key:hush@bucket/prefix", "LOOPLINE_S3_SECRET_KEY_FILE"),
+        ("S3_ENDPOINT_URL", "minio:9000", "LOOPLINE_S3_ENDPOINT_URL must look like https://host"),
+        ("S3_ACCESS_KEY_FILE", __file__, "or neither"),
     ],
 )
 def test_a_bad_value_is_refused_with_a_reason(
