@@ -79,6 +79,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="LOOPLINE_",
+        env_ignore_empty=True,  # compose passes on what is not set as an empty text
         frozen=True,
         validate_default=True,
         extra="ignore",

@@ -35,6 +35,13 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert settings.queue_names == ("night", "default")
 
 
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOOPLINE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("LOOPLINE_BLOBS_URL", "")
+    monkeypatch.setenv("LOOPLINE_PORT", "")
+    assert (Settings().blobs_url, Settings().port) == (None, 8080)
+
+
 def test_secrets_come_from_files_and_stay_out_of_the_repr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("postgresql://me:hush@db/loopline\n")
     monkeypatch.setenv("LOOPLINE_DATABASE_URL_FILE", str(tmp_path / "secret"))
