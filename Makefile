@@ -3,13 +3,12 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test chaos lint format docs bench lock clean
+.PHONY: help setup demo run up down test test-containers chaos lint format docs bench lock clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # The environment is made in three steps, each with a stamp, so that a second `make setup` costs nothing.
 setup: $(VENV)/.ready  ## make the environment in .venv (every other target does it too)
@@ -20,8 +19,8 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+$(VENV)/.torch: $(VENV)/.python requirements/torch.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.torch requirements/dev.txt client/pyproject.toml
@@ -35,16 +34,28 @@ demo: setup  ## start everything, train a real job, show its progress and the re
 run: setup  ## start the service on embedded defaults and stay up (Ctrl-C stops it)
 	@$(BIN)/python -m local run
 
+up:  ## docker compose up, with this machine's GPUs or on the CPU; needs Docker alone (docs/server.md)
+	@docker/up.sh
+
+down:  ## stop what make up started; all data are kept
+	@docker compose --profile '*' down
+
 test: setup  ## all tests, on SQLite, PostgreSQL and Valkey, which come with the environment
 	@$(BIN)/python -m pytest -n auto $(TESTS)
+
+test-containers: setup  ## build the images and take a stack through docs/server.md and docs/operations.md (Docker; 10 minutes)
+	@LOOPLINE_CONTAINERS=1 $(BIN)/python -m pytest tests/containers -s $(TESTS)
 
 chaos: setup  ## random faults on a whole service, then proof of its promises (SECONDS=600 SEED=7; docs/faults.md)
 	@$(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
-lint: setup  ## ruff and mypy --strict
+lint: setup  ## ruff, mypy --strict, hadolint, and whether the compose files are right
 	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted; run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/hadolint docker/Dockerfile
+	@for files in "" "-f compose.cpu.yaml" "-f compose.hosts.yaml" "-f compose.worker.yaml"; do \
+	  $(BIN)/docker-compose --env-file .env.example -f compose.yaml $$files --profile '*' config --quiet || exit 1; done
 	@echo "lint: nothing to complain about"
 
 format: setup  ## let ruff format the code and mend what it can
@@ -59,7 +70,7 @@ bench: setup  ## measure speed and accuracy; the table goes to benchmarks/RESULT
 
 lock: setup  ## pin every dependency anew, with hashes, from requirements/*.in
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@for name in service dev; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	@for name in service dev flower; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-find-links --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt; done
 	@echo "Pinned. See what moved: git diff --stat requirements"
 

@@ -1,0 +1,1 @@
+"""The stack of compose.yaml with a real Docker engine: `make test-containers`."""
