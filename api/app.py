@@ -5,10 +5,9 @@ from __future__ import annotations
 from api import bell as doorbell
 from api import bodies, checkpoints, datasets, docs, errors, events, health, jobs, models, openapi, presets, workers
 from api.service import Service
-from services import db
+from services import db, storage
 from services.queue import Doorbell
 from services.settings import Settings
-from services.storage import Storage
 
 VERSION = "0.1.0"
 
@@ -21,7 +20,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     app.extensions["loopline"] = Service(
         settings=settings,
         engine=db.engine(settings.database_url),
-        storage=Storage(settings.data_dir),
+        storage=storage.of(settings),
         bell=bell or doorbell.CeleryDoorbell(settings.broker_url),
     )
     openapi.register(app)

@@ -35,8 +35,7 @@ def download(path: schemas.CheckpointPath) -> Response:
     """Download a checkpoint as a zip"""
     with db.read_scope(current().engine) as session:
         row = jobs.get_checkpoint(session, identified(path.job_id), path.step)
-    paths = [current().storage.job_file(row.job_id, file["name"]) for file in row.files]
-    return downloads.zip_response(f"{row.job_id}-checkpoint-{row.step}.zip", row.files, paths)
+    return downloads.zip_response(f"{row.job_id}-checkpoint-{row.step}.zip", current().storage, row.job_id, row.files)
 
 
 def described(row: Checkpoint) -> schemas.Checkpoint:

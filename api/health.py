@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import redis
@@ -13,7 +14,9 @@ from api import openapi, schemas
 from api.bell import PATIENCE_SECONDS
 from api.service import Service, current
 from services import db, workers
-from services.errors import LooplineError
+from services.errors import LooplineError, StorageUnavailable
+
+BLOBS_SECONDS, BLOBS_PATIENCE_SECONDS = 5.0, 3.0
 
 api = openapi.blueprint("health", __name__, prefix="/v1/health", about="Is the service up, and can it work?")
 
@@ -31,11 +34,11 @@ def live() -> Response:
 def ready() -> Response:
     """Can it take jobs?
 
-    503 while the database cannot be used. A broker that is down, or jobs that no worker takes, are `degraded`: jobs
-    are accepted and wait.
+    503 while the database cannot be used. A broker or object store that is down, or jobs that no worker takes, are
+    `degraded`: jobs are accepted and wait.
     """
     service = current()
-    checks = {**_work(service), "broker": _broker(service.settings.broker_url)}
+    checks = {**_work(service), "broker": _broker(service.settings.broker_url), **_blobs(service)}
     if checks["database"] != "ok":
         return openapi.answer(schemas.Ready(status="unavailable", checks=checks), 503, {"Retry-After": "5"})
     return openapi.answer(schemas.Ready(status="ready" if _all_well(checks) else "degraded", checks=checks))
@@ -83,3 +86,19 @@ def _broker(url: str) -> str:
     finally:
         client.close()
     return "ok"
+
+
+def _blobs(service: Service) -> dict[str, str]:
+    """What the object store says, where one is set; asked every few seconds at most."""
+    store = service.storage.objects
+    if store is None:
+        return {}
+    at, told = service.blobs_said
+    if time.monotonic() >= at + BLOBS_SECONDS:
+        try:
+            store.check(BLOBS_PATIENCE_SECONDS)
+            told = "ok"
+        except StorageUnavailable as error:
+            told = error.message
+        service.blobs_said = (time.monotonic(), told)
+    return {"blobs": told}

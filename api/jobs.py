@@ -14,7 +14,7 @@ from werkzeug.datastructures import ETags
 
 from api import bodies, openapi, schemas
 from api.service import Service, current
-from services import db, faults, jobs, submission
+from services import db, faults, jobs, submission, transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
 from services.orm import Dataset, Job
@@ -141,7 +141,7 @@ def delete(path: schemas.JobPath) -> Response:
     service = current()
     with db.session_scope(service.engine) as session:
         jobs.delete(session, identified(path.job_id))
-    service.storage.remove_job(path.job_id)
+    transfers.remove_job(service.storage, path.job_id)
     return Response(status=204)
 
 

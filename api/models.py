@@ -28,8 +28,7 @@ def archive(path: schemas.JobPath) -> Response:
     """Download the model as a zip"""
     job = _finished(path.job_id)
     files = [_recorded(job, name) for name in FILES]
-    paths = [current().storage.job_file(job.id, name) for name in FILES]
-    return downloads.zip_response(f"{job.id}.zip", files, paths)
+    return downloads.zip_response(f"{job.id}.zip", current().storage, job.id, files)
 
 
 @api.get(
@@ -47,7 +46,7 @@ def single(path: schemas.FilePath) -> Response:
     job = _finished(path.job_id)
     if path.file not in FILES:
         raise NotFound(f"A model has no such file; it has {', '.join(FILES)}.")
-    return downloads.file_response(path.file, _recorded(job, path.file), current().storage.job_file(job.id, path.file))
+    return downloads.file_response(path.file, current().storage, job.id, _recorded(job, path.file))
 
 
 def _finished(job_id: str) -> Job:

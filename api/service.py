@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Service:
     """Whether this process was told to stop: long polls then end at once."""
     waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
+    blobs_said: tuple[float, str] = (-math.inf, "")
+    """When the object store was asked last whether it is there, and what it said."""
 
 
 def current() -> Service:

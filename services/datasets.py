@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db, tenants, transfers
 from services.db import now
 from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
@@ -58,10 +58,12 @@ def add(
         DatasetInvalid: the file is no data set; names arrays and rows.
         QuotaExceeded: the tenant has as many bytes as it may.
         TooLarge: the file has more than `max_bytes`.
+        StorageUnavailable: the object store cannot take it now.
     """
     check_name(name)
     with storage.incoming(file, max_bytes) as incoming:
         content = npz.summarise(npz.read(incoming.path, limits))
+        transfers.share_dataset(storage, incoming)
         db.lock(
             session, "datasets"
         )  # versions are numbered one by one, and the sweep must not run between row and file
@@ -69,7 +71,7 @@ def add(
         known = session.scalar(_visible(tenant).where(*same).limit(1))
         if known is None:
             tenants.check_bytes(session, tenant, incoming.bytes)
-        storage.keep_dataset(incoming)
+        transfers.keep_dataset(storage, incoming)
         if known is not None:
             return Added(known, created=False)
         return Added(_insert(session, tenant, name, incoming, content), created=True)
@@ -117,9 +119,13 @@ def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> D
 
 def sweep(session: Session, storage: Storage) -> int:
     """Delete the files of data sets that no name has any more, and uploads that were broken off; returns how many."""
+    return len(storage.sweep(hashes(session).__contains__))
+
+
+def hashes(session: Session) -> frozenset[str]:
+    """Of all data sets that have a name, to the end of the transaction: none is added meanwhile."""
     db.lock(session, "datasets")
-    wanted = set(session.scalars(select(Dataset.sha256).where(Dataset.deleted_at.is_(None))))
-    return len(storage.sweep(wanted.__contains__))
+    return frozenset(session.scalars(select(Dataset.sha256).where(Dataset.deleted_at.is_(None))))
 
 
 def check_name(name: str) -> None:

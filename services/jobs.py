@@ -610,13 +610,22 @@ def without_row(session: Session, job_ids: Sequence[str]) -> Sequence[str]:
     return [job_id for job_id in job_ids if job_id not in known]
 
 
+def running(session: Session, job_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the ids whose jobs run."""
+    found: set[str] = set()
+    for first in range(0, len(job_ids), 500):
+        some = Job.id.in_(job_ids[first : first + 500])
+        found.update(session.scalars(select(Job.id).where(some, Job.status == Status.RUNNING)))
+    return frozenset(found)
+
+
 def files_of_resting(session: Session, *, within_seconds: float) -> Mapping[str, frozenset[str]]:
-    """The names of the files that jobs keep which ended, or came to wait, within the last so many seconds."""
+    """The names and objects of the files of jobs that ended, or came to wait, within the last so many seconds."""
     resting = select(Job).where(Job.status != Status.RUNNING, Job.attempt > 0, Job.updated_at > now() - within_seconds)
     kept: dict[str, frozenset[str]] = {}
     for job in session.scalars(resting):
         files = [*(job.files or ()), *(file for row in checkpoints(session, job.id) for file in row.files)]
-        kept[job.id] = frozenset(str(file["name"]) for file in files)
+        kept[job.id] = frozenset(str(file[key]) for file in files for key in ("name", "object") if key in file)
     return kept
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from services.errors import StorageUnavailable
 
 if TYPE_CHECKING:
-    from s3fs import S3FileSystem
+    from s3fs.core import S3FileSystem
 
     from services.settings import Settings
 
@@ -92,12 +92,13 @@ class S3:
     def _put_parts(self, path: Path, file: BinaryIO, part: bytes, key: str, sha256: str) -> None:
         upload = self._call("create_multipart_upload", Key=key)["UploadId"]
         try:
-            parts, digest = [], hashlib.sha256()
+            parts: list[dict[str, Any]] = []
+            digest = hashlib.sha256()
             while part:
                 digest.update(part)
-                numbered = {"PartNumber": len(parts) + 1}
-                sent = self._call("upload_part", Key=key, UploadId=upload, Body=part, **numbered)
-                parts.append({"ETag": sent["ETag"], **numbered})
+                number = len(parts) + 1
+                sent = self._call("upload_part", Key=key, UploadId=upload, Body=part, PartNumber=number)
+                parts.append({"ETag": sent["ETag"], "PartNumber": number})
                 part = file.read(PART_BYTES)
             _check(path, digest.hexdigest(), sha256)
             self._call("complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
@@ -191,7 +192,7 @@ class S3:
             return self._made[1]
 
     def _make(self) -> S3FileSystem:
-        from s3fs import S3FileSystem
+        from s3fs.core import S3FileSystem
 
         access, secret = self._keys or (None, None)
         made = S3FileSystem(
@@ -228,8 +229,8 @@ class Reading:
 
     def _open(self) -> None:
         end = "" if self._stop is None else self._stop - 1
-        only = {"Range": f"bytes={self._at}-{end}"} if self._at or self._stop is not None else {}
-        same = {"IfMatch": self._etag} if self._etag else {}
+        only: dict[str, Any] = {"Range": f"bytes={self._at}-{end}"} if self._at or self._stop is not None else {}
+        same: dict[str, Any] = {"IfMatch": self._etag} if self._etag else {}
         answer = self._store._call("get_object", missing=True, Key=self._key, **only, **same)
         self._body, self._etag, self._left = answer["Body"], answer["ETag"], int(answer["ContentLength"])
 

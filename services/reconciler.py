@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, idempotency, jobs, workers
+from services import datasets, db, idempotency, jobs, leftovers, workers
 from services.queue import Doorbell
 from services.settings import Settings
 from services.storage import STRAY_SECONDS, Storage
@@ -61,4 +61,5 @@ def sweep(engine: Engine, storage: Storage) -> int:
         ended = jobs.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
     for job_id in left:
         storage.remove_job(job_id)
-    return swept + len(left) + sum(len(storage.stray_job_files(job_id, kept)) for job_id, kept in ended.items())
+    swept += len(left) + sum(len(storage.stray_job_files(job_id, kept)) for job_id, kept in ended.items())
+    return swept if storage.objects is None else swept + leftovers.sweep_store(engine, storage.objects)

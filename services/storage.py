@@ -11,6 +11,7 @@ fsynced. Names are made of ids that we minted and checked, never of a client's t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -21,9 +22,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from services import objects
 from services.errors import TooLarge
+from services.objects import S3
+
+if TYPE_CHECKING:
+    from services.settings import Settings
 
 BLOCK_BYTES = 1 << 20
 STRAY_SECONDS = 3600.0
@@ -53,7 +59,7 @@ class Incoming:
 
 def write(path: Path, data: bytes) -> None:
     """Write a whole file or none; an older one under this name is replaced."""
-    with _placed(path) as file:
+    with placed(path) as file:
         file.write(data)
 
 
@@ -73,7 +79,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _placed(path: Path) -> Iterator[BinaryIO]:
+def placed(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes its name when the block ends well."""
     part = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
     try:
@@ -88,10 +94,12 @@ def _placed(path: Path) -> Iterator[BinaryIO]:
 
 
 class Storage:
-    """The blobs of one service. Making one touches nothing."""
+    """The blobs of one service: a folder, and the object store behind it where one is set (`transfers.py` goes between
+    them). Making one touches nothing."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, objects: S3 | None = None) -> None:
         self.root = data_dir.absolute() / "blobs"
+        self.objects = objects
 
     # Data sets
 
@@ -127,6 +135,19 @@ class Storage:
         fsync_folder(path.parent)
         return path
 
+    def dataset_place(self, sha256: str) -> Path:
+        """Where the data set with this hash lies, its folder made."""
+        path = self.dataset_path(sha256)
+        self._folder("datasets", path.parent.name)
+        return path
+
+    def touch_dataset(self, sha256: str) -> bool:
+        """Whether the data set is here; one that is stays for a while longer."""
+        with self._alone(), contextlib.suppress(FileNotFoundError):
+            os.utime(self.dataset_path(sha256))
+            return True
+        return False
+
     # Jobs
 
     def job_dir(self, job_id: str) -> Path:
@@ -149,6 +170,15 @@ class Storage:
         """Delete a job's folder with all that is in it. A download that has opened its files ends whole."""
         self._check_job(job_id)
         shutil.rmtree(self.root / "jobs" / job_id, ignore_errors=True)
+
+    def clear_job(self, job_id: str, kept: Collection[str]) -> None:
+        """Delete the checkpoints and results of a job that are not `kept`; the folder is young afterwards."""
+        folder = self.job_dir(job_id)
+        with self._alone():
+            os.utime(folder)
+        for path in folder.iterdir():
+            if _JOB_FILE.fullmatch(path.name) and path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def stray_job_files(
         self, job_id: str, kept: Collection[str], *, older_than_seconds: float = STRAY_SECONDS
@@ -177,10 +207,29 @@ class Storage:
         strays = [path for path in self._leftovers() if path.suffix == ".part" or not is_wanted(path.stem)]
         return _deleted(strays, older_than_seconds)
 
+    def sweep_cache(self, job_ids: Collection[str], older_than_seconds: float) -> int:
+        """Delete the folders of these jobs, if still untouched, and data sets that were not touched for so long."""
+        with self._alone():
+            idle = set(self.old_jobs()).intersection(job_ids)
+            for job_id in idle:
+                self.remove_job(job_id)
+            return len(idle) + len(_deleted([*self.root.glob("datasets/*/*.npz")], older_than_seconds))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process of this host looks at how old files are, or deletes old ones, during the block."""
+        descriptor = os.open(self._folder(), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
     def _leftovers(self) -> Collection[Path]:
         return [
             *self.root.glob("datasets/*/*.npz"),
             *self.root.glob("datasets/.*.part"),
+            *self.root.glob("datasets/*/.*.part"),
             *self.root.glob("jobs/*/*.part"),
             *self.root.glob("jobs/*/.*.part"),
         ]
@@ -222,3 +271,8 @@ def _received(file: Readable, part: Path, max_bytes: int) -> Incoming:
         out.flush()
         os.fsync(out.fileno())
     return Incoming(part, size, digest.hexdigest())
+
+
+def of(settings: Settings) -> Storage:
+    """The storage that the settings name."""
+    return Storage(settings.data_dir, objects.of(settings))

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, logs, metrics
+from services import db, jobs, logs, metrics, storage
 from services.census import Census
 from services.errors import Unavailable
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
 from services.settings import Settings, sentences
-from services.storage import Storage
 from worker.bell import CeleryDoorbell
 
 SWEEP_SECONDS = 3600.0
@@ -40,7 +39,7 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
             tell(engine, done.expired)
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + SWEEP_SECONDS
-                log.info("swept away %d files that nothing refers to", sweep(engine, Storage(settings.data_dir)))
+                log.info("swept away %d files that nothing refers to", sweep(engine, storage.of(settings)))
         except Unavailable as error:
             log.warning("this pass is skipped: %s", error)
         stop.wait(settings.reconcile_seconds)

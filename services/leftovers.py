@@ -1,0 +1,66 @@
+"""Objects that nothing refers to any more, and caches: by the hour, what was left behind by whatever died or froze.
+
+What is young is left alone: a blob comes before the row that counts on it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy.engine import Engine
+
+from services import datasets, db, jobs
+from services.objects import S3
+from services.storage import STRAY_SECONDS, Storage
+from services.transfers import dataset_key
+
+CACHE_SECONDS = 24 * 3600.0
+"""A data set that no job of a host has needed for so long leaves that host's folder."""
+DELETED_AT_ONCE = 100
+
+
+def sweep_store(engine: Engine, store: S3) -> int:
+    """Delete objects that nothing refers to any more, and give up uploads that broke off; returns how many.
+
+    Raises Unavailable when the database or the store cannot answer; the next time will do.
+    """
+    abandoned = store.abandon_parts(time.time() - STRAY_SECONDS)
+    return abandoned + _sweep_datasets(engine, store) + _sweep_jobs(engine, store)
+
+
+def sweep_cache(engine: Engine, storage: Storage) -> int:
+    """Delete what a worker's folder holds of jobs that rest or went on elsewhere, and data sets that were not needed
+    lately: the object store has them. Returns how many. Raises Unavailable."""
+    idle = storage.old_jobs()
+    with db.read_scope(engine) as session:
+        running = jobs.running(session, idle)
+    return storage.sweep_cache([job_id for job_id in idle if job_id not in running], CACHE_SECONDS)
+
+
+def _sweep_datasets(engine: Engine, store: S3) -> int:
+    old = [found.key for found in store.list("datasets/") if _is_old(found.modified)]
+    swept = 0
+    for first in range(0, len(old), DELETED_AT_ONCE):
+        with db.session_scope(engine) as session:  # a short one: uploads wait for the same lock
+            wanted = {dataset_key(sha256) for sha256 in datasets.hashes(session)}
+            unwanted = [key for key in old[first : first + DELETED_AT_ONCE] if key not in wanted]
+            store.delete(unwanted)
+        swept += len(unwanted)
+    return swept
+
+
+def _sweep_jobs(engine: Engine, store: S3) -> int:
+    folders = list(store.folders("jobs/"))
+    with db.read_scope(engine) as session:
+        left = jobs.without_row(session, folders)
+        resting = jobs.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
+    strays = [found.key for job_id in left for found in store.list(f"jobs/{job_id}/")]
+    for job_id, kept in resting.items():
+        found = store.list(f"jobs/{job_id}/")
+        strays += [one.key for one in found if one.key not in kept and _is_old(one.modified)]
+    store.delete(strays)
+    return len(strays)
+
+
+def _is_old(modified: float) -> bool:
+    return modified < time.time() - STRAY_SECONDS

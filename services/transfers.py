@@ -1,0 +1,191 @@
+"""Blobs on their way between the local folder and the object store. Where no store is set there is nothing to do.
+
+With a store set, it holds the truth, and the folder of each host is where trainers work and a cache of data sets.
+
+    <prefix>/datasets/<sha256[:2]>/<sha256>.npz
+    <prefix>/jobs/<job id>/<attempt>-<random>/checkpoint-000000004.json ...     no two uploads share a folder
+
+An object of a job is written once: its key is drawn at random when it is sent, and stands as `object` beside name, size
+and hash in the row that counts on it. So an attempt that was frozen and has lost its job can overwrite nothing, and
+what it deletes is what a fenced transaction of its own has forgotten before: nobody can have come to count on it since.
+What it uploads in vain is swept. Data sets are named by content: whoever writes one writes the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from services import storage
+from services.errors import StorageUnavailable
+from services.objects import S3, Changed
+from services.orm import Checkpoint
+from services.storage import BLOCK_BYTES, Incoming, Storage
+
+log = logging.getLogger(__name__)
+
+File = Mapping[str, Any]
+GoOn = Callable[[], bool]
+
+
+class Gone(Exception):
+    """What the database counts on is not in the object store, or is damaged there."""
+
+
+# Uploads by clients
+
+
+def share_dataset(held: Storage, incoming: Incoming) -> None:
+    """Send an upload to the store, before the transaction that adds its row. What is there already is sent again: that
+    makes it young, so that a sweep leaves it alone, and heals it where it was damaged.
+
+    Raises StorageUnavailable.
+    """
+    if held.objects is not None:
+        held.objects.put(incoming.path, dataset_key(incoming.sha256), incoming.sha256)
+
+
+def keep_dataset(held: Storage, incoming: Incoming) -> None:
+    """See that an upload has its place, within the transaction that adds its row, behind the lock that sweeps take.
+
+    Raises:
+        StorageUnavailable: a sweep came between, which had found this content unwanted; or the store has gone away.
+    """
+    if held.objects is None:
+        held.keep_dataset(incoming)
+    elif not held.objects.has(dataset_key(incoming.sha256)):
+        raise StorageUnavailable("This content was being deleted while it came again; upload it once more.")
+
+
+# Attempts
+
+
+def share(held: Storage, store: S3, job_id: str, attempt: int, files: Sequence[File]) -> list[dict[str, Any]]:
+    """Send files of a job to the store; their records, with the object of each.
+
+    Raises:
+        OSError: one of them is gone, or is not what its record says.
+        ValueError: one has a name that no file of a job has.
+        StorageUnavailable: the store could not take them.
+    """
+    folder = f"jobs/{job_id}/{attempt}-{secrets.token_hex(8)}"
+    shared = []
+    for file in files:
+        path = held.job_file(job_id, file["name"])
+        if path.stat().st_size != file["bytes"]:
+            raise Changed(f"{path.name} has {path.stat().st_size} bytes, not {file['bytes']}")
+        key = f"{folder}/{path.name}"
+        store.put(path, key, file["sha256"])
+        shared.append({**file, "object": key})
+    return shared
+
+
+def keys_of(files: Sequence[File]) -> list[str]:
+    """The objects of recorded files."""
+    return [str(file["object"]) for file in files if "object" in file]
+
+
+def fetch(
+    held: Storage, store: S3, job_id: str, sha256: str | None, checkpoints: Sequence[Checkpoint], go_on: GoOn
+) -> list[str]:
+    """Bring what an attempt needs to the local folder: its data set, and the newest registered checkpoint that is
+    whole.
+
+    Of older checkpoints (`checkpoints` are oldest first) the small description is enough: by that the trainer knows
+    what it keeps and what is superfluous. Files of the job that are none of these leave the folder, for another host
+    may have gone on from here. Returns sentences about checkpoints that are damaged or gone.
+
+    Raises:
+        Gone: the data set is not in the store, or is damaged there.
+        StorageUnavailable: the store cannot answer.
+        OSError: the local disk is full.
+    """
+    if sha256 is not None:
+        _fetch_dataset(held, store, sha256, go_on)
+    kept: set[str] = set()
+    problems: list[str] = []
+    for row in reversed(checkpoints):
+        names, problem = _fetch_checkpoint(held, store, row, whole=not kept, go_on=go_on)
+        kept |= names
+        problems += [problem] if problem else []
+    held.clear_job(job_id, kept)
+    return problems
+
+
+def _fetch_dataset(held: Storage, store: S3, sha256: str, go_on: GoOn) -> None:
+    if held.touch_dataset(sha256):
+        return
+    key = dataset_key(sha256)
+    try:
+        _receive(store, key, held.dataset_place(sha256), sha256, go_on)
+    except (FileNotFoundError, Changed) as error:
+        what = "is damaged" if isinstance(error, Changed) else "is not"
+        raise Gone(
+            f"The data set's file {what} in the object store ({key}): upload the same file under the same name, then "
+            "submit the job again."
+        ) from error
+
+
+def _fetch_checkpoint(
+    held: Storage, store: S3, row: Checkpoint, *, whole: bool, go_on: GoOn
+) -> tuple[set[str], str | None]:
+    """The names of a checkpoint's files that are local now, and what is wrong with it, if anything."""
+    names = set()
+    for file in sorted(row.files, key=lambda file: file["name"].endswith(".json")):  # the description comes last
+        path = held.job_dir(row.job_id) / held.job_file(row.job_id, file["name"]).name
+        wanted = whole or path.suffix == ".json"
+        try:
+            if not _is_local(path, file):
+                if not wanted:
+                    continue
+                if "object" not in file:  # registered before there was a store, on another host
+                    raise FileNotFoundError
+                _receive(store, file["object"], path, file["sha256"], go_on)
+        except (FileNotFoundError, Changed) as error:
+            what = "damaged" if isinstance(error, Changed) else "missing"
+            return set(), f"The checkpoint of step {row.step} is {what} in the object store ({path.name})."
+        names.add(path.name)
+    return names, None
+
+
+def _is_local(path: Path, file: File) -> bool:
+    return path.exists() and path.stat().st_size == file["bytes"] and storage.sha256(path) == file["sha256"]
+
+
+def _receive(store: S3, key: str, path: Path, sha256: str, go_on: GoOn) -> None:
+    """Write an object to a file, whole or not at all.
+
+    Raises FileNotFoundError, Changed where its hash is another, StorageUnavailable, and OSError of the disk.
+    """
+    digest = hashlib.sha256()
+    with closing(store.open(key)) as reading, storage.placed(path) as file:
+        while block := reading.read(BLOCK_BYTES):
+            if not go_on():
+                raise StorageUnavailable("It is not needed any more.")
+            digest.update(block)
+            file.write(block)
+        if digest.hexdigest() != sha256:
+            raise Changed(f"{key} has another hash")
+
+
+# Deleting
+
+
+def remove_job(held: Storage, job_id: str) -> None:
+    """Delete all files of a job that has no row any more. What a store that is away keeps is left to the sweep."""
+    held.remove_job(job_id)
+    if held.objects is not None:
+        try:
+            held.objects.delete([found.key for found in held.objects.list(f"jobs/{job_id}/")])
+        except StorageUnavailable as error:
+            log.warning("%s: its objects are left to the sweep: %s", job_id, error)
+
+
+def dataset_key(sha256: str) -> str:
+    """The object of the data set with this hash."""
+    return f"datasets/{sha256[:2]}/{sha256}.npz"
