@@ -336,7 +336,7 @@ class Alive(Answer):
 class Ready(Answer):
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, str]
-    """`ok`, or a sentence, by what was looked at: `database`, `broker`, `workers`; `blobs` if an object store is set."""
+    """`ok`, or a sentence, by what was looked at: `database`, `broker`, `workers`, and `blobs` if there is a store."""
 
 
 class Working(Answer):
