@@ -82,6 +82,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
 DEVICE_LOST = "device_lost"
 """The reason that a trainer gives for such a failure; the job is given to another worker."""
 
+OUT_OF_MEMORY = re.compile(r"CUDA.*out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE)
 TROUBLE = re.compile(
     r"CUDA (error|driver|initiali[sz]ation)|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|NVIDIA driver|No CUDA GPUs|NVML",
     re.IGNORECASE,
@@ -108,11 +109,16 @@ def advised(words: str, facts: Mapping[str, str] | None = None) -> str:
     return f"{first}: {fix}." if fix else f"{first}."
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU has no memory left, in the words of torch's allocator or of what allocates beside it."""
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
 def is_device_trouble(error: BaseException) -> bool:
     """Whether an exception of torch is the device's fault rather than the job's: all of CUDA's but a lack of memory.
 
     torch raises AcceleratorError where the runtime fails, and RuntimeError where a library above it does.
     """
-    if not isinstance(error, RuntimeError) or "out of memory" in str(error).lower():
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     return type(error).__name__ == "AcceleratorError" or TROUBLE.search(str(error)) is not None

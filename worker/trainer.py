@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.errors import DatasetInvalid, TrainingError
-from worker.advice import DEVICE_LOST, is_device_trouble
+from worker.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
@@ -91,7 +91,8 @@ def _reason(error: BaseException) -> str:
         return "storage_full"
     if isinstance(error, MemoryError):
         return "out_of_memory_host"
-    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+    is_torchs_own = type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
+    if is_torchs_own or is_out_of_memory(error):
         return "out_of_memory_gpu"
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         return "out_of_memory_host"

@@ -45,11 +45,6 @@ class Part:
     def __len__(self) -> int:
         return len(self.x)
 
-    def pinned(self) -> Part:
-        """In page-locked memory, from which copies to a GPU run beside the computation."""
-        lengths = self.lengths.pin_memory() if self.lengths is not None else None
-        return Part(self.x.pin_memory(), lengths, self.y.pin_memory())
-
     def to(self, device: torch.device) -> Part:
         lengths = self.lengths.to(device) if self.lengths is not None else None
         return Part(self.x.to(device), lengths, self.y.to(device))

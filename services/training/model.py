@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 from services.training.spec import Architecture
 
@@ -87,6 +88,14 @@ class SequenceModel(nn.Module):
 
     def recur(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Outputs (batch, time, width), right at valid steps, and the final state of the top layer (batch, width)."""
+        if x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
+            with torch.autocast("cuda", enabled=False):
+                return self._recur(x.to(_bf16_of(x.device)), lengths)
+        return self._recur(x, lengths)
+
+    def _recur(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        if x.is_cuda and self._draws_within() and torch.are_deterministic_algorithms_enabled():
+            return self._recur_layers(x, lengths)
         if lengths is None:
             return self._recur_full(x)
         if x.is_cuda:
@@ -107,10 +116,50 @@ class SequenceModel(nn.Module):
     def _recur_packed(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """cuDNN reads packed sequences natively; the lengths must lie in host memory, so this copies them there."""
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        output, state = self.rnn(packed)
-        hidden = state[0] if isinstance(state, tuple) else state
+        if x.dtype == torch.bfloat16:
+            output, hidden = self._call_packed(packed)
+        else:
+            output, state = self.rnn(packed)
+            hidden = state[0] if isinstance(state, tuple) else state
         outputs, _ = nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
         return outputs, torch.cat((hidden[-2], hidden[-1]), dim=1) if self.rnn.bidirectional else hidden[-1]
+
+    def _call_packed(self, packed: PackedSequence) -> tuple[PackedSequence, Tensor]:
+        """What the module does with a packed sequence, its weights in the type of the input: (outputs, hidden)."""
+        rnn, x = self.rnn, packed.data
+        layers = rnn.num_layers * (2 if rnn.bidirectional else 1)
+        zeros = x.new_zeros(layers, int(packed.batch_sizes[0]), rnn.hidden_size)
+        state = (zeros, zeros) if rnn.mode == "LSTM" else zeros
+        weights = [weight.to(x.dtype) for weight in _weights(rnn)]
+        dropout = rnn.dropout if rnn.num_layers > 1 else 0.0
+        output, hidden, *_ = FUNCTIONS[rnn.mode](
+            x, packed.batch_sizes, state, weights, True, rnn.num_layers, dropout, rnn.training, rnn.bidirectional
+        )
+        if packed.unsorted_indices is not None:
+            hidden = hidden.index_select(1, packed.unsorted_indices)
+        return PackedSequence(output, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), hidden
+
+    def _draws_within(self) -> bool:
+        """Whether there is dropout between the layers of the recurrent network now."""
+        return self.training and self.rnn.dropout > 0 and self.rnn.num_layers > 1
+
+    def _recur_layers(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Layer by layer, with torch's dropout between them.
+
+        cuDNN's own dropout draws from a state of its own that nobody can read (torch seeds it once from the device's
+        generator), so a run that uses it cannot be resumed exactly.
+        """
+        if lengths is not None and self.rnn.bidirectional:
+            return self._recur_both_ways(x, lengths)
+        both, weights = self.rnn.bidirectional, _weights(self.rnn)
+        per_layer = len(weights) // self.rnn.num_layers
+        for layer in range(self.rnn.num_layers):
+            if layer:
+                x = F.dropout(x, self.rnn.dropout)
+            x, hidden, *_ = _call(self.rnn, x, weights[layer * per_layer : (layer + 1) * per_layer], 1, both)
+        if lengths is not None:
+            return x, x[torch.arange(len(x), device=x.device), lengths - 1]
+        return x, torch.cat((hidden[-2], hidden[-1]), dim=1) if both else hidden[-1]
 
     def _overflowed(self, hidden: Tensor) -> bool:
         """Whether a state has left the finite numbers, as only those of relu can: maybe after its sequence's end.
@@ -166,6 +215,8 @@ def _call(
             with torch.autocast(x.device.type, enabled=False):
                 return _call(rnn, x.float(), weights, num_layers, bidirectional)
         zeros = zeros.to(dtype)
+    elif weights[0].dtype != x.dtype:
+        weights = [weight.to(x.dtype) for weight in weights]
     state = (zeros, zeros) if rnn.mode == "LSTM" else zeros
     dropout = rnn.dropout if num_layers > 1 else 0.0
     function = FUNCTIONS[rnn.mode]
@@ -181,6 +232,15 @@ FUNCTIONS: dict[str, Any] = {
     "RNN_TANH": torch.rnn_tanh,
     "RNN_RELU": torch.rnn_relu,
 }
+
+
+def _bf16_of(device: torch.device) -> torch.dtype:
+    """In what a GPU's recurrent layers compute where bf16 is asked for: float32 where it has none in its hardware.
+
+    Not by autocast: under it cuDNN's recurrent networks run in fp16, whichever type was asked for
+    (ATen/cudnn/AutocastRNN.cpp), and nobody scales the loss of a bf16 run.
+    """
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
 
 
 def _weights(rnn: nn.RNNBase) -> list[Tensor]:

@@ -9,6 +9,7 @@ import errno
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +50,8 @@ def prepare_process(threads: int | None = None) -> None:
     underflow to denormal numbers, on which a CPU is more than ten times slower.
     """
     torch.set_flush_denormal(True)
+    # Where a GPU runs layer by layer, or in bf16, cuDNN gathers the weights at every step: known, and a line a job.
+    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk", UserWarning)
     if threads is not None:
         torch.set_num_threads(threads)
 

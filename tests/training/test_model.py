@@ -109,6 +109,59 @@ def test_the_layout_for_gpus_gives_the_same(cell: str, bidirectional: bool, laye
     torch.testing.assert_close(final, packed_final, rtol=0, atol=NEVERTHELESS)
 
 
+@every_recurrence
+def test_layer_by_layer_as_on_gpus_in_deterministic_mode_gives_the_same(
+    cell: str, bidirectional: bool, layers: int
+) -> None:
+    model = model_of(cell=cell, bidirectional=bidirectional, num_layers=layers)
+    for lengths in (LENGTHS, None):
+        x = padded_batch()
+        wanted, last = model._recur(x, lengths)
+        outputs, final = model._recur_layers(x, lengths)
+        valid = torch.arange(x.shape[1]) < (LENGTHS if lengths is not None else torch.tensor([x.shape[1]]))[:, None]
+        torch.testing.assert_close(outputs[valid.expand(len(x), -1)], wanted[valid.expand(len(x), -1)])
+        torch.testing.assert_close(final, last)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("lengths", [LENGTHS, None])
+def test_layer_by_layer_dropout_comes_from_the_random_stream_that_checkpoints_hold(
+    bidirectional: bool, lengths: Tensor | None
+) -> None:
+    model = model_of(cell="gru", num_layers=2, bidirectional=bidirectional, dropout=0.5).train()
+    x, state = padded_batch(), torch.get_rng_state()
+    first, second = model._recur_layers(x, lengths)[1], model._recur_layers(x, lengths)[1]
+    torch.set_rng_state(state)
+    assert torch.equal(model._recur_layers(x, lengths)[1], first)
+    assert not torch.equal(first, second)
+
+
+@every_recurrence
+def test_a_packed_sequence_without_the_module_gives_the_same(cell: str, bidirectional: bool, layers: int) -> None:
+    model = model_of(cell=cell, bidirectional=bidirectional, num_layers=layers)
+    packed = pack_padded_sequence(padded_batch(), LENGTHS, batch_first=True, enforce_sorted=False)
+    wanted, state = model.rnn(packed)
+    outputs, hidden = model._call_packed(packed)
+    assert torch.equal(outputs.data, wanted.data)
+    assert torch.equal(hidden, state[0] if isinstance(state, tuple) else state)
+
+
+@every_recurrence
+def test_in_bf16_as_on_gpus_the_result_is_near_and_gradients_come_in_the_weights_type(
+    cell: str, bidirectional: bool, layers: int
+) -> None:
+    model = model_of(cell=cell, bidirectional=bidirectional, num_layers=layers)
+    for lengths in (LENGTHS, None):
+        _, wanted = model._recur(padded_batch(), lengths)
+        recur = model._recur_full if lengths is None else lambda x: model._recur_packed(x, LENGTHS)
+        _, final = recur(padded_batch().bfloat16())
+        assert final.dtype == torch.bfloat16
+        torch.testing.assert_close(final.float(), wanted, atol=3e-2, rtol=0)  # eight bits, nine steps
+        gradients = gradients_of(model, final.float().sum())
+        assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_relu_network_is_torchs_own(bidirectional: bool) -> None:
     model = model_of(cell="rnn", nonlinearity="relu", bidirectional=bidirectional)
