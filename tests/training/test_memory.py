@@ -307,7 +307,7 @@ def test_what_fits_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_what_a_run_takes_of_a_gpu_is_told_every_two_seconds_and_of_a_cpu_never(tmp_path: Path) -> None:
-    telling = Telling(make_run(document(), ARRAYS), tmp_path)
+    telling = Telling(make_run(ARRAYS), tmp_path)
     assert list(telling._memory(0.0)) == []
     telling.run.device = torch.device("cuda")  # torch answers zeros where there is none
     told = [[event["event"] for event in telling._memory(at)] for at in (10.0, 11.9, 12.0, 13.0)]
