@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from api import (
+    audit,
+    auth,
+    bodies,
+    checkpoints,
+    datasets,
+    docs,
+    errors,
+    events,
+    health,
+    jobs,
+    keys,
+    models,
+    openapi,
+    presets,
+    rates,
+    whoami,
+    workers,
+)
 from api import bell as doorbell
-from api import bodies, checkpoints, datasets, docs, errors, events, health, jobs, models, openapi, presets, workers
 from api.service import Service
 from services import db, storage
 from services.queue import Doorbell
@@ -17,15 +35,19 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     app = openapi.Api("loopline", version=VERSION)
     app.request_class = bodies.SpooledRequest
     app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, MAX_FORM_PARTS=20, TRAP_HTTP_EXCEPTIONS=False)
+    engine = db.engine(settings.database_url)
     app.extensions["loopline"] = Service(
         settings=settings,
-        engine=db.engine(settings.database_url),
+        engine=engine,
         storage=storage.of(settings),
         bell=bell or doorbell.CeleryDoorbell(settings.broker_url),
+        keyring=auth.Keyring(engine),
+        rates=rates.Rates(settings.broker_url, rates.Rate.parse(settings.rate_limit)),
     )
     openapi.register(app)
     errors.register(app)
-    for resource in (jobs, events, checkpoints, models, datasets, presets, workers, health):
+    for resource in (jobs, events, checkpoints, models, datasets, presets, workers, keys, audit, whoami, health):
         app.register_api(resource.api)
     app.register_blueprint(docs.pages)
+    auth.register(app)
     return app

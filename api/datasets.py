@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response
 from sqlalchemy.orm import Session
 
-from api import bodies, openapi, schemas
+from api import auth, bodies, openapi, schemas
 from api.service import current
 from services import datasets, db
 from services.errors import BadRequest, Problem
@@ -35,7 +35,7 @@ _BODY = {
     "",
     operation_id="uploadDataset",
     request_body=_BODY,
-    responses={200: schemas.Dataset, 201: schemas.Dataset, **openapi.problems(413, 415)},
+    responses={200: schemas.Dataset, 201: schemas.Dataset, **openapi.problems(409, 413, 415)},
 )
 def upload(query: schemas.UploadQuery) -> Response:
     """Upload a data set
@@ -53,7 +53,10 @@ def upload(query: schemas.UploadQuery) -> Response:
             name=query.name,
             limits=limits,
             max_bytes=service.settings.max_upload_bytes,
+            tenant=auth.tenant(),
         )
+        if added.created:
+            auth.note(session, "dataset.upload", added.dataset.id)
         resource = described(added.dataset)
     return openapi.answer(resource, 201 if added.created else 200, {"Location": f"{api.url_prefix}/{resource.id}"})
 
@@ -62,7 +65,7 @@ def upload(query: schemas.UploadQuery) -> Response:
 def index(query: schemas.DatasetsQuery) -> Response:
     """List data sets, newest first"""
     with db.read_scope(current().engine) as session:
-        rows, more = datasets.list(session, **query.model_dump())
+        rows, more = datasets.list(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.DatasetList(data=[described(row) for row in rows], has_more=more))
 
 
@@ -70,7 +73,7 @@ def index(query: schemas.DatasetsQuery) -> Response:
 def show(path: schemas.DatasetPath) -> Response:
     """Look at a data set"""
     with db.read_scope(current().engine) as session:
-        return openapi.answer(described(datasets.get(session, path.dataset)))
+        return openapi.answer(described(datasets.get(session, path.dataset, tenant=auth.tenant())))
 
 
 @api.delete("/<dataset>", operation_id="deleteDataset", responses={204: None, **openapi.problems(404, 409)})
@@ -81,14 +84,15 @@ def delete(path: schemas.DatasetPath) -> Response:
     said (400): a request that is sent twice must not delete two.
     """
     with db.session_scope(current().engine) as session:
-        datasets.delete(session, _one_version(session, path.dataset).id)
+        gone = datasets.delete(session, _one_version(session, path.dataset).id, tenant=auth.tenant())
+        auth.note(session, "dataset.delete", gone.id)
     return Response(status=204)
 
 
 def _one_version(session: Session, asked: str) -> Dataset:
     """The data set that is meant, if no other version could be."""
-    found = datasets.get(session, asked)
-    newest, _ = datasets.list(session, name=found.name, limit=2)
+    found = datasets.get(session, asked, tenant=auth.tenant())
+    newest, _ = datasets.list(session, name=found.name, limit=2, tenant=auth.tenant())
     if len(newest) > 1 and asked in (found.name, f"{found.name}@latest"):
         said = f"`{found.name}` has several versions; say which, such as {found.name}@{found.version}"
         raise BadRequest("It is not clear which version to delete.", [Problem("/path/dataset", said)])

@@ -57,6 +57,8 @@ _DETAILS: dict[int, str] = {
 
 RETRY_AFTER_SECONDS: dict[type[errors.LooplineError], int] = {errors.Unavailable: 5, errors.IdempotencyInFlight: 1}
 
+_REALM = 'Bearer realm="loopline"'
+
 log = logging.getLogger(__name__)
 
 
@@ -120,15 +122,27 @@ def _ours(error: errors.LooplineError) -> Response:
     status = status_of(type(error))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _record(error.code, error)
-    retry = next((RETRY_AFTER_SECONDS[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER_SECONDS), None)
     return problem(
         status,
         error.code,
         error.message,
         title=(type(error).__doc__ or "").strip().split("\n")[0],
         problems=error.problems if isinstance(error, errors.Invalid) else (),
-        headers={} if retry is None else {"Retry-After": str(retry)},
+        headers=_headers(error),
     )
+
+
+def _headers(error: errors.LooplineError) -> dict[str, str]:
+    """What belongs to an error besides its document: when to come back, or how to show a key (RFC 6750)."""
+    match error:
+        case errors.Unauthorized():
+            return {"WWW-Authenticate": f'{_REALM}, error="invalid_token"' if error.shown else _REALM}
+        case errors.Forbidden():
+            return {"WWW-Authenticate": f'{_REALM}, error="insufficient_scope", scope="{error.scope}"'}
+        case errors.RateLimited():
+            return {"Retry-After": str(error.retry_after_seconds)}
+    retry = next((RETRY_AFTER_SECONDS[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER_SECONDS), None)
+    return {} if retry is None else {"Retry-After": str(retry)}
 
 
 def _http(error: HTTPException) -> Response:

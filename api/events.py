@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from api import openapi, schemas
+from api import auth, openapi, schemas
 from api.jobs import identified
 from api.service import current
 from services import db, events, jobs
@@ -22,7 +22,7 @@ def index(path: schemas.JobPath, query: schemas.EventsQuery) -> Response:
     Changes of state, checkpoints, retries, requests and warnings.
     """
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id))
+        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
         rows = events.list(session, path.job_id, after=query.after, limit=query.limit + 1)
     found = [_event(row) for row in rows[: query.limit]]
     return openapi.answer(schemas.EventList(data=found, has_more=len(rows) > query.limit))
@@ -35,7 +35,7 @@ def logs(path: schemas.JobPath, query: schemas.LogsQuery) -> Response:
     `Accept: text/plain` gives them as text, a line each. The newest 2,000 lines are kept.
     """
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id))
+        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
         rows = events.lines(session, path.job_id, after=query.after, limit=query.limit + 1)
     found, more = [_line(row) for row in rows[: query.limit]], len(rows) > query.limit
     vary = {"Vary": "Accept"}

@@ -10,13 +10,15 @@ from flask import Response
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api import openapi, schemas
+from api import auth, openapi, schemas
 from api.bell import PATIENCE_SECONDS
 from api.service import Service, current
 from services import db, workers
 from services.errors import LooplineError, StorageUnavailable
 
 BLOBS_SECONDS, BLOBS_PATIENCE_SECONDS = 5.0, 3.0
+
+UNTOLD = "not well; ask with an API key to hear why"
 
 api = openapi.blueprint("health", __name__, prefix="/v1/health", about="Is the service up, and can it work?")
 
@@ -38,7 +40,8 @@ def ready() -> Response:
     `degraded`: jobs are accepted and wait.
     """
     service = current()
-    checks = {**_work(service), "broker": _broker(service.settings.broker_url), **_blobs(service)}
+    broker = _broker(service.settings.broker_url)
+    checks = _shown({**_work(service), "broker": broker, **_blobs(service)})
     if checks["database"] != "ok":
         return openapi.answer(schemas.Ready(status="unavailable", checks=checks), 503, {"Retry-After": "5"})
     return openapi.answer(schemas.Ready(status="ready" if _all_well(checks) else "degraded", checks=checks))
@@ -51,10 +54,16 @@ def working() -> Response:
     503 when a worker cannot use its GPU; when jobs have been waiting for LOOPLINE_STUCK_SECONDS and no worker listens
     to their queue, or an idle one does not take them; and while the database cannot be used.
     """
-    checks = _work(current())
+    checks = _shown(_work(current()))
     if not _all_well(checks):
         return openapi.answer(schemas.Working(status="stuck", checks=checks), 503, {"Retry-After": "5"})
     return openapi.answer(schemas.Working(status="working", checks=checks))
+
+
+def _shown(checks: Mapping[str, str]) -> dict[str, str]:
+    """The checks; to strangers no more than whether all is well, for the reasons name hosts and queues."""
+    told = all(said == "ok" for said in checks.values()) or auth.is_known()
+    return {what: said if told or said == "ok" else UNTOLD for what, said in checks.items()}
 
 
 def _all_well(checks: Mapping[str, str]) -> bool:

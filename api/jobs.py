@@ -12,7 +12,7 @@ from flask_openapi.types import ResponseDict as Documented
 from sqlalchemy.orm import Session
 from werkzeug.datastructures import ETags
 
-from api import bodies, openapi, schemas
+from api import auth, bodies, openapi, schemas
 from api.service import Service, current
 from services import db, faults, jobs, submission, transfers
 from services.errors import JobNotFound
@@ -56,9 +56,12 @@ def submit(header: schemas.SubmitHeader) -> Response:
     The job is accepted even while no worker or broker is up.
     """
     document, fingerprint = bodies.document()
-    key = Key("default POST /v1/jobs", header.idempotency_key, fingerprint) if header.idempotency_key else None
+    scope = f"{auth.tenant()} POST /v1/jobs"
+    key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
     with db.session_scope(current().engine) as session:
-        job, replayed = submission.submit(session, document, key=key, request_id=g.request_id)
+        job, replayed = submission.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
+        if not replayed:
+            auth.note(session, "job.submit", job.id)
         resource = described(session, job)
     if not replayed:
         log.info("%s: submitted to the queue %s", job.id, job.queue, extra={"job_id": job.id})
@@ -73,7 +76,7 @@ def index(query: schemas.JobsQuery) -> Response:
     filters = query.model_dump(exclude={"tag"})
     key, _, value = (query.tag or "").partition(":")
     with db.read_scope(current().engine) as session:
-        rows, more = jobs.list(session, **filters, tag=(key, value) if query.tag else None)
+        rows, more = jobs.list(session, tenant=auth.tenant(), **filters, tag=(key, value) if query.tag else None)
         return openapi.answer(schemas.JobList(data=[described(session, job) for job in rows], has_more=more))
 
 
@@ -90,7 +93,7 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
     if request.if_none_match.contains_weak(str(revision)):
         return Response(status=304, headers=_hints(revision, status))
     with db.read_scope(current().engine) as session:
-        job = jobs.get(session, path.job_id)
+        job = jobs.get(session, path.job_id, tenant=auth.tenant())
         return openapi.answer(described(session, job), headers=_freshness(job))
 
 
@@ -101,7 +104,8 @@ def cancel(path: schemas.JobPath) -> Response:
     One that waits is cancelled at once, one that runs is asked to stop, one that has ended stays as it is.
     """
     with db.session_scope(current().engine) as session:
-        job = jobs.cancel(session, identified(path.job_id))
+        job = jobs.cancel(session, identified(path.job_id), tenant=auth.tenant())
+        auth.note(session, "job.cancel", job.id)
         return openapi.answer(described(session, job), 202, _freshness(job))
 
 
@@ -113,7 +117,8 @@ def pause(path: schemas.JobPath) -> Response:
     `paused`, within a few seconds. One that is paused stays so; one that has ended cannot be (409).
     """
     with db.session_scope(current().engine) as session:
-        job = jobs.pause(session, identified(path.job_id))
+        job = jobs.pause(session, identified(path.job_id), tenant=auth.tenant())
+        auth.note(session, "job.pause", job.id)
         return openapi.answer(described(session, job), 202, _freshness(job))
 
 
@@ -125,7 +130,8 @@ def resume(path: schemas.JobPath) -> Response:
     waits or runs stays as it is; one that has ended cannot be resumed (409).
     """
     with db.session_scope(current().engine) as session:
-        job = jobs.resume(session, identified(path.job_id))
+        job = jobs.resume(session, identified(path.job_id), tenant=auth.tenant())
+        auth.note(session, "job.resume", job.id)
         resource = described(session, job)
     if job.status == Status.QUEUED:
         _ring(job)
@@ -140,7 +146,8 @@ def delete(path: schemas.JobPath) -> Response:
     """
     service = current()
     with db.session_scope(service.engine) as session:
-        jobs.delete(session, identified(path.job_id))
+        jobs.delete(session, identified(path.job_id), tenant=auth.tenant())
+        auth.note(session, "job.delete", path.job_id)
     transfers.remove_job(service.storage, path.job_id)
     return Response(status=204)
 
@@ -149,7 +156,7 @@ def delete(path: schemas.JobPath) -> Response:
 def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
     """List the epochs of a job, ascending"""
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id))
+        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
         records = jobs.epochs(session, path.job_id, after=query.after, limit=query.limit + 1)
     found = [schemas.Epoch.model_validate(record) for record in records]
     return openapi.answer(schemas.EpochList(data=found[: query.limit], has_more=len(found) > query.limit))
@@ -159,7 +166,7 @@ def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
 def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     """Loss and gradient norm by step, thinned out"""
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id))
+        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
         found = jobs.steps(session, path.job_id, points=query.points)
     return openapi.answer(
         schemas.Steps(step=[*found.step], loss=[*found.loss], grad_norm=[*found.grad_norm], total=found.total)
@@ -185,7 +192,7 @@ def _await_news(service: Service, job_id: str, seconds: float, seen: ETags) -> t
     try:
         while True:
             with db.read_scope(service.engine) as session:
-                revision, status = jobs.revision(session, job_id)
+                revision, status = jobs.revision(session, job_id, tenant=auth.tenant())
             news = status in TERMINAL or (bool(seen) and not seen.contains_weak(str(revision)))
             left = deadline - time.monotonic()
             if news or left <= 0 or service.closing():

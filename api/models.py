@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response
 
-from api import downloads, openapi, schemas
+from api import auth, downloads, openapi, schemas
 from api.jobs import identified
 from api.service import current
 from services import db, jobs
@@ -51,7 +51,7 @@ def single(path: schemas.FilePath) -> Response:
 
 def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
-        job = jobs.get(session, identified(job_id))
+        job = jobs.get(session, identified(job_id), tenant=auth.tenant())
         kept = [str(row.step) for row in jobs.checkpoints(session, job.id)]
     if job.status in TERMINAL and job.status != Status.SUCCEEDED:
         told = f"This job has no model: it ended as {job.status}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -57,6 +57,8 @@ class Api(OpenAPI):
         )
         self.openapi_version = "3.1.0"
         self.json.sort_keys = False  # type: ignore[attr-defined]
+        self.on_document: list[Callable[[dict[str, Any]], None]] = []
+        """Adds to the document what others know."""
 
     def generate_spec_json(self) -> None:
         super().generate_spec_json()  # type: ignore[no-untyped-call]
@@ -69,6 +71,8 @@ class Api(OpenAPI):
                 operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
                 if operation["operationId"] in ALSO_TEXT:
                     operation["responses"]["200"]["content"]["text/plain"] = {"schema": {"type": "string"}}
+        for add in self.on_document:
+            add(self.spec_json)
 
 
 def _spec_schemas() -> dict[str, Any]:
@@ -93,12 +97,15 @@ def blueprint(name: str, import_name: str, *, prefix: str, about: str) -> APIBlu
 
 _WHEN = {
     400: "The request cannot be read, or a parameter is not right.",
+    401: "There is no API key, or none that is valid.",
+    403: "The API key lacks the scope; `detail` names it.",
     404: "There is nothing with this id.",
     409: "The request does not fit the present state.",
     413: "The body is larger than this service takes.",
     415: "The body is of a type that this route does not read.",
     416: "The file has no such range.",
     422: "The request is readable and wrong; `errors` names every problem with a JSON pointer.",
+    429: "There were too many requests; `Retry-After` says when to go on.",
     500: "An error nobody foresaw; the log has it under the `request_id`.",
     503: "The service cannot answer now; `Retry-After` says when to try again.",
 }

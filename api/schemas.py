@@ -284,6 +284,7 @@ class Worker(Answer):
     queues: list[str]
     state: Literal["idle", "busy", "broken"]
     job_id: str | None
+    """Null while it is idle, and of another tenant's job."""
     started_at: datetime
     seen_at: datetime
     heard_at: datetime | None
@@ -327,6 +328,89 @@ class Preset(Answer):
 
 class PresetList(Page[Preset]):
     """The named architectures."""
+
+
+class Key(Answer):
+    """An API key, without its secret."""
+
+    object: Literal["key"] = "key"
+    id: str
+    name: str | None
+    tenant: str
+    scopes: list[Literal["read", "submit", "admin"]]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+    revoked_at: datetime | None
+
+
+class NewKey(Key):
+    """An API key that was just made."""
+
+    key: str
+    """The key itself, `ll_...`. It is shown this once: the service keeps a hash of it."""
+
+
+class KeyList(Page[Key]):
+    """The keys of the tenant, newest first, with those that have ended."""
+
+
+class KeyRequest(BaseModel):
+    """A key that is to be made."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    scopes: list[Literal["read", "submit", "admin"]] = Field(min_length=1, max_length=10)
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+    """What it is for, to tell it from others."""
+    expires_days: float | None = Field(None, gt=0, le=36_500, allow_inf_nan=False)
+    """It ends after so many days; null: it does not end by itself."""
+
+
+class AuditEntry(Answer):
+    """Something that somebody changed."""
+
+    id: int
+    at: datetime
+    key_id: str | None
+    """Null where no key was needed, and for what was done on the service's own host."""
+    action: str
+    """A noun and a verb: `job.submit`, `key.revoke`."""
+    resource_id: str | None
+    request_id: str | None
+    remote_address: str | None
+
+
+class AuditList(Page[AuditEntry]):
+    """What was changed in the tenant, newest first; `after` takes the last entry's id."""
+
+
+class Quota(Answer):
+    """How much of something there is, and may be."""
+
+    used: int
+    limit: int | None
+    """Null where there is none."""
+
+
+class Quotas(Answer):
+    queued: Quota
+    """Jobs that wait: queued or paused."""
+    running: Quota
+    bytes: Quota
+    """Of uploaded data sets."""
+
+
+class Identity(Answer):
+    """Who the request is from."""
+
+    object: Literal["identity"] = "identity"
+    tenant: str
+    key_id: str | None
+    """Null where no key is needed."""
+    scopes: list[Literal["read", "submit", "admin"]]
+    quotas: Quotas
 
 
 class Alive(Answer):
@@ -437,6 +521,16 @@ class SubmitHeader(Header):
     """Any string of your own. A second request with the same key and body gets the first one's answer."""
 
 
+class AuditQuery(Query):
+    after: int | None = Field(None, ge=1, le=MAX_ID)
+    """The id of the last entry of the page before."""
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class KeyPath(Path):
+    key_id: str
+
+
 class JobPath(Path):
     job_id: str
 
@@ -457,3 +551,8 @@ class DatasetPath(Path):
 def moment(seconds: float) -> datetime:
     """Database time, seconds since 1970, as a UTC datetime."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def moment_or_none(seconds: float | None) -> datetime | None:
+    """The same where there may be none."""
+    return None if seconds is None else moment(seconds)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 from sqlalchemy import Engine
@@ -14,6 +14,10 @@ from sqlalchemy import Engine
 from services.queue import Doorbell
 from services.settings import Settings
 from services.storage import Storage
+
+if TYPE_CHECKING:
+    from api.auth import Keyring
+    from api.rates import Rates
 
 MAX_WAITING = 40
 
@@ -24,6 +28,8 @@ class Service:
     engine: Engine
     storage: Storage
     bell: Doorbell
+    keyring: Keyring
+    rates: Rates
     closing: Callable[[], bool] = lambda: False
     """Whether this process was told to stop: long polls then end at once."""
     waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))

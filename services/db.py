@@ -40,6 +40,7 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 
 _READ_ONLY = "loopline_read_only"
+_WITHOUT_WAIT = "loopline_without_wait"
 
 
 class now(FunctionElement[float]):
@@ -130,23 +131,27 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A deferred transaction that reads and then writes is refused at once (SQLITE_BUSY) when another one wrote in
     # between, whatever the busy timeout; so writers take the write lock first.
-    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    options = connection.get_execution_options()
+    read_only = options.get(_READ_ONLY, False)
+    patience = 0 if options.get(_WITHOUT_WAIT, False) else round(BUSY_SECONDS * 1000)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
     connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 @contextmanager
-def session_scope(engine: Engine) -> Iterator[Session]:
+def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
     """One transaction that may write: committed at the end, rolled back on any error.
 
     The transaction begins with the first statement, so slow work (an upload) belongs before that: on SQLite there is
-    one writer at a time.
+    one writer at a time. `wait=False` is for what may be left undone: a SQLite that is locked is not waited for.
 
     Raises:
         Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
     """
     with _translated_errors():
-        with Session(engine, expire_on_commit=False) as session, session.begin():
+        used = engine if wait else engine.execution_options(**{_WITHOUT_WAIT: True})
+        with Session(used, expire_on_commit=False) as session, session.begin():
             yield session
             faults.point("transaction.written")
         metrics.committed(session)

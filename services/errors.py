@@ -196,9 +196,10 @@ class Unauthorized(LooplineError):
 
     code = "unauthorized"
 
-    def __init__(self, message: str | None = None, *, was_given: bool = True) -> None:
+    def __init__(self, message: str | None = None, *, shown: bool = True) -> None:
         super().__init__(message)
-        self.was_given = was_given
+        self.shown = shown
+        """Whether there was a key at all."""
 
 
 class Forbidden(LooplineError):

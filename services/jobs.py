@@ -604,10 +604,17 @@ def waiting(session: Session) -> Sequence[str]:
 
 def without_row(session: Session, job_ids: Sequence[str]) -> Sequence[str]:
     """Those of the ids that no job has."""
-    known: set[str] = set()
+    there = known(session, job_ids)
+    return [job_id for job_id in job_ids if job_id not in there]
+
+
+def known(session: Session, job_ids: Sequence[str], *, tenant: str | None = None) -> Collection[str]:
+    """Those of the ids that jobs have."""
+    there: set[str] = set()
     for first in range(0, len(job_ids), 500):
-        known.update(session.scalars(select(Job.id).where(Job.id.in_(job_ids[first : first + 500]))))
-    return [job_id for job_id in job_ids if job_id not in known]
+        whose = () if tenant is None else (Job.tenant == tenant,)
+        there.update(session.scalars(select(Job.id).where(Job.id.in_(job_ids[first : first + 500]), *whose)))
+    return there
 
 
 def running(session: Session, job_ids: Sequence[str]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "faults.md").read_text()
-NOT_YET = {40: "quotas", 42: "keys", 48: "webhooks", 49: "webhooks"}
+NOT_YET = {48: "webhooks", 49: "webhooks"}
 """Faults of what Loopline does not have."""
 
 

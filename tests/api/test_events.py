@@ -96,18 +96,19 @@ def test_a_wrong_parameter_is_refused(client: FlaskClient, queued_job: dict[str,
     assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request")
 
 
-def test_workers_are_listed_with_what_they_do(any_app: Flask) -> None:
+def test_workers_are_listed_with_what_they_do(any_app: Flask, spec: dict[str, Any]) -> None:
     client, engine = any_app.test_client(), any_app.extensions["loopline"].engine
     assert client.get("/v1/workers").get_json() == {"object": "list", "data": [], "has_more": False}
+    job_id = client.post("/v1/jobs", json=spec).get_json()["id"]
     with db.session_scope(engine) as session:
         workers.beat(session, "b:2", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
-        workers.beat(session, "a:1", queues=["default", "night"], state="busy", job_id="job_1", heard_seconds_ago=3.0)
+        workers.beat(session, "a:1", queues=["default", "night"], state="busy", job_id=job_id, heard_seconds_ago=3.0)
     busy, idle = client.get("/v1/workers").get_json()["data"]
     assert (busy["name"], busy["queues"], busy["state"], busy["job_id"]) == (
         "a:1",
         ["default", "night"],
         "busy",
-        "job_1",
+        job_id,
     )
     assert busy["heard_at"] < busy["seen_at"]
     assert (idle["state"], idle["job_id"], idle["heard_at"]) == ("idle", None, None)

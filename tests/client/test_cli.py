@@ -448,15 +448,18 @@ def test_a_paused_job_is_waited_for_and_says_so_once(
     assert "succeeded" in done.stdout.splitlines()[-1]
 
 
-def test_workers_are_listed_and_their_absence_is_a_sentence(run: Run, service: Any) -> None:
+def test_workers_are_listed_and_their_absence_is_a_sentence(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
     assert run("workers").stdout == "No workers are up. Jobs are accepted and wait until one starts.\n"
+    job_id = client.submit(tiny).id
     with db.session_scope(service.engine) as session:
         workers.beat(session, "a:1", queues=["default", "night"], state="idle", job_id=None, heard_seconds_ago=None)
-        workers.beat(session, "b:2", queues=["default"], state="busy", job_id="job_1", heard_seconds_ago=90)
+        workers.beat(session, "b:2", queues=["default"], state="busy", job_id=job_id, heard_seconds_ago=90)
     header, idle, busy = run("workers").stdout.splitlines()
     assert header.split() == ["worker", "state", "job", "queues", "started", "seen", "heard", "a", "bell"]
     assert re.split(" {2,}", idle) == ["a:1", "idle", "-", "default, night", "just now", "just now", "never"]
-    assert re.split(" {2,}", busy) == ["b:2", "busy", "job_1", "default", "just now", "just now", "1 min ago"]
+    assert re.split(" {2,}", busy) == ["b:2", "busy", job_id, "default", "just now", "just now", "1 min ago"]
     assert [worker["name"] for worker in json.loads(run("workers", "--json").stdout)] == ["a:1", "b:2"]
 
 

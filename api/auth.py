@@ -1,0 +1,223 @@
+"""Who asks, and what that one may do: API keys, and the one table from route to scope.
+
+A request shows its key as `Authorization: Bearer ll_...`. Where no key is needed (`Settings.needs_keys`) everybody is
+the tenant `default` and may do everything; but a service that thinks itself alone on its machine, and hears from
+elsewhere or under another name (a proxy, a page that has its own name point here), asks for a key all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from flask import Flask, g, request
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from api import openapi, rates
+from api.service import current
+from services import audit, db, keys
+from services.errors import Forbidden, LooplineError, Unauthorized, Unavailable
+from services.keys import Identity, Scope
+from services.settings import Settings, is_loopback
+
+CACHE_SECONDS = 5.0
+"""For so long a process takes a key for good that it found good: a revoked one may work so much longer."""
+MOST_CACHED = 10_000
+
+
+class Rule(StrEnum):
+    """What a route asks for besides a scope."""
+
+    OPEN = "open"
+    """Nothing."""
+    KEY = "key"
+    """Any valid key."""
+
+
+RULES: dict[str, Scope | Rule] = {
+    "jobs.submit": Scope.SUBMIT,
+    "jobs.index": Scope.READ,
+    "jobs.show": Scope.READ,
+    "jobs.cancel": Scope.SUBMIT,
+    "jobs.pause": Scope.SUBMIT,
+    "jobs.resume": Scope.SUBMIT,
+    "jobs.delete": Scope.SUBMIT,
+    "jobs.epochs": Scope.READ,
+    "jobs.steps": Scope.READ,
+    "events.index": Scope.READ,
+    "events.logs": Scope.READ,
+    "checkpoints.index": Scope.READ,
+    "checkpoints.download": Scope.READ,
+    "models.archive": Scope.READ,
+    "models.single": Scope.READ,
+    "datasets.upload": Scope.SUBMIT,
+    "datasets.index": Scope.READ,
+    "datasets.show": Scope.READ,
+    "datasets.delete": Scope.SUBMIT,
+    "presets.index": Scope.READ,
+    "workers.index": Scope.READ,
+    "keys.create": Scope.ADMIN,
+    "keys.index": Scope.ADMIN,
+    "keys.revoke": Scope.ADMIN,
+    "audit.index": Scope.ADMIN,
+    "whoami.show": Rule.KEY,
+    "health.live": Rule.OPEN,
+    "health.ready": Rule.OPEN,
+    "health.working": Rule.OPEN,
+    "docs.index": Rule.OPEN,
+    "docs.document": Rule.OPEN,
+    "docs.page": Rule.OPEN,
+    "docs.asset": Rule.OPEN,
+}
+"""By endpoint, what a request needs. A route that is not here keeps the app from being made."""
+
+
+class Keyring:
+    """The keys that this process found good lately, so that a poll costs no look at the database. Holds no key, only
+    hashes of them."""
+
+    def __init__(
+        self, engine: Engine, *, seconds: float = CACHE_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine, self._seconds, self._clock = engine, seconds, clock
+        self._known: dict[bytes, tuple[float, Identity]] = {}
+        self._noted: dict[str, float] = {}
+
+    def identity(self, text: str) -> Identity:
+        """Whose key this is.
+
+        Raises:
+            Unauthorized: nobody's.
+            Unavailable: the database cannot say.
+        """
+        digest = hashlib.sha256(text.encode()).digest()
+        at, known = self._known.get(digest, (0.0, None))
+        if known is not None and self._clock() < at + self._seconds:
+            return known
+        self._known.pop(digest, None)
+        began = self._clock()
+        with db.read_scope(self._engine) as session:
+            found = keys.verify(session, text)
+        self._note_use(found.key_id or "")
+        if len(self._known) >= MOST_CACHED:
+            self._known.clear()
+        self._known[digest] = (began, found)
+        return found
+
+    def forget(self) -> None:
+        """Look at the database again for every key: one was revoked here."""
+        self._known.clear()
+
+    def _note_use(self, key_id: str) -> None:
+        """At most once a minute, and only if that can be written at once: nobody's answer waits for it."""
+        if self._clock() < self._noted.get(key_id, -keys.USED_SECONDS) + keys.USED_SECONDS:
+            return
+        with suppress(Unavailable), db.session_scope(self._engine, wait=False) as session:
+            keys.used(session, key_id)
+            self._noted[key_id] = self._clock()
+
+
+def register(app: openapi.Api) -> None:
+    """Asks every request who it is from, and the OpenAPI document say so; after all routes are there.
+
+    Raises:
+        RuntimeError: a route has no rule.
+    """
+    without = sorted({rule.endpoint for rule in app.url_map.iter_rules()} - RULES.keys())
+    if without:
+        raise RuntimeError(f"These routes have no rule in api/auth.py, RULES: {', '.join(without)}.")
+    app.before_request(_admit)
+    app.on_document.append(lambda document: _document(app, document))
+
+
+def identity() -> Identity:
+    """Who the present request is from."""
+    return cast(Identity, g.identity)
+
+
+def tenant() -> str:
+    """Whose jobs, data sets and keys the present request is about."""
+    return identity().tenant
+
+
+def note(session: Session, action: str, resource_id: str) -> None:
+    """Write what the present request does into the audit, within its transaction."""
+    who = identity()
+    actor = audit.Actor(who.tenant, who.key_id, g.request_id, request.remote_addr)
+    audit.record(session, actor, action, resource_id)
+
+
+def is_known() -> bool:
+    """Whether a request to an open route comes from somebody who would be let in: others are told less."""
+    try:
+        _identified()
+    except LooplineError:
+        return False
+    return True
+
+
+def _admit() -> None:
+    rule = RULES[request.endpoint] if request.endpoint else Rule.OPEN  # what has no route is nothing for anybody
+    if rule is Rule.OPEN:
+        return
+    g.identity = who = _identified()
+    if who.key_id is not None:
+        current().rates.count("key", who.key_id)
+    if isinstance(rule, Scope) and rule not in who.scopes:
+        has = ", ".join(scope for scope in Scope if scope in who.scopes)
+        raise Forbidden(f"This needs an API key with the scope `{rule}`; this one has {has}.", scope=rule)
+
+
+def _identified() -> Identity:
+    """Who asks. Raises Unauthorized, RateLimited after too many wrong keys, and Unavailable."""
+    service = current()
+    if not service.settings.needs_keys and _may_go_without(service.settings):
+        return keys.ANYBODY
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not text.strip():
+        raise Unauthorized("This service asks for an API key: send it as `Authorization: Bearer ll_...`.", shown=False)
+    try:
+        return service.keyring.identity(text.strip())
+    except Unauthorized:
+        # Only those who fail are counted, so nobody who shares an address with them is kept out.
+        service.rates.count("failures", request.remote_addr or "unknown", rates.FAILURES)
+        raise
+
+
+def _may_go_without(settings: Settings) -> bool:
+    if settings.auth == "none":
+        return True
+    name = urlsplit(f"//{request.host}").hostname or ""
+    return is_loopback(request.remote_addr or "") and is_loopback(name)
+
+
+def _document(app: Flask, document: dict[str, Any]) -> None:
+    """Says in the OpenAPI document what each operation asks for."""
+    document["components"]["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, `ll_...`. None is needed while the service listens on a loopback address only.",
+        }
+    }
+    for route in app.url_map.iter_rules():
+        path = document["paths"].get(re.sub(r"<(?:[^<:]+:)?([^>]+)>", r"{\1}", route.rule), {})
+        rule = RULES[route.endpoint]
+        for operation in (path[method.lower()] for method in route.methods or () if method.lower() in path):
+            if rule is Rule.OPEN:
+                operation["security"] = []
+                continue
+            operation["security"] = [{"key": []}]
+            operation["description"] = f"{operation['description']}\n\n{_asks_for(rule)}".strip()
+            operation["responses"] |= openapi.problems(401, 429, *([403] if isinstance(rule, Scope) else []))
+
+
+def _asks_for(rule: Scope | Rule) -> str:
+    return f"Asks for the scope `{rule}`." if isinstance(rule, Scope) else "Asks for any valid key."
