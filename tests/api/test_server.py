@@ -117,7 +117,7 @@ def test_an_endless_upload_is_cut_off_and_leaves_nothing(server: Server) -> None
     host, port = server.address
     with socket.create_connection((host, port), timeout=20) as connection:
         connection.sendall(
-            b"POST /v1/datasets?name=endless HTTP/1.1\r\nHost: x\r\n"
+            b"POST /v1/datasets?name=endless HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         chunk = b"100000\r\n" + bytes(0x100000) + b"\r\n"
@@ -141,7 +141,7 @@ def test_an_endless_upload_is_cut_off_and_leaves_nothing(server: Server) -> None
 def test_an_upload_that_breaks_off_leaves_nothing(server: Server, framing: bytes) -> None:
     with socket.create_connection(server.address, timeout=20) as connection:
         connection.sendall(
-            b"POST /v1/datasets?name=broken HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n" + framing
+            b"POST /v1/datasets?name=broken HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/zip\r\n" + framing
         )
         connection.sendall(bytes(100_000))
         deadline = time.monotonic() + 10
@@ -156,7 +156,7 @@ def test_an_endless_spec_is_cut_off(server: Server) -> None:
     sent = 0
     with socket.create_connection(server.address, timeout=20) as connection, suppress(OSError):
         connection.sendall(
-            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         while sent < 1_000:
             connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
@@ -253,9 +253,9 @@ def resident_bytes(server: Server) -> int:
 
 def test_clients_that_send_a_byte_now_and_then_keep_nobody_out(server: Server) -> None:
     heads = [
-        b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
-        b"POST /v1/datasets?name=slow HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+        b"GET /v1/health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
+        b"POST /v1/datasets?name=slow HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/zip\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n",
         b"",
     ]
@@ -299,7 +299,7 @@ def test_a_body_that_is_no_http_is_a_problem_and_not_an_error(server: Server) ->
     host, port = server.address
     with socket.create_connection((host, port), timeout=20) as connection:
         connection.sendall(
-            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\nzzzz\r\n"
         )
         answer = http.client.HTTPResponse(connection)
