@@ -1,7 +1,6 @@
 """The `loopline` command. It starts fast: httpx, rich and the client are imported by the commands that need them.
 
-Every command is a few lines: read what was typed, call the client, print. Its errors come to one place,
-`Command.invoke`, which says them in sentences on stderr and turns them into the exit codes of docs/command.md.
+Every command is a few lines: read what was typed, call the client, print. What they share is in commands.py.
 """
 
 from __future__ import annotations
@@ -9,56 +8,31 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from loopline import errors
-from loopline.notes import meter, note, on_retry
+from loopline import cli_keys, errors
+from loopline.commands import (
+    BAD_REQUEST,
+    CANCELLED,
+    FAILED,
+    UNREACHABLE,
+    AsJson,
+    Command,
+    connected,
+    in_words,
+    print_json,
+)
+from loopline.notes import meter, note
 
 if TYPE_CHECKING:
     from loopline.client import Client
     from loopline.job import Job
     from loopline.spec import SpecFile
     from loopline.types import Dataset, Event, LogLine
-
-EXIT_CODES: dict[int, str] = {
-    0: "it worked, and a job that was waited for succeeded",
-    1: "the job that was waited for failed",
-    2: "the request or the command line is wrong",
-    3: "the service cannot be reached, or is failing",
-    4: "the job that was waited for was cancelled",
-    130: "interrupted with Ctrl-C; a job that was watched goes on",
-}
-FAILED, BAD_REQUEST, UNREACHABLE, CANCELLED, INTERRUPTED = 1, 2, 3, 4, 130
-BY_ERROR: dict[type[errors.LooplineError], int] = {
-    errors.JobFailed: FAILED,
-    errors.JobCancelled: CANCELLED,
-    errors.ServiceUnreachable: UNREACHABLE,
-    errors.ServiceError: UNREACHABLE,
-    errors.DownloadFailed: UNREACHABLE,
-}
-HOISTED = ("--url", "--retry-seconds")
-
-
-class Command(TyperGroup):
-    """The root of the commands: the one place where errors become words and exit codes."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        return super().parse_args(ctx, hoisted(args))
-
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
-            return super().invoke(ctx)
-        except errors.LooplineError as error:
-            note(f"Error: {in_words(error)}")
-            raise typer.Exit(BY_ERROR.get(type(error), BAD_REQUEST)) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-
 
 app = typer.Typer(
     cls=Command,
@@ -75,6 +49,8 @@ datasets = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(datasets, name="datasets")
+app.add_typer(cli_keys.keys, name="keys")
+app.command()(cli_keys.whoami)
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
 JobIds = Annotated[
@@ -82,7 +58,6 @@ JobIds = Annotated[
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is new until the job ends.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print each as a line of JSON instead, for scripts.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON instead, for scripts.")]
 
 
 def main() -> None:
@@ -107,6 +82,15 @@ def connection(
             "--url", envvar="LOOPLINE_URL", metavar="URL", help="Where the service is. [default: http://127.0.0.1:8080]"
         ),
     ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-key-file",
+            envvar="LOOPLINE_API_KEY_FILE",
+            metavar="FILE",
+            help="A file that holds the API key; LOOPLINE_API_KEY holds it itself.",
+        ),
+    ] = None,
     retry_seconds: Annotated[
         float,
         typer.Option(
@@ -120,7 +104,7 @@ def connection(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    ctx.obj = {"url": url, "retry_seconds": retry_seconds}
+    ctx.obj = {"url": url, "api_key_file": api_key_file, "retry_seconds": retry_seconds}
 
 
 @app.command()
@@ -513,13 +497,6 @@ def health(ctx: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(UNREACHABLE)
 
 
-def connected(ctx: typer.Context) -> Client:
-    from loopline.client import Client
-
-    on_retry(lambda trouble: None)
-    return Client(ctx.obj["url"], retry_seconds=ctx.obj["retry_seconds"])
-
-
 def chosen(client: Client, job_id: str) -> Job:
     return client.last() if job_id == "last" else client.get(job_id)
 
@@ -605,41 +582,11 @@ def typed(ctx: typer.Context, job: Job) -> Callable[[str], str]:
     return lambda verb: f"loopline{elsewhere} {verb} {job.id}"
 
 
-def in_words(error: errors.LooplineError) -> str:
-    """What went wrong, and the way out where there is one."""
-    if isinstance(error, errors.ServiceUnreachable):
-        return f"{error} Start it with `make run`, or point --url or LOOPLINE_URL at your server."
-    if isinstance(error, errors.NotAllowed):
-        return f"{error} The key is read from LOOPLINE_API_KEY."
-    return str(error)
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ". `loopline presets` lists them."
-
-
-def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def hoisted(args: list[str]) -> list[str]:
-    """The arguments with --url and --retry-seconds moved to the front: people also type them after the command."""
-    front: list[str] = []
-    rest: list[str] = []
-    remaining = iter(args)
-    for arg in remaining:
-        if arg == "--":
-            rest += [arg, *remaining]
-        elif arg in HOISTED:
-            front += [arg, *([value] if (value := next(remaining, None)) is not None else [])]
-        elif arg.startswith(tuple(f"{option}=" for option in HOISTED)):
-            front.append(arg)
-        else:
-            rest.append(arg)
-    return front + rest
 
 
 if __name__ == "__main__":

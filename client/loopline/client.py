@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from loopline import spec as specs
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
-from loopline.types import Dataset, Health, Preset, Worker
+from loopline.types import Dataset, Health, Identity, Key, Preset, Worker
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CHUNK_BYTES = 1 << 18
@@ -30,7 +31,8 @@ class Client:
             job.download("model")
 
     base_url: where the service is; else $LOOPLINE_URL, else http://127.0.0.1:8080.
-    api_key: else $LOOPLINE_API_KEY, else none. timeout: seconds that one answer may take.
+    api_key: else what is in the file api_key_file or $LOOPLINE_API_KEY_FILE, else $LOOPLINE_API_KEY, else none.
+    timeout: seconds that one answer may take.
     retry_seconds: for how long a request is repeated when the connection breaks or the service is briefly away.
     A client may be shared between threads. Every method raises ServiceUnreachable when nothing answers.
     """
@@ -40,13 +42,12 @@ class Client:
         base_url: str | None = None,
         api_key: str | None = None,
         *,
+        api_key_file: str | Path | None = None,
         timeout: float = 30.0,
         retry_seconds: float = 15.0,
     ) -> None:
         self.base_url = (base_url or os.environ.get("LOOPLINE_URL") or DEFAULT_URL).rstrip("/")
-        self._api_key = (api_key or os.environ.get("LOOPLINE_API_KEY") or "").strip() or None
-        if self._api_key and not _is_header(self._api_key):
-            raise BadRequest("The API key holds characters that no key has; look at LOOPLINE_API_KEY.")
+        self._api_key = _api_key(api_key, api_key_file)
         self._http = Http(self.base_url, self._api_key, timeout=timeout, retry_seconds=retry_seconds)
 
     def __repr__(self) -> str:
@@ -179,6 +180,29 @@ class Client:
         """The workers that were seen within the last minute."""
         return [Worker.of(document) for document in self._http.pages("/v1/workers", {}, key="name")]
 
+    def whoami(self) -> Identity:
+        """Who the service takes this client for: its tenant, what its key may do, and what of its quotas is used."""
+        return Identity.of(self._http.get_object("/v1/whoami"))
+
+    def keys(self, *, page_size: int = PAGE) -> Iterator[Key]:
+        """Every API key of the tenant, newest first, revoked ones too. Takes a key with the scope `admin`."""
+        return (Key.of(document) for document in self._http.pages("/v1/keys", {"limit": page_size}))
+
+    def create_key(self, scopes: Iterable[str], *, name: str | None = None, expires_days: float | None = None) -> Key:
+        """A new API key of the tenant; `key.key` is the key itself, which is never shown again.
+
+        scopes: of `read`, `submit`, `admin`. A connection that breaks is not tried again here: the first key might be
+        there, and nobody would have seen it.
+        """
+        wanted = {"scopes": [*scopes], "name": name, "expires_days": expires_days}
+        body = json.dumps(wanted).encode()
+        headers = {"Content-Type": "application/json"}
+        return Key.of(self._http.object_in(self._http.send("POST", "/v1/keys", headers=headers, body=body, once=True)))
+
+    def revoke_key(self, key_id: str) -> Key:
+        """Ends an API key of the tenant, and returns it; within a few seconds it is refused. Raises NotFound."""
+        return Key.of(self._http.object_in(self._http.send("DELETE", f"/v1/keys/{quote(key_id, safe='')}")))
+
     def presets(self) -> list[Preset]:
         """The named architectures that a spec may start from."""
         return [Preset.of(document) for document in self._http.pages("/v1/presets", {}, key="name")]
@@ -186,6 +210,21 @@ class Client:
     def health(self) -> Health:
         """Whether the service can take work. Raises ServiceUnreachable when nothing answers at all."""
         return Health.of(self._http.object_in(self._http.send("GET", "/v1/health/ready", expected=503)))
+
+
+def _api_key(given: str | None, file: str | Path | None) -> str | None:
+    """The key from the first of the places that may hold it. Raises BadRequest for what is none, and for no file."""
+    file = file or os.environ.get("LOOPLINE_API_KEY_FILE")
+    if file and not given:
+        try:
+            given = Path(file).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise BadRequest(f"Cannot read the API key from {file}: {reason}.") from None
+    key = (given or os.environ.get("LOOPLINE_API_KEY") or "").strip() or None
+    if key and not _is_header(key):
+        raise BadRequest(f"The API key holds characters that no key has; look at {file or 'LOOPLINE_API_KEY'}.")
+    return key
 
 
 def _is_header(text: str) -> bool:

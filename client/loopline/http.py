@@ -1,8 +1,9 @@
 """One request to the service: sent, retried where that cannot do harm, and its refusals turned into errors.
 
-Every request of this client is safe to repeat: reads by nature; cancelling, pausing, deleting and uploading because
-they come to the same thing twice; submitting because it carries an Idempotency-Key. So a connection that breaks, and
-the answers 429, 502, 503 and 504, are tried again, with growing pauses or after the `Retry-After` that was asked for.
+Every request of this client but the making of an API key is safe to repeat: reads by nature; cancelling, pausing,
+deleting and uploading because they come to the same thing twice; submitting because it carries an Idempotency-Key. So a
+connection that breaks, and the answers 429, 502, 503 and 504, are tried again, with growing pauses or after the
+`Retry-After` that was asked for.
 """
 
 from __future__ import annotations
@@ -83,19 +84,20 @@ class Http:
         body: Body | None = None,
         patience: float = 0.0,
         expected: int = 200,
+        once: bool = False,
     ) -> httpx.Response:
         """Sends one request and returns its answer: a 2xx, a 304, or the status that is `expected` besides.
 
-        `patience` is added to the time that an answer may take.
+        `patience` is added to the time that an answer may take; `once` is for what must not be repeated.
         Raises ServiceUnreachable, or what `error_in` makes of the answer.
         """
 
-        def once() -> httpx.Response:
+        def one() -> httpx.Response:
             with self._open(method, path, params, headers, body, patience, expected) as response:
                 response.read()
                 return response
 
-        return self._retrying(once)
+        return one() if once else self._retrying(one)
 
     def download(self, path: str, target: Path, on_bytes: Callable[[int, int | None], None] | None = None) -> None:
         """Writes the answer to a GET into a file as it comes, from the start again when the connection breaks."""

@@ -240,6 +240,55 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Key:
+    """An API key. `key`, the key itself, is there only in the answer to the request that made it."""
+
+    id: str
+    name: str | None = None
+    tenant: str = ""
+    scopes: list[str] = field(default_factory=list, hash=False)
+    key: str | None = field(default=None, repr=False)
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        times = ("created_at", "expires_at", "last_used_at", "revoked_at")
+        return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How much of something a tenant has, and may have; None is no limit."""
+
+    used: int = 0
+    limit: int | None = None
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the service takes the client for. `quotas` are those of the tenant: `queued`, `running`, `bytes`."""
+
+    tenant: str
+    key_id: str | None = None
+    scopes: list[str] = field(default_factory=list, hash=False)
+    quotas: Mapping[str, Quota] = field(default_factory=dict, hash=False)
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        quotas = {name: Quota.of(quota) for name, quota in (document.get("quotas") or {}).items()}
+        return cls(**known(cls, document) | {"quotas": quotas})
+
+
+@dataclass(frozen=True)
 class Health:
     """Whether the service can take work: `ready`, `degraded` (it can, but say a broker is down) or `unavailable`."""
 

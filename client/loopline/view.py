@@ -17,7 +17,20 @@ from rich.text import Text
 
 from loopline import text
 from loopline.job import Job
-from loopline.types import Checkpoint, Dataset, Document, Epoch, Event, Health, LogLine, Preset, Worker
+from loopline.types import (
+    Checkpoint,
+    Dataset,
+    Document,
+    Epoch,
+    Event,
+    Health,
+    Identity,
+    Key,
+    LogLine,
+    Preset,
+    Quota,
+    Worker,
+)
 
 STYLES = {
     "queued": "yellow",
@@ -207,6 +220,35 @@ def workers(found: Iterable[Worker]) -> Listing:
         for worker in found
     ]
     return Listing(rows, drop=("started", "seen", "heard a bell"), wrap=("queues",))
+
+
+def keys(found: Iterable[Key]) -> Listing:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "id": key.id,
+            "name": key.name or text.NOTHING,
+            "scopes": ", ".join(key.scopes),
+            "created": text.ago(key.created_at),
+            "used": text.ago(key.last_used_at) if key.last_used_at else "never",
+            "ends": Text("revoked", "red") if key.revoked_at else text.when(key.expires_at),
+        }
+        for key in found
+    ]
+    return Listing(rows, drop=("created", "used"), wrap=("name",))
+
+
+def identity(shown: Identity) -> RenderableType:
+    quotas = [(_QUOTAS.get(name, name), _quota(name, quota)) for name, quota in shown.quotas.items()]
+    key = shown.key_id or "none is needed here"
+    return _pairs([("tenant", shown.tenant), ("key", key), ("may", ", ".join(shown.scopes)), *quotas])
+
+
+_QUOTAS = {"queued": "jobs that wait", "running": "jobs that run", "bytes": "data sets"}
+
+
+def _quota(name: str, quota: Quota) -> str:
+    used, most = (text.size(each) if name == "bytes" else str(each) for each in (quota.used, quota.limit))
+    return f"{used} of {most}" if quota.limit is not None else used
 
 
 def event(shown: Event) -> Text:

@@ -52,9 +52,9 @@ class Bell(FakeDoorbell):
 class Service:
     """The running service, and what a worker would do to its jobs. `wrap` puts something in front of the API."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, **given: Any) -> None:
         self.bell = Bell()
-        settings = Settings(data_dir=folder, database_url=database_url, broker_url="redis://127.0.0.1:1/0")
+        settings = Settings(data_dir=folder, database_url=database_url, broker_url="redis://127.0.0.1:1/0", **given)
         self.app = create_app(settings, bell=self.bell)
         self.engine = self.app.extensions["loopline"].engine
         self.storage = self.app.extensions["loopline"].storage
@@ -169,6 +169,14 @@ def service(tmp_path: Path, sqlite_url: str) -> Iterator[Service]:
 
 
 @pytest.fixture
+def keyed(tmp_path: Path, sqlite_url: str) -> Iterator[Service]:
+    """A service that asks for API keys."""
+    running = Service(tmp_path / "service", sqlite_url, auth="keys")
+    yield running
+    running.close()
+
+
+@pytest.fixture
 def client(service: Service) -> Iterator[Client]:
     with Client(service.url, retry_seconds=5) as connected:
         yield connected
@@ -177,7 +185,7 @@ def client(service: Service) -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def quiet_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """stamina would log its retries through structlog, to stdout; and no variable of the machine reaches a test."""
-    for name in ("LOOPLINE_URL", "LOOPLINE_API_KEY", "NO_COLOR", "FORCE_COLOR"):
+    for name in ("LOOPLINE_URL", "LOOPLINE_API_KEY", "LOOPLINE_API_KEY_FILE", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     stamina.instrumentation.set_on_retry_hooks([])
     yield

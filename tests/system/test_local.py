@@ -121,6 +121,20 @@ def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], 
         "Stopped.",
     ]
     assert re.search(r"scheduler +started\n", service.said)
+    assert re.search(r"API keys +none needed: it listens on this machine only \(LOOPLINE_AUTH=keys", service.said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "none needed: it listens on this machine only (LOOPLINE_AUTH=keys asks for them)"),
+        ({"host": "0.0.0.0"}, "needed; the first one: .venv/bin/python -m services keys create"),  # noqa: S104
+        ({"auth": "keys"}, "needed; the first one: .venv/bin/python -m services keys create"),
+        ({"host": "0.0.0.0", "auth": "none"}, "none needed: LOOPLINE_AUTH=none: anybody may come in"),  # noqa: S104
+    ],
+)
+def test_the_banner_says_whether_a_key_is_needed_and_why(given: dict[str, str], said: str) -> None:
+    assert command.keys(Settings(**given)).startswith(said)
 
 
 def test_a_running_job_goes_on_after_a_restart(start: Callable[..., Service], tmp_path: Path) -> None:

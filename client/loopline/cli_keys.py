@@ -1,0 +1,103 @@
+"""The commands about API keys: `loopline keys ...` and `loopline whoami`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loopline import errors
+from loopline.commands import BAD_REQUEST, AsJson, connected, in_words, print_json
+from loopline.notes import note
+
+keys = typer.Typer(
+    help="Make, list and revoke API keys of your tenant.\n\nExample: loopline keys create --scopes read,submit",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@keys.command(name="create")
+def create_key(
+    ctx: typer.Context,
+    scopes: Annotated[
+        str, typer.Option("--scopes", metavar="SCOPES", help="Of read, submit and admin, with commas between.")
+    ] = "read,submit",
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What it is for.")] = None,
+    expires_days: Annotated[
+        float | None, typer.Option("--expires-days", metavar="DAYS", help="It ends after so many days.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key and print it, this once.
+
+    The service keeps a hash of it and can never show it again. It takes a key with the scope admin.
+
+    Example: loopline keys create --scopes read,submit --name ci --expires-days 90
+    """
+    wanted = [scope.strip() for scope in scopes.split(",")]
+    with connected(ctx) as client:
+        key = client.create_key(wanted, name=name, expires_days=expires_days)
+    if as_json:
+        return print_json(key.raw)
+    from loopline import text
+
+    ends = f"ends {text.when(key.expires_at)}" if key.expires_at else "does not end by itself"
+    note(f"{key.id} of the tenant {key.tenant} may {', '.join(key.scopes)} and {ends}. It is not shown again.")
+    return typer.echo(key.key)
+
+
+@keys.command(name="list")
+def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the API keys of your tenant, newest first.
+
+    Those that were revoked or have ended too; none with its secret.
+
+    Example: loopline keys list
+    """
+    with connected(ctx) as client:
+        found = list(client.keys())
+    if as_json:
+        return print_json([key.raw for key in found])
+    if not found:
+        return typer.echo("No keys yet. Make one: loopline keys create --scopes read,submit")
+    from loopline import view
+
+    return view.console().print(view.keys(found))
+
+
+@keys.command(name="revoke")
+def revoke_key(
+    ctx: typer.Context,
+    key_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of keys (`key_...`); one or more.")],
+) -> None:
+    """Revoke API keys; they are refused within a few seconds.
+
+    Example: loopline keys revoke key_01m8534rdzpk2b2nwmwmj4v6dg
+    """
+    wrong = False
+    with connected(ctx) as client:
+        for key_id in key_ids:
+            try:
+                typer.echo(f"Revoked {client.revoke_key(key_id).id}.")
+            except errors.NotFound as error:
+                note(f"Error: {in_words(error)}")
+                wrong = True
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
+
+
+def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Say who the service takes you for.
+
+    Your tenant, what your key may do, and what of its quotas the tenant has used.
+
+    Example: loopline whoami
+    """
+    with connected(ctx) as client:
+        found = client.whoami()
+    if as_json:
+        return print_json(found.raw)
+    from loopline import view
+
+    return view.console().print(view.identity(found))

@@ -1,0 +1,98 @@
+"""What the commands of every group share: a connection, exit codes, and errors as words.
+
+Errors come to one place, `Command.invoke`, which says them in sentences on stderr and turns them into the exit codes of
+docs/command.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from loopline import errors
+from loopline.notes import note, on_retry
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+
+EXIT_CODES: dict[int, str] = {
+    0: "it worked, and a job that was waited for succeeded",
+    1: "the job that was waited for failed",
+    2: "the request, the API key or the command line is wrong",
+    3: "the service cannot be reached, or is failing",
+    4: "the job that was waited for was cancelled",
+    130: "interrupted with Ctrl-C; a job that was watched goes on",
+}
+FAILED, BAD_REQUEST, UNREACHABLE, CANCELLED, INTERRUPTED = 1, 2, 3, 4, 130
+BY_ERROR: dict[type[errors.LooplineError], int] = {
+    errors.JobFailed: FAILED,
+    errors.JobCancelled: CANCELLED,
+    errors.ServiceUnreachable: UNREACHABLE,
+    errors.ServiceError: UNREACHABLE,
+    errors.DownloadFailed: UNREACHABLE,
+}
+HOISTED = ("--url", "--api-key-file", "--retry-seconds")
+
+
+class Command(TyperGroup):
+    """The root of the commands: the one place where errors become words and exit codes."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        return super().parse_args(ctx, hoisted(args))
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except errors.LooplineError as error:
+            note(f"Error: {in_words(error)}")
+            raise typer.Exit(BY_ERROR.get(type(error), BAD_REQUEST)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON instead, for scripts.")]
+
+
+def connected(ctx: typer.Context) -> Client:
+    from loopline.client import Client
+
+    on_retry(lambda trouble: None)
+    return Client(ctx.obj["url"], api_key_file=ctx.obj["api_key_file"], retry_seconds=ctx.obj["retry_seconds"])
+
+
+def in_words(error: errors.LooplineError) -> str:
+    """What went wrong, and the way out where there is one."""
+    if isinstance(error, errors.ServiceUnreachable):
+        return f"{error} Start it with `make run`, or point --url or LOOPLINE_URL at your server."
+    if isinstance(error, errors.NotAllowed) and error.status == 403:
+        return f"{error} Use a key that has it, or ask an admin of your tenant: `loopline keys create --scopes ...`."
+    if isinstance(error, errors.NotAllowed):
+        return (
+            f"{error} The key is read from LOOPLINE_API_KEY, or from the file --api-key-file or LOOPLINE_API_KEY_FILE."
+        )
+    return str(error)
+
+
+def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def hoisted(args: list[str]) -> list[str]:
+    """The arguments with the options in HOISTED moved to the front: people also type them after the command."""
+    front: list[str] = []
+    rest: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--":
+            rest += [arg, *remaining]
+        elif arg in HOISTED:
+            front += [arg, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif arg.startswith(tuple(f"{option}=" for option in HOISTED)):
+            front.append(arg)
+        else:
+            rest.append(arg)
+    return front + rest
