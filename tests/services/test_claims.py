@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db, jobs, tenants
 from services.jobs import Lease
 from services.orm import Job, new_id
 
@@ -105,20 +105,48 @@ def long_queue(engine: Engine, queued_job: Job) -> Engine:
     return engine
 
 
-def test_a_long_queue_costs_nothing(long_queue: Engine, queued_job: Job) -> None:
+def plan_of_a_claim(engine: Engine) -> tuple[str | None, str]:
+    """The job that a claim takes, and how the database looks for it."""
     plans = []
 
-    @sa.event.listens_for(long_queue, "before_cursor_execute")
+    @sa.event.listens_for(engine, "before_cursor_execute")
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if statement.startswith("UPDATE jobs SET status"):
-            prefix = "EXPLAIN QUERY PLAN " if long_queue.dialect.name == "sqlite" else "EXPLAIN "
+            prefix = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
             cursor.execute(prefix + statement, parameters)
             plans.append(" ".join(str(row) for row in cursor.fetchall()))
 
-    assert take(long_queue) is not None
-    sa.event.remove(long_queue, "before_cursor_execute", explain)
-    assert "ix_jobs_queued" in plans[0]
-    assert not any(word in plans[0].upper() for word in ("SEQ SCAN", "SCAN JOBS", "SORT", "TEMP B-TREE"))
+    taken = take(engine)
+    sa.event.remove(engine, "before_cursor_execute", explain)
+    return taken, plans[0]
+
+
+def reads_in_order(plan: str) -> bool:
+    """Whether the queue's index is read in its order, to the first row that will do."""
+    scans = any(word in plan.upper() for word in ("SEQ SCAN", "SCAN JOBS", "SORT", "TEMP B-TREE"))
+    return "ix_jobs_queued" in plan and not scans
+
+
+def test_a_long_queue_of_a_tenant_at_its_limit_is_passed_over(
+    long_queue: Engine, make_spec: Callable[..., Any]
+) -> None:
+    with db.session_scope(long_queue) as session:
+        tenants.create(session, "acme", max_running=5)
+        tenants.change(session, "default", max_running=0)
+        last = jobs.create(session, make_spec(priority=-5), requested={}, dataset_id=None, tenant="acme").id
+    assert take(long_queue) == last
+    with db.session_scope(long_queue) as session:
+        tenants.change(session, "default", max_running=1)
+    taken, plan = plan_of_a_claim(long_queue)  # a limit that is not reached costs a look, and no other plan
+    assert taken is not None
+    assert reads_in_order(plan)
+    assert take(long_queue) is None
+
+
+def test_a_long_queue_costs_nothing(long_queue: Engine, queued_job: Job) -> None:
+    taken, plan = plan_of_a_claim(long_queue)
+    assert taken is not None
+    assert reads_in_order(plan)
 
     began = time.perf_counter()
     for _ in range(20):
