@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HIDDEN = "***"
 SECRETS = (
     (re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s\"']+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
-    (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
+    (re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d.=_-])[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (
         re.compile(
             r"\b(\w*(?:password|passwd|secret|api_key)\w*\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\,;&)}]+", re.IGNORECASE
@@ -73,20 +73,26 @@ def _formatter(as_json: bool) -> logging.Formatter:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    ends: list[Processor] = [structlog.processors.format_exc_info]  # not structlog's own form: it shows variables
     if as_json:
-        ends: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        ends += [structlog.processors.JSONRenderer()]
     else:
-        ends = [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        ends += [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *ends, _redact])
 
 
 def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep each text within its line, and a terminal from obeying it. (In JSON nothing else is possible.)"""
-    return {
-        key: CONTROLS.sub(lambda found: repr(found.group())[1:-1], value) if isinstance(value, str) else value
-        for key, value in event.items()
-    }
+    """Keep each text within its line, and a terminal from obeying it; indent a traceback. (JSON escapes by itself.)"""
+    told = {key: _one_line(value) if isinstance(value, str) else value for key, value in event.items()}
+    if isinstance(traceback := event.get("exception"), str):
+        told["exception"] = "\n".join(f"    {_one_line(line)}" for line in traceback.split("\n"))
+    return told
+
+
+def _one_line(text: str) -> str:
+    return CONTROLS.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def _redact(_logger: WrappedLogger, _method: str, line: Any) -> Any:

@@ -154,3 +154,73 @@ def test_what_clients_invent_makes_no_series(start: Callable[..., Api]) -> None:
     series = [dict(labels) for name, labels in found.samples if name == "loopline_http_requests_total"]
     assert {line["method"] for line in series if line["route"] == "(none)"} == {"(other)"}
     assert len([line for line in series if line["route"] == "(none)"]) == 1
+
+
+# Log lines
+
+
+def test_every_request_has_one_line_with_what_it_was_and_its_id(
+    start: Callable[..., Api], spec: dict[str, Any]
+) -> None:
+    api = start()
+    answer = httpx.post(f"{api.url}/v1/jobs?token=hush", json={}, headers={"X-Request-Id": "night-7"})
+    line = api.awaited(logger="api.access", request_id="night-7")
+    assert (line["event"], line["level"]) == ("POST /v1/jobs 422", "info")
+    assert (line["method"], line["route"], line["path"], line["status"]) == ("POST", "/v1/jobs", "/v1/jobs", 422)
+    assert line["bytes"] == len(answer.content)
+    assert 0 < line["milliseconds"] < 60_000
+    job = httpx.post(f"{api.url}/v1/jobs", json=spec, headers={"X-Request-Id": "night-8"}).json()["id"]
+    httpx.get(f"{api.url}/v1/jobs/{job}", headers={"X-Request-Id": "night-9"})
+    assert api.awaited(request_id="night-9")["route"] == "/v1/jobs/<job_id>"
+    mine = api.lines(request_id="night-8")
+    assert [line.get("job_id") for line in mine if "submitted" in line["event"]] == [job]
+    assert any("did not take the bell" in line["event"] for line in mine)  # whoever speaks while it is answered
+    assert len([line for line in mine if line["logger"] == "api.access"]) == 1
+
+
+def test_probes_that_are_answered_well_are_told_at_debug_only(start: Callable[..., Api]) -> None:
+    api = start()
+    assert httpx.get(f"{api.url}/v1/health/live").status_code == 200
+    httpx.get(f"{api.url}/v1/presets", headers={"X-Request-Id": "last"})
+    api.awaited(request_id="last")
+    assert api.lines(route="/v1/health/live") == []
+
+
+def test_no_client_can_forge_a_line(start: Callable[..., Api]) -> None:
+    """Encoded line ends, a terminal's escapes, an id that is none, bytes that are no text."""
+    api = start()
+    raw = (
+        b'GET /v1/%0A%1b[2J{"event":"forged"}?a=%0Ab HTTP/1.1\r\nHost: x\r\nX-Request-Id: a b\r\n'
+        b"X-Other: \xff\xfe\r\nAuthorization: Bearer hush-hush-7\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=10) as connection:
+        connection.sendall(raw)
+        assert connection.recv(100).startswith(b"HTTP/1.1 404")
+    line = api.awaited(logger="api.access", status=404)
+    assert line["path"] == '/v1/%0A%1b[2J{"event":"forged"}'
+    assert line["request_id"].startswith("req_")
+    assert api.lines(event="forged") == []  # and every line was JSON
+    assert "hush" not in api.text()
+
+
+def test_the_log_of_a_terminal_is_one_line_a_request(start: Callable[..., Api]) -> None:
+    api = start(LOOPLINE_LOG_FORMAT="console")
+    httpx.get(f"{api.url}/v1/%0Aforged", headers={"X-Request-Id": "night-7"})
+    deadline = time.monotonic() + 10
+    while "night-7" not in api.text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    [line] = [line for line in api.text().splitlines() if "forged" in line]
+    assert "GET /v1/%0Aforged 404" in line
+    assert "request_id=night-7" in line
+
+
+def test_no_password_is_in_the_log_of_a_service_that_reaches_nothing(start: Callable[..., Api], spec: Any) -> None:
+    api = start(LOOPLINE_LOG_LEVEL="debug")
+    for path in ("/v1/health/ready", "/v1/health/working", "/v1/jobs"):
+        httpx.get(f"{api.url}{path}", headers={"Authorization": "Bearer hush-hush-7"})
+    httpx.post(f"{api.url}/v1/jobs", json=spec, headers={"X-Request-Id": "last"})
+    api.awaited(logger="api.access", request_id="last")
+    assert "did not take the bell" in api.text()
+    assert "broker-secret" not in api.text()
+    assert "hush" not in api.text()
