@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 HIDDEN = "***"
 SECRETS = (
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s\"']+@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    (re.compile(r"(://[^\s:/@\"']{0,100}:)[^\s\"']{1,300}@"), rf"\1{HIDDEN}@"),
     (re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d.=_-])[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (
         re.compile(
-            r"\b(\w*(?:password|passwd|secret|api_key)\w*\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\,;&)}]+", re.IGNORECASE
+            r"((?:password|passwd|secret|api_key)\w{0,30}\\?[\"']?\s{0,3}[=:]\s{0,3}\\?[\"']?)[^\s\"'\\,;&)}]+",
+            re.IGNORECASE,
         ),
         rf"\1{HIDDEN}",
     ),
 )
-"""Where secrets stand in addresses, headers and the messages of drivers, and what is written instead."""
+"""Where secrets stand in addresses, headers and the messages of drivers, and what is written instead. Each begins with
+letters of its own and has bounds, so that a hostile text costs no more than its length."""
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 

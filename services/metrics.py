@@ -294,6 +294,8 @@ def _counting(registry: CollectorRegistry | None) -> Iterator[None]:
     import prometheus_client
     from prometheus_client import values
 
+    # Else each counter has a second series, of when it began.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # as the environment is now
     for metric in every():
         plain: dict[str, Any] = {
