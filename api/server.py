@@ -54,6 +54,8 @@ class Log(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+        if not resp.status:  # the connection broke before there was an answer
+            return
         sent = resp.sent or (resp.response_length or 0) * (req.method != "HEAD")  # sendfile(2) does not count
         access.answered(environ, int(str(resp.status)[:3]), request_time.total_seconds(), sent)
 

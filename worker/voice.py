@@ -14,7 +14,7 @@ from services.events import MAX_LINE, Level, Line
 from services.text import clean
 from worker.output import MAX_LINES
 
-LEVELS = {
+LEVELS: dict[str, int] = {
     Level.OUTPUT: logging.INFO,
     Level.INFO: logging.INFO,
     Level.WARNING: logging.WARNING,
@@ -29,7 +29,7 @@ def say(lines: Sequence[Line]) -> None:
     if len(lines) > MAX_LINES:
         log.info("… %d lines of the job's log are left out here", len(lines) - MAX_LINES)
     for line in lines[-MAX_LINES:]:
-        log.log(LEVELS.get(Level(line.level), logging.INFO), "%s", clean(line.text, MAX_LINE))
+        log.log(_level(line.level), "%s", clean(line.text, MAX_LINE))
 
 
 def tell(event: Mapping[str, Any]) -> None:
@@ -42,14 +42,19 @@ def tell(event: Mapping[str, Any]) -> None:
             log.debug("epoch %s: train_loss %s", epoch, numbers.get("train_loss"))
         case {"event": "checkpoint", "step": step}:
             log.debug("checkpoint at step %s", step)
-        case {"event": "note" | "rolled_back", "message": message}:
-            log.warning("%s", message)
+        case {"event": "note" | "rolled_back" as kind, "message": message}:
+            level = logging.WARNING if kind == "rolled_back" else _level(event.get("level"))
+            log.log(level, "%s", message)
         case {"event": "finished", "result": {"best_epoch": best, "epochs": epochs}}:
             log.info("training ended after %s epochs; the best was %s", epochs, best)
         case {"event": "stopped", "reason": reason}:
             log.info("training stopped: %s", reason)
         case {"event": "failed", "reason": reason, "message": message}:
             log.error("training failed: %s: %s", reason, message)
+
+
+def _level(name: object) -> int:
+    return LEVELS.get(name, logging.INFO) if isinstance(name, str) else logging.INFO
 
 
 class Dials:
