@@ -420,7 +420,7 @@ class Alive(Answer):
 class Ready(Answer):
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, str]
-    """`ok`, or a sentence, by what was looked at: `database`, `broker`, `workers`, and `blobs` if there is a store."""
+    """`ok`, or a sentence, by what was looked at: `database`, `broker`, `workers`, and `blobs` in an object store."""
 
 
 class Working(Answer):

@@ -86,6 +86,10 @@ class Reason(StrEnum):
     )
     TRAINER_CRASHED = "trainer_crashed", "The trainer stopped unexpectedly; its last words are in the worker's log."
     STORAGE_FULL = "storage_full", "There was no room for a checkpoint or the model; free space, then submit it again."
+    STORAGE_UNAVAILABLE = (
+        "storage_unavailable",
+        "The object store was out of reach for too long; see that the workers reach it, then submit the job again.",
+    )
     INTERNAL = "internal", "Something went wrong inside Loopline; the worker's log has the traceback."
 
 

@@ -215,6 +215,14 @@ class Storage:
                 self.remove_job(job_id)
             return len(idle) + len(_deleted([*self.root.glob("datasets/*/*.npz")], older_than_seconds))
 
+    def is_due(self, seconds: float = STRAY_SECONDS) -> bool:
+        """Whether nobody on this host has swept the cache for so long; whoever asks is taken to do it."""
+        stamp = self._folder() / ".swept"
+        if stamp.exists() and stamp.stat().st_mtime > time.time() - seconds:
+            return False
+        stamp.touch()
+        return True
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """No other process of this host looks at how old files are, or deletes old ones, during the block."""

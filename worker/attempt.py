@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from services import db, faults, jobs, metrics
 from services.errors import JobNotFound, LeaseLost, Unavailable
@@ -14,9 +13,9 @@ from services.events import Level, Line
 from services.jobs import Flags
 from services.leases import Lease
 from services.states import Reason, Status
-from services.storage import Storage, sha256
-from worker import voice
+from worker import delivery, voice
 from worker.advice import DEVICE_LOST, advised
+from worker.delivery import failed
 from worker.record import ENDS, Batch, Event, Trace, log_lines, trace
 from worker.slot import Claim, Slot
 from worker.spare import ProtocolError, Trainer, signal_name
@@ -32,12 +31,16 @@ LEASE_SHARE = 0.75  # and after which it must be dead: another may follow soon
 
 
 class Attempt:
-    """One attempt at a job: `run` turns until it has ended."""
+    """One attempt at a job: `run` turns until it has ended, `close` lets go of what it held.
 
-    def __init__(self, slot: Slot, claim: Claim, trainer: Trainer) -> None:
-        self.slot, self.job, self.trainer = slot, claim.job, trainer
+    The trainer gets its `order` when all that it needs is here.
+    """
+
+    def __init__(self, slot: Slot, claim: Claim, trainer: Trainer, order: Event) -> None:
+        self.slot, self.job, self.trainer, self.order = slot, claim.job, trainer, order
         self.lease = Lease.of(claim.job)
-        self.pending: list[Event] = []  # events that have come and are in no batch yet
+        self.delivery = delivery.of(slot, claim)  # holds events that have come and are in no batch yet
+        self.is_under_way = False  # whether the trainer has its order
         self.batch: Batch | None = None  # what is to be written next
         self.last: Event | None = None  # the event that ends the attempt, once it has come
         self.ended = False
@@ -52,6 +55,7 @@ class Attempt:
         self.write_at = 0.0  # not before: the database could not answer
         self.output_at = 0.0
         self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
+        self.is_waiting = False  # whether the end is not to be written yet
         self.is_unsure = False  # whether the batch's commit was not answered
         self.kill_at = self.time_limit_at = float("inf")
         if self.job.max_runtime_seconds is not None:
@@ -59,17 +63,33 @@ class Attempt:
         self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or float("inf")
         self.dials = Dials()
         trainer.watch(slot.drain.fd)
+        if self.delivery.fd is not None:
+            trainer.watch(self.delivery.fd)
 
     def run(self) -> None:
         """Until the attempt's end is in the database; raises LeaseLost when it is another's to write."""
-        try:
-            while not self.ended:
-                self.keep_lease()
-                self.stop_in_time()
-                self.listen()
-                self.write()
-        finally:
-            self.dials.rest()
+        self.set_off()
+        while not self.ended:
+            self.keep_lease()
+            self.stop_in_time()
+            self.set_off()
+            self.listen()
+            self.write()
+
+    def close(self) -> None:
+        self.delivery.close()
+        self.dials.rest()
+
+    def set_off(self) -> None:
+        """Give the trainer its order, once."""
+        if self.is_under_way or self.last is not None or (news := self.delivery.arrived()) is None:
+            return
+        self.take_in(news)
+        if self.last is None:
+            self.is_under_way = True
+            self.began = time.monotonic()
+            lease = self.renewed + LEASE_SHARE * self.slot.settings.lease_seconds
+            self.trainer.send({**self.order, "lease": lease})
 
     # The lease
 
@@ -126,6 +146,7 @@ class Attempt:
             self.time_limit_at = time.monotonic() + flags.seconds_left
         if flags.cancel:
             self.ask_to_stop("cancel")
+            self.delivery.hurry()
         if flags.pause:
             self.ask_to_stop("pause")
 
@@ -150,15 +171,21 @@ class Attempt:
             log.info("%s: the trainer is asked to stop (%s)", self.job.id, reason)
             self.asked = reason
             self.kill_at = time.monotonic() + self.slot.stop_seconds
-            self.trainer.send({"stop": reason})
+            if self.is_under_way:
+                self.trainer.send({"stop": reason})
+            else:
+                self.take_in([{"event": "stopped", "reason": reason}])
 
     def listen(self) -> None:
         """Take in what the trainer says, waiting for it at most to the next thing to do; note its death or silence."""
         if self.last is not None:
             time.sleep(max(0.0, min(self.write_at - time.monotonic(), TICK_SECONDS)))
+            if self.is_waiting:
+                self.delivery.wait(TICK_SECONDS)
             return
         try:
             self.take_in(self.trainer.wait(self.patience()))
+            self.delivery.heed()
             if self.last is None and self.trainer.has_exited():
                 self.take_in(self.trainer.rest())
                 if self.last is None:
@@ -166,7 +193,7 @@ class Attempt:
             elif self.last is None and time.monotonic() >= self.stalled_at():
                 self.take_in([self.stall()])
         except ProtocolError as error:
-            self.take_in([_failed(Reason.TRAINER_CRASHED, str(error))])
+            self.take_in([failed(Reason.TRAINER_CRASHED, str(error))])
 
     def take_in(self, events: Sequence[Event]) -> None:
         """Keep events to be written. After the last one the trainer has nothing left to do, and is gone before the
@@ -183,7 +210,7 @@ class Attempt:
                 return
             if event["event"] == "steps":
                 self.step = event["first_step"] + len(event["loss"]) - 1
-            self.pending.append(event)
+            self.delivery.take(event)
 
     def judged(self, last: Event) -> Event:
         """The last event, or what follows from it where the device has failed: a job that had not begun had no part."""
@@ -195,7 +222,7 @@ class Attempt:
     def patience(self) -> float:
         """How long to wait for the trainer before something else is due, in seconds."""
         due = min(self.renew_at, self.looked + LOOK_SECONDS, self.kill_at, self.time_limit_at, self.stalled_at())
-        if self.pending or self.batch:
+        if self.delivery.has_news or self.batch:
             due = min(due, self.write_at)
         if self.trainer.output.has_lines:
             due = min(due, max(self.output_at, self.write_at))
@@ -204,14 +231,14 @@ class Attempt:
 
     def stalled_at(self) -> float:
         """When the trainer has been silent for too long. One that was asked to stop has another limit."""
-        if self.asked is not None:
+        if self.asked is not None or not self.is_under_way:
             return float("inf")
         return max(self.began, self.trainer.heard_at) + self.max_stall_seconds
 
     def stall(self) -> Event:
         silent = time.monotonic() - max(self.began, self.trainer.heard_at)
         limit = f"limits.max_stall_seconds is {self.max_stall_seconds:g}"
-        return _failed(Reason.STALLED, f"The trainer said nothing for {silent:.0f} s at step {self.step} ({limit}).")
+        return failed(Reason.STALLED, f"The trainer said nothing for {silent:.0f} s at step {self.step} ({limit}).")
 
     def obituary(self) -> Event:
         """The failure of a trainer that ended without a last event, told from its exit status and last words."""
@@ -222,16 +249,14 @@ class Attempt:
             log.warning("%s: the trainer heard of no renewal in time, and has ended itself", self.job.id)
             return {"event": "stopped", "reason": "lease"}
         if status == -signal.SIGKILL:  # nobody else here sends one to a trainer
-            return _failed(
-                Reason.OUT_OF_MEMORY_HOST, "The trainer was killed, as the kernel does when memory runs out."
-            )
+            return failed(Reason.OUT_OF_MEMORY_HOST, "The trainer was killed, as the kernel does when memory runs out.")
         how = f"was ended by {signal_name(status)}" if status < 0 else f"ended with exit status {status}"
         if status == 0:
             how = "ended without a result"
         if words := self.trainer.output.last_words():
             log.warning("%s: the trainer %s; its last words:\n%s", self.job.id, how, words)
         last = " | ".join(self.trainer.output.last_words(3).splitlines())[-500:]
-        return _failed(Reason.TRAINER_CRASHED, f"The trainer {how}." + (f" Last it printed: {last!r}." if last else ""))
+        return failed(Reason.TRAINER_CRASHED, f"The trainer {how}." + (f" Last it printed: {last!r}." if last else ""))
 
     # The record
 
@@ -256,6 +281,7 @@ class Attempt:
             self.write_at = time.monotonic() + LOOK_SECONDS
             return
         self.batch, self.trace, self.is_unsure = None, left, False
+        self.delivery.committed(batch)
         self.ended = batch.end is not None
         if batch.end is None and batch.heard > self.heard:
             self.heard = batch.heard
@@ -265,45 +291,17 @@ class Attempt:
 
     def next_batch(self) -> Batch | None:
         """What there is to write now, checked against the files; None when there is nothing."""
-        end = self.last and self.checked(self.last)
-        events = [self.checked(event) for event in self.pending]
+        released = self.delivery.released(ended=self.last is not None)
+        events = [one for event in released for one in self.delivery.told(event)]
+        end = self.delivery.end(self.last) if self.last is not None and self.delivery.is_done else None
+        self.is_waiting = self.last is not None and end is None
         lines = [line for event in (*events, *([end] if end else [])) for line in log_lines(event)]
         now = time.monotonic()
         if end or (self.trainer.output.has_lines and now >= self.output_at):
             self.output_at = now + OUTPUT_SECONDS
             lines += [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
-        heard = self.heard + sum(event["event"] in ("checkpoint", "checkpoint_deleted") for event in self.pending)
-        self.pending = []
+        heard = self.heard + sum(event["event"] in ("checkpoint", "checkpoint_deleted") for event in released)
         voice.say(lines)
-        if not (events or lines or end):
+        if not (events or lines or end or heard > self.heard):
             return None
         return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds, heard)
-
-    def checked(self, event: Event) -> Event:
-        """The event, or what has to be written instead because its files are not what it says."""
-        if event["event"] == "checkpoint" and (damage := _damage(self.slot.storage, self.job.id, event["files"])):
-            # Likely deleted again already: several events are read at once.
-            return {"event": "log", "level": "info", "message": f"checkpoint {event['step']} not registered: {damage}"}
-        if event["event"] == "finished" and "files" in event:
-            damage = _damage(self.slot.storage, self.job.id, event["files"], hashed=True)
-            if damage:
-                return _failed(Reason.TRAINER_CRASHED, f"The trainer's result is not whole: {damage}.")
-        return event
-
-
-def _failed(reason: Reason, message: str) -> Event:
-    return {"event": "failed", "reason": reason, "message": message, "traceback": None}
-
-
-def _damage(storage: Storage, job_id: str, files: Sequence[Mapping[str, Any]], *, hashed: bool = False) -> str | None:
-    """What is wrong with the files that a trainer announced; None when they are whole."""
-    for file in files:
-        try:
-            path = storage.job_file(job_id, file["name"])
-            if path.stat().st_size != file["bytes"]:
-                return f"{file['name']} has {path.stat().st_size} bytes, not {file['bytes']}"
-            if hashed and sha256(path) != file["sha256"]:
-                return f"{file['name']} has another hash"
-        except (OSError, ValueError) as error:
-            return f"{file['name']}: {error}"
-    return None

@@ -15,9 +15,8 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
-from services import db, logs, metrics
+from services import db, logs, metrics, storage
 from services.settings import Settings
-from services.storage import Storage
 from worker import tasks, transport
 from worker.devices import gpu_of
 from worker.drain import Drain
@@ -113,7 +112,7 @@ class Worker:
         self._slot = Slot(
             settings=settings,
             engine=db.engine(settings.database_url),
-            storage=Storage(settings.data_dir),
+            storage=storage.of(settings),
             spares=spares,
             drain=self._drain,
             worker=name(),

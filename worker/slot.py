@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.engine import Engine
 
-from services.orm import Job
+from services.orm import Checkpoint, Job
 from services.settings import Settings
 from services.storage import Storage
 from worker.devices import Gpu
@@ -53,6 +54,8 @@ class Slot:
     """Its name, which no other process has or had: what is claimed under it is this process's."""
     stop_seconds: float = 20.0
     """How long a trainer may take to stop when asked to, a checkpoint included, before it is killed."""
+    patience_seconds: float = 600.0
+    """How long an attempt waits for an object store that is away, before it begins or to bring in its result."""
     ear: Ear = field(default_factory=Ear)
     gpu: Gpu = field(default_factory=Gpu)
 
@@ -74,3 +77,5 @@ class Claim:
     before its last events were written; going on from those would leave a gap in the history."""
     at: float
     """When, by the monotonic clock; the lease is counted from here."""
+    checkpoints: Sequence[Checkpoint] = ()
+    """All that are registered, oldest first."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
-from services import datasets, db, faults, jobs, logs
-from services.errors import LeaseLost, Unavailable
+from services import datasets, db, faults, jobs, leftovers, logs
+from services.errors import LeaseLost, NotFound, Unavailable
 from services.leases import Lease
-from services.states import Reason
-from worker.attempt import LEASE_SHARE, Attempt
+from services.states import TERMINAL, Reason
+from worker.attempt import Attempt
 from worker.record import Event
 from worker.slot import Claim, Slot
 
@@ -63,7 +64,7 @@ def claim(slot: Slot, queue: str) -> Claim | None:
         dataset_sha256 = None if job.dataset_id is None else datasets.get(session, job.dataset_id).sha256
         checkpoints = jobs.checkpoints(session, job.id) if job.attempt > 1 else ()
     faults.point("supervisor.claimed")
-    return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at)
+    return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -81,11 +82,11 @@ def _supervise(slot: Slot, claim: Claim) -> None:
     slot.ear.job_id = job.id
     trainer = slot.spares.take()
     try:
-        trainer.send(order(slot, claim))
-        attempt = Attempt(slot, claim, trainer)
-        attempt.run()
+        with closing(Attempt(slot, claim, trainer, order(slot, claim))) as attempt:
+            attempt.run()
         if attempt.device_trouble is not None:
             slot.gpu.lose(attempt.device_trouble)
+        _tidy(slot, job.id)
     except LeaseLost as error:
         log.warning("%s: attempt %d is over: %s", job.id, job.attempt, error)
     except Exception as error:  # the one edge: a mistake of ours must not take the pool process along
@@ -96,6 +97,21 @@ def _supervise(slot: Slot, claim: Claim) -> None:
         slot.ear.job_id = None
         if not slot.drain and slot.gpu.trouble is None:
             slot.spares.prepare()
+
+
+def _tidy(slot: Slot, job_id: str) -> None:
+    """Leave no files of a job that has ended, nor of those that went on elsewhere, where an object store has them."""
+    if slot.storage.objects is None:
+        return
+    try:
+        with db.read_scope(slot.engine) as session:
+            has_ended = jobs.revision(session, job_id)[1] in TERMINAL
+        if has_ended:
+            slot.storage.remove_job(job_id)
+        if slot.storage.is_due():
+            log.info("%d data sets and jobs left the cache", leftovers.sweep_cache(slot.engine, slot.storage))
+    except (NotFound, Unavailable) as error:
+        log.warning("%s: its files stay here for a while: %s", job_id, error)
 
 
 def order(slot: Slot, claim: Claim) -> Event:
@@ -109,7 +125,6 @@ def order(slot: Slot, claim: Claim) -> Event:
         "device": slot.settings.device,
         "job": job.id,
         "attempt": job.attempt,
-        "lease": claim.at + LEASE_SHARE * slot.settings.lease_seconds,
     }
 
 

@@ -156,7 +156,8 @@ def test_an_endless_spec_is_cut_off(server: Server) -> None:
     sent = 0
     with socket.create_connection(server.address, timeout=20) as connection, suppress(OSError):
         connection.sendall(
-            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         while sent < 1_000:
             connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")

@@ -1,0 +1,367 @@
+"""What comes to an attempt before it begins, and where its files must be before the database hears of them.
+
+Without an object store everything lies in the folder: it is there when the order goes out, and what the trainer tells
+of is only looked at. With one, the data set and the checkpoint to go on from are fetched first, and a checkpoint or
+result is written down only after its files are in the store. Training goes on meanwhile, and so does the lease.
+
+Order, with a store. Numbers and notes may overtake a checkpoint on its way. What is told of checkpoints keeps its
+order, so that `heard` means what it does without a store; and nothing overtakes a `started` or `rolled_back`, which
+change the place from which the run is told, nor do these overtake a checkpoint: one from a past that was left would
+come back.
+
+A checkpoint that the store does not take is skipped. The trainer, which has it on disk, then counts on it and gives up
+older ones; those stay in the database and the store until a newer one is there (`kept_back`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from services import transfers
+from services.errors import StorageUnavailable
+from services.objects import S3
+from services.states import Reason
+from services.storage import Storage, sha256
+from services.transfers import Gone
+from worker.courier import Courier
+from worker.record import Batch, Event
+from worker.slot import Claim, Slot
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+BACKLOG = 4
+"""So many checkpoints may wait for their way to the store; when more come, the oldest are left out."""
+
+PLACES = frozenset({"started", "rolled_back"})
+ORDERED = PLACES | {"checkpoint", "checkpoint_deleted"}
+
+
+class Delivery:
+    """Of an attempt whose blobs lie in the folder alone: everything is at hand as soon as it is told."""
+
+    fd: int | None = None
+    """Readable when there is news."""
+
+    def __init__(self, slot: Slot, claim: Claim) -> None:
+        self.slot, self.job = slot, claim.job
+        self.queue: list[Event] = []
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits to be written down that may be."""
+        return bool(self.queue)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to be written down but the end."""
+        return not self.queue
+
+    def arrived(self) -> list[Event] | None:
+        """What is to be told before the order goes out, perhaps a failure instead of it; None while things are on
+        their way."""
+        return []
+
+    def take(self, event: Event) -> None:
+        """The trainer told of something."""
+        self.queue.append(event)
+
+    def released(self, *, ended: bool) -> list[Event]:
+        """The events that are to be written now; `ended`: the trainer has told its last."""
+        released, self.queue = self.queue, []
+        return released
+
+    def told(self, event: Event) -> list[Event]:
+        """A released event as it is written, or what has to be written instead because its files are not what it
+        says."""
+        if event["event"] == "checkpoint" and (damage := _damage(self.slot.storage, self.job.id, event["files"])):
+            # Likely deleted again already: several events are read at once.
+            return [_not_registered(event, damage)]
+        return [event]
+
+    def end(self, event: Event) -> Event | None:
+        """The end as it is to be written; None while its files are on their way."""
+        if event["event"] == "finished" and "files" in event:
+            damage = _damage(self.slot.storage, self.job.id, event["files"], hashed=True)
+            if damage:
+                return failed(Reason.TRAINER_CRASHED, f"The trainer's result is not whole: {damage}.")
+        return event
+
+    def committed(self, batch: Batch) -> None:
+        """The database has what is in this batch."""
+
+    def hurry(self) -> None:
+        """Nobody wants to wait for the end any more."""
+
+    def heed(self) -> None:
+        """Take note of what has been brought."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait for news, if there can be any."""
+
+    def close(self) -> None:
+        """The attempt is over."""
+
+
+class StoreDelivery(Delivery):
+    """Of an attempt whose files go to an object store and come from it."""
+
+    def __init__(self, slot: Slot, claim: Claim, store: S3) -> None:
+        super().__init__(slot, claim)
+        self.store, self.claim, self.courier = store, claim, Courier()
+        self.fd = self.courier.fd
+        self.stored = {row.step: transfers.keys_of(row.files) for row in claim.checkpoints}
+        self.uploads: dict[int, Future[list[dict[str, Any]]]] = {}  # by the id of an event in the queue
+        self.fetching: Future[list[str]] | None = None
+        self.result: Future[list[dict[str, Any]]] | None = None
+        self.kept_back: list[int] = []  # steps that the trainer gave up while newer ones did not reach the store
+        self.is_missing = self.is_skipping = False  # the newest checkpoint is not registered; for want of the store
+        self.is_fresh = self.has_ended = self.is_draining = self.is_over = False
+        self.sent = 0  # checkpoints
+        self.again_at = 0.0
+        self.until = float("inf")  # how long a store that is away is waited for
+
+    @property
+    def has_news(self) -> bool:
+        return self.is_fresh and bool(self.queue)
+
+    def arrived(self) -> list[Event] | None:
+        if self.fetching is None:
+            self.fetching = self.courier.send(self._fetch)
+        if not self._is_done(self.fetching):
+            return None
+        error = self.fetching.exception()
+        if isinstance(error, StorageUnavailable):
+            if self._waits_on(error):
+                self.fetching = None if self._tries_again() else self.fetching
+                return None
+            return [failed(Reason.STORAGE_UNAVAILABLE, error.message)]
+        self.until = float("inf")
+        if isinstance(error, Gone):
+            return [failed(Reason.DATASET_INVALID, str(error))]
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return [failed(Reason.STORAGE_FULL, f"What the job needs does not fit on the worker's disk: {error}.")]
+        return [_warning(problem) for problem in self.fetching.result()]
+
+    def _fetch(self) -> list[str]:
+        claim, storage = self.claim, self.slot.storage
+        needed = (claim.dataset_sha256, claim.checkpoints)
+        return transfers.fetch(storage, self.store, self.job.id, *needed, go_on=lambda: not self.is_over)
+
+    def take(self, event: Event) -> None:
+        if event["event"] == "checkpoint":
+            self.sent += 1
+            self._upload(event, self.sent)
+        self.queue.append(event)
+        self.is_fresh = True
+
+    def _upload(self, event: Event, number: int) -> None:
+        self.uploads[id(event)] = self.courier.send(partial(self._share, event["files"], number))
+
+    def _share(self, files: Sequence[Mapping[str, Any]], number: int | None = None) -> list[dict[str, Any]]:
+        """By the courier's thread."""
+        if self.is_over:
+            raise StorageUnavailable("It is not needed any more.")
+        if number is not None and self.sent - number >= BACKLOG:
+            raise ValueError("newer ones came before it could be stored")
+        return transfers.share(self.slot.storage, self.store, self.job.id, self.job.attempt, files)
+
+    def released(self, *, ended: bool) -> list[Event]:
+        self.courier.heed()
+        self.is_fresh = False
+        self.has_ended = ended
+        released: list[Event] = []
+        held: list[Event] = []
+        is_blocked = is_barred = False  # by a checkpoint on its way; by a place that waits behind it
+        for event in self.queue:  # a warning may join it meanwhile
+            kind = event["event"]
+            waits = kind in ORDERED and (is_blocked or not self._is_settled(event))
+            if waits or is_barred:
+                held.append(event)
+                is_blocked = is_blocked or waits
+                is_barred = is_barred or kind in PLACES
+            else:
+                released.append(event)
+        self.queue = held
+        return released
+
+    def _is_settled(self, event: Event) -> bool:
+        """Whether it is known what is to be written of it. After the run has ended there is time to try again."""
+        if (upload := self.uploads.get(id(event))) is None:
+            return True
+        if not self._is_done(upload):
+            return False
+        error = _error(upload)
+        if not (self.has_ended and isinstance(error, StorageUnavailable) and self._waits_on(error)):
+            return True
+        if self._tries_again():
+            self._upload(event, self.sent)
+        return False
+
+    def told(self, event: Event) -> list[Event]:
+        match event:
+            case {"event": "checkpoint", "step": step}:
+                return self._checkpoint(event, step)
+            case {"event": "checkpoint_deleted", "step": step} if self.is_missing:
+                self.kept_back.append(step)
+                return []
+            case {"event": "started", "checkpoints": there}:
+                resumed = (event.get("resumed_from") or {"step": 0})["step"]
+                self.kept_back = [step for step in self.kept_back if step <= resumed]
+                return [{**event, "checkpoints": [*there, *self.kept_back]}]
+            case {"event": "rolled_back", "step": place}:
+                self.kept_back = [step for step in self.kept_back if step <= place]
+        return [event]
+
+    def _checkpoint(self, event: Event, step: int) -> list[Event]:
+        upload = self.uploads.pop(id(event))
+        error = _error(upload)
+        self.is_missing = error is not None
+        if error is None:
+            self.is_skipping = False
+            superfluous = [old for old in self.kept_back if old != step]
+            self.kept_back = []
+            stored = {**event, "files": upload.result()}
+            return [stored, *({"event": "checkpoint_deleted", "step": old} for old in superfluous)]
+        if not isinstance(error, StorageUnavailable):
+            return [_not_registered(event, error)]
+        was_skipping, self.is_skipping = self.is_skipping, True
+        return [] if was_skipping else [_skipped(step, error)]
+
+    def end(self, event: Event) -> Event | None:
+        if event["event"] != "finished" or "files" not in event:
+            return event
+        if self.result is None:
+            self.result = self.courier.send(partial(self._share, event["files"]))
+        if not self._is_done(self.result):
+            return None
+        error = _error(self.result)
+        if error is None:
+            return {**event, "files": self.result.result()}
+        if not isinstance(error, StorageUnavailable):
+            return failed(Reason.TRAINER_CRASHED, f"The trainer's result is not whole: {error}.")
+        if self._waits_on(error):
+            self.result = None if self._tries_again() else self.result
+            return None
+        if self.is_draining:
+            return {"event": "stopped", "reason": "drain"}
+        return failed(Reason.STORAGE_UNAVAILABLE, error.message)
+
+    def committed(self, batch: Batch) -> None:
+        """Delete the objects that the database has just forgotten; it was told by this very attempt."""
+        gone: list[str] = []
+        for event in batch.events:
+            match event:
+                case {"event": "checkpoint", "step": step, "files": files}:
+                    gone += self.stored.get(step, [])
+                    self.stored[step] = transfers.keys_of(files)
+                case {"event": "checkpoint_deleted", "step": step}:
+                    gone += self.stored.pop(step, [])
+                case {"event": "started"}:
+                    there = event.get("checkpoints", self.stored)
+                    resumed = (event.get("resumed_from") or {"step": 0})["step"]
+                    gone += self._forgotten({step for step in self.stored if step > resumed or step not in there})
+                case {"event": "rolled_back", "step": place}:
+                    gone += self._forgotten({step for step in self.stored if step > place})
+        if gone:
+            self.courier.send(partial(self._delete, gone))
+
+    def _forgotten(self, steps: set[int]) -> list[str]:
+        return [key for step in steps for key in self.stored.pop(step)]
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        """By the courier's thread."""
+        try:
+            self.store.delete(keys)
+        except StorageUnavailable as error:
+            log.warning("%s: %d objects are left to the sweep: %s", self.job.id, len(keys), error)
+
+    def hurry(self) -> None:
+        self.until = 0.0
+
+    def heed(self) -> None:
+        self.is_fresh = self.courier.heed() or self.is_fresh
+
+    def wait(self, seconds: float) -> None:
+        self.courier.wait(seconds)
+
+    def close(self) -> None:
+        self.is_over = True
+        self.courier.close()
+
+    def _is_done(self, future: Future[Any]) -> bool:
+        """Whether an errand has ended, or a worker that shuts down has waited long enough for it."""
+        if self.has_ended and not self.is_draining and self.slot.drain:
+            self.is_draining = True
+            self.until = min(self.until, time.monotonic() + self.slot.stop_seconds)
+        return future.done() or (self.is_draining and time.monotonic() >= self.until)
+
+    def _waits_on(self, error: StorageUnavailable) -> bool:
+        """Whether there is patience left with a store that is away; the wait is told when it begins."""
+        now = time.monotonic()
+        if self.until == float("inf"):
+            self.until = now + self.slot.patience_seconds
+            log.warning("%s: the attempt waits for the object store: %s", self.job.id, error.__cause__ or error)
+            self.queue.append(_warning(f"The attempt waits for the object store. {error.message}"))
+            self.is_fresh = True
+        return now < self.until
+
+    def _tries_again(self) -> bool:
+        if (now := time.monotonic()) < self.again_at:
+            return False
+        self.again_at = now + RETRY_SECONDS
+        return True
+
+
+def of(slot: Slot, claim: Claim) -> Delivery:
+    """The delivery of an attempt, by whether there is an object store."""
+    store = slot.storage.objects
+    return Delivery(slot, claim) if store is None else StoreDelivery(slot, claim, store)
+
+
+def failed(reason: Reason, message: str) -> Event:
+    """The event of an attempt that ends for something that its trainer did not tell."""
+    return {"event": "failed", "reason": reason, "message": message, "traceback": None}
+
+
+def _error(future: Future[Any]) -> BaseException | None:
+    return future.exception() if future.done() else StorageUnavailable("The object store did not take it in time.")
+
+
+def _warning(message: str) -> Event:
+    return {"event": "log", "level": "warning", "message": message}
+
+
+def _not_registered(event: Event, why: object) -> Event:
+    return {"event": "log", "level": "info", "message": f"checkpoint {event['step']} not registered: {why}"}
+
+
+def _skipped(step: int, error: StorageUnavailable) -> Event:
+    return {
+        "event": "note",
+        "type": "checkpoint_skipped",
+        "level": "warning",
+        "message": f"The checkpoint at step {step} was skipped. {error.message} Those before it stay, and another is "
+        "tried when it is due.",
+        "data": {"step": step},
+    }
+
+
+def _damage(storage: Storage, job_id: str, files: Sequence[Mapping[str, Any]], *, hashed: bool = False) -> str | None:
+    """What is wrong with the files that a trainer announced; None when they are whole."""
+    for file in files:
+        try:
+            path = storage.job_file(job_id, file["name"])
+            if path.stat().st_size != file["bytes"]:
+                return f"{file['name']} has {path.stat().st_size} bytes, not {file['bytes']}"
+            if hashed and sha256(path) != file["sha256"]:
+                return f"{file['name']} has another hash"
+        except (OSError, ValueError) as error:
+            return f"{file['name']}: {error}"
+    return None
