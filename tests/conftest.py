@@ -17,6 +17,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ class S3Server:
 
     def __init__(self) -> None:
         self.port = 0
+        self.is_up = False
         self.start()
 
     @property
@@ -164,12 +166,25 @@ class S3Server:
     def start(self) -> None:
         from moto.server import ThreadedMotoServer
 
+        if self.is_up:
+            return
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
         _, self.port = self._server.get_host_and_port()
+        self.is_up = True
 
     def stop(self) -> None:
         self._server.stop()
+        self.is_up = False
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """It is out of reach for the block, or until `start`."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
 
 @pytest.fixture(scope="session")

@@ -70,11 +70,8 @@ def test_an_upload_that_is_none_never_reaches_the_store(client: FlaskClient, sto
 def test_no_upload_leaves_a_row_without_an_object(
     client: FlaskClient, service: Service, s3_server: S3Server, npz_bytes: Callable[..., bytes]
 ) -> None:
-    s3_server.stop()
-    try:
+    with s3_server.away():
         answer = upload(client, npz_bytes())
-    finally:
-        s3_server.start()
     assert (answer.status_code, answer.get_json()["code"]) == (503, "storage_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     with db.read_scope(service.engine) as session:
@@ -152,13 +149,10 @@ def test_an_object_that_has_vanished_is_the_same_404_as_a_file(
 
 
 def test_a_download_without_the_store_is_503(client: FlaskClient, s3_server: S3Server, trained_job: str) -> None:
-    s3_server.stop()
-    try:
+    with s3_server.away():
         for path in ("model", "model/model.json"):
             answer = client.get(f"/v1/jobs/{trained_job}/{path}")
             assert (answer.status_code, answer.get_json()["code"]) == (503, "storage_unavailable")
-    finally:
-        s3_server.start()
 
 
 def test_deleting_a_job_deletes_its_objects(client: FlaskClient, store: S3, trained_job: str) -> None:
@@ -168,11 +162,8 @@ def test_deleting_a_job_deletes_its_objects(client: FlaskClient, store: S3, trai
 
 
 def test_a_job_is_deleted_while_the_store_is_away(client: FlaskClient, s3_server: S3Server, trained_job: str) -> None:
-    s3_server.stop()
-    try:
+    with s3_server.away():
         assert client.delete(f"/v1/jobs/{trained_job}").status_code == 204
-    finally:
-        s3_server.start()
     assert client.get(f"/v1/jobs/{trained_job}").status_code == 404
 
 
@@ -204,10 +195,7 @@ def test_a_store_that_is_away_is_degraded(
         "status": "ready",
         "checks": {"database": "ok", "workers": "ok", "broker": "ok", "blobs": "ok"},
     }
-    s3_server.stop()
-    try:
+    with s3_server.away():
         answer = client.get("/v1/health/ready")
-    finally:
-        s3_server.start()
     assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
     assert "The object store cannot answer now" in answer.get_json()["checks"]["blobs"]

@@ -36,7 +36,11 @@ def test_secrets_are_not_inherited() -> None:
         "LOOPLINE_DATABASE_URL": "postgresql://u:secret@db/x",
         "LOOPLINE_BROKER_URL": "redis://:secret@cache",
         "CELERY_BROKER_URL": "redis://:secret@cache",
+        "LOOPLINE_S3_SECRET_KEY_FILE": "/run/secrets/s3-secret-key",
+        "AWS_ACCESS_KEY_ID": "secret",
         "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SESSION_TOKEN": "secret",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/secrets/token",
         "PGPASSWORD": "secret",
     }
     kept = trainer_environment(given)
