@@ -626,6 +626,17 @@ def running(session: Session, job_ids: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def unshared(session: Session, job_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the ids whose jobs count on files that are in no object store: they are from before there was one."""
+    found: set[str] = set()
+    for first in range(0, len(job_ids), 500):
+        some = job_ids[first : first + 500]
+        recorded = [*session.execute(select(Job.id, Job.files).where(Job.id.in_(some)))]
+        recorded += session.execute(select(Checkpoint.job_id, Checkpoint.files).where(Checkpoint.job_id.in_(some)))
+        found.update(job_id for job_id, files in recorded if any("object" not in file for file in files or ()))
+    return frozenset(found)
+
+
 def files_of_resting(session: Session, *, within_seconds: float) -> Mapping[str, frozenset[str]]:
     """The names and objects of the files of jobs that ended, or came to wait, within the last so many seconds."""
     resting = select(Job).where(Job.status != Status.RUNNING, Job.attempt > 0, Job.updated_at > now() - within_seconds)

@@ -28,13 +28,14 @@ def sweep_store(engine: Engine, store: S3) -> int:
     return abandoned + _sweep_datasets(engine, store) + _sweep_jobs(engine, store)
 
 
-def sweep_cache(engine: Engine, storage: Storage) -> int:
+def sweep_cache(engine: Engine, storage: Storage, store: S3) -> int:
     """Delete what a worker's folder holds of jobs that rest or went on elsewhere, and data sets that were not needed
-    lately: the object store has them. Returns how many. Raises Unavailable."""
+    lately, where the object store has them. Returns how many. Raises Unavailable."""
     idle = storage.old_jobs()
     with db.read_scope(engine) as session:
-        running = jobs.running(session, idle)
-    return storage.sweep_cache([job_id for job_id in idle if job_id not in running], CACHE_SECONDS)
+        kept = jobs.running(session, idle) | jobs.unshared(session, idle)
+    unused = [sha256 for sha256 in storage.old_datasets(CACHE_SECONDS) if store.has(dataset_key(sha256))]
+    return storage.sweep_cache([job_id for job_id in idle if job_id not in kept], unused, CACHE_SECONDS)
 
 
 def _sweep_datasets(engine: Engine, store: S3) -> int:

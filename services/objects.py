@@ -116,10 +116,10 @@ class S3:
         """
         return Reading(self, key, start, stop)
 
-    def has(self, key: str) -> bool:
-        """Whether there is such an object. Raises StorageUnavailable."""
+    def has(self, key: str, seconds: float | None = None) -> bool:
+        """Whether there is such an object. Raises StorageUnavailable, after so many seconds at the latest."""
         try:
-            self._call("head_object", missing=True, Key=key)
+            self._call("head_object", missing=True, timeout=seconds, Key=key)
         except FileNotFoundError:
             return False
         return True

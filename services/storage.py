@@ -207,13 +207,18 @@ class Storage:
         strays = [path for path in self._leftovers() if path.suffix == ".part" or not is_wanted(path.stem)]
         return _deleted(strays, older_than_seconds)
 
-    def sweep_cache(self, job_ids: Collection[str], older_than_seconds: float) -> int:
-        """Delete the folders of these jobs, if still untouched, and data sets that were not touched for so long."""
+    def old_datasets(self, older_than_seconds: float) -> list[str]:
+        """Hashes of the data sets that were not touched for so long."""
+        before = time.time() - older_than_seconds
+        return [path.stem for path in self.root.glob("datasets/*/*.npz") if path.stat().st_mtime < before]
+
+    def sweep_cache(self, job_ids: Collection[str], sha256s: Collection[str], older_than_seconds: float) -> int:
+        """Delete the folders of these jobs, and these data sets, if they are still untouched for so long."""
         with self._alone():
             idle = set(self.old_jobs()).intersection(job_ids)
             for job_id in idle:
                 self.remove_job(job_id)
-            return len(idle) + len(_deleted([*self.root.glob("datasets/*/*.npz")], older_than_seconds))
+            return len(idle) + len(_deleted([*map(self.dataset_path, sha256s)], older_than_seconds))
 
     def is_due(self, seconds: float = STRAY_SECONDS) -> bool:
         """Whether nobody on this host has swept the cache for so long; whoever asks is taken to do it."""

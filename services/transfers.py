@@ -27,6 +27,9 @@ from services.objects import S3, Changed
 from services.orm import Checkpoint
 from services.storage import BLOCK_BYTES, Incoming, Storage
 
+LOOK_SECONDS = 5.0
+"""How long a transaction may wait for the store."""
+
 log = logging.getLogger(__name__)
 
 File = Mapping[str, Any]
@@ -58,7 +61,7 @@ def keep_dataset(held: Storage, incoming: Incoming) -> None:
     """
     if held.objects is None:
         held.keep_dataset(incoming)
-    elif not held.objects.has(dataset_key(incoming.sha256)):
+    elif not held.objects.has(dataset_key(incoming.sha256), LOOK_SECONDS):
         raise StorageUnavailable("This content was being deleted while it came again; upload it once more.")
 
 

@@ -29,6 +29,14 @@ def test_every_fault_is_shown_by_tests_that_exist() -> None:
             assert f"\ndef {name}(" in (ROOT / path).read_text(), f"{number}: {path}::{name}"
 
 
+def test_what_an_object_store_may_cost_is_shown_by_tests_that_exist() -> None:
+    section = PAGE.split("## With an object store\n")[1].split("\n## ")[0]
+    named = re.findall(r"`(tests/\S+?\.py)::(\w+)`", section)
+    assert len(named) >= section.count("\n| ") - 2
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
 def test_what_loopline_does_not_have_is_said_to_be_missing() -> None:
     for number, what in NOT_YET.items():
         assert f"there are no {what} yet" in rows("What shows it")[number]

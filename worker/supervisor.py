@@ -101,15 +101,15 @@ def _supervise(slot: Slot, claim: Claim) -> None:
 
 def _tidy(slot: Slot, job_id: str) -> None:
     """Leave no files of a job that has ended, nor of those that went on elsewhere, where an object store has them."""
-    if slot.storage.objects is None:
+    if (store := slot.storage.objects) is None:
         return
     try:
         with db.read_scope(slot.engine) as session:
-            has_ended = jobs.revision(session, job_id)[1] in TERMINAL
+            has_ended = jobs.revision(session, job_id)[1] in TERMINAL and not jobs.unshared(session, [job_id])
         if has_ended:
             slot.storage.remove_job(job_id)
         if slot.storage.is_due():
-            log.info("%d data sets and jobs left the cache", leftovers.sweep_cache(slot.engine, slot.storage))
+            log.info("%d data sets and jobs left the cache", leftovers.sweep_cache(slot.engine, slot.storage, store))
     except (NotFound, Unavailable) as error:
         log.warning("%s: its files stay here for a while: %s", job_id, error)
 

@@ -167,14 +167,21 @@ def test_the_sweep_takes_from_the_store_what_nothing_refers_to(
 
 
 def test_a_workers_cache_forgets_what_rests_and_keeps_what_runs(
-    engine: Engine, lease: Lease, shared: Storage, npz_bytes: Callable[..., bytes], make_job: Callable[..., Job]
+    engine: Engine, lease: Lease, shared: Storage, store: S3, make_job: Callable[..., Job]
 ) -> None:
-    resting, fresh = make_job(), make_job()
-    old, young = (shared.dataset_place(hashlib.sha256(name).hexdigest()) for name in (b"old", b"young"))
+    resting, fresh, unshared = make_job(), make_job(), make_job()
+    with db.session_scope(engine) as session:
+        row = Checkpoint(job_id=unshared.id, step=4, epoch=1, best=False, attempt=1, created_at=0.0)
+        row.files = saved(shared, unshared.id, 4)  # from before there was a store: nobody else has it
+        session.add(row)
+    old, young, only = (shared.dataset_place(hashlib.sha256(name).hexdigest()) for name in (b"old", b"young", b"only"))
+    for path in (old, young, only):
+        path.write_bytes(path.stem.encode())
     for path in (old, young):
-        path.touch()
-    folders = [shared.job_dir(job_id) for job_id in (lease.job_id, resting.id, fresh.id)]
-    for path in (old, *folders[:2]):
+        store.put(path, transfers.dataset_key(path.stem), hashlib.sha256(path.read_bytes()).hexdigest())
+    folders = [shared.job_dir(job_id) for job_id in (lease.job_id, unshared.id, resting.id, fresh.id)]
+    for path in (old, only, *folders[:3]):
         os.utime(path, (0, 0))
-    assert leftovers.sweep_cache(engine, shared) == 2
-    assert [path.exists() for path in (old, young, *folders)] == [False, True, True, False, True]
+    assert leftovers.sweep_cache(engine, shared, store) == 2
+    assert [path.exists() for path in (old, young, only)] == [False, True, True]
+    assert [path.exists() for path in folders] == [True, True, False, True]
