@@ -16,7 +16,7 @@ from services.transfers import dataset_key
 
 CACHE_SECONDS = 24 * 3600.0
 """A data set that no job of a host has needed for so long leaves that host's folder."""
-DELETED_AT_ONCE = 100
+DELETED_AT_ONCE = 20
 
 
 def sweep_store(engine: Engine, store: S3) -> int:

@@ -213,11 +213,13 @@ class Storage:
         return [path.stem for path in self.root.glob("datasets/*/*.npz") if path.stat().st_mtime < before]
 
     def sweep_cache(self, job_ids: Collection[str], sha256s: Collection[str], older_than_seconds: float) -> int:
-        """Delete the folders of these jobs, and these data sets, if they are still untouched for so long."""
+        """Delete the folders of these jobs, and these data sets, if they are still untouched for so long; and
+        downloads that broke off."""
         with self._alone():
             idle = set(self.old_jobs()).intersection(job_ids)
             for job_id in idle:
                 self.remove_job(job_id)
+            _deleted([path for path in self._leftovers() if path.suffix == ".part"], STRAY_SECONDS)
             return len(idle) + len(_deleted([*map(self.dataset_path, sha256s)], older_than_seconds))
 
     def is_due(self, seconds: float = STRAY_SECONDS) -> bool:

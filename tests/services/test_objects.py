@@ -181,6 +181,15 @@ def test_a_download_goes_on_where_its_connection_broke(store: S3, file: Callable
     assert b"".join(blocks) == path.read_bytes()
 
 
+def test_many_downloads_may_be_open_at_once(store: S3, file: Callable[[int], tuple[Path, str]]) -> None:
+    path, sha256 = file(1 << 20)
+    store.put(path, "file", sha256)
+    readings = [store.open("file") for _ in range(20)]
+    assert {reading.read(10) for reading in readings} == {path.read_bytes()[:10]}
+    for reading in readings:
+        reading.close()
+
+
 def test_an_object_that_is_deleted_while_it_is_read_is_missed(
     store: S3, file: Callable[[int], tuple[Path, str]]
 ) -> None:

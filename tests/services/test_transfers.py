@@ -180,8 +180,10 @@ def test_a_workers_cache_forgets_what_rests_and_keeps_what_runs(
     for path in (old, young):
         store.put(path, transfers.dataset_key(path.stem), hashlib.sha256(path.read_bytes()).hexdigest())
     folders = [shared.job_dir(job_id) for job_id in (lease.job_id, unshared.id, resting.id, fresh.id)]
-    for path in (old, only, *folders[:3]):
+    part = old.with_name(f".{old.name}-broken-off.part")
+    part.touch()
+    for path in (old, only, part, *folders[:3]):
         os.utime(path, (0, 0))
     assert leftovers.sweep_cache(engine, shared, store) == 2
-    assert [path.exists() for path in (old, young, only)] == [False, True, True]
+    assert [path.exists() for path in (old, young, only, part)] == [False, True, True, False]
     assert [path.exists() for path in folders] == [True, True, False, True]
