@@ -280,7 +280,7 @@ class Worker(Answer):
     """A process that takes jobs, as it was last seen."""
 
     name: str
-    """Host, process id and a token: another one for each start."""
+    """Host, process id and a token: another one for each start. Host and device where no worker can be started."""
     queues: list[str]
     state: Literal["idle", "busy", "broken"]
     job_id: str | None

@@ -184,7 +184,9 @@ class Settings(BaseSettings):
     trainer_threads: int | None = Field(
         default=None, ge=1, description="Threads of one trainer process; by default what the machine has."
     )
-    device: str = Field(default="auto", description="Where trainers compute: auto, cpu, cuda or cuda:0.")
+    device: str = Field(
+        default="auto", description="Where trainers compute: auto, cpu, cuda (a worker on each GPU) or cuda:1."
+    )
     spare_trainers: int = Field(
         default=1, ge=0, description="Trainer processes kept warm for the next job, by worker process."
     )

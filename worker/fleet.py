@@ -38,6 +38,7 @@ SELF_TEST = [sys.executable, "-m", "worker.selftest", "--json", "--device", "cud
 
 LOOK_SECONDS = 0.1
 TEST_SECONDS = 180.0  # a driver that hangs is one that does not work
+KILL_SECONDS = 2.0
 STOP_SECONDS = 30.0  # above what a worker gives its trainer to write a checkpoint
 MOST_RESTARTS = 5  # of a worker, in this many seconds; then something is wrong that starting again does not mend
 RESTARTS_SECONDS = 60.0
@@ -116,9 +117,10 @@ class Fleet:
                 self._tested(member, status)
             else:
                 self._ended(member, status)
-        elif now >= member.kill_at:
+        elif now >= member.kill_at:  # not even SIGKILL may end it soon, where the driver hangs
             member.kill_at = float("inf")
             process.kill_group(member.process.pid)
+            member.trouble = f"The self-test did not end within {TEST_SECONDS:g} s: the driver may hang."
 
     def _begin(self, member: Member) -> None:
         """The self-test; on the CPU the worker at once: there the first spare trainer is test enough."""
@@ -129,8 +131,8 @@ class Fleet:
         member.process = self._start(member, self.self_test, stdout=subprocess.PIPE)
 
     def _tested(self, member: Member, status: int) -> None:
-        member.trouble = None if status == 0 else member.trouble
         if status == 0:
+            member.trouble = None
             log.info("%s (%s) has passed its self-test", member.device.label, member.device.name)
             member.failed_tests = 0
             self._forget(member)
@@ -195,7 +197,7 @@ class Fleet:
         process.kill_group(ended.pid)
         said, _ = ended.communicate()
         member.process = None
-        if member.is_testing:
+        if member.is_testing and ended.returncode and member.kill_at < float("inf"):
             member.trouble = _failure(said, ended.returncode)
         return ended.returncode
 
@@ -208,8 +210,11 @@ class Fleet:
         deadline = time.monotonic() + STOP_SECONDS
         for member in running:
             assert member.process is not None  # noqa: S101
-            while not process.has_exited(member.process) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            if not _wait(member.process, deadline):
+                process.kill_group(member.process.pid)
+                if not _wait(member.process, time.monotonic() + KILL_SECONDS):
+                    log.error("process %d on %s cannot be ended", member.process.pid, member.device.label)
+                    continue
             self._reap(member)
 
     # The list of workers
@@ -246,16 +251,19 @@ def environment(device: Device, inherited: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "LOOPLINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": device.uuid}
 
 
-def _failure(said: bytes | None, status: int) -> str | None:
-    """What a self-test that has ended found wrong; None when it passed."""
-    if status == 0:
-        return None
+def _wait(child: subprocess.Popen[bytes], deadline: float) -> bool:
+    """Whether it has ended, waiting for that."""
+    while not (ended := process.has_exited(child)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return ended
+
+
+def _failure(said: bytes | None, status: int) -> str:
+    """What a self-test that has failed found wrong."""
     try:
         steps = json.loads((said or b"").splitlines()[-1])["steps"]
         return " ".join(f"{step['name']}: {step['detail']}" for step in steps if not step["passed"])
     except (ValueError, KeyError, IndexError, TypeError):
-        if status == -signal.SIGKILL:
-            return f"The self-test did not end within {TEST_SECONDS:g} s, or was killed: the driver may hang."
         return f"The self-test ended with status {status} and said nothing."
 
 

@@ -30,10 +30,12 @@ StartFleet = Callable[..., Process]
 
 # Passes unless a file named after the GPU lies in the data folder; says what the real one would.
 SELF_TEST = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 folder, uuid = pathlib.Path(os.environ["LOOPLINE_DATA_DIR"]), os.environ["CUDA_VISIBLE_DEVICES"]
 with (folder / f"tested-{uuid}").open("a") as file:
     file.write("x")
+if (folder / f"hang-{uuid}").exists():
+    time.sleep(60)
 failed = (folder / f"bad-{uuid}").exists()
 step = {"name": "allocate", "passed": not failed, "seconds": 0.1, "detail": "CUDA out of memory: others hold it."}
 print(json.dumps({"passed": not failed, "steps": [step]}))
@@ -192,6 +194,19 @@ def test_a_lost_gpu_ends_the_fleet_so_that_its_container_is_started_again(
     go(storage, job)
     assert fleet.popen.wait(30) == 1
     assert watch.job(job.id).status == "succeeded"
+
+
+def test_a_self_test_that_hangs_is_killed_and_has_failed(
+    start_fleet: StartFleet, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.data_dir.mkdir()
+    for uuid in (FIRST, SECOND):
+        (settings.data_dir / f"hang-{uuid}").touch()
+    impatient = "from worker import fleet; fleet.TEST_SECONDS = 1.5\n"
+    monkeypatch.setattr(sys.modules[__name__], "FLEET", impatient + FLEET)
+    fleet = start_fleet()
+    assert fleet.popen.wait(30) == 1
+    assert "No GPU can be used. gpu-0: The self-test did not end within 1.5 s" in fleet.log.read_text()
 
 
 def test_where_no_gpu_works_auto_takes_the_cpu(start_fleet: StartFleet, settings: Settings) -> None:
