@@ -22,6 +22,7 @@ HIDDEN = "***"
 SECRETS = (
     (re.compile(r"(://[^\s:/@\"']{0,100}:)[^\s\"']{1,300}@"), rf"\1{HIDDEN}@"),
     (re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d.=_-])[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
+    (re.compile(r"\b(ll_[0-9a-z]{26}_)[0-9a-f]{1,64}"), rf"\1{HIDDEN}"),
     (
         re.compile(
             r"((?:password|passwd|secret|api_key)\w{0,30}\\?[\"']?\s{0,3}[=:]\s{0,3}\\?[\"']?)[^\s\"'\\,;&)}]+",

@@ -16,6 +16,7 @@ Write = Callable[[str], logging.Logger]
 log = logging.getLogger("somebody")
 FORGED = "x\n2026-01-01 [info] all is well\r\x1b[2J\u2028\x9b31m"
 PASSWORD = "h:u/s@h"  # as nobody should choose it
+KEY = "5ec2e7" * 10
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_a_text_cannot_leave_its_line(configured: Configured, form: str) -> None
         "{'Authorization': 'Bearer h:u/s@h'}".replace(PASSWORD, "hushhush.h-u_s"),
         "Basic aHVzaDpodXNoaHVzaA== was sent",
         f"connection failed: host=db user=me password={PASSWORD} dbname=x",
+        f"the key ll_{'0' * 26}_{KEY} was revoked",
         f"{{'aws_secret_access_key': '{PASSWORD}', 'a': 1}}",
     ],
 )
@@ -103,7 +105,7 @@ def test_no_line_holds_a_secret(configured: Configured, form: str, text: str) ->
         log.exception("it failed")
     written = "\n".join(read())
     assert "RuntimeError" in written
-    assert not any(secret in written for secret in (PASSWORD, "hushhush", "aHVzaDpodXNo"))
+    assert not any(secret in written for secret in (PASSWORD, KEY, "hushhush", "aHVzaDpodXNo"))
     assert written.count(logs.HIDDEN) >= 4
     if form == "json":
         assert all(json.loads(line) for line in written.splitlines())
