@@ -195,6 +195,10 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9][a-z0-9._-]*(,[a-z0-9][a-z0-9._-]*)*$",
         description="The queues that a worker listens to, with commas between. Example: default,night",
     )
+    celery_events: bool = Field(
+        default=False,
+        description="Whether workers tell Celery's own monitors, such as Flower, of themselves and of each doorbell.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe log line that is written."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from services import logs
+from services import logs, metrics
 from services.settings import Settings
 from worker import fleet
 
@@ -19,7 +19,8 @@ def main() -> int:
     parser.parse_args()
     settings = Settings()
     logs.configure(settings)
-    return fleet.run(settings)
+    with metrics.shared(settings):  # all workers count together, and this process is asked
+        return fleet.run(settings)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,19 @@ from worker import process
 from worker.devices import CPU, Device, NoGpu, chosen
 
 ROOT = Path(__file__).resolve().parent.parent
-CELERY = ["celery", "--quiet", "-A", "worker.app", "worker", "--without-gossip", "--without-mingle"]
-CELERY += ["--without-heartbeat", "--concurrency", "1"]
+CELERY = [
+    "celery",
+    "--quiet",
+    "-A",
+    "worker.app",
+    "worker",
+    "--without-gossip",
+    "--without-mingle",
+    "--concurrency",
+    "1",
+]
 WORKER = [sys.executable, "-m", *CELERY]
+UNHEARD = ["--without-heartbeat"]  # Celery's own, for its monitors
 SELF_TEST = [sys.executable, "-m", "worker.selftest", "--json", "--device", "cuda"]
 
 LOOK_SECONDS = 0.1
@@ -275,7 +285,7 @@ def run(settings: Settings, worker: Sequence[str] = WORKER, self_test: Sequence[
     try:
         devices = chosen(settings.device, os.environ)
         log.info("a worker each for %s", ", ".join(f"{device.label} ({device.name})" for device in devices))
-        Fleet(settings, devices, worker, self_test).run(stop)
+        Fleet(settings, devices, [*worker, *([] if settings.celery_events else UNHEARD)], self_test).run(stop)
     except (GivenUp, NoGpu) as error:
         log.error("%s", error)
         return 1

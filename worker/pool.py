@@ -56,7 +56,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_disable_prefetch": True,  # a bell in hand while every slot is taken would be one that nobody else hears
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_remote_control": False,
-        "worker_send_task_events": False,
+        "worker_send_task_events": settings.celery_events,
         "worker_redirect_stdouts": False,
         "worker_lost_wait": 0.5,
     }

@@ -21,7 +21,7 @@ from tests.chaos.evidence import Ack, Evidence, Thaw
 from tests.chaos.keeper import ROOT, Keeper, end_all, ours
 from tests.chaos.load import TERMINAL, Client
 from tests.chaos.monitor import Monitor, Wound
-from worker.fleet import CELERY
+from worker.fleet import CELERY, UNHEARD
 
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
 HEAL_SECONDS = 180.0
@@ -122,7 +122,7 @@ class World:
         self.keeper = Keeper(self.folder, self._environment())
         self._undo.callback(self._end_processes)
         self.keeper.keep("api", "tests.chaos.api")
-        worker = [part if part != "worker.app" else "tests.chaos.app" for part in CELERY]
+        worker = [part if part != "worker.app" else "tests.chaos.app" for part in [*CELERY, *UNHEARD]]
         for number in (1, 2):
             self.keeper.keep(f"worker-{number}", *worker)
             self.keeper.keep(f"scheduler-{number}", "tests.chaos.scheduler")

@@ -93,6 +93,12 @@ def workers_of(fleet: Process, count: int) -> dict[str, psutil.Process]:
     return found()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_celery_speaks_to_its_own_monitors_where_that_is_wanted(start_fleet: StartFleet, wanted: bool) -> None:
+    lines = [one.cmdline() for one in workers_of(start_fleet(celery_events=wanted), 2).values()]
+    assert ["--without-heartbeat" in line for line in lines] == [not wanted] * 2
+
+
 def test_each_gpu_gets_a_worker_that_sees_it_alone_and_jobs_run_side_by_side(
     make_job: MakeJob, start_fleet: StartFleet, bell: CeleryDoorbell, watch: Watch
 ) -> None:
