@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ("server", "operations")
+PAGES = ("server", "operations", "hosts")
 
 
 def blocks(page: str) -> dict[str, list[str]]:
@@ -14,7 +14,7 @@ def blocks(page: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     heading = ""
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    for title, block in re.findall(r"^## ([^\n]+)$|^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for title, block in re.findall(r"^###? ([^\n]+)$|^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         if title:
             heading = title
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -25,10 +26,11 @@ OURS = ("service", "worker", "postgres", "redis")
 class Stack:
     """A stack that the commands of the documents act on."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "loopline"
-        self.token = secrets.token_hex(3)
-        self.project = f"loopline-test-{self.token}"
+    def __init__(self, folder: Path, *, also: Sequence[str] = (), token: str | None = None, **variables: str) -> None:
+        self.token = token or secrets.token_hex(3)
+        self.project = f"loopline-test-{secrets.token_hex(3)}"
+        self.folder = folder / self.project
+        self.files = ":".join(["compose.yaml", "compose.cpu.yaml", *also])
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -36,10 +38,11 @@ class Stack:
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "LOOPLINE_API_KEY"},
             "COMPOSE_PROJECT_NAME": self.project,
-            "COMPOSE_FILE": "compose.yaml:compose.cpu.yaml",
+            "COMPOSE_FILE": self.files,
             "LOOPLINE_PUBLISH": f"127.0.0.1:{self.port}",
             "LOOPLINE_VERSION": f"test-{self.token}",
             "LOOPLINE_WORKER_MEMORY": "3g",
+            **variables,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         listed = subprocess.check_output(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, text=True)
@@ -52,6 +55,7 @@ class Stack:
     def as_written(self, page: str, heading: str) -> str:
         """Run the commands under a heading of the documents, as they stand there; what they printed."""
         script = "\n".join(blocks(page)[heading]).replace(":8080", f":{self.port}")
+        script = re.sub(r"COMPOSE_FILE=\S+", f"COMPOSE_FILE={self.files}", script)
         return self.run("bash", "-euo", "pipefail", "-c", script)
 
     def run(self, *command: str, input: str | None = None, seconds: float = 1800) -> str:

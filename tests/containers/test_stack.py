@@ -17,10 +17,11 @@ from loopline.job import Job
 
 from tests.containers.stack import Stack, eventually
 
-pytestmark = [
+needs_docker = [
     pytest.mark.skipif("LOOPLINE_CONTAINERS" not in os.environ, reason="needs a Docker engine: make test-containers"),
     pytest.mark.timeout(3600),
 ]
+pytestmark = needs_docker
 LONG = 20_000
 """Epochs: longer than anybody waits for here."""
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
