@@ -194,8 +194,14 @@ def _identified() -> Identity:
 def _may_go_without(settings: Settings) -> bool:
     if settings.auth == "none":
         return True
-    name = urlsplit(f"//{request.host}").hostname or ""
-    return is_loopback(request.remote_addr or "") and is_loopback(name)
+    return is_loopback(request.remote_addr or "") and is_loopback(_host_name(request.host))
+
+
+def _host_name(host: str) -> str:
+    """Of `Host`, without the port; nothing where it cannot be read."""
+    with suppress(ValueError):
+        return urlsplit(f"//{host}").hostname or ""
+    return ""
 
 
 def _document(app: Flask, document: dict[str, Any]) -> None:

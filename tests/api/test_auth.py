@@ -414,6 +414,7 @@ def test_on_loopback_everybody_is_the_default_tenant_and_may_do_everything(app: 
         ("127.0.0.1", "loopline.example", 401),  # through a proxy, or a page that has its own name point here
         ("127.0.0.1", "localhost.example", 401),
         ("", "localhost", 401),
+        ("127.0.0.1", "[::1", 401),
     ],
 )
 def test_who_comes_from_elsewhere_needs_a_key_all_the_same(app: Flask, remote: str, host: str, status: int) -> None:
