@@ -32,6 +32,13 @@ CACHE_SECONDS = 5.0
 MOST_CACHED = 10_000
 
 
+NO_KEY = "This service asks for an API key: send it as `Authorization: Bearer ll_...`."
+NO_KEY_FROM_ELSEWHERE = (
+    "Without an API key this service answers only on its own machine, at localhost or a loopback address: ask there, "
+    "or send a key as `Authorization: Bearer ll_...`."
+)
+
+
 class Rule(StrEnum):
     """What a route asks for besides a scope."""
 
@@ -182,7 +189,7 @@ def _identified() -> Identity:
         return keys.ANYBODY
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not text.strip():
-        raise Unauthorized("This service asks for an API key: send it as `Authorization: Bearer ll_...`.", shown=False)
+        raise Unauthorized(NO_KEY if service.settings.needs_keys else NO_KEY_FROM_ELSEWHERE, shown=False)
     try:
         return service.keyring.identity(text.strip())
     except Unauthorized:
