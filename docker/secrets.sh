@@ -1,7 +1,7 @@
 #!/bin/sh
 # The passwords of a stack: files in volumes that only the services needing them mount.
 #   docker compose run --rm secrets               make those that are missing; every start does it
-#   docker compose run --rm secrets rotate        make new ones; then: docker compose up --detach --force-recreate
+#   docker compose run --rm secrets rotate        make new ones; then: docker compose up --detach --force-recreate --always-recreate-deps
 #   docker compose run --rm -T secrets put NAME   take one from standard input: database_url and broker_url of servers that
 #                                                 are elsewhere, s3_access_key and s3_secret_key of an object store,
 #                                                 superuser_password of this stack's PostgreSQL
@@ -46,9 +46,10 @@ fi
 if ! [ -s service/broker_url ]; then
   secret=$(password)
   # No more commands than Celery needs to carry doorbells, and the API to count requests: nobody may change the server's
-  # settings, look at who is connected, or empty it. `health` may only greet.
+  # settings, look at who is connected, or empty it. `health` may only greet. Nobody can be `default`; it has its rights
+  # because the server reads its own append-only file in its name.
   put redis/users.acl <<ACL
-user default off
+user default off ~* &* +@all
 user health on nopass -@all +ping
 user loopline on >$secret ~* &* -@all +ping +hello +auth +client|setinfo +multi +exec +discard +watch +unwatch +lpush +rpush +rpop +brpop +llen +sadd +smembers +hset +hget +hdel +zadd +zrem +zrange +set +get +del +evalsha +script|load +incrby +expire +publish +subscribe +unsubscribe +psubscribe +punsubscribe
 ACL

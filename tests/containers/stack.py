@@ -27,7 +27,7 @@ class Stack:
     """A stack that the commands of the documents act on."""
 
     def __init__(self, folder: Path, *, also: Sequence[str] = (), token: str | None = None, **variables: str) -> None:
-        self.token = token or secrets.token_hex(3)
+        self.token, self._owns_images = token or secrets.token_hex(3), token is None
         self.project = f"loopline-test-{secrets.token_hex(3)}"
         self.folder = folder / self.project
         self.files = ":".join(["compose.yaml", "compose.cpu.yaml", *also])
@@ -115,17 +115,23 @@ class Stack:
         for client in self._clients.values():
             client.close()
         self.run("docker", "compose", "--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "30")
-        images = self.run(
-            "docker", "image", "ls", "--quiet", "--filter", f"reference=loopline-*:test-{self.token}"
-        ).split()
-        if images:
-            self.run("docker", "image", "rm", "--force", *images)
+        if self._owns_images:
+            named = f"reference=loopline-*:test-{self.token}"
+            images = self.run(
+                "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", named
+            ).split()
+            self.run("docker", "image", "rm", *images)
 
-    def leftovers(self) -> list[str]:
-        """Containers, volumes and networks of this stack that are still there."""
-        label = f"label=com.docker.compose.project={self.project}"
-        kinds: Sequence[Sequence[str]] = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
-        return [line for kind in kinds for line in self.run("docker", *kind, "--quiet", "--filter", label).split()]
+
+def everything() -> set[str]:
+    """Every container, volume and network of the engine, and every image that bears a test's name."""
+    kinds: Sequence[Sequence[str]] = (
+        ("ps", "--all", "--format", "container {{.Names}}"),
+        ("volume", "ls", "--format", "volume {{.Name}}"),
+        ("network", "ls", "--format", "network {{.Name}}"),
+        ("image", "ls", "--format", "image {{.Repository}}:{{.Tag}}", "--filter", "reference=loopline-*:test-*"),
+    )
+    return {line for kind in kinds for line in subprocess.check_output(["docker", *kind], text=True).splitlines()}
 
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = 200) -> T:

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,10 @@ CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
+def stack(tmp_path: Path, undo: ExitStack) -> Stack:
     made = Stack(tmp_path)
-    try:
-        yield made
-    finally:
-        made.remove()
-    assert made.leftovers() == []
+    undo.callback(made.remove)
+    return made
 
 
 def test_a_stack_lives_as_the_documents_say(stack: Stack) -> None:
@@ -201,6 +198,7 @@ def a_broker_that_restarts_loses_nothing(stack: Stack) -> None:
     stack.compose("restart", "redis")
     assert {ended(job).status for job in (running, *waiting)} == {"succeeded"}
     assert running.refresh().attempt == 1
+    assert "CRITICAL" not in stack.compose("logs", "--no-color", "redis")
 
 
 def an_upgrade_keeps_what_is_queued(stack: Stack) -> None:

@@ -1,0 +1,19 @@
+"""Whatever a test starts is taken away, and the engine is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.containers.stack import everything
+
+
+@pytest.fixture
+def undo() -> Iterator[ExitStack]:
+    """What is to be done at the end of the test, last things first."""
+    before = everything()
+    with ExitStack() as stack:
+        yield stack
+    assert everything() - before == set()
