@@ -51,7 +51,7 @@ if ! [ -s service/broker_url ]; then
   put redis/users.acl <<ACL
 user default off ~* &* +@all
 user health on nopass -@all +ping
-user loopline on >$secret ~* &* -@all +ping +hello +auth +client|setinfo +multi +exec +discard +watch +unwatch +lpush +rpush +rpop +brpop +llen +sadd +smembers +hset +hget +hdel +zadd +zrem +zrange +set +get +del +evalsha +script|load +incrby +expire +publish +subscribe +unsubscribe +psubscribe +punsubscribe
+user loopline on >$secret ~* &* -@all +ping +hello +auth +client|setinfo +multi +exec +discard +watch +unwatch +lpush +rpush +rpop +brpop +llen +sadd +srem +smembers +hset +hget +hdel +zadd +zrem +zrange +zrangebyscore +set +get +exists +del +time +evalsha +script|load +script|exists +incrby +expire +publish +subscribe +unsubscribe +psubscribe +punsubscribe
 ACL
   printf 'redis://loopline:%s@redis:6379/0' "$secret" | put service/broker_url
   echo "made the broker's password"

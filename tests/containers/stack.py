@@ -31,8 +31,7 @@ class Stack:
         self.project = f"loopline-test-{secrets.token_hex(3)}"
         self.folder = folder / self.project
         self.files = ":".join(["compose.yaml", "compose.cpu.yaml", *also])
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._clients: dict[str, Client] = {}
         self.environment = {
@@ -42,6 +41,7 @@ class Stack:
             "LOOPLINE_PUBLISH": f"127.0.0.1:{self.port}",
             "LOOPLINE_VERSION": f"test-{self.token}",
             "LOOPLINE_WORKER_MEMORY": "3g",
+            **{f"LOOPLINE_{name}_PUBLISH": f"127.0.0.1:{free_port()}" for name in ("PROMETHEUS", "FLOWER", "GRAFANA")},
             **variables,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
@@ -121,6 +121,11 @@ class Stack:
                 "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", named
             ).split()
             self.run("docker", "image", "rm", *images)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def everything() -> set[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,6 +56,8 @@ def live(stack: Stack) -> None:
     drains_and_stops(stack)
     a_backup_restores(stack)
     room_is_made(stack)
+    prometheus_finds_every_process(stack)
+    flower_shows_the_worker(stack)
     one_request_is_found_in_every_log(stack)
     no_secret_is_logged(stack)
 
@@ -258,6 +261,47 @@ def room_is_made(stack: Stack) -> None:
     stack.environment.update(LOOPLINE_URL=stack.url, LOOPLINE_API_KEY=stack.key)
     stack.as_written("operations", "When the disk fills")
     stack.compose("exec", "-T", "api", "sh", "-c", f"! test -e /var/lib/loopline/blobs/jobs/{job.id}")
+
+
+# Watching
+
+PROMETHEUS = "prom/prometheus:v3.5.0"
+
+
+def prometheus_finds_every_process(stack: Stack) -> None:
+    found = subprocess.run(["docker", "image", "inspect", PROMETHEUS], capture_output=True, check=False)
+    if found.returncode and subprocess.run(["docker", "pull", "-q", PROMETHEUS], check=False).returncode:
+        return told("Prometheus", f"not tried: {PROMETHEUS} is not to be had here")
+    stack.compose("--profile", "monitoring", "up", "--detach", "prometheus")
+    [container] = stack.containers("prometheus")
+    [(_, _, port)] = ports(container)
+
+    def up() -> set[str]:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up == 1"}).json()
+        except httpx.TransportError:
+            return set()
+        return {one["metric"]["job"] for one in answer["data"]["result"]}
+
+    eventually(lambda: up() == {"api", "worker", "scheduler"}, "a scrape of all three", 120)
+    rules = httpx.get(f"http://127.0.0.1:{port}/api/v1/rules").json()["data"]["groups"]
+    assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
+    return None
+
+
+def flower_shows_the_worker(stack: Stack) -> None:
+    stack.environment["LOOPLINE_CELERY_EVENTS"] = "true"
+    stack.compose("up", "--detach", "--wait", "worker")
+    stack.compose("--profile", "flower", "up", "--build", "--detach", "flower")
+    [(_, _, port)] = ports(stack.containers("flower")[0])
+
+    def page() -> str:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/").text
+        except httpx.TransportError:
+            return ""
+
+    eventually(lambda: "cpu@" in page(), "a worker in Flower", 120)
 
 
 # Logs

