@@ -7,13 +7,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.containers.stack import everything
+from tests.containers.stack import leftovers
 
 
 @pytest.fixture
 def undo() -> Iterator[ExitStack]:
     """What is to be done at the end of the test, last things first."""
-    before = everything()
+    before = leftovers()
     with ExitStack() as stack:
         yield stack
-    assert everything() - before == set()
+    assert leftovers() - before == set()

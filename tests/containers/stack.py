@@ -128,12 +128,12 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def everything() -> set[str]:
-    """Every container, volume and network of the engine, and every image that bears a test's name."""
+def leftovers() -> set[str]:
+    """Every container, volume, network and image that bears a test's name."""
     kinds: Sequence[Sequence[str]] = (
-        ("ps", "--all", "--format", "container {{.Names}}"),
-        ("volume", "ls", "--format", "volume {{.Name}}"),
-        ("network", "ls", "--format", "network {{.Name}}"),
+        ("ps", "--all", "--format", "container {{.Names}}", "--filter", "name=loopline-test-"),
+        ("volume", "ls", "--format", "volume {{.Name}}", "--filter", "name=loopline-test-"),
+        ("network", "ls", "--format", "network {{.Name}}", "--filter", "name=loopline-test-"),
         ("image", "ls", "--format", "image {{.Repository}}:{{.Tag}}", "--filter", "reference=loopline-*:test-*"),
     )
     return {line for kind in kinds for line in subprocess.check_output(["docker", *kind], text=True).splitlines()}

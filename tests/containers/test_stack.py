@@ -109,6 +109,8 @@ def is_locked_down(stack: Stack) -> None:
         assert said["NoNewPrivs"].strip() == "1", name
         assert (host["ReadonlyRootfs"], host["Init"], host["Privileged"]) == (True, True, False), name
         assert host["Memory"] > 0, name
+        volumes = [mount["Name"] for mount in one["Mounts"] if mount["Type"] == "volume"]
+        assert all(volume.startswith(f"{stack.project}_") for volume in volumes), "one without a name would stay behind"
         for folder in ("/", "/etc", "/usr", "/app"):
             probe = f"! touch {folder}/probe 2>/dev/null"
             stack.run("docker", "exec", one["Id"], "sh", "-c", probe)
@@ -313,7 +315,7 @@ def one_request_is_found_in_every_log(stack: Stack) -> None:
     assert ended(stack.client().get(answer["id"])).status == "succeeded"
     for service in ("api", "worker"):
         lines = stack.compose("logs", "--no-log-prefix", service).splitlines()
-        said = [json.loads(line) for line in lines if line.startswith("{")]
+        said = [json.loads(line[line.index("{") :]) for line in lines if line.endswith("}")]
         assert [line for line in said if line.get("request_id") == headers["X-Request-Id"]], service
 
 
