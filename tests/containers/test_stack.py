@@ -185,9 +185,11 @@ def a_killed_worker_is_followed(stack: Stack) -> None:
     assert len(stack.containers("worker")) == 2
     job = submitted(stack, epochs=LONG, checkpoint_seconds=1)
     eventually(lambda: job.checkpoints(), "a checkpoint")
-    owner = next(worker.name for worker in stack.client().workers() if worker.job_id == job.id).partition(":")[0]
+    owner = eventually(
+        lambda: next((one.name for one in stack.client().workers() if one.job_id == job.id), None), "a sign of life"
+    )
     began, step = time.monotonic(), job.refresh().progress.step
-    stack.run("docker", "kill", owner)
+    stack.run("docker", "kill", owner.partition(":")[0])
     eventually(lambda: job.refresh().attempt == 2 and job.refresh().progress.step > step, "a second attempt")
     told("a worker killed beside another", f"{time.monotonic() - began:.0f} s to a step that is new")
     assert any(event.type == "resumed" for event in job.events())
