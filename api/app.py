@@ -5,6 +5,7 @@ from __future__ import annotations
 from api import (
     audit,
     auth,
+    batches,
     bodies,
     checkpoints,
     datasets,
@@ -46,7 +47,20 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     )
     openapi.register(app)
     errors.register(app)
-    for resource in (jobs, events, checkpoints, models, datasets, presets, workers, keys, audit, whoami, health):
+    for resource in (
+        jobs,
+        batches,
+        events,
+        checkpoints,
+        models,
+        datasets,
+        presets,
+        workers,
+        keys,
+        audit,
+        whoami,
+        health,
+    ):
         app.register_api(resource.api)
     app.register_blueprint(docs.pages)
     auth.register(app)

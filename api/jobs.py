@@ -8,12 +8,10 @@ import time
 from typing import Any
 
 from flask import Response, g, request
-from flask_openapi.types import ResponseDict as Documented
 from sqlalchemy.orm import Session
-from werkzeug.datastructures import ETags
 
-from api import auth, bodies, openapi, schemas
-from api.service import Service, current
+from api import auth, bodies, openapi, polling, schemas
+from api.service import current
 from services import db, faults, jobs, submission, transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
@@ -23,7 +21,6 @@ from services.states import TERMINAL, Status
 api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train.")
 
 JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
-POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.25
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,6 @@ _BODY = {
         for media in ("application/json", "application/yaml")
     },
 }
-_NOT_MODIFIED: Documented = {"304": {"description": "Nothing has changed since the `ETag` that came as If-None-Match."}}
 
 
 @api.post(
@@ -80,7 +76,9 @@ def index(query: schemas.JobsQuery) -> Response:
         return openapi.answer(schemas.JobList(data=[described(session, job) for job in rows], has_more=more))
 
 
-@api.get("/<job_id>", operation_id="getJob", responses={200: schemas.Job, **_NOT_MODIFIED, **openapi.problems(404)})
+@api.get(
+    "/<job_id>", operation_id="getJob", responses={200: schemas.Job, **openapi.NOT_MODIFIED, **openapi.problems(404)}
+)
 def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
     """Look at a job, or wait for news of it
 
@@ -89,11 +87,20 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
     queue and the estimate of its end.
     """
     identified(path.job_id)
-    revision, status = _await_news(current(), path.job_id, query.wait, request.if_none_match)
+    tenant, engine = auth.tenant(), current().engine
+    revision, status = 0, ""
+
+    def look() -> tuple[str, bool]:
+        nonlocal revision, status
+        with db.read_scope(engine) as session:
+            revision, status = jobs.revision(session, path.job_id, tenant=tenant)
+        return str(revision), status in TERMINAL
+
+    polling.await_news(current(), look, query.wait, request.if_none_match)
     if request.if_none_match.contains_weak(str(revision)):
         return Response(status=304, headers=_hints(revision, status))
-    with db.read_scope(current().engine) as session:
-        job = jobs.get(session, path.job_id, tenant=auth.tenant())
+    with db.read_scope(engine) as session:
+        job = jobs.get(session, path.job_id, tenant=tenant)
         return openapi.answer(described(session, job), headers=_freshness(job))
 
 
@@ -185,25 +192,6 @@ def identified(job_id: str) -> str:
     return job_id
 
 
-def _await_news(service: Service, job_id: str, seconds: float, seen: ETags) -> tuple[int, str]:
-    """The job's revision and status once there is news, or after so many seconds. Holds nothing between two looks."""
-    parked = seconds > 0 and service.waiting.acquire(blocking=False)
-    deadline, pause = time.monotonic() + (seconds if parked else 0), POLL_SECONDS
-    try:
-        while True:
-            with db.read_scope(service.engine) as session:
-                revision, status = jobs.revision(session, job_id, tenant=auth.tenant())
-            news = status in TERMINAL or (bool(seen) and not seen.contains_weak(str(revision)))
-            left = deadline - time.monotonic()
-            if news or left <= 0 or service.closing():
-                return revision, status
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
-    finally:
-        if parked:
-            service.waiting.release()
-
-
 def _freshness(job: Job) -> dict[str, str]:
     return _hints(job.revision, job.status)
 
@@ -223,6 +211,7 @@ def described(session: Session, job: Job) -> schemas.Job:
         terminal=job.status in TERMINAL,
         reason=job.reason,
         message=job.message,
+        batch_id=job.batch_id,
         waits_until=_waits_until(job, time.time()),
         queue=schemas.QueuePlace(name=job.queue, position=jobs.position(session, job)),
         priority=job.priority,

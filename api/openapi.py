@@ -111,6 +111,9 @@ _WHEN = {
 }
 
 
+NOT_MODIFIED: Documented = {"304": {"description": "Nothing has changed since the `ETag` that came as If-None-Match."}}
+
+
 def problems(*statuses: int) -> Documented:
     """Documented problem answers, by status."""
     content = {errors.MEDIA_TYPE: {"schema": {"$ref": SCHEMAS + ProblemDocument.__name__}}}

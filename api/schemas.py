@@ -52,6 +52,13 @@ PRESET_EXAMPLE: dict[str, Any] = {
     "data": {"synthetic": {"samples": 1000, "length": 50, "features": 10, "classes": 2}},
 }
 
+MATRIX_EXAMPLE: dict[str, Any] = {
+    **PRESET_EXAMPLE,
+    "name": "nightly",
+    "matrix": {"training.optimizer.lr": [1e-3, 1e-4], "architecture.hidden_size": [32, 64]},
+}
+BATCH_EXAMPLE: dict[str, Any] = {"name": "nightly", "jobs": [SPEC_EXAMPLE, PRESET_EXAMPLE]}
+
 
 class Answer(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -149,6 +156,8 @@ class Job(Answer):
     """Why it ended, or why it waits again after an attempt that was lost or failed; for programs."""
     message: str | None
     """The same for people; why it is paused, too."""
+    batch_id: str | None
+    """The batch that it was submitted with."""
     waits_until: datetime | None
     """The time before which a job that is tried again does not start; null when nothing but its turn holds it."""
     queue: QueuePlace
@@ -178,6 +187,85 @@ class Job(Answer):
 
 class JobList(Page[Job]):
     """Jobs, newest first."""
+
+
+class BatchCounts(Answer):
+    """Jobs by where they stand."""
+
+    queued: int
+    running: int
+    paused: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class BatchLinks(Answer):
+    self: str
+    cancel: str
+
+
+class BatchSummary(Answer):
+    """Jobs that were submitted together, counted."""
+
+    object: Literal["batch"] = "batch"
+    id: str
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    """That of its jobs together: `running` once one has begun and until all have ended; then `failed` if one failed,
+    else `cancelled` if one was cancelled."""
+    terminal: bool
+    """Whether every job has ended."""
+    total: int
+    """Jobs; one that was deleted no longer counts."""
+    counts: BatchCounts
+    varied: list[str]
+    """The keys of its matrix: what differs between its jobs."""
+    created_at: datetime
+    links: BatchLinks
+
+
+class SelfLink(Answer):
+    self: str
+
+
+class BatchJob(Answer):
+    """A row of a batch's table."""
+
+    id: str
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    terminal: bool
+    reason: str | None
+    message: str | None
+    cell: dict[str, Any]
+    """What this job has at each path of `varied`; null where its spec says nothing there."""
+    attempt: int
+    epoch: int
+    epochs: int | None
+    fraction: float
+    """Of its steps."""
+    best: Best | None
+    metrics: dict[str, float | None]
+    """Of its result; empty until it has succeeded."""
+    seconds: float | None
+    """From its start to its end; null before both."""
+    links: SelfLink
+
+
+class Batch(BatchSummary):
+    """Jobs that were submitted together, as one table."""
+
+    fraction: float
+    """Of the work of all jobs; one that has ended counts as whole."""
+    finished_at: datetime | None
+    """When the last job ended; null before that."""
+    jobs: list[BatchJob]
+    """In the order in which they were asked for."""
+
+
+class BatchList(Page[BatchSummary]):
+    """Batches, newest first."""
 
 
 class Epoch(Answer):
@@ -533,6 +621,10 @@ class KeyPath(Path):
 
 class JobPath(Path):
     job_id: str
+
+
+class BatchPath(Path):
+    batch_id: str
 
 
 class CheckpointPath(JobPath):

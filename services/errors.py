@@ -3,6 +3,7 @@
     LooplineError
     ├── NotFound
     │   ├── JobNotFound
+    │   ├── BatchNotFound
     │   ├── DatasetNotFound
     │   ├── CheckpointNotFound
     │   ├── ModelNotReady
@@ -76,6 +77,12 @@ class JobNotFound(NotFound):
     """There is no job with this id."""
 
     code = "job_not_found"
+
+
+class BatchNotFound(NotFound):
+    """There is no batch with this id."""
+
+    code = "batch_not_found"
 
 
 class DatasetNotFound(NotFound):

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -68,6 +68,15 @@ class Steps:
 # Clients: create, look, cancel. They say whose jobs they mean; None, of any tenant, is for workers and operators.
 
 
+class Wanted(NamedTuple):
+    """A job that is to be made."""
+
+    spec: Spec
+    requested: Mapping[str, Any]
+    """The spec as it was sent."""
+    dataset_id: str | None
+
+
 def create(
     session: Session,
     spec: Spec,
@@ -83,28 +92,49 @@ def create(
         DatasetNotFound: the data set was deleted meanwhile.
         QuotaExceeded: the tenant has as many jobs waiting as it may.
     """
-    tenants.check_queued(session, tenant)
-    if dataset_id is not None:
+    wanted = Wanted(spec, requested, dataset_id)
+    return create_all(session, [wanted], request_id=request_id, tenant=tenant)[0]
+
+
+def create_all(
+    session: Session,
+    wanted: Sequence[Wanted],
+    *,
+    request_id: str | None = None,
+    tenant: str = tenants.DEFAULT,
+    batch_id: str | None = None,
+) -> Sequence[Job]:
+    """New queued jobs, in the order given: all of them, or none.
+
+    Raises:
+        DatasetNotFound: a data set was deleted meanwhile.
+        QuotaExceeded: the tenant would have more jobs waiting than it may.
+    """
+    tenants.check_queued(session, tenant, more=len(wanted))
+    for dataset_id in sorted({each.dataset_id for each in wanted if each.dataset_id is not None}):
         _hold_dataset(session, dataset_id)
-    limits = spec.limits
+    return [_insert(session, each, request_id=request_id, tenant=tenant, batch_id=batch_id) for each in wanted]
+
+
+def _insert(session: Session, wanted: Wanted, **whose: str | None) -> Job:
+    spec, limits = wanted.spec, wanted.spec.limits
     insert = sa.insert(Job).values(
         id=new_id("job"),
-        tenant=tenant,
         name=spec.name,
         status=Status.QUEUED,
         spec=spec.document(),
-        requested=dict(requested),
+        requested=dict(wanted.requested),
         queue=spec.queue,
         priority=spec.priority,
         tags=dict(spec.tags),
-        dataset_id=dataset_id,
+        dataset_id=wanted.dataset_id,
         max_retries=limits.max_retries,
         max_runtime_seconds=limits.max_runtime_seconds,
         queue_deadline=None if limits.max_queue_seconds is None else now() + limits.max_queue_seconds,
         epochs=spec.training.epochs,
-        request_id=request_id,
         created_at=now(),
         updated_at=now(),
+        **whose,
     )
     job = session.scalars(insert.returning(Job)).one()
     metrics.after_commit(session, metrics.SUBMITTED.inc, queue=job.queue)

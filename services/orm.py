@@ -1,6 +1,6 @@
 """The tables. What may happen to their rows stands in the module of each noun (`jobs.py`, `datasets.py`).
 
-Times are seconds since 1970 by the database's clock. Ids are `job_` or `ds_` and 26 characters: 48 bits of
+Times are seconds since 1970 by the database's clock. Ids are `job_`, `ds_` and the like and 26 characters: 48 bits of
 milliseconds and 80 random ones, so they sort by age and cannot be guessed.
 """
 
@@ -147,6 +147,22 @@ class Dataset(Base):
     __table_args__ = (UniqueConstraint("tenant", "name", "version"), Index("ix_datasets_tenant_id", "tenant", "id"))
 
 
+class Batch(Base):
+    """Jobs that were submitted together. What there is to know of it stands in them; it outlives them."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    name: Mapped[str | None]
+    varied: Mapped[list[str]] = mapped_column(sa.JSON(none_as_null=True))
+    """The keys of its matrix: dotted paths into the specs of its jobs."""
+    request_id: Mapped[str | None]
+    created_at: Mapped[float]
+
+    __table_args__ = (Index("ix_batches_tenant_id", "tenant", "id"),)
+
+
 class Job(Base):
     """One request to train."""
 
@@ -209,6 +225,8 @@ class Job(Base):
     files: Mapped[list[dict[str, Any]] | None]
     """Files of the result: `[{"name", "bytes", "sha256"}]`."""
 
+    batch_id: Mapped[str | None] = mapped_column(index=True)
+    """The batch that it was submitted with, which is never deleted; no foreign key, as for the tenant."""
     request_id: Mapped[str | None]
     """Of the request that submitted it: its log lines carry it, in every process."""
     created_at: Mapped[float]

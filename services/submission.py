@@ -1,12 +1,12 @@
 """From a document to a job: validated, checked against its data set, inserted once.
 
-Whatever takes in specs (HTTP now, sweeps and schedules later) comes through here, within its own transaction.
+Whatever takes in specs (one by one here, many at once in batches.py) comes through here, within its own transaction.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
@@ -14,11 +14,24 @@ from sqlalchemy.orm import Session
 from services import datasets, idempotency, jobs, tenants
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
+from services.jobs import Wanted
 from services.orm import Dataset, Job
 from services.training.spec import Spec, Synthetic, check_data, parse
 from services.training.summary import DatasetSummary
 
 NAMES_SHOWN, NAMES_COMPARED = 10, 200
+
+
+Found = tuple[Dataset | None, list[Problem]]
+"""A data set, or why there is none."""
+
+
+class Parsed(NamedTuple):
+    """A document, and the spec in it or what is wrong with it."""
+
+    document: Mapping[str, Any]
+    spec: Spec | None
+    problems: Sequence[Problem]
 
 
 class Submitted(NamedTuple):
@@ -41,34 +54,48 @@ def submit(
     Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
     another request; IdempotencyInFlight while that request is under way; QuotaExceeded.
     """
-    spec, problems = _parsed(document)
+    parsed = read(document)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return Submitted(jobs.get(session, earlier, tenant=tenant), replayed=True)
-    dataset, unknown = _dataset(session, document, tenant)
-    if spec is None or unknown:
-        raise SpecInvalid([*problems, *unknown])
-    summary = datasets.summary(dataset) if dataset else _summary(spec.data.synthetic or Synthetic())
-    spec = check_data(spec, summary)
-    dataset_id = dataset.id if dataset else None
-    job = jobs.create(session, spec, requested=document, dataset_id=dataset_id, request_id=request_id, tenant=tenant)
+    [job] = jobs.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)
     if key is not None:
         idempotency.settle(session, key, job.id)
     return Submitted(job, replayed=False)
 
 
-def _parsed(document: Mapping[str, Any]) -> tuple[Spec | None, tuple[Problem, ...]]:
+def read(document: Mapping[str, Any]) -> Parsed:
+    """The spec in a document, or its problems. Asks the database nothing."""
     try:
-        return parse(document), ()
+        return Parsed(document, parse(document), ())
     except SpecInvalid as error:
-        return None, error.problems
+        return Parsed(document, None, error.problems)
 
 
-def _dataset(session: Session, document: Mapping[str, Any], tenant: str) -> tuple[Dataset | None, list[Problem]]:
+def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Wanted:
+    """The spec as it fits its data set. `found` keeps data sets that were looked up, for the specs that follow.
+
+    Raises SpecInvalid with every problem, that of the data set's name too.
+    """
+    dataset, unknown = _dataset(session, parsed.document, tenant, found)
+    if parsed.spec is None or unknown:
+        raise SpecInvalid([*parsed.problems, *unknown])
+    summary = datasets.summary(dataset) if dataset else _summary(parsed.spec.data.synthetic or Synthetic())
+    spec = check_data(parsed.spec, summary)
+    return Wanted(spec, parsed.document, dataset.id if dataset else None)
+
+
+def _dataset(session: Session, document: Mapping[str, Any], tenant: str, found: dict[str, Found]) -> Found:
     """The data set that the document names, or why there is none; silent where that is no name at all."""
     data = document.get("data")
     wanted = data.get("dataset") if isinstance(data, Mapping) else None
     if not isinstance(wanted, str) or not wanted.isprintable():  # not text, which parse() has said already
         return None, []
+    if wanted not in found:
+        found[wanted] = _looked_up(session, wanted, tenant)
+    return found[wanted]
+
+
+def _looked_up(session: Session, wanted: str, tenant: str) -> Found:
     try:
         return datasets.get(session, wanted, tenant=tenant), []
     except DatasetNotFound:

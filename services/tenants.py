@@ -88,20 +88,21 @@ def use(session: Session, name: str) -> Use:
     )
 
 
-def check_queued(session: Session, name: str) -> None:
-    """Make sure that one more job may wait, to the end of this transaction.
+def check_queued(session: Session, name: str, more: int = 1) -> None:
+    """Make sure that so many more jobs may wait, to the end of this transaction.
 
     Raises:
         TenantNotFound: there is no such tenant.
-        QuotaExceeded: it has as many as it may.
+        QuotaExceeded: they would be too many.
     """
     if get(session, name).max_queued is None:
         return
     most = _locked(session, name).max_queued
-    if most is not None and (waiting := _jobs(session, name, *_WAITING)) >= most:
+    if most is not None and (waiting := _jobs(session, name, *_WAITING)) + more > most:
+        these = "" if more == 1 else f"; these are {more} more"
         raise QuotaExceeded(
-            f"The tenant {name} has {waiting} jobs that wait, queued or paused, and may have {most} (max_queued): "
-            "let some run or cancel some, or ask who runs the service for a larger quota."
+            f"The tenant {name} has {waiting} jobs that wait, queued or paused, and may have {most} (max_queued)"
+            f"{these}: let some run or cancel some, or ask who runs the service for a larger quota."
         )
 
 

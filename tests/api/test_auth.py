@@ -19,7 +19,7 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import datasets, db, jobs, keys, submission, tenants
+from services import batches, datasets, db, jobs, keys, submission, tenants
 from services.jobs import Lease
 from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
@@ -28,11 +28,16 @@ from services.settings import Settings
 from tests.api.conftest import Put
 
 ACME, BETA = "acme", "beta"
-UNKNOWN = {"job_id": "job_" + "0" * 26, "dataset": "ds_" + "0" * 26, "key_id": "key_" + "0" * 26}
+UNKNOWN = {
+    "job_id": "job_" + "0" * 26,
+    "batch_id": "batch_" + "0" * 26,
+    "dataset": "ds_" + "0" * 26,
+    "key_id": "key_" + "0" * 26,
+}
 """Path parameters that name something of a tenant; what no tenant has."""
 PUBLIC = {"step": "12", "file": "model.json", "name": "docs.js"}
 WAITS = {"jobs.cancel", "jobs.pause", "jobs.resume"}  # what needs a job that has not ended
-MAKES = {"jobs.submit", "datasets.upload", "keys.create"}
+MAKES = {"jobs.submit", "batches.submit", "datasets.upload", "keys.create"}
 NOBODY = ("none", "basic", "garbage", "unknown id", "wrong secret", "expired", "revoked")
 
 
@@ -83,6 +88,8 @@ class World:
         """What goes with a request, so that it is a good one."""
         if endpoint == "jobs.submit":
             return {"json": {**self.spec, **({"data": data} if data else {})}}
+        if endpoint == "batches.submit":
+            return {"json": {**self.spec, "matrix": {"training.epochs": [1, 2]}}}
         if endpoint == "datasets.upload":
             return {"data": self.content, "content_type": "application/zip", "query_string": {"name": "toy"}}
         return {"json": {"scopes": ["read"]}} if endpoint == "keys.create" else {}
@@ -96,7 +103,8 @@ class World:
                 self._train(session, job.id)
             summary = self._dataset(session, tenant)
             key = keys.create(session, tenant, ["read"]).key
-        return {**PUBLIC, "job_id": job.id, "dataset": summary, "key_id": key.id}
+            batch = batches.submit(session, {"jobs": [self.spec | {"queue": "aside"}]}, tenant=tenant).batch
+        return {**PUBLIC, "job_id": job.id, "batch_id": batch.id, "dataset": summary, "key_id": key.id}
 
     def _train(self, session: Any, job_id: str) -> None:
         job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
@@ -224,7 +232,13 @@ def test_every_call_of_a_view_says_whose(app: Flask) -> None:
 def test_lists_hold_what_is_the_tenants_own(world: World) -> None:
     for tenant in (ACME, BETA):
         world.fresh(tenant, "jobs.cancel")
-    for path, holds in (("/v1/jobs", "id"), ("/v1/datasets", "id"), ("/v1/keys", "id"), ("/v1/audit", "resource_id")):
+    for path, holds in (
+        ("/v1/jobs", "id"),
+        ("/v1/batches", "id"),
+        ("/v1/datasets", "id"),
+        ("/v1/keys", "id"),
+        ("/v1/audit", "resource_id"),
+    ):
         seen = {}
         for tenant in (ACME, BETA):
             scope = Scope.ADMIN if path in ("/v1/keys", "/v1/audit") else Scope.READ

@@ -1,0 +1,218 @@
+"""/v1/batches: submit jobs together, look at them as one table, wait for them, cancel them as one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Response, g, request
+from sqlalchemy.orm import Session
+
+from api import auth, bodies, openapi, polling, schemas
+from api.service import current
+from services import batches, db, faults, matrix
+from services.batches import Summary
+from services.errors import BatchNotFound
+from services.idempotency import Key
+from services.orm import Batch, Job
+from services.states import TERMINAL, Status
+
+api = openapi.blueprint("batches", __name__, prefix="/v1/batches", about="Jobs that are submitted together.")
+
+BATCH_ID = re.compile(r"batch_[0-9a-hjkmnp-tv-z]{26}")
+
+log = logging.getLogger(__name__)
+
+_LISTED = {
+    "type": "object",
+    "required": ["jobs"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": matrix.MAX_NAME},
+        "jobs": {"type": "array", "minItems": 1, "maxItems": matrix.MAX_JOBS, "items": {"type": "object"}},
+    },
+    "description": "Specs, any of which may have a `matrix`.",
+}
+_VARIED = {
+    "type": "object",
+    "required": ["data", "matrix"],
+    "properties": {
+        "matrix": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {"type": "array", "minItems": 1},
+            "description": "Dotted paths into the spec, each with its values: every combination is a job.",
+        }
+    },
+    "description": "A spec with a `matrix` beside its fields.",
+}
+_BODY = {
+    "required": True,
+    "content": {
+        media: {
+            "schema": {"anyOf": [_LISTED, _VARIED]},
+            "examples": {
+                "matrix": {"summary": "One spec and a matrix", "value": schemas.MATRIX_EXAMPLE},
+                "jobs": {"summary": "A list of specs", "value": schemas.BATCH_EXAMPLE},
+            },
+        }
+        for media in ("application/json", "application/yaml")
+    },
+}
+
+
+@api.post(
+    "",
+    operation_id="submitBatch",
+    request_body=_BODY,
+    responses={202: schemas.Batch, **openapi.problems(409, 413, 415)},
+)
+def submit(header: schemas.SubmitHeader) -> Response:
+    """Submit jobs together
+
+    The body, JSON or YAML, is `{name, jobs: [spec, ...]}` or one spec with a `matrix`. All of them are accepted, or
+    none: a 422 names every problem of every job.
+    """
+    document, fingerprint = bodies.document()
+    scope = f"{auth.tenant()} POST /v1/batches"
+    key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
+    with db.session_scope(current().engine) as session:
+        batch, replayed = batches.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
+        if not replayed:
+            auth.note(session, "batch.submit", batch.id)
+        members = batches.members(session, batch.id)
+        summary = batches.summaries(session, [batch.id])[batch.id]
+    if not replayed:
+        log.info("%s: submitted, %d jobs", batch.id, len(members))
+        faults.point("bell.due")
+        for queue in sorted({job.queue for job in members}):
+            current().bell.ring(queue)
+    again = {"Idempotency-Replayed": "true"} if replayed else {}
+    resource = _described(batch, summary, members)
+    return openapi.answer(resource, 202, {"Location": resource.links.self, **_hints(summary), **again})
+
+
+@api.get("", operation_id="listBatches", responses={200: schemas.BatchList})
+def index(query: schemas.PageQuery) -> Response:
+    """List batches, newest first, without their jobs"""
+    with db.read_scope(current().engine) as session:
+        rows, more = batches.list(session, limit=query.limit, after=query.after, tenant=auth.tenant())
+        summaries = batches.summaries(session, [batch.id for batch in rows])
+    data = [schemas.BatchSummary(**_summarised(batch, summaries[batch.id])) for batch in rows]
+    return openapi.answer(schemas.BatchList(data=data, has_more=more))
+
+
+@api.get(
+    "/<batch_id>",
+    operation_id="getBatch",
+    responses={200: schemas.Batch, **openapi.NOT_MODIFIED, **openapi.problems(404)},
+)
+def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
+    """Look at a batch and its jobs, or wait for news of them
+
+    `wait` and `If-None-Match` are those of a job: the answer comes as soon as a job differs from the `ETag`, or without
+    one as soon as every job has ended.
+    """
+    _identified(path.batch_id)
+    tenant, engine = auth.tenant(), current().engine
+
+    def look() -> tuple[str, bool]:
+        with db.read_scope(engine) as session:
+            summary = _summary(session, path.batch_id, tenant)
+        return summary.revision, summary.terminal
+
+    tag, _ = polling.await_news(current(), look, query.wait, request.if_none_match)
+    with db.read_scope(engine) as session:
+        batch = batches.get(session, path.batch_id, tenant=tenant)
+        summary = _summary(session, path.batch_id, tenant)
+        if request.if_none_match.contains_weak(tag) and summary.revision == tag:
+            return Response(status=304, headers=_hints(summary))
+        members = batches.members(session, path.batch_id)
+    return openapi.answer(_described(batch, summary, members), headers=_hints(summary))
+
+
+@api.post("/<batch_id>/cancel", operation_id="cancelBatch", responses={202: schemas.Batch, **openapi.problems(404)})
+def cancel(path: schemas.BatchPath) -> Response:
+    """Cancel every job of a batch that has not ended
+
+    Those that wait are cancelled at once, those that run are asked to stop, those that have ended stay as they are.
+    """
+    with db.session_scope(current().engine) as session:
+        batch = batches.cancel(session, _identified(path.batch_id), tenant=auth.tenant())
+        auth.note(session, "batch.cancel", batch.id)
+        members = batches.members(session, batch.id)
+        summary = batches.summaries(session, [batch.id])[batch.id]
+    return openapi.answer(_described(batch, summary, members), 202, _hints(summary))
+
+
+def _identified(batch_id: str) -> str:
+    """The id, if it could be one: nothing else reaches the database."""
+    if not BATCH_ID.fullmatch(batch_id):
+        raise BatchNotFound(f"There is no batch {batch_id if len(batch_id) <= 100 else batch_id[:100] + '…'!r}.")
+    return batch_id
+
+
+def _summary(session: Session, batch_id: str, tenant: str) -> Summary:
+    batches.get(session, batch_id, tenant=tenant)
+    return batches.summaries(session, [batch_id])[batch_id]
+
+
+def _hints(summary: Summary) -> dict[str, str]:
+    """What makes the next poll cheap: the tag to send, and when to come."""
+    return {"ETag": f'W/"{summary.revision}"', **({} if summary.terminal else {"Retry-After": "2"})}
+
+
+def _summarised(batch: Batch, summary: Summary) -> dict[str, Any]:
+    self = f"{api.url_prefix}/{batch.id}"
+    return {
+        "id": batch.id,
+        "name": batch.name,
+        "status": summary.status,
+        "terminal": summary.terminal,
+        "total": summary.total,
+        "counts": schemas.BatchCounts(**{status: summary.counts.get(status, 0) for status in Status}),
+        "varied": batch.varied,
+        "created_at": schemas.moment(batch.created_at),
+        "links": schemas.BatchLinks(self=self, cancel=f"{self}/cancel"),
+    }
+
+
+def _described(batch: Batch, summary: Summary, members: Sequence[Job]) -> schemas.Batch:
+    rows = [_row(job, batch.varied) for job in members]
+    ends = [job.finished_at for job in members if job.finished_at is not None]
+    return schemas.Batch(
+        **_summarised(batch, summary),
+        fraction=sum(1.0 if row.terminal else row.fraction for row in rows) / len(rows) if rows else 1.0,
+        finished_at=schemas.moment(max(ends)) if ends and summary.terminal else None,
+        jobs=rows,
+    )
+
+
+def _row(job: Job, varied: Sequence[str]) -> schemas.BatchJob:
+    result: Mapping[str, Any] = job.result or {}
+    took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
+    return schemas.BatchJob(
+        id=job.id,
+        name=job.name,
+        status=job.status,
+        terminal=job.status in TERMINAL,
+        reason=job.reason,
+        message=job.message,
+        cell={path: matrix.value(job.requested, path) for path in varied},
+        attempt=job.attempt,
+        epoch=job.epoch,
+        epochs=job.epochs,
+        fraction=_fraction(job),
+        best=schemas.Best.model_validate(job.best) if job.best else None,
+        metrics=result.get("metrics") or {},
+        seconds=took,
+        links=schemas.SelfLink(self=f"/v1/jobs/{job.id}"),
+    )
+
+
+def _fraction(job: Job) -> float:
+    if job.status == Status.SUCCEEDED:
+        return 1.0
+    return min(job.step / job.steps, 1.0) if job.steps else 0.0
