@@ -19,6 +19,7 @@ from api import (
     openapi,
     presets,
     rates,
+    registry,
     whoami,
     workers,
 )
@@ -54,6 +55,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         checkpoints,
         models,
         datasets,
+        registry,
         presets,
         workers,
         keys,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from flask import Request, request
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
-from services.errors import BadRequest, Problem, SpecInvalid
+from services.errors import BadRequest, Invalid, Problem, SpecInvalid
 from services.settings import Settings
 from services.storage import Readable
 from services.training import spec
+
+T = TypeVar("T", bound=BaseModel)
 
 JSON_TYPES = frozenset({"application/json"})
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
@@ -41,6 +44,20 @@ def document() -> tuple[dict[str, Any], str]:
     except SpecInvalid as unreadable:
         raise BadRequest("The body cannot be read.", unreadable.problems) from None
     return found, hashlib.sha256(body).hexdigest()
+
+
+def wanted(kind: type[T], told: str, *, optional: bool = False) -> T:
+    """The body as a `kind`; one that is `optional` may be left out.
+
+    Raises Invalid, which says `told`, with every problem, and what `document` raises.
+    """
+    absent = optional and not request.content_length and "Transfer-Encoding" not in request.headers
+    try:
+        return kind.model_validate({} if absent else document()[0])
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [Problem("/".join(["", *map(str, one["loc"])]), one["msg"]) for one in found]
+        raise Invalid(told, problems) from None
 
 
 def upload(settings: Settings) -> Readable:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response
-from pydantic import ValidationError
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
 from services import db, keys
-from services.errors import Invalid, Problem
 from services.orm import ApiKey
 
 api = openapi.blueprint("keys", __name__, prefix="/v1/keys", about="What clients show to be let in.")
@@ -33,7 +31,7 @@ def create() -> Response:
 
     The answer is the only place where the key itself is ever shown.
     """
-    wanted = _wanted(bodies.document()[0])
+    wanted = bodies.wanted(schemas.KeyRequest, "There can be no such key.")
     seconds = None if wanted.expires_days is None else wanted.expires_days * DAY
     with db.session_scope(current().engine) as session:
         made = keys.create(session, auth.tenant(), wanted.scopes, name=wanted.name, expires_seconds=seconds)
@@ -76,12 +74,3 @@ def described(row: ApiKey) -> schemas.Key:
             "revoked_at": schemas.moment_or_none(row.revoked_at),
         }
     )
-
-
-def _wanted(document: dict[str, Any]) -> schemas.KeyRequest:
-    try:
-        return schemas.KeyRequest.model_validate(document)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [Problem("/".join(["", *map(str, one["loc"])]), one["msg"]) for one in found]
-        raise Invalid("There can be no such key.", problems) from None

@@ -407,6 +407,121 @@ class DatasetList(Page[Dataset]):
     """Data sets, newest first."""
 
 
+class ModelData(Answer):
+    """The version of a data set that a model was trained from; it may have been deleted since."""
+
+    id: str
+    name: str
+    version: int
+    sha256: str
+
+
+class ModelFile(Answer):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ModelVersionLinks(Answer):
+    self: str
+    job: str
+    download: str
+
+
+class ModelVersion(Answer):
+    """The result of a job, as a version of a model."""
+
+    object: Literal["model_version"] = "model_version"
+    model: str
+    version: int
+    aliases: list[str]
+    """Those that point at it now."""
+    job_id: str
+    dataset: ModelData | None
+    """Null for one that was trained on synthetic data, which the spec describes."""
+    spec: dict[str, Any]
+    """The job's, with every default filled in."""
+    metrics: dict[str, float | None]
+    """Of the best epoch, as in the job's result."""
+    files: list[ModelFile]
+    note: str | None
+    created_at: datetime
+    created_by: str | None
+    """The API key that registered it; null where none was needed."""
+    links: ModelVersionLinks
+
+
+class ModelVersionList(Page[ModelVersion]):
+    """Versions of a model, newest first; `after` takes the last one's number."""
+
+
+class ModelLinks(Answer):
+    self: str
+    versions: str
+    history: str
+
+
+class Model(Answer):
+    """A name in the registry."""
+
+    object: Literal["model"] = "model"
+    name: str
+    aliases: dict[str, int]
+    """By alias, the version that it points at."""
+    latest: ModelVersion
+    """The newest version."""
+    links: ModelLinks
+
+
+class ModelList(Page[Model]):
+    """Models by name; `after` takes the last one's name."""
+
+
+class ModelMove(Answer):
+    """An alias of a model was moved."""
+
+    id: int
+    at: datetime
+    alias: str
+    action: Literal["promote", "rollback", "demote"]
+    from_version: int | None
+    to_version: int | None
+    by: str | None
+    """The API key; null where none was needed."""
+    reason: str | None
+
+
+class ModelMoveList(Page[ModelMove]):
+    """Moves of a model's aliases, newest first; `after` takes the last one's id."""
+
+
+class Body(BaseModel):
+    """What a request asks for."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class VersionRequest(Body):
+    """A job's result that is to be a version of a model."""
+
+    job: str = Field(min_length=1, max_length=100)
+    """The id of a job that has succeeded."""
+    note: Annotated[str, Field(max_length=1000)] | None = None
+
+
+class RollbackRequest(Body):
+    reason: Annotated[str, Field(max_length=1000)] | None = None
+    expected: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
+    """Do it only if the alias points at this version now; 0: only if there is no such alias. Null: in any case."""
+
+
+class AliasRequest(RollbackRequest):
+    """Where an alias is to point."""
+
+    version: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | Annotated[str, Field(min_length=1, max_length=63)]
+    """A number, another alias, or `latest`."""
+
+
 class Preset(Answer):
     name: str
     description: str
@@ -633,6 +748,31 @@ class CheckpointPath(JobPath):
 
 class FilePath(JobPath):
     file: str
+
+
+class ModelsQuery(PageQuery):
+    after: Text | None = None
+    """The name of the last model of the page before."""
+
+
+class ModelVersionsQuery(Query):
+    after: int | None = Field(None, ge=1, le=MAX_INTEGER)
+    """The number of the last version of the page before."""
+    limit: int = Field(20, ge=1, le=100)
+
+
+class ModelPath(Path):
+    model: str
+
+
+class ModelVersionPath(ModelPath):
+    ref: str
+    """A number, an alias, or `latest`."""
+
+
+class AliasPath(ModelPath):
+    alias: str
+    """`production`, say."""
 
 
 class DatasetPath(Path):

@@ -7,6 +7,7 @@
     │   ├── DatasetNotFound
     │   ├── CheckpointNotFound
     │   ├── ModelNotReady
+    │   ├── ModelNotFound          of the registry
     │   ├── TenantNotFound
     │   └── KeyNotFound
     ├── Invalid                    the request cannot be right, whatever the state of the service
@@ -19,6 +20,11 @@
     │   ├── IdempotencyConflict
     │   ├── IdempotencyInFlight
     │   ├── DatasetInUse
+    │   ├── JobNotSucceeded
+    │   ├── JobRegistered
+    │   ├── ModelInUse
+    │   ├── AliasMoved
+    │   ├── NothingBefore
     │   ├── QuotaExceeded
     │   └── TenantExists
     ├── Unauthorized               who asks is not known
@@ -103,6 +109,12 @@ class ModelNotReady(NotFound):
     code = "model_not_ready"
 
 
+class ModelNotFound(NotFound):
+    """There is no model of this name, or no such version or alias of it."""
+
+    code = "model_not_found"
+
+
 class TenantNotFound(NotFound):
     """There is no tenant of this name."""
 
@@ -184,6 +196,36 @@ class DatasetInUse(Conflict):
     """Jobs that are not finished use this data set; cancel them first or wait."""
 
     code = "dataset_in_use"
+
+
+class JobNotSucceeded(Conflict):
+    """Only a job that has succeeded has a model to register."""
+
+    code = "job_not_succeeded"
+
+
+class JobRegistered(Conflict):
+    """The job is a version of a model; delete that version first."""
+
+    code = "job_registered"
+
+
+class ModelInUse(Conflict):
+    """An alias points at this version of the model; move or remove the alias first."""
+
+    code = "model_in_use"
+
+
+class AliasMoved(Conflict):
+    """The alias does not point at the version that was expected."""
+
+    code = "alias_moved"
+
+
+class NothingBefore(Conflict):
+    """The alias pointed at no other version before."""
+
+    code = "nothing_before"
 
 
 class QuotaExceeded(Conflict):

@@ -21,9 +21,9 @@ from sqlalchemy.orm import Session
 
 from services import events, metrics, series, tenants
 from services.db import now
-from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound
+from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.leases import Lease, fence, lost, owned, returned, revised
-from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, StepChunk, new_id
+from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, ModelVersion, StepChunk, new_id
 from services.states import ALLOWED, PERMANENT, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
 from services.text import clean
 
@@ -239,10 +239,12 @@ def delete(session: Session, job_id: str, *, tenant: str | None = None) -> None:
     Raises:
         JobNotFound: there is none, or it is another tenant's.
         JobNotEnded: it may still run.
+        JobRegistered: it is a version of a model.
     """
     job = _locked(session, job_id, tenant)
     if job.status not in TERMINAL:
         raise JobNotEnded(f"The job {job.id} is {job.status}; cancel it and wait for its end, then delete it.")
+    _check_unregistered(session, job)
     session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.resource_id == job.id))
     session.execute(sa.delete(Job).where(Job.id == job.id))
 
@@ -706,6 +708,15 @@ def _hold_dataset(session: Session, dataset_id: str) -> None:
     query = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
     if session.scalar(query.with_for_update(read=True, key_share=True)) is None:
         raise DatasetNotFound(f"There is no data set {dataset_id}: it was deleted.")
+
+
+def _check_unregistered(session: Session, job: Job) -> None:
+    """Refuse a job whose files are those of a version; this transaction holds it, so none becomes one meanwhile."""
+    query = select(ModelVersion).where(ModelVersion.job_id == job.id).order_by(ModelVersion.name)
+    models = [f"{row.name}@{row.version}" for row in session.scalars(query)]
+    if models:
+        first = "the version first" if len(models) == 1 else "these first"
+        raise JobRegistered(f"The job {job.id} is the model {' and '.join(models)}; delete {first}, then the job.")
 
 
 def _named(job_id: str, tenant: str | None) -> tuple[ColumnElement[bool], ...]:

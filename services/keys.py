@@ -42,7 +42,7 @@ class Scope(StrEnum):
     READ = "read"
     """Look at jobs, data sets, workers, and download."""
     SUBMIT = "submit"
-    """Submit, cancel, pause, resume and delete jobs; upload and delete data sets."""
+    """Submit, cancel, pause, resume and delete jobs; upload and delete data sets; register, promote, delete models."""
     ADMIN = "admin"
     """Make, list and revoke keys of the tenant; read its audit."""
 

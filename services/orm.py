@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
@@ -365,3 +365,83 @@ class IdempotencyKey(Base):
     """SHA-256 of the request, in hex."""
     resource_id: Mapped[str | None]
     created_at: Mapped[float] = mapped_column(index=True)
+
+
+class Model(Base):
+    """A name in the registry. Whoever changes its versions or aliases holds this row, so they change one by one."""
+
+    __tablename__ = "models"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    newest_version: Mapped[int]
+    """The newest that ever was: a number never means another model."""
+
+
+class ModelVersion(Base):
+    """The result of a job that succeeded, under a name. Spec, data, numbers and files are the job's, which neither
+    changes any more nor can be deleted while this row is there."""
+
+    __tablename__ = "model_versions"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    note: Mapped[str | None]
+    created_by: Mapped[str | None]
+    """The API key; None where none was needed."""
+    created_at: Mapped[float]
+
+    __table_args__ = (
+        UniqueConstraint("tenant", "name", "job_id"),
+        ForeignKeyConstraint(["tenant", "name"], ["models.tenant", "models.name"]),
+    )
+
+
+class ModelMove(Base):
+    """An alias was moved: the history of each, oldest first."""
+
+    __tablename__ = "model_moves"
+
+    id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True)
+    at: Mapped[float]
+    tenant: Mapped[str]
+    name: Mapped[str]
+    alias: Mapped[str]
+    action: Mapped[str]
+    """`promote`, `rollback` or `demote`."""
+    from_version: Mapped[int | None]
+    to_version: Mapped[int | None]
+    by: Mapped[str | None]
+    """The API key; None where none was needed."""
+    reason: Mapped[str | None]
+    before_id: Mapped[int | None] = mapped_column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"))
+    """Of a promotion: the one that it took the place of, to which a rollback goes back."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant", "name"], ["models.tenant", "models.name"]),
+        Index("ix_model_moves_tenant_name_id", "tenant", "name", "id"),
+    )
+
+
+class ModelAlias(Base):
+    """A name such as `production` that points at one version of a model."""
+
+    __tablename__ = "model_aliases"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    move_id: Mapped[int] = mapped_column(
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"), ForeignKey("model_moves.id")
+    )
+    """The promotion that is in force, after rollbacks an old one."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant", "name", "version"],
+            ["model_versions.tenant", "model_versions.name", "model_versions.version"],
+        ),
+    )

@@ -19,7 +19,7 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import batches, datasets, db, jobs, keys, submission, tenants
+from services import batches, datasets, db, jobs, keys, registry, submission, tenants
 from services.jobs import Lease
 from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
@@ -33,11 +33,11 @@ UNKNOWN = {
     "batch_id": "batch_" + "0" * 26,
     "dataset": "ds_" + "0" * 26,
     "key_id": "key_" + "0" * 26,
+    "model": "model-none",
 }
 """Path parameters that name something of a tenant; what no tenant has."""
-PUBLIC = {"step": "12", "file": "model.json", "name": "docs.js"}
+PUBLIC = {"step": "12", "file": "model.json", "name": "docs.js", "ref": "1", "alias": "production"}
 WAITS = {"jobs.cancel", "jobs.pause", "jobs.resume"}  # what needs a job that has not ended
-MAKES = {"jobs.submit", "batches.submit", "datasets.upload", "keys.create"}
 NOBODY = ("none", "basic", "garbage", "unknown id", "wrong secret", "expired", "revoked")
 
 
@@ -84,19 +84,22 @@ class World:
         headers = {"X-Request-Id": "req", **({"Authorization": authorization} if authorization else {})}
         return self.client.open(path, method=method, headers=headers, buffered=True, **given)
 
-    def body(self, endpoint: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What goes with a request, so that it is a good one."""
-        if endpoint == "jobs.submit":
-            return {"json": {**self.spec, **({"data": data} if data else {})}}
-        if endpoint == "batches.submit":
-            return {"json": {**self.spec, "matrix": {"training.epochs": [1, 2]}}}
+    def body(self, endpoint: str, values: dict[str, str]) -> dict[str, Any]:
+        """What goes with a request about these things, so that it is a good one."""
         if endpoint == "datasets.upload":
             return {"data": self.content, "content_type": "application/zip", "query_string": {"name": "toy"}}
-        return {"json": {"scopes": ["read"]}} if endpoint == "keys.create" else {}
+        documents = {
+            "jobs.submit": self.spec,
+            "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
+            "keys.create": {"scopes": ["read"]},
+            "registry.register": {"job": values["job_id"]},
+            "registry.promote": {"version": 1},
+        }
+        return {"json": documents[endpoint]} if endpoint in documents else {}
 
     def fresh(self, tenant: str, endpoint: str) -> dict[str, str]:
         """Path parameters that name things of the tenant which nobody has touched: a job that waits or has run to its
-        end, a data set that no job uses, a key."""
+        end, a data set that no job uses, a key, a model of two versions of which the second is in production."""
         with db.session_scope(self.service.engine) as session:
             job = submission.submit(session, self.spec, tenant=tenant).job
             if endpoint not in WAITS:
@@ -104,7 +107,15 @@ class World:
             summary = self._dataset(session, tenant)
             key = keys.create(session, tenant, ["read"]).key
             batch = batches.submit(session, {"jobs": [self.spec | {"queue": "aside"}]}, tenant=tenant).batch
-        return {**PUBLIC, "job_id": job.id, "batch_id": batch.id, "dataset": summary, "key_id": key.id}
+            model = f"model-{tenant}"
+            if endpoint.startswith("registry."):
+                for version in ("1", "2"):
+                    trained = submission.submit(session, self.spec, tenant=tenant).job.id
+                    self._train(session, trained)
+                    registry.register(session, model, trained, tenant=tenant)
+                    registry.promote(session, model, version, tenant=tenant)
+        made = {"job_id": job.id, "batch_id": batch.id}
+        return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
     def _train(self, session: Any, job_id: str) -> None:
         job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
@@ -154,11 +165,10 @@ def every_route() -> list[Any]:
 def test_every_route_lets_in_who_may_and_nobody_else(world: World, rule: Any, method: str) -> None:
     needed = RULES[rule.endpoint]
     own = {tenant: world.fresh(tenant, rule.endpoint) for tenant in (ACME, BETA)}
-    body = world.body(rule.endpoint)
 
     for kind in NOBODY:
         world.service.rates._own.clear()
-        answer = world.ask(rule, method, world.bad_key(kind), own[ACME], **body)
+        answer = world.ask(rule, method, world.bad_key(kind), own[ACME], **world.body(rule.endpoint, own[ACME]))
         if needed is Rule.OPEN:
             assert answer.status_code in (200, 302, 503), kind
             continue
@@ -168,6 +178,7 @@ def test_every_route_lets_in_who_may_and_nobody_else(world: World, rule: Any, me
         assert world.ask(rule, "OPTIONS", world.bad_key(kind), own[ACME]).status_code == 401
 
     for tenant, other in ((ACME, BETA), (BETA, ACME)):
+        body = world.body(rule.endpoint, own[tenant])
         for scope in Scope:
             key = f"Bearer {world.keys[tenant, scope]}"
             if needed not in (scope, Rule.OPEN, Rule.KEY):
@@ -176,23 +187,21 @@ def test_every_route_lets_in_who_may_and_nobody_else(world: World, rule: Any, me
                 assert f"`{needed}`" in answer.get_json()["detail"]
                 assert f'scope="{needed}"' in answer.headers["WWW-Authenticate"]
                 continue
-            if own_names := set(rule.arguments) & set(UNKNOWN):
-                assert not refused_alike(world, rule, method, key, own[other], own_names)
+            if set(rule.arguments) & set(UNKNOWN):
+                assert not refused_alike(world, rule, method, key, own[other])
             answer = world.ask(rule, method, key, own[tenant], **body)
             assert answer.status_code in (200, 201, 202, 204, 302, 503), (scope, answer.data)
             assert (answer.status_code == 503) <= (needed is Rule.OPEN)
 
 
-def refused_alike(
-    world: World, rule: Any, method: str, key: str, theirs: dict[str, str], names: set[str]
-) -> dict[str, object]:
+def refused_alike(world: World, rule: Any, method: str, key: str, theirs: dict[str, str]) -> dict[str, object]:
     """How the answer for what another tenant has differs from that for what nobody has; both must be 404."""
     told = []
     for values in (theirs, {**theirs, **UNKNOWN}):
-        answer = world.ask(rule, method, key, values)
+        answer = world.ask(rule, method, key, values, **world.body(rule.endpoint, values))
         assert answer.status_code == 404
         text = answer.data.decode()
-        for name in names:
+        for name in UNKNOWN:
             text = text.replace(values[name], "ID")
         told.append({"status": answer.status, "headers": sorted(answer.headers), "body": text})
     return {part: (told[0][part], told[1][part]) for part in told[0] if told[0][part] != told[1][part]}

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from services import db, jobs, workers
+from services import db, jobs, registry, workers
 from services.events import Line, log
 from services.jobs import Lease
 from services.queue import FakeDoorbell
@@ -37,6 +37,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+REGISTERED = {"model": ["toy"], "ref": ["1", "latest", "production"], "alias": ["production"]}
 MEANT = {"isReady", "isWorking"}  # there is no broker here: 503 is an answer of theirs
 
 
@@ -94,9 +95,11 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"test_loss": None}}
         model = [put(ids[2], name, b"{}") for name in ("model.safetensors", "model.json", "history.json")]
         jobs.succeed(session, leases[2], result, model)
+        registry.register(session, "toy", ids[2], note="a try")
+        registry.promote(session, "toy", "1")
         jobs.pause(session, ids[4])
         workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
-    return {"job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"]}
+    return {"job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"], **REGISTERED}
 
 
 @pytest.mark.parametrize("operation_id", operations())
