@@ -715,7 +715,7 @@ def _check_unregistered(session: Session, job: Job) -> None:
     query = select(ModelVersion).where(ModelVersion.job_id == job.id).order_by(ModelVersion.name)
     models = [f"{row.name}@{row.version}" for row in session.scalars(query)]
     if models:
-        first = "the version first" if len(models) == 1 else "these first"
+        first = f"the version first (`loopline models delete {models[0]}`)" if len(models) == 1 else "these first"
         raise JobRegistered(f"The job {job.id} is the model {' and '.join(models)}; delete {first}, then the job.")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loopline import cli_keys, errors
+from loopline import cli_keys, cli_models, errors
 from loopline.commands import (
     BAD_REQUEST,
     CANCELLED,
@@ -49,6 +49,7 @@ datasets = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(datasets, name="datasets")
+app.add_typer(cli_models.models, name="models")
 app.add_typer(cli_keys.keys, name="keys")
 app.command()(cli_keys.whoami)
 

@@ -16,6 +16,7 @@ from loopline import spec as specs
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
+from loopline.models import Models
 from loopline.types import Dataset, Health, Identity, Key, Preset, Worker
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -175,6 +176,11 @@ class Client:
         with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
             self._http.send("DELETE", f"/v1/datasets/{quote(reference, safe='@')}")
         return found
+
+    @property
+    def models(self) -> Models:
+        """The registry: `client.models.promote("vowels@3")`."""
+        return Models(self._http)
 
     def workers(self) -> list[Worker]:
         """The workers that were seen within the last minute."""

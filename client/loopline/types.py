@@ -226,6 +226,69 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class ModelVersion:
+    """The result of a job as a version of a model. `dataset` (id, name, version, sha256) is None for synthetic data."""
+
+    model: str
+    version: int
+    aliases: list[str] = field(default_factory=list, hash=False)
+    job_id: str = ""
+    dataset: Document | None = field(default=None, hash=False)
+    spec: Document = field(default_factory=dict, repr=False, hash=False)
+    metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    files: list[Document] = field(default_factory=list, repr=False, hash=False)
+    note: str | None = None
+    created_at: datetime | None = None
+    created_by: str | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"created_at": moment(document.get("created_at"))})
+
+    @property
+    def reference(self) -> str:
+        return f"{self.model}@{self.version}"
+
+    @property
+    def dataset_reference(self) -> str | None:
+        return f"{self.dataset['name']}@{self.dataset['version']}" if self.dataset else None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A name in the registry. `aliases` says at which version each points; `latest` is the newest version."""
+
+    name: str
+    latest: ModelVersion
+    aliases: Mapping[str, int] = field(default_factory=dict, hash=False)
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"latest": ModelVersion.of(document["latest"])})
+
+
+@dataclass(frozen=True)
+class ModelMove:
+    """An alias of a model was moved: `promote`, `rollback` or `demote`, by which API key, and why."""
+
+    id: int
+    alias: str = ""
+    action: str = ""
+    from_version: int | None = None
+    to_version: int | None = None
+    at: datetime | None = None
+    by: str | None = None
+    reason: str | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"at": moment(document.get("at"))})
+
+
+@dataclass(frozen=True)
 class Preset:
     """A named fragment of a spec, any field of which a spec may override."""
 

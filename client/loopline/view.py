@@ -152,7 +152,12 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows += [(word, text.when(at)) for word, at in _times(shown) if at]
     if shown.seconds is not None:
         rows.append(("took", text.duration(shown.seconds)))
-    return Group(_pairs(rows), Text("\nspec", "dim"), _verbatim(_indented(as_yaml(shown.spec))))
+    return Group(pairs(rows), Text("\nspec", "dim"), spec(shown.spec))
+
+
+def spec(document: Document) -> Text:
+    """A spec as YAML, set in."""
+    return _verbatim(_indented(as_yaml(document)))
 
 
 def presets(found: Iterable[Preset]) -> Listing:
@@ -195,15 +200,15 @@ def dataset(shown: Dataset) -> RenderableType:
         rows.append(("split", ", ".join(f"{name}: {count}" for name, count in shown.given_split.items())))
     rows += [("size", text.size(shown.bytes)), ("sha256", shown.sha256), ("created", text.when(shown.created_at))]
     if not shown.classes:
-        return _pairs(rows)
+        return pairs(rows)
     counts = [str(count) for count in shown.class_counts or []] or [text.NOTHING] * len(shown.classes)
     labelled = zip(shown.classes, counts, strict=False)
-    return Group(_pairs(rows), "", Listing([{"class": str(label), "sequences": count} for label, count in labelled]))
+    return Group(pairs(rows), "", Listing([{"class": str(label), "sequences": count} for label, count in labelled]))
 
 
 def health(shown: Health) -> RenderableType:
     colour = {"ready": "green", "degraded": "yellow"}.get(shown.status, "red")
-    return _pairs([("status", Text(shown.status, colour)), *((name, state) for name, state in shown.checks.items())])
+    return pairs([("status", Text(shown.status, colour)), *((name, state) for name, state in shown.checks.items())])
 
 
 def workers(found: Iterable[Worker]) -> Listing:
@@ -240,7 +245,7 @@ def keys(found: Iterable[Key]) -> Listing:
 def identity(shown: Identity) -> RenderableType:
     quotas = [(_QUOTAS.get(name, name), _quota(name, quota)) for name, quota in shown.quotas.items()]
     key = shown.key_id or "none is needed here"
-    return _pairs([("tenant", shown.tenant), ("key", key), ("may", ", ".join(shown.scopes)), *quotas])
+    return pairs([("tenant", shown.tenant), ("key", key), ("may", ", ".join(shown.scopes)), *quotas])
 
 
 _QUOTAS = {"queued": "jobs that wait", "running": "jobs that run", "bytes": "data sets"}
@@ -404,7 +409,8 @@ def _verbatim(lines: str) -> Text:
     return Text(lines, no_wrap=True, overflow="ignore")
 
 
-def _pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
+def pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    """Words and what stands for them, a line each."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -1,0 +1,199 @@
+"""The commands about the registry: `loopline models ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loopline.commands import AsJson, connected, print_json
+from loopline.notes import meter
+
+models = typer.Typer(
+    help="Name models, promote versions and roll them back.\n\nExample: loopline models promote vowels@3",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="VERSION", help="A version: `vowels@3`, `vowels@production` or `vowels@latest`.")
+]
+Alias = Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Another alias than production.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the history.")]
+Expected = Annotated[
+    int | None,
+    typer.Option("--expected", metavar="NUMBER", min=0, help="Only if the alias is at this version now; 0: at none."),
+]
+
+
+@models.command(name="list")
+def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the models, by name.
+
+    Example: loopline models list
+    """
+    with connected(ctx) as client:
+        found = list(client.models.list())
+    if as_json:
+        return print_json([model.raw for model in found])
+    if not found:
+        return typer.echo("No models yet. Register one: loopline models register NAME last")
+    from loopline import view_models
+
+    return view_models.print_models(found)
+
+
+@models.command(name="show")
+def show_model(
+    ctx: typer.Context,
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="A model, or one version of it (`vowels@3`).")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a model's versions, or one version with its spec.
+
+    Example: loopline models show vowels@production
+    """
+    from loopline import view_models
+
+    with connected(ctx) as client:
+        if "@" in reference:
+            version = client.models.version(reference)
+            return print_json(version.raw) if as_json else view_models.print_version(version)
+        model = client.models.get(reference)
+        if as_json:
+            return print_json(model.raw)
+        return view_models.print_versions(list(client.models.versions(reference)))
+
+
+@models.command(name="register")
+def register_model(
+    ctx: typer.Context,
+    name: Name,
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job that has succeeded, or `last` for the newest.")],
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What is special about it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a job's result as a model's next version.
+
+    A job that is a version of this model already stays that version.
+
+    Example: loopline models register vowels last
+    """
+    with connected(ctx) as client:
+        job_id = client.last().id if job_id == "last" else job_id
+        version = client.models.register(name, job_id, note=note)
+    if as_json:
+        return print_json(version.raw)
+    return typer.echo(f"{version.reference} ({version.job_id})")
+
+
+@models.command(name="promote")
+def promote_model(
+    ctx: typer.Context,
+    reference: Reference,
+    alias: Alias = "production",
+    reason: Reason = None,
+    expected: Expected = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let an alias point at a version.
+
+    Example: loopline models promote vowels@3 --expected 2
+    """
+    with connected(ctx) as client:
+        version = client.models.promote(reference, alias=alias, reason=reason, expected=expected)
+    if as_json:
+        return print_json(version.raw)
+    return typer.echo(f"{version.model}@{alias} is {version.reference}.")
+
+
+@models.command(name="rollback")
+def roll_back_model(
+    ctx: typer.Context,
+    name: Name,
+    alias: Alias = "production",
+    reason: Reason = None,
+    expected: Expected = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let an alias point at the version before.
+
+    Once more, and it goes one further back.
+
+    Example: loopline models rollback vowels
+    """
+    with connected(ctx) as client:
+        version = client.models.rollback(name, alias=alias, reason=reason, expected=expected)
+    if as_json:
+        return print_json(version.raw)
+    return typer.echo(f"{version.model}@{alias} is {version.reference} again.")
+
+
+@models.command(name="demote")
+def demote_model(
+    ctx: typer.Context,
+    name: Name,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias to take away.")],
+) -> None:
+    """Take an alias away; the version stays.
+
+    Example: loopline models demote vowels candidate
+    """
+    with connected(ctx) as client:
+        version = client.models.demote(name, alias)
+    typer.echo(f"{version.reference} is {version.model}@{alias} no more.")
+
+
+@models.command(name="history")
+def show_history(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
+    """Show where a model's aliases pointed, newest first.
+
+    Example: loopline models history vowels
+    """
+    with connected(ctx) as client:
+        found = list(client.models.history(name))
+    if as_json:
+        return print_json([move.raw for move in found])
+    if not found:
+        return typer.echo(f"No version of {name} was promoted yet: loopline models promote {name}@latest")
+    from loopline import view_models
+
+    return view_models.print_history(found)
+
+
+@models.command(name="download")
+def download_model(
+    ctx: typer.Context,
+    reference: Reference,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Into this folder. [default: ./NAME-NUMBER]")
+    ] = None,
+) -> None:
+    """Download a version of a model.
+
+    Example: loopline models download vowels@production --to vowels
+    """
+    from loopline import text
+
+    with connected(ctx) as client:
+        version = client.models.version(reference)
+        with meter(f"Downloading {version.reference}") as on_bytes:
+            folder = to or Path(f"{version.model}-{version.version}")
+            files = client.models.download(version.reference, folder, on_bytes=on_bytes)
+    for file in files:
+        typer.echo(f"{file} ({text.size(file.stat().st_size)})")
+
+
+@models.command(name="delete")
+def delete_model(ctx: typer.Context, reference: Reference) -> None:
+    """Delete one version, by its number.
+
+    Its job stays, and may be deleted then. Refused while an alias points at it.
+
+    Example: loopline models delete vowels@1
+    """
+    with connected(ctx) as client:
+        version = client.models.delete(reference)
+    typer.echo(f"Deleted {version.reference}; its job {version.job_id} stays.")

@@ -1,0 +1,81 @@
+"""What the commands about models print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Group
+from rich.text import Text
+
+from loopline import text, view
+from loopline.types import Model, ModelMove, ModelVersion
+
+
+def print_models(found: Iterable[Model]) -> None:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "model": model.name,
+            "latest": str(model.latest.version),
+            "aliases": ", ".join(f"{alias}: {version}" for alias, version in model.aliases.items()) or text.NOTHING,
+            "its metric": metric(model.latest.metrics),
+            "registered": text.ago(model.latest.created_at),
+        }
+        for model in found
+    ]
+    view.console().print(view.Listing(rows, drop=("registered",), wrap=("aliases",)))
+
+
+def print_versions(found: Iterable[ModelVersion]) -> None:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "version": version.reference,
+            "aliases": Text(", ".join(version.aliases) or text.NOTHING, "green" if version.aliases else ""),
+            "metric": metric(version.metrics),
+            "data": version.dataset_reference or "synthetic",
+            "registered": text.ago(version.created_at),
+            "job": version.job_id,
+            "note": version.note or text.NOTHING,
+        }
+        for version in found
+    ]
+    view.console().print(view.Listing(rows, drop=("note", "data", "registered"), wrap=("note",)))
+
+
+def print_version(shown: ModelVersion) -> None:
+    data = f"{shown.dataset_reference} (sha256 {shown.dataset['sha256']})" if shown.dataset else "synthetic"
+    rows: list[tuple[str, str | Text]] = [
+        ("version", shown.reference),
+        ("aliases", ", ".join(shown.aliases) or text.NOTHING),
+        ("job", shown.job_id),
+        ("data set", data),
+        ("metrics", view.metrics(shown.metrics)),
+        ("note", shown.note or text.NOTHING),
+        ("registered", text.when(shown.created_at)),
+        ("by", shown.created_by or text.NOTHING),
+        *((file["name"], f"{text.size(file['bytes'])}, sha256 {file['sha256']}") for file in shown.files),
+    ]
+    view.console().print(Group(view.pairs(rows), Text("\nspec", "dim"), view.spec(shown.spec)))
+
+
+def print_history(found: Iterable[ModelMove]) -> None:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "when": text.when(move.at),
+            "alias": move.alias,
+            "what": move.action,
+            "from": str(move.from_version or text.NOTHING),
+            "to": str(move.to_version or text.NOTHING),
+            "by": move.by or text.NOTHING,
+            "reason": move.reason or text.NOTHING,
+        }
+        for move in found
+    ]
+    view.console().print(view.Listing(rows, drop=("by",), wrap=("reason",)))
+
+
+def metric(found: Mapping[str, float | None]) -> str:
+    """The one that says most: of the test split before that of validation, a measure before a loss."""
+    for name in (f"{split}_{kind}" for kind in (*view.METRICS, "loss") for split in ("test", "validation", "train")):
+        if found.get(name) is not None:
+            return f"{view.short(name)} {text.number(found[name])}"
+    return text.NOTHING
