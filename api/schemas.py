@@ -442,7 +442,7 @@ class ModelVersion(Answer):
     spec: dict[str, Any]
     """The job's, with every default filled in."""
     metrics: dict[str, float | None]
-    """Of the best epoch, as in the job's result."""
+    """As in the job's result."""
     files: list[ModelFile]
     note: str | None
     created_at: datetime

@@ -40,6 +40,7 @@ MOST_TEXT = 1000
 """Characters of a note or a reason."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_ALLOWED = "1 to 100 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit"
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -74,7 +75,7 @@ def register(
         JobNotFound: there is none, or it is another tenant's.
         JobNotSucceeded: it has no model.
     """
-    _check("model", "/path/model", name, _NAME, "1 to 100 of a-z, 0-9, dot, dash and underscore, no dash in front")
+    _check("model", "/path/model", name, _NAME, _ALLOWED)
     _hold_result(session, job_id, tenant)
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     row = {"tenant": tenant, "name": name, "newest_version": 0}

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import datasets, db, jobs
+from services import datasets, db, jobs, keys
 from services.jobs import Lease
 from tests.api.conftest import Put
 
@@ -178,3 +178,30 @@ def test_a_version_is_downloaded_from_an_object_store(
         jobs.succeed(session, Lease.of(job), {"metrics": {}}, files)
     registered(client, job_id)
     assert weights(client, "latest") == b"stored"
+
+
+def test_who_moved_what_is_in_the_history_and_the_audit(
+    make_app: Callable[..., Flask], sqlite_url: str, client: FlaskClient, service: Service, train: Train
+) -> None:
+    job_id = train(b"one")
+    with db.session_scope(service.engine) as session:
+        made = keys.create(session, "default", [*keys.Scope])
+    asked = make_app(sqlite_url, auth="keys", rate_limit="none").test_client()
+    asked.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {made.text}"
+    assert registered(asked, job_id)["created_by"] == made.key.id
+    asked.post("/v1/models/vowels/versions", json={"job": job_id})  # it is one already: nothing was done
+    promoted(asked, 1)
+    promoted(asked, 1)
+    asked.delete("/v1/models/vowels/aliases/production")
+    asked.delete("/v1/models/vowels/versions/1")
+    told = asked.get("/v1/audit").get_json()["data"]
+    assert [(one["action"], one["resource_id"], one["key_id"]) for one in reversed(told)] == [
+        ("job.submit", job_id, None),
+        ("model.register", "vowels@1", made.key.id),
+        ("model.promote", "vowels@production", made.key.id),
+        ("model.demote", "vowels@production", made.key.id),
+        ("model.delete", "vowels@1", made.key.id),
+    ]
+    registered(asked, job_id)
+    history = asked.get("/v1/models/vowels/history").get_json()["data"]
+    assert [(one["action"], one["by"]) for one in history] == [("demote", made.key.id), ("promote", made.key.id)]

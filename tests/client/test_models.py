@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopline import BadRequest, Client, Conflict, NotFound
+from loopline import BadRequest, Client, Conflict, NotFound, ServiceUnreachable
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
 from services import db, jobs
+from tests.client.test_retries import hanging_up
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
@@ -135,21 +136,16 @@ def test_what_is_refused_is_an_error_of_its_kind(client: Client, run: Run, train
         client.models.delete("tiny@7")
 
 
-def test_a_rollback_whose_answer_is_lost_is_not_sent_again(
+def test_a_promotion_whose_answer_is_lost_is_sent_again_and_a_rollback_is_not(
     client: Client, service: Any, trained: Callable[[], str]
 ) -> None:
-    from loopline import ServiceUnreachable
-
-    for _ in range(3):
-        client.models.promote(client.models.register("tiny", trained()).reference)
-    answer = service.wrapped
-
-    def lose(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        list(answer(environ, start_response))
-        raise ConnectionResetError
-
-    service.wrap(lose)
+    answer = service.app.wsgi_app
+    for expected in (0, 1, 2):
+        reference = client.models.register("tiny", trained()).reference
+        service.wrap(hanging_up(times=1, then=answer))
+        assert client.models.promote(reference, expected=expected).version == expected + 1
+    service.wrap(hanging_up(times=1, then=answer))
     with pytest.raises(ServiceUnreachable):
         client.models.rollback("tiny")
-    service.wrap(answer)
     assert client.models.version("tiny@production").version == 2
+    assert [move.action for move in client.models.history("tiny")] == ["rollback", "promote", "promote", "promote"]

@@ -243,6 +243,18 @@ def test_of_many_rollbacks_at_once_none_goes_back_to_the_same_place(engine: Engi
         assert sorted(found for found in pool.map(rollback, range(4)) if found) == [1, 2]
 
 
+def test_versions_that_come_at_once_are_numbered_one_by_one(engine: Engine, train: Train) -> None:
+    def register(job_id: str) -> int:
+        with db.session_scope(engine) as session:
+            return registry.register(session, "new", job_id).version.version
+
+    made = [train() for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(register, made * 2))
+    assert numbers[:4] == numbers[4:]  # a job is one version
+    assert sorted(numbers[:4]) == [1, 2, 3, 4]
+
+
 def test_registering_and_deleting_a_job_at_once_leaves_both_or_neither(engine: Engine, train: Train) -> None:
     def register(job_id: str) -> bool:
         try:
