@@ -11,11 +11,13 @@ cd /run/loopline
 
 password() { od -An -tx1 -N24 /dev/urandom | tr -d ' \n'; }
 put() { cat >"$1.new" && mv "$1.new" "$1"; }
+was_given() { [ -e "service/$1.given" ]; }
 
 case "${1:-}" in
 "") ;;
 rotate)
-  rm -f postgres/role_password redis/users.acl service/database_url service/broker_url
+  was_given database_url || rm -f postgres/role_password service/database_url
+  was_given broker_url || rm -f redis/users.acl service/broker_url
   ;;
 put)
   case "${2:-}" in
@@ -26,6 +28,7 @@ put)
   given=$(tr -d '\r\n')
   [ -n "$given" ] || { echo "nothing came on standard input" >&2; exit 1; }
   printf %s "$given" | put "$file"
+  : >"$file.given"
   echo "kept $2; the services read it when they start"
   exit
   ;;
@@ -35,15 +38,15 @@ esac
 [ -s postgres/superuser_password ] || password | put postgres/superuser_password
 [ -s monitoring/grafana_password ] || password | put monitoring/grafana_password
 
-# The address comes last: where it stands, all that belongs to it does.
-if ! [ -s service/database_url ]; then
+# Each is made with what belongs to it, unless it was given.
+if ! was_given database_url && ! { [ -s service/database_url ] && [ -s postgres/role_password ]; }; then
   secret=$(password)
   printf %s "$secret" | put postgres/role_password
   printf 'postgresql://loopline:%s@postgres:5432/loopline' "$secret" | put service/database_url
   echo "made the password of the database's role"
 fi
 
-if ! [ -s service/broker_url ]; then
+if ! was_given broker_url && ! { [ -s service/broker_url ] && [ -s redis/users.acl ]; }; then
   secret=$(password)
   # No more commands than Celery needs to carry doorbells, and the API to count requests: nobody may change the server's
   # settings, look at who is connected, or empty it. `health` may only greet. Nobody can be `default`; it has its rights

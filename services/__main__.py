@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from services import audit, db, keys, tenants
 from services.audit import Actor
-from services.errors import Invalid, LooplineError, Unavailable
+from services.errors import BadRequest, Invalid, LooplineError, Unavailable
 from services.orm import ApiKey, Tenant
 from services.settings import Settings, sentences
 
@@ -75,6 +75,8 @@ def create_tenant(session: Session, options: Options) -> Iterable[str]:
 
 def set_tenant(session: Session, options: Options) -> Iterable[str]:
     """Change the limits of a tenant: those that are given."""
+    if not limits(options):
+        raise BadRequest("There is nothing to change: give --max-queued, --max-running or --max-bytes.")
     changed = tenants.change(session, options.name, **limits(options))
     audit.record(session, Actor(changed.name), "tenant.set")
     return table([described(session, changed)])
@@ -179,8 +181,13 @@ def limits(options: Options) -> dict[str, int | None]:
     return {name: getattr(options, name) for name in LIMITS if hasattr(options, name)}
 
 
-def number_or_none(text: str) -> int | None:
-    return None if text == "none" else int(text)
+def limit_of(text: str) -> int | None:
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a limit is a number of 0 or more, or none; got {text!r}") from None
 
 
 def _problems(error: LooplineError) -> list[str]:
@@ -212,7 +219,7 @@ def _tenants(commands: Commands) -> None:
         one.add_argument("name", metavar="NAME")
         for limit, what in LIMITS.items():
             option, about = f"--{limit.replace('_', '-')}", f"{what}; `none` is no limit"
-            one.add_argument(option, metavar="N", type=number_or_none, default=argparse.SUPPRESS, help=about)
+            one.add_argument(option, metavar="N", type=limit_of, default=argparse.SUPPRESS, help=about)
 
 
 def _keys(commands: Commands) -> None:

@@ -100,9 +100,10 @@ def check_queued(session: Session, name: str, more: int = 1) -> None:
     most = _locked(session, name).max_queued
     if most is not None and (waiting := _jobs(session, name, *_WAITING)) + more > most:
         these = "" if more == 1 else f"; these are {more} more"
+        have = "1 job waiting" if waiting == 1 else f"{waiting} jobs waiting"
         raise QuotaExceeded(
-            f"The tenant {name} has {waiting} jobs that wait, queued or paused, and may have {most} (max_queued)"
-            f"{these}: let some run or cancel some, or ask who runs the service for a larger quota."
+            f"The tenant {name} has {have}, queued or paused, and may have {most} (max_queued){these}: "
+            "let some run or cancel some, or ask who runs the service for a larger quota."
         )
 
 

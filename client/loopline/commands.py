@@ -67,7 +67,9 @@ def connected(ctx: typer.Context) -> Client:
 def in_words(error: errors.LooplineError) -> str:
     """What went wrong, and the way out where there is one."""
     if isinstance(error, errors.ServiceUnreachable):
-        return f"{error} Start it with `make run`, or point --url or LOOPLINE_URL at your server."
+        return (
+            f"{error} Start it with `make run` (on a server `make up`), or point --url or LOOPLINE_URL at your server."
+        )
     if isinstance(error, errors.NotAllowed) and error.status == 403:
         return f"{error} Use a key that has it, or ask an admin of your tenant: `loopline keys create --scopes ...`."
     if isinstance(error, errors.NotAllowed):

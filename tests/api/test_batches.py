@@ -98,7 +98,7 @@ def test_a_quota_takes_all_jobs_or_none(any_app: Flask, spec: Any, sweep: Any) -
     refused = client.post("/v1/batches", json=sweep)
     assert (refused.status_code, refused.get_json()["code"]) == (409, "quota_exceeded")
     assert (
-        "has 1 jobs that wait, queued or paused, and may have 6 (max_queued); these are 6 more"
+        "has 1 job waiting, queued or paused, and may have 6 (max_queued); these are 6 more"
         in (refused.get_json()["detail"])
     )
     assert (rows(any_app, Job), rows(any_app, Batch)) == (1, 0)

@@ -95,7 +95,7 @@ def test_of_fifty_posts_at_once_a_quota_of_ten_takes_exactly_ten(
     assert len(client.get("/v1/jobs?limit=100", headers=headers).get_json()["data"]) == 10
     refused = client.post("/v1/jobs", json=spec, headers=headers).get_json()
     assert refused["code"] == "quota_exceeded"
-    assert "has 10 jobs that wait, queued or paused, and may have 10 (max_queued)" in refused["detail"]
+    assert "has 10 jobs waiting, queued or paused, and may have 10 (max_queued)" in refused["detail"]
     assert client.get("/v1/whoami", headers=headers).get_json()["quotas"] == {
         "queued": {"used": 10, "limit": 10},
         "running": {"used": 0, "limit": None},

@@ -168,7 +168,7 @@ def test_a_quota_of_waiting_jobs_counts_those_that_are_paused(
     with db.session_scope(engine) as session:
         jobs.pause(session, first)
     submit("acme")
-    with pytest.raises(QuotaExceeded, match=r"has 2 jobs that wait, queued or paused, and may have 2 \(max_queued\)"):
+    with pytest.raises(QuotaExceeded, match=r"has 2 jobs waiting, queued or paused, and may have 2 \(max_queued\)"):
         submit("acme")
     submit("default")
     with db.session_scope(engine) as session:
