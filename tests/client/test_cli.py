@@ -317,7 +317,7 @@ def test_the_way_out_is_told_when_nothing_answers(run: Run, free_port: int) -> N
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr == (
         f"Error: Nothing answers at http://127.0.0.1:{free_port} (Connection refused). "
-        "Start it with `make run`, or point --url or LOOPLINE_URL at your server.\n"
+        "Start it with `make run` (on a server `make up`), or point --url or LOOPLINE_URL at your server.\n"
     )
 
 
