@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loopline.batch import Batch, BatchJob
     from loopline.client import Client
     from loopline.errors import (
         BadRequest,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadRequest",
+    "Batch",
+    "BatchJob",
     "Best",
     "Checkpoint",
     "Client",
@@ -78,7 +81,7 @@ __all__ = [
     "Worker",
 ]
 
-_HOMES = {"Client": "client", "Job": "job"} | dict.fromkeys(
+_HOMES = {"Client": "client", "Job": "job", "Batch": "batch", "BatchJob": "batch"} | dict.fromkeys(
     [
         "Best",
         "Checkpoint",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loopline import cli_keys, cli_models, errors
+from loopline import cli_batches, cli_keys, cli_models, errors
 from loopline.commands import (
     BAD_REQUEST,
     CANCELLED,
@@ -49,6 +49,7 @@ datasets = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(datasets, name="datasets")
+app.add_typer(cli_batches.batches, name="batches")
 app.add_typer(cli_models.models, name="models")
 app.add_typer(cli_keys.keys, name="keys")
 app.command()(cli_keys.whoami)
@@ -111,7 +112,10 @@ def connection(
 @app.command()
 def submit(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The spec, YAML or JSON; `-` reads it from stdin.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Specs, YAML or JSON; `-` reads one from stdin. Several are a batch."),
+    ],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the training until the job ends.")] = False,
     wait: Annotated[
         bool,
@@ -121,28 +125,31 @@ def submit(
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec; repeatable."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job, or the batch.")] = None,
     idempotency_key: Annotated[
         str | None,
-        typer.Option("--idempotency-key", metavar="KEY", help="The same key again comes to the same job."),
+        typer.Option("--idempotency-key", metavar="KEY", help="The same key again comes to the same job or batch."),
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Make a batch of it, even where it is one job; several always are one.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a job.
+    """Submit a job, or several as a batch.
 
-    Where the spec's data.dataset is a path to an .npz file, the file is uploaded first.
+    Several files, or one with a `matrix`, are a batch: accepted whole or not at all. Where data.dataset is a path to an
+    .npz file, the file is uploaded first.
 
     Example: loopline submit job.yaml --watch --set training.epochs=5
     """
-    from loopline import spec as specs
-
     with connected(ctx) as client:
-        spec = from_stdin() if file == "-" else specs.read(file)
-        for setting in settings or []:
-            apply(spec, setting)
+        read = [readied(client, file, settings or []) for file in files]
+        if batch or len(read) > 1 or read[0].has_matrix():
+            following = {"watch": watch, "wait": wait, "as_json": as_json}
+            return cli_batches.submit(ctx, client, files, read, name=name, idempotency_key=idempotency_key, **following)
+        [spec] = read
         if name is not None:
             spec.set(("name",), name, verbatim=True)
-        spec = specs.with_local_dataset(spec, lambda path: upload_file(client, path, None).reference)
         job = client.submit(spec, idempotency_key=idempotency_key)
         follow = watch or wait
         if not as_json:
@@ -161,6 +168,7 @@ def submit(
             typer.echo(ending(job))
         if follow:
             leave_as(ctx, job)
+    return None
 
 
 @app.command(name="list")
@@ -528,6 +536,16 @@ def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
             console.print(getattr(view, shape)(one))
         sys.stdout.flush()
     return count
+
+
+def readied(client: Client, file: str, settings: list[str]) -> SpecFile:
+    """The spec in a file, changed as `--set` says, with the data sets uploaded that are files beside it."""
+    from loopline import spec as specs
+
+    spec = from_stdin() if file == "-" else specs.read(file)
+    for setting in settings:
+        apply(spec, setting)
+    return specs.with_local_dataset(spec, lambda path: upload_file(client, path, None).reference)
 
 
 def from_stdin() -> SpecFile:

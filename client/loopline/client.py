@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,18 @@ from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
+import httpx
+
 from loopline import spec as specs
+from loopline.batch import Batch
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
 from loopline.types import Dataset, Health, Identity, Key, Preset, Worker
+
+Spec = Mapping[str, Any] | str | Path | specs.SpecFile
+"""A mapping, the path of a YAML or JSON file, or such a file that was read."""
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CHUNK_BYTES = 1 << 18
@@ -76,9 +83,7 @@ class Client:
     def retry_seconds(self, seconds: float) -> None:
         self._http.retry_seconds = seconds
 
-    def submit(
-        self, spec: Mapping[str, Any] | str | Path | specs.SpecFile, *, idempotency_key: str | None = None
-    ) -> Job:
+    def submit(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
         """Submits a job: a mapping, or the path of a YAML or JSON file, which is sent as it is.
 
         Where the spec's `data.dataset` is a path to a file (relative to the spec's own folder), the file is uploaded
@@ -86,18 +91,49 @@ class Client:
         key is made for each call, so that a connection that breaks never doubles a job.
         Raises BadRequest with every problem of the spec.
         """
+        response = self._submitted("/v1/jobs", self._readied(spec), idempotency_key)
+        return Job.of(self._http.object_in(response), self._http)
+
+    def submit_batch(
+        self,
+        spec: Spec | Sequence[Spec],
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Batch:
+        """Submits jobs together, all of them or none: a list of specs, or one spec with a `matrix`.
+
+        Each is what `submit` takes. name: of the batch; else that of the spec with the matrix, or none.
+        Raises BadRequest with every problem of every job.
+        """
+        if isinstance(spec, Mapping | str | Path | specs.SpecFile):
+            document = self._readied(spec)
+            if name is not None:
+                document.set(("name",), name, verbatim=True)
+        else:
+            document = specs.together([self._readied(each) for each in spec], name)
+        response = self._submitted("/v1/batches", document, idempotency_key)
+        replayed = response.headers.get("Idempotency-Replayed") == "true"
+        return Batch.of(self._http.object_in(response), self._http, replayed=replayed)
+
+    def batch(self, batch_id: str) -> Batch:
+        """The batch with this id, with its jobs. Raises NotFound."""
+        return Batch.of(self._http.get_object(f"/v1/batches/{quote(batch_id, safe='')}"), self._http)
+
+    def batches(self, *, page_size: int = PAGE) -> Iterator[Batch]:
+        """Every batch, newest first, without its jobs, read page by page as you go."""
+        return (Batch.of(document, self._http) for document in self._http.pages("/v1/batches", {"limit": page_size}))
+
+    def _readied(self, spec: Spec) -> specs.SpecFile:
+        document = copy.copy(spec) if isinstance(spec, specs.SpecFile) else specs.read(spec)
+        return specs.with_local_dataset(document, lambda path: self.upload(path).reference)
+
+    def _submitted(self, path: str, document: specs.SpecFile, idempotency_key: str | None) -> httpx.Response:
         key = idempotency_key or str(uuid4())
         if not _is_header(key):
             raise BadRequest("An idempotency key is made of printable ASCII characters.")
-        document = spec if isinstance(spec, specs.SpecFile) else specs.read(spec)
-        document = specs.with_local_dataset(document, lambda path: self.upload(path).reference)
-        response = self._http.send(
-            "POST",
-            "/v1/jobs",
-            headers={"Content-Type": document.media_type, "Idempotency-Key": key},
-            body=document.text.encode(),
-        )
-        return Job.of(self._http.object_in(response), self._http)
+        headers = {"Content-Type": document.media_type, "Idempotency-Key": key}
+        return self._http.send("POST", path, headers=headers, body=document.text.encode())
 
     def get(self, job_id: str) -> Job:
         """The job with this id. Raises NotFound."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loopline.batch import Batch
     from loopline.job import Job
 
 
@@ -109,5 +110,9 @@ class JobCancelled(_Ended):
     """The job was cancelled."""
 
 
-class WaitTimeout(_Ended, TimeoutError):
-    """The job was still going on when the time to wait for it was over."""
+class WaitTimeout(LooplineError, TimeoutError):
+    """The job, or the batch, was still going on when the time to wait for it was over."""
+
+    def __init__(self, message: str, job: Job | Batch) -> None:
+        super().__init__(message)
+        self.job = job

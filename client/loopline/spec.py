@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,20 @@ from loopline.errors import BadRequest, Problem
 TEXT = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
 MAPPING = "tag:yaml.org,2002:map"
+SEQUENCE = "tag:yaml.org,2002:seq"
 DATASET = ("data", "dataset")
+DATASETS = ("matrix", "data.dataset")
+LISTED = "/matrix/data.dataset"
 
 
 @dataclass
 class SpecFile:
-    """The text of a spec, its media type, and the folder that paths in it start from."""
+    """The text of a spec, its media type, the folder that paths in it start from, and the file it was read from."""
 
     text: str
     media_type: str
     folder: Path
+    source: str = field(default="A spec", compare=False)
 
     def value(self, path: tuple[str, ...]) -> str | None:
         """The word at a path of keys; None where there is none, or something else."""
@@ -39,6 +43,22 @@ class SpecFile:
         for key in path:
             node = _child(node, key)
         return node.value if isinstance(node, yaml.ScalarNode) else None
+
+    def words(self, path: tuple[str, ...]) -> list[str] | None:
+        """The words of a list at a path of keys; None where there is no list, or something else in it."""
+        node: yaml.Node | None = self._tree()
+        for key in path:
+            node = _child(node, key)
+        items = node.value if isinstance(node, yaml.SequenceNode) else None
+        words = [item.value for item in items or () if isinstance(item, yaml.ScalarNode)]
+        return words if items is not None and len(words) == len(items) else None
+
+    def has_matrix(self) -> bool:
+        """Whether it stands for many jobs; a text that cannot be read does not."""
+        try:
+            return _child(self._tree(), "matrix") is not None
+        except BadRequest:
+            return False
 
     def set(self, path: tuple[str, ...], value: str, *, verbatim: bool = False) -> None:
         """Puts a value, as it would be written in YAML, at a path of keys; `verbatim` takes it as text.
@@ -76,26 +96,52 @@ def read(source: str | Path | Mapping[str, Any]) -> SpecFile:
         raise BadRequest(f"{path} is not a text file in UTF-8, so it cannot be a spec.") from None
     except OSError as error:
         raise BadRequest(f"Cannot read {path}: {error.strerror}.") from None
-    return SpecFile(text, "application/json" if path.suffix.lower() == ".json" else "application/yaml", path.parent)
+    media_type = "application/json" if path.suffix.lower() == ".json" else "application/yaml"
+    return SpecFile(text, media_type, path.parent, str(path))
+
+
+def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
+    """The specs as one batch. Raises BadRequest when one of them cannot be read."""
+    trees = []
+    for spec in specs:
+        try:
+            trees.append(spec._tree())
+        except BadRequest as error:
+            raise BadRequest(f"{spec.source}: {error.message}") from None
+    listed = yaml.SequenceNode(SEQUENCE, trees, flow_style=False)
+    named = [] if name is None else [(yaml.ScalarNode(TEXT, "name"), _text(name))]
+    tree = yaml.MappingNode(MAPPING, [*named, (yaml.ScalarNode(TEXT, "jobs"), listed)], flow_style=False)
+    text = yaml.serialize(tree, allow_unicode=True, Dumper=yaml.SafeDumper)
+    return SpecFile(text, "application/yaml", Path())
 
 
 def with_local_dataset(spec: SpecFile, upload: Callable[[Path], str]) -> SpecFile:
-    """The spec with `data.dataset` uploaded and replaced, where that is a path to a file.
+    """The spec with `data.dataset`, and those of its matrix, uploaded and replaced where they are paths to files.
 
     Raises BadRequest when there is no such file.
     """
     try:
-        named = spec.value(DATASET)
+        named, listed = spec.value(DATASET), spec.words(DATASETS)
     except BadRequest:
         return spec  # the service says better what is wrong with the text
-    if named is None or not is_path(named):
+    files = {place: _file(spec, word, f"{LISTED}/{place}") for place, word in enumerate(listed or []) if is_path(word)}
+    single = _file(spec, named, "/data/dataset") if named is not None and is_path(named) else None
+    if single is None and not files:
         return spec
+    changed = copy.copy(spec)
+    if single is not None:
+        changed.set(DATASET, upload(single), verbatim=True)
+    if files:
+        words = [upload(files[place]) if place in files else word for place, word in enumerate(listed or [])]
+        changed.set(DATASETS, json.dumps(words))
+    return changed
+
+
+def _file(spec: SpecFile, named: str, pointer: str) -> Path:
     path = spec.folder / Path(named).expanduser()
     if not path.is_file():
-        raise BadRequest("The spec has 1 problem.", problems=[Problem("/data/dataset", f"there is no file {path}")])
-    changed = copy.copy(spec)
-    changed.set(DATASET, upload(path), verbatim=True)
-    return changed
+        raise BadRequest("The spec has 1 problem.", problems=[Problem(pointer, f"there is no file {path}")])
+    return path
 
 
 def is_path(dataset: str) -> bool:

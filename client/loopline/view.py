@@ -86,19 +86,24 @@ class Listing:
     drop: Sequence[str] = ()
     wrap: Sequence[str] = ()
     right: bool = False
+    head: bool = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = list(self.rows[0])
         for name in self.drop:
             if self._width(columns) > options.max_width and name in columns:
                 columns.remove(name)
-        table = Table(box=None, pad_edge=False, header_style="dim")
+        table = Table(box=None, pad_edge=False, header_style="dim", show_header=self.head)
         for name in columns:
             justify: Literal["left", "right"] = "right" if self.right else "left"
             table.add_column(name, justify=justify, no_wrap=name not in self.wrap, overflow="fold")
         for row in self.rows:
             table.add_row(*(row[name] for name in columns))
         yield table
+
+    def fits(self, width: int) -> bool:
+        """Whether nothing has to go or to be wrapped."""
+        return self._width([*self.rows[0]]) <= width
 
     def _width(self, columns: Sequence[str]) -> int:
         widest = [max(cell_len(name), *(cell_len(str(row[name])) for row in self.rows)) for name in columns]

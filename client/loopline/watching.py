@@ -29,14 +29,14 @@ def watched(client: Client, job: Job, typed: Typed, stream: TextIO) -> Job:
     """Shows a job on the stream until it ends, and returns it as it ended. `typed`: see Typed."""
     console = view.console(stream)
     follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
-    with _in_sight(client, job, typed):
+    with in_sight(client, f"Job {job.id}", typed("watch")):
         return follow(console, job, typed)
 
 
 def waited(client: Client, job: Job, typed: Typed) -> Job:
     """Waits until the job ends, and returns it as it ended, well or not. Says nothing but that it is paused."""
     paused = False
-    with _in_sight(client, job, typed):
+    with in_sight(client, f"Job {job.id}", typed("watch")):
         for job in job.changes():  # noqa: B020  (the same job, as it is now)
             if job.status == "paused" and not paused:
                 note(f"Job {job.id} is paused. {view.way_on(job, typed)}")
@@ -45,16 +45,19 @@ def waited(client: Client, job: Job, typed: Typed) -> Job:
 
 
 @contextmanager
-def _in_sight(client: Client, job: Job, typed: Typed) -> Iterator[None]:
-    """While the job is looked at. Whoever stops looking, by Ctrl-C or not, hears how to come back."""
+def in_sight(client: Client, what: str, back: str) -> Iterator[None]:
+    """While something (`Job job_1`) is looked at; `back` is the command that comes back to it.
+
+    Whoever stops looking, by Ctrl-C or not, hears it.
+    """
     client.retry_seconds = max(client.retry_seconds, RETRY_SECONDS)
     try:
         yield
     except KeyboardInterrupt:
-        note(f"\nJob {job.id} goes on. Come back to it with: {typed('watch')}")
+        note(f"\n{what} goes on. Come back to it with: {back}")
         raise typer.Exit(INTERRUPTED) from None
     except (ServiceUnreachable, ServiceError):
-        note(f"Job {job.id} is out of sight, and may go on. Come back to it with: {typed('watch')}")
+        note(f"{what} is out of sight, and may go on. Come back to it with: {back}")
         raise
 
 

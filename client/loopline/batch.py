@@ -1,0 +1,155 @@
+"""Jobs that were submitted together, as one table, as they were when they were read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+from loopline.errors import WaitTimeout
+from loopline.http import Http
+from loopline.job import POLL_SECONDS
+from loopline.types import Best, Document, known, moment
+
+PAUSE_SECONDS = 1.0
+"""Between two looks: a table of a thousand jobs is long, and something about one of them changes all the time."""
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A job as a row of its batch's table; `client.get(row.id)` is the job itself."""
+
+    id: str
+    status: str
+    terminal: bool = False
+    name: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    cell: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What it has at each path of the batch's matrix."""
+    attempt: int = 0
+    epoch: int = 0
+    epochs: int | None = None
+    fraction: float = 0.0
+    best: Best | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    """Of its result; empty until it has succeeded."""
+    seconds: float | None = None
+    """From its start to its end; None before both."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        best = Best.of(document["best"]) if document.get("best") else None
+        return cls(**known(cls, document) | {"best": best})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs that were submitted together. Its fields do not change: `refresh()`, `wait()` and `changes()` return newer
+    ones."""
+
+    id: str
+    status: str
+    """`failed` once every job has ended and one failed, else `cancelled` if one was; `succeeded` if all did."""
+    terminal: bool = False
+    """Whether every job has ended."""
+    name: str | None = None
+    total: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Jobs by status."""
+    varied: tuple[str, ...] = ()
+    """The keys of its matrix."""
+    fraction: float = 0.0
+    jobs: tuple[BatchJob, ...] = field(default=(), repr=False)
+    """In the order in which they were asked for; none in a list of batches."""
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    replayed: bool = False
+    """Whether this answered a submission whose idempotency key had come before."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+    _http: Http | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document, http: Http | None = None, *, replayed: bool = False) -> Self:
+        return cls(
+            **known(cls, document)
+            | {
+                "varied": tuple(document.get("varied") or ()),
+                "jobs": tuple(BatchJob.of(row) for row in document.get("jobs") or ()),
+                "created_at": moment(document.get("created_at")),
+                "finished_at": moment(document.get("finished_at")),
+                "replayed": replayed,
+                "_http": http,
+            }
+        )
+
+    @property
+    def seconds(self) -> float | None:
+        """From its submission to the end of its last job; None before that."""
+        if self.created_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.created_at).total_seconds()
+
+    def refresh(self) -> Batch:
+        """The batch as it is now."""
+        return Batch.of(self._connection.get_object(self._path()), self._connection)
+
+    def wait(self, timeout: float | None = None) -> Batch:
+        """Waits until every job has ended, well or not, and returns the batch: `status` and `jobs` say how.
+
+        timeout: seconds, or None to wait for as long as it takes. Raises WaitTimeout; the jobs then go on.
+        """
+        for batch in self.changes(timeout):  # noqa: B007  (the last one is what counts)
+            pass
+        return batch
+
+    def changes(self, timeout: float | None = None) -> Iterator[Batch]:
+        """The batch as it is now, and again each time something about it has changed; the last one has ended.
+
+        Raises WaitTimeout when `timeout` seconds have passed before that.
+        """
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        etag, batch = None, self
+        while True:
+            asked_at = time.monotonic()
+            changed, etag = self._poll(etag, max(0.0, min(POLL_SECONDS, deadline - asked_at)) if etag else 0.0)
+            if changed:
+                batch = replace(changed, replayed=self.replayed)
+                yield batch
+            if batch.terminal:
+                return
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"Batch {self.id} is still {batch.status} after {timeout:g} s; it goes on.", batch)
+            time.sleep(max(0.0, min(PAUSE_SECONDS - (time.monotonic() - asked_at), deadline - time.monotonic())))
+
+    def cancel(self) -> Batch:
+        """Asks for every job that has not ended to be stopped: at once when it waits, at its next step when it runs."""
+        http = self._connection
+        return Batch.of(http.object_in(http.send("POST", f"{self._path()}/cancel")), http)
+
+    @property
+    def _connection(self) -> Http:
+        if self._http is None:
+            raise RuntimeError("This batch was not read through a Client, so it can only be looked at.")
+        return self._http
+
+    def _path(self) -> str:
+        return f"/v1/batches/{quote(self.id, safe='')}"
+
+    def _poll(self, etag: str | None, wait: float) -> tuple[Batch | None, str | None]:
+        """The batch if it is not as it was at `etag`, else None, after at most `wait` seconds; and its etag."""
+        http = self._connection
+        response = http.send(
+            "GET",
+            self._path(),
+            params={"wait": round(wait)} if wait >= 0.5 else None,
+            headers={"If-None-Match": etag} if etag else None,
+            patience=wait,
+        )
+        if response.status_code == 304:
+            return None, etag
+        return Batch.of(http.object_in(response), http), response.headers.get("ETag")

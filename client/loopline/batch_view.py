@@ -1,0 +1,197 @@
+"""A batch as people read it: a line for each job and one for all, drawn in place while it is watched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from loopline import text, view
+from loopline.batch import Batch, BatchJob
+from loopline.client import Client
+from loopline.notes import note, on_retry
+from loopline.watching import in_sight
+
+FIRST = ("running", "failed", "cancelled", "paused", "queued", "succeeded")
+"""Which jobs are shown where there is no room for all."""
+MEASURES = ("accuracy", "macro_f1", "r2", "mae", "rmse", "loss")
+ROWS_BESIDE_THE_TABLE = 5
+
+
+def batches(found: Iterable[Batch]) -> view.Listing:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "id": batch.id,
+            "name": _clean(batch.name),
+            "status": _status(batch.status),
+            "jobs": str(batch.total),
+            "stand": _counts(batch),
+            "created": text.ago(batch.created_at),
+        }
+        for batch in found
+    ]
+    return view.Listing(rows, drop=("created", "jobs"), wrap=("name", "stand"))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A line for each job: status, name, what it reached, how long it took, id, and why it ended as it did. Where the
+    width is too small for that, why some failed follows below, unless that is to be left out."""
+
+    jobs: Sequence[BatchJob]
+    reasons: bool = True
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = [_row(job) for job in self.jobs]
+        if not rows:
+            return
+        whole = view.Listing(rows, head=False)
+        if whole.fits(options.max_width):
+            yield whole
+            return
+        yield view.Listing(rows, drop=("why", "took", "id"), wrap=("name", "reached"), head=False)
+        for row in rows if self.reasons else ():
+            if str(row["status"]) == "failed":
+                yield Text.assemble((str(row["id"]), "dim"), " ", row["why"])
+
+
+def line(job: BatchJob) -> Text:
+    """The same of one job, where the others are not known yet."""
+    cells = [cell if isinstance(cell, Text) else Text(cell) for cell in _row(job).values()]
+    return Text("  ").join(cell for cell in cells if cell.plain and cell.plain != text.NOTHING)
+
+
+def total(batch: Batch) -> str:
+    """`Batch batch_1 (nightly): 6 jobs, 5 succeeded, 1 failed, in 18 min 2 s.`"""
+    took = f", in {text.duration(batch.seconds)}" if batch.seconds is not None else ""
+    return f"Batch {titled(batch)}: {text.count(batch.total, 'job')}, {_counts(batch)}{took}."
+
+
+def titled(batch: Batch) -> str:
+    return f"{batch.id} ({_clean(batch.name)})" if batch.name else batch.id
+
+
+def waited(client: Client, batch: Batch, back: str) -> Batch:
+    """Waits in silence until every job has ended. `back` is the command that comes back to the batch."""
+    paused = False
+    with in_sight(client, f"Batch {batch.id}", back):
+        for batch in batch.changes():  # noqa: B020  (the same batch, as it is now)
+            paused = _say_when_paused(batch, paused)
+    return batch
+
+
+def watched(client: Client, batch: Batch, back: str) -> Batch:
+    """Shows the batch until every job has ended: in place on a terminal, a line for each job that ends elsewhere."""
+    console = view.console(sys.stdout)
+    follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
+    with in_sight(client, f"Batch {batch.id}", back):
+        return follow(console, batch)
+
+
+def _live(console: Console, batch: Batch) -> Batch:
+    shown = _Drawn(console, batch)
+    on_retry(shown.tell)
+    drawing = Live(shown, console=console, refresh_per_second=8, transient=True)
+    try:
+        with drawing:
+            for batch in batch.changes():  # noqa: B020  (the same batch, as it is now)
+                shown.batch, shown.trouble = batch, ""
+    finally:
+        drawing.stop()  # Ctrl-C while it was starting would leave the terminal without its cursor
+    console.print(Rows(batch.jobs))
+    return batch
+
+
+def _lines(console: Console, batch: Batch) -> Batch:
+    said: dict[str, str] = {}
+    paused = False
+    on_retry(lambda trouble: note(f"{trouble} Trying again."))
+    for batch in batch.changes():  # noqa: B020  (the same batch, as it is now)
+        for job in batch.jobs:
+            if said.get(job.id) != job.status and (job.terminal or job.status == "running"):
+                console.print(line(job))
+            said[job.id] = job.status
+        console.file.flush()
+        paused = _say_when_paused(batch, paused)
+    return batch
+
+
+def _say_when_paused(batch: Batch, said: bool) -> bool:
+    """Says that nothing goes on until somebody resumes it, when that begins. Whether it is so."""
+    if batch.status == "paused" and not said:
+        waiting = " ".join(job.id for job in batch.jobs if job.status == "paused")
+        note(f"What is left of batch {batch.id} is paused. Resume it with: loopline resume {waiting}")
+    return batch.status == "paused"
+
+
+class _Drawn:
+    """As many of the jobs as the terminal is high, and how far they are together."""
+
+    def __init__(self, console: Console, batch: Batch) -> None:
+        self.console, self.batch, self.trouble = console, batch, ""
+
+    def tell(self, trouble: str) -> None:
+        """Shows what goes wrong until something is new."""
+        self.trouble = trouble
+
+    def __rich__(self) -> RenderableType:
+        return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        batch, most = self.batch, max(3, self.console.height - ROWS_BESIDE_THE_TABLE)
+        yield Text.assemble((batch.id, "bold"), f" {_clean(batch.name)} " if batch.name else " ", _status(batch.status))
+        chosen = {job.id for job in sorted(batch.jobs, key=lambda job: FIRST.index(job.status))[:most]}
+        yield Rows([job for job in batch.jobs if job.id in chosen], reasons=False)
+        if len(chosen) < len(batch.jobs):
+            yield Text(f"({text.count(len(batch.jobs) - len(chosen), 'more job')} not shown)", "dim")
+        grid = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=1.0, completed=batch.fraction, width=max(10, min(40, self.console.width - 60)))
+        grid.add_row(bar, text.percent(batch.fraction), _counts(batch))
+        yield grid
+        if self.trouble:
+            yield Text(f"{self.trouble} Trying again.", "yellow")
+
+
+def _row(job: BatchJob) -> dict[str, str | Text]:
+    why = ": ".join(part for part in (job.reason, job.message) if part)
+    return {
+        "status": _status(job.status),
+        "name": _clean(job.name),
+        "reached": _reached(job),
+        "took": text.duration(job.seconds),
+        "id": job.id,
+        "why": "" if job.status == "succeeded" else _clean(why, ""),
+    }
+
+
+def _reached(job: BatchJob) -> str:
+    """The one number that counts most: of the test split if there is one; else how far the job is."""
+    if not job.terminal:
+        far = f"epoch {job.epoch}/{job.epochs}" if job.epochs else f"epoch {job.epoch}"
+        return far if job.status != "queued" or job.epoch else text.NOTHING
+    for name in (f"{split}_{measure}" for split in ("test", "validation", "train") for measure in MEASURES):
+        if job.metrics.get(name) is not None:
+            return f"{name} {text.number(job.metrics[name])}"
+    return f"{job.best.metric} {text.number(job.best.value)}" if job.best else text.NOTHING
+
+
+def _counts(batch: Batch) -> str:
+    """`5 succeeded, 1 failed`"""
+    order = ("succeeded", "failed", "cancelled", "running", "paused", "queued")
+    return ", ".join(f"{batch.counts[status]} {status}" for status in order if batch.counts.get(status)) or "none left"
+
+
+def _status(status: str) -> Text:
+    return Text(status, view.STYLES.get(status, ""))
+
+
+def _clean(words: str | None, nothing: str = text.NOTHING) -> str:
+    """On one line, and without control codes."""
+    return text.printable(" ".join((words or "").split())) or nothing

@@ -1,0 +1,181 @@
+"""The commands about batches: `loopline batches ...`, and what `loopline submit` does with more than one job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopline import errors
+from loopline.commands import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
+from loopline.notes import note
+
+if TYPE_CHECKING:
+    from loopline.batch import Batch
+    from loopline.client import Client
+    from loopline.spec import SpecFile
+
+batches = typer.Typer(
+    help="List, show, watch and cancel batches: jobs submitted together.\n\nExample: loopline batches show last",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch's id, or `last` for the newest one.")]
+
+
+def submit(
+    ctx: typer.Context,
+    client: Client,
+    files: Sequence[str],
+    specs: Sequence[SpecFile],
+    *,
+    name: str | None,
+    idempotency_key: str | None,
+    watch: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Submits the specs as one batch, and says what came of it."""
+    from loopline import batch_view, view
+
+    try:
+        batch = client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
+    except errors.BadRequest as error:
+        raise errors.BadRequest(error.message, problems=[_of_file(one, files) for one in error.problems]) from None
+    if not as_json:
+        jobs = f"{batch.total} job{'' if batch.total == 1 else 's'}"
+        before = " before, with this idempotency key" if batch.replayed else ""
+        typer.echo(f"Submitted {batch_view.titled(batch)}{before}: {jobs}.")
+        if not (watch or wait):
+            note(f"Watch it with: {_typed(ctx, 'batches watch', batch.id)}")
+    if watch or wait:
+        back = _typed(ctx, "batches watch", batch.id)
+        follow = batch_view.watched if watch and not as_json else batch_view.waited
+        batch = follow(client, batch, back)
+        if not as_json and not watch:
+            view.console().print(batch_view.Rows(batch.jobs))
+    if as_json:
+        print_json(batch.raw)
+    elif watch or wait:
+        typer.echo(batch_view.total(batch))
+    if watch or wait:
+        _leave_as(ctx, batch)
+
+
+@batches.command(name="list")
+def list_batches(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List batches, newest first.
+
+    Example: loopline batches list
+    """
+    from itertools import islice
+
+    with connected(ctx) as client:
+        found = list(islice(client.batches(page_size=min(limit, 100)), limit))
+    if as_json:
+        return print_json([batch.raw for batch in found])
+    if not found:
+        return typer.echo("No batches yet. Submit one: loopline submit jobs/*.yaml")
+    from loopline import batch_view, view
+
+    return view.console().print(batch_view.batches(found))
+
+
+@batches.command(name="show")
+def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Show a batch: a line for each job and one for all.
+
+    Example: loopline batches show last
+    """
+    with connected(ctx) as client:
+        batch = _chosen(client, batch_id)
+    if as_json:
+        return print_json(batch.raw)
+    from loopline import batch_view, view
+
+    view.console().print(batch_view.Rows(batch.jobs))
+    return typer.echo(batch_view.total(batch))
+
+
+@batches.command(name="watch")
+def watch_batch(ctx: typer.Context, batch_id: BatchId) -> None:
+    """Follow a batch until every job has ended.
+
+    A live table on a terminal, a line for each job elsewhere. Ctrl-C ends the watching, not the jobs.
+
+    Example: loopline batches watch last
+    """
+    from loopline import batch_view
+
+    with connected(ctx) as client:
+        batch = _chosen(client, batch_id)
+        batch = batch_view.watched(client, batch, _typed(ctx, "batches watch", batch.id))
+        typer.echo(batch_view.total(batch))
+        _leave_as(ctx, batch)
+
+
+@batches.command(name="cancel")
+def cancel_batch(
+    ctx: typer.Context,
+    batch_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of batches, or `last`; one or more.")],
+) -> None:
+    """Cancel every job of a batch that has not ended.
+
+    Example: loopline batches cancel last
+    """
+    from loopline import batch_view
+
+    wrong = False
+    with connected(ctx) as client:
+        for batch_id in batch_ids:
+            try:
+                batch = _chosen(client, batch_id).cancel()
+            except errors.NotFound as error:
+                note(f"Error: {in_words(error)}")
+                wrong = True
+                continue
+            stopping = "" if batch.terminal else " What runs stops within a few seconds."
+            typer.echo(f"{batch_view.total(batch)}{stopping}")
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
+
+
+def _chosen(client: Client, batch_id: str) -> Batch:
+    if batch_id != "last":
+        return client.batch(batch_id)
+    for batch in client.batches(page_size=1):
+        return batch.refresh()
+    raise errors.NotFound("There are no batches yet.")
+
+
+def _of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
+    """A problem of a job in the list, told by the name of its file."""
+    _, whole, rest = problem.pointer.partition("/jobs/")
+    place, slash, below = rest.partition("/")
+    if len(files) == 1 or not whole or not place.isdigit() or int(place) >= len(files):
+        return problem
+    return errors.Problem(f"{files[int(place)]} {slash}{below}".rstrip(), problem.detail)
+
+
+def _leave_as(ctx: typer.Context, batch: Batch) -> None:
+    """Exits with the code that says how the batch ended: the worst of its jobs."""
+    failed = [job.id for job in batch.jobs if job.status == "failed"]
+    if failed:
+        note(f"See what it logged with: {_typed(ctx, 'logs', failed[0])}")
+        raise typer.Exit(FAILED)
+    if batch.counts.get("cancelled"):
+        raise typer.Exit(CANCELLED)
+
+
+def _typed(ctx: typer.Context, verb: str, about: str) -> str:
+    """How a command is typed, at the address in use."""
+    url = ctx.obj["url"]
+    elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""
+    return f"loopline{elsewhere} {verb} {about}"
