@@ -127,6 +127,18 @@ class KeyNotFound(NotFound):
     code = "key_not_found"
 
 
+class WebhookNotFound(NotFound):
+    """There is no webhook with this id."""
+
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    """This webhook has no delivery with this id."""
+
+    code = "delivery_not_found"
+
+
 class Invalid(LooplineError):
     """The request is not valid."""
 
@@ -135,6 +147,15 @@ class Invalid(LooplineError):
     def __init__(self, message: str | None = None, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems)
+
+
+class AddressRefused(Invalid):
+    """Webhooks are not sent to this address."""
+
+    code = "address_refused"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message, [Problem("/url", message or "")])
 
 
 class SpecInvalid(Invalid):

@@ -71,6 +71,7 @@ class Base(DeclarativeBase):
         float: sa.Double(),
         dict[str, Any]: sa.JSON(none_as_null=True),
         list[dict[str, Any]]: sa.JSON(none_as_null=True),
+        list[str]: sa.JSON(none_as_null=True),
     }
 
 
@@ -443,5 +444,69 @@ class ModelAlias(Base):
         ForeignKeyConstraint(
             ["tenant", "name", "version"],
             ["model_versions.tenant", "model_versions.name", "model_versions.version"],
+        ),
+    )
+
+
+class Webhook(Base):
+    """An address that is told what happens to a tenant's jobs."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    url: Mapped[str]
+    events: Mapped[list[str]]
+    """Those of `services.webhooks.EVENTS` that it is told of."""
+    tags: Mapped[dict[str, Any]]
+    """Only of jobs that have all these tags."""
+    secret: Mapped[str]
+    """As it was shown: a signature needs the secret itself, and no hash of it would do."""
+    created_at: Mapped[float]
+    delivered_at: Mapped[float | None]
+    """When a message last arrived."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts in a row that failed."""
+    quiet_until: Mapped[float] = mapped_column(default=0.0)
+    """After a failure nothing is sent before this time, so that a receiver that hangs takes nobody's turn."""
+    disabled_at: Mapped[float | None]
+    disabled_reason: Mapped[str | None]
+
+    __table_args__ = (Index("ix_webhooks_tenant_id", "tenant", "id"),)
+
+
+class Delivery(Base):
+    """A message for a webhook: the outbox, and afterwards the log. Neither its webhook nor its job is a foreign key: no
+    move of a job may wait for the deletion of a webhook, or fail by it."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """The `webhook-id`, the same at every attempt."""
+    webhook_id: Mapped[str]
+    job_id: Mapped[str | None]
+    event: Mapped[str]
+    payload: Mapped[str]
+    """The very text that is signed and sent."""
+    created_at: Mapped[float]
+    next_at: Mapped[float | None]
+    """When it is sent next; while it is sent, when another sender may take it over. None: it is not sent any more."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Attempts that were begun."""
+    attempted_at: Mapped[float | None]
+    delivered_at: Mapped[float | None]
+    given_up_at: Mapped[float | None]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None]
+    last_answer: Mapped[str | None]
+
+    __table_args__ = (
+        Index("ix_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index("ix_deliveries_created_at", "created_at"),
+        Index(
+            "ix_deliveries_next_at",
+            "next_at",
+            sqlite_where=sa.text("next_at IS NOT NULL"),
+            postgresql_where=sa.text("next_at IS NOT NULL"),
         ),
     )

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services import production
+from services.addresses import networks
 
 
 def _secret(path: Path) -> str:
@@ -52,6 +53,15 @@ def _endpoint(url: str) -> str:
     return url
 
 
+def _networks(text: str) -> str:
+    try:
+        networks(text)
+    except ValueError as error:
+        raise ValueError(f"give networks with commas between, such as 10.1.0.0/16,192.0.2.7: {error}") from None
+    return text
+
+
+Networks = Annotated[str, AfterValidator(_networks)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint)]
 
@@ -138,6 +148,11 @@ class Settings(BaseSettings):
         pattern=r"^(none|[1-9][0-9]{0,6} per ([1-9][0-9]{0,4} )?(second|minute|hour)s?)$",
         description="How many requests each API key may make, or none for no limit. Where no keys are needed there is "
         "no limit either. Example: 1000 per minute",
+    )
+    webhook_allow: Networks = Field(
+        default="",
+        description="Networks of your own that webhooks may be sent to, with commas between; without, they go to "
+        "public addresses only (docs/webhooks.md). Example: 10.1.0.0/16,192.0.2.7",
     )
     production: bool = Field(
         default=False,

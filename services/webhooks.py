@@ -1,0 +1,323 @@
+"""Webhooks: who is told what happens to a tenant's jobs, and the outbox of what they are told.
+
+A message is written in the transaction of the move that it tells of, so there is one exactly when there was a move. A
+sender claims it for `LEASE_SECONDS`, sends it, and writes down what came of it; one that dies in between is followed by
+another: a message arrives at least once, with one id. What may be connected to stands in addresses.py, how it is sent
+in posting.py, and the loop in worker/outbox.py.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from services import db, tenants
+from services.db import now, rowcount
+from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
+from services.orm import Delivery, Job, Webhook, new_id
+from services.posting import Outcome, new_secret
+from services.states import Status
+from services.text import clean
+
+EVENTS: Mapping[Status, str] = {
+    Status.QUEUED: "job.queued",
+    Status.RUNNING: "job.started",
+    Status.PAUSED: "job.paused",
+    Status.SUCCEEDED: "job.succeeded",
+    Status.FAILED: "job.failed",
+    Status.CANCELLED: "job.cancelled",
+}
+"""What there is to be told of, by the state that a job has come to."""
+TEST = "webhook.test"
+
+MOST = 20
+"""Webhooks a tenant may have."""
+LEASE_SECONDS = 60.0
+"""For so long a message belongs to who claimed it; sending takes a quarter of that at most."""
+RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""The waits after failed attempts, those of the specification: ten attempts in a bit more than three days."""
+JITTER = 0.2
+"""A wait is lengthened at random by up to this part."""
+MAX_QUIET_SECONDS = 600.0
+"""A receiver that failed is left alone for 5 s, doubled each time to this."""
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+KEPT_SECONDS = 30 * 86_400.0
+"""Messages are forgotten when they are older."""
+GONE = 410
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that was claimed, and what it takes to send it."""
+
+    id: str
+    attempt: int
+    event: str
+    webhook_id: str
+    url: str
+    secret: str
+    body: bytes
+
+
+# Clients. They say whose webhooks they mean.
+
+
+def create(
+    session: Session, url: str, *, events: Collection[str], tags: Mapping[str, str] | None = None, tenant: str
+) -> Webhook:
+    """A new webhook; that its URL may be sent to is for the caller to check, outside of a transaction.
+
+    Raises:
+        TenantNotFound: there is no such tenant.
+        QuotaExceeded: it has as many webhooks as it may.
+    """
+    tenants.get(session, tenant)
+    db.lock(session, f"webhooks.{tenant}")
+    if (there := session.scalar(select(func.count()).where(Webhook.tenant == tenant)) or 0) >= MOST:
+        raise QuotaExceeded(f"The tenant {tenant} has {there} webhooks and may have {MOST}: delete one first.")
+    insert = sa.insert(Webhook).values(
+        id=new_id("wh"),
+        tenant=tenant,
+        url=url,
+        events=[event for event in EVENTS.values() if event in events],
+        tags=dict(tags or {}),
+        secret=new_secret(),
+        created_at=now(),
+        failures=0,
+        quiet_until=0.0,
+    )
+    return session.scalars(insert.returning(Webhook)).one()
+
+
+def get(session: Session, webhook_id: str, *, tenant: str) -> Webhook:
+    """The webhook.
+
+    Raises:
+        WebhookNotFound: there is none, or it is another tenant's.
+    """
+    found = session.get(Webhook, clean(webhook_id, 100), populate_existing=True)
+    if found is None or found.tenant != tenant:
+        raise WebhookNotFound(f"There is no webhook {clean(webhook_id, 100)}.")
+    return found
+
+
+def delete(session: Session, webhook_id: str, *, tenant: str) -> None:
+    """Delete a webhook, what it was to be told, and its log.
+
+    Raises:
+        WebhookNotFound: there is none, or it is another tenant's.
+    """
+    found = get(session, webhook_id, tenant=tenant)
+    # In this order, which is that of `record`: two that lock in different orders could wait for each other.
+    session.execute(sa.delete(Delivery).where(Delivery.webhook_id == found.id))
+    session.execute(sa.delete(Webhook).where(Webhook.id == found.id))
+
+
+def deliveries(
+    session: Session, webhook_id: str, *, tenant: str, limit: int = 20, after: str | None = None
+) -> tuple[Sequence[Delivery], bool]:
+    """The messages of a webhook older than `after`, newest first, and whether there are more.
+
+    Raises:
+        WebhookNotFound: there is none, or it is another tenant's.
+    """
+    found = get(session, webhook_id, tenant=tenant)
+    query = select(Delivery).where(Delivery.webhook_id == found.id).order_by(Delivery.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Delivery.id < after)
+    rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit
+
+
+def redeliver(session: Session, webhook_id: str, delivery_id: str, *, tenant: str) -> Delivery:
+    """Have a message sent again at once, with the id it has always had, whether it had arrived or not.
+
+    Raises:
+        WebhookNotFound: there is no such webhook, or it is another tenant's.
+        DeliveryNotFound: it has no such message.
+        Conflict: the webhook is disabled.
+    """
+    found = get(session, webhook_id, tenant=tenant)
+    if found.disabled_at is not None:
+        raise Conflict(f"The webhook {found.id} is disabled; a test that succeeds enables it.")
+    statement = (
+        update(Delivery)
+        .where(Delivery.id == clean(delivery_id, 100), Delivery.webhook_id == found.id)
+        .values(next_at=now(), delivered_at=None, given_up_at=None)
+        .returning(Delivery)
+    )
+    delivery = session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if delivery is None:
+        raise DeliveryNotFound(f"The webhook {found.id} has no delivery {clean(delivery_id, 100)}.")
+    session.execute(update(Webhook).where(Webhook.id == found.id).values(quiet_until=0.0))
+    return delivery
+
+
+def begin_test(session: Session, webhook_id: str, *, tenant: str) -> Message:
+    """A test message, claimed by the caller, who sends it and records what came of it.
+
+    Raises:
+        WebhookNotFound: there is no such webhook, or it is another tenant's.
+    """
+    found = get(session, webhook_id, tenant=tenant)
+    at = session.scalar(select(now())) or 0.0
+    row = _row(found, TEST, None, _payload(TEST, at, {"webhook": found.id}))
+    session.execute(sa.insert(Delivery).values(**row, attempts=1, attempted_at=now(), next_at=now() + LEASE_SECONDS))
+    return _message(found, row["id"], 1, TEST, row["payload"])
+
+
+# The outbox
+
+
+def tell(session: Session, job: Job) -> None:
+    """Write a message for each webhook that wants to know what state a job has come to in this transaction."""
+    wanted = select(Webhook).where(Webhook.tenant == job.tenant, Webhook.disabled_at.is_(None))
+    event = EVENTS[Status(job.status)]
+    rows = [
+        _row(webhook, event, job.id, _payload(event, job.updated_at, _told(job)))
+        for webhook in session.scalars(wanted)
+        if event in webhook.events and webhook.tags.items() <= job.tags.items()
+    ]
+    if rows:
+        session.execute(sa.insert(Delivery).values([{**row, "attempts": 0, "next_at": now()} for row in rows]))
+
+
+def any_due(session: Session) -> bool:
+    """Whether `claim` may find something: a look that takes no lock."""
+    return bool(session.scalar(select(_due().exists())))
+
+
+def claim(session: Session, *, without: Collection[str] = ()) -> Message | None:
+    """Take the message that is due for longest, of a webhook that is not among `without`; None when there is none.
+
+    Of a receiver that has failed one message at a time is tried, by all senders together, until one arrives.
+    """
+    oldest = _due().where(Webhook.id.not_in(without)).order_by(Delivery.next_at).limit(1)
+    row = session.execute(oldest.with_for_update(skip_locked=True, of=Delivery)).one_or_none()
+    if row is None:
+        return None
+    delivery, webhook = row
+    values = {"attempts": delivery.attempts + 1, "attempted_at": now(), "next_at": now() + LEASE_SECONDS}
+    session.execute(_write(Delivery, delivery.id, values))
+    if webhook.failures:
+        session.execute(_write(Webhook, webhook.id, {"quiet_until": now() + LEASE_SECONDS}))
+    return _message(webhook, delivery.id, delivery.attempts + 1, delivery.event, delivery.payload)
+
+
+def record(session: Session, message: Message, outcome: Outcome) -> None:
+    """Write down what came of an attempt. A failure counts only while the message was not claimed by another since."""
+    told = {"last_status": outcome.status, "last_error": outcome.error, "last_answer": outcome.answer or None}
+    if outcome.delivered:
+        arrived = {"delivered_at": now(), "given_up_at": None, "next_at": None}
+        session.execute(_write(Delivery, message.id, {**told, **arrived}))
+        alive = {"delivered_at": now(), "failures": 0, "quiet_until": 0.0}
+        enabled = {"disabled_at": None, "disabled_reason": None} if message.event == TEST else {}
+        session.execute(_write(Webhook, message.webhook_id, {**alive, **enabled}))
+        return
+    again = _again(message, outcome)
+    values = {"next_at": None, "given_up_at": now()} if again is None else {"next_at": now() + again}
+    failed = _write(Delivery, message.id, {**told, **values}).where(Delivery.attempts == message.attempt)
+    if not rowcount(session.execute(failed)):
+        return
+    webhook = session.get(Webhook, message.webhook_id, populate_existing=True)
+    if webhook is None:  # deleted meanwhile
+        return
+    quiet = max(min(RETRY_SECONDS[0] * 2**webhook.failures, MAX_QUIET_SECONDS), _asked(outcome))
+    session.execute(_write(Webhook, webhook.id, {"failures": Webhook.failures + 1, "quiet_until": now() + quiet}))
+    if outcome.status == GONE:
+        _disable(session, webhook, "The receiver answered 410: it is gone, and wants no more messages.")
+    elif again is None and message.event != TEST:
+        _disable_if_dead(session, webhook, message)
+
+
+def forget_old(session: Session, limit: int = 10_000) -> int:
+    """Forget messages older than 30 days, at most `limit`. Returns how many."""
+    old = select(Delivery.id).where(Delivery.created_at < now() - KEPT_SECONDS).limit(limit)
+    return rowcount(session.execute(sa.delete(Delivery).where(Delivery.id.in_(old))))
+
+
+def _due() -> sa.Select[Delivery, Webhook]:
+    awake = (Webhook.disabled_at.is_(None), Webhook.quiet_until <= now())
+    joined = select(Delivery, Webhook).join(Webhook, Webhook.id == Delivery.webhook_id)
+    return joined.where(Delivery.next_at <= now(), *awake)
+
+
+def _again(message: Message, outcome: Outcome) -> float | None:
+    """Seconds until the next attempt; None when there is none."""
+    if outcome.status == GONE or message.event == TEST or message.attempt > len(RETRY_SECONDS):
+        return None
+    wait = RETRY_SECONDS[message.attempt - 1] * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311
+    return max(wait, _asked(outcome))
+
+
+def _asked(outcome: Outcome) -> float:
+    return min(outcome.retry_after or 0.0, MAX_RETRY_AFTER_SECONDS)
+
+
+def _disable_if_dead(session: Session, webhook: Webhook, message: Message) -> None:
+    """Give a webhook up with a message, unless others have arrived since: then that one is what it does not take."""
+    created = session.scalar(select(Delivery.created_at).where(Delivery.id == message.id))
+    if created is not None and (webhook.delivered_at or 0.0) < created:
+        told = (
+            f"No message arrived since the first attempt at {message.id}, which was given up after {message.attempt}."
+        )
+        _disable(session, webhook, told)
+
+
+def _disable(session: Session, webhook: Webhook, reason: str) -> None:
+    values = {"disabled_at": now(), "disabled_reason": f"{reason} A test that succeeds enables the webhook again."}
+    session.execute(_write(Webhook, webhook.id, values))
+
+
+def _write(table: type[Delivery] | type[Webhook], row_id: str, values: Mapping[str, Any]) -> sa.Update:
+    return update(table).where(table.id == row_id).values(values).execution_options(synchronize_session=False)
+
+
+def _row(webhook: Webhook, event: str, job_id: str | None, payload: str) -> dict[str, Any]:
+    known = {"id": new_id("msg"), "webhook_id": webhook.id, "job_id": job_id, "event": event}
+    return {**known, "payload": payload, "created_at": now()}
+
+
+def _message(webhook: Webhook, message_id: str, attempt: int, event: str, payload: str) -> Message:
+    return Message(message_id, attempt, event, webhook.id, webhook.url, webhook.secret, payload.encode())
+
+
+def _payload(event: str, at: float, data: Mapping[str, Any]) -> str:
+    document = {"type": event, "timestamp": _moment(at), "data": data}
+    return json.dumps(document, allow_nan=False, separators=(",", ":"))
+
+
+def _told(job: Job) -> dict[str, Any]:
+    result = job.result and {key: job.result.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
+    return {
+        **{key: getattr(job, key) for key in ("id", "name", "status", "reason", "message", "queue", "tags", "attempt")},
+        **{key: _moment(getattr(job, key)) for key in ("created_at", "started_at", "finished_at")},
+        "result": result,
+        "links": {"self": f"/v1/jobs/{job.id}"},
+    }
+
+
+def _moment(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# Last, because it hides the built-in name within this module.
+
+
+def list(session: Session, *, tenant: str, limit: int = 20, after: str | None = None) -> tuple[Sequence[Webhook], bool]:
+    """Webhooks older than `after`, newest first, and whether there are more; disabled ones too."""
+    query = select(Webhook).where(Webhook.tenant == tenant).order_by(Webhook.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Webhook.id < after)
+    rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit

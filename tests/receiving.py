@@ -1,0 +1,103 @@
+"""A webhook's receiver for tests: a real HTTP server on a port of 127.0.0.1 that remembers what it was sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One request."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Reply = Callable[[BaseHTTPRequestHandler], None]
+
+
+def status(code: int, body: bytes = b"", **headers: str) -> Reply:
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return reply
+
+
+class Receiver:
+    """Answers with `replies` in turn, the last one for good."""
+
+    def __init__(self) -> None:
+        self.heard: list[Heard] = []
+        self.replies: list[Reply] = [status(204)]
+        self.news = threading.Condition()
+        self.ending = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with receiver.news:
+                    receiver.heard.append(Heard(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                    reply = receiver.replies.pop(0) if len(receiver.replies) > 1 else receiver.replies[0]
+                    receiver.news.notify_all()
+                with suppress(OSError):  # the other side may have had enough
+                    reply(self)
+
+            def log_message(self, *_: Any) -> None:
+                """Says nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port: int = self.server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def until(self, count: int, seconds: float = 20.0) -> list[Heard]:
+        """What was heard, once it is so much."""
+        with self.news:
+            assert self.news.wait_for(lambda: len(self.heard) >= count, seconds), self.heard
+            return list(self.heard)
+
+    def hang(self, handler: BaseHTTPRequestHandler) -> None:
+        """A reply that never comes."""
+        self.ending.wait()
+
+    def drip(self, handler: BaseHTTPRequestHandler) -> None:
+        """A reply whose head never ends: a byte now and then."""
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+        while not self.ending.wait(0.05):
+            handler.wfile.write(b"x")
+
+    def flood(self, handler: BaseHTTPRequestHandler) -> None:
+        """A reply whose body never ends."""
+        handler.send_response(200)
+        handler.end_headers()
+        while not self.ending.is_set():
+            handler.wfile.write(b"x" * 65536)
+
+    def close(self) -> None:
+        self.ending.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    receiver = Receiver()
+    try:
+        yield receiver
+    finally:
+        receiver.close()

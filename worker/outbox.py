@@ -1,0 +1,122 @@
+"""Sends what stands in the outbox of webhooks: threads of the scheduler's process, so that a receiver that hangs holds
+up nothing else. Any number of schedulers may run.
+
+A message belongs to its sender by a lease in the database, so whatever dies here, nothing is lost; and nothing waits
+for these threads when the process ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.engine import Engine
+
+from services import db, faults, webhooks
+from services.addresses import Guard
+from services.errors import Unavailable
+from services.posting import TOTAL_SECONDS, post
+from services.settings import Settings
+from services.webhooks import Message
+
+LOOK_SECONDS = 1.0
+MOST = 16
+"""Messages that a process sends at once."""
+MOST_EACH = 2
+"""To one webhook."""
+FORGET_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def sending(settings: Settings, engine: Engine) -> Iterator[None]:
+    """Send what is due, in threads, until the block ends."""
+    outbox = Outbox(settings, engine)
+    thread = threading.Thread(target=outbox.run, name="outbox", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        outbox.stop.set()
+        thread.join(TOTAL_SECONDS)
+
+
+class Outbox:
+    """What one process is sending now."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._guard, self._engine = Guard.of(settings), engine
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()
+        self._wake = threading.Event()
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Look for messages every second, and whenever one was sent, until `stop` is set."""
+        forget_at = time.monotonic() + FORGET_SECONDS
+        while not self.stop.is_set():
+            self._wake.clear()
+            try:
+                db.check_schema(self._engine)
+                while not self.stop.is_set() and self.send_one():
+                    pass
+                if time.monotonic() >= forget_at:
+                    forget_at = time.monotonic() + FORGET_SECONDS
+                    with db.session_scope(self._engine) as session:
+                        webhooks.forget_old(session)
+            except Unavailable as error:
+                log.warning("webhooks wait: %s", error)
+            except Exception:
+                log.exception("webhooks wait")
+            self._wake.wait(LOOK_SECONDS)
+
+    def send_one(self) -> bool:
+        """Claim a message and send it in a thread of its own; False when none is due, or enough are under way.
+
+        Raises:
+            Unavailable: the database cannot answer.
+        """
+        with self._lock:
+            full = [webhook for webhook, count in self._busy.items() if count >= MOST_EACH]
+            if self._busy.total() >= MOST:
+                return False
+        with db.read_scope(self._engine) as session:
+            if not webhooks.any_due(session):
+                return False
+        with db.session_scope(self._engine) as session:
+            message = webhooks.claim(session, without=full)
+        if message is None:
+            return False
+        faults.point("webhook.claimed")
+        with self._lock:
+            self._busy[message.webhook_id] += 1
+        threading.Thread(target=self._send, args=(message,), name=message.id, daemon=True).start()
+        return True
+
+    def _send(self, message: Message) -> None:
+        try:
+            deliver(self._engine, self._guard, message)
+        except Unavailable as error:  # the lease runs out, and it is sent again
+            log.warning("%s was sent, and that cannot be written down: %s", message.id, error)
+        except Exception:
+            log.exception("%s of %s", message.id, message.webhook_id)
+        finally:
+            with self._lock:
+                self._busy[message.webhook_id] -= 1
+                self._busy += Counter()  # drops what is at 0
+            self._wake.set()
+
+
+def deliver(engine: Engine, guard: Guard, message: Message) -> None:
+    """Send a message that was claimed, and write down what came of it. Raises Unavailable."""
+    outcome = post(guard, message.url, message.secret, message.id, message.body)
+    faults.point("webhook.sent")
+    with db.session_scope(engine) as session:
+        webhooks.record(session, message, outcome)
+    if not outcome.delivered:
+        log.warning("%s, attempt %d, to %s: %s", message.id, message.attempt, message.webhook_id, outcome.error)
