@@ -20,6 +20,7 @@ from api import (
     presets,
     rates,
     registry,
+    webhooks,
     whoami,
     workers,
 )
@@ -59,6 +60,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         presets,
         workers,
         keys,
+        webhooks,
         audit,
         whoami,
         health,

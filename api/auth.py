@@ -88,6 +88,10 @@ RULES: dict[str, Scope | Rule] = {
     "keys.create": Scope.ADMIN,
     "keys.index": Scope.ADMIN,
     "keys.revoke": Scope.ADMIN,
+    **{
+        f"webhooks.{verb}": Scope.ADMIN
+        for verb in ("create", "index", "show", "delete", "test", "deliveries", "redeliver")
+    },
     "audit.index": Scope.ADMIN,
     "whoami.show": Rule.KEY,
     "health.live": Rule.OPEN,

@@ -571,6 +571,80 @@ class KeyRequest(BaseModel):
     """It ends after so many days; null: it does not end by itself."""
 
 
+JobEvent = Literal["job.queued", "job.started", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+
+
+class Webhook(Answer):
+    """An address that is told what happens to jobs."""
+
+    object: Literal["webhook"] = "webhook"
+    id: str
+    url: str
+    events: list[JobEvent]
+    tags: dict[str, str]
+    """It hears only of jobs that have all of these."""
+    created_at: datetime
+    delivered_at: datetime | None
+    """When a message last arrived."""
+    failures: int
+    """Attempts in a row that failed."""
+    disabled_at: datetime | None
+    """Since then nothing is sent."""
+    disabled_reason: str | None
+
+
+class NewWebhook(Webhook):
+    """A webhook that was just made."""
+
+    secret: str
+    """What messages are verified with, `whsec_...`. It is shown this once."""
+
+
+class WebhookList(Page[Webhook]):
+    """The webhooks of the tenant, newest first."""
+
+
+class Delivery(Answer):
+    """A message for a webhook, and what came of it."""
+
+    object: Literal["delivery"] = "delivery"
+    id: str
+    """The `webhook-id`, the same at every attempt."""
+    webhook_id: str
+    job_id: str | None
+    event: str
+    state: Literal["pending", "delivered", "given_up"]
+    attempts: int
+    created_at: datetime
+    attempted_at: datetime | None
+    """When the newest attempt began."""
+    next_at: datetime | None
+    """When it is sent next, unless its webhook is left alone for longer; null when it is not."""
+    delivered_at: datetime | None
+    last_status: int | None
+    """What the receiver answered to the newest attempt; null when it did not."""
+    last_error: str | None
+    last_answer: str | None
+    """The beginning of what the receiver said."""
+    payload: dict[str, Any]
+
+
+class DeliveryList(Page[Delivery]):
+    """The messages of a webhook, newest first; those of the last 30 days."""
+
+
+class WebhookRequest(BaseModel):
+    """A webhook that is to be made."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    url: str = Field(max_length=2000, pattern="^https?://")
+    """Where messages are posted to: a public address."""
+    events: list[JobEvent] = Field(["job.succeeded", "job.failed", "job.cancelled"], min_length=1, max_length=10)
+    tags: dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=200)]] = Field({}, max_length=16)
+    """Only of jobs that have all of these."""
+
+
 class AuditEntry(Answer):
     """Something that somebody changed."""
 
@@ -732,6 +806,14 @@ class AuditQuery(Query):
 
 class KeyPath(Path):
     key_id: str
+
+
+class WebhookPath(Path):
+    webhook_id: str
+
+
+class DeliveryPath(WebhookPath):
+    delivery_id: str
 
 
 class JobPath(Path):

@@ -44,7 +44,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     """Submit, cancel, pause, resume and delete jobs; upload and delete data sets; register, promote, delete models."""
     ADMIN = "admin"
-    """Make, list and revoke keys of the tenant; read its audit."""
+    """Make, list and revoke keys and webhooks of the tenant; read its audit."""
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,20 @@ def deliveries(
     return rows[:limit], len(rows) > limit
 
 
+def get_delivery(session: Session, webhook_id: str, delivery_id: str, *, tenant: str) -> Delivery:
+    """One message of a webhook.
+
+    Raises:
+        WebhookNotFound: there is no such webhook, or it is another tenant's.
+        DeliveryNotFound: it has no such message.
+    """
+    found = get(session, webhook_id, tenant=tenant)
+    row = session.get(Delivery, clean(delivery_id, 100), populate_existing=True)
+    if row is None or row.webhook_id != found.id:
+        raise DeliveryNotFound(f"The webhook {found.id} has no delivery {clean(delivery_id, 100)}.")
+    return row
+
+
 def redeliver(session: Session, webhook_id: str, delivery_id: str, *, tenant: str) -> Delivery:
     """Have a message sent again at once, with the id it has always had, whether it had arrived or not.
 
@@ -148,16 +162,10 @@ def redeliver(session: Session, webhook_id: str, delivery_id: str, *, tenant: st
     found = get(session, webhook_id, tenant=tenant)
     if found.disabled_at is not None:
         raise Conflict(f"The webhook {found.id} is disabled; a test that succeeds enables it.")
-    statement = (
-        update(Delivery)
-        .where(Delivery.id == clean(delivery_id, 100), Delivery.webhook_id == found.id)
-        .values(next_at=now(), delivered_at=None, given_up_at=None)
-        .returning(Delivery)
-    )
-    delivery = session.scalars(statement, execution_options={"synchronize_session": False}).one_or_none()
-    if delivery is None:
-        raise DeliveryNotFound(f"The webhook {found.id} has no delivery {clean(delivery_id, 100)}.")
-    session.execute(update(Webhook).where(Webhook.id == found.id).values(quiet_until=0.0))
+    delivery = get_delivery(session, found.id, delivery_id, tenant=tenant)
+    session.execute(_write(Delivery, delivery.id, {"next_at": now(), "delivered_at": None, "given_up_at": None}))
+    session.execute(_write(Webhook, found.id, {"quiet_until": 0.0}))
+    session.refresh(delivery)
     return delivery
 
 

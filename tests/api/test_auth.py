@@ -19,7 +19,7 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import batches, datasets, db, jobs, keys, registry, submission, tenants
+from services import batches, datasets, db, jobs, keys, registry, submission, tenants, webhooks
 from services.jobs import Lease
 from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
@@ -34,6 +34,8 @@ UNKNOWN = {
     "dataset": "ds_" + "0" * 26,
     "key_id": "key_" + "0" * 26,
     "model": "model-none",
+    "webhook_id": "wh_" + "0" * 26,
+    "delivery_id": "msg_" + "0" * 26,
 }
 """Path parameters that name something of a tenant; what no tenant has."""
 PUBLIC = {"step": "12", "file": "model.json", "name": "docs.js", "ref": "1", "alias": "production"}
@@ -92,6 +94,7 @@ class World:
             "jobs.submit": self.spec,
             "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
             "keys.create": {"scopes": ["read"]},
+            "webhooks.create": {"url": "https://1.1.1.1/"},
             "registry.register": {"job": values["job_id"]},
             "registry.promote": {"version": 1},
         }
@@ -99,7 +102,7 @@ class World:
 
     def fresh(self, tenant: str, endpoint: str) -> dict[str, str]:
         """Path parameters that name things of the tenant which nobody has touched: a job that waits or has run to its
-        end, a data set that no job uses, a key, a model of two versions of which the second is in production."""
+        end, a data set that no job uses, a key, a webhook that leads nowhere and a message of it, a model of two versions of which the second is in production."""
         with db.session_scope(self.service.engine) as session:
             job = submission.submit(session, self.spec, tenant=tenant).job
             if endpoint not in WAITS:
@@ -114,7 +117,9 @@ class World:
                     self._train(session, trained)
                     registry.register(session, model, trained, tenant=tenant)
                     registry.promote(session, model, version, tenant=tenant)
-        made = {"job_id": job.id, "batch_id": batch.id}
+            hook = webhooks.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant=tenant)
+            told = webhooks.begin_test(session, hook.id, tenant=tenant)
+        made = {"job_id": job.id, "batch_id": batch.id, "webhook_id": hook.id, "delivery_id": told.id}
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
     def _train(self, session: Any, job_id: str) -> None:
@@ -246,11 +251,12 @@ def test_lists_hold_what_is_the_tenants_own(world: World) -> None:
         ("/v1/batches", "id"),
         ("/v1/datasets", "id"),
         ("/v1/keys", "id"),
+        ("/v1/webhooks", "id"),
         ("/v1/audit", "resource_id"),
     ):
         seen = {}
         for tenant in (ACME, BETA):
-            scope = Scope.ADMIN if path in ("/v1/keys", "/v1/audit") else Scope.READ
+            scope = Scope.ADMIN if path in ("/v1/keys", "/v1/webhooks", "/v1/audit") else Scope.READ
             if path == "/v1/audit":
                 key = {"Authorization": f"Bearer {world.keys[tenant, Scope.SUBMIT]}"}
                 assert world.client.post("/v1/jobs", json=world.spec, headers=key).status_code == 202

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from services import db, jobs, registry, workers
+from services import db, jobs, registry, webhooks, workers
 from services.events import Line, log
 from services.jobs import Lease
 from services.queue import FakeDoorbell
@@ -99,7 +99,10 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
         registry.promote(session, "toy", "1")
         jobs.pause(session, ids[4])
         workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
-    return {"job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"], **REGISTERED}
+        hook = webhooks.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant="default").id
+        message = webhooks.begin_test(session, hook, tenant="default").id
+    told = {"webhook_id": [hook], "delivery_id": [message]}
+    return {**told, "job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"], **REGISTERED}
 
 
 @pytest.mark.parametrize("operation_id", operations())

@@ -1,0 +1,164 @@
+"""/v1/webhooks: who is told what happens to the tenant's jobs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Response
+from pydantic import ValidationError
+
+from api import auth, bodies, openapi, schemas
+from api.service import current
+from services import db, posting, webhooks
+from services.addresses import Guard
+from services.errors import Invalid, Problem, RateLimited
+from services.orm import Delivery, Webhook
+
+api = openapi.blueprint("webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs.")
+
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": schemas.WebhookRequest.model_json_schema()}},
+}
+
+
+@api.post(
+    "",
+    operation_id="createWebhook",
+    request_body=_BODY,
+    responses={201: schemas.NewWebhook, **openapi.problems(409, 413, 415)},
+)
+def create() -> Response:
+    """Make a webhook of the own tenant
+
+    The answer is the only place where the secret to verify with is ever shown.
+    """
+    wanted = _wanted(bodies.document()[0])
+    service = current()
+    Guard.of(service.settings).check(wanted.url)  # before the transaction: a name server may take its time
+    with db.session_scope(service.engine) as session:
+        made = webhooks.create(session, wanted.url, events=wanted.events, tags=wanted.tags, tenant=auth.tenant())
+        auth.note(session, "webhook.create", made.id)
+    return openapi.answer(schemas.NewWebhook(**described(made).model_dump(), secret=made.secret), 201)
+
+
+@api.get("", operation_id="listWebhooks", responses={200: schemas.WebhookList})
+def index(query: schemas.PageQuery) -> Response:
+    """List the webhooks of the own tenant, newest first"""
+    with db.read_scope(current().engine) as session:
+        rows, more = webhooks.list(session, tenant=auth.tenant(), **query.model_dump())
+    return openapi.answer(schemas.WebhookList(data=[described(row) for row in rows], has_more=more))
+
+
+@api.get("/<webhook_id>", operation_id="getWebhook", responses={200: schemas.Webhook, **openapi.problems(404)})
+def show(path: schemas.WebhookPath) -> Response:
+    """Look at a webhook"""
+    with db.read_scope(current().engine) as session:
+        return openapi.answer(described(webhooks.get(session, path.webhook_id, tenant=auth.tenant())))
+
+
+@api.delete("/<webhook_id>", operation_id="deleteWebhook", responses={204: None, **openapi.problems(404)})
+def delete(path: schemas.WebhookPath) -> Response:
+    """Delete a webhook, what it was to be told, and its log"""
+    with db.session_scope(current().engine) as session:
+        webhooks.delete(session, path.webhook_id, tenant=auth.tenant())
+        auth.note(session, "webhook.delete", path.webhook_id)
+    return Response(status=204)
+
+
+@api.post("/<webhook_id>/test", operation_id="testWebhook", responses={200: schemas.Delivery, **openapi.problems(404)})
+def test(path: schemas.WebhookPath) -> Response:
+    """Send `webhook.test` at once and say what came of it
+
+    That takes 20 seconds at most. It is not tried again. One that arrives enables a webhook that is disabled.
+    """
+    service = current()
+    # It holds a thread as a long poll does, so both together are kept to as many.
+    if not service.waiting.acquire(blocking=False):
+        raise RateLimited("Too much is waited for at once; try again in a few seconds.", retry_after_seconds=5)
+    try:
+        with db.session_scope(service.engine) as session:
+            message = webhooks.begin_test(session, path.webhook_id, tenant=auth.tenant())
+            auth.note(session, "webhook.test", path.webhook_id)
+        guard = Guard.of(service.settings)
+        outcome = posting.post(guard, message.url, message.secret, message.id, message.body)
+        with db.session_scope(service.engine) as session:
+            webhooks.record(session, message, outcome)
+            row = webhooks.get_delivery(session, path.webhook_id, message.id, tenant=auth.tenant())
+    finally:
+        service.waiting.release()
+    return openapi.answer(described_delivery(row))
+
+
+@api.get(
+    "/<webhook_id>/deliveries",
+    operation_id="listDeliveries",
+    responses={200: schemas.DeliveryList, **openapi.problems(404)},
+)
+def deliveries(path: schemas.WebhookPath, query: schemas.PageQuery) -> Response:
+    """List the messages of a webhook, newest first, with what came of them"""
+    with db.read_scope(current().engine) as session:
+        rows, more = webhooks.deliveries(session, path.webhook_id, tenant=auth.tenant(), **query.model_dump())
+    return openapi.answer(schemas.DeliveryList(data=[described_delivery(row) for row in rows], has_more=more))
+
+
+@api.post(
+    "/<webhook_id>/deliveries/<delivery_id>/redeliver",
+    operation_id="redeliver",
+    responses={202: schemas.Delivery, **openapi.problems(404, 409)},
+)
+def redeliver(path: schemas.DeliveryPath) -> Response:
+    """Send a message once more, under its own id
+
+    It is sent within seconds, whether it had arrived or not. A webhook that is disabled is sent nothing (409).
+    """
+    with db.session_scope(current().engine) as session:
+        row = webhooks.redeliver(session, path.webhook_id, path.delivery_id, tenant=auth.tenant())
+        auth.note(session, "webhook.redeliver", row.id)
+    return openapi.answer(described_delivery(row), 202)
+
+
+def described(row: Webhook) -> schemas.Webhook:
+    """The webhook as its tenant sees it."""
+    return schemas.Webhook(
+        id=row.id,
+        url=row.url,
+        events=row.events,
+        tags=row.tags,
+        created_at=schemas.moment(row.created_at),
+        delivered_at=schemas.moment_or_none(row.delivered_at),
+        failures=row.failures,
+        disabled_at=schemas.moment_or_none(row.disabled_at),
+        disabled_reason=row.disabled_reason,
+    )
+
+
+def described_delivery(row: Delivery) -> schemas.Delivery:
+    """The message as its tenant sees it."""
+    ended = "delivered" if row.delivered_at is not None else "given_up"
+    return schemas.Delivery(
+        id=row.id,
+        webhook_id=row.webhook_id,
+        job_id=row.job_id,
+        event=row.event,
+        state=ended if row.next_at is None else "pending",
+        attempts=row.attempts,
+        created_at=schemas.moment(row.created_at),
+        attempted_at=schemas.moment_or_none(row.attempted_at),
+        next_at=schemas.moment_or_none(row.next_at),
+        delivered_at=schemas.moment_or_none(row.delivered_at),
+        last_status=row.last_status,
+        last_error=row.last_error,
+        last_answer=row.last_answer,
+        payload=json.loads(row.payload),
+    )
+
+
+def _wanted(document: dict[str, Any]) -> schemas.WebhookRequest:
+    try:
+        return schemas.WebhookRequest.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [Problem("/".join(["", *map(str, one["loc"])]), one["msg"]) for one in found]
+        raise Invalid("There can be no such webhook.", problems) from None
