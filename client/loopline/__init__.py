@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Best,
         Checkpoint,
         Dataset,
+        Delivery,
         Epoch,
         Event,
         Health,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         Quota,
         Result,
         Steps,
+        Webhook,
         Worker,
     )
 
@@ -53,6 +55,7 @@ __all__ = [
     "Client",
     "Conflict",
     "Dataset",
+    "Delivery",
     "DownloadFailed",
     "Epoch",
     "Event",
@@ -78,6 +81,7 @@ __all__ = [
     "ServiceUnreachable",
     "Steps",
     "WaitTimeout",
+    "Webhook",
     "Worker",
 ]
 
@@ -86,6 +90,7 @@ _HOMES = {"Client": "client", "Job": "job", "Batch": "batch", "BatchJob": "batch
         "Best",
         "Checkpoint",
         "Dataset",
+        "Delivery",
         "Epoch",
         "Event",
         "Health",
@@ -100,6 +105,7 @@ _HOMES = {"Client": "client", "Job": "job", "Batch": "batch", "BatchJob": "batch
         "Quota",
         "Result",
         "Steps",
+        "Webhook",
         "Worker",
     ],
     "types",

@@ -21,7 +21,7 @@ from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
-from loopline.types import Dataset, Health, Identity, Key, Preset, Worker
+from loopline.types import Dataset, Delivery, Health, Identity, Key, Preset, Webhook, Worker
 
 Spec = Mapping[str, Any] | str | Path | specs.SpecFile
 """A mapping, the path of a YAML or JSON file, or such a file that was read."""
@@ -245,6 +245,47 @@ class Client:
         """Ends an API key of the tenant, and returns it; within a few seconds it is refused. Raises NotFound."""
         return Key.of(self._http.object_in(self._http.send("DELETE", f"/v1/keys/{quote(key_id, safe='')}")))
 
+    def webhooks(self, *, page_size: int = PAGE) -> Iterator[Webhook]:
+        """Every webhook of the tenant, newest first. Takes a key with the scope `admin`, as all about webhooks."""
+        return (Webhook.of(document) for document in self._http.pages("/v1/webhooks", {"limit": page_size}))
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """The webhook with this id. Raises NotFound."""
+        return Webhook.of(self._http.get_object(_webhook(webhook_id)))
+
+    def create_webhook(
+        self, url: str, *, events: Iterable[str] | None = None, tags: Mapping[str, str] | None = None
+    ) -> Webhook:
+        """A new webhook; `webhook.secret`, to verify with, is never shown again.
+
+        events: such as `job.failed`; else the three ends of jobs. tags: only of jobs that have all of these. A
+        connection that breaks is not tried again here, as with keys.
+        """
+        wanted = {"url": url, "tags": dict(tags or {})} | ({"events": [*events]} if events else {})
+        body = json.dumps(wanted).encode()
+        headers = {"Content-Type": "application/json"}
+        made = self._http.send("POST", "/v1/webhooks", headers=headers, body=body, once=True)
+        return Webhook.of(self._http.object_in(made))
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        """Deletes a webhook, what it was to be told, and its log. Raises NotFound."""
+        self._http.send("DELETE", _webhook(webhook_id))
+
+    def test_webhook(self, webhook_id: str) -> Delivery:
+        """Sends a test message at once; what came of it is in `state` and `last_error`. Raises NotFound."""
+        path = f"{_webhook(webhook_id)}/test"
+        return Delivery.of(self._http.object_in(self._http.send("POST", path, once=True)))
+
+    def deliveries(self, webhook_id: str, *, page_size: int = PAGE) -> Iterator[Delivery]:
+        """Every message of a webhook of the last 30 days, newest first. Raises NotFound."""
+        pages = self._http.pages(f"{_webhook(webhook_id)}/deliveries", {"limit": page_size})
+        return (Delivery.of(document) for document in pages)
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> Delivery:
+        """Has a message sent once more, under its own id. Raises NotFound; Conflict while the webhook is disabled."""
+        path = f"{_webhook(webhook_id)}/deliveries/{quote(delivery_id, safe='')}/redeliver"
+        return Delivery.of(self._http.object_in(self._http.send("POST", path)))
+
     def presets(self) -> list[Preset]:
         """The named architectures that a spec may start from."""
         return [Preset.of(document) for document in self._http.pages("/v1/presets", {}, key="name")]
@@ -252,6 +293,10 @@ class Client:
     def health(self) -> Health:
         """Whether the service can take work. Raises ServiceUnreachable when nothing answers at all."""
         return Health.of(self._http.object_in(self._http.send("GET", "/v1/health/ready", expected=503)))
+
+
+def _webhook(webhook_id: str) -> str:
+    return f"/v1/webhooks/{quote(webhook_id, safe='')}"
 
 
 def _api_key(given: str | None, file: str | Path | None) -> str | None:

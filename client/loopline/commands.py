@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES: dict[int, str] = {
     0: "it worked, and a job that was waited for succeeded",
-    1: "the job that was waited for failed",
+    1: "the job that was waited for failed, or a webhook's test did not arrive",
     2: "the request, the API key or the command line is wrong",
     3: "the service cannot be reached, or is failing",
     4: "the job that was waited for was cancelled",

@@ -324,6 +324,54 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Webhook:
+    """An address that is told what happens to jobs. `secret` is there only in the answer to the one that made it."""
+
+    id: str
+    url: str = field(default="", repr=False)
+    events: list[str] = field(default_factory=list, hash=False)
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    secret: str | None = field(default=None, repr=False)
+    failures: int = 0
+    created_at: datetime | None = None
+    delivered_at: datetime | None = None
+    disabled_at: datetime | None = None
+    disabled_reason: str | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        times = ("created_at", "delivered_at", "disabled_at")
+        return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message for a webhook: `pending`, `delivered` or `given_up`, and what came of the newest attempt at it."""
+
+    id: str
+    webhook_id: str = ""
+    job_id: str | None = None
+    event: str = ""
+    state: str = "pending"
+    attempts: int = 0
+    last_status: int | None = None
+    last_error: str | None = None
+    last_answer: str | None = None
+    payload: Document = field(default_factory=dict, hash=False, repr=False)
+    created_at: datetime | None = None
+    attempted_at: datetime | None = None
+    next_at: datetime | None = None
+    delivered_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        times = ("created_at", "attempted_at", "next_at", "delivered_at")
+        return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
+
+
+@dataclass(frozen=True)
 class Quota:
     """How much of something a tenant has, and may have; None is no limit."""
 

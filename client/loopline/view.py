@@ -20,6 +20,7 @@ from loopline.job import Job
 from loopline.types import (
     Checkpoint,
     Dataset,
+    Delivery,
     Document,
     Epoch,
     Event,
@@ -29,6 +30,7 @@ from loopline.types import (
     LogLine,
     Preset,
     Quota,
+    Webhook,
     Worker,
 )
 
@@ -245,6 +247,56 @@ def keys(found: Iterable[Key]) -> Listing:
         for key in found
     ]
     return Listing(rows, drop=("created", "used"), wrap=("name",))
+
+
+def webhooks(found: Iterable[Webhook]) -> Listing:
+    rows: list[dict[str, str | Text]] = [
+        {
+            "id": webhook.id,
+            "url": text.printable(webhook.url),
+            "told of": ", ".join(webhook.events),
+            "arrived": text.ago(webhook.delivered_at) if webhook.delivered_at else "never",
+            "state": _state_of(webhook),
+        }
+        for webhook in found
+    ]
+    return Listing(rows, drop=("arrived",), wrap=("url", "told of"))
+
+
+def webhook(shown: Webhook) -> RenderableType:
+    rows: list[tuple[str, str | Text]] = [
+        ("webhook", shown.id),
+        ("url", text.printable(shown.url)),
+        ("told of", ", ".join(shown.events)),
+        ("tags", ", ".join(f"{key}:{value}" for key, value in shown.tags.items()) or "all jobs"),
+        ("created", text.when(shown.created_at)),
+        ("arrived", text.when(shown.delivered_at) if shown.delivered_at else "never"),
+        ("state", _state_of(shown)),
+    ]
+    return _pairs([*rows, ("because", shown.disabled_reason)] if shown.disabled_reason else rows)
+
+
+def _state_of(shown: Webhook) -> Text:
+    if shown.disabled_at:
+        return Text("disabled", "red")
+    return Text(f"failing ({shown.failures})", "yellow") if shown.failures else Text("well", "green")
+
+
+def deliveries(found: Iterable[Delivery]) -> Listing:
+    colours = {"pending": "yellow", "delivered": "green", "given_up": "red"}
+    rows: list[dict[str, str | Text]] = [
+        {
+            "id": delivery.id,
+            "event": delivery.event,
+            "job": delivery.job_id or text.NOTHING,
+            "created": text.ago(delivery.created_at),
+            "state": Text(delivery.state.replace("_", " "), colours.get(delivery.state, "")),
+            "attempts": str(delivery.attempts),
+            "because": text.printable(delivery.last_error or ""),
+        }
+        for delivery in found
+    ]
+    return Listing(rows, drop=("created", "job"), wrap=("because",))
 
 
 def identity(shown: Identity) -> RenderableType:

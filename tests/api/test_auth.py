@@ -102,7 +102,8 @@ class World:
 
     def fresh(self, tenant: str, endpoint: str) -> dict[str, str]:
         """Path parameters that name things of the tenant which nobody has touched: a job that waits or has run to its
-        end, a data set that no job uses, a key, a webhook that leads nowhere and a message of it, a model of two versions of which the second is in production."""
+        end, a data set that no job uses, a key, a webhook that leads nowhere and a message of it, a model of two
+        versions of which the second is in production."""
         with db.session_scope(self.service.engine) as session:
             job = submission.submit(session, self.spec, tenant=tenant).job
             if endpoint not in WAITS:

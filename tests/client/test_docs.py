@@ -68,7 +68,10 @@ def test_every_exit_code_is_documented() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == set(EXIT_CODES)
 
 
-@pytest.mark.parametrize("words", [(), ("batches",), ("datasets",), ("models",), ("keys",), *COMMANDS], ids=" ".join)
+GROUPS = ("batches", "datasets", "models", "keys", "webhooks")
+
+
+@pytest.mark.parametrize("words", [(), *((group,) for group in GROUPS), *COMMANDS], ids=" ".join)
 def test_every_help_text_has_an_example_that_the_command_understands(words: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(app, [*words, "--help"])
     assert shown.exit_code == 0

@@ -1,0 +1,170 @@
+"""The commands about webhooks: `loopline webhooks ...`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loopline import errors
+from loopline.commands import BAD_REQUEST, FAILED, AsJson, connected, in_words, print_json
+from loopline.notes import note
+
+webhooks = typer.Typer(
+    help="Have a server of yours told what happens to jobs.\n\n"
+    "Example: loopline webhooks create https://hooks.example.com/loopline",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id (`wh_...`).")]
+
+
+@webhooks.command(name="create")
+def create_webhook(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where messages are posted to: a public address.")],
+    events: Annotated[
+        list[str] | None,
+        typer.Option("--event", "-e", metavar="EVENT", help="Tell it of this, such as job.failed; repeatable."),
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="KEY:VALUE", help="Only of jobs with this tag; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a webhook and print its secret, this once.
+
+    Without --event it is told of the ends of jobs. It takes a key with the scope admin.
+
+    Example: loopline webhooks create https://example.com/hook -e job.failed
+    """
+    wanted = dict(pair(tag) for tag in tags or [])
+    with connected(ctx) as client:
+        webhook = client.create_webhook(url, events=events, tags=wanted)
+    if as_json:
+        return print_json(webhook.raw)
+    note(f"{webhook.id} is told of {', '.join(webhook.events)}. Its secret, to verify with, is not shown again.")
+    return typer.echo(webhook.secret)
+
+
+@webhooks.command(name="list")
+def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the webhooks of your tenant, newest first.
+
+    Example: loopline webhooks list
+    """
+    with connected(ctx) as client:
+        found = list(client.webhooks())
+    if as_json:
+        return print_json([webhook.raw for webhook in found])
+    if not found:
+        return typer.echo("No webhooks yet. Make one: loopline webhooks create https://...")
+    from loopline import view
+
+    return view.console().print(view.webhooks(found))
+
+
+@webhooks.command(name="show")
+def show_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
+    """Show a webhook: what it is told, and whether messages arrive.
+
+    Example: loopline webhooks show wh_01m8534rdzpk2b2nwmwmj4v6dg
+    """
+    with connected(ctx) as client:
+        found = client.webhook(webhook_id)
+    if as_json:
+        return print_json(found.raw)
+    from loopline import view
+
+    return view.console().print(view.webhook(found))
+
+
+@webhooks.command(name="delete")
+def delete_webhook(
+    ctx: typer.Context,
+    webhook_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of webhooks; one or more.")],
+) -> None:
+    """Delete webhooks, with what they were to be told and their logs.
+
+    Example: loopline webhooks delete wh_01m8534rdzpk2b2nwmwmj4v6dg
+    """
+    wrong = False
+    with connected(ctx) as client:
+        for webhook_id in webhook_ids:
+            try:
+                client.delete_webhook(webhook_id)
+                typer.echo(f"Deleted {webhook_id}.")
+            except errors.NotFound as error:
+                note(f"Error: {in_words(error)}")
+                wrong = True
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
+
+
+@webhooks.command(name="test")
+def try_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
+    """Send a test message at once and say what came of it.
+
+    One that arrives enables a webhook that is disabled; one that does not ends with exit code 1.
+
+    Example: loopline webhooks test wh_01m8534rdzpk2b2nwmwmj4v6dg
+    """
+    with connected(ctx) as client:
+        found = client.test_webhook(webhook_id)
+    if as_json:
+        print_json(found.raw)
+    elif found.state == "delivered":
+        typer.echo(f"{found.id} arrived; the receiver answered {found.last_status}.")
+    else:
+        note(f"Error: {found.id} did not arrive. {found.last_error}")
+    if found.state != "delivered":
+        raise typer.Exit(FAILED)
+
+
+@webhooks.command(name="deliveries")
+def list_deliveries(
+    ctx: typer.Context,
+    webhook_id: WebhookId,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the messages of a webhook, newest first, and what came of them.
+
+    Example: loopline webhooks deliveries wh_01m8534rdzpk2b2nwmwmj4v6dg
+    """
+    from itertools import islice
+
+    with connected(ctx) as client:
+        found = list(islice(client.deliveries(webhook_id, page_size=min(limit, 100)), limit))
+    if as_json:
+        return print_json([delivery.raw for delivery in found])
+    if not found:
+        return typer.echo("No messages yet. Try one: loopline webhooks test ID")
+    from loopline import view
+
+    return view.console().print(view.deliveries(found))
+
+
+@webhooks.command(name="redeliver")
+def redeliver(
+    ctx: typer.Context,
+    webhook_id: WebhookId,
+    delivery_id: Annotated[str, typer.Argument(metavar="MESSAGE", help="The message's id (`msg_...`).")],
+) -> None:
+    """Send a message once more, under its own id.
+
+    Example: loopline webhooks redeliver wh_01m8534rdzpk2b2n msg_01m8534rdz
+    """
+    with connected(ctx) as client:
+        found = client.redeliver(webhook_id, delivery_id)
+    typer.echo(f"{found.id} is sent again within seconds.")
+
+
+def pair(tag: str) -> tuple[str, str]:
+    """A key and its value, as `team:speech` says."""
+    key, colon, value = tag.partition(":")
+    if not colon or not key:
+        raise errors.BadRequest(f"--tag takes KEY:VALUE, such as --tag team:speech; this is {tag!r}.")
+    return key, value
