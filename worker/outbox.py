@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from services import db, faults, webhooks
 from services.addresses import Guard
 from services.errors import Unavailable
-from services.posting import TOTAL_SECONDS, post
+from services.posting import TOTAL_SECONDS, Outcome, post
 from services.settings import Settings
 from services.webhooks import Message
 
@@ -114,7 +114,11 @@ class Outbox:
 
 def deliver(engine: Engine, guard: Guard, message: Message) -> None:
     """Send a message that was claimed, and write down what came of it. Raises Unavailable."""
-    outcome = post(guard, message.url, message.secret, message.id, message.body)
+    try:
+        outcome = post(guard, message.url, message.secret, message.id, message.body)
+    except Exception:  # ours: it must not be sent for ever, a lease at a time
+        log.exception("%s of %s", message.id, message.webhook_id)
+        outcome = Outcome(None, "Something went wrong inside Loopline; the scheduler's log has the traceback.")
     faults.point("webhook.sent")
     with db.session_scope(engine) as session:
         webhooks.record(session, message, outcome)
