@@ -246,7 +246,7 @@ def record(session: Session, message: Message, outcome: Outcome) -> None:
         _disable_if_dead(session, webhook, message)
 
 
-def forget_old(session: Session, limit: int = 10_000) -> int:
+def forget_old(session: Session, limit: int) -> int:
     """Forget messages older than 30 days, at most `limit`. Returns how many."""
     old = select(Delivery.id).where(Delivery.created_at < now() - KEPT_SECONDS).limit(limit)
     return rowcount(session.execute(sa.delete(Delivery).where(Delivery.id.in_(old))))

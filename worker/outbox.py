@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from services import db, faults, webhooks
 from services.addresses import Guard
 from services.errors import Unavailable
-from services.posting import TOTAL_SECONDS, Outcome, post
+from services.posting import Outcome, post
 from services.settings import Settings
 from services.webhooks import Message
 
@@ -29,6 +29,9 @@ MOST = 16
 MOST_EACH = 2
 """To one webhook."""
 FORGET_SECONDS = 3600.0
+FORGET_AT_ONCE = 10_000
+LEAVE_SECONDS = 3.0
+"""What is under way may take so long when the process ends; the rest is sent again by another."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ def sending(settings: Settings, engine: Engine) -> Iterator[None]:
         yield
     finally:
         outbox.stop.set()
-        thread.join(TOTAL_SECONDS)
+        thread.join(LEAVE_SECONDS)
+        outbox.drain(LEAVE_SECONDS)
 
 
 class Outbox:
@@ -66,9 +70,9 @@ class Outbox:
                 while not self.stop.is_set() and self.send_one():
                     pass
                 if time.monotonic() >= forget_at:
-                    forget_at = time.monotonic() + FORGET_SECONDS
                     with db.session_scope(self._engine) as session:
-                        webhooks.forget_old(session)
+                        gone = webhooks.forget_old(session, FORGET_AT_ONCE)
+                    forget_at = time.monotonic() + (FORGET_SECONDS if gone < FORGET_AT_ONCE else 0.0)
             except Unavailable as error:
                 log.warning("webhooks wait: %s", error)
             except Exception:
@@ -97,6 +101,17 @@ class Outbox:
             self._busy[message.webhook_id] += 1
         threading.Thread(target=self._send, args=(message,), name=message.id, daemon=True).start()
         return True
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until nothing is under way, at most so long; whether it came to that."""
+        until = time.monotonic() + seconds
+        while True:
+            self._wake.clear()
+            with self._lock:
+                if not self._busy:
+                    return True
+            if not self._wake.wait(max(0.0, until - time.monotonic())):
+                return False
 
     def _send(self, message: Message) -> None:
         try:

@@ -273,7 +273,7 @@ def webhook(shown: Webhook) -> RenderableType:
         ("arrived", text.when(shown.delivered_at) if shown.delivered_at else "never"),
         ("state", _state_of(shown)),
     ]
-    return _pairs([*rows, ("because", shown.disabled_reason)] if shown.disabled_reason else rows)
+    return pairs([*rows, ("because", shown.disabled_reason)] if shown.disabled_reason else rows)
 
 
 def _state_of(shown: Webhook) -> Text:

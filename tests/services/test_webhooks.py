@@ -261,9 +261,9 @@ def test_deleting_a_webhook_forgets_its_messages_and_old_ones_are_forgotten_anyw
         webhooks.record(session, message, FAILED)  # it was under way
     assert [row.webhook_id for row in outbox(engine)] == [kept.id]
     with db.session_scope(engine) as session:
-        assert webhooks.forget_old(session) == 0
+        assert webhooks.forget_old(session, 10) == 0
         session.execute(sa.update(Delivery).values(created_at=db.now() - webhooks.KEPT_SECONDS - 1))
-        assert webhooks.forget_old(session) == 1
+        assert webhooks.forget_old(session, 10) == 1
 
 
 def test_a_tenant_has_twenty_webhooks_at_most(engine: Engine) -> None:

@@ -32,9 +32,11 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def sender(settings: Settings, engine: Engine) -> outbox.Outbox:
+def sender(settings: Settings, engine: Engine) -> Iterator[outbox.Outbox]:
     """Sends when it is told to, and may reach this machine."""
-    return outbox.Outbox(settings.model_copy(update={"webhook_allow": LOOPBACK}), engine)
+    made = outbox.Outbox(settings.model_copy(update={"webhook_allow": LOOPBACK}), engine)
+    yield made
+    assert made.drain(20)
 
 
 def hook(engine: Engine, url: str) -> Webhook:
