@@ -103,20 +103,23 @@ class Batch:
 
         timeout: seconds, or None to wait for as long as it takes. Raises WaitTimeout; the jobs then go on.
         """
-        for batch in self.changes(timeout):  # noqa: B007  (the last one is what counts)
+        for batch in self.changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
             pass
         return batch
 
-    def changes(self, timeout: float | None = None) -> Iterator[Batch]:
+    def changes(self, timeout: float | None = None, *, every: bool = True) -> Iterator[Batch]:
         """The batch as it is now, and again each time something about it has changed; the last one has ended.
 
+        every: False is for who waits for the end alone, and looks up twice a minute meanwhile.
         Raises WaitTimeout when `timeout` seconds have passed before that.
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         etag, batch = None, self
         while True:
             asked_at = time.monotonic()
-            changed, etag = self._poll(etag, max(0.0, min(POLL_SECONDS, deadline - asked_at)) if etag else 0.0)
+            patience = max(0.0, min(POLL_SECONDS, deadline - asked_at))
+            changed, seen = self._poll(etag, patience if etag or not every else 0.0)
+            etag = seen if every else None  # without one the service holds each answer until the end
             if changed:
                 batch = replace(changed, replayed=self.replayed)
                 yield batch

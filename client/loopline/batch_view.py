@@ -82,7 +82,7 @@ def waited(client: Client, batch: Batch, back: str) -> Batch:
     """Waits in silence until every job has ended. `back` is the command that comes back to the batch."""
     paused = False
     with in_sight(client, f"Batch {batch.id}", back):
-        for batch in batch.changes():  # noqa: B020  (the same batch, as it is now)
+        for batch in batch.changes(every=False):  # noqa: B020  (the same batch, as it is now)
             paused = _say_when_paused(batch, paused)
     return batch
 
