@@ -2,8 +2,8 @@
 
 Every request of this client but the making of keys and webhooks, a webhook's test and a rollback is safe to repeat:
 reads by nature; cancelling, pausing, deleting, uploading and promoting because they come to the same thing twice;
-submitting because it carries an Idempotency-Key. So a connection that breaks, and the answers 429, 502, 503 and 504, are
-tried again, with growing pauses or after the `Retry-After` that was asked for.
+submitting because it carries an Idempotency-Key. So a connection that breaks, and the answers 429, 502, 503 and 504,
+are tried again, with growing pauses or after the `Retry-After` that was asked for.
 """
 
 from __future__ import annotations
