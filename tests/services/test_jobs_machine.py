@@ -19,11 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, events, faults, jobs, tenants
+from services import db, events, faults, jobs, tenants, webhooks
 from services.errors import LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
-from services.orm import Base, Checkpoint, Epoch, Event, Job, LogLine, StepChunk
+from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, LogLine, StepChunk
 from services.training.spec import Spec
+from services.webhooks import EVENTS
 
 PICK = st.integers(0, 1000)
 VERBS = (
@@ -97,6 +98,7 @@ class Life(RuleBasedStateMachine):
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(sa.delete(table))
             tenants.create(session, tenants.DEFAULT)
+            webhooks.create(session, "https://example.com/", events=EVENTS.values(), tenant=tenants.DEFAULT)
 
     def do(self, verb: Callable[[Session], Any]) -> Any:
         """One transaction. Killed after its commit it has happened all the same, and only the answer is lost."""
@@ -313,12 +315,16 @@ class Life(RuleBasedStateMachine):
             epochs = session.execute(sa.select(Epoch.job_id, Epoch.epoch)).all()
             chunks = session.scalars(sa.select(StepChunk).order_by(StepChunk.first_step)).all()
             moves = session.scalars(sa.select(Event).filter_by(type="status").order_by(Event.id)).all()
+            told = session.execute(sa.select(Delivery.job_id, Delivery.event).order_by(Delivery.id)).all()
         for row in rows:
             self.row_is_as_expected(row)
             expected = self.expected[row.id]
             assert {epoch for job_id, epoch in epochs if job_id == row.id} == expected.epochs
             self.steps_are_unbroken([chunk for chunk in chunks if chunk.job_id == row.id], expected.steps)
-            self.history_is_allowed([move for move in moves if move.job_id == row.id], expected)
+            history = [move for move in moves if move.job_id == row.id]
+            self.history_is_allowed(history, expected)
+            # The database wrote down the moves, and we what webhooks are told: of each move once, and of no other.
+            assert [event for job_id, event in told if job_id == row.id] == [EVENTS[move.to_status] for move in history]
         assert len(rows) == len(self.expected)
 
     def row_is_as_expected(self, row: Job) -> None:
