@@ -113,10 +113,7 @@ class Guard:
         if any(address in network for network in self.allow):
             return
         if any(address in network for network in NOT_PUBLIC):
-            raise AddressRefused(
-                f"{place.host} is {address}, which is not a public address; whoever runs the service can allow it with "
-                "LOOPLINE_WEBHOOK_ALLOW."
-            )
+            raise _not_public(place)
         if self.https_only and place.scheme != "https":
             raise AddressRefused("In production webhooks are sent over https only: let the URL begin with https://.")
 
@@ -201,5 +198,13 @@ def resolve(place: Place) -> Sequence[Address]:
     asking.join(RESOLVE_SECONDS)
     addresses = [ip_address(text) for text in dict.fromkeys(found)]
     if not addresses:
-        raise AddressRefused(f"The name {place.host} has no address that this service can find.")
+        raise _not_public(place)
     return addresses
+
+
+def _not_public(place: Place) -> AddressRefused:
+    """The same for a name that is not there as for one that leads inside: nobody learns which names there are."""
+    return AddressRefused(
+        f"{place.host} is no public address, and no name that leads to public addresses alone; whoever runs the "
+        "service can allow a network of its own with LOOPLINE_WEBHOOK_ALLOW."
+    )

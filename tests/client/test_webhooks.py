@@ -58,7 +58,7 @@ def test_webhooks_are_made_tested_looked_at_and_deleted(
     client.delete_webhook(made.id)
     with pytest.raises(NotFound):
         client.test_webhook(made.id)
-    with pytest.raises(BadRequest, match="which is not a public address"):
+    with pytest.raises(BadRequest, match="is no public address"):
         client.create_webhook("http://10.0.0.1/")
 
 
