@@ -111,7 +111,7 @@ class Stack:
         return sizes
 
     def remove(self) -> None:
-        """Take everything away."""
+        """Take everything away, and see that nothing is left."""
         for client in self._clients.values():
             client.close()
         self.run("docker", "compose", "--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "30")
@@ -121,22 +121,24 @@ class Stack:
                 "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", named
             ).split()
             self.run("docker", "image", "rm", *images)
+        assert self.leftovers() == []
+
+    def leftovers(self) -> list[str]:
+        """What the engine still has of this stack, by name. Of others, which may run beside it, nothing is said."""
+        kinds: list[tuple[str, ...]] = [
+            ("ps", "--all", "--format", "container {{.Names}}", "--filter", f"name={self.project}"),
+            ("volume", "ls", "--format", "volume {{.Name}}", "--filter", f"name={self.project}"),
+            ("network", "ls", "--format", "network {{.Name}}", "--filter", f"name={self.project}"),
+        ]
+        if self._owns_images:
+            named = f"reference=loopline-*:test-{self.token}"
+            kinds.append(("image", "ls", "--format", "image {{.Repository}}:{{.Tag}}", "--filter", named))
+        return [line for kind in kinds for line in self.run("docker", *kind).splitlines()]
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
-def leftovers() -> set[str]:
-    """Every container, volume, network and image that bears a test's name."""
-    kinds: Sequence[Sequence[str]] = (
-        ("ps", "--all", "--format", "container {{.Names}}", "--filter", "name=loopline-test-"),
-        ("volume", "ls", "--format", "volume {{.Name}}", "--filter", "name=loopline-test-"),
-        ("network", "ls", "--format", "network {{.Name}}", "--filter", "name=loopline-test-"),
-        ("image", "ls", "--format", "image {{.Repository}}:{{.Tag}}", "--filter", "reference=loopline-*:test-*"),
-    )
-    return {line for kind in kinds for line in subprocess.check_output(["docker", *kind], text=True).splitlines()}
 
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = 200) -> T:
