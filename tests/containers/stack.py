@@ -120,7 +120,8 @@ class Stack:
             images = self.run(
                 "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", named
             ).split()
-            self.run("docker", "image", "rm", *images)
+            if images:  # none, where the build failed
+                self.run("docker", "image", "rm", *images)
         assert self.leftovers() == []
 
     def leftovers(self) -> list[str]:
