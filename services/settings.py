@@ -202,6 +202,12 @@ class Settings(BaseSettings):
     device: str = Field(
         default="auto", description="Where trainers compute: auto, cpu, cuda (a worker on each GPU) or cuda:1."
     )
+    gpus: str = Field(
+        default="all",
+        pattern=r"^(all|[A-Za-z0-9/-]+(,[A-Za-z0-9/-]+)*)$",
+        description="Which GPUs workers are started on: all, or numbers or ids as `nvidia-smi -L` lists them, with "
+        "commas between. Example: 0,2",
+    )
     spare_trainers: int = Field(
         default=1, ge=0, description="Trainer processes kept warm for the next job, by worker process."
     )

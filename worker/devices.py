@@ -83,8 +83,10 @@ def visible(devices: Sequence[Device], environment: Mapping[str, str]) -> list[D
     if environment.get("NVIDIA_VISIBLE_DEVICES") in ("none", "void"):
         return []
     wanted = environment.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        return list(devices)
+    return list(devices) if wanted is None else _named(devices, wanted)
+
+
+def _named(devices: Sequence[Device], wanted: str) -> list[Device]:
     chosen: list[Device] = []
     for entry in wanted.split(","):
         matching = [one for one in devices if _is_meant(one, entry.strip())]
@@ -100,8 +102,11 @@ def _is_meant(device: Device, entry: str) -> bool:
     return bool(entry) and device.uuid is not None and device.uuid.startswith(entry)
 
 
-def chosen(setting: str, environment: Mapping[str, str], ask: Callable[[], str] = ask) -> list[Device]:
-    """The devices to start a worker for each, by the setting `device`: auto, cpu, cuda (all) or cuda:1 (that one).
+def chosen(
+    setting: str, environment: Mapping[str, str], ask: Callable[[], str] = ask, *, gpus: str = "all"
+) -> list[Device]:
+    """The devices to start a worker for each, by the setting `device`: auto, cpu, cuda (all) or cuda:1 (that one); of
+    GPUs those that the setting `gpus` names.
 
     `auto` is the CPU where there is no GPU. Raises NoGpu where one was asked for.
     """
@@ -112,10 +117,12 @@ def chosen(setting: str, environment: Mapping[str, str], ask: Callable[[], str] 
         raise NoGpu(f'LOOPLINE_DEVICE must be auto, cpu, cuda or cuda:1; got "{setting}".')
     try:
         found = visible(listed(ask()), environment)
+        if gpus != "all":
+            found = _named(found, gpus)
         if number:
             found = found[int(number) : int(number) + 1]
         if not found:
-            raise NoGpu(advised(f"No devices were found for LOOPLINE_DEVICE={setting}"))
+            raise NoGpu(advised(f"No devices were found for LOOPLINE_DEVICE={setting} and LOOPLINE_GPUS={gpus}"))
     except NoGpu as error:
         if setting != "auto":
             raise

@@ -283,7 +283,7 @@ def run(settings: Settings, worker: Sequence[str] = WORKER, self_test: Sequence[
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        devices = chosen(settings.device, os.environ)
+        devices = chosen(settings.device, os.environ, gpus=settings.gpus)
         log.info("a worker each for %s", ", ".join(f"{device.label} ({device.name})" for device in devices))
         Fleet(settings, devices, [*worker, *([] if settings.celery_events else UNHEARD)], self_test).run(stop)
     except (GivenUp, NoGpu) as error:

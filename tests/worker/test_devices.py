@@ -78,6 +78,26 @@ def test_what_is_asked_for_and_visible_is_chosen(setting: str, environment: dict
 
 
 @pytest.mark.parametrize(
+    ("gpus", "environment", "labels"),
+    [
+        ("all", {}, ["gpu-0", "gpu-1"]),
+        ("1", {}, ["gpu-1"]),
+        ("1,0", {}, ["gpu-1", "gpu-0"]),
+        ("GPU-7a11", {"NVIDIA_VISIBLE_DEVICES": "all"}, ["gpu-1"]),  # as Docker sets it for a reservation of all
+        ("0", {"CUDA_VISIBLE_DEVICES": "1"}, []),
+    ],
+)
+def test_of_the_gpus_those_are_used_that_the_setting_names(
+    gpus: str, environment: dict[str, str], labels: list[str]
+) -> None:
+    if labels:
+        assert [one.label for one in chosen("cuda", environment, lambda: TWO, gpus=gpus)] == labels
+        return
+    with pytest.raises(NoGpu, match="LOOPLINE_GPUS=0"):
+        chosen("cuda", environment, lambda: TWO, gpus=gpus)
+
+
+@pytest.mark.parametrize(
     ("script", "way_out"),
     [
         ("", "nvidia-ctk runtime configure --runtime=docker && systemctl restart docker"),
