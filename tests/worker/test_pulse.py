@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis
 from sqlalchemy.engine import Engine, make_url
 
 from services import db, workers
@@ -138,6 +139,12 @@ def test_a_parent_that_does_not_end_is_killed(start: Callable[..., Process]) -> 
     assert process.popen.wait(20) == -9
 
 
+def waits_for_bells(broker_url: str) -> bool:
+    """Whether a worker has nothing to do: it listens only then."""
+    with redis.Redis.from_url(broker_url) as client:
+        return any("b" in one["flags"] and one["cmd"] == "brpop" for one in client.client_list())
+
+
 def test_a_worker_whose_broker_swallows_everything_ends_to_be_started_anew(
     settings: Settings, make_job: MakeJob, start_worker: Callable[..., Process], engine: Engine, watch: Watch
 ) -> None:
@@ -151,6 +158,7 @@ def test_a_worker_whose_broker_swallows_everything_ends_to_be_started_anew(
         assert bell.ring("default")
         watch.until(first.id, lambda job: job.status == "succeeded")
         child = worker.pool_child()
+        wait_until(lambda: waits_for_bells(settings.broker_url))  # until then it may claim the next job without one
         proxy.swallows = True
         job = make_job()
         worker.popen.wait(30)
