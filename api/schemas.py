@@ -120,6 +120,26 @@ class Best(Answer):
     value: float | None
 
 
+class Retrained(Answer):
+    """What became of a retraining."""
+
+    model: str
+    version: int | None
+    """Of the model in the registry; null where it could not be registered."""
+    alias: str | None
+    """The one that was to be moved."""
+    decision: Literal["promoted", "held_back", "registered", "failed"]
+    """Whether the alias points at the version now; `registered` where none was to be moved."""
+    message: str
+    """Why, for people."""
+    warm_start: str | None
+    """The version whose weights it began with."""
+    gate: dict[str, Any] | None
+    """The comparison with the model before: metric, both values, improvement, p-value, reason."""
+    drift: dict[str, Any] | None
+    """How the training samples differ from those of the model before."""
+
+
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
@@ -127,6 +147,8 @@ class Result(Answer):
     best_epoch: int | None
     epochs: int
     stopped_early: bool
+    retrain: Retrained | None = None
+    """Null unless the spec has a `retrain`."""
 
 
 class JobLinks(Answer):
@@ -645,6 +667,22 @@ class WebhookRequest(BaseModel):
     """Only of jobs that have all of these."""
 
 
+class InboxFile(Answer):
+    """A file in the inbox, and what came of it."""
+
+    id: str
+    """Its place: `TENANT/NAME/FILE`."""
+    at: datetime
+    """When it was taken in, or refused."""
+    dataset_id: str | None
+    error: str | None
+    """Why it is no data set; it is tried again when it was written anew."""
+
+
+class InboxList(Page[InboxFile]):
+    """What came of the files in the inbox, newest first; `after` takes the last one's id."""
+
+
 class AuditEntry(Answer):
     """Something that somebody changed."""
 
@@ -796,6 +834,12 @@ class SubmitHeader(Header):
         None, alias="Idempotency-Key"
     )
     """Any string of your own. A second request with the same key and body gets the first one's answer."""
+
+
+class InboxQuery(Query):
+    after: str | None = Field(None, max_length=1000)
+    """The id of the last file of the page before."""
+    limit: int = Field(100, ge=1, le=1000)
 
 
 class AuditQuery(Query):

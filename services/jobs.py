@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import events, metrics, series, tenants, webhooks
+from services import events, metrics, retraining, series, tenants, webhooks
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.leases import Lease, fence, lost, owned, returned, revised
@@ -526,13 +526,20 @@ def drop_checkpoint(session: Session, lease: Lease, step: int) -> Job:
 
 
 def succeed(session: Session, lease: Lease, result: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> Job:
-    """The model is on disk and hashed: the job has succeeded, even when cancelling it was asked for meanwhile.
+    """The model is on disk and hashed: the job has succeeded, even when cancelling it was asked for meanwhile. That of
+    a retraining becomes a version in the registry, and production if it passed the gate.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
     job = owned(session, lease)
-    return _end(session, job, Status.SUCCEEDED, result=dict(result), files=[dict(file) for file in files])
+    concluded = retraining.conclude(session, job, result)
+    told = None
+    if "retrain" in concluded:
+        told, decision = concluded["retrain"]["message"], concluded["retrain"]["decision"]
+        metrics.after_commit(session, metrics.RETRAININGS.inc, queue=job.queue, decision=decision)
+    kept = [dict(file) for file in files]
+    return _end(session, job, Status.SUCCEEDED, result=concluded, files=kept, message=told)
 
 
 def fail(

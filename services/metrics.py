@@ -114,6 +114,11 @@ RUNS = Counter(
     "Jobs that ended, by outcome (`succeeded`, `failed`, `cancelled`) and reason (empty where there is none).",
     ("queue", "outcome", "reason"),
 )
+RETRAININGS = Counter(
+    "loopline_retrainings_total",
+    "Retrainings that succeeded, by what became of the model: `promoted`, `held_back`, `registered`, `failed`.",
+    ("queue", "decision"),
+)
 RETRIES = Counter(
     "loopline_retries_total",
     "Attempts that ended and left their job queued again, by reason; `given_back` where a worker shut down.",

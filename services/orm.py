@@ -148,6 +148,23 @@ class Dataset(Base):
     __table_args__ = (UniqueConstraint("tenant", "name", "version"), Index("ix_datasets_tenant_id", "tenant", "id"))
 
 
+class InboxFile(Base):
+    """What came of a file in the inbox: a data set, or a sentence that says why it is none."""
+
+    __tablename__ = "inbox_files"
+
+    place: Mapped[str] = mapped_column(primary_key=True)
+    """`TENANT/NAME/FILE`"""
+    tenant: Mapped[str]
+    stamp: Mapped[str]
+    """Its size and time, as it was looked at."""
+    at: Mapped[float]
+    dataset_id: Mapped[str | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (Index("ix_inbox_files_tenant_at", "tenant", "at"),)
+
+
 class Batch(Base):
     """Jobs that were submitted together. What there is to know of it stands in them; it outlives them."""
 
@@ -226,6 +243,8 @@ class Job(Base):
     files: Mapped[list[dict[str, Any]] | None]
     """Files of the result: `[{"name", "bytes", "sha256"}]`."""
 
+    baselines: Mapped[dict[str, Any] | None]
+    """Of a retraining, once it was claimed: the versions that it begins with and has to beat, None for none."""
     batch_id: Mapped[str | None] = mapped_column(index=True)
     """The batch that it was submitted with, which is never deleted; no foreign key, as for the tenant."""
     request_id: Mapped[str | None]

@@ -77,6 +77,13 @@ def register(
     """
     _check("model", "/path/model", name, _NAME, _ALLOWED)
     _hold_result(session, job_id, tenant)
+    return enter(session, name, job_id, note=note, by=by, tenant=tenant)
+
+
+def enter(
+    session: Session, name: str, job_id: str, *, note: str | None = None, by: str | None = None, tenant: str
+) -> Registered:
+    """As `register`, for a job that succeeds in this transaction."""
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     row = {"tenant": tenant, "name": name, "newest_version": 0}
     session.execute(insert(Model).values(row).on_conflict_do_nothing())
@@ -89,6 +96,15 @@ def register(
     values = {"tenant": tenant, "name": name, "version": model.newest_version, "job_id": job_id}
     made = sa.insert(ModelVersion).values(**values, note=_text(note), created_by=by, created_at=now())
     return Registered(session.scalars(made.returning(ModelVersion)).one(), created=True)
+
+
+def hold(session: Session, name: str, *, tenant: str) -> None:
+    """Keep the model's aliases where they are to the end of the transaction.
+
+    Raises:
+        ModelNotFound: there is no such model.
+    """
+    _locked(session, name, tenant)
 
 
 def get(session: Session, reference: str, *, tenant: str = tenants.DEFAULT) -> ModelVersion:

@@ -155,6 +155,12 @@ class Storage:
         self._check_job(job_id)
         return self._folder("jobs", job_id)
 
+    def touch_job(self, job_id: str) -> None:
+        """Keep a job's folder from the sweep for a while longer."""
+        folder = self.job_dir(job_id)
+        with self._alone():
+            os.utime(folder)
+
     def job_file(self, job_id: str, name: str) -> Path:
         """Where a job's checkpoint, model or history file lies, or would lie.
 
@@ -173,10 +179,8 @@ class Storage:
 
     def clear_job(self, job_id: str, kept: Collection[str]) -> None:
         """Delete the checkpoints and results of a job that are not `kept`; the folder is young afterwards."""
-        folder = self.job_dir(job_id)
-        with self._alone():
-            os.utime(folder)
-        for path in folder.iterdir():
+        self.touch_job(job_id)
+        for path in self.job_dir(job_id).iterdir():
             if _JOB_FILE.fullmatch(path.name) and path.name not in kept:
                 path.unlink(missing_ok=True)
 

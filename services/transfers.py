@@ -25,6 +25,7 @@ from services import storage
 from services.errors import StorageUnavailable
 from services.objects import S3, Changed
 from services.orm import Checkpoint
+from services.retraining import Baseline
 from services.storage import BLOCK_BYTES, Incoming, Storage
 
 LOOK_SECONDS = 5.0
@@ -117,6 +118,29 @@ def fetch(
         kept |= names
         problems += [problem] if problem else []
     held.clear_job(job_id, kept)
+    return problems
+
+
+def fetch_model(held: Storage, store: S3, baseline: Baseline, go_on: GoOn) -> list[str]:
+    """Bring the files of a model to its job's local folder. Returns sentences about those that are damaged or gone.
+
+    Raises:
+        StorageUnavailable: the store cannot answer.
+        OSError: the local disk is full.
+    """
+    assert baseline.job_id is not None, "one that was deleted has no files"  # noqa: S101
+    held.touch_job(baseline.job_id)
+    problems = []
+    for file in baseline.files:
+        path = held.job_dir(baseline.job_id) / held.job_file(baseline.job_id, file["name"]).name
+        try:
+            if not _is_local(path, file):
+                if "object" not in file:  # from before there was a store, on another host
+                    raise FileNotFoundError
+                _receive(store, file["object"], path, file["sha256"], go_on)
+        except (FileNotFoundError, Changed) as error:
+            what = "damaged" if isinstance(error, Changed) else "missing"
+            problems.append(f"The file {path.name} of {baseline.name} is {what} in the object store.")
     return problems
 
 

@@ -152,7 +152,10 @@ class StoreDelivery(Delivery):
     def _fetch(self) -> list[str]:
         claim, storage = self.claim, self.slot.storage
         needed = (claim.dataset_sha256, claim.checkpoints)
-        return transfers.fetch(storage, self.store, self.job.id, *needed, go_on=lambda: not self.is_over)
+        problems = transfers.fetch(storage, self.store, self.job.id, *needed, go_on=lambda: not self.is_over)
+        for one in {b.job_id: b for b in (claim.baselines or {}).values() if b and b.job_id}.values():
+            problems += transfers.fetch_model(storage, self.store, one, go_on=lambda: not self.is_over)
+        return problems
 
     def take(self, event: Event) -> None:
         if event["event"] == "checkpoint":

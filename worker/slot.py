@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.engine import Engine
 
 from services.orm import Checkpoint, Job
+from services.retraining import Baseline
 from services.settings import Settings
 from services.storage import Storage
 from worker.devices import Gpu
@@ -79,3 +80,5 @@ class Claim:
     """When, by the monotonic clock; the lease is counted from here."""
     checkpoints: Sequence[Checkpoint] = ()
     """All that are registered, oldest first."""
+    baselines: Mapping[str, Baseline | None] | None = None
+    """Of a retraining: the versions that it begins with and has to beat."""

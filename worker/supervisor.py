@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from services import datasets, db, faults, jobs, leftovers, logs
+from services import datasets, db, faults, jobs, leftovers, logs, retraining
 from services.errors import LeaseLost, NotFound, Unavailable
 from services.leases import Lease
+from services.retraining import Baseline
 from services.states import TERMINAL, Reason
 from worker.attempt import Attempt
 from worker.record import Event
@@ -63,8 +64,9 @@ def claim(slot: Slot, queue: str) -> Claim | None:
             return None
         dataset_sha256 = None if job.dataset_id is None else datasets.get(session, job.dataset_id).sha256
         checkpoints = jobs.checkpoints(session, job.id) if job.attempt > 1 else ()
+        baselines = retraining.baselines(session, job)
     faults.point("supervisor.claimed")
-    return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints)
+    return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -125,7 +127,17 @@ def order(slot: Slot, claim: Claim) -> Event:
         "device": slot.settings.device,
         "job": job.id,
         "attempt": job.attempt,
+        "baselines": None if claim.baselines is None else _places(slot, claim.baselines),
     }
+
+
+def _places(slot: Slot, baselines: Mapping[str, Baseline | None]) -> Event:
+    """By role, the name of each model and the folder where its files are; no folder where it is gone."""
+    return {role: one and _place(slot, one) for role, one in baselines.items()}
+
+
+def _place(slot: Slot, one: Baseline) -> Event:
+    return {"model": one.name, "directory": str(slot.storage.job_dir(one.job_id)) if one.job_id else None}
 
 
 def _give_up(slot: Slot, lease: Lease, message: str) -> None:

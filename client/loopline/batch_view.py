@@ -42,8 +42,8 @@ def batches(found: Iterable[Batch]) -> view.Listing:
 
 @dataclass(frozen=True)
 class Rows:
-    """A line for each job: status, name, what it reached, how long it took, id, and why it ended as it did. Where the
-    width is too small for that, why some failed follows below, unless that is to be left out."""
+    """A line for each job: status, name, what it reached, how long it took, id, and why it ended as it did, or what
+    became of its model. Where the width is too small for that, this follows below, unless it is to be left out."""
 
     jobs: Sequence[BatchJob]
     reasons: bool = True
@@ -58,7 +58,7 @@ class Rows:
             return
         yield view.Listing(rows, drop=("why", "took", "id"), wrap=("name", "reached"), head=False)
         for row in rows if self.reasons else ():
-            if str(row["status"]) == "failed":
+            if str(row["status"]) in ("failed", "succeeded") and str(row["why"]):
                 yield Text.assemble((str(row["id"]), "dim"), " ", row["why"])
 
 
@@ -167,7 +167,7 @@ def _row(job: BatchJob) -> dict[str, str | Text]:
         "reached": _reached(job),
         "took": text.duration(job.seconds),
         "id": job.id,
-        "why": "" if job.status == "succeeded" else _clean(why, ""),
+        "why": _clean(why, ""),
     }
 
 

@@ -57,12 +57,15 @@ class Best:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished training came to: final metrics, the best epoch, and whether it stopped early."""
+    """What a finished training came to: final metrics, the best epoch, and whether it stopped early. Of a retraining,
+    `retrain` says what became of the model: `model`, `version`, `decision` (such as `promoted`), `message`, `gate`.
+    """
 
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     best_epoch: int | None = None
     epochs: int | None = None
     stopped_early: bool = False
+    retrain: Document | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -193,6 +196,21 @@ class Worker:
     def of(cls, document: Document) -> Self:
         times = {name: moment(document.get(name)) for name in ("started_at", "seen_at", "heard_at")}
         return cls(**known(cls, document) | times)
+
+
+@dataclass(frozen=True)
+class InboxFile:
+    """A file in the service's inbox, by its place there, and the data set that it became, or why it is none."""
+
+    id: str
+    dataset_id: str | None = None
+    error: str | None = None
+    at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"at": moment(document.get("at"))})
 
 
 @dataclass(frozen=True)

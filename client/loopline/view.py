@@ -26,6 +26,7 @@ from loopline.types import (
     Event,
     Health,
     Identity,
+    InboxFile,
     Key,
     LogLine,
     Preset,
@@ -134,7 +135,8 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows.append(("status", status(shown)))
     if shown.reason or shown.message:
         why = ": ".join(part for part in (shown.reason, shown.message) if part)
-        rows.append(("reason" if shown.terminal else "why it waits", why))
+        head = "its model" if shown.status == "succeeded" else "reason" if shown.terminal else "why it waits"
+        rows.append((head, why))
     if shown.waits_until:
         rows.append(("next attempt", f"not before {text.when(shown.waits_until)}"))
     if shown.status == "paused":
@@ -192,6 +194,18 @@ def datasets(found: Iterable[Dataset]) -> Listing:
         for dataset in found
     ]
     return Listing(rows, drop=("id", "created", "size"))
+
+
+def inbox(found: Iterable[InboxFile]) -> Listing:
+    rows = [
+        {
+            "file": file.id,
+            "when": text.ago(file.at),
+            "became": file.dataset_id or Text(f"no data set: {' '.join((file.error or '').split())}", "red"),
+        }
+        for file in found
+    ]
+    return Listing(rows, wrap=("became",))
 
 
 def dataset(shown: Dataset) -> RenderableType:
@@ -409,7 +423,8 @@ def ending(shown: Job) -> str:
         reached = metrics(shown.result.metrics) if shown.result else text.NOTHING
         early = ", stopped early" if shown.result and shown.result.stopped_early else ""
         best = f", best epoch {shown.result.best_epoch}" if shown.result and shown.result.best_epoch else ""
-        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}"
+        became = f"\n{shown.message}" if shown.message else ""
+        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{became}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
     return f"Job {shown.id} {'was cancelled' if shown.status == 'cancelled' else shown.status}{took}{why}{said}"

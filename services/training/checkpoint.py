@@ -298,6 +298,8 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
         parts["training"].pop("epochs")
     if parts["training"].get("on_divergence") is None:
         parts["training"].pop("on_divergence", None)
+    if parts["data"]["split"].get("method") == "random":
+        parts["data"]["split"] = {k: v for k, v in parts["data"]["split"].items() if k != "method"}
     return parts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,17 +73,17 @@ class Batch:
     y: Tensor
 
 
-def prepare(arrays: Arrays, spec: Spec) -> Prepared:
-    """Splits and scales a data set as the spec says.
+def prepare(arrays: Arrays, spec: Spec, scaling: Scaling | None = None) -> Prepared:
+    """Splits and scales a data set as the spec says, or with the `scaling` that a model was trained with.
 
     Raises DatasetInvalid when a part of the split cannot be used.
     """
     rows = split_rows(arrays, spec.data.split)
-    scaling = fit_scaling(arrays, rows["train"], spec.data)
+    scaling = scaling or fit_scaling(arrays, rows["train"], spec.data)
     scaled = _scaled(arrays, scaling)
     y, classes, output_size = _targets(arrays, spec)
     if classes is not None:
-        _check_labels(y, classes, rows)
+        _check_labels(y, classes, rows, spec.data.split)
     parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
     return Prepared(
         train=parts["train"],
@@ -93,6 +94,12 @@ def prepare(arrays: Arrays, spec: Spec) -> Prepared:
         input_size=arrays.x.shape[2],
         output_size=output_size,
     )
+
+
+def part_of(arrays: Arrays, rows: NDArray[np.int64], scaling: Scaling) -> Part:
+    """Some rows as a model sees them that was trained with this scaling; their targets are left out (zeros)."""
+    chosen = Arrays(x=arrays.x[rows], lengths=arrays.lengths[rows], y=arrays.y[rows])
+    return _part(_scaled(chosen, scaling), chosen.lengths, torch.zeros(len(rows)), np.arange(len(rows)))
 
 
 def _part(x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: NDArray[np.int64]) -> Part:
@@ -121,17 +128,19 @@ def _targets(arrays: Arrays, spec: Spec) -> tuple[Tensor, list[int | str] | None
     return torch.from_numpy(values), None, values.shape[1]
 
 
-def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]]) -> None:
+def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]], split: Split) -> None:
     """Raises DatasetInvalid where a label is judged by but not trained on: without stratification it may happen."""
     labels = y.numpy().reshape(len(y)).astype(np.int64)
     known = np.unique(labels[rows["train"]])
+    by_content = split.method == "content"
+    advice = "give more sequences of each class" if by_content else "set data.split.stratify to true"
     problems = []
     for name in ("validation", "test"):
         strange = rows[name][~np.isin(labels[rows[name]], known)]
         if len(strange):
             unseen = ", ".join(str(classes[i]) for i in np.unique(labels[strange])[:10])
             where = ", ".join(map(str, strange[:10])) + (f" and {len(strange) - 10} more" if len(strange) > 10 else "")
-            detail = f"labels {unseen} of rows {where} are in no training row: set data.split.stratify to true"
+            detail = f"labels {unseen} of rows {where} are in no training row: {advice}"
             problems.append(Problem(f"/data/split/{name}", detail))
     if problems:
         raise DatasetInvalid(f"The split does not fit the labels; the first problem: {problems[0].detail}", problems)
@@ -154,6 +163,10 @@ def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:
             left = np.setdiff1d(left, marked, assume_unique=True)
         else:
             fractions[name] = fallback if share is None else share
+    if split.method == "content":
+        rows |= _by_content(arrays, left, fractions, split.seed)
+        left = np.setdiff1d(left, np.concatenate([rows[name] for name in fractions]), assume_unique=True)
+        fractions = {}
     rng = np.random.default_rng([split.seed, 0x5EED])
     for name, share in fractions.items():  # the fraction is of all samples, so that it means the same in any order
         wanted = share * len(arrays.x) if len(fractions) == 2 else share * len(left)
@@ -164,6 +177,23 @@ def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:
             "The split leaves nothing to train on.", [Problem("/data/split", "leaves no training samples")]
         )
     return {"train": left, "validation": rows["validation"], "test": rows["test"]}
+
+
+def _by_content(
+    arrays: Arrays, rows: NDArray[np.int64], fractions: dict[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Each row's part by a hash of its valid steps: the same in whatever company, and for all its copies."""
+    key = seed.to_bytes(8, "little")
+    place = np.empty(len(rows))
+    for at, row in enumerate(rows):
+        steps = np.ascontiguousarray(arrays.x[row, : arrays.lengths[row]])
+        digest = hashlib.blake2b(steps.data, digest_size=8, key=key).digest()
+        place[at] = int.from_bytes(digest, "little") / 2**64
+    chosen, begin = {}, 0.0
+    for name, share in fractions.items():
+        chosen[name] = rows[(place >= begin) & (place < begin + share)]
+        begin += share
+    return chosen
 
 
 def _draw(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -50,8 +50,16 @@ class Best:
 class Run:
     """One training run: what it is made of, and everything that changes while it trains."""
 
-    def __init__(self, spec: Spec, prepared: Prepared, device: torch.device | str = "cpu") -> None:
-        """`spec` has its loss filled in (spec.check_data). The seed alone decides the first weights, on any device."""
+    def __init__(
+        self,
+        spec: Spec,
+        prepared: Prepared,
+        device: torch.device | str = "cpu",
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`spec` has its loss filled in (spec.check_data). The first weights are `initial`, or else the seed alone
+        decides them, on any device."""
+        self.initial = initial
         self.spec, self.training, self.device = spec, spec.training, torch.device(device)
         loss = self.training.loss
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
@@ -86,9 +94,11 @@ class Run:
         self._began = time.perf_counter()
 
     def first_model(self) -> SequenceModel:
-        """The network as the seed draws it; what is drawn after it goes on from there."""
+        """The network as it begins; what is drawn after it goes on from the seed's draw of its weights."""
         torch.manual_seed(self.training.seed)
         model = SequenceModel(self.spec.architecture, self.data.input_size, self.data.output_size)
+        if self.initial is not None:
+            model.load_state_dict(self.initial)
         return model.to(self.device)
 
     def begin_optimizing(self) -> None:
@@ -141,10 +151,7 @@ class Run:
         return self.seconds + (time.perf_counter() - self._began if self.reports else 0.0)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        if self.training.precision == "float32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.training.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
+        return autocast(self.device, self.training.precision)
 
     def set_learning_rate(self, total_steps: int) -> float:
         rate = self.lr_factor * learning_rate(
@@ -389,20 +396,42 @@ def restore_best(run: Run) -> None:
 
 
 @torch.no_grad()
+def answers(
+    model: SequenceModel, part: Part, device: torch.device, precision: str, batch: int = EVALUATION_BATCH
+) -> tuple[Tensor, Tensor]:
+    """What a model answers to a whole part, in evaluation mode: outputs (samples, output_size) on the device, and the
+    row of the part (samples,) that each belongs to."""
+    was_training = model.training
+    model.eval()
+    lengths = None if part.lengths is None else part.lengths.numpy()
+    order = in_order(len(part), batch, lengths)
+    found = []
+    for piece in batches_of(part, order, device):
+        with autocast(device, precision):
+            found.append(model(piece.x, piece.lengths).float())
+    model.train(was_training)
+    return torch.cat(found), torch.from_numpy(np.concatenate(order.batches))
+
+
+def in_rows(outputs: Tensor, rows: Tensor) -> Tensor:
+    """Answers in the order of the rows that they belong to, on the CPU."""
+    ordered = torch.empty_like(outputs, device="cpu")
+    ordered[rows] = outputs.cpu()
+    return ordered
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Under which a spec's `precision` is computed."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model as it stands in evaluation mode."""
-    was_training = run.model.training
     run.evaluating = True  # and stays so where this fails: memory.py asks
-    run.model.eval()
-    lengths = None if part.lengths is None else part.lengths.numpy()
-    order = in_order(len(part), run.evaluation_batch, lengths)
-    answers = []
-    for batch in batches_of(part, order, run.device):
-        with run.autocast():
-            answers.append(run.model(batch.x, batch.lengths).float())
-    outputs = torch.cat(answers)
-    targets = part.y[torch.from_numpy(np.concatenate(order.batches))].to(run.device)
-    run.model.train(was_training)
+    outputs, rows = answers(run.model, part, run.device, run.training.precision, run.evaluation_batch)
+    targets = part.y[rows].to(run.device)
     found = {"loss": float(run.loss(outputs, targets)), **metrics_of(run.loss_name, outputs, targets)}
     run.evaluating = False
     return found

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 FOR_CLASSES = ("accuracy", "macro_f1")
 FOR_VALUES = ("mae", "rmse", "r2")
 
+NEEDS_TEST = (
+    "the gate compares models on samples that neither training nor the choice of the best epoch has seen, and there "
+    "are none: set it to a share such as 0.2 (with `method: content`, so that they stay the same from night to night), "
+    "or mark rows as test in the data set"
+)
+
 
 def problems(spec: Spec, document: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong with the spec by itself. `document` tells what was given from what was filled in."""
     yield from _architecture(spec.architecture)
     yield from _training(spec)
     yield from _data(spec.data, document)
+    yield from _retrain(spec)
 
 
 def _architecture(a: Architecture) -> Iterator[Problem]:
@@ -100,10 +107,38 @@ def _data(data: Data, document: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(f"/data/split/{name}", "synthetic data gives no split: say a fraction such as 0.2")
 
 
+def _retrain(spec: Spec) -> Iterator[Problem]:
+    retrain = spec.retrain
+    if retrain is None:
+        return
+    if retrain.promote == "latest":
+        yield Problem("/retrain/promote", "latest is the newest version by itself: name an alias such as production")
+    if retrain.gate is not None and retrain.promote is None and retrain.gate.against is None:
+        advice = "must name what to compare with where promote is null: an alias such as production"
+        yield Problem("/retrain/gate/against", advice)
+    if retrain.gate is not None and spec.data.split.test == 0.0:
+        yield Problem("/data/split/test", NEEDS_TEST)
+
+
 def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     """What does not fit between the spec and the data set."""
     yield from _loss_fits(spec.training, summary)
     yield from _split_fits(spec, summary)
+    yield from _gate_fits(spec, summary)
+
+
+def _gate_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    if spec.retrain is None or (gate := spec.retrain.gate) is None:
+        return
+    if spec.data.split.test != 0.0 and counts_of_split(spec, summary)["test"] == 0:
+        yield Problem("/data/split/test", NEEDS_TEST)
+    loss = spec.training.loss
+    values = summary.target == "values" if loss is None else loss.name in ("mse", "mae", "huber")
+    allowed = ("loss", *(FOR_VALUES if values else FOR_CLASSES))
+    if gate.metric not in (None, *allowed):
+        yield Problem(
+            "/retrain/gate/metric", f"for this data set must be one of {', '.join(allowed)}; got {gate.metric}"
+        )
 
 
 def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:

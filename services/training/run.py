@@ -25,6 +25,7 @@ from services.training.loop import Epoch, Run, evaluate, fit, restore_best
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.model import GATES
 from services.training.npz import Arrays
+from services.training.retrain import Retraining
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, parse
 
@@ -36,6 +37,7 @@ NEWEST = "newest"
 """An order's `resume` that asks for the newest checkpoint of its directory, whichever that is."""
 WORTH_A_THREAD = 4_000_000
 """Floating point operations of one time step's recurrent product, from which on a second thread pays."""
+MODEL_FORMAT = "loopline-model/1"
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
 MEMORY_EVERY_SECONDS = 2.0
@@ -104,7 +106,8 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     Events: started, steps, device, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
-    or None to begin) and device. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
+    or None to begin), device, and of a retraining `baselines`: `warm_start` and `against`, each None or the name and
+    the folder of a model. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
     OutOfMemory, DatasetInvalid, SpecInvalid, OSError.
     """
     spec = parse(order["spec"])
@@ -114,7 +117,11 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
     device = device_of(order.get("device", "auto"))
-    telling = Telling(Run(spec, prepare(arrays, spec), device), Path(order["directory"]))
+    retraining = Retraining(spec, arrays, device, order.get("baselines"))
+    del arrays  # what is needed of them is in there
+    first = Run(spec, retraining.data, device, retraining.initial)
+    telling = Telling(first, Path(order["directory"]), retraining)
+    del first  # it may have to make room for a smaller one
     yield from telling.events(order.get("resume"), stop, heard)
 
 
@@ -130,8 +137,8 @@ def read_arrays(spec: Spec, path: Path | None) -> Arrays:
 class Telling:
     """A run being told: what of it was already said, and which checkpoints it has left on disk."""
 
-    def __init__(self, run: Run, directory: Path) -> None:
-        self.run, self.directory = run, directory
+    def __init__(self, run: Run, directory: Path, retraining: Retraining | None = None) -> None:
+        self.run, self.directory, self.retraining = run, directory, retraining
         self.saved: list[checkpoint.Saved] = []
         self.saved_at = self.told_at = time.monotonic()
         self.measured_at = -math.inf
@@ -145,6 +152,8 @@ class Telling:
         self.heard = heard
         resumed = yield from self._resume(resume)
         yield self._started(resumed)
+        if resumed is None and self.retraining is not None:
+            yield from self.retraining.beginning()
         while True:
             try:
                 yield from self._train(stop)
@@ -177,7 +186,7 @@ class Telling:
                 yield {"event": "stopped", "reason": reason}
                 return
         yield from self._settle()
-        yield finish(run, self.directory)
+        yield from finish(run, self.directory, self.retraining)
 
     def _rolled_back(self, error: Diverged) -> Iterator[Event]:
         """Tells of a rollback, and saves where the run stands now before it removes what came of the way it left."""
@@ -201,9 +210,10 @@ class Telling:
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
         spec, data, device, step_of_spec = self.run.spec, self.run.data, self.run.device, self.run.step_of_spec
+        initial = self.run.initial
         del self.run  # before there is another: the device has no room for two
         give_back(device)
-        self.run = Run(spec, data, device)
+        self.run = Run(spec, data, device, initial)
         self.run.step_of_spec = step_of_spec
         found = self._take_up(None)
         less.apply(self.run)
@@ -404,8 +414,9 @@ def _as_saved(path: Path) -> checkpoint.Saved:
     return checkpoint.Saved(step, state["epoch"], best, (blank, blank))
 
 
-def finish(run: Run, directory: Path) -> Event:
-    """Writes the result of a run that has ended: the best weights, what they are worth, and the history."""
+def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> Iterator[Event]:
+    """Writes the result of a run that has ended: the best weights, what they are worth, and the history. What comes of
+    a retraining is told before."""
     restore_best(run)
     directory.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, float | None] = {}
@@ -421,14 +432,20 @@ def finish(run: Run, directory: Path) -> Event:
         **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
         "metrics": finite(metrics),
     }
+    profile = {}
+    if retraining is not None:
+        notes, concluded = retraining.conclude(run)
+        yield from notes
+        result |= {"retrain": concluded} if concluded is not None else {}
+        profile = {"profile": retraining.profile} if retraining.profile is not None else {}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
     files = [
         checkpoint.write_tensors(directory / "model.safetensors", weights),
-        _write_json(directory / "model.json", {"format": "loopline-model/1", **checkpoint.card(run), **result}),
+        _write_json(directory / "model.json", {"format": MODEL_FORMAT, **checkpoint.card(run), **result, **profile}),
         _write_json(directory / "history.json", {"epochs": [finite(epoch) for epoch in run.history]}),
     ]
     faults.point("result.written")
-    return {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
+    yield {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
 
 
 def _train_metrics(epoch: Epoch) -> dict[str, float | None]:

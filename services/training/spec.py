@@ -243,7 +243,11 @@ class Split(Strict):
     """Unless said: the data set's own, or else 0.2."""
     test: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Unless said: the data set's own, or else 0.0."""
+    method: Literal["random", "content"] = "random"
+    """How a fraction is drawn. `content`: what a sequence holds decides its part, so it stays in that part in every
+    later version of the data set, and no model is judged by what an earlier one was trained on."""
     stratify: bool = True
+    """Of the method `random`: each class in proportion."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Apart from training.seed, so that runs with other seeds are judged on the same samples."""
 
@@ -286,6 +290,42 @@ class Limits(Strict):
     """Further tries after a transient failure; a diverged run or bad data is never tried again."""
 
 
+MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
+ALIAS = r"^[a-z][a-z0-9._-]{0,62}$"
+ALIAS_OR_VERSION = r"^([a-z][a-z0-9._-]{0,62}|[1-9][0-9]{0,8})$"
+
+
+class Gate(Strict):
+    """When a retrained model is better than the one before: on the same test samples, by enough, and not by luck."""
+
+    metric: Literal["accuracy", "macro_f1", "loss", "mae", "rmse", "r2"] | None = None
+    """What both are judged by; unless said, accuracy for classes and yes-or-no targets, rmse for values."""
+    margin: float = Field(0.0, ge=0.0)
+    """In the metric's units: the improvement is at least so much, with a confidence of 1 - error_rate."""
+    error_rate: float = Field(0.05, ge=0.001, le=0.5)
+    """How often a model that is no better may pass by the luck of the test samples."""
+    against: str | None = Field(None, pattern=ALIAS_OR_VERSION)
+    """The alias or version of the model that it has to beat; unless said, the alias that it is to get."""
+    at_least: float | None = None
+    """The metric's worst value that may pass, whatever is in production: the bar for the first model too."""
+
+
+class Retrain(Strict):
+    """What becomes of the result: the next version of a model in the registry, and an alias if it passes the gate."""
+
+    model: str = Field(pattern=MODEL_NAME)
+    """The model's name in the registry; its first version makes it."""
+    warm_start: str | None = Field(None, pattern=ALIAS_OR_VERSION)
+    """The alias or version whose weights and scaling training begins with (`production`); null: from scratch. Where
+    there is none yet, or its network is another one, training begins from scratch, and an event says so."""
+    promote: str | None = Field("production", pattern=ALIAS)
+    """The alias that points at the new version when it passes the gate; null leaves all aliases where they are."""
+    gate: Gate | None = Gate()
+    """Null promotes whatever comes out."""
+    drift: bool = True
+    """Whether to report how the training samples differ from those that the model it is compared with had."""
+
+
 Tag = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -298,6 +338,8 @@ class Spec(Strict):
     training: Training = Training()
     data: Data
     checkpoints: Checkpoints = Checkpoints()
+    retrain: Retrain | None = None
+    """Null leaves the result with the job."""
     limits: Limits = Limits()
     queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     priority: int = Field(0, ge=-1000, le=1000)

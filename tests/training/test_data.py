@@ -397,3 +397,47 @@ def test_a_label_that_is_judged_by_but_not_trained_on_is_named_with_its_rows() -
     marked = replace(arrays, split=np.isin(np.arange(12), [3, 7]).astype(np.int8))
     with pytest.raises(DatasetInvalid, match="labels 5 of rows 3, 7 are in no training row"):
         prepare(marked, spec_for(marked, data={"split": {"validation": "given"}}))
+
+
+BY_CONTENT = Split(validation=0.2, test=0.3, method="content")
+
+
+def test_by_content_a_sample_stays_in_its_part_when_others_come_and_go() -> None:
+    arrays = of_many_lengths(classes(400))
+    parts = split_rows(arrays, BY_CONTENT)
+    kept = np.random.default_rng(1).permutation(400)[:250]
+    fewer = Arrays(x=arrays.x[kept], lengths=arrays.lengths[kept], y=arrays.y[kept])
+    for name, rows in split_rows(fewer, BY_CONTENT).items():
+        assert set(kept[rows]) == set(parts[name]) & set(kept)
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(400))
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == pytest.approx([200, 80, 120], abs=35)
+
+
+def test_by_content_padding_counts_for_nothing_and_copies_stay_together() -> None:
+    arrays = of_many_lengths(classes(200))
+    wider = np.concatenate([arrays.x, np.full((200, 4, 3), 7.0, np.float32)], axis=1)
+    doubled = Arrays(
+        x=np.concatenate([wider, wider]), lengths=np.tile(arrays.lengths, 2), y=np.concatenate([arrays.y, 0 * arrays.y])
+    )
+    once, twice = split_rows(arrays, BY_CONTENT), split_rows(doubled, BY_CONTENT)
+    for name in once:
+        assert twice[name].tolist() == [*once[name], *(once[name] + 200)]
+
+
+def test_by_content_another_seed_draws_other_parts_and_a_given_part_stays() -> None:
+    arrays = classes(200)
+    first = split_rows(arrays, BY_CONTENT)
+    other = split_rows(arrays, BY_CONTENT.model_copy(update={"seed": 1}))
+    assert first["test"].tolist() != other["test"].tolist()
+    marked = replace(arrays, split=(np.arange(200) < 50).astype(np.int8) * 2)
+    rows = split_rows(marked, Split(validation=0.2, test="given", method="content"))
+    assert rows["test"].tolist() == list(range(50))
+    assert not set(rows["validation"]) & set(range(50))
+
+
+def test_by_content_a_label_without_training_rows_is_told_what_to_do_about() -> None:
+    rare = classes(200)
+    rare.y[:] = 0
+    rare.y[split_rows(rare, BY_CONTENT)["test"][0]] = 1
+    with pytest.raises(DatasetInvalid, match="give more sequences of each class"):
+        prepare(rare, spec_for(rare, data={"split": {"validation": 0.2, "test": 0.3, "method": "content"}}))

@@ -183,6 +183,9 @@ def test_a_missing_part_says_what_to_write() -> None:
             "/data/split/test",
             "say a fraction",
         ),
+        ({"retrain": {"model": "m"}, "data": {"split": {"test": 0}}}, "/data/split/test", "method: content"),
+        ({"retrain": {"model": "m", "promote": None}}, "/retrain/gate/against", "name what to compare with"),
+        ({"retrain": {"model": "m", "promote": "latest"}}, "/retrain/promote", "name an alias"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_a_way_out(
@@ -229,6 +232,23 @@ def test_a_loss_that_is_said_stays() -> None:
 def test_a_metric_is_judged_by_the_targets_where_no_loss_is_said() -> None:
     assert unfit(document(training={"best_by": "accuracy"}), **REAL).keys() == {"/training/best_by"}
     check_data(parse(document(training={"best_by": "accuracy"})), summary())
+
+
+@pytest.mark.parametrize(
+    ("metric", "data", "word"),
+    [("accuracy", REAL, "mae, rmse, r2"), ("rmse", {}, "accuracy, macro_f1"), ("r2", MANY, "accuracy, macro_f1")],
+)
+def test_a_gate_judges_by_a_metric_of_the_targets(metric: str, data: dict[str, Any], word: str) -> None:
+    retrain = {"model": "m", "gate": {"metric": metric}}
+    problems = unfit(document(retrain=retrain, data={"split": {"test": 0.2}}), **data)
+    assert problems.keys() == {"/retrain/gate/metric"}
+    assert word in problems["/retrain/gate/metric"]
+
+
+def test_a_gate_needs_test_samples_and_a_retraining_without_one_does_not() -> None:
+    assert unfit(document(retrain={"model": "m"})).keys() == {"/data/split/test"}
+    check_data(parse(document(retrain={"model": "m", "gate": None})), summary())
+    check_data(parse(document(retrain={"model": "m", "gate": None, "promote": None})), summary())
 
 
 def test_class_weights_must_be_as_many_as_the_classes() -> None:

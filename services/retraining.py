@@ -1,0 +1,152 @@
+"""Retraining: which models a job begins with and has to beat, and what becomes of its result in the registry.
+
+Which versions those are is written down at the job's first claim, so that every attempt means the same ones. What the
+trainer found stands in the result; the version and the move of the alias are made in the transaction in which the job
+succeeds. So there is a version exactly when there is a success, and an alias moves at most once for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from services import events, leases, registry
+from services.errors import AliasMoved, LooplineError, ModelNotFound
+from services.events import Level, Type
+from services.leases import Lease
+from services.orm import Job, ModelVersion
+
+ROLES = ("warm_start", "against")
+FILES = frozenset({"model.json", "model.safetensors"})
+"""Of a result, what makes it a model."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A version that a job begins with, or has to beat."""
+
+    name: str
+    """`vowels@3`"""
+    job_id: str | None
+    """Whose result it is; None: it was deleted since."""
+    files: Sequence[Mapping[str, Any]]
+
+
+def baselines(session: Session, job: Job) -> Mapping[str, Baseline | None] | None:
+    """By role, the versions that the job's attempts mean; None unless it is a retraining. Its first attempt, whose
+    lease this is, chooses them.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    if (retrain := job.spec.get("retrain")) is None:
+        return None
+    chosen = job.baselines
+    if chosen is None:
+        chosen = {role: _version(session, job, ref) for role, ref in _refs(retrain).items()}
+        events.add(session, leases.owned(session, Lease.of(job), baselines=chosen), Type.RETRAINING, _told(job, chosen))
+    return {role: _baseline(session, job, chosen.get(role)) for role in ROLES}
+
+
+def conclude(session: Session, job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a job that succeeds in this transaction, with what became of it in the registry.
+
+    What goes wrong there is told, and costs the job nothing.
+    """
+    if (retrain := job.spec.get("retrain")) is None:
+        return dict(result)
+    found: dict[str, Any] = {"warm_start": None, "gate": None, "drift": None, **(result.get("retrain") or {})}
+    found |= {"model": retrain["model"], "version": None, "alias": retrain["promote"], "decision": "failed"}
+    try:
+        with session.begin_nested():
+            found |= _registered(session, job, retrain, found["gate"])
+    except LooplineError as error:
+        found["message"] = f"The result could not be registered as {retrain['model']}: {error.message}"
+        events.add(session, job, Type.WARNING, found["message"], Level.WARNING)
+    return {**result, "retrain": found}
+
+
+def _registered(
+    session: Session, job: Job, retrain: Mapping[str, Any], gate: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Make the result a version, and move the alias if it passed."""
+    model, alias = retrain["model"], retrain["promote"]
+    version = registry.enter(session, model, job.id, tenant=job.tenant).version.version
+    name = f"{model}@{version}"
+    events.add(session, job, Type.REGISTERED, f"The result is {name} in the registry.", data={"model": name})
+    if alias is None:
+        verdict = "" if gate is None else f" {gate['message']}"
+        return {"version": version, "decision": "registered", "message": f"{name} is registered.{verdict}"}
+    if gate is not None and not gate["passed"]:
+        return {"version": version, **_held_back(session, job, name, alias, gate["message"])}
+    why = "Its spec asks for no gate." if gate is None else gate["message"]
+    try:
+        with session.begin_nested():
+            if gate is not None:
+                _check_unmoved(session, job, retrain)
+            registry.promote(session, model, str(version), alias=alias, reason=f"{why} ({job.id})", tenant=job.tenant)
+    except AliasMoved as error:
+        return {"version": version, **_held_back(session, job, name, alias, error.message)}
+    told = f"{name} is {model}@{alias} now. {why}"
+    events.add(session, job, Type.PROMOTED, told, data={"model": name, "alias": alias})
+    return {"version": version, "decision": "promoted", "message": told}
+
+
+def _held_back(session: Session, job: Job, name: str, alias: str, why: str) -> dict[str, Any]:
+    told = f"{name} was not made {alias}. {why}"
+    events.add(session, job, Type.HELD_BACK, told, data={"model": name, "alias": alias})
+    return {"decision": "held_back", "message": told}
+
+
+def _check_unmoved(session: Session, job: Job, retrain: Mapping[str, Any]) -> None:
+    """Raises AliasMoved where what it was compared with is not what it has to beat any more."""
+    registry.hold(session, retrain["model"], tenant=job.tenant)
+    ref = _refs(retrain)["against"]
+    before, now = (job.baselines or {}).get("against"), _version(session, job, ref)
+    if before != now:
+        model = retrain["model"]
+        was = f"{model}@{before}" if before else "none"
+        raise AliasMoved(
+            f"Meanwhile {model}@{ref} became version {now or 'none'}, and it was compared with {was}: compare them and "
+            "promote by hand, or train again."
+        )
+
+
+def _refs(retrain: Mapping[str, Any]) -> Mapping[str, str | None]:
+    gate = retrain["gate"] or {}
+    return {"warm_start": retrain["warm_start"], "against": gate.get("against") or retrain["promote"]}
+
+
+def _version(session: Session, job: Job, ref: str | None) -> int | None:
+    """The number of the version that is meant now."""
+    if ref is None:
+        return None
+    try:
+        return registry.get(session, f"{job.spec['retrain']['model']}@{ref}", tenant=job.tenant).version
+    except ModelNotFound:
+        return None
+
+
+def _baseline(session: Session, job: Job, version: int | None) -> Baseline | None:
+    if version is None:
+        return None
+    name = job.spec["retrain"]["model"]
+    row = session.get(ModelVersion, (job.tenant, name, version))
+    if row is None:
+        return Baseline(f"{name}@{version}", None, ())
+    files = session.get_one(Job, row.job_id).files or ()
+    return Baseline(f"{name}@{version}", row.job_id, [file for file in files if file["name"] in FILES])
+
+
+def _told(job: Job, chosen: Mapping[str, int | None]) -> str:
+    model, refs = job.spec["retrain"]["model"], _refs(job.spec["retrain"])
+    begins = "from scratch" if chosen["warm_start"] is None else f"with {model}@{chosen['warm_start']}"
+    there_is = f"There is no {model}@{refs['against']} to compare it with"
+    if chosen["against"] is not None:
+        there_is = f"It is compared with {model}@{chosen['against']}, which is {refs['against']} now"
+    if refs["against"] is None:
+        there_is = "It is compared with no other"
+    return f"A retraining of {model}, which begins {begins}. {there_is}."

@@ -1,0 +1,153 @@
+"""How the samples of a training differ from those of another: a small profile of each, and what lies between two.
+
+A profile holds no samples: of each feature at most ten edges, between which a tenth of its values lie, and the shares
+of the targets. So a later run can compare itself with one whose data is long gone. The distance is the population
+stability index, the sum of (q - p) ln(q / p) over bins; above 0.2 is commonly taken as a shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.training.npz import Arrays
+
+SHIFTED = 0.2
+MOST_VALUES = 4_000_000
+"""Of all features together that a sample holds, spread evenly over the sequences."""
+LEAST_STEPS = 1_000
+WORST = 10
+"""Features that a report names."""
+MOST_LABELS = 50
+LEAST_SHARE = 1e-4
+"""A bin that is empty on one side counts as this much: the index stays finite."""
+
+Floats = NDArray[np.float64]
+Profile = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of the valid steps of some rows (steps, features), and all of their lengths and targets."""
+
+    steps: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    y: NDArray[Any]
+
+
+def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
+    """Of these rows."""
+    lengths = arrays.lengths[rows]
+    most = max(LEAST_STEPS, MOST_VALUES // arrays.x.shape[2])
+    places = np.unique(np.linspace(0, int(lengths.sum()) - 1, most).astype(np.int64))  # among all steps, end to end
+    ends = np.cumsum(lengths)
+    which = np.searchsorted(ends, places, side="right")
+    return Sample(arrays.x[rows[which], places - (ends - lengths)[which]], lengths, arrays.y[rows])
+
+
+def profile(taken: Sample) -> Profile:
+    """What a later run needs to see whether its samples are like these."""
+    columns = taken.steps.astype(np.float64).T
+    return {
+        "samples": len(taken.y),
+        "length": _binned(taken.lengths.astype(np.float64)),
+        "features": [_binned(column) for column in columns],
+        "targets": _targets(taken.y),
+    }
+
+
+def between(before: Profile, now: Sample) -> dict[str, Any]:
+    """What has changed since: `{"features": {"shifted", "of", "most"}, "length", "targets", "shifted"}`, distances as
+    population stability indices. Numbers of features that differ in count are left out: they are other features."""
+    columns = now.steps.astype(np.float64).T
+    known: Sequence[Any] = before["features"]
+    indices = [_index(bins, column) for bins, column in zip(known, columns, strict=False)]
+    order = sorted(range(len(indices)), key=lambda feature: -indices[feature])[:WORST]
+    shifted = sum(index > SHIFTED for index in indices)
+    targets = _between_targets(before["targets"], now.y)
+    length = _index(before["length"], now.lengths.astype(np.float64))
+    return {
+        "features": {
+            "shifted": shifted,
+            "of": len(indices),
+            "most": [{"feature": feature, "psi": round(indices[feature], 4)} for feature in order],
+        },
+        "length": round(length, 4),
+        "targets": targets,
+        "shifted": bool(shifted or length > SHIFTED or (targets["psi"] or 0.0) > SHIFTED),
+    }
+
+
+def sentence(found: Mapping[str, Any], than: str) -> str:
+    """The report in words."""
+    features, targets = found["features"], found["targets"]
+    if not found["shifted"]:
+        return f"The training samples are like those of {than}: no feature, length or target has shifted."
+    parts = []
+    if features["shifted"]:
+        most = features["most"][0]
+        parts.append(
+            f"{features['shifted']} of {features['of']} features have shifted, most of all feature {most['feature']} "
+            f"(PSI {most['psi']:.2f})"
+        )
+    if found["length"] > SHIFTED:
+        parts.append(f"the lengths have shifted (PSI {found['length']:.2f})")
+    if (targets["psi"] or 0.0) > SHIFTED:
+        change = max(targets["shares"], key=lambda each: abs(each["now"] - each["before"]), default=None)
+        shown = (
+            f", most of all {change['label']}: {change['before']:.0%} before, {change['now']:.0%} now" if change else ""
+        )
+        parts.append(f"the targets have shifted (PSI {targets['psi']:.2f}{shown})")
+    return f"The training samples differ from those of {than}: {'; '.join(parts)}."
+
+
+def _binned(values: Floats) -> dict[str, list[float]]:
+    """The edges between tenths of the values and below the least, and the shares of values in the bins between."""
+    tenths = np.quantile(values, np.linspace(0.1, 0.9, 9), method="inverted_cdf")
+    edges = np.unique([np.nextafter(values.min(), -np.inf), *tenths])
+    return {"edges": [float(edge) for edge in edges], "shares": [round(float(s), 6) for s in _shares(edges, values)]}
+
+
+def _shares(edges: Floats, values: Floats) -> Floats:
+    """Of values in each of the bins (..., edge], the last one open."""
+    counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
+    shares: Floats = counts / max(1, len(values))
+    return shares
+
+
+def _index(bins: Mapping[str, Sequence[float]], values: Floats) -> float:
+    return _stability(np.asarray(bins["shares"]), _shares(np.asarray(bins["edges"]), values))
+
+
+def _stability(before: Floats, now: Floats) -> float:
+    p, q = np.maximum(before, LEAST_SHARE), np.maximum(now, LEAST_SHARE)
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def _targets(y: NDArray[Any]) -> dict[str, Any]:
+    if y.ndim == 1 and y.dtype.kind in "iU":
+        labels, counts = np.unique(y, return_counts=True)
+        shares = dict(zip(labels.tolist(), (counts / len(y)).tolist(), strict=True))
+        return {"labels": [*shares], "shares": [round(share, 6) for share in shares.values()]}
+    columns = y.reshape(len(y), -1).astype(np.float64).T
+    return {"columns": [_binned(column) for column in columns]}
+
+
+def _between_targets(before: Mapping[str, Any], y: NDArray[Any]) -> dict[str, Any]:
+    now = _targets(y)
+    if "labels" in before and "labels" in now:
+        old, new = (dict(zip(side["labels"], side["shares"], strict=True)) for side in (before, now))
+        labels = [*dict.fromkeys([*old, *new])]
+        p, q = (np.array([side.get(label, 0.0) for label in labels]) for side in (old, new))
+        changed = sorted(range(len(labels)), key=lambda place: -abs(q[place] - p[place]))[:MOST_LABELS]
+        shares = [{"label": labels[i], "before": float(p[i]), "now": float(q[i])} for i in changed]
+        return {"psi": round(_stability(p, q), 4), "shares": shares}
+    if "columns" in before and "columns" in now and len(before["columns"]) == len(now["columns"]):
+        columns = y.reshape(len(y), -1).astype(np.float64).T
+        indices = [_index(bins, column) for bins, column in zip(before["columns"], columns, strict=True)]
+        return {"psi": round(max(indices), 4), "shares": []}
+    return {"psi": None, "shares": []}

@@ -1,0 +1,139 @@
+"""A model that was trained before: what a new run may begin with, and what it has to beat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from services.errors import SpecInvalid
+from services.training.data import Prepared, Scaling, part_of
+from services.training.loop import EVALUATION_BATCH, answers, in_rows
+from services.training.model import SequenceModel
+from services.training.npz import Arrays
+from services.training.spec import Spec, parse
+
+
+class Unusable(Exception):
+    """The model cannot serve for this, and why; a sentence without its subject, the model."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model as its files have it."""
+
+    name: str
+    """`vowels@3`"""
+    spec: Spec
+    card: Mapping[str, Any]
+    """Its model.json."""
+    weights: Mapping[str, Tensor]
+
+    @property
+    def classes(self) -> list[int | str] | None:
+        classes: list[int | str] | None = self.card["classes"]
+        return classes
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling(**self.card["scaling"])
+
+    def network(self) -> SequenceModel:
+        model = SequenceModel(self.spec.architecture, self.card["input_size"], self.card["output_size"])
+        model.load_state_dict(self.weights)
+        return model
+
+
+def load(name: str, directory: str | None) -> Reference:
+    """The model whose files lie in a folder; None: it was deleted.
+
+    Raises Unusable.
+    """
+    if directory is None:
+        raise Unusable("was deleted meanwhile")
+    try:
+        card = json.loads((Path(directory) / "model.json").read_bytes())
+        found = Reference(name, parse(card["spec"]), card, load_file(Path(directory) / "model.safetensors"))
+        _ = found.classes, found.scaling, found.network()
+    except FileNotFoundError as error:
+        raise Unusable("is not there any more") from error
+    except (OSError, SafetensorError, SpecInvalid, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Unusable(f"cannot be read ({type(error).__name__})") from error
+    return found
+
+
+def answered(reference: Reference, arrays: Arrays, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """What it answers to these rows, in their order: (rows, its output_size), on the CPU.
+
+    Raises Unusable where it takes other input, or does not fit the device.
+    """
+    check_input(reference, arrays.x.shape[2])
+    part, precision = part_of(arrays, rows, reference.scaling), reference.spec.training.precision
+    batch = EVALUATION_BATCH
+    while True:
+        try:
+            return in_rows(*answers(reference.network().to(device), part, device, precision, batch))
+        except torch.OutOfMemoryError:
+            batch //= 2
+        if not batch:
+            raise Unusable("does not fit the memory of the device")
+
+
+def among(answered: Tensor, known: list[int | str] | None, classes: list[int | str] | None, name: str) -> Tensor:
+    """Answers of a model that knows other classes than the data has, as if asked among those: (samples, classes). A
+    class that it does not know is never its answer.
+
+    Raises Unusable where there are no classes to go by.
+    """
+    if known == classes:
+        return answered
+    if known is None or classes is None or answered.shape[1] != len(known):
+        raise Unusable(f"has other targets than {name}")
+    found = torch.full((len(answered), len(classes)), -torch.inf)
+    for place, label in enumerate(classes):
+        if label in known:
+            found[:, place] = answered[:, known.index(label)]
+    return found
+
+
+def beginning(reference: Reference, spec: Spec, prepared: Prepared) -> dict[str, Tensor]:
+    """The weights to go on from. Of classes that it does not know, those that the seed draws.
+
+    Raises Unusable where its network is another one.
+    """
+    if reference.spec.architecture != spec.architecture:
+        raise Unusable("has another architecture")
+    if (reference.classes is None) != (prepared.classes is None):
+        raise Unusable("has other targets")
+    weights = dict(reference.weights)
+    if reference.classes != prepared.classes and reference.card["output_size"] == len(reference.classes or ()):
+        torch.manual_seed(spec.training.seed)
+        drawn = SequenceModel(spec.architecture, prepared.input_size, prepared.output_size).state_dict()
+        for name in ("head.weight", "head.bias"):
+            weights[name] = _by_label(weights[name], drawn[name], reference.classes or [], prepared.classes or [])
+    elif reference.card["output_size"] != prepared.output_size:
+        raise Unusable("has other targets")
+    return weights
+
+
+def _by_label(old: Tensor, drawn: Tensor, known: list[int | str], classes: list[int | str]) -> Tensor:
+    rows = drawn.clone()
+    for place, label in enumerate(classes):
+        if label in known:
+            rows[place] = old[known.index(label)]
+    return rows
+
+
+def check_input(reference: Reference, features: int) -> None:
+    """Raises Unusable where it takes another number of features."""
+    if reference.card["input_size"] != features:
+        raise Unusable(f"takes {reference.card['input_size']} features a step, and the data has {features}")

@@ -1,0 +1,219 @@
+"""A retraining: what a run begins with, what it is compared with, and whether it is better.
+
+Everything about the model before is worked out before training begins, while the data set is at hand: its weights to
+begin with, its answers to the test samples, how its training samples differ from these. At the end the new model's
+answers to the same samples are set beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from services.training import drift, paired
+from services.training.data import Prepared, prepare, split_rows
+from services.training.loop import Run, answers, in_rows
+from services.training.metrics import HIGHER_IS_BETTER, class_weights
+from services.training.npz import Arrays
+from services.training.paired import Comparison
+from services.training.reference import Unusable, among, answered, beginning, check_input, load
+from services.training.scores import default_metric, scores_of
+from services.training.spec import Gate, Retrain, Spec
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Before:
+    """The model to compare with, as far as it can be."""
+
+    name: str
+    answers: Tensor | None
+    """To the test samples: (samples, output_size)."""
+    trouble: str | None
+    """Why there are none: a sentence without its subject."""
+    has_seen: bool
+    """Whether it may have been trained on some of them."""
+
+
+class Retraining:
+    """Of one run. Without `retrain` in its spec, or a service around it, there is nothing to it."""
+
+    def __init__(self, spec: Spec, arrays: Arrays, device: torch.device, baselines: Mapping[str, Any] | None) -> None:
+        self.spec = spec
+        self.retrain = spec.retrain if baselines is not None else None
+        self.notes: list[Event] = []
+        self.initial: dict[str, Tensor] | None = None
+        self.before: Before | None = None
+        self.profile: drift.Profile | None = None
+        self.drift: dict[str, Any] | None = None
+        self.warm: str | None = None
+        if self.retrain is None:
+            self.data = prepare(arrays, spec)
+            return
+        named = baselines or {}
+        self.data = self._begin(arrays, named.get("warm_start"))
+        self._look_back(arrays, device, named.get("against"))
+
+    def _begin(self, arrays: Arrays, named: Mapping[str, Any] | None) -> Prepared:
+        """The data as the run takes it: with the scaling of the model that it goes on from, if it does."""
+        assert self.retrain is not None  # noqa: S101
+        wanted = self.retrain.warm_start
+        if wanted is None:
+            return prepare(arrays, self.spec)
+        if named is None:
+            self._note("warm_start", f"There is no {self.retrain.model}@{wanted} yet: training begins from scratch.")
+            return prepare(arrays, self.spec)
+        try:
+            reference = load(named["model"], named["directory"])
+            check_input(reference, arrays.x.shape[2])
+            prepared = prepare(arrays, self.spec, reference.scaling)
+            self.initial = beginning(reference, self.spec, prepared)
+        except Unusable as error:
+            told = f"{named['model']} {error}: training begins from scratch."
+            self._note("warm_start", told, "warning", model=named["model"])
+            return prepare(arrays, self.spec)
+        self.warm = named["model"]
+        told = f"Training begins with the weights and the scaling of {self.warm}."
+        self._note("warm_start", told, model=self.warm)
+        return prepared
+
+    def _look_back(self, arrays: Arrays, device: torch.device, named: Mapping[str, Any] | None) -> None:
+        """Ask the model to compare with what there is to be asked of it."""
+        assert self.retrain is not None  # noqa: S101
+        rows = split_rows(arrays, self.spec.data.split)
+        taken = drift.sample(arrays, rows["train"])
+        self.profile = drift.profile(taken)
+        if named is None:
+            return
+        name = named["model"]
+        try:
+            reference = load(name, named["directory"])
+        except Unusable as error:
+            self.before = Before(name, None, str(error), has_seen=False)
+            return
+        if self.retrain.drift and (profile := reference.card.get("profile")) is not None:
+            self.drift = {"than": name, **drift.between(profile, taken)}
+        if self.retrain.gate is None:
+            return
+        try:
+            found = answered(reference, arrays, rows["test"], device)
+            found = among(found, reference.classes, self.data.classes, "this data set")
+            if found.shape[1] != self.data.output_size:
+                raise Unusable("has other targets than this data set")
+            if self.retrain.gate.metric == "loss" and not found.isfinite().all():
+                raise Unusable("does not know all labels of this data set, so that its loss is not finite")
+            self.before = Before(name, found, None, has_seen=not _has_not_seen(reference.spec, self.spec))
+        except Unusable as error:
+            self.before = Before(name, None, str(error), has_seen=False)
+
+    def beginning(self) -> list[Event]:
+        """What is told of a run that begins, and not of one that goes on from a checkpoint."""
+        return self.notes
+
+    def conclude(self, run: Run) -> tuple[list[Event], dict[str, Any] | None]:
+        """What is told at the end, and what stands in the result. The run has its best weights."""
+        if self.retrain is None:
+            return [], None
+        self.notes = []
+        if self.drift is not None:
+            level = "warning" if self.drift["shifted"] else "info"
+            self._note("drift", drift.sentence(self.drift, self.drift["than"]), level, **self.drift)
+        verdict = None if self.retrain.gate is None else self._judge(run, self.retrain, self.retrain.gate)
+        if verdict is not None:
+            self._note("gate", verdict["message"], **{key: verdict[key] for key in verdict if key != "message"})
+        return self.notes, {"warm_start": self.warm, "gate": verdict, "drift": self.drift}
+
+    def _judge(self, run: Run, retrain: Retrain, gate: Gate) -> dict[str, Any]:
+        loss, part, before = self.spec.training.loss, self.data.test, self.before
+        assert loss is not None, "check_data() fills in the loss"  # noqa: S101
+        assert part is not None, "check_data() asks for a test part"  # noqa: S101
+        metric = gate.metric or default_metric(loss)
+        weights = None
+        if loss.name == "cross_entropy":
+            weights = class_weights(loss.class_weights, self.data.train.y, self.data.output_size)
+        run.evaluating = True  # and stays so where this fails: memory.py asks
+        outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, run.evaluation_batch))
+        run.evaluating = False
+        new = scores_of(metric, loss, outputs, part.y, weights)
+        comparison = None
+        if before is not None and before.answers is not None:
+            old = scores_of(metric, loss, before.answers, part.y, weights)
+            comparison = paired.compare(
+                new,
+                old,
+                higher_is_better=metric in HIGHER_IS_BETTER,
+                error_rate=gate.error_rate,
+                seed=self.spec.training.seed,
+            )
+        value = float(new.value(new.sums.sum(axis=0)))
+        reason, message = verdict(gate, metric, value, retrain, before, comparison)
+        if comparison is not None and before is not None and before.has_seen:
+            message += f" ({before.name} may have been trained on some of these samples, which favours it.)"
+        return {
+            "metric": metric,
+            "value": value,
+            "samples": len(part),
+            "against": None if before is None else before.name,
+            "passed": reason in PASSED,
+            "reason": reason,
+            "message": message,
+            **gate.model_dump(include={"margin", "error_rate", "at_least"}),
+            "comparison": None if comparison is None else comparison.document(),
+        }
+
+    def _note(self, type: str, message: str, level: str = "info", **data: Any) -> None:
+        self.notes.append({"event": "note", "type": type, "level": level, "message": message, "data": data})
+
+
+PASSED = frozenset({"better", "first"})
+
+
+def verdict(
+    gate: Gate, metric: str, value: float, retrain: Retrain, before: Before | None, comparison: Comparison | None
+) -> tuple[str, str]:
+    """Why a model passes the gate or does not: a reason for machines and a sentence for people."""
+    higher = metric in HIGHER_IS_BETTER
+    if gate.at_least is not None and not (value >= gate.at_least if higher else value <= gate.at_least):
+        bar = "at least" if higher else "at most"
+        return "below_bar", f"{metric} is {value:.4g}, and gate.at_least asks for {bar} {gate.at_least:g}."
+    if before is None:
+        against = gate.against or retrain.promote
+        return "first", f"There is no {retrain.model}@{against} to compare with: {metric} {value:.4g} is the first."
+    if comparison is None:
+        told = f"{before.name} {before.trouble}, so they cannot be compared"
+        return "not_comparable", f"{told}: look at both, and promote by hand."
+    c = comparison
+    told = (
+        f"{metric} {c.new:.4g}, and {c.old:.4g} of {before.name} on the same {c.samples:,} test samples "
+        f"({_signed(c.improvement)}, of which {c.differing:,} they answer differently; p = {_p(c.p_value)})"
+    )
+    if c.improvement <= 0:
+        return "not_better", f"It is no better: {told}."
+    if c.p_value > gate.error_rate:
+        return "could_be_luck", f"It may be better by luck alone: {told}; the gate asks for p <= {gate.error_rate:g}."
+    if gate.margin > 0 and c.at_least < gate.margin:
+        sure = f"with a confidence of {1 - gate.error_rate:.4g} it is only {_signed(c.at_least)} or more"
+        return "below_margin", f"It is not better by enough: {told}; {sure}, and gate.margin asks for {gate.margin:g}."
+    return "better", f"It is better: {told}."
+
+
+def _signed(improvement: float) -> str:
+    return f"{'better' if improvement >= 0 else 'worse'} by {abs(improvement):.4g}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _has_not_seen(before: Spec, now: Spec) -> bool:
+    """Whether the test samples of now were none to train on, or to choose by, before."""
+    old, new = before.data.split, now.data.split
+    if new.test in (None, "given"):
+        return old.test in (None, "given")
+    both = old.method == new.method == "content" and old.seed == new.seed
+    return both and old.test == new.test and old.validation == new.validation
