@@ -72,6 +72,7 @@ RULES: dict[str, Scope | Rule] = {
     "datasets.index": Scope.READ,
     "datasets.show": Scope.READ,
     "datasets.delete": Scope.SUBMIT,
+    "inbox.index": Scope.READ,
     "registry.register": Scope.SUBMIT,
     "registry.index": Scope.READ,
     "registry.show": Scope.READ,

@@ -37,13 +37,18 @@ SecretFile = Annotated[Path, AfterValidator(_readable)]
 def _store(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError("LOOPLINE_BLOBS_URL must look like s3://bucket or s3://bucket/prefix")
+        raise ValueError("an object store must look like s3://bucket or s3://bucket/prefix")
     if "@" in parts.netloc or ":" in parts.netloc:
         raise ValueError(
-            "LOOPLINE_BLOBS_URL names a bucket and a prefix only: the server goes into LOOPLINE_S3_ENDPOINT_URL, keys "
+            "an object store is a bucket and a prefix only: the server goes into LOOPLINE_S3_ENDPOINT_URL, keys "
             "into the files that LOOPLINE_S3_ACCESS_KEY_FILE and LOOPLINE_S3_SECRET_KEY_FILE name"
         )
     return url
+
+
+def _inbox(place: str) -> str:
+    """A folder, or a place in an object store."""
+    return _store(place) if place.startswith("s3:") else str(Path(place).expanduser().absolute())
 
 
 def _endpoint(url: str) -> str:
@@ -63,6 +68,7 @@ def _networks(text: str) -> str:
 
 Networks = Annotated[str, AfterValidator(_networks)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
+InboxPlace = Annotated[str, AfterValidator(_inbox)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint)]
 
 MIB = 1024 * 1024
@@ -135,6 +141,11 @@ class Settings(BaseSettings):
     )
     s3_secret_key_file: SecretFile | None = Field(
         default=None, description="A file that holds the secret key that belongs to the access key."
+    )
+    inbox: InboxPlace | None = Field(
+        default=None,
+        description="A folder, or a prefix in an object store (with the S3 settings above), where each file "
+        "TENANT/NAME/*.npz becomes the next version of the data set NAME by itself. Example: /srv/inbox",
     )
     host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
     port: int = Field(default=8080, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")

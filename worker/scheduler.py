@@ -1,7 +1,8 @@
 """The scheduler: `python -m worker.scheduler`. It brings back what was lost, every few seconds.
 
 It holds nothing: each pass reads the database, takes back jobs whose lease ran out, and rings where jobs wait. Any
-number may run; one that dies is missed by nobody for long. Threads of its process send what webhooks are told.
+number may run; one that dies is missed by nobody for long. Threads of its process send what webhooks are told, and take
+in what comes into the inbox.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from services.errors import Unavailable
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
 from services.settings import Settings, sentences
-from worker import outbox
+from worker import inbox, outbox
 from worker.bell import CeleryDoorbell
 
 SWEEP_SECONDS = 3600.0
@@ -71,7 +72,7 @@ def main() -> None:
     log.info("the scheduler looks every %g s", settings.reconcile_seconds)
     with metrics.alone(settings, Census(engine, stuck_seconds=settings.stuck_seconds)):
         metrics.expect(settings.queue_names)
-        with outbox.sending(settings, engine):
+        with outbox.sending(settings, engine), inbox.watching(settings, engine):
             run(settings, engine, CeleryDoorbell(settings), stop)
     engine.dispose()
 

@@ -452,6 +452,23 @@ def upload_dataset(
     return typer.echo(f"{dataset.reference} ({dataset.id})")
 
 
+@datasets.command(name="inbox")
+def list_inbox(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List what came of the files in the service's inbox, newest first.
+
+    Example: loopline datasets inbox
+    """
+    with connected(ctx) as client:
+        found = list(client.inbox())
+    if as_json:
+        return print_json([file.raw for file in found])
+    if not found:
+        return typer.echo("Nothing was taken in yet: the inbox is empty, or the service watches none (LOOPLINE_INBOX).")
+    from loopline import view
+
+    return view.console().print(view.inbox(found))
+
+
 @datasets.command(name="delete")
 def delete_dataset(
     ctx: typer.Context,

@@ -21,7 +21,7 @@ from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
-from loopline.types import Dataset, Delivery, Health, Identity, Key, Preset, Webhook, Worker
+from loopline.types import Dataset, Delivery, Health, Identity, InboxFile, Key, Preset, Webhook, Worker
 
 Spec = Mapping[str, Any] | str | Path | specs.SpecFile
 """A mapping, the path of a YAML or JSON file, or such a file that was read."""
@@ -202,6 +202,10 @@ class Client:
     def dataset(self, reference: str) -> Dataset:
         """The data set with this id or name (`vowels`, `vowels@3`, `vowels@latest`). Raises NotFound."""
         return Dataset.of(self._http.get_object(f"/v1/datasets/{quote(reference, safe='@')}"))
+
+    def inbox(self) -> Iterator[InboxFile]:
+        """What came of the files in the service's inbox, newest first."""
+        return (InboxFile.of(document) for document in self._http.pages("/v1/inbox", {}))
 
     def delete_dataset(self, reference: str) -> Dataset:
         """Deletes one version of a data set (an id, `vowels@3`, or the name of one that has no other) and returns it.

@@ -1,0 +1,26 @@
+"""/v1/inbox: what came of the files that lie in the inbox."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from api import auth, openapi, schemas
+from api.service import current
+from services import db, inbox
+
+api = openapi.blueprint("inbox", __name__, prefix="/v1/inbox", about="Files that become data sets by themselves.")
+
+
+@api.get("", operation_id="listInbox", responses={200: schemas.InboxList})
+def index(query: schemas.InboxQuery) -> Response:
+    """List what came of the tenant's files in the inbox, newest first
+
+    Empty where the service watches none (LOOPLINE_INBOX).
+    """
+    with db.read_scope(current().engine) as session:
+        rows, more = inbox.list(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
+        found = [
+            schemas.InboxFile(id=row.place, at=schemas.moment(row.at), dataset_id=row.dataset_id, error=row.error)
+            for row in rows
+        ]
+    return openapi.answer(schemas.InboxList(data=found, has_more=more))

@@ -1,0 +1,84 @@
+"""Looks into the inbox every few seconds, in a thread of the scheduler: what lies there becomes versions of data sets.
+
+A file is taken in when two looks have found it the same: one that is still being written is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from sqlalchemy.engine import Engine
+
+from services import db, inbox, storage
+from services.errors import Unavailable
+from services.inbox import MOST_FILES, Source
+from services.settings import Settings
+from services.storage import Storage
+
+LOOK_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def watching(settings: Settings, engine: Engine) -> Iterator[None]:
+    """Look into the inbox, if there is one, until the block ends."""
+    source, stop = inbox.of(settings), threading.Event()
+    if source is not None:
+        log.info("the inbox is %s", settings.inbox)
+        thread = threading.Thread(target=_run, args=(settings, engine, source, stop), name="inbox", daemon=True)
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()  # nothing waits for a file that is being read: what is not committed is taken in again
+
+
+def _run(settings: Settings, engine: Engine, source: Source, stop: threading.Event) -> None:
+    before: Mapping[str, str] = {}
+    trouble = ""
+    held = storage.of(settings)
+    while not stop.is_set():
+        try:
+            db.check_schema(engine)
+            before = look(settings, engine, held, source, before)
+            trouble = ""
+        except (Unavailable, OSError) as error:
+            if str(error) != trouble:  # once, and not every few seconds
+                log.warning("the inbox waits: %s", error)
+            trouble = str(error)
+        except Exception:
+            log.exception("the inbox waits")
+        stop.wait(LOOK_SECONDS)
+
+
+def look(
+    settings: Settings, engine: Engine, held: Storage, source: Source, before: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Take in what is new and was the same at the look `before`; what there is now, by place.
+
+    Raises:
+        Unavailable: the database or the object store cannot answer.
+        OSError: the folder cannot be read.
+    """
+    entries = [entry for entry, _ in zip(source.entries(), range(MOST_FILES), strict=False)]
+    with db.read_scope(engine) as session:
+        new, gone = inbox.fresh(session, entries)
+    if gone:
+        with db.session_scope(engine) as session:
+            inbox.forget(session, gone)
+    for entry in new:
+        if before.get(entry.place) != entry.stamp:
+            continue
+        try:
+            why = inbox.take_in(engine, held, source, entry, settings)
+        except FileNotFoundError:
+            continue
+        if why is None:
+            log.info("%s is a version of the data set %s now", entry.place, entry.name)
+        else:
+            log.warning("%s is no data set: %s", entry.place, why)
+    return {entry.place: entry.stamp for entry in entries}
