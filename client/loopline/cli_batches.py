@@ -159,8 +159,10 @@ def _of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
     """A problem of a job in the list, told by the name of its file."""
     _, whole, rest = problem.pointer.partition("/jobs/")
     place, slash, below = rest.partition("/")
-    if len(files) == 1 or not whole or not place.isdigit() or int(place) >= len(files):
+    if not whole or not place.isdigit() or int(place) >= len(files):
         return problem
+    if len(files) == 1:
+        return errors.Problem(f"{slash}{below}", problem.detail)
     return errors.Problem(f"{files[int(place)]} {slash}{below}".rstrip(), problem.detail)
 
 

@@ -108,8 +108,10 @@ class Client:
         """
         if isinstance(spec, Mapping | str | Path | specs.SpecFile):
             document = self._readied(spec)
-            if name is not None:
+            if name is not None and document.has_matrix():
                 document.set(("name",), name, verbatim=True)
+            elif name is not None:  # the job keeps its own
+                document = specs.together([document], name)
         else:
             document = specs.together([self._readied(each) for each in spec], name)
         response = self._submitted("/v1/batches", document, idempotency_key)

@@ -93,6 +93,15 @@ def test_a_file_with_a_matrix_is_a_batch(run: Run, client: Client, sweep: Path) 
     assert batch.jobs[3].cell == {"training.optimizer.lr": 1e-4, "training.seed": 2}
 
 
+def test_a_batch_of_one_has_a_name_and_its_job_keeps_its_own(run: Run, client: Client, files: list[str]) -> None:
+    assert run("submit", "a.yaml", "--batch", "--name", "night").exit_code == 0
+    [batch] = client.batches()
+    assert (batch.name, [row.name for row in batch.refresh().jobs]) == ("night", ["a"])
+    wrong = run("submit", "a.yaml", "--batch", "--name", "night", "--set", "training.epochs=0")
+    assert wrong.exit_code == 2
+    assert "  /training/epochs: " in wrong.stderr
+
+
 def test_data_sets_of_a_matrix_are_uploaded_where_they_are_files(
     run: Run, client: Client, npz: Path, tiny: dict[str, Any]
 ) -> None:
