@@ -175,6 +175,7 @@ def _summarised(batch: Batch, summary: Summary) -> dict[str, Any]:
         "counts": schemas.BatchCounts(**{status: summary.counts.get(status, 0) for status in Status}),
         "varied": batch.varied,
         "created_at": schemas.moment(batch.created_at),
+        "ended_at": schemas.moment_or_none(summary.ended_at),
         "links": schemas.BatchLinks(self=self, cancel=f"{self}/cancel"),
     }
 

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from services import news
 from services.datasets import check_name
 from services.errors import BadRequest
 
@@ -244,6 +245,8 @@ class BatchSummary(Answer):
     varied: list[str]
     """The keys of its matrix: what differs between its jobs."""
     created_at: datetime
+    ended_at: datetime | None
+    """When its last job ended, once the scheduler has seen it, some seconds later; stays when jobs are deleted."""
     links: BatchLinks
 
 
@@ -593,16 +596,39 @@ class KeyRequest(BaseModel):
     """It ends after so many days; null: it does not end by itself."""
 
 
-JobEvent = Literal["job.queued", "job.started", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+def _event(name: str) -> str:
+    if name not in news.EVENTS:
+        raise PydanticCustomError(
+            "unknown_event",
+            "there is no event {name}; there are {events}",
+            {"name": name, "events": ", ".join(news.EVENTS)},
+        )
+    return name
+
+
+EventName = Annotated[
+    str,
+    Field(max_length=100),
+    AfterValidator(_event),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "enum": [*news.EVENTS],
+            "description": "\n".join(f"- `{event}`: {sentence}" for event, sentence in news.EVENTS.items()),
+        }
+    ),
+]
 
 
 class Webhook(Answer):
-    """An address that is told what happens to jobs."""
+    """An address that is told what happens to jobs, batches and models."""
 
     object: Literal["webhook"] = "webhook"
     id: str
     url: str
-    events: list[JobEvent]
+    events: list[EventName]
+    only: str | None
+    """The id of the job or batch that it is for; null: for all."""
     tags: dict[str, str]
     """It hears only of jobs that have all of these."""
     created_at: datetime
@@ -662,9 +688,12 @@ class WebhookRequest(BaseModel):
 
     url: str = Field(max_length=2000, pattern="^https?://")
     """Where messages are posted to: a public address."""
-    events: list[JobEvent] = Field(["job.succeeded", "job.failed", "job.cancelled"], min_length=1, max_length=10)
+    events: list[EventName] | None = Field(None, min_length=1, max_length=len(news.EVENTS))
+    """Null: the three ends of jobs; `batch.ended` where it is for a batch only."""
+    only: str | None = Field(None, max_length=100)
+    """The id of a job or batch that has not ended: nothing else is told."""
     tags: dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=200)]] = Field({}, max_length=16)
-    """Only of jobs that have all of these."""
+    """Only of jobs that have all of these; of a batch, if one of its jobs has."""
 
 
 class InboxFile(Answer):

@@ -1,4 +1,4 @@
-"""/v1/webhooks: who is told what happens to the tenant's jobs."""
+"""/v1/webhooks: who is told what happens to the tenant's jobs, batches and models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from services.addresses import Guard
 from services.errors import Invalid, Problem, RateLimited
 from services.orm import Delivery, Webhook
 
-api = openapi.blueprint("webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs.")
+api = openapi.blueprint(
+    "webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs, batches and models."
+)
 
 _BODY: dict[str, Any] = {
     "required": True,
@@ -27,18 +29,20 @@ _BODY: dict[str, Any] = {
     "",
     operation_id="createWebhook",
     request_body=_BODY,
-    responses={201: schemas.NewWebhook, **openapi.problems(409, 413, 415)},
+    responses={201: schemas.NewWebhook, **openapi.problems(404, 409, 413, 415)},
 )
 def create() -> Response:
     """Make a webhook of the own tenant
 
-    The answer is the only place where the secret to verify with is ever shown.
+    The answer is the only place where the secret to verify with is ever shown. With `only` it is for one job or batch
+    that has not ended (409), and is forgotten a week after the end of that.
     """
     wanted = _wanted(bodies.document()[0])
     service = current()
     Guard.of(service.settings).check(wanted.url)  # before the transaction: a name server may take its time
     with db.session_scope(service.engine) as session:
-        made = webhooks.create(session, wanted.url, events=wanted.events, tags=wanted.tags, tenant=auth.tenant())
+        asked = wanted.model_dump(exclude={"url"})
+        made = webhooks.create(session, wanted.url, **asked, tenant=auth.tenant())
         auth.note(session, "webhook.create", made.id)
     return openapi.answer(schemas.NewWebhook(**described(made).model_dump(), secret=made.secret), 201)
 
@@ -125,6 +129,7 @@ def described(row: Webhook) -> schemas.Webhook:
         id=row.id,
         url=row.url,
         events=row.events,
+        only=row.only,
         tags=row.tags,
         created_at=schemas.moment(row.created_at),
         delivered_at=schemas.moment_or_none(row.delivered_at),

@@ -2,6 +2,9 @@
 
 A batch is a name and an id that its jobs share; all that there is to know of it is counted from their rows, so it
 cannot disagree with them. Each job can be looked at, cancelled or deleted by itself as well.
+
+Its end is the one thing that is written down, by the scheduler: of two last jobs that end at once each move would see
+the other one unfinished, and to hold the batch in every move would make all of them wait for each other.
 """
 
 from __future__ import annotations
@@ -15,16 +18,22 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import idempotency, jobs, matrix, submission, tenants
+from services import faults, idempotency, jobs, matrix, news, submission, tenants
 from services.db import now
 from services.errors import BatchNotFound, JobNotFound, SpecInvalid
 from services.idempotency import Key
 from services.jobs import Wanted
 from services.matrix import Cell, Source
+from services.news import News, moment
 from services.orm import Batch, Job, new_id
 from services.states import TERMINAL, Status
 from services.submission import Parsed
 from services.text import clean
+
+MOST_TOLD = 100
+"""Jobs that `batch.ended` names."""
+MAX_MESSAGE = 200
+"""Characters of a job's message there."""
 
 
 class Submitted(NamedTuple):
@@ -40,7 +49,9 @@ class Summary:
 
     counts: Mapping[Status, int]
     revision: str
-    """Another one whenever something about its jobs has changed that a reader can see."""
+    """Another one whenever something has changed that a reader can see."""
+    ended_at: float | None = None
+    """When its last job ended; None until a scheduler has seen it."""
 
     @property
     def total(self) -> int:
@@ -106,17 +117,22 @@ def get(session: Session, batch_id: str, *, tenant: str | None = None) -> Batch:
 def summaries(session: Session, batch_ids: Sequence[str]) -> Mapping[str, Summary]:
     """Of each of these batches how many jobs stand where, in one query."""
     query = (
-        select(Job.batch_id, Job.status, func.count().label("jobs"), func.sum(Job.revision).label("revisions"))
-        .where(Job.batch_id.in_(batch_ids))
-        .group_by(Job.batch_id, Job.status)
+        select(
+            Batch.id, Batch.ended_at, Job.status, func.count(Job.id).label("jobs"), func.sum(Job.revision).label("sum")
+        )
+        .outerjoin(Job, Job.batch_id == Batch.id)
+        .where(Batch.id.in_(batch_ids))
+        .group_by(Batch.id, Batch.ended_at, Job.status)
     )
     counts: dict[str, dict[Status, int]] = {batch_id: {} for batch_id in batch_ids}
     revisions = dict.fromkeys(batch_ids, 0)
+    ends: dict[str, float | None] = {}
     for row in session.execute(query):
-        counts[row.batch_id][Status(row.status)] = row.jobs
-        revisions[row.batch_id] += int(row.revisions)
-    # A job that is deleted lowers both numbers, so neither alone would do.
-    return {each: Summary(counts[each], f"{sum(counts[each].values())}.{revisions[each]}") for each in batch_ids}
+        ends[row.id] = row.ended_at
+        if row.jobs:
+            counts[row.id][Status(row.status)] = row.jobs
+            revisions[row.id] += int(row.sum)
+    return {each: _summary(counts[each], revisions[each], ends.get(each)) for each in batch_ids}
 
 
 def members(session: Session, batch_id: str) -> Sequence[Job]:
@@ -136,6 +152,73 @@ def cancel(session: Session, batch_id: str, *, tenant: str | None = None) -> Bat
         with suppress(JobNotFound):  # it has ended meanwhile, and was deleted
             jobs.cancel(session, job_id)
     return batch
+
+
+def over(session: Session, limit: int = 100) -> Sequence[str]:
+    """Batches all of whose jobs have ended, or were deleted, which nobody has written down: a look without a lock.
+
+    It reads two indexes, of batches that go on and of their jobs that do.
+    """
+    return session.scalars(select(Batch.id).where(*_over()).order_by(Batch.id).limit(limit)).all()
+
+
+def end(session: Session, batch_id: str) -> bool:
+    """Write down that a batch has ended, and tell it. Whether it was this transaction that did: of many only one."""
+    last = select(func.max(Job.finished_at)).where(Job.batch_id == batch_id).scalar_subquery()
+    statement = sa.update(Batch).where(Batch.id == batch_id, *_over()).values(ended_at=func.coalesce(last, now()))
+    options = {"populate_existing": True, "synchronize_session": False}
+    batch = session.scalars(statement.returning(Batch), execution_options=options).one_or_none()
+    if batch is None:
+        return False
+    news.announce(session, "batch.ended", batch.tenant, lambda: _told(session, batch))
+    faults.point("batch.ended")
+    return True
+
+
+def _over() -> tuple[sa.ColumnElement[bool], ...]:
+    # Written out, as the predicate of ix_jobs_batch_going_on has it: a parameter would keep PostgreSQL from that index.
+    ended = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+    ends: Sequence[sa.ColumnElement[str]] = [sa.literal_column(f"'{status}'") for status in ended]
+    going_on = select(Job.id).where(Job.batch_id == Batch.id, Job.status.not_in(ends))
+    return (Batch.ended_at.is_(None), ~going_on.exists())
+
+
+def _told(session: Session, batch: Batch) -> News:
+    columns = (Job.id, Job.name, Job.status, Job.reason, Job.message, Job.result, Job.tags)
+    rows = session.execute(select(*columns).where(Job.batch_id == batch.id).order_by(Job.id)).all()
+    summary = summaries(session, [batch.id])[batch.id]
+    failed_first = sorted(rows, key=lambda row: row.status != Status.FAILED)
+    named = [
+        {
+            **{key: getattr(row, key) for key in ("id", "name", "status", "reason")},
+            "message": row.message and clean(row.message, MAX_MESSAGE),
+            "metrics": (row.result or {}).get("metrics") or {},
+        }
+        for row in failed_first[:MOST_TOLD]
+    ]
+    data = {
+        "id": batch.id,
+        "name": batch.name,
+        "status": summary.status,
+        "total": summary.total,
+        "counts": {status: summary.counts.get(status, 0) for status in Status if status in TERMINAL},
+        "created_at": moment(batch.created_at),
+        "ended_at": moment(batch.ended_at),
+        "jobs": named,
+        "links": {"self": f"/v1/batches/{batch.id}"},
+    }
+    return News(batch.ended_at or 0.0, data, subjects_of(batch), [row.tags for row in rows])
+
+
+def subjects_of(batch: Batch) -> Sequence[str]:
+    """The ids that what happens to a batch is about."""
+    return [batch.id]
+
+
+def _summary(counts: Mapping[Status, int], revisions: int, ended_at: float | None) -> Summary:
+    # A job that is deleted lowers both numbers, so neither alone would do.
+    revision = f"{sum(counts.values())}.{revisions}"
+    return Summary(counts, revision if ended_at is None else f"{revision}.ended", ended_at)
 
 
 def _fitted(

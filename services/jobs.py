@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import events, metrics, retraining, series, tenants, webhooks
+from services import events, metrics, news, retraining, series, tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.leases import Lease, fence, lost, owned, returned, revised
@@ -138,7 +138,7 @@ def _insert(session: Session, wanted: Wanted, **whose: str | None) -> Job:
     )
     job = session.scalars(insert.returning(Job)).one()
     metrics.after_commit(session, metrics.SUBMITTED.inc, queue=job.queue)
-    webhooks.tell(session, job)
+    news.tell(session, job)
     return job
 
 
@@ -309,7 +309,7 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
     """
     job = _claim_within_limits(session, queue, worker, lease_seconds)
     if job is not None:
-        webhooks.tell(session, job)
+        news.tell(session, job)
     if job is not None and metrics.are_on():
         metrics.after_commit(session, metrics.ATTEMPTS.inc, queue=job.queue)
         metrics.after_commit(session, metrics.WAIT_SECONDS.observe, _waited(session, job), queue=job.queue)
@@ -770,7 +770,7 @@ def _move(
     told = message or (reason.sentence if reason else None)
     ended = {"finished_at": now()} if to in TERMINAL else {}
     moved = _update(session, job, status=to, reason=reason, message=told, **ended, **values)
-    webhooks.tell(session, moved)
+    news.tell(session, moved)
     if to in TERMINAL:
         metrics.after_commit(session, metrics.RUNS.inc, queue=moved.queue, outcome=to, reason=reason or "")
     return moved

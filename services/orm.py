@@ -166,7 +166,8 @@ class InboxFile(Base):
 
 
 class Batch(Base):
-    """Jobs that were submitted together. What there is to know of it stands in them; it outlives them."""
+    """Jobs that were submitted together. What there is to know of it stands in them, but for its end; it outlives
+    them."""
 
     __tablename__ = "batches"
 
@@ -177,8 +178,18 @@ class Batch(Base):
     """The keys of its matrix: dotted paths into the specs of its jobs."""
     request_id: Mapped[str | None]
     created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    """When its last job ended, once a scheduler has seen that and told it; never taken back."""
 
-    __table_args__ = (Index("ix_batches_tenant_id", "tenant", "id"),)
+    __table_args__ = (
+        Index("ix_batches_tenant_id", "tenant", "id"),
+        Index(
+            "ix_batches_going_on",
+            "id",
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+    )
 
 
 class Job(Base):
@@ -274,6 +285,14 @@ class Job(Base):
             "lease_until",
             sqlite_where=sa.text("status = 'running'"),
             postgresql_where=sa.text("status = 'running'"),
+        ),
+        # Whether a batch has ended is asked every few seconds, and must not look at the jobs that have, of which there
+        # may be millions.
+        Index(
+            "ix_jobs_batch_going_on",
+            "batch_id",
+            sqlite_where=sa.text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
+            postgresql_where=sa.text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
         ),
         # Lists are of one tenant; what it has running and waiting is counted in the second of these.
         Index("ix_jobs_tenant_id", "tenant", "id"),
@@ -468,7 +487,7 @@ class ModelAlias(Base):
 
 
 class Webhook(Base):
-    """An address that is told what happens to a tenant's jobs."""
+    """An address that is told what happens to a tenant's jobs, batches and models."""
 
     __tablename__ = "webhooks"
 
@@ -476,11 +495,15 @@ class Webhook(Base):
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     url: Mapped[str]
     events: Mapped[list[str]]
-    """Those of `services.webhooks.EVENTS` that it is told of."""
+    """Those of `services.news.EVENTS` that it is told of."""
+    only: Mapped[str | None]
+    """The id of the job or batch that it is for; None: for all of the tenant's."""
     tags: Mapped[dict[str, Any]]
     """Only of jobs that have all these tags."""
     secret: Mapped[str]
     """As it was shown: a signature needs the secret itself, and no hash of it would do."""
+    old_secrets: Mapped[list[dict[str, Any]] | None]
+    """Those before it that sign too for a while: each `secret` and its `until`, newest first."""
     created_at: Mapped[float]
     delivered_at: Mapped[float | None]
     """When a message last arrived."""

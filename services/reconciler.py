@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, idempotency, jobs, leftovers, workers
+from services import batches, datasets, db, faults, idempotency, jobs, leftovers, workers
 from services.queue import Doorbell
 from services.settings import Settings
 from services.storage import STRAY_SECONDS, Storage
@@ -22,10 +22,13 @@ class Pass:
     rung: Sequence[str]
     """Queues that have runnable jobs and whose bell was rung."""
     forgotten_keys: int
+    ended: Sequence[str] = ()
+    """Batches whose end was written down and told."""
 
 
 def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
-    """One pass: expire leases, forget old idempotency keys and workers, ring every queue that has runnable jobs.
+    """One pass: expire leases, forget old idempotency keys and workers, ring every queue that has runnable jobs, tell
+    of batches that have ended.
 
     Each queue is rung once, however many jobs wait: a worker that found a job rings on. A pass that finds nothing to do
     writes nothing.
@@ -48,8 +51,18 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
         with db.session_scope(engine) as session:
             workers.forget_old(session)
     with db.read_scope(engine) as session:
-        waiting = jobs.waiting(session)
-    return Pass(expired, [queue for queue in waiting if bell.ring(queue)], forgotten)
+        waiting, over = jobs.waiting(session), batches.over(session)
+    rung = [queue for queue in waiting if bell.ring(queue)]
+    return Pass(expired, rung, forgotten, [batch_id for batch_id in over if _end(engine, batch_id)])
+
+
+def _end(engine: Engine, batch_id: str) -> bool:
+    """In a transaction of its own: each batch holds others up for no longer than it takes."""
+    with db.session_scope(engine) as session:
+        ended = batches.end(session, batch_id)
+    if ended:
+        faults.point("batch.told")
+    return ended
 
 
 def sweep(engine: Engine, storage: Storage) -> int:

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from services import tenants
+from services import news, tenants
 from services.db import now
 from services.errors import (
     AliasMoved,
@@ -31,6 +31,7 @@ from services.errors import (
     NothingBefore,
     Problem,
 )
+from services.news import News
 from services.orm import Job, Model, ModelAlias, ModelMove, ModelVersion
 from services.states import Status
 from services.text import clean
@@ -365,7 +366,8 @@ def _record(
     reason: str | None,
     by: str | None,
 ) -> int:
-    """Write a move down; `before` is the version that the alias pointed at, and the promotion that had brought it."""
+    """Write a move down and tell it; `before` is the version that the alias pointed at, and the promotion that had
+    brought it."""
     from_version, before_id = before or (None, None)
     insert = sa.insert(ModelMove).values(
         at=now(),
@@ -379,7 +381,20 @@ def _record(
         reason=_text(reason),
         before_id=before_id,
     )
-    return session.scalars(insert.returning(ModelMove.id)).one()
+    move = session.scalars(insert.returning(ModelMove)).one()
+    news.announce(session, "model.promoted", version.tenant, lambda: _told(session, version, move))
+    return move.id
+
+
+def _told(session: Session, version: ModelVersion, move: ModelMove) -> News:
+    data = {
+        "model": move.name,
+        **{key: getattr(move, key) for key in ("alias", "from_version", "to_version", "action", "reason")},
+        "job_id": version.job_id,
+        "links": {"self": f"/v1/models/{move.name}"},
+    }
+    tags = session.scalars(select(Job.tags).where(Job.id == version.job_id)).all()
+    return News(move.at, data, tags=tags, job_id=version.job_id)
 
 
 def _check(what: str, pointer: str, name: str, pattern: re.Pattern[str], allowed: str) -> None:

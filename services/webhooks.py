@@ -1,45 +1,46 @@
-"""Webhooks: who is told what happens to a tenant's jobs, and the outbox of what they are told.
+"""Webhooks: who is told what happens to a tenant's jobs, batches and models, and the outbox of what they are told.
 
-A message is written in the transaction of the move that it tells of, so there is one exactly when there was a move. A
-sender claims it for `LEASE_SECONDS`, sends it, and writes down what came of it; one that dies in between is followed by
-another: a message arrives at least once, with one id. What may be connected to stands in addresses.py, how it is sent
-in posting.py, and the loop in worker/outbox.py.
+A message is written in the transaction of what it tells of: news.py. A sender claims it for `LEASE_SECONDS`, sends it,
+and writes down what came of it; one that dies in between is followed by another: a message arrives at least once, with
+one id. What may be connected to stands in addresses.py, how it is sent in posting.py, and the loop in worker/outbox.py.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db, news, tenants
 from services.db import now, rowcount
-from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
-from services.orm import Delivery, Job, Webhook, new_id
+from services.errors import (
+    BatchNotFound,
+    Conflict,
+    DeliveryNotFound,
+    Invalid,
+    JobNotFound,
+    Problem,
+    QuotaExceeded,
+    WebhookNotFound,
+)
+from services.orm import Batch, Delivery, Job, Webhook, new_id
 from services.posting import Outcome, new_secret
-from services.states import Status
+from services.states import TERMINAL
 from services.text import clean
 
-EVENTS: Mapping[Status, str] = {
-    Status.QUEUED: "job.queued",
-    Status.RUNNING: "job.started",
-    Status.PAUSED: "job.paused",
-    Status.SUCCEEDED: "job.succeeded",
-    Status.FAILED: "job.failed",
-    Status.CANCELLED: "job.cancelled",
-}
-"""What there is to be told of, by the state that a job has come to."""
-TEST = "webhook.test"
-
 MOST = 20
-"""Webhooks a tenant may have."""
+"""Webhooks a tenant may have for all that happens to it."""
+MOST_ONLY = 200
+"""And for one job or batch each."""
+USUAL = ("job.succeeded", "job.failed", "job.cancelled")
+"""What a webhook is told of that does not say."""
+USUAL_OF_BATCH = ("batch.ended",)
+"""And one that is for a batch."""
 LEASE_SECONDS = 60.0
 """For so long a message belongs to who claimed it; sending takes a quarter of that at most."""
 RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
@@ -51,6 +52,8 @@ MAX_QUIET_SECONDS = 600.0
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 KEPT_SECONDS = 30 * 86_400.0
 """Messages are forgotten when they are older."""
+SPENT_SECONDS = 7 * 86_400.0
+"""A webhook for one job or batch that has ended is forgotten when it was told nothing for so long."""
 GONE = 410
 
 
@@ -71,23 +74,37 @@ class Message:
 
 
 def create(
-    session: Session, url: str, *, events: Collection[str], tags: Mapping[str, str] | None = None, tenant: str
+    session: Session,
+    url: str,
+    *,
+    events: Collection[str] | None = None,
+    only: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    tenant: str,
 ) -> Webhook:
-    """A new webhook; that its URL may be sent to is for the caller to check, outside of a transaction.
+    """A new webhook, told of `events` (else the usual ones); `only` is the id of the job or batch that it is for.
+
+    That its URL may be sent to is for the caller to check, outside of a transaction.
 
     Raises:
         TenantNotFound: there is no such tenant.
-        QuotaExceeded: it has as many webhooks as it may.
+        Invalid: `only` is no such id, or one that some of the events never happen to.
+        JobNotFound, BatchNotFound: what it is for is not there, or another tenant's.
+        Conflict: that has ended: nothing more would be told.
+        QuotaExceeded: the tenant has as many webhooks as it may.
     """
     tenants.get(session, tenant)
     db.lock(session, f"webhooks.{tenant}")
-    if (there := session.scalar(select(func.count()).where(Webhook.tenant == tenant)) or 0) >= MOST:
-        raise QuotaExceeded(f"The tenant {tenant} has {there} webhooks and may have {MOST}: delete one first.")
+    _check_room(session, tenant, only)
+    wanted = events or USUAL
+    if only is not None:
+        wanted = _wanted_of(session, only, events, tenant)
     insert = sa.insert(Webhook).values(
         id=new_id("wh"),
         tenant=tenant,
         url=url,
-        events=[event for event in EVENTS.values() if event in events],
+        events=[event for event in news.EVENTS if event in wanted],
+        only=only,
         tags=dict(tags or {}),
         secret=new_secret(),
         created_at=now(),
@@ -95,6 +112,48 @@ def create(
         quiet_until=0.0,
     )
     return session.scalars(insert.returning(Webhook)).one()
+
+
+def _check_room(session: Session, tenant: str, only: str | None) -> None:
+    alike = Webhook.only.is_(None) if only is None else Webhook.only.is_not(None)
+    there = session.scalar(select(func.count()).where(Webhook.tenant == tenant, alike)) or 0
+    most, what = (MOST, "") if only is None else (MOST_ONLY, " for one job or batch")
+    if there >= most:
+        raise QuotaExceeded(f"The tenant {tenant} has {there} webhooks{what} and may have {most}: delete one first.")
+
+
+def _wanted_of(session: Session, only: str, events: Collection[str] | None, tenant: str) -> Collection[str]:
+    """What a webhook for `only` is told of. Holds the row against its end, so that this is told or refused."""
+    if only.startswith("job_"):
+        status = session.scalar(
+            select(Job.status).where(Job.id == clean(only, 100), Job.tenant == tenant).with_for_update(read=True)
+        )
+        if status is None:
+            raise JobNotFound(f"There is no job {clean(only, 100)}.")
+        if status in TERMINAL:
+            raise Conflict(f"The job {only} has ended ({status}), so there is nothing more to be told of it.")
+        return _heard(events or USUAL, ("job",), "a job")
+    if only.startswith("batch_"):
+        query = select(Batch).where(Batch.id == clean(only, 100), Batch.tenant == tenant).with_for_update(read=True)
+        batch = session.scalar(query, execution_options={"populate_existing": True})
+        if batch is None:
+            raise BatchNotFound(f"There is no batch {clean(only, 100)}.")
+        if batch.ended_at is not None:
+            raise Conflict(f"The batch {only} has ended, so there is nothing more to be told of it.")
+        return _heard(events or USUAL_OF_BATCH, ("job", "batch"), "a batch")
+    told = "must be the id of a job or a batch, `job_...` or `batch_...`"
+    raise Invalid("A webhook can be for one job or batch only, or for all.", [Problem("/only", told)])
+
+
+def _heard(events: Collection[str], nouns: Collection[str], what: str) -> Collection[str]:
+    problems = [
+        Problem(f"/events/{index}", f"{event} never happens to {what}: leave it out, or make a webhook without `only`")
+        for index, event in enumerate(events)
+        if event.partition(".")[0] not in nouns
+    ]
+    if problems:
+        raise Invalid("This webhook would wait for something that cannot happen.", problems)
+    return events
 
 
 def get(session: Session, webhook_id: str, *, tenant: str) -> Webhook:
@@ -177,25 +236,12 @@ def begin_test(session: Session, webhook_id: str, *, tenant: str) -> Message:
     """
     found = get(session, webhook_id, tenant=tenant)
     at = session.scalar(select(now())) or 0.0
-    row = _row(found, TEST, None, _payload(TEST, at, {"webhook": found.id}))
+    row = news.row(found, news.TEST, None, news.payload(news.TEST, at, {"webhook": found.id}))
     session.execute(sa.insert(Delivery).values(**row, attempts=1, attempted_at=now(), next_at=now() + LEASE_SECONDS))
-    return _message(found, row["id"], 1, TEST, row["payload"])
+    return _message(found, row["id"], 1, news.TEST, row["payload"])
 
 
 # The outbox
-
-
-def tell(session: Session, job: Job) -> None:
-    """Write a message for each webhook that wants to know what state a job has come to in this transaction."""
-    wanted = select(Webhook).where(Webhook.tenant == job.tenant, Webhook.disabled_at.is_(None))
-    event = EVENTS[Status(job.status)]
-    rows = [
-        _row(webhook, event, job.id, _payload(event, job.updated_at, _told(job)))
-        for webhook in session.scalars(wanted)
-        if event in webhook.events and webhook.tags.items() <= job.tags.items()
-    ]
-    if rows:
-        session.execute(sa.insert(Delivery).values([{**row, "attempts": 0, "next_at": now()} for row in rows]))
 
 
 def any_due(session: Session) -> bool:
@@ -227,7 +273,7 @@ def record(session: Session, message: Message, outcome: Outcome) -> None:
         arrived = {"delivered_at": now(), "given_up_at": None, "next_at": None}
         session.execute(_write(Delivery, message.id, {**told, **arrived}))
         alive = {"delivered_at": now(), "failures": 0, "quiet_until": 0.0}
-        enabled = {"disabled_at": None, "disabled_reason": None} if message.event == TEST else {}
+        enabled = {"disabled_at": None, "disabled_reason": None} if message.event == news.TEST else {}
         session.execute(_write(Webhook, message.webhook_id, {**alive, **enabled}))
         return
     again = _again(message, outcome)
@@ -242,7 +288,7 @@ def record(session: Session, message: Message, outcome: Outcome) -> None:
     session.execute(_write(Webhook, webhook.id, {"failures": Webhook.failures + 1, "quiet_until": now() + quiet}))
     if outcome.status == GONE:
         _disable(session, webhook, "The receiver answered 410: it is gone, and wants no more messages.")
-    elif again is None and message.event != TEST:
+    elif again is None and message.event != news.TEST:
         _disable_if_dead(session, webhook, message)
 
 
@@ -250,6 +296,24 @@ def forget_old(session: Session, limit: int) -> int:
     """Forget messages older than 30 days, at most `limit`. Returns how many."""
     old = select(Delivery.id).where(Delivery.created_at < now() - KEPT_SECONDS).limit(limit)
     return rowcount(session.execute(sa.delete(Delivery).where(Delivery.id.in_(old))))
+
+
+def forget_spent(session: Session) -> int:
+    """Forget webhooks for one job or batch that has ended or was deleted, a week after their last message. Returns how
+    many."""
+    going_on = sa.union_all(
+        select(Job.id).where(Job.id == Webhook.only, Job.status.not_in(TERMINAL)),
+        select(Batch.id).where(Batch.id == Webhook.only, Batch.ended_at.is_(None)),
+    )
+    lately = now() - SPENT_SECONDS
+    waits = sa.or_(Delivery.next_at.is_not(None), Delivery.created_at > lately)
+    told = select(Delivery.id).where(Delivery.webhook_id == Webhook.id, waits)
+    spent = (Webhook.only.is_not(None), Webhook.created_at < lately, ~sa.exists(going_on), ~told.exists())
+    ids = session.scalars(select(Webhook.id).where(*spent).order_by(Webhook.id)).all()
+    if ids:
+        session.execute(sa.delete(Delivery).where(Delivery.webhook_id.in_(ids)))
+        session.execute(sa.delete(Webhook).where(Webhook.id.in_(ids)))
+    return len(ids)
 
 
 def _due() -> sa.Select[Delivery, Webhook]:
@@ -260,7 +324,7 @@ def _due() -> sa.Select[Delivery, Webhook]:
 
 def _again(message: Message, outcome: Outcome) -> float | None:
     """Seconds until the next attempt; None when there is none."""
-    if outcome.status == GONE or message.event == TEST or message.attempt > len(RETRY_SECONDS):
+    if outcome.status == GONE or message.event == news.TEST or message.attempt > len(RETRY_SECONDS):
         return None
     wait = RETRY_SECONDS[message.attempt - 1] * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311
     return max(wait, _asked(outcome))
@@ -289,34 +353,8 @@ def _write(table: type[Delivery] | type[Webhook], row_id: str, values: Mapping[s
     return update(table).where(table.id == row_id).values(values).execution_options(synchronize_session=False)
 
 
-def _row(webhook: Webhook, event: str, job_id: str | None, payload: str) -> dict[str, Any]:
-    known = {"id": new_id("msg"), "webhook_id": webhook.id, "job_id": job_id, "event": event}
-    return {**known, "payload": payload, "created_at": now()}
-
-
 def _message(webhook: Webhook, message_id: str, attempt: int, event: str, payload: str) -> Message:
     return Message(message_id, attempt, event, webhook.id, webhook.url, webhook.secret, payload.encode())
-
-
-def _payload(event: str, at: float, data: Mapping[str, Any]) -> str:
-    document = {"type": event, "timestamp": _moment(at), "data": data}
-    return json.dumps(document, allow_nan=False, separators=(",", ":"))
-
-
-def _told(job: Job) -> dict[str, Any]:
-    result = job.result and {key: job.result.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
-    return {
-        **{key: getattr(job, key) for key in ("id", "name", "status", "reason", "message", "queue", "tags", "attempt")},
-        **{key: _moment(getattr(job, key)) for key in ("created_at", "started_at", "finished_at")},
-        "result": result,
-        "links": {"self": f"/v1/jobs/{job.id}"},
-    }
-
-
-def _moment(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 # Last, because it hides the built-in name within this module.

@@ -12,6 +12,7 @@ from flask import Flask
 
 from api import errors
 from api.app import create_app
+from services import news
 from services.queue import FakeDoorbell
 from services.settings import Settings
 
@@ -59,6 +60,12 @@ def test_every_problem_is_documented_with_its_status() -> None:
         error.code: str(int(errors.status_of(error))) for error in errors.answered()
     }
     assert table == expected
+
+
+def test_every_event_is_documented_with_its_sentence() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([a-z]+\.[a-z]+)` \| (.*) \|$", page, re.MULTILINE))
+    assert table == {**news.EVENTS, news.TEST: "Somebody tests the webhook."}
 
 
 def test_the_json_in_the_documents_is_json() -> None:

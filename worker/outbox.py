@@ -72,6 +72,8 @@ class Outbox:
                 if time.monotonic() >= forget_at:
                     with db.session_scope(self._engine) as session:
                         gone = webhooks.forget_old(session, FORGET_AT_ONCE)
+                    with db.session_scope(self._engine) as session:
+                        webhooks.forget_spent(session)
                     forget_at = time.monotonic() + (FORGET_SECONDS if gone < FORGET_AT_ONCE else 0.0)
             except Unavailable as error:
                 log.warning("webhooks wait: %s", error)

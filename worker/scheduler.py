@@ -39,6 +39,8 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
             db.check_schema(engine)  # the API brings it up to date, and may not have come to that yet
             done = reconcile(engine, bell, settings)
             tell(engine, done.expired)
+            for batch_id in done.ended:
+                log.info("%s: has ended", batch_id)
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + SWEEP_SECONDS
                 log.info("swept away %d files that nothing refers to", sweep(engine, storage.of(settings)))

@@ -68,6 +68,8 @@ class Batch:
     """In the order in which they were asked for; none in a list of batches."""
     created_at: datetime | None = None
     finished_at: datetime | None = None
+    ended_at: datetime | None = None
+    """When its last job ended, once the service has told those who want to know."""
     replayed: bool = False
     """Whether this answered a submission whose idempotency key had come before."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
@@ -82,6 +84,7 @@ class Batch:
                 "jobs": tuple(BatchJob.of(row) for row in document.get("jobs") or ()),
                 "created_at": moment(document.get("created_at")),
                 "finished_at": moment(document.get("finished_at")),
+                "ended_at": moment(document.get("ended_at")),
                 "replayed": replayed,
                 "_http": http,
             }

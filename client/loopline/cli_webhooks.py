@@ -11,11 +11,18 @@ from loopline.commands import BAD_REQUEST, FAILED, AsJson, connected, in_words, 
 from loopline.notes import note
 
 webhooks = typer.Typer(
-    help="Have a server of yours told what happens to jobs.\n\n"
+    help="Have a server of yours told what happens here.\n\n"
     "Example: loopline webhooks create https://hooks.example.com/loopline",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+EVENTS = (
+    *(f"job.{what}" for what in ("queued", "started", "paused", "succeeded", "failed", "cancelled")),
+    "batch.ended",
+    "model.promoted",
+)
+"""All there are; the service has the last word. docs/webhooks.md says what each means."""
 
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id (`wh_...`).")]
 
@@ -26,7 +33,11 @@ def create_webhook(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where messages are posted to: a public address.")],
     events: Annotated[
         list[str] | None,
-        typer.Option("--event", "-e", metavar="EVENT", help="Tell it of this, such as job.failed; repeatable."),
+        typer.Option("--event", "-e", metavar="EVENT", help=f"Tell it of this: {', '.join(EVENTS)}; repeatable."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="ID", help="Only of this job or batch, which has not ended."),
     ] = None,
     tags: Annotated[
         list[str] | None,
@@ -36,16 +47,18 @@ def create_webhook(
 ) -> None:
     """Make a webhook and print its secret, this once.
 
-    Without --event it is told of the ends of jobs. It takes a key with the scope admin.
+    Without --event it is told of the ends of jobs, with --only and a batch of the end of that. It takes a key with the
+    scope admin.
 
     Example: loopline webhooks create https://example.com/hook -e job.failed
     """
     wanted = dict(pair(tag) for tag in tags or [])
     with connected(ctx) as client:
-        webhook = client.create_webhook(url, events=events, tags=wanted)
+        webhook = client.create_webhook(url, events=events, only=only, tags=wanted)
     if as_json:
         return print_json(webhook.raw)
-    note(f"{webhook.id} is told of {', '.join(webhook.events)}. Its secret, to verify with, is not shown again.")
+    told = ", ".join(webhook.events) + (f" of {webhook.only}" if webhook.only else "")
+    note(f"{webhook.id} is told of {told}. Its secret, to verify with, is not shown again.")
     return typer.echo(webhook.secret)
 
 

@@ -260,15 +260,21 @@ class Client:
         return Webhook.of(self._http.get_object(_webhook(webhook_id)))
 
     def create_webhook(
-        self, url: str, *, events: Iterable[str] | None = None, tags: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        events: Iterable[str] | None = None,
+        only: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Webhook:
         """A new webhook; `webhook.secret`, to verify with, is never shown again.
 
-        events: such as `job.failed`; else the three ends of jobs. tags: only of jobs that have all of these. A
-        connection that breaks is not tried again here, as with keys.
+        events: such as `job.failed`; else the three ends of jobs. only: the id of the job or batch that it is for, of
+        which else `batch.ended` is told; that must not have ended (Conflict). tags: only of jobs that have all of
+        these. A connection that breaks is not tried again here, as with keys.
         """
-        wanted = {"url": url, "tags": dict(tags or {})} | ({"events": [*events]} if events else {})
-        body = json.dumps(wanted).encode()
+        given = {"url": url, "only": only, "tags": dict(tags or {}), "events": list(events or ())}
+        body = json.dumps({key: value for key, value in given.items() if value}).encode()
         headers = {"Content-Type": "application/json"}
         made = self._http.send("POST", "/v1/webhooks", headers=headers, body=body, once=True)
         return Webhook.of(self._http.object_in(made))

@@ -343,11 +343,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Webhook:
-    """An address that is told what happens to jobs. `secret` is there only in the answer to the one that made it."""
+    """An address that is told what happens to jobs, batches and models. `secret` is there only in the answer to the one
+    that made it."""
 
     id: str
     url: str = field(default="", repr=False)
     events: list[str] = field(default_factory=list, hash=False)
+    only: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     secret: str | None = field(default=None, repr=False)
     failures: int = 0

@@ -268,7 +268,7 @@ def webhooks(found: Iterable[Webhook]) -> Listing:
         {
             "id": webhook.id,
             "url": text.printable(webhook.url),
-            "told of": ", ".join(webhook.events),
+            "told of": ", ".join(webhook.events) + (f" of {webhook.only}" if webhook.only else ""),
             "arrived": text.ago(webhook.delivered_at) if webhook.delivered_at else "never",
             "state": _state_of(webhook),
         }
@@ -282,6 +282,7 @@ def webhook(shown: Webhook) -> RenderableType:
         ("webhook", shown.id),
         ("url", text.printable(shown.url)),
         ("told of", ", ".join(shown.events)),
+        ("only", shown.only or text.NOTHING),
         ("tags", ", ".join(f"{key}:{value}" for key, value in shown.tags.items()) or "all jobs"),
         ("created", text.when(shown.created_at)),
         ("arrived", text.when(shown.delivered_at) if shown.delivered_at else "never"),
@@ -302,7 +303,7 @@ def deliveries(found: Iterable[Delivery]) -> Listing:
         {
             "id": delivery.id,
             "event": delivery.event,
-            "job": delivery.job_id or text.NOTHING,
+            "about": _subject(delivery),
             "created": text.ago(delivery.created_at),
             "state": Text(delivery.state.replace("_", " "), colours.get(delivery.state, "")),
             "attempts": str(delivery.attempts),
@@ -310,7 +311,12 @@ def deliveries(found: Iterable[Delivery]) -> Listing:
         }
         for delivery in found
     ]
-    return Listing(rows, drop=("created", "job"), wrap=("because",))
+    return Listing(rows, drop=("created", "about"), wrap=("because",))
+
+
+def _subject(told: Delivery) -> str:
+    data = told.payload.get("data") or {}
+    return text.printable(str(data.get("id") or data.get("model") or text.NOTHING))
 
 
 def identity(shown: Identity) -> RenderableType:

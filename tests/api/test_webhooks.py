@@ -10,6 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from standardwebhooks.webhooks import Webhook as Verifier
 
+from services.queue import FakeDoorbell
+from services.reconciler import reconcile
+from services.settings import Settings
 from tests.receiving import Receiver, receiving, status
 
 
@@ -57,6 +60,7 @@ def test_a_webhook_is_made_listed_shown_and_deleted_and_its_secret_is_told_once(
         ({"url": "https://1.1.1.1/", "events": []}, "invalid", "/events"),
         ({"url": "https://1.1.1.1/", "events": ["job.deleted"]}, "invalid", "/events/0"),
         ({"url": "https://1.1.1.1/", "secret": "mine"}, "invalid", "/secret"),
+        ({"url": "https://1.1.1.1/", "only": "ds_1"}, "invalid", "/only"),
     ],
 )
 def test_a_webhook_that_cannot_be_is_refused_with_the_place(
@@ -128,3 +132,32 @@ def test_a_receiver_inside_is_refused_unless_it_is_allowed(
     assert (tried["state"], tried["last_status"]) == ("given_up", None)
     assert tried["last_error"].startswith("Nothing was sent: 127.0.0.1 is no public address")
     assert receiver.heard == []
+
+
+def test_an_unknown_event_is_told_with_those_there_are(client: FlaskClient) -> None:
+    answer = client.post("/v1/webhooks", json={"url": "https://1.1.1.1/", "events": ["batch.end"]}).get_json()
+    [problem] = answer["errors"]
+    assert problem["detail"].startswith("there is no event batch.end; there are job.queued, ")
+    assert "batch.ended" in problem["detail"]
+
+
+def test_a_webhook_can_be_for_one_batch_only(client: FlaskClient, receiver: Receiver, spec: dict[str, Any]) -> None:
+    batch = client.post("/v1/batches", json={"jobs": [spec, spec]}).get_json()
+    assert batch["ended_at"] is None
+    made = client.post("/v1/webhooks", json={"url": receiver.url, "only": batch["id"]}).get_json()
+    assert (made["only"], made["events"]) == (batch["id"], ["batch.ended"])
+    client.post(f"/v1/batches/{batch['id']}/cancel")
+    engine = client.application.extensions["loopline"].engine
+    reconcile(engine, FakeDoorbell(), Settings())
+    [told] = client.get(f"/v1/webhooks/{made['id']}/deliveries").get_json()["data"]
+    seen = client.get(f"/v1/batches/{batch['id']}").get_json()
+    assert (told["event"], told["job_id"], told["payload"]["data"]["ended_at"]) == (
+        "batch.ended",
+        None,
+        seen["ended_at"],
+    )
+    assert seen["ended_at"] == seen["finished_at"]
+    again = client.post("/v1/webhooks", json={"url": receiver.url, "only": batch["id"]})
+    assert (again.status_code, again.get_json()["code"]) == (409, "conflict")
+    unknown = client.post("/v1/webhooks", json={"url": receiver.url, "only": "job_1"})
+    assert (unknown.status_code, unknown.get_json()["code"]) == (404, "job_not_found")

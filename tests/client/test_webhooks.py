@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopline import BadRequest, Client, NotFound
+from loopline import BadRequest, Client, NotFound, cli_webhooks
 from loopline.cli import app
 from standardwebhooks.webhooks import Webhook as Verifier
 from typer.testing import CliRunner, Result
 
+from services.news import EVENTS
 from tests.client.conftest import Service
 from tests.receiving import Receiver, receiving, status
 
@@ -62,6 +63,23 @@ def test_webhooks_are_made_tested_looked_at_and_deleted(
         client.create_webhook("http://10.0.0.1/")
 
 
+def test_a_webhook_for_one_batch_only(
+    client: Client, run: Callable[..., Result], receiver: Receiver, tiny: dict[str, Any]
+) -> None:
+    batch = client.submit_batch([tiny, tiny])
+    done = run("webhooks", "create", receiver.url, "--only", batch.id)
+    assert f"is told of batch.ended of {batch.id}. Its secret" in done.stderr
+    [made] = client.webhooks()
+    assert (made.only, made.events) == (batch.id, ["batch.ended"])
+    assert batch.id in run("webhooks", "list").stdout
+    assert batch.id in run("webhooks", "show", made.id).stdout
+    assert run("webhooks", "create", receiver.url, "--only", "job_1").exit_code == 2
+
+
+def test_the_events_of_the_help_are_those_of_the_service() -> None:
+    assert [*cli_webhooks.EVENTS] == [*EVENTS]
+
+
 def test_the_commands_about_webhooks(run: Callable[..., Result], receiver: Receiver) -> None:
     assert run("webhooks", "list").stdout.startswith("No webhooks yet. Make one: loopline webhooks create")
     done = run("webhooks", "create", receiver.url, "--event", "job.failed", "--tag", "team:speech")
@@ -78,7 +96,7 @@ def test_the_commands_about_webhooks(run: Callable[..., Result], receiver: Recei
     assert (done.exit_code, "the receiver answered 204" in done.stdout) == (0, True)
 
     header, newest, _ = run("webhooks", "deliveries", webhook_id, "-n", "2").stdout.splitlines()
-    assert header.split() == ["id", "event", "job", "created", "state", "attempts", "because"]
+    assert header.split() == ["id", "event", "about", "created", "state", "attempts", "because"]
     assert newest.split()[1:2] == ["webhook.test"]
     [message] = json.loads(run("webhooks", "deliveries", webhook_id, "-n", "1", "--json").stdout)
     assert run("webhooks", "redeliver", webhook_id, message["id"]).stdout.startswith(message["id"])

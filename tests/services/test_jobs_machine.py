@@ -22,9 +22,9 @@ from sqlalchemy.orm import Session
 from services import db, events, faults, jobs, tenants, webhooks
 from services.errors import LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
+from services.news import OF_STATUS
 from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, LogLine, StepChunk
 from services.training.spec import Spec
-from services.webhooks import EVENTS
 
 PICK = st.integers(0, 1000)
 VERBS = (
@@ -98,7 +98,7 @@ class Life(RuleBasedStateMachine):
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(sa.delete(table))
             tenants.create(session, tenants.DEFAULT)
-            webhooks.create(session, "https://example.com/", events=EVENTS.values(), tenant=tenants.DEFAULT)
+            webhooks.create(session, "https://example.com/", events=OF_STATUS.values(), tenant=tenants.DEFAULT)
 
     def do(self, verb: Callable[[Session], Any]) -> Any:
         """One transaction. Killed after its commit it has happened all the same, and only the answer is lost."""
@@ -324,7 +324,9 @@ class Life(RuleBasedStateMachine):
             history = [move for move in moves if move.job_id == row.id]
             self.history_is_allowed(history, expected)
             # The database wrote down the moves, and we what webhooks are told: of each move once, and of no other.
-            assert [event for job_id, event in told if job_id == row.id] == [EVENTS[move.to_status] for move in history]
+            assert [event for job_id, event in told if job_id == row.id] == [
+                OF_STATUS[move.to_status] for move in history
+            ]
         assert len(rows) == len(self.expected)
 
     def row_is_as_expected(self, row: Job) -> None:

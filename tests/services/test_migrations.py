@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from services import db, jobs
+from services import batches, db, jobs
 from services.errors import SchemaMismatch
-from services.orm import Base
+from services.orm import Base, Batch
 
 INI = Path(__file__).parents[2] / "alembic.ini"
 
@@ -151,6 +152,55 @@ def test_tenants_are_not_mixed_up_by_a_downgrade(empty: Engine) -> None:
     with pytest.raises(RuntimeError, match="1 tenant"):
         alembic(empty, "downgrade", "0003")
     db.check_schema(empty)
+
+
+def test_batches_that_have_ended_before_are_told_to_nobody(empty: Engine) -> None:
+    alembic(empty, "upgrade", "0007")
+    job = (
+        "INSERT INTO jobs (id, tenant, batch_id, status, spec, requested, queue, priority, tags, attempt, lost,"
+        " failures, max_retries, ran_seconds, not_before, cancel_requested, pause_requested, revision, epoch, step,"
+        " checkpoint_step, created_at, updated_at) VALUES (:id, 'default', :batch, 'queued', '{}', '{}', 'default', 0,"
+        " '{}', 0, 0, 0, 0, 0.0, 0.0, false, false, 1, 0, 0, 0, 1.0, 1.0)"
+    )
+    hook = (
+        "INSERT INTO webhooks (id, tenant, url, events, tags, secret, created_at, failures, quiet_until)"
+        " VALUES ('{0}', 'default', 'https://a.b/', '{1}', '{{}}', 'whsec_', 1.0, 0, 0.0)"
+    )
+    with empty.begin() as connection:
+        for batch in ("done", "half", "none"):
+            statement = "INSERT INTO batches (id, tenant, varied, created_at) VALUES ('{0}', 'default', '[]', 5.0)"
+            connection.execute(sa.text(statement.format(batch)))
+        for job_id, batch, end, at in (
+            ("job_1", "done", "failed", 7.0),
+            ("job_2", "done", "cancelled", 9.0),
+            ("job_3", "half", "failed", 8.0),
+            ("job_4", "half", "queued", None),
+        ):
+            connection.execute(sa.text(job), {"id": job_id, "batch": batch})
+            if at is not None:
+                ended = "UPDATE jobs SET status = :end, finished_at = :at WHERE id = :id"
+                connection.execute(sa.text(ended), {"id": job_id, "end": end, "at": at})
+        connection.execute(sa.text(hook.format("wh_1", '["job.failed"]')))
+    db.migrate(empty)
+    with db.read_scope(empty) as session:
+        ends = session.execute(sa.select(Batch.id, Batch.ended_at).order_by(Batch.id)).all()
+        assert [tuple(row) for row in ends] == [("done", 9.0), ("half", None), ("none", 5.0)]
+        assert batches.over(session) == []
+    with empty.begin() as connection:
+        for webhook_id, events in (("wh_2", '["job.failed", "batch.ended"]'), ("wh_3", '["batch.ended"]')):
+            connection.execute(sa.text(hook.format(webhook_id, events)))
+        connection.execute(
+            sa.text(
+                "INSERT INTO webhooks SELECT 'wh_4', tenant, url, events, tags, secret, created_at,"
+                " delivered_at, failures, quiet_until, disabled_at, disabled_reason, 'half', NULL FROM webhooks"
+                " WHERE id = 'wh_1'"
+            )
+        )
+    alembic(empty, "downgrade", "0007")
+    with empty.connect() as connection:
+        left = connection.execute(sa.text("SELECT id, events FROM webhooks ORDER BY id")).all()
+    read = [(webhook_id, json.loads(events) if isinstance(events, str) else events) for webhook_id, events in left]
+    assert read == [("wh_1", ["job.failed"]), ("wh_2", ["job.failed"])]
 
 
 def rows(engine: Engine) -> list[list[dict[str, object]]]:

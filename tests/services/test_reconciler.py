@@ -53,7 +53,7 @@ def test_an_idle_pass_writes_nothing(engine: Engine, lease: Lease, settings: Set
     statements: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     done = reconciler.reconcile(engine, FakeDoorbell(), settings)
-    assert done == reconciler.Pass((), [], 0)
+    assert done == reconciler.Pass((), [], 0, [])
     assert [text for text in statements if text.split()[0] in {"UPDATE", "DELETE", "INSERT"}] == []
     with db.read_scope(engine) as session:
         assert jobs.get(session, lease.job_id).status == "running"

@@ -14,12 +14,13 @@ from sqlalchemy.engine import Engine
 from services import db, jobs, tenants, webhooks
 from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
 from services.jobs import Lease
+from services.news import OF_STATUS
 from services.orm import Delivery, Job, Webhook
 from services.posting import Outcome
-from services.webhooks import EVENTS, Message
+from services.webhooks import Message
 
 MakeJob = Callable[..., Job]
-ALL = tuple(EVENTS.values())
+ALL = tuple(OF_STATUS.values())
 ARRIVED = Outcome(204, None)
 FAILED = Outcome(500, "The receiver answered 500.", "oh no")
 

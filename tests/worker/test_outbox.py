@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from services import db, posting, webhooks
+from services import batches, db, posting, webhooks
 from services.addresses import Guard, networks
 from services.orm import Delivery, Job, Webhook
 from services.posting import Outcome
@@ -39,9 +39,23 @@ def sender(settings: Settings, engine: Engine) -> Iterator[outbox.Outbox]:
     assert made.drain(20)
 
 
-def hook(engine: Engine, url: str) -> Webhook:
+def hook(engine: Engine, url: str, event: str = "job.queued") -> Webhook:
     with db.session_scope(engine) as session:
-        return webhooks.create(session, url, events=["job.queued"], tenant="default")
+        return webhooks.create(session, url, events=[event], tenant="default")
+
+
+@pytest.fixture
+def ended(engine: Engine) -> str:
+    """A batch all of whose jobs have ended, which nobody has noticed."""
+    spec = {
+        "architecture": {"cell": "gru", "hidden_size": 4},
+        "training": {"loss": "cross_entropy"},
+        "data": {"synthetic": {"samples": 20, "length": 5, "features": 2, "classes": 2}},
+    }
+    with db.session_scope(engine) as session:
+        batch = batches.submit(session, {"name": "nightly", "jobs": [spec, spec]}).batch
+        batches.cancel(session, batch.id)
+        return batch.id
 
 
 def hurry(engine: Engine) -> None:
@@ -87,6 +101,26 @@ def test_a_receiver_that_fails_at_first_gets_the_same_message_again_with_a_valid
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == arrived.id
     assert (first.body, first.path) == (second.body, "/hook")
     assert first.headers["host"] == f"127.0.0.1:{receiver.port}"
+
+
+def test_a_receiver_that_fails_at_first_is_told_of_the_end_of_a_batch_once(
+    engine: Engine, ended: str, receiver: Receiver, sender: outbox.Outbox
+) -> None:
+    webhook = hook(engine, receiver.url, "batch.ended")
+    receiver.replies = [status(500), status(204)]
+    for _ in range(2):  # as two schedulers
+        with db.session_scope(engine) as session:
+            batches.end(session, ended)
+    assert sender.send_one()
+    settled(engine, 1)
+    hurry(engine)
+    assert sender.send_one()
+    arrived = settled(engine, 2)
+    for heard in receiver.until(2):
+        payload = Verifier(webhook.secret).verify(heard.body, heard.headers)
+        assert (heard.headers["webhook-id"], payload["type"]) == (arrived.id, "batch.ended")
+        assert (payload["data"]["id"], payload["data"]["counts"]["cancelled"]) == (ended, 2)
+    assert not sender.send_one()
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(engine: Engine, receiver: Receiver) -> None:
@@ -180,3 +214,27 @@ def test_a_scheduler_that_dies_between_claim_and_record_loses_no_message(
     assert {one.headers["webhook-id"] for one in heard} == {row.id}
     for one in heard:
         Verifier(webhook.secret).verify(one.body, one.headers)
+
+
+@pytest.mark.parametrize("point", ["batch.ended", "batch.told"])
+def test_a_scheduler_that_dies_as_a_batch_ends_tells_it_once(
+    engine: Engine, ended: str, receiver: Receiver, start: Callable[..., Process], point: str
+) -> None:
+    webhook = hook(engine, receiver.url, "batch.ended")
+    dying = start("tests.worker.dying_scheduler", point, webhook_allow=LOOPBACK)
+    assert dying.popen.wait(60) == -9
+    for _ in range(2):
+        start("worker.scheduler", webhook_allow=LOOPBACK)
+    hurry(engine)  # what the dead one may have begun to send
+    heard = receiver.until(1, 60)
+    deadline = time.monotonic() + 20
+    while not (row := only_message(engine)).delivered_at:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert {one.headers["webhook-id"] for one in heard} == {row.id}
+    assert Verifier(webhook.secret).verify(heard[0].body, heard[0].headers)["data"]["id"] == ended
+
+
+def only_message(engine: Engine) -> Delivery:
+    with db.read_scope(engine) as session:
+        return session.scalars(sa.select(Delivery)).one()

@@ -1,0 +1,128 @@
+"""What webhooks are told: the table of events, and the messages that are written as one happens.
+
+A message is written in the transaction of the change that it tells of, so there is one exactly when there was a change.
+Whoever makes such a change calls `announce`; that costs one look at an index where nobody wants to know. The messages
+lie in the outbox then: webhooks.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.orm import Delivery, Job, Webhook, new_id
+from services.states import Status
+
+EVENTS: Mapping[str, str] = {
+    "job.queued": "A job was submitted, resumed, or queued again after its worker was lost, gave it back, or an "
+    "attempt failed.",
+    "job.started": "An attempt began.",
+    "job.paused": "It was paused.",
+    "job.succeeded": "It has ended, and its model is there.",
+    "job.failed": "It has ended without; `reason` and `message` say why.",
+    "job.cancelled": "It has ended on request.",
+    "batch.ended": "Every job of a batch has ended; `status` and `counts` say how.",
+    "model.promoted": "An alias of a model was moved; `action` says how: `promote`, `rollback` or `demote`.",
+}
+"""All that a webhook can be told of, by noun. docs/webhooks.md has this table."""
+TEST = "webhook.test"
+
+OF_STATUS: Mapping[Status, str] = {
+    Status.QUEUED: "job.queued",
+    Status.RUNNING: "job.started",
+    Status.PAUSED: "job.paused",
+    Status.SUCCEEDED: "job.succeeded",
+    Status.FAILED: "job.failed",
+    Status.CANCELLED: "job.cancelled",
+}
+"""What there is to be told of a job, by the state that it has come to."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What is told of an event."""
+
+    at: float
+    """When it happened, by the database's clock."""
+    data: Mapping[str, Any]
+    """As JSON has it; times are those of `moment`."""
+    subjects: Collection[str] = ()
+    """Ids of what it is about, from the narrowest on: a webhook that is for one thing only hears of it by these."""
+    tags: Sequence[Mapping[str, Any]] = ()
+    """Of each job that it is about: a webhook with tags hears of it if one of these has all of them."""
+    job_id: str | None = None
+
+
+def announce(session: Session, event: str, tenant: str, news: Callable[[], News]) -> None:
+    """Write a message for each webhook of the tenant that wants to know of an event of this transaction.
+
+    `news` is asked only if there is one that may, so it may ask the database. This locks nothing but what it inserts,
+    and can be called with any row held.
+    """
+    wanted = select(Webhook).where(Webhook.tenant == tenant, Webhook.disabled_at.is_(None))
+    listening = [webhook for webhook in session.scalars(wanted) if event in webhook.events]
+    if not listening:
+        return
+    told = news()
+    text = payload(event, told.at, told.data)
+    rows = [row(webhook, event, told.job_id, text) for webhook in listening if _is_for(webhook, told)]
+    if rows:
+        session.execute(sa.insert(Delivery).values([{**each, "attempts": 0, "next_at": now()} for each in rows]))
+
+
+def tell(session: Session, job: Job) -> None:
+    """Announce the state that a job has come to in this transaction."""
+
+    def news() -> News:
+        return News(job.updated_at, _told(job), subjects_of(job), [job.tags], job.id)
+
+    announce(session, OF_STATUS[Status(job.status)], job.tenant, news)
+
+
+def subjects_of(job: Job) -> Sequence[str]:
+    """The ids that what happens to a job is about: its own, and those of what it belongs to."""
+    return [job.id] if job.batch_id is None else [job.id, job.batch_id]
+
+
+def row(webhook: Webhook, event: str, job_id: str | None, text: str) -> dict[str, Any]:
+    """A message, as it is inserted into the outbox; when it is sent is for the caller to say."""
+    known = {"id": new_id("msg"), "webhook_id": webhook.id, "job_id": job_id, "event": event}
+    return {**known, "payload": text, "created_at": now()}
+
+
+def payload(event: str, at: float, data: Mapping[str, Any]) -> str:
+    """The text that is signed and sent."""
+    document = {"type": event, "timestamp": moment(at), "data": data}
+    return json.dumps(document, allow_nan=False, separators=(",", ":"))
+
+
+def moment(seconds: float | None) -> str | None:
+    """A time as payloads have it: RFC 3339 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _is_for(webhook: Webhook, told: News) -> bool:
+    if webhook.only is not None and webhook.only not in told.subjects:
+        return False
+    return not webhook.tags or any(webhook.tags.items() <= tags.items() for tags in told.tags)
+
+
+def _told(job: Job) -> dict[str, Any]:
+    result = job.result and {key: job.result.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
+    return {
+        **{key: getattr(job, key) for key in ("id", "name", "status", "reason", "message", "queue", "tags", "attempt")},
+        "batch_id": job.batch_id,
+        **{key: moment(getattr(job, key)) for key in ("created_at", "started_at", "finished_at")},
+        "result": result,
+        "links": {"self": f"/v1/jobs/{job.id}"},
+    }
