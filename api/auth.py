@@ -91,7 +91,7 @@ RULES: dict[str, Scope | Rule] = {
     "keys.revoke": Scope.ADMIN,
     **{
         f"webhooks.{verb}": Scope.ADMIN
-        for verb in ("create", "index", "show", "delete", "test", "deliveries", "redeliver")
+        for verb in ("create", "index", "show", "delete", "rotate", "test", "deliveries", "redeliver")
     },
     "audit.index": Scope.ADMIN,
     "whoami.show": Rule.KEY,

@@ -639,10 +639,12 @@ class Webhook(Answer):
     disabled_at: datetime | None
     """Since then nothing is sent."""
     disabled_reason: str | None
+    old_secret_until: datetime | None
+    """The secret was changed: until then the one before signs too."""
 
 
 class NewWebhook(Webhook):
-    """A webhook that was just made."""
+    """A webhook that was just made, or has a new secret."""
 
     secret: str
     """What messages are verified with, `whsec_...`. It is shown this once."""

@@ -71,6 +71,20 @@ def delete(path: schemas.WebhookPath) -> Response:
     return Response(status=204)
 
 
+@api.post(
+    "/<webhook_id>/rotate", operation_id="rotateWebhook", responses={200: schemas.NewWebhook, **openapi.problems(404)}
+)
+def rotate(path: schemas.WebhookPath) -> Response:
+    """Give a webhook a new secret, which is shown this once
+
+    For 24 hours messages are signed with the one before as well, so that the receiver can change over.
+    """
+    with db.session_scope(current().engine) as session:
+        row = webhooks.rotate(session, path.webhook_id, tenant=auth.tenant())
+        auth.note(session, "webhook.rotate", row.id)
+    return openapi.answer(schemas.NewWebhook(**described(row).model_dump(), secret=row.secret))
+
+
 @api.post("/<webhook_id>/test", operation_id="testWebhook", responses={200: schemas.Delivery, **openapi.problems(404)})
 def test(path: schemas.WebhookPath) -> Response:
     """Send `webhook.test` at once and say what came of it
@@ -86,7 +100,7 @@ def test(path: schemas.WebhookPath) -> Response:
             message = webhooks.begin_test(session, path.webhook_id, tenant=auth.tenant())
             auth.note(session, "webhook.test", path.webhook_id)
         guard = Guard.of(service.settings)
-        outcome = posting.post(guard, message.url, message.secret, message.id, message.body)
+        outcome = posting.post(guard, message.url, message.secrets, message.id, message.body)
         with db.session_scope(service.engine) as session:
             webhooks.record(session, message, outcome)
             row = webhooks.get_delivery(session, path.webhook_id, message.id, tenant=auth.tenant())
@@ -136,6 +150,7 @@ def described(row: Webhook) -> schemas.Webhook:
         failures=row.failures,
         disabled_at=schemas.moment_or_none(row.disabled_at),
         disabled_reason=row.disabled_reason,
+        old_secret_until=schemas.moment(row.old_secrets[0]["until"]) if row.old_secrets else None,
     )
 
 

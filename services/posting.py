@@ -14,13 +14,13 @@ import hashlib
 import hmac
 import http.client
 import io
-import secrets
 import socket
 import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from secrets import token_bytes
 from typing import Any
 
 from services.addresses import Address, Guard, Place
@@ -56,7 +56,7 @@ class Outcome:
 
 def new_secret() -> str:
     """What a receiver verifies with: `whsec_` and 32 random bytes."""
-    return MARK + base64.b64encode(secrets.token_bytes(32)).decode()
+    return MARK + base64.b64encode(token_bytes(32)).decode()
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
@@ -66,13 +66,14 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(signed).decode()}"
 
 
-def post(guard: Guard, url: str, secret: str, message_id: str, body: bytes) -> Outcome:
-    """Send a message and say what came of it; raises nothing that a receiver could cause. Only a 2xx is a delivery."""
+def post(guard: Guard, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
+    """Send a message, signed with each of the secrets, and say what came of it; raises nothing that a receiver could
+    cause. Only a 2xx is a delivery."""
     deadline = time.monotonic() + TOTAL_SECONDS
     try:
         place, addresses = guard.check(url)
         with _connected(place, addresses, deadline) as wire:
-            return _ask(place, wire, secret, message_id, body)
+            return _ask(place, wire, secrets, message_id, body)
     except AddressRefused as error:
         return Outcome(None, f"Nothing was sent: {error.message}")
     except TimeoutError:
@@ -81,7 +82,7 @@ def post(guard: Guard, url: str, secret: str, message_id: str, body: bytes) -> O
         return Outcome(None, f"The receiver could not be asked: {clean(str(error) or type(error).__name__, 300)}.")
 
 
-def _ask(place: Place, wire: _Wire, secret: str, message_id: str, body: bytes) -> Outcome:
+def _ask(place: Place, wire: _Wire, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
     timestamp = int(time.time())
     connection = http.client.HTTPConnection(place.host, place.port)
     connection.sock = wire
@@ -96,7 +97,7 @@ def _ask(place: Place, wire: _Wire, secret: str, message_id: str, body: bytes) -
             "Connection": "close",
             "webhook-id": message_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(secret, message_id, timestamp, body),
+            "webhook-signature": " ".join(sign(secret, message_id, timestamp, body) for secret in secrets),
         },
     )
     with connection.getresponse() as response:

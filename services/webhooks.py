@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,6 +41,9 @@ USUAL = ("job.succeeded", "job.failed", "job.cancelled")
 """What a webhook is told of that does not say."""
 USUAL_OF_BATCH = ("batch.ended",)
 """And one that is for a batch."""
+ROTATION_SECONDS = 86_400.0
+"""For so long an old secret signs beside the new one."""
+MOST_OLD_SECRETS = 3
 LEASE_SECONDS = 60.0
 """For so long a message belongs to who claimed it; sending takes a quarter of that at most."""
 RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
@@ -66,7 +69,8 @@ class Message:
     event: str
     webhook_id: str
     url: str
-    secret: str
+    secrets: Sequence[str] = field(repr=False)
+    """Each signs: the present one, and those before it for a while."""
     body: bytes
 
 
@@ -156,13 +160,13 @@ def _heard(events: Collection[str], nouns: Collection[str], what: str) -> Collec
     return events
 
 
-def get(session: Session, webhook_id: str, *, tenant: str) -> Webhook:
-    """The webhook.
+def get(session: Session, webhook_id: str, *, tenant: str, lock: bool = False) -> Webhook:
+    """The webhook; with `lock` held to the end of the transaction.
 
     Raises:
         WebhookNotFound: there is none, or it is another tenant's.
     """
-    found = session.get(Webhook, clean(webhook_id, 100), populate_existing=True)
+    found = session.get(Webhook, clean(webhook_id, 100), populate_existing=True, with_for_update=lock or None)
     if found is None or found.tenant != tenant:
         raise WebhookNotFound(f"There is no webhook {clean(webhook_id, 100)}.")
     return found
@@ -178,6 +182,20 @@ def delete(session: Session, webhook_id: str, *, tenant: str) -> None:
     # In this order, which is that of `record`: two that lock in different orders could wait for each other.
     session.execute(sa.delete(Delivery).where(Delivery.webhook_id == found.id))
     session.execute(sa.delete(Webhook).where(Webhook.id == found.id))
+
+
+def rotate(session: Session, webhook_id: str, *, tenant: str) -> Webhook:
+    """Give a webhook a new secret. Those before it sign as well for a day, so that its receiver can change over.
+
+    Raises:
+        WebhookNotFound: there is none, or it is another tenant's.
+    """
+    found = get(session, webhook_id, tenant=tenant, lock=True)
+    at = session.scalar(select(now())) or 0.0
+    old = [{"secret": found.secret, "until": at + ROTATION_SECONDS}, *_signing(found, at)][:MOST_OLD_SECRETS]
+    session.execute(_write(Webhook, found.id, {"secret": new_secret(), "old_secrets": old}))
+    session.refresh(found)
+    return found
 
 
 def deliveries(
@@ -238,7 +256,7 @@ def begin_test(session: Session, webhook_id: str, *, tenant: str) -> Message:
     at = session.scalar(select(now())) or 0.0
     row = news.row(found, news.TEST, None, news.payload(news.TEST, at, {"webhook": found.id}))
     session.execute(sa.insert(Delivery).values(**row, attempts=1, attempted_at=now(), next_at=now() + LEASE_SECONDS))
-    return _message(found, row["id"], 1, news.TEST, row["payload"])
+    return _message(session, found, row["id"], 1, news.TEST, row["payload"])
 
 
 # The outbox
@@ -263,7 +281,7 @@ def claim(session: Session, *, without: Collection[str] = ()) -> Message | None:
     session.execute(_write(Delivery, delivery.id, values))
     if webhook.failures:
         session.execute(_write(Webhook, webhook.id, {"quiet_until": now() + LEASE_SECONDS}))
-    return _message(webhook, delivery.id, delivery.attempts + 1, delivery.event, delivery.payload)
+    return _message(session, webhook, delivery.id, delivery.attempts + 1, delivery.event, delivery.payload)
 
 
 def record(session: Session, message: Message, outcome: Outcome) -> None:
@@ -299,8 +317,8 @@ def forget_old(session: Session, limit: int) -> int:
 
 
 def forget_spent(session: Session) -> int:
-    """Forget webhooks for one job or batch that has ended or was deleted, a week after their last message. Returns how
-    many."""
+    """Forget webhooks for one job or batch that has ended or was deleted, a week after their last message, and old
+    secrets that sign no more. Returns how many webhooks."""
     going_on = sa.union_all(
         select(Job.id).where(Job.id == Webhook.only, Job.status.not_in(TERMINAL)),
         select(Batch.id).where(Batch.id == Webhook.only, Batch.ended_at.is_(None)),
@@ -313,6 +331,11 @@ def forget_spent(session: Session) -> int:
     if ids:
         session.execute(sa.delete(Delivery).where(Delivery.webhook_id.in_(ids)))
         session.execute(sa.delete(Webhook).where(Webhook.id.in_(ids)))
+    at = session.scalar(select(now())) or 0.0
+    rotated = select(Webhook).where(Webhook.old_secrets.is_not(None)).order_by(Webhook.id).with_for_update()
+    for webhook in session.scalars(rotated, execution_options={"populate_existing": True}):
+        webhook.old_secrets = [*_signing(webhook, at)] or None
+    session.flush()
     return len(ids)
 
 
@@ -353,8 +376,15 @@ def _write(table: type[Delivery] | type[Webhook], row_id: str, values: Mapping[s
     return update(table).where(table.id == row_id).values(values).execution_options(synchronize_session=False)
 
 
-def _message(webhook: Webhook, message_id: str, attempt: int, event: str, payload: str) -> Message:
-    return Message(message_id, attempt, event, webhook.id, webhook.url, webhook.secret, payload.encode())
+def _message(session: Session, webhook: Webhook, message_id: str, attempt: int, event: str, payload: str) -> Message:
+    old = _signing(webhook, session.scalar(select(now())) or 0.0) if webhook.old_secrets else []
+    secrets = [webhook.secret, *(one["secret"] for one in old)]
+    return Message(message_id, attempt, event, webhook.id, webhook.url, secrets, payload.encode())
+
+
+def _signing(webhook: Webhook, at: float) -> Sequence[dict[str, Any]]:
+    """Its old secrets whose time is not over."""
+    return [one for one in webhook.old_secrets or () if one["until"] > at]
 
 
 # Last, because it hides the built-in name within this module.

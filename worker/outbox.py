@@ -132,7 +132,7 @@ class Outbox:
 def deliver(engine: Engine, guard: Guard, message: Message) -> None:
     """Send a message that was claimed, and write down what came of it. Raises Unavailable."""
     try:
-        outcome = post(guard, message.url, message.secret, message.id, message.body)
+        outcome = post(guard, message.url, message.secrets, message.id, message.body)
     except Exception:  # ours: it must not be sent for ever, a lease at a time
         log.exception("%s of %s", message.id, message.webhook_id)
         outcome = Outcome(None, "Something went wrong inside Loopline; the scheduler's log has the traceback.")

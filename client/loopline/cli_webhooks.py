@@ -116,6 +116,25 @@ def delete_webhook(
         raise typer.Exit(BAD_REQUEST)
 
 
+@webhooks.command(name="rotate")
+def rotate_secret(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
+    """Give a webhook a new secret and print it, this once.
+
+    For 24 hours messages are signed with the one before as well: give the new one to the receiver within that time.
+
+    Example: loopline webhooks rotate wh_01m8534rdzpk2b2nwmwmj4v6dg
+    """
+    with connected(ctx) as client:
+        webhook = client.rotate_webhook(webhook_id)
+    if as_json:
+        return print_json(webhook.raw)
+    from loopline import text
+
+    until = text.when(webhook.old_secret_until)
+    note(f"{webhook.id} has a new secret, which is not shown again. The one before signs too until {until}.")
+    return typer.echo(webhook.secret)
+
+
 @webhooks.command(name="test")
 def try_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
     """Send a test message at once and say what came of it.

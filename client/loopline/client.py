@@ -285,6 +285,12 @@ class Client:
         with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
             self._http.send("DELETE", _webhook(webhook_id))
 
+    def rotate_webhook(self, webhook_id: str) -> Webhook:
+        """The webhook with a new `secret`, shown this once; the old one signs too until `old_secret_until`. Raises
+        NotFound. A connection that breaks is not tried again here."""
+        rotated = self._http.send("POST", f"{_webhook(webhook_id)}/rotate", once=True)
+        return Webhook.of(self._http.object_in(rotated))
+
     def test_webhook(self, webhook_id: str) -> Delivery:
         """Sends a test message at once; what came of it is in `state` and `last_error`. Raises NotFound."""
         path = f"{_webhook(webhook_id)}/test"

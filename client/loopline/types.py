@@ -344,7 +344,7 @@ class Key:
 @dataclass(frozen=True)
 class Webhook:
     """An address that is told what happens to jobs, batches and models. `secret` is there only in the answer to the one
-    that made it."""
+    that made it, or changed it."""
 
     id: str
     url: str = field(default="", repr=False)
@@ -357,11 +357,12 @@ class Webhook:
     delivered_at: datetime | None = None
     disabled_at: datetime | None = None
     disabled_reason: str | None = None
+    old_secret_until: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        times = ("created_at", "delivered_at", "disabled_at")
+        times = ("created_at", "delivered_at", "disabled_at", "old_secret_until")
         return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
 
 

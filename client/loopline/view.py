@@ -288,6 +288,8 @@ def webhook(shown: Webhook) -> RenderableType:
         ("arrived", text.when(shown.delivered_at) if shown.delivered_at else "never"),
         ("state", _state_of(shown)),
     ]
+    if shown.old_secret_until:
+        rows.append(("old secret", f"signs too until {text.when(shown.old_secret_until)}"))
     return pairs([*rows, ("because", shown.disabled_reason)] if shown.disabled_reason else rows)
 
 

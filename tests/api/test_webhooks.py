@@ -161,3 +161,21 @@ def test_a_webhook_can_be_for_one_batch_only(client: FlaskClient, receiver: Rece
     assert (again.status_code, again.get_json()["code"]) == (409, "conflict")
     unknown = client.post("/v1/webhooks", json={"url": receiver.url, "only": "job_1"})
     assert (unknown.status_code, unknown.get_json()["code"]) == (404, "job_not_found")
+
+
+def test_a_secret_is_changed_and_both_verify(client: FlaskClient, receiver: Receiver) -> None:
+    made = client.post("/v1/webhooks", json={"url": receiver.url}).get_json()
+    assert made["old_secret_until"] is None
+    answer = client.post(f"/v1/webhooks/{made['id']}/rotate")
+    changed = answer.get_json()
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+    assert changed["secret"] != made["secret"]
+    assert changed["old_secret_until"] > made["created_at"]
+    shown = client.get(f"/v1/webhooks/{made['id']}").get_json()
+    assert shown == {key: value for key, value in changed.items() if key != "secret"}
+    client.post(f"/v1/webhooks/{made['id']}/test")
+    [heard] = receiver.heard
+    for secret in (made["secret"], changed["secret"]):
+        assert Verifier(secret).verify(heard.body, heard.headers)["type"] == "webhook.test"
+    assert client.get("/v1/audit").get_json()["data"][1]["action"] == "webhook.rotate"
+    assert client.post("/v1/webhooks/wh_1/rotate").status_code == 404

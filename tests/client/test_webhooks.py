@@ -63,7 +63,7 @@ def test_webhooks_are_made_tested_looked_at_and_deleted(
         client.create_webhook("http://10.0.0.1/")
 
 
-def test_a_webhook_for_one_batch_only(
+def test_a_webhook_for_one_batch_and_a_new_secret(
     client: Client, run: Callable[..., Result], receiver: Receiver, tiny: dict[str, Any]
 ) -> None:
     batch = client.submit_batch([tiny, tiny])
@@ -72,7 +72,17 @@ def test_a_webhook_for_one_batch_only(
     [made] = client.webhooks()
     assert (made.only, made.events) == (batch.id, ["batch.ended"])
     assert batch.id in run("webhooks", "list").stdout
-    assert batch.id in run("webhooks", "show", made.id).stdout
+    done = run("webhooks", "rotate", made.id)
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", done.stdout)
+    assert "The one before signs too until" in done.stderr
+    tested = client.test_webhook(made.id)
+    assert Verifier(done.stdout.strip()).verify(receiver.heard[0].body, receiver.heard[0].headers) == tested.payload
+    shown = run("webhooks", "show", made.id).stdout
+    assert "signs too until" in shown
+    assert batch.id in shown
+    assert client.rotate_webhook(made.id).secret != done.stdout.strip()
+    with pytest.raises(NotFound):
+        client.rotate_webhook("wh_1")
     assert run("webhooks", "create", receiver.url, "--only", "job_1").exit_code == 2
 
 

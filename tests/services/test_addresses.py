@@ -50,7 +50,7 @@ def test_an_address_inside_a_network_gets_no_connection_however_it_is_spelled(li
         url = f"http://{host}:{port}/"
         with pytest.raises(AddressRefused):
             Guard().check(url)
-        outcome = posting.post(Guard(), url, posting.new_secret(), "msg_1", b"{}")
+        outcome = posting.post(Guard(), url, [posting.new_secret()], "msg_1", b"{}")
         assert (outcome.status, outcome.delivered) == (None, False)
         assert (outcome.error or "").startswith("Nothing was sent: "), url
 
@@ -124,9 +124,9 @@ def test_a_name_is_resolved_once_and_its_very_address_is_connected_to(
     monkeypatch.setattr(addresses.socket, "getaddrinfo", rebinding)
     monkeypatch.setattr(posting.socket, "create_connection", refused)
     url = f"http://rebind.example.com:{port}/"
-    assert "refused" in (posting.post(Guard(), url, posting.new_secret(), "msg_1", b"{}").error or "")
+    assert "refused" in (posting.post(Guard(), url, [posting.new_secret()], "msg_1", b"{}").error or "")
     assert (asked, tried) == (["rebind.example.com"], ["198.41.0.4"])
-    again = posting.post(Guard(), url, posting.new_secret(), "msg_1", b"{}")  # it resolves to the inside now
+    again = posting.post(Guard(), url, [posting.new_secret()], "msg_1", b"{}")  # it resolves to the inside now
     assert "rebind.example.com is no public address, and no name that leads to public" in (again.error or "")
     assert tried == ["198.41.0.4"]
 

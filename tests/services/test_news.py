@@ -335,6 +335,44 @@ def test_a_webhook_is_forgotten_a_week_after_what_it_was_for(engine: Engine, mak
         assert set(session.scalars(sa.select(Webhook.id))) == {for_all.id, *(one.id for one in kept)}
 
 
+def test_an_old_secret_signs_for_a_day_and_is_forgotten(engine: Engine, make_job: Callable[..., Job]) -> None:
+    webhook = hook(engine, "job.queued")
+
+    def secrets() -> Sequence[str]:
+        with db.session_scope(engine) as session:
+            return webhooks.begin_test(session, webhook.id, tenant="default").secrets
+
+    def rotate() -> str:
+        with db.session_scope(engine) as session:
+            return webhooks.rotate(session, webhook.id, tenant="default").secret
+
+    def later(seconds: float) -> None:
+        with db.session_scope(engine) as session:
+            row = webhooks.get(session, webhook.id, tenant="default")
+            row.old_secrets = [{**one, "until": one["until"] - seconds} for one in row.old_secrets or ()]
+
+    assert secrets() == [webhook.secret]
+    second = rotate()
+    make_job()
+    with db.session_scope(engine) as session:
+        claimed_message = webhooks.claim(session)
+        assert claimed_message is not None
+    assert claimed_message.secrets == secrets() == [second, webhook.secret]
+    assert second not in repr(claimed_message)
+    later(3600)
+    third = rotate()  # as by a request that was sent again
+    assert secrets() == [third, second, webhook.secret]
+    later(webhooks.ROTATION_SECONDS - 1800)
+    assert secrets() == [third, second]
+    later(1800)
+    assert secrets() == [third]
+    with db.session_scope(engine) as session:
+        assert webhooks.forget_spent(session) == 0
+        assert webhooks.get(session, webhook.id, tenant="default").old_secrets is None
+    newest = [rotate() for _ in range(5)]
+    assert secrets() == newest[: -2 - webhooks.MOST_OLD_SECRETS : -1]
+
+
 def test_whether_batches_have_ended_is_asked_of_those_that_go_on(engine: Engine) -> None:
     """However many jobs have ended, the look does not read them."""
     asked: list[tuple[str, Any]] = []

@@ -27,7 +27,7 @@ HERE = Guard(networks("127.0.0.0/8,::1"), https_only=True)
 
 
 def send(url: str, secret: str = "") -> Outcome:
-    return post(HERE, url, secret or new_secret(), "msg_1", b'{"type":"webhook.test"}')
+    return post(HERE, url, [secret or new_secret()], "msg_1", b'{"type":"webhook.test"}')
 
 
 def test_a_signature_is_that_of_the_specifications_library() -> None:

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from standardwebhooks.webhooks import Webhook as Verifier
+from standardwebhooks.webhooks import WebhookVerificationError
 
 from services import batches, db, posting, webhooks
 from services.addresses import Guard, networks
@@ -79,7 +80,7 @@ def settled(engine: Engine, attempts: int) -> Delivery:
 
 def sent(engine: Engine, receiver: Receiver) -> Outcome:
     """What comes of posting to the receiver."""
-    return posting.post(Guard(networks(LOOPBACK)), receiver.url, posting.new_secret(), "msg_1", b"{}")
+    return posting.post(Guard(networks(LOOPBACK)), receiver.url, [posting.new_secret()], "msg_1", b"{}")
 
 
 def test_a_receiver_that_fails_at_first_gets_the_same_message_again_with_a_valid_signature(
@@ -121,6 +122,23 @@ def test_a_receiver_that_fails_at_first_is_told_of_the_end_of_a_batch_once(
         assert (heard.headers["webhook-id"], payload["type"]) == (arrived.id, "batch.ended")
         assert (payload["data"]["id"], payload["data"]["counts"]["cancelled"]) == (ended, 2)
     assert not sender.send_one()
+
+
+def test_both_secrets_verify_while_a_receiver_changes_over(
+    engine: Engine, make_job: MakeJob, receiver: Receiver, sender: outbox.Outbox
+) -> None:
+    webhook = hook(engine, receiver.url)
+    with db.session_scope(engine) as session:
+        rotated = webhooks.rotate(session, webhook.id, tenant="default").secret
+    make_job()
+    assert sender.send_one()
+    [heard] = receiver.until(1)
+    assert rotated != webhook.secret
+    for secret in (rotated, webhook.secret):
+        assert Verifier(secret).verify(heard.body, heard.headers)["type"] == "job.queued"
+    with pytest.raises(WebhookVerificationError):
+        Verifier(posting.new_secret()).verify(heard.body, heard.headers)
+    assert heard.headers["webhook-signature"].count("v1,") == 2
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(engine: Engine, receiver: Receiver) -> None:
