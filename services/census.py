@@ -1,4 +1,4 @@
-"""What waits, what runs and who works, asked of the database whenever Prometheus asks: for the scheduler's metrics."""
+"""What waits, what runs, who works and who is told: asked of the database at each scrape of the scheduler's metrics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, metrics, workers
+from services import db, metrics, webhooks, workers
 from services.db import now
 from services.errors import Unavailable
 from services.orm import Job
+from services.webhooks import Backlog
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -42,6 +43,8 @@ class Count:
     """By state."""
     stuck: int
     """Queues whose work is stuck (`workers.stuck`)."""
+    messages: Backlog
+    """Of webhooks."""
 
 
 def count(session: Session, *, stuck_seconds: float) -> Count:
@@ -62,6 +65,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
         listening=_tally(queue for worker in present for queue in worker.queues.split(",")),
         workers=_tally(worker.state for worker in present),
         stuck=len(workers.stuck(session, stuck_seconds)),
+        messages=webhooks.backlog(session),
     )
 
 
@@ -125,6 +129,10 @@ class Census:
         yield _family(metrics.LISTENING, listening)
         yield _family(metrics.WORKERS, present)
         yield _family(metrics.STUCK, {(): counted.stuck})
+        told = counted.messages
+        yield _family(metrics.WEBHOOKS, {("enabled",): told.enabled, ("disabled",): told.disabled})
+        yield _family(metrics.MESSAGES, {(): told.waiting})
+        yield _family(metrics.MESSAGE_SECONDS, {(): told.oldest_seconds})
 
 
 def _family(metric: metrics.Metric, values: Values) -> Family:

@@ -149,6 +149,12 @@ BELLS = Counter(
     ("result",),
 )
 
+DELIVERIES = Counter(
+    "loopline_deliveries_total",
+    "Attempts to send a webhook's message, by outcome: `delivered`, `failed`, `given_up` (it failed and was the last).",
+    ("outcome",),
+)
+
 # HTTP
 
 REQUESTS = Counter(
@@ -204,6 +210,13 @@ STUCK = Asked(
     "Queues whose jobs have waited for LOOPLINE_STUCK_SECONDS with no worker listening, or beside an idle one.",
 )
 
+WEBHOOKS = Asked("loopline_webhooks", "Webhooks, by state: `enabled`, `disabled`.", ("state",))
+MESSAGES = Asked("loopline_deliveries_waiting", "Messages that are to be sent, now or again later.")
+MESSAGE_SECONDS = Asked(
+    "loopline_deliveries_oldest_seconds",
+    "How long the oldest message that may be sent now has waited for a sender; 0 without one.",
+)
+
 
 def every() -> Sequence[Metric]:
     """Every metric there is, in the order of the page."""
@@ -225,7 +238,9 @@ def are_on() -> bool:
 
 
 def expect(queues: Iterable[str]) -> None:
-    """Show zeros for what may come to be counted of these queues, failures above all."""
+    """Show zeros for what may come to be counted of these queues, failures above all, and of messages."""
+    for outcome in ("delivered", "failed", "given_up"):
+        DELIVERIES.expect(outcome=outcome)
     for queue in queues:
         ATTEMPTS.expect(queue=queue)
         RUNS.expect(queue=queue, outcome=Status.SUCCEEDED, reason="")

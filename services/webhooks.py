@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db, news, tenants
+from services import db, metrics, news, tenants
 from services.db import now, rowcount
 from services.errors import (
     BatchNotFound,
@@ -290,6 +290,7 @@ def record(session: Session, message: Message, outcome: Outcome) -> None:
     if outcome.delivered:
         arrived = {"delivered_at": now(), "given_up_at": None, "next_at": None}
         session.execute(_write(Delivery, message.id, {**told, **arrived}))
+        metrics.after_commit(session, metrics.DELIVERIES.inc, outcome="delivered")
         alive = {"delivered_at": now(), "failures": 0, "quiet_until": 0.0}
         enabled = {"disabled_at": None, "disabled_reason": None} if message.event == news.TEST else {}
         session.execute(_write(Webhook, message.webhook_id, {**alive, **enabled}))
@@ -299,6 +300,8 @@ def record(session: Session, message: Message, outcome: Outcome) -> None:
     failed = _write(Delivery, message.id, {**told, **values}).where(Delivery.attempts == message.attempt)
     if not rowcount(session.execute(failed)):
         return
+    given_up = again is None and message.event != news.TEST
+    metrics.after_commit(session, metrics.DELIVERIES.inc, outcome="given_up" if given_up else "failed")
     webhook = session.get(Webhook, message.webhook_id, populate_existing=True)
     if webhook is None:  # deleted meanwhile
         return
@@ -306,8 +309,30 @@ def record(session: Session, message: Message, outcome: Outcome) -> None:
     session.execute(_write(Webhook, webhook.id, {"failures": Webhook.failures + 1, "quiet_until": now() + quiet}))
     if outcome.status == GONE:
         _disable(session, webhook, "The receiver answered 410: it is gone, and wants no more messages.")
-    elif again is None and message.event != news.TEST:
+    elif given_up:
         _disable_if_dead(session, webhook, message)
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is to be sent, and by whose webhooks; for the metrics."""
+
+    enabled: int
+    disabled: int
+    waiting: int
+    """Messages of enabled webhooks that have neither arrived nor been given up."""
+    oldest_seconds: float
+    """For how long the one that waits longest for a sender could have been sent; 0.0 without one."""
+
+
+def backlog(session: Session) -> Backlog:
+    """Count. Messages that have arrived or were given up are not looked at."""
+    total, disabled = session.execute(select(func.count(), func.count(Webhook.disabled_at)).select_from(Webhook)).one()
+    sent = select(func.count()).select_from(Delivery).join(Webhook, Webhook.id == Delivery.webhook_id)
+    waiting = session.scalar(sent.where(Delivery.next_at.is_not(None), Webhook.disabled_at.is_(None))) or 0
+    since = sa.case((Delivery.next_at > Webhook.quiet_until, Delivery.next_at), else_=Webhook.quiet_until)
+    oldest = session.scalar(_due().with_only_columns(func.max(now() - since))) or 0.0
+    return Backlog(total - disabled, disabled, waiting, oldest)
 
 
 def forget_old(session: Session, limit: int) -> int:

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, metrics, workers
+from services import db, jobs, metrics, webhooks, workers
 from services.census import Census
 from services.jobs import Lease
-from services.orm import Job
+from services.orm import Delivery, Job, Webhook
+from services.posting import Outcome
 from services.settings import Settings
 from tests.scraping import Scrape, free_port, scrape
 
@@ -178,6 +179,35 @@ def test_workers_are_shown_by_state_and_by_queue(engine: Engine, read: Read) -> 
     assert found.value("loopline_workers", state="idle") == found.value("loopline_workers", state="busy") == 1
     assert found.value("loopline_queue_workers", queue="default") == 2
     assert found.value("loopline_queue_workers", queue="night") == 1
+
+
+def test_messages_of_webhooks_are_counted_by_what_came_of_them(engine: Engine, make_job: MakeJob, read: Read) -> None:
+    metrics.expect([])
+    assert read().value("loopline_deliveries_total", outcome="given_up") == 0
+    with db.session_scope(engine) as session:
+        webhooks.create(session, "https://example.com/", events=["job.queued"], tenant="default")
+    for outcome in (Outcome(204, None), Outcome(500, "No."), Outcome(410, "Gone.")):
+        make_job()
+        with db.session_scope(engine) as session:
+            session.execute(sa.update(Webhook).values(quiet_until=0.0))
+            message = webhooks.claim(session)
+            assert message is not None
+        with db.session_scope(engine) as session:
+            webhooks.record(session, message, outcome)
+    found = read()
+    for name in ("delivered", "failed", "given_up"):
+        assert found.value("loopline_deliveries_total", outcome=name) == 1
+    assert found.value("loopline_webhooks", state="disabled") == 1
+    assert found.value("loopline_webhooks", state="enabled") == 0
+    assert found.value("loopline_deliveries_waiting") == found.value("loopline_deliveries_oldest_seconds") == 0
+    with db.session_scope(engine) as session:
+        webhooks.create(session, "https://example.com/", events=["job.queued"], tenant="default")
+    make_job()
+    with db.session_scope(engine) as session:
+        session.execute(sa.update(Delivery).where(Delivery.attempts == 0).values(next_at=db.now() - 300))
+    found = read()
+    assert found.value("loopline_deliveries_waiting") == 1
+    assert found.value("loopline_deliveries_oldest_seconds") == pytest.approx(300, abs=5)
 
 
 def test_a_database_that_is_away_fails_no_scrape() -> None:

@@ -17,6 +17,7 @@ from services import batches, db, jobs, news, reconciler, registry, tenants, web
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
 from services.jobs import Lease
 from services.orm import Batch, Delivery, Job, Webhook
+from services.posting import Outcome
 from services.queue import FakeDoorbell
 from services.settings import Settings
 
@@ -398,3 +399,29 @@ def test_nobody_listening_costs_one_look(engine: Engine, make_batch: MakeBatch) 
     assert [text.split()[0] for text in looks] == ["UPDATE", "SELECT"]
     with db.read_scope(engine) as session:
         assert session.get_one(Batch, batch_id).ended_at is not None
+
+
+def test_deliveries_are_counted_and_what_waits_is_known(engine: Engine, make_job: Callable[..., Job]) -> None:
+    def backlog() -> webhooks.Backlog:
+        with db.read_scope(engine) as session:
+            return webhooks.backlog(session)
+
+    assert backlog() == webhooks.Backlog(0, 0, 0, 0.0)
+    first, second = hook(engine, "job.queued"), hook(engine, "job.queued")
+    make_job()
+    with db.session_scope(engine) as session:
+        session.execute(sa.update(Delivery).where(Delivery.webhook_id == first.id).values(next_at=db.now() - 500))
+    found = backlog()
+    assert (found.enabled, found.disabled, found.waiting) == (2, 0, 2)
+    assert 500 <= found.oldest_seconds < 520
+    with db.session_scope(engine) as session:  # one that is left alone is not late
+        session.execute(sa.update(Webhook).where(Webhook.id == first.id).values(quiet_until=db.now() - 50))
+    assert 50 <= backlog().oldest_seconds < 70
+    with db.session_scope(engine) as session:
+        message = webhooks.claim(session, without=[second.id])
+        assert message is not None
+    with db.session_scope(engine) as session:
+        webhooks.record(session, message, Outcome(410, "The receiver answered 410."))
+    found = backlog()
+    assert (found.enabled, found.disabled, found.waiting) == (1, 1, 1)
+    assert found.oldest_seconds < 20
