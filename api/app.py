@@ -21,6 +21,7 @@ from api import (
     presets,
     rates,
     registry,
+    schedules,
     webhooks,
     whoami,
     workers,
@@ -53,6 +54,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     for resource in (
         jobs,
         batches,
+        schedules,
         events,
         checkpoints,
         models,

@@ -174,6 +174,7 @@ def _summarised(batch: Batch, summary: Summary) -> dict[str, Any]:
         "total": summary.total,
         "counts": schemas.BatchCounts(**{status: summary.counts.get(status, 0) for status in Status}),
         "varied": batch.varied,
+        "schedule_id": batch.schedule_id,
         "created_at": schemas.moment(batch.created_at),
         "ended_at": schemas.moment_or_none(summary.ended_at),
         "links": schemas.BatchLinks(self=self, cancel=f"{self}/cancel"),

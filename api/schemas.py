@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from services import news
 from services.datasets import check_name
 from services.errors import BadRequest
+from services.schedules import CATCH_UP_SECONDS, MOST_CATCH_UP_SECONDS, MOST_JITTER_SECONDS
 
 T = TypeVar("T")
 MAX_INTEGER = 2**31 - 1
@@ -59,6 +60,13 @@ MATRIX_EXAMPLE: dict[str, Any] = {
     "matrix": {"training.optimizer.lr": [1e-3, 1e-4], "architecture.hidden_size": [32, 64]},
 }
 BATCH_EXAMPLE: dict[str, Any] = {"name": "nightly", "jobs": [SPEC_EXAMPLE, PRESET_EXAMPLE]}
+SCHEDULE_EXAMPLE: dict[str, Any] = {
+    "name": "nightly",
+    "cron": "30 2 * * *",
+    "time_zone": "Europe/Berlin",
+    "overlap": "skip",
+    "submit": PRESET_EXAMPLE,
+}
 
 
 class Answer(BaseModel):
@@ -244,6 +252,8 @@ class BatchSummary(Answer):
     counts: BatchCounts
     varied: list[str]
     """The keys of its matrix: what differs between its jobs."""
+    schedule_id: str | None
+    """The schedule that submitted it, which may have been deleted since."""
     created_at: datetime
     ended_at: datetime | None
     """When its last job ended, once the scheduler has seen it, some seconds later; stays when jobs are deleted."""
@@ -714,6 +724,99 @@ class InboxList(Page[InboxFile]):
     """What came of the files in the inbox, newest first; `after` takes the last one's id."""
 
 
+OverlapPolicy = Literal["skip", "queue", "replace"]
+
+
+class ScheduleRequest(Body):
+    """A schedule as it is wanted."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """1 to 100 of a-z, 0-9, dot, dash and underscore; may be left out where it stands in the address."""
+    cron: str = Field(min_length=1, max_length=1000)
+    """Five fields, `30 2 * * *`, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`."""
+    time_zone: str = Field("UTC", min_length=1, max_length=100)
+    """In which the expression is read: a name of IANA's, such as `Europe/Berlin`."""
+    submit: dict[str, Any]
+    """What is submitted, as `POST /v1/batches` takes it: a spec, one with a `matrix`, or `{name, jobs: [...]}`."""
+    overlap: OverlapPolicy = "skip"
+    """What becomes of a slot while the batch before has not ended."""
+    catch_up_seconds: int = Field(CATCH_UP_SECONDS, ge=0, le=MOST_CATCH_UP_SECONDS)
+    """So late a slot is fired still; 0: never late."""
+    jitter_seconds: int = Field(0, ge=0, le=MOST_JITTER_SECONDS)
+    """Each slot is fired up to so much later, by a share of its own."""
+    only_new_data: bool = False
+    """Leave a slot out while no data set has a newer version than at the run before."""
+
+
+class FiringLinks(Answer):
+    schedule: str
+    batch: str | None
+
+
+class Firing(Answer):
+    """A slot of a schedule, or a run that somebody asked for, and what came of it."""
+
+    object: Literal["firing"] = "firing"
+    id: str
+    schedule_id: str
+    slot: datetime | None
+    """When it was due, by the clocks of the schedule's time zone; null for a run that somebody asked for."""
+    outcome: Literal["fired", "waiting", "succeeded", "failed", "cancelled", "deleted", "skipped", "missed", "refused"]
+    """`fired` until its batch has ended; then how."""
+    reason: str | None
+    message: str | None
+    """A sentence for a person: why, and what to do."""
+    batch_id: str | None
+    counts: dict[str, int] | None
+    """Jobs of its batch by where they stand, or stood when it ended; null where there is none."""
+    created_at: datetime
+    ended_at: datetime | None
+    links: FiringLinks
+
+
+class FiringList(Page[Firing]):
+    """What came of a schedule's slots, newest first; those of the last 400 days."""
+
+
+class ScheduleLinks(Answer):
+    self: str
+    firings: str
+    run: str
+    pause: str
+    resume: str
+
+
+class Schedule(Answer):
+    """When to submit what."""
+
+    object: Literal["schedule"] = "schedule"
+    id: str
+    name: str
+    cron: str
+    time_zone: str
+    submit: dict[str, Any]
+    overlap: OverlapPolicy
+    catch_up_seconds: int
+    jitter_seconds: int
+    only_new_data: bool
+    next: list[datetime]
+    """The next three slots, by the clocks of its time zone; none while it is paused."""
+    due_at: datetime | None
+    """When the first of them is to be fired: with its jitter."""
+    last: Firing | None
+    """Its newest firing."""
+    paused_at: datetime | None
+    created_at: datetime
+    created_by: str | None
+    """The API key; null where none was needed."""
+    updated_at: datetime
+    links: ScheduleLinks
+
+
+class ScheduleList(Page[Schedule]):
+    """Schedules, by name; `after` takes the last one's name."""
+
+
 class AuditEntry(Answer):
     """Something that somebody changed."""
 
@@ -897,6 +1000,16 @@ class JobPath(Path):
 
 class BatchPath(Path):
     batch_id: str
+
+
+class SchedulePath(Path):
+    schedule: str
+    """Its name or id."""
+
+
+class SchedulesQuery(PageQuery):
+    after: Text | None = None
+    """The name of the last schedule of the page before."""
 
 
 class CheckpointPath(JobPath):

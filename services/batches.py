@@ -79,10 +79,13 @@ def submit(
     key: Key | None = None,
     request_id: str | None = None,
     tenant: str = tenants.DEFAULT,
+    name: str | None = None,
+    schedule_id: str | None = None,
 ) -> Submitted:
     """The batch that the document asks for: a new one, or the one that an earlier request with this key made.
 
-    Nothing is inserted before every spec was found right, and fits its data set.
+    Nothing is inserted before every spec was found right, and fits its data set. `name` is for a batch whose document
+    has none, `schedule_id` for one that a schedule submits.
 
     Raises:
         SpecInvalid: with the problems of all specs, each with a pointer into the document.
@@ -90,16 +93,26 @@ def submit(
         IdempotencyInFlight: that request is under way.
         QuotaExceeded: the tenant would have more jobs waiting than it may.
     """
-    name, sources = matrix.read(document)
-    specs = [[(cell, submission.read(cell.spec)) for cell in source.cells] for source in sources]
+    named, sources = matrix.read(document)
+    specs = _specs(sources)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return Submitted(get(session, earlier, tenant=tenant), replayed=True)
     wanted = _fitted(session, sources, specs, tenant)
-    batch = _insert(session, name, sources, tenant, request_id)
+    batch = _insert(session, named or name, sources, tenant, request_id, schedule_id)
     jobs.create_all(session, wanted, request_id=request_id, tenant=tenant, batch_id=batch.id)
     if key is not None:
         idempotency.settle(session, key, batch.id)
     return Submitted(batch, replayed=False)
+
+
+def check(session: Session, document: Mapping[str, Any], *, tenant: str = tenants.DEFAULT) -> Sequence[Wanted]:
+    """The jobs that the document stands for now; nothing is made.
+
+    Raises:
+        SpecInvalid: as `submit`.
+    """
+    _, sources = matrix.read(document)
+    return _fitted(session, sources, _specs(sources), tenant)
 
 
 def get(session: Session, batch_id: str, *, tenant: str | None = None) -> Batch:
@@ -221,6 +234,10 @@ def _summary(counts: Mapping[Status, int], revisions: int, ended_at: float | Non
     return Summary(counts, revision if ended_at is None else f"{revision}.ended", ended_at)
 
 
+def _specs(sources: Sequence[Source]) -> Sequence[Sequence[tuple[Cell, Parsed]]]:
+    return [[(cell, submission.read(cell.spec)) for cell in source.cells] for source in sources]
+
+
 def _fitted(
     session: Session, sources: Sequence[Source], specs: Sequence[Sequence[tuple[Cell, Parsed]]], tenant: str
 ) -> Sequence[Wanted]:
@@ -239,10 +256,16 @@ def _fitted(
 
 
 def _insert(
-    session: Session, name: str | None, sources: Sequence[Source], tenant: str, request_id: str | None
+    session: Session,
+    name: str | None,
+    sources: Sequence[Source],
+    tenant: str,
+    request_id: str | None,
+    schedule_id: str | None,
 ) -> Batch:
     varied = dict.fromkeys(path for source in sources for path in source.paths)
     values = {"name": name, "tenant": tenant, "varied": [*varied], "request_id": request_id, "created_at": now()}
+    values["schedule_id"] = schedule_id
     return session.scalars(sa.insert(Batch).values(id=new_id("batch"), **values).returning(Batch)).one()
 
 

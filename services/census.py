@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, metrics, webhooks, workers
+from services import db, metrics, schedules, webhooks, workers
 from services.db import now
 from services.errors import Unavailable
 from services.orm import Job
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STATUSES = ("runnable", "waiting", "running", "paused")
 Values = dict[tuple[str, ...], float]
 """By the values of a metric's labels."""
+OVERDUE_SECONDS = 60.0
 PATIENCE_SECONDS = 5.0
 """A database that takes longer counts as away: Prometheus itself waits for 10 s."""
 
@@ -45,6 +46,8 @@ class Count:
     """Queues whose work is stuck (`workers.stuck`)."""
     messages: Backlog
     """Of webhooks."""
+    overdue: int
+    """Schedules that should have been fired (`schedules.overdue`)."""
 
 
 def count(session: Session, *, stuck_seconds: float) -> Count:
@@ -66,6 +69,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
         workers=_tally(worker.state for worker in present),
         stuck=len(workers.stuck(session, stuck_seconds)),
         messages=webhooks.backlog(session),
+        overdue=schedules.overdue(session, seconds=OVERDUE_SECONDS),
     )
 
 
@@ -133,6 +137,7 @@ class Census:
         yield _family(metrics.WEBHOOKS, {("enabled",): told.enabled, ("disabled",): told.disabled})
         yield _family(metrics.MESSAGES, {(): told.waiting})
         yield _family(metrics.MESSAGE_SECONDS, {(): told.oldest_seconds})
+        yield _family(metrics.OVERDUE, {(): counted.overdue})
 
 
 def _family(metric: metrics.Metric, values: Values) -> Family:

@@ -159,6 +159,13 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
 
 
 @contextmanager
+def savepoint(session: Session) -> Iterator[None]:
+    """A part of a transaction that is taken back alone if it ends in an error, with what it was to count."""
+    with metrics.undone_with(session), session.begin_nested():
+        yield
+
+
+@contextmanager
 def read_scope(engine: Engine) -> Iterator[Session]:
     """One transaction that only reads, from one snapshot; the database refuses writes in it.
 

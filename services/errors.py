@@ -8,10 +8,12 @@
     │   ├── CheckpointNotFound
     │   ├── ModelNotReady
     │   ├── ModelNotFound          of the registry
+    │   ├── ScheduleNotFound
     │   ├── TenantNotFound
     │   └── KeyNotFound
     ├── Invalid                    the request cannot be right, whatever the state of the service
     │   ├── SpecInvalid            every problem at once, each with a JSON pointer
+    │   ├── ScheduleInvalid        every problem at once, those of its specs too
     │   ├── DatasetInvalid         says which rows
     │   └── BadRequest             a parameter or header
     ├── Conflict                   right in itself, but not now
@@ -25,6 +27,8 @@
     │   ├── ModelInUse
     │   ├── AliasMoved
     │   ├── NothingBefore
+    │   ├── ScheduleExists
+    │   ├── ScheduleBusy
     │   ├── QuotaExceeded
     │   └── TenantExists
     ├── Unauthorized               who asks is not known
@@ -115,6 +119,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class ScheduleNotFound(NotFound):
+    """There is no schedule with this id or name."""
+
+    code = "schedule_not_found"
+
+
 class TenantNotFound(NotFound):
     """There is no tenant of this name."""
 
@@ -169,6 +179,16 @@ class SpecInvalid(Invalid):
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])
+
+
+class ScheduleInvalid(Invalid):
+    """The schedule has problems."""
+
+    code = "schedule_invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = len(problems)
+        super().__init__(f"The schedule has {count} problem{'s' if count != 1 else ''}.", problems)
 
 
 class DatasetInvalid(Invalid):
@@ -247,6 +267,18 @@ class NothingBefore(Conflict):
     """The alias pointed at no other version before."""
 
     code = "nothing_before"
+
+
+class ScheduleExists(Conflict):
+    """There is a schedule of this name already."""
+
+    code = "schedule_exists"
+
+
+class ScheduleBusy(Conflict):
+    """The batch that this schedule submitted before has not ended, and its overlap is `skip`."""
+
+    code = "schedule_busy"
 
 
 class QuotaExceeded(Conflict):

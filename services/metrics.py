@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.orm import Session
 
+from services.outcomes import Outcome
 from services.settings import Settings
 from services.states import Reason, Status
 
@@ -154,6 +155,13 @@ DELIVERIES = Counter(
     "Attempts to send a webhook's message, by outcome: `delivered`, `failed`, `given_up` (it failed and was the last).",
     ("outcome",),
 )
+FIRINGS = Counter(
+    "loopline_schedule_firings_total",
+    "What came of the slots of schedules and of runs that somebody asked for, by outcome: `fired`, `waiting` (for the "
+    "one before), `skipped`, `missed`, `refused`; and once the batch has ended `succeeded`, `failed`, `cancelled`, "
+    "`deleted` (its jobs were, before that was seen).",
+    ("outcome",),
+)
 
 # HTTP
 
@@ -209,6 +217,9 @@ STUCK = Asked(
     "loopline_stuck_queues",
     "Queues whose jobs have waited for LOOPLINE_STUCK_SECONDS with no worker listening, or beside an idle one.",
 )
+OVERDUE = Asked(
+    "loopline_schedules_overdue", "Schedules whose slot has been due for more than a minute without being fired."
+)
 
 WEBHOOKS = Asked("loopline_webhooks", "Webhooks, by state: `enabled`, `disabled`.", ("state",))
 MESSAGES = Asked("loopline_deliveries_waiting", "Messages that are to be sent, now or again later.")
@@ -238,7 +249,7 @@ def are_on() -> bool:
 
 
 def expect(queues: Iterable[str]) -> None:
-    """Show zeros for what may come to be counted of these queues, failures above all, and of messages."""
+    """Show zeros for what may come to be counted of these queues, of schedules and messages; failures above all."""
     for outcome in ("delivered", "failed", "given_up"):
         DELIVERIES.expect(outcome=outcome)
     for queue in queues:
@@ -248,6 +259,8 @@ def expect(queues: Iterable[str]) -> None:
         for reason in Reason:
             if reason != Reason.CANCELLED_BY_USER:
                 RUNS.expect(queue=queue, outcome=Status.FAILED, reason=reason)
+    for each in Outcome:
+        FIRINGS.expect(outcome=each)
 
 
 # Counting what was committed
@@ -259,6 +272,17 @@ def after_commit(session: Session, count: Callable[..., None], *values: float, *
     """Let `count(*values, **labels)` happen when this session's transaction is committed, and not without."""
     if _made:
         session.info.setdefault(_DUE, []).append((count, values, labels))
+
+
+@contextmanager
+def undone_with(session: Session) -> Iterator[None]:
+    """Within the context nothing is to be counted if it ends in an error: a savepoint is gone back to."""
+    noted = len(session.info.get(_DUE, ()))
+    try:
+        yield
+    except BaseException:
+        del session.info.get(_DUE, [])[noted:]
+        raise
 
 
 def committed(session: Session) -> None:

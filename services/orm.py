@@ -176,6 +176,8 @@ class Batch(Base):
     name: Mapped[str | None]
     varied: Mapped[list[str]] = mapped_column(sa.JSON(none_as_null=True))
     """The keys of its matrix: dotted paths into the specs of its jobs."""
+    schedule_id: Mapped[str | None]
+    """The schedule that submitted it, which may have been deleted since."""
     request_id: Mapped[str | None]
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
@@ -299,6 +301,85 @@ class Job(Base):
         Index("ix_jobs_tenant_status_id", "tenant", "status", "id"),
         Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
+    )
+
+
+class Schedule(Base):
+    """When to submit what. Whoever fires or changes it holds this row, so that happens one by one."""
+
+    __tablename__ = "schedules"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    name: Mapped[str]
+    cron: Mapped[str]
+    time_zone: Mapped[str]
+    submit: Mapped[dict[str, Any]]
+    """A document as `POST /v1/batches` takes it."""
+    overlap: Mapped[str]
+    """A `services.schedules.Overlap`."""
+    catch_up_seconds: Mapped[int]
+    jitter_seconds: Mapped[int]
+    only_new_data: Mapped[bool]
+    created_by: Mapped[str | None]
+    """The API key; None where none was needed."""
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    """When somebody last changed it; its firings do not."""
+    paused_at: Mapped[float | None]
+    revision: Mapped[int]
+    """Raised by every change that somebody asks for; its firings do not."""
+    next_slot: Mapped[float | None]
+    """The next moment at which it is due; None while it is paused, or when none comes any more."""
+    due_at: Mapped[float | None]
+    """That and its jitter: when it is to be fired."""
+
+    __table_args__ = (
+        UniqueConstraint("tenant", "name"),
+        Index(
+            "ix_schedules_due_at",
+            "due_at",
+            sqlite_where=sa.text("due_at IS NOT NULL"),
+            postgresql_where=sa.text("due_at IS NOT NULL"),
+        ),
+    )
+
+
+class Firing(Base):
+    """A slot of a schedule, or a run that somebody asked for, and what came of it. One row a slot: it fires once."""
+
+    __tablename__ = "schedule_firings"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    schedule_id: Mapped[str] = mapped_column(ForeignKey("schedules.id", ondelete="CASCADE"))
+    tenant: Mapped[str]
+    slot: Mapped[float | None]
+    """The moment at which it was due; None for one that was asked for."""
+    outcome: Mapped[str]
+    """A `services.firings.Outcome`."""
+    reason: Mapped[str | None]
+    """Of `services.firings.REASONS`, or the code of the error by which it was refused."""
+    message: Mapped[str | None]
+    batch_id: Mapped[str | None]
+    datasets: Mapped[list[str] | None]
+    """The versions of data sets that its jobs were submitted with."""
+    counts: Mapped[dict[str, Any] | None]
+    """When its batch had ended: how many jobs stood where. It outlives the jobs."""
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (
+        UniqueConstraint("schedule_id", "slot"),
+        Index("ix_schedule_firings_schedule_id_id", "schedule_id", "id"),
+        Index("ix_schedule_firings_created_at", "created_at"),
+        # Those with which the scheduler is not done.
+        Index(
+            "ix_schedule_firings_outcome",
+            "outcome",
+            "schedule_id",
+            sqlite_where=sa.text("outcome IN ('fired', 'waiting')"),
+            postgresql_where=sa.text("outcome IN ('fired', 'waiting')"),
+        ),
     )
 
 

@@ -1,8 +1,8 @@
 """The scheduler: `python -m worker.scheduler`. It brings back what was lost, every few seconds.
 
-It holds nothing: each pass reads the database, takes back jobs whose lease ran out, and rings where jobs wait. Any
-number may run; one that dies is missed by nobody for long. Threads of its process send what webhooks are told, and take
-in what comes into the inbox.
+It holds nothing: each pass reads the database, submits what schedules want by now, takes back jobs whose lease ran out,
+and rings where jobs wait. Any number may run; one that dies is missed by nobody for long. Threads of its process send
+what webhooks are told, and take in what comes into the inbox.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 
-from services import db, jobs, logs, metrics, storage
+from services import db, firings, jobs, logs, metrics, storage
 from services.census import Census
 from services.errors import Unavailable
+from services.orm import Firing
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
 from services.settings import Settings, sentences
@@ -37,6 +40,7 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
     while not stop.is_set():
         try:
             db.check_schema(engine)  # the API brings it up to date, and may not have come to that yet
+            keep_schedules(engine)  # first, so that the same pass rings for what they submit
             done = reconcile(engine, bell, settings)
             tell(engine, done.expired)
             for batch_id in done.ended:
@@ -44,9 +48,45 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + SWEEP_SECONDS
                 log.info("swept away %d files that nothing refers to", sweep(engine, storage.of(settings)))
+                with db.session_scope(engine) as session:
+                    firings.forget_old(session)
         except Unavailable as error:
             log.warning("this pass is skipped: %s", error)
         stop.wait(settings.reconcile_seconds)
+
+
+def keep_schedules(engine: Engine) -> None:
+    """Write down which batches of schedules have ended, fire what has waited for that, then what is due.
+
+    Each in a transaction of its own, after a look that takes no lock. What is wrong with one keeps neither the others
+    nor the leases of jobs waiting: it is told, and tried again at the next pass.
+    """
+    steps: Sequence[tuple[Callable[[Session], Sequence[Any]], Callable[[Session, Any], Sequence[Firing]]]] = (
+        (firings.ended, firings.end),
+        (firings.waiting, firings.release),
+        (firings.due, firings.fire),
+    )
+    try:
+        for look, act in steps:
+            with db.read_scope(engine) as session:
+                found = look(session)
+            for each in found:
+                _keep(engine, act, each)
+    except Unavailable as error:
+        log.warning("schedules wait for the next pass: %s", error)
+
+
+def _keep(engine: Engine, act: Callable[[Session, Any], Sequence[Firing]], found: Any) -> None:
+    try:
+        with db.session_scope(engine) as session:
+            done = act(session, found)
+    except Unavailable:
+        raise
+    except Exception:  # a defect that shows with one schedule must not stop the others, nor the process
+        log.exception("a schedule could not be kept (%s)", found)
+        return
+    for firing in done:
+        log.info("schedule %s: %s, %s", firing.schedule_id, firing.outcome, firing.message or firing.batch_id)
 
 
 def tell(engine: Engine, expired: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import batches, datasets, db, jobs, keys, registry, submission, tenants, webhooks
+from services import batches, datasets, db, jobs, keys, registry, schedules, submission, tenants, webhooks
 from services.jobs import Lease
 from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
@@ -34,6 +34,7 @@ UNKNOWN = {
     "dataset": "ds_" + "0" * 26,
     "key_id": "key_" + "0" * 26,
     "model": "model-none",
+    "schedule": "sch_" + "0" * 26,
     "webhook_id": "wh_" + "0" * 26,
     "delivery_id": "msg_" + "0" * 26,
 }
@@ -93,6 +94,8 @@ class World:
         documents = {
             "jobs.submit": self.spec,
             "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
+            "schedules.create": {"name": "fresh", "cron": "@daily", "submit": self.spec},
+            "schedules.put": {"cron": "@hourly", "submit": self.spec},
             "keys.create": {"scopes": ["read"]},
             "webhooks.create": {"url": "https://1.1.1.1/"},
             "registry.register": {"job": values["job_id"]},
@@ -118,9 +121,12 @@ class World:
                     self._train(session, trained)
                     registry.register(session, model, trained, tenant=tenant)
                     registry.promote(session, model, version, tenant=tenant)
+            wanted = schedules.Definition("@daily", self.spec)
+            schedule = schedules.create(session, f"nightly-{len(self.ids)}", wanted, tenant=tenant)
             hook = webhooks.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant=tenant)
             told = webhooks.begin_test(session, hook.id, tenant=tenant)
         made = {"job_id": job.id, "batch_id": batch.id, "webhook_id": hook.id, "delivery_id": told.id}
+        made["schedule"] = schedule.id
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
     def _train(self, session: Any, job_id: str) -> None:
@@ -250,6 +256,7 @@ def test_lists_hold_what_is_the_tenants_own(world: World) -> None:
     for path, holds in (
         ("/v1/jobs", "id"),
         ("/v1/batches", "id"),
+        ("/v1/schedules", "id"),
         ("/v1/datasets", "id"),
         ("/v1/keys", "id"),
         ("/v1/webhooks", "id"),
