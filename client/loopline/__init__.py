@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from loopline.job import Job
+    from loopline.schedules import Firing, Schedule
     from loopline.types import (
         Best,
         Checkpoint,
@@ -60,6 +61,7 @@ __all__ = [
     "DownloadFailed",
     "Epoch",
     "Event",
+    "Firing",
     "Health",
     "Identity",
     "InboxFile",
@@ -79,6 +81,7 @@ __all__ = [
     "Progress",
     "Quota",
     "Result",
+    "Schedule",
     "ServiceError",
     "ServiceUnreachable",
     "Steps",
@@ -87,7 +90,10 @@ __all__ = [
     "Worker",
 ]
 
-_HOMES = {"Client": "client", "Job": "job", "Batch": "batch", "BatchJob": "batch"} | dict.fromkeys(
+_HOMES = {
+    **{"Client": "client", "Job": "job", "Batch": "batch", "BatchJob": "batch"},
+    **{"Firing": "schedules", "Schedule": "schedules"},
+} | dict.fromkeys(
     [
         "Best",
         "Checkpoint",

@@ -63,6 +63,8 @@ class Batch:
     """Jobs by status."""
     varied: tuple[str, ...] = ()
     """The keys of its matrix."""
+    schedule_id: str | None = None
+    """The schedule that submitted it."""
     fraction: float = 0.0
     jobs: tuple[BatchJob, ...] = field(default=(), repr=False)
     """In the order in which they were asked for; none in a list of batches."""

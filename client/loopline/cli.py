@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loopline import cli_batches, cli_keys, cli_models, cli_webhooks, errors
+from loopline import cli_batches, cli_keys, cli_models, cli_schedules, cli_webhooks, errors
 from loopline.commands import (
     BAD_REQUEST,
     CANCELLED,
@@ -50,6 +50,7 @@ datasets = typer.Typer(
 )
 app.add_typer(datasets, name="datasets")
 app.add_typer(cli_batches.batches, name="batches")
+app.add_typer(cli_schedules.schedules, name="schedules")
 app.add_typer(cli_models.models, name="models")
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_webhooks.webhooks, name="webhooks")

@@ -50,9 +50,9 @@ def submit(
         before = " before, with this idempotency key" if batch.replayed else ""
         typer.echo(f"Submitted {batch_view.titled(batch)}{before}: {jobs}.")
         if not (watch or wait):
-            note(f"Watch it with: {_typed(ctx, 'batches watch', batch.id)}")
+            note(f"Watch it with: {typed(ctx, 'batches watch', batch.id)}")
     if watch or wait:
-        back = _typed(ctx, "batches watch", batch.id)
+        back = typed(ctx, "batches watch", batch.id)
         follow = batch_view.watched if watch and not as_json else batch_view.waited
         batch = follow(client, batch, back)
         if not as_json and not watch:
@@ -62,7 +62,7 @@ def submit(
     elif watch or wait:
         typer.echo(batch_view.total(batch))
     if watch or wait:
-        _leave_as(ctx, batch)
+        leave_as(ctx, batch)
 
 
 @batches.command(name="list")
@@ -116,9 +116,9 @@ def watch_batch(ctx: typer.Context, batch_id: BatchId) -> None:
 
     with connected(ctx) as client:
         batch = _chosen(client, batch_id)
-        batch = batch_view.watched(client, batch, _typed(ctx, "batches watch", batch.id))
+        batch = batch_view.watched(client, batch, typed(ctx, "batches watch", batch.id))
         typer.echo(batch_view.total(batch))
-        _leave_as(ctx, batch)
+        leave_as(ctx, batch)
 
 
 @batches.command(name="cancel")
@@ -166,17 +166,17 @@ def _of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
     return errors.Problem(f"{files[int(place)]} {slash}{below}".rstrip(), problem.detail)
 
 
-def _leave_as(ctx: typer.Context, batch: Batch) -> None:
+def leave_as(ctx: typer.Context, batch: Batch) -> None:
     """Exits with the code that says how the batch ended: the worst of its jobs."""
     failed = [job.id for job in batch.jobs if job.status == "failed"]
     if failed:
-        note(f"See what it logged with: {_typed(ctx, 'logs', failed[0])}")
+        note(f"See what it logged with: {typed(ctx, 'logs', failed[0])}")
         raise typer.Exit(FAILED)
     if batch.counts.get("cancelled"):
         raise typer.Exit(CANCELLED)
 
 
-def _typed(ctx: typer.Context, verb: str, about: str) -> str:
+def typed(ctx: typer.Context, verb: str, about: str) -> str:
     """How a command is typed, at the address in use."""
     url = ctx.obj["url"]
     elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""

@@ -21,6 +21,7 @@ from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
+from loopline.schedules import Schedules
 from loopline.types import Dataset, Delivery, Health, Identity, InboxFile, Key, Preset, Webhook, Worker
 
 Spec = Mapping[str, Any] | str | Path | specs.SpecFile
@@ -223,6 +224,11 @@ class Client:
     def models(self) -> Models:
         """The registry: `client.models.promote("vowels@3")`."""
         return Models(self._http)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Batches by the clock: `client.schedules.set("nightly.yaml")`."""
+        return Schedules(self._http)
 
     def workers(self) -> list[Worker]:
         """The workers that were seen within the last minute."""

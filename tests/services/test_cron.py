@@ -54,6 +54,13 @@ def test_what_goes_by_the_time_that_passes_is_due_in_both_hours() -> None:
     ]
 
 
+def test_every_two_hours_is_two_oclock_twice_or_never_where_clocks_change() -> None:
+    sydney = told("0 */2 * * *", "Australia/Sydney", "2026-04-05T00:30", 3)
+    assert [slot[11:16] for slot in sydney] == ["02:00", "02:00", "04:00"]
+    berlin = told("0 */2 * * *", "Europe/Berlin", "2026-03-28T23:30", 2)
+    assert [slot[11:16] for slot in berlin] == ["00:00", "04:00"]
+
+
 @given(
     expression=st.sampled_from(
         [

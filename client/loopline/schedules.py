@@ -1,0 +1,166 @@
+"""Schedules: batches that the service submits by the clock, and what came of each slot."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+from uuid import uuid4
+
+from loopline import spec as specs
+from loopline.errors import BadRequest, NotFound
+from loopline.http import Http
+from loopline.types import Document, known, moment
+
+PAGE = 100
+LOOK_SECONDS = 2.0
+_TIMES = ("paused_at", "created_at", "updated_at", "due_at")
+
+
+@dataclass(frozen=True)
+class Firing:
+    """A slot of a schedule, or a run that somebody asked for, and what came of it: see docs/schedules.md."""
+
+    id: str
+    outcome: str
+    """`fired` until its batch has ended, then `succeeded`, `failed`, `cancelled` or `deleted`; or `waiting`, `skipped`,
+    `missed`, `refused`."""
+    schedule_id: str = ""
+    slot: datetime | None = None
+    """When it was due, by the clocks of the schedule's time zone; None for a run that somebody asked for."""
+    reason: str | None = None
+    message: str | None = None
+    batch_id: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Jobs of its batch by status."""
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        times = {name: moment(document.get(name)) for name in ("slot", "created_at", "ended_at")}
+        return cls(**known(cls, document) | times)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to submit what. `next` are its next slots, by the clocks of its time zone; none while it is paused."""
+
+    id: str
+    name: str
+    cron: str = ""
+    time_zone: str = "UTC"
+    submit: Document = field(default_factory=dict, repr=False, hash=False)
+    overlap: str = "skip"
+    catch_up_seconds: int = 0
+    jitter_seconds: int = 0
+    only_new_data: bool = False
+    next: tuple[datetime, ...] = ()
+    due_at: datetime | None = None
+    """When the first of them is to be fired: with its jitter."""
+    last: Firing | None = None
+    paused_at: datetime | None = None
+    created_at: datetime | None = None
+    created_by: str | None = None
+    updated_at: datetime | None = None
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        coming = tuple(datetime.fromisoformat(each) for each in document.get("next") or ())
+        last = Firing.of(document["last"]) if document.get("last") else None
+        times = {name: moment(document.get(name)) for name in _TIMES}
+        return cls(**known(cls, document) | times | {"next": coming, "last": last})
+
+
+class Schedules:
+    """What `client.schedules` is. Schedules are told apart by name; an id works as well. Every method raises NotFound
+    where there is no such schedule."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def list(self, *, page_size: int = PAGE) -> Iterator[Schedule]:
+        """Every schedule, by name."""
+        pages = self._http.pages("/v1/schedules", {"limit": page_size}, key="name")
+        return (Schedule.of(each) for each in pages)
+
+    def get(self, name: str) -> Schedule:
+        """A schedule: what comes next, and what came of its newest slot."""
+        return Schedule.of(self._http.get_object(_path(name)))
+
+    def set(self, schedule: Mapping[str, Any] | str | Path | specs.SpecFile, *, name: str | None = None) -> Schedule:
+        """Makes or replaces a schedule: a mapping, or the path of a YAML or JSON file. The same again changes nothing.
+
+        name: else that in the document, else that of the file. Raises BadRequest with every problem.
+        """
+        document = copy.copy(schedule) if isinstance(schedule, specs.SpecFile) else specs.read(schedule)
+        try:
+            named = document.value(("name",))
+        except BadRequest as error:
+            raise BadRequest(f'{error.message} A cron expression goes in quotes: cron: "30 2 * * *".') from None
+        if name is not None and named is not None:
+            document.set(("name",), name, verbatim=True)
+        # The source of a mapping is no file.
+        from_file = (
+            specs.dataset_name(Path(document.source)) if isinstance(schedule, str | Path | specs.SpecFile) else ""
+        )
+        called = name or named or from_file
+        if not called:
+            raise BadRequest("A schedule needs a name: put `name: nightly` into it.")
+        headers = {"Content-Type": document.media_type}
+        return self._schedule("PUT", _path(called), headers=headers, body=document.text.encode())
+
+    def delete(self, name: str) -> Schedule:
+        """Deletes a schedule with its history, and returns it; its batches stay and go on."""
+        found = self.get(name)
+        with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
+            self._http.send("DELETE", _path(name))
+        return found
+
+    def pause(self, name: str) -> Schedule:
+        """Nothing of it is due until it is resumed."""
+        return self._schedule("POST", _path(name, "pause"))
+
+    def resume(self, name: str) -> Schedule:
+        """It goes on with the next slot from now on."""
+        return self._schedule("POST", _path(name, "resume"))
+
+    def run(self, name: str, *, idempotency_key: str | None = None) -> Firing:
+        """Fires it now, paused or not. Two calls with the same `idempotency_key` are one run.
+
+        Raises Conflict where its overlap is `skip` and the batch before has not ended.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return Firing.of(self._http.object_in(self._http.send("POST", _path(name, "run"), headers=headers)))
+
+    def firings(self, name: str, *, page_size: int = PAGE) -> Iterator[Firing]:
+        """What came of its slots, newest first, read page by page as you go."""
+        pages = self._http.pages(_path(name, "firings"), {"limit": page_size})
+        return (Firing.of(each) for each in pages)
+
+    def begun(self, firing: Firing) -> Firing:
+        """The firing once it waits for no other batch any more: it has one itself, or was left out. Raises NotFound
+        where it was forgotten meanwhile."""
+        while firing.outcome == "waiting":
+            time.sleep(LOOK_SECONDS)
+            newer = (each for each in self.firings(firing.schedule_id) if each.id <= firing.id)
+            found = next(newer, None)
+            if found is None or found.id != firing.id:
+                raise NotFound(f"There is no firing {firing.id} any more.")
+            firing = found
+        return firing
+
+    def _schedule(self, method: str, path: str, **request: Any) -> Schedule:
+        return Schedule.of(self._http.object_in(self._http.send(method, path, **request)))
+
+
+def _path(name: str, *below: str) -> str:
+    return "/".join(["/v1/schedules", *(quote(part, safe="") for part in (name, *below))])
