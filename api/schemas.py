@@ -631,14 +631,14 @@ EventName = Annotated[
 
 
 class Webhook(Answer):
-    """An address that is told what happens to jobs, batches and models."""
+    """An address that is told what happens to jobs, batches, schedules and models."""
 
     object: Literal["webhook"] = "webhook"
     id: str
     url: str
     events: list[EventName]
     only: str | None
-    """The id of the job or batch that it is for; null: for all."""
+    """The id of the job, batch or schedule that it is for; null: for all."""
     tags: dict[str, str]
     """It hears only of jobs that have all of these."""
     created_at: datetime
@@ -703,7 +703,7 @@ class WebhookRequest(BaseModel):
     events: list[EventName] | None = Field(None, min_length=1, max_length=len(news.EVENTS))
     """Null: the three ends of jobs; `batch.ended` where it is for a batch only."""
     only: str | None = Field(None, max_length=100)
-    """The id of a job or batch that has not ended: nothing else is told."""
+    """The id of a job or batch that has not ended, or of a schedule: nothing else is told."""
     tags: dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=200)]] = Field({}, max_length=16)
     """Only of jobs that have all of these; of a batch, if one of its jobs has."""
 

@@ -1,4 +1,4 @@
-"""/v1/webhooks: who is told what happens to the tenant's jobs, batches and models."""
+"""/v1/webhooks: who is told what happens to the tenant's jobs, batches, schedules and models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.errors import Invalid, Problem, RateLimited
 from services.orm import Delivery, Webhook
 
 api = openapi.blueprint(
-    "webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs, batches and models."
+    "webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs, batches, schedules and models."
 )
 
 _BODY: dict[str, Any] = {
@@ -35,7 +35,7 @@ def create() -> Response:
     """Make a webhook of the own tenant
 
     The answer is the only place where the secret to verify with is ever shown. With `only` it is for one job or batch
-    that has not ended (409), and is forgotten a week after the end of that.
+    that has not ended (409), or one schedule, and is forgotten a week after the end of that.
     """
     wanted = _wanted(bodies.document()[0])
     service = current()

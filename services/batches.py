@@ -212,6 +212,7 @@ def _told(session: Session, batch: Batch) -> News:
     data = {
         "id": batch.id,
         "name": batch.name,
+        "schedule_id": batch.schedule_id,
         "status": summary.status,
         "total": summary.total,
         "counts": {status: summary.counts.get(status, 0) for status in Status if status in TERMINAL},
@@ -220,12 +221,7 @@ def _told(session: Session, batch: Batch) -> News:
         "jobs": named,
         "links": {"self": f"/v1/batches/{batch.id}"},
     }
-    return News(batch.ended_at or 0.0, data, subjects_of(batch), [row.tags for row in rows])
-
-
-def subjects_of(batch: Batch) -> Sequence[str]:
-    """The ids that what happens to a batch is about."""
-    return [batch.id]
+    return News(batch.ended_at or 0.0, data, news.subjects_of_batch(batch), [row.tags for row in rows])
 
 
 def _summary(counts: Mapping[Status, int], revisions: int, ended_at: float | None) -> Summary:

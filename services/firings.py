@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session, aliased
 
-from services import batches, cron, db, faults, idempotency, metrics, schedules, tenants
+from services import batches, cron, db, faults, idempotency, ledger, schedules, tenants
 from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
 from services.idempotency import Key
 from services.orm import Firing, Job, Schedule, new_id
@@ -94,7 +94,7 @@ def run(
         _take_turn(session, schedule, firing, going_on, at, request_id)
     except SpecInvalid as error:
         raise ScheduleInvalid(schedules.within_submit(error.problems)) from None
-    _add(session, firing)
+    ledger.tell(session, schedule, ledger.enter(session, firing))
     if key is not None:
         idempotency.settle(session, key, firing.id)
     return firing, False
@@ -160,8 +160,8 @@ def end(session: Session, firing_id: str) -> Sequence[Firing]:
     values = {"outcome": outcome, "counts": counts, "message": told, "ended_at": schedules.clock(session)}
     statement = update(Firing).where(Firing.id == firing.id, Firing.outcome == Outcome.FIRED).values(values)
     done = session.scalars(statement.returning(Firing), execution_options={"populate_existing": True}).all()
-    for _ in done:
-        metrics.after_commit(session, metrics.FIRINGS.inc, outcome=outcome)
+    for row in done:
+        ledger.tell(session, session.get_one(Schedule, row.schedule_id), ledger.enter(session, row))
     return done
 
 
@@ -179,7 +179,7 @@ def release(session: Session, schedule_id: str) -> Sequence[Firing]:
         _submit(session, schedule, firing, [], at, _fresh_request())
     except REFUSALS as error:
         _refuse(firing, error, at)
-    _add(session, firing)
+    ledger.tell(session, schedule, ledger.enter(session, firing))
     faults.point("firing.written")
     return [firing]
 
@@ -206,7 +206,8 @@ def fire(session: Session, found: Due) -> Sequence[Firing]:
     if rows and slots.older:
         rows[0].message = f"{rows[0].message or ''} {slots.older:,} slots before it were missed too.".strip()
     for row in rows:
-        _add(session, row)
+        ledger.enter(session, row)
+    _tell(session, schedule, rows, slots.older)
     schedules.go_on(session, schedule, slots.following)
     faults.point("firing.written")
     return rows
@@ -218,6 +219,15 @@ def forget_old(session: Session) -> int:
     some = select(Firing.id).where(old, Firing.outcome.not_in(OPEN)).limit(MOST_FORGOTTEN)
     statement = sa.delete(Firing).where(Firing.id.in_(some)).execution_options(synchronize_session=False)
     return db.rowcount(session.execute(statement))
+
+
+def _tell(session: Session, schedule: Schedule, rows: Sequence[Firing], older: int) -> None:
+    """Announce what came of slots that were found together: of those that were missed the newest one, for all."""
+    missed = [row for row in rows if row.outcome == Outcome.MISSED]
+    if missed:
+        ledger.tell(session, schedule, missed[-1], besides=len(missed) - 1 + older)
+    for row in rows[len(missed) :]:
+        ledger.tell(session, schedule, row)
 
 
 def _slots(found: Due) -> Slots:
@@ -262,7 +272,7 @@ def _take_turn(
         firing.outcome, firing.message = Outcome.WAITING, f"It waits for the end of {going_on[-1]}."
     else:
         _submit(session, schedule, firing, going_on, at, request_id)
-    schedules.leave_out(session, schedule.id, at, Reason.SUPERSEDED)
+    ledger.leave_out(session, schedule, at, Reason.SUPERSEDED)
 
 
 def _submit(
@@ -314,12 +324,6 @@ def _refuse(firing: Firing, error: LooplineError, at: float) -> None:
     if len(problems) > PROBLEMS_TOLD:
         told.append(f"And {len(problems) - PROBLEMS_TOLD} more.")
     firing.message = clean(" ".join(told), MOST_MESSAGE) + " The next slot tries again; so does running it now."
-
-
-def _add(session: Session, firing: Firing) -> None:
-    session.add(firing)
-    session.flush()
-    metrics.after_commit(session, metrics.FIRINGS.inc, outcome=firing.outcome)
 
 
 def _ending(outcome: Outcome, counts: Mapping[str, int], batch_id: str) -> str | None:

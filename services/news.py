@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from services.db import now
-from services.orm import Delivery, Job, Webhook, new_id
+from services.orm import Batch, Delivery, Job, Webhook, new_id
 from services.states import Status
 
 EVENTS: Mapping[str, str] = {
@@ -30,6 +30,11 @@ EVENTS: Mapping[str, str] = {
     "job.failed": "It has ended without; `reason` and `message` say why.",
     "job.cancelled": "It has ended on request.",
     "batch.ended": "Every job of a batch has ended; `status` and `counts` say how.",
+    "schedule.fired": "A schedule submitted a batch: for a slot, or because somebody asked for it.",
+    "schedule.ended": "A batch that a schedule submitted has ended; `outcome` and `counts` say how.",
+    "schedule.skipped": "A slot was left out as the schedule asks for; `reason` and `message` say why.",
+    "schedule.missed": "No scheduler came to a slot in time; told once for all that were missed together.",
+    "schedule.refused": "What a schedule was to submit is not right any more, or too much; `message` says what to do.",
     "model.promoted": "An alias of a model was moved; `action` says how: `promote`, `rollback` or `demote`.",
 }
 """All that a webhook can be told of, by noun. docs/webhooks.md has this table."""
@@ -82,14 +87,20 @@ def tell(session: Session, job: Job) -> None:
     """Announce the state that a job has come to in this transaction."""
 
     def news() -> News:
-        return News(job.updated_at, _told(job), subjects_of(job), [job.tags], job.id)
+        return News(job.updated_at, _told(job), subjects_of(session, job), [job.tags], job.id)
 
     announce(session, OF_STATUS[Status(job.status)], job.tenant, news)
 
 
-def subjects_of(job: Job) -> Sequence[str]:
+def subjects_of(session: Session, job: Job) -> Sequence[str]:
     """The ids that what happens to a job is about: its own, and those of what it belongs to."""
-    return [job.id] if job.batch_id is None else [job.id, job.batch_id]
+    batch = None if job.batch_id is None else session.get(Batch, job.batch_id)
+    return [job.id] if batch is None else [job.id, *subjects_of_batch(batch)]
+
+
+def subjects_of_batch(batch: Batch) -> Sequence[str]:
+    """The same of a batch: its own, and that of the schedule that submitted it."""
+    return [batch.id] if batch.schedule_id is None else [batch.id, batch.schedule_id]
 
 
 def row(webhook: Webhook, event: str, job_id: str | None, text: str) -> dict[str, Any]:

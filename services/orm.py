@@ -568,7 +568,7 @@ class ModelAlias(Base):
 
 
 class Webhook(Base):
-    """An address that is told what happens to a tenant's jobs, batches and models."""
+    """An address that is told what happens to a tenant's jobs, batches, schedules and models."""
 
     __tablename__ = "webhooks"
 
@@ -578,7 +578,7 @@ class Webhook(Base):
     events: Mapped[list[str]]
     """Those of `services.news.EVENTS` that it is told of."""
     only: Mapped[str | None]
-    """The id of the job or batch that it is for; None: for all of the tenant's."""
+    """The id of the job, batch or schedule that it is for; None: for all of the tenant's."""
     tags: Mapped[dict[str, Any]]
     """Only of jobs that have all these tags."""
     secret: Mapped[str]

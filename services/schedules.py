@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import batches, cron, db, metrics, tenants
+from services import batches, cron, db, ledger, tenants
 from services.db import now
 from services.errors import Problem, QuotaExceeded, ScheduleExists, ScheduleInvalid, ScheduleNotFound, SpecInvalid
-from services.orm import Firing, Schedule, new_id
-from services.outcomes import Outcome, Reason
+from services.orm import Schedule, new_id
+from services.outcomes import Reason
 from services.text import clean
 
 MOST = 200
@@ -169,7 +169,7 @@ def pause(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Kept
         return Kept(found, created=False, changed=False)
     at = clock(session)
     paused = _changed(session, found, at, paused_at=at, next_slot=None, due_at=None)
-    leave_out(session, found.id, at, Reason.PAUSED)
+    ledger.leave_out(session, paused, at, Reason.PAUSED)
     return Kept(paused, created=False, changed=True)
 
 
@@ -216,15 +216,6 @@ def go_on(session: Session, schedule: Schedule, slot: float | None) -> None:
     """Let `slot` be what comes next, None for nothing; the caller holds the schedule."""
     due_at = None if slot is None else due(schedule.id, slot, schedule.jitter_seconds)
     _write(session, schedule, next_slot=slot, due_at=due_at)
-
-
-def leave_out(session: Session, schedule_id: str, at: float, reason: Reason) -> None:
-    """Let what waits for the end of a batch be skipped; the caller holds the schedule."""
-    waiting = (Firing.schedule_id == schedule_id, Firing.outcome == sa.literal_column(f"'{Outcome.WAITING}'"))
-    told = {"outcome": Outcome.SKIPPED, "reason": reason, "message": reason.sentence, "ended_at": at}
-    statement = update(Firing).where(*waiting).values(told).execution_options(synchronize_session=False)
-    for _ in session.scalars(statement.returning(Firing.id)).all():
-        metrics.after_commit(session, metrics.FIRINGS.inc, outcome=Outcome.SKIPPED)
 
 
 def overdue(session: Session, *, seconds: float) -> int:

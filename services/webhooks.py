@@ -1,4 +1,5 @@
-"""Webhooks: who is told what happens to a tenant's jobs, batches and models, and the outbox of what they are told.
+"""Webhooks: who is told what happens to a tenant's jobs, batches, schedules and models, and the outbox of what
+they are told.
 
 A message is written in the transaction of what it tells of: news.py. A sender claims it for `LEASE_SECONDS`, sends it,
 and writes down what came of it; one that dies in between is followed by another: a message arrives at least once, with
@@ -26,9 +27,10 @@ from services.errors import (
     JobNotFound,
     Problem,
     QuotaExceeded,
+    ScheduleNotFound,
     WebhookNotFound,
 )
-from services.orm import Batch, Delivery, Job, Webhook, new_id
+from services.orm import Batch, Delivery, Job, Schedule, Webhook, new_id
 from services.posting import Outcome, new_secret
 from services.states import TERMINAL
 from services.text import clean
@@ -36,11 +38,13 @@ from services.text import clean
 MOST = 20
 """Webhooks a tenant may have for all that happens to it."""
 MOST_ONLY = 200
-"""And for one job or batch each."""
+"""And for one job, batch or schedule each."""
 USUAL = ("job.succeeded", "job.failed", "job.cancelled")
 """What a webhook is told of that does not say."""
 USUAL_OF_BATCH = ("batch.ended",)
 """And one that is for a batch."""
+USUAL_OF_SCHEDULE = ("schedule.ended", "schedule.missed", "schedule.refused")
+"""And one that is for a schedule."""
 ROTATION_SECONDS = 86_400.0
 """For so long an old secret signs beside the new one."""
 MOST_OLD_SECRETS = 3
@@ -56,7 +60,7 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 KEPT_SECONDS = 30 * 86_400.0
 """Messages are forgotten when they are older."""
 SPENT_SECONDS = 7 * 86_400.0
-"""A webhook for one job or batch that has ended is forgotten when it was told nothing for so long."""
+"""A webhook for one thing that has ended, or was deleted, is forgotten when it was told nothing for so long."""
 GONE = 410
 
 
@@ -86,14 +90,14 @@ def create(
     tags: Mapping[str, str] | None = None,
     tenant: str,
 ) -> Webhook:
-    """A new webhook, told of `events` (else the usual ones); `only` is the id of the job or batch that it is for.
+    """A new webhook, told of `events` (else the usual ones); `only` is the id of the job, batch or schedule it is for.
 
     That its URL may be sent to is for the caller to check, outside of a transaction.
 
     Raises:
         TenantNotFound: there is no such tenant.
         Invalid: `only` is no such id, or one that some of the events never happen to.
-        JobNotFound, BatchNotFound: what it is for is not there, or another tenant's.
+        JobNotFound, BatchNotFound, ScheduleNotFound: what it is for is not there, or another tenant's.
         Conflict: that has ended: nothing more would be told.
         QuotaExceeded: the tenant has as many webhooks as it may.
     """
@@ -121,7 +125,7 @@ def create(
 def _check_room(session: Session, tenant: str, only: str | None) -> None:
     alike = Webhook.only.is_(None) if only is None else Webhook.only.is_not(None)
     there = session.scalar(select(func.count()).where(Webhook.tenant == tenant, alike)) or 0
-    most, what = (MOST, "") if only is None else (MOST_ONLY, " for one job or batch")
+    most, what = (MOST, "") if only is None else (MOST_ONLY, " for one job, batch or schedule")
     if there >= most:
         raise QuotaExceeded(f"The tenant {tenant} has {there} webhooks{what} and may have {most}: delete one first.")
 
@@ -145,8 +149,13 @@ def _wanted_of(session: Session, only: str, events: Collection[str] | None, tena
         if batch.ended_at is not None:
             raise Conflict(f"The batch {only} has ended, so there is nothing more to be told of it.")
         return _heard(events or USUAL_OF_BATCH, ("job", "batch"), "a batch")
-    told = "must be the id of a job or a batch, `job_...` or `batch_...`"
-    raise Invalid("A webhook can be for one job or batch only, or for all.", [Problem("/only", told)])
+    if only.startswith("sch_"):
+        known = select(Schedule.id).where(Schedule.id == clean(only, 100), Schedule.tenant == tenant)
+        if session.scalar(known.with_for_update(read=True)) is None:
+            raise ScheduleNotFound(f"There is no schedule {clean(only, 100)}.")
+        return _heard(events or USUAL_OF_SCHEDULE, ("job", "batch", "schedule"), "a schedule")
+    told = "must be the id of a job, a batch or a schedule, `job_...`, `batch_...` or `sch_...`"
+    raise Invalid("A webhook can be for one job, batch or schedule only, or for all.", [Problem("/only", told)])
 
 
 def _heard(events: Collection[str], nouns: Collection[str], what: str) -> Collection[str]:
@@ -342,11 +351,12 @@ def forget_old(session: Session, limit: int) -> int:
 
 
 def forget_spent(session: Session) -> int:
-    """Forget webhooks for one job or batch that has ended or was deleted, a week after their last message, and old
+    """Forget webhooks for one thing that has ended or was deleted, a week after their last message, and old
     secrets that sign no more. Returns how many webhooks."""
     going_on = sa.union_all(
         select(Job.id).where(Job.id == Webhook.only, Job.status.not_in(TERMINAL)),
         select(Batch.id).where(Batch.id == Webhook.only, Batch.ended_at.is_(None)),
+        select(Schedule.id).where(Schedule.id == Webhook.only),
     )
     lately = now() - SPENT_SECONDS
     waits = sa.or_(Delivery.next_at.is_not(None), Delivery.created_at > lately)

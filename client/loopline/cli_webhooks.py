@@ -20,6 +20,7 @@ webhooks = typer.Typer(
 EVENTS = (
     *(f"job.{what}" for what in ("queued", "started", "paused", "succeeded", "failed", "cancelled")),
     "batch.ended",
+    *(f"schedule.{what}" for what in ("fired", "ended", "skipped", "missed", "refused")),
     "model.promoted",
 )
 """All there are; the service has the last word. docs/webhooks.md says what each means."""
@@ -37,7 +38,7 @@ def create_webhook(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="ID", help="Only of this job or batch, which has not ended."),
+        typer.Option("--only", metavar="ID", help="Only of this job or batch, which has not ended, or this schedule."),
     ] = None,
     tags: Annotated[
         list[str] | None,

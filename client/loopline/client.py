@@ -275,8 +275,8 @@ class Client:
     ) -> Webhook:
         """A new webhook; `webhook.secret`, to verify with, is never shown again.
 
-        events: such as `job.failed`; else the three ends of jobs. only: the id of the job or batch that it is for, of
-        which else `batch.ended` is told; that must not have ended (Conflict). tags: only of jobs that have all of
+        events: such as `job.failed`; else the three ends of jobs. only: the id of the job, batch or schedule
+        it is for, of which the end is told else; one that has ended is a Conflict. tags: only of jobs that have all of
         these. A connection that breaks is not tried again here, as with keys.
         """
         given = {"url": url, "only": only, "tags": dict(tags or {}), "events": list(events or ())}

@@ -343,8 +343,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Webhook:
-    """An address that is told what happens to jobs, batches and models. `secret` is there only in the answer to the one
-    that made it, or changed it."""
+    """An address that is told what happens to jobs, batches, schedules and models. `secret` is there only in the
+    answer to the one that made it, or changed it."""
 
     id: str
     url: str = field(default="", repr=False)

@@ -123,6 +123,14 @@ def test_the_page_works_from_top_to_bottom(run: Run, tmp_path: Path, working: No
     assert told["delete"] == "Deleted nightly; its batches stay.\n"
 
 
+def test_the_schedule_of_the_example_can_be_set(run: Run, client: Client) -> None:
+    client.upload(ROOT / "data" / "japanese-vowels.npz", "speakers")
+    done = run("schedules", "set", ROOT / "examples" / "nightly" / "schedule.yaml")
+    assert done.exit_code == 0, done.output
+    assert client.schedules.get("nightly").only_new_data
+    assert run("schedules", "run", "nightly").exit_code == 0
+
+
 def test_every_outcome_and_reason_is_on_the_page() -> None:
     tables = PAGE.split("## What comes of a slot\n")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \| [^`]", tables, re.MULTILINE) == [str(outcome) for outcome in Outcome]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import batches, cron, datasets, db, firings, jobs, schedules, tenants
+from services import batches, cron, datasets, db, firings, jobs, news, schedules, tenants, webhooks
 from services.errors import (
     IdempotencyConflict,
+    Invalid,
     QuotaExceeded,
     ScheduleBusy,
     ScheduleExists,
@@ -26,7 +28,7 @@ from services.errors import (
 )
 from services.idempotency import Key
 from services.jobs import Lease
-from services.orm import Batch, Firing, Job, Schedule
+from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import Definition
 from services.storage import Storage
 from worker.scheduler import keep_schedules
@@ -656,3 +658,83 @@ def test_any_course_of_things_ends_as_a_plain_model_says(
         assert count(engine, Batch) == len(fired) == len({row.batch_id for row in fired})
     outcomes = {row.outcome for row in rows(engine)}
     assert {"succeeded", "missed", "skipped"} <= outcomes
+
+
+# Told to webhooks
+
+
+def messages(engine: Engine, webhook: Webhook) -> list[tuple[str, dict[str, Any]]]:
+    """Events and their data, oldest first."""
+    query = sa.select(Delivery).where(Delivery.webhook_id == webhook.id).order_by(Delivery.id)
+    with db.read_scope(engine) as session:
+        return [(row.event, json.loads(row.payload)["data"]) for row in session.scalars(query)]
+
+
+def test_webhooks_are_told_once_of_what_came_of_each_slot(
+    engine: Engine, make: Callable[..., Schedule], clock: Clock, scope: Scope
+) -> None:
+    schedule = make(overlap="queue", submit={**SPEC, "tags": {"team": "speech"}})
+    with scope() as session:
+        every = [event for event in news.EVENTS if event.startswith("schedule.")]
+        everything = webhooks.create(session, "https://example.com/", events=every, tenant="default")
+        tagged = webhooks.create(
+            session, "https://example.com/", events=every, tags={"team": "speech"}, tenant="default"
+        )
+        usual = webhooks.create(session, "https://example.com/", only=schedule.id, tenant="default")
+        ends = ["job.succeeded", "batch.ended"]
+        its_jobs = webhooks.create(session, "https://example.com/", events=ends, only=schedule.id, tenant="default")
+        other = schedules.create(session, "other", NIGHTLY)
+        others = webhooks.create(session, "https://example.com/", only=other.id, tenant="default")
+        schedules.pause(session, "other")
+    for day in (25, 26, 27):
+        clock.set(f"2026-11-{day}T02:30:00")
+        keep_schedules(engine)
+    finish(engine)
+    with scope() as session:
+        assert batches.end(session, rows(engine)[0].batch_id or "")
+    keep_schedules(engine)
+    clock.set("2026-11-30T12:00:00")
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(keep_schedules, engine) for _ in range(4)]:
+            done.result()
+    told = messages(engine, everything)
+    assert [event for event, _ in told] == [
+        "schedule.fired",
+        "schedule.skipped",
+        "schedule.ended",
+        "schedule.fired",
+        "schedule.missed",
+    ]
+    assert [data["schedule"]["name"] for _, data in told] == ["nightly"] * 5
+    assert (told[2][1]["outcome"], told[2][1]["counts"]) == ("succeeded", {"succeeded": 1})
+    assert (told[4][1]["missed"], told[4][1]["slot"]) == (3, "2026-11-30T02:30:00.000000Z")
+    assert [event for event, _ in messages(engine, tagged)] == ["schedule.fired", "schedule.ended", "schedule.fired"]
+    assert [event for event, _ in messages(engine, usual)] == ["schedule.ended", "schedule.missed"]
+    assert [event for event, _ in messages(engine, its_jobs)] == ["job.succeeded", "batch.ended"]
+    assert messages(engine, others) == []
+
+
+def test_a_slot_that_is_refused_is_told_and_a_webhook_goes_with_its_schedule(
+    engine: Engine, make: Callable[..., Schedule], clock: Clock, scope: Scope
+) -> None:
+    schedule = make()
+    with scope() as session:
+        webhook = webhooks.create(session, "https://example.com/", only=schedule.id, tenant="default")
+        with pytest.raises(ScheduleNotFound):
+            webhooks.create(session, "https://example.com/", only="sch_" + "0" * 26, tenant="default")
+        with pytest.raises(Invalid, match="cannot happen"):
+            webhooks.create(
+                session, "https://example.com/", events=["model.promoted"], only=schedule.id, tenant="default"
+            )
+        session.execute(sa.update(Schedule).values(submit={"training": {"epochs": -1}}))
+    clock.set("2026-11-25T02:30:00")
+    keep_schedules(engine)
+    [(event, data)] = messages(engine, webhook)
+    assert (event, data["reason"], data["batch_id"]) == ("schedule.refused", "spec_invalid", None)
+    with scope() as session:
+        long_ago = db.now() - 30 * DAY
+        session.execute(sa.update(Webhook).values(created_at=long_ago))
+        session.execute(sa.update(Delivery).values(created_at=long_ago, next_at=None))
+        assert webhooks.forget_spent(session) == 0
+        schedules.delete(session, "nightly")
+        assert webhooks.forget_spent(session) == 1
