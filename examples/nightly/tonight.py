@@ -2,9 +2,9 @@
 
     python tonight.py 2026-11-27
 
-Pretends that the Japanese Vowels (recorded.npz) come in over fifteen days, two utterances of each of the nine speakers a
-day. The first night that it is run for is the first of them. The 370 test utterances are there from the beginning, marked
-as such: nobody trains on them, so every night's model is judged by the same ones.
+Pretends that the Japanese Vowels (recorded.npz) come in over fifteen days, two utterances of each of the nine speakers
+a day. The first night that it is run for is the first of them. The 370 test utterances are there from the beginning,
+marked as such: nobody trains on them, so every night's model is judged by the same ones.
 """
 
 import sys

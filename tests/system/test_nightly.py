@@ -3,16 +3,22 @@ nights."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from loopline import Client
 
+from tests.receiving import Receiver, status
 from tests.system.conftest import ROOT, Service
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -20,13 +26,40 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 pytestmark = pytest.mark.skipif(shutil.which("flock") is None, reason="the example needs flock (util-linux)")
 
 
-def night(folder: Path, url: str, date: str) -> str:
-    """What cron would mail of a night."""
+CRON_SECONDS = 150
+"""A line that is due every minute has run by then, and what it began has ended."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The example, copied as its page says."""
+    shutil.copytree(ROOT / "examples" / "nightly", tmp_path / "nightly")
+    shutil.copy(ROOT / "data" / "japanese-vowels.npz", tmp_path / "nightly" / "recorded.npz")
+    return tmp_path / "nightly"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """One that fails at first."""
+    made = Receiver()
+    made.replies = [status(500), status(503), status(204)]
+    yield made
+    made.close()
+
+
+def crontab(folder: Path, url: str) -> tuple[dict[str, str], str]:
+    """Its variables and its line, for this folder and service."""
     *variables, _, line = (folder / "crontab").read_text().splitlines()
     given = dict(one.split("=", 1) for one in variables)
     changed = {**given, "LOOPLINE_URL": url, "BIN": str(Path(sys.executable).parent)}
-    command = line.split(" ", 5)[5].replace("/srv/nightly", str(folder)).replace("./night.sh", f"./night.sh {date}")
-    bare = {"HOME": "/", "LOGNAME": "nobody", "PATH": "/usr/bin:/bin", **changed}
+    return changed, line.replace("/srv/nightly", str(folder))
+
+
+def night(folder: Path, url: str, date: str) -> str:
+    """What cron would mail of a night."""
+    variables, line = crontab(folder, url)
+    command = line.split(" ", 5)[5].replace("./night.sh", f"./night.sh {date}")
+    bare = {"HOME": "/", "LOGNAME": "nobody", "PATH": "/usr/bin:/bin", **variables}
     words = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in bare.items()), "/bin/sh", "-c", command]
     done = subprocess.run(words, cwd="/", capture_output=True, text=True, timeout=100, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,10 +69,7 @@ def night(folder: Path, url: str, date: str) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_a_few_nights_of_the_example(start: Callable[..., Service], tmp_path: Path) -> None:
-    folder = tmp_path / "nightly"
-    shutil.copytree(ROOT / "examples" / "nightly", folder)
-    shutil.copy(ROOT / "data" / "japanese-vowels.npz", folder / "recorded.npz")
+def test_a_few_nights_of_the_example(start: Callable[..., Service], folder: Path, tmp_path: Path) -> None:
     service = start(tmp_path / "var")
     url = service.url()
     with Client(url) as client:
@@ -66,3 +96,74 @@ def test_a_few_nights_of_the_example(start: Callable[..., Service], tmp_path: Pa
         assert "before, with this idempotency key" in again
         assert len([*client.models.versions("speakers")]) == 3
         assert [move.to_version for move in client.models.history("speakers")] == [2, 1]
+    told = the_pages_commands(folder, url)
+    assert "Batch batch_" in told["schedules run"]
+    assert re.search(r"run by hand|asked for", told["schedules history"])
+    assert told["models rollback"] == "speakers@production is speakers@1 again.\n"
+
+
+def the_pages_commands(folder: Path, url: str) -> dict[str, str]:
+    """What the other commands of docs/nightly.md print, by their first two words."""
+    told = {}
+    page = (ROOT / "docs" / "nightly.md").read_text()
+    for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("loopline "):
+                words = shlex.split(line.replace("/srv/nightly", str(folder)))
+                command = [str(Path(sys.executable).parent / "loopline"), *words[1:]]
+                environment = {**os.environ, "LOOPLINE_URL": url}
+                done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+                assert done.returncode == 0, (line, done.stdout + done.stderr)
+                told[" ".join(words[1:3])] = done.stdout
+    assert len(told) >= 8
+    return told
+
+
+@pytest.mark.skipif(
+    "LOOPLINE_CRON" not in os.environ, reason="takes a minute and a crontab of this machine: LOOPLINE_CRON=1"
+)
+@pytest.mark.skipif(shutil.which("cron", path="/usr/sbin") is None, reason="there is no cron daemon")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a cron daemon")
+@pytest.mark.timeout(300)
+def test_a_real_cron_daemon_retrains_and_a_receiver_that_fails_at_first_is_told(
+    start: Callable[..., Service], folder: Path, receiver: Receiver, tmp_path: Path
+) -> None:
+    """Debian's cron, a real service with a real worker, a real receiver."""
+    service = start(tmp_path / "var", LOOPLINE_WEBHOOK_ALLOW="127.0.0.0/8")
+    url = service.url()
+    variables, line = crontab(folder, url)
+    mail, code = folder / "mail", folder / "code"
+    line = line.replace("15 2 * * *", "* * * * * root", 1)
+    table = Path("/etc/cron.d") / f"loopline-test-{uuid.uuid4().hex}"  # cron reads no name with a dot
+    with Client(url) as client:
+        hook = client.create_webhook(receiver.url, events=["batch.ended", "model.promoted"])
+        try:
+            table.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+            with table.open("a") as file:
+                file.write(f"{line} >>{mail} 2>&1; echo $? >>{code}\n")
+            table.chmod(0o644)
+            daemon = subprocess.Popen(["/usr/sbin/cron", "-f", "-L", "0"], env={"PATH": "/usr/sbin:/usr/bin:/bin"})
+            try:
+                deadline = time.monotonic() + CRON_SECONDS
+                while not (code.exists() and code.read_text().count("\n") >= 2):  # the same night a second time
+                    assert daemon.poll() is None, "this cron daemon has ended: is another one running?"
+                    assert time.monotonic() < deadline, mail.read_text()
+                    time.sleep(0.2)
+            finally:
+                daemon.terminate()
+                daemon.wait(30)
+        finally:
+            table.unlink(missing_ok=True)
+        assert code.read_text() == "0\n0\n"
+        told = mail.read_text()
+        assert not CONTROL.search(told)
+        assert told.count("Night 1: 18 utterances to train on.") == 2
+        assert told.count("before, with this idempotency key") == 1
+        assert len([*client.batches()]) == len([*client.models.versions("speakers")]) == 1
+        deadline = time.monotonic() + 60
+        while not all(one.delivered_at for one in client.deliveries(hook.id)):
+            assert time.monotonic() < deadline, receiver.heard
+            time.sleep(0.2)
+    heard = {one.headers["webhook-id"]: json.loads(one.body) for one in receiver.heard}
+    assert sorted(one["type"] for one in heard.values()) == ["batch.ended", "model.promoted"]
+    assert len(receiver.heard) == 4  # two of them in vain
