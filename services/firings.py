@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session, aliased
 
-from services import batches, cron, db, faults, idempotency, ledger, schedules, tenants
+from services import batches, cron, db, faults, idempotency, ledger, retraining, schedules, tenants
 from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
 from services.idempotency import Key
 from services.orm import Firing, Job, Schedule, new_id
@@ -156,7 +156,9 @@ def end(session: Session, firing_id: str) -> Sequence[Firing]:
         return []
     outcome = Outcome(summary.status) if summary.total else Outcome.DELETED
     counts = {str(status): number for status, number in summary.counts.items()}
-    told = " ".join(filter(None, [firing.message, _ending(outcome, counts, firing.batch_id)])) or None
+    became = retraining.outcome(batches.members(session, firing.batch_id))
+    parts = [firing.message, _ending(outcome, counts, firing.batch_id), became and clean(became, MOST_MESSAGE)]
+    told = " ".join(filter(None, parts)) or None
     values = {"outcome": outcome, "counts": counts, "message": told, "ended_at": schedules.clock(session)}
     statement = update(Firing).where(Firing.id == firing.id, Firing.outcome == Outcome.FIRED).values(values)
     done = session.scalars(statement.returning(Firing), execution_options={"populate_existing": True}).all()

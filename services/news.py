@@ -130,6 +130,8 @@ def _is_for(webhook: Webhook, told: News) -> bool:
 
 def _told(job: Job) -> dict[str, Any]:
     result = job.result and {key: job.result.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
+    if result and (retrain := (job.result or {}).get("retrain")):
+        result["retrain"] = {key: retrain[key] for key in ("model", "version", "alias", "decision")}
     return {
         **{key: getattr(job, key) for key in ("id", "name", "status", "reason", "message", "queue", "tags", "attempt")},
         "batch_id": job.batch_id,

@@ -7,7 +7,8 @@ succeeds. So there is a version exactly when there is a success, and an alias mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from services.leases import Lease
 from services.orm import Job, ModelVersion
 
 ROLES = ("warm_start", "against")
+WORDS = {"promoted": "promoted", "held_back": "held back", "registered": "registered only", "failed": "not registered"}
 FILES = frozenset({"model.json", "model.safetensors"})
 """Of a result, what makes it a model."""
 
@@ -67,6 +69,17 @@ def conclude(session: Session, job: Job, result: Mapping[str, Any]) -> dict[str,
         found["message"] = f"The result could not be registered as {retrain['model']}: {error.message}"
         events.add(session, job, Type.WARNING, found["message"], Level.WARNING)
     return {**result, "retrain": found}
+
+
+def outcome(jobs: Iterable[Job]) -> str | None:
+    """What became of the models of these jobs, in a sentence; None where none of them is one that was retrained."""
+    concluded = [job.result["retrain"] for job in jobs if job.result and "retrain" in job.result]
+    if len(concluded) <= 1:
+        return str(concluded[0]["message"]) if concluded else None
+    counts = Counter(WORDS[each["decision"]] for each in concluded)
+    return (
+        f"Of {len(concluded)} models {', '.join(f'{counts[word]} {word}' for word in WORDS.values() if counts[word])}."
+    )
 
 
 def _registered(

@@ -201,3 +201,16 @@ def test_other_jobs_know_nothing_of_all_this(engine: Engine, make_job: Callable[
         job = jobs.succeed(session, lease, {"metrics": {}}, [])
         assert job.result == {"metrics": {}}
         assert job.message is None
+
+
+def test_of_one_model_its_sentence_and_of_many_their_number(engine: Engine, claim: Claim) -> None:
+    first = claim()
+    succeed(engine, first)
+    others = [claim() for _ in range(3)]
+    for lease, passed in zip(others, (False, False, True), strict=True):
+        succeed(engine, lease, passed=passed)
+    with db.read_scope(engine) as session:
+        made = [jobs.get(session, lease.job_id) for lease in (first, *others)]
+        assert retraining.outcome(made[:1]) == "m@1 is m@production now. It is better."
+        assert retraining.outcome(made) == "Of 4 models 2 promoted, 2 held back."
+        assert retraining.outcome([]) is None
