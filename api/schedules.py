@@ -53,16 +53,16 @@ def create() -> Response:
     with db.session_scope(current().engine) as session:
         made = schedules.create(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
         auth.note(session, "schedule.create", made.name)
-        [resource] = described(session, [made])
+        resource = described(session, made)
     return openapi.answer(resource, 201, {"Location": resource.links.self})
 
 
 @api.get("", operation_id="listSchedules", responses={200: schemas.ScheduleList})
 def index(query: schemas.SchedulesQuery) -> Response:
-    """List the schedules, by name"""
+    """List the schedules, by name, without what they submit"""
     with db.read_scope(current().engine) as session:
         rows, more = schedules.list(session, tenant=auth.tenant(), **query.model_dump())
-        return openapi.answer(schemas.ScheduleList(data=described(session, rows), has_more=more))
+        return openapi.answer(schemas.ScheduleList(data=summarised(session, rows), has_more=more))
 
 
 @api.get(
@@ -76,7 +76,7 @@ def show(path: schemas.SchedulePath) -> Response:
     `If-None-Match` works as for a job.
     """
     with db.read_scope(current().engine) as session:
-        [resource] = described(session, [schedules.get(session, path.schedule, tenant=auth.tenant())])
+        resource = described(session, schedules.get(session, path.schedule, tenant=auth.tenant()))
     tag = hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:16]
     if request.if_none_match.contains_weak(tag):
         return Response(status=304, headers={"ETag": f'W/"{tag}"'})
@@ -100,7 +100,7 @@ def put(path: schemas.SchedulePath) -> Response:
         kept = schedules.put(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.create" if kept.created else "schedule.change", kept.schedule.name)
-        [resource] = described(session, [kept.schedule])
+        resource = described(session, kept.schedule)
     return openapi.answer(resource, 201 if kept.created else 200, {"Location": resource.links.self})
 
 
@@ -127,7 +127,7 @@ def pause(path: schemas.SchedulePath) -> Response:
         kept = schedules.pause(session, path.schedule, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.pause", kept.schedule.name)
-        [resource] = described(session, [kept.schedule])
+        resource = described(session, kept.schedule)
     return openapi.answer(resource)
 
 
@@ -140,7 +140,7 @@ def resume(path: schemas.SchedulePath) -> Response:
         kept = schedules.resume(session, path.schedule, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.resume", kept.schedule.name)
-        [resource] = described(session, [kept.schedule])
+        resource = described(session, kept.schedule)
     return openapi.answer(resource)
 
 
@@ -180,11 +180,17 @@ def history(path: schemas.SchedulePath, query: schemas.PageQuery) -> Response:
     return openapi.answer(schemas.FiringList(data=data, has_more=more))
 
 
-def described(session: Session, rows: Sequence[Schedule]) -> list[schemas.Schedule]:
-    """The schedules as clients see them."""
+def described(session: Session, row: Schedule) -> schemas.Schedule:
+    """The schedule as clients see it."""
+    [summary] = summarised(session, [row])
+    return schemas.Schedule(**dict(summary), submit=row.submit)
+
+
+def summarised(session: Session, rows: Sequence[Schedule]) -> list[schemas.ScheduleSummary]:
+    """The schedules as lists of them have it."""
     newest = firings.latest(session, [row.id for row in rows])
     last = {row.id: described_firings(session, row, [newest[row.id]])[0] for row in rows if row.id in newest}
-    return [_described(row, last.get(row.id)) for row in rows]
+    return [_summarised(row, last.get(row.id)) for row in rows]
 
 
 def described_firings(session: Session, schedule: Schedule, rows: Sequence[Firing]) -> list[schemas.Firing]:
@@ -198,11 +204,12 @@ def described_firings(session: Session, schedule: Schedule, rows: Sequence[Firin
     return [_described_firing(schedule, row, row.counts or now.get(row.batch_id or "")) for row in rows]
 
 
-def _described(row: Schedule, last: schemas.Firing | None) -> schemas.Schedule:
+def _summarised(row: Schedule, last: schemas.Firing | None) -> schemas.ScheduleSummary:
     self = f"{api.url_prefix}/{row.name}"
-    return schemas.Schedule.model_validate(
+    rules = [key for key in Definition.__dataclass_fields__ if key != "submit"]
+    return schemas.ScheduleSummary.model_validate(
         {
-            **{key: getattr(row, key) for key in ("id", "name", *Definition.__dataclass_fields__, "created_by")},
+            **{key: getattr(row, key) for key in ("id", "name", *rules, "created_by")},
             "next": [cron.local(slot, row.time_zone) for slot in schedules.coming(row, NEXT)],
             "due_at": None if row.due_at is None else cron.local(row.due_at, row.time_zone),
             "last": last,

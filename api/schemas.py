@@ -786,15 +786,14 @@ class ScheduleLinks(Answer):
     resume: str
 
 
-class Schedule(Answer):
-    """When to submit what."""
+class ScheduleSummary(Answer):
+    """When to submit something, without what that is."""
 
     object: Literal["schedule"] = "schedule"
     id: str
     name: str
     cron: str
     time_zone: str
-    submit: dict[str, Any]
     overlap: OverlapPolicy
     catch_up_seconds: int
     jitter_seconds: int
@@ -813,7 +812,14 @@ class Schedule(Answer):
     links: ScheduleLinks
 
 
-class ScheduleList(Page[Schedule]):
+class Schedule(ScheduleSummary):
+    """When to submit what."""
+
+    submit: dict[str, Any]
+    """As it was sent."""
+
+
+class ScheduleList(Page[ScheduleSummary]):
     """Schedules, by name; `after` takes the last one's name."""
 
 

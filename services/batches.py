@@ -188,12 +188,16 @@ def end(session: Session, batch_id: str) -> bool:
     return True
 
 
-def _over() -> tuple[sa.ColumnElement[bool], ...]:
+def goes_on(batch_id: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[bool]:
+    """Whether a job of the batch has not ended, as an SQL expression."""
     # Written out, as the predicate of ix_jobs_batch_going_on has it: a parameter would keep PostgreSQL from that index.
     ended = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
     ends: Sequence[sa.ColumnElement[str]] = [sa.literal_column(f"'{status}'") for status in ended]
-    going_on = select(Job.id).where(Job.batch_id == Batch.id, Job.status.not_in(ends))
-    return (Batch.ended_at.is_(None), ~going_on.exists())
+    return select(Job.id).where(Job.batch_id == batch_id, Job.status.not_in(ends)).exists()
+
+
+def _over() -> tuple[sa.ColumnElement[bool], ...]:
+    return (Batch.ended_at.is_(None), ~goes_on(Batch.id))
 
 
 def _told(session: Session, batch: Batch) -> News:

@@ -19,10 +19,9 @@ from sqlalchemy.orm import Session, aliased
 from services import batches, cron, db, faults, idempotency, ledger, retraining, schedules, tenants
 from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
 from services.idempotency import Key
-from services.orm import Firing, Job, Schedule, new_id
+from services.orm import Firing, Schedule, new_id
 from services.outcomes import OPEN, Outcome, Reason
 from services.schedules import Overlap
-from services.states import TERMINAL
 from services.text import clean
 
 PUNCTUAL_SECONDS = 60.0
@@ -124,7 +123,7 @@ def history(
 def ended(session: Session) -> Sequence[str]:
     """The firings whose batches have ended, and nobody has written it down."""
     return session.scalars(
-        select(Firing.id).where(_is(Outcome.FIRED), ~_has_unfinished_jobs()).order_by(Firing.id)
+        select(Firing.id).where(_is(Outcome.FIRED), ~batches.goes_on(Firing.batch_id)).order_by(Firing.id)
     ).all()
 
 
@@ -357,14 +356,9 @@ def _datasets(ids: Iterable[str | None]) -> list[str]:
 
 def _going_on(session: Session, schedule_id: str) -> Sequence[str]:
     """The batches of the schedule that have not ended, oldest first."""
-    mine = (Firing.schedule_id == schedule_id, _is(Outcome.FIRED), _has_unfinished_jobs())
+    mine = (Firing.schedule_id == schedule_id, _is(Outcome.FIRED), batches.goes_on(Firing.batch_id))
     found = session.scalars(select(Firing.batch_id).where(*mine).order_by(Firing.id))
     return [batch_id for batch_id in found if batch_id is not None]
-
-
-def _has_unfinished_jobs() -> ColumnElement[bool]:
-    unfinished = (Job.batch_id == Firing.batch_id, Job.status.not_in(TERMINAL))
-    return select(Job.id).where(*unfinished).correlate(Firing).exists()
 
 
 def _is(outcome: Outcome, table: type[Firing] = Firing) -> ColumnElement[bool]:

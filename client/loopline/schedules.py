@@ -88,7 +88,7 @@ class Schedules:
         self._http = http
 
     def list(self, *, page_size: int = PAGE) -> Iterator[Schedule]:
-        """Every schedule, by name."""
+        """Every schedule, by name, without what it submits."""
         pages = self._http.pages("/v1/schedules", {"limit": page_size}, key="name")
         return (Schedule.of(each) for each in pages)
 
