@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from services import db, firings, jobs, logs, metrics, storage
 from services.census import Census
 from services.errors import Unavailable
-from services.orm import Firing
+from services.orm import Firing, Schedule
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
 from services.settings import Settings, sentences
@@ -79,14 +79,15 @@ def keep_schedules(engine: Engine) -> None:
 def _keep(engine: Engine, act: Callable[[Session, Any], Sequence[Firing]], found: Any) -> None:
     try:
         with db.session_scope(engine) as session:
-            done = act(session, found)
+            done = [(session.get_one(Schedule, firing.schedule_id).name, firing) for firing in act(session, found)]
     except Unavailable:
         raise
     except Exception:  # a defect that shows with one schedule must not stop the others, nor the process
         log.exception("a schedule could not be kept (%s)", found)
         return
-    for firing in done:
-        log.info("schedule %s: %s, %s", firing.schedule_id, firing.outcome, firing.message or firing.batch_id)
+    for name, firing in done:
+        told = firing.message or firing.batch_id
+        log.info("schedule %s (%s): %s, %s", name, firing.schedule_id, firing.outcome, told)
 
 
 def tell(engine: Engine, expired: Sequence[str]) -> None:

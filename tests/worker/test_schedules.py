@@ -56,8 +56,11 @@ def until(engine: Engine, number: int, seconds: float = 60.0) -> list[Firing]:
     return found
 
 
-@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-@pytest.mark.parametrize("point", ["firing.written", "transaction.committed"])
+@pytest.mark.parametrize(
+    ("database_url", "point"),
+    [("sqlite", "firing.written"), ("postgresql", "firing.written"), ("postgresql", "transaction.committed")],
+    indirect=["database_url"],
+)
 def test_a_scheduler_that_dies_as_it_fires_a_slot_neither_loses_nor_doubles_it(
     engine: Engine, start: Callable[..., Process], point: str
 ) -> None:
