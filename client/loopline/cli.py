@@ -590,6 +590,12 @@ def upload_file(client: Client, path: Path, name: str | None) -> Dataset:
     with meter(f"Uploading {path}") as on_bytes:
         dataset = client.upload(path, name, on_bytes=on_bytes)
     note(f"Uploaded {path} as {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
+    newest = client.dataset(dataset.name)
+    if newest.version != dataset.version:
+        note(
+            f"This content was {dataset.reference} already, and {newest.reference} stays the newest version: name "
+            f"{dataset.reference} in specs, or delete what came after it (loopline datasets delete {newest.reference})."
+        )
     if dataset.target == "values" and (kinds := whole_floats(path)):
         numbers = text.count(kinds, "different whole number")
         note(

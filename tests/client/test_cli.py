@@ -293,6 +293,16 @@ def test_data_sets_are_uploaded_listed_and_shown(run: Run, npz: Path) -> None:
     assert run("datasets", "upload", "none.npz").stderr == "Error: Cannot read none.npz: No such file or directory.\n"
 
 
+def test_content_of_an_older_version_is_said_not_to_be_the_newest(run: Run, npz: Path, tmp_path: Path) -> None:
+    run("datasets", "upload", npz, "--name", "vowels")
+    assert "stays the newest" not in run("datasets", "upload", npz, "--name", "vowels").stderr
+    np.savez(tmp_path / "other.npz", x=np.ones((6, 4, 2)), y=np.arange(6) % 2)
+    run("datasets", "upload", tmp_path / "other.npz", "--name", "vowels")
+    again = run("datasets", "upload", npz, "--name", "vowels")
+    assert again.exit_code == 0
+    assert "This content was vowels@1 already, and vowels@2 stays the newest version" in again.stderr
+
+
 def test_classes_that_were_saved_as_floats_are_pointed_out(run: Run, tmp_path: Path) -> None:
     x = np.ones((6, 4, 2))
     np.savez(tmp_path / "whole.npz", x=x, y=np.arange(6.0) % 3)
