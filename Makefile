@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-containers chaos gpu-check lint format docs bench lock clean
+.PHONY: help setup demo run up down test test-containers chaos nights gpu-check lint format docs bench lock clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ test-containers: setup  ## build the images and take a stack through docs/server
 
 chaos: setup  ## random faults on a whole service, then proof of its promises (SECONDS=600 SEED=7; docs/faults.md)
 	@$(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+nights: setup  ## a fortnight of retrainings with a moved clock, and a real cron daemon (needs root; about five minutes)
+	@LOOPLINE_NIGHTS=1 LOOPLINE_CRON=1 $(BIN)/python -m pytest -q tests/system/test_fortnight.py tests/system/test_nightly.py tests/client/test_cron.py $(TESTS)
 
 gpu-check: setup  ## does it train right on the GPU of this server? (docs/gpu.md; DEVICE=cuda:1 another, DEVICE=cpu without one)
 	@$(BIN)/python -m worker.gpucheck --device $(or $(DEVICE),cuda)

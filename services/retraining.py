@@ -87,7 +87,8 @@ def _registered(
 ) -> dict[str, Any]:
     """Make the result a version, and move the alias if it passed."""
     model, alias = retrain["model"], retrain["promote"]
-    version = registry.enter(session, model, job.id, tenant=job.tenant).version.version
+    note = None if gate is None else gate["message"]
+    version = registry.enter(session, model, job.id, note=note, tenant=job.tenant).version.version
     name = f"{model}@{version}"
     events.add(session, job, Type.REGISTERED, f"The result is {name} in the registry.", data={"model": name})
     if alias is None:

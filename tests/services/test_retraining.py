@@ -83,6 +83,7 @@ def test_the_first_that_passes_becomes_production_and_the_next_has_to_beat_it(en
         moves, _ = registry.history(session, "m")
         assert [(move.from_version, move.to_version) for move in moves] == [(1, 2), (None, 1)]
         assert moves[0].reason == f"It is better. ({second.job_id})"
+        assert registry.get(session, "m@2").note == "It is better."
 
 
 def test_one_that_does_not_pass_is_a_version_and_no_more(engine: Engine, claim: Claim) -> None:

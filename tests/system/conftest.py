@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.receiving import Receiver, status
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -78,3 +80,12 @@ def start() -> Iterator[Callable[..., Service]]:
 
 def clean(changes: dict[str, str]) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}, **changes}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks that fails at first."""
+    made = Receiver()
+    made.replies = [status(500), status(503), status(204)]
+    yield made
+    made.close()

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from loopline import Client
 
-from tests.receiving import Receiver, status
+from tests.receiving import Receiver
 from tests.system.conftest import ROOT, Service
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -36,15 +36,6 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "examples" / "nightly", tmp_path / "nightly")
     shutil.copy(ROOT / "data" / "japanese-vowels.npz", tmp_path / "nightly" / "recorded.npz")
     return tmp_path / "nightly"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """One that fails at first."""
-    made = Receiver()
-    made.replies = [status(500), status(503), status(204)]
-    yield made
-    made.close()
 
 
 def crontab(folder: Path, url: str) -> tuple[dict[str, str], str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from services.training import npz
+from services.training import npz, reference
 from services.training.loop import Run, evaluate
 from services.training.npz import Arrays
 from services.training.paired import Comparison
@@ -231,6 +231,28 @@ def test_a_reference_answers_as_the_run_that_made_it(tmp_path: Path, train: Call
     assert (found.spec.training.precision, found.classes) == ("bf16", [0, 1, 2])
 
 
+def fits(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device has room for so many sequences of the old model at a time."""
+    real = reference.answers
+
+    def answers(model: Any, part: Any, device: Any, precision: str, batch: int) -> Any:
+        if batch > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(model, part, device, precision, batch)
+
+    monkeypatch.setattr(reference, "answers", answers)
+
+
+def test_an_old_model_that_does_not_fit_is_asked_about_fewer_at_a_time(
+    train: Callable[..., list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("one")
+    fits(5, monkeypatch)
+    assert concluded(train("two", before="one"))["gate"]["comparison"]["differing"] == 0
+    fits(0, monkeypatch)
+    assert "does not fit the memory of the device" in concluded(train("three", before="one"))["gate"]["message"]
+
+
 FIRST = Before("m@1", torch.zeros(1, 1), None, has_seen=False)
 
 
@@ -276,7 +298,7 @@ def test_a_model_that_may_have_seen_the_test_samples_is_said_to(train: Callable[
 def test_weights_before_training_are_the_old_ones(train: Callable[..., list[Event]], tmp_path: Path) -> None:
     """And so is what the run goes back to where it diverges before its first epoch has ended."""
     train("one")
-    reference = load("m@1", str(tmp_path / "one"))
+    old = load("m@1", str(tmp_path / "one"))
 
     spec = parse(
         document(data=BY_CONTENT, retrain={"model": "m", "warm_start": "1"}, training={"loss": "cross_entropy"})
@@ -288,4 +310,4 @@ def test_weights_before_training_are_the_old_ones(train: Callable[..., list[Even
     accuracy = json.loads((tmp_path / "one" / "model.json").read_text())["metrics"]["test_accuracy"]
     assert evaluate(run, made.data.test)["accuracy"] == accuracy
     for name, tensor in run.first_model().state_dict().items():
-        assert torch.equal(tensor, reference.weights[name])
+        assert torch.equal(tensor, old.weights[name])
