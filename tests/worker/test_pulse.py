@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import redis
 from sqlalchemy.engine import Engine, make_url
 
 from services import db, workers
@@ -17,7 +16,7 @@ from services.orm import Job, Worker
 from services.settings import Settings
 from tests.worker.proxy import Proxy
 from tests.worker.test_supervisor import go, ringing
-from tests.worker.watching import Process, Watch, is_alive
+from tests.worker.watching import Process, Watch, is_alive, wait_until, waits_for_bells
 from worker import health, pulse
 from worker.bell import CeleryDoorbell
 from worker.pulse import Pulse
@@ -37,13 +36,6 @@ def slot(make_slot: MakeSlot) -> Slot:
 def listed(engine: Engine) -> list[Worker]:
     with db.read_scope(engine) as session:
         return list(workers.list(session))
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -137,12 +129,6 @@ def test_a_parent_that_does_not_end_is_killed(start: Callable[..., Process]) -> 
     )
     process = start("tests.worker.run", source)
     assert process.popen.wait(20) == -9
-
-
-def waits_for_bells(broker_url: str) -> bool:
-    """Whether a worker has nothing to do: it listens only then."""
-    with redis.Redis.from_url(broker_url) as client:
-        return any("b" in one["flags"] and one["cmd"] == "brpop" for one in client.client_list())
 
 
 def test_a_worker_whose_broker_swallows_everything_ends_to_be_started_anew(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import redis
 from sqlalchemy.engine import Engine
 
 from services import db, events, jobs
@@ -95,3 +96,16 @@ def wait_for_death(pid: int, seconds: float) -> None:
     while is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} is still alive after {seconds} s"
         time.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def waits_for_bells(broker_url: str) -> bool:
+    """Whether a worker has nothing to do: it listens only then."""
+    with redis.Redis.from_url(broker_url) as client:
+        return any("b" in one["flags"] and one["cmd"] == "brpop" for one in client.client_list())
