@@ -3,6 +3,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait for processes half of their time: one more at a time than there are cores.
+TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run up down test test-containers chaos nights gpu-check lint format docs bench lock clean
@@ -41,7 +43,7 @@ down:  ## stop what make up started; all data are kept
 	@docker compose --profile '*' down
 
 test: setup  ## all tests, on SQLite, PostgreSQL and Valkey, which come with the environment
-	@$(BIN)/python -m pytest -n auto $(TESTS)
+	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto $(TESTS)
 
 test-containers: setup  ## build the images and take a stack through docs/server.md and docs/operations.md (Docker; 10 minutes)
 	@LOOPLINE_CONTAINERS=1 $(BIN)/python -m pytest tests/containers -s $(TESTS)

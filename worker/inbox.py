@@ -1,4 +1,5 @@
-"""Looks into the inbox every few seconds, in a thread of the scheduler: what lies there becomes versions of data sets.
+"""Looks into the inbox, in a thread of the scheduler and as often as that looks for lost jobs: what lies there becomes
+versions of data sets.
 
 A file is taken in when two looks have found it the same: one that is still being written is left alone.
 """
@@ -17,8 +18,6 @@ from services.errors import Unavailable
 from services.inbox import MOST_FILES, Source
 from services.settings import Settings
 from services.storage import Storage
-
-LOOK_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ def _run(settings: Settings, engine: Engine, source: Source, stop: threading.Eve
             trouble = str(error)
         except Exception:
             log.exception("the inbox waits")
-        stop.wait(LOOK_SECONDS)
+        stop.wait(settings.reconcile_seconds)
 
 
 def look(

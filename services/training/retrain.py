@@ -183,14 +183,14 @@ def verdict(
         return "below_bar", f"{metric} is {value:.4g}, and gate.at_least asks for {bar} {gate.at_least:g}."
     if before is None:
         against = gate.against or retrain.promote
-        return "first", f"There is no {retrain.model}@{against} to compare with: {metric} {value:.4g} is the first."
+        return "first", f"There was no {retrain.model}@{against} to compare with: {metric} {value:.4g} is the first."
     if comparison is None:
         told = f"{before.name} {before.trouble}, so they cannot be compared"
         return "not_comparable", f"{told}: look at both, and promote by hand."
     c = comparison
     told = (
         f"{metric} {c.new:.4g}, and {c.old:.4g} of {before.name} on the same {c.samples:,} test samples "
-        f"({_signed(c.improvement)}, of which {c.differing:,} they answer differently; p = {_p(c.p_value)})"
+        f"({_signed(c.improvement)}; they answer {c.differing:,} differently; p = {c.p_value:.2g})"
     )
     if c.improvement <= 0:
         return "not_better", f"It is no better: {told}."
@@ -203,11 +203,9 @@ def verdict(
 
 
 def _signed(improvement: float) -> str:
-    return f"{'better' if improvement >= 0 else 'worse'} by {abs(improvement):.4g}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else f"{value:.0e}"
+    if improvement == 0:
+        return "equally good"
+    return f"{'better' if improvement > 0 else 'worse'} by {abs(improvement):.4g}"
 
 
 def _has_not_seen(before: Spec, now: Spec) -> bool:

@@ -159,6 +159,11 @@ def _off_hint(path: tuple[Any, ...], given: Any) -> str:
 def _pattern_sentence(path: tuple[Any, ...]) -> str:
     if path == ("queue",):
         return "must be 1 to 63 small letters, digits, `-` or `_`, beginning with a letter or digit"
+    if path == ("retrain", "model"):
+        return "must be 1 to 100 small letters, digits, `.`, `-` or `_`, beginning with a letter or digit"
+    if path[:1] == ("retrain",):
+        of_alias = "1 to 63 small letters, digits, `.`, `-` or `_`, beginning with a letter"
+        return f"must be an alias ({of_alias})" + ("" if path[-1] == "promote" else " or the number of a version")
     return "must hold no control characters"
 
 

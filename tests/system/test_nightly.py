@@ -68,7 +68,7 @@ def test_a_few_nights_of_the_example(start: Callable[..., Service], folder: Path
         assert first.splitlines()[0] == "Night 1: 18 utterances to train on."
         assert re.search(r"^speakers@1 \(ds_\w+\)$", first, re.MULTILINE)
         assert re.search(
-            r"^succeeded  speakers  test_accuracy \S+ .* speakers@1 is speakers@production now\. There is no "
+            r"^succeeded  speakers  test_accuracy \S+ .* speakers@1 is speakers@production now\. There was no "
             r"speakers@production to compare with: accuracy \S+ is the first\.$",
             first,
             re.MULTILINE,
@@ -87,26 +87,39 @@ def test_a_few_nights_of_the_example(start: Callable[..., Service], folder: Path
         assert "before, with this idempotency key" in again
         assert len([*client.models.versions("speakers")]) == 3
         assert [move.to_version for move in client.models.history("speakers")] == [2, 1]
-    told = the_pages_commands(folder, url)
+    told = the_pages_commands("nightly", folder, url, ROOT)
     assert "Batch batch_" in told["schedules run"]
     assert re.search(r"run by hand|asked for", told["schedules history"])
     assert told["models rollback"] == "speakers@production is speakers@1 again.\n"
 
 
-def the_pages_commands(folder: Path, url: str) -> dict[str, str]:
-    """What the other commands of docs/nightly.md print, by their first two words."""
+@pytest.mark.timeout(300)
+def test_the_page_about_retraining_works_from_top_to_bottom(start: Callable[..., Service], tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "retraining.md").read_text()
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "vowels.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    service = start(tmp_path / "var")
+    told = the_pages_commands("retraining", tmp_path, service.url(), tmp_path)
+    assert re.search(
+        r"^vowels@2 (was not made production|is vowels@production now)\. It", told["submit vowels.yaml"], re.M
+    )
+    kinds = ["retraining", "warm start", "drift", "gate", "registered"]
+    assert [kind for kind in kinds if f"  {kind}: " in told["events last"]] == kinds
+
+
+def the_pages_commands(page: str, folder: Path, url: str, where: Path) -> dict[str, str]:
+    """What the commands of a page print, by their first two words: the last of each."""
     told = {}
-    page = (ROOT / "docs" / "nightly.md").read_text()
-    for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
             if line.startswith("loopline "):
                 words = shlex.split(line.replace("/srv/nightly", str(folder)))
                 command = [str(Path(sys.executable).parent / "loopline"), *words[1:]]
                 environment = {**os.environ, "LOOPLINE_URL": url}
-                done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+                done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=100)
                 assert done.returncode == 0, (line, done.stdout + done.stderr)
                 told[" ".join(words[1:3])] = done.stdout
-    assert len(told) >= 8
     return told
 
 

@@ -70,9 +70,9 @@ def test_less_is_better_where_it_is_an_error() -> None:
 
 
 def test_of_models_that_are_equally_good_few_are_taken_for_better() -> None:
-    """The exactness that the gate rests on: at most the error rate, to within what 1,000 draws can show."""
+    """The exactness that the gate rests on: at most the error rate, to within what 500 rounds can show."""
     rng = np.random.default_rng(7)
-    rate, passed, rounds = 0.05, 0, 1000
+    rate, passed, rounds = 0.05, 0, 500
     for _ in range(rounds):
         new, old = rng.lognormal(size=(2, 60))  # errors with a long tail, where a t-test would be off
         passed += compare(right(new), right(old), higher_is_better=False, error_rate=rate, seed=1).p_value <= rate

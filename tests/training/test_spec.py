@@ -245,6 +245,21 @@ def test_a_gate_judges_by_a_metric_of_the_targets(metric: str, data: dict[str, A
     assert word in problems["/retrain/gate/metric"]
 
 
+@pytest.mark.parametrize(
+    ("retrain", "pointer", "word"),
+    [
+        ({"model": "Bad Name"}, "/retrain/model", "1 to 100 small letters"),
+        ({"model": "m", "promote": "7"}, "/retrain/promote", "must be an alias"),
+        ({"model": "m", "warm_start": "m@7"}, "/retrain/warm_start", "or the number of a version"),
+        ({"model": "m", "gate": {"against": "0"}}, "/retrain/gate/against", "or the number of a version"),
+    ],
+)
+def test_names_of_models_and_aliases_are_told_apart(retrain: dict[str, Any], pointer: str, word: str) -> None:
+    problems = refused(document(retrain=retrain, data={"split": {"test": 0.2}}))
+    assert problems.keys() == {pointer}
+    assert word in problems[pointer]
+
+
 def test_a_gate_needs_test_samples_and_a_retraining_without_one_does_not() -> None:
     assert unfit(document(retrain={"model": "m"})).keys() == {"/data/split/test"}
     check_data(parse(document(retrain={"model": "m", "gate": None})), summary())
