@@ -22,6 +22,7 @@ from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.storage import Storage
 from tests.conftest import S3Server
+from tests.worker.test_deaths import freeze
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.test_trainer import numbers
 from tests.worker.watching import Process, Watch, wait_for_death
@@ -275,7 +276,7 @@ def test_a_frozen_worker_on_another_host_changes_nothing_that_counts_when_it_tha
     bell.ring("default")
     running = watch.until(job.id, lambda job: job.checkpoint_step == 4 and job.step == 5, 40)
     child = frozen.pool_child()
-    os.kill(child, signal.SIGSTOP)
+    freeze(child, engine)
     assert running.trainer is not None
     wait_for_death(running.trainer["pid"], 3)
 
