@@ -116,10 +116,18 @@ def _held_back(session: Session, job: Job, name: str, alias: str, why: str) -> d
 
 
 def _check_unmoved(session: Session, job: Job, retrain: Mapping[str, Any]) -> None:
-    """Raises AliasMoved where what it was compared with is not what it has to beat any more."""
+    """Raises AliasMoved where what it was compared with is not what it has to beat any more, or was nothing while the
+    alias points at a version."""
     registry.hold(session, retrain["model"], tenant=job.tenant)
     ref = _refs(retrain)["against"]
     before, now = (job.baselines or {}).get("against"), _version(session, job, ref)
+    stands = _version(session, job, retrain["promote"])
+    if before is None and now is None and stands is not None:
+        model = retrain["model"]
+        raise AliasMoved(
+            f"There is no {model}@{ref} to compare with, and {model}@{retrain['promote']} is version {stands}: let "
+            "retrain.gate.against name what it has to beat, or leave it out."
+        )
     if before != now:
         model = retrain["model"]
         was = f"{model}@{before}" if before else "none"

@@ -113,6 +113,14 @@ def test_a_candidate_has_to_beat_production_and_leaves_it_where_it_is(engine: En
         assert registry.aliases(session, ["m"])["m"] == {"candidate": 2, "production": 1}
 
 
+def test_one_that_was_compared_with_nothing_takes_no_alias_from_a_version(engine: Engine, claim: Claim) -> None:
+    succeed(engine, claim())
+    misspelt = claim(gate={"against": "prodution"})
+    done = succeed(engine, misspelt)
+    assert (done["decision"], production(engine)) == ("held_back", 1)
+    assert "There is no m@prodution to compare with, and m@production is version 1" in done["message"]
+
+
 def test_every_attempt_is_compared_with_what_the_first_one_was(engine: Engine, claim: Claim) -> None:
     succeed(engine, claim())
     lease = claim()
