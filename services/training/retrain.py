@@ -52,6 +52,7 @@ class Retraining:
         self.profile: drift.Profile | None = None
         self.drift: dict[str, Any] | None = None
         self.warm: str | None = None
+        self.cold: str | None = None  # why it is none, where one was asked for
         if self.retrain is None:
             self.data = prepare(arrays, spec)
             return
@@ -66,7 +67,8 @@ class Retraining:
         if wanted is None:
             return prepare(arrays, self.spec)
         if named is None:
-            self._note("warm_start", f"There is no {self.retrain.model}@{wanted} yet: training begins from scratch.")
+            self.cold = f"There is no {self.retrain.model}@{wanted} yet: training begins from scratch."
+            self._note("warm_start", self.cold)
             return prepare(arrays, self.spec)
         try:
             reference = load(named["model"], named["directory"])
@@ -74,8 +76,8 @@ class Retraining:
             prepared = prepare(arrays, self.spec, reference.scaling)
             self.initial = beginning(reference, self.spec, prepared)
         except Unusable as error:
-            told = f"{named['model']} {error}: training begins from scratch."
-            self._note("warm_start", told, "warning", model=named["model"])
+            self.cold = f"{named['model']} {error}: training begins from scratch."
+            self._note("warm_start", self.cold, "warning", model=named["model"])
             return prepare(arrays, self.spec)
         self.warm = named["model"]
         told = f"Training begins with the weights and the scaling of {self.warm}."
@@ -154,6 +156,8 @@ class Retraining:
         reason, message = verdict(gate, metric, value, retrain, before, comparison)
         if comparison is not None and before is not None and before.has_seen:
             message += f" ({before.name} may have been trained on some of these samples, which favours it.)"
+        if self.cold is not None and before is not None:
+            message += f" ({self.cold})"
         return {
             "metric": metric,
             "value": value,

@@ -141,6 +141,7 @@ def test_where_the_network_is_another_training_begins_from_scratch_and_says_so(
     )
     assert concluded(told)["warm_start"] is None
     assert concluded(told)["gate"]["comparison"] is not None  # it is compared all the same
+    assert concluded(told)["gate"]["message"].endswith("(m@1 has another architecture: training begins from scratch.)")
 
 
 def test_where_there_is_none_yet_training_begins_from_scratch(train: Callable[..., list[Event]]) -> None:
