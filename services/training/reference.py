@@ -98,6 +98,8 @@ def among(answered: Tensor, known: list[int | str] | None, classes: list[int | s
         return answered
     if known is None or classes is None or answered.shape[1] != len(known):
         raise Unusable(f"has other targets than {name}")
+    if not set(known) & set(classes):
+        raise Unusable(f"knows none of the labels of {name}")
     found = torch.full((len(answered), len(classes)), -torch.inf)
     for place, label in enumerate(classes):
         if label in known:

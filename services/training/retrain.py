@@ -7,6 +7,7 @@ answers to the same samples are set beside them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,7 @@ class Retraining:
             message += f" ({self.cold})"
         return {
             "metric": metric,
-            "value": value,
+            "value": value if math.isfinite(value) else None,
             "samples": len(part),
             "against": None if before is None else before.name,
             "passed": reason in PASSED,
@@ -182,6 +183,8 @@ def verdict(
 ) -> tuple[str, str]:
     """Why a model passes the gate or does not: a reason for machines and a sentence for people."""
     higher = metric in HIGHER_IS_BETTER
+    if not math.isfinite(value):
+        return "not_finite", f"{metric} on the test samples is no finite number."
     if gate.at_least is not None and not (value >= gate.at_least if higher else value <= gate.at_least):
         bar = "at least" if higher else "at most"
         return "below_bar", f"{metric} is {value:.4g}, and gate.at_least asks for {bar} {gate.at_least:g}."
@@ -192,6 +195,8 @@ def verdict(
         told = f"{before.name} {before.trouble}, so they cannot be compared"
         return "not_comparable", f"{told}: look at both, and promote by hand."
     c = comparison
+    if not math.isfinite(c.improvement):
+        return "not_comparable", f"{metric} of {before.name} on the test samples is no finite number: promote by hand."
     told = (
         f"{metric} {c.new:.4g}, and {c.old:.4g} of {before.name} on the same {c.samples:,} test samples "
         f"({_signed(c.improvement)}; they answer {c.differing:,} differently; p = {c.p_value:.2g})"

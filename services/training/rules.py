@@ -133,6 +133,8 @@ def _gate_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     if spec.data.split.test != 0.0 and counts_of_split(spec, summary)["test"] == 0:
         yield Problem("/data/split/test", NEEDS_TEST)
     loss = spec.training.loss
+    if gate.at_least is not None and gate.at_least > 1 and gate.metric in (*FOR_CLASSES, "r2"):
+        yield Problem("/retrain/gate/at_least", f"can never be reached: {gate.metric} is at most 1")
     values = summary.target == "values" if loss is None else loss.name in ("mse", "mae", "huber")
     allowed = ("loss", *(FOR_VALUES if values else FOR_CLASSES))
     if gate.metric not in (None, *allowed):

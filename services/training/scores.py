@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from services.training.metrics import HIGHER_IS_BETTER
 from services.training.paired import Floats, Scores
 from services.training.spec import Loss
-
-__all__ = ["HIGHER_IS_BETTER", "default_metric", "scores_of"]
 
 
 def default_metric(loss: Loss) -> str:
@@ -98,7 +95,8 @@ def _columns(*columns: Tensor) -> Floats:
 
 
 def _ratio(sums: Floats) -> Any:
-    return sums[..., 0] / sums[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # targets that do not vary have no r2
+        return sums[..., 0] / sums[..., 1]
 
 
 def _root_of_mean(sums: Floats) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,15 @@ def test_a_run_that_is_resumed_concludes_as_if_nothing_had_happened(
     assert concluded(again) == concluded(whole)
 
 
+def test_an_old_model_that_knows_none_of_the_labels_cannot_be_compared(train: Callable[..., list[Event]]) -> None:
+    train("one")
+    others = classes(160, seed=3)
+    others.y[:] += 10
+    gate = concluded(train("two", others, before="one"))["gate"]
+    assert (gate["passed"], gate["reason"]) == (False, "not_comparable")
+    assert "m@1 knows none of the labels of this data set" in gate["message"]
+
+
 def test_without_a_service_nothing_becomes_of_it(tmp_path: Path) -> None:
     npz.write(tmp_path / "data.npz", ARRAYS)
     spec = parse(document(data=BY_CONTENT, retrain={"model": "m"})).document()
@@ -280,6 +290,15 @@ def test_what_the_gate_says(gate: Gate, comparison: Comparison, reason: str) -> 
     said, message = verdict(gate, "accuracy", comparison.new, Retrain(model="m"), FIRST, comparison)
     assert said == reason
     assert message.endswith((".", ")"))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_passes_no_gate(number: float) -> None:
+    before = (FIRST, compared(new=number, improvement=number))
+    assert verdict(Gate(), "rmse", number, Retrain(model="m"), *before)[0] == "not_finite"
+    assert verdict(Gate(), "rmse", number, Retrain(model="m"), None, None)[0] == "not_finite"
+    old = compared(old=number, improvement=math.nan)
+    assert verdict(Gate(), "rmse", 0.9, Retrain(model="m"), FIRST, old)[0] == "not_comparable"
 
 
 def test_the_bar_holds_for_the_first_model_and_below_for_errors() -> None:

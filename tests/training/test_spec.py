@@ -260,6 +260,12 @@ def test_names_of_models_and_aliases_are_told_apart(retrain: dict[str, Any], poi
     assert word in problems[pointer]
 
 
+def test_a_bar_that_no_model_can_reach_is_refused() -> None:
+    retrain = {"model": "m", "gate": {"metric": "accuracy", "at_least": 95}}
+    problems = unfit(document(retrain=retrain, data={"split": {"test": 0.2}}))
+    assert problems == {"/retrain/gate/at_least": "can never be reached: accuracy is at most 1"}
+
+
 def test_a_gate_needs_test_samples_and_a_retraining_without_one_does_not() -> None:
     assert unfit(document(retrain={"model": "m"})).keys() == {"/data/split/test"}
     check_data(parse(document(retrain={"model": "m", "gate": None})), summary())
