@@ -129,6 +129,8 @@ def load_into(run: Run, path: Path) -> None:
     body = read(path)
     if body["spec_sha256"] != spec_hash(run):
         raise CheckpointCorrupt(f"{path.name} belongs to another spec.")
+    if body["model"]["scaling"] != run.data.scaling.document():  # that of a model that this run does not begin with
+        raise CheckpointCorrupt(f"{path.name} belongs to data that was scaled otherwise.")
     try:
         data = path.with_suffix(".safetensors").read_bytes()
     except OSError as error:

@@ -220,6 +220,29 @@ def test_a_run_that_is_resumed_concludes_as_if_nothing_had_happened(
     assert concluded(again) == concluded(whole)
 
 
+def test_a_run_whose_old_model_is_gone_does_not_go_on_from_data_that_was_scaled_by_it(
+    train: Callable[..., list[Event]], tmp_path: Path
+) -> None:
+    """The weights of the checkpoint mean nothing under another scaling, so training begins anew and says so."""
+    train("one", classes(160, seed=8))
+    changes: Event = {
+        "retrain": {"model": "m", "warm_start": "production"},
+        "checkpoints": {"every_epochs": 1, "every_seconds": None, "keep_last": 9},
+    }
+    train("two", before="one", **changes)
+    (tmp_path / "two" / "model.json").unlink()
+    shutil.rmtree(tmp_path / "one")
+    again = train("two", before="one", **changes)
+    assert again[0] == {
+        "event": "log",
+        "level": "warning",
+        "message": "There is no checkpoint that is whole; training starts from the beginning.",
+    }
+    scaling = json.loads((tmp_path / "two" / "model.json").read_text())["scaling"]
+    train("cold")
+    assert scaling == json.loads((tmp_path / "cold" / "model.json").read_text())["scaling"]
+
+
 def test_an_old_model_that_knows_none_of_the_labels_cannot_be_compared(train: Callable[..., list[Event]]) -> None:
     train("one")
     others = classes(160, seed=3)
