@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from services import events, leases, registry
+from services import db, events, leases, registry
 from services.errors import AliasMoved, LooplineError, ModelNotFound
 from services.events import Level, Type
 from services.leases import Lease
@@ -63,7 +63,7 @@ def conclude(session: Session, job: Job, result: Mapping[str, Any]) -> dict[str,
     found: dict[str, Any] = {"warm_start": None, "gate": None, "drift": None, **(result.get("retrain") or {})}
     found |= {"model": retrain["model"], "version": None, "alias": retrain["promote"], "decision": "failed"}
     try:
-        with session.begin_nested():
+        with db.savepoint(session):
             found |= _registered(session, job, retrain, found["gate"])
     except LooplineError as error:
         found["message"] = f"The result could not be registered as {retrain['model']}: {error.message}"
@@ -98,7 +98,7 @@ def _registered(
         return {"version": version, **_held_back(session, job, name, alias, gate["message"])}
     why = "Its spec asks for no gate." if gate is None else gate["message"]
     try:
-        with session.begin_nested():
+        with db.savepoint(session):
             if gate is not None:
                 _check_unmoved(session, job, retrain)
             registry.promote(session, model, str(version), alias=alias, reason=f"{why} ({job.id})", tenant=job.tenant)
