@@ -6,7 +6,7 @@ from flask import Response
 
 from api import auth, openapi, schemas
 from api.service import current
-from services import db, inbox
+from services import datasets, db, inbox
 
 api = openapi.blueprint("inbox", __name__, prefix="/v1/inbox", about="Files that become data sets by themselves.")
 
@@ -19,8 +19,15 @@ def index(query: schemas.InboxQuery) -> Response:
     """
     with db.read_scope(current().engine) as session:
         rows, more = inbox.list(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
+        names = datasets.references(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
         found = [
-            schemas.InboxFile(id=row.place, at=schemas.moment(row.at), dataset_id=row.dataset_id, error=row.error)
+            schemas.InboxFile(
+                id=row.place,
+                at=schemas.moment(row.at),
+                dataset_id=row.dataset_id,
+                dataset=names.get(row.dataset_id or ""),
+                error=row.error,
+            )
             for row in rows
         ]
     return openapi.answer(schemas.InboxList(data=found, has_more=more))

@@ -716,6 +716,8 @@ class InboxFile(Answer):
     at: datetime
     """When it was taken in, or refused."""
     dataset_id: str | None
+    dataset: str | None
+    """As a spec names it, `vowels@7`; null where it is none, or was deleted."""
     error: str | None
     """Why it is no data set; it is tried again when it was written anew."""
 

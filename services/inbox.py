@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from services import datasets, db, tenants
 from services.db import now
-from services.errors import Invalid, QuotaExceeded, TenantNotFound, TooLarge
+from services.errors import Invalid, LooplineError, QuotaExceeded, TenantNotFound, TooLarge
 from services.objects import S3, Reading
 from services.orm import InboxFile
 from services.settings import Settings
@@ -71,7 +71,8 @@ class Folder:
             for name in _folders(Path(tenant.path)):
                 with os.scandir(name.path) as files:
                     for one in files:
-                        if one.name.endswith(".npz") and one.is_file(follow_symlinks=False):
+                        named = one.name.endswith(".npz") and (name.path + one.name).isprintable()
+                        if named and one.is_file(follow_symlinks=False):
                             about = one.stat(follow_symlinks=False)
                             stamp = f"{about.st_size}-{about.st_mtime_ns}-{about.st_ino}"
                             yield Entry(tenant.name, name.name, one.name, stamp, about.st_mtime)
@@ -91,7 +92,7 @@ class Bucket:
         for found in self.store.list(""):
             tenant, _, rest = found.key.partition("/")
             name, _, file = rest.partition("/")
-            if tenant and name and file.endswith(".npz") and "/" not in file:
+            if tenant and name and file.endswith(".npz") and "/" not in file and found.key.isprintable():
                 yield Entry(tenant, name, file, f"{found.bytes}-{found.modified}", found.modified)
 
     def open(self, entry: Entry) -> Reading:
@@ -129,12 +130,13 @@ def take_in(engine: Engine, storage: Storage, source: Source, entry: Entry, sett
         FileNotFoundError: it is gone.
         StorageUnavailable: the store cannot answer.
         Unavailable: the database cannot.
+        OSError: it cannot be kept now.
     """
     try:
         with db.session_scope(engine) as session:
             tenants.get(session, entry.tenant)
             datasets.check_name(entry.name)
-            with closing(source.open(entry)) as file:
+            with closing(_opened(source, entry)) as file:
                 added = datasets.add(
                     session,
                     storage,
@@ -160,9 +162,17 @@ def _remember(session: Session, entry: Entry, *, dataset_id: str | None = None, 
     session.execute(sa.insert(InboxFile).values(**row, dataset_id=dataset_id, error=told))
 
 
-def _sentence(error: Exception) -> str:
-    problems = getattr(error, "problems", ())
-    return " ".join([str(error), *(f"{problem}" for problem in problems[:3])])
+def _opened(source: Source, entry: Entry) -> BinaryIO | Reading:
+    try:
+        return source.open(entry)
+    except PermissionError as error:
+        raise Invalid("The scheduler may not read it.") from error
+
+
+def _sentence(error: LooplineError) -> str:
+    """What is wrong, each thing once: an error may tell its first problem itself."""
+    problems = error.problems[:3] if isinstance(error, Invalid) else ()
+    return " ".join([error.message, *(str(problem) for problem in problems if problem.detail not in error.message)])
 
 
 def _folders(root: Path) -> Sequence[os.DirEntry[str]]:

@@ -76,6 +76,9 @@ def look(
             why = inbox.take_in(engine, held, source, entry, settings)
         except FileNotFoundError:
             continue
+        except OSError as error:  # the next file may be another matter; this one is tried again at the next look
+            log.warning("%s waits: %s", entry.place, error)
+            continue
         if why is None:
             log.info("%s is a version of the data set %s now", entry.place, entry.name)
         else:

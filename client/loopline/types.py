@@ -204,6 +204,8 @@ class InboxFile:
 
     id: str
     dataset_id: str | None = None
+    dataset: str | None = None
+    """As a spec names it: `vowels@7`."""
     error: str | None = None
     at: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)

@@ -199,13 +199,17 @@ def datasets(found: Iterable[Dataset]) -> Listing:
 def inbox(found: Iterable[InboxFile]) -> Listing:
     rows = [
         {
-            "file": file.id,
+            "file": text.printable(file.id),
             "when": text.ago(file.at),
-            "became": file.dataset_id or Text(f"no data set: {' '.join((file.error or '').split())}", "red"),
+            "became": file.dataset or file.dataset_id or _no_dataset(file.error or ""),
         }
         for file in found
     ]
     return Listing(rows, wrap=("became",))
+
+
+def _no_dataset(error: str) -> Text:
+    return Text(f"no data set: {text.printable(' '.join(error.split()))}", "red")
 
 
 def dataset(shown: Dataset) -> RenderableType:

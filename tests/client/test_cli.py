@@ -16,7 +16,8 @@ from loopline import Client
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
-from services import db, jobs, workers
+from services import db, inbox, jobs, workers
+from services.settings import Settings
 
 Run = Callable[..., Result]
 Background = Callable[..., threading.Thread]
@@ -301,6 +302,25 @@ def test_content_of_an_older_version_is_said_not_to_be_the_newest(run: Run, npz:
     again = run("datasets", "upload", npz, "--name", "vowels")
     assert again.exit_code == 0
     assert "This content was vowels@1 already, and vowels@2 stays the newest version" in again.stderr
+
+
+def test_what_came_of_files_in_the_inbox_is_listed(run: Run, service: Any, client: Client, npz: Path) -> None:
+    assert run("datasets", "inbox").stdout.startswith("Nothing was taken in yet")
+    root = npz.parent / "inbox" / "default" / "waves"
+    root.mkdir(parents=True)
+    (root / "whole.npz").write_bytes(npz.read_bytes())
+    (root / "broken.npz").write_bytes(b"no zip")
+    source = inbox.Folder(root.parent.parent)
+    for entry in sorted(source.entries(), key=lambda entry: entry.file):
+        inbox.take_in(service.engine, service.storage, source, entry, Settings(data_dir=npz.parent))
+    whole, broken = client.inbox()
+    assert (whole.id, whole.dataset, whole.error) == ("default/waves/whole.npz", "waves@1", None)
+    assert (broken.dataset, broken.dataset_id) == (None, None)
+    _, first, second = run("datasets", "inbox").stdout.splitlines()
+    assert re.split(" {2,}", first) == ["default/waves/whole.npz", "just now", "waves@1"]
+    assert re.search("no data set: The data set is not valid: this is not an .npz file", second)
+    page = json.loads(run("datasets", "inbox", "--json").stdout)
+    assert [row["id"] for row in page] == [whole.id, broken.id]
 
 
 def test_classes_that_were_saved_as_floats_are_pointed_out(run: Run, tmp_path: Path) -> None:

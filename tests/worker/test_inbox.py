@@ -131,6 +131,44 @@ def test_what_is_no_file_of_a_data_set_is_passed_over(world: World, npz_bytes: U
     assert world.told() == {}
 
 
+def test_one_file_that_makes_trouble_keeps_no_other_waiting(
+    world: World, npz_bytes: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(os.fsdecode(b"default/waves/\xff.npz"), npz_bytes(1), 1.0)  # no text, so no place in a database
+    world.put("default/waves/a\nb.npz", npz_bytes(1), 1.0)
+    world.put("default/waves/mine.npz", npz_bytes(2), 2.0)
+    world.put("default/waves/broken.npz", npz_bytes(3), 3.0)
+    world.put("default/waves/whole.npz", npz_bytes(4), 4.0)
+    refusals = {"mine.npz": PermissionError(13, "Permission denied"), "broken.npz": OSError(5, "Input/output error")}
+    real = Folder.open
+
+    def opened(folder: Folder, entry: inbox.Entry) -> Any:
+        if entry.file in refusals:
+            raise refusals[entry.file]
+        return real(folder, entry)
+
+    monkeypatch.setattr(Folder, "open", opened)
+    world.look()
+    assert world.versions() == [1]
+    assert world.told() == {
+        "default/waves/mine.npz": "The scheduler may not read it.",
+        "default/waves/whole.npz": None,
+    }
+    refusals.clear()
+    world.look(1)
+    assert world.versions() == [2, 1]  # a disk that fails is tried again
+
+
+def test_what_is_wrong_is_said_once(world: World) -> None:
+    world.put("default/Bad Name!/today.npz", b"no zip")
+    world.put("default/waves/today.npz", b"no zip")
+    world.look()
+    for error in world.told().values():
+        assert error is not None
+        sentences = [part for part in error.split(": ") if len(part) > 20]
+        assert len(sentences) == len(set(sentences)), error
+
+
 def test_a_tenants_files_are_its_own_and_its_quota_holds(world: World, npz_bytes: Upload) -> None:
     with db.session_scope(world.engine) as session:
         tenants.create(session, "acme", max_bytes=len(npz_bytes(1)) + 10)
