@@ -161,8 +161,6 @@ def _of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
     place, slash, below = rest.partition("/")
     if not whole or not place.isdigit() or int(place) >= len(files):
         return problem
-    if len(files) == 1:
-        return errors.Problem(f"{slash}{below}", problem.detail)
     return errors.Problem(f"{files[int(place)]} {slash}{below}".rstrip(), problem.detail)
 
 

@@ -17,7 +17,7 @@ def print_models(found: Iterable[Model]) -> None:
             "model": model.name,
             "latest": str(model.latest.version),
             "aliases": ", ".join(f"{alias}: {version}" for alias, version in model.aliases.items()) or text.NOTHING,
-            "its metric": metric(model.latest.metrics),
+            "metric of latest": metric(model.latest.metrics),
             "registered": text.ago(model.latest.created_at),
         }
         for model in found
@@ -38,7 +38,7 @@ def print_versions(found: Iterable[ModelVersion]) -> None:
         }
         for version in found
     ]
-    view.console().print(view.Listing(rows, drop=("note", "data", "registered"), wrap=("note",)))
+    view.console().print(view.Listing(rows, drop=("data", "registered"), wrap=("note",)))
 
 
 def print_version(shown: ModelVersion) -> None:

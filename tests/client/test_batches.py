@@ -99,7 +99,7 @@ def test_a_batch_of_one_has_a_name_and_its_job_keeps_its_own(run: Run, client: C
     assert (batch.name, [row.name for row in batch.refresh().jobs]) == ("night", ["a"])
     wrong = run("submit", "a.yaml", "--batch", "--name", "night", "--set", "training.epochs=0")
     assert wrong.exit_code == 2
-    assert "  /training/epochs: " in wrong.stderr
+    assert "  a.yaml /training/epochs: " in wrong.stderr
 
 
 def test_data_sets_of_a_matrix_are_uploaded_where_they_are_files(

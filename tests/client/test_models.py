@@ -87,7 +87,7 @@ def test_the_page_works_from_top_to_bottom(
     assert (tmp_path / "vowels" / "model.safetensors").exists()
     assert re.fullmatch(r"Deleted vowels@2; its job job_\w+ stays\.\n", told["models delete"])
     header, first = told["models list"].splitlines()
-    assert re.split(" {2,}", header) == ["model", "latest", "aliases", "its metric", "registered"]
+    assert re.split(" {2,}", header) == ["model", "latest", "aliases", "metric of latest", "registered"]
     assert re.split(" {2,}", first) == ["vowels", "1", "production: 1", "test accuracy 0.7500", "just now"]
 
 
