@@ -31,6 +31,27 @@ quotes. `loss`, `optimizer` and `lr_schedule` take a name alone where the rest m
 (`optimizer: adamw`). What a run is worth (best epoch, early stopping, schedules that watch) is judged on the validation
 split, and on the training split only where there is no other.
 """
+METRICS_OF_MODELS = """\
+## Metrics
+
+Every epoch, and the result, report the loss and these metrics for each split: `train_accuracy`, `validation_rmse`,
+`test_r2`. `best_by` and `retrain.gate.metric` take the names below.
+
+| metric | for | is |
+| --- | --- | --- |
+| `accuracy` | classes | The share of samples whose class is right. |
+| `accuracy` | several yes-or-no labels | The share of samples with every label right. |
+| `label_accuracy` | several yes-or-no labels | The share of labels that are right, over all samples. |
+| `macro_f1` | classes, yes-or-no labels | The mean F1 of the classes or labels, each with the same weight. |
+| `mae` | values | The mean absolute error over all samples and targets. |
+| `rmse` | values | The root of the mean squared error over all samples and targets. |
+| `r2` | values | 1 - (the sum of squared errors) / (the sum of squared distances from the mean). |
+
+- A yes-or-no label counts as yes if its probability is above 0.5. One wrong label makes the whole sample wrong for
+  `accuracy`, so with several labels `accuracy` is lower than `label_accuracy`.
+- `r2` is one number for all targets together. Each target has its own mean, and both sums are over all targets, so a
+  target with a larger spread weighs more. `r2` is null if no target varies.
+"""
 SETTINGS_HEAD = """\
 # Settings
 
@@ -52,6 +73,7 @@ Made from the code by `make docs`.
 
 def spec_page() -> str:
     parts = [SPEC_HEAD, *sections(Spec, "")]
+    parts.append(METRICS_OF_MODELS)
     parts.append("## Presets\n\n| preset | | architecture |\n| --- | --- | --- |")
     for name, preset in PRESETS.items():
         fragment = yaml.safe_dump(preset.fragment["architecture"], default_flow_style=True, sort_keys=False, width=999)

@@ -41,7 +41,7 @@ PAUSED = "The job was paused on request; resume it to go on from where it stands
 CHUNK_STEPS = 2048
 """A chunk of steps grows to at most this many before the next one is begun."""
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "macro_f1", "r2"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "label_accuracy", "macro_f1", "r2"})
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from loopline.watching import in_sight
 
 FIRST = ("running", "failed", "cancelled", "paused", "queued", "succeeded")
 """Which jobs are shown where there is no room for all."""
-MEASURES = ("accuracy", "macro_f1", "r2", "mae", "rmse", "loss")
+MEASURES = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse", "loss")
 ROWS_BESIDE_THE_TABLE = 5
 
 

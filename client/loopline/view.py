@@ -44,7 +44,7 @@ STYLES = {
     "cancelled": "magenta",
 }
 LEVELS = {"warning": "yellow", "error": "red"}
-METRICS = ("accuracy", "macro_f1", "r2", "mae", "rmse")
+METRICS = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse")
 PLAIN_WIDTH = 10_000
 
 Typed = Callable[[str], str]

@@ -218,9 +218,10 @@ def _losses(record: dict[str, Any], *, brief: bool = False) -> str:
 def _print_result(result: dict[str, Any], directory: Path) -> None:
     ended = "stopped early" if result["stopped_early"] else "trained"
     print(f"{ended.capitalize()} after {result['epochs']} epochs; the best was epoch {result['best_epoch']}.")
+    wide = max(22, *(len(name) for name in result["metrics"]), 0)
     for name, value in result["metrics"].items():
-        print(f"  {name:<22} {_number(value)}")
-    print(f"  model                  {directory / 'model.safetensors'}")
+        print(f"  {name:<{wide}} {_number(value)}")
+    print(f"  {'model':<{wide}} {directory / 'model.safetensors'}")
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from services.training.spec import Loss
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "macro_f1", "r2"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "label_accuracy", "macro_f1", "r2"})
 
 
 def loss_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -53,7 +53,8 @@ def class_weights(chosen: Any, targets: Tensor, classes: int) -> Tensor | None:
 
 
 def metrics_of(loss_name: str, outputs: Tensor, targets: Tensor) -> dict[str, float | None]:
-    """accuracy and macro_f1 for classes; mae, rmse and r2 for values; None where one is not defined."""
+    """accuracy and macro_f1 for classes, and label_accuracy for several labels a sample; mae, rmse and r2 for values.
+    None where a metric is not defined."""
     if not len(outputs):
         return {}
     outputs = outputs.float()
@@ -77,9 +78,11 @@ def _classes(predicted: Tensor, targets: Tensor, classes: int) -> dict[str, floa
 
 
 def _labels(predicted: Tensor, targets: Tensor) -> dict[str, float | None]:
-    """Several labels a sample: accuracy counts the samples of which every label is right."""
+    """Several labels a sample: accuracy counts the samples with every label right, label_accuracy counts the labels."""
+    right = predicted == targets
     return {
-        "accuracy": float((predicted == targets).all(dim=1).float().mean()),
+        "accuracy": float(right.all(dim=1).float().mean()),
+        "label_accuracy": float(right.double().mean()),
         "macro_f1": _macro_f1((predicted & targets).sum(dim=0), predicted.sum(dim=0), targets.sum(dim=0)),
     }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from services.training.summary import DatasetSummary
 
 FOR_CLASSES = ("accuracy", "macro_f1")
+FOR_LABELS = ("accuracy", "label_accuracy", "macro_f1")
 FOR_VALUES = ("mae", "rmse", "r2")
 
 NEEDS_TEST = (
@@ -81,9 +82,8 @@ def _on_divergence(spec: Spec) -> Iterator[Problem]:
 
 def _metric_for_loss(t: Training) -> Iterator[Problem]:
     assert t.loss is not None  # noqa: S101
-    classes = t.loss.name in ("cross_entropy", "bce")
-    if t.best_by in (FOR_VALUES if classes else FOR_CLASSES):
-        allowed = FOR_CLASSES if classes else FOR_VALUES
+    allowed = {"cross_entropy": FOR_CLASSES, "bce": FOR_LABELS}.get(t.loss.name, FOR_VALUES)
+    if t.best_by not in ("loss", *allowed):
         yield Problem(
             "/training/best_by", f"with {t.loss.name} must be one of loss, {', '.join(allowed)}; got {t.best_by}"
         )
@@ -132,11 +132,9 @@ def _gate_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         return
     if spec.data.split.test != 0.0 and counts_of_split(spec, summary)["test"] == 0:
         yield Problem("/data/split/test", NEEDS_TEST)
-    loss = spec.training.loss
-    if gate.at_least is not None and gate.at_least > 1 and gate.metric in (*FOR_CLASSES, "r2"):
+    if gate.at_least is not None and gate.at_least > 1 and gate.metric in (*FOR_LABELS, "r2"):
         yield Problem("/retrain/gate/at_least", f"can never be reached: {gate.metric} is at most 1")
-    values = summary.target == "values" if loss is None else loss.name in ("mse", "mae", "huber")
-    allowed = ("loss", *(FOR_VALUES if values else FOR_CLASSES))
+    allowed = ("loss", *_metrics_for(spec.training, summary))
     if gate.metric not in (None, *allowed):
         yield Problem(
             "/retrain/gate/metric", f"for this data set must be one of {', '.join(allowed)}; got {gate.metric}"
@@ -166,18 +164,25 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
             "/training/loss",
             f"bce with one target a sequence takes two classes; here are {summary.target_dim}: use cross_entropy",
         )
-    if t.loss is None:
-        allowed = FOR_VALUES if summary.target == "values" else FOR_CLASSES
-        if t.best_by not in ("loss", *allowed):
-            yield Problem(
-                "/training/best_by", f"for this data set must be one of loss, {', '.join(allowed)}; got {t.best_by}"
-            )
+    allowed = _metrics_for(t, summary)
+    if t.best_by not in ("loss", *allowed) and (t.loss is None or t.best_by == "label_accuracy"):
+        yield Problem(
+            "/training/best_by", f"for this data set must be one of loss, {', '.join(allowed)}; got {t.best_by}"
+        )
     if t.loss is not None and t.loss.name == "cross_entropy" and isinstance(t.loss.class_weights, list):
         given, needed = len(t.loss.class_weights), summary.target_dim
         if summary.target == "classes" and given != needed:
             yield Problem(
                 "/training/loss/class_weights", f"needs one weight for each of the {needed} classes; got {given}"
             )
+
+
+def _metrics_for(t: Training, summary: DatasetSummary) -> tuple[str, ...]:
+    """The metrics, besides the loss, that a run with this loss reports of this data set."""
+    values = summary.target == "values" if t.loss is None else t.loss.name in ("mse", "mae", "huber")
+    if values:
+        return FOR_VALUES
+    return FOR_LABELS if summary.target == "multilabel" and summary.target_dim > 1 else FOR_CLASSES
 
 
 def _words(summary: DatasetSummary) -> bool:

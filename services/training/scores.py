@@ -26,6 +26,9 @@ def scores_of(metric: str, loss: Loss, outputs: Tensor, targets: Tensor, weights
         return _mean(*_losses(loss, outputs, targets, weights))
     if metric == "accuracy":
         return _mean(_hits(loss, outputs, targets))
+    if metric == "label_accuracy":
+        predicted, actual = _predicted(loss, outputs, targets)
+        return _mean((predicted == actual).double().mean(dim=1))
     if metric == "macro_f1":
         return _macro_f1(loss, outputs, targets)
     errors = outputs - targets.double()

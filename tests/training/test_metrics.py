@@ -115,9 +115,18 @@ def test_several_yes_or_no_answers_are_right_only_together() -> None:
     targets = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
     outputs = torch.tensor([[1.0, -1, 1], [-1, 1, 1], [1, -1, -1], [-1, -1, -1]])
     found = metrics_of("bce", outputs, targets)
-    assert found["accuracy"] == 0.5
+    assert found["accuracy"] == 0.5  # samples 0 and 3 are right as a whole
+    assert found["label_accuracy"] == 10 / 12
     # columns: hits 2 of 2 and 2; 1 of predicted 1, actual 2; 1 of predicted 2, actual 1
     assert found["macro_f1"] == pytest.approx((1.0 + 2 / 3 + 2 / 3) / 3)
+
+
+def test_r2_of_several_targets_weighs_each_by_its_spread() -> None:
+    """One r2 of all columns together, so that a column with a large spread decides it; no mean of each column's."""
+    wide, narrow = torch.tensor([0.0, 100, 200, 300]), torch.tensor([0.0, 1, 2, 3])
+    targets = torch.stack((wide, narrow), dim=1)
+    outputs = torch.stack((wide, torch.full((4,), 1.5)), dim=1)  # the first is right, the second its mean: r2 1 and 0
+    assert metrics_of("mse", outputs, targets)["r2"] == pytest.approx(1 - 5 / 50005)
 
 
 @pytest.mark.parametrize("name", ["mse", "mae", "huber"])
@@ -143,7 +152,12 @@ def test_nothing_has_no_metrics() -> None:
 
 
 def test_what_is_better_is_known_of_every_metric() -> None:
-    names = {"accuracy", "macro_f1", "mae", "rmse", "r2"}
-    found = {*metrics_of("cross_entropy", logits(), Y), *metrics_of("mse", logits(), logits())}
-    assert found == names
-    assert names & HIGHER_IS_BETTER == {"accuracy", "macro_f1", "r2"}
+    names = {"accuracy", "label_accuracy", "macro_f1", "mae", "rmse", "r2"}
+    labels = (logits() > 0).float()
+    found = [
+        metrics_of("cross_entropy", logits(), Y),
+        metrics_of("bce", logits(), labels),
+        metrics_of("mse", logits(), logits()),
+    ]
+    assert {name for each in found for name in each} == names
+    assert names & HIGHER_IS_BETTER == {"accuracy", "label_accuracy", "macro_f1", "r2"}

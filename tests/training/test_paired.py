@@ -131,4 +131,4 @@ def test_exchanging_answers_is_evaluating_the_exchanged_answers(metric: str) -> 
 
 
 def test_which_metrics_point_upwards() -> None:
-    assert {"accuracy", "macro_f1", "r2"} == HIGHER_IS_BETTER
+    assert {"accuracy", "label_accuracy", "macro_f1", "r2"} == HIGHER_IS_BETTER

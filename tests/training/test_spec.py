@@ -229,6 +229,16 @@ def test_a_loss_that_is_said_stays() -> None:
     assert check_data(spec, summary(**REAL)) is spec
 
 
+def test_label_accuracy_is_for_several_labels_a_sequence() -> None:
+    for loss in ({}, {"loss": "bce"}):
+        check_data(parse(document(training={"best_by": "label_accuracy", **loss})), summary(**MANY))
+        for other in ({}, {**MANY, "target_dim": 1}):
+            problems = unfit(document(training={"best_by": "label_accuracy", **loss}), **other)
+            assert problems["/training/best_by"].startswith("for this data set must be one of loss, accuracy, macro_f1")
+    word = refused(document(training={"best_by": "label_accuracy", "loss": "cross_entropy"}))["/training/best_by"]
+    assert word == "with cross_entropy must be one of loss, accuracy, macro_f1; got label_accuracy"
+
+
 def test_a_metric_is_judged_by_the_targets_where_no_loss_is_said() -> None:
     assert unfit(document(training={"best_by": "accuracy"}), **REAL).keys() == {"/training/best_by"}
     check_data(parse(document(training={"best_by": "accuracy"})), summary())
@@ -236,7 +246,11 @@ def test_a_metric_is_judged_by_the_targets_where_no_loss_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "data", "word"),
-    [("accuracy", REAL, "mae, rmse, r2"), ("rmse", {}, "accuracy, macro_f1"), ("r2", MANY, "accuracy, macro_f1")],
+    [
+        ("accuracy", REAL, "mae, rmse, r2"),
+        ("rmse", {}, "accuracy, macro_f1"),
+        ("r2", MANY, "accuracy, label_accuracy, macro_f1"),
+    ],
 )
 def test_a_gate_judges_by_a_metric_of_the_targets(metric: str, data: dict[str, Any], word: str) -> None:
     retrain = {"model": "m", "gate": {"metric": metric}}
