@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-containers chaos nights gpu-check lint format docs bench lock clean
+.PHONY: help setup demo run up down test test-containers chaos nights gpu-check lint format docs bench histories lock clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ docs: setup  ## write docs/spec.md, docs/settings.md and the table of docs/metri
 
 bench: setup  ## measure speed and accuracy; the table goes to benchmarks/RESULTS.md (about 15 minutes)
 	@$(BIN)/python -m benchmarks $(ONLY)
+
+histories: setup  ## do the nine presets train to the same numbers, bit for bit, as at another commit? (SINCE=HEAD~1)
+	@$(BIN)/python -m benchmarks.histories $(or $(SINCE),HEAD~1)
 
 lock: setup  ## pin every dependency anew, with hashes, from requirements/*.in
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
