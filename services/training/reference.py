@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from services.errors import SpecInvalid
 from services.training.data import Prepared, Scaling, part_of
 from services.training.loop import EVALUATION_BATCH, answers, in_rows
 from services.training.model import SequenceModel
 from services.training.npz import Arrays
-from services.training.spec import Spec, parse
+from services.training.spec import Spec
 
 
 class Unusable(Exception):
@@ -62,11 +61,12 @@ def load(name: str, directory: str | None) -> Reference:
         raise Unusable("was deleted meanwhile")
     try:
         card = json.loads((Path(directory) / "model.json").read_bytes())
-        found = Reference(name, parse(card["spec"]), card, load_file(Path(directory) / "model.safetensors"))
+        spec = Spec.model_validate(card["spec"])  # it was judged when it came, maybe by other rules
+        found = Reference(name, spec, card, load_file(Path(directory) / "model.safetensors"))
         _ = found.classes, found.scaling, found.network()
     except FileNotFoundError as error:
         raise Unusable("is not there any more") from error
-    except (OSError, SafetensorError, SpecInvalid, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise Unusable(f"cannot be read ({type(error).__name__})") from error
     return found
 

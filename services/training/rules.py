@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from services.training.spec import Architecture, Data, Spec, Training
     from services.training.summary import DatasetSummary
 
+FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
+"""The sizes of numbers that float32 holds in full. Smaller ones are 0 to a process that flushes denormals."""
 FOR_CLASSES = ("accuracy", "macro_f1")
 FOR_LABELS = ("accuracy", "label_accuracy", "macro_f1")
 FOR_VALUES = ("mae", "rmse", "r2")
@@ -62,8 +64,32 @@ def _training(spec: Spec) -> Iterator[Problem]:
             "watches the validation split, and data.split.validation is 0: give it a share, or leave this out",
         )
     yield from _on_divergence(spec)
+    yield from _beyond_float32(t.model_dump(), "/training")
+    yield from _min_lr(t)
     if t.loss is not None:
         yield from _metric_for_loss(t)
+
+
+def _beyond_float32(value: Any, pointer: str) -> Iterator[Problem]:
+    """Numbers that become 0 or infinity where training computes with them."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _beyond_float32(item, f"{pointer}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _beyond_float32(item, f"{pointer}/{index}")
+    elif isinstance(value, float) and value and not FLOAT32_SMALLEST <= abs(value) <= FLOAT32_LARGEST:
+        bound = "at least 1.18e-38" if abs(value) < FLOAT32_SMALLEST else "at most 3.4e+38"
+        yield Problem(
+            pointer, f"must be {bound}: training computes in float32, which holds no such number; got {value:g}"
+        )
+
+
+def _min_lr(t: Training) -> Iterator[Problem]:
+    schedule = t.lr_schedule
+    if schedule.name in ("cosine", "plateau") and schedule.min_lr > t.optimizer.lr:
+        detail = f"must be at most optimizer.lr, which is {t.optimizer.lr:g}; got {schedule.min_lr:g}"
+        yield Problem("/training/lr_schedule/min_lr", detail)
 
 
 def _on_divergence(spec: Spec) -> Iterator[Problem]:

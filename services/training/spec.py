@@ -109,7 +109,7 @@ class CrossEntropy(Strict):
     """For one class a sequence."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
-    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0)]] | None = None
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
     """One weight a class, labels sorted, or `balanced`: samples / (classes * samples of the class), in training."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
 
@@ -155,6 +155,7 @@ class Cosine(Warm):
 
     name: Literal["cosine"] = "cosine"
     min_lr: float = Field(0.0, ge=0.0)
+    """At most optimizer.lr."""
 
 
 class OneCycle(Strict):
@@ -174,6 +175,7 @@ class Plateau(Warm):
     patience: int = Field(10, ge=0)
     threshold: float = Field(1e-4, ge=0.0)
     min_lr: float = Field(0.0, ge=0.0)
+    """At most optimizer.lr."""
 
 
 class EarlyStopping(Strict):
@@ -201,7 +203,8 @@ LRSchedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(disc
 
 
 class Training(Strict):
-    """The clipped training loop."""
+    """The clipped training loop. It computes in float32: a number that float32 cannot hold (above 3.4e38, or below
+    1.18e-38 and not 0) is refused."""
 
     epochs: int = Field(20, ge=1, le=1_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)

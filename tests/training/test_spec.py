@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -360,6 +361,48 @@ def test_a_fraction_is_nothing_else(place: str, wrong: object) -> None:
 def test_a_learning_rate_is_a_number_that_one_can_learn_with(wrong: object) -> None:
     optimizer = {"name": "adam", "lr": wrong}
     assert refused(document(training={"optimizer": optimizer})).keys() == {"/training/optimizer/lr"}
+
+
+@pytest.mark.parametrize("wrong", [1e39, 3.5e38, 1e-39, 1e-300])
+@pytest.mark.parametrize(
+    ("place", "within"),
+    [
+        ("max_grad_norm", lambda number: {"max_grad_norm": number}),
+        ("max_grad_value", lambda number: {"max_grad_value": number}),
+        ("loss/delta", lambda number: {"loss": {"name": "huber", "delta": number}}),
+        ("early_stopping/min_delta", lambda number: {"early_stopping": {"min_delta": number}}),
+        ("lr_schedule/div_factor", lambda number: {"lr_schedule": {"name": "one_cycle", "div_factor": number}}),
+        ("lr_schedule/threshold", lambda number: {"lr_schedule": {"name": "plateau", "threshold": number}}),
+        ("lr_schedule/min_lr", lambda number: {"lr_schedule": {"name": "cosine", "min_lr": number}}),
+        ("optimizer/lr", lambda number: {"optimizer": {"lr": number}}),
+        ("optimizer/eps", lambda number: {"optimizer": {"eps": number}}),
+        ("optimizer/weight_decay", lambda number: {"optimizer": {"weight_decay": number}}),
+        ("optimizer/betas/0", lambda number: {"optimizer": {"betas": [number, 0.9]}}),
+        ("loss/class_weights/1", lambda number: {"loss": {"name": "cross_entropy", "class_weights": [1, number]}}),
+    ],
+)
+def test_no_number_of_training_is_beyond_float32(
+    place: str, within: Callable[[float], dict[str, Any]], wrong: float
+) -> None:
+    problems = refused(document(training=within(wrong)))
+    assert problems.keys() == {f"/training/{place}"}
+    assert f"got {wrong:g}" in problems[f"/training/{place}"]
+
+
+def test_the_largest_and_the_smallest_numbers_of_float32_are_taken() -> None:
+    largest, smallest = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+    training = parse(document(training={"max_grad_value": largest, "optimizer": {"eps": smallest}})).training
+    assert (training.max_grad_value, training.optimizer.eps) == (largest, smallest)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["cosine", "plateau"])
+def test_a_learning_rate_falls_to_no_more_than_it_was(name: str) -> None:
+    def training(min_lr: float) -> dict[str, Any]:
+        return {"optimizer": {"lr": 0.01}, "lr_schedule": {"name": name, "min_lr": min_lr}}
+
+    told = {"/training/lr_schedule/min_lr": "must be at most optimizer.lr, which is 0.01; got 0.02"}
+    assert refused(document(training=training(0.02))) == told
+    parse(document(training=training(0.01)))
 
 
 def test_a_whole_number_may_stand_for_a_real_one() -> None:
