@@ -122,6 +122,7 @@ def order(slot: Slot, claim: Claim) -> Event:
     return {
         "spec": job.spec,
         "data": None if sha is None else str(slot.storage.dataset_path(sha)),
+        "data_sha256": sha,
         "directory": str(slot.storage.job_dir(job.id)),
         "resume": None if step is None else str(slot.storage.checkpoint_files(job.id, step)[0]),
         "device": slot.settings.device,

@@ -86,6 +86,7 @@ def save(run: Run, directory: Path) -> Saved:
     body = {
         "format": FORMAT,
         "spec_sha256": spec_hash(run),
+        "data_sha256": run.data.sha256,
         "tensors_sha256": tensors_sha256,
         "model": card(run),
         "state": state,
@@ -124,11 +125,13 @@ def _is_whole(path: Path) -> bool:
 def load_into(run: Run, path: Path) -> None:
     """Puts a fresh Run of the same spec where the checkpoint's was. `path` is that of the JSON file.
 
-    Raises CheckpointCorrupt when a file is missing, damaged, or of another spec.
+    Raises CheckpointCorrupt when a file is missing, damaged, or of another spec or other data.
     """
     body = read(path)
     if body["spec_sha256"] != spec_hash(run):
         raise CheckpointCorrupt(f"{path.name} belongs to another spec.")
+    if body.get("data_sha256") not in (None, run.data.sha256):  # a version before this was written down left it out
+        raise CheckpointCorrupt(f"{path.name} belongs to other data.")
     if body["model"]["scaling"] != run.data.scaling.document():  # that of a model that this run does not begin with
         raise CheckpointCorrupt(f"{path.name} belongs to data that was scaled otherwise.")
     try:

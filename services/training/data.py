@@ -62,6 +62,8 @@ class Prepared:
     scaling: Scaling
     input_size: int
     output_size: int
+    sha256: str | None = None
+    """Of the file that the data was read from; None for synthetic data, which the spec describes fully."""
 
 
 @dataclass(frozen=True)

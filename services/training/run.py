@@ -6,12 +6,13 @@ The trainer process sends these events up its pipe, and `python -m services.trai
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,14 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     Events: started, steps, device, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
-    or None to begin), device, and of a retraining `baselines`: `warm_start` and `against`, each None or the name and
-    the folder of a model. `stop` is asked after every update and answers with a reason to end. Raises Diverged,
-    OutOfMemory, DatasetInvalid, SpecInvalid, OSError.
+    or None to begin), device, perhaps `data_sha256` (where the file's hash is known), and of a retraining `baselines`:
+    `warm_start` and `against`, each None or the name and the folder of a model. `stop` is asked after every update and
+    answers with a reason to end. Raises Diverged, OutOfMemory, DatasetInvalid, SpecInvalid, OSError.
     """
     spec = parse(order["spec"])
-    arrays = read_arrays(spec, Path(order["data"]) if order["data"] else None)
+    path = Path(order["data"]) if order["data"] else None
+    sha256 = None if path is None else order.get("data_sha256") or _sha256(path)
+    arrays = read_arrays(spec, path)
     spec = check_data(spec, npz.summarise(arrays))
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -119,10 +122,15 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     device = device_of(order.get("device", "auto"))
     retraining = Retraining(spec, arrays, device, order.get("baselines"))
     del arrays  # what is needed of them is in there
-    first = Run(spec, retraining.data, device, retraining.initial)
-    telling = Telling(first, Path(order["directory"]), retraining)
+    first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
+    telling = Telling(first, Path(order["directory"]), retraining, path)
     del first  # it may have to make room for a smaller one
     yield from telling.events(order.get("resume"), stop, heard)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_arrays(spec: Spec, path: Path | None) -> Arrays:
@@ -137,8 +145,10 @@ def read_arrays(spec: Spec, path: Path | None) -> Arrays:
 class Telling:
     """A run being told: what of it was already said, and which checkpoints it has left on disk."""
 
-    def __init__(self, run: Run, directory: Path, retraining: Retraining | None = None) -> None:
-        self.run, self.directory, self.retraining = run, directory, retraining
+    def __init__(
+        self, run: Run, directory: Path, retraining: Retraining | None = None, data: Path | None = None
+    ) -> None:
+        self.run, self.directory, self.retraining, self.data = run, directory, retraining, data
         self.saved: list[checkpoint.Saved] = []
         self.saved_at = self.told_at = time.monotonic()
         self.measured_at = -math.inf
@@ -240,7 +250,7 @@ class Telling:
         """Takes up the order's checkpoint, or where that is damaged another that is whole: one before it, if any."""
         found = None
         if resume == NEWEST:
-            self._check_newest()
+            yield from self._check_newest()
         if resume is not None:
             at_most = None if resume == NEWEST else checkpoint.step_of(Path(resume))
             found = self._take_up(at_most)
@@ -259,20 +269,40 @@ class Telling:
         self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]
         return found
 
-    def _check_newest(self) -> None:
-        """Raises Invalid where the directory's checkpoints are another spec's: going on would have to delete them."""
-        for path in checkpoint.newest_first(self.directory)[:1]:
+    def _check_newest(self) -> Iterator[Event]:
+        """Raises Invalid where the directory's checkpoints are of another spec or of other data: going on would mix
+        both, or delete the checkpoints. Warns where the newest one does not say which data it is of."""
+        body = self._newest_readable()
+        if body is None:
+            return
+        if body["spec_sha256"] != checkpoint.spec_hash(self.run):
+            changes = ", ".join(_differences(checkpoint.essence(body["model"]["spec"]), self._essence())[:5])
+            raise self._refused(f"another spec: {changes}", "that")
+        before, now = body.get("data_sha256"), self.run.data.sha256
+        if before is not None and before != now:
+            hashes = f"its SHA-256 was {before[:12]}... and is {str(now)[:12]}..."
+            raise self._refused(f"other data: {self.data} has changed since ({hashes})", "the old file")
+        if body["model"]["scaling"] != self.run.data.scaling.document():
+            raise self._refused(f"other data: {self.data} has changed since (its scaling is another)", "the old file")
+        if before is None and now is not None:
+            yield _warning(
+                f"The newest checkpoint in {self.directory} does not say which data it was trained on, because an "
+                f"older version wrote it. Training goes on with {self.data} as it is now."
+            )
+
+    def _newest_readable(self) -> dict[str, Any] | None:
+        for path in checkpoint.newest_first(self.directory):
             try:
-                body = checkpoint.read(path)
-                other = body["spec_sha256"] != checkpoint.spec_hash(self.run)
+                return checkpoint.read(path)
             except CheckpointCorrupt:
                 continue
-            if other:
-                changes = ", ".join(_differences(checkpoint.essence(body["model"]["spec"]), self._essence())[:5])
-                raise Invalid(
-                    f"The checkpoints in {self.directory} are of another spec: {changes}. "
-                    "Put that back, name another folder, or leave --resume out to train anew and replace them."
-                )
+        return None
+
+    def _refused(self, why: str, what: str) -> Invalid:
+        return Invalid(
+            f"The checkpoints in {self.directory} are of {why}. Put {what} back, name another folder, or leave "
+            "--resume out to train anew and replace them."
+        )
 
     def _essence(self) -> dict[str, Any]:
         return checkpoint.essence(self.run.spec.document())

@@ -157,6 +157,18 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
     assert [epoch["epoch"] for epoch in history] == list(range(1, 201))
 
 
+def test_a_data_file_that_changed_is_refused_with_its_name(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec, out = write(), tmp_path / "out"
+    assert command(spec, "--out", out, "--threads", "1", "--quiet").returncode == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    npz.write(spec.parent / "some.npz", of_many_lengths(classes(24, seed=5)))
+    said = problems_of(command(spec, "--out", out, "--threads", "1", "--resume"))
+    assert f"The checkpoints in {out} are of other data: {spec.parent / 'some.npz'} has changed since" in said[0]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 # A test runner may ignore SIGINT and leave that to its children.
 AS_FROM_A_TERMINAL = """
 import os, signal, sys

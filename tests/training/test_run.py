@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid, Diverged, Invalid, SpecInvalid
-from services.training import npz, run
+from services.training import checkpoint, npz, run
 from services.training.loop import fit
 from services.training.model import SequenceModel
 from services.training.npz import Arrays
@@ -383,6 +383,59 @@ def test_another_specs_checkpoints_are_neither_taken_up_nor_deleted(order: Calla
     with pytest.raises(Invalid, match=r"another spec: training\.seed was 0 and is 4\. Put that back"):
         list(events(other))
     assert names(asked["directory"]) == before
+
+
+@pytest.mark.parametrize("updates", [8, 10**9], ids=["under way", "ended"])
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+def test_other_data_is_refused_before_a_checkpoint_is_taken_up_or_deleted(
+    order: Callable[..., Event], updates: int, damaged: bool
+) -> None:
+    asked = order(checkpoints={"every_steps": 4, "keep_last": 9})
+    stopped_at(updates, asked)
+    if damaged:  # the one before it says of which data it is
+        max(Path(asked["directory"]).glob("checkpoint-*.json")).write_text("{")
+    before = {path.name: path.read_bytes() for path in Path(asked["directory"]).iterdir()}
+    order(split(of_many_lengths(classes(48, seed=7))))
+    with pytest.raises(Invalid, match=r"of other data: .*/data\.npz has changed since .*Put the old file back"):
+        list(events(asked | {"resume": NEWEST}))
+    assert {path.name: path.read_bytes() for path in Path(asked["directory"]).iterdir()} == before
+
+
+def test_a_checkpoint_that_does_not_say_its_data_is_taken_up_with_a_word(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 4, "keep_last": 9})
+    stopped_at(8, asked)
+    without_digest(Path(asked["directory"]))
+    told = list(events(asked | {"resume": NEWEST}))
+    assert told[0]["level"] == "warning"
+    assert "does not say which data it was trained on" in told[0]["message"]
+    assert asked["data"] in told[0]["message"]
+    assert told[1]["resumed_from"] == {"epoch": 1, "step": 8}
+
+
+def test_other_data_is_refused_by_its_scaling_where_a_checkpoint_has_no_digest(order: Callable[..., Event]) -> None:
+    asked = order()
+    stopped_at(8, asked)
+    without_digest(Path(asked["directory"]))
+    order(split(of_many_lengths(classes(48, seed=7))))
+    with pytest.raises(Invalid, match=r"other data: .*its scaling is another"):
+        list(events(asked | {"resume": NEWEST}))
+
+
+def test_a_checkpoint_of_other_data_serves_nobody(order: Callable[..., Event]) -> None:
+    asked = order(checkpoints={"every_steps": 4})
+    stopped_at(8, asked)
+    order(split(of_many_lengths(classes(48, seed=7))))
+    told = list(events(asked | {"resume": str(Path(asked["directory"]) / "checkpoint-000000008.json")}))
+    assert "no checkpoint that is whole" in told[0]["message"]
+    assert told[1]["resumed_from"] is None
+
+
+def without_digest(directory: Path) -> None:
+    """Leaves the checkpoints as versions wrote them that did not write down the data's digest."""
+    for path in directory.glob("checkpoint-*.json"):
+        body = checkpoint.read(path)
+        del body["data_sha256"]
+        path.write_text(json.dumps(body | {"sha256": checkpoint._hash_of(body)}))
 
 
 def test_a_run_that_has_ended_can_be_resumed_to_train_for_longer(order: Callable[..., Event]) -> None:
