@@ -13,7 +13,7 @@ from services.events import Level, Line
 from services.jobs import Flags
 from services.leases import Lease
 from services.states import Reason, Status
-from worker import delivery, voice
+from worker import delivery, oom, voice
 from worker.advice import DEVICE_LOST, advised
 from worker.delivery import failed
 from worker.record import ENDS, Batch, Event, Trace, log_lines, trace
@@ -50,6 +50,7 @@ class Attempt:
         self.asked: str | None = None  # what the trainer was asked to stop for
         self.step = claim.job.step
         self.began = time.monotonic()
+        self.kills = oom.kills()
         self.renewed = self.looked = claim.at
         self.renew_at = self.renewed + slot.settings.renew_seconds
         self.write_at = 0.0  # not before: the database could not answer
@@ -248,8 +249,9 @@ class Attempt:
         if status == -signal.SIGALRM:
             log.warning("%s: the trainer heard of no renewal in time, and has ended itself", self.job.id)
             return {"event": "stopped", "reason": "lease"}
-        if status == -signal.SIGKILL:  # nobody else here sends one to a trainer
-            return failed(Reason.OUT_OF_MEMORY_HOST, "The trainer was killed, as the kernel does when memory runs out.")
+        if status == -signal.SIGKILL:
+            told = oom.sentence(self.kills, oom.kills())
+            return failed(Reason.OUT_OF_MEMORY_HOST if told == oom.KILLED else Reason.TRAINER_CRASHED, told)
         how = f"was ended by {signal_name(status)}" if status < 0 else f"ended with exit status {status}"
         if status == 0:
             how = "ended without a result"

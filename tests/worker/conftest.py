@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 from services.settings import Settings
 from services.storage import Storage
 from tests.worker.watching import Process, Watch
+from worker import oom
 from worker.bell import CeleryDoorbell
 from worker.drain import Drain
 from worker.slot import Slot
@@ -126,3 +127,19 @@ def bell(settings: Settings) -> Iterator[CeleryDoorbell]:
     made = CeleryDoorbell(settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def kernel_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Says how often the kernel has killed for want of memory, in a cgroup that this process seems to be in."""
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / "cgroup").write_text("0::/\n")
+    (proc / "mountinfo").write_text(f"30 23 0:26 / {proc} rw - cgroup2 cgroup2 rw\n")
+    monkeypatch.setattr(oom, "PROC", proc)
+
+    def count(kills: int) -> None:
+        (proc / "memory.events").write_text(f"oom 0\noom_kill {kills}\n")
+
+    count(0)
+    return count

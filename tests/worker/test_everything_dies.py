@@ -110,15 +110,20 @@ def test_a_worker_that_ends_while_a_checkpoint_is_written_waits_for_it(
 
 
 def test_a_trainer_that_the_kernel_kills_leaves_its_worker_alive(
-    make_job: MakeJob, make_slot: Callable[..., Slot], watch: Watch
+    make_job: MakeJob,
+    make_slot: Callable[..., Slot],
+    watch: Watch,
+    kernel_kills: Callable[[int], None],
 ) -> None:
     """Host out of memory kills the trainer: the reason says so, and the worker takes the next job."""
+    kernel_kills(3)
     starved, after = make_job(tags={"stub": "hold"}, limits={"max_retries": 0}), make_job()
     slot = make_slot()
 
     def kill() -> None:
         running = watch.until(starved.id, lambda job: job.step == 1)
         assert running.trainer is not None
+        kernel_kills(4)
         os.kill(running.trainer["pid"], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -126,4 +131,5 @@ def test_a_trainer_that_the_kernel_kills_leaves_its_worker_alive(
     assert tasks.ring(slot, "default") == 2
     killer.join()
     assert (watch.job(starved.id).status, watch.job(starved.id).reason) == ("failed", "out_of_memory_host")
+    assert (watch.job(starved.id).message or "").startswith("The kernel killed the trainer because memory ran out")
     assert watch.job(after.id).status == "succeeded"

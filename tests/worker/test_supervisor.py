@@ -79,7 +79,7 @@ def test_a_doorbell_for_no_queue_of_this_worker_is_ignored(
     [
         ("exit", "trainer_crashed", "exit status 7"),
         ("segfault", "trainer_crashed", "SIGSEGV"),
-        ("kill", "out_of_memory_host", "The trainer was killed"),
+        ("kill", "trainer_crashed", "The trainer was killed by signal 9 (SIGKILL)"),
         ("silent", "trainer_crashed", "ended without a result"),
         ("garbage", "trainer_crashed", "no JSON"),
         ("half", "trainer_crashed", "not whole"),
