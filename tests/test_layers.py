@@ -22,7 +22,7 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(report))
 """
 
-TRAINING_WITHOUT_TORCH = ("spec", "presets", "npz", "summary", "reading", "rules", "sentences", "archive")
+TRAINING_WITHOUT_TORCH = ("spec", "presets", "npz", "summary", "reading", "rules", "sentences", "archive", "shares")
 
 
 def modules(folder: str, *, package: str | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
+from services.training import shares
 from services.training.npz import Arrays
 from services.training.spec import Data, Spec, Split
 
@@ -81,6 +82,9 @@ def prepare(arrays: Arrays, spec: Spec, scaling: Scaling | None = None) -> Prepa
     Raises DatasetInvalid when a part of the split cannot be used.
     """
     rows = split_rows(arrays, spec.data.split)
+    if spec.architecture.batch_norm and len(rows["train"]) < 2:
+        detail = "batch_norm needs at least two training samples, and the split leaves one"
+        raise DatasetInvalid(f"{detail[0].upper()}{detail[1:]}.", [Problem("/architecture/batch_norm", detail)])
     scaling = scaling or fit_scaling(arrays, rows["train"], spec.data)
     scaled = _scaled(arrays, scaling)
     y, classes, output_size = _targets(arrays, spec)
@@ -151,7 +155,7 @@ def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[n
 def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:
     """The rows of each part, ascending. A fraction is drawn from split.seed and never touches rows given elsewhere.
 
-    Raises DatasetInvalid when nothing is left to train on.
+    Raises DatasetInvalid when nothing is left to train on, or a fraction above 0 has no rows.
     """
     given = arrays.split
     rows: dict[str, NDArray[np.int64]] = {}
@@ -165,20 +169,41 @@ def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:
             left = np.setdiff1d(left, marked, assume_unique=True)
         else:
             fractions[name] = fallback if share is None else share
+    to_divide = left
     if split.method == "content":
         rows |= _by_content(arrays, left, fractions, split.seed)
         left = np.setdiff1d(left, np.concatenate([rows[name] for name in fractions]), assume_unique=True)
-        fractions = {}
-    rng = np.random.default_rng([split.seed, 0x5EED])
-    for name, share in fractions.items():  # the fraction is of all samples, so that it means the same in any order
-        wanted = share * len(arrays.x) if len(fractions) == 2 else share * len(left)
-        rows[name] = _draw(arrays.y, left, wanted, rng, stratify=split.stratify)
-        left = np.setdiff1d(left, rows[name], assume_unique=True)
-    if not len(left):
-        raise DatasetInvalid(
-            "The split leaves nothing to train on.", [Problem("/data/split", "leaves no training samples")]
-        )
-    return {"train": left, "validation": rows["validation"], "test": rows["test"]}
+    else:
+        rng = np.random.default_rng([split.seed, 0x5EED])
+        for name, share in fractions.items():  # of all samples, so that a fraction means the same in any order
+            wanted = share * len(arrays.x) if len(fractions) == 2 else share * len(left)
+            rows[name] = _draw(arrays.y, left, wanted, rng, stratify=split.stratify)
+            left = np.setdiff1d(left, rows[name], assume_unique=True)
+    rows = {"train": left, "validation": rows["validation"], "test": rows["test"]}
+    _check_sizes(arrays, split, rows, to_divide, fractions)
+    return rows
+
+
+def _check_sizes(
+    arrays: Arrays,
+    split: Split,
+    rows: dict[str, NDArray[np.int64]],
+    divided: NDArray[np.int64],
+    fractions: dict[str, float],
+) -> None:
+    """Raises DatasetInvalid where a part has no rows that was to have some."""
+    if not len(rows["train"]):
+        sizes = f"{len(rows['validation']):,} are for validation and {len(rows['test']):,} for the test"
+        detail = f"leaves nothing to train on: of the {len(arrays.x):,} samples {sizes}"
+        raise DatasetInvalid(f"The split {detail}.", [Problem("/data/split", detail)])
+    classes = len(np.unique(arrays.y[divided])) if _stratifies(arrays.y) else None
+    problems = [
+        Problem(f"/data/split/{name}", shares.why_empty(split, share, len(divided), classes))
+        for name, share in fractions.items()
+        if share > 0 and not len(rows[name])
+    ]
+    if problems:
+        raise DatasetInvalid(f"The split has an empty part: {problems[0]}.", problems)
 
 
 def _by_content(
@@ -203,18 +228,18 @@ def _draw(
 ) -> NDArray[np.int64]:
     """About `wanted` of the rows at random, each class in proportion and none of them whole."""
     shuffled = rng.permutation(rows)
-    if not stratify or y.dtype.kind == "f" or y.ndim > 1:
-        return np.sort(shuffled[: round(wanted)])
-    share = wanted / max(1, len(rows))
-    chosen, carried = [], 0.0
+    if not stratify or not _stratifies(y):
+        return np.sort(shuffled[: shares.of_all(len(rows), wanted)])
     labels = y[shuffled]
-    for label in np.unique(labels):
-        members = shuffled[labels == label]
-        exact = share * len(members) + carried  # what rounding leaves is carried on, so that the total comes right
-        count = min(round(exact), len(members) - 1)
-        carried = exact - count
-        chosen.append(members[: max(0, count)])
+    kinds, counts = np.unique(labels, return_counts=True)
+    taken = shares.of_each_class(counts.tolist(), wanted)
+    chosen = [shuffled[labels == label][:count] for label, count in zip(kinds, taken, strict=True)]
     return np.sort(np.concatenate(chosen)) if chosen else shuffled[:0]
+
+
+def _stratifies(y: NDArray[Any]) -> bool:
+    """Whether these targets are classes, which a split keeps in proportion."""
+    return y.dtype.kind != "f" and y.ndim == 1
 
 
 def fit_scaling(arrays: Arrays, train: NDArray[np.int64], data: Data) -> Scaling:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from services.errors import Problem
+from services.training import shares
 
 if TYPE_CHECKING:
-    from services.training.spec import Architecture, Data, Spec, Training
+    from services.training.spec import Architecture, Data, Spec, Split, Training
     from services.training.summary import DatasetSummary
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
@@ -58,11 +59,6 @@ def _training(spec: Spec) -> Iterator[Problem]:
         yield Problem("/training/optimizer/nesterov", "needs a momentum greater than 0, such as 0.9")
     if spec.architecture.batch_norm and t.batch_size == 1:
         yield Problem("/training/batch_size", "must be at least 2 with batch_norm, which compares samples of one batch")
-    if t.early_stopping is not None and spec.data.split.validation == 0.0:
-        yield Problem(
-            "/training/early_stopping",
-            "watches the validation split, and data.split.validation is 0: give it a share, or leave this out",
-        )
     yield from _on_divergence(spec)
     yield from _beyond_float32(t.model_dump(), "/training")
     yield from _min_lr(t)
@@ -226,23 +222,52 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     counts = counts_of_split(spec, summary)
     if counts["train"] < 1:
         yield Problem("/data/split", f"leaves nothing to train on: the data set has {summary.samples} samples")
-    elif spec.architecture.batch_norm and counts["train"] < 2:
+        return
+    if spec.architecture.batch_norm and counts["train"] < 2:
         yield Problem("/architecture/batch_norm", "needs at least two training samples")
-    if spec.training.early_stopping is not None and counts["validation"] == 0:
-        yield Problem(
-            "/training/early_stopping", "watches the validation split, which is empty: raise data.split.validation"
-        )
+    if split.method == "random":  # what falls to a share by its content is not known yet
+        kinds = None if summary.classes is None else len(summary.classes)
+        given_rows, fractions = _given_and_drawn(split, summary)
+        for name, share in fractions.items():
+            if share > 0 and counts[name] == 0:
+                left = summary.samples - sum(given_rows.values())
+                yield Problem(f"/data/split/{name}", shares.why_empty(split, share, left, kinds))
 
 
 def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
-    """How many samples each part gets, to within the rounding of stratification."""
+    """How many samples each part gets: exactly, or about as many where that is by content or where rows are given."""
+    split = spec.data.split
+    given, fractions = _given_and_drawn(split, summary)
+    left = summary.samples - sum(given.values())  # a fraction is of what is not given to another part
+    counts = {"train": 0, **given}
+    if split.method == "content":
+        counts |= {name: round(left * share) for name, share in fractions.items()}
+    elif summary.classes is None or not split.stratify or given:
+        counts |= {name: shares.of_all(left, left * share) for name, share in fractions.items()}
+    else:
+        labels = _class_counts(summary)
+        for name, share in fractions.items():
+            taken = shares.of_each_class(labels, share * (left if len(fractions) == 2 else sum(labels)))
+            labels = [count - drawn for count, drawn in zip(labels, taken, strict=True)]
+            counts[name] = sum(taken)
+    return counts | {"train": summary.samples - sum(counts.values())}
+
+
+def _given_and_drawn(split: Split, summary: DatasetSummary) -> tuple[dict[str, int], dict[str, float]]:
+    """Of the parts beside training the rows of those that the data set marks, and the fractions of the others."""
     marked, given, drawn = summary.given_split or {}, {}, {}
     for name, fallback in (("test", 0.0), ("validation", 0.2)):
-        share = getattr(spec.data.split, name)
+        share = getattr(split, name)
         if share == "given" or (share is None and marked.get(name)):
             given[name] = marked.get(name, 0)
         else:
             drawn[name] = fallback if share is None else share
-    left = summary.samples - sum(given.values())  # a fraction is of what is not given to another part
-    counts = given | {name: round(left * share) for name, share in drawn.items()}
-    return {"train": summary.samples - sum(counts.values()), **counts}
+    return given, drawn
+
+
+def _class_counts(summary: DatasetSummary) -> list[int]:
+    """The samples of each class, sorted by label; where they are still to be drawn, such that most can be spared."""
+    if summary.class_counts is not None:
+        return summary.class_counts
+    classes = len(summary.classes or ())
+    return [summary.samples - classes + 1] + [1] * (classes - 1)

@@ -179,7 +179,8 @@ class Plateau(Warm):
 
 
 class EarlyStopping(Strict):
-    """Ends the run when `best_by` has not improved for `patience` epochs; the best weights are the result."""
+    """Ends the run when `best_by` has not improved for `patience` epochs; the best weights are the result. It watches
+    the validation split, or the training split where there is no other."""
 
     patience: int = Field(10, ge=1)
     min_delta: float = Field(0.0, ge=0.0)
@@ -240,7 +241,8 @@ class Synthetic(Strict):
 
 
 class Split(Strict):
-    """How samples divide. A fraction is drawn, stratified where there are classes; `given` takes the data set's own."""
+    """How samples divide. A fraction is drawn, stratified where there are classes; `given` takes the data set's own. A
+    fraction above 0 takes at least one sample; where none can be taken, the job is refused."""
 
     validation: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Unless said: the data set's own, or else 0.2."""

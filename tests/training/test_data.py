@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid
-from services.training import data
+from services.training import data, npz
 from services.training.data import Batch, Order, Part, batches_of, in_order, order_of, prepare, split_rows
 from services.training.npz import Arrays
+from services.training.rules import counts_of_split
 from services.training.spec import Split
 from tests.training.building import classes, make_run, of_many_lengths, spec_for, trained, values
 
@@ -62,11 +63,44 @@ def test_however_rare_a_class_is_some_of_it_is_trained_on(
 ) -> None:
     y = np.repeat(np.arange(len(counts)), counts)
     arrays = Arrays(x=np.zeros((len(y), 1, 1), np.float32), lengths=np.ones(len(y), np.int64), y=y)
-    rows = split_rows(arrays, Split(validation=validation, test=test, seed=seed))
+    try:
+        rows = split_rows(arrays, Split(validation=validation, test=test, seed=seed))
+    except DatasetInvalid:
+        assert len(y) - len(counts) < (validation > 0) + test * len(y) + 1, "there were samples to spare"
+        return
     assert set(y[rows["train"]]) == set(y)
     assert sorted(np.concatenate(list(rows.values()))) == list(range(len(y)))
     assert len(rows["validation"]) <= validation * len(y) + 1
     assert len(rows["test"]) <= test * len(y) + 1
+    assert (len(rows["validation"]) > 0, len(rows["test"]) > 0) == (validation > 0, test > 0)
+
+
+def test_a_fraction_of_less_than_a_sample_takes_one() -> None:
+    for arrays in (classes(20), values(samples=20)):
+        for stratify in (True, False):
+            rows = split_rows(arrays, Split(validation=0.02, test=0.02, stratify=stratify))
+            assert {name: len(chosen) for name, chosen in rows.items()} == {"train": 18, "validation": 1, "test": 1}
+
+
+def test_the_one_sample_of_a_class_is_trained_on_and_the_others_are_divided() -> None:
+    arrays = classes(11, kinds=2)
+    arrays.y[:] = 0
+    arrays.y[4] = 1
+    rows = split_rows(arrays, Split(validation=0.01, test=0.2))
+    assert [len(rows[name]) for name in ("train", "validation", "test")] == [8, 1, 2]
+    assert 4 in rows["train"]
+
+
+def test_what_is_told_of_a_split_before_is_what_is_drawn() -> None:
+    for samples in range(6, 60, 7):
+        arrays = classes(samples)
+        for validation, test in ((0.2, 0.0), (0.01, 0.3), (0.33, 0.01), (0.0, 0.5)):
+            for stratify in (True, False):
+                split = {"validation": validation, "test": test, "stratify": stratify}
+                drawn = split_rows(arrays, Split.model_validate(split))
+                spec = spec_for(arrays, data={"split": split})
+                told = counts_of_split(spec, npz.summarise(arrays))
+                assert told == {name: len(chosen) for name, chosen in drawn.items()}
 
 
 def test_a_split_that_is_not_stratified_has_exact_sizes_all_the_same() -> None:
@@ -128,8 +162,10 @@ def test_a_fraction_beside_a_given_part_is_drawn_from_what_is_left() -> None:
 
 def test_a_split_that_leaves_no_training_samples_is_refused() -> None:
     arrays = unequal(split=np.full(100, 2, np.int8))
-    with pytest.raises(DatasetInvalid, match="nothing to train on"):
+    with pytest.raises(DatasetInvalid, match="nothing to train on") as caught:
         split_rows(arrays, Split(test="given"))
+    told = "leaves nothing to train on: of the 100 samples 0 are for validation and 100 for the test"
+    assert caught.value.problems[0].detail == told
 
 
 def prepared(arrays: Arrays, scaling: str, **split: Any) -> data.Prepared:
@@ -433,6 +469,28 @@ def test_by_content_another_seed_draws_other_parts_and_a_given_part_stays() -> N
     rows = split_rows(marked, Split(validation=0.2, test="given", method="content"))
     assert rows["test"].tolist() == list(range(50))
     assert not set(rows["validation"]) & set(range(50))
+
+
+def test_by_content_a_share_that_nothing_falls_into_is_refused_for_no_other_sample_may_stand_in() -> None:
+    arrays = classes(20)
+    with pytest.raises(DatasetInvalid, match=r"share of 1e-09 is empty: the content of none of the 20 sequences"):
+        split_rows(arrays, Split(validation=0.2, test=1e-9, method="content"))
+
+
+def test_batch_norm_is_refused_where_the_content_of_all_but_one_sample_is_judged_by() -> None:
+    arrays, split = classes(20), {"validation": 0.5, "test": 0.3, "method": "content"}
+    parts = (split_rows(arrays, Split.model_validate(split | {"seed": seed})) for seed in range(1000))
+    split["seed"] = next(seed for seed, rows in enumerate(parts) if len(rows["train"]) == 1)
+    spec = spec_for(arrays, data={"split": split}, architecture={"batch_norm": True}, training={"loss": "mse"})
+    with pytest.raises(DatasetInvalid, match="needs at least two training samples, and the split leaves one"):
+        prepare(arrays, spec)
+
+
+def test_classes_of_one_sample_each_leave_none_to_judge_by() -> None:
+    arrays = classes(50, kinds=50)
+    with pytest.raises(DatasetInvalid, match="each of the 50 classes, and of the 50 samples none is left") as caught:
+        split_rows(arrays, Split())
+    assert [problem.pointer for problem in caught.value.problems] == ["/data/split/validation"]
 
 
 def test_by_content_a_label_without_training_rows_is_told_what_to_do_about() -> None:

@@ -453,6 +453,14 @@ def test_without_validation_the_training_numbers_choose_the_best() -> None:
     assert run.best.epoch == int(np.argmin(losses)) + 1  # type: ignore[arg-type]
 
 
+def test_without_validation_early_stopping_watches_the_training_numbers() -> None:
+    stopping = {"patience": 3, "min_delta": 10.0}
+    run = make_run(data={"split": {"validation": 0.0}}, training={"epochs": 20, "early_stopping": stopping})
+    assert run.data.validation is None
+    trained(run)
+    assert (run.epoch, run.stopped_early, run.stopping_best) == (4, True, run.history[0]["train_loss"])
+
+
 def far_off(**training: Any) -> Run:
     """A run whose validation samples lie where float32 ends, so that their loss is not finite."""
     arrays = classes(16)

@@ -163,11 +163,6 @@ def test_a_missing_part_says_what_to_write() -> None:
         ({"architecture": {"batch_norm": True}, "training": {"batch_size": 1}}, "/training/batch_size", "at least 2"),
         ({"training": {"optimizer": {"name": "sgd", "nesterov": True}}}, "/training/optimizer/nesterov", "momentum"),
         (
-            {"training": {"early_stopping": {}}, "data": {"split": {"validation": 0}}},
-            "/training/early_stopping",
-            "share",
-        ),
-        (
             {"training": {"on_divergence": {"rollback": False, "lr_factor": 0.1}}},
             "/training/on_divergence",
             "set rollback to true",
@@ -306,7 +301,7 @@ def test_a_split_that_the_data_does_not_give_is_refused() -> None:
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused() -> None:
-    assert "/data/split" in unfit(document(data={"split": {"validation": 0.98}}))
+    assert "/data/split" in unfit(document(data={"split": {"validation": 0.98, "stratify": False}}))
 
 
 def test_a_fraction_beside_a_given_split_is_of_what_is_left() -> None:
@@ -314,10 +309,42 @@ def test_a_fraction_beside_a_given_split_is_of_what_is_left() -> None:
     check_data(spec, summary(samples=100, given_split={"train": 10, "test": 90}))
 
 
-def test_early_stopping_needs_samples_to_watch() -> None:
-    few = {"samples": 3, "class_counts": [2, 1]}
-    spec = document(training={"early_stopping": {}}, data={"split": {"validation": 0.1}})
-    assert unfit(spec, **few).keys() == {"/training/early_stopping"}
+def test_early_stopping_goes_with_any_split_for_it_may_watch_the_training_samples() -> None:
+    spec = document(training={"early_stopping": {}}, data={"split": {"validation": 0.0}})
+    assert check_data(parse(spec), summary()).training.early_stopping is not None
+
+
+@pytest.mark.parametrize(
+    ("split", "data", "places"),
+    [
+        ({}, {"samples": 3, "classes": [0, 1, 2], "class_counts": [1, 1, 1], "target_dim": 3}, ["validation"]),
+        ({"test": 0.3}, {"samples": 3, "class_counts": [2, 1]}, ["validation"]),
+        (
+            {"validation": 0.1, "test": 0.1},
+            {"samples": 2, "class_counts": [1, 1]},
+            ["validation", "test"],
+        ),
+    ],
+)
+def test_a_fraction_that_takes_no_sample_is_refused_with_the_numbers(
+    split: dict[str, Any], data: dict[str, Any], places: list[str]
+) -> None:
+    problems = unfit(document(data={"split": split}), **data)
+    assert problems.keys() == {f"/data/split/{place}" for place in places}
+    detail = problems[f"/data/split/{places[0]}"]
+    assert f"each of the {len(data.get('classes', 'ab'))} classes" in detail
+    assert f"of the {data['samples']} samples none is left" in detail
+
+
+def test_synthetic_data_of_one_sample_a_class_has_none_to_judge_by() -> None:
+    drawn = {"samples": 4, "class_counts": None, "classes": [0, 1, 2, 3], "target_dim": 4}
+    assert unfit(document(), **drawn).keys() == {"/data/split/validation"}
+    check_data(parse(document()), summary(**drawn | {"samples": 5}))
+
+
+def test_a_small_fraction_is_enough_for_a_gate() -> None:
+    retrain = {"model": "m"}
+    check_data(parse(document(retrain=retrain, data={"split": {"test": 0.01, "validation": 0.01}})), summary())
 
 
 @pytest.mark.parametrize("wrong", ["3", "x", True, False, 1.0, 3.5, math.nan, math.inf, None, [], {}, 1e308, 0, -1])

@@ -1,0 +1,47 @@
+"""How many samples a fraction of a split takes: data.py draws them, rules.py says so before. Imports no torch.
+
+A fraction that was asked for is never empty: it takes one sample at least, or says why there is none to take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.training.spec import Split
+
+
+def of_all(samples: int, wanted: float) -> int:
+    """How many of these samples a part of about `wanted` takes."""
+    return min(samples, max(round(wanted), 1 if wanted > 0 else 0))
+
+
+def of_each_class(counts: Sequence[int], wanted: float) -> list[int]:
+    """How many samples of each class a part of about `wanted` takes: in proportion, and of no class all of them."""
+    share = wanted / max(1, sum(counts))
+    taken, carried = [], 0.0
+    for count in counts:
+        exact = share * count + carried  # what rounding leaves is carried on, so that the total comes right
+        whole = min(round(exact), count - 1)
+        carried = exact - whole
+        taken.append(max(0, whole))
+    if wanted > 0 and not any(taken) and max(counts, default=0) > 1:
+        taken[counts.index(max(counts))] = 1
+    return taken
+
+
+def why_empty(split: Split, share: float, samples: int, classes: int | None) -> str:
+    """Why a fraction of these samples has none of them, and what to do."""
+    instead = "or set it to 0.0 to do without"
+    if split.method == "content":
+        return (
+            f"a share of {share:g} is empty: the content of none of the {samples:,} sequences falls into it; raise the "
+            f"share, give more sequences, {instead}"
+        )
+    if split.stratify and classes is not None:
+        return (
+            f"a share of {share:g} is empty: training needs a sample of each of the {classes:,} classes, and of the "
+            f"{samples:,} samples none is left; give more samples of each class, {instead}"
+        )
+    return f"a share of {share:g} is empty: of the {samples:,} samples none is left; give more samples, {instead}"
