@@ -16,7 +16,7 @@ from services.states import Reason, Status
 from worker import delivery, oom, voice
 from worker.advice import DEVICE_LOST, advised
 from worker.delivery import failed
-from worker.record import ENDS, Batch, Event, Trace, log_lines, trace
+from worker.record import ENDS, Batch, Event, Trace, log_lines, progress_lines, trace
 from worker.slot import Claim, Slot
 from worker.spare import ProtocolError, Trainer, signal_name
 from worker.voice import Dials
@@ -297,13 +297,17 @@ class Attempt:
         events = [one for event in released for one in self.delivery.told(event)]
         end = self.delivery.end(self.last) if self.last is not None and self.delivery.is_done else None
         self.is_waiting = self.last is not None and end is None
-        lines = [line for event in (*events, *([end] if end else [])) for line in log_lines(event)]
+        told = [*events, *([end] if end else [])]
+        said = [line for event in told for line in log_lines(event)]
+        epochs = self.job.spec["training"]["epochs"]
+        lines = [line for event in told for line in (*log_lines(event), *progress_lines(event, epochs))]
         now = time.monotonic()
         if end or (self.trainer.output.has_lines and now >= self.output_at):
             self.output_at = now + OUTPUT_SECONDS
-            lines += [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
+            printed = [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
+            said, lines = said + printed, lines + printed
         heard = self.heard + sum(event["event"] in ("checkpoint", "checkpoint_deleted") for event in released)
-        voice.say(lines)
+        voice.say(said)
         if not (events or lines or end or heard > self.heard):
             return None
         return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds, heard)

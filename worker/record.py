@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,20 @@ from worker import advice
 log = logging.getLogger(__name__)
 
 ENDS = frozenset({"finished", "stopped", "failed"})
+
+MAX_EPOCH_LINES = 500
+SHOWN = (
+    "train_loss",
+    "validation_loss",
+    "train_accuracy",
+    "validation_accuracy",
+    "train_rmse",
+    "validation_rmse",
+    "lr",
+    "grad_norm_mean",
+    "seconds",
+)
+"""Of an epoch's numbers those that the log has."""
 
 Event = dict[str, Any]
 Trace = tuple[int, int]
@@ -112,7 +127,7 @@ def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
 
 
 def log_lines(event: Mapping[str, Any]) -> list[Line]:
-    """The lines that an event puts into the job's log."""
+    """The lines that an event puts into the job's log and the worker's."""
     match event:
         case {"event": "log", "message": message}:
             level = event.get("level")
@@ -120,6 +135,33 @@ def log_lines(event: Mapping[str, Any]) -> list[Line]:
         case {"event": "failed", "traceback": str(traceback)}:
             return [Line(Level.ERROR, line) for line in traceback.splitlines()]
     return []
+
+
+def progress_lines(event: Mapping[str, Any], epochs: int) -> list[Line]:
+    """The lines of a run's course in the job's log; the worker's has its own (`voice.tell`).
+
+    Of a run of many epochs about MAX_EPOCH_LINES are told, evenly spaced, so that they crowd out nothing else.
+    """
+    every = math.ceil(epochs / MAX_EPOCH_LINES)
+    match event:
+        case {"event": "started", "device": device, "epochs": epochs, "steps_per_epoch": steps}:
+            resumed = event.get("resumed_from")
+            place = f", going on after epoch {resumed['epoch']} (step {resumed['step']})" if resumed else ""
+            return [Line(Level.INFO, f"Training on {device}: {epochs} epochs of {steps} steps{place}.")]
+        case {"event": "epoch", "record": {"epoch": int(epoch), **numbers}} if epoch == 1 or epoch % every == 0:
+            told = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
+            return [Line(Level.INFO, f"epoch {epoch} of {epochs}: {told}")]
+        case {"event": "rolled_back", "message": message}:
+            return [Line(Level.WARNING, str(message))]
+        case {"event": "finished", "result": {"best_epoch": best, "epochs": trained}}:
+            return [Line(Level.INFO, f"Training ended after {trained} epochs; the best was epoch {best}.")]
+        case {"event": "stopped", "reason": reason}:
+            return [Line(Level.INFO, f"Training stopped ({reason}).")]
+    return []
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "undefined"
 
 
 def trace(session: Session, lease: Lease) -> Trace:

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 
+import pytest
 from sqlalchemy.engine import Engine
 
 from services import db, jobs
@@ -13,6 +14,7 @@ from services.orm import Job
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.output import MAX_BYTES, MAX_LINES, Output
+from worker.record import progress_lines
 from worker.slot import Slot
 
 MakeJob = Callable[..., Job]
@@ -36,7 +38,42 @@ def test_notes_warnings_and_lines_are_kept_in_their_places(
         "\ufffd bytes",
         "no end",
     ]
-    assert [line for line in lines if line[0] != "output"] == [("info", "all is well"), ("warning", "less is well")]
+    course = ("Training on", "epoch ", "Training ended")
+    others = [line for line in lines if line[0] != "output" and not line[1].startswith(course)]
+    assert others == [("info", "all is well"), ("warning", "less is well")]
+
+
+def test_a_normal_run_logs_its_epochs(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job = make_job()
+    tasks.ring(make_slot(), "default")
+    assert watch.lines(job.id) == [
+        ("info", "Training on cpu: 3 epochs of 4 steps."),
+        ("info", "epoch 1 of 3: train_loss 0.25, validation_loss 0.5"),
+        ("info", "epoch 2 of 3: train_loss 0.125, validation_loss 0.25"),
+        ("info", "epoch 3 of 3: train_loss 0.08333, validation_loss 0.1667"),
+        ("info", "Training ended after 3 epochs; the best was epoch 3."),
+    ]
+
+
+def test_a_run_that_goes_on_logs_from_where(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
+    job = make_job(tags={"stub": "kill", "times": "1"})
+    tasks.ring(make_slot(), "default")
+    told = [text for _, text in watch.lines(job.id)]
+    assert "Training on cpu: 3 epochs of 4 steps, going on after epoch 1 (step 4)." in told
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(1, 1), (500, 500), (501, 251), (16_866, 497)])
+def test_epochs_crowd_nothing_else_out_of_the_log(epochs: int, told: int) -> None:
+    records = ({"event": "epoch", "record": {"epoch": n, "train_loss": 0.5}} for n in range(1, epochs + 1))
+    lines = [line for event in records for line in progress_lines(event, epochs)]
+    assert len(lines) == told
+    assert lines[0].text == f"epoch 1 of {epochs}: train_loss 0.5"
+
+
+def test_a_number_that_there_is_none_of_is_logged_as_undefined() -> None:
+    record = {"epoch": 1, "train_loss": 0.5, "validation_loss": None, "lr": 1e-3}
+    (line,) = progress_lines({"event": "epoch", "record": record}, 1)
+    assert line.text == "epoch 1 of 1: train_loss 0.5, validation_loss undefined, lr 0.001"
 
 
 def test_a_run_that_rolled_back_keeps_only_what_it_lived_last(
