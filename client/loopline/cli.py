@@ -5,7 +5,6 @@ Every command is a few lines: read what was typed, call the client, print. What 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from loopline.commands import (
     in_words,
     print_json,
 )
-from loopline.notes import meter, note
+from loopline.notes import meter, note, say, say_json
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -56,6 +55,7 @@ app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_webhooks.webhooks, name="webhooks")
 app.command()(cli_keys.whoami)
 
+ENDS = {"failed": FAILED, "cancelled": CANCELLED}
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
 JobIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or `last` for the newest job; one or more.")
@@ -73,7 +73,7 @@ def print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"loopline {version('loopline')}")
+        say(f"loopline {version('loopline')}")
         raise typer.Exit
 
 
@@ -155,7 +155,7 @@ def submit(
         job = client.submit(spec, idempotency_key=idempotency_key)
         follow = watch or wait
         if not as_json:
-            typer.echo(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
+            say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
             if not follow:
                 note(f"Watch it with: {typed(ctx, job)('watch')}")
         if follow:
@@ -167,7 +167,7 @@ def submit(
         if as_json:
             print_json(job.raw)
         elif follow:
-            typer.echo(ending(job))
+            say(ending(job))
         if follow:
             leave_as(ctx, job)
     return None
@@ -196,7 +196,7 @@ def list_jobs(
         return print_json([job.raw for job in found])
     if not found:
         filtered = any((status, queue, tag, name))
-        return typer.echo("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")
+        return say("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")
     from loopline import view
 
     view.console().print(view.jobs(found))
@@ -234,7 +234,7 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
     with connected(ctx) as client:
         job = chosen(client, job_id)
         job = watching.watched(client, job, typed(ctx, job), sys.stdout)
-        typer.echo(ending(job))
+        say(ending(job))
         leave_as(ctx, job)
 
 
@@ -371,7 +371,7 @@ def download(
         with meter(f"Downloading {job.id}") as on_bytes:
             files = job.download(to or Path(job.id), checkpoint=checkpoint, on_bytes=on_bytes)
     for file in files:
-        typer.echo(f"{file} ({text.size(file.stat().st_size)})")
+        say(f"{file} ({text.size(file.stat().st_size)})")
 
 
 @app.command()
@@ -408,7 +408,7 @@ def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([dataset.raw for dataset in found])
     if not found:
-        return typer.echo("No data sets yet. Upload one: loopline datasets upload FILE.npz")
+        return say("No data sets yet. Upload one: loopline datasets upload FILE.npz")
     from loopline import view
 
     return view.console().print(view.datasets(found))
@@ -450,7 +450,7 @@ def upload_dataset(
         dataset = upload_file(client, file, name)
     if as_json:
         return print_json(dataset.raw)
-    return typer.echo(f"{dataset.reference} ({dataset.id})")
+    return say(f"{dataset.reference} ({dataset.id})")
 
 
 @datasets.command(name="inbox")
@@ -464,7 +464,7 @@ def list_inbox(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([file.raw for file in found])
     if not found:
-        return typer.echo("Nothing was taken in yet: the inbox is empty, or the service watches none (LOOPLINE_INBOX).")
+        return say("Nothing was taken in yet: the inbox is empty, or the service watches none (LOOPLINE_INBOX).")
     from loopline import view
 
     return view.console().print(view.inbox(found))
@@ -483,7 +483,7 @@ def delete_dataset(
     """
     with connected(ctx) as client:
         gone = client.delete_dataset(reference)
-    typer.echo(f"Deleted {gone.reference} ({gone.id}).")
+    say(f"Deleted {gone.reference} ({gone.id}).")
 
 
 @app.command()
@@ -499,7 +499,7 @@ def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([worker.raw for worker in found])
     if not found:
-        return typer.echo("No workers are up. Jobs are accepted and wait until one starts.")
+        return say("No workers are up. Jobs are accepted and wait until one starts.")
     from loopline import view
 
     return view.console().print(view.workers(found))
@@ -535,7 +535,7 @@ def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> N
     with connected(ctx) as client:
         for job_id in job_ids:
             try:
-                typer.echo(one(chosen(client, job_id)))
+                say(one(chosen(client, job_id)))
             except (errors.BadRequest, errors.NotFound, errors.Conflict) as error:
                 note(f"Error: {in_words(error)}")
                 wrong = True
@@ -550,7 +550,7 @@ def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
     console, count = view.console(), 0
     for count, one in enumerate(found, 1):  # noqa: B007  (the last one is the count)
         if as_json:
-            typer.echo(json.dumps(one.raw, ensure_ascii=False))
+            say_json(one.raw)
         else:
             console.print(getattr(view, shape)(one))
         sys.stdout.flush()
@@ -616,7 +616,9 @@ def leave_as(ctx: typer.Context, job: Job) -> None:
     if job.status == "failed":
         note(f"See what it logged with: {typed(ctx, job)('logs')}")
     if job.status != "succeeded":
-        raise typer.Exit({"failed": FAILED, "cancelled": CANCELLED}[job.status])
+        if job.status not in ENDS:
+            raise errors.ServiceError(f"The service says that job {job.id} has ended, and that it is {job.status}.")
+        raise typer.Exit(ENDS[job.status])
 
 
 def typed(ctx: typer.Context, job: Job) -> Callable[[str], str]:

@@ -10,7 +10,7 @@ import typer
 
 from loopline import errors
 from loopline.commands import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note
+from loopline.notes import note, say
 
 if TYPE_CHECKING:
     from loopline.batch import Batch
@@ -48,7 +48,7 @@ def submit(
     if not as_json:
         jobs = f"{batch.total} job{'' if batch.total == 1 else 's'}"
         before = " before, with this idempotency key" if batch.replayed else ""
-        typer.echo(f"Submitted {batch_view.titled(batch)}{before}: {jobs}.")
+        say(f"Submitted {batch_view.titled(batch)}{before}: {jobs}.")
         if not (watch or wait):
             note(f"Watch it with: {typed(ctx, 'batches watch', batch.id)}")
     if watch or wait:
@@ -60,7 +60,7 @@ def submit(
     if as_json:
         print_json(batch.raw)
     elif watch or wait:
-        typer.echo(batch_view.total(batch))
+        say(batch_view.total(batch))
     if watch or wait:
         leave_as(ctx, batch)
 
@@ -82,7 +82,7 @@ def list_batches(
     if as_json:
         return print_json([batch.raw for batch in found])
     if not found:
-        return typer.echo("No batches yet. Submit one: loopline submit jobs/*.yaml")
+        return say("No batches yet. Submit one: loopline submit jobs/*.yaml")
     from loopline import batch_view, view
 
     return view.console().print(batch_view.batches(found))
@@ -101,7 +101,7 @@ def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -
     from loopline import batch_view, view
 
     view.console().print(batch_view.Rows(batch.jobs))
-    return typer.echo(batch_view.total(batch))
+    return say(batch_view.total(batch))
 
 
 @batches.command(name="watch")
@@ -117,7 +117,7 @@ def watch_batch(ctx: typer.Context, batch_id: BatchId) -> None:
     with connected(ctx) as client:
         batch = _chosen(client, batch_id)
         batch = batch_view.watched(client, batch, typed(ctx, "batches watch", batch.id))
-        typer.echo(batch_view.total(batch))
+        say(batch_view.total(batch))
         leave_as(ctx, batch)
 
 
@@ -142,7 +142,7 @@ def cancel_batch(
                 wrong = True
                 continue
             stopping = "" if batch.terminal else " What runs stops within a few seconds."
-            typer.echo(f"{batch_view.total(batch)}{stopping}")
+            say(f"{batch_view.total(batch)}{stopping}")
     if wrong:
         raise typer.Exit(BAD_REQUEST)
 

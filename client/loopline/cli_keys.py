@@ -8,7 +8,7 @@ import typer
 
 from loopline import errors
 from loopline.commands import BAD_REQUEST, AsJson, connected, in_words, print_json
-from loopline.notes import note
+from loopline.notes import note, say
 
 keys = typer.Typer(
     help="Make, list and revoke API keys of your tenant.\n\nExample: loopline keys create --scopes read,submit",
@@ -44,7 +44,7 @@ def create_key(
 
     ends = f"ends {text.when(key.expires_at)}" if key.expires_at else "does not end by itself"
     note(f"{key.id} of the tenant {key.tenant} may {', '.join(key.scopes)} and {ends}. It is not shown again.")
-    return typer.echo(key.key)
+    return say(key.key)
 
 
 @keys.command(name="list")
@@ -60,7 +60,7 @@ def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([key.raw for key in found])
     if not found:
-        return typer.echo("No keys yet. Make one: loopline keys create --scopes read,submit")
+        return say("No keys yet. Make one: loopline keys create --scopes read,submit")
     from loopline import view
 
     return view.console().print(view.keys(found))
@@ -79,7 +79,7 @@ def revoke_key(
     with connected(ctx) as client:
         for key_id in key_ids:
             try:
-                typer.echo(f"Revoked {client.revoke_key(key_id).id}.")
+                say(f"Revoked {client.revoke_key(key_id).id}.")
             except errors.NotFound as error:
                 note(f"Error: {in_words(error)}")
                 wrong = True

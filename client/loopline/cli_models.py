@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from loopline.commands import AsJson, connected, print_json
-from loopline.notes import meter
+from loopline.notes import meter, say
 
 models = typer.Typer(
     help="Name models, promote versions and roll them back.\n\nExample: loopline models promote vowels@3",
@@ -39,7 +39,7 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([model.raw for model in found])
     if not found:
-        return typer.echo("No models yet. Register one: loopline models register NAME last")
+        return say("No models yet. Register one: loopline models register NAME last")
     from loopline import view_models
 
     return view_models.print_models(found)
@@ -86,7 +86,7 @@ def register_model(
         version = client.models.register(name, job_id, note=note)
     if as_json:
         return print_json(version.raw)
-    return typer.echo(f"{version.reference} ({version.job_id})")
+    return say(f"{version.reference} ({version.job_id})")
 
 
 @models.command(name="promote")
@@ -106,7 +106,7 @@ def promote_model(
         version = client.models.promote(reference, alias=alias, reason=reason, expected=expected)
     if as_json:
         return print_json(version.raw)
-    return typer.echo(f"{version.model}@{alias} is {version.reference}.")
+    return say(f"{version.model}@{alias} is {version.reference}.")
 
 
 @models.command(name="rollback")
@@ -128,7 +128,7 @@ def roll_back_model(
         version = client.models.rollback(name, alias=alias, reason=reason, expected=expected)
     if as_json:
         return print_json(version.raw)
-    return typer.echo(f"{version.model}@{alias} is {version.reference} again.")
+    return say(f"{version.model}@{alias} is {version.reference} again.")
 
 
 @models.command(name="demote")
@@ -143,7 +143,7 @@ def demote_model(
     """
     with connected(ctx) as client:
         version = client.models.demote(name, alias)
-    typer.echo(f"{version.reference} is {version.model}@{alias} no more.")
+    say(f"{version.reference} is {version.model}@{alias} no more.")
 
 
 @models.command(name="history")
@@ -157,7 +157,7 @@ def show_history(ctx: typer.Context, name: Name, as_json: AsJson = False) -> Non
     if as_json:
         return print_json([move.raw for move in found])
     if not found:
-        return typer.echo(f"No version of {name} was promoted yet: loopline models promote {name}@latest")
+        return say(f"No version of {name} was promoted yet: loopline models promote {name}@latest")
     from loopline import view_models
 
     return view_models.print_history(found)
@@ -183,7 +183,7 @@ def download_model(
             folder = to or Path(f"{version.model}-{version.version}")
             files = client.models.download(version.reference, folder, on_bytes=on_bytes)
     for file in files:
-        typer.echo(f"{file} ({text.size(file.stat().st_size)})")
+        say(f"{file} ({text.size(file.stat().st_size)})")
 
 
 @models.command(name="delete")
@@ -196,4 +196,4 @@ def delete_model(ctx: typer.Context, reference: Reference) -> None:
     """
     with connected(ctx) as client:
         version = client.models.delete(reference)
-    typer.echo(f"Deleted {version.reference}; its job {version.job_id} stays.")
+    say(f"Deleted {version.reference}; its job {version.job_id} stays.")

@@ -10,7 +10,7 @@ import typer
 from loopline import errors
 from loopline.cli_batches import leave_as, typed
 from loopline.commands import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note
+from loopline.notes import note, say
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -37,7 +37,7 @@ def list_schedules(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([schedule.raw for schedule in found])
     if not found:
-        return typer.echo("No schedules yet. Make one: loopline schedules set nightly.yaml")
+        return say("No schedules yet. Make one: loopline schedules set nightly.yaml")
     from loopline import view_schedules
 
     return view_schedules.print_schedules(found)
@@ -87,7 +87,7 @@ def set_schedules(
                 wrong = True
                 continue
             if not as_json:
-                typer.echo(view_schedules.said(made[-1]))
+                say(view_schedules.said(made[-1]))
     if as_json:
         print_json([schedule.raw for schedule in made])
     if wrong:
@@ -115,7 +115,7 @@ def show_history(
     from loopline import view_schedules
 
     if not found:
-        typer.echo(f"Nothing was due yet. {view_schedules.said(schedule)}")
+        say(f"Nothing was due yet. {view_schedules.said(schedule)}")
         return note(f"Run it now with: {typed(ctx, 'schedules run', schedule.name)}")
     view_schedules.print_history(schedule, found)
     if len(found) == limit:
@@ -189,7 +189,7 @@ def _each(names: list[str], do: Callable[[str], str]) -> None:
     wrong = False
     for name in names:
         try:
-            typer.echo(do(name))
+            say(do(name))
         except errors.NotFound as error:
             note(f"Error: {in_words(error)}")
             wrong = True
@@ -201,9 +201,9 @@ def _say(ctx: typer.Context, client: Client, name: str, firing: Firing) -> None:
     from loopline import batch_view, text
 
     if firing.batch_id is None:
-        return typer.echo(f"{name}: {firing.outcome}. {firing.message or ''}".strip())
+        return say(f"{name}: {firing.outcome}. {firing.message or ''}".strip())
     batch = client.batch(firing.batch_id)
-    return typer.echo(f"Submitted {batch_view.titled(batch)}: {text.count(batch.total, 'job')}.")
+    return say(f"Submitted {batch_view.titled(batch)}: {text.count(batch.total, 'job')}.")
 
 
 def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_json: bool) -> None:
@@ -223,5 +223,5 @@ def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_j
         print_json(batch.raw)
     else:
         view.console().print(batch_view.Rows(batch.jobs))
-        typer.echo(batch_view.total(batch))
+        say(batch_view.total(batch))
     leave_as(ctx, batch)

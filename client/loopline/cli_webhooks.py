@@ -8,7 +8,7 @@ import typer
 
 from loopline import errors
 from loopline.commands import BAD_REQUEST, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note
+from loopline.notes import note, say
 
 webhooks = typer.Typer(
     help="Have a server of yours told what happens here.\n\n"
@@ -60,7 +60,7 @@ def create_webhook(
         return print_json(webhook.raw)
     told = ", ".join(webhook.events) + (f" of {webhook.only}" if webhook.only else "")
     note(f"{webhook.id} is told of {told}. Its secret, to verify with, is not shown again.")
-    return typer.echo(webhook.secret)
+    return say(webhook.secret)
 
 
 @webhooks.command(name="list")
@@ -74,7 +74,7 @@ def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([webhook.raw for webhook in found])
     if not found:
-        return typer.echo("No webhooks yet. Make one: loopline webhooks create https://...")
+        return say("No webhooks yet. Make one: loopline webhooks create https://...")
     from loopline import view
 
     return view.console().print(view.webhooks(found))
@@ -109,7 +109,7 @@ def delete_webhook(
         for webhook_id in webhook_ids:
             try:
                 client.delete_webhook(webhook_id)
-                typer.echo(f"Deleted {webhook_id}.")
+                say(f"Deleted {webhook_id}.")
             except errors.NotFound as error:
                 note(f"Error: {in_words(error)}")
                 wrong = True
@@ -133,7 +133,7 @@ def rotate_secret(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = F
 
     until = text.when(webhook.old_secret_until)
     note(f"{webhook.id} has a new secret, which is not shown again. The one before signs too until {until}.")
-    return typer.echo(webhook.secret)
+    return say(webhook.secret)
 
 
 @webhooks.command(name="test")
@@ -149,7 +149,7 @@ def try_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = Fal
     if as_json:
         print_json(found.raw)
     elif found.state == "delivered":
-        typer.echo(f"{found.id} arrived; the receiver answered {found.last_status}.")
+        say(f"{found.id} arrived; the receiver answered {found.last_status}.")
     else:
         note(f"Error: {found.id} did not arrive. {found.last_error}")
     if found.state != "delivered":
@@ -174,7 +174,7 @@ def list_deliveries(
     if as_json:
         return print_json([delivery.raw for delivery in found])
     if not found:
-        return typer.echo("No messages yet. Try one: loopline webhooks test ID")
+        return say("No messages yet. Try one: loopline webhooks test ID")
     from loopline import view
 
     return view.console().print(view.deliveries(found))
@@ -192,7 +192,7 @@ def redeliver(
     """
     with connected(ctx) as client:
         found = client.redeliver(webhook_id, delivery_id)
-    typer.echo(f"{found.id} is sent again within seconds.")
+    say(f"{found.id} is sent again within seconds.")
 
 
 def pair(tag: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ docs/command.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from loopline import errors
-from loopline.notes import note, on_retry
+from loopline.notes import note, on_retry, say_json
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -80,7 +79,7 @@ def in_words(error: errors.LooplineError) -> str:
 
 
 def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say_json(document, indent=2)
 
 
 def hoisted(args: list[str]) -> list[str]:

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loopline import text
+
 if TYPE_CHECKING:
     from loopline.batch import Batch
     from loopline.job import Job
@@ -55,8 +57,8 @@ class LooplineError(Exception):
         request_id: str | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = text.lines(message)  # much of it may be a server's own words, and tracebacks go to terminals too
+        super().__init__(self.message)
         self.status = status
         self.code = code
         self.problems = tuple(problems)
@@ -64,8 +66,10 @@ class LooplineError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
-        untold = [problem for problem in self.problems if problem.detail not in self.message]
-        return "\n".join([self.message, *(f"  {problem}" for problem in untold)])
+        problems = [
+            text.lines(str(problem)) for problem in self.problems if text.lines(problem.detail) not in self.message
+        ]
+        return "\n".join([self.message, *(f"  {problem}" for problem in problems)])
 
 
 class ServiceUnreachable(LooplineError):

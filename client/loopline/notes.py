@@ -1,4 +1,4 @@
-"""What the command says beside its result, on stderr, so that stdout can be piped."""
+"""How the command says its result, and on stderr, so that stdout can be piped, what there is to say beside it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,23 @@ METER_AFTER_SECONDS = 0.5
 METER_EVERY_SECONDS = 0.1
 
 
+def say(result: str | None) -> None:
+    """Says what was asked for, on stdout.
+
+    All that the command says goes through this module or the console of view.py, so that no word of a service or of
+    anybody else is a terminal's command.
+    """
+    typer.echo(text.lines(result or ""))
+
+
+def say_json(document: object, indent: int | None = None) -> None:
+    """Says JSON, on stdout."""
+    typer.echo(text.as_json(document, indent))
+
+
 def note(sentence: str) -> None:
-    """Says one thing."""
-    typer.echo(sentence, err=True)
+    """Says one thing beside that."""
+    typer.echo(text.lines(sentence), err=True)
 
 
 def on_retry(say: Callable[[str], object]) -> None:
@@ -40,6 +54,7 @@ def meter(words: str) -> Iterator[Callable[[int, int | None], None]]:
 
     Gives the function that takes the bytes so far and in all, and clears the line at the end.
     """
+    words = text.printable(words)
     drawn_at, drawn = time.monotonic() + METER_AFTER_SECONDS - METER_EVERY_SECONDS, False
 
     def on_bytes(done: int, total: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,16 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 NOTHING = "-"
-CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f]")
+UNSEEN = (
+    r"\x00-\x1f\x7f-\x9f\ud800-\udfff"  # control characters (C0, DEL, C1), and halves of pairs
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of writing
+    r"\u2028\u2029"  # ends of lines and of paragraphs
+    r"\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # of no width
+)
+"""Characters that a terminal obeys, or that nobody sees, as they stand in a regular expression between brackets."""
+SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+CONTROL = re.compile(f"[{UNSEEN}]")
+CONTROL_BUT_NEWLINES = re.compile(f"(?!\n)[{UNSEEN}]")
 
 
 def duration(seconds: float | None) -> str:
@@ -75,8 +85,24 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def printable(line: str) -> str:
-    """Somebody else's words without what would move a terminal's cursor or change its colours."""
-    return CONTROL.sub("", line.expandtabs(4))
+    """Somebody else's words without what a terminal would obey, or what nobody sees: see UNSEEN."""
+    return line if line.isprintable() else CONTROL.sub("", SEQUENCE.sub("", line.expandtabs(4)))
+
+
+def one_line(words: str) -> str:
+    """The same on one line: what is between two words is one space."""
+    return printable(" ".join(words.split()))
+
+
+def lines(words: str) -> str:
+    """The same of several lines, which stay as many."""
+    return words if words.isprintable() else CONTROL_BUT_NEWLINES.sub("", SEQUENCE.sub("", words.expandtabs(4)))
+
+
+def as_json(document: object, indent: int | None = None) -> str:
+    """JSON that says the same as the document, and in which a terminal finds nothing to obey."""
+    dumped = json.dumps(document, indent=indent, ensure_ascii=False)
+    return CONTROL_BUT_NEWLINES.sub(lambda found: json.dumps(found.group())[1:-1], dumped)
 
 
 def understood(dataset: Dataset) -> str:

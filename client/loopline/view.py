@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TextIO, cast
@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO, cast
 import yaml
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -64,11 +65,19 @@ class Unpadded:
         return getattr(self._stream, name)
 
 
+class Guarded(Console):
+    """A console whose texts hold nothing that a terminal obeys: colours and the cursor are rich's own affair."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(text.lines(segment.text), segment.style)
+
+
 def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or another stream. Piped lines are never wrapped: scripts read them."""
     stream = stream or sys.stdout
     live = stream.isatty()
-    return Console(
+    return Guarded(
         file=stream if live else cast(TextIO, Unpadded(stream)),
         force_terminal=live,
         width=None if live else PLAIN_WIDTH,
@@ -90,6 +99,10 @@ class Listing:
     wrap: Sequence[str] = ()
     right: bool = False
     head: bool = True
+
+    def __post_init__(self) -> None:
+        # Cells are measured before the console looks at them.
+        self.rows = [{name: on_one_line(cell) for name, cell in row.items()} for row in self.rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = list(self.rows[0])
@@ -493,11 +506,18 @@ def _verbatim(lines: str) -> Text:
     return Text(lines, no_wrap=True, overflow="ignore")
 
 
+def on_one_line(cell: str | Text) -> str | Text:
+    """What stands in a cell of a table, in one line and without what the console would leave out."""
+    words = str(cell)
+    kept = text.one_line(words)
+    return cell if kept == words else Text(kept, cell.style) if isinstance(cell, Text) else kept
+
+
 def pairs(rows: Iterable[tuple[str, str | Text]]) -> Table:
     """Words and what stands for them, a line each."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for word, value in rows:
-        grid.add_row(word, value)
+        grid.add_row(word, value if isinstance(value, Text) else text.lines(value))
     return grid
