@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-containers chaos nights gpu-check lint format docs bench histories lock clean
+.PHONY: help setup demo run up down test test-browser test-containers chaos nights gpu-check lint format docs bench histories lock clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -44,6 +44,10 @@ down:  ## stop what make up started; all data are kept
 
 test: setup  ## all tests, on SQLite, PostgreSQL and Valkey, which come with the environment
 	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto $(TESTS)
+
+test-browser: setup  ## what web pages may do, in a real Chromium, which apt-get installs where there is none (as root)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+	@LOOPLINE_BROWSER=1 $(BIN)/python -m pytest tests/api/test_browser.py $(TESTS)
 
 test-containers: setup  ## build the images and take a stack through docs/server.md and docs/operations.md (Docker; 10 minutes)
 	@LOOPLINE_CONTAINERS=1 $(BIN)/python -m pytest tests/containers -s $(TESTS)

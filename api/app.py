@@ -18,6 +18,7 @@ from api import (
     keys,
     models,
     openapi,
+    origins,
     presets,
     rates,
     registry,
@@ -71,5 +72,6 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     ):
         app.register_api(resource.api)
     app.register_blueprint(docs.pages)
+    origins.register(app)
     auth.register(app)
     return app

@@ -98,7 +98,7 @@ def blueprint(name: str, import_name: str, *, prefix: str, about: str) -> APIBlu
 _WHEN = {
     400: "The request cannot be read, or a parameter is not right.",
     401: "There is no API key, or none that is valid.",
-    403: "The API key lacks the scope; `detail` names it.",
+    403: "The API key lacks the scope, or a web page of another origin sent the request; `detail` says which.",
     404: "There is nothing with this id.",
     409: "The request does not fit the present state.",
     413: "The body is larger than this service takes.",

@@ -33,6 +33,7 @@
     │   └── TenantExists
     ├── Unauthorized               who asks is not known
     ├── Forbidden                  who asks is known, and may not do this
+    ├── CrossOrigin                a web page of another origin asks, and may change nothing
     ├── RateLimited                right in itself, but too often
     ├── TooLarge
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
@@ -312,6 +313,12 @@ class Forbidden(LooplineError):
     def __init__(self, message: str | None = None, *, scope: str = "") -> None:
         super().__init__(message)
         self.scope = scope
+
+
+class CrossOrigin(LooplineError):
+    """A web page of another origin may change nothing here."""
+
+    code = "cross_origin"
 
 
 class RateLimited(LooplineError):

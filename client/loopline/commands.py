@@ -69,6 +69,8 @@ def in_words(error: errors.LooplineError) -> str:
         return (
             f"{error} Start it with `make run` (on a server `make up`), or point --url or LOOPLINE_URL at your server."
         )
+    if isinstance(error, errors.NotAllowed) and error.code == "cross_origin":
+        return str(error)
     if isinstance(error, errors.NotAllowed) and error.status == 403:
         return f"{error} Use a key that has it, or ask an admin of your tenant: `loopline keys create --scopes ...`."
     if isinstance(error, errors.NotAllowed):
