@@ -51,6 +51,10 @@ Every epoch, and the result, report the loss and these metrics for each split: `
   `accuracy`, so with several labels `accuracy` is lower than `label_accuracy`.
 - `r2` is one number for all targets together. Each target has its own mean, and both sums are over all targets, so a
   target with a larger spread weighs more. `r2` is null if no target varies.
+- `mae` and `rmse` are in the unit of the data, with or without `data.target_scaling`. A loss (`train_loss`,
+  `validation_loss`, `test_loss`, the loss of each step) is what training minimises. With `target_scaling: standard` it
+  is computed from scaled values: answering with the mean of a target gives an `mse` of 1.0. Compare losses of runs with
+  the same scaling only. The gate converts: `retrain.gate.metric: loss` is in the unit of the data.
 """
 SETTINGS_HEAD = """\
 # Settings

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from services import faults
 from services.errors import CheckpointCorrupt
+from services.training.data import UNSCALED
 from services.training.loop import Best, Run
 from services.training.schedule import PlateauState
 
@@ -132,6 +133,9 @@ def load_into(run: Run, path: Path) -> None:
         raise CheckpointCorrupt(f"{path.name} belongs to another spec.")
     if body.get("data_sha256") not in (None, run.data.sha256):  # a version before this was written down left it out
         raise CheckpointCorrupt(f"{path.name} belongs to other data.")
+    target_scaling = body["model"].get("target_scaling", UNSCALED.document())
+    if target_scaling != run.data.target_scaling.document():
+        raise CheckpointCorrupt(f"{path.name} belongs to targets that were scaled otherwise.")
     if body["model"]["scaling"] != run.data.scaling.document():  # that of a model that this run does not begin with
         raise CheckpointCorrupt(f"{path.name} belongs to data that was scaled otherwise.")
     try:
@@ -305,17 +309,21 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
         parts["training"].pop("on_divergence", None)
     if parts["data"]["split"].get("method") == "random":
         parts["data"]["split"] = {k: v for k, v in parts["data"]["split"].items() if k != "method"}
+    if parts["data"].get("target_scaling") == "none":
+        parts["data"].pop("target_scaling")
     return parts
 
 
 def card(run: Run) -> dict[str, Any]:
-    """What one needs beside the weights to use them: how to build the network, and what to do to its input."""
+    """What one needs beside the weights to use them: how to build the network, and what to do to its input
+    and to its output."""
     return {
         "spec": run.spec.document(),
         "input_size": run.data.input_size,
         "output_size": run.data.output_size,
         "classes": run.data.classes,
         "scaling": run.data.scaling.document(),
+        "target_scaling": run.data.target_scaling.document(),
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from services.errors import DatasetInvalid, Problem
 from services.training import shares
 from services.training.npz import Arrays
+from services.training.rules import VALUE_LOSSES
 from services.training.spec import Data, Spec, Split
 
 WINDOW_BYTES = 64 << 20
@@ -23,10 +24,13 @@ WINDOW_BYTES = 64 << 20
 POOL_BATCHES = 16
 """Batches of similar length are cut from random pools of this many, so that their company changes every epoch."""
 
+ROUNDING = 2.0**-49
+"""What float64 numbers that are equal may differ by, relative to their size, after some arithmetic."""
+
 
 @dataclass(frozen=True)
 class Scaling:
-    """What was fitted on the training split: each feature becomes (x - shift) / scale."""
+    """What was fitted on the training split: each feature, or target, becomes (x - shift) / scale."""
 
     name: str
     shift: list[float] | None = None
@@ -34,6 +38,26 @@ class Scaling:
 
     def document(self) -> dict[str, Any]:
         return {"name": self.name, "shift": self.shift, "scale": self.scale}
+
+    def applied(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Values (..., columns), scaled before they are cast, so that float32 holds their differences."""
+        if self.shift is None:
+            return values.astype(np.float32)
+        scaled = (values.astype(np.float64) - np.asarray(self.shift)) / np.asarray(self.scale)
+        found: NDArray[np.float32] = scaled.astype(np.float32)
+        return found
+
+    def undone(self, values: Tensor) -> Tensor:
+        """Values (..., columns) in the unit of the data, float64 where they were scaled."""
+        if self.shift is None:
+            return values
+        return values.double() * values.new_tensor(self.scale, dtype=torch.float64) + values.new_tensor(
+            self.shift, dtype=torch.float64
+        )
+
+
+UNSCALED = Scaling("none")
+"""The target scaling of whatever was written before there was any."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,7 @@ class Prepared:
     test: Part | None
     classes: list[int | str] | None
     scaling: Scaling
+    target_scaling: Scaling
     input_size: int
     output_size: int
     sha256: str | None = None
@@ -76,8 +101,10 @@ class Batch:
     y: Tensor
 
 
-def prepare(arrays: Arrays, spec: Spec, scaling: Scaling | None = None) -> Prepared:
-    """Splits and scales a data set as the spec says, or with the `scaling` that a model was trained with.
+def prepare(
+    arrays: Arrays, spec: Spec, scaling: Scaling | None = None, target_scaling: Scaling | None = None
+) -> Prepared:
+    """Splits and scales a data set as the spec says, or with the scalings that a model was trained with.
 
     Raises DatasetInvalid when a part of the split cannot be used.
     """
@@ -87,7 +114,8 @@ def prepare(arrays: Arrays, spec: Spec, scaling: Scaling | None = None) -> Prepa
         raise DatasetInvalid(f"{detail[0].upper()}{detail[1:]}.", [Problem("/architecture/batch_norm", detail)])
     scaling = scaling or fit_scaling(arrays, rows["train"], spec.data)
     scaled = _scaled(arrays, scaling)
-    y, classes, output_size = _targets(arrays, spec)
+    target_scaling = _target_scaling(arrays.y, rows["train"], spec, target_scaling)
+    y, classes, output_size = _targets(arrays, spec, target_scaling)
     if classes is not None:
         _check_labels(y, classes, rows, spec.data.split)
     parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
@@ -97,6 +125,7 @@ def prepare(arrays: Arrays, spec: Spec, scaling: Scaling | None = None) -> Prepa
         test=parts["test"] if len(rows["test"]) else None,
         classes=classes,
         scaling=scaling,
+        target_scaling=target_scaling,
         input_size=arrays.x.shape[2],
         output_size=output_size,
     )
@@ -120,18 +149,38 @@ def _part(x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: N
     )
 
 
-def _targets(arrays: Arrays, spec: Spec) -> tuple[Tensor, list[int | str] | None, int]:
+def _target_scaling(y: NDArray[Any], train: NDArray[np.int64], spec: Spec, given: Scaling | None) -> Scaling:
+    """The scaling of the values to predict; that of another model where it has one for as many targets."""
+    if spec.training.loss is None or spec.training.loss.name not in VALUE_LOSSES:
+        return UNSCALED
+    columns = y.reshape(len(y), -1)
+    if given is not None and (given.shift is None or len(given.shift) == columns.shape[1]):
+        return given
+    if spec.data.target_scaling != "standard":
+        return UNSCALED
+    return _standard(columns[train])
+
+
+def _standard(rows: NDArray[Any]) -> Scaling:
+    """Mean zero and deviation one of each column; a column that is constant, to rounding, keeps scale 1."""
+    values = rows.astype(np.float64)
+    least, most = values.min(axis=0), values.max(axis=0)
+    constant = most - least <= ROUNDING * np.maximum(np.abs(least), np.abs(most))
+    scale = np.where(constant, 1.0, values.std(axis=0))
+    return Scaling("standard", [float(v) for v in values.mean(axis=0)], [float(v) for v in scale])
+
+
+def _targets(arrays: Arrays, spec: Spec, scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
     """Targets as the loss wants them, the sorted labels where there are classes, and the head's width."""
     loss = spec.training.loss.name if spec.training.loss else None
     y = arrays.y
-    if y.dtype.kind in "iU" and y.ndim == 1 and loss not in ("mse", "mae", "huber"):
+    if y.dtype.kind in "iU" and y.ndim == 1 and loss not in VALUE_LOSSES:
         labels, indices = np.unique(y, return_inverse=True)
         if loss == "bce":
             return torch.from_numpy(indices.astype(np.float32)[:, None]), labels.tolist(), 1
         return torch.from_numpy(indices.astype(np.int64)), labels.tolist(), len(labels)
-    values = y.astype(np.float32)
-    values = values[:, None] if values.ndim == 1 else values
-    return torch.from_numpy(values), None, values.shape[1]
+    values = y[:, None] if y.ndim == 1 else y
+    return torch.from_numpy(scaling.applied(values)), None, values.shape[1]
 
 
 def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]], split: Split) -> None:

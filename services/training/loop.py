@@ -334,7 +334,7 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
     sizes = [sum(len(r) for r in rows[i : i + accumulate]) for i in range(0, len(rows), accumulate)]
     weights = torch.tensor(sizes, dtype=torch.float64)
     targets = run.train_part.y[torch.from_numpy(np.concatenate(rows)).to(run.train_part.y.device)].to(run.device)
-    train = metrics_of(run.loss_name, torch.cat(run.outputs), targets)
+    train = metrics_of(run.loss_name, torch.cat(run.outputs), targets, run.data.target_scaling.scale)
     validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
     seconds = run.elapsed
     norms = reports[:, 1][torch.isfinite(reports[:, 1])]
@@ -432,7 +432,8 @@ def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     run.evaluating = True  # and stays so where this fails: memory.py asks
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.evaluation_batch)
     targets = part.y[rows].to(run.device)
-    found = {"loss": float(run.loss(outputs, targets)), **metrics_of(run.loss_name, outputs, targets)}
+    metrics = metrics_of(run.loss_name, outputs, targets, run.data.target_scaling.scale)
+    found = {"loss": float(run.loss(outputs, targets)), **metrics}
     run.evaluating = False
     return found
 

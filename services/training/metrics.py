@@ -52,9 +52,12 @@ def class_weights(chosen: Any, targets: Tensor, classes: int) -> Tensor | None:
     return torch.tensor(chosen, dtype=torch.float32, device=targets.device)
 
 
-def metrics_of(loss_name: str, outputs: Tensor, targets: Tensor) -> dict[str, float | None]:
+def metrics_of(
+    loss_name: str, outputs: Tensor, targets: Tensor, scale: list[float] | None = None
+) -> dict[str, float | None]:
     """accuracy and macro_f1 for classes, and label_accuracy for several labels a sample; mae, rmse and r2 for values.
-    None where a metric is not defined."""
+    None where a metric is not defined. `scale` is that of targets that were scaled (`data.Scaling`): the metrics are in
+    the unit of before."""
     if not len(outputs):
         return {}
     outputs = outputs.float()
@@ -65,7 +68,11 @@ def metrics_of(loss_name: str, outputs: Tensor, targets: Tensor) -> dict[str, fl
         if outputs.shape[1] == 1:
             return _classes(predicted[:, 0], targets[:, 0].long(), 2)
         return _labels(predicted, targets.long())
-    return _values(outputs.double(), targets.double())
+    outputs, targets = outputs.double(), targets.double()
+    if scale is None:
+        return _values(outputs, targets)
+    factors = outputs.new_tensor(scale)  # the shift is in both alike, so it plays no part
+    return _values(outputs * factors, targets * factors)
 
 
 def _classes(predicted: Tensor, targets: Tensor, classes: int) -> dict[str, float | None]:

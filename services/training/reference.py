@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from services.training.data import Prepared, Scaling, part_of
+from services.training.data import UNSCALED, Prepared, Scaling, part_of
 from services.training.loop import EVALUATION_BATCH, answers, in_rows
 from services.training.model import SequenceModel
 from services.training.npz import Arrays
@@ -46,6 +46,10 @@ class Reference:
     def scaling(self) -> Scaling:
         return Scaling(**self.card["scaling"])
 
+    @property
+    def target_scaling(self) -> Scaling:
+        return Scaling(**self.card["target_scaling"]) if "target_scaling" in self.card else UNSCALED
+
     def network(self) -> SequenceModel:
         model = SequenceModel(self.spec.architecture, self.card["input_size"], self.card["output_size"])
         model.load_state_dict(self.weights)
@@ -63,7 +67,7 @@ def load(name: str, directory: str | None) -> Reference:
         card = json.loads((Path(directory) / "model.json").read_bytes())
         spec = Spec.model_validate(card["spec"])  # it was judged when it came, maybe by other rules
         found = Reference(name, spec, card, load_file(Path(directory) / "model.safetensors"))
-        _ = found.classes, found.scaling, found.network()
+        _ = found.classes, found.scaling, found.target_scaling, found.network()
     except FileNotFoundError as error:
         raise Unusable("is not there any more") from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -72,7 +76,7 @@ def load(name: str, directory: str | None) -> Reference:
 
 
 def answered(reference: Reference, arrays: Arrays, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    """What it answers to these rows, in their order: (rows, its output_size), on the CPU.
+    """What it answers to these rows, in their order and in the unit of the data: (rows, its output_size), on the CPU.
 
     Raises Unusable where it takes other input, or does not fit the device.
     """
@@ -81,7 +85,8 @@ def answered(reference: Reference, arrays: Arrays, rows: NDArray[np.int64], devi
     batch = EVALUATION_BATCH
     while True:
         try:
-            return in_rows(*answers(reference.network().to(device), part, device, precision, batch))
+            found = in_rows(*answers(reference.network().to(device), part, device, precision, batch))
+            return reference.target_scaling.undone(found)
         except torch.OutOfMemoryError:
             batch //= 2
         if not batch:

@@ -74,7 +74,7 @@ class Retraining:
         try:
             reference = load(named["model"], named["directory"])
             check_input(reference, arrays.x.shape[2])
-            prepared = prepare(arrays, self.spec, reference.scaling)
+            prepared = prepare(arrays, self.spec, reference.scaling, reference.target_scaling)
             self.initial = beginning(reference, self.spec, prepared)
         except Unusable as error:
             self.cold = f"{named['model']} {error}: training begins from scratch."
@@ -142,10 +142,12 @@ class Retraining:
         run.evaluating = True  # and stays so where this fails: memory.py asks
         outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, run.evaluation_batch))
         run.evaluating = False
-        new = scores_of(metric, loss, outputs, part.y, weights)
+        scaling = self.data.target_scaling
+        outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
+        new = scores_of(metric, loss, outputs, targets, weights, scaling.scale)
         comparison = None
         if before is not None and before.answers is not None:
-            old = scores_of(metric, loss, before.answers, part.y, weights)
+            old = scores_of(metric, loss, before.answers, targets, weights, scaling.scale)
             comparison = paired.compare(
                 new,
                 old,

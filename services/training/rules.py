@@ -20,6 +20,7 @@ FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 FOR_CLASSES = ("accuracy", "macro_f1")
 FOR_LABELS = ("accuracy", "label_accuracy", "macro_f1")
 FOR_VALUES = ("mae", "rmse", "r2")
+VALUE_LOSSES = ("mse", "mae", "huber")
 
 NEEDS_TEST = (
     "the gate compares models on samples that neither training nor the choice of the best epoch has seen, and there "
@@ -145,6 +146,7 @@ def _retrain(spec: Spec) -> Iterator[Problem]:
 def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     """What does not fit between the spec and the data set."""
     yield from _loss_fits(spec.training, summary)
+    yield from _target_scaling_fits(spec, summary)
     yield from _split_fits(spec, summary)
     yield from _gate_fits(spec, summary)
 
@@ -173,7 +175,7 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
             f"cross_entropy needs one class a sequence, and the targets of this data set are {what}: "
             f"use {instead}, or upload y as whole numbers or words",
         )
-    if name in ("mse", "mae", "huber") and summary.target == "classes" and _words(summary):
+    if name in VALUE_LOSSES and summary.target == "classes" and _words(summary):
         yield Problem(
             "/training/loss", f"{name} needs numbers, and the targets of this data set are words: use cross_entropy"
         )
@@ -199,12 +201,22 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
             )
 
 
+def _target_scaling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    if spec.data.target_scaling == "standard" and not predicts_values(spec.training, summary):
+        what = "classes" if summary.target == "classes" else "yes-or-no labels"
+        yield Problem("/data/target_scaling", f"is for values to predict, and here are {what}: leave it out")
+
+
 def _metrics_for(t: Training, summary: DatasetSummary) -> tuple[str, ...]:
     """The metrics, besides the loss, that a run with this loss reports of this data set."""
-    values = summary.target == "values" if t.loss is None else t.loss.name in ("mse", "mae", "huber")
-    if values:
+    if predicts_values(t, summary):
         return FOR_VALUES
     return FOR_LABELS if summary.target == "multilabel" and summary.target_dim > 1 else FOR_CLASSES
+
+
+def predicts_values(t: Training, summary: DatasetSummary) -> bool:
+    """Whether the network is to predict numbers, and not classes or yes-or-no labels."""
+    return summary.target == "values" if t.loss is None else t.loss.name in VALUE_LOSSES
 
 
 def _words(summary: DatasetSummary) -> bool:

@@ -28,7 +28,7 @@ from services.training.model import GATES
 from services.training.npz import Arrays
 from services.training.retrain import Retraining
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
-from services.training.spec import Spec, check_data, parse
+from services.training.spec import Spec, check_data, parse, stored
 
 Event = dict[str, Any]
 Stop = Callable[[], str | None]
@@ -39,6 +39,8 @@ NEWEST = "newest"
 WORTH_A_THREAD = 4_000_000
 """Floating point operations of one time step's recurrent product, from which on a second thread pays."""
 MODEL_FORMAT = "loopline-model/1"
+SCALED_MODEL_FORMAT = "loopline-model/2"
+"""Where the targets were scaled: what the network answers is to be put back into the data's unit (`target_scaling`)."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
 MEMORY_EVERY_SECONDS = 2.0
@@ -111,7 +113,7 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     `warm_start` and `against`, each None or the name and the folder of a model. `stop` is asked after every update and
     answers with a reason to end. Raises Diverged, OutOfMemory, DatasetInvalid, SpecInvalid, OSError.
     """
-    spec = parse(order["spec"])
+    spec = stored(order["spec"])
     path = Path(order["data"]) if order["data"] else None
     sha256 = None if path is None else order.get("data_sha256") or _sha256(path)
     arrays = read_arrays(spec, path)
@@ -469,9 +471,10 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         result |= {"retrain": concluded} if concluded is not None else {}
         profile = {"profile": retraining.profile} if retraining.profile is not None else {}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
+    model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
     files = [
         checkpoint.write_tensors(directory / "model.safetensors", weights),
-        _write_json(directory / "model.json", {"format": MODEL_FORMAT, **checkpoint.card(run), **result, **profile}),
+        _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **result, **profile}),
         _write_json(directory / "history.json", {"epochs": [finite(epoch) for epoch in run.history]}),
     ]
     faults.point("result.written")

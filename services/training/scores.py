@@ -18,12 +18,20 @@ def default_metric(loss: Loss) -> str:
     return "accuracy" if loss.name in ("cross_entropy", "bce") else "rmse"
 
 
-def scores_of(metric: str, loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Scores:
+def scores_of(
+    metric: str,
+    loss: Loss,
+    outputs: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    scale: list[float] | None = None,
+) -> Scores:
     """outputs (samples, output_size) and targets as in metrics.py, on the CPU; `weights` (classes,) are those of a
-    cross entropy. The metric of all samples is what `metrics_of` and the loss make of them."""
+    cross entropy. `scale` is that of targets that training has scaled, by which a huber loss tells large errors from
+    small ones. The metric of all samples is what `metrics_of` and the loss make of them."""
     outputs = outputs.double()
     if metric == "loss":
-        return _mean(*_losses(loss, outputs, targets, weights))
+        return _mean(*_losses(loss, outputs, targets, weights, scale))
     if metric == "accuracy":
         return _mean(_hits(loss, outputs, targets))
     if metric == "label_accuracy":
@@ -41,7 +49,9 @@ def scores_of(metric: str, loss: Loss, outputs: Tensor, targets: Tensor, weights
     return Scores(_columns(squares, spread), _explained)
 
 
-def _losses(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _losses(
+    loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None, scale: list[float] | None
+) -> tuple[Tensor, Tensor]:
     """The loss of each sample, and what it weighs in the mean."""
     ones = torch.ones(len(outputs), dtype=torch.float64)
     if loss.name == "cross_entropy":
@@ -52,7 +62,8 @@ def _losses(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None
     if loss.name == "bce":
         each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
     elif loss.name == "huber":
-        each = F.huber_loss(outputs, targets, delta=loss.delta, reduction="none")
+        unit = outputs.new_tensor(1.0 if scale is None else scale)
+        each = F.huber_loss(outputs / unit, targets / unit, delta=loss.delta, reduction="none") * unit.square()
     else:
         each = (outputs - targets).square() if loss.name == "mse" else (outputs - targets).abs()
     return each.mean(dim=1), ones

@@ -1,6 +1,7 @@
 """The spec: what a client asks for, validated. Imports no torch, so that the API can use it.
 
     parse(document) -> Spec          one document, with its preset and the defaults filled in
+    stored(document) -> Spec         one that was resolved before, by this version or an older one
     check_data(spec, summary)        does this spec fit this data set?
 
 Unknown keys are refused, numbers are strict (`"3"` and `true` are no numbers), and every problem is reported at once,
@@ -21,7 +22,7 @@ from services.training.reading import loads
 from services.training.sentences import pointer_and_sentence, without
 from services.training.summary import DatasetSummary
 
-__all__ = ["Spec", "check_data", "loads", "parse"]
+__all__ = ["Spec", "check_data", "loads", "parse", "stored"]
 
 MAX_PROBLEMS = 100
 """The most that are told apart; nobody reads on, and wording each takes a while."""
@@ -125,6 +126,7 @@ class MAE(Strict):
 class Huber(Strict):
     name: Literal["huber"] = "huber"
     delta: float = Field(1.0, gt=0.0)
+    """The error from which on the loss grows linearly; of scaled values it is in standard deviations."""
 
 
 class BCE(Strict):
@@ -266,6 +268,10 @@ class Data(Strict):
     split: Split = Split()
     scaling: Literal["none", "standard", "minmax"] = "none"
     """Of each feature, fitted on the training split only and saved with the model."""
+    target_scaling: Literal["none", "standard"] | None = None
+    """Of each value to predict. Unless said: `standard` (the value minus its mean, divided by its standard deviation),
+    fitted on the training split only and saved with the model. Losses are of the scaled values; mae, rmse and r2 are in
+    the data's unit."""
     bucketing: bool = True
     """Batches of similar lengths where lengths differ: several times faster, in a random order all the same."""
 
@@ -377,18 +383,34 @@ def parse(document: Mapping[str, Any]) -> Spec:
     return spec
 
 
+def stored(document: Mapping[str, Any]) -> Spec:
+    """The spec that a job or a model was stored with. A version that did not know a field did without it: targets were
+    not scaled then.
+
+    Raises SpecInvalid.
+    """
+    data = document.get("data")
+    if isinstance(data, Mapping) and "target_scaling" not in data:
+        document = {**document, "data": {**data, "target_scaling": "none"}}
+    return parse(document)
+
+
 def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
-    """Checks that the spec fits the data set and fills in what the data decides (the loss).
+    """Checks that the spec fits the data set and fills in what the data decides (the loss, the scaling of targets).
 
     Raises SpecInvalid with every problem.
     """
     problems = list(rules.data_problems(spec, summary))
     if problems:
         raise SpecInvalid(problems)
-    if spec.training.loss is not None:
-        return spec
-    loss: CrossEntropy | BCE | MSE = {"classes": CrossEntropy, "multilabel": BCE, "values": MSE}[summary.target]()
-    return spec.model_copy(update={"training": spec.training.model_copy(update={"loss": loss})})
+    training, data = spec.training, spec.data
+    if training.loss is None:
+        loss: CrossEntropy | BCE | MSE = {"classes": CrossEntropy, "multilabel": BCE, "values": MSE}[summary.target]()
+        training = training.model_copy(update={"loss": loss})
+    if data.target_scaling is None:
+        scaling = "standard" if rules.predicts_values(training, summary) else "none"
+        data = data.model_copy(update={"target_scaling": scaling})
+    return spec.model_copy(update={"training": training, "data": data})
 
 
 def _problems_of(error: ValidationError, document: Mapping[str, Any]) -> list[Problem]:

@@ -261,14 +261,18 @@ def test_two_classes_under_bce_are_one_column_of_zeros_and_ones() -> None:
 def test_values_are_columns(columns: int) -> None:
     arrays = values(columns=columns)
     flat = Arrays(x=arrays.x, lengths=arrays.lengths, y=arrays.y[:, 0] if columns == 1 else arrays.y)
-    found = prepared(flat, "none", validation=0.0)
+    spec = spec_for(flat, data={"split": {"validation": 0.0}, "target_scaling": "none"})
+    found = prepare(flat, spec)
     assert (found.classes, found.output_size) == (None, columns)
     np.testing.assert_array_equal(found.train.y.numpy(), arrays.y)
 
 
 def test_class_numbers_under_a_loss_for_values_are_values() -> None:
     arrays = classes()
-    found = prepare(arrays, spec_for(arrays, training={"loss": "mae"}, data={"split": {"validation": 0.0}}))
+    found = prepare(
+        arrays,
+        spec_for(arrays, training={"loss": "mae"}, data={"split": {"validation": 0.0}, "target_scaling": "none"}),
+    )
     assert (found.classes, found.output_size) == (None, 1)
     assert found.train.y[:, 0].tolist() == arrays.y.tolist()
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from services.errors import SpecInvalid
 from services.training.presets import PRESETS
-from services.training.spec import Spec, check_data, loads, parse
+from services.training.spec import Spec, check_data, loads, parse, stored
 from services.training.summary import DatasetSummary
 from tests.training.building import document
 
@@ -222,7 +222,42 @@ def test_a_loss_that_is_not_said_is_chosen_by_the_targets(data: dict[str, Any], 
 
 def test_a_loss_that_is_said_stays() -> None:
     spec = parse(document(training={"loss": {"name": "huber", "delta": 2.0}}))
-    assert check_data(spec, summary(**REAL)) is spec
+    assert check_data(spec, summary(**REAL)).training is spec.training
+    resolved = check_data(spec, summary(**REAL))
+    assert check_data(resolved, summary(**REAL)) == resolved
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "expected"),
+    [
+        (REAL, None, "standard"),
+        ({}, None, "none"),
+        (MANY, None, "none"),
+        ({}, "mse", "standard"),
+        (MANY, "huber", "standard"),
+        (MANY, "bce", "none"),
+    ],
+)
+def test_values_to_predict_are_scaled_unless_said(data: dict[str, Any], loss: str | None, expected: str) -> None:
+    training = {"loss": loss} if loss else {}
+    assert check_data(parse(document(training=training)), summary(**data)).data.target_scaling == expected
+    said = document(training=training, data={"target_scaling": "none"})
+    assert check_data(parse(said), summary(**data)).data.target_scaling == "none"
+
+
+def test_classes_and_labels_are_not_to_be_scaled() -> None:
+    for data, what in (({}, "classes"), (MANY, "yes-or-no labels")):
+        problems = unfit(document(data={"target_scaling": "standard"}), **data)
+        assert problems == {"/data/target_scaling": f"is for values to predict, and here are {what}: leave it out"}
+
+
+def test_a_spec_that_was_stored_before_targets_were_scaled_goes_without() -> None:
+    resolved = check_data(parse(document()), summary(**REAL)).document()
+    assert stored(resolved).data.target_scaling == "standard"
+    del resolved["data"]["target_scaling"]
+    old = stored(resolved)
+    assert old.data.target_scaling == "none"
+    assert check_data(old, summary(**REAL)) == old
 
 
 def test_label_accuracy_is_for_several_labels_a_sequence() -> None:
