@@ -14,6 +14,7 @@ from services.errors import BadRequest, Invalid, Problem, SpecInvalid
 from services.settings import Settings
 from services.storage import Readable
 from services.training import spec
+from services.training.sentences import problems_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -52,12 +53,11 @@ def wanted(kind: type[T], told: str, *, optional: bool = False) -> T:
     Raises Invalid, which says `told`, with every problem, and what `document` raises.
     """
     absent = optional and not request.content_length and "Transfer-Encoding" not in request.headers
+    given = {} if absent else document()[0]
     try:
-        return kind.model_validate({} if absent else document()[0])
+        return kind.model_validate(given)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [Problem("/".join(["", *map(str, one["loc"])]), one["msg"]) for one in found]
-        raise Invalid(told, problems) from None
+        raise Invalid(told, problems_of(error, kind, given)) from None
 
 
 def upload(settings: Settings) -> Readable:

@@ -7,16 +7,17 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from flask import Flask, Response, g, request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from services import errors
+from services.training.sentences import pointer_and_sentence
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -191,11 +192,13 @@ def _record(what: str, error: Exception) -> None:
 def parameters_invalid(error: ValidationError) -> Response:
     """A query, path or header that its pydantic model refuses. The model's title says which of the three it is."""
     problems = [
-        errors.Problem("/".join(["", error.title, *map(str, found["loc"])]), _sentence(found["type"], found["msg"]))
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
+        errors.Problem("/".join(["", error.title, *map(str, found["loc"])]), _sentence(found))
+        for found in error.errors(include_url=False)
     ]
     return _ours(errors.BadRequest("The request's parameters are not right.", problems))
 
 
-def _sentence(kind: str, message: str) -> str:
-    return "there is no such parameter here" if kind == "extra_forbidden" else message[:1].lower() + message[1:]
+def _sentence(found: Mapping[str, Any]) -> str:
+    if found["type"] == "extra_forbidden":
+        return "there is no such parameter here"
+    return pointer_and_sentence(found, BaseModel, {})[1]

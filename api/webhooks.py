@@ -6,13 +6,12 @@ import json
 from typing import Any
 
 from flask import Response
-from pydantic import ValidationError
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
 from services import db, posting, webhooks
 from services.addresses import Guard
-from services.errors import Invalid, Problem, RateLimited
+from services.errors import RateLimited
 from services.orm import Delivery, Webhook
 
 api = openapi.blueprint(
@@ -37,7 +36,7 @@ def create() -> Response:
     The answer is the only place where the secret to verify with is ever shown. With `only` it is for one job or batch
     that has not ended (409), or one schedule, and is forgotten a week after the end of that.
     """
-    wanted = _wanted(bodies.document()[0])
+    wanted = bodies.wanted(schemas.WebhookRequest, "There can be no such webhook.")
     service = current()
     Guard.of(service.settings).check(wanted.url)  # before the transaction: a name server may take its time
     with db.session_scope(service.engine) as session:
@@ -173,12 +172,3 @@ def described_delivery(row: Delivery) -> schemas.Delivery:
         last_answer=row.last_answer,
         payload=json.loads(row.payload),
     )
-
-
-def _wanted(document: dict[str, Any]) -> schemas.WebhookRequest:
-    try:
-        return schemas.WebhookRequest.model_validate(document)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [Problem("/".join(["", *map(str, one["loc"])]), one["msg"]) for one in found]
-        raise Invalid("There can be no such webhook.", problems) from None

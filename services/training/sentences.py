@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a spec, said to a person: where (a JSON pointer) and what is allowed there."""
+"""What pydantic found wrong with a spec or another body, said to a person: where (a JSON pointer), what is allowed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+from services.errors import Problem
+
+MAX_PROBLEMS = 100
+"""The most that are told apart; nobody reads on, and wording each takes a while."""
 
 WORDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "string_type": "text",
     "string_unicode": "text without lone surrogates",
     "model_type": "a mapping",
@@ -25,6 +33,8 @@ WORDS = {
     "tuple_type": "a list",
     "int_parsing_size": "a whole number in range",
 }
+COMPLETE = {"unknown_event", "dataset_name"}
+"""Errors of our own validators, whose messages are whole sentences."""
 BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "greater than"),
@@ -33,10 +43,19 @@ BOUNDS = {
 }
 
 
+FRACTION = "must be `given` or a fraction of at least 0 and less than 1"
 UNIONS = {  # fields that take one of several kinds: pydantic complains once a kind, a person wants one sentence
-    "validation": "must be `given` or a fraction of at least 0 and less than 1",
-    "test": "must be `given` or a fraction of at least 0 and less than 1",
-    "class_weights": "must be `balanced`, a list of one weight greater than 0 for each class, or null",
+    ("split", "validation"): FRACTION,
+    ("split", "test"): FRACTION,
+    ("loss", "class_weights"): "must be `balanced`, a list of one weight greater than 0 for each class, or null",
+    ("version",): "must be the number of a version, another alias, or `latest`",
+}
+PATTERNS = {  # what a text has to look like, by what it is called; elsewhere it must be free of control characters
+    ("queue",): "must be 1 to 63 small letters, digits, `-` or `_`, beginning with a letter or digit",
+    ("url",): "must begin with https:// or http://",
+    ("tag",): "must look like KEY:VALUE",
+    ("Idempotency-Key",): "must be printable ASCII without spaces",
+    ("retrain", "model"): "must be 1 to 100 small letters, digits, `.`, `-` or `_`, beginning with a letter or digit",
 }
 
 
@@ -54,6 +73,17 @@ ALIASES = {  # other libraries' words for them
     "units": "hidden_size",
     "clip": "max_grad_norm",
 }
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], document: Any) -> list[Problem]:
+    """What is wrong with single fields; a field of several kinds is complained about once, at the innermost place."""
+    entries = error.errors(include_url=False)
+    found = dict.fromkeys(Problem(*pointer_and_sentence(entry, model, document)) for entry in entries[:MAX_PROBLEMS])
+    inner = {p.pointer.rpartition("/")[0] for p in found if p.pointer.rpartition("/")[2].isdigit()}
+    problems = [p for p in found if p.pointer not in inner]
+    if len(entries) > MAX_PROBLEMS:
+        problems.append(Problem("", f"and {len(entries) - MAX_PROBLEMS:,} more problems"))
+    return problems
 
 
 def pointer_and_sentence(error: Mapping[str, Any], model: type[BaseModel], document: Any) -> tuple[str, str]:
@@ -113,15 +143,21 @@ def _path(loc: Sequence[Any], document: Any) -> tuple[Any, ...]:
 
 
 def _sentence(error: Mapping[str, Any], path: tuple[Any, ...], model: type[BaseModel], document: Any) -> str:
-    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
-    if path and path[-1] in UNIONS and kind != "extra_forbidden":
-        return f"{UNIONS[path[-1]]}; got {_shown(given)}"
-    got = f"; got {_shown(given)}"
+    kind = error["type"]
     if kind == "missing":
         return "this is required" + _hint(path)
     if kind == "extra_forbidden":
         return _unknown_key(path, model, document)
-    if kind == "literal_error":
+    if kind in COMPLETE:
+        return str(error["msg"])
+    union = next((told for place, told in UNIONS.items() if path[-len(place) :] == place), None)
+    return f"{union}; got {_shown(error.get('input'))}" if union else _of_value(error, path)
+
+
+def _of_value(error: Mapping[str, Any], path: tuple[Any, ...]) -> str:
+    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
+    got = f"; got {_shown(given)}"
+    if kind in ("literal_error", "enum"):
         return f"must be one of {_choices(context['expected'])}{got}"
     if kind == "union_tag_invalid":
         name = given.get("name") if isinstance(given, Mapping) else given
@@ -157,10 +193,8 @@ def _off_hint(path: tuple[Any, ...], given: Any) -> str:
 
 
 def _pattern_sentence(path: tuple[Any, ...]) -> str:
-    if path == ("queue",):
-        return "must be 1 to 63 small letters, digits, `-` or `_`, beginning with a letter or digit"
-    if path == ("retrain", "model"):
-        return "must be 1 to 100 small letters, digits, `.`, `-` or `_`, beginning with a letter or digit"
+    if path in PATTERNS:
+        return PATTERNS[path]
     if path[:1] == ("retrain",):
         of_alias = "1 to 63 small letters, digits, `.`, `-` or `_`, beginning with a letter"
         return f"must be an alias ({of_alias})" + ("" if path[-1] == "promote" else " or the number of a version")
@@ -194,7 +228,8 @@ def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], document: Any) -
     fields = sorted({name for member in members[:1] for name in member.model_fields})
     meant = ALIASES.get(key, key)
     near = [meant] if meant in fields else difflib.get_close_matches(key, fields, n=1, cutoff=0.7)
-    near = near or [PLACES[name] for name in [meant] if name in PLACES]
+    if "architecture" in model.model_fields:  # a spec
+        near = near or [PLACES[name] for name in [meant] if name in PLACES]
     guess = f"did you mean `{near[0]}`? " if near else ""
     others = [_tag(member) for member in members[1:] if key in member.model_fields]
     if others:

@@ -19,13 +19,10 @@ from services.errors import Problem, SpecInvalid
 from services.training import rules
 from services.training.presets import PRESETS
 from services.training.reading import loads
-from services.training.sentences import pointer_and_sentence, without
+from services.training.sentences import problems_of, without
 from services.training.summary import DatasetSummary
 
 __all__ = ["Spec", "check_data", "loads", "parse", "stored"]
-
-MAX_PROBLEMS = 100
-"""The most that are told apart; nobody reads on, and wording each takes a while."""
 
 
 class Strict(BaseModel):
@@ -375,7 +372,7 @@ def parse(document: Mapping[str, Any]) -> Spec:
     except (ValidationError, RecursionError) as error:
         if isinstance(error, RecursionError):
             raise SpecInvalid([Problem("", "the spec is nested too deeply")]) from None
-        problems = _problems_of(error, merged)
+        problems = problems_of(error, Spec, merged)
         spec = _best_guess(merged, error)
     problems += [p for p in rules.problems(spec, merged) if p.pointer not in {q.pointer for q in problems}]
     if problems:
@@ -411,17 +408,6 @@ def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
         scaling = "standard" if rules.predicts_values(training, summary) else "none"
         data = data.model_copy(update={"target_scaling": scaling})
     return spec.model_copy(update={"training": training, "data": data})
-
-
-def _problems_of(error: ValidationError, document: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with single fields; a field of several kinds is complained about once, at the innermost place."""
-    entries = error.errors(include_url=False)
-    found = dict.fromkeys(Problem(*pointer_and_sentence(entry, Spec, document)) for entry in entries[:MAX_PROBLEMS])
-    inner = {p.pointer.rpartition("/")[0] for p in found if p.pointer.rpartition("/")[2].isdigit()}
-    problems = [p for p in found if p.pointer not in inner]
-    if len(entries) > MAX_PROBLEMS:
-        problems.append(Problem("", f"and {len(entries) - MAX_PROBLEMS:,} more problems"))
-    return problems
 
 
 def _with_preset(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,23 +54,24 @@ def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "pointer"),
+    ("query", "pointer", "said"),
     [
-        ("limit=0", "/query/limit"),
-        ("limit=101", "/query/limit"),
-        ("limit=ten", "/query/limit"),
-        ("limit=" + "9" * 5000, "/query/limit"),
-        ("limit=NaN", "/query/limit"),
-        ("status=done", "/query/status"),
-        ("tag=speech", "/query/tag"),
-        ("name=%00", "/query/name"),
-        ("after=", "/query/after"),
-        ("stauts=queued", "/query/stauts"),
+        ("limit=0", "/query/limit", 'must be at least 1; got "0"'),
+        ("limit=101", "/query/limit", 'must be at most 100; got "101"'),
+        ("limit=ten", "/query/limit", 'must be a whole number; got "ten"'),
+        ("limit=" + "9" * 5000, "/query/limit", "must be a whole number in range; got "),
+        ("limit=NaN", "/query/limit", 'must be a whole number; got "NaN"'),
+        ("status=done", "/query/status", "must be one of queued, running, paused, succeeded, failed, cancelled; got"),
+        ("tag=speech", "/query/tag", 'must look like KEY:VALUE; got "speech"'),
+        ("name=%00", "/query/name", "must hold no control characters; got "),
+        ("after=", "/query/after", "is too short: at least 1"),
+        ("stauts=queued", "/query/stauts", "there is no such parameter here"),
     ],
 )
-def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: str) -> None:
+def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: str, said: str) -> None:
     answer = client.get(f"/v1/jobs?{query}")
-    assert (answer.status_code, [one["pointer"] for one in answer.get_json()["errors"]]) == (400, [pointer])
+    [told] = answer.get_json()["errors"]
+    assert (answer.status_code, told["pointer"], told["detail"][: len(said)]) == (400, pointer, said)
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "soon"])

@@ -154,6 +154,9 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(client: FlaskClient, tr
     assert [(answer.status_code, answer.get_json()["code"]) for answer, _, _ in refused] == [
         (status, code) for _, status, code in refused
     ]
+    [told] = promoted(client, 0).get_json()["errors"]
+    sentence = "must be the number of a version, another alias, or `latest`; got 0"
+    assert (told["pointer"], told["detail"]) == ("/version", sentence)
     assert weights(client, "production") == b"one"
     client.delete("/v1/models/vowels/aliases/production")
     for address in ("/v1/models/vowels/versions/1", f"/v1/jobs/{job_id}"):

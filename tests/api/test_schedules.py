@@ -86,6 +86,16 @@ def test_every_problem_has_its_pointer(client: FlaskClient, document: dict[str, 
         assert (answer.status_code, answer.get_json()["errors"][0]["pointer"]) == (422, pointer)
 
 
+def test_a_wrong_schedule_is_told_in_the_sentences_of_a_spec(client: FlaskClient, document: dict[str, Any]) -> None:
+    answer = client.post("/v1/schedules", json=document | {"overlaps": "skip", "jitter_seconds": -1, "submit": []})
+    allowed = "catch_up_seconds, cron, jitter_seconds, name, only_new_data, overlap, submit, time_zone"
+    assert {one["pointer"]: one["detail"] for one in answer.get_json()["errors"]} == {
+        "/overlaps": f"there is no such field; did you mean `overlap`? allowed here: {allowed}",
+        "/jitter_seconds": "must be at least 0; got -1",
+        "/submit": "must be a mapping; got a list",
+    }
+
+
 def test_a_run_is_answered_with_its_batch_and_rings(
     client: FlaskClient, service: Service, document: dict[str, Any], bell: FakeDoorbell
 ) -> None:

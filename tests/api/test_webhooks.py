@@ -71,6 +71,14 @@ def test_a_webhook_that_cannot_be_is_refused_with_the_place(
     assert [one["pointer"] for one in answer.get_json()["errors"]] == [pointer]
 
 
+def test_an_unknown_field_of_a_webhook_is_told_with_those_there_are(client: FlaskClient) -> None:
+    answer = client.post("/v1/webhooks", json={"url": "https://1.1.1.1/", "event": ["job.failed"], "tags": {"test": 1}})
+    assert {one["pointer"]: one["detail"] for one in answer.get_json()["errors"]} == {
+        "/event": "there is no such field; did you mean `events`? allowed here: events, only, tags, url",
+        "/tags/test": "must be text; got 1",
+    }
+
+
 def test_a_test_says_what_came_of_it_and_stands_in_the_log(client: FlaskClient, receiver: Receiver) -> None:
     made = client.post("/v1/webhooks", json={"url": receiver.url}).get_json()
     receiver.replies = [status(500, b"broken"), status(410), status(204)]

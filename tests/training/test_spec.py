@@ -483,6 +483,15 @@ def test_numbers_out_of_all_range_are_refused_in_short_sentences(number: int) ->
     assert max(map(len, problems.values())) < 150
 
 
+def test_a_tag_is_told_about_as_a_tag_whatever_it_is_called() -> None:
+    tags = {"test": 1, "validation": 2, "queue": "\x1b"}
+    assert refused(document(tags=tags)) == {
+        "/tags/test": "must be text; got 1",
+        "/tags/validation": "must be text; got 2",
+        "/tags/queue": 'must hold no control characters; got "\x1b"',
+    }
+
+
 def test_zero_is_not_a_way_to_turn_clipping_off() -> None:
     problems = refused(document(training={"max_grad_norm": 0, "max_grad_value": 0.0}))
     assert all("null turns clipping off" in detail for detail in problems.values())
