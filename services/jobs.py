@@ -41,8 +41,6 @@ PAUSED = "The job was paused on request; resume it to go on from where it stands
 CHUNK_STEPS = 2048
 """A chunk of steps grows to at most this many before the next one is begun."""
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "label_accuracy", "macro_f1", "r2"})
-
 
 @dataclass(frozen=True)
 class Flags:
@@ -390,8 +388,17 @@ def renew(session: Session, lease: Lease, lease_seconds: float) -> Flags:
     return Flags(cancel=row.cancel_requested, pause=row.pause_requested, seconds_left=left)
 
 
-def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int, info: Mapping[str, Any]) -> Job:
-    """The trainer has begun; `info` is what it said (device, threads, parameters, resumed_from).
+def started(
+    session: Session,
+    lease: Lease,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    info: Mapping[str, Any],
+    best: Mapping[str, Any] | None = None,
+) -> Job:
+    """The trainer has begun; `info` is what it said (device, threads, parameters, resumed_from). Which epoch is the
+    best so far, here and below, is for the trainer to say.
 
     What an earlier attempt recorded beyond the position that this one resumes from is forgotten: it will come again. So
     are checkpoints whose files are not among `info["checkpoints"]`, the steps of those that it found.
@@ -408,7 +415,7 @@ def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int
         step=resumed["step"],
         trainer={**info, "steps_per_epoch": steps_per_epoch},
     )
-    _forget_after(session, job, resumed["epoch"], resumed["step"])
+    _forget_after(session, job, resumed["epoch"], resumed["step"], best)
     if (there := info.get("checkpoints")) is not None:
         gone = (Checkpoint.job_id == job.id, Checkpoint.step.not_in(there))
         session.execute(sa.delete(Checkpoint).where(*gone))
@@ -419,7 +426,14 @@ def started(session: Session, lease: Lease, *, epochs: int, steps_per_epoch: int
 
 
 def rolled_back(
-    session: Session, lease: Lease, *, epoch: int, step: int, message: str, data: Mapping[str, Any] | None = None
+    session: Session,
+    lease: Lease,
+    *,
+    epoch: int,
+    step: int,
+    message: str,
+    data: Mapping[str, Any] | None = None,
+    best: Mapping[str, Any] | None = None,
 ) -> Job:
     """The run went back to this place and will live on from there: what was recorded beyond it is forgotten.
 
@@ -428,13 +442,14 @@ def rolled_back(
     """
     furthest = sa.case((Job.checkpoint_step > step, step), else_=Job.checkpoint_step)  # what comes is progress again
     job = owned(session, lease, step=step, progress_at=now(), checkpoint_step=furthest)
-    _forget_after(session, job, epoch, step)
+    _forget_after(session, job, epoch, step, best)
     events.add(session, job, events.Type.ROLLED_BACK, message, events.Level.WARNING, data)
     return job
 
 
-def record(session: Session, lease: Lease, record: Mapping[str, Any]) -> Job:
-    """Keep the numbers of one epoch (`record["epoch"]`, from 1), in the place of any from an earlier attempt.
+def record(session: Session, lease: Lease, record: Mapping[str, Any], *, best: Mapping[str, Any] | None = None) -> Job:
+    """Keep the numbers of one epoch (`record["epoch"]`, from 1), in the place of any from an earlier attempt, and which
+    epoch is the best with it: `{"epoch", "metric", "value"}`.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
@@ -443,7 +458,7 @@ def record(session: Session, lease: Lease, record: Mapping[str, Any]) -> Job:
     job = owned(session, lease, epoch=numbers["epoch"], progress_at=now())
     session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= numbers["epoch"]))
     session.execute(sa.insert(Epoch).values(job_id=job.id, epoch=numbers["epoch"], record=numbers))
-    job.best = _better(job, numbers)
+    job.best = None if best is None else dict(best)
     session.flush()
     return job
 
@@ -813,14 +828,13 @@ def _has_stalled(session: Session, job: Job) -> bool:
     return bool(session.scalar(select(stalled.exists())))
 
 
-def _forget_after(session: Session, job: Job, epoch: int, step: int) -> None:
-    """Drop what was recorded beyond a place: it will be lived again."""
+def _forget_after(session: Session, job: Job, epoch: int, step: int, best: Mapping[str, Any] | None) -> None:
+    """Drop what was recorded beyond a place: it will be lived again. `best` is the best epoch up to there."""
     session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step > step))
     _forget_steps(session, job.id, step + 1)
     session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > epoch))
-    job.best, job.epoch = None, 0
-    for record in session.scalars(select(Epoch.record).where(Epoch.job_id == job.id).order_by(Epoch.epoch)):
-        job.best, job.epoch = _better(job, record), record["epoch"]
+    job.best = None if best is None else dict(best)
+    job.epoch = session.scalar(select(func.max(Epoch.epoch)).where(Epoch.job_id == job.id)) or 0
     session.flush()
 
 
@@ -832,19 +846,6 @@ def _forget_steps(session: Session, job_id: str, first_step: int) -> None:
         keep = 4 * (first_step - chunk.first_step)  # bytes: float32
         chunk.last_step, chunk.loss, chunk.grad_norm = first_step - 1, chunk.loss[:keep], chunk.grad_norm[:keep]
     session.flush()
-
-
-def _better(job: Job, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The better of the job's best epoch and this one, by the spec's `training.best_by`."""
-    by = job.spec.get("training", {}).get("best_by", "loss")
-    metric = f"validation_{by}" if record.get(f"validation_{by}") is not None else f"train_{by}"
-    value, best = record.get(metric), job.best
-    if value is None:
-        return best
-    sign = -1.0 if by in HIGHER_IS_BETTER else 1.0
-    if best is not None and best["epoch"] < record["epoch"] and best["value"] * sign <= value * sign:
-        return best
-    return {"epoch": record["epoch"], "metric": metric, "value": value}
 
 
 def _finite(value: Any) -> Any:

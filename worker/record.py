@@ -104,17 +104,19 @@ class Batch:
 def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
     match event:
         case {"event": "started", "epochs": epochs, "steps_per_epoch": steps, **info}:
-            jobs.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info)
+            best = info.pop("best", None)
+            jobs.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
         case {"event": "steps", "first_step": first, "loss": loss, "grad_norm": grad_norm}:
             jobs.record_steps(session, lease, first, loss, grad_norm)
         case {"event": "epoch", "record": record}:
-            jobs.record(session, lease, record)
+            jobs.record(session, lease, record, best=event.get("best"))
         case {"event": "checkpoint", "epoch": epoch, "step": step, "best": best, "files": files}:
             jobs.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
         case {"event": "checkpoint_deleted", "step": step}:
             jobs.drop_checkpoint(session, lease, step)
         case {"event": "rolled_back", "epoch": epoch, "step": step, "message": message}:
-            jobs.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=event.get("data"))
+            best, data = event.get("best"), event.get("data")
+            jobs.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=best)
         case {"event": "note", "type": type, "message": message}:
             level = event.get("level", Level.INFO)
             events.note(session, lease, type, message, level=level, data=event.get("data"))

@@ -107,6 +107,7 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     """Carries out one order and yields what happens.
 
     Events: started, steps, device, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
+    Those that change which epoch is the best (started, epoch, rolled_back) say which one it is.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
     or None to begin), device, perhaps `data_sha256` (where the file's hash is known), and of a retraining `baselines`:
@@ -188,7 +189,7 @@ class Telling:
             if epoch is not None or self._steps_due(now):
                 yield from self._steps(now)
             if epoch is not None:
-                yield {"event": "epoch", "record": finite(epoch)}
+                yield {"event": "epoch", "record": finite(epoch), "best": best_of(run)}
             reason = stop()
             if reason or run.finished or self._checkpoint_due(now, epoch is not None):
                 yield from self._steps(now)  # what lies before a checkpoint is told before it
@@ -207,6 +208,7 @@ class Telling:
             "event": "rolled_back",
             "epoch": run.epoch,
             "step": run.step,
+            "best": best_of(run),
             "message": sentence_of(error, run),
             "data": {
                 "rollback": run.rollbacks,
@@ -316,6 +318,7 @@ class Telling:
             "epochs": run.training.epochs,
             "steps_per_epoch": run.steps_per_epoch,
             "resumed_from": {"epoch": run.epoch, "step": run.step} if resumed else None,
+            "best": best_of(run),
             "parameters": sum(p.numel() for p in run.parameters),
             "device": str(run.device),
             "threads": torch.get_num_threads(),
@@ -479,6 +482,15 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     ]
     faults.point("result.written")
     yield {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
+
+
+def best_of(run: Run) -> dict[str, Any] | None:
+    """Which epoch is the best so far, whose weights are the model's: its number, and what it was judged by."""
+    if run.best is None:
+        return None
+    split = "validation" if run.data.validation is not None else "train"
+    value = run.best.value if math.isfinite(run.best.value) else None
+    return {"epoch": run.best.epoch, "metric": f"{split}_{run.training.best_by}", "value": value}
 
 
 def _train_metrics(epoch: Epoch) -> dict[str, float | None]:

@@ -40,7 +40,8 @@ def start(service: Service) -> Lease:
 
 def succeed(service: Service, lease: Lease) -> None:
     with db.session_scope(service.engine) as session:
-        jobs.record(session, lease, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5})
+        best = {"epoch": 1, "metric": "validation_loss", "value": 0.5}
+        jobs.record(session, lease, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5}, best=best)
         metrics = {"validation_accuracy": 0.75}
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": metrics}
         jobs.succeed(session, lease, result, [])

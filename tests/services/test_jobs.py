@@ -554,10 +554,12 @@ def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten
     with scope() as session:
         for epoch in (1, 2, 3):
             jobs.record_steps(session, lease, 2 * epoch - 1, [1.0, 2.0], [1.0, 1.0])
-            jobs.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)})
+            best = {"epoch": 1, "metric": "train_loss", "value": 1.0}
+            jobs.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)}, best=best)
             jobs.checkpoint(session, lease, epoch=epoch, step=2 * epoch, best=False, files=FILES)
-        job = jobs.rolled_back(session, lease, epoch=1, step=2, message="Diverged; back to epoch 1.", data={"lr": 0.1})
-        assert (job.epoch, job.step, job.best) == (1, 2, {"epoch": 1, "metric": "train_loss", "value": 1.0})
+        told = "Diverged; back to epoch 1."
+        job = jobs.rolled_back(session, lease, epoch=1, step=2, message=told, data={"lr": 0.1}, best=best)
+        assert (job.epoch, job.step, job.best) == (1, 2, best)
         assert job.checkpoint_step == 2
         assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [2]
         assert jobs.steps(session, lease.job_id).total == 2

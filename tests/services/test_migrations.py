@@ -203,6 +203,48 @@ def test_batches_that_have_ended_before_are_told_to_nobody(empty: Engine) -> Non
     assert read == [("wh_1", ["job.failed"]), ("wh_2", ["job.failed"])]
 
 
+def test_the_best_epoch_of_jobs_that_succeeded_becomes_that_of_their_model(empty: Engine) -> None:
+    alembic(empty, "upgrade", "0010")
+    job = (
+        "INSERT INTO jobs (id, tenant, status, spec, requested, queue, priority, tags, attempt, lost, failures,"
+        " max_retries, ran_seconds, not_before, cancel_requested, pause_requested, revision, epoch, step,"
+        " checkpoint_step, created_at, updated_at) VALUES (:id, 'default', 'queued', '{}', '{}', 'default', 0, '{}', 0,"
+        " 0, 0, 0, 0.0, 0.0, false, false, 1, 3, 9, 9, 1.0, 1.0)"
+    )
+    claim = (
+        "UPDATE jobs SET status = 'running', attempt = 1, worker = 'w', lease_until = 9.0, attempt_started_at = 2.0,"
+        " started_at = 2.0 WHERE id = :id"
+    )
+    end = (
+        "UPDATE jobs SET status = :end, lease_until = NULL, finished_at = 3.0, best = :best, result = :result"
+        " WHERE id = :id"
+    )
+    told = {"epoch": 2, "metric": "train_loss", "value": 0.5}
+    right = {"epoch": 3, "metric": "validation_loss", "value": 0.6}
+    found = {"best_epoch": 3, "metrics": {"validation_loss": 0.6}}
+    losses = {1: (0.9, 0.7), 2: (0.5, None), 3: (0.45, 0.6)}
+    with empty.begin() as connection:
+        for job_id, status, best, result in (
+            ("wrong", "succeeded", told, found),
+            ("right", "succeeded", right, found),
+            ("failed", "failed", told, None),
+        ):
+            connection.execute(sa.text(job), {"id": job_id})
+            connection.execute(sa.text(claim), {"id": job_id})
+            documents = {"best": json.dumps(best), "result": None if result is None else json.dumps(result)}
+            connection.execute(sa.text(end), {"id": job_id, "end": status, **documents})
+            for epoch, (train, validation) in losses.items():
+                record = json.dumps({"epoch": epoch, "train_loss": train, "validation_loss": validation})
+                insert = sa.text("INSERT INTO epochs (job_id, epoch, record) VALUES (:id, :epoch, :record)")
+                connection.execute(insert, {"id": job_id, "epoch": epoch, "record": record})
+    alembic(empty, "upgrade", "0011")
+    with empty.connect() as connection:
+        left = connection.execute(sa.text("SELECT id, best, revision FROM jobs ORDER BY id")).all()
+    read = {row.id: json.loads(row.best) if isinstance(row.best, str) else row.best for row in left}
+    assert read == {"failed": told, "right": right, "wrong": right}
+    assert {row.id: row.revision for row in left} == {"failed": 1, "right": 1, "wrong": 2}  # an ETag changes
+
+
 def rows(engine: Engine) -> list[list[dict[str, object]]]:
     """Everything that data sets, jobs and idempotency keys hold."""
     tables = ("datasets", "jobs", "idempotency_keys")

@@ -198,7 +198,7 @@ def test_a_run_that_diverges_is_rolled_back_told_and_finishes(order: Callable[..
 def test_what_a_rollback_says(order: Callable[..., Event]) -> None:
     told = list(events(order(TWICE, "job")))
     first, second = of("rolled_back", told)
-    assert first.keys() == {"event", "epoch", "step", "message", "data"}
+    assert first.keys() == {"event", "epoch", "step", "best", "message", "data"}
     assert (first["epoch"], first["step"]) == (0, 0)
     assert first["data"].keys() == {"rollback", "lr_factor", "diverged_at_step", "lr"}
     assert (first["data"]["rollback"], first["data"]["lr_factor"]) == (1, 0.1)

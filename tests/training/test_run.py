@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid, Diverged, Invalid, SpecInvalid
-from services.training import checkpoint, npz, run
-from services.training.loop import fit
+from services.training import checkpoint, loop, npz, run
+from services.training.data import Part
+from services.training.loop import Run, fit
 from services.training.model import SequenceModel
 from services.training.npz import Arrays
 from services.training.run import NEWEST, events
@@ -98,6 +99,7 @@ def test_a_run_is_told_from_its_start_to_its_files(order: Callable[..., Event]) 
         "epochs": 3,
         "steps_per_epoch": 6,
         "resumed_from": None,
+        "best": None,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "device": "cpu",
         "threads": 1,
@@ -511,6 +513,39 @@ def test_the_saved_weights_are_those_of_the_best_epoch(order: Callable[..., Even
     run = make_run(ARRAYS, data=BOTH_GIVEN)
     trained(run)
     assert same(load_file(Path(asked["directory"]) / "model.safetensors"), weights_of(run))
+
+
+def test_each_epoch_says_which_one_is_the_best_so_far(order: Callable[..., Event]) -> None:
+    asked = order(training={"epochs": 12, "optimizer": {"name": "sgd", "lr": 2.0}})
+    told = list(events(asked))
+    best, expected = None, []
+    for epoch in (event["record"] for event in of("epoch", told)):
+        if best is None or epoch["validation_loss"] < best["value"]:
+            best = {"epoch": epoch["epoch"], "metric": "validation_loss", "value": epoch["validation_loss"]}
+        expected.append(best)
+    assert [event["best"] for event in of("epoch", told)] == expected
+    assert len({one["epoch"] for one in expected if one}) > 1
+    assert told[0]["best"] is None
+    assert expected[-1] is not None
+    assert told[-1]["result"]["best_epoch"] == expected[-1]["epoch"]
+    again = list(events(asked | {"resume": NEWEST}))
+    assert again[0]["best"] == expected[-1]
+
+
+def test_an_epoch_without_a_finite_number_is_not_the_best(
+    order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by its training loss either: what judges is the same number in every epoch."""
+    losses = iter((0.7, math.nan, 0.6, 0.6, 0.6))
+    real = loop.evaluate
+
+    def evaluate(run: Run, part: Part) -> dict[str, float | None]:
+        return real(run, part) | {"loss": next(losses)}
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    told = list(events(order()))
+    assert [event["best"]["epoch"] for event in of("epoch", told)] == [1, 1, 3]
+    assert told[-1]["result"]["best_epoch"] == 3
 
 
 def test_without_validation_the_result_has_the_training_numbers_of_the_best_epoch(

@@ -63,6 +63,7 @@ def train(order: dict[str, Any], stub: str) -> None:
         epochs=epochs,
         steps_per_epoch=STEPS_PER_EPOCH,
         resumed_from=resumed,
+        best=best(begin // STEPS_PER_EPOCH) if begin >= STEPS_PER_EPOCH else None,
         device="cpu",
         pid=os.getpid(),
         environment=sorted(os.environ),
@@ -73,7 +74,8 @@ def train(order: dict[str, Any], stub: str) -> None:
             send(event="device", memory={"allocated": 10, "reserved": 30, "peak": 20})
         if step % STEPS_PER_EPOCH == 0:
             epoch = step // STEPS_PER_EPOCH
-            send(event="epoch", record={"epoch": epoch, "train_loss": 1.0 / step, "validation_loss": 2.0 / step})
+            record = {"epoch": epoch, "train_loss": 1.0 / step, "validation_loss": 2.0 / step}
+            send(event="epoch", record=record, best=best(epoch))
             send(event="checkpoint", epoch=epoch, step=step, best=True, files=checkpoint(folder, step))
         if stub == "mortal" and random.random() < 0.1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -93,6 +95,11 @@ def train(order: dict[str, Any], stub: str) -> None:
     send(event="finished", result=result, files=files)
     if stub == "linger":
         time.sleep(60)
+
+
+def best(epoch: int) -> dict[str, Any]:
+    """Each epoch is better than those before it."""
+    return {"epoch": epoch, "metric": "validation_loss", "value": 2.0 / (epoch * STEPS_PER_EPOCH)}
 
 
 def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
@@ -146,9 +153,10 @@ def go_on(stub: str, step: int) -> None:
         send(event="log", level="info", message="all is well")
         send(event="log", level="warning", message="less is well")
     elif stub == "back":
-        send(event="rolled_back", epoch=0, step=0, message="Rolled back.", data={"lr_factor": 0.5})
+        send(event="rolled_back", epoch=0, step=0, message="Rolled back.", data={"lr_factor": 0.5}, best=None)
         send(event="steps", first_step=1, loss=[9.0] * step, grad_norm=[1.0] * step)
-        send(event="epoch", record={"epoch": 1, "train_loss": 9.0, "validation_loss": 9.0})
+        record = {"epoch": 1, "train_loss": 9.0, "validation_loss": 9.0}
+        send(event="epoch", record=record, best={"epoch": 1, "metric": "validation_loss", "value": 9.0})
 
 
 def stop_asked(stub: str) -> str | None:
