@@ -105,7 +105,7 @@ class Page(Answer, Generic[T]):
 class QueuePlace(Answer):
     name: str
     position: int | None
-    """Jobs ahead of this one; 0 is next; null once it runs or has ended."""
+    """Jobs of the same tenant ahead of this one, at most 1,000; 0 is its next; null once it runs or has ended."""
 
 
 class DatasetRef(Answer):

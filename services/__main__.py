@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -67,17 +67,17 @@ def migrate(session: Session, options: Options) -> Iterable[str]:
 
 def create_tenant(session: Session, options: Options) -> Iterable[str]:
     """Make a tenant; without limits it may have as much as it likes."""
-    made = tenants.create(session, options.name, **limits(options))
+    made = tenants.create(session, options.name, **changes(options))
     audit.record(session, Actor(made.name), "tenant.create")
     tell(f"The tenant {made.name} is there. Make its first key: {as_typed('keys create --tenant', made.name)}")
     return ()
 
 
 def set_tenant(session: Session, options: Options) -> Iterable[str]:
-    """Change the limits of a tenant: those that are given."""
-    if not limits(options):
-        raise BadRequest("There is nothing to change: give --max-queued, --max-running or --max-bytes.")
-    changed = tenants.change(session, options.name, **limits(options))
+    """Change the limits and the share of a tenant: those that are given."""
+    if not changes(options):
+        raise BadRequest("There is nothing to change: give --max-queued, --max-running, --max-bytes or --share.")
+    changed = tenants.change(session, options.name, **changes(options))
     audit.record(session, Actor(changed.name), "tenant.set")
     return table([described(session, changed)])
 
@@ -135,8 +135,9 @@ def described(session: Session, tenant: Tenant) -> dict[str, str]:
     use = tenants.use(session, tenant.name)
     has = {"queued": use.queued, "running": use.running, "bytes": use.bytes}
     most = {name: getattr(tenant, f"max_{name}") for name in has}
-    share = {name: f"{has[name]} / {'-' if most[name] is None else most[name]}" for name in has}
-    return {"tenant": tenant.name, **share, "created": when(tenant.created_at)}
+    quotas = {name: f"{has[name]} / {'-' if most[name] is None else most[name]}" for name in has}
+    share = "-" if tenant.share is None else f"{tenant.share:g}"
+    return {"tenant": tenant.name, **quotas, "share": share, "created": when(tenant.created_at)}
 
 
 def shown(key: ApiKey) -> dict[str, str]:
@@ -176,9 +177,9 @@ def as_typed(*words: str) -> str:
     return " ".join(("python -m services", *words))
 
 
-def limits(options: Options) -> dict[str, int | None]:
-    """Those limits that were given."""
-    return {name: getattr(options, name) for name in LIMITS if hasattr(options, name)}
+def changes(options: Options) -> dict[str, Any]:
+    """Those limits that were given, and the share."""
+    return {name: getattr(options, name) for name in (*LIMITS, "share") if hasattr(options, name)}
 
 
 def limit_of(text: str) -> int | None:
@@ -188,6 +189,15 @@ def limit_of(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"a limit is a number of 0 or more, or none; got {text!r}") from None
+
+
+def share_of(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a share is a number from 0.01 to 100, or none; got {text!r}") from None
 
 
 def _problems(error: LooplineError) -> list[str]:
@@ -220,6 +230,8 @@ def _tenants(commands: Commands) -> None:
         for limit, what in LIMITS.items():
             option, about = f"--{limit.replace('_', '-')}", f"{what}; `none` is no limit"
             one.add_argument(option, metavar="N", type=limit_of, default=argparse.SUPPRESS, help=about)
+        about = "how many turns it gets in a queue while a tenant without a share gets one; `none` is 1"
+        one.add_argument("--share", metavar="X", type=share_of, default=argparse.SUPPRESS, help=about)
 
 
 def _keys(commands: Commands) -> None:

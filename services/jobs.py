@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import events, metrics, news, retraining, series, tenants
+from services import events, lanes, metrics, news, retraining, series, tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.leases import Lease, fence, lost, owned, returned, revised
-from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, ModelVersion, StepChunk, new_id
+from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, Lane, ModelVersion, StepChunk, new_id
 from services.states import ALLOWED, PERMANENT, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
 from services.text import clean
 
@@ -37,6 +37,8 @@ MAX_LOST = 3
 RETRY_SECONDS = 5.0
 MAX_RETRY_SECONDS = 300.0
 MAX_TRANSITIONS = 10_000
+MAX_POSITION = 1000
+"""No more jobs are counted ahead of one that waits."""
 PAUSED = "The job was paused on request; resume it to go on from where it stands."
 CHUNK_STEPS = 2048
 """A chunk of steps grows to at most this many before the next one is begun."""
@@ -111,10 +113,14 @@ def create_all(
     tenants.check_queued(session, tenant, more=len(wanted))
     for dataset_id in sorted({each.dataset_id for each in wanted if each.dataset_id is not None}):
         _hold_dataset(session, dataset_id)
-    return [_insert(session, each, request_id=request_id, tenant=tenant, batch_id=batch_id) for each in wanted]
+    lines = [lanes.Key(each.spec.queue, each.spec.priority, tenant) for each in wanted]
+    lanes.enter(session, {*lines})
+    places = lanes.Places(session, in_batch=batch_id is not None)
+    whose = {"request_id": request_id, "tenant": tenant, "batch_id": batch_id}
+    return [_insert(session, each, places.next(line), **whose) for each, line in zip(wanted, lines, strict=True)]
 
 
-def _insert(session: Session, wanted: Wanted, **whose: str | None) -> Job:
+def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) -> Job:
     spec, limits = wanted.spec, wanted.spec.limits
     insert = sa.insert(Job).values(
         id=new_id("job"),
@@ -124,6 +130,7 @@ def _insert(session: Session, wanted: Wanted, **whose: str | None) -> Job:
         requested=dict(wanted.requested),
         queue=spec.queue,
         priority=spec.priority,
+        turn=turn,
         tags=dict(spec.tags),
         dataset_id=wanted.dataset_id,
         max_retries=limits.max_retries,
@@ -170,12 +177,15 @@ def revision(session: Session, job_id: str, *, tenant: str | None = None) -> tup
 
 
 def position(session: Session, job: Job) -> int | None:
-    """How many runnable jobs of its queue are ahead of a queued job (0: it is next); None unless it is queued. Those of
-    other tenants count, for the queue is one."""
+    """How many runnable jobs of its tenant and its queue are ahead of a queued job, at most 1,000 (0: it is next); None
+    unless it is queued. Tenants take turns, so it may wait for one job of each other tenant besides each of these."""
     if job.status != Status.QUEUED:
         return None
-    ahead = sa.or_(Job.priority > job.priority, sa.and_(Job.priority == job.priority, Job.id < job.id))
-    return session.scalar(select(func.count()).select_from(Job).where(*_runnable(job.queue), ahead))
+    found = 0
+    for which in lanes.ahead(job):
+        some = select(sa.literal(1)).where(which).limit(MAX_POSITION - found)
+        found += session.scalar(select(func.count()).select_from(some.subquery())) or 0
+    return found
 
 
 def cancel(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
@@ -300,12 +310,13 @@ def transitions(session: Session, job_id: str) -> Sequence[Event]:
 
 
 def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) -> Job | None:
-    """Take the best runnable job of the queue: highest priority, then oldest. None when there is none.
+    """Take the best runnable job of the queue: of the highest priority, of the tenant whose turn it is (`lanes.py`).
+    None when there is none.
 
     Raises the attempt and sets a lease by the database's clock, in one statement; of many claims at once each gets
     another job. A tenant that runs as many jobs as it may is passed over, and the others' jobs run.
     """
-    job = _claim_within_limits(session, queue, worker, lease_seconds)
+    job = _claim_in_turn(session, queue, worker, lease_seconds)
     if job is not None:
         news.tell(session, job)
     if job is not None and metrics.are_on():
@@ -314,29 +325,34 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
     return job
 
 
-def _claim_within_limits(session: Session, queue: str, worker: str, lease_seconds: float) -> Job | None:
-    limited = tenants.limited(session)
-    if not limited:
-        return _claim(session, queue, worker, lease_seconds)
-    full = {tenant for tenant, is_full in limited.items() if is_full}
-    while True:
-        attempt = session.begin_nested()
-        job = _claim(session, queue, worker, lease_seconds, without=full)
-        if job is None or job.tenant not in limited or tenants.has_room_for_running(session, job.tenant):
-            attempt.commit()
+def _claim_in_turn(session: Session, queue: str, worker: str, lease_seconds: float) -> Job | None:
+    passed: set[lanes.Key] = set()
+    while (turn := lanes.next_turn(session, queue, passed)) is not None:
+        job = (_claim_within_limit if turn.is_limited else _claim)(session, turn.lane, worker, lease_seconds)
+        if job is not None:
+            lanes.take(session, turn)
             return job
-        full.add(job.tenant)  # a claim at the same time took the last place
-        attempt.rollback()
+        passed.add(turn.lane)  # claims at the same time took its last job, or its tenant's last place
+    lanes.close_empty(session, queue)
+    return None
 
 
-def _claim(
-    session: Session, queue: str, worker: str, lease_seconds: float, without: Collection[str] = ()
-) -> Job | None:
-    allowed = (Job.tenant.not_in(without),) if without else ()
+def _claim_within_limit(session: Session, lane: lanes.Key, worker: str, lease_seconds: float) -> Job | None:
+    attempt = session.begin_nested()
+    job = _claim(session, lane, worker, lease_seconds)
+    if job is None or tenants.has_room_for_running(session, lane.tenant):
+        attempt.commit()
+        return job
+    attempt.rollback()
+    return None
+
+
+def _claim(session: Session, lane: lanes.Key, worker: str, lease_seconds: float) -> Job | None:
+    line = (Job.queue == lane.queue, Job.tenant == lane.tenant, Job.priority == lane.priority)
     best = (
         select(Job.id)
-        .where(*_runnable(queue), sa.or_(Job.queue_deadline.is_(None), Job.queue_deadline > now()), *allowed)
-        .order_by(Job.priority.desc(), Job.id)
+        .where(*line, *lanes.runnable())
+        .order_by(Job.turn, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
@@ -635,7 +651,9 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     without a new checkpoint between. Returns the ids of the jobs that were moved.
     """
     moved = []
-    for job in _take(session, select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit)):
+    silent = _take(session, select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit))
+    lanes.enter(session, {lanes.of(job) for job in silent})
+    for job in silent:
         metrics.after_commit(session, metrics.EXPIRIES.inc)
         told = f"Worker {job.worker} was lost during attempt {job.attempt}."
         moved.append(_lose(session, job, told, until=job.lease_until).id)
@@ -655,8 +673,7 @@ def any_expired(session: Session, *, grace_seconds: float = 0.0) -> bool:
 
 def waiting(session: Session) -> Sequence[str]:
     """The queues that have jobs which may run now: those of tenants at their limit may not."""
-    may_run = (*_runnable(), Job.tenant.not_in(tenants.full()))
-    return session.scalars(select(Job.queue).where(*may_run).distinct().order_by(Job.queue)).all()
+    return session.scalars(select(Lane.queue).where(*lanes.can_run()).distinct().order_by(Lane.queue)).all()
 
 
 def without_row(session: Session, job_ids: Sequence[str]) -> Sequence[str]:
@@ -713,11 +730,6 @@ def _lose(session: Session, job: Job, told: str, until: float | None = None) -> 
 
 
 # Rows
-
-
-def _runnable(queue: str | None = None) -> tuple[ColumnElement[bool], ...]:
-    conditions = (Job.status == sa.literal_column("'queued'"), Job.not_before <= now())
-    return conditions if queue is None else (Job.queue == queue, *conditions)
 
 
 def _silent(grace_seconds: float) -> tuple[ColumnElement[bool], ...]:
@@ -783,8 +795,13 @@ def _move(
     if to not in ALLOWED[before]:
         raise IllegalMove(f"A job that is {before} cannot become {to}.")
     told = message or (reason.sentence if reason else None)
-    ended = {"finished_at": now()} if to in TERMINAL else {}
-    moved = _update(session, job, status=to, reason=reason, message=told, **ended, **values)
+    if to in TERMINAL:
+        values["finished_at"] = now()
+    if to == Status.QUEUED:
+        values["turn"] = lanes.back(job)
+    moved = _update(session, job, status=to, reason=reason, message=told, **values)
+    if before == Status.QUEUED:
+        lanes.close(session, lanes.of(moved))
     news.tell(session, moved)
     if to in TERMINAL:
         metrics.after_commit(session, metrics.RUNS.inc, queue=moved.queue, outcome=to, reason=reason or "")

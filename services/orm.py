@@ -87,6 +87,8 @@ class Tenant(Base):
     max_running: Mapped[int | None]
     max_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
     """Of uploaded data sets."""
+    share: Mapped[float | None]
+    """How many turns it gets while a tenant without a share gets one."""
 
 
 class ApiKey(Base):
@@ -214,6 +216,8 @@ class Job(Base):
     """The spec as it was sent."""
     queue: Mapped[str]
     priority: Mapped[int]
+    turn: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    """Its place among the queued jobs of its lane, which is run in the order of `turn` and `id`."""
     tags: Mapped[dict[str, Any]]
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
 
@@ -272,15 +276,27 @@ class Job(Base):
         CheckConstraint(_one_of("status", STATUSES), name="status"),
         CheckConstraint("attempt >= 0", name="attempt"),
         CheckConstraint("(status = 'running') = (lease_until IS NOT NULL)", name="lease"),
-        # The claim reads this index in order and stops at the first row.
+        # The claim reads one lane of this index in order and stops at the first row.
         Index(
             "ix_jobs_queued",
             "queue",
+            "tenant",
             sa.text("priority DESC"),
+            "turn",
             "id",
             "not_before",
             sqlite_where=sa.text("status = 'queued'"),
             postgresql_where=sa.text("status = 'queued'"),
+        ),
+        # A job without a batch is put behind the last one of these in its lane.
+        Index(
+            "ix_jobs_queued_alone",
+            "queue",
+            "tenant",
+            "priority",
+            "turn",
+            sqlite_where=sa.text("status = 'queued' AND batch_id IS NULL"),
+            postgresql_where=sa.text("status = 'queued' AND batch_id IS NULL"),
         ),
         Index(
             "ix_jobs_running",
@@ -301,6 +317,39 @@ class Job(Base):
         Index("ix_jobs_tenant_status_id", "tenant", "status", "id"),
         Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
+    )
+
+
+class Lane(Base):
+    """The queued jobs of one tenant in one queue at one priority, and when its next turn comes (`services/lanes.py`).
+
+    The database makes the row when such a job is queued, so no job can wait outside of a lane.
+    """
+
+    __tablename__ = "lanes"
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    priority: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    turn: Mapped[float]
+    """Of the lanes of a queue and priority, the one with the least goes next. Each turn adds 1 / share."""
+    last_turn: Mapped[float]
+    """What `turn` was when this lane last went."""
+    has_jobs: Mapped[bool]
+    """False: no job of it is queued. True: jobs of it may be."""
+
+    __table_args__ = (
+        # The claim reads this index in order and stops at the second row.
+        Index(
+            "ix_lanes_order",
+            "queue",
+            sa.text("priority DESC"),
+            "turn",
+            "tenant",
+            sqlite_where=sa.text("has_jobs = 1"),
+            postgresql_where=sa.text("has_jobs"),
+        ),
+        Index("ix_lanes_last_turn", "queue", "priority", "last_turn"),
     )
 
 

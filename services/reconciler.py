@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import batches, datasets, db, faults, idempotency, jobs, leftovers, workers
+from services import batches, datasets, db, faults, idempotency, jobs, lanes, leftovers, workers
 from services.queue import Doorbell
 from services.settings import Settings
 from services.storage import STRAY_SECONDS, Storage
@@ -66,7 +66,13 @@ def _end(engine: Engine, batch_id: str) -> bool:
 
 
 def sweep(engine: Engine, storage: Storage) -> int:
-    """Delete files that nothing refers to any more; for once an hour. Returns how many."""
+    """Delete files that nothing refers to any more, and lanes without jobs; for once an hour.
+
+    Returns how many files.
+    """
+    with db.session_scope(engine) as session:
+        lanes.close_empty(session)
+        lanes.forget(session)
     with db.session_scope(engine) as session:
         swept = datasets.sweep(session, storage)
     with db.read_scope(engine) as session:

@@ -21,6 +21,7 @@ from services.states import Status
 from services.text import clean
 
 DEFAULT = DEFAULT_TENANT
+MIN_SHARE, MAX_SHARE = 0.01, 100.0
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _WAITING = (Status.QUEUED, Status.PAUSED)
@@ -37,11 +38,12 @@ class Use:
     """Of uploaded data sets; content that stands under two names counts twice."""
 
 
-def create(session: Session, name: str, **limits: int | None) -> Tenant:
-    """A new tenant; `limits` are max_queued, max_running and max_bytes, and None is none.
+def create(session: Session, name: str, *, share: float | None = None, **limits: int | None) -> Tenant:
+    """A new tenant; `limits` are max_queued, max_running and max_bytes, and None is none. While a tenant without a
+    share gets one turn in a queue, this one gets `share` turns.
 
     Raises:
-        BadRequest: the name is not one, or a limit is negative.
+        BadRequest: the name is not one, a limit is negative, or the share is not from 0.01 to 100.
         TenantExists: there is one of this name.
     """
     if not _NAME.fullmatch(name):
@@ -49,7 +51,7 @@ def create(session: Session, name: str, **limits: int | None) -> Tenant:
         raise BadRequest(f"{clean(name, 100)!r} is no name for a tenant: it must be {allowed}.")
     if session.get(Tenant, name) is not None:
         raise TenantExists(f"There is a tenant {name} already; `tenants set` changes its limits.")
-    values = {"name": name, "created_at": now(), **_checked(limits)}
+    values = {"name": name, "created_at": now(), **_checked({**limits, "share": share})}
     return session.scalars(sa.insert(Tenant).values(values).returning(Tenant)).one()
 
 
@@ -65,12 +67,13 @@ def get(session: Session, name: str) -> Tenant:
     return found
 
 
-def change(session: Session, name: str, **limits: int | None) -> Tenant:
-    """Change those of the tenant's limits that are given. What is beyond a lower one stays; only more is refused.
+def change(session: Session, name: str, **limits: float | None) -> Tenant:
+    """Change those of the tenant's limits, and its share, that are given. What is beyond a lower limit stays; only more
+    is refused. A share counts from the next turn on.
 
     Raises:
         TenantNotFound: there is none.
-        BadRequest: a limit is negative.
+        BadRequest: a limit is negative, or the share is not from 0.01 to 100.
     """
     found = get(session, name)
     for limit, most in _checked(limits).items():
@@ -124,14 +127,16 @@ def check_bytes(session: Session, name: str, more: int) -> None:
         )
 
 
-def limited(session: Session) -> Mapping[str, bool]:
-    """The tenants that have a limit on running jobs, and whether each is at it: a look that takes no lock."""
-    return dict(session.execute(select(Tenant.name, _is_full()).where(Tenant.max_running.is_not(None))).all())
-
-
 def full() -> sa.Select[str]:
     """The names of the tenants that have as many jobs running as they may, as a query."""
-    return select(Tenant.name).where(Tenant.max_running.is_not(None), _is_full())
+    return select(Tenant.name).where(Tenant.max_running.is_not(None), is_full())
+
+
+def is_full() -> sa.ColumnElement[bool]:
+    """Whether a tenant has as many jobs running as it may, as a condition; NULL for one without a limit."""
+    running = (Job.tenant == Tenant.name, Job.status == sa.literal_column(f"'{Status.RUNNING}'"))
+    count = select(func.count()).select_from(Job).where(*running).correlate(Tenant).scalar_subquery()
+    return sa.case((Tenant.max_running.is_not(None), count >= Tenant.max_running))
 
 
 def has_room_for_running(session: Session, name: str) -> bool:
@@ -141,10 +146,17 @@ def has_room_for_running(session: Session, name: str) -> bool:
     return most is None or _jobs(session, name, Status.RUNNING) <= most
 
 
-def _checked(limits: Mapping[str, int | None]) -> Mapping[str, int | None]:
-    problems = [Problem(f"/{limit}", "must be 0 or more") for limit, most in limits.items() if (most or 0) < 0]
+def _checked(limits: Mapping[str, float | None]) -> Mapping[str, float | None]:
+    problems = [
+        Problem(f"/{limit}", "must be 0 or more")
+        for limit, most in limits.items()
+        if limit != "share" and most is not None and most < 0
+    ]
+    share = limits.get("share")
+    if share is not None and not MIN_SHARE <= share <= MAX_SHARE:  # not a number is neither
+        problems.append(Problem("/share", f"must be from {MIN_SHARE:g} to {MAX_SHARE:g}"))
     if problems:
-        raise BadRequest("A limit is a number of 0 or more, or none.", problems)
+        raise BadRequest("A limit is a number of 0 or more, or none; a share one from 0.01 to 100.", problems)
     return limits
 
 
@@ -162,12 +174,6 @@ def _jobs(session: Session, tenant: str, *statuses: Status) -> int:
 def _bytes(session: Session, tenant: str) -> int:
     there = (Dataset.tenant == tenant, Dataset.deleted_at.is_(None))
     return int(session.scalar(select(func.coalesce(func.sum(Dataset.bytes), 0)).where(*there)) or 0)
-
-
-def _is_full() -> sa.ColumnElement[bool]:
-    running = (Job.tenant == Tenant.name, Job.status == sa.literal_column(f"'{Status.RUNNING}'"))
-    count = select(func.count()).select_from(Job).where(*running).correlate(Tenant).scalar_subquery()
-    return count >= Tenant.max_running
 
 
 # Last, because it hides the built-in name within this module.

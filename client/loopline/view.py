@@ -46,6 +46,8 @@ STYLES = {
 }
 LEVELS = {"warning": "yellow", "error": "red"}
 METRICS = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse")
+MAX_POSITION = 1000
+"""The service counts no more jobs ahead of one."""
 PLAIN_WIDTH = 10_000
 
 Typed = Callable[[str], str]
@@ -396,7 +398,9 @@ def attempts(shown: Job) -> str:
 
 
 def waiting(shown: Job) -> str:
-    """`next in its queue`, `2 jobs ahead of it`."""
+    """`next in its queue`, `2 jobs ahead of it`, `1000 or more jobs ahead of it`."""
+    if shown.position is not None and shown.position >= MAX_POSITION:
+        return f"{MAX_POSITION} or more jobs ahead of it"
     return f"{text.count(shown.position, 'job')} ahead of it" if shown.position else "next in its queue"
 
 

@@ -1,12 +1,13 @@
 """Any order of verbs, by any number of attempts: the database does what a page of Python says, and keeps the promises.
 
-One terminal transition; every transition in the table; attempts that never overlap; no write accepted from an attempt
-that was replaced; an operation that is killed at any fault point has happened as a whole or not at all.
+Each claim takes the job whose turn it is, by priority, tenant, share, limit and batch. One terminal transition; every
+transition in the table; attempts that never overlap; no write accepted from an attempt that was replaced; an operation
+that is killed at any fault point has happened as a whole or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -23,7 +24,7 @@ from services import db, events, faults, jobs, tenants, webhooks
 from services.errors import LeaseLost
 from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
 from services.news import OF_STATUS
-from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, LogLine, StepChunk
+from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, Lane, LogLine, StepChunk
 from services.training.spec import Spec
 
 PICK = st.integers(0, 1000)
@@ -35,6 +36,9 @@ VERBS = (
 )
 DEATHS = (*[None] * 4, "job.fenced", "transaction.written", "transaction.committed")
 """Where an operation is killed; mostly it is not."""
+SHARES = {"acme": 2.0, "beta": 0.3, "default": None}
+LIMIT = 2
+"""How many jobs of acme may run."""
 REASONS = (*("trainer_crashed", "internal", "storage_full") * 4, "stalled", *Reason)
 
 
@@ -50,8 +54,12 @@ def die() -> None:
 class Expected:
     """What the row of a job must say."""
 
+    id: str
     priority: int
     max_retries: int
+    tenant: str
+    in_batch: bool
+    turn: float = 0.0
     status: str = "queued"
     reason: str | None = None
     attempt: int = 0
@@ -94,11 +102,16 @@ class Life(RuleBasedStateMachine):
         self.death: str | None = None
         self.expected: dict[str, Expected] = {}
         self.revisions: dict[str, int] = {}
+        self.turns: dict[tuple[int, str], float] = {}
+        """Of each lane: its next turn, and below its last one."""
+        self.last_turns: dict[tuple[int, str], float] = {}
+        self.batches = 0
         with db.session_scope(self.engine) as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(sa.delete(table))
-            tenants.create(session, tenants.DEFAULT)
-            webhooks.create(session, "https://example.com/", events=OF_STATUS.values(), tenant=tenants.DEFAULT)
+            for tenant, share in SHARES.items():
+                tenants.create(session, tenant, share=share, max_running=LIMIT if tenant == "acme" else None)
+                webhooks.create(session, "https://example.com/", events=OF_STATUS.values(), tenant=tenant)
 
     def do(self, verb: Callable[[Session], Any]) -> Any:
         """One transaction. Killed after its commit it has happened all the same, and only the answer is lost."""
@@ -129,18 +142,57 @@ class Life(RuleBasedStateMachine):
         if job.cancel_requested:
             self.end(job, "cancelled", "cancelled_by_user")
             return
-        self.end(job, "paused" if job.pause_requested else "queued", reason)
+        if job.pause_requested:
+            self.end(job, "paused", reason)
+        else:
+            self.enqueue(job, reason)
         for name, value in changes.items():
             setattr(job, name, value)
 
     def end(self, job: Expected, status: str, reason: str | None = None) -> None:
         job.status, job.reason, job.pause_requested = status, reason, False
 
-    def create(self, pick: int, *_: int) -> None:
-        priority, max_retries = pick % 3 - 1, pick % 4
+    def enqueue(self, job: Expected, reason: str | None = None) -> None:
+        """Queued again, at the head of its lane."""
+        fresh = [other.turn for other in self.lane(job) if not other.attempt]
+        job.turn = min(fresh, default=job.turn)
+        self.enter(job)
+        self.end(job, "queued", reason)
+
+    def enter(self, job: Expected) -> None:
+        if not self.lane(job):
+            key = (job.priority, job.tenant)
+            self.turns[key] = max(self.turns.get(key, 0.0), self.newest(job.priority))
+
+    def lane(self, job: Expected) -> list[Expected]:
+        """The queued jobs of its lane."""
+        return [
+            other
+            for other in self.expected.values()
+            if other.status == "queued" and (other.priority, other.tenant) == (job.priority, job.tenant)
+        ]
+
+    def newest(self, priority: int) -> float:
+        return max((turn for key, turn in self.last_turns.items() if key[0] == priority), default=0.0)
+
+    def create(self, pick: int, size: int = 1) -> None:
+        priority, max_retries, tenant = pick % 3 - 1, pick % 4, [*SHARES][pick // 12 % 3]
+        in_batch = size > 3
+        self.batches += in_batch
+        batch_id = f"batch_{self.batches}" if in_batch else None
         spec = self.make_spec(priority=priority, limits={"max_retries": max_retries})
-        job = self.do(lambda s: jobs.create(s, spec, requested={}, dataset_id=None))
-        self.expected[job.id] = Expected(priority, max_retries)
+        wanted = [jobs.Wanted(spec, {}, None)] * (size - 2 if in_batch else 1)
+        made = self.do(lambda s: [job.id for job in jobs.create_all(s, wanted, tenant=tenant, batch_id=batch_id)])
+        fresh = [Expected(job_id, priority, max_retries, tenant, in_batch) for job_id in made]
+        waiting = self.lane(fresh[0])
+        head = [job.turn for job in waiting if not job.attempt]
+        first = min(head) if head else max((job.turn for job in waiting), default=0.0)
+        if not in_batch:
+            first = max([first, *(job.turn + 1 for job in waiting if not job.in_batch)])
+        self.enter(fresh[0])
+        for place, job in enumerate(fresh):
+            job.turn = first + place
+            self.expected[job.id] = job
 
     # One rule: with a rule a verb, Hypothesis leaves most verbs out of most runs, and they stay shallow.
     @rule(pick=PICK, size=st.integers(1, 6), verb=st.sampled_from(VERBS), death=st.sampled_from(DEATHS))
@@ -156,14 +208,30 @@ class Life(RuleBasedStateMachine):
             faults.disarm()
 
     def claim(self, *_: int) -> None:
-        runnable = [
-            (-job.priority, job_id) for job_id in self.in_state("queued") if not (job := self.expected[job_id]).waits
-        ]
+        wanted = self.next_job()
         claimed = self.do(lambda s: jobs.claim(s, "default", worker="w", lease_seconds=60))
-        assert (claimed and claimed.id) == (min(runnable)[1] if runnable else None)
-        if claimed:
-            job = self.expected[claimed.id]
-            job.status, job.attempt, job.reason = "running", job.attempt + 1, None
+        assert (claimed and claimed.id) == (wanted and wanted.id)
+        if wanted:
+            self.take_turn(wanted)
+            wanted.status, wanted.attempt, wanted.reason = "running", wanted.attempt + 1, None
+
+    def runnable(self) -> list[Expected]:
+        running = [self.expected[job_id].tenant for job_id in self.in_state("running")]
+        queued = [self.expected[job_id] for job_id in self.in_state("queued")]
+        return [job for job in queued if not job.waits and (job.tenant != "acme" or running.count("acme") < LIMIT)]
+
+    def next_job(self) -> Expected | None:
+        def order(job: Expected) -> tuple[Any, ...]:
+            return (-job.priority, self.turns[job.priority, job.tenant], job.tenant, job.turn, job.id)
+
+        return min(self.runnable(), key=order, default=None)
+
+    def take_turn(self, job: Expected) -> None:
+        """A turn counts when another tenant could have had it."""
+        if {other.tenant for other in self.runnable() if other.priority == job.priority} != {job.tenant}:
+            key = (job.priority, job.tenant)
+            self.last_turns[key] = max(self.turns[key], self.newest(job.priority))
+            self.turns[key] = self.last_turns[key] + 1.0 / (SHARES[job.tenant] or 1.0)
 
     def renew(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
@@ -264,7 +332,7 @@ class Life(RuleBasedStateMachine):
         self.do(lambda s: jobs.resume(s, job_id))
         job.pause_requested = False
         if job.status == "paused":
-            self.end(job, "queued")
+            self.enqueue(job)
             job.waits = False
 
     def unended(self, pick: int) -> tuple[str, Expected]:
@@ -316,6 +384,7 @@ class Life(RuleBasedStateMachine):
             chunks = session.scalars(sa.select(StepChunk).order_by(StepChunk.first_step)).all()
             moves = session.scalars(sa.select(Event).filter_by(type="status").order_by(Event.id)).all()
             told = session.execute(sa.select(Delivery.job_id, Delivery.event).order_by(Delivery.id)).all()
+            lanes = session.scalars(sa.select(Lane)).all()
         for row in rows:
             self.row_is_as_expected(row)
             expected = self.expected[row.id]
@@ -328,10 +397,17 @@ class Life(RuleBasedStateMachine):
                 OF_STATUS[move.to_status] for move in history
             ]
         assert len(rows) == len(self.expected)
+        self.lanes_are_as_expected(lanes)
+
+    def lanes_are_as_expected(self, lanes: Sequence[Lane]) -> None:
+        queued = {(job.priority, job.tenant) for job in self.expected.values() if job.status == "queued"}
+        assert {(lane.priority, lane.tenant) for lane in lanes if lane.has_jobs} == queued
+        assert {(lane.priority, lane.tenant): lane.turn for lane in lanes} == self.turns
+        assert {lane.last_turn for lane in lanes} <= {0.0, *self.last_turns.values()}
 
     def row_is_as_expected(self, row: Job) -> None:
         job = self.expected[row.id]
-        names = ("status", "reason", "attempt", "lost", "failures", "checkpoint_step", "log_lines")
+        names = ("status", "reason", "attempt", "lost", "failures", "checkpoint_step", "log_lines", "tenant", "turn")
         for name in (*names, "cancel_requested", "pause_requested"):
             assert getattr(row, name) == getattr(job, name), name
         assert row.revision >= self.revisions.get(row.id, 1)

@@ -47,10 +47,12 @@ def test_a_tenant_and_its_first_key(run: Run, database_url: str) -> None:
 
 def test_tenants_are_listed_and_their_limits_changed(run: Run) -> None:
     run("tenants", "create", "acme", "--max-queued", "10")
-    status, out, _ = run("tenants", "set", "acme", "--max-queued", "none", "--max-running", "2")
+    status, out, _ = run("tenants", "set", "acme", "--max-queued", "none", "--max-running", "2", "--share", "2.5")
     assert status == 0
-    row = r"acme    0 / -   0 / 2    0 / -  \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    row = r"acme    0 / -   0 / 2    0 / -  2.5    \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     assert re.search(row, out)
+    status, out, _ = run("tenants", "set", "acme", "--share", "none")
+    assert re.search(row.replace("2.5", "-  "), out)
     _, out, _ = run("tenants", "list")
     assert [line.split()[0] for line in out.splitlines()] == ["tenant", "acme", "default"]
 

@@ -37,7 +37,7 @@ def test_the_code_works_with_the_newest_migration() -> None:
 def test_migrations_go_up_down_and_up_and_make_what_the_code_says(empty: Engine) -> None:
     db.migrate(empty)
     first, first_triggers = schema(empty), triggers(empty)
-    assert len(first_triggers) == 4
+    assert len(first_triggers) == 6
     alembic(empty, "downgrade", "base")
     assert schema(empty) == triggers(empty) == []
     db.migrate(empty)
@@ -122,7 +122,7 @@ def test_rows_survive_the_way_to_tenants_and_back(empty: Engine) -> None:
     before = rows(empty)
     for _ in range(2):
         db.migrate(empty)
-        assert len(triggers(empty)) == 4
+        assert len(triggers(empty)) == 6
         with empty.begin() as connection:
             assert connection.scalar(sa.text("SELECT scope FROM idempotency_keys")) == "default POST /v1/jobs"
             assert set(connection.scalars(sa.text("SELECT tenant FROM jobs UNION SELECT tenant FROM datasets"))) == {
@@ -243,6 +243,34 @@ def test_the_best_epoch_of_jobs_that_succeeded_becomes_that_of_their_model(empty
     read = {row.id: json.loads(row.best) if isinstance(row.best, str) else row.best for row in left}
     assert read == {"failed": told, "right": right, "wrong": right}
     assert {row.id: row.revision for row in left} == {"failed": 1, "right": 1, "wrong": 2}  # an ETag changes
+
+
+def test_jobs_that_wait_come_into_lanes_on_the_way_and_go_on_in_their_order(empty: Engine) -> None:
+    alembic(empty, "upgrade", "0011")
+    job = (
+        "INSERT INTO jobs (id, tenant, batch_id, status, spec, requested, queue, priority, tags, attempt, lost,"
+        " failures, max_retries, ran_seconds, not_before, cancel_requested, pause_requested, revision, epoch, step,"
+        " checkpoint_step, created_at, updated_at) VALUES (:id, :tenant, :batch, 'queued', '{}', '{}', 'default', 0,"
+        " '{}', 0, 0, 0, 0, 0.0, 0.0, false, false, 1, 0, 0, 0, 1.0, 1.0)"
+    )
+    waiting = [*(("acme", "sweep"),) * 2, ("acme", None), ("acme", "night"), ("acme", None), ("default", None)]
+    with empty.begin() as connection:
+        connection.execute(sa.text("INSERT INTO tenants (name, created_at) VALUES ('acme', 1.0)"))
+        for number, (tenant, batch) in enumerate(waiting):
+            connection.execute(sa.text(job), {"id": f"job_{number}", "tenant": tenant, "batch": batch})
+        connection.execute(sa.text("UPDATE jobs SET status = 'cancelled' WHERE id = 'job_3'"))
+    before = rows(empty)
+    for _ in range(2):
+        db.migrate(empty)
+        with empty.connect() as connection:
+            lanes = connection.execute(sa.text("SELECT tenant, has_jobs FROM lanes ORDER BY tenant")).all()
+        assert [tuple(lane) for lane in lanes] == [("acme", True), ("default", True)]
+        alembic(empty, "downgrade", "0011")
+        assert rows(empty) == before
+    db.migrate(empty)
+    with db.session_scope(empty) as session:
+        claims = [jobs.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
+    assert [claim and claim.id for claim in claims] == ["job_0", "job_5", "job_2", "job_1", "job_4", None]
 
 
 def rows(engine: Engine) -> list[list[dict[str, object]]]:
