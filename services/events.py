@@ -43,6 +43,8 @@ class Type(StrEnum):
     """The run diverged and went back (training.on_divergence)."""
     MICRO_BATCH = "micro_batch"
     """The device ran out of memory; batches are taken in smaller parts from here on."""
+    PRECISION = "precision"
+    """The worker cannot compute the recurrent layers in training.precision; it computes them in float32."""
     RETRAINING = "retraining"
     """Which versions a retraining begins with, and has to beat."""
     WARM_START = "warm_start"

@@ -65,6 +65,11 @@ class Reason(StrEnum):
         "diverged",
         "A loss or gradient was not finite; lower training.optimizer.lr or max_grad_norm, or add warm-up steps.",
     )
+    CANNOT_TRAIN = (
+        "cannot_train",
+        "The run failed while it was built or in its first update, and another try would fail in the same way. Change "
+        "the part of the spec that the message names; the job's log has the traceback.",
+    )
     DATASET_INVALID = "dataset_invalid", "The data set cannot be trained on; correct it, upload it and submit again."
     OUT_OF_MEMORY_HOST = (
         "out_of_memory_host",
@@ -98,6 +103,7 @@ PERMANENT = frozenset(
         Reason.CANCELLED_BY_USER,
         Reason.TIME_LIMIT,
         Reason.DIVERGED,
+        Reason.CANNOT_TRAIN,
         Reason.DATASET_INVALID,
         Reason.OUT_OF_MEMORY_GPU,
         Reason.WORKER_LOST,

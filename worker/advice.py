@@ -87,6 +87,9 @@ TROUBLE = re.compile(
     r"CUDA (error|driver|initiali[sz]ation)|CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|NVIDIA driver|No CUDA GPUs|NVML",
     re.IGNORECASE,
 )
+UNSUPPORTED = re.compile(r"(CUDNN|CUBLAS)_STATUS_(NOT_SUPPORTED|BAD_PARAM|ARCH_MISMATCH)")
+"""What these libraries answer where they have nothing for what is asked of them: the device is well."""
+SHORTAGE = re.compile(r"can't start new thread|Resource temporarily unavailable|Too many open files", re.IGNORECASE)
 
 
 class _Facts(dict[str, str]):
@@ -114,11 +117,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
+def is_shortage(error: BaseException) -> bool:
+    """Whether the machine had no thread or descriptor left: another try may find one."""
+    return isinstance(error, RuntimeError) and SHORTAGE.search(str(error)) is not None
+
+
 def is_device_trouble(error: BaseException) -> bool:
-    """Whether an exception of torch is the device's fault rather than the job's: all of CUDA's but a lack of memory.
+    """Whether an exception of torch is the device's fault rather than the job's: all of CUDA's but a lack of
+    memory and what its libraries do not support.
 
     torch raises AcceleratorError where the runtime fails, and RuntimeError where a library above it does.
     """
-    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error) or UNSUPPORTED.search(str(error)):
         return False
     return type(error).__name__ == "AcceleratorError" or TROUBLE.search(str(error)) is not None

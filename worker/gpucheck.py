@@ -133,8 +133,6 @@ def bf16(bench: Bench) -> str:
 
 
 def fp16(bench: Bench) -> str:
-    if bench.device == "cpu":
-        return "left out: a CPU has no fp16 for recurrent layers"
     return learnt(bench, "fp16")
 
 

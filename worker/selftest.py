@@ -4,7 +4,7 @@
     allocate     memory can be had, written and read
     multiply     a product of matrices equals the CPU's
     recurrent    a step of an LSTM on packed sequences, by cuDNN on a GPU, equals the CPU's
-    precision    bf16 and fp16, as specs may ask for
+    precision    how many kinds of recurrent layers train in bf16 and fp16; the others are computed in float32
 
 A line a step; the first that fails says what it most likely is, and how to mend it. Exit status: 0 it can, 1 it cannot.
 `python -m worker` runs it on each GPU before it starts a worker there.
@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -161,13 +162,23 @@ def recurrent(patient: Patient) -> str:
 def precision(patient: Patient) -> str:
     import torch
 
-    if patient.place.type != "cuda":
-        return "bf16 has autocast; fp16 runs recurrent layers in float32"
-    x = torch.randn(256, 256, device=patient.place, dtype=torch.float16)
-    if not bool((x @ x).isfinite().all()):
-        raise RuntimeError("CUDA: a product in fp16 is not finite")
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return f"fp16; bf16 {'too' if bf16 else 'only emulated: prefer fp16'}"
+    from services.training.model import DTYPES, FUNCTIONS, works_in
+
+    if patient.place.type == "cuda":
+        x = torch.randn(256, 256, device=patient.place, dtype=torch.float16)
+        if not bool((x @ x).isfinite().all()):
+            raise RuntimeError("CUDA: a product in fp16 is not finite")
+    works, lacking = 0, []
+    for name, dtype in DTYPES.items():
+        for mode in FUNCTIONS:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "RNN module weights are not part", UserWarning)  # cuDNN's, in bf16
+                ways = [works_in(dtype, mode, both, patient.place) for both in (False, True)]
+            works += sum(ways)
+            if not all(ways):
+                lacking.append(f"{mode.lower()} in {name}")
+    told = f"{works} of {2 * len(DTYPES) * len(FUNCTIONS)} kinds of recurrent layers train in bf16 or fp16"
+    return told + (f"; in float32 instead: {', '.join(lacking)}" if lacking else "")
 
 
 def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -25,8 +25,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from services.errors import DatasetInvalid, TrainingError
-from worker.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory
+from services.errors import DatasetInvalid, Invalid, TrainingError
+from worker.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory, is_shortage
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
@@ -64,27 +64,32 @@ def main() -> int:
 
 def train(events: Iterable[Event], send: Send) -> int:
     """Send every event of the run; what goes wrong becomes a last one, `failed`. Returns the exit status."""
+    is_built = False  # the first update has been made
     try:
         for event in events:
+            is_built = is_built or event["event"] == "steps"
             send(event)
     except Exception as error:  # noqa: BLE001  the one edge: here a failure is told with its traceback
-        send(failure(error))
+        send(failure(error, is_built=is_built))
         return 1
     return 0
 
 
-def failure(error: BaseException) -> dict[str, Any]:
+def failure(error: BaseException, *, is_built: bool = True) -> dict[str, Any]:
     """The event for an exception; only what is unexpected carries a traceback."""
-    reason = _reason(error)
-    expected = isinstance(error, DatasetInvalid | TrainingError)
+    reason = _reason(error, is_built)
+    expected = isinstance(error, Invalid | TrainingError)
     text = str(error) if expected else f"{type(error).__name__}: {error}"
     lines = None if expected else "".join(traceback.format_exception(error))[-8000:]
     return {"event": "failed", "reason": reason, "message": text[:2000], "traceback": lines}
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, is_built: bool) -> str:
+    """A run that cannot be built is not tried again, unless its files or the machine's resources were the trouble."""
     if isinstance(error, DatasetInvalid):
         return "dataset_invalid"
+    if isinstance(error, Invalid):
+        return "cannot_train"
     if isinstance(error, TrainingError):
         return error.code if error.code in {"diverged", "out_of_memory_gpu"} else "trainer_crashed"
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -98,7 +103,9 @@ def _reason(error: BaseException) -> str:
         return "out_of_memory_host"
     if is_device_trouble(error):
         return DEVICE_LOST
-    return "trainer_crashed"
+    if is_built or isinstance(error, OSError) or is_shortage(error):
+        return "trainer_crashed"
+    return "cannot_train"
 
 
 class Inbox:

@@ -324,6 +324,7 @@ def card(run: Run) -> dict[str, Any]:
         "classes": run.data.classes,
         "scaling": run.data.scaling.document(),
         "target_scaling": run.data.target_scaling.document(),
+        "precision_of_layers": run.precision_of_layers,
     }
 
 

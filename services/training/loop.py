@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from services.errors import Diverged
 from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of, weight_of
-from services.training.model import SequenceModel
+from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import PlateauState, learning_rate
 from services.training.spec import Optimizer, Plateau, Spec
 
@@ -65,6 +65,7 @@ class Run:
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
         self.data = prepared
         self.model = self.first_model()
+        self.precision_of_layers = self.model.precision_of_layers(self.training.precision, self.device)
         self.parameters = list(self.model.parameters())
         self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
@@ -424,7 +425,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """Under which a spec's `precision` is computed."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ never reaches an output: a sequence gives the same output alone or beside a long
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from torch.nn.utils.rnn import PackedSequence
 from services.training.spec import Architecture
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""torch's names of the precisions that a spec may ask for beside float32."""
 
 
 class SequenceModel(nn.Module):
@@ -87,10 +90,34 @@ class SequenceModel(nn.Module):
         return torch.cat((final[:, :hidden], backwards), dim=1)
 
     def recur(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Outputs (batch, time, width), right at valid steps, and the final state of the top layer (batch, width)."""
-        if x.is_cuda and torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
+        """Outputs (batch, time, width), right at valid steps, and the final state of the top layer (batch, width).
+
+        Under autocast the layers are computed in float32 where this machine cannot compute them in the type asked for.
+        """
+        device = x.device
+        if not torch.is_autocast_enabled(device.type):
+            return self._recur(x, lengths)
+        dtype = torch.get_autocast_dtype(device.type)
+        if works_in(dtype, self.rnn.mode, self.rnn.bidirectional, device):
+            return self._recur_in(dtype, x, lengths)
+        with torch.autocast(device.type, enabled=False):
+            return self._recur(x.float(), lengths)
+
+    def precision_of_layers(self, precision: str, device: torch.device) -> str:
+        """In which precision the recurrent layers are computed on this device, where a spec asks for this one."""
+        if precision == "float32" or works_in(DTYPES[precision], self.rnn.mode, self.rnn.bidirectional, device):
+            return precision
+        return "float32"
+
+    def _recur_in(self, dtype: torch.dtype, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Under autocast to this type.
+
+        On a GPU bf16 is a cast of our own: under autocast cuDNN's recurrent networks run in fp16, whichever type was
+        asked for (ATen/cudnn/AutocastRNN.cpp), and nobody scales the loss of a bf16 run.
+        """
+        if x.is_cuda and dtype == torch.bfloat16:
             with torch.autocast("cuda", enabled=False):
-                return self._recur(x.to(_bf16_of(x.device)), lengths)
+                return self._recur(x.to(dtype), lengths)
         return self._recur(x, lengths)
 
     def _recur(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -210,11 +237,7 @@ def _call(
     directions = 2 if bidirectional else 1
     zeros = x.new_zeros(num_layers * directions, x.shape[0], rnn.hidden_size)
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        if rnn.mode == "LSTM" and dtype == torch.float16 and not x.is_cuda:  # oneDNN has it on few CPUs only
-            with torch.autocast(x.device.type, enabled=False):
-                return _call(rnn, x.float(), weights, num_layers, bidirectional)
-        zeros = zeros.to(dtype)
+        zeros = zeros.to(torch.get_autocast_dtype(x.device.type))
     elif weights[0].dtype != x.dtype:
         weights = [weight.to(x.dtype) for weight in weights]
     state = (zeros, zeros) if rnn.mode == "LSTM" else zeros
@@ -234,13 +257,56 @@ FUNCTIONS: dict[str, Any] = {
 }
 
 
-def _bf16_of(device: torch.device) -> torch.dtype:
-    """In what a GPU's recurrent layers compute where bf16 is asked for: float32 where it has none in its hardware.
+PROBE_TOLERANCE = 0.1
+"""How far from float32 a layer in half the precision may be, of the largest value: bf16 has eight bits."""
 
-    Not by autocast: under it cuDNN's recurrent networks run in fp16, whichever type was asked for
-    (ATen/cudnn/AutocastRNN.cpp), and nobody scales the loss of a bf16 run.
+
+@functools.cache
+def works_in(dtype: torch.dtype, mode: str, bidirectional: bool, device: torch.device) -> bool:
+    """Whether this machine and this torch can train such a recurrent layer in half the precision; asked once a process.
+
+    oneDNN has a bf16 LSTM only from AVX-512 on and an fp16 LSTM on few CPUs. A GPU has bf16 from compute capability 8.0
+    on; an older one only emulates it. The rest is found out by a forward and a backward pass of a tiny network, with
+    and without lengths, whose numbers must be near those of float32. Draws no random numbers.
     """
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    if device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        model = _probe(mode, bidirectional).to(device)
+        for lengths in (None, torch.tensor([5, 2, 1, 4])):
+            wanted = _probed(model, None, device, lengths)
+            try:
+                found = _probed(model, dtype, device, lengths)
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
+                raise  # that is no answer
+            except RuntimeError:
+                return False
+            if not bool((found - wanted).abs().max() <= PROBE_TOLERANCE * wanted.abs().max()):
+                return False
+    return True
+
+
+def _probe(mode: str, bidirectional: bool) -> SequenceModel:
+    """A tiny network with fixed weights."""
+    cell, nonlinearity = ("rnn", mode.removeprefix("RNN_").lower()) if mode.startswith("RNN") else (mode.lower(), None)
+    document = {"cell": cell, "nonlinearity": nonlinearity, "hidden_size": 8, "bidirectional": bidirectional}
+    model = SequenceModel(Architecture.model_validate(document), 3, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.linspace(-0.3, 0.4, parameter.numel()).view_as(parameter))
+    return model
+
+
+def _probed(model: SequenceModel, dtype: torch.dtype | None, device: torch.device, lengths: Tensor | None) -> Tensor:
+    """Outputs and gradients of one step there and back: (numbers,)."""
+    model.zero_grad()
+    x = torch.linspace(-1.0, 1.0, 4 * 5 * 3).view(4, 5, 3).to(device)
+    lengths = None if lengths is None else lengths.to(device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        _, final = model._recur(x, lengths) if dtype is None else model._recur_in(dtype, x, lengths)
+    final.float().sum().backward()  # type: ignore[no-untyped-call]
+    gradients = [weight.grad for weight in _weights(model.rnn) if weight.grad is not None]
+    return torch.cat([tensor.detach().float().flatten() for tensor in (final, *gradients)])
 
 
 def _weights(rnn: nn.RNNBase) -> list[Tensor]:

@@ -155,6 +155,7 @@ class Telling:
         self.saved: list[checkpoint.Saved] = []
         self.saved_at = self.told_at = time.monotonic()
         self.measured_at = -math.inf
+        self.has_told = False  # an update of this process
         self.skipping = False  # a checkpoint could not be written, and none has been since
         self.heard: Heard = lambda: math.inf
         self.said = 0  # events about checkpoints
@@ -165,6 +166,8 @@ class Telling:
         self.heard = heard
         resumed = yield from self._resume(resume)
         yield self._started(resumed)
+        if self.run.precision_of_layers != self.run.training.precision:
+            yield _layers_in_float32(self.run)
         if resumed is None and self.retraining is not None:
             yield from self.retraining.beginning()
         while True:
@@ -327,15 +330,17 @@ class Telling:
         }
 
     def _steps_due(self, now: float) -> bool:
-        """The very first update is told at once, the rest twice a second."""
+        """The first update of this process is told at once, for it shows that the run could be built; the rest twice
+        a second."""
         run = self.run
         fresh = run.steps_in_epoch - run._reported
-        return run.step == 1 or fresh >= STEPS_AT_MOST or now - self.told_at >= STEPS_EVERY_SECONDS
+        return not self.has_told or fresh >= STEPS_AT_MOST or now - self.told_at >= STEPS_EVERY_SECONDS
 
     def _steps(self, now: float) -> Iterator[Event]:
         self.told_at = now
         first, reports = self.run.take_reports()
         if reports:
+            self.has_told = True
             loss, grad_norm = zip(*reports, strict=True)
             yield {
                 "event": "steps",
@@ -424,6 +429,19 @@ class Telling:
 
 def _warning(message: str) -> Event:
     return {"event": "log", "level": "warning", "message": message}
+
+
+def _layers_in_float32(run: Run) -> Event:
+    architecture, asked = run.spec.architecture, run.training.precision
+    where = "CPU" if run.device.type == "cpu" else "GPU"
+    return {
+        "event": "note",
+        "type": "precision",
+        "level": "warning",
+        "message": f"This {where} cannot train the {architecture.cell} layers of this spec in {asked} (with torch "
+        f"{torch.__version__}): they are computed in float32, the rest of the network in {asked}.",
+        "data": {"precision": asked, "precision_of_layers": run.precision_of_layers, "device": str(run.device)},
+    }
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:

@@ -224,6 +224,8 @@ class Training(Strict):
     best_by: Literal["loss", "accuracy", "label_accuracy", "macro_f1", "mae", "rmse", "r2"] = "loss"
     """What makes an epoch the best one, on the validation split (on the training split where there is no other)."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Weights are float32 always. Where a machine cannot compute the recurrent layers in bf16 or fp16 (bf16 LSTMs on a
+    CPU need AVX-512), it computes them in float32; an event and `precision_of_layers` in model.json say so."""
     seed: int = Field(0, ge=0, lt=2**63)
     deterministic: bool = False
     """On CUDA: only deterministic kernels. On the CPU every run is deterministic."""
@@ -295,7 +297,8 @@ class Limits(Strict):
     """Without any sign of progress from training for so long, it is killed and tried once more; more than the longest
     step and the longest evaluation take. Null lets it hang."""
     max_retries: int = Field(2, ge=0, le=100)
-    """Further tries after a transient failure; a diverged run or bad data is never tried again."""
+    """Further tries after a transient failure; a diverged run, bad data or a run that cannot be built is never tried
+    again."""
 
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"

@@ -22,7 +22,9 @@ LINGER_NS = 500_000_000
 EXPLAINED = frozenset({0, -9, -15})
 """Ends of a process: told to end, or deaf; killed; told to end before it could hear that."""
 
-BY_WORKERS = frozenset({"resumed", "checkpoint", "checkpoint_skipped", "rolled_back", "micro_batch", "warning"})
+BY_WORKERS = frozenset(
+    {"resumed", "checkpoint", "checkpoint_skipped", "rolled_back", "micro_batch", "precision", "warning"}
+)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
 `stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` and `discuss` their fifth.
-`exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `device`, `cold`, `half`, `headless` and
-`mortal` are ways to go wrong; `slow`, `chatter`, `talk`, `back` and `linger` are ways to go on. `times` is for how many
-attempts.
+`exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `device`, `cold`, `unbuilt`, `half`,
+`headless` and `mortal` are ways to go wrong; `slow`, `chatter`, `talk`, `back` and `linger` are ways to go on. `times`
+is for how many attempts.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ def train(order: dict[str, Any], stub: str) -> None:
         pid=os.getpid(),
         environment=sorted(os.environ),
     )
+    if stub == "unbuilt":
+        send(event="failed", reason="cannot_train", message="RuntimeError: no primitive", traceback="Traceback: ...")
+        sys.exit(1)
     for step in range(begin + 1, epochs * STEPS_PER_EPOCH + 1):
         send(event="steps", first_step=step, loss=[1.0 / step], grad_norm=[float(step)])
         if step == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,17 @@ def test_the_cpu_passes_and_every_step_says_so() -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in TESTS]
     assert all(" s  " in line for line in lines)
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the variable is for x86")
+def test_layers_that_the_processor_lacks_are_counted() -> None:
+    done = self_test("--device", "cpu", "--json", ONEDNN_MAX_CPU_ISA="AVX2")
+    assert done.returncode == 0, done.stderr
+    step = json.loads(done.stdout)["steps"][-1]
+    assert (step["name"], step["passed"]) == ("precision", True)
+    assert step["detail"] == (
+        "12 of 16 kinds of recurrent layers train in bf16 or fp16; in float32 instead: lstm in bf16, lstm in fp16"
+    )
 
 
 def test_a_gpu_that_is_not_there_fails_with_the_fix_and_the_exit_status() -> None:
@@ -65,12 +77,12 @@ def test_a_device_that_computes_something_else_fails() -> None:
             _error(wrong, right)
 
 
-def self_test(*arguments: str) -> subprocess.CompletedProcess[str]:
+def self_test(*arguments: str, **also: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
     return subprocess.run(
         [sys.executable, "-m", "worker.selftest", *arguments],
         cwd=ROOT,
-        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        env={**environment, "CUDA_VISIBLE_DEVICES": "", **also},
         capture_output=True,
         text=True,
         timeout=100,

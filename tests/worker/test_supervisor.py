@@ -112,10 +112,14 @@ def test_a_trainer_that_crashes_every_time_is_tried_exactly_as_often_as_allowed(
     assert watch.job(behind.id).status == "succeeded"
 
 
-def test_divergence_is_not_tried_again(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:
-    job = make_job(tags={"stub": "diverge"}, limits={"max_retries": 5})
+@pytest.mark.parametrize(("stub", "reason"), [("diverge", "diverged"), ("unbuilt", "cannot_train")])
+def test_what_would_fail_the_same_way_is_not_tried_again(
+    make_job: MakeJob, make_slot: MakeSlot, watch: Watch, stub: str, reason: str
+) -> None:
+    job = make_job(tags={"stub": stub}, limits={"max_retries": 5})
     tasks.ring(make_slot(), "default")
-    assert watch.job(job.id).attempt == 1
+    failed = watch.job(job.id)
+    assert (failed.status, failed.reason, failed.attempt) == ("failed", reason, 1)
 
 
 def test_a_crashed_run_goes_on_from_its_newest_checkpoint(

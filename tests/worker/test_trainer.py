@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db, jobs
-from services.errors import CheckpointCorrupt, DatasetInvalid, Diverged, OutOfMemory
+from services.errors import CheckpointCorrupt, DatasetInvalid, Diverged, Invalid, OutOfMemory, Problem, SpecInvalid
 from services.orm import Job
 from services.storage import Storage
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.spare import Spares, Trainer, trainer_command
 from worker.supervisor import Slot
-from worker.trainer import failure, lines
+from worker.trainer import failure, lines, train
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC: dict[str, Any] = {
@@ -185,13 +185,56 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "No space left on device"), "storage_full"),
         (OSError(errno.EACCES, "Permission denied"), "trainer_crashed"),
         (CheckpointCorrupt("It is not whole."), "trainer_crashed"),
-        (ZeroDivisionError("division by zero"), "trainer_crashed"),
+        (RuntimeError("can't start new thread"), "trainer_crashed"),
+        (SpecInvalid([Problem("/data", "is none")]), "cannot_train"),
+        (Invalid("The checkpoints are of another spec."), "cannot_train"),
     ],
 )
 def test_what_went_wrong_has_a_reason(error: Exception, reason: str) -> None:
-    told = failure(error)
-    assert (told["event"], told["reason"]) == ("failed", reason)
-    assert told["message"]
+    for is_built in (True, False):
+        told = failure(error, is_built=is_built)
+        assert (told["event"], told["reason"]) == ("failed", reason)
+        assert told["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a tensor"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasGemmEx"),
+        NotImplementedError('"addmm_impl_cpu_" not implemented for Half'),
+        ValueError("an optimizer got an empty parameter list"),
+    ],
+)
+def test_what_fails_before_the_first_update_is_the_specs_and_what_fails_later_is_a_crash(error: Exception) -> None:
+    def run(*before: dict[str, Any]) -> dict[str, Any]:
+        def events() -> Iterator[dict[str, Any]]:
+            yield from before
+            raise error
+
+        sent: list[Any] = []
+        assert train(events(), sent.append) == 1
+        assert sent[:-1] == list(before)
+        return dict(sent[-1])
+
+    started = {"event": "started"}
+    for told in (run(), run(started)):
+        assert (told["reason"], "Traceback" in told["traceback"]) == ("cannot_train", True)
+        assert type(error).__name__ in told["message"]
+    assert run(started, {"event": "steps"})["reason"] == "trainer_crashed"
+
+
+def test_a_run_that_cannot_be_built_fails_at_once_with_what_is_wrong(
+    make_job: Callable[..., Job], make_slot: Callable[..., Slot], spares: Noting, watch: Watch
+) -> None:
+    loss = {"name": "cross_entropy", "class_weights": [1.0, 2.0, 3.0]}  # and there are two classes
+    job = make_job(**{**SPEC, "training": {**SPEC["training"], "loss": loss}, "limits": {"max_retries": 5}})
+    tasks.ring(make_slot(spares=spares), "default")
+    failed = watch.job(job.id)
+    assert (failed.status, failed.reason, failed.attempt) == ("failed", "cannot_train", 1)
+    assert "needs one weight for each of the 2 classes; got 3" in (failed.message or "")
+    assert "Change the part of the spec" in (failed.message or "")
 
 
 def test_what_nobody_foresaw_comes_with_its_traceback() -> None:
