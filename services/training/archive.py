@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
+from services.training.rounding import Sample
 
 MEMBERS = ("x", "y", "lengths", "split")
 SAVE_AGAIN = "save it with np.savez_compressed(path, x=x, y=y)"
@@ -96,7 +97,11 @@ class Member:
         """The type it is read into."""
         if self.dtype.kind == "U":
             return self.dtype.newbyteorder("=")
-        return np.dtype(np.float32 if self.name == "x" or self.dtype.kind == "f" else np.int64)
+        if self.name == "x":
+            return np.dtype(np.float32)
+        if self.dtype.kind == "f":
+            return np.dtype(np.float64 if self.dtype.itemsize == 8 else np.float32)
+        return np.dtype(np.int64)
 
     @property
     def cost(self) -> int:
@@ -153,9 +158,14 @@ def members(archive: zipfile.ZipFile, findings: Findings) -> list[Member]:
     return found
 
 
-def load(archive: zipfile.ZipFile, member: Member) -> NDArray[Any]:
-    """Read an array in C order, as `member.target`; raises one of BROKEN where its bytes or checksum are wrong."""
-    array = np.empty(member.shape, member.target)
+def load(
+    archive: zipfile.ZipFile, member: Member, *, target: type[np.float64] | None = None, sample: Sample | None = None
+) -> NDArray[Any]:
+    """Read an array in C order, as `member.target` unless said; a `sample` sees it as it is in the file.
+
+    Raises one of BROKEN where its bytes or checksum are wrong.
+    """
+    array = np.empty(member.shape, target or member.target)
     # A Fortran-ordered file holds the transposed array in C order; `flat` walks its strides in that order.
     flat = array.T.flat if member.fortran_order and array.ndim > 1 else array.reshape(-1)
     count = _CHUNK // member.dtype.itemsize
@@ -165,6 +175,8 @@ def load(archive: zipfile.ZipFile, member: Member) -> NDArray[Any]:
             stop = min(start + count, array.size)
             chunk = np.frombuffer(_exactly(stream, (stop - start) * member.dtype.itemsize), member.dtype)
             _check_representable(chunk, member)
+            if sample is not None:
+                sample.see(start, chunk)
             flat[start:stop] = chunk
         if stream.read(1):  # also where zipfile compares the checksum of an empty array
             raise EOFError("more bytes than its header says")

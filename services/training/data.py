@@ -16,16 +16,16 @@ from torch import Tensor
 from services.errors import DatasetInvalid, Problem
 from services.training import shares
 from services.training.npz import Arrays
+from services.training.rounding import ROUNDING
 from services.training.rules import VALUE_LOSSES
 from services.training.spec import Data, Spec, Split
 
 WINDOW_BYTES = 64 << 20
 """How much of a shuffled epoch is gathered at once; batches are views of such a window."""
+SCALED_AT_ONCE = 1 << 20
+"""Numbers whose float64 copies are in memory at a time, where a data set needs those."""
 POOL_BATCHES = 16
 """Batches of similar length are cut from random pools of this many, so that their company changes every epoch."""
-
-ROUNDING = 2.0**-49
-"""What float64 numbers that are equal may differ by, relative to their size, after some arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _by_content(
     key = seed.to_bytes(8, "little")
     place = np.empty(len(rows))
     for at, row in enumerate(rows):
-        steps = np.ascontiguousarray(arrays.x[row, : arrays.lengths[row]])
+        steps = np.ascontiguousarray(arrays.x[row, : arrays.lengths[row]], np.float32)  # whatever is kept of it
         digest = hashlib.blake2b(steps.data, digest_size=8, key=key).digest()
         place[at] = int.from_bytes(digest, "little") / 2**64
     chosen, begin = {}, 0.0
@@ -302,22 +302,28 @@ def fit_scaling(arrays: Arrays, train: NDArray[np.int64], data: Data) -> Scaling
     else:
         shift = steps.min(axis=0).astype(np.float64)
         scale = steps.max(axis=0).astype(np.float64) - shift
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = np.where(scale > ROUNDING * np.abs(shift), scale, 1.0)
     return Scaling(data.scaling, [float(v) for v in shift], [float(v) for v in scale])
 
 
-def _valid_steps(x: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+def _valid_steps(x: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
     if int(lengths.min()) == x.shape[1]:
         return x.reshape(-1, x.shape[2])
-    valid: NDArray[np.float32] = x[np.arange(x.shape[1]) < lengths[:, None]]
+    valid: NDArray[Any] = x[np.arange(x.shape[1]) < lengths[:, None]]
     return valid
 
 
 def _scaled(arrays: Arrays, scaling: Scaling) -> NDArray[np.float32]:
     if scaling.shift is None:
-        return arrays.x
-    x = np.subtract(arrays.x, np.asarray(scaling.shift, np.float32))
-    x /= np.asarray(scaling.scale, np.float32)
+        return arrays.x.astype(np.float32, copy=False)
+    if arrays.x.dtype == np.float64:
+        x: NDArray[np.float32] = np.empty(arrays.x.shape, np.float32)
+        rows = max(1, SCALED_AT_ONCE // max(1, x[0].size))
+        for start in range(0, len(x), rows):
+            x[start : start + rows] = scaling.applied(arrays.x[start : start + rows])
+    else:
+        x = np.subtract(arrays.x, np.asarray(scaling.shift, np.float32))
+        x /= np.asarray(scaling.scale, np.float32)
     x[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0.0  # padding stays zero
     return x
 

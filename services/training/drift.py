@@ -46,7 +46,11 @@ def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
     places = np.unique(np.linspace(0, int(lengths.sum()) - 1, most).astype(np.int64))  # among all steps, end to end
     ends = np.cumsum(lengths)
     which = np.searchsorted(ends, places, side="right")
-    return Sample(arrays.x[rows[which], places - (ends - lengths)[which]], lengths, arrays.y[rows])
+    steps, y = arrays.x[rows[which], places - (ends - lengths)[which]], arrays.y[rows]
+    # In float32, whatever precision is kept, so that profiles of different versions can be compared.
+    return Sample(
+        steps.astype(np.float32, copy=False), lengths, y.astype(np.float32, copy=False) if y.dtype.kind == "f" else y
+    )
 
 
 def profile(taken: Sample) -> Profile:

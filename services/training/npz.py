@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.training import rounding
 from services.training.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.summary import DatasetSummary
 
@@ -46,9 +47,11 @@ class Limits:
 class Arrays:
     """A data set in memory. Steps of `x` from `lengths` on are zero."""
 
-    x: NDArray[np.float32]  # (samples, length, features)
+    x: NDArray[
+        Any
+    ]  # float32 (samples, length, features); float64 where float32 cannot hold the differences of a feature
     lengths: NDArray[np.int64]  # (samples,), 1 to length
-    y: NDArray[Any]  # int64 or str (samples,); int64 of 0 and 1 (samples, k); float32 (samples,) or (samples, k)
+    y: NDArray[Any]  # int64 or str (samples,); int64 of 0 and 1 (samples, k); floats (samples,) or (samples, k)
     split: NDArray[np.int8] | None = None  # (samples,), indices into SPLITS
 
 
@@ -66,13 +69,25 @@ def read(file: Path | BinaryIO, limits: Limits = _DEFAULT) -> Arrays:
     with opened(file) as archive:
         for member in _within(members(archive, findings), limits, findings):
             try:
-                found[member.name] = load(archive, member)
+                found[member.name] = _loaded(archive, member)
             except BROKEN as error:
                 findings.add(member.name, damaged(member.name, error))
     arrays = _checked(found, limits, findings)
     if arrays is None or findings.problems:
         raise findings.error()
     return arrays
+
+
+def _loaded(archive: zipfile.ZipFile, member: Member) -> NDArray[Any]:
+    """An array; `x` in float64 where float32 cannot hold the differences of a feature."""
+    if member.name != "x" or member.dtype.str[1:] in rounding.EXACT:
+        return load(archive, member)
+    sample = rounding.Sample(member.shape, member.dtype, fortran_order=member.fortran_order)
+    array = load(archive, member, sample=sample)
+    if not rounding.lost(sample.values):
+        return array
+    del array  # before there is another, twice as large
+    return load(archive, member, target=np.float64)
 
 
 def write(path: Path | BinaryIO, arrays: Arrays, *, compress: bool = False) -> None:
@@ -130,7 +145,7 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         class_counts=class_counts,
         target_dim=target_dim,
         given_split=given,
-        bytes=arrays.x.nbytes,
+        bytes=4 * arrays.x.size,
     )
 
 
@@ -218,7 +233,7 @@ def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Fin
     return lengths if len(lengths) == len(x) else None
 
 
-def _check_x(x: NDArray[np.float32], lengths: NDArray[np.int64] | None, findings: Findings) -> None:
+def _check_x(x: NDArray[Any], lengths: NDArray[np.int64] | None, findings: Findings) -> None:
     """Zero the padding, then look for numbers that are not finite."""
     if lengths is not None:
         _zero_padding(x, lengths)
@@ -232,7 +247,7 @@ def _check_x(x: NDArray[np.float32], lengths: NDArray[np.int64] | None, findings
         )
 
 
-def _zero_padding(x: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
+def _zero_padding(x: NDArray[Any], lengths: NDArray[np.int64]) -> None:
     steps = x.shape[1]
     for start, stop in _blocks(x):
         some = lengths[start:stop]
@@ -240,11 +255,12 @@ def _zero_padding(x: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
             x[start:stop][np.arange(steps) >= some[:, np.newaxis]] = 0
 
 
-def _not_finite(array: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The rows that hold NaN or infinity."""
+def _not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
+    """The rows that hold NaN, infinity, or a number beyond float32."""
     bad = [np.empty(0, dtype=np.int64)]
     for start, stop in _blocks(array):
-        finite = np.isfinite(array[start:stop])
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array[start:stop].astype(np.float32, copy=False))
         if not finite.all():
             bad.append(start + np.flatnonzero(~finite.reshape(stop - start, -1).all(axis=1)))
     return np.concatenate(bad)
@@ -282,7 +298,7 @@ def _targets(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, fi
             findings.add(
                 "y", f"{_holding(rows)} NaN or infinity (or numbers beyond float32): leave these rows out, or rescale y"
             )
-        return y
+        return _narrowed(y)
     if y.ndim == 1:
         _check_classes(y, split, limits, findings)
         return y
@@ -290,7 +306,14 @@ def _targets(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, fi
         return y  # multilabel
     if y.shape[1] == 1:
         findings.add("y", f"y has shape {y.shape}: save y.ravel() for classes, or y.astype(np.float32) for values")
-    return y.astype(np.float32)
+    return _narrowed(y)
+
+
+def _narrowed(y: NDArray[Any]) -> NDArray[Any]:
+    """Values as float32 where it holds them all, and as float64 elsewhere."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = y.astype(np.float32, copy=False)
+        return narrow if (narrow == y).all() else y.astype(np.float64, copy=False)
 
 
 def _check_classes(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings) -> None:
