@@ -12,7 +12,7 @@ from services.errors import Problem
 from services.training import shares
 
 if TYPE_CHECKING:
-    from services.training.spec import Architecture, Data, Spec, Split, Training
+    from services.training.spec import Architecture, Data, Gate, Spec, Split, Training
     from services.training.summary import DatasetSummary
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
@@ -141,6 +141,24 @@ def _retrain(spec: Spec) -> Iterator[Problem]:
         yield Problem("/retrain/gate/against", advice)
     if retrain.gate is not None and spec.data.split.test == 0.0:
         yield Problem("/data/split/test", NEEDS_TEST)
+    if retrain.gate is not None and retrain.gate.metric is not None:
+        yield from _bar(retrain.gate, retrain.gate.metric)
+
+
+def _bar(gate: Gate, metric: str) -> Iterator[Problem]:
+    """What no value of the metric can meet, or every one does."""
+    place, bar = "/retrain/gate/at_least", gate.at_least
+    if metric in (*FOR_LABELS, "r2"):
+        if bar is not None and bar > 1:
+            yield Problem(place, f"can never be reached: {metric} is at most 1; got {bar:g}")
+        if metric != "r2" and bar is not None and bar < 0:
+            yield Problem(place, f"is always reached: {metric} is at least 0; got {bar:g}")
+        if metric != "r2" and gate.margin > 1:
+            detail = f"can never be reached: {metric} is from 0 to 1; got {gate.margin:g}"
+            yield Problem("/retrain/gate/margin", detail)
+    elif bar is not None and bar < 0:
+        detail = f"can never be reached: {metric} is at least 0, and this is the most that may pass; got {bar:g}"
+        yield Problem(place, detail)
 
 
 def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
@@ -156,8 +174,8 @@ def _gate_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         return
     if spec.data.split.test != 0.0 and counts_of_split(spec, summary)["test"] == 0:
         yield Problem("/data/split/test", NEEDS_TEST)
-    if gate.at_least is not None and gate.at_least > 1 and gate.metric in (*FOR_LABELS, "r2"):
-        yield Problem("/retrain/gate/at_least", f"can never be reached: {gate.metric} is at most 1")
+    if gate.metric is None:
+        yield from _bar(gate, "rmse" if predicts_values(spec.training, summary) else "accuracy")
     allowed = ("loss", *_metrics_for(spec.training, summary))
     if gate.metric not in (None, *allowed):
         yield Problem(

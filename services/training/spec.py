@@ -318,7 +318,8 @@ class Gate(Strict):
     against: str | None = Field(None, pattern=ALIAS_OR_VERSION)
     """The alias or version of the model that it has to beat; unless said, the alias that it is to get."""
     at_least: float | None = None
-    """The metric's worst value that may pass, whatever is in production: the bar for the first model too."""
+    """The metric's worst value that may pass, whatever is in production: the bar for the first model too. For accuracy
+    the least (from 0 to 1), for loss, mae and rmse the most (0 or more), for r2 the least (up to 1)."""
 
 
 class Retrain(Strict):

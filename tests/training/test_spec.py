@@ -305,10 +305,48 @@ def test_names_of_models_and_aliases_are_told_apart(retrain: dict[str, Any], poi
     assert word in problems[pointer]
 
 
-def test_a_bar_that_no_model_can_reach_is_refused() -> None:
-    retrain = {"model": "m", "gate": {"metric": "accuracy", "at_least": 95}}
-    problems = unfit(document(retrain=retrain, data={"split": {"test": 0.2}}))
-    assert problems == {"/retrain/gate/at_least": "can never be reached: accuracy is at most 1"}
+@pytest.mark.parametrize(
+    ("gate", "data", "place", "told"),
+    [
+        ({"metric": "accuracy", "at_least": 95}, {}, "at_least", "can never be reached: accuracy is at most 1; got 95"),
+        ({"at_least": 1.5}, {}, "at_least", "can never be reached: accuracy is at most 1; got 1.5"),
+        ({"at_least": 1.5}, MANY, "at_least", "can never be reached: accuracy is at most 1; got 1.5"),
+        ({"metric": "macro_f1", "at_least": -1}, {}, "at_least", "is always reached: macro_f1 is at least 0; got -1"),
+        ({"metric": "r2", "at_least": 1.01}, REAL, "at_least", "can never be reached: r2 is at most 1; got 1.01"),
+        (
+            {"at_least": -0.1},
+            REAL,
+            "at_least",
+            "can never be reached: rmse is at least 0, and this is the most that may pass; got -0.1",
+        ),
+        (
+            {"metric": "loss", "at_least": -2},
+            {},
+            "at_least",
+            "can never be reached: loss is at least 0, and this is the most that may pass; got -2",
+        ),
+        ({"margin": 5}, {}, "margin", "can never be reached: accuracy is from 0 to 1; got 5"),
+    ],
+)
+def test_a_bar_outside_of_what_its_metric_can_be_is_refused(
+    gate: dict[str, Any], data: dict[str, Any], place: str, told: str
+) -> None:
+    problems = unfit(document(retrain={"model": "m", "gate": gate}, data={"split": {"test": 0.2}}), **data)
+    assert problems == {f"/retrain/gate/{place}": told}
+
+
+@pytest.mark.parametrize(
+    ("gate", "data"),
+    [
+        ({"at_least": 1}, {}),
+        ({"metric": "macro_f1", "at_least": 0, "margin": 1}, {}),
+        ({"at_least": 40, "margin": 12}, REAL),
+        ({"metric": "r2", "at_least": -3, "margin": 2}, REAL),
+        ({"metric": "loss", "at_least": 3.5, "margin": 2}, {}),
+    ],
+)
+def test_a_bar_within_what_its_metric_can_be_is_taken(gate: dict[str, Any], data: dict[str, Any]) -> None:
+    check_data(parse(document(retrain={"model": "m", "gate": gate}, data={"split": {"test": 0.2}})), summary(**data))
 
 
 def test_a_gate_needs_test_samples_and_a_retraining_without_one_does_not() -> None:
