@@ -203,7 +203,11 @@ class Settings(BaseSettings):
         description="The wait before a failed job's first retry, in seconds; it doubles each time.",
     )
     max_upload_bytes: int = Field(default=512 * MIB, gt=0, description="The largest data set upload, in bytes.")
-    max_body_bytes: int = Field(default=MIB, gt=0, description="The largest JSON or YAML request body, in bytes.")
+    max_body_bytes: int = Field(
+        default=MIB,
+        gt=0,
+        description="The largest JSON or YAML request body that is read, in bytes; its text may have 262,144 characters.",
+    )
     max_dataset_bytes: int = Field(
         default=4096 * MIB, gt=0, description="The largest data set once expanded to float32, in bytes."
     )
@@ -224,8 +228,9 @@ class Settings(BaseSettings):
     )
     queues: str = Field(
         default="default",
-        pattern=r"^[a-z0-9][a-z0-9._-]*(,[a-z0-9][a-z0-9._-]*)*$",
-        description="The queues that a worker listens to, with commas between. Example: default,night",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}(,[a-z0-9][a-z0-9_-]{0,62})*$",
+        description="The queues that a worker listens to, with commas between, named as a spec may name them: 1 to 63 "
+        "small letters, digits, hyphens and underscores. Example: default,night",
     )
     celery_events: bool = Field(
         default=False,
@@ -285,7 +290,8 @@ WANTED = {
     "int_parsing": "a whole number",
     "float_parsing": "a number",
     "bool_parsing": "true or false",
-    "queues": "names of small letters, digits, dots, hyphens and underscores, with commas between",
+    "queues": "names of 1 to 63 small letters, digits, hyphens and underscores, as a spec's `queue`, with commas "
+    "between",
     "rate_limit": "such as `200 per 10 seconds` or `1000 per minute`, or `none`",
 }
 """What is wanted instead, by the setting or by pydantic's word for what is wrong; elsewhere its own text will do."""

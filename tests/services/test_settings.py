@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from services.errors import SpecInvalid
 from services.settings import Settings
+from services.training.spec import parse
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,8 @@ def test_the_keys_of_the_object_store_come_from_files(monkeypatch: pytest.Monkey
         ("RENEW_SECONDS", "40", "at most half"),
         ("PORT", "70000", "port"),
         ("QUEUES", "a, b", "queues"),
+        ("QUEUES", "default,gpu.large", "queues"),
+        ("QUEUES", "a" * 64, "queues"),
         ("BLOBS_URL", "/srv/blobs", "must look like s3://bucket"),
         ("BLOBS_URL", "s3:///prefix", "must look like s3://bucket"),
         ("BLOBS_URL", "s3://key:hush@bucket/prefix", "LOOPLINE_S3_SECRET_KEY_FILE"),
@@ -80,6 +85,22 @@ def test_a_bad_value_is_refused_with_a_reason(
     monkeypatch.setenv(f"LOOPLINE_{name}", value)
     with pytest.raises(ValidationError, match=words):
         Settings()
+
+
+@pytest.mark.parametrize("name", ["default", "gpu-large_2", "7", "a" * 63, "gpu.large", "-a", "A", "", "a" * 64, "a b"])
+def test_a_worker_listens_to_the_queues_that_a_spec_may_name_and_to_no_others(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def taken(build: Callable[[], object]) -> bool:
+        try:
+            build()
+        except (ValidationError, SpecInvalid):
+            return False
+        return True
+
+    monkeypatch.setenv("LOOPLINE_QUEUES", f"first,{name}")
+    document = {"architecture": {"cell": "gru"}, "data": {"synthetic": {}}, "queue": name}
+    assert taken(Settings) == taken(lambda: parse(document))
 
 
 def test_an_address_and_a_file_of_it_are_one_too_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
