@@ -26,10 +26,11 @@ from services.training.spec import Spec  # noqa: E402
 SPEC_HEAD = """\
 # The spec, field by field
 
-Made from the code by `make docs`. JSON or YAML; keys that are not listed here are refused, and so are numbers in
-quotes. `loss`, `optimizer` and `lr_schedule` take a name alone where the rest may be left at its defaults
-(`optimizer: adamw`). What a run is worth (best epoch, early stopping, schedules that watch) is judged on the validation
-split, and on the training split only where there is no other.
+Made from the code by `make docs`. JSON or YAML of at most 262,144 characters, of which YAML has at most 10,000 keys and
+values. Keys that are not listed here are refused, and so are numbers in quotes. `loss`, `optimizer` and `lr_schedule`
+take a name alone where the rest may be left at its defaults (`optimizer: adamw`). What a run is worth (best epoch,
+early stopping, schedules that watch) is judged on the validation split, and on the training split only where there is
+no other.
 """
 METRICS_OF_MODELS = """\
 ## Metrics

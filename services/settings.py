@@ -206,7 +206,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=MIB,
         gt=0,
-        description="The largest JSON or YAML request body that is read, in bytes; its text may have 262,144 characters.",
+        description="The largest JSON or YAML request body that is read, in bytes. Of its text at most 262,144 "
+        "characters are taken.",
     )
     max_dataset_bytes: int = Field(
         default=4096 * MIB, gt=0, description="The largest data set once expanded to float32, in bytes."

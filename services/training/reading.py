@@ -35,7 +35,7 @@ def loads(text: str | bytes, *, yaml: bool = True) -> dict[str, Any]:
         except UnicodeDecodeError as error:
             _refuse(f"the text is not UTF-8: byte {error.start} cannot be read")
     if len(text) > MAX_CHARACTERS:
-        _refuse(f"the text has {len(text):,} characters; a spec is at most {MAX_CHARACTERS:,} long")
+        _refuse(f"the text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are taken")
     if "\0" in text:
         _refuse("the text holds a NUL character")
     document = _from_yaml(text) if yaml and not text.lstrip().startswith("{") else _from_json(text, yaml)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -182,8 +183,8 @@ def test_a_whole_number_of_countless_digits_is_refused(number: str) -> None:
 
 
 def test_a_long_text_is_refused_before_it_is_read() -> None:
-    assert "a spec is at most" in refused("a: [" + "1," * MAX_CHARACTERS + "]")
-    assert "a spec is at most" in refused('{"a": "' + "x" * MAX_CHARACTERS + '"}', yaml=False)
+    assert f"at most {MAX_CHARACTERS:,} are taken" in refused("a: [" + "1," * MAX_CHARACTERS + "]")
+    assert f"at most {MAX_CHARACTERS:,} are taken" in refused('{"a": "' + "x" * MAX_CHARACTERS + '"}', yaml=False)
 
 
 @pytest.mark.parametrize("text", ["a: [" + "1," * 100_000 + "]", '{"a": [' + "1," * 100_000 + "]"])
@@ -207,3 +208,10 @@ def test_whatever_text_is_sent_is_a_mapping_or_one_problem(sent: str | bytes) ->
         str(error).encode()
     else:
         assert isinstance(document, dict)
+
+
+def test_the_documents_say_how_long_a_text_may_be() -> None:
+    for page in ("spec.md", "http.md"):
+        text = " ".join((Path(__file__).parents[2] / "docs" / page).read_text().split())
+        assert f"at most {MAX_CHARACTERS:,} characters" in text
+        assert f"at most {MAX_YAML_NODES:,} keys and values" in text
