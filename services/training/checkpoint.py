@@ -268,6 +268,7 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
         entries.setdefault(int(index), {})[key] = tensor
     optimizer = run.optimizer.state_dict()
     run.optimizer.load_state_dict({"state": entries, "param_groups": optimizer["param_groups"]})
+    run.begin_momentum()  # a checkpoint from before the first update may have none
     if state["best"]:
         weights = {name: tensor.to(run.device) for name, tensor in _under("best.", tensors).items()}
         run.best = Best(state["best"]["epoch"], state["best"]["value"], weights)

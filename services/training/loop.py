@@ -110,6 +110,22 @@ class Run:
         self.halted = torch.zeros((), device=self.device)
         if _guards_on_device(self):
             self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
+        self.begin_momentum()
+
+    def begin_momentum(self) -> None:
+        """Writes zeros where torch's fused SGD would keep uninitialised memory.
+
+        If its first update is skipped, that allocates the momentum and does not write it, and the next one takes it for
+        written (torch/optim/sgd.py, _fused_sgd). From zeros the first real update is the same as without them.
+        """
+        may_skip = self.scaler is not None or _guards_on_device(self)
+        chosen = self.training.optimizer
+        if not may_skip or chosen.name != "sgd" or not chosen.momentum:
+            return
+        for parameter in self.parameters:
+            state = self.optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _placed(self, part: Part) -> Part:
         return place(part, self.device)
