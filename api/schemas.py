@@ -13,6 +13,7 @@ from services import news
 from services.datasets import check_name
 from services.errors import BadRequest
 from services.schedules import CATCH_UP_SECONDS, MOST_CATCH_UP_SECONDS, MOST_JITTER_SECONDS
+from services.text import PLAIN
 
 T = TypeVar("T")
 MAX_INTEGER = 2**31 - 1
@@ -600,7 +601,7 @@ class KeyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     scopes: list[Literal["read", "submit", "admin"]] = Field(min_length=1, max_length=10)
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=PLAIN)] | None = None
     """What it is for, to tell it from others."""
     expires_days: float | None = Field(None, gt=0, le=36_500, allow_inf_nan=False)
     """It ends after so many days; null: it does not end by itself."""
@@ -693,6 +694,9 @@ class DeliveryList(Page[Delivery]):
     """The messages of a webhook, newest first; those of the last 30 days."""
 
 
+PLAIN_TAG = Field(max_length=200, pattern=PLAIN)
+
+
 class WebhookRequest(BaseModel):
     """A webhook that is to be made."""
 
@@ -704,7 +708,7 @@ class WebhookRequest(BaseModel):
     """Null: the three ends of jobs; `batch.ended` where it is for a batch only."""
     only: str | None = Field(None, max_length=100)
     """The id of a job or batch that has not ended, or of a schedule: nothing else is told."""
-    tags: dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=200)]] = Field({}, max_length=16)
+    tags: dict[Annotated[str, PLAIN_TAG], Annotated[str, PLAIN_TAG]] = Field({}, max_length=16)
     """Only of jobs that have all of these; of a batch, if one of its jobs has."""
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from local import broker
 from services.settings import Settings
+from services.text import visible
 from worker.process import tied
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,7 +285,7 @@ def _temporary(folder: Path) -> Path:
 
 def last_lines(log: Path, count: int = LAST_LINES) -> str:
     lines = log.read_text(errors="replace").splitlines()[-count:]
-    return "\n".join(f"  {line}" for line in lines) or "  (empty)"
+    return "\n".join(f"  {visible(line)}" for line in lines) or "  (empty)"
 
 
 def _python(*arguments: str) -> list[str]:

@@ -21,6 +21,7 @@ from services.audit import Actor
 from services.errors import BadRequest, Invalid, LooplineError, Unavailable
 from services.orm import ApiKey, Tenant
 from services.settings import Settings, sentences
+from services.text import visible
 
 DAY = 24 * 3600.0
 MOST = 10_000
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(sentences(error)), file=sys.stderr)
         return 2
     except LooplineError as error:
-        print("\n  ".join([error.message, *_problems(error)]), file=sys.stderr)
+        print(visible("\n  ".join([error.message, *_problems(error)])), file=sys.stderr)
         return 1 if isinstance(error, Unavailable) else 2
     if lines:
         print("\n".join(lines))
@@ -156,7 +157,7 @@ def shown(key: ApiKey) -> dict[str, str]:
 
 def table(rows: Iterable[dict[str, str]]) -> list[str]:
     """Rows in columns, under their names; nothing where there are none."""
-    found = [*rows]
+    found = [{name: visible(cell) for name, cell in row.items()} for row in rows]
     if not found:
         tell("There is nothing to list.")
         return []
@@ -170,7 +171,7 @@ def when(seconds: float | None) -> str:
 
 
 def tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
 
 
 def as_typed(*words: str) -> str:

@@ -94,7 +94,7 @@ def submit(
         QuotaExceeded: the tenant would have more jobs waiting than it may.
     """
     named, sources = matrix.read(document)
-    specs = _specs(sources)
+    specs = _specs(sources, accepted=schedule_id is not None)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return Submitted(get(session, earlier, tenant=tenant), replayed=True)
     wanted = _fitted(session, sources, specs, tenant)
@@ -105,14 +105,16 @@ def submit(
     return Submitted(batch, replayed=False)
 
 
-def check(session: Session, document: Mapping[str, Any], *, tenant: str = tenants.DEFAULT) -> Sequence[Wanted]:
-    """The jobs that the document stands for now; nothing is made.
+def check(
+    session: Session, document: Mapping[str, Any], *, tenant: str = tenants.DEFAULT, accepted: bool = False
+) -> Sequence[Wanted]:
+    """The jobs that the document stands for now; nothing is made. `accepted`: the document was before.
 
     Raises:
         SpecInvalid: as `submit`.
     """
     _, sources = matrix.read(document)
-    return _fitted(session, sources, _specs(sources), tenant)
+    return _fitted(session, sources, _specs(sources, accepted=accepted), tenant)
 
 
 def get(session: Session, batch_id: str, *, tenant: str | None = None) -> Batch:
@@ -234,8 +236,8 @@ def _summary(counts: Mapping[Status, int], revisions: int, ended_at: float | Non
     return Summary(counts, revision if ended_at is None else f"{revision}.ended", ended_at)
 
 
-def _specs(sources: Sequence[Source]) -> Sequence[Sequence[tuple[Cell, Parsed]]]:
-    return [[(cell, submission.read(cell.spec)) for cell in source.cells] for source in sources]
+def _specs(sources: Sequence[Source], *, accepted: bool) -> Sequence[Sequence[tuple[Cell, Parsed]]]:
+    return [[(cell, submission.read(cell.spec, accepted=accepted)) for cell in source.cells] for source in sources]
 
 
 def _fitted(

@@ -344,7 +344,7 @@ def _has_new_data(session: Session, schedule: Schedule) -> bool:
     if before is None:
         return True
     try:
-        jobs = batches.check(session, schedule.submit, tenant=schedule.tenant)
+        jobs = batches.check(session, schedule.submit, tenant=schedule.tenant, accepted=True)
     except SpecInvalid:
         return True
     return _datasets(job.dataset_id for job in jobs) != before.datasets

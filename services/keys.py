@@ -24,14 +24,14 @@ from services import tenants
 from services.db import now
 from services.errors import BadRequest, KeyNotFound, Problem, Unauthorized
 from services.orm import ApiKey, new_id
-from services.text import clean
+from services.text import HIDDEN_IN_WORDS, clean, is_plain
 
 SECRET_BYTES = 32
 USED_SECONDS = 60.0
 """How exact `last_used_at` is: it is written at most once in so long."""
 
 _TEXT = re.compile(r"ll_([0-9a-hjkmnp-tv-z]{26})_([0-9a-f]{64})")
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+_MAX_NAME = 100
 _NOBODYS = hashlib.sha256(secrets.token_bytes(SECRET_BYTES)).hexdigest()
 _NOT_KNOWN = "This API key is not known here; look for a slip in copying it, or ask who runs the service for another."
 
@@ -83,8 +83,9 @@ def create(
         TenantNotFound: there is no such tenant.
     """
     wanted = _scopes(scopes)
-    if name is not None and not _NAME.fullmatch(name):
-        raise BadRequest("This is no name for a key.", [Problem("/name", "must have 1 to 100 printable characters")])
+    if name is not None and not (1 <= len(name) <= _MAX_NAME and is_plain(name)):
+        allowed = f"must have 1 to {_MAX_NAME} characters, and no {HIDDEN_IN_WORDS}"
+        raise BadRequest("This is no name for a key.", [Problem("/name", allowed)])
     if expires_seconds is not None and expires_seconds <= 0:
         raise BadRequest("This key would have ended already.", [Problem("/expires_days", "must be greater than 0")])
     tenants.get(session, tenant)

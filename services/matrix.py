@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from services.errors import Problem, SpecInvalid
+from services.text import HIDDEN_IN_WORDS, is_plain
 
 MAX_JOBS = 1000
 MAX_PROBLEMS = 100
@@ -95,7 +96,7 @@ def _entries(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     advice = "a batch has `name` and `jobs`, a list of specs; or it is one spec with a `matrix`"
     problems = [Problem(_pointer([key]), f"is not known: {advice}") for key in document if key not in ("name", "jobs")]
     if document.get("name") is not None and not _is_name(document["name"]):
-        problems.append(Problem("/name", f"must be a text of 1 to {MAX_NAME} printable characters"))
+        problems.append(Problem("/name", f"must be a text of 1 to {MAX_NAME} characters, without {HIDDEN_IN_WORDS}"))
     listed = document["jobs"] if isinstance(document["jobs"], list) else []
     if not listed:
         problems.append(Problem("/jobs", "must be a list of one spec or more"))
@@ -108,7 +109,7 @@ def _entries(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and 1 <= len(name) <= MAX_NAME and name.isprintable()
+    return isinstance(name, str) and 1 <= len(name) <= MAX_NAME and is_plain(name)
 
 
 def _shortened(problems: Sequence[Problem]) -> Sequence[Problem]:

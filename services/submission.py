@@ -16,6 +16,7 @@ from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.jobs import Wanted
 from services.orm import Dataset, Job
+from services.text import is_plain
 from services.training.spec import Spec, Synthetic, check_data, parse
 from services.training.summary import DatasetSummary
 
@@ -63,10 +64,10 @@ def submit(
     return Submitted(job, replayed=False)
 
 
-def read(document: Mapping[str, Any]) -> Parsed:
-    """The spec in a document, or its problems. Asks the database nothing."""
+def read(document: Mapping[str, Any], *, accepted: bool = False) -> Parsed:
+    """The spec in a document, or its problems. Asks the database nothing. `accepted`: see `parse`."""
     try:
-        return Parsed(document, parse(document), ())
+        return Parsed(document, parse(document, accepted=accepted), ())
     except SpecInvalid as error:
         return Parsed(document, None, error.problems)
 
@@ -76,7 +77,7 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
 
     Raises SpecInvalid with every problem, that of the data set's name too.
     """
-    dataset, unknown = _dataset(session, parsed.document, tenant, found)
+    dataset, unknown = _dataset(session, parsed, tenant, found)
     if parsed.spec is None or unknown:
         raise SpecInvalid([*parsed.problems, *unknown])
     summary = datasets.summary(dataset) if dataset else _summary(parsed.spec.data.synthetic or Synthetic())
@@ -84,11 +85,11 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
     return Wanted(spec, parsed.document, dataset.id if dataset else None)
 
 
-def _dataset(session: Session, document: Mapping[str, Any], tenant: str, found: dict[str, Found]) -> Found:
+def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Found:
     """The data set that the document names, or why there is none; silent where that is no name at all."""
-    data = document.get("data")
+    data = parsed.document.get("data")
     wanted = data.get("dataset") if isinstance(data, Mapping) else None
-    if not isinstance(wanted, str) or not wanted.isprintable():  # not text, which parse() has said already
+    if not isinstance(wanted, str) or (parsed.spec is None and not is_plain(wanted)):  # parse() has said so already
         return None, []
     if wanted not in found:
         found[wanted] = _looked_up(session, wanted, tenant)

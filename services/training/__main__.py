@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.errors import Diverged, Invalid, OutOfMemory, Problem, SpecInvalid
+from services.text import visible
 from services.training import environment
 from services.training.spec import Spec, loads, parse
 
@@ -39,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         order = _order(options)
         return _train(order, quiet=options.quiet)
     except Invalid as error:
-        print(f"{options.job}: {error.message}", file=sys.stderr)
+        print(visible(f"{options.job}: {error.message}"), file=sys.stderr)
         for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+            print(visible(f"  {problem}"), file=sys.stderr)
         return 2
     except Diverged as error:
         print(error.message, file=sys.stderr)
@@ -168,7 +169,7 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     narrow = console.width < WIDE
     elapsed = () if narrow else (TimeElapsedColumn(), TextColumn("elapsed,"))
     columns = (
@@ -192,7 +193,7 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             elif event["event"] in ("log", "note", "rolled_back"):
                 if event["event"] == "rolled_back":
                     progress.update(task, completed=event["epoch"])
-                console.print(event["message"], soft_wrap=True)
+                console.print(visible(event["message"]), soft_wrap=True)
             yield event
 
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.text import HIDDEN_IN_WORDS, is_plain
 from services.training import rounding
 from services.training.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.summary import DatasetSummary
@@ -41,6 +42,7 @@ class Limits:
     max_features: int = 10_000  # also the most targets in a row of y
     max_classes: int = 10_000
     max_ratio: int = 300  # expanded to compressed bytes, for arrays above 16 MiB
+    plain_labels: bool = True  # False takes labels with something hidden in them, as uploads could have
 
 
 @dataclass(frozen=True)
@@ -324,8 +326,20 @@ def _check_classes(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limi
         return
     if classes.size == 1:
         findings.add("y", f"y has one class only, {_some(classes)}: a classifier needs two; {values}")
+    if limits.plain_labels and y.dtype.kind == "U":
+        _check_plain(y, classes, findings)
     if split is not None and len(split) == len(y) and (split == 0).any():
         _check_seen(y, classes, split, findings)
+
+
+def _check_plain(y: NDArray[Any], classes: NDArray[Any], findings: Findings) -> None:
+    hidden = np.array([label for label in classes.tolist() if not is_plain(label)], dtype=classes.dtype)
+    if hidden.size:
+        rows = np.concatenate([start + np.flatnonzero(np.isin(y[start:stop], hidden)) for start, stop in _blocks(y)])
+        findings.add(
+            "y",
+            f"{_holding(rows)} labels with {HIDDEN_IN_WORDS}, which no label may have: {_some(hidden)}; rename them",
+        )
 
 
 def _check_seen(y: NDArray[Any], classes: NDArray[Any], split: NDArray[np.int8], findings: Findings) -> None:

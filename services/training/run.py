@@ -140,7 +140,7 @@ def read_arrays(spec: Spec, path: Path | None) -> Arrays:
     """The data a spec asks for: read from the path, or drawn."""
     synthetic = spec.data.synthetic
     if path is not None:
-        return npz.read(path)
+        return npz.read(path, npz.Limits(plain_labels=False))
     assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101
     return npz.synthetic(synthetic.samples, synthetic.length, synthetic.features, synthetic.classes, synthetic.seed)
 

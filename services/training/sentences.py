@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from services.errors import Problem
+from services.text import HIDDEN_IN_WORDS, visible
 
 MAX_PROBLEMS = 100
 """The most that are told apart; nobody reads on, and wording each takes a while."""
@@ -198,7 +199,7 @@ def _pattern_sentence(path: tuple[Any, ...]) -> str:
     if path[:1] == ("retrain",):
         of_alias = "1 to 63 small letters, digits, `.`, `-` or `_`, beginning with a letter"
         return f"must be an alias ({of_alias})" + ("" if path[-1] == "promote" else " or the number of a version")
-    return "must hold no control characters"
+    return f"must hold no {HIDDEN_IN_WORDS}"
 
 
 def _choices(listed: str) -> str:
@@ -218,7 +219,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to write out the longest ones
         text = f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
     text = text or (f'"{value}"' if isinstance(value, str) else f"{value}")
-    text = text.encode("utf-8", "replace").decode()
+    text = visible(text).replace("\n", "\\n")
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -13,9 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError
 
 from services.errors import Problem, SpecInvalid
+from services.text import PLAIN, is_plain
 from services.training import rules
 from services.training.presets import PRESETS
 from services.training.reading import loads
@@ -42,6 +52,16 @@ def _named(kind: Any, default: str | None = None) -> BeforeValidator:
         return value
 
     return BeforeValidator(complete, json_schema_input_type=kind | str)
+
+
+def _plain(value: str, info: ValidationInfo) -> str:
+    if not is_plain(value) and not (info.context or {}).get("accepted"):
+        raise PydanticCustomError("string_pattern_mismatch", "String should match the pattern")
+    return value
+
+
+Plain = Annotated[str, AfterValidator(_plain), Field(json_schema_extra={"pattern": PLAIN})]
+"""A text with nothing hidden in it. What was accepted before this was asked for stays as it is: see `parse`."""
 
 
 class Architecture(Strict):
@@ -261,7 +281,7 @@ class Split(Strict):
 class Data(Strict):
     """Where the sequences come from, and how they are prepared. Give `dataset` or `synthetic`."""
 
-    dataset: str | None = Field(None, min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")
+    dataset: Plain | None = Field(None, min_length=1, max_length=1024)
     """The name or id of an uploaded data set; without the service, the path of an .npz beside the spec."""
     synthetic: Synthetic | None = None
     split: Split = Split()
@@ -338,13 +358,13 @@ class Retrain(Strict):
     """Whether to report how the training samples differ from those that the model it is compared with had."""
 
 
-Tag = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Tag = Annotated[Plain, Field(min_length=1, max_length=100)]
 
 
 class Spec(Strict):
     """One job as asked for; immutable once accepted."""
 
-    name: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    name: Plain | None = Field(None, min_length=1, max_length=200)
     preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
     architecture: Architecture
     training: Training = Training()
@@ -363,15 +383,15 @@ class Spec(Strict):
         return self.model_dump(mode="json")
 
 
-def parse(document: Mapping[str, Any]) -> Spec:
-    """Validates one document.
+def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
+    """Validates one document. `accepted`: it was before, maybe when names might hold more.
 
     Raises SpecInvalid with every problem: those of single fields, and those of fields that do not go together (judged
     with the wrong fields left out).
     """
     merged = _with_preset(document)
     try:
-        spec = Spec.model_validate(merged)
+        spec = Spec.model_validate(merged, context={"accepted": accepted})
         problems: list[Problem] = []
     except (ValidationError, RecursionError) as error:
         if isinstance(error, RecursionError):
@@ -393,7 +413,7 @@ def stored(document: Mapping[str, Any]) -> Spec:
     data = document.get("data")
     if isinstance(data, Mapping) and "target_scaling" not in data:
         document = {**document, "data": {**data, "target_scaling": "none"}}
-    return parse(document)
+    return parse(document, accepted=True)
 
 
 def check_data(spec: Spec, summary: DatasetSummary) -> Spec:

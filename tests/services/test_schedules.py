@@ -738,3 +738,19 @@ def test_a_slot_that_is_refused_is_told_and_a_webhook_goes_with_its_schedule(
         assert webhooks.forget_spent(session) == 0
         schedules.delete(session, "nightly")
         assert webhooks.forget_spent(session) == 1
+
+
+def test_a_schedule_that_was_set_when_names_might_hold_more_goes_on(
+    engine: Engine, make: Callable[..., Schedule], clock: Clock
+) -> None:
+    schedule = make()
+    before = SPEC | {"name": "a\u202eb", "tags": {"team\x9b": "speech"}}
+    with db.session_scope(engine) as session:
+        session.execute(sa.update(Schedule).where(Schedule.id == schedule.id).values(submit=before, only_new_data=True))
+    clock.set("2026-11-25T02:30:00")
+    keep_schedules(engine)
+    [firing] = rows(engine, schedule)
+    assert firing.outcome == "fired"
+    with db.read_scope(engine) as session:
+        [job] = session.scalars(sa.select(Job).where(Job.batch_id == firing.batch_id))
+        assert (job.name, job.tags) == (before["name"], before["tags"])

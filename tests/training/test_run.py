@@ -644,3 +644,15 @@ def test_a_gpu_is_named_with_its_number(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert torch.device("cuda") != torch.device("cuda:0")
     assert run.device_of(name) == torch.device("cuda:0")
+
+
+def test_names_and_labels_that_were_accepted_before_they_had_to_be_plain_still_train(
+    order: Callable[..., Event],
+) -> None:
+    labels = np.array(["no\x1b[2J", "yes"])[ARRAYS.y % 2]
+    asked = order(Arrays(x=ARRAYS.x, lengths=ARRAYS.lengths, y=labels), training={"epochs": 1})
+    asked["spec"] |= {"name": "a\u202eb", "tags": {"team\x9b": "speech"}}
+    told = list(events(asked))
+    assert of("finished", told)
+    card = json.loads((Path(asked["directory"]) / "model.json").read_bytes())
+    assert (card["spec"]["name"], card["classes"]) == ("a\u202eb", ["no\x1b[2J", "yes"])

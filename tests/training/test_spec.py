@@ -526,7 +526,9 @@ def test_a_tag_is_told_about_as_a_tag_whatever_it_is_called() -> None:
     assert refused(document(tags=tags)) == {
         "/tags/test": "must be text; got 1",
         "/tags/validation": "must be text; got 2",
-        "/tags/queue": 'must hold no control characters; got "\x1b"',
+        "/tags/queue": (
+            "must hold no control characters, marks of direction or characters without width; " + r'got "\x1b"'
+        ),
     }
 
 
