@@ -38,16 +38,20 @@ STATUS: dict[type[errors.LooplineError], HTTPStatus] = {
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
-# Codes of the problems that Flask and werkzeug find, before any code of ours runs.
+# Codes of the problems that gunicorn, Flask and werkzeug find, before any code of ours runs.
 HTTP_CODES: dict[int, str] = {
     400: "bad_request",
     404: "no_such_route",
     405: "method_not_allowed",
     408: "too_slow",
     413: "too_large",
+    414: "uri_too_long",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
+    417: "expectation_failed",
+    431: "head_too_large",
     500: "internal",
+    501: "not_implemented",
     503: "unavailable",
 }
 
@@ -74,19 +78,32 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """One problem document; `problems` become its `errors`, each with a JSON pointer into the request."""
-    document = {
+    told = document(status, code, detail, title=title, problems=problems, request_id=g.get("request_id"))
+    response = Response(json.dumps(told) + "\n", status=status, content_type=MEDIA_TYPE)
+    response.headers.update(headers or {})
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def document(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    title: str | None = None,
+    problems: Iterable[errors.Problem] = (),
+    request_id: str | None,
+) -> dict[str, Any]:
+    """What a problem document holds."""
+    return {
         "type": f"urn:loopline:problem:{code}",
         "title": title or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": g.get("request_id"),
+        "request_id": request_id,
         "errors": [{"detail": found.detail, "pointer": found.pointer} for found in problems],
     }
-    response = Response(json.dumps(document) + "\n", status=status, content_type=MEDIA_TYPE)
-    response.headers.update(headers or {})
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 def status_of(error: type[errors.LooplineError]) -> HTTPStatus:

@@ -1,116 +1,372 @@
-"""Keeps slow clients from holding the server's threads: a gunicorn worker that minds how long it waits for bytes.
+"""The gunicorn worker that serves the API: no client keeps others from being answered by being slow.
 
-gunicorn reads requests with threads and without a limit of time, so that as many clients as there are threads, sending
-a byte a minute, keep everybody else out. Here a request is waited for PATIENCE_SECONDS in all, and longer only while
-its bytes come at SLOWEST_BYTES_PER_SECOND; and whoever sends below FAST_BYTES_PER_SECOND is waited for by SLOW_THREADS
-of a process's threads and no more. A client that takes nothing of its answer is left after UNREAD_SECONDS.
+One loop waits for all clients and never for a single one; threads do what takes work. The loop reads the head of a
+request, and a small body. A thread makes the answer and sends what the client takes at once. Where the client takes no
+more, the rest of the answer waits with the connection, and the thread goes on to others. Some thread makes and sends
+that rest when the client has read. So neither silence, nor a slow head, nor an answer that nobody reads holds a thread.
+A long body does, within bounds: see reading.py.
+
+An address has a bounded share of the threads and of the connections: see shares.py. The answers that wait for their
+clients are bounded over all of them; past that, the worker closes the connection that has taken nothing for longest.
 """
 
 from __future__ import annotations
 
-import select
+import errno
+import os
+import resource
+import selectors
 import socket
-import struct
 import threading
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from enum import Enum, auto
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from gunicorn import util  # type: ignore[import-untyped]
-from gunicorn.http import get_parser  # type: ignore[import-untyped]
-from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
-from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
-from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker  # type: ignore[import-untyped]
-from werkzeug.exceptions import RequestTimeout
+from gunicorn.http import wsgi  # type: ignore[import-untyped]
+from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
+from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
-PATIENCE_SECONDS = 20.0
-SLOWEST_BYTES_PER_SECOND = 1_000.0
-FAST_BYTES_PER_SECOND = 100_000.0
-AT_ONCE_SECONDS = 0.5
-"""Nobody counts as slow before this."""
-UNREAD_SECONDS = 60
-LINGER_SECONDS = 1.0
-"""How long an answer that ends a connection is given to be read, before what is still sent resets it."""
-SLOW_THREADS = 16
-"""Of a process's 64, of which long polls may hold 40 (`service.MAX_WAITING`)."""
+from api import access, refusals
+from api.connections import OUT_BYTES, Answer, Connection, State
+from api.reading import SLOW_THREADS
+from api.refusals import Refusal
+from api.shares import Shares, Turns
 
+LOOK_SECONDS = 1.0
+ACCEPTED_AT_ONCE = 64
+OWN_DESCRIPTORS = 256
+"""Of the files that a process may open: for the database and the broker. A connection takes two, one for its answer."""
+WAITING_BYTES = 1 << 26
+"""Of answers, in a process, that wait for their clients."""
+LINGER_SECONDS, LINGER_BYTES = 5.0, 1 << 20
+"""How long an answer that ends a connection is given to be read, and how much is taken meanwhile, before what is still
+sent resets it."""
+STOP_IDLE_SECONDS = 1.0
+"""When the process is told to stop: how long a connection is kept for a request that is on its way."""
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-class PacedReader(SocketUnreader):  # type: ignore[misc]
-    """Reads requests from a socket as long as their bytes come fast enough; `slow` are the places for those to wait.
-
-    Raises:
-        NoMoreData: the head of a request took too long; the connection is closed without a word.
-        RequestTimeout: its body did; 408.
-    """
-
-    def __init__(self, sock: socket.socket, slow: threading.Semaphore) -> None:
-        super().__init__(sock)
-        self.slow = slow
-        self.begin()
-
-    def begin(self) -> None:
-        """A new request may come."""
-        self.waited, self.received = 0.0, 0
-        self.in_body = self.gave_up = False
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        if self.sock.gettimeout() is None:  # with one, gunicorn reads off what an application left, and minds the time
-            self._wait()
-        data: bytes = super().chunk(size_hint)
-        self.received += len(data)
-        return data
-
-    def _wait(self) -> None:
-        began = time.monotonic()
-        if not self._readable(AT_ONCE_SECONDS + self.received / FAST_BYTES_PER_SECOND - self.waited):
-            if not self.slow.acquire(blocking=False):
-                raise self._too_slow("too many others are slow as well")
-            try:
-                if not self._readable(PATIENCE_SECONDS + self.received / SLOWEST_BYTES_PER_SECOND - self.waited):
-                    raise self._too_slow("its bytes come too slowly")
-            finally:
-                self.slow.release()
-        self.waited += time.monotonic() - began
-
-    def _readable(self, seconds: float) -> bool:
-        poll = select.poll()  # select() knows no descriptors above 1023
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(max(seconds, 0.0) * 1000))
-
-    def _too_slow(self, why: str) -> Exception:
-        self.gave_up = True
-        return RequestTimeout(f"The request did not come in time: {why}.") if self.in_body else NoMoreData()
+TOO_MANY = "Too many connections from this address are open; close some, or try again in a few seconds."
+TOO_SLOW = "The request did not come in time: its bytes come too slowly."
+BROKEN = "Something went wrong inside the service. Its log holds the reason."
 
 
-def _close(conn: TConn) -> None:
-    """Close the connection, here: gunicorn does it in its main loop, and lingers there for seconds with a client that
-    does not close as well, while all others wait."""
-    if conn.parser.unreader.gave_up:
-        util.close(conn.sock)
-    else:
-        util.close_graceful(conn.sock, LINGER_SECONDS)
-    conn.close = lambda graceful=False: None
+class Next(Enum):
+    """What becomes of a connection when a thread is done with it."""
+
+    SEND = auto()
+    """The client has to read before more can be sent."""
+    REQUEST = auto()
+    """The answer is out; another request may come."""
+    LEAVE = auto()
+    """The answer is out, and was the last one."""
+    CLOSE = auto()
+    """The connection is broken."""
 
 
-class PacedWorker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's threaded worker, whose connections are read by PacedReader."""
+class PacedWorker(Worker):  # type: ignore[misc]
+    """Serves a WSGI application: `cfg.threads` threads, and a loop. TLS is for a proxy in front of it."""
+
+    alive: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # No header of a client says where the application is mounted, or whether it was asked over TLS.
+        self.cfg.set("forwarder_headers", "")
+        self.cfg.set("forwarded_allow_ips", "")
+        self.cfg.set("http_parser", "python")
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        if cfg.is_ssl:
+            raise RuntimeError("api.pace.PacedWorker speaks plain HTTP: put a proxy with TLS in front of it.")
+
+    def init_process(self) -> None:
+        self.poller = selectors.DefaultSelector()
+        self.pool = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="answers")
+        self.threads, self.turns = Shares(self.cfg.threads), Turns[Connection]()
+        self.places = Shares(min(self.cfg.worker_connections, max((_descriptors() - OWN_DESCRIPTORS) // 2, 64)))
         self.slow = threading.BoundedSemaphore(SLOW_THREADS)
+        self.open: set[Connection] = set()
+        self.waiting_bytes = 0
+        self.done: deque[tuple[Connection, Next]] = deque()
+        self.awake, self.accepting = False, False
+        super().init_process()
 
-    def handle(self, conn: TConn) -> Any:
-        if not conn.initialized and not conn.data_ready and not conn.wait_for_data(AT_ONCE_SECONDS):
-            return _DEFER  # nothing yet: it waits without a thread
-        if conn.parser is None:
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", UNREAD_SECONDS, 0))
-            conn.parser = get_parser(conn.cfg, conn.sock, conn.client)
-            conn.parser.unreader = PacedReader(conn.sock, self.slow)
-        conn.parser.unreader.begin()
-        keep = super().handle(conn)
-        if keep is False:
-            _close(conn)
-        return keep
+    # The loop
 
-    def handle_request(self, req: Any, conn: TConn) -> Any:
-        conn.parser.unreader.in_body = True
-        return super().handle_request(req, conn)
+    def run(self) -> None:
+        self.poller.register(self.PIPE[0], EVENT_READ)
+        for listener in self.sockets:
+            listener.setblocking(False)
+        self.looked_at = time.monotonic()
+        while self.alive and self.ppid == os.getppid():
+            self._accept_or_not(True)
+            self._turn()
+        self.alive = False
+        self._accept_or_not(False)
+        end = time.monotonic() + self.cfg.graceful_timeout
+        for conn in self.open:
+            if conn.state is State.HEAD:
+                conn.deadline = min(conn.deadline, time.monotonic() + STOP_IDLE_SECONDS)
+        while self.open and time.monotonic() < end:
+            self._turn()
+        for conn in list(self.open):
+            self._close(conn)
+        self.pool.shutdown(wait=False)
+        self.poller.close()
+
+    def _turn(self) -> None:
+        self.notify()
+        for key, _ in self.poller.select(LOOK_SECONDS if self.alive else LOOK_SECONDS / 10):
+            if isinstance(key.data, Connection):
+                if key.data in self.open:  # or it was closed for another's sake, in this very turn
+                    self._ready(key.data)
+            elif key.data is not None:
+                self._accept(key.data)
+            else:
+                self._woken()
+        while (conn := self.turns.take(self.threads)) is not None:
+            self.threads.take(conn.who)
+            self.pool.submit(self._work, conn)
+        now = time.monotonic()
+        if now >= self.looked_at + (LOOK_SECONDS if self.alive else 0):
+            self.looked_at = now
+            for conn in [conn for conn in self.open if conn.deadline <= now]:
+                self._late(conn)
+            self._accept_or_not(self.alive)
+
+    def _woken(self) -> None:
+        """By a thread that is done, or by a signal."""
+        with suppress(BlockingIOError):
+            os.read(self.PIPE[0], 4096)
+        self.awake = False
+        while self.done:
+            conn, what = self.done.popleft()
+            self.threads.give_back(conn.who)
+            match what:
+                case Next.SEND:
+                    self._send_later(conn)
+                case Next.REQUEST:
+                    conn.next_request(self.cfg.keepalive if self.alive else STOP_IDLE_SECONDS)
+                    self.poller.register(conn.sock, EVENT_READ, conn)
+                    self._ask(conn)
+                case Next.LEAVE:
+                    self._leave(conn)
+                case Next.CLOSE:
+                    self._close(conn)
+
+    def _accept_or_not(self, accepting: bool) -> None:
+        if accepting != self.accepting:
+            self.accepting = accepting
+            for listener in self.sockets:
+                if accepting:
+                    self.poller.register(listener, EVENT_READ, listener)
+                else:
+                    self.poller.unregister(listener)
+
+    def _accept(self, listener: Any) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, client = listener.accept()
+            except OSError as error:
+                if error.errno in NO_ROOM:  # until the next look, or the loop would spin
+                    self.log.warning("cannot accept connections now: %s", error)
+                    self._accept_or_not(False)
+                return
+            with suppress(OSError):  # gone again
+                self._welcome(sock, client)
+
+    def _welcome(self, sock: socket.socket, client: Any) -> None:
+        conn = Connection(sock, client, self.slow)
+        if not self.places.may_take(conn.who):
+            refused = refusals.refusal(503, TOO_MANY, {"Retry-After": "5"})
+            with suppress(OSError):
+                sock.send(refused.content)
+            conn.close()
+            _tell(None, refused)
+            return
+        self.places.take(conn.who)
+        self.open.add(conn)
+        self.poller.register(sock, EVENT_READ, conn)
+        self._ready(conn)  # mostly the request is there already
+
+    def _ready(self, conn: Connection) -> None:
+        """Something may come or go."""
+        if conn.state is State.SENDING:
+            self._uncount(conn)
+            self._work_soon(conn)
+            return
+        try:
+            more = conn.receive()
+        except OSError:
+            more = False
+        if not more:
+            self._close(conn)
+        elif conn.state is State.LEAVING:
+            conn.left_bytes += len(conn.came)
+            conn.came.clear()
+            if conn.left_bytes > LINGER_BYTES:
+                self._close(conn)
+        else:
+            self._ask(conn)
+
+    def _ask(self, conn: Connection) -> None:
+        """Let the request be answered, if it is whole."""
+        try:
+            asked = conn.is_asked(self.cfg)
+        except (ParseException, NoMoreData, StopIteration) as error:
+            self._refuse(conn, refusals.of(error))
+        else:
+            if asked:
+                self._work_soon(conn)
+
+    def _work_soon(self, conn: Connection) -> None:
+        self.poller.unregister(conn.sock)
+        conn.state = State.WORKING
+        conn.deadline = float("inf")
+        self.turns.put(conn.who, conn)
+
+    def _send_later(self, conn: Connection) -> None:
+        conn.state = State.SENDING
+        conn.expect_reading()
+        conn.counted = len(conn.out)
+        self.waiting_bytes += conn.counted
+        self.poller.register(conn.sock, EVENT_WRITE, conn)
+        while self.waiting_bytes > WAITING_BYTES:
+            sending = (conn for conn in self.open if conn.state is State.SENDING and conn.counted)
+            self._give_up(min(sending, key=lambda conn: conn.sent_at))
+
+    def _uncount(self, conn: Connection) -> None:
+        self.waiting_bytes -= conn.counted
+        conn.counted = 0
+
+    def _late(self, conn: Connection) -> None:
+        """The time of a connection is over."""
+        if conn.state is State.SENDING:
+            self._give_up(conn)
+        elif conn.state is State.HEAD and (conn.came or conn.request is not None):
+            self._refuse(conn, refusals.refusal(408, TOO_SLOW))
+        else:
+            self._close(conn)
+
+    def _give_up(self, conn: Connection) -> None:
+        """The client does not read."""
+        if conn.answer is not None:
+            self._finish(conn.answer, conn)
+        self._close(conn)
+
+    def _refuse(self, conn: Connection, refused: Refusal) -> None:
+        _tell(conn, refused)
+        with suppress(OSError):
+            conn.sock.send(refused.content)
+        self.poller.unregister(conn.sock)
+        self._leave(conn)
+
+    def _leave(self, conn: Connection) -> None:
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(conn.sock, EVENT_READ, conn)
+        except OSError:
+            self._close(conn)
+        else:
+            conn.state, conn.request = State.LEAVING, None
+            conn.deadline = time.monotonic() + LINGER_SECONDS
+
+    def _close(self, conn: Connection) -> None:
+        with suppress(KeyError, ValueError):
+            self.poller.unregister(conn.sock)
+        self._uncount(conn)
+        self.open.discard(conn)
+        self.places.give_back(conn.who)
+        conn.close()
+
+    # In threads
+
+    def _work(self, conn: Connection) -> None:
+        """Make the answer, or go on with it, as far as the client reads it."""
+        what = Next.CLOSE
+        try:
+            what = self._answered(conn)
+        except (OSError, NoMoreData) as error:
+            self.log.debug("a client is gone: %s", error)
+        except Exception:
+            self.log.exception("Error handling request")
+            what = self._apologise(conn)
+        finally:
+            if what is not Next.SEND and conn.answer is not None:
+                self._finish(conn.answer, conn)
+            self.done.append((conn, what))
+            if not self.awake:
+                self.awake = True
+                os.write(self.PIPE[1], b".")
+
+    def _answered(self, conn: Connection) -> Next:
+        answer = conn.answer or self._asked(conn)
+        while True:
+            while answer.parts is not None and len(conn.out) < OUT_BYTES:
+                if (part := next(answer.parts, None)) is None:
+                    answer.response.close()
+                    answer.parts = None
+                else:
+                    answer.response.write(part)
+            if not conn.flush():
+                return Next.SEND
+            if answer.parts is None:
+                return Next.LEAVE if answer.response.should_close() else Next.REQUEST
+
+    def _asked(self, conn: Connection) -> Answer:
+        """Ask the application."""
+        conn.reader.begin()
+        response, environ = wsgi.create(conn.request, conn, conn.client, conn.server, self.cfg)
+        environ["wsgi.multithread"] = True
+        conn.answer = answer = Answer(response, environ)
+        self.nr += 1
+        if self.nr >= self.max_requests:
+            self.alive = False
+        if not self.alive or not self.cfg.keepalive:
+            response.force_close()
+        body = self.wsgi(environ, response.start_response)
+        answer.parts, answer.close = iter(body), getattr(body, "close", answer.close)
+        if not conn.body_is_read():
+            response.force_close()
+        return answer
+
+    def _apologise(self, conn: Connection) -> Next:
+        """An error that the application did not turn into an answer: told, unless half of another answer is out."""
+        if conn.sent:
+            return Next.CLOSE
+        refused = refusals.refusal(500, BROKEN)
+        conn.out[:] = refused.content
+        if conn.answer is not None:
+            conn.answer.response.status = None  # it was never sent, so nothing is told of it
+        with suppress(OSError):
+            conn.flush()
+        _tell(conn, refused)
+        return Next.LEAVE
+
+    def _finish(self, answer: Answer, conn: Connection) -> None:
+        """The answer is out, or given up."""
+        try:
+            answer.close()
+        except Exception:
+            self.log.exception("Error at the end of a request")
+        answer.response.sent = max(answer.response.sent - len(conn.out), 0)
+        self.log.access(answer.response, conn.request, answer.environ, answer.took)
+
+
+def _descriptors() -> int:
+    """How many this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _tell(conn: Connection | None, refused: Refusal) -> None:
+    """In log and metrics, of what the application never saw."""
+    request = conn.request if conn is not None else None
+    told = {access.REQUEST_ID: refused.request_id}
+    if request is not None:
+        told |= {"REQUEST_METHOD": request.method, "RAW_URI": request.uri}
+    access.answered(told, refused.status, 0.0, len(refused.content))

@@ -5,6 +5,7 @@ Two processes of 64 threads: a long poll or a download holds a thread, not a pro
 
 from __future__ import annotations
 
+import resource
 import sys
 from datetime import timedelta
 from typing import Any
@@ -15,12 +16,15 @@ from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from api import access, wsgi
+from api.pace import OWN_DESCRIPTORS
 from services import db, logs, metrics
 from services.errors import LooplineError
 from services.settings import Settings, sentences
 
 WORKERS = 2
 THREADS = 64
+CONNECTIONS = 4096
+"""That a process keeps open at once, where the system lets it open so many files."""
 
 
 def options(settings: Settings) -> dict[str, Any]:
@@ -32,6 +36,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "worker_class": "api.pace.PacedWorker",
         "workers": WORKERS,
         "threads": THREADS,
+        "worker_connections": CONNECTIONS,
         "control_socket_disable": True,
         "graceful_timeout": 20,
         "loglevel": settings.log_level,
@@ -56,8 +61,7 @@ class Log(Logger):  # type: ignore[misc]
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
         if not resp.status:  # the connection broke before there was an answer
             return
-        sent = resp.sent or (resp.response_length or 0) * (req.method != "HEAD")  # sendfile(2) does not count
-        access.answered(environ, int(str(resp.status)[:3]), request_time.total_seconds(), sent)
+        access.answered(environ, int(str(resp.status)[:3]), request_time.total_seconds(), resp.sent)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -75,6 +79,15 @@ class Server(BaseApplication):  # type: ignore[misc]
         return wsgi.create_app_from(self.settings)
 
 
+def _allow_descriptors() -> None:
+    """Open as many files as the system lets us: most shells start with 1,024, and each client takes one or two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTIONS + OWN_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main() -> None:
     """Runs until it is told to stop; the database is brought up to date first, once for all processes."""
     try:
@@ -88,5 +101,6 @@ def main() -> None:
     except LooplineError as error:
         sys.exit(f"Loopline's API cannot start: {error.message}")
     engine.dispose()
+    _allow_descriptors()
     with metrics.shared(settings):  # before the fork: both processes count together, and this one is asked
         Server(settings).run()

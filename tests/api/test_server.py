@@ -5,20 +5,17 @@ from __future__ import annotations
 import gzip
 import http.client
 import io
+import json
 import os
-import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,47 +23,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import Engine
 
 from services import db, jobs
 from services.jobs import Lease
 from services.storage import Storage
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    url: str
-    engine: Engine
-    data_dir: Path
-
-    @property
-    def address(self) -> tuple[str, int]:
-        url = httpx.URL(self.url)
-        return url.host, url.port or 80
-
-
-@contextmanager
-def serving(data_dir: Path) -> Iterator[Server]:
-    """`python -m api` on a free port and an empty folder."""
-    environment = {
-        **os.environ,
-        "LOOPLINE_DATA_DIR": str(data_dir),
-        "LOOPLINE_BROKER_URL": "redis://127.0.0.1:1/0",
-        "LOOPLINE_PORT": "0",
-        "LOOPLINE_MAX_UPLOAD_BYTES": "30000000",
-    }
-    command = [sys.executable, "-m", "api"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    engine = db.engine(f"sqlite:///{data_dir}/loopline.db")
-    try:
-        yield Server(process, _address(process), engine, data_dir)
-    finally:
-        engine.dispose()
-        process.terminate()
-        process.communicate(timeout=30)
+from tests.serving import Server, serving
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +35,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests of this module; each uses jobs and queues of its own."""
     with serving(tmp_path_factory.mktemp("var")) as started:
         yield started
-
-
-def _address(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            return found.group()
-    raise AssertionError("the server did not start")
 
 
 def submit(server: Server, spec: dict[str, Any], queue: str) -> str:
@@ -306,6 +259,100 @@ def test_a_body_that_is_no_http_is_a_problem_and_not_an_error(server: Server) ->
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         assert answer.status == 400
+
+
+HOST = b"Host: localhost\r\n"
+NO_HTTP: dict[str, tuple[bytes, int, str]] = {
+    "no request line": (b"GARBAGE\r\n\r\n", 400, "bad_request"),
+    "lines without CR": (b"GET / HTTP/1.1\n\n", 400, "bad_request"),
+    "a method in small letters": (b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    "a version of its own": (b"GET / HTTP/9.9\r\n" + HOST + b"\r\n", 400, "bad_request"),
+    "two hosts": (b"GET / HTTP/1.1\r\n" + HOST * 2 + b"\r\n", 400, "bad_request"),
+    "a name with a space": (b"GET / HTTP/1.1\r\nX Y: 1\r\n\r\n", 400, "bad_request"),
+    "a folded header": (b"GET / HTTP/1.1\r\nX: 1\r\n 2\r\n\r\n", 400, "bad_request"),
+    "a NUL": (b"GET / HTTP/1.1\r\nX: \0\r\n\r\n", 400, "bad_request"),
+    "no length": (b"POST / HTTP/1.1\r\nContent-Length: abc\r\n\r\n", 400, "bad_request"),
+    "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "bad_request"),
+    "a long address": (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414, "uri_too_long"),
+    "an expectation": (b"GET / HTTP/1.1\r\nExpect: miracles\r\n\r\n", 417, "expectation_failed"),
+    "many headers": (b"GET / HTTP/1.1\r\n" + b"X: 1\r\n" * 101 + b"\r\n", 431, "head_too_large"),
+    "a long header": (b"GET / HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431, "head_too_large"),
+    "a head without end": (b"GET / HTTP/1.1\r\n" + b"X: 1\r\n" * 20_000, 431, "head_too_large"),
+    "another coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: magic, chunked\r\n\r\n", 501, "not_implemented"),
+}
+
+
+@pytest.mark.parametrize("name", NO_HTTP)
+def test_what_is_no_http_gets_a_problem(server: Server, name: str) -> None:
+    sent, status, code = NO_HTTP[name]
+    answer, problem = answered(server, sent)
+    assert (answer.status, problem["status"], problem["code"]) == (status, status, code)
+    assert set(problem) == {"type", "title", "status", "detail", "code", "request_id", "errors"}
+    assert problem["request_id"] == answer.headers["X-Request-Id"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_request_that_does_not_come_is_told_so(server: Server) -> None:
+    heads = [b"GET / HTTP/1.1\r\nX: ", b"POST /v1/jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\n{"]
+    with ThreadPoolExecutor() as pool:
+        for answer, problem in pool.map(lambda head: answered(server, head), heads):
+            assert (answer.status, problem["code"]) == (408, "too_slow")
+
+
+def answered(server: Server, sent: bytes) -> tuple[http.client.HTTPResponse, dict[str, Any]]:
+    """The answer to these bytes, a problem after which the connection ends."""
+    with socket.create_connection(server.address, timeout=40) as connection:
+        connection.sendall(sent)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        problem: dict[str, Any] = json.loads(answer.read())
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["Connection"] == "close"
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    return answer, problem
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "Script_Name", "Script-Name", "PATH_INFO"])
+def test_no_header_changes_where_a_request_goes(server: Server, name: str) -> None:
+    with socket.create_connection(server.address, timeout=20) as connection:
+        connection.sendall(b"GET /v1/presets HTTP/1.1\r\n" + HOST + name.encode() + b": /v1\r\n\r\n")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["object"]) == (200, "list")
+
+
+def test_headers_of_a_proxy_change_nothing(server: Server) -> None:
+    contradictory = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off", "X-Forwarded-For": "192.0.2.7"}
+    assert httpx.get(f"{server.url}/v1/jobs", headers=contradictory).status_code == 200
+
+
+def test_requests_that_come_together_are_answered_in_turn(server: Server) -> None:
+    paths = [b"/v1/health/live", b"/docs/swagger-ui-bundle.js", b"/nowhere", b"/v1/presets"]
+    with socket.create_connection(server.address, timeout=20) as connection:
+        connection.sendall(b"".join(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n" for path in paths))
+        file = connection.makefile("rb")
+        lengths = []
+        for status in (b"200", b"200", b"404", b"200"):
+            assert file.readline().split()[1] == status
+            headers = http.client.parse_headers(file)
+            lengths.append(len(file.read(int(headers["Content-Length"]))))
+        file.close()
+    assert lengths[1] > 1_000_000
+
+
+def test_a_body_that_was_promised_is_waited_for_and_asked_for(server: Server, spec: dict[str, Any]) -> None:
+    body = json.dumps(spec | {"queue": "asked"}).encode()
+    with socket.create_connection(server.address, timeout=20) as connection:
+        head = b"POST /v1/jobs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+        connection.sendall(head + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body[:10])
+        connection.sendall(body[10:])
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 202
+        assert len(answer.read()) > 100
 
 
 def test_a_download_streams_whole(server: Server, spec: dict[str, Any]) -> None:

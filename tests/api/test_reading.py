@@ -10,8 +10,8 @@ import pytest
 from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
 from werkzeug.exceptions import RequestTimeout
 
-from api import pace
-from api.pace import PacedReader
+from api import reading
+from api.reading import PacedReader
 
 Pair = tuple[socket.socket, PacedReader]
 
@@ -19,11 +19,14 @@ Pair = tuple[socket.socket, PacedReader]
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     """A client's socket, and the server's reader of it, which is impatient and takes one slow client at a time."""
-    monkeypatch.setattr(pace, "AT_ONCE_SECONDS", 0.02)
-    monkeypatch.setattr(pace, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(reading, "AT_ONCE_SECONDS", 0.02)
+    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.3)
     client, server = socket.socketpair()
     with client, server:
-        yield client, PacedReader(server, threading.BoundedSemaphore(1))
+        server.setblocking(False)
+        reader = PacedReader(server, threading.BoundedSemaphore(1))
+        reader.begin()
+        yield client, reader
 
 
 def test_what_comes_is_read(pair: Pair) -> None:
@@ -34,19 +37,24 @@ def test_what_comes_is_read(pair: Pair) -> None:
     assert reader.chunk() == b""
 
 
-def test_a_head_that_does_not_come_ends_the_connection_and_a_body_is_told(pair: Pair) -> None:
+def test_a_body_that_does_not_come_is_told(pair: Pair) -> None:
     _, reader = pair
-    with pytest.raises(NoMoreData):
-        reader.chunk()
-    reader.begin()
-    reader.in_body = True
     with pytest.raises(RequestTimeout, match="its bytes come too slowly"):
         reader.chunk()
 
 
+def test_the_loop_never_waits(pair: Pair) -> None:
+    client, reader = pair
+    client.sendall(b"GET")
+    reader.may_wait = False
+    reader.unread(b"what is there")
+    assert reader.read() == b"what is there"
+    with pytest.raises(NoMoreData):
+        reader.read()
+
+
 def test_a_byte_now_and_then_gains_no_time(pair: Pair) -> None:
     client, reader = pair
-    reader.in_body = True
     stop = threading.Event()
 
     def drip() -> None:
@@ -80,7 +88,6 @@ def test_time_is_counted_by_request_and_a_fast_one_gains_it(pair: Pair) -> None:
 
 def test_when_too_many_are_slow_the_next_one_is_let_go_at_once(pair: Pair) -> None:
     _, reader = pair
-    reader.in_body = True
     with reader.slow, pytest.raises(RequestTimeout, match="too many others are slow"):
         reader.chunk()
     reader.slow.acquire(blocking=False)

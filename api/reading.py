@@ -1,0 +1,76 @@
+"""Reads the bodies of requests, and keeps those who send slowly from holding the server's threads.
+
+A body that is longer than `connections.SMALL_BODY_BYTES`, or comes in chunks, is read by the thread that answers the
+request, as the application asks for it. It is waited for PATIENCE_SECONDS in all, and longer only while its bytes come
+at SLOWEST_BYTES_PER_SECOND. Whoever sends below FAST_BYTES_PER_SECOND is waited for by SLOW_THREADS of a process's
+threads and no more.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+
+from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
+from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
+from werkzeug.exceptions import RequestTimeout
+
+PATIENCE_SECONDS = 20.0
+SLOWEST_BYTES_PER_SECOND = 1_000.0
+FAST_BYTES_PER_SECOND = 100_000.0
+AT_ONCE_SECONDS = 0.5
+"""Nobody counts as slow before this."""
+SLOW_THREADS = 16
+"""Of a process's 64, of which long polls may hold 40 (`service.MAX_WAITING`)."""
+READ_BYTES, MOST_READ_BYTES = 1 << 16, 1 << 20
+
+
+class PacedReader(Unreader):  # type: ignore[misc]
+    """Reads from a socket that does not block, as long as bytes come fast enough; `slow` are the places for those to
+    wait. While `may_wait` is false there is only what was given to `unread`.
+
+    Raises:
+        RequestTimeout: the body took too long; 408.
+        NoMoreData: there is no more, and none may be waited for.
+    """
+
+    def __init__(self, sock: socket.socket, slow: threading.Semaphore) -> None:
+        super().__init__()
+        self.sock, self.slow = sock, slow
+        self.may_wait = False
+        self.waited, self.received = 0.0, 0
+
+    def begin(self) -> None:
+        """From now on a thread reads a body, and may wait for it."""
+        self.may_wait, self.waited, self.received = True, 0.0, 0
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        if not self.may_wait:
+            raise NoMoreData
+        while True:
+            self._wait()
+            try:
+                data: bytes = self.sock.recv(min(max(size_hint or 0, READ_BYTES), MOST_READ_BYTES))
+            except BlockingIOError:
+                continue
+            self.received += len(data)
+            return data
+
+    def _wait(self) -> None:
+        began = time.monotonic()
+        if not self._readable(AT_ONCE_SECONDS + self.received / FAST_BYTES_PER_SECOND - self.waited):
+            if not self.slow.acquire(blocking=False):
+                raise RequestTimeout("The request did not come in time: too many others are slow as well.")
+            try:
+                if not self._readable(PATIENCE_SECONDS + self.received / SLOWEST_BYTES_PER_SECOND - self.waited):
+                    raise RequestTimeout("The request did not come in time: its bytes come too slowly.")
+            finally:
+                self.slow.release()
+        self.waited += time.monotonic() - began
+
+    def _readable(self, seconds: float) -> bool:
+        poll = select.poll()  # select() knows no descriptors above 1023
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(max(seconds, 0.0) * 1000))
