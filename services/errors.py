@@ -23,6 +23,7 @@
     │   ├── IdempotencyInFlight
     │   ├── DatasetInUse
     │   ├── JobNotSucceeded
+    │   ├── ModelNotFinite
     │   ├── JobRegistered
     │   ├── ModelInUse
     │   ├── AliasMoved
@@ -240,6 +241,12 @@ class DatasetInUse(Conflict):
     code = "dataset_in_use"
 
 
+class ModelNotFinite(Conflict):
+    """A loss of this model is no finite number, so its answers are of no use; train it again."""
+
+    code = "model_not_finite"
+
+
 class JobNotSucceeded(Conflict):
     """Only a job that has succeeded has a model to register."""
 
@@ -371,14 +378,32 @@ class Diverged(TrainingError):
     """A loss or gradient was not finite."""
 
     code = "diverged"
+    advice = "Try a lower optimizer.lr, a max_grad_norm that is lower or set at all, or a warm-up."
 
-    def __init__(self, *, epoch: int, step: int, loss: float, grad_norm: float, lr: float) -> None:
-        super().__init__(
+    def __init__(
+        self, *, epoch: int, step: int, loss: float, grad_norm: float, lr: float, summary: str | None = None
+    ) -> None:
+        self.summary = summary or (
             f"Training diverged at step {step} (epoch {epoch}): loss {loss:g}, gradient norm {grad_norm:g}, "
-            f"learning rate {lr:g}. The weights from before this step are in the last checkpoint. "
-            "Try a lower optimizer.lr, a max_grad_norm that is lower or set at all, or a warm-up."
+            f"learning rate {lr:g}."
         )
+        """What happened, without what to do."""
+        super().__init__(f"{self.summary} {self.advice}")
         self.epoch, self.step, self.loss, self.grad_norm, self.lr = epoch, step, loss, grad_norm, lr
+
+    def add(self, *sentences: str) -> None:
+        """Say more about it, before what to do."""
+        self.summary = " ".join((self.summary, *sentences))
+        self.args = (f"{self.summary} {self.advice}",)
+
+
+class NotFinite(Diverged):
+    """The best weights of a run are of no use: they, or their answers, are not finite."""
+
+    advice = (
+        "Try a lower optimizer.lr, a max_grad_norm that is lower or set at all, or data.scaling: standard where the "
+        "data's values are large."
+    )
 
 
 class CheckpointCorrupt(TrainingError):

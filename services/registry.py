@@ -27,6 +27,7 @@ from services.errors import (
     JobNotFound,
     JobNotSucceeded,
     ModelInUse,
+    ModelNotFinite,
     ModelNotFound,
     NothingBefore,
     Problem,
@@ -75,6 +76,7 @@ def register(
         BadRequest: the name is not one.
         JobNotFound: there is none, or it is another tenant's.
         JobNotSucceeded: it has no model.
+        ModelNotFinite: a loss of its model is not finite.
     """
     _check("model", "/path/model", name, _NAME, _ALLOWED)
     _hold_result(session, job_id, tenant)
@@ -174,6 +176,7 @@ def promote(
         BadRequest: the alias is no name for one.
         ModelNotFound: there is no such model or version.
         AliasMoved: the alias points elsewhere than expected.
+        ModelNotFinite: a loss of that version is not finite.
     """
     allowed = f"1 to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter, and not `{LATEST}`"
     _check("alias", "/path/alias", "" if alias == LATEST else alias, _ALIAS, allowed)
@@ -183,6 +186,7 @@ def promote(
     if standing is not None and standing.version == version.version:
         return Moved(version, changed=False)  # a request that is sent twice is no conflict
     _check_expected(name, alias, standing, expected)
+    _check_finite(session, version.job_id)
     before = None if standing is None else (standing.version, standing.move_id)
     move_id = _record(session, version, alias, "promote", before, version.version, reason, by)
     if standing is None:
@@ -305,6 +309,17 @@ def _hold_result(session: Session, job_id: str, tenant: str) -> None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     if status != Status.SUCCEEDED:
         raise JobNotSucceeded(f"The job {job_id} is {status}; only one that has succeeded has a model to register.")
+    _check_finite(session, job_id)
+
+
+def _check_finite(session: Session, job_id: str) -> None:
+    """Refuse a model whose loss is not finite: versions before this was looked at let such jobs succeed."""
+    metrics = (session.scalar(select(Job.result).where(Job.id == job_id)) or {}).get("metrics", {})
+    if lost := [name for name, value in metrics.items() if name.endswith("_loss") and value is None]:
+        raise ModelNotFinite(
+            f"The {lost[0].replace('_', ' ')} of the job {job_id} is no finite number, so the answers of its model are "
+            "of no use. Train it again, with a lower optimizer.lr or a lower max_grad_norm."
+        )
 
 
 def _locked(session: Session, name: str, tenant: str) -> Model:

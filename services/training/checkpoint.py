@@ -131,7 +131,8 @@ def load_into(run: Run, path: Path) -> None:
     body = read(path)
     if body["spec_sha256"] != spec_hash(run):
         raise CheckpointCorrupt(f"{path.name} belongs to another spec.")
-    if body.get("data_sha256") not in (None, run.data.sha256):  # a version before this was written down left it out
+    digests = body.get("data_sha256"), run.data.sha256  # a version before this was written down left it out
+    if None not in digests and digests[0] != digests[1]:
         raise CheckpointCorrupt(f"{path.name} belongs to other data.")
     target_scaling = body["model"].get("target_scaling", UNSCALED.document())
     if target_scaling != run.data.target_scaling.document():

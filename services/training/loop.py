@@ -395,9 +395,13 @@ def watch(run: Run, record: Epoch) -> None:
 
 
 def _judged(run: Run, record: Epoch, name: str) -> float:
-    """A number of the split that judges the run; NaN where there is none."""
-    value = record.get(f"validation_{name}" if run.data.validation is not None else f"train_{name}")
-    return math.nan if value is None else value
+    """A number of the split that judges the run; NaN where there is none. Answers whose loss is not finite are worth
+    nothing, whatever share of them happens to be right."""
+    split = "validation" if run.data.validation is not None else "train"
+    value, loss = record.get(f"{split}_{name}"), record.get(f"{split}_loss")
+    if value is None or (name != "loss" and (loss is None or not math.isfinite(loss))):
+        return math.nan
+    return value
 
 
 def _better(name: str, value: float, than: float | None, by: float = 0.0) -> bool:
@@ -428,6 +432,12 @@ def answers(
             found.append(model(piece.x, piece.lengths).float())
     model.train(was_training)
     return torch.cat(found), torch.from_numpy(np.concatenate(order.batches))
+
+
+def unanswered(run: Run, part: Part, batch: int) -> int:
+    """To how many samples of a part the model gives no finite answer, as it stands in evaluation mode."""
+    outputs, _ = answers(run.model, part, run.device, run.training.precision, batch)
+    return int((~outputs.isfinite()).any(dim=1).sum())
 
 
 def in_rows(outputs: Tensor, rows: Tensor) -> Tensor:

@@ -120,6 +120,8 @@ def beginning(reference: Reference, spec: Spec, prepared: Prepared) -> dict[str,
     """
     if reference.spec.architecture != spec.architecture:
         raise Unusable("has another architecture")
+    if not all(weight.isfinite().all() for weight in reference.weights.values()):
+        raise Unusable("has weights that are not finite")
     if (reference.classes is None) != (prepared.classes is None):
         raise Unusable("has other targets")
     weights = dict(reference.weights)

@@ -41,7 +41,7 @@ def _cut_back(run: Run, epoch: int) -> None:
     run.history = run.history[:epoch]
     run.reports, run.outputs, run.seconds = [], [], 0.0
     run._untaken, run._reported = [], 0
-    run.plateau, run.stopping_best, run.stopping_bad_epochs = PlateauState(), None, 0
+    run.plateau, run.stopping_best, run.stopping_bad_epochs, run.stopped_early = PlateauState(), None, 0, False
     for record in run.history:
         watch(run, record)
 
@@ -57,9 +57,8 @@ def sentence_of(error: Diverged, run: Run) -> str:
     assert on is not None, "it was rolled back"  # noqa: S101
     place = f"from the end of epoch {run.epoch} (step {run.step})" if run.epoch else "from the start"
     return (
-        f"Training diverged at step {error.step} (epoch {error.epoch}): loss {error.loss:g}, gradient norm "
-        f"{error.grad_norm:g}, learning rate {error.lr:g}. It goes on {place} with learning rates multiplied by "
-        f"{run.lr_factor:g} (rollback {run.rollbacks} of {on.at_most})."
+        f"{error.summary} It goes on {place} with learning rates multiplied by {run.lr_factor:g} "
+        f"(rollback {run.rollbacks} of {on.at_most})."
     )
 
 
@@ -67,5 +66,5 @@ def tell_rollbacks(error: Diverged, run: Run) -> None:
     """Adds to the message of a divergence how often the run was rolled back before it."""
     if run.rollbacks:
         times = "once" if run.rollbacks == 1 else f"{run.rollbacks} times"
-        told = f"The run was rolled back {times} before, at last to {run.lr_factor:g} times the spec's learning rate."
-        error.args = (f"{error.message} {told}",)
+        rate = f"{run.lr_factor:g} times the spec's learning rate"
+        error.add(f"The run was rolled back {times} before, at last to {rate}.")

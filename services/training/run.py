@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from services import faults
-from services.errors import CheckpointCorrupt, Diverged, Invalid
+from services.errors import CheckpointCorrupt, Diverged, Invalid, NotFinite
 from services.training import checkpoint, npz
 from services.training.data import prepare
-from services.training.loop import Epoch, Run, evaluate, fit, restore_best
+from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.model import GATES
 from services.training.npz import Arrays
@@ -175,8 +175,10 @@ class Telling:
                 yield from self._train(stop)
                 return
             except Diverged as error:
+                if isinstance(error, NotFinite):
+                    self.run.best = None  # nothing to go back to
                 if not roll_back(self.run):
-                    yield from self._last_good()
+                    yield from self._last_good(error)
                     tell_rollbacks(error, self.run)
                     raise
                 again = self._rolled_back(error)
@@ -244,14 +246,23 @@ class Telling:
         yield self._started(found)
         yield from self._checkpoint(time.monotonic())  # so that a later attempt begins with what fits
 
-    def _last_good(self) -> Iterator[Event]:
-        """Keeps where a run stood before it diverged: the weights of then, and the best ones.
+    def _last_good(self, error: Diverged) -> Iterator[Event]:
+        """Keeps where a run stood before it diverged: the weights of then, and the best ones; and says what there is.
 
         With fp16 the updates since then may have changed them, so there the checkpoint before has to do.
         """
-        if self.run.step and self.run.scaler is None:
+        run = self.run
+        if run.step and run.scaler is None and not run.finished:
             yield from self._steps(time.monotonic())
             yield from self._checkpoint(time.monotonic())
+        if isinstance(error, NotFinite):
+            return
+        if not self.saved:
+            error.add("There is no checkpoint from before it.")
+        elif self.saved[-1].step == run.step and run.scaler is None:
+            error.add("The weights from before this step are in the last checkpoint.")
+        else:
+            error.add(f"The last checkpoint is that of step {self.saved[-1].step}.")
 
     def _resume(self, resume: str | None) -> Generator[Event, None, Path | None]:
         """Takes up the order's checkpoint, or where that is damaged another that is whole: one before it, if any."""
@@ -289,9 +300,10 @@ class Telling:
         if before is not None and before != now:
             hashes = f"its SHA-256 was {before[:12]}... and is {str(now)[:12]}..."
             raise self._refused(f"other data: {self.data} has changed since ({hashes})", "the old file")
-        if body["model"]["scaling"] != self.run.data.scaling.document():
-            raise self._refused(f"other data: {self.data} has changed since (its scaling is another)", "the old file")
         if before is None and now is not None:
+            if body["model"]["scaling"] != self.run.data.scaling.document():
+                why = f"other data: {self.data} has changed since (its scaling is another)"
+                raise self._refused(why, "the old file")
             yield _warning(
                 f"The newest checkpoint in {self.directory} does not say which data it was trained on, because an "
                 f"older version wrote it. Training goes on with {self.data} as it is now."
@@ -472,12 +484,14 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     a retraining is told before."""
     restore_best(run)
     directory.mkdir(parents=True, exist_ok=True)
+    check_answers(run)
     metrics: dict[str, float | None] = {}
     for name, part in (("validation", run.data.validation), ("test", run.data.test)):
         if part is not None:
             metrics |= {f"{name}_{key}": value for key, value in evaluate(run, part).items()}
     if run.data.validation is None and run.best is not None:
         metrics |= _train_metrics(run.history[run.best.epoch - 1])
+    check_losses(run, metrics)
     result = {
         "best_epoch": run.best.epoch if run.best else None,
         "epochs": run.epoch,
@@ -500,6 +514,49 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     ]
     faults.point("result.written")
     yield {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
+
+
+def check_answers(run: Run) -> None:
+    """Raises NotFinite where the weights that a run keeps are not finite, or give no finite answer to a sample of any
+    part. That of the last epoch was never asked before: its loss is from before its last update."""
+    wrong = [name for name, t in run.model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
+    if wrong:
+        raise _not_finite(run, f"are not finite ({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})")
+    fits = min(run.micro_batch or run.training.batch_size, run.evaluation_batch)  # as training has shown
+    parts = (
+        ("training", run.train_part, fits),
+        ("validation", run.data.validation, run.evaluation_batch),
+        ("test", run.data.test, run.evaluation_batch),
+    )
+    found = []
+    for name, part, batch in parts:
+        if part is not None:
+            run.evaluating = True  # and stays so where this fails: memory.py asks
+            if missing := unanswered(run, part, batch):
+                found.append(f"{missing:,} of the {len(part):,} {name} samples")
+            run.evaluating = False
+    if found:
+        how = "" if run.training.precision == "float32" else f" (computed in {run.training.precision})"
+        raise _not_finite(run, f"give no finite answer to {', '.join(found)}{how}")
+
+
+def check_losses(run: Run, metrics: dict[str, float | None]) -> None:
+    """Raises NotFinite where a loss of the weights that a run keeps is not finite: nothing says what they are worth."""
+    for name, value in metrics.items():
+        if name.endswith("_loss") and (value is None or not math.isfinite(value)):
+            raise _not_finite(run, f"have a {name.replace('_', ' ')} that is not finite")
+
+
+def _not_finite(run: Run, what: str) -> NotFinite:
+    epoch = run.best.epoch if run.best else run.epoch
+    return NotFinite(
+        epoch=epoch,
+        step=run.step,
+        loss=math.nan,
+        grad_norm=math.nan,
+        lr=run.optimizer.param_groups[0]["lr"],
+        summary=f"Training diverged: its best weights, those of epoch {epoch}, {what}.",
+    )
 
 
 def best_of(run: Run) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -18,6 +19,7 @@ from services.errors import (
     JobNotSucceeded,
     JobRegistered,
     ModelInUse,
+    ModelNotFinite,
     ModelNotFound,
     NothingBefore,
 )
@@ -95,6 +97,22 @@ def test_only_the_result_of_a_job_that_succeeded_is_registered(session: Session,
     for name in ("", "Vowels", "a@b", "-a", "a" * 101, "a/b"):
         with pytest.raises(BadRequest):
             registry.register(session, name, queued_job.id)
+
+
+def test_a_model_whose_loss_is_not_finite_is_neither_registered_nor_promoted(
+    engine: Engine, session: Session, train: Train, three: Sequence[str]
+) -> None:
+    """As versions before this was looked at let them succeed."""
+    lost = train()
+    for job_id in (lost, three[1]):
+        result = {"best_epoch": 1, "metrics": {"validation_loss": None, "validation_accuracy": 0.3}}
+        session.execute(sa.update(Job).where(Job.id == job_id).values(result=result))
+    with pytest.raises(ModelNotFinite, match=f"The validation loss of the job {lost} is no finite number"):
+        registry.register(session, "vowels", lost)
+    with pytest.raises(ModelNotFinite, match=three[1]):
+        registry.promote(session, "vowels", "2")
+    assert registry.promote(session, "vowels", "3").changed
+    assert moves(session) == [("promote", None, 3)]
 
 
 def test_rollbacks_go_back_one_by_one_and_never_forth(session: Session, three: Sequence[str]) -> None:

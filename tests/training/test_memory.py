@@ -150,7 +150,8 @@ def test_training_goes_on_from_the_last_checkpoint_with_what_fits_and_says_so(
         },
     }  # fmt: skip
     after = told[told.index(note) + 1]
-    assert after == told[0] | {"resumed_from": {"epoch": 1, "step": 4}, "checkpoints": [4]}
+    best = of("epoch", told)[0]["best"]
+    assert after == told[0] | {"resumed_from": {"epoch": 1, "step": 4}, "best": best, "checkpoints": [4]}
     assert taken == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (5, 2), (6, 2), (7, 2), (8, 2), (9, 2)]
     assert told[-1]["event"] == "finished"
     for one, other in zip(outcome(whole)[1], outcome(asked)[1], strict=True):

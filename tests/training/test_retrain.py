@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from services.training import npz, reference
 from services.training.loop import Run, evaluate
@@ -127,6 +127,17 @@ def test_training_begins_with_the_weights_of_production(train: Callable[..., lis
         torch.testing.assert_close(tensor, weights(tmp_path / "one")[name], atol=1e-4, rtol=1e-4)
     cards = [json.loads((tmp_path / folder / "model.json").read_text()) for folder in ("one", "two")]
     assert cards[0]["scaling"] == cards[1]["scaling"]
+
+
+def test_weights_that_are_not_finite_are_not_begun_with(train: Callable[..., list[Event]], tmp_path: Path) -> None:
+    train("one")
+    found = weights(tmp_path / "one")
+    found["rnn.weight_hh_l0"][0, 0] = math.nan
+    save_file(found, tmp_path / "one" / "model.safetensors")
+    told = train("two", before="one", retrain={"model": "m", "warm_start": "production"})
+    [note] = notes(told, "warm_start")
+    assert note["message"] == "m@1 has weights that are not finite: training begins from scratch."
+    assert told[-1]["event"] == "finished"
 
 
 def test_where_the_network_is_another_training_begins_from_scratch_and_says_so(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from services.errors import DatasetInvalid, Diverged, Invalid, SpecInvalid
+from services.errors import DatasetInvalid, Diverged, Invalid, NotFinite, SpecInvalid
 from services.training import checkpoint, loop, npz, run
 from services.training.data import Part
 from services.training.loop import Run, fit
@@ -24,7 +24,17 @@ from services.training.model import SequenceModel
 from services.training.npz import Arrays
 from services.training.run import NEWEST, events
 from services.training.spec import parse
-from tests.training.building import classes, document, make_run, of_many_lengths, same, timeless, trained, weights_of
+from tests.training.building import (
+    classes,
+    document,
+    make_run,
+    of_many_lengths,
+    same,
+    timeless,
+    trained,
+    values,
+    weights_of,
+)
 
 Event = dict[str, Any]
 
@@ -155,11 +165,11 @@ def test_everything_told_is_json(order: Callable[..., Event]) -> None:
     relu = {"cell": "rnn", "nonlinearity": "relu", "init": "kaiming"}
     given = {"data": {"split": {"validation": "given", "test": "given"}}, "architecture": relu}
     asked = order(arrays, checkpoints={"every_steps": 1}, **given)
-    told = [json.loads(json.dumps(event, allow_nan=False)) for event in events(asked)]
+    told: list[Event] = []
+    with pytest.raises(NotFinite, match="give no finite answer to 1 of the 12 validation samples"):
+        told.extend(json.loads(json.dumps(event, allow_nan=False)) for event in events(asked))
     assert [event["record"]["validation_loss"] for event in of("epoch", told)] == [None] * 3
-    assert told[-1]["result"]["metrics"]["validation_loss"] is None
-    history = json.loads((Path(asked["directory"]) / "history.json").read_text())
-    assert history["epochs"] == [event["record"] for event in of("epoch", told)]
+    assert [event["best"]["value"] for event in of("epoch", told)] == [None] * 3
 
 
 def test_synthetic_data_needs_no_file(tmp_path: Path) -> None:
@@ -546,6 +556,114 @@ def test_an_epoch_without_a_finite_number_is_not_the_best(
     told = list(events(order()))
     assert [event["best"]["epoch"] for event in of("epoch", told)] == [1, 1, 3]
     assert told[-1]["result"]["best_epoch"] == 3
+
+
+EXPLODING = {
+    "architecture": {"cell": "rnn", "nonlinearity": "relu"},
+    "training": {"epochs": 1, "batch_size": 64, "max_grad_norm": None, "optimizer": {"name": "adam", "lr": 10.0}},
+}
+"""One update, which leaves weights of 10: 60 steps later a state of relu has left the finite numbers."""
+
+
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        (0.0, "no finite answer to 24 of the 24 training samples."),
+        (0.25, "no finite answer to 18 of the 18 training samples, 6 of the 6 validation samples."),
+    ],
+)
+@pytest.mark.parametrize("by", ["loss", "accuracy"])
+def test_weights_that_give_no_finite_answer_are_no_result(
+    order: Callable[..., Event], validation: float, by: str, words: str
+) -> None:
+    """The loss that the only epoch recorded is finite: it is from before the last update."""
+    training = EXPLODING["training"] | {"best_by": by}
+    changes = EXPLODING | {"training": training, "data": {"split": {"validation": validation}}}
+    asked = order(classes(length=60), **changes)
+    told: list[Event] = []
+    with pytest.raises(NotFinite) as caught:
+        told.extend(events(asked))  # which keeps those before it
+    assert math.isfinite(of("epoch", told)[0]["record"]["train_loss"])
+    assert of("finished", told) == []
+    assert not (Path(asked["directory"]) / "model.json").exists()
+    assert f"its best weights, those of epoch 1, give {words} Try a lower optimizer.lr" in caught.value.message
+    with pytest.raises(NotFinite):  # nor is it one of the attempt that follows
+        list(events(asked | {"resume": NEWEST}))
+
+
+def test_one_sample_of_the_test_part_without_a_finite_answer_is_enough(order: Callable[..., Event]) -> None:
+    arrays = split(classes(48))
+    arrays.x[3] = 3e38
+    data = {"split": {"validation": "given", "test": "given"}}
+    network = {"cell": "rnn", "nonlinearity": "relu", "hidden_size": 32}
+    with pytest.raises(NotFinite, match=r"give no finite answer to 1 of the 12 test samples\. Try"):
+        list(events(order(arrays, architecture=network, data=data)))
+
+
+def test_a_loss_that_is_not_finite_is_no_measure_of_the_best_weights(order: Callable[..., Event]) -> None:
+    """Every answer is finite, and the square of its error is not."""
+    arrays = split(values(48))
+    arrays.y[1::4] = 3e38
+    data = {"split": {"validation": "given", "test": "given"}, "target_scaling": "none"}
+    with pytest.raises(NotFinite, match="have a validation loss that is not finite"):
+        list(events(order(arrays, training={"loss": "mse"}, data=data)))
+
+
+def test_a_weight_that_is_not_finite_is_no_result_though_the_answers_are(
+    order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run.restore_best
+
+    def restore(restored: Run) -> None:
+        real(restored)
+        restored.model.rnn.get_parameter("bias_ih_l0").data[:5] = math.inf  # a gate that is always open
+
+    monkeypatch.setattr(run, "restore_best", restore)
+    with pytest.raises(NotFinite, match=r"those of epoch \d, are not finite \(rnn\.bias_ih_l0\)"):
+        list(events(order()))
+
+
+def test_a_run_whose_best_weights_are_not_finite_is_rolled_back_if_it_may(order: Callable[..., Event]) -> None:
+    training = EXPLODING["training"] | {"on_divergence": {"lr_factor": 1e-4}, "early_stopping": {"patience": 1}}
+    told = list(events(order(classes(length=60), **EXPLODING | {"training": training})))
+    (back,) = of("rolled_back", told)
+    assert (back["epoch"], back["step"], back["best"]) == (0, 0, None)
+    assert "give no finite answer" in back["message"]
+    assert "It goes on from the start with learning rates multiplied by 0.0001" in back["message"]
+    assert told[-1]["event"] == "finished"
+    assert told[-1]["result"]["rollbacks"] == 1
+
+
+def test_right_answers_with_an_infinite_loss_are_not_the_best(
+    order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That accuracy is chance: among answers that are no numbers, one is still the largest."""
+    found = iter(((0.7, 0.5), (math.nan, 1.0), (0.6, 0.4), (0.6, 0.4), (0.6, 0.4)))
+    real = loop.evaluate
+
+    def evaluate(evaluated: Run, part: Part) -> dict[str, float | None]:
+        loss, accuracy = next(found)
+        return real(evaluated, part) | {"loss": loss, "accuracy": accuracy}
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    told = list(events(order(training={"best_by": "accuracy"})))
+    assert [event["best"]["epoch"] for event in of("epoch", told)] == [1, 1, 1]
+
+
+def test_a_divergence_says_which_checkpoint_there_is(order: Callable[..., Event]) -> None:
+    arrays = split(values(48))
+    optimizer = {"name": "sgd", "lr": 100.0}
+    changes = {"architecture": EXPLODING["architecture"], "data": {}}
+    training = {"loss": "mse", "max_grad_norm": None, "optimizer": optimizer}
+    later = order(arrays, **changes, training=training)
+    with pytest.raises(Diverged, match=r"The weights from before this step are in the last checkpoint\. Try"):
+        list(events(later))
+    assert names(later["directory"])
+    arrays.x[...] = 3e37
+    at_once = order(arrays, folder="at once", **changes, training=training)
+    with pytest.raises(Diverged, match=r"at step 1 .* There is no checkpoint from before it\. Try"):
+        list(events(at_once))
+    assert not Path(at_once["directory"]).exists()
 
 
 def test_without_validation_the_result_has_the_training_numbers_of_the_best_epoch(

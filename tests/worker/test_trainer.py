@@ -18,7 +18,16 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db, jobs
-from services.errors import CheckpointCorrupt, DatasetInvalid, Diverged, Invalid, OutOfMemory, Problem, SpecInvalid
+from services.errors import (
+    CheckpointCorrupt,
+    DatasetInvalid,
+    Diverged,
+    Invalid,
+    NotFinite,
+    OutOfMemory,
+    Problem,
+    SpecInvalid,
+)
 from services.orm import Job
 from services.storage import Storage
 from tests.worker.watching import Watch
@@ -174,6 +183,7 @@ class OutOfMemoryError(RuntimeError):
     ("error", "reason"),
     [
         (Diverged(epoch=1, step=2, loss=float("nan"), grad_norm=1.0, lr=0.1), "diverged"),
+        (NotFinite(epoch=1, step=2, loss=float("nan"), grad_norm=1.0, lr=0.1), "diverged"),
         (DatasetInvalid("Row 3 holds a NaN."), "dataset_invalid"),
         (OutOfMemory(), "out_of_memory_gpu"),
         (OutOfMemoryError("CUDA out of memory"), "out_of_memory_gpu"),
