@@ -96,7 +96,7 @@ def test_a_run_goes_back_to_its_best_epoch_with_all_that_hangs_on_it() -> None:
         "early_stopping": {"patience": 20},
         "lr_schedule": {"name": "plateau", "patience": 0, "threshold": 0.5, "factor": 0.9, "warmup_steps": 40},
     }
-    run, _ = diverging(30.0, **watching)
+    run, _ = diverging(15.0, **watching)
     best = run.best
     assert best is not None
     assert 0 < best.epoch < run.epoch
@@ -108,7 +108,7 @@ def test_a_run_goes_back_to_its_best_epoch_with_all_that_hangs_on_it() -> None:
     assert run.optimizer.state_dict()["state"] == {}
     assert (run.rollbacks, run.lr_factor) == (1, 0.1)
 
-    until_then = make_run(ARRAYS, **spec(30.0) | {"training": spec(30.0)["training"] | watching})
+    until_then = make_run(ARRAYS, **spec(15.0) | {"training": spec(15.0)["training"] | watching})
     for epoch in fit(until_then):
         if epoch is not None and until_then.epoch == best.epoch:
             break
