@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from services.errors import Diverged
 from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
-from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of, weight_of
+from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import PlateauState, learning_rate
 from services.training.spec import Optimizer, Plateau, Spec
@@ -71,7 +71,6 @@ class Run:
         self.train_part = self._placed(prepared.train)
         self.loss_name = loss.name
         self.loss = loss_of(loss, self.train_part.y.to(self.device), prepared.output_size)
-        self.weight_of = weight_of(loss, self.train_part.y.to(self.device), prepared.output_size)
         self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
 
         self.epoch = 0  # epochs that have ended
@@ -238,7 +237,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
     t = run.training
     for parameter in run.parameters:
         parameter.grad = None
-    weight = sum(run.weight_of(batch.y) for batch in batches)
+    samples = sum(len(batch.y) for batch in batches)
     total = None
     answers = []
     for batch in batches:
@@ -246,7 +245,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
             outputs = run.model(batch.x, batch.lengths).float()  # (batch, output_size)
             loss = run.loss(outputs, batch.y)
         if len(batches) > 1:
-            loss = loss * (run.weight_of(batch.y) / weight)
+            loss = loss * (len(batch.y) / samples)
         (run.scaler.scale(loss) if run.scaler else loss).backward()  # type: ignore[no-untyped-call]
         answers.append(outputs.detach())
         total = loss.detach() if total is None else total + loss.detach()

@@ -25,7 +25,13 @@ def loss_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor, 
         weights, smoothing = class_weights(loss.class_weights, targets, output_size), loss.label_smoothing
         if weights is None and not smoothing:
             return F.cross_entropy
-        return lambda outputs, y: F.cross_entropy(outputs, y, weight=weights, label_smoothing=smoothing)
+        if weights is None:
+            return lambda outputs, y: F.cross_entropy(outputs, y, label_smoothing=smoothing)
+        # Not torch's weighted mean: that divides by the weights of the batch alone, so in a batch of one class they act
+        # on nothing.
+        return lambda outputs, y: (
+            F.cross_entropy(outputs, y, weight=weights, label_smoothing=smoothing, reduction="sum") / len(y)
+        )
     if loss.name == "huber":
         delta = loss.delta
         return lambda outputs, y: F.huber_loss(outputs, y, delta=delta)
@@ -34,22 +40,20 @@ def loss_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor, 
     return F.mse_loss if loss.name == "mse" else F.l1_loss
 
 
-def weight_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor], Tensor | int]:
-    """What the loss of some targets weighs in a mean over more of them: their number, or their classes' weights."""
-    weights = class_weights(loss.class_weights, targets, output_size) if loss.name == "cross_entropy" else None
-    if weights is None:
-        return len
-    return lambda y: weights[y].sum()
-
-
 def class_weights(chosen: Any, targets: Tensor, classes: int) -> Tensor | None:
-    """(classes,); `balanced` is samples / (classes * samples of the class), as in scikit-learn."""
+    """What the loss of a sample of each class is multiplied by: (classes,). The chosen weights, divided by the mean
+    weight of the training samples, whose classes `targets` are; so the mean factor over these samples is 1.
+
+    `balanced` is samples / (classes * samples of the class), as in scikit-learn.
+    """
     if chosen is None:
         return None
+    counts = torch.bincount(targets, minlength=classes).double()
     if chosen == "balanced":
-        counts = torch.bincount(targets, minlength=classes).clamp(min=1)
-        return (len(targets) / (classes * counts)).float()
-    return torch.tensor(chosen, dtype=torch.float32, device=targets.device)
+        weights = len(targets) / (classes * counts.clamp(min=1))
+    else:
+        weights = torch.tensor(chosen, dtype=torch.float64, device=targets.device)
+    return (weights * len(targets) / (weights * counts).sum()).float()
 
 
 def metrics_of(

@@ -26,12 +26,13 @@ def scores_of(
     weights: Tensor | None = None,
     scale: list[float] | None = None,
 ) -> Scores:
-    """outputs (samples, output_size) and targets as in metrics.py, on the CPU; `weights` (classes,) are those of a
-    cross entropy. `scale` is that of targets that training has scaled, by which a huber loss tells large errors from
-    small ones. The metric of all samples is what `metrics_of` and the loss make of them."""
+    """outputs (samples, output_size) and targets as in metrics.py, on the CPU; `weights` (classes,) are what
+    `class_weights` made for a cross entropy. `scale` is that of targets that training has scaled, by which a huber
+    loss tells large errors from small ones. The metric of all samples is what `metrics_of` and the loss make of them.
+    """
     outputs = outputs.double()
     if metric == "loss":
-        return _mean(*_losses(loss, outputs, targets, weights, scale))
+        return _mean(_losses(loss, outputs, targets, weights, scale))
     if metric == "accuracy":
         return _mean(_hits(loss, outputs, targets))
     if metric == "label_accuracy":
@@ -49,15 +50,11 @@ def scores_of(
     return Scores(_columns(squares, spread), _explained)
 
 
-def _losses(
-    loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None, scale: list[float] | None
-) -> tuple[Tensor, Tensor]:
-    """The loss of each sample, and what it weighs in the mean."""
-    ones = torch.ones(len(outputs), dtype=torch.float64)
+def _losses(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None, scale: list[float] | None) -> Tensor:
+    """The loss of each sample, times the weight of its class."""
     if loss.name == "cross_entropy":
         weights = None if weights is None else weights.double()
-        each = F.cross_entropy(outputs, targets, weight=weights, label_smoothing=loss.label_smoothing, reduction="none")
-        return each, ones if weights is None else weights[targets]
+        return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=loss.label_smoothing, reduction="none")
     targets = targets.double()
     if loss.name == "bce":
         each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
@@ -66,7 +63,7 @@ def _losses(
         each = F.huber_loss(outputs / unit, targets / unit, delta=loss.delta, reduction="none") * unit.square()
     else:
         each = (outputs - targets).square() if loss.name == "mse" else (outputs - targets).abs()
-    return each.mean(dim=1), ones
+    return each.mean(dim=1)
 
 
 def _predicted(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,8 +96,8 @@ def _macro_f1(loss: Loss, outputs: Tensor, targets: Tensor) -> Scores:
     return Scores(sums, value)
 
 
-def _mean(each: Tensor, weight: Tensor | None = None) -> Scores:
-    return Scores(_columns(each, torch.ones_like(each) if weight is None else weight), _ratio)
+def _mean(each: Tensor) -> Scores:
+    return Scores(_columns(each, torch.ones_like(each)), _ratio)
 
 
 def _columns(*columns: Tensor) -> Floats:

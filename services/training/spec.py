@@ -128,7 +128,10 @@ class CrossEntropy(Strict):
 
     name: Literal["cross_entropy"] = "cross_entropy"
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
-    """One weight a class, labels sorted, or `balanced`: samples / (classes * samples of the class), in training."""
+    """One weight a class, labels sorted, or `balanced`: samples / (classes * samples of the class), in training. The
+    loss of a sample is multiplied by the weight of its class, divided by the mean weight of the training samples. So
+    only ratios of weights count, they act the same at every batch size, and the loss of each split is weighted like
+    this."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
 
 

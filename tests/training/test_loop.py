@@ -284,6 +284,98 @@ def test_micro_batches_make_the_update_of_one_large_batch(
     assert whole.history[0]["grad_norm_max"] == pytest.approx(parts.history[0]["grad_norm_max"], rel=1e-5)
 
 
+# ---- class weights
+
+
+def of_two(common: int, rare: int, length: int = 4) -> Arrays:
+    """Sequences that tell nothing of their classes, of which one is rare."""
+    y = np.repeat([0, 1], [common, rare])
+    return Arrays(x=np.ones((len(y), length, 2), np.float32), lengths=np.full(len(y), length), y=y)
+
+
+def weighted_run(arrays: Arrays, batch_size: int, class_weights: Any, **training: Any) -> Run:
+    loss = {"name": "cross_entropy", "class_weights": class_weights}
+    return make_run(
+        arrays,
+        architecture={"hidden_size": 3},
+        training={"batch_size": batch_size, "loss": loss, "epochs": 1, "max_grad_norm": None, **training},
+        data={"split": {"validation": 0.0}},
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 60])
+def test_balanced_classes_are_as_likely_as_each_other_at_every_batch_size(batch_size: int) -> None:
+    steps = {1: 10, 2: 20, 60: 600}  # epochs for 600 updates
+    run = weighted_run(
+        of_two(54, 6),
+        batch_size,
+        "balanced",
+        epochs=steps[batch_size],
+        optimizer={"name": "sgd", "lr": 0.02},
+        lr_schedule={"name": "cosine"},
+    )
+    trained(run)
+    with torch.no_grad():
+        rare = run.model(run.data.train.x[:1], None).softmax(dim=1)[0, 1]
+    assert 0.4 < float(rare) < 0.6
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("micro", [None, 1, 2])
+def test_weighted_gradients_of_an_epoch_are_the_same_however_it_is_cut(
+    accumulation: int, micro: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradient(batch_size: int, accumulation: int, micro: int | None) -> tuple[Tensor, float]:
+        run = weighted_run(
+            classes(24),
+            batch_size,
+            [1.0, 50.0, 7.0],
+            accumulation_steps=accumulation,
+            optimizer={"name": "sgd", "lr": 1e-30},
+        )
+        run.micro_batch = micro
+        applied = gradients_seen(run, monkeypatch)
+        (record,) = trained(run)
+        flat = [torch.cat([g.flatten() for g in gradients]) for gradients in applied]
+        assert record["train_loss"] is not None
+        return torch.stack(flat).double().mean(dim=0), record["train_loss"]  # all updates are of one size
+
+    expected, loss = gradient(24, 1, None)
+    for batch_size in (1, 2, 4, 8):
+        found, other = gradient(batch_size, accumulation, micro)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        assert other == pytest.approx(loss, rel=1e-5)
+
+
+def test_weights_act_in_batches_of_one_sample() -> None:
+    plain, even, weighted = (weighted_run(of_two(12, 6), 1, weights) for weights in (None, [1.0, 1.0], [1.0, 50.0]))
+    for run in (plain, even, weighted):
+        trained(run)
+    assert not same(weights_of(weighted), weights_of(even))
+    for name, tensor in weights_of(plain).items():
+        torch.testing.assert_close(weights_of(even)[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_the_recorded_losses_are_weighted_against_the_training_samples() -> None:
+    arrays = classes(24)
+    arrays = Arrays(x=arrays.x, lengths=arrays.lengths, y=np.repeat([0, 1, 2], [14, 6, 4]))
+    run = make_run(
+        arrays,
+        training={"epochs": 1, "loss": {"name": "cross_entropy", "class_weights": [1.0, 3.0, 50.0]}},
+        data={"split": {"validation": 0.25, "stratify": False, "seed": 2}},
+    )
+    (record,) = trained(run)
+    y, part = run.data.train.y, run.data.validation
+    assert part is not None
+    chosen = torch.tensor([1.0, 3.0, 50.0])
+    assert float(chosen[part.y].mean()) != pytest.approx(float(chosen[y].mean()), rel=0.05)
+    with torch.no_grad():
+        run.model.eval()
+        each = nn.functional.cross_entropy(run.model(part.x, None), part.y, reduction="none")
+    by_hand = float((chosen[part.y] * each).mean() / chosen[y].mean())
+    assert record["validation_loss"] == pytest.approx(by_hand, rel=1e-5)
+
+
 # ---- what is recorded
 
 

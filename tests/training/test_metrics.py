@@ -33,12 +33,30 @@ def test_cross_entropy_is_torchs() -> None:
     assert torch.equal(loss("cross_entropy")(logits(), Y), torch.nn.CrossEntropyLoss()(logits(), Y))
 
 
-def test_class_weights_and_label_smoothing_are_torchs() -> None:
-    named = {"name": "cross_entropy", "class_weights": [0.5, 1.0, 4.0], "label_smoothing": 0.1}
+WEIGHTED = {"name": "cross_entropy", "class_weights": [0.5, 1.0, 4.0], "label_smoothing": 0.1}
+
+
+def test_class_weights_and_label_smoothing_are_torchs_over_the_training_samples() -> None:
     expected = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 4.0]), label_smoothing=0.1)
-    assert torch.equal(loss(named)(logits(), Y), expected(logits(), Y))
+    assert float(loss(WEIGHTED)(logits(), Y)) == pytest.approx(float(expected(logits(), Y)), rel=1e-6)
     smooth = torch.nn.CrossEntropyLoss(label_smoothing=0.2)
     assert torch.equal(loss({"name": "cross_entropy", "label_smoothing": 0.2})(logits(), Y), smooth(logits(), Y))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_a_weighted_loss_is_a_mean_over_samples_however_they_are_cut(batch: int) -> None:
+    chosen = loss(WEIGHTED)
+    pieces = list(zip(logits().split(batch), Y.split(batch), strict=True))
+    mean = sum(float(chosen(outputs, y)) * len(y) for outputs, y in pieces) / len(Y)
+    assert mean == pytest.approx(float(chosen(logits(), Y)), rel=1e-6)
+
+
+def test_a_single_sample_weighs_what_its_class_does() -> None:
+    plain, weighted = loss("cross_entropy"), loss({"name": "cross_entropy", "class_weights": [1.0, 2.0, 50.0]})
+    mean = (4 * 1.0 + 2 * 2.0 + 2 * 50.0) / 8
+    for row, weight in ((0, 1.0), (4, 2.0), (7, 50.0)):
+        outputs, y = logits()[row : row + 1], Y[row : row + 1]
+        assert float(weighted(outputs, y)) == pytest.approx(float(plain(outputs, y)) * weight / mean, rel=1e-6)
 
 
 def test_balanced_weights_make_every_class_count_the_same() -> None:
@@ -49,10 +67,19 @@ def test_balanced_weights_make_every_class_count_the_same() -> None:
     assert per_class.tolist() == pytest.approx([8 / 3] * 3)
 
 
+def test_only_the_ratios_of_weights_count() -> None:
+    found = [class_weights([factor * weight for weight in (1.0, 2.0, 50.0)], Y, 3) for factor in (1.0, 1e-30, 1e7)]
+    for weights in found:
+        assert weights is not None
+        assert float(weights[Y].mean()) == pytest.approx(1.0)
+        assert (weights / weights[0]).tolist() == pytest.approx([1.0, 2.0, 50.0])
+
+
 def test_balanced_weights_bear_a_class_without_samples() -> None:
     weights = class_weights("balanced", Y, 4)
     assert weights is not None
     assert bool(torch.isfinite(weights).all())
+    assert float(weights[Y].mean()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
