@@ -45,6 +45,7 @@
         ├── Diverged
         ├── CheckpointCorrupt
         └── OutOfMemory
+            └── TooLargeToTrain
 
 An error class's docstring is its default message. This module imports nothing of Loopline.
 """
@@ -416,3 +417,9 @@ class OutOfMemory(TrainingError):
     """The device ran out of memory; lower training.batch_size or architecture.hidden_size."""
 
     code = "out_of_memory_gpu"
+
+
+class TooLargeToTrain(OutOfMemory):
+    """The job needs more memory than its worker has."""
+
+    code = "too_large"

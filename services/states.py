@@ -70,6 +70,11 @@ class Reason(StrEnum):
         "The run failed while it was built or in its first update, and another try would fail in the same way. Change "
         "the part of the spec that the message names; the job's log has the traceback.",
     )
+    TOO_LARGE = (
+        "too_large",
+        "The job needs more memory than its worker has; lower architecture.hidden_size, num_layers or "
+        "training.batch_size, use less data, or a queue whose workers have more.",
+    )
     DATASET_INVALID = "dataset_invalid", "The data set cannot be trained on; correct it, upload it and submit again."
     OUT_OF_MEMORY_HOST = (
         "out_of_memory_host",
@@ -104,6 +109,7 @@ PERMANENT = frozenset(
         Reason.TIME_LIMIT,
         Reason.DIVERGED,
         Reason.CANNOT_TRAIN,
+        Reason.TOO_LARGE,
         Reason.DATASET_INVALID,
         Reason.OUT_OF_MEMORY_GPU,
         Reason.WORKER_LOST,
@@ -111,5 +117,7 @@ PERMANENT = frozenset(
 )
 """Another try would end the same way: never retried, whatever `max_retries` says."""
 
-SAYS_WHAT_TO_DO = frozenset({Reason.DIVERGED, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU, Reason.TIME_LIMIT})
+SAYS_WHAT_TO_DO = frozenset(
+    {Reason.DIVERGED, Reason.TOO_LARGE, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU, Reason.TIME_LIMIT}
+)
 """Reasons whose messages, made where the error was raised, carry their own advice."""

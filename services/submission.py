@@ -17,8 +17,8 @@ from services.idempotency import Key
 from services.jobs import Wanted
 from services.orm import Dataset, Job
 from services.text import is_plain
+from services.training.footprint import of_synthetic
 from services.training.spec import Spec, Synthetic, check_data, parse
-from services.training.summary import DatasetSummary
 
 NAMES_SHOWN, NAMES_COMPARED = 10, 200
 
@@ -80,7 +80,7 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
     dataset, unknown = _dataset(session, parsed, tenant, found)
     if parsed.spec is None or unknown:
         raise SpecInvalid([*parsed.problems, *unknown])
-    summary = datasets.summary(dataset) if dataset else _summary(parsed.spec.data.synthetic or Synthetic())
+    summary = datasets.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
     spec = check_data(parsed.spec, summary)
     return Wanted(spec, parsed.document, dataset.id if dataset else None)
 
@@ -129,18 +129,3 @@ def _unknown(session: Session, name: str, tenant: str) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _summary(drawn: Synthetic) -> DatasetSummary:
-    return DatasetSummary(
-        samples=drawn.samples,
-        features=drawn.features,
-        max_length=drawn.length,
-        min_length=drawn.length,
-        target="classes",
-        classes=list(range(drawn.classes)),
-        class_counts=None,
-        target_dim=drawn.classes,
-        given_split=None,
-        bytes=4 * drawn.samples * drawn.length * drawn.features,
-    )

@@ -22,7 +22,18 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(report))
 """
 
-TRAINING_WITHOUT_TORCH = ("spec", "presets", "npz", "summary", "reading", "rules", "sentences", "archive", "shares")
+TRAINING_WITHOUT_TORCH = (
+    "spec",
+    "presets",
+    "npz",
+    "summary",
+    "reading",
+    "rules",
+    "sentences",
+    "archive",
+    "shares",
+    "footprint",
+)
 
 
 def modules(folder: str, *, package: str | None = None) -> list[str]:

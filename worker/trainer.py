@@ -91,7 +91,7 @@ def _reason(error: BaseException, is_built: bool) -> str:
     if isinstance(error, Invalid):
         return "cannot_train"
     if isinstance(error, TrainingError):
-        return error.code if error.code in {"diverged", "out_of_memory_gpu"} else "trainer_crashed"
+        return error.code if error.code in {"diverged", "out_of_memory_gpu", "too_large"} else "trainer_crashed"
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return "storage_full"
     if isinstance(error, MemoryError):

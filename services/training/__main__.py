@@ -25,7 +25,7 @@ exit codes:
   1  a file could not be read or written
   2  the spec or its data has problems, which are listed; or --resume found checkpoints of another spec or other data
   3  training diverged: a loss, a gradient, or an answer of the model that it found was not finite
-  4  the device ran out of memory, with one sample at a time still
+  4  the device ran out of memory, with one sample at a time still, or the job needs more than this machine has
   130  stopped by Ctrl-C, with a checkpoint to go on from; a second Ctrl-C does not wait for it
 """
 

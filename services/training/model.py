@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from services.training.footprint import GATES
 from services.training.spec import Architecture
 
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """torch's names of the precisions that a spec may ask for beside float32."""
 

@@ -12,11 +12,12 @@ from services.errors import Problem
 from services.training import shares
 
 if TYPE_CHECKING:
-    from services.training.spec import Architecture, Data, Gate, Spec, Split, Training
+    from services.training.spec import Architecture, Data, Gate, Spec, Split, Synthetic, Training
     from services.training.summary import DatasetSummary
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 """The sizes of numbers that float32 holds in full. Smaller ones are 0 to a process that flushes denormals."""
+MAX_SYNTHETIC_BYTES = 4 << 30
 FOR_CLASSES = ("accuracy", "macro_f1")
 FOR_LABELS = ("accuracy", "label_accuracy", "macro_f1")
 FOR_VALUES = ("mae", "rmse", "r2")
@@ -125,9 +126,18 @@ def _data(data: Data, document: Mapping[str, Any]) -> Iterator[Problem]:
     if data.synthetic is not None and data.synthetic.classes > data.synthetic.samples:
         yield Problem("/data/synthetic/classes", f"must be at most the number of samples; got {data.synthetic.classes}")
     if data.synthetic is not None:
+        yield from _drawn_bytes(data.synthetic)
         for name in ("validation", "test"):
             if getattr(data.split, name) == "given":
                 yield Problem(f"/data/split/{name}", "synthetic data gives no split: say a fraction such as 0.2")
+
+
+def _drawn_bytes(drawn: Synthetic) -> Iterator[Problem]:
+    size = 4 * drawn.samples * drawn.length * drawn.features
+    if size > MAX_SYNTHETIC_BYTES:
+        product = f"{drawn.samples:,} samples x {drawn.length:,} steps x {drawn.features:,} features x 4"
+        detail = f"takes {size:,} bytes ({product}), and at most {MAX_SYNTHETIC_BYTES:,} are drawn: lower one of them"
+        yield Problem("/data/synthetic", detail)
 
 
 def _retrain(spec: Spec) -> Iterator[Problem]:

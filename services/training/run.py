@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -22,9 +23,9 @@ from services import faults
 from services.errors import CheckpointCorrupt, Diverged, Invalid, NotFinite
 from services.training import checkpoint, npz
 from services.training.data import prepare
+from services.training.footprint import GATES, check_fits, host_bytes, of_synthetic
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
-from services.training.model import GATES
 from services.training.npz import Arrays
 from services.training.retrain import Retraining
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
@@ -112,23 +113,35 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
     or None to begin), device, perhaps `data_sha256` (where the file's hash is known), and of a retraining `baselines`:
     `warm_start` and `against`, each None or the name and the folder of a model. `stop` is asked after every update and
-    answers with a reason to end. Raises Diverged, OutOfMemory, DatasetInvalid, SpecInvalid, OSError.
+    answers with a reason to end. Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
     spec = stored(order["spec"])
     path = Path(order["data"]) if order["data"] else None
     sha256 = None if path is None else order.get("data_sha256") or _sha256(path)
+    device = device_of(order.get("device", "auto"))
+    if spec.data.synthetic is not None:
+        check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of(device))
     arrays = read_arrays(spec, path)
-    spec = check_data(spec, npz.summarise(arrays))
+    summary = npz.summarise(arrays)
+    spec = check_data(spec, summary)
+    check_fits(spec, summary, _memory_of(device))
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
-    device = device_of(order.get("device", "auto"))
     retraining = Retraining(spec, arrays, device, order.get("baselines"))
     del arrays  # what is needed of them is in there
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
     telling = Telling(first, Path(order["directory"]), retraining, path)
     del first  # it may have to make room for a smaller one
     yield from telling.events(order.get("resume"), stop, heard)
+
+
+def _memory_of(device: torch.device) -> tuple[str, int] | None:
+    """The name of a GPU and its memory in bytes; None of a processor."""
+    if device.type != "cuda":
+        return None
+    found = torch.cuda.get_device_properties(device)
+    return found.name, found.total_memory
 
 
 def _sha256(path: Path) -> str:
@@ -140,7 +153,7 @@ def read_arrays(spec: Spec, path: Path | None) -> Arrays:
     """The data a spec asks for: read from the path, or drawn."""
     synthetic = spec.data.synthetic
     if path is not None:
-        return npz.read(path, npz.Limits(plain_labels=False))
+        return npz.read(path, npz.Limits(max_bytes=host_bytes() or sys.maxsize, plain_labels=False))
     assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101
     return npz.synthetic(synthetic.samples, synthetic.length, synthetic.features, synthetic.classes, synthetic.seed)
 

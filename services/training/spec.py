@@ -255,7 +255,8 @@ class Training(Strict):
 
 
 class Synthetic(Strict):
-    """Random sequences with random labels: good for timing and trying out; there is nothing in them to learn."""
+    """Random sequences with random labels: good for timing and trying out; there is nothing in them to learn. samples *
+    length * features * 4 bytes are at most 4 GiB."""
 
     samples: int = Field(1000, ge=4, le=1_000_000)
     length: int = Field(50, ge=1, le=100_000)

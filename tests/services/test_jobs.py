@@ -281,7 +281,7 @@ def test_a_retry_waits_longer_each_time_and_tells_why(
         make_runnable(engine, job_id)
 
 
-@pytest.mark.parametrize("reason", ["diverged", "dataset_invalid", "out_of_memory_gpu"])
+@pytest.mark.parametrize("reason", ["diverged", "dataset_invalid", "out_of_memory_gpu", "too_large"])
 def test_a_permanent_failure_is_never_tried_again(engine: Engine, lease: Lease, scope: Scope, reason: str) -> None:
     with scope() as session:
         job = jobs.fail(session, lease, reason, "At step 7: lower the learning rate.", retry=True)

@@ -175,6 +175,11 @@ def test_a_missing_part_says_what_to_write() -> None:
         ({"data": {"dataset": None}}, "/data", "exactly one"),
         ({"data": {"dataset": None, "synthetic": {"samples": 4, "classes": 5}}}, "/data/synthetic/classes", "samples"),
         (
+            {"data": {"dataset": None, "synthetic": {"samples": 10**6, "length": 10**5, "features": 10**4}}},
+            "/data/synthetic",
+            "takes 4,000,000,000,000,000 bytes (1,000,000 samples x 100,000 steps x 10,000 features x 4)",
+        ),
+        (
             {"data": {"dataset": None, "synthetic": {}, "split": {"test": "given"}}},
             "/data/split/test",
             "say a fraction",

@@ -27,6 +27,7 @@ from services.errors import (
     OutOfMemory,
     Problem,
     SpecInvalid,
+    TooLargeToTrain,
 )
 from services.orm import Job
 from services.storage import Storage
@@ -186,6 +187,7 @@ class OutOfMemoryError(RuntimeError):
         (NotFinite(epoch=1, step=2, loss=float("nan"), grad_norm=1.0, lr=0.1), "diverged"),
         (DatasetInvalid("Row 3 holds a NaN."), "dataset_invalid"),
         (OutOfMemory(), "out_of_memory_gpu"),
+        (TooLargeToTrain(), "too_large"),
         (OutOfMemoryError("CUDA out of memory"), "out_of_memory_gpu"),
         (RuntimeError("CUDA error: out of memory"), "out_of_memory_gpu"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out_of_memory_gpu"),

@@ -1,0 +1,147 @@
+"""How much memory a job needs at the least, and whether this machine has it. Imports no torch.
+
+An estimate from below: what fits by it may still not fit, and what does not fit by it would only be killed later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.errors import TooLargeToTrain
+from services.training.spec import Architecture, Spec, Synthetic
+from services.training.summary import DatasetSummary
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+NUMBER = 4  # bytes of a float32
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes by what they are for."""
+
+    parameters: int
+    """How many numbers the network is made of."""
+    network: int
+    """Weights, gradients, the optimizer's state, and the best epoch's weights."""
+    data: int
+    """The data set as it is read, and scaled and divided."""
+    batch: int
+    """What the forward pass of a batch keeps for the backward pass."""
+    sample: int
+    """The same of as few samples as can be trained on at a time."""
+
+
+def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
+    """What a job needs of memory with this data."""
+    a, t = spec.architecture, spec.training
+    parameters = _parameters(a, summary.features, summary.target_dim)
+    state = {"adam": 2, "adamw": 2, "rmsprop": 1 + (getattr(t.optimizer, "momentum", 0.0) > 0)}
+    copies = 3 + state.get(t.optimizer.name, int(getattr(t.optimizer, "momentum", 0.0) > 0))
+    kept = GATES[a.cell] + 1 if a.cell != "rnn" else 1  # the gates and the state of each step
+    step = kept * a.hidden_size * a.num_layers * (2 if a.bidirectional else 1) * (4 if t.precision == "float32" else 2)
+    least = 2 if a.batch_norm else 1
+    samples = min(t.batch_size, summary.samples)
+    return Footprint(
+        parameters=parameters,
+        network=parameters * NUMBER * copies,
+        data=2 * summary.bytes,
+        batch=step * (summary.max_length + (samples - 1) * summary.min_length),  # one of them is the longest
+        sample=step * (summary.max_length + (least - 1) * summary.min_length),
+    )
+
+
+def of_synthetic(drawn: Synthetic) -> DatasetSummary:
+    """What synthetic data will be like."""
+    return DatasetSummary(
+        samples=drawn.samples,
+        features=drawn.features,
+        max_length=drawn.length,
+        min_length=drawn.length,
+        target="classes",
+        classes=list(range(drawn.classes)),
+        class_counts=None,
+        target_dim=drawn.classes,
+        given_split=None,
+        bytes=drawn.samples * drawn.length * drawn.features * NUMBER,
+    )
+
+
+def check_fits(spec: Spec, summary: DatasetSummary, device: tuple[str, int] | None = None) -> None:
+    """`device` is the name of a GPU and its memory in bytes; without one the machine's processor trains.
+
+    Raises TooLargeToTrain, with the numbers, where the job needs more than there is.
+    """
+    need, host = footprint(spec, summary), host_bytes()
+    network = f"the network of {need.parameters:,} parameters with gradients and optimizer"
+    if device is not None:
+        name, there = device
+        _check(name, there, {network: need.network, "the activations of a sample": need.sample})
+        _check("this machine", host, {"the data": need.data, "the network's weights": need.parameters * NUMBER})
+    else:
+        activations = f"the activations of a batch of {min(spec.training.batch_size, summary.samples):,}"
+        _check("this machine", host, {network: need.network, "the data": need.data, activations: need.batch})
+
+
+def _check(where: str, there: int | None, parts: Mapping[str, int]) -> None:
+    needed = sum(parts.values())
+    if there is None or needed <= there:
+        return
+    told = ", ".join(f"{shown(size)} for {what}" for what, size in sorted(parts.items(), key=lambda part: -part[1]))
+    raise TooLargeToTrain(
+        f"The job needs {shown(needed)} of memory or more, and {where} has {shown(there)}: {told}. Lower "
+        "architecture.hidden_size, num_layers or training.batch_size, use less data, or a queue whose workers have "
+        "more memory."
+    )
+
+
+def _parameters(a: Architecture, features: int, outputs: int) -> int:
+    width, directions = a.hidden_size, 2 if a.bidirectional else 1
+    layers = sum(
+        GATES[a.cell] * width * ((features if layer == 0 else directions * width) + width + 2)
+        for layer in range(a.num_layers)
+    )
+    pooled = directions * width
+    attention = pooled + 1 if a.pooling == "attention" else 0
+    return directions * layers + attention + (2 * pooled if a.batch_norm else 0) + (pooled + 1) * outputs
+
+
+def host_bytes() -> int | None:
+    """What this process may use of the machine's memory: all of it, or what its cgroup allows. None: unknown."""
+    try:
+        there = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (OSError, ValueError):
+        there = []
+    for file in _limits():
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # and not `max`
+            there.append(int(text))
+    return min((size for size in there if size > 0), default=None)
+
+
+def _limits() -> Iterator[Path]:
+    """Files that hold a limit of the memory: of this process's cgroup and those above it."""
+    yield CGROUPS / "memory" / "memory.limit_in_bytes"  # cgroup v1, inside a container
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if line.startswith("0::/"):
+            inner = Path(line.removeprefix("0::/"))
+            yield from (CGROUPS / folder / "memory.max" for folder in (inner, *inner.parents))
+
+
+def shown(size: int) -> str:
+    """`3.55 PiB`"""
+    value, units = float(size), ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:,.0f} {units[0]}" if units[0] == "bytes" else f"{value:,.3g} {units[0]}"
