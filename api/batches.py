@@ -78,7 +78,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/batches"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
-    with db.session_scope(current().engine) as session:
+    with bodies.one_of_few(), db.session_scope(current().engine) as session:
         batch, replayed = batches.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "batch.submit", batch.id)

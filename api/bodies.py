@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import IO, Any, TypeVar
 
 from flask import Request, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
-from services.errors import BadRequest, Invalid, Problem, SpecInvalid
+from api.service import current
+from services.errors import BadRequest, Busy, Invalid, Problem, SpecInvalid
 from services.settings import Settings
 from services.storage import Readable
 from services.training import spec
@@ -23,6 +26,9 @@ YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
 BINARY_TYPES = frozenset({"application/octet-stream", "application/zip", "application/x-npz"})
 MULTIPART = "multipart/form-data"
 FORM_BYTES = 1 << 16  # what a form adds around its file
+HEAVY_JSON_BYTES, HEAVY_YAML_BYTES = 1 << 16, 1 << 13
+"""Below these a document is read in a few hundredths of a second."""
+HEAVY_SECONDS = 5.0
 SPOOL = "loopline.spool"
 
 
@@ -40,11 +46,28 @@ def document() -> tuple[dict[str, Any], str]:
     """
     _expect(JSON_TYPES | YAML_TYPES, "Content-Type: application/json or application/yaml")
     body = request.get_data(cache=False)
+    yaml = request.mimetype in YAML_TYPES
     try:
-        found = spec.loads(body, yaml=request.mimetype in YAML_TYPES)
+        with one_of_few() if len(body) > (HEAVY_YAML_BYTES if yaml else HEAVY_JSON_BYTES) else nullcontext():
+            found = spec.loads(body, yaml=yaml)
     except SpecInvalid as unreadable:
         raise BadRequest("The body cannot be read.", unreadable.problems) from None
     return found, hashlib.sha256(body).hexdigest()
+
+
+@contextmanager
+def one_of_few() -> Iterator[None]:
+    """For work on a document that takes a while, such as many specs in one request.
+
+    Raises Busy when others do not make room in time.
+    """
+    heavy = current().heavy
+    if not heavy.acquire(timeout=HEAVY_SECONDS):
+        raise Busy("Other large documents are being read; try again in a few seconds.")
+    try:
+        yield
+    finally:
+        heavy.release()
 
 
 def wanted(kind: type[T], told: str, *, optional: bool = False) -> T:

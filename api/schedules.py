@@ -50,7 +50,7 @@ def create() -> Response:
     `PUT` replaces.
     """
     name, wanted = _wanted()
-    with db.session_scope(current().engine) as session:
+    with bodies.one_of_few(), db.session_scope(current().engine) as session:
         made = schedules.create(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
         auth.note(session, "schedule.create", made.name)
         resource = described(session, made)
@@ -96,7 +96,7 @@ def put(path: schemas.SchedulePath) -> Response:
     paused stays so. 201 for a new one. An id in place of the name replaces one that there is (404).
     """
     name, wanted = _wanted(path.schedule)
-    with db.session_scope(current().engine) as session:
+    with bodies.one_of_few(), db.session_scope(current().engine) as session:
         kept = schedules.put(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.create" if kept.created else "schedule.change", kept.schedule.name)
@@ -153,7 +153,7 @@ def run(path: schemas.SchedulePath, header: schemas.SubmitHeader) -> Response:
     """
     scope = f"{auth.tenant()} POST /v1/schedules/run"
     key = Key(scope, header.idempotency_key, "") if header.idempotency_key else None
-    with db.session_scope(current().engine) as session:
+    with bodies.one_of_few(), db.session_scope(current().engine) as session:
         firing, replayed = firings.run(session, path.schedule, key=key, request_id=g.request_id, tenant=auth.tenant())
         schedule = schedules.get(session, path.schedule, tenant=auth.tenant())
         if not replayed:

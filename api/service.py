@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from api.auth import Keyring
     from api.rates import Rates
 
-MAX_WAITING = 40
+MAX_WAITING, MAX_HEAVY = 40, 2
 
 
 @dataclass
@@ -34,6 +34,8 @@ class Service:
     """Whether this process was told to stop: long polls then end at once."""
     waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
+    heavy: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_HEAVY))
+    """Documents that take a while to read slow down all other threads of the process, so few are read at once."""
     blobs_said: tuple[float, str] = (-math.inf, "")
     """When the object store was asked last whether it is there, and what it said."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -58,11 +59,12 @@ def add(
         DatasetInvalid: the file is no data set; names arrays and rows.
         QuotaExceeded: the tenant has as many bytes as it may.
         TooLarge: the file has more than `max_bytes`.
+        Busy: other uploads take the memory that there is for reading them.
         StorageUnavailable: the object store cannot take it now.
     """
     check_name(name)
     with storage.incoming(file, max_bytes) as incoming:
-        content = npz.summarise(npz.read(incoming.path, limits))
+        content = _summarised(storage, incoming, limits)
         transfers.share_dataset(storage, incoming)
         db.lock(
             session, "datasets"
@@ -143,6 +145,14 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or _ID.fullmatch(name):
         allowed = "1 to 100 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit"
         raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
+
+
+def _summarised(storage: Storage, incoming: Incoming, limits: Limits) -> DatasetSummary:
+    """Read and check the file. Until its arrays are gone, it has a part of the memory that all uploads may take."""
+    with ExitStack() as stack:
+        return npz.summarise(
+            npz.read(incoming.path, limits, admit=lambda wanted: stack.enter_context(storage.room.taken(wanted)))
+        )
 
 
 def _insert(session: Session, tenant: str, name: str, incoming: Incoming, content: DatasetSummary) -> Dataset:

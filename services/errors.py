@@ -39,6 +39,7 @@
     ├── TooLarge
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
     ├── Unavailable                try again later
+    │   ├── Busy                   others do the same just now, and together it would be too much
     │   ├── SchemaMismatch         the database's schema is not this code's
     │   └── StorageUnavailable     the object store cannot answer
     └── TrainingError              raised inside a trainer
@@ -355,6 +356,12 @@ class Unavailable(LooplineError):
     """The service cannot answer now; try again in a few seconds."""
 
     code = "unavailable"
+
+
+class Busy(Unavailable):
+    """Too many requests of this kind are under way; try again in a few seconds."""
+
+    code = "busy"
 
 
 class SchemaMismatch(Unavailable):

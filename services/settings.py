@@ -212,6 +212,12 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(
         default=4096 * MIB, gt=0, description="The largest data set once expanded to float32, in bytes."
     )
+    max_expanding_bytes: int = Field(
+        default=1024 * MIB,
+        gt=0,
+        description="How many bytes of memory all uploads that are being read may take together, over all processes "
+        "that share LOOPLINE_DATA_DIR. A larger one is read alone. An upload waits for 10 s; then it gets 503 `busy`.",
+    )
     trainer_threads: int | None = Field(
         default=None, ge=1, description="Threads of one trainer process; by default what the machine has."
     )

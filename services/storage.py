@@ -27,11 +27,14 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from services import objects
 from services.errors import TooLarge
 from services.objects import S3
+from services.room import Room
 
 if TYPE_CHECKING:
     from services.settings import Settings
 
 BLOCK_BYTES = 1 << 20
+EXPANDING_BYTES = 1 << 30
+"""What uploads that are being read may take of memory together, unless it is said."""
 STRAY_SECONDS = 3600.0
 """A temporary file, or a blob without a row, is swept away when it has not been touched for this long."""
 
@@ -97,9 +100,10 @@ class Storage:
     """The blobs of one service: a folder, and the object store behind it where one is set (`transfers.py` goes between
     them). Making one touches nothing."""
 
-    def __init__(self, data_dir: Path, objects: S3 | None = None) -> None:
+    def __init__(self, data_dir: Path, objects: S3 | None = None, *, expanding_bytes: int = EXPANDING_BYTES) -> None:
         self.root = data_dir.absolute() / "blobs"
         self.objects = objects
+        self.room = Room(data_dir.absolute() / "room", expanding_bytes)
 
     # Data sets
 
@@ -294,4 +298,4 @@ def _received(file: Readable, part: Path, max_bytes: int) -> Incoming:
 
 def of(settings: Settings) -> Storage:
     """The storage that the settings name."""
-    return Storage(settings.data_dir, objects.of(settings))
+    return Storage(settings.data_dir, objects.of(settings), expanding_bytes=settings.max_expanding_bytes)

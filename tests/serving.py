@@ -34,14 +34,15 @@ class Server:
 
 
 @contextmanager
-def serving(data_dir: Path) -> Iterator[Server]:
-    """`python -m api` on a free port and an empty folder."""
+def serving(data_dir: Path, **settings: str) -> Iterator[Server]:
+    """`python -m api` on a free port and an empty folder; `settings` are further variables."""
     environment = {
         **os.environ,
         "LOOPLINE_DATA_DIR": str(data_dir),
         "LOOPLINE_BROKER_URL": "redis://127.0.0.1:1/0",
         "LOOPLINE_PORT": "0",
         "LOOPLINE_MAX_UPLOAD_BYTES": "30000000",
+        **settings,
     }
     command = [sys.executable, "-m", "api"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -60,16 +60,20 @@ class Arrays:
 _DEFAULT = Limits()
 
 
-def read(file: Path | BinaryIO, limits: Limits = _DEFAULT) -> Arrays:
+def read(file: Path | BinaryIO, limits: Limits = _DEFAULT, *, admit: Callable[[int], object] | None = None) -> Arrays:
     """Read and check an `.npz` from a path or a seekable binary file.
 
-    Takes the memory of the result and a few MiB. Raises DatasetInvalid with every problem at once, each naming its
+    Takes the memory of the result and a few MiB. `admit` hears how many bytes the arrays take at most, when the headers
+    were found right and before anything is allocated. Raises DatasetInvalid with every problem at once, each naming its
     array and the first ten rows concerned, counted from 0; OSError where the file itself cannot be read.
     """
     findings = Findings()
     found: dict[str, NDArray[Any]] = {}
     with opened(file) as archive:
-        for member in _within(members(archive, findings), limits, findings):
+        wanted = _within(members(archive, findings), limits, findings)
+        if wanted and admit:
+            admit(sum(member.cost for member in wanted))
+        for member in wanted:
             try:
                 found[member.name] = _loaded(archive, member)
             except BROKEN as error:

@@ -26,7 +26,8 @@ def npz(**arrays: object) -> bytes:
 
 def leftovers(service: Service) -> list[Path]:
     folder = service.settings.data_dir
-    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".npz"]
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent != service.storage.room.folder)
+    return [path for path in files if path.suffix != ".npz"]
 
 
 def test_an_uploaded_data_set_is_described_and_found(client: FlaskClient, vowels: Path) -> None:
@@ -252,6 +253,20 @@ def test_what_a_form_calls_its_file_goes_nowhere(
     form = {"file": (io.BytesIO(npz_bytes()), name)}
     answer = client.post("/v1/datasets?name=toy", data=form, content_type="multipart/form-data")
     assert answer.status_code in (201, 400)
-    kept = [path for path in service.settings.data_dir.rglob("*") if path.is_file()]
+    files = [path for path in service.settings.data_dir.rglob("*") if path.is_file()]
+    kept = [path for path in files if path.parent != service.storage.room.folder]
     assert all(re.fullmatch(r"[0-9a-f]{64}\.npz", path.name) for path in kept)
     assert len(kept) == (answer.status_code == 201)
+
+
+def test_an_upload_that_finds_no_room_is_told_when_to_come_again(
+    client: FlaskClient, service: Service, npz_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.room.WAIT_SECONDS", 0)
+    with service.storage.room.taken(1 << 40):
+        answer = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ)
+        assert (answer.status_code, answer.get_json()["code"], answer.headers["Retry-After"]) == (503, "busy", "5")
+        assert leftovers(service) == []
+        bad = client.post("/v1/datasets?name=toy", data=b"no zip", content_type=NPZ)
+        assert bad.status_code == 422  # what is wrong is told at once
+    assert client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ).status_code == 201

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api import errors as table
+from api.service import MAX_HEAVY, Service
 from services import errors
 
 
@@ -197,3 +199,20 @@ def test_an_unforeseen_error_is_a_problem_that_gives_nothing_away(
     assert (answer.status_code, answer.get_json()["code"]) == (500, "internal")
     assert b"secret" not in answer.data
     assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_few_large_documents_are_read_at_once(
+    client: FlaskClient, service: Service, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.bodies.HEAVY_SECONDS", 0.0)
+    large = {**spec, "tags": {"padding": "x"}, "name": "n" + " " * 70_000}
+    heavy = [("/v1/jobs", large), ("/v1/batches", {"jobs": [spec]}), ("/v1/schedules", {"name": "n", "cron": "@daily"})]
+    with ExitStack() as stack:
+        for _ in range(MAX_HEAVY):
+            stack.enter_context(service.heavy)
+        for path, document in heavy:
+            answer = client.post(path, json=document if path != "/v1/schedules" else {**document, "submit": spec})
+            assert (answer.status_code, answer.get_json()["code"]) == (503, "busy"), path
+            assert int(answer.headers["Retry-After"]) > 0
+        assert client.post("/v1/jobs", json=spec).status_code == 202
+    assert client.post("/v1/batches", json={"jobs": [spec]}).status_code == 202

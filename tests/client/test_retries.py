@@ -204,3 +204,10 @@ def test_watching_outlives_a_restart_of_the_service(service: Any, client: Client
         elif not now.terminal:
             service.fail(job.id)
     assert epochs == [1]
+
+
+def test_an_upload_that_finds_no_room_is_sent_again_whole(service: Any, client: Client, npz: Path) -> None:
+    headers = PROBLEM | {"Retry-After": "0"}
+    service.wrap(answering("503 Busy", headers, problem(503, "busy"), times=2, then=service.app.wsgi_app))
+    assert client.upload(npz, "toy").reference == "toy@1"
+    assert [method for method, _, _ in service.requests] == ["POST"] * 3
