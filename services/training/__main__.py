@@ -105,6 +105,7 @@ def _order(options: argparse.Namespace) -> dict[str, Any]:
         "resume": "newest" if options.resume else None,
         "device": options.device,
         "threads": options.threads,
+        "suspect": True,
     }
 
 
@@ -132,6 +133,8 @@ def _train(order: dict[str, Any], *, quiet: bool) -> int:
     with _interrupts() as stop:
         stream = run.events(order, stop)
         for event in stream if quiet else _shown(stream):
+            if quiet and event["event"] == "note" and event["type"] == "suspicion":
+                print(f"warning: {event['message']}", file=sys.stderr)
             if event["event"] == "finished":
                 _print_result(event["result"], Path(order["directory"]))
             if event["event"] == "stopped":
@@ -193,7 +196,8 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             elif event["event"] in ("log", "note", "rolled_back"):
                 if event["event"] == "rolled_back":
                     progress.update(task, completed=event["epoch"])
-                console.print(visible(event["message"]), soft_wrap=True)
+                doubt = "warning: " if event.get("type") == "suspicion" else ""
+                console.print(doubt + visible(event["message"]), soft_wrap=True)
             yield event
 
 

@@ -21,7 +21,7 @@ import torch
 
 from services import faults
 from services.errors import CheckpointCorrupt, Diverged, Invalid, NotFinite
-from services.training import checkpoint, npz
+from services.training import checkpoint, npz, suspicions
 from services.training.data import prepare
 from services.training.footprint import GATES, check_fits, host_bytes, of_synthetic
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
@@ -111,7 +111,8 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     Those that change which epoch is the best (started, epoch, rolled_back) say which one it is.
 
     `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
-    or None to begin), device, perhaps `data_sha256` (where the file's hash is known), and of a retraining `baselines`:
+    or None to begin), device, perhaps `data_sha256` (where the file's hash is known) and `suspect` (whether to
+    tell what may be wrong with the data, which the service has told already), and of a retraining `baselines`:
     `warm_start` and `against`, each None or the name and the folder of a model. `stop` is asked after every update and
     answers with a reason to end. Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
@@ -123,6 +124,9 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
         check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of(device))
     arrays = read_arrays(spec, path)
     summary = npz.summarise(arrays)
+    if order.get("suspect"):
+        for message in suspicions.told(suspicions.of(arrays), spec, summary):
+            yield {"event": "note", "type": "suspicion", "level": "warning", "message": message, "data": {}}
     spec = check_data(spec, summary)
     check_fits(spec, summary, _memory_of(device))
     if spec.training.deterministic:

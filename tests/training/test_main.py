@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from services.training import npz
 from services.training.__main__ import main
+from services.training.npz import Arrays
 from tests.training.building import classes, document, of_many_lengths
 
 ROOT = Path(__file__).parents[2]
@@ -311,3 +312,23 @@ def test_help_shows_examples_and_exit_codes(process: Command) -> None:
 
 def test_a_bare_command_says_what_it_needs(command: Command) -> None:
     assert "required: job, --out" in problems_of(command())[-1]
+
+
+def test_data_that_may_have_been_meant_otherwise_is_told_before_training(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    job = write()
+    arrays = classes(24)
+    npz.write(
+        job.parent / "some.npz", Arrays(x=arrays.x, lengths=arrays.lengths, y=np.eye(3, dtype=np.int64)[arrays.y])
+    )
+    sentence = "warning: Each row of y has just one 1 in its 3 columns"
+    loud = command(job, "--out", tmp_path / "loud", "--threads", "1")
+    assert loud.returncode == 0
+    assert loud.stderr.startswith(sentence)
+    assert loud.stderr.splitlines()[1].startswith("Training ")
+    quiet = command(job, "--out", tmp_path / "quiet", "--threads", "1", "--quiet")
+    assert quiet.stderr.startswith(sentence)
+    assert len(quiet.stderr.splitlines()) == 1
+    said = command(write(training={"loss": "bce"}), "--out", tmp_path / "said", "--threads", "1", "--quiet")
+    assert (said.returncode, said.stderr) == (0, "")
