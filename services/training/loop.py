@@ -67,6 +67,7 @@ class Run:
         self.model = self.first_model()
         self.precision_of_layers = self.model.precision_of_layers(self.training.precision, self.device)
         self.parameters = list(self.model.parameters())
+        self.statistics = list(self.model.buffers())  # of batch normalisation: a forward pass changes them
         self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
         self.loss_name = loss.name
@@ -237,6 +238,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
     t = run.training
     for parameter in run.parameters:
         parameter.grad = None
+    before = list(map(torch.clone, run.statistics))
     samples = sum(len(batch.y) for batch in batches)
     total = None
     answers = []
@@ -270,13 +272,14 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
     if run.device.type == "cpu":  # reading a number costs nothing here
         loss_value, norm_value, was_clipped = report.tolist()
         if not math.isfinite(loss_value) or (run.scaler is None and not math.isfinite(norm_value)):
+            _put_back(run, before)
             raise run.diverged(run.step + 1, loss_value, norm_value)
         if was_clipped and t.max_grad_norm is not None:
             scale_to(gradients, norm_to_bound, t.max_grad_norm)
     else:
         if t.max_grad_norm is not None:
             scale_to(gradients, norm_to_bound, t.max_grad_norm)
-        _guard(run, total, grad_norm)
+        _guard(run, total, grad_norm, before)
 
     if run.scaler:
         run.scaler.step(run.optimizer)  # skips an update whose gradients overflowed
@@ -298,13 +301,21 @@ def scale_to(gradients: list[Tensor], grad_norm: Tensor, max_grad_norm: float) -
     torch._foreach_mul_(gradients, (max_grad_norm / (grad_norm + 1e-6)).clamp(max=1.0))
 
 
-def _guard(run: Run, loss: Tensor, grad_norm: Tensor) -> None:
-    """Raises `run.halted` on the device where loss or gradient is not finite, without the host waiting for it."""
+def _guard(run: Run, loss: Tensor, grad_norm: Tensor, before: list[Tensor]) -> None:
+    """Raises `run.halted` on the device where loss or gradient is not finite, without the host waiting for it, and puts
+    back the statistics of `before` while it is raised. Where the optimizer does not heed it, the host has to wait."""
     if run.scaler:
         return  # the scaler skips such updates by itself
     run.halted.copy_(torch.maximum(run.halted, (~torch.isfinite(loss + grad_norm)).float()))
+    _put_back(run, before, run.halted > 0)
     if not _guards_on_device(run) and bool(run.halted):
-        _look(run)
+        raise run.diverged(run.step + 1, float(loss), float(grad_norm))
+
+
+def _put_back(run: Run, before: list[Tensor], when: Tensor | None = None) -> None:
+    """Gives batch normalisation the statistics of before, on a device only `when` that is true there."""
+    for statistic, was in zip(run.statistics, before, strict=True):
+        statistic.copy_(was if when is None else torch.where(when, was, statistic))
 
 
 def _guards_on_device(run: Run) -> bool:

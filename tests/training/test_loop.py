@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from services.errors import Diverged
-from services.training.loop import Run, evaluate, fit
+from services.training.loop import Run, _guard, evaluate, fit
 from services.training.npz import Arrays
 from services.training.schedule import PlateauState, learning_rate
 from tests.training.building import (
@@ -619,6 +619,46 @@ def test_a_learning_rate_that_is_far_too_high_diverges_and_says_so() -> None:
     assert caught.value.step == run.step + 1
     assert same(weights_of(run), before)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in before.values())
+
+
+def test_batch_statistics_are_those_of_before_the_bad_update_too() -> None:
+    run = make_run(
+        values(40),
+        architecture={"cell": "rnn", "nonlinearity": "relu", "batch_norm": True},
+        training={"epochs": 50, "max_grad_norm": None, "optimizer": {"name": "sgd", "lr": 100.0}},
+    )
+    seen = [weights_of(run)]
+    with pytest.raises(Diverged):
+        seen.extend(weights_of(run) for _ in fit(run))
+    assert same(weights_of(run), seen[-1])
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in seen[-1].values())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_a_guard_on_a_device_keeps_what_was_before_or_stops_at_once(optimizer: str) -> None:
+    """What a GPU's guard does to tensors and to the host, done on the CPU."""
+    run = make_run(
+        classes(24), architecture={"batch_norm": True}, training={"optimizer": {"name": optimizer, "lr": 0.01}}
+    )
+    loop = fit(run)
+    next(loop)
+    run.device = torch.device("cuda")  # only a name: nothing is placed there
+    before = [statistic.clone() for statistic in run.statistics]
+    one, bad = torch.tensor(1.0), torch.tensor(math.nan)
+    run.statistics[0].add_(1.0)
+    _guard(run, one, one, before)
+    moved = [statistic.clone() for statistic in run.statistics]
+    assert not torch.equal(moved[0], before[0])
+    for loss, norm in ((one, bad), (one, one)):  # the second comes after the first, and halts as well
+        run.statistics[0].fill_(math.nan)
+        if optimizer == "rmsprop":  # torch's does not heed the flag, and would take the bad gradient
+            with pytest.raises(Diverged) as caught:
+                _guard(run, loss, norm, moved)
+            assert caught.value.step == run.step + 1
+        else:
+            _guard(run, loss, norm, moved)
+        assert float(run.halted) == 1.0
+        assert all(torch.equal(now, was) for now, was in zip(run.statistics, moved, strict=True))
 
 
 def test_clipping_keeps_alive_what_would_diverge() -> None:
