@@ -74,4 +74,5 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     app.register_blueprint(docs.pages)
     origins.register(app)
     auth.register(app)
+    openapi.expect_single_parameters(app)
     return app

@@ -22,8 +22,10 @@ from pydantic import BaseModel
 
 from api import access, errors
 from api.schemas import ProblemDocument
+from services.errors import Invalid, Problem
 from services.training.spec import Spec
 
+MOST_PROBLEMS = 20
 SCHEMAS = "#/components/schemas/"
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 ALSO_TEXT = {"listLogLines"}
@@ -137,6 +139,19 @@ def register(app: Flask) -> None:
     app.before_request(_name_request)
     access.register(app)
     app.after_request(_finish)
+
+
+def expect_single_parameters(app: Flask) -> None:
+    """Refuses a query parameter that stands twice, where only one of the two would count; after everything else that is
+    looked at before a request."""
+    app.before_request(_refuse_repeated)
+
+
+def _refuse_repeated() -> None:
+    repeated = [(name, len(values)) for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        problems = [Problem(f"/query/{name[:100]}", f"stands {count} times; send it once") for name, count in repeated]
+        raise Invalid("A query parameter stands more than once.", problems[:MOST_PROBLEMS])
 
 
 def _name_request() -> None:

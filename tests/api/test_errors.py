@@ -76,6 +76,29 @@ def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: st
     assert (answer.status_code, told["pointer"], told["detail"][: len(said)]) == (400, pointer, said)
 
 
+@pytest.mark.parametrize(
+    ("query", "pointers"),
+    [
+        ("status=queued&status=failed", ["/query/status"]),
+        ("limit=1&limit=1", ["/query/limit"]),
+        ("tag=a:b&limit=5&tag=c:d&limit=6&tag=e:f", ["/query/tag", "/query/limit"]),
+        ("other=1&%6fther=2", ["/query/other"]),
+    ],
+)
+def test_a_parameter_that_stands_twice_is_refused(client: FlaskClient, query: str, pointers: list[str]) -> None:
+    for path in ("/v1/jobs", "/v1/presets", "/v1/health/live"):
+        answer = client.get(f"{path}?{query}")
+        problem = answer.get_json()
+        assert (answer.status_code, problem["code"]) == (422, "invalid")
+        assert [one["pointer"] for one in problem["errors"]] == pointers
+    assert client.post("/v1/datasets?name=a&name=b", data=b"", content_type="application/zip").status_code == 422
+
+
+def test_who_may_not_ask_is_told_that_first(make_app: Callable[..., Flask], sqlite_url: str) -> None:
+    client = make_app(sqlite_url, host="0.0.0.0").test_client()  # noqa: S104
+    assert client.get("/v1/jobs?limit=1&limit=2").status_code == 401
+
+
 @pytest.mark.parametrize("wait", ["-1", "61", "nan", "inf", "soon"])
 def test_a_wrong_wait_is_refused(client: FlaskClient, queued_job: dict[str, Any], wait: str) -> None:
     assert client.get(f"{queued_job['links']['self']}?wait={wait}").status_code == 400
