@@ -65,7 +65,7 @@ def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
         ("limit=NaN", "/query/limit", 'must be a whole number; got "NaN"'),
         ("status=done", "/query/status", "must be one of queued, running, paused, succeeded, failed, cancelled; got"),
         ("tag=speech", "/query/tag", 'must look like KEY:VALUE; got "speech"'),
-        ("name=%00", "/query/name", "must hold no control characters; got "),
+        ("name=%00", "/query/name", "must hold no control characters, marks of direction "),
         ("after=", "/query/after", "is too short: at least 1"),
         ("stauts=queued", "/query/stauts", "there is no such parameter here"),
     ],
