@@ -24,6 +24,8 @@ WINDOW_BYTES = 64 << 20
 """How much of a shuffled epoch is gathered at once; batches are views of such a window."""
 SCALED_AT_ONCE = 1 << 20
 """Numbers whose float64 copies are in memory at a time, where a data set needs those."""
+TOO_LARGE = 2.0**64
+"""Numbers from here on have squares, as in a gradient's norm or a mean squared error, that float32 cannot hold."""
 POOL_BATCHES = 16
 """Batches of similar length are cut from random pools of this many, so that their company changes every epoch."""
 
@@ -119,6 +121,7 @@ def prepare(
     if classes is not None:
         _check_labels(y, classes, rows, spec.data.split)
     parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
+    _check_sizes_of_numbers(parts["train"], rows["train"])
     return Prepared(
         train=parts["train"],
         validation=parts["validation"] if len(rows["validation"]) else None,
@@ -129,6 +132,25 @@ def prepare(
         input_size=arrays.x.shape[2],
         output_size=output_size,
     )
+
+
+def _check_sizes_of_numbers(train: Part, rows: NDArray[np.int64]) -> None:
+    """Raises DatasetInvalid where the first update could only diverge, whatever the learning rate is."""
+    problems = []
+    scalings = {"x": "data.scaling", "y": "data.target_scaling"}
+    for (name, scaling), numbers in zip(scalings.items(), (train.x, train.y), strict=True):
+        if not numbers.is_floating_point() or float(torch.stack(numbers.aminmax()).abs().max()) < TOO_LARGE:
+            continue
+        peaks = numbers.reshape(len(numbers), -1).abs().amax(dim=1)
+        bad = rows[(~(peaks < TOO_LARGE)).numpy()]
+        where = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10:,} more" if len(bad) > 10 else "")
+        detail = (
+            f"{name} of training rows {where} holds numbers of {float(peaks.max()):.3g} as training sees them, and "
+            f"float32 cannot hold the square of 1.8e+19 or more: set {scaling} to standard, or rescale {name}"
+        )
+        problems.append(Problem(f"/{name}", detail))
+    if problems:
+        raise DatasetInvalid(f"The data is too large to train on: {problems[0].detail}.", problems)
 
 
 def part_of(arrays: Arrays, rows: NDArray[np.int64], scaling: Scaling) -> Part:

@@ -33,6 +33,8 @@ Epoch = dict[str, float | int | None]
 """The numbers of one epoch; see `_record`."""
 
 SMALLEST_LOSS_SCALE = 2.0**-14
+LARGE = 1e6
+"""Numbers of this size in the data are told of where training diverges: they are the likelier cause."""
 UPDATES_BETWEEN_LOOKS = 32
 """On a GPU the host looks at losses this often; the weights are guarded on the device meanwhile."""
 EVALUATION_BATCH = 256
@@ -198,7 +200,12 @@ class Run:
 
     def diverged(self, step: int, loss: float, grad_norm: float) -> Diverged:
         lr = self.optimizer.param_groups[0]["lr"]
-        return Diverged(epoch=self.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
+        error = Diverged(epoch=self.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
+        for name, numbers in (("scaling", self.train_part.x), ("target_scaling", self.train_part.y)):
+            if numbers.is_floating_point() and (peak := float(torch.stack(numbers.aminmax()).abs().max())) >= LARGE:
+                what = "training data has" if name == "scaling" else "values to predict have"
+                error.add(f"The {what} numbers of up to {peak:.3g}, so set data.{name} to standard first.")
+        return error
 
 
 def fit(run: Run) -> Iterator[Epoch | None]:

@@ -490,6 +490,30 @@ def test_batch_norm_is_refused_where_the_content_of_all_but_one_sample_is_judged
         prepare(arrays, spec)
 
 
+@pytest.mark.parametrize("size", [2.0**64, 3e38])
+def test_training_data_whose_squares_float32_cannot_hold_is_told_as_data(size: float) -> None:
+    arrays = classes(24)
+    arrays.x[[3, 7], 2, 1] = -size
+    spec = spec_for(arrays, data={"split": {"validation": 0.0}})
+    told = rf"x of training rows 3, 7 holds numbers of {size:.3g} as .*: set data\.scaling to standard, or rescale x"
+    with pytest.raises(DatasetInvalid, match=told.replace("+", r"\+")) as caught:
+        prepare(arrays, spec)
+    assert [problem.pointer for problem in caught.value.problems] == ["/x"]
+    scaled = prepare(arrays, spec_for(arrays, data={"split": {"validation": 0.0}, "scaling": "standard"}))
+    assert scaled.train.x.isfinite().all()
+    arrays.x[[3, 7], 2, 1] = 2.0**63
+    prepare(arrays, spec)
+
+
+def test_values_to_predict_whose_squares_float32_cannot_hold_are_told_as_data() -> None:
+    arrays = values(24)
+    arrays.y[5] = 1e20
+    split = {"validation": 0.0}
+    with pytest.raises(DatasetInvalid, match=r"y of training rows 5 holds .*: set data\.target_scaling to standard"):
+        prepare(arrays, spec_for(arrays, data={"split": split, "target_scaling": "none"}))
+    prepare(arrays, spec_for(arrays, data={"split": split}))
+
+
 def test_classes_of_one_sample_each_leave_none_to_judge_by() -> None:
     arrays = classes(50, kinds=50)
     with pytest.raises(DatasetInvalid, match="each of the 50 classes, and of the 50 samples none is left") as caught:
