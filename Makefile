@@ -46,7 +46,7 @@ test: setup  ## all tests, on SQLite, PostgreSQL and Valkey, which come with the
 	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto $(TESTS)
 
 test-browser: setup  ## what web pages may do, in a real Chromium, which apt-get installs where there is none (as root)
-	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 	@LOOPLINE_BROWSER=1 $(BIN)/python -m pytest tests/api/test_browser.py $(TESTS)
 
 test-containers: setup  ## build the images and take a stack through docs/server.md and docs/operations.md (Docker; 10 minutes)
