@@ -203,6 +203,7 @@ def _row(job: Job, varied: Sequence[str]) -> schemas.BatchJob:
         reason=job.reason,
         message=job.message,
         cell={path: matrix.value(job.requested, path) for path in varied},
+        warnings=job.warnings or [],
         attempt=job.attempt,
         epoch=job.epoch,
         epochs=job.epochs,

@@ -101,13 +101,14 @@ def _one_version(session: Session, asked: str) -> Dataset:
 
 def described(row: Dataset) -> schemas.Dataset:
     """The data set as clients see it: its row, and what its summary counts."""
-    counted = datasets.summary(row).model_dump(exclude={"bytes", "target_dim"})
+    counted = datasets.summary(row).model_dump(exclude={"bytes"})
     return schemas.Dataset(
         id=row.id,
         name=row.name,
         version=row.version,
         sha256=row.sha256,
         bytes=row.bytes,
+        warnings=[*datasets.warnings(row)],
         created_at=schemas.moment(row.created_at),
         **counted,
     )

@@ -19,15 +19,16 @@ def index(query: schemas.InboxQuery) -> Response:
     """
     with db.read_scope(current().engine) as session:
         rows, more = inbox.list(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
-        names = datasets.references(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
+        became = datasets.those(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
         found = [
             schemas.InboxFile(
                 id=row.place,
                 at=schemas.moment(row.at),
                 dataset_id=row.dataset_id,
-                dataset=names.get(row.dataset_id or ""),
+                dataset=None if dataset is None else f"{dataset.name}@{dataset.version}",
                 error=row.error,
+                warnings=[] if dataset is None else [*datasets.warnings(dataset)],
             )
-            for row in rows
+            for row, dataset in ((row, became.get(row.dataset_id or "")) for row in rows)
         ]
     return openapi.answer(schemas.InboxList(data=found, has_more=more))

@@ -217,6 +217,7 @@ def described(session: Session, job: Job) -> schemas.Job:
         priority=job.priority,
         tags=job.tags,
         dataset=_dataset(session, job),
+        warnings=job.warnings or [],
         attempt=job.attempt,
         failures=job.failures,
         lost=job.lost,

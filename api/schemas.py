@@ -196,6 +196,8 @@ class Job(Answer):
     priority: int
     tags: dict[str, str]
     dataset: DatasetRef | None
+    warnings: list[str]
+    """What of its data may have been meant otherwise than it is taken, found when it was submitted."""
     attempt: int
     """Number of the newest attempt; 0 before the first."""
     failures: int
@@ -276,6 +278,8 @@ class BatchJob(Answer):
     message: str | None
     cell: dict[str, Any]
     """What this job has at each path of `varied`; null where its spec says nothing there."""
+    warnings: list[str]
+    """What of its data may have been meant otherwise than it is taken."""
     attempt: int
     epoch: int
     epochs: int | None
@@ -433,9 +437,13 @@ class Dataset(Answer):
     min_length: int
     max_length: int
     target: Literal["classes", "values", "multilabel"]
+    target_dim: int
+    """Classes, yes-or-no labels or values to predict."""
     classes: list[int | str] | None
     class_counts: list[int] | None
     given_split: dict[str, int] | None
+    warnings: list[str]
+    """What may have been meant otherwise than it is taken by a job that leaves everything at its default."""
     created_at: datetime
 
 
@@ -724,6 +732,8 @@ class InboxFile(Answer):
     """As a spec names it, `vowels@7`; null where it is none, or was deleted."""
     error: str | None
     """Why it is no data set; it is tried again when it was written anew."""
+    warnings: list[str]
+    """Those of the data set."""
 
 
 class InboxList(Page[InboxFile]):

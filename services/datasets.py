@@ -21,9 +21,11 @@ from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
 from services.states import TERMINAL
 from services.storage import Incoming, Readable, Storage
-from services.training import npz
+from services.training import npz, suspicions
 from services.training.npz import Limits
+from services.training.spec import Spec
 from services.training.summary import DatasetSummary
+from services.training.suspicions import Suspicion
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
@@ -64,7 +66,7 @@ def add(
     """
     check_name(name)
     with storage.incoming(file, max_bytes) as incoming:
-        content = _summarised(storage, incoming, limits)
+        content, suspected = _examined(storage, incoming, limits)
         transfers.share_dataset(storage, incoming)
         db.lock(
             session, "datasets"
@@ -76,7 +78,7 @@ def add(
         transfers.keep_dataset(storage, incoming)
         if known is not None:
             return Added(known, created=False)
-        return Added(_insert(session, tenant, name, incoming, content), created=True)
+        return Added(_insert(session, tenant, name, incoming, content, suspected), created=True)
 
 
 def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
@@ -92,15 +94,19 @@ def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Data
     return found
 
 
-def references(session: Session, ids: Sequence[str], *, tenant: str) -> Mapping[str, str]:
-    """By id, how specs name the data sets that are there: `vowels@3`."""
-    rows = session.scalars(_visible(tenant).where(Dataset.id.in_(ids)))
-    return {row.id: f"{row.name}@{row.version}" for row in rows}
+def those(session: Session, ids: Sequence[str], *, tenant: str) -> Mapping[str, Dataset]:
+    """By id, those that are there."""
+    return {row.id: row for row in session.scalars(_visible(tenant).where(Dataset.id.in_(ids)))}
 
 
 def summary(dataset: Dataset) -> DatasetSummary:
     """What the data set holds, to check a spec against."""
     return DatasetSummary.model_validate(dataset.summary)
+
+
+def warnings(dataset: Dataset, spec: Spec | None = None) -> Sequence[str]:
+    """What may have been meant otherwise, of a job with this spec; without one, of a job that leaves it at defaults."""
+    return suspicions.told(dataset.suspicions or (), spec, summary(dataset))
 
 
 def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
@@ -147,15 +153,22 @@ def check_name(name: str) -> None:
         raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
 
 
-def _summarised(storage: Storage, incoming: Incoming, limits: Limits) -> DatasetSummary:
+def _examined(storage: Storage, incoming: Incoming, limits: Limits) -> tuple[DatasetSummary, Sequence[Suspicion]]:
     """Read and check the file. Until its arrays are gone, it has a part of the memory that all uploads may take."""
     with ExitStack() as stack:
-        return npz.summarise(
-            npz.read(incoming.path, limits, admit=lambda wanted: stack.enter_context(storage.room.taken(wanted)))
-        )
+        admit = lambda wanted: stack.enter_context(storage.room.taken(wanted))  # noqa: E731
+        arrays = npz.read(incoming.path, limits, admit=admit)
+        return npz.summarise(arrays), suspicions.of(arrays)
 
 
-def _insert(session: Session, tenant: str, name: str, incoming: Incoming, content: DatasetSummary) -> Dataset:
+def _insert(
+    session: Session,
+    tenant: str,
+    name: str,
+    incoming: Incoming,
+    content: DatasetSummary,
+    suspected: Sequence[Suspicion],
+) -> Dataset:
     newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.tenant == tenant, Dataset.name == name))
     insert = sa.insert(Dataset).values(
         id=new_id("ds"),
@@ -165,6 +178,7 @@ def _insert(session: Session, tenant: str, name: str, incoming: Incoming, conten
         sha256=incoming.sha256,
         bytes=incoming.bytes,
         summary=content.model_dump(mode="json"),
+        suspicions=[suspicion.document() for suspicion in suspected],
         created_at=now(),
     )
     return session.scalars(insert.returning(Dataset)).one()

@@ -75,6 +75,8 @@ class Wanted(NamedTuple):
     requested: Mapping[str, Any]
     """The spec as it was sent."""
     dataset_id: str | None
+    warnings: Sequence[str] = ()
+    """What of its data may have been meant otherwise."""
 
 
 def create(
@@ -133,6 +135,7 @@ def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) 
         turn=turn,
         tags=dict(spec.tags),
         dataset_id=wanted.dataset_id,
+        warnings=[*wanted.warnings],
         max_retries=limits.max_retries,
         max_runtime_seconds=limits.max_runtime_seconds,
         queue_deadline=None if limits.max_queue_seconds is None else now() + limits.max_queue_seconds,

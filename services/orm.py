@@ -144,6 +144,8 @@ class Dataset(Base):
     """Size of the uploaded file."""
     summary: Mapped[dict[str, Any]]
     """A `services.training.summary.DatasetSummary`."""
+    suspicions: Mapped[list[dict[str, Any]] | None]
+    """What may have been meant otherwise: `services.training.suspicions.Suspicion`s; None: it was never looked for."""
     created_at: Mapped[float]
     deleted_at: Mapped[float | None]
 
@@ -260,6 +262,8 @@ class Job(Base):
     files: Mapped[list[dict[str, Any]] | None]
     """Files of the result: `[{"name", "bytes", "sha256"}]`."""
 
+    warnings: Mapped[list[str] | None]
+    """Sentences: what of its data and spec may have been meant otherwise, as found when it was submitted."""
     baselines: Mapped[dict[str, Any] | None]
     """Of a retraining, once it was claimed: the versions that it begins with and has to beat, None for none."""
     batch_id: Mapped[str | None] = mapped_column(index=True)

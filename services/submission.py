@@ -82,7 +82,8 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
         raise SpecInvalid([*parsed.problems, *unknown])
     summary = datasets.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
     spec = check_data(parsed.spec, summary)
-    return Wanted(spec, parsed.document, dataset.id if dataset else None)
+    warnings = datasets.warnings(dataset, parsed.spec) if dataset else ()
+    return Wanted(spec, parsed.document, dataset.id if dataset else None, warnings)
 
 
 def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Found:

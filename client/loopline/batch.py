@@ -30,6 +30,8 @@ class BatchJob:
     message: str | None = None
     cell: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What it has at each path of the batch's matrix."""
+    warnings: list[str] = field(default_factory=list, hash=False)
+    """What of its data may have been meant otherwise than the service takes it."""
     attempt: int = 0
     epoch: int = 0
     epochs: int | None = None

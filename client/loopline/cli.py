@@ -25,7 +25,7 @@ from loopline.commands import (
     in_words,
     print_json,
 )
-from loopline.notes import meter, note, say, say_json
+from loopline.notes import meter, note, say, say_json, warned
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -156,8 +156,9 @@ def submit(
         follow = watch or wait
         if not as_json:
             say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
-            if not follow:
-                note(f"Watch it with: {typed(ctx, job)('watch')}")
+        warned(job.warnings)
+        if not (as_json or follow):
+            note(f"Watch it with: {typed(ctx, job)('watch')}")
         if follow:
             from loopline import watching
 
@@ -564,7 +565,7 @@ def readied(client: Client, file: str, settings: list[str]) -> SpecFile:
     spec = from_stdin() if file == "-" else specs.read(file)
     for setting in settings:
         apply(spec, setting)
-    return specs.with_local_dataset(spec, lambda path: upload_file(client, path, None).reference)
+    return specs.with_local_dataset(spec, lambda path: upload_file(client, path, None, warn=False).reference)
 
 
 def from_stdin() -> SpecFile:
@@ -582,10 +583,9 @@ def apply(spec: SpecFile, setting: str) -> None:
     spec.set(path, value)
 
 
-def upload_file(client: Client, path: Path, name: str | None) -> Dataset:
-    """Uploads a data set and says so."""
+def upload_file(client: Client, path: Path, name: str | None, *, warn: bool = True) -> Dataset:
+    """Uploads a data set and says so; warnings are left out where a job follows that is told those that apply to it."""
     from loopline import text
-    from loopline.whole import whole_floats
 
     with meter(f"Uploading {path}") as on_bytes:
         dataset = client.upload(path, name, on_bytes=on_bytes)
@@ -596,12 +596,8 @@ def upload_file(client: Client, path: Path, name: str | None) -> Dataset:
             f"This content was {dataset.reference} already, and {newest.reference} stays the newest version: name "
             f"{dataset.reference} in specs, or delete what came after it (loopline datasets delete {newest.reference})."
         )
-    if dataset.target == "values" and (kinds := whole_floats(path)):
-        numbers = text.count(kinds, "different whole number")
-        note(
-            f"y holds {numbers} as floats and is taken as values to predict; for classes save them as integers: "
-            "y.astype(int)"
-        )
+    if warn:
+        warned(dataset.warnings)
     return dataset
 
 

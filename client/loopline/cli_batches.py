@@ -10,7 +10,7 @@ import typer
 
 from loopline import errors
 from loopline.commands import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note, say
+from loopline.notes import note, say, warned
 
 if TYPE_CHECKING:
     from loopline.batch import Batch
@@ -49,8 +49,9 @@ def submit(
         jobs = f"{batch.total} job{'' if batch.total == 1 else 's'}"
         before = " before, with this idempotency key" if batch.replayed else ""
         say(f"Submitted {batch_view.titled(batch)}{before}: {jobs}.")
-        if not (watch or wait):
-            note(f"Watch it with: {typed(ctx, 'batches watch', batch.id)}")
+    warned(sentence for job in batch.jobs for sentence in job.warnings)
+    if not (as_json or watch or wait):
+        note(f"Watch it with: {typed(ctx, 'batches watch', batch.id)}")
     if watch or wait:
         back = typed(ctx, "batches watch", batch.id)
         follow = batch_view.watched if watch and not as_json else batch_view.waited

@@ -40,6 +40,8 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
     dataset_id: str | None = None
     dataset_name: str | None = None
+    warnings: list[str] = field(default_factory=list, compare=False)
+    """What of its data may have been meant otherwise than the service takes it."""
     attempt: int = 0
     failures: int = 0
     """Attempts that failed and were tried again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,12 @@ def say_json(document: object, indent: int | None = None) -> None:
 def note(sentence: str) -> None:
     """Says one thing beside that."""
     typer.echo(text.lines(sentence), err=True)
+
+
+def warned(sentences: Iterable[str]) -> None:
+    """Says what may have been meant otherwise, each thing once."""
+    for sentence in dict.fromkeys(sentences):
+        note(f"Warning: {sentence}")
 
 
 def on_retry(say: Callable[[str], object]) -> None:

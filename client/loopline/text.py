@@ -109,7 +109,9 @@ def understood(dataset: Dataset) -> str:
     """What the service took a data set for: `640 sequences of 7 to 29 steps, 12 features, 9 classes`."""
     low, high = dataset.min_length, dataset.max_length
     steps = count(high, "step") if low == high else f"{low} to {high} steps"
-    target = {"multilabel": count(dataset.target_dim or 1, "yes-or-no label"), "values": "values to predict (float y)"}
+    several = dataset.target_dim or 1
+    values = "values to predict (float y)" if several == 1 else f"{several} values to predict"
+    target = {"multilabel": count(several, "yes-or-no label"), "values": values}
     meant = f"{len(dataset.classes)} classes" if dataset.classes else target.get(dataset.target, dataset.target)
     return f"{count(dataset.samples, 'sequence')} of {steps}, {count(dataset.features, 'feature')}, {meant}"
 

@@ -207,6 +207,8 @@ class InboxFile:
     dataset: str | None = None
     """As a spec names it: `vowels@7`."""
     error: str | None = None
+    warnings: list[str] = field(default_factory=list, hash=False)
+    """Those of the data set."""
     at: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
@@ -233,6 +235,8 @@ class Dataset:
     classes: list[int | str] | None = field(default=None, hash=False)
     class_counts: list[int] | None = field(default=None, hash=False)
     given_split: Mapping[str, int] | None = field(default=None, hash=False)
+    warnings: list[str] = field(default_factory=list, hash=False)
+    """What may have been meant otherwise than the service takes it."""
     created_at: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 

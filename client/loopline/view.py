@@ -164,6 +164,7 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
         rows.append(("queue", shown.queue))
     if shown.dataset_id:
         rows.append(("data set", f"{shown.dataset_name or ''} ({shown.dataset_id})".strip()))
+    rows += _warnings(shown.warnings)
     rows.append(("attempt", attempts(shown)))
     rows.append(("progress", progress(shown)))
     rows.append(("best", best_of(shown)))
@@ -177,6 +178,10 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     if shown.seconds is not None:
         rows.append(("took", text.duration(shown.seconds)))
     return Group(pairs(rows), Text("\nspec", "dim"), spec(shown.spec))
+
+
+def _warnings(sentences: Sequence[str]) -> list[tuple[str, str | Text]]:
+    return [("warning", Text(text.one_line(sentence), LEVELS["warning"])) for sentence in sentences]
 
 
 def spec(document: Document) -> Text:
@@ -216,11 +221,15 @@ def inbox(found: Iterable[InboxFile]) -> Listing:
         {
             "file": text.printable(file.id),
             "when": text.ago(file.at),
-            "became": file.dataset or file.dataset_id or _no_dataset(file.error or ""),
+            "became": _with_warnings(file) or file.dataset_id or _no_dataset(file.error or ""),
         }
         for file in found
     ]
     return Listing(rows, wrap=("became",))
+
+
+def _with_warnings(file: InboxFile) -> str | None:
+    return f"{file.dataset} ({text.count(len(file.warnings), 'warning')})" if file.warnings else file.dataset
 
 
 def _no_dataset(error: str) -> Text:
@@ -238,6 +247,7 @@ def dataset(shown: Dataset) -> RenderableType:
     ]
     if shown.given_split:
         rows.append(("split", ", ".join(f"{name}: {count}" for name, count in shown.given_split.items())))
+    rows += _warnings(shown.warnings)
     rows += [("size", text.size(shown.bytes)), ("sha256", shown.sha256), ("created", text.when(shown.created_at))]
     if not shown.classes:
         return pairs(rows)
@@ -502,6 +512,8 @@ def _lengths(shown: Dataset) -> str:
 
 
 def _target(shown: Dataset) -> str:
+    if shown.target == "multilabel" and shown.target_dim:
+        return text.count(shown.target_dim, "yes-or-no label")
     return f"{len(shown.classes)} classes" if shown.classes else shown.target
 
 

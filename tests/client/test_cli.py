@@ -329,8 +329,53 @@ def test_classes_that_were_saved_as_floats_are_pointed_out(run: Run, tmp_path: P
     np.savez(tmp_path / "values.npz", x=x, y=np.arange(6) / 4)
     told = run("datasets", "upload", tmp_path / "whole.npz").stderr
     assert "2 features, values to predict (float y)" in told
-    assert "y holds 3 different whole numbers as floats and is taken as values" in told
+    assert "Warning: y holds 3 different whole numbers as floats, and is taken as values to predict." in told
     assert "whole number" not in run("datasets", "upload", tmp_path / "values.npz").stderr
+
+
+def test_labels_and_values_are_counted(run: Run, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((30, 4, 2))
+    labels = np.random.default_rng(1).integers(0, 2, (30, 5))
+    np.savez(tmp_path / "labels.npz", x=x, y=labels)
+    np.savez(tmp_path / "values.npz", x=x, y=labels + 0.5)
+    assert "2 features, 5 yes-or-no labels, " in run("datasets", "upload", tmp_path / "labels.npz").stderr
+    assert "2 features, 5 values to predict, " in run("datasets", "upload", tmp_path / "values.npz").stderr
+    assert "5 yes-or-no labels" in run("datasets", "show", "labels").stdout
+
+
+def test_warnings_are_told_at_upload_at_submission_and_by_show(
+    run: Run, service: Any, client: Client, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).standard_normal((24, 4, 2))
+    np.savez(tmp_path / "hot.npz", x=x, y=np.eye(3, dtype=np.int64)[np.arange(24) % 3])
+    uploaded = run("datasets", "upload", tmp_path / "hot.npz")
+    words = "For classes save y.argmax(axis=1)."
+    assert uploaded.stderr.count("Warning: ") == uploaded.stderr.count(words) == 1
+    assert words in " ".join(run("datasets", "show", "hot").stdout.split())
+    [sentence] = client.dataset("hot").warnings
+
+    job = tmp_path / "job.yaml"
+    job.write_text("preset: basic_gru\ntraining: {epochs: 1}\ndata: {dataset: hot.npz}\n")
+    submitted = run("submit", job)
+    assert submitted.stderr.count(f"Warning: {sentence}\n") == 1  # once, though it is uploaded here as well
+    assert "Warning" not in submitted.stdout
+    [newest] = client.jobs()
+    assert newest.warnings == [sentence]
+    assert words in " ".join(run("show", "last").stdout.split())
+    assert run("submit", job, "--set", "training.loss=bce").stderr.count("Warning: ") == 0
+    both = run("submit", job, "--batch", "--json")
+    assert both.stderr.count("Warning: ") == 1
+    assert json.loads(both.stdout)["jobs"][0]["warnings"] == [sentence]
+
+    folder = tmp_path / "inbox" / "default" / "hot"
+    folder.mkdir(parents=True)
+    (folder / "a.npz").write_bytes((tmp_path / "hot.npz").read_bytes())
+    source = inbox.Folder(tmp_path / "inbox")
+    for entry in source.entries():
+        inbox.take_in(service.engine, service.storage, source, entry, Settings(data_dir=tmp_path))
+    [file] = client.inbox()
+    assert file.warnings == [sentence]
+    assert "hot@1 (1 warning)" in run("datasets", "inbox").stdout
 
 
 def test_health_leaves_with_3_when_the_service_cannot_work(run: Run, service: Any) -> None:
