@@ -147,7 +147,7 @@ class _Drawn:
     def _parts(self) -> Iterator[RenderableType]:
         batch, most = self.batch, max(3, self.console.height - ROWS_BESIDE_THE_TABLE)
         yield Text.assemble((batch.id, "bold"), f" {_clean(batch.name)} " if batch.name else " ", _status(batch.status))
-        chosen = {job.id for job in sorted(batch.jobs, key=lambda job: FIRST.index(job.status))[:most]}
+        chosen = {job.id for job in sorted(batch.jobs, key=_rank)[:most]}
         yield Rows([job for job in batch.jobs if job.id in chosen], reasons=False)
         if len(chosen) < len(batch.jobs):
             yield Text(f"({text.count(len(batch.jobs) - len(chosen), 'more job')} not shown)", "dim")
@@ -157,6 +157,10 @@ class _Drawn:
         yield grid
         if self.trouble:
             yield Text(f"{self.trouble} Trying again.", "yellow")
+
+
+def _rank(job: BatchJob) -> int:
+    return FIRST.index(job.status) if job.status in FIRST else len(FIRST)
 
 
 def _row(job: BatchJob) -> dict[str, str | Text]:

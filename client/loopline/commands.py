@@ -6,7 +6,11 @@ docs/command.md.
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,9 +28,10 @@ EXIT_CODES: dict[int, str] = {
     2: "the request, the API key or the command line is wrong",
     3: "the service cannot be reached, or is failing",
     4: "the job that was waited for was cancelled",
+    141: "whoever read the output has closed it, as `head` does",
     130: "interrupted with Ctrl-C; a job that was watched goes on",
 }
-FAILED, BAD_REQUEST, UNREACHABLE, CANCELLED, INTERRUPTED = 1, 2, 3, 4, 130
+FAILED, BAD_REQUEST, UNREACHABLE, CANCELLED, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 4, 130, 141
 BY_ERROR: dict[type[errors.LooplineError], int] = {
     errors.JobFailed: FAILED,
     errors.JobCancelled: CANCELLED,
@@ -45,12 +50,27 @@ class Command(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except errors.LooplineError as error:
             note(f"Error: {in_words(error)}")
             raise typer.Exit(BY_ERROR.get(type(error), BAD_REQUEST)) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, sys.stdout.fileno())  # or the interpreter would try once more when it ends
+            raise typer.Exit(PIPE_CLOSED) from None
+        except Exception as error:  # the last edge: no traceback, and no exit code that means something else
+            if isinstance(error, typer.Abort) or hasattr(error, "exit_code"):  # of the command line, said elsewhere
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            note(
+                f"Error: The command cannot go on ({type(error).__name__}: {error}, at {Path(where.filename).name}:"
+                f"{where.lineno}). Either the service is of another version, or this is a defect."
+            )
+            raise typer.Exit(UNREACHABLE) from None
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON instead, for scripts.")]

@@ -32,6 +32,13 @@ from loopline.errors import (
 
 CONNECT_SECONDS = 5.0
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+MOST_BYTES = 64 << 20
+"""A hundred jobs with the longest specs are less."""
+MOST_PAGES = 10_000
+LEAST_BYTES = 4096
+"""What a download brings in the time that one answer may take, or more."""
+ON_THE_WAY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+"""Headers that say how a body came, which has been read."""
 RETRIED_CODES = frozenset({"idempotency_in_flight"})
 KINDS: dict[int, type[LooplineError]] = {401: NotAllowed, 403: NotAllowed, 404: NotFound, 409: Conflict, 410: NotFound}
 
@@ -66,13 +73,19 @@ class Http:
     def pages(self, path: str, params: Params, *, key: str = "id") -> Iterator[dict[str, Any]]:
         """Every entry of a list, read page by page as you go; `key` is the field that `after` continues from."""
         after: Any = params.get("after")
-        while True:
+        for _ in range(MOST_PAGES):
             page = self.get_object(path, {**params, "after": after})
             entries = page.get("data") or []
+            if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+                raise self._strange("a list holds something else than objects")
             yield from entries
             if not page.get("has_more") or not entries:
                 return
-            after = entries[-1][key]
+            before, after = after, entries[-1].get(key)
+            if not isinstance(after, str | int) or after == before:
+                raise self._strange(f"a list goes on and on with the same `{key}`")
+
+        raise self._strange(f"a list has more than {MOST_PAGES:,} pages")
 
     def send(
         self,
@@ -94,8 +107,7 @@ class Http:
 
         def one() -> httpx.Response:
             with self._open(method, path, params, headers, body, patience, expected) as response:
-                response.read()
-                return response
+                return self._read(response)
 
         return one() if once else self._retrying(one)
 
@@ -105,12 +117,18 @@ class Http:
         def once() -> None:
             with self._open("GET", path, None, {"Accept": "*/*"}, None) as response, target.open("wb") as file:
                 length = response.headers.get("Content-Length", "")
-                done = 0
+                done, looked, had = 0, time.monotonic(), 0
                 for chunk in response.iter_bytes():
                     file.write(chunk)
                     done += len(chunk)
+                    if time.monotonic() > looked + self.timeout:
+                        if done < had + LEAST_BYTES:
+                            raise ServiceUnreachable(
+                                f"{self.base_url} sends next to nothing: {done - had} bytes in {self.timeout:g} s."
+                            )
+                        looked, had = time.monotonic(), done
                     if on_bytes:
-                        on_bytes(done, int(length) if length.isdigit() else None)
+                        on_bytes(done, int(length) if length.isascii() and length.isdigit() else None)
 
         self._retrying(once)
 
@@ -158,20 +176,36 @@ class Http:
                 timeout=timeout,
             ) as response:
                 if not (response.is_success or response.status_code in {304, expected}):
-                    response.read()
-                    raise self.error_in(response)
+                    raise self.error_in(self._read(response))
                 yield response
+        except httpx.DecodingError:
+            raise self._strange("its body is not compressed as it says") from None
         except httpx.TimeoutException as error:
             raise ServiceUnreachable(f"{self.base_url} did not answer in time ({_reason(error)}).") from error
         except httpx.TransportError as error:
             raise ServiceUnreachable(f"Nothing answers at {self.base_url} ({_reason(error)}).") from error
 
+    def _read(self, response: httpx.Response) -> httpx.Response:
+        """The answer with its body read, within the time that an answer may take and a size that none of ours has.
+
+        httpx's own timeout begins anew with each byte. Raises ServiceUnreachable, ServiceError.
+        """
+        deadline, body = time.monotonic() + self.timeout, bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > MOST_BYTES:
+                raise self._strange(f"it has more than {MOST_BYTES:,} bytes")
+            if time.monotonic() > deadline:
+                raise ServiceUnreachable(f"{self.base_url} did not answer in time (its answer does not end).")
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in ON_THE_WAY]
+        return httpx.Response(response.status_code, headers=headers, content=bytes(body), request=response.request)
+
+    def _strange(self, what: str) -> ServiceError:
+        return ServiceError(f"What answers at {self.base_url} does not speak Loopline: {what}.")
+
     def object_in(self, response: httpx.Response) -> dict[str, Any]:
         """The JSON object of an answer. Raises ServiceError when it holds anything else: then this is not Loopline."""
-        try:
-            document = response.json()
-        except ValueError:
-            document = None
+        document = _json(response)
         if not isinstance(document, dict):
             raise ServiceError(
                 f"What answers at {self.base_url} does not speak Loopline: {response.request.method} "
@@ -200,14 +234,16 @@ class Http:
             )
         kind = KINDS.get(status, BadRequest if status < 500 and status != 429 else ServiceError)
         message = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")
-        request_id = problem.get("request_id")
+        code, request_id = _text(problem.get("code")), _text(problem.get("request_id"))
+        errors = problem.get("errors")
+        errors = errors if isinstance(errors, list) else []
         if kind is ServiceError and request_id:
             message = f"{message} (HTTP {status}, request {request_id})"
         return kind(
             message,
             status=status,
-            code=problem.get("code"),
-            problems=[_problem(each) for each in problem.get("errors") or [] if isinstance(each, dict)],
+            code=code,
+            problems=[_problem(each) for each in errors if isinstance(each, dict)],
             request_id=request_id,
             retry_after_seconds=_retry_after(response),
         )
@@ -241,15 +277,28 @@ def _may_retry(error: Exception) -> bool:
 def _retry_after(response: httpx.Response) -> float | None:
     """Seconds, as our service sends them; the other form, a date, falls back to our own pauses."""
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def _problem_document(response: httpx.Response) -> dict[str, Any] | None:
-    try:
-        document = response.json()
-    except ValueError:
-        return None
+    document = _json(response)
     return document if isinstance(document, dict) and ("title" in document or "detail" in document) else None
+
+
+def _text(found: object) -> str | None:
+    return found if isinstance(found, str) else None
+
+
+def _json(response: httpx.Response) -> Any:
+    """What the body says; None where it is not JSON. (Python's reader would take NaN as well.)"""
+    try:
+        return response.json(parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number in JSON")
 
 
 def _problem(entry: Mapping[str, Any]) -> Problem:

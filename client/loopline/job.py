@@ -14,13 +14,36 @@ from urllib.parse import quote
 from loopline import download
 from loopline.errors import JobCancelled, JobFailed, NotFound, WaitTimeout
 from loopline.http import Http
-from loopline.types import Best, Checkpoint, Document, Epoch, Event, LogLine, Progress, Result, Steps, known, moment
+from loopline.types import (
+    Best,
+    Checkpoint,
+    Document,
+    Epoch,
+    Event,
+    LogLine,
+    Progress,
+    Result,
+    Steps,
+    below,
+    known,
+    moment,
+)
 
 # How long one poll may be held by the service, and how soon another may follow it.
 POLL_SECONDS = 25.0
 PAUSE_SECONDS = 0.2
 IDLE_PAUSE_SECONDS = 1.0
 TIMES = ("created_at", "started_at", "finished_at", "waits_until")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a job has in other forms than its document."""
+
+    name: str = "default"
+    position: int | None = None
+    dataset_id: str | None = None
+    dataset_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,15 +86,14 @@ class Job:
 
     @classmethod
     def of(cls, document: Document, http: Http | None = None) -> Self:
-        queue = document.get("queue") or {}
-        dataset = document.get("dataset") or {}
+        found = known(cls, document, besides=("queue",))
+        queue, dataset = below(document, "queue"), below(document, "dataset")
+        place = known(_Place, {**queue, "dataset_id": dataset.get("id"), "dataset_name": dataset.get("name")})
         return cls(
-            **known(cls, document)
+            **found
             | {
-                "queue": queue.get("name", "default"),
-                "position": queue.get("position"),
-                "dataset_id": dataset.get("id"),
-                "dataset_name": dataset.get("name"),
+                "queue": place.pop("name", "default"),
+                **place,
                 "progress": Progress.of(document.get("progress") or {}),
                 "best": Best.of(document["best"]) if document.get("best") else None,
                 "result": Result.of(document["result"]) if document.get("result") else None,
@@ -182,13 +204,8 @@ class Job:
 
     def epochs(self, after: int = 0) -> Iterator[Epoch]:
         """The epochs that have ended, in order, from the one after `after`."""
-        while True:
-            page = self._connection.get_object(self._path("epochs"), {"after": after, "limit": 1000})
-            epochs = [Epoch.of(record) for record in page.get("data") or []]
-            yield from epochs
-            if not page.get("has_more") or not epochs:
-                return
-            after = epochs[-1].epoch
+        pages = self._connection.pages(self._path("epochs"), {"after": after, "limit": 1000}, key="epoch")
+        return (Epoch.of(record) for record in pages)
 
     def steps(self, points: int = 500) -> Steps:
         """Loss and gradient norm of the steps so far, thinned to at most about `points` of them."""

@@ -74,10 +74,11 @@ class Schedule:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        coming = tuple(datetime.fromisoformat(each) for each in document.get("next") or ())
+        found = known(cls, document)
+        coming = tuple(at for each in found.get("next", ()) if (at := moment(each)))
         last = Firing.of(document["last"]) if document.get("last") else None
         times = {name: moment(document.get(name)) for name in _TIMES}
-        return cls(**known(cls, document) | times | {"next": coming, "last": last})
+        return cls(**found | times | {"next": coming, "last": last})
 
 
 class Schedules:

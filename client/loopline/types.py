@@ -6,24 +6,100 @@ send take their defaults. Numbers that were not finite are None. Times are aware
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
-from typing import Any, Self
+from functools import cache
+from types import UnionType
+from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+
+from loopline.errors import ServiceError
 
 Document = Mapping[str, Any]
+LARGEST = 2**63
+"""No number of a service is as large."""
 
 
-def known(cls: type, document: Document) -> dict[str, Any]:
-    """The entries of a document that are fields of the dataclass, and the document itself where there is a `raw`."""
-    names = {each.name for each in fields(cls)}
-    chosen = {name: value for name, value in document.items() if name in names and value is not None}
-    return chosen | ({"raw": document} if "raw" in names else {})
+class _Known(NamedTuple):
+    kind: Any
+    required: bool
+
+
+def known(cls: type, document: Document, *, besides: Collection[str] = ()) -> dict[str, Any]:
+    """The entries of a document that are fields of the dataclass, and the document itself where there is a `raw`.
+
+    `besides`: fields that the document has in another form. Raises ServiceError where a field is not of its kind, or
+    one is missing that has no default: then this is not Loopline, or another version of it.
+    """
+    if not isinstance(document, Mapping):
+        raise _strange(f"a {cls.__name__} is no object")
+    chosen: dict[str, Any] = {}
+    for name, (kind, required) in _fields(cls).items():
+        value = document.get(name)
+        if value is None and required:
+            raise _strange(f"a {cls.__name__} has no `{name}`")
+        if value is None or name in besides:
+            continue
+        if not _fits(value, kind):
+            raise _strange(f"`{name}` of a {cls.__name__} is not what it should be")
+        chosen[name] = value
+    return chosen | ({"raw": document} if any(each.name == "raw" for each in fields(cls)) else {})
+
+
+def below(document: Document, name: str) -> Document:
+    """The object under a name in a document; an empty one where there is none."""
+    found = document.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise _strange(f"`{name}` is no object")
+    return found
 
 
 def moment(text: object) -> datetime | None:
     """An RFC 3339 time, or None for none."""
-    return datetime.fromisoformat(text) if isinstance(text, str) else None
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise _strange("a time is none of RFC 3339")
+    return at
+
+
+def _strange(what: str) -> ServiceError:
+    return ServiceError(f"The answer is not Loopline's, or not of this version: {what}.")
+
+
+@cache
+def _fields(cls: type) -> dict[str, _Known]:
+    hints = get_type_hints(cls)
+    return {
+        each.name: _Known(hints[each.name], each.default is MISSING and each.default_factory is MISSING)
+        for each in fields(cls)
+        if each.name != "raw" and not each.name.startswith("_")
+    }
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value out of JSON can stand for a field of this kind."""
+    origin, of = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in of)
+    if origin in (list, tuple):
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(each, of[0]) for each in value)
+    if origin is not None:  # Mapping
+        return isinstance(value, Mapping) and all(_fits(each, of[1]) for each in value.values())
+    if kind in (int, float):
+        allowed = int if kind is int else (int, float)
+        return isinstance(value, allowed) and not isinstance(value, bool) and abs(value) < LARGEST
+    if kind in (str, datetime):
+        return isinstance(value, str)
+    if kind in (bool, type(None)):
+        return isinstance(value, kind)
+    return isinstance(value, Mapping)  # a dataclass
 
 
 @dataclass(frozen=True)
@@ -117,8 +193,9 @@ class Steps:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        series = {name: tuple(document.get(name) or ()) for name in ("step", "loss", "grad_norm")}
-        return cls(**series, total=int(document.get("total") or 0))
+        found = known(cls, document)
+        series = {name: tuple(found.get(name, ())) for name in ("step", "loss", "grad_norm")}
+        return cls(**series, total=found.get("total", 0))
 
     def __len__(self) -> int:
         return len(self.step)
@@ -276,7 +353,7 @@ class ModelVersion:
 
     @property
     def dataset_reference(self) -> str | None:
-        return f"{self.dataset['name']}@{self.dataset['version']}" if self.dataset else None
+        return f"{self.dataset.get('name')}@{self.dataset.get('version')}" if self.dataset else None
 
 
 @dataclass(frozen=True)
@@ -290,7 +367,7 @@ class Model:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        return cls(**known(cls, document) | {"latest": ModelVersion.of(document["latest"])})
+        return cls(**known(cls, document) | {"latest": ModelVersion.of(below(document, "latest"))})
 
 
 @dataclass(frozen=True)
@@ -422,7 +499,7 @@ class Identity:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        quotas = {name: Quota.of(quota) for name, quota in (document.get("quotas") or {}).items()}
+        quotas = {name: Quota.of(quota) for name, quota in below(document, "quotas").items()}
         return cls(**known(cls, document) | {"quotas": quotas})
 
 

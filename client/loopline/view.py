@@ -34,6 +34,7 @@ from loopline.types import (
     Quota,
     Webhook,
     Worker,
+    below,
 )
 
 STYLES = {
@@ -74,6 +75,9 @@ class Guarded(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(text.lines(segment.text), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would leave with 1, which says that a job failed
+
 
 def console(stream: TextIO | None = None) -> Console:
     """A console on stdout, or another stream. Piped lines are never wrapped: scripts read them."""
@@ -107,7 +111,7 @@ class Listing:
         self.rows = [{name: on_one_line(cell) for name, cell in row.items()} for row in self.rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns = list(self.rows[0])
+        columns = list(self.rows[0]) if self.rows else []
         for name in self.drop:
             if self._width(columns) > options.max_width and name in columns:
                 columns.remove(name)
@@ -346,7 +350,7 @@ def deliveries(found: Iterable[Delivery]) -> Listing:
 
 
 def _subject(told: Delivery) -> str:
-    data = told.payload.get("data") or {}
+    data = below(told.payload, "data")
     return text.printable(str(data.get("id") or data.get("model") or text.NOTHING))
 
 
@@ -401,7 +405,7 @@ def way_on(shown: Job, typed: Typed) -> str:
 
 def attempts(shown: Job) -> str:
     """`3 (1 of 2 retries used, 1 worker lost)`."""
-    most = (shown.spec.get("limits") or {}).get("max_retries", 0)
+    most = below(shown.spec, "limits").get("max_retries", 0)
     used = [f"{shown.failures} of {text.count(most, 'retry', 'retries')} used"] if shown.failures else []
     used += [f"{text.count(shown.lost, 'worker')} lost since the last checkpoint"] if shown.lost else []
     return f"{shown.attempt} ({', '.join(used)})" if used else str(shown.attempt)

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from loopline import text, view
-from loopline.types import Model, ModelMove, ModelVersion
+from loopline.types import Document, Model, ModelMove, ModelVersion
 
 
 def print_models(found: Iterable[Model]) -> None:
@@ -42,7 +42,7 @@ def print_versions(found: Iterable[ModelVersion]) -> None:
 
 
 def print_version(shown: ModelVersion) -> None:
-    data = f"{shown.dataset_reference} (sha256 {shown.dataset['sha256']})" if shown.dataset else "synthetic"
+    data = f"{shown.dataset_reference} (sha256 {shown.dataset.get('sha256')})" if shown.dataset else "synthetic"
     rows: list[tuple[str, str | Text]] = [
         ("version", shown.reference),
         ("aliases", ", ".join(shown.aliases) or text.NOTHING),
@@ -52,7 +52,7 @@ def print_version(shown: ModelVersion) -> None:
         ("note", shown.note or text.NOTHING),
         ("registered", text.when(shown.created_at)),
         ("by", shown.created_by or text.NOTHING),
-        *((file["name"], f"{text.size(file['bytes'])}, sha256 {file['sha256']}") for file in shown.files),
+        *((str(file.get("name")), _file(file)) for file in shown.files),
     ]
     view.console().print(Group(view.pairs(rows), Text("\nspec", "dim"), view.spec(shown.spec)))
 
@@ -71,6 +71,11 @@ def print_history(found: Iterable[ModelMove]) -> None:
         for move in found
     ]
     view.console().print(view.Listing(rows, drop=("by",), wrap=("reason",)))
+
+
+def _file(found: Document) -> str:
+    size = found.get("bytes")
+    return f"{text.size(size) if isinstance(size, int) else text.NOTHING}, sha256 {found.get('sha256')}"
 
 
 def metric(found: Mapping[str, float | None]) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from loopline import Client, LooplineError, text, view
+from loopline import Client, LooplineError, ServiceError, ServiceUnreachable, http, text, view
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
@@ -165,3 +171,123 @@ def test_all_that_is_said_goes_through_the_filter() -> None:
             r"typer\.s?echo\(|(?<![\w.])print\(|std(?:out|err)\.write|click\.echo|Console\(", file.read_text()
         )
         assert not spoken or file.name in ("notes.py", "view.py"), file.name
+
+
+WRONG = [[], {}, "word", True, -1, 2**70, [[1]], {"a": {"a": 1}}, "2026-13-01T00:00:00"]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_wrong_kinds_are_no_traceback_and_no_failed_job(run: Any, stub: Stub, words: tuple[str, ...]) -> None:
+    def told() -> None:
+        done = run(words)
+        # 1 says of nothing but `webhooks test` that something went wrong that the service knows of.
+        assert done.exit_code in (0, 2, 3, 4) or words == ("webhooks", "test"), done.exception
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        assert "cannot go on" not in done.stderr, done.stderr
+
+    for wrong in WRONG[:: 1 + len(WRONG) // 3]:
+        stub.change = lambda answer, wrong=wrong: wrong if answer else answer
+        told()
+        stub.change = lambda answer, wrong=wrong: (
+            answer | {"data": wrong} if "data" in answer else dict.fromkeys(answer, wrong)
+        )
+        told()
+    stub.change = lambda answer: answer
+    for number in range(4):
+        leaves = iter(range(number, 10_000))
+
+        def leaf(schema: dict[str, Any], leaves: Iterator[int] = leaves) -> Any:
+            at = next(leaves)
+            wrong = WRONG[at % len(WRONG)]
+            return wrong if at % 3 == 0 and wrong.__hash__ else plausible(schema)
+
+        stub.leaf = leaf
+        told()
+
+
+def test_a_list_that_does_not_end_is_left(run: Any, stub: Stub) -> None:
+    stub.change = lambda answer: answer | {"has_more": True}
+    done = run(("datasets", "list"))
+    assert done.exit_code == 3
+    assert "a list goes on and on with the same `id`" in done.stderr
+
+
+def test_a_list_of_ever_new_entries_is_left_too(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(range(10_000))
+    stub.change = lambda answer: {"data": [answer["data"][0] | {"id": f"ds_{next(numbers)}"}], "has_more": True}
+    monkeypatch.setattr(http, "MOST_PAGES", 20)
+    with Client(stub.url) as client, pytest.raises(ServiceError, match="more than 20 pages"):
+        list(client.datasets())
+
+
+@contextmanager
+def saying(*said: bytes, again: bytes, go: threading.Event) -> Iterator[str]:
+    """A server that says this to whoever comes, and then the same over and over, each time that somebody reads it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.recv(65536)
+                        connection.sendall(b"".join(said))
+                        while not go.wait(0.01):
+                            connection.sendall(again)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        go.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_body_that_trickles_in_is_given_up(tmp_path: Path) -> None:
+    with (
+        saying(HEAD, again=b"1\r\n \r\n", go=threading.Event()) as url,
+        Client(url, timeout=0.3, retry_seconds=0) as client,
+    ):
+        with pytest.raises(ServiceUnreachable, match="its answer does not end"):
+            client.get("job_1")
+        with pytest.raises(ServiceUnreachable, match="sends next to nothing"):
+            client.models.download("vowels@1", tmp_path / "files")
+
+
+def test_a_body_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MOST_BYTES", 1 << 20)
+    block = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    with (
+        saying(HEAD, again=block, go=threading.Event()) as url,
+        Client(url, retry_seconds=0) as client,
+        pytest.raises(ServiceError, match="more than 1,048,576 bytes"),
+    ):
+        client.get("job_1")
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[" * 200_000, b'{"id": NaN}', b'{"id": 1' + b"0" * 5000 + b"}", b"\xff\xfe", b""]
+)
+def test_what_is_no_json_is_not_loopline(stub: Stub, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stub, "answer", lambda method, path: (200, "application/json", body))
+    with Client(stub.url, retry_seconds=0) as client, pytest.raises(ServiceError, match="does not speak Loopline"):
+        client.get("job_1")
+
+
+def test_a_body_that_is_not_compressed_as_it_says_is_not_loopline(stub: Stub) -> None:
+    stub.headers = {"Content-Encoding": "gzip"}
+    with Client(stub.url, retry_seconds=0) as client, pytest.raises(ServiceError, match="not compressed as it says"):
+        client.get("job_1")
+
+
+@pytest.mark.parametrize("line", [["datasets", "list"], ["list", "--json"], ["watch", "last"]], ids=" ".join)
+def test_whoever_has_closed_the_pipe_hears_nothing_of_a_failed_job(stub: Stub, line: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "loopline.cli", "--url", stub.url, *line]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
