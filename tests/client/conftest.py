@@ -110,7 +110,11 @@ class Service:
             "seconds": 0.2,
             "samples_per_second": 320.0,
         }
-        self.do(jobs.record, job_id, record)
+        with db.read_scope(self.engine) as session:
+            best = jobs.get(session, job_id).best
+        if best is None or record["validation_loss"] < best["value"]:
+            best = {"epoch": epoch, "metric": "validation_loss", "value": record["validation_loss"]}
+        self.do(jobs.record, job_id, record, best=best)
 
     def checkpoint(self, job_id: str, step: int) -> None:
         files = {path.name: b"state" for path in self.storage.checkpoint_files(job_id, step)}
