@@ -152,7 +152,11 @@ def submit(
         [spec] = read
         if name is not None:
             spec.set(("name",), name, verbatim=True)
-        job = client.submit(spec, idempotency_key=idempotency_key)
+        try:
+            job = client.submit(spec, idempotency_key=idempotency_key)
+        except errors.BadRequest as error:
+            problems = [errors.Problem(f"{files[0]} {one.pointer}".rstrip(), one.detail) for one in error.problems]
+            raise errors.BadRequest(error.message, problems=problems) from None
         follow = watch or wait
         if not as_json:
             say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")

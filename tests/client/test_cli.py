@@ -93,13 +93,13 @@ def test_the_same_key_submits_once(run: Run, client: Client, job_file: Path) -> 
     assert len(list(client.jobs())) == 1
 
 
-def test_a_spec_with_problems_lists_them_by_pointer(run: Run, job_file: Path) -> None:
+def test_a_spec_with_problems_lists_them_by_file_and_pointer(run: Run, job_file: Path) -> None:
     done = run("submit", job_file, "--set", "training.epochs=-1", "--set", "nonsense=1")
     assert done.exit_code == 2
     assert done.stdout == ""
     first, *problems = done.stderr.splitlines()
     assert first == "Error: The spec has 2 problems."
-    assert {line.split(":")[0] for line in problems} == {"  /training/epochs", "  /nonsense"}
+    assert {line.split(": ")[0] for line in problems} == {f"  {job_file} /training/epochs", f"  {job_file} /nonsense"}
 
 
 @pytest.mark.parametrize("setting", ["training.epochs", "=5", "training..epochs=5", "name.x=1", "name=["])
