@@ -27,6 +27,7 @@ exit codes:
   3  training diverged: a loss, a gradient, or an answer of the model that it found was not finite
   4  the device ran out of memory, with one sample at a time still, or the job needs more than this machine has
   130  stopped by Ctrl-C, with a checkpoint to go on from; a second Ctrl-C does not wait for it
+  143  stopped by SIGTERM, in the same way: Slurm, `docker stop` and spot machines send it before they kill
 """
 
 
@@ -53,12 +54,26 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        return _stopped(options, stopped.signal)
     except KeyboardInterrupt:
-        print(
-            f"\nStopped. Go on with: python -m services.training {options.job} --out {options.out} --resume",
-            file=sys.stderr,
-        )
-        return 130
+        return _stopped(options, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """A signal has ended the run; its place is saved."""
+
+    def __init__(self, signal: signal.Signals) -> None:
+        super().__init__(signal.name)
+        self.signal = signal
+
+
+def _stopped(options: argparse.Namespace, by: signal.Signals) -> int:
+    print(
+        f"\nStopped. Go on with: python -m services.training {options.job} --out {options.out} --resume",
+        file=sys.stderr,
+    )
+    return 128 + by  # as a shell has it
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +145,7 @@ def _train(order: dict[str, Any], *, quiet: bool) -> int:
         run.device_of(order["device"])
     except (RuntimeError, ValueError) as error:
         raise Invalid(f"--device {order['device']}: {error}") from error
-    with _interrupts() as stop:
+    with _signals() as stop:
         stream = run.events(order, stop)
         for event in stream if quiet else _shown(stream):
             if quiet and event["event"] == "note" and event["type"] == "suspicion":
@@ -138,26 +153,31 @@ def _train(order: dict[str, Any], *, quiet: bool) -> int:
             if event["event"] == "finished":
                 _print_result(event["result"], Path(order["directory"]))
             if event["event"] == "stopped":
-                raise KeyboardInterrupt
+                raise Stopped(signal.Signals[event["reason"]])
     return 0
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], str | None]]:
-    """Turns a first Ctrl-C into a stop that leaves a checkpoint; a second one ends the process where it stands."""
+def _signals() -> Iterator[Callable[[], str | None]]:
+    """Turns a first Ctrl-C or SIGTERM into a stop that leaves a checkpoint; a second one ends the process where it
+    stands. The name of the signal is the reason of the stop."""
     asked: list[str] = []
+    plain: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {one: signal.getsignal(one) for one in plain}
+    taken = [one for one, handler in plain.items() if before[one] == handler]  # others a parent wants to be ignored
 
-    def ask(*_: object) -> None:
-        asked.append("pause")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def ask(number: int, _: object) -> None:
+        asked.append(signal.Signals(number).name)
+        for one in taken:
+            signal.signal(one, plain[one])
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # a shell may have said that this process is to ignore it
-        signal.signal(signal.SIGINT, ask)
+    for one in taken:
+        signal.signal(one, ask)
     try:
         yield lambda: asked[0] if asked else None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one in taken:
+            signal.signal(one, before[one])
 
 
 def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -129,8 +129,9 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
     assert not list(out.glob("*.part"))
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
-    command: Command, write: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    command: Command, write: Callable[..., Path], tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out"
     spec = write(training={"epochs": 200, "batch_size": 64}, architecture={"hidden_size": 2})
@@ -142,9 +143,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
         assert running.stderr is not None
         while not running.stderr.readline().startswith("epoch"):
             assert running.poll() is None
-        running.send_signal(signal.SIGINT)
+        running.send_signal(sent)
         said = running.stderr.read()
-    assert running.returncode == 130
+    assert running.returncode == code
     assert said.endswith(f"Stopped. Go on with: python -m services.training {spec} --out {out} --resume\n")
     assert "Traceback" not in said
     (saved,) = out.glob("checkpoint-*.json")
@@ -304,7 +305,7 @@ def test_help_shows_examples_and_exit_codes(process: Command) -> None:
     done = process("--help")
     assert done.returncode == 0
     assert "python -m services.training job.yaml --out runs/vowels\n" in done.stdout
-    for code in ("0", "1", "2", "3", "130"):
+    for code in ("0", "1", "2", "3", "130", "143"):
         assert f"\n  {code}  " in done.stdout
     for option in ("--out", "--resume", "--device", "--threads", "--quiet"):
         assert option in done.stdout
