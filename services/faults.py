@@ -13,6 +13,7 @@ POINTS = frozenset(
         "job.fenced",  # a worker's write holds its row, and what hangs on the job is not written yet
         "transaction.written",  # everything is written, nothing is committed
         "transaction.committed",  # the database has it, and the caller does not know yet
+        "checkpoint.epochs_written",  # those so far, and neither of the checkpoint's own files
         "checkpoint.tensors_written",  # of two files the first
         "checkpoint.written",  # both files, and nobody was told
         "result.written",  # all files of the model, and nobody was told

@@ -26,6 +26,7 @@ from services.leases import Lease, fence, lost, owned, returned, revised
 from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, Lane, ModelVersion, StepChunk, new_id
 from services.states import ALLOWED, PERMANENT, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
 from services.text import clean
+from services.training.epochs import NAME as NAME_OF_EPOCHS
 
 if TYPE_CHECKING:
     from services.training.spec import Spec
@@ -720,7 +721,8 @@ def files_of_resting(session: Session, *, within_seconds: float) -> Mapping[str,
     kept: dict[str, frozenset[str]] = {}
     for job in session.scalars(resting):
         files = [*(job.files or ()), *(file for row in checkpoints(session, job.id) for file in row.files)]
-        kept[job.id] = frozenset(str(file[key]) for file in files for key in ("name", "object") if key in file)
+        names = {str(file[key]) for file in files for key in ("name", "object") if key in file}
+        kept[job.id] = frozenset(names if job.status in TERMINAL else {*names, NAME_OF_EPOCHS})
     return kept
 
 

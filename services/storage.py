@@ -2,6 +2,7 @@
 
     blobs/datasets/<sha256[:2]>/<sha256>.npz
     blobs/jobs/<job id>/checkpoint-000000004.{json,safetensors}      shared by all attempts: names carry the step
+    blobs/jobs/<job id>/history.jsonl                                the epochs that its checkpoints count on
     blobs/jobs/<job id>/model.safetensors  model.json  history.json
 
 A file is there whole or not at all: written beside its place under a temporary name, fsynced, renamed, and the folder
@@ -42,7 +43,7 @@ RESULT_FILES = ("model.safetensors", "model.json", "history.json")
 
 _JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.safetensors|model\.json|history\.json")
+_JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.safetensors|model\.json|history\.jsonl?")
 
 
 class Readable(Protocol):

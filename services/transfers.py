@@ -27,6 +27,7 @@ from services.objects import S3, Changed
 from services.orm import Checkpoint
 from services.retraining import Baseline
 from services.storage import BLOCK_BYTES, Incoming, Storage
+from services.training import epochs
 
 LOOK_SECONDS = 5.0
 """How long a transaction may wait for the store."""
@@ -117,7 +118,7 @@ def fetch(
         names, problem = _fetch_checkpoint(held, store, row, whole=not kept, go_on=go_on)
         kept |= names
         problems += [problem] if problem else []
-    held.clear_job(job_id, kept)
+    held.clear_job(job_id, {*kept, epochs.NAME})  # whether that is what they count on is looked at next
     return problems
 
 

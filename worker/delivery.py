@@ -23,11 +23,12 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from services import transfers
-from services.errors import StorageUnavailable
+from services import db, jobs, storage, transfers
+from services.errors import StorageUnavailable, Unavailable
 from services.objects import S3
 from services.states import Reason
 from services.storage import Storage, sha256
+from services.training import epochs
 from services.transfers import Gone
 from worker.courier import Courier
 from worker.record import Batch, Event
@@ -50,8 +51,9 @@ class Delivery:
     """Readable when there is news."""
 
     def __init__(self, slot: Slot, claim: Claim) -> None:
-        self.slot, self.job = slot, claim.job
+        self.slot, self.job, self.claim = slot, claim.job, claim
         self.queue: list[Event] = []
+        self.has_history = False
 
     @property
     def has_news(self) -> bool:
@@ -66,7 +68,32 @@ class Delivery:
     def arrived(self) -> list[Event] | None:
         """What is to be told before the order goes out, perhaps a failure instead of it; None while things are on
         their way."""
-        return []
+        return self._with_history([])
+
+    def _with_history(self, told: list[Event]) -> list[Event] | None:
+        try:
+            return told if self._has_history() else None
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                return [failed(Reason.STORAGE_FULL, f"The job's epochs so far do not fit on the disk: {error}.")]
+            raise
+
+    def _has_history(self) -> bool:
+        """See that the epochs that the newest checkpoint counts on are beside it: what is missing or damaged, as on a
+        host that has never trained this job, is written from the database, which has heard of all of them before."""
+        if self.has_history or not self.claim.checkpoints:
+            return True
+        newest = self.claim.checkpoints[-1]
+        if not epochs.is_there(self.slot.storage.checkpoint_files(self.job.id, newest.step)[0]):
+            try:
+                with db.read_scope(self.slot.engine) as session:
+                    records = jobs.epochs(session, self.job.id, limit=newest.epoch)
+            except Unavailable as error:
+                log.warning("%s: the epochs so far cannot be read: %s", self.job.id, error)
+                return False
+            storage.write(self.slot.storage.job_file(self.job.id, epochs.NAME), b"".join(epochs.lines(records)))
+        self.has_history = True
+        return True
 
     def take(self, event: Event) -> None:
         """The trainer told of something."""
@@ -114,7 +141,7 @@ class StoreDelivery(Delivery):
 
     def __init__(self, slot: Slot, claim: Claim, store: S3) -> None:
         super().__init__(slot, claim)
-        self.store, self.claim, self.courier = store, claim, Courier()
+        self.store, self.courier = store, Courier()
         self.fd = self.courier.fd
         self.stored = {row.step: transfers.keys_of(row.files) for row in claim.checkpoints}
         self.uploads: dict[int, Future[list[dict[str, Any]]]] = {}  # by the id of an event in the queue
@@ -147,7 +174,7 @@ class StoreDelivery(Delivery):
             return [failed(Reason.DATASET_INVALID, str(error))]
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return [failed(Reason.STORAGE_FULL, f"What the job needs does not fit on the worker's disk: {error}.")]
-        return [_warning(problem) for problem in self.fetching.result()]
+        return self._with_history([_warning(problem) for problem in self.fetching.result()])
 
     def _fetch(self) -> list[str]:
         claim, storage = self.claim, self.slot.storage

@@ -3,10 +3,11 @@
 A checkpoint is two files, named by the number of updates made:
 
     checkpoint-000000120.safetensors   weights, best weights, optimizer state, random states, the epoch under way
-    checkpoint-000000120.json          position, history, schedule, stopping, scaler, what it takes to use the weights;
-                                       and the hashes of both
+    checkpoint-000000120.json          position, schedule, stopping, scaler, what it takes to use the weights; and the
+                                       hashes of both, and of the epochs so far
 
-The JSON is renamed into place last, so where it stands the tensors stand beside it. No pickle anywhere.
+The epochs so far are in a third file, which all checkpoints share (`epochs.py`). The JSON is renamed into place last,
+so where it stands the others stand beside it. No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from torch import Tensor
 
 from services import faults
 from services.errors import CheckpointCorrupt
+from services.training import epochs
 from services.training.data import UNSCALED
-from services.training.loop import Best, Run
+from services.training.loop import Best, Epoch, Run
 from services.training.schedule import PlateauState
 
 FORMAT = 1
@@ -84,17 +86,20 @@ def save(run: Run, directory: Path) -> Saved:
     tensors, state = state_of(run)
     data = serialise(tensors)
     tensors_sha256 = hashlib.sha256(data).hexdigest()
+    _check_room(directory, len(data) + RESERVE)
+    history = _append_epochs(run, directory)
+    faults.point("checkpoint.epochs_written")
     body = {
         "format": FORMAT,
         "spec_sha256": spec_hash(run),
         "data_sha256": run.data.sha256,
         "tensors_sha256": tensors_sha256,
         "model": card(run),
+        "history": history,
         "state": state,
     }
     body["sha256"] = _hash_of(body)
     text = json.dumps(body, allow_nan=False).encode()
-    _check_room(directory, len(data) + len(text) + RESERVE)
     there_was_one = path.exists()  # of this very update, from before the run was built again
     try:
         weights = write_atomically(path.with_suffix(".safetensors"), data, tensors_sha256)
@@ -107,6 +112,17 @@ def save(run: Run, directory: Path) -> Saved:
     faults.point("checkpoint.written")
     best = run.best is not None and run.best.epoch == run.epoch and run.steps_in_epoch == 0
     return Saved(run.step, run.epoch, best, (record, weights))
+
+
+def _append_epochs(run: Run, directory: Path) -> dict[str, Any]:
+    try:
+        run.written = epochs.append(directory, run.history, run.written)
+    except OSError as error:
+        run.written = None
+        if error.errno in FULL:
+            raise NoRoom(0, shutil.disk_usage(directory).free, error.strerror) from error
+        raise
+    return run.written.document()
 
 
 def _check_room(directory: Path, needed: int) -> None:
@@ -146,9 +162,10 @@ def load_into(run: Run, path: Path) -> None:
     if hashlib.sha256(data).hexdigest() != body["tensors_sha256"]:
         raise CheckpointCorrupt(f"The tensors of {path.name} are damaged: their hash is another than was written.")
     try:
+        history = epochs.load(path.parent, body["history"]) if "history" in body else None
         tensors = load(data)
-        restore(run, tensors, _meant(body["state"]))
-    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        restore(run, tensors, _meant(body["state"]), history)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointCorrupt(f"{path.name} cannot be understood: {error}") from error
 
 
@@ -201,6 +218,9 @@ def discard_after(directory: Path, step: int) -> None:
     for path in directory.glob("*.part"):
         if HALF.match(path.name):
             path.unlink(missing_ok=True)
+    if not newest_first(directory):  # nobody counts on their epochs
+        for path in directory.glob(epochs.NAME):
+            path.unlink(missing_ok=True)
 
 
 def step_of(path: Path) -> int:
@@ -222,7 +242,7 @@ def superfluous(saved: list[Saved], keep_last: int) -> list[Saved]:
 
 
 def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The run's whole state as tensors and as JSON."""
+    """The run's whole state as tensors and as JSON, less its history."""
     optimizer = run.optimizer.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
@@ -246,7 +266,6 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "steps_in_epoch": run.steps_in_epoch,
         "output_sizes": [len(outputs) for outputs in run.outputs],
         "seconds": run.elapsed,
-        "history": run.history,
         "best": {"epoch": run.best.epoch, "value": run.best.value} if run.best else None,
         "plateau": asdict(run.plateau),
         "stopping": {"best": run.stopping_best, "bad_epochs": run.stopping_bad_epochs, "stopped": run.stopped_early},
@@ -260,8 +279,13 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, _told(state)
 
 
-def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Undoes `state_of`. Raises KeyError, ValueError or RuntimeError where the state does not fit the run."""
+def restore(
+    run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any], history: list[Epoch] | None = None
+) -> None:
+    """Undoes `state_of`. An older version's state has the history in it.
+
+    Raises KeyError, ValueError or RuntimeError where the state does not fit the run.
+    """
     run.model.load_state_dict(_under("model.", tensors))
     entries: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in state["optimizer"]["state"].items()}
     for name, tensor in _under("optimizer.", tensors).items():
@@ -274,7 +298,8 @@ def restore(run: Run, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
         weights = {name: tensor.to(run.device) for name, tensor in _under("best.", tensors).items()}
         run.best = Best(state["best"]["epoch"], state["best"]["value"], weights)
     run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
-    run.history = list(state["history"])
+    run.history = [epochs.finite(record) for record in state.get("history", [])] if history is None else history
+    run.written = None
     run.plateau = PlateauState(**state["plateau"])
     run.stopping_best, run.stopping_bad_epochs = state["stopping"]["best"], state["stopping"]["bad_epochs"]
     run.stopped_early = state["stopping"]["stopped"]

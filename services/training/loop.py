@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.errors import Diverged
+from services.training import epochs
 from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import PlateauState, learning_rate
 from services.training.spec import Optimizer, Plateau, Spec
 
-Epoch = dict[str, float | int | None]
-"""The numbers of one epoch; see `_record`."""
+Epoch = epochs.Epoch
 
 SMALLEST_LOSS_SCALE = 2.0**-14
 LARGE = 1e6
@@ -82,6 +82,7 @@ class Run:
         self.outputs: list[Tensor] = []  # of this epoch: what the network answered in training, an update each
         self.seconds = 0.0  # of this epoch, before the present process took it up
         self.history: list[Epoch] = []
+        self.written: epochs.Written | None = None  # of the history, in the file beside the checkpoints
         self.best: Best | None = None
         self.plateau = PlateauState()
         self.stopping_best: float | None = None
@@ -350,7 +351,7 @@ def _take_back(run: Run, index: int) -> None:
 
 
 def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:
-    record = _record(run, order, rate)
+    record = epochs.finite(_record(run, order, rate))
     run.history.append(record)
     run.epoch += 1
     watch(run, record)

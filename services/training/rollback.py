@@ -38,7 +38,7 @@ def roll_back(run: Run) -> bool:
 def _cut_back(run: Run, epoch: int) -> None:
     """Forgets what came after the end of an epoch."""
     run.epoch, run.step = epoch, epoch * run.steps_per_epoch
-    run.history = run.history[:epoch]
+    run.history, run.written = run.history[:epoch], None
     run.reports, run.outputs, run.seconds = [], [], 0.0
     run._untaken, run._reported = [], 0
     run.plateau, run.stopping_best, run.stopping_bad_epochs, run.stopped_early = PlateauState(), None, 0, False

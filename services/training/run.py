@@ -21,7 +21,7 @@ import torch
 
 from services import faults
 from services.errors import CheckpointCorrupt, Diverged, Invalid, NotFinite
-from services.training import checkpoint, npz, suspicions
+from services.training import checkpoint, epochs, npz, suspicions
 from services.training.data import prepare
 from services.training.footprint import GATES, check_fits, host_bytes, of_synthetic
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
@@ -211,7 +211,7 @@ class Telling:
             if epoch is not None or self._steps_due(now):
                 yield from self._steps(now)
             if epoch is not None:
-                yield {"event": "epoch", "record": finite(epoch), "best": best_of(run)}
+                yield {"event": "epoch", "record": epoch, "best": best_of(run)}
             reason = stop()
             if reason or run.finished or self._checkpoint_due(now, epoch is not None):
                 yield from self._steps(now)  # what lies before a checkpoint is told before it
@@ -514,7 +514,7 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         "epochs": run.epoch,
         "stopped_early": run.stopped_early,
         **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
-        "metrics": finite(metrics),
+        "metrics": epochs.finite(metrics),
     }
     profile = {}
     if retraining is not None:
@@ -527,7 +527,7 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     files = [
         checkpoint.write_tensors(directory / "model.safetensors", weights),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **result, **profile}),
-        _write_json(directory / "history.json", {"epochs": [finite(epoch) for epoch in run.history]}),
+        _write_json(directory / "history.json", {"epochs": run.history}),
     ]
     faults.point("result.written")
     yield {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
@@ -591,11 +591,6 @@ def _train_metrics(epoch: Epoch) -> dict[str, float | None]:
 
 def _write_json(path: Path, document: dict[str, Any]) -> checkpoint.File:
     return checkpoint.write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-
-
-def finite(values: Epoch) -> Epoch:
-    """The same numbers with None for those that JSON cannot hold."""
-    return {key: value if value is None or math.isfinite(value) else None for key, value in values.items()}
 
 
 def _all_finite(values: tuple[float, ...]) -> list[float | None]:

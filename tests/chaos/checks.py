@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.states import ALLOWED, TERMINAL, Status
+from services.training import epochs
 from tests.chaos.evidence import Evidence, JobSeen, Move, Tick, hash_of, history_of, untimed
 
 MAX_LOST = 3
@@ -244,7 +245,7 @@ def every_registered_file_is_whole(e: Evidence) -> Check:
             check.see("results")
             if {file["name"] for file in job.files} != {"model.safetensors", "model.json", "history.json"}:
                 check.wrong(job, f"has succeeded with the files {[file['name'] for file in job.files]}")
-            _nothing_else(check, job, folder, {file["name"] for file in [*registered, *job.files]})
+            _nothing_else(check, job, folder, {epochs.NAME, *(file["name"] for file in [*registered, *job.files])})
         for part in folder.glob("*.part") if folder.is_dir() else ():
             check.wrong(job, f"{part.name} is left after the sweep")
     return check

@@ -23,7 +23,12 @@ WORKER = {
     "supervisor.claimed": 0.05,
     "supervisor.finishing": 0.06,
 }
-TRAINER = {"checkpoint.tensors_written": 0.008, "checkpoint.written": 0.008, "result.written": 0.06}
+TRAINER = {
+    "checkpoint.epochs_written": 0.004,
+    "checkpoint.tensors_written": 0.008,
+    "checkpoint.written": 0.008,
+    "result.written": 0.06,
+}
 SCHEDULER = {"transaction.written": 0.02, "transaction.committed": 0.02, "bell.due": 0.01}
 API = {"transaction.written": 0.01, "transaction.committed": 0.02, "bell.due": 0.02}
 """How likely a process dies each time it passes the point."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from services.training import npz
+from services.training import epochs, npz
 from services.training.data import prepare
 from services.training.loop import Epoch, Run, fit
 from services.training.npz import Arrays
@@ -96,6 +97,11 @@ def timeless(records: list[Epoch]) -> list[Epoch]:
 def weights_of(run: Run) -> dict[str, Tensor]:
     """A copy of the weights as they stand."""
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def names_in(directory: Path) -> set[str]:
+    """The files of a folder, but for the epochs' that all checkpoints share (tests/training/test_epochs.py)."""
+    return {path.name for path in directory.iterdir()} - {epochs.NAME}
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

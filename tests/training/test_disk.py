@@ -21,7 +21,15 @@ from services.errors import Diverged
 from services.training import checkpoint, npz
 from services.training.loop import Run, fit
 from services.training.run import NEWEST, events
-from tests.training.building import classes, document, make_run, of_many_lengths, timeless, values
+from tests.training.building import (
+    classes,
+    document,
+    make_run,
+    names_in,
+    of_many_lengths,
+    timeless,
+    values,
+)
 
 ARRAYS = of_many_lengths(classes(24))  # 18 training samples: 5 updates an epoch, 15 in all
 Event = dict[str, Any]
@@ -151,7 +159,7 @@ def test_a_checkpoint_that_the_disk_refuses_is_skipped_and_training_goes_on(
         told = until("epoch", stream, 2)  # past updates 4, 6, 8
     assert [event["type"] for event in of("note", told)] == ["checkpoint_skipped"]  # once, not at every one
     assert not of("checkpoint", told)
-    names = {path.name for path in Path(asked["directory"]).iterdir()}
+    names = names_in(Path(asked["directory"]))
     assert {name: (Path(asked["directory"]) / name).read_bytes() for name in names} == before
     rest = list(stream)  # and now there is room again
     assert [event["step"] for event in of("checkpoint", rest)] == [10, 12, 14, 15]
@@ -257,7 +265,7 @@ def test_a_result_that_does_not_fit_fails_for_lack_of_room(order: Callable[..., 
         told.extend(stream)
     assert caught.value.errno == errno.ENOSPC
     assert not of("finished", told)
-    assert {path.name for path in Path(asked["directory"]).iterdir()} == checkpoints(asked) == pairs(10, 12, 14)
+    assert names_in(Path(asked["directory"])) == checkpoints(asked) == pairs(10, 12, 14)
 
 
 def test_a_run_that_diverges_on_a_full_disk_has_diverged(tmp_path: Path) -> None:
@@ -292,7 +300,7 @@ def test_a_save_that_fails_leaves_nothing_of_its_own(failure: str, tmp_path: Pat
     next(loop)
     with FAILURES[failure](), pytest.raises(OSError, match=r"space|large|Input/output"):
         checkpoint.save(run, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == pairs(1)
+    assert names_in(tmp_path) == pairs(1)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -320,4 +328,4 @@ def test_every_kind_of_lacking_room_is_one(number: int, tmp_path: Path, monkeypa
         checkpoint.write_atomically(tmp_path / "file", b"x" * 10)
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.needed == 10
-    assert list(tmp_path.iterdir()) == []
+    assert names_in(tmp_path) == set()

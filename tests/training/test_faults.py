@@ -15,7 +15,14 @@ import pytest
 from services import faults
 from services.training import checkpoint, npz
 from services.training.run import NEWEST, events
-from tests.training.building import classes, document, make_run, of_many_lengths, timeless
+from tests.training.building import (
+    classes,
+    document,
+    make_run,
+    names_in,
+    of_many_lengths,
+    timeless,
+)
 
 ROOT = Path(__file__).parents[2]
 ARRAYS = of_many_lengths(classes(24))  # 18 training samples: 5 updates an epoch, 15 in all
@@ -41,6 +48,7 @@ for event in run.events(order):
 
 # Each point, the passing at which it kills, and the update from which the next attempt goes on.
 PLACES = [
+    ("checkpoint.epochs_written", 4, 6),
     ("checkpoint.tensors_written", 1, None),
     ("checkpoint.tensors_written", 3, 4),
     ("checkpoint.written", 1, 2),
@@ -126,7 +134,7 @@ def test_death_at_a_point_costs_no_more_than_the_checkpoint_under_way(
     ends_as_unbroken(broken, order("unbroken"), place)
 
 
-@pytest.mark.parametrize(("point", "passing", "place"), [PLACES[1], PLACES[3], PLACES[4]])
+@pytest.mark.parametrize(("point", "passing", "place"), [PLACES[0], PLACES[2], PLACES[4], PLACES[5]])
 def test_a_process_killed_at_a_point_costs_no_more_than_the_checkpoint_under_way(
     point: str, passing: int, place: int | None, order: Callable[..., dict[str, Any]]
 ) -> None:
@@ -149,4 +157,4 @@ def test_a_disk_that_refuses_at_a_point_leaves_no_half_checkpoint(point: str, tm
     faults.arm(point, refuse)
     with pytest.raises(OSError, match="Input/output"):
         checkpoint.save(make_run(), tmp_path)
-    assert len(list(tmp_path.iterdir())) == (0 if point == "checkpoint.tensors_written" else 2)
+    assert len(names_in(tmp_path)) == (0 if point == "checkpoint.tensors_written" else 2)

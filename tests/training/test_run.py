@@ -28,6 +28,7 @@ from tests.training.building import (
     classes,
     document,
     make_run,
+    names_in,
     of_many_lengths,
     same,
     timeless,
@@ -91,7 +92,7 @@ def steps_of(told: list[Event]) -> dict[int, tuple[float, float]]:
 
 
 def names(directory: str | Path) -> set[str]:
-    return {path.name for path in Path(directory).iterdir()}
+    return names_in(Path(directory))
 
 
 # ---- the stream

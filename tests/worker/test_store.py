@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
 import time
@@ -145,6 +146,7 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
         told = [[numbers(record) for record in jobs.epochs(session, job.id)] for job in (unbroken, broken)]
         assert told[0] == told[1]
         assert len(told[0]) == 120
+        assert json.loads(files[1]["history.json"])["epochs"] == jobs.epochs(session, broken.id)
         assert jobs.steps(session, broken.id, 5000) == jobs.steps(session, unbroken.id, 5000)
         assert len(jobs.checkpoints(session, broken.id)) <= 10
     for job in (broken, unbroken):

@@ -31,6 +31,7 @@ from services.errors import (
 )
 from services.orm import Job
 from services.storage import Storage
+from services.training import epochs
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.spare import Spares, Trainer, trainer_command
@@ -65,7 +66,9 @@ def spares() -> Noting:
     return made
 
 
+@pytest.mark.parametrize("epochs_are", ["there", "gone", "damaged"])
 def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
+    epochs_are: str,
     engine: Engine,
     make_job: Callable[..., Job],
     make_slot: Callable[..., Slot],
@@ -79,7 +82,7 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
     assert watch.job(unbroken.id).status == "succeeded"
 
     broken = make_job(**SPEC)
-    killer = threading.Thread(target=kill_at_second_checkpoint, args=(storage.job_dir(broken.id), spares))
+    killer = threading.Thread(target=kill_at_second_checkpoint, args=(storage.job_dir(broken.id), spares, epochs_are))
     killer.start()
     tasks.ring(slot, "default")
     killer.join()
@@ -95,12 +98,19 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
         assert told[0] == told[1]
         assert len(told[0]) == 15
         assert jobs.steps(session, broken.id, 5000) == jobs.steps(session, unbroken.id, 5000)
+        history = json.loads(storage.job_file(broken.id, "history.json").read_text())
+        assert history["epochs"] == jobs.epochs(session, broken.id)
 
 
-def kill_at_second_checkpoint(folder: Path, spares: Noting) -> None:
+def kill_at_second_checkpoint(folder: Path, spares: Noting, epochs_are: str) -> None:
     """By then the first one has been told."""
     while len(list(folder.glob("checkpoint-*.json"))) < 2:
         time.sleep(0.001)
+    os.kill(spares.pid, signal.SIGSTOP)  # so that it writes none of them any more
+    if epochs_are == "gone":
+        (folder / epochs.NAME).unlink(missing_ok=True)
+    if epochs_are == "damaged":
+        (folder / epochs.NAME).write_bytes(b"{}\n")
     os.kill(spares.pid, signal.SIGKILL)
 
 
