@@ -121,7 +121,7 @@ class Service:
         self.do(jobs.checkpoint, job_id, epoch=1, step=step, best=True, files=self._written(job_id, files))
 
     def succeed(self, job_id: str, *, files: dict[str, bytes] = FILES) -> None:
-        metrics = {"validation_accuracy": 0.8, "test_accuracy": 0.75, "test_loss": float("nan")}
+        metrics = {"validation_accuracy": 0.8, "test_accuracy": 0.75, "test_macro_f1": float("nan")}
         result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": metrics}
         result = json.loads(json.dumps(result).replace("NaN", "null"))
         self.do(jobs.succeed, job_id, result, self._written(job_id, files))

@@ -38,7 +38,7 @@ def test_a_job_is_submitted_trained_and_waited_for(
     assert [epoch.epoch for epoch in seen] == [1, 2, 3]
     assert seen[0].validation_loss == pytest.approx(1.1)
     assert done.result is not None
-    assert done.result.metrics == {"validation_accuracy": 0.8, "test_accuracy": 0.75, "test_loss": None}
+    assert done.result.metrics == {"validation_accuracy": 0.8, "test_accuracy": 0.75, "test_macro_f1": None}
     assert done.best is not None
     assert done.best.epoch == 3
 
