@@ -221,7 +221,11 @@ def _check_row_counts(found: dict[str, NDArray[Any]], findings: Findings) -> Non
         findings.add("", "the data set is empty: save at least two rows of each class")
     for name, count in counts.items():
         if count != rows:
-            findings.add(name, f"{name} has {count:,} rows but {first} has {rows:,}: save one for each row of {first}")
+            swapped = name == "y" and first == "x" and count == found["x"].shape[1]
+            so = "; if x is (steps, samples, features), save x.transpose(1, 0, 2)" if swapped else ""
+            findings.add(
+                name, f"{name} has {count:,} rows but {first} has {rows:,}: save one for each row of {first}{so}"
+            )
 
 
 def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Findings) -> NDArray[np.int64] | None:
@@ -235,7 +239,9 @@ def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Fin
         return None
     if (lengths > x.shape[1]).any():
         rows = _rows(lengths > x.shape[1])
-        findings.add("lengths", f"lengths beyond the {x.shape[1]:,} time steps of x: {rows}; lower them, or pad x")
+        swapped = int(lengths.max()) == x.shape[2]
+        so = "; if x is (samples, features, steps), save x.transpose(0, 2, 1)" if swapped else ""
+        findings.add("lengths", f"lengths beyond the {x.shape[1]:,} time steps of x: {rows}; lower them, or pad x{so}")
     return lengths if len(lengths) == len(x) else None
 
 

@@ -58,6 +58,8 @@ TINY = 1e-4
 """Of a feature's spread between sequences, what its steps within one are to vary by at least."""
 FAR = 3.0
 """Standard deviations from zero from which on unscaled targets cost training most of its updates."""
+FEWEST = 10
+"""Targets below which their mean and spread say little."""
 LUCK = 1e-3
 """How probable it may be that a pattern in y is there by chance."""
 
@@ -190,6 +192,8 @@ def _of_columns(arrays: Arrays, y: NDArray[Any], columns: int, values: bool) -> 
 
 
 def _of_far_targets(y: Floats) -> Iterator[Suspicion]:
+    if len(y) < FEWEST:
+        return
     if rounding.lost(y[:, None, :]):
         yield Suspicion(
             "float32_y",

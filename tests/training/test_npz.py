@@ -355,6 +355,16 @@ BAD_CONTENTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     ),
     "lengths beyond x": ({"x": X, "y": Y, "lengths": [3, 4, 1, 1]}, "/lengths", ("beyond the 3 time steps", "row 1")),
     "fewer y": ({"x": X, "y": Y[:3]}, "/y", ("y has 3 rows but x has 4",)),
+    "steps first": (
+        {"x": np.zeros((3, 4, 2)), "y": Y},
+        "/y",
+        ("y has 4 rows but x has 3", "if x is (steps, samples, features), save x.transpose(1, 0, 2)"),
+    ),
+    "features before steps": (
+        {"x": np.zeros((4, 2, 3)), "y": Y, "lengths": [3, 3, 1, 2]},
+        "/lengths",
+        ("beyond the 2 time steps", "if x is (samples, features, steps), save x.transpose(0, 2, 1)"),
+    ),
     "fewer lengths": ({"x": X, "y": Y, "lengths": [3, 3]}, "/lengths", ("lengths has 2 rows but x has 4",)),
     "fewer split": ({"x": X, "y": Y, "split": [0, 0, 2]}, "/split", ("split has 3 rows but x has 4",)),
     "NaN targets": ({"x": X, "y": [0.5, np.nan, 1, np.inf]}, "/y", ("rows 1 and 3 (2 in all) hold NaN",)),

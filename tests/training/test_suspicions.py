@@ -164,6 +164,7 @@ ORDINARY: dict[str, dict[str, Any]] = {
     "several values": {"x": normal(), "y": normal()[:, 0]},
     "a value a step": {"x": normal(), "y": normal()[:, :, 0]},
     "labels": {"x": normal(), "y": rng().integers(0, 2, (60, 5))},
+    "few values": {"x": normal(4), "y": np.array([0.7, 0.8, 0.75, 0.9])},
     "few labels": {"x": normal(5), "y": np.array([[0, 1], [1, 0], [0, 1], [1, 0], [0, 1]])},
     "as many labels as steps": {"x": normal(60, 5), "y": rng().integers(0, 2, (60, 5))},
     "float32": {"x": normal().astype(np.float32), "y": kinds()},
