@@ -44,17 +44,14 @@ def upload(query: schemas.UploadQuery) -> Response:
     file is ever unpickled.
     """
     service = current()
+    datasets.check_name(query.name)
     file, limits = bodies.upload(service.settings), _limits(service.settings)
-    with db.session_scope(service.engine) as session:
-        added = datasets.add(
-            session,
-            service.storage,
-            file,
-            name=query.name,
-            limits=limits,
-            max_bytes=service.settings.max_upload_bytes,
-            tenant=auth.tenant(),
-        )
+    most = service.settings.max_upload_bytes
+    with (
+        datasets.received(service.storage, file, limits=limits, max_bytes=most) as upload,
+        db.session_scope(service.engine) as session,
+    ):
+        added = datasets.add(session, upload, name=query.name, tenant=auth.tenant())
         if added.created:
             auth.note(session, "dataset.upload", added.dataset.id)
         resource = described(added.dataset)

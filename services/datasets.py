@@ -7,8 +7,9 @@ under the same name is the same version; under another name it is another row an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -41,44 +42,58 @@ class Added(NamedTuple):
     created: bool
 
 
-def add(
-    session: Session,
-    storage: Storage,
-    file: Readable,
-    *,
-    name: str,
-    limits: Limits = _DEFAULT_LIMITS,
-    max_bytes: int = MAX_BYTES,
-    tenant: str = tenants.DEFAULT,
-) -> Added:
-    """Read, check and keep an upload as the next version of `name`; content that `name` already has is not added again.
+@dataclass(frozen=True)
+class Received:
+    """An upload that was read, checked and put beside the data sets, for as long as the block of `received` lasts."""
 
-    The upload is received and checked before the session is touched, so that no transaction waits for a slow client.
-    What another tenant has is new all the same, and counts; only the file on disk is one.
+    incoming: Incoming
+    content: DatasetSummary
+    suspected: Sequence[Suspicion]
+    storage: Storage
+
+
+@contextmanager
+def received(
+    storage: Storage, file: Readable, *, limits: Limits = _DEFAULT_LIMITS, max_bytes: int = MAX_BYTES
+) -> Iterator[Received]:
+    """Read and check an upload, which may take long: so it takes no session, and refuses to begin while this thread
+    has one open.
 
     Raises:
-        BadRequest: the name is not one.
         DatasetInvalid: the file is no data set; names arrays and rows.
-        QuotaExceeded: the tenant has as many bytes as it may.
         TooLarge: the file has more than `max_bytes`.
         Busy: other uploads take the memory that there is for reading them.
         StorageUnavailable: the object store cannot take it now.
     """
-    check_name(name)
+    db.check_no_session("a data set is received")
     with storage.incoming(file, max_bytes) as incoming:
         content, suspected = _examined(storage, incoming, limits)
         transfers.share_dataset(storage, incoming)
-        db.lock(
-            session, "datasets"
-        )  # versions are numbered one by one, and the sweep must not run between row and file
-        same = (Dataset.name == name, Dataset.sha256 == incoming.sha256)
-        known = session.scalar(_visible(tenant).where(*same).limit(1))
-        if known is None:
-            tenants.check_bytes(session, tenant, incoming.bytes)
-        transfers.keep_dataset(storage, incoming)
-        if known is not None:
-            return Added(known, created=False)
-        return Added(_insert(session, tenant, name, incoming, content, suspected), created=True)
+        yield Received(incoming, content, suspected, storage)
+
+
+def add(session: Session, upload: Received, *, name: str, tenant: str = tenants.DEFAULT) -> Added:
+    """Keep what was received as the next version of `name`; content that `name` already has is not added again.
+
+    What another tenant has is new all the same, and counts; only the file on disk is one.
+
+    Raises:
+        BadRequest: the name is not one.
+        TenantNotFound: there is no such tenant.
+        QuotaExceeded: the tenant has as many bytes as it may.
+        StorageUnavailable: the object store cannot answer now.
+    """
+    check_name(name)
+    incoming = upload.incoming
+    db.lock(session, "datasets")  # versions are numbered one by one, and the sweep must not run between row and file
+    same = (Dataset.name == name, Dataset.sha256 == incoming.sha256)
+    known = session.scalar(_visible(tenant).where(*same).limit(1))
+    if known is None:
+        tenants.check_bytes(session, tenant, incoming.bytes)
+    transfers.keep_dataset(upload.storage, incoming)
+    if known is not None:
+        return Added(known, created=False)
+    return Added(_insert(session, tenant, name, incoming, upload.content, upload.suspected), created=True)
 
 
 def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,17 +140,45 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+class _Scopes(threading.local):
+    """How many scopes of this thread are open."""
+
+    count = 0
+
+
+_scopes = _Scopes()
+
+
+@contextmanager
+def _open_scope() -> Iterator[None]:
+    _scopes.count += 1
+    try:
+        yield
+    finally:
+        _scopes.count -= 1
+
+
+def check_no_session(what: str) -> None:
+    """Hold work that may take long to the rule that no transaction waits for it: on SQLite all writers would wait too.
+
+    Raises:
+        RuntimeError: this thread has a session open; a mistake of ours.
+    """
+    if _scopes.count:
+        raise RuntimeError(f"A database session is open while {what}: do that first, then open the session.")
+
+
 @contextmanager
 def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
     """One transaction that may write: committed at the end, rolled back on any error.
 
-    The transaction begins with the first statement, so slow work (an upload) belongs before that: on SQLite there is
-    one writer at a time. `wait=False` is for what may be left undone: a SQLite that is locked is not waited for.
+    Slow work (an upload, a download) belongs before it: on SQLite there is one writer at a time (`check_no_session`).
+    `wait=False` is for what may be left undone: a SQLite that is locked is not waited for.
 
     Raises:
         Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
     """
-    with _translated_errors():
+    with _open_scope(), _translated_errors():
         used = engine if wait else engine.execution_options(**{_WITHOUT_WAIT: True})
         with Session(used, expire_on_commit=False) as session, session.begin():
             yield session
@@ -175,7 +204,8 @@ def read_scope(engine: Engine) -> Iterator[Session]:
     options: dict[str, Any] = {_READ_ONLY: True}
     if engine.dialect.name == "postgresql":
         options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
-    with _translated_errors(), Session(engine.execution_options(**options), expire_on_commit=False) as session:
+    reading = engine.execution_options(**options)
+    with _open_scope(), _translated_errors(), Session(reading, expire_on_commit=False) as session:
         yield session
 
 

@@ -133,19 +133,16 @@ def take_in(engine: Engine, storage: Storage, source: Source, entry: Entry, sett
         OSError: it cannot be kept now.
     """
     try:
-        with db.session_scope(engine) as session:
+        with db.read_scope(engine) as session:
             tenants.get(session, entry.tenant)
-            datasets.check_name(entry.name)
-            with closing(_opened(source, entry)) as file:
-                added = datasets.add(
-                    session,
-                    storage,
-                    file,
-                    name=entry.name,
-                    limits=Limits(max_bytes=settings.max_dataset_bytes),
-                    max_bytes=settings.max_upload_bytes,
-                    tenant=entry.tenant,
-                )
+        datasets.check_name(entry.name)
+        limits = Limits(max_bytes=settings.max_dataset_bytes)
+        with (
+            closing(_opened(source, entry)) as file,
+            datasets.received(storage, file, limits=limits, max_bytes=settings.max_upload_bytes) as upload,
+            db.session_scope(engine) as session,
+        ):
+            added = datasets.add(session, upload, name=entry.name, tenant=entry.tenant)
             _remember(session, entry, dataset_id=added.dataset.id)
     except (Invalid, QuotaExceeded, TenantNotFound, TooLarge) as error:
         with db.session_scope(engine) as session:

@@ -6,17 +6,18 @@ What is young is left alone: a blob comes before the row that counts on it.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 
 from services import datasets, db, jobs
 from services.objects import S3
 from services.storage import STRAY_SECONDS, Storage
-from services.transfers import dataset_key
+from services.transfers import LOOK_SECONDS, dataset_key
 
 CACHE_SECONDS = 24 * 3600.0
 """A data set that no job of a host has needed for so long leaves that host's folder."""
-DELETED_AT_ONCE = 20
 
 
 def sweep_store(engine: Engine, store: S3) -> int:
@@ -40,14 +41,19 @@ def sweep_cache(engine: Engine, storage: Storage, store: S3) -> int:
 
 def _sweep_datasets(engine: Engine, store: S3) -> int:
     old = [found.key for found in store.list("datasets/") if _is_old(found.modified)]
-    swept = 0
-    for first in range(0, len(old), DELETED_AT_ONCE):
-        with db.session_scope(engine) as session:  # a short one: uploads wait for the same lock
-            wanted = {dataset_key(sha256) for sha256 in datasets.hashes(session)}
-            unwanted = [key for key in old[first : first + DELETED_AT_ONCE] if key not in wanted]
-            store.delete(unwanted)
-        swept += len(unwanted)
-    return swept
+    with db.read_scope(engine) as session:
+        wanted = _wanted(session)
+    unwanted = [key for key in old if key not in wanted]
+    for key in unwanted:
+        # Uploads wait for the same lock, and on SQLite every writer does: one object, and not for long.
+        with db.session_scope(engine) as session:
+            if key not in _wanted(session):
+                store.delete([key], LOOK_SECONDS)
+    return len(unwanted)
+
+
+def _wanted(session: Session) -> Collection[str]:
+    return {dataset_key(sha256) for sha256 in datasets.hashes(session)}
 
 
 def _sweep_jobs(engine: Engine, store: S3) -> int:

@@ -138,13 +138,14 @@ class S3:
             for found in page.get("CommonPrefixes", ()):
                 yield found["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; one that is not there is no mistake. Raises StorageUnavailable.
+    def delete(self, keys: Iterable[str], seconds: float | None = None) -> None:
+        """Delete objects; one that is not there is no mistake. Raises StorageUnavailable, for each object after so many
+        seconds at the latest.
 
         One by one: not every server takes the checksum of a request to delete many, and some do not know it at all.
         """
         for key in keys:
-            self._call("delete_object", Key=key)
+            self._call("delete_object", timeout=seconds, Key=key)
 
     def abandon_parts(self, before: float) -> int:
         """Give up uploads that began before then (seconds since 1970); returns how many. Raises StorageUnavailable."""

@@ -16,7 +16,9 @@ import signal
 import tempfile
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,17 +28,27 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
-from services import db, jobs, objects
+from services import datasets, db, jobs, objects
+from services.datasets import Received
 from services.objects import S3
 from services.orm import Base, Job
 from services.settings import Settings
-from services.storage import Storage
+from services.storage import Readable, Storage
 from services.training import npz
 from services.training.environment import ENVIRONMENT
 from services.training.spec import Spec, parse
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
+
+
+def received(storage: Storage, file: Readable, **limits: Any) -> Received:
+    """What was received by a thread that has no session, until nobody has it any more."""
+    context = datasets.received(storage, file, **limits)
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(context.__enter__).result()
+    weakref.finalize(upload, context.__exit__, None, None, None)
+    return upload
 
 
 @pytest.fixture(scope="session")

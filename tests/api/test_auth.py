@@ -26,6 +26,7 @@ from services.orm import ApiKey, AuditEntry
 from services.queue import FakeDoorbell
 from services.settings import Settings
 from tests.api.conftest import Put
+from tests.conftest import received
 
 ACME, BETA = "acme", "beta"
 UNKNOWN = {
@@ -148,7 +149,9 @@ class World:
 
         name = f"set-{len(self.ids)}"
         self.ids[tenant, name] = name
-        return datasets.add(session, self.service.storage, BytesIO(self.content), name=name, tenant=tenant).dataset.id
+        return datasets.add(
+            session, received(self.service.storage, BytesIO(self.content)), name=name, tenant=tenant
+        ).dataset.id
 
 
 @pytest.fixture

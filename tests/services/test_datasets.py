@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from services.datasets import Added
 from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, TooLarge
 from services.orm import Dataset, Job
 from services.storage import Storage
+from tests.conftest import received
 from tests.services.test_claims import at_once
 
 Upload = Callable[..., Added]
@@ -27,7 +29,7 @@ def upload(session: Session, storage: Storage, npz_bytes: Callable[..., bytes]) 
     """Uploads content number `seed` as `name`."""
 
     def add(name: str = "vowels", seed: int = 0) -> Added:
-        return datasets.add(session, storage, io.BytesIO(npz_bytes(seed)), name=name)
+        return datasets.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
 
     return add
 
@@ -43,7 +45,7 @@ def test_an_upload_becomes_version_1(session: Session, upload: Upload, storage: 
 
 def test_real_data_is_taken(session: Session, storage: Storage, vowels: Path) -> None:
     with vowels.open("rb") as file:
-        dataset, _ = datasets.add(session, storage, file, name="japanese-vowels")
+        dataset, _ = datasets.add(session, received(storage, file), name="japanese-vowels")
     assert dataset.summary["samples"] == 640
     assert dataset.summary["given_split"] == {"train": 270, "test": 370}
 
@@ -98,18 +100,18 @@ def test_what_is_not_there_is_not_found(session: Session, upload: Upload, way: s
 @pytest.mark.parametrize(
     "name", ["", ".hidden", "../x", "C:\\x", "UPPER", "a" * 101, "a@1", "a b", "ä", "ds_" + "0" * 26]
 )
-def test_a_bad_name_is_refused_before_anything_is_read(session: Session, storage: Storage, name: str) -> None:
+def test_a_bad_name_is_refused(session: Session, storage: Storage, npz_bytes: Callable[..., bytes], name: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        datasets.add(session, storage, io.BytesIO(), name=name)
+        datasets.add(session, received(storage, io.BytesIO(npz_bytes())), name=name)
     assert caught.value.problems[0].pointer == "/name"
-    assert not storage.root.exists()
+    assert [*storage.root.rglob("*.npz")] == []
 
 
 def test_what_is_no_data_set_leaves_nothing(session: Session, storage: Storage) -> None:
     with pytest.raises(DatasetInvalid):
-        datasets.add(session, storage, io.BytesIO(b"PK\x03\x04 no zip"), name="bad")
+        datasets.add(session, received(storage, io.BytesIO(b"PK\x03\x04 no zip")), name="bad")
     with pytest.raises(TooLarge):
-        datasets.add(session, storage, io.BytesIO(b"x" * 101), name="bad", max_bytes=100)
+        datasets.add(session, received(storage, io.BytesIO(b"x" * 101), max_bytes=100), name="bad")
     assert [path for path in storage.root.rglob("*") if path.is_file()] == []
     assert datasets.list(session) == ([], False)
 
@@ -121,8 +123,20 @@ def test_an_upload_holds_no_transaction_while_it_arrives(engine: Engine, storage
                 jobs.cancel(other, queued_job.id)
             return b""
 
-    with pytest.raises(DatasetInvalid), db.session_scope(engine) as session:
-        datasets.add(session, storage, Slow(), name="slow")
+    with pytest.raises(DatasetInvalid), datasets.received(storage, Slow()):
+        pass
+
+
+@pytest.mark.parametrize("scope", [db.session_scope, db.read_scope])
+def test_an_upload_cannot_be_received_within_a_session(engine: Engine, storage: Storage, scope: Any) -> None:
+    class Unread:
+        def read(self, size: int, /) -> bytes:
+            raise AssertionError
+
+    with pytest.raises(RuntimeError, match="session is open while a data set is received"), scope(engine):  # noqa: SIM117
+        with datasets.received(storage, Unread()):
+            pass
+    assert not storage.root.exists()
 
 
 def test_uploads_at_once_get_versions_of_their_own(
@@ -130,7 +144,7 @@ def test_uploads_at_once_get_versions_of_their_own(
 ) -> None:
     def add(seed: int) -> int:
         with db.session_scope(engine) as session:
-            return datasets.add(session, storage, io.BytesIO(npz_bytes(seed)), name="a").dataset.version
+            return datasets.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name="a").dataset.version
 
     assert sorted(at_once([lambda seed=seed: add(seed) for seed in range(6)])) == [1, 2, 3, 4, 5, 6]
     assert len(set(at_once([lambda: add(7)] * 6))) == 1
@@ -161,7 +175,7 @@ def test_a_data_set_in_use_is_not_deleted(
     engine: Engine, storage: Storage, npz_bytes: Callable[..., bytes], make_job: Callable[..., Job]
 ) -> None:
     with db.session_scope(engine) as session:
-        dataset = datasets.add(session, storage, io.BytesIO(npz_bytes()), name="used").dataset
+        dataset = datasets.add(session, received(storage, io.BytesIO(npz_bytes())), name="used").dataset
     job = make_job(dataset_id=dataset.id)
     with pytest.raises(DatasetInUse, match="1 job that has not ended uses the data set used@1"):
         delete(engine, dataset.id)
@@ -178,7 +192,7 @@ def test_a_job_and_a_deletion_at_once_agree(
     engine: Engine, storage: Storage, npz_bytes: Callable[..., bytes], make_job: Callable[..., Job]
 ) -> None:
     with db.session_scope(engine) as session:
-        dataset = datasets.add(session, storage, io.BytesIO(npz_bytes()), name="used").dataset
+        dataset = datasets.add(session, received(storage, io.BytesIO(npz_bytes())), name="used").dataset
 
     def outcome(call: Callable[[], object]) -> bool:
         try:
@@ -201,7 +215,7 @@ def test_the_sweep_takes_what_was_deleted_and_leaves_what_another_name_has(
 ) -> None:
     with db.session_scope(engine) as session:
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-            datasets.add(session, storage, io.BytesIO(npz_bytes(seed)), name=name)
+            datasets.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
         for path in storage.root.rglob("*.npz"):
             os.utime(path, (0, 0))
         for name in ("a", "c"):

@@ -31,6 +31,7 @@ from services.jobs import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import Definition
 from services.storage import Storage
+from tests.conftest import received
 from worker.scheduler import keep_schedules
 
 Scope = Callable[[], AbstractContextManager[Session]]
@@ -380,7 +381,7 @@ def test_a_slot_that_is_refused_replaces_nothing(
 
 def upload(scope: Scope, storage: Storage, content: bytes) -> str:
     with scope() as session:
-        found = datasets.add(session, storage, BytesIO(content), name="speech").dataset
+        found = datasets.add(session, received(storage, BytesIO(content)), name="speech").dataset
         return found.id
 
 

@@ -25,6 +25,7 @@ from services.jobs import Lease
 from services.orm import Job
 from services.storage import Storage
 from services.training.spec import Spec
+from tests.conftest import received
 from tests.services.test_claims import at_once, take
 
 Submit = Callable[..., Job]
@@ -55,7 +56,7 @@ def make_tenant(engine: Engine) -> Callable[..., None]:
 
 def upload(engine: Engine, storage: Storage, content: bytes, tenant: str, name: str = "toy") -> datasets.Added:
     with db.session_scope(engine) as session:
-        return datasets.add(session, storage, BytesIO(content), name=name, tenant=tenant)
+        return datasets.add(session, received(storage, BytesIO(content)), name=name, tenant=tenant)
 
 
 def test_the_tenant_of_those_without_a_key_is_there_and_has_no_limits(session: Session) -> None:

@@ -18,6 +18,7 @@ from services.objects import S3, Changed
 from services.orm import Checkpoint, Job, new_id
 from services.storage import Storage
 from services.transfers import Gone
+from tests.conftest import received
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_no_two_uploads_share_an_object(shared: Storage, store: S3) -> None:
 def test_a_data_set_is_fetched_once_and_checked(
     session: Session, shared: Storage, elsewhere: Storage, store: S3, npz_bytes: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    dataset, _ = datasets.add(session, shared, io.BytesIO(npz_bytes()), name="vowels")
+    dataset, _ = datasets.add(session, received(shared, io.BytesIO(npz_bytes())), name="vowels")
     job_id, path = new_id("job"), elsewhere.dataset_path(dataset.sha256)
     transfers.fetch(elsewhere, store, job_id, dataset.sha256, [], lambda: True)
     assert path.read_bytes() == npz_bytes()
@@ -131,7 +132,7 @@ def test_a_data_set_is_fetched_once_and_checked(
     with pytest.raises(Gone, match="is damaged in the object store"):
         transfers.fetch(elsewhere, store, job_id, dataset.sha256, [], lambda: True)
     assert list(path.parent.iterdir()) == []
-    datasets.add(session, shared, io.BytesIO(npz_bytes()), name="vowels")  # heals it
+    datasets.add(session, received(shared, io.BytesIO(npz_bytes())), name="vowels")  # heals it
     transfers.fetch(elsewhere, store, job_id, dataset.sha256, [], lambda: True)
     assert path.read_bytes() == npz_bytes()
 
@@ -149,7 +150,7 @@ def test_the_sweep_takes_from_the_store_what_nothing_refers_to(
     with db.session_scope(engine) as session:
         jobs.claim(session, "other", worker="host:2", lease_seconds=60)
         for name, seed in (("kept", 1), ("deleted", 2)):
-            datasets.add(session, shared, io.BytesIO(npz_bytes(seed)), name=name)
+            datasets.add(session, received(shared, io.BytesIO(npz_bytes(seed))), name=name)
         datasets.delete(session, "deleted")
         kept = registered(shared, store, lease.job_id, 4)[0]
         jobs.checkpoint(session, lease, epoch=1, step=4, best=False, files=kept.files)

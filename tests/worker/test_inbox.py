@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, inbox, tenants
+from services import datasets, db, inbox, jobs, tenants
 from services.errors import StorageUnavailable
-from services.inbox import Folder
+from services.inbox import Entry, Folder
+from services.leases import Lease
 from services.objects import S3
+from services.orm import Job
 from services.settings import Settings
 from services.storage import Storage
 from tests.conftest import S3Server
@@ -77,6 +80,54 @@ def test_files_become_versions_in_the_order_of_their_times(world: World, npz_byt
     world.look(3)
     assert world.versions() == [3, 2, 1]
     assert world.told() == dict.fromkeys([f"default/waves/{seed}.npz" for seed in (1, 2, 3)])
+
+
+class SlowFolder(Folder):
+    """Each file comes in two parts; between them somebody may do something."""
+
+    def __init__(self, root: Path, between: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.between = between
+
+    def open(self, entry: Entry) -> Any:
+        file, between = super().open(entry), self.between
+
+        class Slow:
+            def read(self, size: int = -1, /) -> bytes:
+                part = file.read(min(size, 100))
+                between()
+                return part
+
+            def close(self) -> None:
+                file.close()
+
+        return Slow()
+
+
+def test_leases_are_renewed_while_a_file_is_read(
+    world: World, make_job: Callable[..., Job], npz_bytes: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as the file has parts, with no patience for a lock: one that lasts any time is seen."""
+    make_job()
+    monkeypatch.setattr(db, "BUSY_SECONDS", 0.0)
+    with db.session_scope(world.engine) as session:
+        lease = Lease.of(jobs.claim(session, "default", worker="w", lease_seconds=60) or make_job())
+    renewed = []
+
+    def renew() -> None:
+        with db.session_scope(world.engine) as session:
+            renewed.append(jobs.renew(session, lease, 60))
+            if world.engine.dialect.name == "postgresql":  # which ends a transaction that idles for 30 s
+                idle = sa.text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
+                assert session.scalar(idle) == 0
+
+    world.put("default/waves/today.npz", npz_bytes(1))
+    source = SlowFolder(world.root, renew)
+    seen = watcher.look(world.settings, world.engine, world.storage, source, {})
+    watcher.look(world.settings, world.engine, world.storage, source, seen)
+    assert len(renewed) > 10
+    assert world.versions() == [1]
+    assert world.told() == {"default/waves/today.npz": None}
 
 
 def test_a_file_that_is_being_written_is_left_alone_until_it_stays_the_same(world: World, npz_bytes: Upload) -> None:

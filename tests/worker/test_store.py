@@ -22,7 +22,7 @@ from services.orm import Job
 from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.storage import Storage
-from tests.conftest import S3Server
+from tests.conftest import S3Server, received
 from tests.worker.test_deaths import freeze
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.test_trainer import numbers
@@ -110,7 +110,7 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
     the weights and the history of one that was never broken."""
     with db.session_scope(engine) as session:
         dataset, _ = datasets.add(
-            session, Storage(tmp_path / "api", store), io.BytesIO(npz_bytes(samples=80)), name="drawn"
+            session, received(Storage(tmp_path / "api", store), io.BytesIO(npz_bytes(samples=80))), name="drawn"
         )
     spec: dict[str, Any] = {
         "architecture": {"cell": "gru", "dropout": 0.3, "num_layers": 2},
@@ -226,7 +226,7 @@ def test_a_job_that_waits_for_its_data_is_cancelled_at_once(
 ) -> None:
     with db.session_scope(engine) as session:
         held = Storage(tmp_path / "api", store)
-        dataset, _ = datasets.add(session, held, io.BytesIO(npz_bytes()), name="drawn")
+        dataset, _ = datasets.add(session, received(held, io.BytesIO(npz_bytes())), name="drawn")
     job = make_job(dataset_id=dataset.id, limits={"max_stall_seconds": 1})
     with s3_server.away(), ringing(make_host()):
         waiting = watch.until(job.id, lambda _: watch.events(job.id, "warning"), 30)
@@ -251,7 +251,7 @@ def test_a_data_set_that_is_gone_is_no_riddle(
 ) -> None:
     with db.session_scope(engine) as session:
         held = Storage(tmp_path / "api", store)
-        dataset, _ = datasets.add(session, held, io.BytesIO(npz_bytes()), name="drawn")
+        dataset, _ = datasets.add(session, received(held, io.BytesIO(npz_bytes())), name="drawn")
     store.delete([transfers.dataset_key(dataset.sha256)])
     job = make_job(dataset_id=dataset.id)
     tasks.ring(host, "default")
