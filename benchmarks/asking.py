@@ -29,7 +29,7 @@ from benchmarks import tracking
 from benchmarks.cost import databases
 from services import db, jobs, series, tenants
 from services.leases import Lease
-from services.orm import Epoch, Job, StepChunk
+from services.orm import Epoch, Job, Lane, StepChunk
 from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.training.spec import parse
@@ -95,17 +95,23 @@ def text_of(engine: Engine, text: Any) -> Any:
     return sa.cast(text, sa.JSON) if engine.dialect.name == "postgresql" else sa.type_coerce(text, sa.Text)
 
 
-def copies(engine: Engine, source: str, count: int, **changes: Callable[[Any], Any]) -> None:
+def copies(engine: Engine, source: str, count: int, *, prefix: str = "job", **changes: Callable[[Any], Any]) -> None:
     """Insert copies of a job, with ids that sort by their number, and columns that depend on it."""
     n = numbers(count)
     digits = sa.cast(n.c.n, sa.Text)
     changed = {name: change(n.c.n) for name, change in changes.items()}
-    changed["id"] = sa.literal("job_") + sa.func.substr(sa.literal("0" * 26) + digits, sa.func.length(digits) + 1)
+    changed["id"] = sa.literal(f"{prefix}_") + sa.func.substr(sa.literal("0" * 26) + digits, sa.func.length(digits) + 1)
     columns = [*Job.__table__.columns]
     values = [changed.get(column.name, column).label(column.name) for column in columns]
     query = sa.select(*values).select_from(sa.join(n, Job.__table__, Job.id == source))
     with untriggered(engine) as connection:
         connection.execute(sa.insert(Job.__table__).from_select([column.name for column in columns], query))
+        connection.execute(sa.delete(Lane.__table__))  # no trigger has opened those of the copies
+        place = (Job.__table__.c.queue, Job.__table__.c.priority, Job.__table__.c.tenant)
+        opened = sa.select(*place, sa.literal(0.0), sa.literal(0.0), sa.true()).distinct()
+        names = ["queue", "priority", "tenant", "turn", "last_turn", "has_jobs"]
+        opened = opened.where(Job.__table__.c.status == "queued")
+        connection.execute(sa.insert(Lane.__table__).from_select(names, opened))
 
 
 @contextmanager

@@ -53,6 +53,10 @@ class Turn(NamedTuple):
     """The lane has one queued job."""
     is_limited: bool
     """The tenant has a limit on running jobs, below which it is."""
+    at: float
+    """The turn that this one counts as."""
+    then: float
+    """The lane's turn afterwards."""
 
 
 def next_turn(session: Session, queue: str, passed: Collection[Key] = ()) -> Turn | None:
@@ -70,11 +74,8 @@ def next_turn(session: Session, queue: str, passed: Collection[Key] = ()) -> Tur
 
 def take(session: Session, turn: Turn) -> None:
     """A job of the lane was claimed: the next turn is another's. When a tenant is alone, nobody's turn moves."""
-    if turn.contested:
-        # Of a lane that could not run for a while (a limit on running jobs, retries that wait) the turns are forgotten.
-        at = sa.case((Lane.turn > _newest(turn.lane), Lane.turn), else_=_newest(turn.lane))
-        share = select(Tenant.share).where(Tenant.name == turn.lane.tenant).scalar_subquery()
-        statement = update(Lane).where(*_of(turn.lane)).values(last_turn=at, turn=at + 1.0 / func.coalesce(share, 1.0))
+    if turn.contested:  # so no other claim has moved the lane since it was looked at
+        statement = update(Lane).where(*_of(turn.lane)).values(last_turn=turn.at, turn=turn.then)
         session.execute(statement, execution_options={"synchronize_session": False})
     if turn.is_last_job:
         close(session, turn.lane)
@@ -176,8 +177,18 @@ def of(job: Job) -> Key:
 def _look(session: Session, queue: str, passed: Collection[Key]) -> Turn | None:
     another = _head((Job.status == _QUEUED,), skip=1)
     is_limited = _tenant(Tenant.max_running.is_not(None), False)
+    other = aliased(Lane)
+    same = (other.queue == Lane.queue, other.priority == Lane.priority)
     query = (
-        select(Lane.priority, Lane.tenant, another.is_(None).label("is_last_job"), is_limited.label("is_limited"))
+        select(
+            Lane.priority,
+            Lane.tenant,
+            Lane.turn,
+            another.is_(None).label("is_last_job"),
+            is_limited.label("is_limited"),
+            select(func.max(other.last_turn)).where(*same).correlate(Lane).scalar_subquery().label("newest"),
+            select(Tenant.share).where(Tenant.name == Lane.tenant).correlate(Lane).scalar_subquery().label("share"),
+        )
         .where(Lane.queue == queue, *can_run())
         .order_by(Lane.priority.desc(), Lane.turn, Lane.tenant)
         .limit(2)
@@ -191,7 +202,10 @@ def _look(session: Session, queue: str, passed: Collection[Key]) -> Turn | None:
         return None
     first = rows[0]
     contested = len(rows) == 2 and rows[1].priority == first.priority
-    return Turn(Key(queue, first.priority, first.tenant), contested, first.is_last_job, first.is_limited)
+    # Of a lane that could not run for a while (a limit on running jobs, retries that wait) the turns are forgotten.
+    at = max(first.turn, first.newest)
+    then = at + 1.0 / (first.share or 1.0)
+    return Turn(Key(queue, first.priority, first.tenant), contested, first.is_last_job, first.is_limited, at, then)
 
 
 def _close(session: Session, *which: ColumnElement[bool]) -> None:
@@ -205,12 +219,6 @@ def _close(session: Session, *which: ColumnElement[bool]) -> None:
 
 def _of(key: Key) -> tuple[ColumnElement[bool], ...]:
     return (Lane.queue == key.queue, Lane.priority == key.priority, Lane.tenant == key.tenant)
-
-
-def _newest(key: Key) -> ColumnElement[float]:
-    other = aliased(Lane)
-    same = (other.queue == key.queue, other.priority == key.priority)
-    return func.coalesce(select(func.max(other.last_turn)).where(*same).scalar_subquery(), 0.0)
 
 
 def _has_queued() -> ColumnElement[bool]:
