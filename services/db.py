@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ from services import faults, metrics
 from services.errors import SchemaMismatch, Unavailable
 
 BUSY_SECONDS = 8.0
+LOOKS_SECONDS = (0.001, 0.015)
+"""Between two looks of a writer that waits for SQLite's lock."""
 STATEMENT_SECONDS = 30
 """On PostgreSQL no statement takes longer, and no transaction idles for longer: whoever does holds locks."""
 REVISION = "0013"
@@ -134,10 +138,34 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     # between, whatever the busy timeout; so writers take the write lock first.
     options = connection.get_execution_options()
     read_only = options.get(_READ_ONLY, False)
-    patience = 0 if options.get(_WITHOUT_WAIT, False) else round(BUSY_SECONDS * 1000)
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
+    patience = 0.0 if options.get(_WITHOUT_WAIT, False) else BUSY_SECONDS
     connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if not read_only:
+        _wait_for_turn(connection, patience)
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(patience * 1000)}")
+    if read_only:
+        connection.exec_driver_sql("BEGIN")
+
+
+def _wait_for_turn(connection: sa.Connection, seconds: float) -> None:
+    """Begin a transaction that writes, waiting for others for so long.
+
+    SQLite's own waiting looks every 100 ms: beside somebody who writes again and again it may find the lock taken each
+    time. So we look often, and by chance.
+    """
+    driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+    driver.execute("PRAGMA busy_timeout = 0")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                break
+            time.sleep(random.uniform(*LOOKS_SECONDS))  # noqa: S311
+        else:
+            return
+    connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises as SQLAlchemy does
 
 
 class _Scopes(threading.local):

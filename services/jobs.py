@@ -474,10 +474,21 @@ def record(session: Session, lease: Lease, record: Mapping[str, Any], *, best: M
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    numbers = {key: _finite(value) for key, value in record.items()}
-    job = owned(session, lease, epoch=numbers["epoch"], progress_at=now())
-    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= numbers["epoch"]))
-    session.execute(sa.insert(Epoch).values(job_id=job.id, epoch=numbers["epoch"], record=numbers))
+    return record_all(session, lease, [record], best=best)
+
+
+def record_all(
+    session: Session, lease: Lease, records: Sequence[Mapping[str, Any]], *, best: Mapping[str, Any] | None = None
+) -> Job:
+    """Keep the numbers of several epochs, ascending, as `record` does one after the other; `best` is with all of them.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    rows = [{key: _finite(value) for key, value in record.items()} for record in records]
+    job = owned(session, lease, epoch=rows[-1]["epoch"], progress_at=now())
+    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= rows[0]["epoch"]))
+    session.execute(sa.insert(Epoch), [{"job_id": job.id, "epoch": row["epoch"], "record": row} for row in rows])
     job.best = None if best is None else dict(best)
     session.flush()
     return job

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # how long a request to cancel or pause may go unseen
 TICK_SECONDS = 0.5
+WRITE_SECONDS = 0.4  # between two transactions of one attempt, so that short epochs do not keep others from writing
+FIRST = frozenset({"started", "steps", "epoch"})  # of these the first is written at once
 OUTPUT_SECONDS = 1.0  # how long a printed line may wait to be written down
 STOP_SHARE = 0.5  # of the lease, without renewal, after which the trainer is to save its place and stop
 LEASE_SHARE = 0.75  # and after which it must be dead: another may follow soon
@@ -53,7 +55,9 @@ class Attempt:
         self.kills = oom.kills()
         self.renewed = self.looked = claim.at
         self.renew_at = self.renewed + slot.settings.renew_seconds
-        self.write_at = 0.0  # not before: the database could not answer
+        self.write_at = 0.0  # not before: the database could not answer, or was written a moment ago
+        self.is_away = False  # whether it could not answer
+        self.news = FIRST  # kinds of events of which none is written yet
         self.output_at = 0.0
         self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
         self.is_waiting = False  # whether the end is not to be written yet
@@ -202,6 +206,8 @@ class Attempt:
         for event in events:
             if self.last is not None:
                 return
+            if not self.is_away and (event["event"] in self.news or event["event"] in ENDS):
+                self.write_at = 0.0
             self.began_training = self.began_training or event["event"] == "started"
             self.dials.read(event)
             voice.tell(event)
@@ -279,10 +285,12 @@ class Attempt:
                 left = trace(session, self.lease)
         except Unavailable as error:
             log.warning("%s: %d events wait for the database: %s", self.job.id, len(batch.events), error)
-            self.is_unsure = True
+            self.is_unsure = self.is_away = True
             self.write_at = time.monotonic() + LOOK_SECONDS
             return
-        self.batch, self.trace, self.is_unsure = None, left, False
+        self.batch, self.trace, self.is_unsure, self.is_away = None, left, False, False
+        self.write_at = time.monotonic() + WRITE_SECONDS
+        self.news -= {event["event"] for event in batch.events}
         self.delivery.committed(batch)
         self.ended = batch.end is not None
         if batch.end is None and batch.heard > self.heard:

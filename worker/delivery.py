@@ -31,7 +31,7 @@ from services.storage import Storage, sha256
 from services.training import epochs
 from services.transfers import Gone
 from worker.courier import Courier
-from worker.record import Batch, Event
+from worker.record import PLACES, Batch, Event
 from worker.slot import Claim, Slot
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ RETRY_SECONDS = 1.0
 BACKLOG = 4
 """So many checkpoints may wait for their way to the store; when more come, the oldest are left out."""
 
-PLACES = frozenset({"started", "rolled_back"})
 ORDERED = PLACES | {"checkpoint", "checkpoint_deleted"}
 
 

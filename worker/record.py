@@ -22,6 +22,8 @@ from worker import advice
 log = logging.getLogger(__name__)
 
 ENDS = frozenset({"finished", "stopped", "failed"})
+PLACES = frozenset({"started", "rolled_back"})
+"""Change the place from which the run is told."""
 
 MAX_EPOCH_LINES = 500
 SHOWN = (
@@ -57,7 +59,7 @@ class Batch:
     def write(self, session: Session) -> None:
         """Raises LeaseLost when the job is another's to write."""
         lease = Lease.of(self.job)
-        for event in self.events:
+        for event in merged(self.events):
             _apply(session, lease, event)
         if self.lines:
             events.log(session, lease, self.lines)
@@ -108,8 +110,8 @@ def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
             jobs.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
         case {"event": "steps", "first_step": first, "loss": loss, "grad_norm": grad_norm}:
             jobs.record_steps(session, lease, first, loss, grad_norm)
-        case {"event": "epoch", "record": record}:
-            jobs.record(session, lease, record, best=event.get("best"))
+        case {"event": "epochs", "records": records}:
+            jobs.record_all(session, lease, records, best=event.get("best"))
         case {"event": "checkpoint", "epoch": epoch, "step": step, "best": best, "files": files}:
             jobs.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
         case {"event": "checkpoint_deleted", "step": step}:
@@ -126,6 +128,44 @@ def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
             pass
         case _:
             log.warning("%s: the trainer sent an event of an unknown kind: %.200r", lease.job_id, event)
+
+
+def merged(events: Sequence[Event]) -> list[Event]:
+    """The same events with neighbouring steps in one, and ascending epochs in one: of a run with short epochs there are
+    hundreds in a transaction.
+
+    Steps, epochs and all else keep their own order, and go round each other: nobody sees the transaction half done. An
+    event that changes the place of the run stays where it is among all.
+    """
+    done: list[Event] = []
+    steps: list[Event] = []
+    epochs: list[Event] = []
+    for event in events:
+        kind = event["event"]
+        if kind == "steps":
+            before = steps[-1] if steps else None
+            if before is not None and _follows(before, event):
+                before["loss"] += event["loss"]
+                before["grad_norm"] += event["grad_norm"]
+            else:
+                steps.append({**event, "loss": [*event["loss"]], "grad_norm": [*event["grad_norm"]]})
+        elif kind == "epoch":
+            if epochs and epochs[-1]["records"][-1]["epoch"] < event["record"]["epoch"]:
+                epochs[-1]["records"].append(event["record"])
+                epochs[-1]["best"] = event.get("best")
+            else:
+                epochs.append({"event": "epochs", "records": [event["record"]], "best": event.get("best")})
+        elif kind in PLACES:
+            done += [*steps, *epochs, event]
+            steps, epochs = [], []
+        else:
+            done.append(event)
+    return [*done, *steps, *epochs]
+
+
+def _follows(before: Event, event: Event) -> bool:
+    many = len(before["loss"])
+    return bool(event["first_step"] == before["first_step"] + many and many + len(event["loss"]) <= jobs.CHUNK_STEPS)
 
 
 def log_lines(event: Mapping[str, Any]) -> list[Line]:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
 from services import db, jobs
 from services.errors import Unavailable
-from services.orm import Job
+from services.orm import Job, Tenant
 
 
 def priority(engine: Engine, job_id: str) -> int:
@@ -141,3 +141,30 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program, database_url], check=True, cwd=root, timeout=30, env={**os.environ})
+
+
+def test_a_writer_gets_its_turn_beside_one_that_writes_without_a_break(sqlite_url: str) -> None:
+    """One that holds the lock for 20 ms at a time, and at once again, may keep another from it for seconds."""
+    engine, turns, done = db.engine(sqlite_url), [0], threading.Event()
+
+    def write() -> None:
+        with db.session_scope(engine) as session:
+            session.execute(sa.update(Tenant).values(max_bytes=turns[0]))
+            done.wait(0.02)
+
+    def write_on() -> None:
+        while not done.is_set():
+            write()
+            turns[0] += 1
+
+    hog = threading.Thread(target=write_on)
+    hog.start()
+    waits = []
+    while len(waits) < 5:
+        before = turns[0]
+        write()
+        waits.append(turns[0] - before)
+    done.set()
+    hog.join(20)
+    engine.dispose()
+    assert max(waits) < 300

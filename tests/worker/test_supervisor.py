@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db, events, jobs
 from services.orm import Job
 from services.storage import Storage
 from tests.worker.watching import Watch, wait_for_death
-from worker import supervisor, tasks
+from worker import attempt, supervisor, tasks
 from worker.supervisor import Slot
 
 MakeJob = Callable[..., Job]
@@ -53,6 +54,42 @@ def test_an_attempt_is_written_down_from_start_to_result(
         assert jobs.steps(session, job.id).loss[:2] == [1.0, 0.5]
         assert [row.step for row in jobs.checkpoints(session, job.id)] == [4, 8, 12]
     assert watch.statuses(job.id) == ["queued", "running", "succeeded"]
+
+
+def test_short_epochs_are_written_together_and_none_is_lost(
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, watch: Watch
+) -> None:
+    job, slot, commits = make_job(tags={"stub": "brief"}, training={"epochs": 200}), make_slot(), []
+    sa.event.listen(slot.engine, "commit", lambda connection: commits.append(connection))
+    tasks.ring(slot, "default")
+    done = watch.job(job.id)
+    assert (done.status, done.epoch, done.step) == ("succeeded", 200, 800)
+    assert done.best == {"epoch": 200, "metric": "validation_loss", "value": 2.0 / 800}
+    with db.read_scope(engine) as session:
+        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [*range(1, 201)]
+        assert [row.step for row in jobs.checkpoints(session, job.id)] == [*range(4, 801, 4)]
+        assert jobs.steps(session, job.id, points=800).loss == pytest.approx([1.0 / n for n in range(1, 801)])
+        told = events.list(session, job.id, limit=1000, type=events.Type.CHECKPOINT)
+        assert [event.data and event.data["epoch"] for event in told] == [*range(1, 201)]
+    assert len(commits) < 100
+
+
+def test_the_first_step_and_the_first_epoch_are_seen_at_once(
+    engine: Engine,
+    make_job: MakeJob,
+    make_slot: MakeSlot,
+    storage: Storage,
+    watch: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempt, "WRITE_SECONDS", 3600.0)  # nothing but the first of each, and the end
+    job = make_job(tags={"stub": "deaf"})
+    with ringing(make_slot()):
+        seen = watch.until(job.id, lambda job: job.epoch == 1)
+        assert seen.step in (4, 5)
+        go(storage, job)
+        done = watch.until(job.id, lambda job: job.status == "succeeded")
+    assert (done.epoch, done.step) == (3, 12)
 
 
 def test_one_ring_works_off_everything_that_waits_best_first(
