@@ -16,6 +16,8 @@ from api.service import Service, current
 from services import db, workers
 from services.errors import LooplineError, StorageUnavailable
 
+READY_SECONDS = 1.0
+LOCKED_SECONDS = 30.0
 BLOBS_SECONDS, BLOBS_PATIENCE_SECONDS = 5.0, 3.0
 
 UNTOLD = "not well; ask with an API key to hear why"
@@ -34,15 +36,13 @@ def live() -> Response:
 
 @api.get("/ready", operation_id="isReady", responses={200: schemas.Ready, 503: schemas.Ready})
 def ready() -> Response:
-    """Can it take jobs?
+    """Can it take jobs and uploads?
 
-    503 while the database cannot be used. A broker or object store that is down, or jobs that no worker takes, are
-    `degraded`: jobs are accepted and wait.
+    It is tried, at most once a second: 503 while the database takes no write, or the folder of data sets no file. A
+    broker or object store that is down, or jobs that no worker takes, are `degraded`: jobs are accepted and wait.
     """
-    service = current()
-    broker = _broker(service.settings.broker_url)
-    checks = _shown({**_work(service), "broker": broker, **_blobs(service)})
-    if checks["database"] != "ok":
+    checks = _shown(_tried(current()))
+    if not all(checks[needed] == "ok" for needed in ("database", "folder")):
         return openapi.answer(schemas.Ready(status="unavailable", checks=checks), 503, {"Retry-After": "5"})
     return openapi.answer(schemas.Ready(status="ready" if _all_well(checks) else "degraded", checks=checks))
 
@@ -58,6 +58,43 @@ def working() -> Response:
     if not _all_well(checks):
         return openapi.answer(schemas.Working(status="stuck", checks=checks), 503, {"Retry-After": "5"})
     return openapi.answer(schemas.Working(status="working", checks=checks))
+
+
+def _tried(service: Service) -> Mapping[str, str]:
+    """What the process can do; asked by many at once, one of them tries."""
+    at, told = service.ready_said
+    if time.monotonic() < at + READY_SECONDS or not service.trying.acquire(blocking=not told):
+        return told
+    try:
+        if service.ready_said[0] == at:
+            work = _work(service)
+            if work["database"] == "ok":
+                work["database"] = _writes(service)
+            checks = {**work, "folder": _folder(service), "broker": _broker(service.settings.broker_url)}
+            service.ready_said = (time.monotonic(), {**checks, **_blobs(service)})
+        return service.ready_said[1]
+    finally:
+        service.trying.release()
+
+
+def _writes(service: Service) -> str:
+    try:
+        wrote = db.check_writes(service.engine)
+    except LooplineError as error:
+        return error.message
+    if wrote:
+        service.wrote_at = time.monotonic()
+    elif time.monotonic() > service.wrote_at + LOCKED_SECONDS:
+        return f"It was locked by other writers at each look for {LOCKED_SECONDS:g} s."
+    return "ok"
+
+
+def _folder(service: Service) -> str:
+    try:
+        service.storage.check_writes()
+    except OSError as error:
+        return f"{service.storage.root} cannot be written: {error.strerror or type(error).__name__}."
+    return "ok"
 
 
 def _shown(checks: Mapping[str, str]) -> dict[str, str]:

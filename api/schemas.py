@@ -891,7 +891,7 @@ class Alive(Answer):
 class Ready(Answer):
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, str]
-    """`ok`, or a sentence, by what was looked at: `database`, `broker`, `workers`, and `blobs` in an object store."""
+    """`ok`, or a sentence, by what was tried: `database`, `folder`, `workers`, `broker`, and `blobs` in a store."""
 
 
 class Working(Answer):

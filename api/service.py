@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app
@@ -36,6 +38,11 @@ class Service:
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
     heavy: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_HEAVY))
     """Documents that take a while to read slow down all other threads of the process, so few are read at once."""
+    ready_said: tuple[float, Mapping[str, str]] = (-math.inf, MappingProxyType({}))
+    """When it was last tried whether this process can do what it promises, and what came of it."""
+    trying: threading.Lock = field(default_factory=threading.Lock)
+    wrote_at: float = field(default_factory=time.monotonic)
+    """When the database last took a write of such a try."""
     blobs_said: tuple[float, str] = (-math.inf, "")
     """When the object store was asked last whether it is there, and what it said."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import sqlite3
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, InternalError, NotSupportedError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
@@ -30,6 +31,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from services import faults, metrics
 from services.errors import SchemaMismatch, Unavailable
+from services.orm import Worker
 
 BUSY_SECONDS = 8.0
 LOOKS_SECONDS = (0.001, 0.015)
@@ -43,6 +45,15 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 # https://sqlite.org/wal.html: before 3.51.3 two connections that checkpoint at once can corrupt a WAL database.
 _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+
+_SQLITE_TOLD = {
+    "SQLITE_FULL": "The disk that the database lies on is full; free space.",
+    "SQLITE_READONLY_DBMOVED": "The database's file was deleted or moved while it was in use; put it back, or restore "
+    "it from a backup, and start the service again.",
+    "SQLITE_READONLY": "The database's file, or its folder, is read-only for the service; make it writable.",
+    "SQLITE_CANTOPEN": "The database's file cannot be opened; see that it and its folder are there and writable.",
+}
+"""What to do about errors of SQLite, by how their names begin."""
 
 _READ_ONLY = "loopline_read_only"
 _WITHOUT_WAIT = "loopline_without_wait"
@@ -206,13 +217,33 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
     Raises:
         Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
     """
-    with _open_scope(), _translated_errors():
+    with _open_scope(), _translated_errors(), _read_only_translated():
         used = engine if wait else engine.execution_options(**{_WITHOUT_WAIT: True})
         with Session(used, expire_on_commit=False) as session, session.begin():
             yield session
             faults.point("transaction.written")
         metrics.committed(session)
         faults.point("transaction.committed")
+
+
+def check_writes(engine: Engine) -> bool:
+    """Try a write that leaves nothing behind. False: on SQLite somebody else writes just now, which is not waited for.
+
+    Raises:
+        Unavailable: nothing can be written.
+    """
+    row = {"name": f"probe:{secrets.token_hex(8)}", "queues": "", "state": "idle", "started_at": 0.0, "seen_at": now()}
+    try:
+        with session_scope(engine, wait=False) as session:
+            session.execute(sa.insert(Worker).values(row))
+            session.execute(sa.delete(Worker).where(Worker.name == row["name"]))
+            if engine.dialect.name != "sqlite":  # SQLite finds a full disk only when it commits
+                session.rollback()
+    except Unavailable as error:
+        if _code(error.__cause__) == "SQLITE_BUSY":
+            return False
+        raise
+    return True
 
 
 @contextmanager
@@ -246,11 +277,33 @@ def _translated_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if _is_our_mistake(error):
             raise
-        raise Unavailable(f"The database cannot answer now ({_first_line(error)}); try again soon.") from error
+        raise Unavailable(_told(error)) from error
     except DatabaseError as error:
         if type(error) is not DatabaseError:  # its subclasses are mistakes of ours
             raise
         raise Unavailable(f"The database is damaged ({_first_line(error)}); restore it from a backup.") from error
+
+
+@contextmanager
+def _read_only_translated() -> Iterator[None]:
+    """A PostgreSQL that takes no writes from anybody says so in a class of its own."""
+    try:
+        yield
+    except (InternalError, NotSupportedError) as error:
+        if getattr(error.orig, "sqlstate", None) != "25006" and "during recovery" not in str(error.orig):
+            raise
+        raise Unavailable("The database takes no writes: it is read-only, or a standby.") from error
+
+
+def _told(error: DBAPIError) -> str:
+    code = _code(error)
+    what = next((told for name, told in _SQLITE_TOLD.items() if code.startswith(name)), None)
+    return what or f"The database cannot answer now ({_first_line(error)}); try again soon."
+
+
+def _code(error: BaseException | None) -> str:
+    """SQLite's name of what went wrong, or nothing."""
+    return str(getattr(getattr(error, "orig", None), "sqlite_errorname", ""))
 
 
 def _is_our_mistake(error: DBAPIError) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20
 EXPANDING_BYTES = 1 << 30
 """What uploads that are being read may take of memory together, unless it is said."""
+PROBE_BYTES = 1 << 16
 STRAY_SECONDS = 3600.0
 """A temporary file, or a blob without a row, is swept away when it has not been touched for this long."""
 
@@ -210,6 +211,14 @@ class Storage:
         return self.job_file(job_id, f"{name}.json"), self.job_file(job_id, f"{name}.safetensors")
 
     # All
+
+    def check_writes(self) -> None:
+        """Write a small file where uploads go, and delete it. Raises OSError."""
+        path = self._folder("datasets") / f".{secrets.token_hex(8)}.part"
+        try:
+            path.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            path.unlink(missing_ok=True)
 
     def sweep(self, is_wanted: Callable[[str], bool], *, older_than_seconds: float = STRAY_SECONDS) -> list[Path]:
         """Delete data sets whose hash is not wanted and temporary files, both untouched for `older_than_seconds`."""

@@ -194,7 +194,7 @@ def test_a_store_that_is_away_is_degraded(
     client = make_app(sqlite_url, broker_url=broker_url, **store_settings).test_client()
     assert client.get("/v1/health/ready").get_json() == {
         "status": "ready",
-        "checks": {"database": "ok", "workers": "ok", "broker": "ok", "blobs": "ok"},
+        "checks": {"database": "ok", "workers": "ok", "folder": "ok", "broker": "ok", "blobs": "ok"},
     }
     with s3_server.away():
         answer = client.get("/v1/health/ready")
