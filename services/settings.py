@@ -6,6 +6,7 @@ Settings are built once at the edge of a process (`Settings()`) and passed down;
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -285,6 +286,7 @@ class Settings(BaseSettings):
         return _secret(self.s3_access_key_file), _secret(self.s3_secret_key_file)
 
 
+@lru_cache(maxsize=64)  # two are asked about at each request
 def is_loopback(host: str) -> bool:
     """Whether this name or address means this machine alone."""
     try:

@@ -116,7 +116,7 @@ def test_sqlite_keeps_foreign_keys_and_a_journal_that_is_safe_here(sqlite_url: s
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-        assert mode == ("wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "truncate")
+        assert mode == ("wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "persist")
     engine.dispose()
 
 
