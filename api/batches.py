@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
 from api.service import current
-from services import batches, db, faults, matrix
+from services import batches, db, faults, looks, matrix
 from services.batches import Summary
 from services.errors import BatchNotFound
 from services.idempotency import Key
-from services.orm import Batch, Job
+from services.orm import Batch
 from services.states import TERMINAL, Status
 
 api = openapi.blueprint("batches", __name__, prefix="/v1/batches", about="Jobs that are submitted together.")
@@ -82,7 +83,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
         batch, replayed = batches.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "batch.submit", batch.id)
-        members = batches.members(session, batch.id)
+        members = looks.members(session.connection(), batch.id)
         summary = batches.summaries(session, [batch.id])[batch.id]
     if not replayed:
         log.info("%s: submitted, %d jobs", batch.id, len(members))
@@ -91,7 +92,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
             current().bell.ring(queue)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     resource = _described(batch, summary, members)
-    return openapi.answer(resource, 202, {"Location": resource.links.self, **_hints(summary), **again})
+    return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_hints(summary), **again})
 
 
 @api.get("", operation_id="listBatches", responses={200: schemas.BatchList})
@@ -100,8 +101,8 @@ def index(query: schemas.PageQuery) -> Response:
     with db.read_scope(current().engine) as session:
         rows, more = batches.list(session, limit=query.limit, after=query.after, tenant=auth.tenant())
         summaries = batches.summaries(session, [batch.id for batch in rows])
-    data = [schemas.BatchSummary(**_summarised(batch, summaries[batch.id])) for batch in rows]
-    return openapi.answer(schemas.BatchList(data=data, has_more=more))
+    data = [_summarised(batch, summaries[batch.id]) for batch in rows]
+    return openapi.answer({"object": "list", "data": data, "has_more": more})
 
 
 @api.get(
@@ -117,20 +118,23 @@ def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
     """
     _identified(path.batch_id)
     tenant, engine = auth.tenant(), current().engine
+    summary: Summary | None = None
 
     def look() -> tuple[str, bool]:
+        nonlocal summary
         with db.read_scope(engine) as session:
             summary = _summary(session, path.batch_id, tenant)
         return summary.revision, summary.terminal
 
-    tag, _ = polling.await_news(current(), look, query.wait, request.if_none_match)
+    if query.wait or request.if_none_match:
+        tag, _ = polling.await_news(current(), look, query.wait, request.if_none_match)
+        if summary is not None and request.if_none_match.contains_weak(tag):
+            return Response(status=304, headers=_hints(summary))
     with db.read_scope(engine) as session:
         batch = batches.get(session, path.batch_id, tenant=tenant)
-        summary = _summary(session, path.batch_id, tenant)
-        if request.if_none_match.contains_weak(tag) and summary.revision == tag:
-            return Response(status=304, headers=_hints(summary))
-        members = batches.members(session, path.batch_id)
-    return openapi.answer(_described(batch, summary, members), headers=_hints(summary))
+        now = batches.summaries(session, [path.batch_id])[path.batch_id]
+        members = looks.members(session.connection(), path.batch_id)
+    return openapi.answer(_described(batch, now, members), headers=_hints(now))
 
 
 @api.post("/<batch_id>/cancel", operation_id="cancelBatch", responses={202: schemas.Batch, **openapi.problems(404)})
@@ -142,7 +146,7 @@ def cancel(path: schemas.BatchPath) -> Response:
     with db.session_scope(current().engine) as session:
         batch = batches.cancel(session, _identified(path.batch_id), tenant=auth.tenant())
         auth.note(session, "batch.cancel", batch.id)
-        members = batches.members(session, batch.id)
+        members = looks.members(session.connection(), batch.id)
         summary = batches.summaries(session, [batch.id])[batch.id]
     return openapi.answer(_described(batch, summary, members), 202, _hints(summary))
 
@@ -167,55 +171,58 @@ def _hints(summary: Summary) -> dict[str, str]:
 def _summarised(batch: Batch, summary: Summary) -> dict[str, Any]:
     self = f"{api.url_prefix}/{batch.id}"
     return {
+        "object": "batch",
         "id": batch.id,
         "name": batch.name,
         "status": summary.status,
         "terminal": summary.terminal,
         "total": summary.total,
-        "counts": schemas.BatchCounts(**{status: summary.counts.get(status, 0) for status in Status}),
+        "counts": {str(status): summary.counts.get(status, 0) for status in Status},
         "varied": batch.varied,
         "schedule_id": batch.schedule_id,
         "created_at": schemas.moment(batch.created_at),
         "ended_at": schemas.moment_or_none(summary.ended_at),
-        "links": schemas.BatchLinks(self=self, cancel=f"{self}/cancel"),
+        "links": {"self": self, "cancel": f"{self}/cancel"},
     }
 
 
-def _described(batch: Batch, summary: Summary, members: Sequence[Job]) -> schemas.Batch:
+def _described(batch: Batch, summary: Summary, members: Sequence[Any]) -> dict[str, Any]:
     rows = [_row(job, batch.varied) for job in members]
     ends = [job.finished_at for job in members if job.finished_at is not None]
-    return schemas.Batch(
+    return {
         **_summarised(batch, summary),
-        fraction=sum(1.0 if row.terminal else row.fraction for row in rows) / len(rows) if rows else 1.0,
-        finished_at=schemas.moment(max(ends)) if ends and summary.terminal else None,
-        jobs=rows,
-    )
+        "fraction": sum(1.0 if row["terminal"] else row["fraction"] for row in rows) / len(rows) if rows else 1.0,
+        "finished_at": schemas.moment(max(ends)) if ends and summary.terminal else None,
+        "jobs": rows,
+    }
 
 
-def _row(job: Job, varied: Sequence[str]) -> schemas.BatchJob:
-    result: Mapping[str, Any] = job.result or {}
+def _row(job: Any, varied: Sequence[str]) -> dict[str, Any]:
+    """A row of `looks.members` as a `schemas.BatchJob`."""
+    result: Mapping[str, Any] = json.loads(job.result or "{}")
+    requested = json.loads(job.requested) if varied else {}
     took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
-    return schemas.BatchJob(
-        id=job.id,
-        name=job.name,
-        status=job.status,
-        terminal=job.status in TERMINAL,
-        reason=job.reason,
-        message=job.message,
-        cell={path: matrix.value(job.requested, path) for path in varied},
-        warnings=job.warnings or [],
-        attempt=job.attempt,
-        epoch=job.epoch,
-        epochs=job.epochs,
-        fraction=_fraction(job),
-        best=schemas.Best.model_validate(job.best) if job.best else None,
-        metrics=result.get("metrics") or {},
-        seconds=took,
-        links=schemas.SelfLink(self=f"/v1/jobs/{job.id}"),
-    )
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "terminal": job.status in TERMINAL,
+        "reason": job.reason,
+        "message": job.message,
+        "warnings": openapi.stored(job.warnings) or [],
+        "cell": {path: matrix.value(requested, path) for path in varied},
+        "attempt": job.attempt,
+        "epoch": job.epoch,
+        "epochs": job.epochs,
+        "fraction": _fraction(job),
+        "best": openapi.stored(job.best),
+        "metrics": result.get("metrics") or {},
+        "seconds": took,
+        "links": {"self": f"/v1/jobs/{job.id}"},
+    }
 
 
-def _fraction(job: Job) -> float:
+def _fraction(job: Any) -> float:
     if job.status == Status.SUCCEEDED:
         return 1.0
     return min(job.step / job.steps, 1.0) if job.steps else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -11,11 +12,12 @@ from flask import Response, g, request
 from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
+from api.schemas import moment, moment_or_none
 from api.service import current
-from services import db, faults, jobs, submission, transfers
+from services import db, faults, jobs, looks, submission, transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
-from services.orm import Dataset, Job
+from services.orm import Job
 from services.states import TERMINAL, Status
 
 api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train.")
@@ -58,12 +60,12 @@ def submit(header: schemas.SubmitHeader) -> Response:
         job, replayed = submission.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "job.submit", job.id)
-        resource = described(session, job)
+        resource = described(session, job.id)
     if not replayed:
         log.info("%s: submitted to the queue %s", job.id, job.queue, extra={"job_id": job.id})
         _ring(job)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
-    return openapi.answer(resource, 202, {"Location": resource.links.self, **_freshness(job), **again})
+    return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_freshness(job), **again})
 
 
 @api.get("", operation_id="listJobs", responses={200: schemas.JobList})
@@ -72,8 +74,11 @@ def index(query: schemas.JobsQuery) -> Response:
     filters = query.model_dump(exclude={"tag"})
     key, _, value = (query.tag or "").partition(":")
     with db.read_scope(current().engine) as session:
-        rows, more = jobs.list(session, tenant=auth.tenant(), **filters, tag=(key, value) if query.tag else None)
-        return openapi.answer(schemas.JobList(data=[described(session, job) for job in rows], has_more=more))
+        found = looks.page(
+            session.connection(), tenant=auth.tenant(), **filters, tag=(key, value) if query.tag else None
+        )
+    data = [_document(row, found.positions.get(row.id), full=query.full) for row in found.rows]
+    return openapi.answer({"object": "list", "data": data, "has_more": found.more})
 
 
 @api.get(
@@ -92,16 +97,17 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
 
     def look() -> tuple[str, bool]:
         nonlocal revision, status
-        with db.read_scope(engine) as session:
-            revision, status = jobs.revision(session, path.job_id, tenant=tenant)
+        with db.glance(engine) as connection:
+            revision, status = looks.revision(connection, path.job_id, tenant=tenant)
         return str(revision), status in TERMINAL
 
-    polling.await_news(current(), look, query.wait, request.if_none_match)
-    if request.if_none_match.contains_weak(str(revision)):
-        return Response(status=304, headers=_hints(revision, status))
-    with db.read_scope(engine) as session:
-        job = jobs.get(session, path.job_id, tenant=tenant)
-        return openapi.answer(described(session, job), headers=_freshness(job))
+    if query.wait or request.if_none_match:
+        polling.await_news(current(), look, query.wait, request.if_none_match)
+        if request.if_none_match.contains_weak(str(revision)):
+            return Response(status=304, headers=_hints(revision, status))
+    with db.glance(engine) as connection:
+        row = looks.one(connection, path.job_id, tenant=tenant)
+    return openapi.answer(_document(row, looks.position(row), full=True), headers=_freshness(row))
 
 
 @api.post("/<job_id>/cancel", operation_id="cancelJob", responses={202: schemas.Job, **openapi.problems(404)})
@@ -113,7 +119,7 @@ def cancel(path: schemas.JobPath) -> Response:
     with db.session_scope(current().engine) as session:
         job = jobs.cancel(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.cancel", job.id)
-        return openapi.answer(described(session, job), 202, _freshness(job))
+        return openapi.answer(described(session, job.id), 202, _freshness(job))
 
 
 @api.post("/<job_id>/pause", operation_id="pauseJob", responses={202: schemas.Job, **openapi.problems(404, 409)})
@@ -126,7 +132,7 @@ def pause(path: schemas.JobPath) -> Response:
     with db.session_scope(current().engine) as session:
         job = jobs.pause(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.pause", job.id)
-        return openapi.answer(described(session, job), 202, _freshness(job))
+        return openapi.answer(described(session, job.id), 202, _freshness(job))
 
 
 @api.post("/<job_id>/resume", operation_id="resumeJob", responses={202: schemas.Job, **openapi.problems(404, 409)})
@@ -139,7 +145,7 @@ def resume(path: schemas.JobPath) -> Response:
     with db.session_scope(current().engine) as session:
         job = jobs.resume(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.resume", job.id)
-        resource = described(session, job)
+        resource = described(session, job.id)
     if job.status == Status.QUEUED:
         _ring(job)
     return openapi.answer(resource, 202, _freshness(job))
@@ -163,21 +169,21 @@ def delete(path: schemas.JobPath) -> Response:
 def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
     """List the epochs of a job, ascending"""
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
-        records = jobs.epochs(session, path.job_id, after=query.after, limit=query.limit + 1)
-    found = [schemas.Epoch.model_validate(record) for record in records]
-    return openapi.answer(schemas.EpochList(data=found[: query.limit], has_more=len(found) > query.limit))
+        connection = session.connection()
+        looks.revision(connection, identified(path.job_id), tenant=auth.tenant())
+        records, more = looks.epochs(connection, path.job_id, query.after, query.limit)
+    end = b'],"has_more":%s}\n' % (b"true" if more else b"false")
+    return openapi.pieces([b'{"object":"list","data":[', records, end])
 
 
 @api.get("/<job_id>/steps", operation_id="getSteps", responses={200: schemas.Steps, **openapi.problems(404)})
 def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     """Loss and gradient norm by step, thinned out"""
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
+        looks.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
         found = jobs.steps(session, path.job_id, points=query.points)
-    return openapi.answer(
-        schemas.Steps(step=[*found.step], loss=[*found.loss], grad_norm=[*found.grad_norm], total=found.total)
-    )
+    numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm}
+    return openapi.answer({"object": "steps", **numbers, "total": found.total})
 
 
 def _ring(job: Job) -> None:
@@ -192,7 +198,7 @@ def identified(job_id: str) -> str:
     return job_id
 
 
-def _freshness(job: Job) -> dict[str, str]:
+def _freshness(job: Any) -> dict[str, str]:
     return _hints(job.revision, job.status)
 
 
@@ -202,90 +208,91 @@ def _hints(revision: int, status: str) -> dict[str, str]:
     return {"ETag": f'W/"{revision}"', **again}
 
 
-def described(session: Session, job: Job) -> schemas.Job:
-    """The job as clients see it."""
-    return schemas.Job(
-        id=job.id,
-        name=job.name,
-        status=job.status,
-        terminal=job.status in TERMINAL,
-        reason=job.reason,
-        message=job.message,
-        batch_id=job.batch_id,
-        waits_until=_waits_until(job, time.time()),
-        queue=schemas.QueuePlace(name=job.queue, position=jobs.position(session, job)),
-        priority=job.priority,
-        tags=job.tags,
-        dataset=_dataset(session, job),
-        warnings=job.warnings or [],
-        attempt=job.attempt,
-        failures=job.failures,
-        lost=job.lost,
-        progress=progress(job, time.time()),
-        best=schemas.Best.model_validate(job.best) if job.best else None,
-        result=schemas.Result.model_validate(job.result) if job.result else None,
-        spec=job.spec,
-        cancel_requested=job.cancel_requested,
-        pause_requested=job.pause_requested,
-        created_at=schemas.moment(job.created_at),
-        started_at=_moment(job.started_at),
-        finished_at=_moment(job.finished_at),
-        links=_links(job),
-    )
+def described(session: Session, job_id: str) -> dict[str, Any]:
+    """The job as clients see it, from within the transaction that has changed it."""
+    session.flush()
+    row = looks.one(session.connection(), job_id)
+    return _document(row, looks.position(row), full=True)
 
 
-def _moment(seconds: float | None) -> Any:
-    return None if seconds is None else schemas.moment(seconds)
+def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
+    """A row of `looks` as a `schemas.Job`; as a `schemas.ListedJob` unless it is `full`."""
+    spec = {"spec": openapi.stored(row.spec)} if full else {}
+    now = time.time()
+    return {
+        "object": "job",
+        "id": row.id,
+        "name": row.name,
+        "status": row.status,
+        "terminal": row.status in TERMINAL,
+        "reason": row.reason,
+        "message": row.message,
+        "batch_id": row.batch_id,
+        "waits_until": moment(row.not_before) if row.status == Status.QUEUED and row.not_before > now else None,
+        "queue": {"name": row.queue, "position": position},
+        "priority": row.priority,
+        "tags": openapi.stored(row.tags),
+        "dataset": None if row.dataset_name is None else {"id": row.dataset_id, "name": row.dataset_name},
+        "warnings": openapi.stored(row.warnings) or [],
+        "attempt": row.attempt,
+        "failures": row.failures,
+        "lost": row.lost,
+        "progress": _progress(row, now),
+        "best": openapi.stored(row.best),
+        "result": result(row.result),
+        **spec,
+        "cancel_requested": row.cancel_requested,
+        "pause_requested": row.pause_requested,
+        "created_at": moment(row.created_at),
+        "started_at": moment_or_none(row.started_at),
+        "finished_at": moment_or_none(row.finished_at),
+        "links": _links(row.id, row.status),
+    }
 
 
-def _waits_until(job: Job, now: float) -> Any:
-    held = job.status == Status.QUEUED and job.not_before > now
-    return schemas.moment(job.not_before) if held else None
+def result(text: str | None) -> dict[str, Any] | None:
+    """A `schemas.Result`, which says of jobs from before there were retrainings that they are none."""
+    return None if text is None else {"retrain": None, **json.loads(text)}
 
 
-def _dataset(session: Session, job: Job) -> schemas.DatasetRef | None:
-    row = session.get(Dataset, job.dataset_id) if job.dataset_id else None  # one look a data set, not one a job
-    return schemas.DatasetRef(id=row.id, name=row.name) if row else None
+def _links(job_id: str, status: str) -> dict[str, str | None]:
+    self = f"{api.url_prefix}/{job_id}"
+    return {
+        "self": self,
+        "epochs": f"{self}/epochs",
+        "steps": f"{self}/steps",
+        "checkpoints": f"{self}/checkpoints",
+        "events": f"{self}/events",
+        "logs": f"{self}/logs",
+        "model": f"{self}/model" if status == Status.SUCCEEDED else None,
+        "cancel": f"{self}/cancel",
+        "pause": f"{self}/pause",
+        "resume": f"{self}/resume",
+    }
 
 
-def _links(job: Job) -> schemas.JobLinks:
-    self = f"{api.url_prefix}/{job.id}"
-    return schemas.JobLinks(
-        self=self,
-        epochs=f"{self}/epochs",
-        steps=f"{self}/steps",
-        checkpoints=f"{self}/checkpoints",
-        events=f"{self}/events",
-        logs=f"{self}/logs",
-        model=f"{self}/model" if job.status == Status.SUCCEEDED else None,
-        cancel=f"{self}/cancel",
-        pause=f"{self}/pause",
-        resume=f"{self}/resume",
-    )
-
-
-def progress(job: Job, now: float) -> schemas.Progress:
+def _progress(row: Any, now: float) -> dict[str, Any]:
     """How far the job is, and how long it may still take. `now` is in seconds since 1970."""
-    done = job.status == Status.SUCCEEDED
-    fraction = 1.0 if done else job.step / job.steps if job.steps else 0.0
-    return schemas.Progress(
-        epoch=job.epoch,
-        epochs=job.epochs,
-        step=job.step,
-        steps=job.steps,
-        fraction=min(fraction, 1.0),
-        eta_seconds=_eta(job, now),
-    )
+    done = row.status == Status.SUCCEEDED
+    fraction = 1.0 if done else row.step / row.steps if row.steps else 0.0
+    return {
+        "epoch": row.epoch,
+        "epochs": row.epochs,
+        "step": row.step,
+        "steps": row.steps,
+        "fraction": min(fraction, 1.0),
+        "eta_seconds": _eta(row, now),
+    }
 
 
-def _eta(job: Job, now: float) -> float | None:
+def _eta(row: Any, now: float) -> float | None:
     """Seconds to the last step at this attempt's own pace: what earlier attempts did is not its work."""
-    running = job.status == Status.RUNNING
-    if not running or job.steps is None or job.attempt_started_at is None or job.progress_at is None:
+    running = row.status == Status.RUNNING
+    if not running or row.steps is None or row.attempt_started_at is None or row.progress_at is None:
         return None
-    resumed = (job.trainer or {}).get("resumed_from") or {"step": 0}
-    made, took = job.step - int(resumed["step"]), job.progress_at - job.attempt_started_at
+    resumed = json.loads(row.trainer or "{}").get("resumed_from") or {"step": 0}
+    made, took = row.step - int(resumed["step"]), float(row.progress_at - row.attempt_started_at)
     if made <= 0 or took <= 0:
         return None
-    left = (job.steps - job.step) * took / made - max(now - job.progress_at, 0.0)
+    left: float = (row.steps - row.step) * took / made - max(now - row.progress_at, 0.0)
     return round(max(left, 0.0), 1)

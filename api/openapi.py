@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
 from flask import Flask, Response, g, request
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.info import Info
@@ -66,8 +67,9 @@ class Api(OpenAPI):
         super().generate_spec_json()  # type: ignore[no-untyped-call]
         schemas = self.spec_json["components"]["schemas"]
         schemas |= _spec_schemas()
-        spec = schemas["Job"]["properties"]["spec"]  # a plain dict in the answer's model: it was validated when it came
-        schemas["Job"]["properties"]["spec"] = {"$ref": SCHEMAS + "Spec", "description": spec["description"]}
+        for name in ("Job", "ListedJob"):  # a plain dict in the answer's model: it was validated when it came
+            properties = schemas[name]["properties"]
+            properties["spec"] = {"$ref": SCHEMAS + "Spec", "description": properties["spec"]["description"]}
         for path in self.spec_json["paths"].values():
             for operation in path.values():
                 operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
@@ -127,9 +129,36 @@ def files(description: str, *media_types: str) -> dict[str, Any]:
     return {"description": description, "content": {media: {"schema": {}} for media in media_types}}
 
 
-def answer(body: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """The model as JSON; numbers that are not finite become null, as JSON has no word for them."""
-    response = Response(body.model_dump_json() + "\n", status=status, content_type="application/json")
+Answered = BaseModel | Mapping[str, Any]
+"""A resource: as its model, or as the dictionary that its model describes. Nothing is validated on the way out, but in
+the tests (tests/api/conftest.py), for every answer that they get."""
+
+
+def answer(body: Answered, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """The resource as JSON; numbers that are not finite become null, as JSON has no word for them."""
+    return _json([dumps(body) + b"\n"], status, headers)
+
+
+def pieces(parts: Sequence[bytes]) -> Response:
+    """The parts of one JSON document as they are, without a copy of them all."""
+    return _json(parts, 200, None)
+
+
+def dumps(body: Answered) -> bytes:
+    """The resource as JSON, its keys in the order in which they stand."""
+    if isinstance(body, BaseModel):
+        return body.model_dump_json().encode()
+    return orjson.dumps(body, option=orjson.OPT_UTC_Z | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def stored(text: str | None) -> orjson.Fragment | None:
+    """JSON as the database holds it: it goes into an answer as it is."""
+    return None if text is None else orjson.Fragment(text)
+
+
+def _json(parts: Sequence[bytes], status: int, headers: Mapping[str, str] | None) -> Response:
+    response = Response(parts, status=status, content_type="application/json")
+    response.content_length = sum(map(len, parts))
     response.headers.update(headers or {})
     return response
 

@@ -175,8 +175,8 @@ class JobLinks(Answer):
     resume: str
 
 
-class Job(Answer):
-    """One request to train."""
+class JobSummary(Answer):
+    """One request to train, without its spec."""
 
     object: Literal["job"] = "job"
     id: str
@@ -207,8 +207,6 @@ class Job(Answer):
     progress: Progress
     best: Best | None
     result: Result | None
-    spec: dict[str, Any]
-    """As asked for, with its preset and every default filled in."""
     cancel_requested: bool
     """It runs, and will be cancelled at its next step."""
     pause_requested: bool
@@ -219,7 +217,21 @@ class Job(Answer):
     links: JobLinks
 
 
-class JobList(Page[Job]):
+class Job(JobSummary):
+    """One request to train."""
+
+    spec: dict[str, Any]
+    """As asked for, with its preset and every default filled in."""
+
+
+class ListedJob(JobSummary):
+    """One request to train, as lists have it."""
+
+    spec: dict[str, Any] = {}
+    """With `full=true` only: as asked for, with its preset and every default filled in."""
+
+
+class JobList(Page[ListedJob]):
     """Jobs, newest first."""
 
 
@@ -946,6 +958,8 @@ class JobsQuery(PageQuery):
     tag: Annotated[str, Field(max_length=201, pattern=r"^[^\x00-\x1f\x7f:]+:[^\x00-\x1f\x7f]+$")] | None = None
     """`key:value`"""
     name: Text | None = None
+    full: bool = False
+    """With the spec of each job."""
 
 
 class JobQuery(Query):

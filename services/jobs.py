@@ -38,8 +38,6 @@ MAX_LOST = 3
 RETRY_SECONDS = 5.0
 MAX_RETRY_SECONDS = 300.0
 MAX_TRANSITIONS = 10_000
-MAX_POSITION = 1000
-"""No more jobs are counted ahead of one that waits."""
 PAUSED = "The job was paused on request; resume it to go on from where it stands."
 CHUNK_STEPS = 2048
 """A chunk of steps grows to at most this many before the next one is begun."""
@@ -178,18 +176,6 @@ def revision(session: Session, job_id: str, *, tenant: str | None = None) -> tup
     if row is None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return row.revision, row.status
-
-
-def position(session: Session, job: Job) -> int | None:
-    """How many runnable jobs of its tenant and its queue are ahead of a queued job, at most 1,000 (0: it is next); None
-    unless it is queued. Tenants take turns, so it may wait for one job of each other tenant besides each of these."""
-    if job.status != Status.QUEUED:
-        return None
-    found = 0
-    for which in lanes.ahead(job):
-        some = select(sa.literal(1)).where(which).limit(MAX_POSITION - found)
-        found += session.scalar(select(func.count()).select_from(some.subquery())) or 0
-    return found
 
 
 def cancel(session: Session, job_id: str, *, tenant: str | None = None) -> Job:

@@ -127,14 +127,6 @@ def runnable(job: type[Job] = Job) -> tuple[ColumnElement[bool], ...]:
     return (job.status == _QUEUED, job.not_before <= now(), in_time)
 
 
-def ahead(job: Job) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Two conditions of queued jobs of the same tenant and queue that go before this one: those of a higher priority,
-    and those of the same lane. An index has both in order."""
-    line = (Job.queue == job.queue, Job.tenant == job.tenant, Job.status == _QUEUED, Job.not_before <= now())
-    before = sa.or_(Job.turn < job.turn, sa.and_(Job.turn == job.turn, Job.id < job.id))
-    return sa.and_(*line, Job.priority > job.priority), sa.and_(*line, Job.priority == job.priority, before)
-
-
 class Places:
     """The turns of jobs that are about to be queued in one transaction, all of one batch, or all without one."""
 

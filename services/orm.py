@@ -266,7 +266,7 @@ class Job(Base):
     """Sentences: what of its data and spec may have been meant otherwise, as found when it was submitted."""
     baselines: Mapped[dict[str, Any] | None]
     """Of a retraining, once it was claimed: the versions that it begins with and has to beat, None for none."""
-    batch_id: Mapped[str | None] = mapped_column(index=True)
+    batch_id: Mapped[str | None]
     """The batch that it was submitted with, which is never deleted; no foreign key, as for the tenant."""
     request_id: Mapped[str | None]
     """Of the request that submitted it: its log lines carry it, in every process."""
@@ -321,6 +321,7 @@ class Job(Base):
         Index("ix_jobs_tenant_status_id", "tenant", "status", "id"),
         Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
+        Index("ix_jobs_batch_id_id", "batch_id", "id"),
     )
 
 
@@ -355,6 +356,20 @@ class Lane(Base):
         ),
         Index("ix_lanes_last_turn", "queue", "priority", "last_turn"),
     )
+
+
+class JobTag(Base):
+    """A tag of a job once more, for lists by tag. The database writes it with the job, and deletes it with it."""
+
+    __tablename__ = "job_tags"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    """No foreign key: to find the tags of a job by its id would take another index."""
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class Schedule(Base):

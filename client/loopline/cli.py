@@ -195,7 +195,8 @@ def list_jobs(
     from itertools import islice
 
     with connected(ctx) as client:
-        matching = client.jobs(status=status, queue=queue, tag=tag, name=name, page_size=min(limit, 100))
+        filters = {"status": status, "queue": queue, "tag": tag, "name": name}
+        matching = client.jobs(**filters, full=as_json, page_size=min(limit, 100))
         found = list(islice(matching, limit))
     if as_json:
         return print_json([job.raw for job in found])

@@ -18,6 +18,7 @@ from services.jobs import Lease
 from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.storage import Storage
+from tests.api import answers
 
 SPEC: dict[str, Any] = {
     "name": "try",
@@ -40,6 +41,7 @@ def make_app(data_dir: Path, bell: FakeDoorbell) -> Iterator[Callable[..., Flask
 
     def make(database_url: str, **settings: Any) -> Flask:
         app = create_app(Settings(data_dir=data_dir, database_url=database_url, **settings), bell=bell)
+        answers.hold(app)
         made.append(app)
         return app
 
@@ -126,7 +128,8 @@ def trained_job(service: Service, running_job: Lease, put: Put, model_files: dic
             record = {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": 2 / epoch, "macro_f1": float("nan")}
             first = 4 * (epoch - 1) + 1
             jobs.record_steps(session, lease, first, [1.0, float("nan"), 0.5, None], [0.1, 0.2, float("inf"), 0.4])
-            jobs.record(session, lease, record)
+            best = {"epoch": epoch, "metric": "validation_loss", "value": record["validation_loss"]}
+            jobs.record(session, lease, record, best=best)
         names = ("checkpoint-000000012.json", "checkpoint-000000012.safetensors")
         files = [put(lease.job_id, name, name.encode() * 1000) for name in names]
         jobs.checkpoint(session, lease, epoch=3, step=12, best=True, files=files)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, jobs, lanes, tenants
+from services import db, jobs, lanes, looks, tenants
 from services.errors import BadRequest
 from services.jobs import Lease
 from services.orm import Job, Lane
@@ -271,8 +271,8 @@ def test_the_position_counts_the_jobs_of_the_own_tenant(
 
     def places() -> list[int | None]:
         with db.read_scope(engine) as session:
-            return [jobs.position(session, jobs.get(session, job_id)) for job_id in (urgent, first, second)]
+            return [looks.position(looks.one(session.connection(), job_id)) for job_id in (urgent, first, second)]
 
     assert places() == [0, 1, 2]
-    monkeypatch.setattr(jobs, "MAX_POSITION", 1)
+    monkeypatch.setattr(looks, "MAX_POSITION", 1)
     assert places() == [0, 1, 1]

@@ -37,7 +37,7 @@ def test_the_code_works_with_the_newest_migration() -> None:
 def test_migrations_go_up_down_and_up_and_make_what_the_code_says(empty: Engine) -> None:
     db.migrate(empty)
     first, first_triggers = schema(empty), triggers(empty)
-    assert len(first_triggers) == 6
+    assert len(first_triggers) == 8
     alembic(empty, "downgrade", "base")
     assert schema(empty) == triggers(empty) == []
     db.migrate(empty)
@@ -122,7 +122,7 @@ def test_rows_survive_the_way_to_tenants_and_back(empty: Engine) -> None:
     before = rows(empty)
     for _ in range(2):
         db.migrate(empty)
-        assert len(triggers(empty)) == 6
+        assert len(triggers(empty)) == 8
         with empty.begin() as connection:
             assert connection.scalar(sa.text("SELECT scope FROM idempotency_keys")) == "default POST /v1/jobs"
             assert set(connection.scalars(sa.text("SELECT tenant FROM jobs UNION SELECT tenant FROM datasets"))) == {

@@ -1,0 +1,240 @@
+"""Jobs as they are looked at: what clients see of them, in one query, as plain rows.
+
+No objects are made of these rows, and their JSON columns come as the text that the database holds, which answers pass
+on as it is: it was validated when it came. So looking costs little, however large the table is (`make bench
+ONLY=asking`); tests hold every query to an index.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Connection, Row
+
+from services.db import now
+from services.errors import JobNotFound
+from services.orm import Dataset, Epoch, Job, JobTag
+from services.states import Status
+from services.text import clean
+
+MAX_POSITION = 1000
+"""No more jobs are counted ahead of one that waits."""
+
+_QUEUED: ColumnElement[str] = sa.literal_column("'queued'")  # a parameter would keep PostgreSQL from the partial index
+_OTHER = Job.__table__.alias("other")
+_JOBS = Job.__table__
+_J = Job.__table__.c
+
+
+class Page(NamedTuple):
+    """Some jobs, whether there are more, and of those that wait how many are ahead of them."""
+
+    rows: Sequence[Row[Any]]
+    more: bool
+    positions: Mapping[str, int]
+
+
+def revision(connection: Connection, job_id: str, *, tenant: str | None = None) -> tuple[int, str]:
+    """The job's revision and status: for an ETag or a long poll.
+
+    Raises:
+        JobNotFound: there is none, or it is another tenant's.
+    """
+    row = connection.execute(_revision(), {"job_id": job_id}).one_or_none()
+    if row is None or (tenant is not None and row.tenant != tenant):
+        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
+    return row.revision, row.status
+
+
+def one(connection: Connection, job_id: str, *, tenant: str | None = None) -> Row[Any]:
+    """A job with its spec, the name of its data set, and its `position` while it waits.
+
+    Raises:
+        JobNotFound: there is none, or it is another tenant's.
+    """
+    row = connection.execute(_one(), {"job_id": job_id}).one_or_none()
+    if row is None or (tenant is not None and row.tenant != tenant):
+        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
+    return row
+
+
+def position(row: Row[Any]) -> int | None:
+    """How many runnable jobs of its tenant and queue are ahead of the job of `one`, at most 1,000 (0: it is next); None
+    unless it is queued. Tenants take turns, so it may wait for one job of each other tenant besides each of these."""
+    return None if row.position is None else min(row.position, MAX_POSITION)
+
+
+def page(
+    connection: Connection,
+    *,
+    tenant: str,
+    limit: int,
+    full: bool = False,
+    status: str | None = None,
+    queue: str | None = None,
+    tag: tuple[str, str] | None = None,
+    name: str | None = None,
+    after: str | None = None,
+) -> Page:
+    """Jobs older than the job `after`, newest first. `full` is with their specs; `tag` is a key and its value."""
+    wanted = {"status": status, "queue": queue, "name": name, "after": after}
+    given = {key: value for key, value in wanted.items() if value is not None}
+    parameters: dict[str, Any] = {"tenant": tenant, "limit": limit + 1, **given}
+    if tag is not None:
+        parameters |= {"tag_key": tag[0], "tag_value": tag[1]}
+    query = _page(connection.dialect.name, frozenset(given), tag is not None, full)
+    rows = connection.execute(query, parameters).all()
+    return Page(rows[:limit], len(rows) > limit, _positions(connection, rows[:limit]))
+
+
+def members(connection: Connection, batch_id: str) -> Sequence[Row[Any]]:
+    """The jobs of a batch as its table has them, in the order in which they were asked for."""
+    return connection.execute(_members(), {"batch_id": batch_id}).all()
+
+
+def epochs(connection: Connection, job_id: str, after: int, limit: int) -> tuple[bytes, bool]:
+    """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more."""
+    parameters = {"job_id": job_id, "after": after, "limit": limit + 1}
+    if connection.dialect.name == "postgresql":
+        row = connection.execute(_joined_epochs(), parameters).one()
+        return (row.records or "").encode(), row.found > limit
+    # The driver's own rows: of ten thousand, SQLAlchemy's would take three times as long.
+    found = connection.execute(_epochs(), parameters).cursor.fetchall()
+    return b",".join([row[0] for row in found[:limit]]), len(found) > limit
+
+
+def _text(column: Any) -> ColumnElement[Any]:
+    return sa.cast(column, sa.Text).label(column.name)
+
+
+def _columns(*, full: bool) -> Sequence[ColumnElement[Any]]:
+    plain = (
+        "id tenant name status reason message batch_id not_before queue priority turn dataset_id attempt failures lost "
+        "epoch epochs step steps attempt_started_at progress_at cancel_requested pause_requested revision created_at "
+        "started_at finished_at"
+    )
+    texts = [_J.tags, _J.warnings, _J.best, _J.result, *([_J.spec] if full else [])]
+    # Where a run resumed counts for the estimate of its end only.
+    trainer = sa.cast(sa.case((_J.status == sa.literal_column("'running'"), _J.trainer)), sa.Text).label("trainer")
+    dataset = Dataset.__table__.c.name.label("dataset_name")
+    return [*(_J[name] for name in plain.split()), *map(_text, texts), trainer, dataset]
+
+
+def _with_dataset() -> sa.FromClause:
+    return _JOBS.outerjoin(Dataset.__table__, Dataset.__table__.c.id == _J.dataset_id)
+
+
+@cache
+def _revision() -> sa.Select[Any]:
+    return select(_J.revision, _J.status, _J.tenant).where(_J.id == sa.bindparam("job_id"))
+
+
+@cache
+def _one() -> sa.Select[Any]:
+    place = sa.case((_J.status == _QUEUED, _ahead())).label("position")
+    return select(*_columns(full=True), place).select_from(_with_dataset()).where(_J.id == sa.bindparam("job_id"))
+
+
+@cache
+def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> sa.Select[Any]:
+    columns = {"status": _J.status, "queue": _J.queue, "name": _J.name}
+    also = [columns[name] == sa.bindparam(name) for name in sorted(given & columns.keys())]
+    query = select(*_columns(full=full)).select_from(_with_dataset()).where(*also)
+    limit = sa.bindparam("limit", type_=sa.Integer())
+    if not tagged:
+        query = query.where(_J.tenant == sa.bindparam("tenant"))
+        if "after" in given:
+            query = query.where(_J.id < sa.bindparam("after"))
+        return query.order_by(_J.id.desc()).limit(limit)
+    tags = JobTag.__table__.c
+    keys = {tags.tenant: "tenant", tags.key: "tag_key", tags.value: "tag_value"}
+    chosen = select(tags.job_id).where(*(column == sa.bindparam(name) for column, name in keys.items()))
+    if "after" in given:
+        chosen = chosen.where(tags.job_id < sa.bindparam("after"))
+    chosen = chosen.order_by(tags.job_id.desc())
+    # Where the tags alone say which, PostgreSQL need not guess how many there are. (SQLite reads them in order anyway.)
+    if not also and dialect == "postgresql":
+        chosen = chosen.limit(limit)
+    these = chosen.subquery("these")
+    return query.where(_J.id == these.c.job_id).order_by(these.c.job_id.desc()).limit(limit)
+
+
+@cache
+def _members() -> sa.Select[Any]:
+    plain = (_J.id, _J.name, _J.status, _J.reason, _J.message, _J.queue, _J.attempt, _J.epoch, _J.epochs)
+    also = (_J.step, _J.steps, _J.started_at, _J.finished_at)
+    columns = (*plain, *also, *map(_text, (_J.best, _J.result, _J.requested, _J.warnings)))
+    return select(*columns).where(_J.batch_id == sa.bindparam("batch_id")).order_by(_J.id)
+
+
+@cache
+def _epochs() -> sa.Select[Any]:
+    e = Epoch.__table__.c
+    these = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
+    limit = sa.bindparam("limit", type_=sa.Integer())
+    return select(sa.cast(e.record, sa.LargeBinary)).where(*these).order_by(e.epoch).limit(limit)
+
+
+@cache
+def _joined_epochs() -> sa.Select[Any]:
+    """One value for all of them: rows would take ten times as long to receive."""
+    e = Epoch.__table__.c
+    limit = sa.bindparam("limit", type_=sa.Integer())
+    these = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
+    number = func.row_number().over(order_by=e.epoch).label("number")
+    some = select(e.epoch, sa.cast(e.record, sa.Text).label("record"), number).where(*these).limit(limit).subquery()
+    ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), some.c.epoch)
+    joined = func.string_agg(some.c.record, ordered).filter(some.c.number < limit)
+    query: sa.Select[Any] = select(func.count().label("found"), joined.label("records")).select_from(some)
+    return query
+
+
+def _line(job: Any, queue: Any, tenant: Any) -> tuple[ColumnElement[bool], ...]:
+    at = select(now()).scalar_subquery()  # asked once, not of every row
+    return (job.queue == queue, job.tenant == tenant, job.status == _QUEUED, job.not_before <= at)
+
+
+def _ahead() -> ColumnElement[int]:
+    """How many runnable jobs of its tenant and queue go before a job of the outer query, at most MAX_POSITION. Each of
+    the counts is one range of the index that claims read."""
+    o = _OTHER.c
+    line = _line(o, _J.queue, _J.tenant)
+    higher = _counted(*line, o.priority > _J.priority)
+    sooner = _counted(*line, o.priority == _J.priority, o.turn < _J.turn)
+    older = _counted(*line, o.priority == _J.priority, o.turn == _J.turn, o.id < _J.id)
+    return higher + sooner + older
+
+
+def _counted(*which: ColumnElement[bool]) -> ColumnElement[int]:
+    some: sa.Select[Any] = (
+        select(sa.literal_column("1")).select_from(_OTHER).where(*which).limit(MAX_POSITION).correlate(_JOBS)
+    )
+    return select(func.count()).select_from(some.subquery()).scalar_subquery()
+
+
+def _positions(connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[str, int]:
+    """Of those that wait how many are ahead, in one query a queue, which is read in its order
+    and to MAX_POSITION."""
+    waiting = [row for row in rows if row.status == Status.QUEUED]
+    if not waiting:
+        return {}
+    places: dict[str, int] = {}
+    for queue in sorted({row.queue for row in waiting}):
+        found = connection.execute(_line_of(), {"queue": queue, "tenant": waiting[0].tenant}).cursor.fetchall()
+        ours = (row for row in waiting if row.queue == queue)  # one that is to be tried later is in line all the same
+        places |= {row.id: bisect_left(found, (-row.priority, row.turn, row.id)) for row in ours}
+    return places
+
+
+@cache
+def _line_of() -> sa.Select[Any]:
+    """The first jobs of a queue in the order in which they are run. No row is read but those of the index."""
+    line = _line(_OTHER.c, sa.bindparam("queue"), sa.bindparam("tenant"))
+    order = (_OTHER.c.priority.desc(), _OTHER.c.turn, _OTHER.c.id)
+    return select(-_OTHER.c.priority, _OTHER.c.turn, _OTHER.c.id).where(*line).order_by(*order).limit(MAX_POSITION)

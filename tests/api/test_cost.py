@@ -1,0 +1,174 @@
+"""What a request asks of the database: how many statements, and that none reads a whole table, however large it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from sqlalchemy.engine import Engine
+
+from services import db, jobs
+from services.leases import Lease
+
+Statement = tuple[str, Any]
+SMALL = {"workers"}
+"""Tables that have a row for each process that is there, and no more."""
+
+SORTED = {"/v1/models"}
+"""Lists that sort what a page needs and no more: the aliases of its models."""
+
+ONE_QUEUED = "/v1/jobs/{job}"
+LISTS = [
+    "/v1/jobs",
+    "/v1/jobs?after={job}",
+    "/v1/jobs?full=true",
+    "/v1/jobs?status=queued",
+    "/v1/jobs?status=succeeded&after={job}",
+    "/v1/jobs?queue=default",
+    "/v1/jobs?name=try",
+    "/v1/jobs?name=try&after={job}",
+    "/v1/jobs?tag=team:speech",
+    "/v1/jobs?tag=team:nobody",
+    "/v1/jobs?tag=team:speech&after={job}",
+    "/v1/jobs?tag=team:speech&status=queued",
+    "/v1/jobs?status=queued&queue=default&name=try",
+    ONE_QUEUED,
+    "/v1/jobs/{job}/epochs",
+    "/v1/jobs/{job}/steps",
+    "/v1/jobs/{job}/events",
+    "/v1/jobs/{job}/logs",
+    "/v1/jobs/{job}/checkpoints",
+    "/v1/batches",
+    "/v1/batches?after={batch}",
+    "/v1/batches/{batch}",
+    "/v1/datasets",
+    "/v1/datasets?name=toy",
+    "/v1/models",
+    "/v1/schedules",
+    "/v1/webhooks",
+    "/v1/keys",
+    "/v1/audit",
+    "/v1/inbox",
+    "/v1/workers",
+]
+STATEMENTS = {
+    ONE_QUEUED: 1,
+    "/v1/jobs?status=succeeded": 1,
+    "/v1/jobs?status=queued": 2,  # and their places in the queue
+    "/v1/jobs?tag=team:nobody": 1,
+    "/v1/jobs/{job}/epochs": 2,  # whether there is such a job comes first
+    "/v1/jobs/{job}/steps": 2,
+    "/v1/batches": 2,
+    "/v1/batches/{batch}": 3,
+}
+
+
+@pytest.fixture
+def filled(any_app: Flask, spec: dict[str, Any]) -> dict[str, str]:
+    """Ids of a job and of a batch, of some that wait."""
+    client = any_app.test_client()
+    batch = client.post("/v1/batches", json={"jobs": [spec, spec]}).get_json()["id"]
+    posted = [client.post("/v1/jobs", json=spec).get_json()["id"] for _ in range(3)]
+    return {"job": posted[1], "batch": batch}
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_no_list_or_filter_reads_a_whole_table_or_sorts_it(any_app: Flask, filled: dict[str, str], path: str) -> None:
+    engine = any_app.extensions["loopline"].engine
+    with statements(engine) as made:
+        assert any_app.test_client().get(path.format(**filled)).status_code == 200
+    assert made
+    for statement in made:
+        plan = plan_of(engine, statement)
+        assert not scanned(plan) - SMALL, plan
+        assert path in SORTED or not sorted_whole(plan), plan
+
+
+def test_a_claim_reads_no_whole_table(any_app: Flask, filled: dict[str, str]) -> None:
+    engine = any_app.extensions["loopline"].engine
+    with statements(engine) as made, db.session_scope(engine) as session:
+        assert jobs.claim(session, "default", worker="w", lease_seconds=60) is not None
+    for statement in made:
+        plan = plan_of(engine, statement)
+        assert not scanned(plan) - {"webhooks", "tenants", "lanes"}, plan
+
+
+@pytest.mark.parametrize(("path", "most"), STATEMENTS.items())
+def test_a_request_asks_the_database_so_often(any_app: Flask, filled: dict[str, str], path: str, most: int) -> None:
+    with statements(any_app.extensions["loopline"].engine) as made:
+        assert any_app.test_client().get(path.format(**filled)).status_code == 200
+    assert len(made) == most, made
+
+
+def test_a_304_and_a_long_poll_ask_once_a_look(any_app: Flask, filled: dict[str, str]) -> None:
+    client, path = any_app.test_client(), ONE_QUEUED.format(**filled)
+    tag = client.get(path).headers["ETag"]
+    with statements(any_app.extensions["loopline"].engine) as made:
+        assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
+    [(text, _)] = made
+    assert "spec" not in text
+
+
+def test_a_list_has_no_specs_unless_it_is_asked_for_them(any_app: Flask, filled: dict[str, str]) -> None:
+    client = any_app.test_client()
+    with statements(any_app.extensions["loopline"].engine) as made:
+        assert all("spec" not in job for job in client.get("/v1/jobs").get_json()["data"])
+    assert not [text for text, _ in made if "spec" in text]
+    full = client.get("/v1/jobs?full=true").get_json()["data"]
+    assert [job["spec"] for job in full] == [client.get(job["links"]["self"]).get_json()["spec"] for job in full]
+
+
+def test_the_places_in_a_list_are_those_of_each_job(any_app: Flask, spec: dict[str, Any]) -> None:
+    client, engine = any_app.test_client(), any_app.extensions["loopline"].engine
+    for number in range(6):
+        client.post("/v1/jobs", json={**spec, "priority": number % 3, "queue": "night" if number == 4 else "default"})
+    with db.session_scope(engine) as session:
+        job = jobs.claim(session, "default", worker="w", lease_seconds=60)
+        assert job is not None
+        jobs.fail(session, Lease.of(job), "trainer_crashed", retry=True)  # it waits, and is not runnable
+    listed = {job["id"]: job["queue"]["position"] for job in client.get("/v1/jobs").get_json()["data"]}
+    assert listed == {job: client.get(f"/v1/jobs/{job}").get_json()["queue"]["position"] for job in listed}
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[Statement]]:
+    """The statements and parameters that reach the driver meanwhile."""
+    made: list[Statement] = []
+
+    def note(_connection: object, _cursor: object, text: str, parameters: Any, *_: object) -> None:
+        if not text.startswith(("BEGIN", "SAVEPOINT", "RELEASE")):
+            made.append((text, parameters))
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield made
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def plan_of(engine: Engine, statement: Statement) -> str:
+    text, parameters = statement
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            return "\n".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters))
+        # Whatever an index can do is to be done by one, although the tables are small.
+        for method in ("seqscan", "bitmapscan", "sort"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{method} = off")
+        return "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {text}", parameters))
+
+
+def sorted_whole(plan: str) -> bool:
+    """Whether all that was found is sorted, and not only what comes next in the order of an index."""
+    return re.search(r"(?<!Incremental )Sort  \(|FOR ORDER BY", plan) is not None
+
+
+def scanned(plan: str) -> set[str]:
+    """The tables that are read as a whole."""
+    tables = {table.name for table in jobs.Job.metadata.sorted_tables} | {"other"}
+    found: Callable[[str], list[str]] = re.compile(r"(?:SCAN|Seq Scan on) (\w+)").findall
+    return tables & set(found(plan))
