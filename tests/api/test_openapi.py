@@ -92,7 +92,7 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
         jobs.fail(session, leases[1], "trainer_crashed", "Again.", retry=True)
         kept = [put(ids[2], f"checkpoint-000000002.{kind}", b"{}") for kind in ("json", "safetensors")]
         jobs.checkpoint(session, leases[2], epoch=1, step=2, best=True, files=kept)
-        result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"test_loss": None}}
+        result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"test_macro_f1": None}}
         model = [put(ids[2], name, b"{}") for name in ("model.safetensors", "model.json", "history.json")]
         jobs.succeed(session, leases[2], result, model)
         registry.register(session, "toy", ids[2], note="a try")
