@@ -21,6 +21,7 @@ from loopline.watching import in_sight
 
 FIRST = ("running", "failed", "cancelled", "paused", "queued", "succeeded")
 """Which jobs are shown where there is no room for all."""
+LESS_IS_BETTER = ("loss", "mae", "rmse")
 MEASURES = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse", "loss")
 ROWS_BESIDE_THE_TABLE = 5
 
@@ -37,29 +38,23 @@ def batches(found: Iterable[Batch]) -> view.Listing:
         }
         for batch in found
     ]
-    return view.Listing(rows, drop=("created", "jobs"), wrap=("name", "stand"))
+    return view.Listing(rows, drop=("created", "jobs"), wrap=("name", "stand"), last=("stand",))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A line for each job: status, name, what it reached, how long it took, id, and why it ended as it did, or what
-    became of its model. Where the width is too small for that, this follows below, unless it is to be left out."""
+    """A line for each job: status, name, what it reached, how long it took, id, and, unless that is to be left out, why
+    it ended as it did, or what became of its model."""
 
     jobs: Sequence[BatchJob]
     reasons: bool = True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = [_row(job) for job in self.jobs]
-        if not rows:
-            return
-        whole = view.Listing(rows, head=False)
-        if whole.fits(options.max_width):
-            yield whole
-            return
-        yield view.Listing(rows, drop=("why", "took", "id"), wrap=("name", "reached"), head=False)
-        for row in rows if self.reasons else ():
-            if str(row["status"]) in ("failed", "succeeded") and str(row["why"]):
-                yield Text.assemble((str(row["id"]), "dim"), " ", row["why"])
+        for row in rows:
+            if not self.reasons or str(row["status"]) not in ("failed", "succeeded"):
+                row["why"] = ""  # that somebody cancelled it is nobody's news
+        yield view.Listing(rows, drop=("took",), wrap=("name", "reached"), below=("why",), last=("id",), head=False)
 
 
 def line(job: BatchJob) -> Text:
@@ -71,20 +66,57 @@ def line(job: BatchJob) -> Text:
 def total(batch: Batch) -> str:
     """`Batch batch_1 (nightly): 6 jobs, 5 succeeded, 1 failed, in 18 min 2 s.`"""
     took = f", in {text.duration(batch.seconds)}" if batch.seconds is not None else ""
-    return f"Batch {titled(batch)}: {text.count(batch.total, 'job')}, {_counts(batch)}{took}."
+    said = f"Batch {titled(batch)}: {text.count(batch.total, 'job')}, {_counts(batch)}{took}."
+    ranked = _ranked(batch.jobs)
+    if len(ranked) < 2:
+        return said
+    best = ranked[0]
+    return f"{said} The best is {_clean(best.name, best.id)}: {_reached(best)} ({best.id})."
+
+
+def ordered(batch: Batch) -> Sequence[BatchJob]:
+    """The jobs for a table: those that have succeeded, the best one first, then the others as they were asked for."""
+    ranked = _ranked(batch.jobs)
+    return [*ranked, *(job for job in batch.jobs if job not in ranked)]
+
+
+def _ranked(jobs: Sequence[BatchJob]) -> Sequence[BatchJob]:
+    """Those that have succeeded, by what they reached, the best one first; none where that is not one metric of all."""
+    measured = [(job, *found) for job in jobs if job.status == "succeeded" and (found := _measured(job))]
+    if len({name for _, name, _ in measured}) != 1:
+        return []
+    sign = 1 if measured[0][1].endswith(LESS_IS_BETTER) else -1
+    return [job for job, _, value in sorted(measured, key=lambda one: sign * one[2])]
 
 
 def titled(batch: Batch) -> str:
     return f"{batch.id} ({_clean(batch.name)})" if batch.name else batch.id
 
 
-def waited(client: Client, batch: Batch, back: str) -> Batch:
-    """Waits in silence until every job has ended. `back` is the command that comes back to the batch."""
-    paused = False
+def waited(client: Client, batch: Batch, back: str, *, silent: bool) -> Batch:
+    """Waits until every job has ended, and shows each: a table at the end on a terminal, elsewhere a line when a job
+    ends; or nothing, where it is to be `silent`. `back` is the command that comes back to the batch."""
+    console = view.console(sys.stdout)
+    lines = not silent and not console.is_terminal
+    paused, ended = False, set[str]()
     with in_sight(client, f"Batch {batch.id}", back):
-        for batch in batch.changes(every=False):  # noqa: B020  (the same batch, as it is now)
+        for batch in batch.changes(every=lines):  # noqa: B020  (the same batch, as it is now)
             paused = _say_when_paused(batch, paused)
+            for job in batch.jobs if lines else ():
+                if job.terminal and job.id not in ended:
+                    console.print(_aligned(job, batch))
+                    ended.add(job.id)
+            console.file.flush()
+    if not lines and not silent:
+        console.print(Rows(ordered(batch)))
     return batch
+
+
+def _aligned(job: BatchJob, batch: Batch) -> str:
+    """A line of the table, before the others are known: as wide as their names, and as most of what they reach."""
+    wide = {"status": 9, "name": max(len(_clean(each.name)) for each in batch.jobs), "reached": 22, "took": 8}
+    cells = {name: str(cell) for name, cell in _row(job).items()}
+    return "  ".join(cell.ljust(wide.get(name, 0)) for name, cell in cells.items()).rstrip()
 
 
 def watched(client: Client, batch: Batch, back: str) -> Batch:
@@ -105,7 +137,7 @@ def _live(console: Console, batch: Batch) -> Batch:
                 shown.batch, shown.trouble = batch, ""
     finally:
         drawing.stop()  # Ctrl-C while it was starting would leave the terminal without its cursor
-    console.print(Rows(batch.jobs))
+    console.print(Rows(ordered(batch)))
     return batch
 
 
@@ -180,10 +212,16 @@ def _reached(job: BatchJob) -> str:
     if not job.terminal:
         far = f"epoch {job.epoch}/{job.epochs}" if job.epochs else f"epoch {job.epoch}"
         return far if job.status != "queued" or job.epoch else text.NOTHING
-    for name in (f"{split}_{measure}" for split in ("test", "validation", "train") for measure in MEASURES):
-        if job.metrics.get(name) is not None:
-            return f"{name} {text.number(job.metrics[name])}"
+    if found := _measured(job):
+        return f"{found[0]} {text.number(found[1])}"
     return f"{job.best.metric} {text.number(job.best.value)}" if job.best else text.NOTHING
+
+
+def _measured(job: BatchJob) -> tuple[str, float] | None:
+    for name in (f"{split}_{measure}" for split in ("test", "validation", "train") for measure in MEASURES):
+        if (value := job.metrics.get(name)) is not None:
+            return name, value
+    return None
 
 
 def _counts(batch: Batch) -> str:

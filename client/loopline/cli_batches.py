@@ -39,7 +39,7 @@ def submit(
     as_json: bool,
 ) -> None:
     """Submits the specs as one batch, and says what came of it."""
-    from loopline import batch_view, view
+    from loopline import batch_view
 
     try:
         batch = client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
@@ -54,10 +54,10 @@ def submit(
         note(f"Watch it with: {typed(ctx, 'batches watch', batch.id)}")
     if watch or wait:
         back = typed(ctx, "batches watch", batch.id)
-        follow = batch_view.watched if watch and not as_json else batch_view.waited
-        batch = follow(client, batch, back)
-        if not as_json and not watch:
-            view.console().print(batch_view.Rows(batch.jobs))
+        if watch and not as_json:
+            batch = batch_view.watched(client, batch, back)
+        else:
+            batch = batch_view.waited(client, batch, back, silent=as_json)
     if as_json:
         print_json(batch.raw)
     elif watch or wait:
@@ -101,7 +101,7 @@ def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -
         return print_json(batch.raw)
     from loopline import batch_view, view
 
-    view.console().print(batch_view.Rows(batch.jobs))
+    view.console().print(batch_view.Rows(batch_view.ordered(batch)))
     return say(batch_view.total(batch))
 
 

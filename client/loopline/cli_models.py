@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loopline import errors
 from loopline.commands import AsJson, connected, print_json
 from loopline.notes import meter, say
+from loopline.notes import note as hint
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.types import Model, ModelVersion
+
+PRODUCTION = "production"
 
 models = typer.Typer(
     help="Name models, promote versions and roll them back.\n\nExample: loopline models promote vowels@3",
@@ -36,13 +46,14 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     with connected(ctx) as client:
         found = list(client.models.list())
+        others = {} if as_json else {model.name: _production(client, model) for model in found}
     if as_json:
         return print_json([model.raw for model in found])
     if not found:
         return say("No models yet. Register one: loopline models register NAME last")
     from loopline import view_models
 
-    return view_models.print_models(found)
+    return view_models.print_models((model, others[model.name]) for model in found)
 
 
 @models.command(name="show")
@@ -103,7 +114,10 @@ def promote_model(
     Example: loopline models promote vowels@3 --expected 2
     """
     with connected(ctx) as client:
+        before = _aliases(client, reference)
         version = client.models.promote(reference, alias=alias, reason=reason, expected=expected)
+    if before is not None and alias not in before:
+        hint(_first_of(alias, version.model, before))
     if as_json:
         return print_json(version.raw)
     return say(f"{version.model}@{alias} is {version.reference}.")
@@ -197,3 +211,30 @@ def delete_model(ctx: typer.Context, reference: Reference) -> None:
     with connected(ctx) as client:
         version = client.models.delete(reference)
     say(f"Deleted {version.reference}; its job {version.job_id} stays.")
+
+
+def _production(client: Client, model: Model) -> ModelVersion | None:
+    """The version that is in production, where it is not the latest and not taken away meanwhile."""
+    if model.aliases.get(PRODUCTION, model.latest.version) == model.latest.version:
+        return None
+    with suppress(errors.NotFound):
+        return client.models.version(f"{model.name}@{PRODUCTION}")
+    return None
+
+
+def _aliases(client: Client, reference: str) -> Mapping[str, int] | None:
+    """Where the model's aliases point; None where there is no such model, which the promotion says."""
+    with suppress(errors.NotFound):
+        return client.models.get(reference.partition("@")[0]).aliases
+    return None
+
+
+def _first_of(alias: str, model: str, before: Mapping[str, int]) -> str:
+    """What to say of an alias that was not there: it may be a slip."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(alias, {*before, PRODUCTION} - {alias}, n=1)
+    meant = (
+        f" Did you mean {close[0]}? Take this one away with: loopline models demote {model} {alias}" if close else ""
+    )
+    return f"{alias} is a new alias of {model}.{meant}"

@@ -208,7 +208,7 @@ def _say(ctx: typer.Context, client: Client, name: str, firing: Firing) -> None:
 
 def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_json: bool) -> None:
     """Waits for the batch of a firing, which may have to wait for another one, and leaves with its exit code."""
-    from loopline import batch_view, view, watching
+    from loopline import batch_view, watching
 
     with watching.in_sight(client, f"The schedule {name}", typed(ctx, "schedules history", name)):
         begun = client.schedules.begun(firing)
@@ -218,10 +218,9 @@ def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_j
     if begun != firing and not as_json:
         _say(ctx, client, name, begun)
     batch = client.batch(begun.batch_id)
-    batch = batch_view.waited(client, batch, typed(ctx, "batches watch", batch.id))
+    batch = batch_view.waited(client, batch, typed(ctx, "batches watch", batch.id), silent=as_json)
     if as_json:
         print_json(batch.raw)
     else:
-        view.console().print(batch_view.Rows(batch.jobs))
         say(batch_view.total(batch))
     leave_as(ctx, batch)

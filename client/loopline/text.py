@@ -67,11 +67,16 @@ def ago(moment: datetime | None, now: datetime | None = None) -> str:
     """How long ago a time was: `just now`, `5 min ago`, `3 d ago`."""
     if moment is None:
         return NOTHING
-    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    seconds = seconds_since(moment, now)
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         if seconds >= max(length, 5):
             return f"{seconds // length:.0f} {unit} ago"
     return "just now"
+
+
+def seconds_since(moment: datetime | None, now: datetime | None = None) -> float:
+    """How many seconds ago a time was; 0 for none."""
+    return 0.0 if moment is None else ((now or datetime.now(UTC)) - moment).total_seconds()
 
 
 def when(moment: datetime | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO, cast
 import yaml
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -50,6 +51,9 @@ METRICS = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse")
 MAX_POSITION = 1000
 """The service counts no more jobs ahead of one."""
 PLAIN_WIDTH = 10_000
+LEAST_WIDTH = 14
+SILENT_SECONDS = 30.0
+"""A worker gives a sign of life several times in so long."""
 
 Typed = Callable[[str], str]
 """How a command is typed for the job at hand: `watch` to `loopline --url http://host watch job_1`."""
@@ -95,14 +99,26 @@ def console(stream: TextIO | None = None) -> Console:
     )
 
 
+def _together(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
 @dataclass
 class Listing:
-    """Rows of named cells as a table. Where the width is too small for it, the columns in `drop` go, first one first,
-    and then those in `wrap` take several lines; no other cell is ever cut short."""
+    """Rows of named cells as a table. Where the width is too small for it:
+
+    1. the columns in `below` move under their rows, each on a line of its own;
+    2. those in `drop` go, the first one first: times that the other views show as well;
+    3. those in `wrap` take several lines, but none is narrower than LEAST_WIDTH: those in `last` move under their rows.
+
+    No cell is ever cut short, and no id goes.
+    """
 
     rows: Sequence[Mapping[str, str | Text]]
     drop: Sequence[str] = ()
     wrap: Sequence[str] = ()
+    below: Sequence[str] = ()
+    last: Sequence[str] = ()
     right: bool = False
     head: bool = True
 
@@ -111,25 +127,42 @@ class Listing:
         self.rows = [{name: on_one_line(cell) for name, cell in row.items()} for row in self.rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns = list(self.rows[0]) if self.rows else []
-        for name in self.drop:
-            if self._width(columns) > options.max_width and name in columns:
-                columns.remove(name)
-        table = Table(box=None, pad_edge=False, header_style="dim", show_header=self.head)
-        for name in columns:
-            justify: Literal["left", "right"] = "right" if self.right else "left"
-            table.add_column(name, justify=justify, no_wrap=name not in self.wrap, overflow="fold")
+        widths = {name: self._widest(name) for name in self.rows[0]} if self.rows else {}
+        under: dict[str, None] = {}
+        for names, wrapped in ((self.below, False), (self.drop, False), (self.last, True)):
+            for name in names:
+                least = {
+                    one: min(wide, LEAST_WIDTH) if wrapped and one in self.wrap else wide
+                    for one, wide in widths.items()
+                }
+                if name in widths and _together(least) > options.max_width:
+                    del widths[name]
+                    under |= {} if names is self.drop else {name: None}
+        self._share(widths, options.max_width)
+        if self.head:
+            yield self._line(widths, {name: Text(name, "dim") for name in widths})
         for row in self.rows:
-            table.add_row(*(row[name] for name in columns))
-        yield table
+            yield self._line(widths, row)
+            for name in under:
+                if str(row[name]) not in ("", text.NOTHING):
+                    yield Padding(Text.assemble((f"{name}: ", "dim"), row[name], overflow="fold"), (0, 0, 0, 2))
 
-    def fits(self, width: int) -> bool:
-        """Whether nothing has to go or to be wrapped."""
-        return self._width([*self.rows[0]]) <= width
+    def _line(self, widths: Mapping[str, int], row: Mapping[str, str | Text]) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        for name, wide in widths.items():
+            justify: Literal["left", "right"] = "right" if self.right else "left"
+            grid.add_column(width=wide, justify=justify, no_wrap=name not in self.wrap, overflow="fold")
+        grid.add_row(*(row[name] for name in widths))
+        return grid
 
-    def _width(self, columns: Sequence[str]) -> int:
-        widest = [max(cell_len(name), *(cell_len(str(row[name])) for row in self.rows)) for name in columns]
-        return sum(widest) + 2 * (len(columns) - 1)
+    def _widest(self, name: str) -> int:
+        return max(cell_len(name) if self.head else 0, *(cell_len(str(row[name])) for row in self.rows))
+
+    def _share(self, widths: dict[str, int], width: int) -> None:
+        """Lets the columns in `wrap` share what the others leave, the widest ones giving first."""
+        wraps = [name for name in widths if name in self.wrap]
+        while _together(widths) > width and wraps and max(widths[name] for name in wraps) > 1:
+            widths[max(wraps, key=lambda name: widths[name])] -= 1
 
 
 def jobs(found: Iterable[Job]) -> Listing:
@@ -145,7 +178,7 @@ def jobs(found: Iterable[Job]) -> Listing:
         }
         for job in found
     ]
-    return Listing(rows, drop=("took", "created"), wrap=("name", "best"))
+    return Listing(rows, drop=("took", "created"), wrap=("name", "best"), last=("best",))
 
 
 def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> RenderableType:
@@ -217,7 +250,7 @@ def datasets(found: Iterable[Dataset]) -> Listing:
         }
         for dataset in found
     ]
-    return Listing(rows, drop=("id", "created", "size"))
+    return Listing(rows, drop=("created", "size"), wrap=("data set",), last=("id",))
 
 
 def inbox(found: Iterable[InboxFile]) -> Listing:
@@ -229,7 +262,7 @@ def inbox(found: Iterable[InboxFile]) -> Listing:
         }
         for file in found
     ]
-    return Listing(rows, wrap=("became",))
+    return Listing(rows, wrap=("file", "became"), last=("became",))
 
 
 def _with_warnings(file: InboxFile) -> str | None:
@@ -269,7 +302,7 @@ def workers(found: Iterable[Worker]) -> Listing:
     rows: list[dict[str, str | Text]] = [
         {
             "worker": worker.name,
-            "state": Text(worker.state, {"busy": "cyan", "broken": "red"}.get(worker.state, "")),
+            "state": _state_of_worker(worker),
             "job": worker.job_id or text.NOTHING,
             "queues": ", ".join(worker.queues),
             "started": text.ago(worker.started_at),
@@ -278,7 +311,15 @@ def workers(found: Iterable[Worker]) -> Listing:
         }
         for worker in found
     ]
-    return Listing(rows, drop=("started", "seen", "heard a bell"), wrap=("queues",))
+    return Listing(
+        rows, drop=("started", "heard a bell", "seen"), wrap=("worker", "state", "queues"), last=("job", "queues")
+    )
+
+
+def _state_of_worker(worker: Worker) -> Text:
+    if (silent := text.seconds_since(worker.seen_at)) > SILENT_SECONDS:
+        return Text(f"{worker.state}, nothing heard for {text.duration(silent)}", "red")
+    return Text(worker.state, {"busy": "cyan", "broken": "red"}.get(worker.state, ""))
 
 
 def keys(found: Iterable[Key]) -> Listing:
@@ -293,7 +334,7 @@ def keys(found: Iterable[Key]) -> Listing:
         }
         for key in found
     ]
-    return Listing(rows, drop=("created", "used"), wrap=("name",))
+    return Listing(rows, drop=("created", "used"), wrap=("name", "scopes", "ends"), last=("scopes",))
 
 
 def webhooks(found: Iterable[Webhook]) -> Listing:
@@ -307,7 +348,7 @@ def webhooks(found: Iterable[Webhook]) -> Listing:
         }
         for webhook in found
     ]
-    return Listing(rows, drop=("arrived",), wrap=("url", "told of"))
+    return Listing(rows, drop=("arrived",), wrap=("url", "told of"), last=("told of", "url"))
 
 
 def webhook(shown: Webhook) -> RenderableType:
@@ -346,7 +387,7 @@ def deliveries(found: Iterable[Delivery]) -> Listing:
         }
         for delivery in found
     ]
-    return Listing(rows, drop=("created", "about"), wrap=("because",))
+    return Listing(rows, drop=("created",), wrap=("event",), below=("because", "about"))
 
 
 def _subject(told: Delivery) -> str:

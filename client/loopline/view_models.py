@@ -8,21 +8,36 @@ from rich.console import Group
 from rich.text import Text
 
 from loopline import text, view
+from loopline.models import PRODUCTION
 from loopline.types import Document, Model, ModelMove, ModelVersion
 
 
-def print_models(found: Iterable[Model]) -> None:
+def print_models(found: Iterable[tuple[Model, ModelVersion | None]]) -> None:
+    """Each model, and the version that is in production where that is not the latest."""
     rows: list[dict[str, str | Text]] = [
         {
             "model": model.name,
-            "latest": str(model.latest.version),
-            "aliases": ", ".join(f"{alias}: {version}" for alias, version in model.aliases.items()) or text.NOTHING,
-            "metric of latest": metric(model.latest.metrics),
+            "production": _production(model, promoted),
+            "latest": f"{model.latest.version}: {metric(model.latest.metrics)}",
+            "other aliases": ", ".join(
+                f"{alias}: {version}" for alias, version in model.aliases.items() if alias != PRODUCTION
+            )
+            or text.NOTHING,
             "registered": text.ago(model.latest.created_at),
         }
-        for model in found
+        for model, promoted in found
     ]
-    view.console().print(view.Listing(rows, drop=("registered",), wrap=("aliases",)))
+    view.console().print(
+        view.Listing(rows, drop=("registered",), wrap=("model", "other aliases"), last=("other aliases",))
+    )
+
+
+def _production(model: Model, promoted: ModelVersion | None) -> Text:
+    number = model.aliases.get(PRODUCTION)
+    if number is None:
+        return Text(text.NOTHING)
+    version = model.latest if number == model.latest.version else promoted
+    return Text(f"{number}: {metric(version.metrics) if version else text.NOTHING}", "green")
 
 
 def print_versions(found: Iterable[ModelVersion]) -> None:
@@ -38,7 +53,9 @@ def print_versions(found: Iterable[ModelVersion]) -> None:
         }
         for version in found
     ]
-    view.console().print(view.Listing(rows, drop=("data", "registered"), wrap=("note",)))
+    view.console().print(
+        view.Listing(rows, drop=("registered",), wrap=("aliases",), below=("note", "data"), last=("job",))
+    )
 
 
 def print_version(shown: ModelVersion) -> None:
@@ -70,7 +87,7 @@ def print_history(found: Iterable[ModelMove]) -> None:
         }
         for move in found
     ]
-    view.console().print(view.Listing(rows, drop=("by",), wrap=("reason",)))
+    view.console().print(view.Listing(rows, wrap=("alias",), below=("reason", "by")))
 
 
 def _file(found: Document) -> str:

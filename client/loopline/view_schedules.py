@@ -35,7 +35,9 @@ def print_schedules(found: Iterable[Schedule]) -> None:
         }
         for schedule in found
     ]
-    view.console().print(view.Listing(rows, drop=("overlap",), wrap=("when", "next", "last", "schedule")))
+    view.console().print(
+        view.Listing(rows, drop=("overlap",), wrap=("when", "next", "last", "schedule"), last=("last", "next"))
+    )
 
 
 def print_schedule(shown: Schedule) -> None:
@@ -76,7 +78,7 @@ def print_history(schedule: Schedule, found: Iterable[Firing]) -> None:
         }
         for firing in found
     ]
-    view.console().print(view.Listing(rows, drop=("took", "batch"), wrap=("why", "jobs")))
+    view.console().print(view.Listing(rows, drop=("took",), wrap=("jobs",), below=("why",), last=("batch",)))
 
 
 def said(schedule: Schedule) -> str:

@@ -8,7 +8,7 @@ import json
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -44,21 +44,22 @@ def plausible(schema: dict[str, Any]) -> Any:
     return {"string": "word", "integer": 1, "number": 0.5, "boolean": False}.get(schema.get("type", "string"))
 
 
-def made_up(schema: dict[str, Any], leaf: Leaf, key: str = "") -> Any:
+def made_up(schema: dict[str, Any], leaf: Leaf, named: Mapping[str, Any] = FIXED, key: str = "") -> Any:
     """A value of the schema, every optional part there and one item in every list."""
     if "$ref" in schema:
-        return made_up(document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]], leaf, key)
+        return made_up(document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]], leaf, named, key)
     if kinds := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
-        return made_up(next((kind for kind in kinds if kind.get("type") != "null"), kinds[0]), leaf, key)
+        return made_up(next((kind for kind in kinds if kind.get("type") != "null"), kinds[0]), leaf, named, key)
     if schema.get("type") == "array":
-        return [made_up(schema.get("items", {}), leaf)]
+        return [made_up(schema.get("items", {}), leaf, named)]
     if schema.get("type") == "object" or "properties" in schema:
-        known = {name: made_up(below, leaf, name) for name, below in schema.get("properties", {}).items()}
+        known = {name: made_up(below, leaf, named, name) for name, below in schema.get("properties", {}).items()}
         more = schema.get("additionalProperties")
         if not known:
-            known[leaf({"type": "string"})] = made_up(more if isinstance(more, dict) else {"type": "string"}, leaf)
+            more = more if isinstance(more, dict) else {"type": "string"}
+            known[leaf({"type": "string"})] = made_up(more, leaf, named)
         return known
-    return FIXED[key] if key in FIXED else leaf(schema)
+    return named[key] if key in FIXED or (key in named and schema.get("type") == "string") else leaf(schema)
 
 
 @dataclass
@@ -71,6 +72,8 @@ class Stub:
     change: Callable[[Any], Any] = lambda answer: answer
     headers: dict[str, str] = field(default_factory=dict)
     file_name: str = "model.json"
+    named: Mapping[str, Any] = field(default_factory=lambda: FIXED)
+    """Leaves by the name of their field."""
     url: str = ""
 
     def answer(self, method: str, path: str) -> tuple[int, str, bytes]:
@@ -91,7 +94,7 @@ class Stub:
                     return code, "application/zip", self._zipped()
                 if "application/json" not in content:
                     return code, "text/plain", b""
-                made = made_up(content["application/json"]["schema"], self.leaf)
+                made = made_up(content["application/json"]["schema"], self.leaf, self.named)
                 return self.status or code, "application/json", json.dumps(self.change(made)).encode()
         raise AssertionError(f"the API has no {method} {path}")
 

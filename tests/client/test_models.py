@@ -87,8 +87,8 @@ def test_the_page_works_from_top_to_bottom(
     assert (tmp_path / "vowels" / "model.safetensors").exists()
     assert re.fullmatch(r"Deleted vowels@2; its job job_\w+ stays\.\n", told["models delete"])
     header, first = told["models list"].splitlines()
-    assert re.split(" {2,}", header) == ["model", "latest", "aliases", "metric of latest", "registered"]
-    assert re.split(" {2,}", first) == ["vowels", "1", "production: 1", "test accuracy 0.7500", "just now"]
+    assert re.split(" {2,}", header) == ["model", "production", "latest", "other aliases", "registered"]
+    assert re.split(" {2,}", first) == ["vowels", "1: test accuracy 0.7500", "1: test accuracy 0.7500", "-", "just now"]
 
 
 def test_a_version_is_shown_with_where_it_came_from(run: Run, trained: Callable[[], str]) -> None:
