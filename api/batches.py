@@ -199,7 +199,7 @@ def _described(batch: Batch, summary: Summary, members: Sequence[Any]) -> dict[s
 
 def _row(job: Any, varied: Sequence[str]) -> dict[str, Any]:
     """A row of `looks.members` as a `schemas.BatchJob`."""
-    result: Mapping[str, Any] = json.loads(job.result or "{}")
+    result: Mapping[str, Any] = json.loads((job.result if job.status == Status.SUCCEEDED else None) or "{}")
     requested = json.loads(job.requested) if varied else {}
     took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
     return {

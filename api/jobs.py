@@ -246,7 +246,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "created_at": moment(row.created_at),
         "started_at": moment_or_none(row.started_at),
         "finished_at": moment_or_none(row.finished_at),
-        "links": _links(row.id, row.status),
+        "links": _links(row.id, has_model=row.result is not None),
     }
 
 
@@ -255,7 +255,7 @@ def result(text: str | None) -> dict[str, Any] | None:
     return None if text is None else {"retrain": None, **json.loads(text)}
 
 
-def _links(job_id: str, status: str) -> dict[str, str | None]:
+def _links(job_id: str, *, has_model: bool) -> dict[str, str | None]:
     self = f"{api.url_prefix}/{job_id}"
     return {
         "self": self,
@@ -264,7 +264,7 @@ def _links(job_id: str, status: str) -> dict[str, str | None]:
         "checkpoints": f"{self}/checkpoints",
         "events": f"{self}/events",
         "logs": f"{self}/logs",
-        "model": f"{self}/model" if status == Status.SUCCEEDED else None,
+        "model": f"{self}/model" if has_model else None,
         "cancel": f"{self}/cancel",
         "pause": f"{self}/pause",
         "resume": f"{self}/resume",

@@ -25,7 +25,11 @@ FILES = ("model.safetensors", "model.json", "history.json")
     responses={200: openapi.files(f"A zip of {', '.join(FILES)}.", "application/zip"), **openapi.problems(404)},
 )
 def archive(path: schemas.JobPath) -> Response:
-    """Download the model as a zip"""
+    """Download the model as a zip
+
+    Of a job that was cancelled or met its time limit: the best weights until then, if an epoch had ended. Its
+    `model.json` has `"complete": false` and `incomplete_because`.
+    """
     job = _finished(path.job_id)
     files = [_recorded(job, name) for name in FILES]
     return downloads.zip_response(f"{job.id}.zip", current().storage, job.id, files)
@@ -53,12 +57,12 @@ def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
         job = jobs.get(session, identified(job_id), tenant=auth.tenant())
         kept = [str(row.step) for row in jobs.checkpoints(session, job.id)]
-    if job.status in TERMINAL and job.status != Status.SUCCEEDED:
+    if job.status in TERMINAL and job.status != Status.SUCCEEDED and not job.files:
         told = f"This job has no model: it ended as {job.status}."
         if kept:
             told += f" Checkpoints are kept of steps {', '.join(kept)}: `loopline download {job.id} --checkpoint STEP`."
         raise ModelNotReady(told)
-    if job.status != Status.SUCCEEDED:
+    if job.status not in TERMINAL:
         raise ModelNotReady
     return job
 

@@ -153,6 +153,9 @@ class Retrained(Answer):
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
+    complete: bool = True
+    """False for the best weights of a job that was cancelled or met its time limit; they are never registered."""
+    incomplete_because: Literal["cancelled", "time_limit"] | None = None
     metrics: dict[str, float | None]
     best_epoch: int | None
     epochs: int
@@ -169,7 +172,7 @@ class JobLinks(Answer):
     events: str
     logs: str
     model: str | None
-    """Null until the job has succeeded."""
+    """Null until there is one: the job has succeeded, or has ended early and offers its best weights until then."""
     cancel: str
     pause: str
     resume: str

@@ -211,7 +211,7 @@ def _told(session: Session, batch: Batch) -> News:
         {
             **{key: getattr(row, key) for key in ("id", "name", "status", "reason")},
             "message": row.message and clean(row.message, MAX_MESSAGE),
-            "metrics": (row.result or {}).get("metrics") or {},
+            "metrics": ((row.status == Status.SUCCEEDED and row.result) or {}).get("metrics") or {},
         }
         for row in failed_first[:MOST_TOLD]
     ]

@@ -582,8 +582,11 @@ def fail(
     *,
     retry: bool,
     retry_seconds: float = RETRY_SECONDS,
+    result: Mapping[str, Any] | None = None,
+    files: Sequence[Mapping[str, Any]] = (),
 ) -> Job:
-    """The attempt failed: the job is queued again after a wait, or has failed.
+    """The attempt failed: the job is queued again after a wait, or has failed, with the best weights until then as its
+    `result` and `files` if it offers them.
 
     It is tried again when `retry` is true, the reason is not PERMANENT, and fewer than the spec's max_retries attempts
     have failed; the wait starts at `retry_seconds`, doubles to at most 300 s, and is shortened at random by up to half.
@@ -597,7 +600,7 @@ def fail(
     told = _told(why, message)
     used_up = job.failures >= job.max_retries and not job.cancel_requested
     if not retry or why in PERMANENT or used_up or (why == Reason.STALLED and _has_stalled(session, job)):
-        return _end(session, job, Status.FAILED, reason=why, message=told)
+        return _end(session, job, Status.FAILED, reason=why, message=told, **_offered(result, files))
     wait = min(retry_seconds * 2**job.failures, MAX_RETRY_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
     retold = f"Attempt {job.attempt} failed ({why}) and is tried again: {told}"
     values = {"failures": job.failures + 1, "not_before": now() + wait}
@@ -623,13 +626,24 @@ def lose(session: Session, lease: Lease, message: str) -> Job:
     return _lose(session, owned(session, lease), message)
 
 
-def cancelled(session: Session, lease: Lease) -> Job:
-    """The trainer has stopped because cancelling was asked for.
+def cancelled(
+    session: Session,
+    lease: Lease,
+    *,
+    result: Mapping[str, Any] | None = None,
+    files: Sequence[Mapping[str, Any]] = (),
+) -> Job:
+    """The trainer has stopped because cancelling was asked for, and may offer the best weights until then.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
     """
-    return _end(session, owned(session, lease), Status.CANCELLED, reason=Reason.CANCELLED_BY_USER)
+    offered = _offered(result, files)
+    return _end(session, owned(session, lease), Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, **offered)
+
+
+def _offered(result: Mapping[str, Any] | None, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {} if result is None else {"result": dict(result), "files": [dict(file) for file in files]}
 
 
 def paused(session: Session, lease: Lease) -> Job:

@@ -129,8 +129,9 @@ def _is_for(webhook: Webhook, told: News) -> bool:
 
 
 def _told(job: Job) -> dict[str, Any]:
-    result = job.result and {key: job.result.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
-    if result and (retrain := (job.result or {}).get("retrain")):
+    ended_well = job.result if job.status == Status.SUCCEEDED else None
+    result = ended_well and {key: ended_well.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
+    if result and (retrain := (ended_well or {}).get("retrain")):
         result["retrain"] = {key: retrain[key] for key in ("model", "version", "alias", "decision")}
     return {
         **{key: getattr(job, key) for key in ("id", "name", "status", "reason", "message", "queue", "tags", "attempt")},

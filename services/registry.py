@@ -308,7 +308,10 @@ def _hold_result(session: Session, job_id: str, tenant: str) -> None:
     if status is None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     if status != Status.SUCCEEDED:
-        raise JobNotSucceeded(f"The job {job_id} is {status}; only one that has succeeded has a model to register.")
+        raise JobNotSucceeded(
+            f"The job {job_id} is {status}; only one that has succeeded has a model to register. Best weights of a job "
+            "that was cut short are not judged on its test samples: submit it with fewer epochs or a higher limit."
+        )
     _check_finite(session, job_id)
 
 

@@ -113,10 +113,10 @@ class Delivery:
 
     def end(self, event: Event) -> Event | None:
         """The end as it is to be written; None while its files are on their way."""
-        if event["event"] == "finished" and "files" in event:
+        if "files" in event:
             damage = _damage(self.slot.storage, self.job.id, event["files"], hashed=True)
             if damage:
-                return failed(Reason.TRAINER_CRASHED, f"The trainer's result is not whole: {damage}.")
+                return _without_files(event, f"The trainer's result is not whole: {damage}.")
         return event
 
     def committed(self, batch: Batch) -> None:
@@ -264,7 +264,7 @@ class StoreDelivery(Delivery):
         return [] if was_skipping else [_skipped(step, error)]
 
     def end(self, event: Event) -> Event | None:
-        if event["event"] != "finished" or "files" not in event:
+        if "files" not in event:
             return event
         if self.result is None:
             self.result = self.courier.send(partial(self._share, event["files"]))
@@ -274,7 +274,9 @@ class StoreDelivery(Delivery):
         if error is None:
             return {**event, "files": self.result.result()}
         if not isinstance(error, StorageUnavailable):
-            return failed(Reason.TRAINER_CRASHED, f"The trainer's result is not whole: {error}.")
+            return _without_files(event, f"The trainer's result is not whole: {error}.")
+        if event["event"] == "stopped":  # nobody waits for these: there is the last checkpoint
+            return _without_files(event, error.message)
         if self._waits_on(error):
             self.result = None if self._tries_again() else self.result
             return None
@@ -357,6 +359,14 @@ def of(slot: Slot, claim: Claim) -> Delivery:
 def failed(reason: Reason, message: str) -> Event:
     """The event of an attempt that ends for something that its trainer did not tell."""
     return {"event": "failed", "reason": reason, "message": message, "traceback": None}
+
+
+def _without_files(event: Event, why: str) -> Event:
+    """The end of an attempt whose files are not there: a failure, or a stop that offers nothing."""
+    if event["event"] == "finished":
+        return failed(Reason.TRAINER_CRASHED, why)
+    log.warning("the best weights until the stop are not offered: %s", why)
+    return {"event": event["event"], "reason": event["reason"]}
 
 
 def _error(future: Future[Any]) -> BaseException | None:

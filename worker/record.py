@@ -72,7 +72,8 @@ class Batch:
                 jobs.succeed(session, lease, result, files)
                 log.info("%s: attempt %d succeeded", lease.job_id, lease.attempt)
             case {"event": "stopped", "reason": reason}:
-                self._stopped(session, lease, reason)
+                offered = {"result": end["result"], "files": end["files"]} if "files" in end else {}
+                self._stopped(session, lease, reason, offered)
             case {"event": "failed", "reason": advice.DEVICE_LOST, "message": message}:
                 told = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
                 log.warning("%s: %s", lease.job_id, told)
@@ -89,16 +90,16 @@ class Batch:
         retry = why not in PERMANENT
         jobs.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
 
-    def _stopped(self, session: Session, lease: Lease, reason: str) -> None:
+    def _stopped(self, session: Session, lease: Lease, reason: str, offered: Mapping[str, Any]) -> None:
         log.info("%s: attempt %d stopped (%s)", lease.job_id, lease.attempt, reason)
         if reason == "cancel":
-            jobs.cancelled(session, lease)
+            jobs.cancelled(session, lease, **offered)
         elif reason == "pause":
             jobs.paused(session, lease)
         elif reason == "time_limit":
             ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
             limit = f"The job ran for {ran}: raise it, or train fewer epochs."
-            jobs.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False)
+            jobs.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
         else:
             jobs.give_back(session, lease)
 

@@ -366,7 +366,8 @@ def download(
 ) -> None:
     """Download a model, or a checkpoint.
 
-    A model is model.safetensors (the weights), model.json and history.json.
+    A model is model.safetensors (the weights), model.json and history.json. Of
+    a job that was cancelled or met its time limit it is the best until then.
 
     Example: loopline download last --to vowels-model
     """
@@ -378,6 +379,10 @@ def download(
             files = job.download(to or Path(job.id), checkpoint=checkpoint, on_bytes=on_bytes)
     for file in files:
         say(f"{file} ({text.size(file.stat().st_size)})")
+    if checkpoint is None and job.result is not None and not job.result.complete:
+        from loopline import view
+
+        note(f"This model is incomplete: {view.cut_short(job.result)}.")
 
 
 @app.command()

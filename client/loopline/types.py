@@ -139,6 +139,9 @@ class Result:
 
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     best_epoch: int | None = None
+    complete: bool = True
+    """False where the job was cut short: these are its best weights until then."""
+    incomplete_because: str | None = None
     epochs: int | None = None
     stopped_early: bool = False
     retrain: Document | None = None

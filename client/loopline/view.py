@@ -33,6 +33,7 @@ from loopline.types import (
     LogLine,
     Preset,
     Quota,
+    Result,
     Webhook,
     Worker,
     below,
@@ -207,6 +208,8 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows.append(("best", best_of(shown)))
     if shown.result:
         rows.append(("result", metrics(shown.result.metrics)))
+        if not shown.result.complete:
+            rows.append(("model", f"incomplete: {cut_short(shown.result)}; {typed('download')}"))
     for head, kept in zip(["checkpoints", *[""] * len(checkpoints)], checkpoints, strict=False):
         rows.append((head, f"step {kept.step} (epoch {kept.epoch}{', best' if kept.best else ''})"))
     if shown.tags:
@@ -500,6 +503,12 @@ def metrics(found: Document) -> str:
     )
 
 
+def cut_short(result: Result) -> str:
+    """What an incomplete model is: `the best weights of epoch 3, after 7 epochs (cancelled)`."""
+    after = f"after {result.epochs} epoch{'' if result.epochs == 1 else 's'}"
+    return f"the best weights of epoch {result.best_epoch}, {after} ({result.incomplete_because or 'cut short'})"
+
+
 def ending(shown: Job) -> str:
     """One sentence or two: how a job ended, after how long, and what it reached."""
     took = f" after {text.duration(shown.seconds)}" if shown.seconds is not None else ""
@@ -511,7 +520,11 @@ def ending(shown: Job) -> str:
         return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{became}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
-    return f"Job {shown.id} {'was cancelled' if shown.status == 'cancelled' else shown.status}{took}{why}{said}"
+    left = shown.result
+    offered = f" Its model is incomplete: {cut_short(left)}." if left is not None and not left.complete else ""
+    return (
+        f"Job {shown.id} {'was cancelled' if shown.status == 'cancelled' else shown.status}{took}{why}{said}{offered}"
+    )
 
 
 def epoch_line(epoch: Epoch, total: int | None) -> str:

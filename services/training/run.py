@@ -12,7 +12,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ WORTH_A_THREAD = 4_000_000
 MODEL_FORMAT = "loopline-model/1"
 SCALED_MODEL_FORMAT = "loopline-model/2"
 """Where the targets were scaled: what the network answers is to be put back into the data's unit (`target_scaling`)."""
+CUT_SHORT = {"cancel": "cancelled", "time_limit": "time_limit"}
+"""Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
 MEMORY_EVERY_SECONDS = 2.0
@@ -218,10 +220,29 @@ class Telling:
                 goes_on_from_here = bool(reason) and reason != "cancel" and not run.finished
                 yield from self._checkpoint(now, must=goes_on_from_here)
             if reason and not run.finished:
-                yield {"event": "stopped", "reason": reason}
+                offered: Event = {}
+                if reason in CUT_SHORT:
+                    offered = yield from self._cut_short(CUT_SHORT[reason])
+                yield {"event": "stopped", "reason": reason, **offered}
                 return
         yield from self._settle()
         yield from finish(run, self.directory, self.retraining)
+
+    def _cut_short(self, why: str) -> Generator[Event, None, Event]:
+        """Offers the best weights of a run that nobody goes on with: what the last event says of them, if anything."""
+        try:
+            offered = cut_short(self.run, self.directory, why)
+        except OSError as error:
+            yield _warning(f"The best weights until then could not be written as a model: {error}.")
+            return {}
+        if offered is None:
+            yield {
+                "event": "log",
+                "level": "info",
+                "message": "There is no model of the run until then: no epoch had ended with finite weights and a "
+                "finite loss.",
+            }
+        return offered or {}
 
     def _rolled_back(self, error: Diverged) -> Iterator[Event]:
         """Tells of a rollback, and saves where the run stands now before it removes what came of the way it left."""
@@ -522,21 +543,55 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         yield from notes
         result |= {"retrain": concluded} if concluded is not None else {}
         profile = {"profile": retraining.profile} if retraining.profile is not None else {}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()}
+    files = _write_model(run, directory, run.model.state_dict(), {**result, **profile})
+    faults.point("result.written")
+    yield {"event": "finished", "result": result, "files": files}
+
+
+def cut_short(run: Run, directory: Path, why: str) -> Event | None:
+    """Writes the best weights of a run that ends before its end, in the form of a finished one and marked as what they
+    are; None where there are none that can be of use. What is known of them is what the best epoch recorded: there is
+    no time to ask them anything."""
+    if run.best is None:
+        return None
+    epoch = run.history[run.best.epoch - 1]
+    split = "validation" if run.data.validation is not None else "train"
+    if epoch[f"{split}_loss"] is None or not all(_is_finite(tensor) for tensor in run.best.weights.values()):
+        return None
+    result = {
+        "complete": False,
+        "incomplete_because": why,
+        "best_epoch": run.best.epoch,
+        "epochs": run.epoch,
+        "stopped_early": False,
+        **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
+        "metrics": {key: value for key, value in epoch.items() if key.startswith(f"{split}_")},
+    }
+    return {"result": result, "files": _write_model(run, directory, run.best.weights, result)}
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def _write_model(
+    run: Run, directory: Path, weights: Mapping[str, torch.Tensor], described: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Writes the three files of a model; their records."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
     files = [
-        checkpoint.write_tensors(directory / "model.safetensors", weights),
-        _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **result, **profile}),
+        checkpoint.write_tensors(directory / "model.safetensors", tensors),
+        _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),
         _write_json(directory / "history.json", {"epochs": run.history}),
     ]
-    faults.point("result.written")
-    yield {"event": "finished", "result": result, "files": [asdict(file) for file in files]}
+    return [asdict(file) for file in files]
 
 
 def check_answers(run: Run) -> None:
     """Raises NotFinite where the weights that a run keeps are not finite, or give no finite answer to a sample of any
     part. That of the last epoch was never asked before: its loss is from before its last update."""
-    wrong = [name for name, t in run.model.state_dict().items() if t.is_floating_point() and not t.isfinite().all()]
+    wrong = [name for name, tensor in run.model.state_dict().items() if not _is_finite(tensor)]
     if wrong:
         raise _not_finite(run, f"are not finite ({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})")
     fits = min(run.micro_batch or run.training.batch_size, run.evaluation_batch)  # as training has shown

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from typing import Any
@@ -9,6 +10,8 @@ from flask.testing import FlaskClient
 
 from api import downloads
 from api.service import Service
+from services import db, jobs
+from services.leases import Lease
 
 
 def test_a_model_is_a_zip_of_its_three_files(
@@ -52,6 +55,36 @@ def test_one_file_of_a_model_may_be_had_by_range(
 def test_a_file_that_no_model_has_is_404(client: FlaskClient, trained_job: str, name: str) -> None:
     answer = client.get(f"/v1/jobs/{trained_job}/model/{name}")
     assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "time_limit"])
+def test_the_best_weights_of_a_job_that_was_cut_short_are_offered_and_marked(
+    client: FlaskClient, service: Service, running_job: Lease, model_files: dict[str, bytes], ended: str
+) -> None:
+    path = f"/v1/jobs/{running_job.job_id}"
+    assert client.get(path).get_json()["links"]["model"] is None
+    folder = service.storage.job_dir(running_job.job_id)
+    files = []
+    for name, data in model_files.items():
+        (folder / name).write_bytes(data)
+        files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    marks = {"complete": False, "incomplete_because": ended}
+    result = {**marks, "best_epoch": 2, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
+    with db.session_scope(service.engine) as session:
+        if ended == "cancelled":
+            jobs.cancelled(session, running_job, result=result, files=files)
+        else:
+            jobs.fail(session, running_job, "time_limit", retry=False, result=result, files=files)
+    shown = client.get(path).get_json()
+    assert (shown["links"]["model"], shown["result"]["complete"]) == (f"{path}/model", False)
+    assert shown["result"]["incomplete_because"] == ended
+    answer = client.get(f"{path}/model", buffered=True)
+    with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == model_files
+    weights = client.get(f"{path}/model/model.safetensors", buffered=True)
+    assert weights.data == model_files["model.safetensors"]
+    refused = client.post("/v1/models/vowels/versions", json={"job": running_job.job_id})
+    assert (refused.status_code, refused.get_json()["code"]) == (409, "job_not_succeeded")
 
 
 @pytest.mark.parametrize("path", ["model", "model/model.json"])

@@ -129,6 +129,12 @@ class Service:
     def fail(self, job_id: str, reason: str = "diverged", message: str = "Training diverged at step 7.") -> None:
         self.do(jobs.fail, job_id, reason, message, retry=False)
 
+    def cut_short(self, job_id: str, *, files: dict[str, bytes] = FILES) -> None:
+        marks = {"complete": False, "incomplete_because": "time_limit"}
+        result = {**marks, "best_epoch": 2, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
+        written = self._written(job_id, files)
+        self.do(jobs.fail, job_id, "time_limit", "Too long.", retry=False, result=result, files=written)
+
     def log(self, job_id: str, *told: str) -> None:
         """Levels and texts, in turn."""
         self.do(events.log, job_id, [Line(*pair) for pair in zip(told[::2], told[1::2], strict=True)])

@@ -225,6 +225,24 @@ def test_cancel_says_what_happens(run: Run, service: Any, client: Client, tiny: 
     assert "running (cancelling)" in run("list").stdout
 
 
+def test_a_model_that_is_incomplete_is_shown_and_downloaded_as_such(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    service.cut_short(job.id)
+    what = "the best weights of epoch 2, after 3 epochs (time_limit)"
+    assert f"incomplete: {what}" in " ".join(run("show", job.id).stdout.split())
+    done = run("download", job.id, "--to", tmp_path / "model")
+    assert done.exit_code == 0
+    assert f"This model is incomplete: {what}." in done.stderr
+    assert (tmp_path / "model" / "model.json").exists()
+    found = client.get(job.id)
+    assert found.result is not None
+    assert (found.result.complete, found.result.incomplete_because) == (False, "time_limit")
+    assert f"Its model is incomplete: {what}." in run("watch", job.id).stdout + run("watch", job.id).stderr
+
+
 def test_download_lists_the_files(
     run: Run, service: Any, client: Client, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,11 +292,73 @@ def test_a_run_ends_with_no_more_checkpoints_than_asked_for_once_its_keeper_has_
 def test_a_stop_leaves_a_checkpoint(reason: str, updates: int, order: Callable[..., Event]) -> None:
     asked = order()
     told = list(events(asked, after(updates, reason)))
-    assert told[-1] == {"event": "stopped", "reason": reason}
-    assert told[-2]["event"] == "checkpoint"
-    assert told[-2]["step"] == updates
+    assert (told[-1]["event"], told[-1]["reason"]) == ("stopped", reason)
+    (saved,) = of("checkpoint", told)
+    assert saved["step"] == updates
     assert max(steps_of(told)) == updates
-    assert names(asked["directory"]) == {f"checkpoint-{updates:09d}.json", f"checkpoint-{updates:09d}.safetensors"}
+    offers = reason in ("cancel", "time_limit") and updates >= 6
+    assert ("files" in told[-1]) == offers
+    files = {f"checkpoint-{updates:09d}.json", f"checkpoint-{updates:09d}.safetensors"}
+    assert names(asked["directory"]) == files | (
+        {"model.safetensors", "model.json", "history.json"} if offers else set()
+    )
+
+
+@pytest.mark.parametrize(("reason", "why"), [("cancel", "cancelled"), ("time_limit", "time_limit")])
+def test_a_run_that_is_cut_short_offers_its_best_weights(reason: str, why: str, order: Callable[..., Event]) -> None:
+    asked = order(training={"epochs": 12, "optimizer": {"name": "adam", "lr": 0.3}})  # too fast to stay at its best
+    told = list(events(asked, after(64, reason)))
+    stopped = told[-1]
+    epochs = [event["record"] for event in of("epoch", told)]
+    best = min(epochs, key=lambda epoch: epoch["validation_loss"])
+    assert best["epoch"] < 10 == len(epochs)
+    directory = Path(asked["directory"])
+    for file in stopped["files"]:
+        assert hashlib.sha256((directory / file["name"]).read_bytes()).hexdigest() == file["sha256"]
+    card = json.loads((directory / "model.json").read_text())
+    assert (card["complete"], card["incomplete_because"]) == (False, why)
+    assert stopped["result"] == {key: card[key] for key in stopped["result"]}
+    numbers = {key: value for key, value in best.items() if key.startswith("validation_")}
+    assert stopped["result"] == {
+        "complete": False, "incomplete_because": why, "best_epoch": best["epoch"], "epochs": 10,
+        "stopped_early": False, "metrics": numbers,
+    }  # fmt: skip
+    assert json.loads((directory / "history.json").read_text()) == {"epochs": epochs}
+    tensors = load_file(checkpoint.newest_first(directory)[0].with_suffix(".safetensors"))
+    weights = {name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")}
+    assert same(load_file(directory / "model.safetensors"), weights)
+
+
+def test_a_finished_model_is_not_marked_as_cut_short(order: Callable[..., Event]) -> None:
+    asked = order()
+    told = list(events(asked))
+    card = json.loads((Path(asked["directory"]) / "model.json").read_text())
+    assert "complete" not in card
+    assert "complete" not in told[-1]["result"]
+
+
+@pytest.mark.parametrize("trouble", ["no epoch", "loss", "weights", "disk"])
+def test_what_cannot_be_offered_is_said_and_the_run_stops_all_the_same(
+    trouble: str, order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run.cut_short
+
+    def spoiled(stopped: Run, directory: Path, why: str) -> Event | None:
+        if trouble == "disk":
+            raise checkpoint.NoRoom(1, 0)
+        if stopped.best is not None and trouble == "weights":
+            stopped.best.weights["head.bias"][0] = math.nan
+        if stopped.best is not None and trouble == "loss":
+            stopped.history[stopped.best.epoch - 1]["validation_loss"] = None
+        return real(stopped, directory, why)
+
+    monkeypatch.setattr(run, "cut_short", spoiled)
+    asked = order()
+    told = list(events(asked, after(3 if trouble == "no epoch" else 9, "cancel")))
+    assert told[-1] == {"event": "stopped", "reason": "cancel"}
+    words = "could not be written as a model" if trouble == "disk" else "There is no model of the run until then"
+    assert words in told[-2]["message"]
+    assert not (Path(asked["directory"]) / "model.json").exists()
 
 
 def test_a_stop_after_the_very_last_update_comes_too_late(order: Callable[..., Event]) -> None:

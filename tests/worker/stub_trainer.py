@@ -1,9 +1,9 @@
 """A trainer without torch that speaks the real one's protocol; tests choose what it does by the job's tags.
 
-`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough` and `discuss` their fifth.
-`exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `device`, `cold`, `unbuilt`, `half`,
-`headless` and `mortal` are ways to go wrong; `slow`, `brief`, `chatter`, `talk`, `back` and `linger` are ways to go on.
-`times` is for how many attempts.
+`stub: hold` trains its first step and waits for a file `go` in the job's folder, `thorough`, `discuss` and `offer`
+their fifth. `exit`, `kill`, `silent`, `flood`, `garbage`, `deaf`, `orphan`, `diverge`, `device`, `cold`, `unbuilt`,
+`half`, `headless` and `mortal` are ways to go wrong; `slow`, `brief`, `chatter`, `talk`, `back` and `linger` are ways
+to go on. `times` is for how many attempts.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def train(order: dict[str, Any], stub: str) -> None:
             if (reason := stop_asked(stub)) is not None:
                 files = checkpoint(folder, step, seconds=1 if stub == "thorough" else 0)
                 send(event="checkpoint", epoch=step // STEPS_PER_EPOCH, step=step, best=False, files=files)
-                send(event="stopped", reason=reason)
+                offered = offer(folder, "damage" in order["spec"]["tags"]) if stub == "offer" else {}
+                send(event="stopped", reason=reason, **offered)
                 return
     metrics = {"validation_loss": 0.5 / epochs}
     files = [write(folder / name, name.encode()) for name in ("model.safetensors", "model.json", "history.json")]
@@ -111,13 +112,22 @@ def best(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "metric": "validation_loss", "value": 2.0 / (epoch * STEPS_PER_EPOCH)}
 
 
+def offer(folder: Path, damaged: bool) -> dict[str, Any]:
+    """The best weights of a run that is cut short."""
+    result = {"complete": False, "incomplete_because": "cancelled", "best_epoch": 1, "epochs": 1}
+    files = [write(folder / name, name.encode()) for name in ("model.safetensors", "model.json", "history.json")]
+    if damaged:
+        write(folder / "model.safetensors", b"MODEL.SAFETENSORS")
+    return {"result": {**result, "stopped_early": False, "metrics": {"validation_loss": 0.5}}, "files": files}
+
+
 def go_wrong(stub: str, folder: Path, step: int) -> Iterator[None]:
     """What happens after a step; yields where a request to stop is looked for."""
     yield
     if step != STEPS_PER_EPOCH + 1 and stub != "hold":
         return
     go_on(stub, step)
-    if stub in {"deaf", "thorough", "discuss"} or (stub == "hold" and step == 1):
+    if stub in {"deaf", "thorough", "discuss", "offer"} or (stub == "hold" and step == 1):
         while not (folder / "go").exists():
             time.sleep(0.005)
             yield
