@@ -73,10 +73,8 @@ def index(query: schemas.JobsQuery) -> Response:
     """List jobs, newest first"""
     filters = query.model_dump(exclude={"tag"})
     key, _, value = (query.tag or "").partition(":")
-    with db.read_scope(current().engine) as session:
-        found = looks.page(
-            session.connection(), tenant=auth.tenant(), **filters, tag=(key, value) if query.tag else None
-        )
+    tag = (key, value) if query.tag else None
+    found = looks.page(current().engine, tenant=auth.tenant(), **filters, tag=tag)
     data = [_document(row, found.positions.get(row.id), full=query.full) for row in found.rows]
     return openapi.answer({"object": "list", "data": data, "has_more": found.more})
 
@@ -97,16 +95,14 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
 
     def look() -> tuple[str, bool]:
         nonlocal revision, status
-        with db.glance(engine) as connection:
-            revision, status = looks.revision(connection, path.job_id, tenant=tenant)
+        revision, status = looks.revision(engine, path.job_id, tenant=tenant)
         return str(revision), status in TERMINAL
 
     if query.wait or request.if_none_match:
         polling.await_news(current(), look, query.wait, request.if_none_match)
         if request.if_none_match.contains_weak(str(revision)):
             return Response(status=304, headers=_hints(revision, status))
-    with db.glance(engine) as connection:
-        row = looks.one(connection, path.job_id, tenant=tenant)
+    row = looks.one(engine, path.job_id, tenant=tenant)
     return openapi.answer(_document(row, looks.position(row), full=True), headers=_freshness(row))
 
 
@@ -168,10 +164,9 @@ def delete(path: schemas.JobPath) -> Response:
 @api.get("/<job_id>/epochs", operation_id="listEpochs", responses={200: schemas.EpochList, **openapi.problems(404)})
 def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
     """List the epochs of a job, ascending"""
-    with db.read_scope(current().engine) as session:
-        connection = session.connection()
-        looks.revision(connection, identified(path.job_id), tenant=auth.tenant())
-        records, more = looks.epochs(connection, path.job_id, query.after, query.limit)
+    engine = current().engine
+    looks.revision(engine, identified(path.job_id), tenant=auth.tenant())
+    records, more = looks.epochs(engine, path.job_id, query.after, query.limit)
     end = b'],"has_more":%s}\n' % (b"true" if more else b"false")
     return openapi.pieces([b'{"object":"list","data":[', records, end])
 
@@ -241,8 +236,8 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "best": openapi.stored(row.best),
         "result": result(row.result),
         **spec,
-        "cancel_requested": row.cancel_requested,
-        "pause_requested": row.pause_requested,
+        "cancel_requested": bool(row.cancel_requested),
+        "pause_requested": bool(row.pause_requested),
         "created_at": moment(row.created_at),
         "started_at": moment_or_none(row.started_at),
         "finished_at": moment_or_none(row.finished_at),

@@ -6,6 +6,7 @@ that was carried over a fork all the same forgets its parent's connections.)
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -56,10 +57,14 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 # https://sqlite.org/wal.html: before 3.51.3 two connections that checkpoint at once can corrupt a WAL database.
 _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 
+_GONE = (
+    "The database's file was deleted or moved while it was in use; put it back, or restore it from a backup, and start "
+    "the service again."
+)
 _SQLITE_TOLD = {
     "SQLITE_FULL": "The disk that the database lies on is full; free space.",
-    "SQLITE_READONLY_DBMOVED": "The database's file was deleted or moved while it was in use; put it back, or restore "
-    "it from a backup, and start the service again.",
+    "SQLITE_READONLY_DBMOVED": _GONE,
+    "SQLITE_IOERR_FSTAT": _GONE,
     "SQLITE_READONLY": "The database's file, or its folder, is read-only for the service; make it writable.",
     "SQLITE_CANTOPEN": "The database's file cannot be opened; see that it and its folder are there and writable.",
 }
@@ -140,14 +145,14 @@ def _note_rest(_connection: object, record: Any) -> None:
 
 
 def _check_alive(engine: Engine, connection: Any, record: Any, _proxy: object) -> None:
-    """Ask a pooled connection whether it lives, as `pool_pre_ping` does at each use; but of one that was used within a
-    second it is enough that nothing came from the server since, for a server that ends a connection says so."""
+    """Ask a pooled connection whether it lives, as `pool_pre_ping` does at each use. A `Query`, which is asked again if
+    that was wrong, trusts one that was used within a second and to which nothing came from the server since."""
     since = record.info.get(_RESTING_SINCE)
     if since is None:
         return
     quiet = select.poll()
     quiet.register(connection.fileno(), select.POLLIN)
-    if time.monotonic() < since + TRUSTED_SECONDS and not quiet.poll(0):
+    if _thread.trusts and time.monotonic() < since + TRUSTED_SECONDS and not quiet.poll(0):
         return
     try:
         engine.dialect.do_ping(connection)
@@ -222,22 +227,23 @@ def _wait_for_turn(connection: sa.Connection, seconds: float) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises as SQLAlchemy does
 
 
-class _Scopes(threading.local):
+class _Thread(threading.local):
+    scopes = 0
     """How many scopes of this thread are open."""
+    trusts = False
+    """Whether it takes a pooled connection without a ping."""
 
-    count = 0
 
-
-_scopes = _Scopes()
+_thread = _Thread()
 
 
 @contextmanager
 def _open_scope() -> Iterator[None]:
-    _scopes.count += 1
+    _thread.scopes += 1
     try:
         yield
     finally:
-        _scopes.count -= 1
+        _thread.scopes -= 1
 
 
 def check_no_session(what: str) -> None:
@@ -246,7 +252,7 @@ def check_no_session(what: str) -> None:
     Raises:
         RuntimeError: this thread has a session open; a mistake of ours.
     """
-    if _scopes.count:
+    if _thread.scopes:
         raise RuntimeError(f"A database session is open while {what}: do that first, then open the session.")
 
 
@@ -311,16 +317,69 @@ def read_scope(engine: Engine) -> Iterator[Session]:
         yield session
 
 
-@contextmanager
-def glance(engine: Engine) -> Iterator[sa.Connection]:
-    """A connection for one query, which is its own transaction: PostgreSQL is asked once, without BEGIN and ROLLBACK.
-    A second query would see another state.
+class Query:
+    """A SELECT that is made once and asked often, with its parameters by name. Its rows have the names of its columns,
+    and the values that the driver gives: booleans of SQLite are 0 and 1."""
 
-    Raises:
-        Unavailable: as `session_scope`.
-    """
-    with _open_scope(), _translated_errors(), _glancing(engine).connect() as connection:
-        yield connection
+    def __init__(self, statement: sa.Select[Any]) -> None:
+        self._statement = statement
+        made: Any = collections.namedtuple
+        self._named = made("Row", [column.name for column in statement.selected_columns])._make
+        self._compiled: dict[str, sa.Compiled] = {}
+
+    def rows(self, source: Engine | sa.Connection, **parameters: Any) -> list[Any]:
+        """The answer within the transaction of a connection; or, of an engine, in a transaction of its own, for which
+        PostgreSQL is asked once, without BEGIN and ROLLBACK.
+
+        Raises:
+            Unavailable: of an engine, as `session_scope`.
+        """
+        return [*map(self._named, self.tuples(source, **parameters))]
+
+    def tuples(self, source: Engine | sa.Connection, **parameters: Any) -> Sequence[Any]:
+        """The same without names, for when there are thousands."""
+        if isinstance(source, sa.Connection):
+            return self._through(source, parameters)
+        # By the driver alone: SQLAlchemy takes longer than most answers. What goes wrong is for SQLAlchemy to see,
+        # which knows whether a connection is lost; and whoever listens to statements is to hear of these.
+        if not source.dispatch.before_cursor_execute and (found := self._straight(source, parameters)) is not None:
+            return found
+        with _open_scope(), _translated_errors(), _glancing(source).connect() as connection:
+            return self._through(connection, parameters)
+
+    def _through(self, connection: sa.Connection, parameters: dict[str, Any]) -> Sequence[Any]:
+        cursor: Any = cast(sa.CursorResult[Any], connection.execute(self._statement, parameters)).cursor
+        found: Sequence[Any] = cursor.fetchall()
+        return found
+
+    def _straight(self, engine: Engine, parameters: dict[str, Any]) -> Sequence[Any] | None:
+        if (compiled := self._compiled.get(engine.dialect.name)) is None:
+            compiled = self._compiled[engine.dialect.name] = self._statement.compile(engine)
+        values: Any = compiled.construct_params(parameters)
+        _thread.trusts = True
+        try:
+            with _open_scope(), _translated_errors():
+                pooled = engine.raw_connection()
+        except engine.dialect.loaded_dbapi.Error:
+            return None
+        finally:
+            _thread.trusts = False
+        driver: Any = pooled.driver_connection
+        try:
+            if engine.dialect.name == "sqlite":
+                ordered = [values[name] for name in cast(Any, compiled).positiontup]
+                found: Sequence[Any] = driver.execute(compiled.string, ordered).fetchall()
+            else:
+                driver.autocommit = True
+                found = driver.execute(compiled.string, values).fetchall()
+                driver.autocommit = False
+        except engine.dialect.loaded_dbapi.Error:
+            pooled.invalidate()
+            return None
+        else:
+            return found
+        finally:
+            pooled.close()
 
 
 @lru_cache(maxsize=16)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection, Engine
 
-from services.db import now
+from services.db import Query, now
 from services.errors import JobNotFound
 from services.orm import Dataset, Epoch, Job, JobTag
 from services.states import Status
@@ -32,46 +32,45 @@ _JOBS = Job.__table__
 _J = Job.__table__.c
 
 
+Source = Engine | Connection
+"""Where to ask: of an engine each query is a transaction of its own, of a connection it is part of that one's."""
+
+
 class Page(NamedTuple):
     """Some jobs, whether there are more, and of those that wait how many are ahead of them."""
 
-    rows: Sequence[Row[Any]]
+    rows: Sequence[Any]
     more: bool
     positions: Mapping[str, int]
 
 
-def revision(connection: Connection, job_id: str, *, tenant: str | None = None) -> tuple[int, str]:
+def revision(source: Source, job_id: str, *, tenant: str | None = None) -> tuple[int, str]:
     """The job's revision and status: for an ETag or a long poll.
 
     Raises:
         JobNotFound: there is none, or it is another tenant's.
     """
-    row = connection.execute(_revision(), {"job_id": job_id}).one_or_none()
-    if row is None or (tenant is not None and row.tenant != tenant):
-        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
+    row = _of(_revision().rows(source, job_id=job_id), job_id, tenant)
     return row.revision, row.status
 
 
-def one(connection: Connection, job_id: str, *, tenant: str | None = None) -> Row[Any]:
+def one(source: Source, job_id: str, *, tenant: str | None = None) -> Any:
     """A job with its spec, the name of its data set, and its `position` while it waits.
 
     Raises:
         JobNotFound: there is none, or it is another tenant's.
     """
-    row = connection.execute(_one(), {"job_id": job_id}).one_or_none()
-    if row is None or (tenant is not None and row.tenant != tenant):
-        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
-    return row
+    return _of(_one().rows(source, job_id=job_id), job_id, tenant)
 
 
-def position(row: Row[Any]) -> int | None:
+def position(row: Any) -> int | None:
     """How many runnable jobs of its tenant and queue are ahead of the job of `one`, at most 1,000 (0: it is next); None
     unless it is queued. Tenants take turns, so it may wait for one job of each other tenant besides each of these."""
     return None if row.position is None else min(row.position, MAX_POSITION)
 
 
 def page(
-    connection: Connection,
+    source: Source,
     *,
     tenant: str,
     limit: int,
@@ -88,25 +87,29 @@ def page(
     parameters: dict[str, Any] = {"tenant": tenant, "limit": limit + 1, **given}
     if tag is not None:
         parameters |= {"tag_key": tag[0], "tag_value": tag[1]}
-    query = _page(connection.dialect.name, frozenset(given), tag is not None, full)
-    rows = connection.execute(query, parameters).all()
-    return Page(rows[:limit], len(rows) > limit, _positions(connection, rows[:limit]))
+    rows = _page(source.dialect.name, frozenset(given), tag is not None, full).rows(source, **parameters)
+    return Page(rows[:limit], len(rows) > limit, _positions(source, rows[:limit]))
 
 
-def members(connection: Connection, batch_id: str) -> Sequence[Row[Any]]:
+def members(source: Source, batch_id: str) -> Sequence[Any]:
     """The jobs of a batch as its table has them, in the order in which they were asked for."""
-    return connection.execute(_members(), {"batch_id": batch_id}).all()
+    return _members().rows(source, batch_id=batch_id)
 
 
-def epochs(connection: Connection, job_id: str, after: int, limit: int) -> tuple[bytes, bool]:
+def epochs(source: Source, job_id: str, after: int, limit: int) -> tuple[bytes, bool]:
     """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more."""
     parameters = {"job_id": job_id, "after": after, "limit": limit + 1}
-    if connection.dialect.name == "postgresql":
-        row = connection.execute(_joined_epochs(), parameters).one()
+    if source.dialect.name == "postgresql":
+        [row] = _joined_epochs().rows(source, **parameters)
         return (row.records or "").encode(), row.found > limit
-    # The driver's own rows: of ten thousand, SQLAlchemy's would take three times as long.
-    found = connection.execute(_epochs(), parameters).cursor.fetchall()
+    found = _epochs().tuples(source, **parameters)
     return b",".join([row[0] for row in found[:limit]]), len(found) > limit
+
+
+def _of(rows: Sequence[Any], job_id: str, tenant: str | None) -> Any:
+    if not rows or (tenant is not None and rows[0].tenant != tenant):
+        raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
+    return rows[0]
 
 
 def _text(column: Any) -> ColumnElement[Any]:
@@ -131,18 +134,19 @@ def _with_dataset() -> sa.FromClause:
 
 
 @cache
-def _revision() -> sa.Select[Any]:
-    return select(_J.revision, _J.status, _J.tenant).where(_J.id == sa.bindparam("job_id"))
+def _revision() -> Query:
+    return Query(select(_J.revision, _J.status, _J.tenant).where(_J.id == sa.bindparam("job_id")))
 
 
 @cache
-def _one() -> sa.Select[Any]:
+def _one() -> Query:
     place = sa.case((_J.status == _QUEUED, _ahead())).label("position")
-    return select(*_columns(full=True), place).select_from(_with_dataset()).where(_J.id == sa.bindparam("job_id"))
+    query = select(*_columns(full=True), place).select_from(_with_dataset())
+    return Query(query.where(_J.id == sa.bindparam("job_id")))
 
 
 @cache
-def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> sa.Select[Any]:
+def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> Query:
     columns = {"status": _J.status, "queue": _J.queue, "name": _J.name}
     also = [columns[name] == sa.bindparam(name) for name in sorted(given & columns.keys())]
     query = select(*_columns(full=full)).select_from(_with_dataset()).where(*also)
@@ -151,7 +155,7 @@ def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> sa.S
         query = query.where(_J.tenant == sa.bindparam("tenant"))
         if "after" in given:
             query = query.where(_J.id < sa.bindparam("after"))
-        return query.order_by(_J.id.desc()).limit(limit)
+        return Query(query.order_by(_J.id.desc()).limit(limit))
     tags = JobTag.__table__.c
     keys = {tags.tenant: "tenant", tags.key: "tag_key", tags.value: "tag_value"}
     chosen = select(tags.job_id).where(*(column == sa.bindparam(name) for column, name in keys.items()))
@@ -162,27 +166,28 @@ def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> sa.S
     if not also and dialect == "postgresql":
         chosen = chosen.limit(limit)
     these = chosen.subquery("these")
-    return query.where(_J.id == these.c.job_id).order_by(these.c.job_id.desc()).limit(limit)
+    return Query(query.where(_J.id == these.c.job_id).order_by(these.c.job_id.desc()).limit(limit))
 
 
 @cache
-def _members() -> sa.Select[Any]:
+def _members() -> Query:
     plain = (_J.id, _J.name, _J.status, _J.reason, _J.message, _J.queue, _J.attempt, _J.epoch, _J.epochs)
     also = (_J.step, _J.steps, _J.started_at, _J.finished_at)
     columns = (*plain, *also, *map(_text, (_J.best, _J.result, _J.requested, _J.warnings)))
-    return select(*columns).where(_J.batch_id == sa.bindparam("batch_id")).order_by(_J.id)
+    return Query(select(*columns).where(_J.batch_id == sa.bindparam("batch_id")).order_by(_J.id))
 
 
 @cache
-def _epochs() -> sa.Select[Any]:
+def _epochs() -> Query:
     e = Epoch.__table__.c
     these = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
     limit = sa.bindparam("limit", type_=sa.Integer())
-    return select(sa.cast(e.record, sa.LargeBinary)).where(*these).order_by(e.epoch).limit(limit)
+    record = sa.cast(e.record, sa.LargeBinary).label("record")
+    return Query(select(record).where(*these).order_by(e.epoch).limit(limit))
 
 
 @cache
-def _joined_epochs() -> sa.Select[Any]:
+def _joined_epochs() -> Query:
     """One value for all of them: rows would take ten times as long to receive."""
     e = Epoch.__table__.c
     limit = sa.bindparam("limit", type_=sa.Integer())
@@ -191,8 +196,7 @@ def _joined_epochs() -> sa.Select[Any]:
     some = select(e.epoch, sa.cast(e.record, sa.Text).label("record"), number).where(*these).limit(limit).subquery()
     ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), some.c.epoch)
     joined = func.string_agg(some.c.record, ordered).filter(some.c.number < limit)
-    query: sa.Select[Any] = select(func.count().label("found"), joined.label("records")).select_from(some)
-    return query
+    return Query(select(func.count().label("found"), joined.label("records")).select_from(some))
 
 
 def _line(job: Any, queue: Any, tenant: Any) -> tuple[ColumnElement[bool], ...]:
@@ -218,7 +222,7 @@ def _counted(*which: ColumnElement[bool]) -> ColumnElement[int]:
     return select(func.count()).select_from(some.subquery()).scalar_subquery()
 
 
-def _positions(connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[str, int]:
+def _positions(source: Source, rows: Sequence[Any]) -> Mapping[str, int]:
     """Of those that wait how many are ahead, in one query a queue, which is read in its order
     and to MAX_POSITION."""
     waiting = [row for row in rows if row.status == Status.QUEUED]
@@ -226,15 +230,16 @@ def _positions(connection: Connection, rows: Sequence[Row[Any]]) -> Mapping[str,
         return {}
     places: dict[str, int] = {}
     for queue in sorted({row.queue for row in waiting}):
-        found = connection.execute(_line_of(), {"queue": queue, "tenant": waiting[0].tenant}).cursor.fetchall()
+        found = _line_of().tuples(source, queue=queue, tenant=waiting[0].tenant)
         ours = (row for row in waiting if row.queue == queue)  # one that is to be tried later is in line all the same
         places |= {row.id: bisect_left(found, (-row.priority, row.turn, row.id)) for row in ours}
     return places
 
 
 @cache
-def _line_of() -> sa.Select[Any]:
+def _line_of() -> Query:
     """The first jobs of a queue in the order in which they are run. No row is read but those of the index."""
     line = _line(_OTHER.c, sa.bindparam("queue"), sa.bindparam("tenant"))
     order = (_OTHER.c.priority.desc(), _OTHER.c.turn, _OTHER.c.id)
-    return select(-_OTHER.c.priority, _OTHER.c.turn, _OTHER.c.id).where(*line).order_by(*order).limit(MAX_POSITION)
+    turns = (-_OTHER.c.priority).label("urgency"), _OTHER.c.turn, _OTHER.c.id
+    return Query(select(*turns).where(*line).order_by(*order).limit(MAX_POSITION))
