@@ -5,8 +5,8 @@
     worker      Celery with one pool process and a spare trainer, one for each GPU
     scheduler   brings back what was lost
 
-Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies. A
-worker or scheduler that ends by itself is started again: a worker that is cut off from the broker ends for that.
+Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies. One
+that ends by itself is started again at its own address, after a pause that doubles each time; the others live on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,6 @@ START_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 STOP_SECONDS = 35.0  # above what a worker gives its trainer to write a checkpoint
 LAST_LINES = 15
-KEPT_UP = frozenset({"worker", "scheduler"})
-"""Parts that are started again when they end: what they leave undone waits in the database."""
 MOST_RESTARTS = 5  # of a part, in this many seconds; then something is wrong that starting again does not mend
 RESTARTS_SECONDS = 60.0
 FIRST_WAIT_SECONDS = 0.5  # before a part is started again; it doubles with each time of late
@@ -143,7 +141,7 @@ class Launcher:
         os.close(self._lock)
 
     def watch(self) -> None:
-        """Until a part ends by itself that cannot be started again, or has been too often; raises Failed then."""
+        """Until a part ends by itself that has been started again too often; raises Failed then."""
         while True:
             for part in list(self.parts):
                 if part.fate() is not None:
@@ -152,13 +150,15 @@ class Launcher:
 
     def _start_again(self, part: Part) -> None:
         recent = [at for at in self._restarts.get(part.name, ()) if at > time.monotonic() - RESTARTS_SECONDS]
-        if part.name not in KEPT_UP or len(recent) >= MOST_RESTARTS:
+        if len(recent) >= MOST_RESTARTS:
             part.check()
         kept = part.log.with_suffix(".log.1")
         self.on_restart(f"The {part.name} {part.fate()} and is started again; its log is kept in {kept}.")
         time.sleep(FIRST_WAIT_SECONDS * 2 ** len(recent))
         self._restarts[part.name] = [*recent, time.monotonic()]
         self.parts.remove(part)
+        if part.name == "api":
+            _kill_group(part)  # the others of its processes hold its port
         self._begin(part.name, part.command)
 
     def _start(self) -> None:
@@ -290,6 +290,12 @@ def last_lines(log: Path, count: int = LAST_LINES) -> str:
 
 def _python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
+
+
+def _kill_group(part: Part) -> None:
+    """What a part that has ended has left behind: each is the first of a session, and of a group, of its own."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(part.process.pid, signal.SIGKILL)
 
 
 def _kill(part: Part) -> None:

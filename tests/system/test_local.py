@@ -127,21 +127,43 @@ def test_a_worker_that_ends_again_and_again_is_given_up(tmp_path: Path, monkeypa
     assert said[0].startswith("The worker was ended by signal 9 and is started again")
 
 
-@pytest.mark.parametrize("name", ["broker", "api"])
-def test_a_broker_or_api_that_ends_ends_the_service(start: Callable[..., Service], tmp_path: Path, name: str) -> None:
+def test_a_killed_broker_and_api_are_started_again_and_the_running_job_goes_on(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
     service = start(tmp_path / "var")
-    service.url()
-    part(service, {"broker": "valkey-server", "api": "api"}[name]).kill()
-    said, _ = service.process.communicate(timeout=60)
-    assert service.process.returncode == 1
-    assert f"The {name} was ended by signal 9." in said
+    url = service.url()
+    with Client(url, retry_seconds=60) as client:
+        job = client.submit(LONG)
+        wait_until(lambda: job.refresh().progress.epoch > 0)
+        worker = part(service, "worker").pid
+        for word in ("valkey-server", "api"):
+            killed = part(service, word)
+            killed.kill()
+            wait_until(lambda word=word, killed=killed: part_of(service, word) not in (None, killed))
+        epoch = job.refresh().progress.epoch
+        wait_until(lambda: job.refresh().progress.epoch > epoch)
+        assert (job.refresh().attempt, part(service, "worker").pid) == (1, worker)
+        job.cancel()
+        wait_until(lambda: job.refresh().status == "cancelled")
+        assert client.submit(TINY).wait(timeout=60).status == "succeeded"  # the bell still reaches the worker
+    assert service.stop() == 0
+    for name in ("broker", "api"):
+        assert f"The {name} was ended by signal 9 and is started again" in service.said
+    assert "The worker" not in service.said
 
 
 def part(service: Service, word: str) -> psutil.Process:
     """The part of the service in whose command line a word stands: itself, not its children."""
-    parts = psutil.Process(service.process.pid).children()
-    [found] = [one for one in parts if any(Path(item.split(" ")[0]).name == word for item in command_of(one))]
+    found = part_of(service, word)
+    assert found is not None
     return found
+
+
+def part_of(service: Service, word: str) -> psutil.Process | None:
+    """The same; None where there is none at the moment."""
+    parts = psutil.Process(service.process.pid).children()
+    found = [one for one in parts if any(Path(item.split(" ")[0]).name == word for item in command_of(one))]
+    return found[0] if found else None
 
 
 def command_of(process: psutil.Process) -> list[str]:
