@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local import broker
+from services import private
 from services.settings import Settings
 from services.text import visible
 from worker.process import tied
@@ -119,7 +120,8 @@ class Launcher:
         return f"http://{self.settings.host}:{self.settings.port}"
 
     def __enter__(self) -> Launcher:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.folder(self.folder)
+        private.tighten(self._own())
         self._lock = _locked(self.folder / LOCK)
         try:
             if self.fresh:
@@ -172,6 +174,13 @@ class Launcher:
         self._await(worker, lambda: b" ready." in worker.log.read_bytes())
         self.on_start(self._begin("scheduler", _python("worker.scheduler")))  # nothing waits for it
 
+    def _own(self) -> Iterator[Path]:
+        """What lies in the folder and is the service's: an earlier version let others read it."""
+        yield from (self.folder / name for name in ("blobs", "log", "tmp", "valkey", LOCK))
+        yield from self.folder.glob("loopline.db*")
+        yield from self.folder.glob("valkey/**/*")
+        yield from self.folder.glob("log/*")
+
     def _port(self) -> int:
         """The port that was asked for, or a free one where none was or the default is taken."""
         host, port = self.settings.host, self.settings.port
@@ -188,7 +197,7 @@ class Launcher:
 
     def _start_broker(self) -> int:
         folder = self.folder / "valkey"
-        folder.mkdir(exist_ok=True)
+        private.folder(folder)
         noted = folder / "port"
         if noted.exists():
             broker.stop_leftover(folder, int(noted.read_text()))
@@ -200,7 +209,7 @@ class Launcher:
 
     def _begin(self, name: str, command: Sequence[str]) -> Part:
         log = self.folder / "log" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
+        private.folder(log.parent)
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
         with log.open("wb") as out:
@@ -212,6 +221,7 @@ class Launcher:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=private.OTHERS,
             )
         part = Part(name, process, command, log, began=time.monotonic())
         self.parts.append(part)
@@ -279,7 +289,7 @@ def environment(settings: Settings, inherited: Mapping[str, str]) -> dict[str, s
 
 def _temporary(folder: Path) -> Path:
     made = folder / "tmp"
-    made.mkdir(parents=True, exist_ok=True)
+    private.folder(made)
     return made
 
 
@@ -305,7 +315,7 @@ def _kill(part: Part) -> None:
 
 
 def _locked(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -39,7 +39,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from services import faults, metrics
+from services import faults, metrics, private
 from services.errors import SchemaMismatch, Unavailable
 from services.orm import Worker
 
@@ -161,8 +161,9 @@ def _check_alive(engine: Engine, connection: Any, record: Any, _proxy: object) -
 
 
 def _sqlite(address: URL) -> Engine:
-    if address.database:
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    file = Path(address.database) if address.database else None
+    if file:
+        private.folder(file.parent)
     made = sa.create_engine(
         address,
         json_serializer=_dumps,
@@ -171,6 +172,8 @@ def _sqlite(address: URL) -> Engine:
         pool_timeout=BUSY_SECONDS,
         connect_args={"timeout": BUSY_SECONDS},
     )
+    if file:
+        event.listen(made, "do_connect", lambda *_: private.database(file))
     event.listen(made, "connect", _prepare_sqlite)
     event.listen(made, "begin", _begin_sqlite)
     return made

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from services import objects
+from services import objects, private
 from services.errors import TooLarge
 from services.objects import S3
 from services.room import Room
@@ -270,7 +270,7 @@ class Storage:
     def _folder(self, *parts: str) -> Path:
         folder = self.root.joinpath(*parts)
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
+            private.folder(folder)
             fsync_folder(folder.parent)
         return folder
 

@@ -1,0 +1,54 @@
+"""What the service writes on a shared machine is for its own user."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from services import db
+from services.storage import Storage
+
+
+def mode(path: Path) -> str:
+    return oct(stat.S_IMODE(path.stat().st_mode))
+
+
+def test_a_new_database_and_its_folder_are_for_one_user(tmp_path: Path) -> None:
+    engine = db.engine(f"sqlite:///{tmp_path}/a/b/loopline.db")
+    db.migrate(engine)
+    engine.dispose()
+    assert {mode(tmp_path / "a"), mode(tmp_path / "a" / "b")} == {"0o700"}
+    assert mode(tmp_path / "a" / "b" / "loopline.db") == "0o600"
+
+
+def test_a_database_that_others_could_read_is_tightened(tmp_path: Path) -> None:
+    names = ("loopline.db", "loopline.db-wal", "loopline.db-shm", "loopline.db-journal")
+    db.engine(url := f"sqlite:///{tmp_path}/loopline.db").dispose()
+    for name in names:
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o644)
+    tmp_path.chmod(0o755)
+    engine = db.engine(url)
+    with engine.connect() as connection:
+        assert {mode(tmp_path / name) for name in names if (tmp_path / name).exists()} == {"0o600"}
+        connection.exec_driver_sql("SELECT 1")
+    engine.dispose()
+    assert mode(tmp_path) == "0o755"  # it was there: whoever made it knows why
+
+
+def test_folders_of_data_and_models_are_for_one_user(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    path = storage.dataset_place("a" * 64)
+    for folder in (path.parent, path.parent.parent, storage.root, storage.job_dir("job_" + "0" * 26)):
+        assert mode(folder) == "0o700"
+
+
+@pytest.mark.parametrize("name", ["loopline.db"])
+def test_a_database_that_cannot_be_made_is_said_by_sqlite(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    engine = db.engine(f"sqlite:///{tmp_path / name}")
+    with pytest.raises(Exception, match="unable to open database file"), engine.connect():
+        pass
+    engine.dispose()
