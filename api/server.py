@@ -6,20 +6,18 @@ Two processes of 64 threads: a long poll or a download holds a thread, not a pro
 from __future__ import annotations
 
 import resource
-import sys
 from datetime import timedelta
 from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
-from pydantic import ValidationError
 
 from api import access, wsgi
 from api.pace import OWN_DESCRIPTORS
 from services import db, logs, metrics
-from services.errors import LooplineError
-from services.settings import Settings, sentences
+from services.settings import Settings
+from services.starting import or_say_why
 
 WORKERS = 2
 THREADS = 64
@@ -90,17 +88,12 @@ def _allow_descriptors() -> None:
 
 def main() -> None:
     """Runs until it is told to stop; the database is brought up to date first, once for all processes."""
-    try:
+    with or_say_why("Loopline's API"):
         settings = Settings()
-    except ValidationError as error:
-        sys.exit("Loopline's API cannot start:\n" + "\n".join(sentences(error)))
-    logs.configure(settings)
-    engine = db.engine(settings.database_url)
-    try:
+        logs.configure(settings)
+        engine = db.engine(settings.database_url)
         db.migrate(engine)
-    except LooplineError as error:
-        sys.exit(f"Loopline's API cannot start: {error.message}")
-    engine.dispose()
-    _allow_descriptors()
-    with metrics.shared(settings):  # before the fork: both processes count together, and this one is asked
-        Server(settings).run()
+        engine.dispose()
+        _allow_descriptors()
+        with metrics.shared(settings):  # before the fork: both processes count together, and this one is asked
+            Server(settings).run()

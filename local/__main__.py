@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from local.launcher import CannotListen, Failed, InUse, Launcher, Part, signals_as_interrupts
 from services.settings import Settings, is_loopback, sentences
+from services.starting import cannot_write
 
 
 def main() -> int:
@@ -25,6 +26,11 @@ def main() -> int:
         return 130
     except (CannotListen, Failed, InUse) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (sentence := cannot_write(error)) is None:
+            raise
+        print(sentence, file=sys.stderr)
         return 1
     except ValidationError as error:
         print("\n".join(sentences(error)), file=sys.stderr)

@@ -21,6 +21,7 @@ from services.audit import Actor
 from services.errors import BadRequest, Invalid, LooplineError, Unavailable
 from services.orm import ApiKey, Tenant
 from services.settings import Settings, sentences
+from services.starting import cannot_write
 from services.text import visible
 
 DAY = 24 * 3600.0
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LooplineError as error:
         print(visible("\n  ".join([error.message, *_problems(error)])), file=sys.stderr)
         return 1 if isinstance(error, Unavailable) else 2
+    except OSError as error:
+        if (sentence := cannot_write(error)) is None:
+            raise
+        print(visible(sentence), file=sys.stderr)
+        return 1
     if lines:
         print("\n".join(lines))
     return 0

@@ -7,6 +7,7 @@ import sys
 
 from services import logs, metrics
 from services.settings import Settings
+from services.starting import or_say_why
 from worker import fleet
 
 
@@ -17,10 +18,11 @@ def main() -> int:
         "them up. SIGTERM ends them: running jobs save their place and go on elsewhere.",
     )
     parser.parse_args()
-    settings = Settings()
-    logs.configure(settings)
-    with metrics.shared(settings):  # all workers count together, and this process is asked
-        return fleet.run(settings)
+    with or_say_why("Loopline's worker"):
+        settings = Settings()
+        logs.configure(settings)
+        with metrics.shared(settings):  # all workers count together, and this process is asked
+            return fleet.run(settings)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -25,7 +23,8 @@ from services.errors import Unavailable
 from services.orm import Firing, Schedule
 from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
-from services.settings import Settings, sentences
+from services.settings import Settings
+from services.starting import or_say_why
 from worker import inbox, outbox
 from worker.bell import CeleryDoorbell
 
@@ -103,10 +102,11 @@ def tell(engine: Engine, expired: Sequence[str]) -> None:
 
 
 def main() -> None:
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        sys.exit("Loopline's scheduler cannot start:\n" + "\n".join(sentences(error)))
+    with or_say_why("Loopline's scheduler"):
+        _main(Settings())
+
+
+def _main(settings: Settings) -> None:
     logs.configure(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.message, file=sys.stderr)
         return 4
     except OSError as error:
-        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"Cannot write to {options.out}: {error.strerror or error}. Name another folder with --out.",
+            file=sys.stderr,
+        )
         return 1
     except Stopped as stopped:
         return _stopped(options, stopped.signal)
@@ -113,6 +117,9 @@ def _order(options: argparse.Namespace) -> dict[str, Any]:
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise Invalid(f"--out {out} is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out) as probe:  # better now than at the first checkpoint
+        probe.write(b"Loopline")
     return {
         "spec": spec.document(),
         "data": str(data) if data else None,
