@@ -18,16 +18,18 @@ from services.settings import Settings
 
 DATA = ROOT / "data" / "japanese-vowels.npz"
 SPEC = ROOT / "examples" / "vowels.yaml"
-DEMO = ROOT / "var" / "demo"
 NAME = "japanese-vowels"
+DEFAULT_PORT = 8080
 LESS_IS_BETTER = ("loss", "mae", "rmse")
 
 
 def run(on_start: Callable[[Part], None]) -> int:
-    """Start a service of its own, train on the Japanese Vowels, show what came of it, stop everything."""
+    """Start a service in `demo` below the data folder, train on the Japanese Vowels, show what came of it, stop it."""
+    given = Settings()
+    place = given.data_dir / "demo"
     say("Loopline: a recurrent network, trained by the whole service", "", "Starting")
     began = time.monotonic()
-    with service(on_start, stopping) as started, Client(started.url) as client:
+    with service(given, place, on_start, stopping) as started, Client(started.url) as client:
         say(f"  ready      {time.monotonic() - began:5.2f} s   {started.url}, in {shown(started.folder)}", "")
         job = trained(client)
         if job.status != "succeeded":
@@ -37,10 +39,10 @@ def run(on_start: Callable[[Part], None]) -> int:
                 f"The logs lie in {started.folder / 'log'}.",
             )
             return 1
-        model = DEMO / "models" / job.id
+        model = place / "models" / job.id
         job.download(model)
         say("", *result(job, model))
-    say("", *next_steps(model))
+    say("", *next_steps(model, given.port or DEFAULT_PORT))
     return 0
 
 
@@ -49,22 +51,27 @@ def stopping() -> None:
 
 
 @contextmanager
-def service(on_start: Callable[[Part], None], on_stop: Callable[[], None]) -> Iterator[Launcher]:
+def service(
+    given: Settings, place: Path, on_start: Callable[[Part], None], on_stop: Callable[[], None]
+) -> Iterator[Launcher]:
     """A service in a folder that no other demo works in, emptied of what the last one left there."""
     for number in count(1):
-        folder = DEMO / ("service" if number == 1 else f"service-{number}")
+        folder = place / ("service" if number == 1 else f"service-{number}")
         try:
-            with Launcher(settings(folder), on_start, on_stop, fresh=True) as started:
+            with Launcher(settings(given, folder), on_start, on_stop, fresh=True) as started:
                 yield started
             return
         except InUse:
             continue
 
 
-def settings(folder: Path) -> Settings:
-    """The environment may say how to train (threads, device); where the data lie and who listens is the demo's own."""
-    given = Settings(data_dir=folder, host="127.0.0.1", port=0)
+def settings(given: Settings, folder: Path) -> Settings:
+    """The environment says how to train (threads, device), where the data lie, and on which port to listen; without one
+    it is any free one. The database and the broker are the demo's own, and it listens on this machine only."""
     own = {
+        "data_dir": folder,
+        "host": "127.0.0.1",
+        "port": given.port if "port" in given.model_fields_set else 0,
         "auth": "auto",
         "database_url": f"sqlite:///{folder}/loopline.db",
         "database_url_file": None,
@@ -134,7 +141,9 @@ def result(job: Job, model: Path) -> list[str]:
     return [*lines, f"The model      {model}", f"               {', '.join(files)}"]
 
 
-def next_steps(model: Path) -> list[str]:
+def next_steps(model: Path, port: int) -> list[str]:
+    address = f"http://127.0.0.1:{port}"
+    named = "" if port == DEFAULT_PORT else f'"{address}"'
     return textwrap.dedent(
         f"""\
         Look at what the model can do, in Python (.venv/bin/python):
@@ -152,14 +161,14 @@ def next_steps(model: Path) -> list[str]:
         and from another terminal send it the same job, with curl:
 
             curl -sS --data-binary @{shown(DATA)} -H 'Content-Type: application/octet-stream' \\
-                 'http://127.0.0.1:8080/v1/datasets?name={NAME}'
+                 '{address}/v1/datasets?name={NAME}'
             curl -sS --data-binary @{shown(SPEC)} -H 'Content-Type: application/yaml' \\
-                 http://127.0.0.1:8080/v1/jobs
+                 {address}/v1/jobs
 
         or in Python (.venv/bin/python):
 
             from loopline import Client
-            with Client() as client:
+            with Client({named}) as client:
                 client.upload("{shown(DATA)}")
                 job = client.submit("{shown(SPEC)}").wait(on_epoch=print)
                 job.download("model")

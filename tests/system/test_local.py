@@ -48,6 +48,8 @@ def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], 
             "model.json",
             "model.safetensors",
         }
+    for path in (tmp_path / "var", *(tmp_path / "var").iterdir(), *(tmp_path / "var" / "valkey").rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0 or path.name == "port", path  # others may not read it
     family = service.family()
     assert len(family) >= 7  # broker, API and its two, worker and its child, scheduler, and the spare trainer
     assert service.stop() == 0
@@ -253,12 +255,19 @@ def test_the_demo_trains_and_says_where_the_model_lies(
         "{architecture: {cell: gru, hidden_size: 8}, training: {epochs: 2}, data: {dataset: japanese-vowels}}"
     )
     monkeypatch.setattr(demo, "SPEC", spec)
-    monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("LOOPLINE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("LOOPLINE_PORT", str(port))
     assert demo.run(command.told()) == 0
     said = capsys.readouterr().out
     assert re.search(r"Test accuracy  0\.\d{4}", said)
     model = Path(re.search(r"The model +(.+)", said).group(1))  # type: ignore[union-attr]
     assert {path.name for path in model.iterdir()} == {"history.json", "model.json", "model.safetensors"}
+    assert model.is_relative_to(tmp_path / "data" / "demo" / "models")
+    assert f"http://127.0.0.1:{port}, in {tmp_path / 'data' / 'demo' / 'service'}" in said
+    assert f"http://127.0.0.1:{port}/v1/jobs" in said
     for word in ("broker", "api", "worker", "scheduler", "epoch 2/2", "curl", "from loopline import Client"):
         assert word in said
     assert "  * best so far\n" in said
