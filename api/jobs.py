@@ -206,7 +206,7 @@ def _hints(revision: int, status: str) -> dict[str, str]:
 def described(session: Session, job_id: str) -> dict[str, Any]:
     """The job as clients see it, from within the transaction that has changed it."""
     session.flush()
-    row = looks.one(session.connection(), job_id)
+    row = looks.one(session.connection(), job_id, tenant=auth.tenant())
     return _document(row, looks.position(row), full=True)
 
 

@@ -43,7 +43,12 @@ def _validator(rule: str, method: str, status: str) -> Any:
 
 
 def _check(response: Response) -> Response:
-    if not response.is_json or request.url_rule is None or not 200 <= response.status_code < 300:
+    if (
+        response.direct_passthrough
+        or not response.is_json
+        or request.url_rule is None
+        or not 200 <= response.status_code < 300
+    ):
         return response
     asked = (request.url_rule.rule, request.method)
     if asked in _described():
