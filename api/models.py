@@ -60,7 +60,7 @@ def _finished(job_id: str) -> Job:
     if job.status in TERMINAL and job.status != Status.SUCCEEDED and not job.files:
         told = f"This job has no model: it ended as {job.status}."
         if kept:
-            told += f" Checkpoints are kept of steps {', '.join(kept)}: `loopline download {job.id} --checkpoint STEP`."
+            told += f" Checkpoints are kept of steps {', '.join(kept)}: GET /v1/jobs/{job.id}/checkpoints/STEP."
         raise ModelNotReady(told)
     if job.status not in TERMINAL:
         raise ModelNotReady

@@ -85,7 +85,7 @@ def run(
     if going_on and schedule.overlap == Overlap.SKIP:
         raise ScheduleBusy(
             f"The batch {going_on[-1]} of the schedule {schedule.name} has not ended: wait for it, cancel it "
-            f"(`loopline batches cancel {going_on[-1]}`), or set `overlap` to queue or replace."
+            f"(POST /v1/batches/{going_on[-1]}/cancel), or set `overlap` to queue or replace."
         )
     at = schedules.clock(session)
     firing = _new(schedule, None, at)

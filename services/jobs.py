@@ -766,9 +766,11 @@ def _hold_dataset(session: Session, dataset_id: str) -> None:
 def _check_unregistered(session: Session, job: Job) -> None:
     """Refuse a job whose files are those of a version; this transaction holds it, so none becomes one meanwhile."""
     query = select(ModelVersion).where(ModelVersion.job_id == job.id).order_by(ModelVersion.name)
-    models = [f"{row.name}@{row.version}" for row in session.scalars(query)]
+    rows = session.scalars(query).all()
+    models = [f"{row.name}@{row.version}" for row in rows]
     if models:
-        first = f"the version first (`loopline models delete {models[0]}`)" if len(models) == 1 else "these first"
+        route = f"DELETE /v1/models/{rows[0].name}/versions/{rows[0].version}"
+        first = f"the version first ({route})" if len(models) == 1 else "these first"
         raise JobRegistered(f"The job {job.id} is the model {' and '.join(models)}; delete {first}, then the job.")
 
 

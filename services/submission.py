@@ -112,7 +112,7 @@ def _looks_like_a_path(name: str) -> bool:
 def _upload_first(path: str) -> str:
     return (
         f"`{_short(path)}` looks like a file of yours, which the service cannot see: upload it first, with "
-        "`loopline datasets upload FILE --name NAME` or POST /v1/datasets?name=NAME, then give that name"
+        "POST /v1/datasets?name=NAME, then give that name"
     )
 
 

@@ -7,6 +7,7 @@ docs/command.md.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -39,6 +40,13 @@ BY_ERROR: dict[type[errors.LooplineError], int] = {
     errors.ServiceError: UNREACHABLE,
     errors.DownloadFailed: UNREACHABLE,
 }
+COMMANDS_OF_ROUTES = (
+    (r"POST /v1/datasets\?name=NAME", "`loopline datasets upload FILE --name NAME`"),
+    (r"DELETE /v1/models/([\w.-]+)/versions/(\d+)", r"`loopline models delete \1@\2`"),
+    (r"POST /v1/batches/(\w+)/cancel", r"`loopline batches cancel \1`"),
+    (r"GET /v1/jobs/(\w+)/checkpoints/STEP", r"`loopline download \1 --checkpoint STEP`"),
+)
+"""What the service tells to do over HTTP, and how it is typed."""
 HOISTED = ("--url", "--api-key-file", "--retry-seconds")
 
 
@@ -97,7 +105,14 @@ def in_words(error: errors.LooplineError) -> str:
         return (
             f"{error} The key is read from LOOPLINE_API_KEY, or from the file --api-key-file or LOOPLINE_API_KEY_FILE."
         )
-    return str(error)
+    return as_typed(str(error))
+
+
+def as_typed(words: str) -> str:
+    """The service's words with the commands that are typed here for the routes that it names."""
+    for route, command in COMMANDS_OF_ROUTES:
+        words = re.sub(route, command, words)
+    return words
 
 
 def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:

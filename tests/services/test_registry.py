@@ -173,7 +173,7 @@ def test_an_alias_may_be_promoted_to_where_another_one_points(session: Session, 
 
 def test_a_registered_job_stays_until_its_version_is_deleted(session: Session, three: Sequence[str]) -> None:
     registry.promote(session, "vowels", "3")
-    with pytest.raises(JobRegistered, match=r"is the model vowels@3; .*`loopline models delete vowels@3`"):
+    with pytest.raises(JobRegistered, match=r"is the model vowels@3; .*\(DELETE /v1/models/vowels/versions/3\)"):
         jobs.delete(session, three[2])
     with pytest.raises(ModelInUse, match="alias production points at vowels@3"):
         registry.delete(session, "vowels@3")
