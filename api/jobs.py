@@ -18,10 +18,13 @@ from services import db, faults, jobs, looks, submission, transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
 from services.orm import Job
+from services.settings import Settings
 from services.states import TERMINAL, Status
 
 api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train.")
 
+MISSED_RENEWALS = 2.5
+"""After so many a worker counts as silent."""
 JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 
 log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
 
     With `wait` the answer comes as soon as the job differs from the `ETag` given as If-None-Match (without that
     header: as soon as it has ended), or after so many seconds. The tag covers all of the job but its place in the
-    queue and the estimate of its end.
+    queue, the estimate of its end, and whether its worker has fallen silent.
     """
     identified(path.job_id)
     tenant, engine = auth.tenant(), current().engine
@@ -213,7 +216,7 @@ def described(session: Session, job_id: str) -> dict[str, Any]:
 def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
     """A row of `looks` as a `schemas.Job`; as a `schemas.ListedJob` unless it is `full`."""
     spec = {"spec": openapi.stored(row.spec)} if full else {}
-    now = time.time()
+    now, silent_since = time.time(), _silent_since(row, current().settings)
     return {
         "object": "job",
         "id": row.id,
@@ -224,6 +227,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "message": row.message,
         "batch_id": row.batch_id,
         "waits_until": moment(row.not_before) if row.status == Status.QUEUED and row.not_before > now else None,
+        "silent_since": moment_or_none(silent_since),
         "queue": {"name": row.queue, "position": position},
         "priority": row.priority,
         "tags": openapi.stored(row.tags),
@@ -232,7 +236,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "attempt": row.attempt,
         "failures": row.failures,
         "lost": row.lost,
-        "progress": _progress(row, now),
+        "progress": _progress(row, now, is_silent=silent_since is not None),
         "best": openapi.stored(row.best),
         "result": result(row.result),
         **spec,
@@ -243,6 +247,14 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "finished_at": moment_or_none(row.finished_at),
         "links": _links(row.id, has_model=row.result is not None),
     }
+
+
+def _silent_since(row: Any, settings: Settings) -> float | None:
+    """When its worker last gave a sign of life, if that is longer ago than two renewals of its lease may take."""
+    if row.status != Status.RUNNING or row.lease_until is None:
+        return None
+    heard_at: float = row.lease_until - settings.lease_seconds
+    return heard_at if row.asked_at - heard_at > MISSED_RENEWALS * settings.renew_seconds else None
 
 
 def result(text: str | None) -> dict[str, Any] | None:
@@ -266,7 +278,7 @@ def _links(job_id: str, *, has_model: bool) -> dict[str, str | None]:
     }
 
 
-def _progress(row: Any, now: float) -> dict[str, Any]:
+def _progress(row: Any, now: float, *, is_silent: bool) -> dict[str, Any]:
     """How far the job is, and how long it may still take. `now` is in seconds since 1970."""
     done = row.status == Status.SUCCEEDED
     fraction = 1.0 if done else row.step / row.steps if row.steps else 0.0
@@ -276,7 +288,7 @@ def _progress(row: Any, now: float) -> dict[str, Any]:
         "step": row.step,
         "steps": row.steps,
         "fraction": min(fraction, 1.0),
-        "eta_seconds": _eta(row, now),
+        "eta_seconds": None if is_silent else _eta(row, now),
     }
 
 

@@ -195,6 +195,9 @@ class JobSummary(Answer):
     """The batch that it was submitted with."""
     waits_until: datetime | None
     """The time before which a job that is tried again does not start; null when nothing but its turn holds it."""
+    silent_since: datetime | None
+    """It runs, and its worker has given no sign of life since then; null while it gives them. If none comes, the job is
+    queued again when its lease has run out."""
     queue: QueuePlace
     priority: int
     tags: dict[str, str]

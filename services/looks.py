@@ -119,14 +119,15 @@ def _text(column: Any) -> ColumnElement[Any]:
 def _columns(*, full: bool) -> Sequence[ColumnElement[Any]]:
     plain = (
         "id tenant name status reason message batch_id not_before queue priority turn dataset_id attempt failures lost "
-        "epoch epochs step steps attempt_started_at progress_at cancel_requested pause_requested revision created_at "
-        "started_at finished_at"
+        "epoch epochs step steps attempt_started_at progress_at lease_until cancel_requested pause_requested revision "
+        "created_at started_at finished_at"
     )
     texts = [_J.tags, _J.warnings, _J.best, _J.result, *([_J.spec] if full else [])]
     # Where a run resumed counts for the estimate of its end only.
     trainer = sa.cast(sa.case((_J.status == sa.literal_column("'running'"), _J.trainer)), sa.Text).label("trainer")
     dataset = Dataset.__table__.c.name.label("dataset_name")
-    return [*(_J[name] for name in plain.split()), *map(_text, texts), trainer, dataset]
+    asked_at = now().label("asked_at")  # leases are by the database's clock
+    return [*(_J[name] for name in plain.split()), *map(_text, texts), trainer, dataset, asked_at]
 
 
 def _with_dataset() -> sa.FromClause:

@@ -33,7 +33,8 @@ from loopline.types import (
 POLL_SECONDS = 25.0
 PAUSE_SECONDS = 0.2
 IDLE_PAUSE_SECONDS = 1.0
-TIMES = ("created_at", "started_at", "finished_at", "waits_until")
+SILENCE_SECONDS = 20.0  # a poll without news that took so long is followed by a look whether the worker is heard of
+TIMES = ("created_at", "started_at", "finished_at", "waits_until", "silent_since")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Job:
     """Attempts whose worker disappeared since the last new checkpoint."""
     waits_until: datetime | None = None
     """The time before which a job that is tried again does not start."""
+    silent_since: datetime | None = None
+    """It runs, and its worker has given no sign of life since then."""
     progress: Progress = field(default_factory=Progress)
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)
@@ -148,6 +151,8 @@ class Job:
         while True:
             asked_at = time.monotonic()
             changed, etag = self._poll(etag, wait=_patience(deadline) if etag else 0.0)
+            if changed is None and job.status == "running" and time.monotonic() - asked_at > SILENCE_SECONDS:
+                changed = self._of_silence(job)
             if changed:
                 job = changed
                 yield job
@@ -156,6 +161,11 @@ class Job:
             _check(deadline, job, timeout)
             # Epochs can end faster than anyone reads, and a busy service may answer before the time asked for.
             time.sleep(max(0.0, (PAUSE_SECONDS if changed else IDLE_PAUSE_SECONDS) - (time.monotonic() - asked_at)))
+
+    def _of_silence(self, job: Job) -> Job | None:
+        """The job, if its worker has fallen silent, or is heard of again: no poll is answered for that."""
+        seen = job.refresh()
+        return seen if (seen.silent_since is None) != (job.silent_since is None) else None
 
     def check(self) -> Job:
         """The job itself. Raises JobFailed or JobCancelled when it ended that way."""

@@ -179,7 +179,7 @@ def jobs(found: Iterable[Job]) -> Listing:
         }
         for job in found
     ]
-    return Listing(rows, drop=("took", "created"), wrap=("name", "best"), last=("best",))
+    return Listing(rows, drop=("took", "created"), wrap=("name", "status", "best"), last=("best",))
 
 
 def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> RenderableType:
@@ -439,7 +439,14 @@ def _told(at: datetime | None, level: str, said: str) -> Text:
 def status(shown: Job) -> Text:
     asked = "cancelling" if shown.cancel_requested else "pausing" if shown.pause_requested else ""
     word = f"{shown.status} ({asked})" if asked and not shown.terminal else shown.status
+    if shown.silent_since and not shown.terminal:
+        return Text(f"{word}, nothing heard {for_so_long(shown)}", "red")
     return Text(word, STYLES.get(shown.status, ""))
+
+
+def for_so_long(shown: Job) -> str:
+    """Since when nothing was heard of a job's worker: `for 40 s`."""
+    return f"for {text.duration(text.seconds_since(shown.silent_since))}"
 
 
 def way_on(shown: Job, typed: Typed) -> str:
@@ -469,6 +476,8 @@ def state(shown: Job) -> str:
         parts.append(f"attempt {shown.attempt}")
     if shown.pause_requested:
         parts.append("pausing")
+    if shown.silent_since:
+        parts.append("nothing heard of its worker; it is queued again when its lease runs out")
     if shown.position is not None:
         parts.append(waiting(shown))
     return ", ".join(parts) + (f": {shown.message}" if shown.message else "")

@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -15,6 +17,7 @@ from api.bell import CeleryDoorbell
 from api.service import Service
 from services import db, jobs
 from services.jobs import Lease
+from services.orm import Job
 from services.queue import FakeDoorbell
 
 UNKNOWN = "job_" + "0" * 26
@@ -352,3 +355,27 @@ def test_the_life_of_a_job_on_both_databases(
     assert client.get(f"{path}?wait=5", headers={"If-None-Match": tag}).get_json()["status"] == "cancelled"
     assert len(client.get("/v1/jobs?tag=team:speech&status=cancelled").get_json()["data"]) == 1
     assert client.get("/v1/jobs?name=%00&tag=a:b").status_code == 400
+
+
+def test_a_job_whose_worker_is_silent_says_since_when_and_not_when_it_ends(
+    client: FlaskClient, service: Service, running_job: Lease
+) -> None:
+    with db.session_scope(service.engine) as session:
+        jobs.started(session, running_job, epochs=10, steps_per_epoch=10, info={})
+        jobs.record_steps(session, running_job, 1, [1.0], [0.5])
+
+    def silent_for(seconds: float) -> dict[str, Any]:
+        """As if the worker had renewed its lease so long ago."""
+        with db.session_scope(service.engine) as session:
+            until = db.now() + service.settings.lease_seconds - seconds
+            session.execute(sa.update(Job).where(Job.id == running_job.job_id).values(lease_until=until))
+        found: dict[str, Any] = client.get(f"/v1/jobs/{running_job.job_id}").get_json()
+        [listed] = client.get("/v1/jobs").get_json()["data"]
+        assert listed["silent_since"] == found["silent_since"]
+        return found
+
+    heard, silent = silent_for(12), silent_for(40)
+    assert heard["silent_since"] is None
+    since = datetime.fromisoformat(silent["silent_since"])
+    assert 39 < (datetime.now(UTC) - since).total_seconds() < 60
+    assert (silent["status"], silent["progress"]["eta_seconds"]) == ("running", None)

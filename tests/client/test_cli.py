@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import yaml
 from loopline import Client
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
 from services import db, inbox, jobs, workers
+from services.orm import Job, Worker
 from services.settings import Settings
 
 Run = Callable[..., Result]
@@ -564,3 +566,24 @@ def test_a_data_set_is_deleted_by_version(run: Run, npz: Path, client: Client, t
     job.cancel()
     assert run("datasets", "delete", "toy").stdout.startswith("Deleted toy@1 (ds_")
     assert run("datasets", "delete", "toy").exit_code == 2
+
+
+def test_a_silent_worker_is_said_with_the_job_and_with_the_worker(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    with db.session_scope(service.engine) as session:
+        workers.beat(session, "test:1", queues=["default"], state="busy", job_id=job.id, heard_seconds_ago=None)
+        session.execute(sa.update(Worker).values(seen_at=db.now() - 40))
+        session.execute(sa.update(Job).values(lease_until=db.now() + 20))  # of 60 seconds
+    assert re.search(r"status +running, nothing heard for 4\d s\n", run("show", job.id).stdout)
+    assert "running, nothing heard for 4" in run("list").stdout
+    assert re.search(r"test:1 +busy, nothing heard for 4\d s +job_", run("workers").stdout)
+
+
+def test_the_command_names_commands_where_the_service_names_routes(run: Run, tiny: dict[str, Any]) -> None:
+    Path("job.yaml").write_text(yaml.safe_dump(tiny | {"data": {"dataset": "nothing"}}))
+    done = run("submit", "job.yaml")
+    assert "known: none yet; upload with `loopline datasets upload FILE --name NAME`" in done.stderr
+    assert "/v1/" not in done.stderr
