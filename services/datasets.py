@@ -7,7 +7,7 @@ under the same name is the same version; under another name it is another row an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -171,9 +171,15 @@ def check_name(name: str) -> None:
 def _examined(storage: Storage, incoming: Incoming, limits: Limits) -> tuple[DatasetSummary, Sequence[Suspicion]]:
     """Read and check the file. Until its arrays are gone, it has a part of the memory that all uploads may take."""
     with ExitStack() as stack:
-        admit = lambda wanted: stack.enter_context(storage.room.taken(wanted))  # noqa: E731
-        arrays = npz.read(incoming.path, limits, admit=admit)
-        return npz.summarise(arrays), suspicions.of(arrays)
+        return _read(incoming, limits, lambda wanted: stack.enter_context(storage.room.taken(wanted)))
+
+
+def _read(
+    incoming: Incoming, limits: Limits, admit: Callable[[int], None]
+) -> tuple[DatasetSummary, Sequence[Suspicion]]:
+    """In a function of its own, so that the arrays are gone before the memory is another's."""
+    arrays = npz.read(incoming.path, limits, admit=admit)
+    return npz.summarise(arrays), suspicions.of(arrays)
 
 
 def _insert(

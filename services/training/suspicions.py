@@ -44,7 +44,7 @@ class Suspicion:
         return asdict(self)
 
 
-_ELEMENTS = 1 << 19  # of x, and of y, that are looked at
+_ELEMENTS = 1 << 17  # of x, and of y, that are looked at
 _MOST_ROWS = 512
 _FIRST_STEPS = 100_000  # sequences whose first steps are looked for in others
 _WINDOWS = 64  # sequences in which they are looked for
