@@ -195,7 +195,7 @@ def goes_on(batch_id: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[bool]:
     # Written out, as the predicate of ix_jobs_batch_going_on has it: a parameter would keep PostgreSQL from that index.
     ended = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
     ends: Sequence[sa.ColumnElement[str]] = [sa.literal_column(f"'{status}'") for status in ended]
-    return select(Job.id).where(Job.batch_id == batch_id, Job.status.not_in(ends)).exists()
+    return select(sa.literal(1)).where(Job.batch_id == batch_id, Job.status.not_in(ends)).exists()
 
 
 def _over() -> tuple[sa.ColumnElement[bool], ...]:

@@ -309,10 +309,11 @@ class Job(Base):
             postgresql_where=sa.text("status = 'running'"),
         ),
         # Whether a batch has ended is asked every few seconds, and must not look at the jobs that have, of which there
-        # may be millions.
+        # may be millions. With the status it covers the query, so SQLite prefers it to ix_jobs_batch_id_id.
         Index(
             "ix_jobs_batch_going_on",
             "batch_id",
+            "status",
             sqlite_where=sa.text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
             postgresql_where=sa.text("status NOT IN ('succeeded', 'failed', 'cancelled')"),
         ),

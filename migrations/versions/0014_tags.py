@@ -10,6 +10,8 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
+GOES_ON = sa.text("status NOT IN ('succeeded', 'failed', 'cancelled')")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -28,6 +30,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_batch_id_id", "jobs", ["batch_id", "id"], unique=False)
     op.drop_index("ix_jobs_batch_id", "jobs")
+    _going_on(["batch_id", "status"])  # it covers its query, or SQLite would read the jobs that have ended instead
     (_sqlite if _is_sqlite() else _postgresql)()
 
 
@@ -38,9 +41,17 @@ def downgrade() -> None:
     if not _is_sqlite():
         op.execute("DROP FUNCTION jobs_write_tags()")
         op.execute("DROP FUNCTION jobs_delete_tags()")
+    _going_on(["batch_id"])
     op.create_index("ix_jobs_batch_id", "jobs", ["batch_id"], unique=False)
     op.drop_index("ix_jobs_batch_id_id", "jobs")
     op.drop_table("job_tags")
+
+
+def _going_on(columns: list[str]) -> None:
+    op.drop_index("ix_jobs_batch_going_on", "jobs")
+    op.create_index(
+        "ix_jobs_batch_going_on", "jobs", columns, unique=False, sqlite_where=GOES_ON, postgresql_where=GOES_ON
+    )
 
 
 def _sqlite() -> None:
