@@ -44,7 +44,7 @@ SPEC: dict[str, Any] = {
 QUEUED, HISTORY = 10_000, 10_000
 FEW, MANY = 1_000, 1_000_000
 MOST_GROWTH = 1.5
-JOBS_PER_BATCH = 100
+JOBS_PER_BATCH = 20
 HISTORY_SECONDS = 0.005
 ALLOWED = {"a job": 3.0, "304": 2.0, "list of 20": 8.0, "list of 100 queued": 25.0}
 """Multiples of `/v1/health/live`."""
@@ -134,7 +134,7 @@ def untriggered(engine: Engine) -> Iterator[sa.Connection]:
 
 
 def fill(engine: Engine, count: int) -> None:
-    """So many jobs of one tenant: a tenth waits, the others have ended; batches of a hundred, two queues, a few names
+    """So many jobs of one tenant: a tenth waits, the others have ended; batches of twenty, two queues, a few names
     and tags."""
     source = template(engine)
     queued, ended = (sa.literal_column("'queued'"), sa.literal_column("'succeeded'"))
@@ -150,6 +150,7 @@ def fill(engine: Engine, count: int) -> None:
         status=lambda n: sa.case((waits(n), queued), (n % 10 == 1, failed), else_=ended),
         attempt=lambda n: sa.case((waits(n), 0), else_=1),
         priority=lambda n: n % 5,
+        turn=lambda n: sa.cast(n, sa.Double),
         queue=lambda n: sa.case((n % 20 < 10, "default"), else_="night"),
         name=lambda n: sa.literal("name-") + sa.cast(n % 50, sa.Text),
         tags=lambda n: text_of(
@@ -242,7 +243,7 @@ def fastest(acts: Sequence[Callable[[], object]], seconds: float = 1.0, least: i
 def cost_rows(name: str, asked: Asked) -> Iterator[dict[str, Any]]:
     engine = asked.engine
     job_id = template(engine)
-    copies(engine, job_id, QUEUED)
+    copies(engine, job_id, QUEUED, turn=lambda n: sa.cast(n, sa.Double))
     settle(engine)
     history(engine, job_id)
     tag = asked.get(f"/v1/jobs/{job_id}").headers["ETag"]
@@ -317,13 +318,17 @@ def questions(asked: Asked) -> Mapping[str, Callable[[], object]]:
         "an ended job": f"/v1/jobs/{next(job['id'] for job in newest if job['terminal'])}",
         "batches": "/v1/batches",
         "a batch": f"/v1/batches/{batch}",
+        **{
+            f"{what}": f"/v1/{what}"
+            for what in ("datasets", "models", "schedules", "webhooks", "keys", "audit", "inbox")
+        },
         "workers": "/v1/workers",
-        "whether jobs are taken": "/v1/health/working",
     }
     asks: dict[str, Callable[[], object]] = {
         what: (lambda path=path: asked.get(path))  # type: ignore[misc]
         for what, path in paths.items()
     }
+    asks["whether jobs are taken"] = lambda: asked.client.get("/v1/health/working")  # they are not, here
     asks["a poll without news"] = lambda: asked.get(f"/v1/jobs/{waiting[0]['id']}", 304, If_None_Match=tag)
     asks["a claim, given back"] = lambda: claim(asked.engine)
     return asks

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db, jobs, looks
 from services.leases import Lease
 
 Statement = tuple[str, Any]
@@ -59,7 +59,7 @@ LISTS = [
 STATEMENTS = {
     ONE_QUEUED: 1,
     "/v1/jobs?status=succeeded": 1,
-    "/v1/jobs?status=queued": 2,  # and their places in the queue
+    "/v1/jobs?status=queued": 3,  # and whether the queue is long, and their places in it
     "/v1/jobs?tag=team:nobody": 1,
     "/v1/jobs/{job}/epochs": 2,  # whether there is such a job comes first
     "/v1/jobs/{job}/steps": 2,
@@ -172,3 +172,18 @@ def scanned(plan: str) -> set[str]:
     tables = {table.name for table in jobs.Job.metadata.sorted_tables} | {"other"}
     found: Callable[[str], list[str]] = re.compile(r"(?:SCAN|Seq Scan on) (\w+)").findall
     return tables & set(found(plan))
+
+
+def test_places_are_counted_so_far_and_no_further(
+    any_app: Flask, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = any_app.test_client()
+    made = [client.post("/v1/jobs", json=spec).get_json()["id"] for _ in range(5)]
+    monkeypatch.setattr(looks, "MAX_POSITION", 3)
+    looks._line_of.cache_clear()
+    try:
+        pages = [client.get(f"/v1/jobs?limit={limit}").get_json()["data"] for limit in (1, 5)]
+    finally:
+        looks._line_of.cache_clear()
+    assert [[job["queue"]["position"] for job in page] for page in pages] == [[3], [3, 3, 2, 1, 0]]
+    assert pages[1][0]["id"] == made[-1]
