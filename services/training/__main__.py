@@ -53,10 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(error.message, file=sys.stderr)
         return 4
     except OSError as error:
-        print(
-            f"Cannot write to {options.out}: {error.strerror or error}. Name another folder with --out.",
-            file=sys.stderr,
-        )
+        where, why = Path(error.filename or options.out), error.strerror or error
+        below = where == options.out or options.out in where.parents
+        told = f"Cannot write to {options.out}: {why}. Name another folder with --out." if below else f"{where}: {why}"
+        print(visible(told), file=sys.stderr)
         return 1
     except Stopped as stopped:
         return _stopped(options, stopped.signal)

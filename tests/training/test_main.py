@@ -298,7 +298,8 @@ def test_a_disk_that_refuses_ends_with_1_and_a_line(
     (tmp_path / "taken").write_text("mine")
     done = command(write(), "--out", tmp_path / "taken" / "below", "--threads", "1", "--quiet")
     assert done.returncode == 1
-    assert done.stderr == f"{tmp_path / 'taken' / 'below'}: Not a directory\n"
+    below = tmp_path / "taken" / "below"
+    assert done.stderr == f"Cannot write to {below}: Not a directory. Name another folder with --out.\n"
 
 
 def test_help_shows_examples_and_exit_codes(process: Command) -> None:
