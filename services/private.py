@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,9 +19,16 @@ def folder(path: Path) -> None:
 
 def database(path: Path) -> None:
     """Let only this user read a SQLite database, before it is made or from now on. SQLite gives the files beside it the
-    same rights; those that were there are tightened as well. What cannot be done here, SQLite says better."""
-    with suppress(OSError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    same rights; those that were there are tightened as well. What cannot be done here, SQLite says better.
+
+    The file is never opened here: a process that closes one loses all of SQLite's locks on it, those of its other
+    connections too (https://sqlite.org/howtocorrupt.html, 2.2). So an empty file is made elsewhere and linked.
+    """
+    if not path.exists():
+        with suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+            made = Path(folder, path.name)
+            made.touch(mode=0o600)
+            path.hardlink_to(made)  # not when another has made it meanwhile
     tighten(path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal"))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,19 @@ def test_a_database_that_cannot_be_made_is_said_by_sqlite(tmp_path: Path, name: 
     with pytest.raises(Exception, match="unable to open database file"), engine.connect():
         pass
     engine.dispose()
+
+
+def test_a_new_connection_takes_no_lock_from_one_that_writes(tmp_path: Path) -> None:
+    """A process that closes a file loses its locks on it, whichever of its connections holds them."""
+    engine = db.engine(f"sqlite:///{tmp_path}/loopline.db")
+    db.migrate(engine)
+    another = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    with db.session_scope(engine) as writing:
+        writing.connection()
+        with db.read_scope(engine) as reading:  # a second connection, made now
+            reading.connection()
+        line = [sys.executable, "-c", another, str(tmp_path / "loopline.db")]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+    engine.dispose()
+    assert done.returncode == 1
+    assert "database is locked" in done.stderr
