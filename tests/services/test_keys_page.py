@@ -17,9 +17,9 @@ def test_every_command_on_the_page_works(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     ours = [line for line in lines if "python -m services" in line]
-    assert len(ours) == 10
+    assert len(ours) == 11
     assert [line for line in lines if line not in ours] == ["LOOPLINE_API_KEY=$KEY loopline whoami"]
-    script = "\n".join(["set -eu", 'OLD_ID=""', *ours[:8], OLD, *ours[8:], 'echo "$KEY"', 'echo "$NEW"'])
+    script = "\n".join(["set -eu", 'OLD_ID=""', *ours[:9], OLD, *ours[9:], 'echo "$KEY"', 'echo "$NEW"'])
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "LOOPLINE_DATA_DIR": str(tmp_path / "var")}
     done = subprocess.run(
         ["/bin/sh", "-c", script],
@@ -37,7 +37,7 @@ def test_every_command_on_the_page_works(tmp_path: Path) -> None:
         assert keys.verify(session, first).tenant == "default"
         assert keys.verify(session, new).tenant == "acme"
         acme = tenants.get(session, "acme")
-        assert (acme.max_queued, acme.max_running, acme.max_bytes) == (None, 8, 50_000_000_000)
+        assert (acme.max_queued, acme.max_running, acme.max_bytes, acme.share) == (None, 8, 50_000_000_000, 2.0)
         revoked = [key.name for key in keys.list(session)[0] if key.revoked_at]
     engine.dispose()
     assert revoked == ["acme, first key"]
