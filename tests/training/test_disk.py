@@ -253,7 +253,9 @@ def test_a_stop_on_a_disk_that_fails_fails(order: Callable[..., Event]) -> None:
 def test_a_cancelled_run_needs_no_checkpoint(order: Callable[..., Event]) -> None:
     with free(0):
         told = list(events(order(), lambda: "cancel"))
-    assert [event["event"] for event in told[-2:]] == ["note", "stopped"]
+    assert [event["event"] for event in told[-3:]] == ["note", "log", "stopped"]
+    assert told[-3]["type"] == "checkpoint_skipped"
+    assert "There is no model of the run until then" in told[-2]["message"]
 
 
 def test_a_result_that_does_not_fit_fails_for_lack_of_room(order: Callable[..., Event]) -> None:

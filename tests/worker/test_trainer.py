@@ -102,7 +102,7 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
         assert history["epochs"] == jobs.epochs(session, broken.id)
 
 
-def kill_at_second_checkpoint(folder: Path, spares: Noting, epochs_are: str) -> None:
+def kill_at_second_checkpoint(folder: Path, spares: Noting, epochs_are: str = "there") -> None:
     """By then the first one has been told."""
     while len(list(folder.glob("checkpoint-*.json"))) < 2:
         time.sleep(0.001)
