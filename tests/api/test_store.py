@@ -189,6 +189,7 @@ def test_a_store_that_is_away_is_degraded(
     s3_server: S3Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(health, "READY_SECONDS", 0.0)
     monkeypatch.setattr(health, "BLOBS_SECONDS", 0.0)
     monkeypatch.setattr(health, "BLOBS_PATIENCE_SECONDS", 30.0)  # the machine may be busy
     client = make_app(sqlite_url, broker_url=broker_url, **store_settings).test_client()
