@@ -376,9 +376,11 @@ class Query:
                 driver.autocommit = True
                 found = driver.execute(compiled.string, values).fetchall()
                 driver.autocommit = False
-        except engine.dialect.loaded_dbapi.Error:
-            pooled.invalidate()
-            return None
+        except BaseException as error:
+            pooled.invalidate()  # whatever it was: on PostgreSQL the connection would go on without transactions
+            if isinstance(error, engine.dialect.loaded_dbapi.Error):
+                return None
+            raise
         else:
             return found
         finally:

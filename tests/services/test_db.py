@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
 from services import db, jobs
 from services.errors import Unavailable
-from services.orm import Job, Tenant
+from services.orm import IdempotencyKey, Job, Tenant
 
 
 def priority(engine: Engine, job_id: str) -> int:
@@ -168,3 +168,14 @@ def test_a_writer_gets_its_turn_beside_one_that_writes_without_a_break(sqlite_ur
     hog.join(20)
     engine.dispose()
     assert max(waits) < 300
+
+
+def test_a_query_that_fails_leaves_no_connection_without_transactions(engine: Engine) -> None:
+    query = db.Query(sa.select(IdempotencyKey.key).where(IdempotencyKey.key == sa.bindparam("key")))
+    with pytest.raises(UnicodeEncodeError):  # an error of Python, and not of the driver
+        query.rows(engine, key="\ud800")
+    row = {"scope": "s", "key": "k", "fingerprint": "f", "created_at": 0.0}
+    with db.session_scope(engine) as session:
+        session.execute(sa.insert(IdempotencyKey).values(row))
+        session.rollback()
+    assert query.rows(engine, key="k") == []
