@@ -30,7 +30,8 @@ KINDS = {
     b"Transfer-Encoding: chunked\r\n\r\n",
 }
 """What each connection sends at once; to all but the first two a byte is added now and then."""
-CROWD, ANOTHER = "127.0.0.1", "127.0.0.2"
+CROWD, ANOTHER = "127.0.0.3", "127.0.0.2"
+"""Neither is 127.0.0.1: there thousands of connections would take ports that other tests are about to listen on."""
 
 
 @pytest.fixture(scope="module")
