@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import groupby
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import delete, func, select
@@ -14,12 +16,15 @@ from sqlalchemy.orm import Session
 
 from services import tenants
 from services.db import now
-from services.orm import Job, Worker
+from services.orm import Job, Lane, Worker
 from services.states import Status
 
 SEEN_SECONDS = 60.0
 """A worker that was not seen for this long is taken for gone."""
 KEEP_SECONDS = 3600.0
+LOOKED_AT = 100
+"""`stuck` reads at most this many jobs of a lane: those that run next. So it costs the same however many jobs wait.
+Jobs that nobody takes stay at the head of their lane, so these are enough."""
 
 
 class State(StrEnum):
@@ -71,26 +76,28 @@ def forget_old(session: Session) -> None:
 
 def runnable_for(session: Session, queues: Sequence[str], seconds: float) -> bool:
     """Whether a job of these queues has been runnable for so long."""
-    return bool(session.scalar(select(_waiting(seconds).where(Job.queue.in_(queues)).exists())))
+    return any(row.jobs for row in session.execute(_waiting(seconds).where(Lane.queue.in_(queues))))
 
 
 def stuck(session: Session, seconds: float) -> Sequence[str]:
     """Sentences about workers that are broken, and about queues whose jobs have been runnable for `seconds` with no
     worker to take them: none listens, or an idle one leaves them lying. Empty when all is well, and when all workers
     are busy."""
-    waiting = select(Job.queue, func.count(), func.max(now() - since()))
-    rows = session.execute(waiting.where(*_runnable_for(seconds)).group_by(Job.queue).order_by(Job.queue)).all()
     seen = list(session)
     living = [worker for worker in seen if worker.state != State.BROKEN]
     sentences = [broken(worker) for worker in seen if worker.state == State.BROKEN]
-    for queue, jobs, longest in rows:
+    for queue, rows in groupby(session.execute(_waiting(seconds)), key=lambda row: row.queue):
+        waiting = [row for row in rows if row.jobs]
         listening = [worker for worker in living if queue in worker.queues.split(",")]
         idle = [worker.name for worker in listening if worker.state == State.IDLE]
-        many = f"{jobs} job{'s' if jobs != 1 else ''} of the queue {queue} waited up to {longest:.0f} s"
-        if not listening:
-            sentences.append(f"{many}, and no worker listens to it.")
-        elif idle:
-            sentences.append(f"{many}, and {idle[0]} is idle and does not take them.")
+        if not waiting or (listening and not idle):
+            continue
+        many = f"{_number(waiting)} of the queue {queue} waited up to {max(row.longest for row in waiting):.0f} s"
+        sentences.append(
+            f"{many}, and {idle[0]} is idle and does not take them."
+            if idle
+            else f"{many}, and no worker listens to it."
+        )
     return sentences
 
 
@@ -105,13 +112,26 @@ def since() -> sa.ColumnElement[float]:
     return sa.case((later, Job.not_before), else_=Job.updated_at)
 
 
-def _runnable_for(seconds: float) -> tuple[sa.ColumnElement[bool], ...]:
+def _waiting(seconds: float) -> sa.Select[Any]:
+    """By lane, of the jobs that are run next: how many have been runnable for so long, and the longest time."""
+    at = select(now()).scalar_subquery()  # asked once, not of every row
+    line = (Job.queue == Lane.queue, Job.tenant == Lane.tenant, Job.priority == Lane.priority)
     queued = Job.status == sa.literal_column(f"'{Status.QUEUED}'")
-    return (queued, since() <= now() - seconds, Job.tenant.not_in(tenants.full()))
+    # Jobs that wait for a retry stand at the head of their lane. The index skips them without reading their rows.
+    runnable = (*line, queued, Job.not_before <= at - seconds)
+    first = select(since().label("since")).where(*runnable).order_by(Job.turn, Job.id).limit(LOOKED_AT)
+    each = first.correlate(Lane).subquery()
+    old = each.c.since <= at - seconds
+    jobs = select(func.count()).select_from(each).where(old).scalar_subquery().label("jobs")
+    longest = select(func.max(at - each.c.since)).select_from(each).where(old).scalar_subquery().label("longest")
+    query = select(Lane.queue, jobs, longest).where(Lane.has_jobs, Lane.tenant.not_in(tenants.full()))
+    return query.order_by(Lane.queue)
 
 
-def _waiting(seconds: float) -> sa.Select[str]:
-    return select(Job.id).where(*_runnable_for(seconds))
+def _number(waiting: Sequence[Any]) -> str:
+    jobs = sum(row.jobs for row in waiting)
+    least = "At least " if any(row.jobs == LOOKED_AT for row in waiting) else ""
+    return f"{least}{jobs} job{'s' if jobs != 1 else ''}"
 
 
 def _old() -> sa.ColumnElement[bool]:

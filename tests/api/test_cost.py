@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, looks
+from services import db, jobs, looks, workers
 from services.leases import Lease
 
 Statement = tuple[str, Any]
@@ -96,6 +96,18 @@ def test_a_claim_reads_no_whole_table(any_app: Flask, filled: dict[str, str]) ->
     for statement in made:
         plan = plan_of(engine, statement)
         assert not scanned(plan) - {"webhooks", "tenants", "lanes"}, plan
+
+
+def test_whether_work_is_stuck_reads_no_whole_table(any_app: Flask, filled: dict[str, str]) -> None:
+    engine = any_app.extensions["loopline"].engine
+    with statements(engine) as made, db.read_scope(engine) as session:
+        assert len(workers.stuck(session, 0.0)) == 1
+        assert workers.runnable_for(session, ["default"], 0.0)
+    for statement in made:
+        plan = plan_of(engine, statement)
+        assert "ix_jobs_queued " in plan or not re.search(r"\bjobs\b", plan), plan
+        assert not scanned(plan) - SMALL - {"tenants", "lanes"}, plan
+        assert not sorted_whole(plan), plan
 
 
 @pytest.mark.parametrize(("path", "most"), STATEMENTS.items())

@@ -63,6 +63,24 @@ def test_a_queue_that_nobody_listens_to_is_stuck(engine: Engine, make_job: Calla
         assert not workers.runnable_for(session, ["other"], 60)
 
 
+def test_only_the_next_jobs_of_a_lane_are_looked_at(
+    engine: Engine, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LOOKED_AT", 2)
+    waiting_for_retry = [make_job().id for _ in range(3)]
+    for _ in range(3):
+        make_job()
+    make_job(priority=1)
+    with db.session_scope(engine) as session:
+        later = {"not_before": db.now() + 600, "turn": -1.0}
+        session.execute(sa.update(Job).where(Job.id.in_(waiting_for_retry)).values(later))
+        age(session, 90)
+        (sentence,) = workers.stuck(session, 60)
+        assert sentence == "At least 3 jobs of the queue default waited up to 90 s, and no worker listens to it."
+        assert workers.runnable_for(session, ["default"], 60)
+        assert not workers.runnable_for(session, ["default"], 120)
+
+
 def test_an_idle_worker_beside_waiting_work_is_stuck_and_a_busy_one_is_not(
     engine: Engine, queued_job: Job, session: Session
 ) -> None:
