@@ -324,7 +324,7 @@ class Query:
     """A SELECT that is made once and asked often, with its parameters by name. Its rows have the names of its columns,
     and the values that the driver gives: booleans of SQLite are 0 and 1."""
 
-    def __init__(self, statement: sa.Select[Any]) -> None:
+    def __init__(self, statement: sa.Select[Any] | sa.CompoundSelect[Any]) -> None:
         self._statement = statement
         made: Any = collections.namedtuple
         self._named = made("Row", [column.name for column in statement.selected_columns])._make

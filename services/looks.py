@@ -208,12 +208,19 @@ def _line(job: Any, queue: Any, tenant: Any) -> tuple[ColumnElement[bool], ...]:
 def _ahead() -> ColumnElement[int]:
     """How many runnable jobs of its tenant and queue go before a job of the outer query, at most MAX_POSITION. Each of
     the counts is one range of the index that claims read."""
-    o = _OTHER.c
-    line = _line(o, _J.queue, _J.tenant)
-    higher = _counted(*line, o.priority > _J.priority)
-    sooner = _counted(*line, o.priority == _J.priority, o.turn < _J.turn)
-    older = _counted(*line, o.priority == _J.priority, o.turn == _J.turn, o.id < _J.id)
+    line = _line(_OTHER.c, _J.queue, _J.tenant)
+    higher, sooner, older = (_counted(*line, *which) for which in _ahead_of(_OTHER.c))
     return higher + sooner + older
+
+
+def _ahead_of(other: Any) -> Sequence[tuple[ColumnElement[bool], ...]]:
+    """Three conditions, one of which holds for each job that goes before a job of its queue and tenant."""
+    same = other.priority == _J.priority
+    return (
+        (other.priority > _J.priority,),
+        (same, other.turn < _J.turn),
+        (same, other.turn == _J.turn, other.id < _J.id),
+    )
 
 
 def _counted(*which: ColumnElement[bool]) -> ColumnElement[int]:
@@ -231,21 +238,39 @@ def _positions(source: Source, rows: Sequence[Any]) -> Mapping[str, int]:
     places: dict[str, int] = {}
     for queue in sorted({row.queue for row in waiting}):
         ours = {row.id: (-row.priority, row.turn, row.id) for row in waiting if row.queue == queue}
-        line: Sequence[Any] = ()
-        # In a long queue most are far behind: then one row of it is enough, of a thousand.
-        last = _line_of(skip=MAX_POSITION - 1).tuples(source, queue=queue, tenant=waiting[0].tenant)
-        if not last or min(ours.values()) <= tuple(last[0]):
-            line = _line_of().tuples(source, queue=queue, tenant=waiting[0].tenant)
-        places |= {job_id: bisect_left(line, key) if line or not last else MAX_POSITION for job_id, key in ours.items()}
-    return places
+        [last] = _last_counted().tuples(source, queue=queue, tenant=waiting[0].tenant) or [()]
+        near = [key for key in ours.values() if not last or key <= tuple(last)]
+        ahead: Sequence[Any] = ()
+        if near:  # no job behind the last of these is read
+            ahead = sorted(_those_ahead().tuples(source, job_id=max(near)[-1]))
+        places |= {job_id: bisect_left(ahead, key) if key in near else MAX_POSITION for job_id, key in ours.items()}
+    return {job_id: min(place, MAX_POSITION) for job_id, place in places.items()}
 
 
 @cache
-def _line_of(skip: int = 0) -> Query:
-    """The first jobs of a queue in the order in which they are run, or the one behind so many. No row is read but those
-    of the index."""
+def _last_counted() -> Query:
+    """The job of a queue with 999 runnable jobs ahead of it. No row is read but those of the index."""
     line = _line(_OTHER.c, sa.bindparam("queue"), sa.bindparam("tenant"))
     order = (_OTHER.c.priority.desc(), _OTHER.c.turn, _OTHER.c.id)
-    turns = (-_OTHER.c.priority).label("urgency"), _OTHER.c.turn, _OTHER.c.id
-    query = select(*turns).where(*line).order_by(*order)
-    return Query(query.limit(1).offset(skip) if skip else query.limit(MAX_POSITION))
+    query = select(*_key()).where(*line).order_by(*order)
+    return Query(query.limit(_number(1)).offset(_number(MAX_POSITION - 1)))
+
+
+@cache
+def _those_ahead() -> Query:
+    """The runnable jobs ahead of a job, in any order: three ranges of the index.
+
+    The database takes the bounds from the job's row. From parameters PostgreSQL would make a plan at each request.
+    """
+    ranges = _ahead_of(_OTHER.c)
+    these = [(*_line(_OTHER.c, _J.queue, _J.tenant), *each, _J.id == sa.bindparam("job_id")) for each in ranges]
+    return Query(sa.union_all(*(select(*_key()).select_from(_JOBS, _OTHER).where(*each) for each in these)))
+
+
+def _key() -> tuple[ColumnElement[Any], ...]:
+    return (-_OTHER.c.priority).label("urgency"), _OTHER.c.turn, _OTHER.c.id
+
+
+def _number(value: int) -> Any:
+    """A number within the statement: PostgreSQL would plan anew for each value of a parameter of LIMIT."""
+    return sa.literal_column(str(value), sa.Integer())

@@ -186,16 +186,35 @@ def scanned(plan: str) -> set[str]:
     return tables & set(found(plan))
 
 
-def test_places_are_counted_so_far_and_no_further(
-    any_app: Flask, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def counted_to_three(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if no more than three jobs were counted ahead of one."""
+    monkeypatch.setattr(looks, "MAX_POSITION", 3)
+    looks._last_counted.cache_clear()
+    yield
+    looks._last_counted.cache_clear()
+
+
+@pytest.mark.usefixtures("counted_to_three")
+def test_places_are_counted_so_far_and_no_further(any_app: Flask, spec: dict[str, Any]) -> None:
     client = any_app.test_client()
     made = [client.post("/v1/jobs", json=spec).get_json()["id"] for _ in range(5)]
-    monkeypatch.setattr(looks, "MAX_POSITION", 3)
-    looks._line_of.cache_clear()
-    try:
-        pages = [client.get(f"/v1/jobs?limit={limit}").get_json()["data"] for limit in (1, 5)]
-    finally:
-        looks._line_of.cache_clear()
+    pages = [client.get(f"/v1/jobs?limit={limit}").get_json()["data"] for limit in (1, 5)]
     assert [[job["queue"]["position"] for job in page] for page in pages] == [[3], [3, 3, 2, 1, 0]]
     assert pages[1][0]["id"] == made[-1]
+
+
+@pytest.mark.usefixtures("counted_to_three")
+def test_of_a_long_queue_only_the_jobs_ahead_of_the_page_are_read(any_app: Flask, spec: dict[str, Any]) -> None:
+    client, engine = any_app.test_client(), any_app.extensions["loopline"].engine
+    for priority in (0, 0, 0, 0, 0, 2, 0, 1):
+        client.post("/v1/jobs", json={**spec, "priority": priority})
+    with statements(engine) as made:
+        newest = client.get("/v1/jobs?limit=2").get_json()["data"]
+    assert [job["queue"]["position"] for job in newest] == [1, 3]
+    text, parameters = made[-1]
+    with engine.connect() as connection:
+        assert len(connection.exec_driver_sql(text, parameters).all()) == 1  # the one of priority 2
+    listed = {job["id"]: job["queue"]["position"] for job in client.get("/v1/jobs").get_json()["data"]}
+    assert listed == {job: client.get(f"/v1/jobs/{job}").get_json()["queue"]["position"] for job in listed}
+    assert sorted(listed.values()) == [0, 1, 2, 3, 3, 3, 3, 3]
