@@ -322,10 +322,12 @@ def read_scope(engine: Engine) -> Iterator[Session]:
 
 class Query:
     """A SELECT that is made once and asked often, with its parameters by name. Its rows have the names of its columns,
-    and the values that the driver gives: booleans of SQLite are 0 and 1."""
+    and the values that the driver gives: booleans of SQLite are 0 and 1. With `binary` PostgreSQL sends bytes as they
+    are, and not as digits."""
 
-    def __init__(self, statement: sa.Select[Any] | sa.CompoundSelect[Any]) -> None:
+    def __init__(self, statement: sa.Select[Any] | sa.CompoundSelect[Any], *, binary: bool = False) -> None:
         self._statement = statement
+        self._binary = binary
         made: Any = collections.namedtuple
         self._named = made("Row", [column.name for column in statement.selected_columns])._make
         self._compiled: dict[str, sa.Compiled] = {}
@@ -374,7 +376,7 @@ class Query:
                 found: Sequence[Any] = driver.execute(compiled.string, ordered).fetchall()
             else:
                 driver.autocommit = True
-                found = driver.execute(compiled.string, values).fetchall()
+                found = driver.execute(compiled.string, values, binary=self._binary).fetchall()
                 driver.autocommit = False
         except BaseException as error:
             pooled.invalidate()  # whatever it was: on PostgreSQL the connection would go on without transactions

@@ -98,12 +98,9 @@ def members(source: Source, batch_id: str) -> Sequence[Any]:
 
 def epochs(source: Source, job_id: str, after: int, limit: int) -> tuple[bytes, bool]:
     """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more."""
-    parameters = {"job_id": job_id, "after": after, "limit": limit + 1}
-    if source.dialect.name == "postgresql":
-        [row] = _joined_epochs().rows(source, **parameters)
-        return (row.records or "").encode(), row.found > limit
-    found = _epochs().tuples(source, **parameters)
-    return b",".join([row[0] for row in found[:limit]]), len(found) > limit
+    query = _epochs(source.dialect.name)
+    [(records, more)] = query.tuples(source, job_id=job_id, after=after, limit=limit)
+    return records or b"", bool(more)
 
 
 def _of(rows: Sequence[Any], job_id: str, tenant: str | None) -> Any:
@@ -179,25 +176,23 @@ def _members() -> Query:
 
 
 @cache
-def _epochs() -> Query:
-    e = Epoch.__table__.c
-    these = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
-    limit = sa.bindparam("limit", type_=sa.Integer())
-    record = sa.cast(e.record, sa.LargeBinary).label("record")
-    return Query(select(record).where(*these).order_by(e.epoch).limit(limit))
-
-
-@cache
-def _joined_epochs() -> Query:
-    """One value for all of them: rows would take ten times as long to receive."""
+def _epochs(dialect: str) -> Query:
+    """One value for all of them, in bytes: thousands of rows take longer to receive, and a text has to be encoded."""
     e = Epoch.__table__.c
     limit = sa.bindparam("limit", type_=sa.Integer())
-    these = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
-    number = func.row_number().over(order_by=e.epoch).label("number")
-    some = select(e.epoch, sa.cast(e.record, sa.Text).label("record"), number).where(*these).limit(limit).subquery()
-    ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), some.c.epoch)
-    joined = func.string_agg(some.c.record, ordered).filter(some.c.number < limit)
-    return Query(select(func.count().label("found"), joined.label("records")).select_from(some))
+    record = sa.type_coerce(e.record, sa.Text) if dialect == "sqlite" else sa.cast(e.record, sa.Text)
+    these = select(e.epoch, record.label("record"))
+    these = these.where(e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after")).order_by(e.epoch)
+    some = these.limit(limit).subquery()
+    joined: ColumnElement[Any]
+    if dialect == "sqlite":
+        # SQLite keeps the order of a subquery that has a LIMIT; before 3.44 an aggregate has no ORDER BY of its own.
+        joined = sa.cast(func.group_concat(some.c.record, sa.literal_column("','")), sa.LargeBinary)
+    else:
+        ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), some.c.epoch)
+        joined = func.convert_to(func.string_agg(some.c.record, ordered), sa.literal_column("'UTF8'"))
+    more = these.with_only_columns(sa.literal_column("1")).limit(_number(1)).offset(limit).exists()
+    return Query(select(joined.label("records"), more.label("more")).select_from(some), binary=True)
 
 
 def _line(job: Any, queue: Any, tenant: Any) -> tuple[ColumnElement[bool], ...]:

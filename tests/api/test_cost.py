@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 
 from services import db, jobs, looks, workers
 from services.leases import Lease
+from services.orm import Epoch
 
 Statement = tuple[str, Any]
 SMALL = {"workers"}
@@ -108,6 +109,23 @@ def test_whether_work_is_stuck_reads_no_whole_table(any_app: Flask, filled: dict
         assert "ix_jobs_queued " in plan or not re.search(r"\bjobs\b", plan), plan
         assert not scanned(plan) - SMALL - {"tenants", "lanes"}, plan
         assert not sorted_whole(plan), plan
+
+
+def test_epochs_come_as_one_value_in_their_order(any_app: Flask, filled: dict[str, str]) -> None:
+    client, engine, job = any_app.test_client(), any_app.extensions["loopline"].engine, filled["job"]
+    records = {epoch: {"epoch": epoch, "train_loss": 1 / epoch, "said": 'schön, "so"'} for epoch in (9, 2, 12, 3, 5)}
+    with db.session_scope(engine) as session:
+        for epoch, record in records.items():
+            session.execute(sa.insert(Epoch), [{"job_id": job, "epoch": epoch, "record": record}])
+    for after in (0, 2, 4, 12):
+        wanted = [records[epoch] for epoch in sorted(records) if epoch > after]
+        for limit in (1, 3, 4, 5, 6):
+            with statements(engine) as made:
+                seen = client.get(f"/v1/jobs/{job}/epochs?after={after}&limit={limit}").get_json()
+            assert (seen["data"], seen["has_more"]) == (wanted[:limit], len(wanted) > limit)
+            assert client.get(f"/v1/jobs/{job}/epochs?after={after}&limit={limit}").get_json() == seen  # no listener
+            with engine.connect() as connection:
+                assert len(connection.exec_driver_sql(*made[-1]).all()) == 1
 
 
 @pytest.mark.parametrize(("path", "most"), STATEMENTS.items())
