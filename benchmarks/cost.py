@@ -13,14 +13,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db, jobs, lanes, leases, news
 from services.jobs import Lease
 from services.orm import Job, new_id
 from services.training.spec import parse
@@ -66,7 +67,7 @@ def fill(engine: Engine, queue: str, count: int) -> None:
 
 @contextmanager
 def claimers(url: str, count: int) -> Iterator[Sequence[subprocess.Popen[str]]]:
-    """Processes that wait for a queue and a number on their standard input, and claim that often."""
+    """Processes that wait for a way, a queue and a number on their standard input, and claim that often."""
     command = [sys.executable, "-m", "benchmarks.cost", url]
     started = [
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -88,25 +89,63 @@ def heard(process: subprocess.Popen[str]) -> str:
     return line
 
 
+def claim(engine: Engine, queue: str) -> None:
+    with db.session_scope(engine) as session:
+        assert jobs.claim(session, queue, worker="bench", lease_seconds=3600) is not None
+
+
+def plain_claim(engine: Engine, queue: str) -> None:
+    """A claim without tenants and turns: the first job by priority and id that nobody else holds."""
+    with db.session_scope(engine) as session:
+        job = leases.returned(session, plain_statement(), {"in_queue": queue})
+        assert job is not None
+        news.tell(session, job)
+
+
+@cache
+def plain_statement() -> sa.Update:
+    first = (
+        sa.select(Job.id)
+        .where(Job.queue == sa.bindparam("in_queue"), *lanes.runnable())
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(lanes.ONE)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    values = leases.revised(
+        status="running",
+        attempt=Job.attempt + 1,
+        worker="bench",
+        lease_until=db.now() + 3600.0,
+        attempt_started_at=db.now(),
+        started_at=sa.func.coalesce(Job.started_at, db.now()),
+        reason=None,
+        message=None,
+    )
+    return sa.update(Job).where(Job.id == first, Job.status == "queued").values(values)
+
+
+WAYS: Mapping[str, Callable[[Engine, str], None]] = {"ours": claim, "plain": plain_claim}
+
+
 def claimer(url: str) -> None:
     engine = db.engine(url)
     with db.read_scope(engine) as session:
         jobs.waiting(session)
     print("ready", flush=True)
     for order in sys.stdin:
-        queue, times = order.split()
+        way, queue, times = order.split()
         for _ in range(int(times)):
-            with db.session_scope(engine) as session:
-                assert jobs.claim(session, queue, worker="bench", lease_seconds=3600) is not None
+            WAYS[way](engine, queue)
         print("done", flush=True)
     engine.dispose()
 
 
-def seconds_of_round(processes: Sequence[subprocess.Popen[str]], queue: str) -> float:
+def seconds_of_round(processes: Sequence[subprocess.Popen[str]], queue: str, way: str = "ours") -> float:
     began = time.perf_counter()
     for one in processes:
         assert one.stdin is not None
-        one.stdin.write(f"{queue} {CLAIMS // len(processes)}\n")
+        one.stdin.write(f"{way} {queue} {CLAIMS // len(processes)}\n")
         one.stdin.flush()
     for one in processes:
         heard(one)

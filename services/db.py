@@ -74,6 +74,7 @@ _RESTING_SINCE = "loopline_resting_since"
 _READ_ONLY = "loopline_read_only"
 _WITHOUT_WAIT = "loopline_without_wait"
 _ONE_STATEMENT = "loopline_one_statement"
+_FRESH = "loopline_fresh"
 
 
 class now(FunctionElement[float]):
@@ -271,11 +272,21 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
     """
     with _open_scope(), _translated_errors(), _read_only_translated():
         used = engine if wait else engine.execution_options(**{_WITHOUT_WAIT: True})
-        with Session(used, expire_on_commit=False) as session, session.begin():
+        with Session(used, expire_on_commit=False, info={_FRESH: True}) as session, session.begin():
+            event.listen(session, "after_begin", _note_begin)
             yield session
             faults.point("transaction.written")
         metrics.committed(session)
         faults.point("transaction.committed")
+
+
+def _note_begin(session: Session, _transaction: object, _connection: object) -> None:
+    session.info.pop(_FRESH, None)
+
+
+def is_fresh(session: Session) -> bool:
+    """Whether a session has not asked the database yet: then it holds no lock, and no connection."""
+    return _FRESH in session.info
 
 
 def check_writes(engine: Engine) -> bool:

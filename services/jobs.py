@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -316,13 +317,13 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
 
 
 def _claim_in_turn(session: Session, queue: str, worker: str, lease_seconds: float) -> Job | None:
-    passed: set[lanes.Key] = set()
-    while (turn := lanes.next_turn(session, queue, passed)) is not None:
+    turns = lanes.Turns(session, queue)
+    while (turn := turns.next()) is not None:
         job = (_claim_within_limit if turn.is_limited else _claim)(session, turn.lane, worker, lease_seconds)
         if job is not None:
-            lanes.take(session, turn)
+            turns.took(turn)
             return job
-        passed.add(turn.lane)  # claims at the same time took its last job, or its tenant's last place
+        turns.passed(turn)
     lanes.close_empty(session, queue)
     return None
 
@@ -338,23 +339,34 @@ def _claim_within_limit(session: Session, lane: lanes.Key, worker: str, lease_se
 
 
 def _claim(session: Session, lane: lanes.Key, worker: str, lease_seconds: float) -> Job | None:
-    line = (Job.queue == lane.queue, Job.tenant == lane.tenant, Job.priority == lane.priority)
+    asked = {"in_queue": lane.queue, "of_priority": lane.priority, "of_tenant": lane.tenant}
+    asked |= {"by_worker": worker, "for_seconds": lease_seconds}
+    return returned(session, _claim_statement(), asked)
+
+
+@cache
+def _claim_statement() -> sa.Update:
+    line = (
+        Job.queue == sa.bindparam("in_queue"),
+        Job.tenant == sa.bindparam("of_tenant"),
+        Job.priority == sa.bindparam("of_priority"),
+    )
     best = (
         select(Job.id)
         .where(*line, *lanes.runnable())
         .order_by(Job.turn, Job.id)
-        .limit(1)
+        .limit(lanes.ONE)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    statement = (
+    return (
         update(Job)
         .where(Job.id == best, Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
-            worker=worker,
-            lease_until=now() + lease_seconds,
+            worker=sa.bindparam("by_worker"),
+            lease_until=now() + sa.bindparam("for_seconds", type_=sa.Double()),
             attempt_started_at=now(),
             started_at=func.coalesce(Job.started_at, now()),
             reason=None,
@@ -362,7 +374,6 @@ def _claim(session: Session, lane: lanes.Key, worker: str, lease_seconds: float)
             **revised(),
         )
     )
-    return returned(session, statement)
 
 
 def orphans(session: Session, worker: str) -> Sequence[Lease]:

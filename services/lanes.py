@@ -12,27 +12,36 @@ So a claim reads two rows of an index of lanes and one of an index of jobs, howe
 database makes a lane when a job is queued in it (a trigger). Whoever takes the last job of a lane closes it. Where
 nobody saw that it was the last, claims take one look more until `close_empty` finds the lane.
 
-Lock order: the queue's lanes together (contested claims only), job, tenant, one lane. Nobody waits for a job or a
-tenant while holding a lane.
+On PostgreSQL a claim takes its turn in one statement, which is a transaction of its own, and takes the job after that.
+So no claim waits for the commit of another. The turn is taken only if the lane stands where the statement saw it;
+otherwise the claim looks again. A claim that gets no job for its turn gives the turn back. A claim that dies between
+the two, or a database that crashes within a second, costs a tenant one turn and no job.
+
+Lock order: job, tenant, one lane. Nobody waits for a job or a tenant while holding a lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from services import tenants
-from services.db import lock, now
+from services.db import Query, is_fresh, now
 from services.orm import Job, Lane, Tenant
 
 CLOSED_AT_ONCE = 100
 
-# Not a parameter: that would keep PostgreSQL from the partial indexes.
+# Not parameters. They would keep PostgreSQL from the partial indexes, and from planning a statement only once: without
+# the number of a LIMIT the plan looks dear, so PostgreSQL plans anew each time, which takes twice as long as the rest.
 _QUEUED: ColumnElement[str] = sa.literal_column("'queued'")
+ONE: ColumnElement[int] = sa.literal_column("1", sa.Integer())
+_TWO: ColumnElement[int] = sa.literal_column("2", sa.Integer())
+_WHOLE: ColumnElement[float] = sa.literal_column("1.0", sa.Double())
 
 
 class Key(NamedTuple):
@@ -55,30 +64,56 @@ class Turn(NamedTuple):
     """The tenant has a limit on running jobs, below which it is."""
     at: float
     """The turn that this one counts as."""
-    then: float
-    """The lane's turn afterwards."""
+    step: float
+    """What it adds to the lane's turn."""
+    is_taken: bool
+    """It was added already, and committed."""
 
 
-def next_turn(session: Session, queue: str, passed: Collection[Key] = ()) -> Turn | None:
-    """The lane from which a job of the queue is to be taken, but for those that were passed over; None when no job can
-    run. Tenants that run as many jobs as they may are left out.
+class Turns:
+    """The turns that one claim of a queue takes, until it gets a job: each is another lane's."""
 
-    When two tenants could go, claims of this queue wait for each other from here to the end of the transaction.
-    """
-    turn = _look(session, queue, passed)
-    if turn is not None and turn.contested and session.get_bind().dialect.name == "postgresql":
-        lock(session, f"lanes.{queue}")
-        turn = _look(session, queue, passed)
-    return turn
+    def __init__(self, session: Session, queue: str) -> None:
+        engine = session.get_bind()
+        self._session, self._queue = session, queue
+        # A session that has done something may hold lanes, for which the statement apart would wait in vain.
+        self._apart = engine.engine if engine.dialect.name == "postgresql" and is_fresh(session) else None
+        self._passed: list[Key] = []
 
+    def next(self) -> Turn | None:
+        """The lane from which a job is to be taken; None when no job can run. Tenants that run as many jobs as they may
+        are left out."""
+        while True:
+            rows = self._rows()
+            if not rows:
+                return None
+            row = rows[0]
+            turn = Turn(Key(self._queue, row.priority, row.tenant), at=row.at, step=row.step, **_flags(row))
+            if turn.is_taken or not turn.contested or self._apart is None:
+                return turn
+            if row.is_closing:
+                self._passed.append(turn.lane)
 
-def take(session: Session, turn: Turn) -> None:
-    """A job of the lane was claimed: the next turn is another's. When a tenant is alone, nobody's turn moves."""
-    if turn.contested:  # so no other claim has moved the lane since it was looked at
-        statement = update(Lane).where(*_of(turn.lane)).values(last_turn=turn.at, turn=turn.then)
-        session.execute(statement, execution_options={"synchronize_session": False})
-    if turn.is_last_job:
-        close(session, turn.lane)
+    def _rows(self) -> Sequence[Any]:
+        parameters: dict[str, Any] = {"in_queue": self._queue}
+        for number, key in enumerate(self._passed):
+            parameters |= {f"priority_{number}": key.priority, f"tenant_{number}": key.tenant}
+        if self._apart is None:
+            return _look(len(self._passed)).rows(self._session.connection(), **parameters)
+        return _take(len(self._passed)).rows(self._apart, **parameters)
+
+    def took(self, turn: Turn) -> None:
+        """A job of the lane was claimed: the next turn is another's. When a tenant is alone, nobody's turn moves."""
+        if turn.contested and not turn.is_taken:
+            self._session.connection().execute(_move(), {**_named(turn.lane), "at": turn.at, "step": turn.step})
+        if turn.is_last_job:
+            close(self._session, turn.lane)
+
+    def passed(self, turn: Turn) -> None:
+        """No job was claimed, because claims at the same time took the last one, or the tenant's last place."""
+        if turn.is_taken and self._apart is not None:
+            _give_back().rows(self._apart, **_named(turn.lane), step=turn.step)
+        self._passed.append(turn.lane)
 
 
 def enter(session: Session, keys: Collection[Key]) -> None:
@@ -166,11 +201,16 @@ def of(job: Job) -> Key:
     return Key(job.queue, job.priority, job.tenant)
 
 
-def _look(session: Session, queue: str, passed: Collection[Key]) -> Turn | None:
+# A parameter must not have the name of a column: in an UPDATE, SQLAlchemy would take it for that column's new value.
+
+
+def _next(passed: int) -> sa.CTE:
+    """The lane that goes next, as a row; but for so many lanes."""
     another = _head((Job.status == _QUEUED,), skip=1)
     is_limited = _tenant(Tenant.max_running.is_not(None), False)
     other = aliased(Lane)
     same = (other.queue == Lane.queue, other.priority == Lane.priority)
+    order = ("priority", "turn", "tenant")
     query = (
         select(
             Lane.priority,
@@ -181,23 +221,76 @@ def _look(session: Session, queue: str, passed: Collection[Key]) -> Turn | None:
             select(func.max(other.last_turn)).where(*same).correlate(Lane).scalar_subquery().label("newest"),
             select(Tenant.share).where(Tenant.name == Lane.tenant).correlate(Lane).scalar_subquery().label("share"),
         )
-        .where(Lane.queue == queue, *can_run())
+        .where(Lane.queue == sa.bindparam("in_queue"), *can_run())
         .order_by(Lane.priority.desc(), Lane.turn, Lane.tenant)
-        .limit(2)
+        .limit(_TWO)
     )
-    if passed:
-        query = query.where(
-            sa.tuple_(Lane.priority, Lane.tenant).not_in([(key.priority, key.tenant) for key in passed])
-        )
-    rows = session.execute(query).all()
-    if not rows:
-        return None
-    first = rows[0]
-    contested = len(rows) == 2 and rows[1].priority == first.priority
+    for number in range(passed):
+        is_it = (Lane.priority == sa.bindparam(f"priority_{number}"), Lane.tenant == sa.bindparam(f"tenant_{number}"))
+        query = query.where(~sa.and_(*is_it))
+    two = query.cte("two")
+    equals = select(func.count()).where(two.alias().c.priority == two.c.priority)
     # Of a lane that could not run for a while (a limit on running jobs, retries that wait) the turns are forgotten.
-    at = max(first.turn, first.newest)
-    then = at + 1.0 / (first.share or 1.0)
-    return Turn(Key(queue, first.priority, first.tenant), contested, first.is_last_job, first.is_limited, at, then)
+    at = sa.case((two.c.turn > two.c.newest, two.c.turn), else_=two.c.newest)
+    first = select(
+        *(two.c[name] for name in (*order, "is_last_job", "is_limited")),
+        (equals.correlate(two).scalar_subquery() > ONE).label("contested"),
+        at.label("at"),
+        (_WHOLE / func.coalesce(two.c.share, _WHOLE)).label("step"),
+    )
+    return first.order_by(two.c.priority.desc(), two.c.turn, two.c.tenant).limit(ONE).cte("first")
+
+
+@lru_cache(maxsize=64)
+def _look(passed: int) -> Query:
+    first = _next(passed)
+    return Query(select(first, sa.false().label("is_taken")))
+
+
+@lru_cache(maxsize=64)
+def _take(passed: int) -> Query:
+    """Look, and add the turn to the lane if it counts and nobody has moved the lane since. Nobody waits for a lane that
+    is being closed, because its last job was claimed. PostgreSQL only."""
+    first = _next(passed)
+    there = (Lane.queue == sa.bindparam("in_queue"), Lane.priority == first.c.priority, Lane.tenant == first.c.tenant)
+    # This lock conflicts with that of `_close`, and not with other turns.
+    held = select(Lane.tenant).where(*there, first.c.contested)
+    free = held.with_for_update(read=True, key_share=True, skip_locked=True, of=Lane).cte("free")
+    taken = (
+        update(Lane)
+        .where(*there, Lane.turn == first.c.turn, Lane.tenant == free.c.tenant)
+        .values(last_turn=first.c.at, turn=first.c.at + first.c.step)
+        .returning(Lane.tenant)
+        .cte("taken")
+    )
+    is_taken, is_closing = select(taken).exists(), ~select(free).exists()
+    return Query(select(first, is_taken.label("is_taken"), is_closing.label("is_closing"), _unflushed()))
+
+
+@cache
+def _move() -> sa.Update:
+    """Add a turn to a lane."""
+    at: ColumnElement[float] = sa.bindparam("at", type_=sa.Double())
+    step: ColumnElement[float] = sa.bindparam("step", type_=sa.Double())
+    moved = sa.case((Lane.turn > at, Lane.turn), else_=at) + step
+    return update(Lane).where(*_asked()).values(last_turn=at, turn=moved)
+
+
+@cache
+def _give_back() -> Query:
+    given = (
+        update(Lane)
+        .where(*_asked())
+        .values(turn=Lane.turn - sa.bindparam("step", type_=sa.Double()))
+        .returning(Lane.tenant)
+        .cte("given")
+    )
+    return Query(select(given, _unflushed()))
+
+
+def _unflushed() -> ColumnElement[str]:
+    """Let this transaction not wait for the disk, nor others for it: a crash may take a turn back."""
+    return func.set_config("synchronous_commit", "off", sa.true()).label("flushed")
 
 
 def _close(session: Session, *which: ColumnElement[bool]) -> None:
@@ -207,6 +300,20 @@ def _close(session: Session, *which: ColumnElement[bool]) -> None:
     for row in session.execute(found.with_for_update(skip_locked=True)).all():
         statement = update(Lane).where(*_of(Key(*row)), *empty).values(has_jobs=False)
         session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def _flags(row: Any) -> dict[str, bool]:
+    return {name: bool(getattr(row, name)) for name in ("contested", "is_last_job", "is_limited", "is_taken")}
+
+
+def _named(key: Key) -> dict[str, Any]:
+    return {"in_queue": key.queue, "of_priority": key.priority, "of_tenant": key.tenant}
+
+
+def _asked() -> tuple[ColumnElement[bool], ...]:
+    """Conditions of the lane of these parameters."""
+    names = {Lane.queue: "in_queue", Lane.priority: "of_priority", Lane.tenant: "of_tenant"}
+    return tuple(column == sa.bindparam(name) for column, name in names.items())
 
 
 def _of(key: Key) -> tuple[ColumnElement[bool], ...]:
@@ -220,10 +327,10 @@ def _has_queued() -> ColumnElement[bool]:
 def _head(conditions: tuple[ColumnElement[bool], ...], skip: int = 0) -> sa.ScalarSelect[str]:
     """The first such job of a lane. With its LIMIT PostgreSQL cannot make a join with the whole queue of it."""
     line = (Job.queue == Lane.queue, Job.tenant == Lane.tenant, Job.priority == Lane.priority)
-    query = select(Job.id).where(*line, *conditions).order_by(Job.turn, Job.id).limit(1)
-    return (query.offset(skip) if skip else query).correlate(Lane).scalar_subquery()
+    query = select(Job.id).where(*line, *conditions).order_by(Job.turn, Job.id).limit(ONE)
+    return (query.offset(sa.literal_column(str(skip))) if skip else query).correlate(Lane).scalar_subquery()
 
 
 def _tenant(what: ColumnElement[bool], otherwise: bool) -> ColumnElement[bool]:
     found = select(what).where(Tenant.name == Lane.tenant).correlate(Lane).scalar_subquery()
-    return func.coalesce(found, sa.literal(otherwise))
+    return func.coalesce(found, sa.true() if otherwise else sa.false())

@@ -6,6 +6,7 @@ touches no row, gets LeaseLost, and changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +57,10 @@ def revised(**values: Any) -> dict[str, Any]:
     return {"revision": Job.revision + 1, "updated_at": now(), **values}
 
 
-def returned(session: Session, statement: sa.Update) -> Job | None:
+def returned(session: Session, statement: sa.Update, parameters: Mapping[str, Any] | None = None) -> Job | None:
     """Carry out an UPDATE of at most one job; the job as it is then."""
     options = {"populate_existing": True, "synchronize_session": False}
-    return session.scalars(statement.returning(Job), execution_options=options).one_or_none()
+    return session.scalars(statement.returning(Job), parameters, execution_options=options).one_or_none()
 
 
 def lost(lease: Lease) -> LeaseLost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from services.orm import Job, Lane
 from tests.services.test_claims import at_once
 
 Submit = Callable[..., list[str]]
+POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer at a time
 
 
 @pytest.fixture
@@ -180,6 +182,57 @@ def test_claims_at_once_share_fairly_too(engine: Engine, submit: Submit) -> None
     submit("beta", 16)
     got = [job.tenant for job in at_once([lambda: claim(engine)] * 12) if job]
     assert (got.count("acme"), got.count("beta")) == (6, 6)
+
+
+def turn_of(engine: Engine, tenant: str) -> float:
+    with db.read_scope(engine) as session:
+        return session.scalars(sa.select(Lane.turn).where(Lane.tenant == tenant)).one()
+
+
+@POSTGRESQL
+def test_no_claim_waits_for_the_commit_of_another(engine: Engine, submit: Submit) -> None:
+    submit("acme", 3)
+    submit("beta", 3)
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(db.session_scope(engine)) for _ in range(5)]
+        claimed = [jobs.claim(session, "default", worker="w", lease_seconds=60) for session in sessions]
+        assert "".join(job.tenant[0] for job in claimed if job) == "ababa"
+    assert order(engine, 1) == "b"
+
+
+@POSTGRESQL
+def test_a_lane_that_is_being_closed_is_not_waited_for(engine: Engine, submit: Submit) -> None:
+    submit("acme")
+    submit("beta", 4)
+    set_tenant(engine, "acme", share=2)
+    with db.session_scope(engine) as session:
+        job = jobs.claim(session, "default", worker="w", lease_seconds=60)
+        assert job is not None
+        assert job.tenant == "acme"
+        assert order(engine, 3) == "bbb"
+        assert turn_of(engine, "acme") == 0.5
+
+
+@POSTGRESQL
+def test_a_turn_without_a_job_is_given_back(engine: Engine, submit: Submit) -> None:
+    submit("acme", 2)
+    submit("beta", 4)
+    set_tenant(engine, "acme", share=2)
+    with db.session_scope(engine) as one, db.session_scope(engine) as two:
+        assert jobs.claim(one, "default", worker="w", lease_seconds=60) is not None
+        assert order(engine, 1) == "b"
+        assert jobs.claim(two, "default", worker="w", lease_seconds=60) is not None
+        assert turn_of(engine, "acme") == 1.0
+        assert order(engine, 2) == "bb"  # each took a turn of acme before: nobody saw that its last job was claimed
+        assert turn_of(engine, "acme") == 1.0
+
+
+def test_claims_of_one_transaction_take_turns_too(engine: Engine, submit: Submit) -> None:
+    submit("acme", 2)
+    submit("beta", 3)
+    with db.session_scope(engine) as session:
+        claimed = [jobs.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
+    assert "".join(job.tenant[0] if job else "-" for job in claimed) == "ababb-"
 
 
 def test_no_job_is_forgotten_while_lanes_open_and_close(engine: Engine, submit: Submit) -> None:
