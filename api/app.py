@@ -30,7 +30,7 @@ from api import (
 from api import bell as doorbell
 from api.service import Service
 from services import db, storage
-from services.queue import Doorbell
+from services.jobs.doorbell import Doorbell
 from services.settings import Settings
 
 VERSION = "0.1.0"

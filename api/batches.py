@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
 from api.service import current
-from services import batches, db, faults, looks, matrix
-from services.batches import Summary
+from services import db, faults
 from services.errors import BatchNotFound
 from services.idempotency import Key
+from services.jobs import batches, matrix, queries
+from services.jobs.batches import Summary
 from services.orm import Batch
 from services.states import TERMINAL, Status
 
@@ -83,7 +84,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
         batch, replayed = batches.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "batch.submit", batch.id)
-        members = looks.members(session.connection(), batch.id)
+        members = queries.members(session.connection(), batch.id)
         summary = batches.summaries(session, [batch.id])[batch.id]
     if not replayed:
         log.info("%s: submitted, %d jobs", batch.id, len(members))
@@ -133,7 +134,7 @@ def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
     with db.read_scope(engine) as session:
         batch = batches.get(session, path.batch_id, tenant=tenant)
         now = batches.summaries(session, [path.batch_id])[path.batch_id]
-        members = looks.members(session.connection(), path.batch_id)
+        members = queries.members(session.connection(), path.batch_id)
     return openapi.answer(_described(batch, now, members), headers=_hints(now))
 
 
@@ -146,7 +147,7 @@ def cancel(path: schemas.BatchPath) -> Response:
     with db.session_scope(current().engine) as session:
         batch = batches.cancel(session, _identified(path.batch_id), tenant=auth.tenant())
         auth.note(session, "batch.cancel", batch.id)
-        members = looks.members(session.connection(), batch.id)
+        members = queries.members(session.connection(), batch.id)
         summary = batches.summaries(session, [batch.id])[batch.id]
     return openapi.answer(_described(batch, summary, members), 202, _hints(summary))
 

@@ -7,7 +7,8 @@ from flask import Response
 from api import auth, downloads, openapi, schemas
 from api.jobs import identified
 from api.service import current
-from services import db, jobs
+from services import db
+from services.jobs import control
 from services.orm import Checkpoint
 
 api = openapi.blueprint("checkpoints", __name__, prefix="/v1/jobs", about="Places from which training goes on exactly.")
@@ -21,8 +22,8 @@ api = openapi.blueprint("checkpoints", __name__, prefix="/v1/jobs", about="Place
 def index(path: schemas.JobPath) -> Response:
     """List the checkpoints of a job, ascending"""
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
-        rows = jobs.checkpoints(session, path.job_id)
+        control.revision(session, identified(path.job_id), tenant=auth.tenant())
+        rows = control.checkpoints(session, path.job_id)
     return openapi.answer(schemas.CheckpointList(data=[described(row) for row in rows]))
 
 
@@ -34,8 +35,8 @@ def index(path: schemas.JobPath) -> Response:
 def download(path: schemas.CheckpointPath) -> Response:
     """Download a checkpoint as a zip"""
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
-        row = jobs.get_checkpoint(session, path.job_id, path.step)
+        control.revision(session, identified(path.job_id), tenant=auth.tenant())
+        row = control.get_checkpoint(session, path.job_id, path.step)
     return downloads.zip_response(f"{row.job_id}-checkpoint-{row.step}.zip", current().storage, row.job_id, row.files)
 
 

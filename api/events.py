@@ -7,7 +7,8 @@ from flask import Response, request
 from api import auth, openapi, schemas
 from api.jobs import identified
 from api.service import current
-from services import db, events, jobs
+from services import db
+from services.jobs import control, events
 from services.orm import Event, LogLine
 
 api = openapi.blueprint("events", __name__, prefix="/v1/jobs", about="What happened to a job, and what it said.")
@@ -22,7 +23,7 @@ def index(path: schemas.JobPath, query: schemas.EventsQuery) -> Response:
     Changes of state, checkpoints, retries, requests and warnings.
     """
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
+        control.revision(session, identified(path.job_id), tenant=auth.tenant())
         rows = events.list(session, path.job_id, after=query.after, limit=query.limit + 1)
     found = [_event(row) for row in rows[: query.limit]]
     return openapi.answer(schemas.EventList(data=found, has_more=len(rows) > query.limit))
@@ -35,7 +36,7 @@ def logs(path: schemas.JobPath, query: schemas.LogsQuery) -> Response:
     `Accept: text/plain` gives them as text, a line each. The newest 2,000 lines are kept.
     """
     with db.read_scope(current().engine) as session:
-        jobs.revision(session, identified(path.job_id), tenant=auth.tenant())
+        control.revision(session, identified(path.job_id), tenant=auth.tenant())
         rows = events.lines(session, path.job_id, after=query.after, limit=query.limit + 1)
     found, more = [_line(row) for row in rows[: query.limit]], len(rows) > query.limit
     vary = {"Vary": "Accept"}

@@ -13,8 +13,9 @@ from redis.retry import Retry
 from api import auth, openapi, schemas
 from api.bell import PATIENCE_SECONDS
 from api.service import Service, current
-from services import db, workers
+from services import db
 from services.errors import LooplineError, StorageUnavailable
+from services.jobs import workers
 
 READY_SECONDS = 1.0
 LOCKED_SECONDS = 30.0

@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from api import auth, bodies, openapi, polling, schemas
 from api.schemas import moment, moment_or_none
 from api.service import current
-from services import db, faults, jobs, looks, submission, transfers
+from services import db, faults, transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
+from services.jobs import control, queries, submission
 from services.orm import Job
 from services.settings import Settings
 from services.states import TERMINAL, Status
@@ -77,7 +78,7 @@ def index(query: schemas.JobsQuery) -> Response:
     filters = query.model_dump(exclude={"tag"})
     key, _, value = (query.tag or "").partition(":")
     tag = (key, value) if query.tag else None
-    found = looks.page(current().engine, tenant=auth.tenant(), **filters, tag=tag)
+    found = queries.page(current().engine, tenant=auth.tenant(), **filters, tag=tag)
     data = [_document(row, found.positions.get(row.id), full=query.full) for row in found.rows]
     return openapi.answer({"object": "list", "data": data, "has_more": found.more})
 
@@ -98,15 +99,15 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
 
     def look() -> tuple[str, bool]:
         nonlocal revision, status
-        revision, status = looks.revision(engine, path.job_id, tenant=tenant)
+        revision, status = queries.revision(engine, path.job_id, tenant=tenant)
         return str(revision), status in TERMINAL
 
     if query.wait or request.if_none_match:
         polling.await_news(current(), look, query.wait, request.if_none_match)
         if request.if_none_match.contains_weak(str(revision)):
             return Response(status=304, headers=_hints(revision, status))
-    row = looks.one(engine, path.job_id, tenant=tenant)
-    return openapi.answer(_document(row, looks.position(row), full=True), headers=_freshness(row))
+    row = queries.one(engine, path.job_id, tenant=tenant)
+    return openapi.answer(_document(row, queries.position(row), full=True), headers=_freshness(row))
 
 
 @api.post("/<job_id>/cancel", operation_id="cancelJob", responses={202: schemas.Job, **openapi.problems(404)})
@@ -116,7 +117,7 @@ def cancel(path: schemas.JobPath) -> Response:
     One that waits is cancelled at once, one that runs is asked to stop, one that has ended stays as it is.
     """
     with db.session_scope(current().engine) as session:
-        job = jobs.cancel(session, identified(path.job_id), tenant=auth.tenant())
+        job = control.cancel(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.cancel", job.id)
         return openapi.answer(described(session, job.id), 202, _freshness(job))
 
@@ -129,7 +130,7 @@ def pause(path: schemas.JobPath) -> Response:
     `paused`, within a few seconds. One that is paused stays so; one that has ended cannot be (409).
     """
     with db.session_scope(current().engine) as session:
-        job = jobs.pause(session, identified(path.job_id), tenant=auth.tenant())
+        job = control.pause(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.pause", job.id)
         return openapi.answer(described(session, job.id), 202, _freshness(job))
 
@@ -142,7 +143,7 @@ def resume(path: schemas.JobPath) -> Response:
     waits or runs stays as it is; one that has ended cannot be resumed (409).
     """
     with db.session_scope(current().engine) as session:
-        job = jobs.resume(session, identified(path.job_id), tenant=auth.tenant())
+        job = control.resume(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.resume", job.id)
         resource = described(session, job.id)
     if job.status == Status.QUEUED:
@@ -158,7 +159,7 @@ def delete(path: schemas.JobPath) -> Response:
     """
     service = current()
     with db.session_scope(service.engine) as session:
-        jobs.delete(session, identified(path.job_id), tenant=auth.tenant())
+        control.delete(session, identified(path.job_id), tenant=auth.tenant())
         auth.note(session, "job.delete", path.job_id)
     transfers.remove_job(service.storage, path.job_id)
     return Response(status=204)
@@ -168,8 +169,8 @@ def delete(path: schemas.JobPath) -> Response:
 def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
     """List the epochs of a job, ascending"""
     engine = current().engine
-    looks.revision(engine, identified(path.job_id), tenant=auth.tenant())
-    records, more = looks.epochs(engine, path.job_id, query.after, query.limit)
+    queries.revision(engine, identified(path.job_id), tenant=auth.tenant())
+    records, more = queries.epochs(engine, path.job_id, query.after, query.limit)
     end = b'],"has_more":%s}\n' % (b"true" if more else b"false")
     return openapi.pieces([b'{"object":"list","data":[', records, end])
 
@@ -178,8 +179,8 @@ def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
 def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     """Loss and gradient norm by step, thinned out"""
     with db.read_scope(current().engine) as session:
-        looks.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
-        found = jobs.steps(session, path.job_id, points=query.points)
+        queries.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
+        found = control.steps(session, path.job_id, points=query.points)
     numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm}
     return openapi.answer({"object": "steps", **numbers, "total": found.total})
 
@@ -209,8 +210,8 @@ def _hints(revision: int, status: str) -> dict[str, str]:
 def described(session: Session, job_id: str) -> dict[str, Any]:
     """The job as clients see it, from within the transaction that has changed it."""
     session.flush()
-    row = looks.one(session.connection(), job_id, tenant=auth.tenant())
-    return _document(row, looks.position(row), full=True)
+    row = queries.one(session.connection(), job_id, tenant=auth.tenant())
+    return _document(row, queries.position(row), full=True)
 
 
 def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from flask import Response
 from api import auth, downloads, openapi, schemas
 from api.jobs import identified
 from api.service import current
-from services import db, jobs
+from services import db
 from services.errors import ModelNotReady, NotFound
+from services.jobs import control
 from services.orm import Job
 from services.states import TERMINAL, Status
 
@@ -55,8 +56,8 @@ def single(path: schemas.FilePath) -> Response:
 
 def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
-        job = jobs.get(session, identified(job_id), tenant=auth.tenant())
-        kept = [str(row.step) for row in jobs.checkpoints(session, job.id)]
+        job = control.get(session, identified(job_id), tenant=auth.tenant())
+        kept = [str(row.step) for row in control.checkpoints(session, job.id)]
     if job.status in TERMINAL and job.status != Status.SUCCEEDED and not job.files:
         told = f"This job has no model: it ended as {job.status}."
         if kept:

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, downloads, openapi, schemas
 from api.service import current
-from services import db, jobs, registry
+from services import db, registry
+from services.jobs import control
 from services.orm import Dataset, Job, ModelMove, ModelVersion
 
 api = openapi.blueprint("registry", __name__, prefix="/v1/models", about="Models by name, with versions and aliases.")
@@ -117,7 +118,7 @@ def download(path: schemas.ModelVersionPath) -> Response:
     """
     with db.read_scope(current().engine) as session:
         found = _found(session, path)
-        job = jobs.get(session, found.job_id, tenant=auth.tenant())
+        job = control.get(session, found.job_id, tenant=auth.tenant())
     filename = f"{found.name}-{found.version}.zip"
     answer = downloads.zip_response(filename, current().storage, job.id, job.files or ())
     answer.headers["Content-Location"] = f"{api.url_prefix}/{found.name}/versions/{found.version}/download"
@@ -205,7 +206,7 @@ def demote(path: schemas.AliasPath) -> Response:
 
 def described(session: Session, rows: Sequence[ModelVersion]) -> list[schemas.ModelVersion]:
     """The versions as clients see them."""
-    theirs = {job.id: job for job in jobs.those(session, [row.job_id for row in rows])}
+    theirs = {job.id: job for job in control.those(session, [row.job_id for row in rows])}
     pointing = registry.aliases(session, {row.name for row in rows}, tenant=auth.tenant())
     return [_version(session, row, theirs[row.job_id], pointing[row.name]) for row in rows]
 

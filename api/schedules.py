@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
-from services import batches, cron, db, faults, firings, schedules
+from services import cron, db, faults, firings, schedules
 from services.errors import Problem, ScheduleInvalid
 from services.idempotency import Key
+from services.jobs import batches
 from services.orm import Firing, Schedule
 from services.schedules import Definition
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 from sqlalchemy import Engine
 
-from services.queue import Doorbell
+from services.jobs.doorbell import Doorbell
 from services.settings import Settings
 from services.storage import Storage
 

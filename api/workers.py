@@ -8,7 +8,8 @@ from flask import Response
 
 from api import auth, openapi, schemas
 from api.service import current
-from services import db, jobs, workers
+from services import db
+from services.jobs import control, workers
 from services.orm import Worker
 
 api = openapi.blueprint("workers", __name__, prefix="/v1/workers", about="The processes that take jobs.")
@@ -19,7 +20,7 @@ def index() -> Response:
     """List the workers that were seen within the last minute, and what they are doing"""
     with db.read_scope(current().engine) as session:
         rows = workers.list(session)
-        ours = jobs.known(session, [row.job_id for row in rows if row.job_id], tenant=auth.tenant())
+        ours = control.known(session, [row.job_id for row in rows if row.job_id], tenant=auth.tenant())
     return openapi.answer(schemas.WorkerList(data=[described(row, ours) for row in rows]))
 
 

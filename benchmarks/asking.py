@@ -27,10 +27,11 @@ from sqlalchemy.engine import Engine
 
 from benchmarks import tracking
 from benchmarks.cost import databases
-from services import db, jobs, series, tenants
-from services.leases import Lease
+from services import db, tenants
+from services.jobs import control, series
+from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.orm import Epoch, Job, Lane, StepChunk
-from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.training.spec import parse
 
@@ -81,7 +82,7 @@ def api(url: str, folder: Path) -> Iterator[Asked]:
 def template(engine: Engine, **changes: Any) -> str:
     """A queued job, as the API makes it; rows are copied from it."""
     with db.session_scope(engine) as session:
-        return jobs.create(session, parse({**SPEC, **changes}), requested=SPEC, dataset_id=None).id
+        return control.create(session, parse({**SPEC, **changes}), requested=SPEC, dataset_id=None).id
 
 
 def numbers(count: int) -> Any:
@@ -192,7 +193,7 @@ def history(engine: Engine, job_id: str) -> None:
     record |= {"validation_accuracy": 0.891234, "grad_norm_mean": 1.2345678, "grad_norm_max": 3.4567891, "seconds": 0.5}
     record |= {"clipped_fraction": 0.25, "samples_per_second": 12345.678, "train_macro_f1": 0.9, "step": 1}
     rows = [{"job_id": job_id, "epoch": n, "record": {"epoch": n, **record}} for n in range(1, HISTORY + 1)]
-    each = jobs.CHUNK_STEPS
+    each = control.CHUNK_STEPS
     loss = np.random.default_rng(0).random(HISTORY, dtype=np.float32).tolist()
     chunks = [
         {
@@ -341,9 +342,9 @@ def count_of(engine: Engine) -> int:
 
 def claim(engine: Engine) -> None:
     with db.session_scope(engine) as session:
-        job = jobs.claim(session, "default", worker="bench", lease_seconds=3600)
+        job = control.claim(session, "default", worker="bench", lease_seconds=3600)
         assert job is not None
-        jobs.give_back(session, Lease.of(job))
+        control.give_back(session, Lease.of(job))
 
 
 def growth_rows(name: str, few: Asked, many: Asked) -> Iterator[dict[str, Any]]:

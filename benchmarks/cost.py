@@ -21,8 +21,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, lanes, leases, news
-from services.jobs import Lease
+from services import db
+from services.jobs import control, lanes, leases
+from services.jobs.control import Lease
 from services.orm import Job, new_id
 from services.training.spec import parse
 
@@ -58,7 +59,7 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
 def fill(engine: Engine, queue: str, count: int) -> None:
     spec = parse({**SPEC, "queue": queue})
     with db.session_scope(engine) as session:
-        job = jobs.create(session, spec, requested={}, dataset_id=None)
+        job = control.create(session, spec, requested={}, dataset_id=None)
         columns = {column.name: getattr(job, column.name) for column in Job.__table__.columns}
         rows = [columns | {"id": new_id("job"), "priority": n % 5} for n in range(count - 1)]
         if rows:
@@ -91,7 +92,7 @@ def heard(process: subprocess.Popen[str]) -> str:
 
 def claim(engine: Engine, queue: str) -> None:
     with db.session_scope(engine) as session:
-        assert jobs.claim(session, queue, worker="bench", lease_seconds=3600) is not None
+        assert control.claim(session, queue, worker="bench", lease_seconds=3600) is not None
 
 
 def plain_claim(engine: Engine, queue: str) -> None:
@@ -131,7 +132,7 @@ WAYS: Mapping[str, Callable[[Engine, str], None]] = {"ours": claim, "plain": pla
 def claimer(url: str) -> None:
     engine = db.engine(url)
     with db.read_scope(engine) as session:
-        jobs.waiting(session)
+        control.waiting(session)
     print("ready", flush=True)
     for order in sys.stdin:
         way, queue, times = order.split()
@@ -187,13 +188,13 @@ def heartbeat_row(name: str, url: str) -> dict[str, object]:
     engine = db.engine(url)
     fill(engine, "heart", 1)
     with db.session_scope(engine) as session:
-        job = jobs.claim(session, "heart", worker="bench", lease_seconds=3600)
+        job = control.claim(session, "heart", worker="bench", lease_seconds=3600)
         assert job is not None
     took = []
     for _ in range(RENEWALS):
         began = time.perf_counter()
         with db.session_scope(engine) as session:
-            jobs.renew(session, Lease.of(job), 3600)
+            control.renew(session, Lease.of(job), 3600)
         took.append(time.perf_counter() - began)
     end_running(engine)
     engine.dispose()

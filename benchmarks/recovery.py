@@ -20,7 +20,8 @@ import httpx
 import psutil
 
 from benchmarks.start import WORKLOAD, busy, command_of, service, wait_for_quiet
-from services import db, jobs
+from services import db
+from services.jobs import control
 from services.training.spec import parse
 
 LOST = 60.0 + 15.0 + 5.0  # the lease, the grace, the scheduler's next look
@@ -115,7 +116,7 @@ def lost_bell(client: httpx.Client, database: sqlite3.Connection, folder: Path) 
     began = time.perf_counter()
     spec = parse(WORKLOAD | {"training": {"epochs": 1, "loss": "cross_entropy"}})
     with db.session_scope(engine) as session:
-        job_id = jobs.create(session, spec, requested={}, dataset_id=None).id
+        job_id = control.create(session, spec, requested={}, dataset_id=None).id
     wait_until(lambda: database.execute("SELECT step FROM jobs WHERE id = ?", [job_id]).fetchone()[0])
     took = time.perf_counter() - began
     client.get(f"/v1/jobs/{job_id}", params={"wait": 30})

@@ -23,7 +23,8 @@ from sqlalchemy.engine import Engine
 from benchmarks.asking import copies, settle, template
 from benchmarks.cost import CLAIMS as AT_ONCE
 from benchmarks.cost import claimers, databases, seconds_of_round
-from services import db, jobs
+from services import db
+from services.jobs import control
 from services.orm import Job
 
 FEW, MANY = 1_000, 1_000_000
@@ -60,7 +61,7 @@ def claim(engine: Engine, queue: str) -> float:
     with db.session_scope(engine) as session:
         session.connection()
         began = time.perf_counter()
-        assert jobs.claim(session, queue, worker="bench", lease_seconds=3600) is not None
+        assert control.claim(session, queue, worker="bench", lease_seconds=3600) is not None
         return time.perf_counter() - began
 
 

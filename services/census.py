@@ -13,9 +13,10 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, metrics, schedules, webhooks, workers
+from services import db, metrics, schedules, webhooks
 from services.db import now
 from services.errors import Unavailable
+from services.jobs import workers
 from services.orm import Job
 from services.webhooks import Backlog
 

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session, aliased
 
-from services import batches, cron, db, faults, idempotency, ledger, retraining, schedules, tenants
+from services import cron, db, faults, idempotency, ledger, schedules, tenants
 from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
 from services.idempotency import Key
+from services.jobs import batches, retraining
 from services.orm import Firing, Schedule, new_id
 from services.outcomes import OPEN, Outcome, Reason
 from services.schedules import Overlap

@@ -11,7 +11,8 @@ from collections.abc import Collection
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, jobs
+from services import datasets, db
+from services.jobs import control
 from services.objects import S3
 from services.storage import STRAY_SECONDS, Storage
 from services.transfers import LOOK_SECONDS, dataset_key
@@ -34,7 +35,7 @@ def sweep_cache(engine: Engine, storage: Storage, store: S3) -> int:
     lately, where the object store has them. Returns how many. Raises Unavailable."""
     idle = storage.old_jobs()
     with db.read_scope(engine) as session:
-        kept = jobs.running(session, idle) | jobs.unshared(session, idle)
+        kept = control.running(session, idle) | control.unshared(session, idle)
     unused = [sha256 for sha256 in storage.old_datasets(CACHE_SECONDS) if store.has(dataset_key(sha256))]
     return storage.sweep_cache([job_id for job_id in idle if job_id not in kept], unused, CACHE_SECONDS)
 
@@ -59,8 +60,8 @@ def _wanted(session: Session) -> Collection[str]:
 def _sweep_jobs(engine: Engine, store: S3) -> int:
     folders = list(store.folders("jobs/"))
     with db.read_scope(engine) as session:
-        left = jobs.without_row(session, folders)
-        resting = jobs.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
+        left = control.without_row(session, folders)
+        resting = control.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
     strays = [found.key for job_id in left for found in store.list(f"jobs/{job_id}/")]
     for job_id, kept in resting.items():
         found = store.list(f"jobs/{job_id}/")

@@ -327,9 +327,9 @@ class Job(Base):
 
 
 class Lane(Base):
-    """The queued jobs of one tenant in one queue at one priority, and when its next turn comes (`services/lanes.py`).
+    """The queued jobs of one tenant in one queue at one priority, and when its next turn comes.
 
-    The database makes the row when such a job is queued, so no job can wait outside of a lane.
+    `services/jobs/lanes.py` says who takes turns. The database makes the row when such a job is queued, so no job can wait outside of a lane.
     """
 
     __tablename__ = "lanes"
@@ -498,7 +498,7 @@ class Event(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     at: Mapped[float]
     type: Mapped[str]
-    """A `services.events.Type`."""
+    """A `services.jobs.events.Type`."""
     level: Mapped[str]
     attempt: Mapped[int]
     worker: Mapped[str | None]

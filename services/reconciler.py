@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import batches, datasets, db, faults, idempotency, jobs, lanes, leftovers, workers
-from services.queue import Doorbell
+from services import datasets, db, faults, idempotency, leftovers
+from services.jobs import batches, control, lanes, workers
+from services.jobs.doorbell import Doorbell
 from services.settings import Settings
 from services.storage import STRAY_SECONDS, Storage
 
@@ -39,11 +40,11 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
     expired: Sequence[str] = ()
     forgotten = 0
     with db.read_scope(engine) as session:
-        silent, stale = jobs.any_expired(session, grace_seconds=settings.grace_seconds), idempotency.any_old(session)
+        silent, stale = control.any_expired(session, grace_seconds=settings.grace_seconds), idempotency.any_old(session)
         left = workers.any_old(session)
     if silent:
         with db.session_scope(engine) as session:
-            expired = jobs.expire(session, grace_seconds=settings.grace_seconds)
+            expired = control.expire(session, grace_seconds=settings.grace_seconds)
     if stale:
         with db.session_scope(engine) as session:
             forgotten = idempotency.forget_old(session)
@@ -51,7 +52,7 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
         with db.session_scope(engine) as session:
             workers.forget_old(session)
     with db.read_scope(engine) as session:
-        waiting, over = jobs.waiting(session), batches.over(session)
+        waiting, over = control.waiting(session), batches.over(session)
     rung = [queue for queue in waiting if bell.ring(queue)]
     return Pass(expired, rung, forgotten, [batch_id for batch_id in over if _end(engine, batch_id)])
 
@@ -76,8 +77,8 @@ def sweep(engine: Engine, storage: Storage) -> int:
     with db.session_scope(engine) as session:
         swept = datasets.sweep(session, storage)
     with db.read_scope(engine) as session:
-        left = jobs.without_row(session, storage.old_jobs())
-        ended = jobs.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
+        left = control.without_row(session, storage.old_jobs())
+        ended = control.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
     for job_id in left:
         storage.remove_job(job_id)
     swept += len(left) + sum(len(storage.stray_job_files(job_id, kept)) for job_id, kept in ended.items())

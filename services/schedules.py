@@ -19,9 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import batches, cron, db, ledger, tenants
+from services import cron, db, ledger, tenants
 from services.db import now
 from services.errors import Problem, QuotaExceeded, ScheduleExists, ScheduleInvalid, ScheduleNotFound, SpecInvalid
+from services.jobs import batches
 from services.orm import Schedule, new_id
 from services.outcomes import Reason
 from services.text import clean

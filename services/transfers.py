@@ -23,9 +23,9 @@ from typing import Any
 
 from services import storage
 from services.errors import StorageUnavailable
+from services.jobs.retraining import Baseline
 from services.objects import S3, Changed
 from services.orm import Checkpoint
-from services.retraining import Baseline
 from services.storage import BLOCK_BYTES, Incoming, Storage
 from services.training import epochs
 

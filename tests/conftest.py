@@ -28,8 +28,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
-from services import datasets, db, jobs, objects
+from services import datasets, db, objects
 from services.datasets import Received
+from services.jobs import control
 from services.objects import S3
 from services.orm import Base, Job
 from services.settings import Settings
@@ -286,7 +287,7 @@ def make_job(engine: Engine, make_spec: Callable[..., Spec]) -> Callable[..., Jo
     def make(*, dataset_id: str | None = None, **changes: Any) -> Job:
         spec = make_spec(**changes)
         with db.session_scope(engine) as session:
-            return jobs.create(session, spec, requested=changes, dataset_id=dataset_id)
+            return control.create(session, spec, requested=changes, dataset_id=dataset_id)
 
     return make
 

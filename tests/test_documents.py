@@ -13,7 +13,7 @@ from flask import Flask
 from api import errors
 from api.app import create_app
 from services import news
-from services.queue import FakeDoorbell
+from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
 
 HTTP = (Path(__file__).parent.parent / "docs" / "http.md").read_text(encoding="utf-8")

@@ -7,11 +7,12 @@ import signal
 import time
 from collections.abc import Sequence
 
-from services import db, faults, jobs, metrics
+from services import db, faults, metrics
 from services.errors import JobNotFound, LeaseLost, Unavailable
-from services.events import Level, Line
-from services.jobs import Flags
-from services.leases import Lease
+from services.jobs import control
+from services.jobs.control import Flags
+from services.jobs.events import Level, Line
+from services.jobs.leases import Lease
 from services.states import Reason, Status
 from worker import delivery, oom, voice
 from worker.advice import DEVICE_LOST, advised
@@ -114,7 +115,7 @@ class Attempt:
         result = "unavailable"
         try:
             with db.session_scope(self.slot.engine) as session:
-                flags = jobs.renew(session, self.lease, self.slot.settings.lease_seconds)
+                flags = control.renew(session, self.lease, self.slot.settings.lease_seconds)
             result = "renewed"
         except LeaseLost:
             result = "refused"
@@ -131,7 +132,7 @@ class Attempt:
         self.looked = began
         try:
             with db.read_scope(self.slot.engine) as session:
-                job = jobs.get(session, self.job.id)
+                job = control.get(session, self.job.id)
         except JobNotFound as error:
             raise LeaseLost(f"{self.job.id} was deleted meanwhile.") from error
         if (job.attempt, job.status) != (self.lease.attempt, Status.RUNNING):

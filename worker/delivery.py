@@ -23,8 +23,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from services import db, jobs, storage, transfers
+from services import db, storage, transfers
 from services.errors import StorageUnavailable, Unavailable
+from services.jobs import control
 from services.objects import S3
 from services.states import Reason
 from services.storage import Storage, sha256
@@ -86,7 +87,7 @@ class Delivery:
         if not epochs.is_there(self.slot.storage.checkpoint_files(self.job.id, newest.step)[0]):
             try:
                 with db.read_scope(self.slot.engine) as session:
-                    records = jobs.epochs(session, self.job.id, limit=newest.epoch)
+                    records = control.epochs(session, self.job.id, limit=newest.epoch)
             except Unavailable as error:
                 log.warning("%s: the epochs so far cannot be read: %s", self.job.id, error)
                 return False

@@ -24,8 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from services import db, workers
+from services import db
 from services.errors import Unavailable
+from services.jobs import workers
 from services.settings import Settings
 from worker import process
 from worker.devices import CPU, Device, NoGpu, chosen

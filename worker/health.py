@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 
-from services import db, workers
+from services import db
 from services.errors import Unavailable
+from services.jobs import workers
 from services.settings import Settings
 
 

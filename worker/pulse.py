@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from services import db, workers
+from services import db
 from services.errors import Unavailable
+from services.jobs import workers
 from worker.slot import Slot
 
 LONGEST_SECONDS = workers.SEEN_SECONDS / 4

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from services import events, jobs
-from services.events import Level, Line
-from services.leases import Lease
+from services.jobs import control, events
+from services.jobs.events import Level, Line
+from services.jobs.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
 from services.states import PERMANENT, Reason
@@ -69,7 +69,7 @@ class Batch:
     def _end(self, session: Session, lease: Lease, end: Event) -> None:
         match end:
             case {"event": "finished", "result": result, "files": files}:
-                jobs.succeed(session, lease, result, files)
+                control.succeed(session, lease, result, files)
                 log.info("%s: attempt %d succeeded", lease.job_id, lease.attempt)
             case {"event": "stopped", "reason": reason}:
                 offered = {"result": end["result"], "files": end["files"]} if "files" in end else {}
@@ -77,7 +77,7 @@ class Batch:
             case {"event": "failed", "reason": advice.DEVICE_LOST, "message": message}:
                 told = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
                 log.warning("%s: %s", lease.job_id, told)
-                jobs.lose(session, lease, told)
+                control.lose(session, lease, told)
             case {"event": "failed", "reason": reason, "message": message}:
                 why = Reason(reason) if reason in set(Reason) else Reason.TRAINER_CRASHED
                 self._failed(session, lease, why, message)
@@ -88,38 +88,38 @@ class Batch:
     def _failed(self, session: Session, lease: Lease, why: Reason, message: str) -> None:
         log.warning("%s: attempt %d failed (%s): %s", lease.job_id, lease.attempt, why, message)
         retry = why not in PERMANENT
-        jobs.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
+        control.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
 
     def _stopped(self, session: Session, lease: Lease, reason: str, offered: Mapping[str, Any]) -> None:
         log.info("%s: attempt %d stopped (%s)", lease.job_id, lease.attempt, reason)
         if reason == "cancel":
-            jobs.cancelled(session, lease, **offered)
+            control.cancelled(session, lease, **offered)
         elif reason == "pause":
-            jobs.paused(session, lease)
+            control.paused(session, lease)
         elif reason == "time_limit":
             ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
             limit = f"The job ran for {ran}: raise it, or train fewer epochs."
-            jobs.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
+            control.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
         else:
-            jobs.give_back(session, lease)
+            control.give_back(session, lease)
 
 
 def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
     match event:
         case {"event": "started", "epochs": epochs, "steps_per_epoch": steps, **info}:
             best = info.pop("best", None)
-            jobs.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
+            control.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
         case {"event": "steps", "first_step": first, "loss": loss, "grad_norm": grad_norm}:
-            jobs.record_steps(session, lease, first, loss, grad_norm)
+            control.record_steps(session, lease, first, loss, grad_norm)
         case {"event": "epochs", "records": records}:
-            jobs.record_all(session, lease, records, best=event.get("best"))
+            control.record_all(session, lease, records, best=event.get("best"))
         case {"event": "checkpoint", "epoch": epoch, "step": step, "best": best, "files": files}:
-            jobs.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
+            control.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
         case {"event": "checkpoint_deleted", "step": step}:
-            jobs.drop_checkpoint(session, lease, step)
+            control.drop_checkpoint(session, lease, step)
         case {"event": "rolled_back", "epoch": epoch, "step": step, "message": message}:
             best, data = event.get("best"), event.get("data")
-            jobs.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=best)
+            control.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=best)
         case {"event": "note", "type": type, "message": message}:
             level = event.get("level", Level.INFO)
             events.note(session, lease, type, message, level=level, data=event.get("data"))
@@ -166,7 +166,7 @@ def merged(events: Sequence[Event]) -> list[Event]:
 
 def _follows(before: Event, event: Event) -> bool:
     many = len(before["loss"])
-    return bool(event["first_step"] == before["first_step"] + many and many + len(event["loss"]) <= jobs.CHUNK_STEPS)
+    return bool(event["first_step"] == before["first_step"] + many and many + len(event["loss"]) <= control.CHUNK_STEPS)
 
 
 def log_lines(event: Mapping[str, Any]) -> list[Line]:

@@ -17,11 +17,12 @@ from typing import Any
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, firings, jobs, logs, metrics, storage
+from services import db, firings, logs, metrics, storage
 from services.census import Census
 from services.errors import Unavailable
+from services.jobs import control
+from services.jobs.doorbell import Doorbell
 from services.orm import Firing, Schedule
-from services.queue import Doorbell
 from services.reconciler import reconcile, sweep
 from services.settings import Settings
 from services.starting import or_say_why
@@ -93,7 +94,7 @@ def tell(engine: Engine, expired: Sequence[str]) -> None:
     """A line for each job that was moved, which carries the id of the request that submitted it. Raises Unavailable."""
     if expired:
         with db.read_scope(engine) as session:
-            moved = jobs.those(session, expired)
+            moved = control.those(session, expired)
         for job in moved:
             with logs.about(job_id=job.id, attempt=job.attempt, request_id=job.request_id):
                 log.warning(

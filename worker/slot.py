@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.engine import Engine
 
+from services.jobs.retraining import Baseline
 from services.orm import Checkpoint, Job
-from services.retraining import Baseline
 from services.settings import Settings
 from services.storage import Storage
 from worker.devices import Gpu

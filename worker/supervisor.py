@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from services import datasets, db, faults, jobs, leftovers, logs, retraining
+from services import datasets, db, faults, leftovers, logs
 from services.errors import LeaseLost, NotFound, Unavailable
-from services.leases import Lease
-from services.retraining import Baseline
+from services.jobs import control, retraining
+from services.jobs.leases import Lease
+from services.jobs.retraining import Baseline
 from services.states import TERMINAL, Reason
 from worker.attempt import Attempt
 from worker.record import Event
@@ -43,14 +44,14 @@ def settle(slot: Slot) -> None:
     Raises Unavailable.
     """
     with db.read_scope(slot.engine) as session:
-        orphans = jobs.orphans(session, slot.worker)
+        orphans = control.orphans(session, slot.worker)
     for lease in orphans:
         log.warning(
             "%s: attempt %d was claimed, and the answer was lost; it is given back", lease.job_id, lease.attempt
         )
         try:
             with db.session_scope(slot.engine) as session:
-                jobs.give_back(session, lease)
+                control.give_back(session, lease)
         except LeaseLost:
             pass  # the scheduler was faster
 
@@ -59,11 +60,11 @@ def claim(slot: Slot, queue: str) -> Claim | None:
     """Take the best runnable job of the queue; None when there is none. Raises Unavailable."""
     at = time.monotonic()
     with db.session_scope(slot.engine) as session:
-        job = jobs.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
+        job = control.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
         if job is None:
             return None
         dataset_sha256 = None if job.dataset_id is None else datasets.get(session, job.dataset_id).sha256
-        checkpoints = jobs.checkpoints(session, job.id) if job.attempt > 1 else ()
+        checkpoints = control.checkpoints(session, job.id) if job.attempt > 1 else ()
         baselines = retraining.baselines(session, job)
     faults.point("supervisor.claimed")
     return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines)
@@ -107,7 +108,7 @@ def _tidy(slot: Slot, job_id: str) -> None:
         return
     try:
         with db.read_scope(slot.engine) as session:
-            has_ended = jobs.revision(session, job_id)[1] in TERMINAL and not jobs.unshared(session, [job_id])
+            has_ended = control.revision(session, job_id)[1] in TERMINAL and not control.unshared(session, [job_id])
         if has_ended:
             slot.storage.remove_job(job_id)
         if slot.storage.is_due():
@@ -145,6 +146,8 @@ def _give_up(slot: Slot, lease: Lease, message: str) -> None:
     """Fail the attempt for something that happened outside its trainer."""
     try:
         with db.session_scope(slot.engine) as session:
-            jobs.fail(session, lease, Reason.INTERNAL, message, retry=True, retry_seconds=slot.settings.retry_seconds)
+            control.fail(
+                session, lease, Reason.INTERNAL, message, retry=True, retry_seconds=slot.settings.retry_seconds
+            )
     except (LeaseLost, Unavailable) as error:
         log.warning("%s: its failure could not be recorded, the scheduler will find it: %s", lease.job_id, error)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services import metrics
-from services.events import MAX_LINE, Level, Line
+from services.jobs.events import MAX_LINE, Level, Line
 from services.text import clean
 from worker.output import MAX_LINES
 

@@ -12,7 +12,7 @@ import jsonschema_rs
 from flask import Flask, Response, request
 
 from api.app import create_app
-from services.queue import FakeDoorbell
+from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
 
 

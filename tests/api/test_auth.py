@@ -19,11 +19,12 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import batches, datasets, db, jobs, keys, registry, schedules, submission, tenants, webhooks
-from services.jobs import Lease
+from services import datasets, db, keys, registry, schedules, tenants, webhooks
+from services.jobs import batches, control, submission
+from services.jobs.control import Lease
+from services.jobs.doorbell import FakeDoorbell
 from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
-from services.queue import FakeDoorbell
 from services.settings import Settings
 from tests.api.conftest import Put
 from tests.conftest import received
@@ -131,18 +132,18 @@ class World:
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
     def _train(self, session: Any, job_id: str) -> None:
-        job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
         assert job.id == job_id
         lease = Lease.of(job)
-        jobs.started(session, lease, epochs=3, steps_per_epoch=4, info={})
-        jobs.record_steps(session, lease, 1, [1.0], [0.5])
-        jobs.record(session, lease, {"epoch": 1, "train_loss": 1.0})
+        control.started(session, lease, epochs=3, steps_per_epoch=4, info={})
+        control.record_steps(session, lease, 1, [1.0], [0.5])
+        control.record(session, lease, {"epoch": 1, "train_loss": 1.0})
         kept = [self.put(job.id, f"checkpoint-000000012.{kind}", b"{}") for kind in ("json", "safetensors")]
-        jobs.checkpoint(session, lease, epoch=1, step=12, best=True, files=kept)
+        control.checkpoint(session, lease, epoch=1, step=12, best=True, files=kept)
         model = [self.put(job.id, name, b"{}") for name in ("model.safetensors", "model.json", "history.json")]
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}
-        jobs.succeed(session, lease, result, model)
+        control.succeed(session, lease, result, model)
 
     def _dataset(self, session: Any, tenant: str) -> str:
         from io import BytesIO
@@ -300,7 +301,7 @@ def test_an_idempotency_key_of_another_tenant_is_unused(world: World) -> None:
 
 
 def test_the_job_of_a_worker_is_told_to_its_tenant_only(world: World) -> None:
-    from services import workers
+    from services.jobs import workers
 
     job_id = world.fresh(ACME, "jobs.cancel")["job_id"]
     with db.session_scope(world.service.engine) as session:
@@ -430,7 +431,7 @@ def test_an_action_and_its_entry_are_made_together_or_not_at_all(world: World, m
     headers = {"Authorization": f"Bearer {world.keys[ACME, Scope.SUBMIT]}"}
     assert world.client.post(f"/v1/jobs/{job_id}/cancel", headers=headers).status_code == 500
     with db.read_scope(world.service.engine) as session:
-        assert jobs.get(session, job_id).status == "queued"
+        assert control.get(session, job_id).status == "queued"
         assert session.scalar(sa.select(sa.func.count()).select_from(AuditEntry)) == 0
 
 

@@ -11,10 +11,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import db, jobs, tenants
-from services.jobs import Lease
+from services import db, tenants
+from services.jobs import control
+from services.jobs.control import Lease
+from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Job
-from services.queue import FakeDoorbell
 from tests.services.test_claims import at_once
 
 MATRIX = {"architecture.hidden_size": [4, 8], "training.epochs": [1, 2, 3]}
@@ -32,19 +33,19 @@ def rows(app: Flask, table: Any) -> int:
 
 def start(service: Service) -> Lease:
     with db.session_scope(service.engine) as session:
-        job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
-        jobs.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={})
+        control.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={})
         return Lease.of(job)
 
 
 def succeed(service: Service, lease: Lease) -> None:
     with db.session_scope(service.engine) as session:
         best = {"epoch": 1, "metric": "validation_loss", "value": 0.5}
-        jobs.record(session, lease, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5}, best=best)
+        control.record(session, lease, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5}, best=best)
         metrics = {"validation_accuracy": 0.75}
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": metrics}
-        jobs.succeed(session, lease, result, [])
+        control.succeed(session, lease, result, [])
 
 
 def test_a_matrix_becomes_a_batch_of_every_combination(any_app: Flask, bell: FakeDoorbell, sweep: Any) -> None:
@@ -194,14 +195,14 @@ def test_a_poll_waits_for_news_of_any_job_and_without_a_tag_for_the_end(
     other.start()
     succeed(service, lease)
     with db.session_scope(service.engine) as session:
-        jobs.fail(session, Lease.of(_claimed(session)), "diverged", "Step 3.", retry=False)
+        control.fail(session, Lease.of(_claimed(session)), "diverged", "Step 3.", retry=False)
     other.join(30)
     assert (ended[0].get_json()["status"], ended[0].get_json()["terminal"]) == ("failed", True)
     assert "Retry-After" not in ended[0].headers
 
 
 def _claimed(session: Any) -> Job:
-    job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+    job = control.claim(session, "default", worker="test:1", lease_seconds=60)
     assert job is not None
     return job
 

@@ -217,7 +217,7 @@ def test_an_unforeseen_error_is_a_problem_that_gives_nothing_away(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("services.looks.page", broken)
+    monkeypatch.setattr("services.jobs.queries.page", broken)
     answer = client.get("/v1/jobs")
     assert (answer.status_code, answer.get_json()["code"]) == (500, "internal")
     assert b"secret" not in answer.data

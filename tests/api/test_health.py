@@ -13,7 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api import health
-from services import db, workers
+from services import db
+from services.jobs import workers
 from services.orm import Job
 
 

@@ -15,10 +15,11 @@ from flask.testing import FlaskClient
 
 from api.bell import CeleryDoorbell
 from api.service import Service
-from services import db, jobs
-from services.jobs import Lease
+from services import db
+from services.jobs import control
+from services.jobs.control import Lease
+from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
-from services.queue import FakeDoorbell
 
 UNKNOWN = "job_" + "0" * 26
 
@@ -41,7 +42,7 @@ def test_a_job_keeps_the_id_of_the_request_that_submitted_it(
 ) -> None:
     sent = client.post("/v1/jobs", json=spec, headers={"X-Request-Id": "night-7"}).get_json()
     with db.read_scope(service.engine) as session:
-        assert jobs.get(session, sent["id"]).request_id == "night-7"
+        assert control.get(session, sent["id"]).request_id == "night-7"
 
 
 def test_a_spec_may_be_yaml(client: FlaskClient) -> None:
@@ -90,7 +91,7 @@ def test_cancelling_a_running_job_asks_it_to_stop(client: FlaskClient, running_j
 
 def test_a_running_job_shows_how_far_it_is(client: FlaskClient, service: Service, running_job: Lease) -> None:
     with db.session_scope(service.engine) as session:
-        jobs.record_steps(session, running_job, 1, [1.0] * 6, [1.0] * 6)
+        control.record_steps(session, running_job, 1, [1.0] * 6, [1.0] * 6)
     answer = client.get(f"/v1/jobs/{running_job.job_id}")
     progress = answer.get_json()["progress"]
     assert (progress["step"], progress["steps"], progress["fraction"]) == (6, 12, 0.5)
@@ -123,7 +124,7 @@ def test_an_unchanged_job_is_answered_with_304_by_one_cheap_query(
     client: FlaskClient, service: Service, queued_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tag = client.get(queued_job["links"]["self"]).headers["ETag"]
-    monkeypatch.setattr(jobs, "get", None)  # nothing else may be loaded
+    monkeypatch.setattr(control, "get", None)  # nothing else may be loaded
     answer = client.get(queued_job["links"]["self"], headers={"If-None-Match": tag})
     assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", tag)
     monkeypatch.undo()
@@ -140,7 +141,7 @@ def test_a_long_poll_ends_when_the_job_changes(
         began = time.monotonic()
         poll = pool.submit(lambda: app.test_client().get(f"{path}?wait=20", headers={"If-None-Match": tag}))
         with db.session_scope(service.engine) as session:
-            jobs.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
+            control.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
         answer = poll.result()
     assert (answer.status_code, answer.get_json()["progress"]["epoch"]) == (200, 1)
     assert time.monotonic() - began < 5
@@ -150,8 +151,8 @@ def test_a_long_poll_without_a_tag_waits_for_the_end(app: Flask, service: Servic
     with ThreadPoolExecutor() as pool:
         poll = pool.submit(lambda: app.test_client().get(f"/v1/jobs/{running_job.job_id}?wait=20"))
         with db.session_scope(service.engine) as session:
-            jobs.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
-            jobs.fail(session, running_job, "diverged", "Step 3.", retry=False)
+            control.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
+            control.fail(session, running_job, "diverged", "Step 3.", retry=False)
         assert poll.result().get_json()["reason"] == "diverged"
 
 
@@ -344,14 +345,14 @@ def test_the_life_of_a_job_on_both_databases(
     client, engine = app.test_client(), app.extensions["loopline"].engine
     path = client.post("/v1/jobs", json=spec).headers["Location"]
     with db.session_scope(engine) as session:
-        claimed = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+        claimed = control.claim(session, "default", worker="test:1", lease_seconds=60)
         assert claimed is not None
-        jobs.started(session, Lease.of(claimed), epochs=3, steps_per_epoch=4, info={"device": "cpu"})
+        control.started(session, Lease.of(claimed), epochs=3, steps_per_epoch=4, info={"device": "cpu"})
     tag = client.get(path).headers["ETag"]
     assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
     assert client.post(f"{path}/cancel").get_json()["cancel_requested"]
     with db.session_scope(engine) as session:
-        jobs.cancelled(session, Lease.of(claimed))
+        control.cancelled(session, Lease.of(claimed))
     assert client.get(f"{path}?wait=5", headers={"If-None-Match": tag}).get_json()["status"] == "cancelled"
     assert len(client.get("/v1/jobs?tag=team:speech&status=cancelled").get_json()["data"]) == 1
     assert client.get("/v1/jobs?name=%00&tag=a:b").status_code == 400
@@ -361,8 +362,8 @@ def test_a_job_whose_worker_is_silent_says_since_when_and_not_when_it_ends(
     client: FlaskClient, service: Service, running_job: Lease
 ) -> None:
     with db.session_scope(service.engine) as session:
-        jobs.started(session, running_job, epochs=10, steps_per_epoch=10, info={})
-        jobs.record_steps(session, running_job, 1, [1.0], [0.5])
+        control.started(session, running_job, epochs=10, steps_per_epoch=10, info={})
+        control.record_steps(session, running_job, 1, [1.0], [0.5])
 
     def silent_for(seconds: float) -> dict[str, Any]:
         """As if the worker had renewed its lease so long ago."""

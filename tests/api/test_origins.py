@@ -11,7 +11,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from services import db, jobs, keys
+from services import db, keys
+from services.jobs import control
 from services.keys import Scope
 
 EVIL = "http://evil.example"
@@ -89,7 +90,7 @@ def test_a_refused_request_has_changed_nothing(app: Flask, queued_job: dict[str,
     assert client.post("/v1/datasets?name=vowels", data=form, headers=headers).status_code == 403
     assert client.get("/v1/datasets").get_json()["data"] == []
     with db.read_scope(app.extensions["loopline"].engine) as session:
-        assert jobs.get(session, queued_job["id"]).status == "queued"
+        assert control.get(session, queued_job["id"]).status == "queued"
 
 
 def test_a_key_does_not_help_a_page_of_another_origin(

@@ -12,8 +12,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import datasets, db, jobs, keys
-from services.jobs import Lease
+from services import datasets, db, keys
+from services.jobs import control
+from services.jobs.control import Lease
 from tests.api.conftest import Put
 
 Train = Callable[..., str]
@@ -26,12 +27,12 @@ def train(client: FlaskClient, service: Service, put: Put, spec: dict[str, Any])
     def run(weights: bytes, **changes: Any) -> str:
         job_id: str = client.post("/v1/jobs", json={**spec, **changes}).get_json()["id"]
         with db.session_scope(service.engine) as session:
-            job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+            job = control.claim(session, "default", worker="test:1", lease_seconds=60)
             assert job is not None
             contents = {"model.safetensors": weights, "model.json": b"{}", "history.json": b"{}"}
             files = [put(job_id, name, content) for name, content in contents.items()]
             result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
-            jobs.succeed(session, Lease.of(job), result, files)
+            control.succeed(session, Lease.of(job), result, files)
         return job_id
 
     return run
@@ -176,9 +177,9 @@ def test_a_version_is_downloaded_from_an_object_store(
     files = transfers.share(service.storage, service.storage.objects, job_id, 1, files)
     service.storage.remove_job(job_id)
     with db.session_scope(service.engine) as session:
-        job = jobs.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
-        jobs.succeed(session, Lease.of(job), {"metrics": {}}, files)
+        control.succeed(session, Lease.of(job), {"metrics": {}}, files)
     registered(client, job_id)
     assert weights(client, "latest") == b"stored"
 

@@ -10,9 +10,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import db, jobs, schedules
+from services import db, schedules
+from services.jobs import control
+from services.jobs.doorbell import FakeDoorbell
 from services.orm import Schedule
-from services.queue import FakeDoorbell
 from worker.scheduler import keep_schedules
 
 
@@ -119,7 +120,7 @@ def test_a_run_is_answered_with_its_batch_and_rings(
     assert (busy.status_code, busy.get_json()["code"]) == (409, "schedule_busy")
     assert firing["batch_id"] in busy.get_json()["detail"]
     with db.session_scope(service.engine) as session:
-        jobs.cancel(session, batch["jobs"][0]["id"])
+        control.cancel(session, batch["jobs"][0]["id"])
     keep_schedules(service.engine)
     [ended] = client.get("/v1/schedules/nightly/firings").get_json()["data"]
     assert (ended["outcome"], ended["counts"], ended["message"].split(":")[0]) == (

@@ -25,8 +25,9 @@ import httpx
 import numpy as np
 import pytest
 
-from services import db, jobs
-from services.jobs import Lease
+from services import db
+from services.jobs import control
+from services.jobs.control import Lease
 from services.storage import Storage
 from tests.serving import Server, serving
 
@@ -50,7 +51,7 @@ def test_a_long_poll_over_http_ends_with_the_news(server: Server, spec: dict[str
     with ThreadPoolExecutor() as pool:
         poll = pool.submit(httpx.get, f"{path}?wait=30", headers={"If-None-Match": tag}, timeout=40)
         with db.session_scope(server.engine) as session:
-            assert jobs.claim(session, "polled", worker="test:1", lease_seconds=60)
+            assert control.claim(session, "polled", worker="test:1", lease_seconds=60)
         began = time.monotonic()
         assert poll.result().json()["status"] == "running"
     assert time.monotonic() - began < 3
@@ -405,11 +406,11 @@ def test_a_download_streams_whole(server: Server, spec: dict[str, Any]) -> None:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     with db.session_scope(server.engine) as session:
-        job = jobs.claim(session, "downloaded", worker="test:1", lease_seconds=60)
+        job = control.claim(session, "downloaded", worker="test:1", lease_seconds=60)
         assert job is not None
         files = [{"name": name, "bytes": len(content), "sha256": "0" * 64} for name, content in contents.items()]
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}
-        jobs.succeed(session, Lease.of(job), result, files)
+        control.succeed(session, Lease.of(job), result, files)
     with httpx.stream("GET", f"{server.url}{location}/model") as answer:
         assert answer.headers["Transfer-Encoding"] == "chunked"
         assert sum(map(len, answer.iter_bytes())) > 3_000_000

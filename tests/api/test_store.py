@@ -15,8 +15,9 @@ from flask.testing import FlaskClient
 
 from api import health
 from api.service import Service
-from services import datasets, db, jobs, transfers
-from services.jobs import Lease
+from services import datasets, db, transfers
+from services.jobs import control
+from services.jobs.control import Lease
 from services.objects import S3
 from services.storage import Storage
 from tests.api.conftest import Put
@@ -175,7 +176,9 @@ def test_a_file_from_before_there_was_a_store_is_still_served(
         (storage.job_dir(running_job.job_id) / name).write_bytes(b"{}")
         files.append({"name": name, "bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()})
     with db.session_scope(service.engine) as session:
-        jobs.succeed(session, running_job, {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}, files)
+        control.succeed(
+            session, running_job, {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}, files
+        )
     for path in ("model", "model/model.json"):
         answer = client.get(f"/v1/jobs/{running_job.job_id}/{path}", buffered=True)
         assert answer.status_code == 200

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from services.queue import FakeDoorbell
+from services.jobs.doorbell import FakeDoorbell
 from services.reconciler import reconcile
 from services.settings import Settings
 from tests.receiving import Receiver, receiving, status

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from services import faults, series
+from services import faults
+from services.jobs import series
 from services.settings import Settings
 from tests.chaos import __main__ as command
 from tests.chaos import checks, points, report, specs

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from services import series
+from services.jobs import series
 from tests.chaos.evidence import JobSeen, Twin, history_of, json_lines
 from tests.chaos.keeper import ROOT
 from worker.spare import trainer_environment

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from api.app import create_app
-from services.queue import FakeDoorbell
+from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
 
 MOMENT = "2026-01-02T03:04:05+00:00"

@@ -14,7 +14,8 @@ from loopline import BadRequest, Client, Conflict, NotFound, ServiceUnreachable
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
-from services import db, jobs
+from services import db
+from services.jobs import control
 from tests.client.test_retries import hanging_up
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def work(service: Any, count: int) -> None:
         assert service.bell.heard.wait(60)
         service.bell.heard.clear()
         with db.read_scope(service.engine) as session:
-            [job] = jobs.list(session, status="queued")[0]
+            [job] = control.list(session, status="queued")[0]
         service.start(job.id)
         service.succeed(job.id)
 

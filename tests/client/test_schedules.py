@@ -18,8 +18,9 @@ from loopline import BadRequest, Client, Conflict, NotFound, schedules
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
-from services import db, jobs
-from services.jobs import Lease
+from services import db
+from services.jobs import control
+from services.jobs.control import Lease
 from services.orm import Schedule
 from services.outcomes import Outcome, Reason
 from tests.client.test_retries import hanging_up
@@ -56,12 +57,12 @@ def nightly(tmp_path: Path, tiny: dict[str, Any]) -> Path:
 def finish(service: Any, *, fail: int = 0) -> None:
     """Let every job that waits come to its end, the first `fail` of them badly."""
     with db.session_scope(service.engine) as session:
-        while (job := jobs.claim(session, "default", worker="test:1", lease_seconds=60)) is not None:
+        while (job := control.claim(session, "default", worker="test:1", lease_seconds=60)) is not None:
             if fail > 0:
-                jobs.fail(session, Lease.of(job), "diverged", "Training diverged at step 7.", retry=False)
+                control.fail(session, Lease.of(job), "diverged", "Training diverged at step 7.", retry=False)
             else:
                 result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": {"test_accuracy": 0.75}}
-                jobs.succeed(session, Lease.of(job), result, [])
+                control.succeed(session, Lease.of(job), result, [])
             fail -= 1
     keep_schedules(service.engine)
 

@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, looks, tenants
-from services.jobs import Lease
+from services import db, tenants
+from services.jobs import control, queries
+from services.jobs.control import Lease
 from services.orm import Job, new_id
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 def take(engine: Engine) -> str | None:
     with db.session_scope(engine) as session:
-        job = jobs.claim(session, "default", worker="w", lease_seconds=60)
+        job = control.claim(session, "default", worker="w", lease_seconds=60)
         return job.id if job else None
 
 
@@ -41,9 +42,9 @@ def test_fifty_claims_of_one_job_have_one_winner(engine: Engine, queued_job: Job
     won = at_once([lambda: take(engine)] * 50)
     assert sorted(won, key=str) == [None] * 49 + [queued_job.id]
     with db.read_scope(engine) as session:
-        job = jobs.get(session, queued_job.id)
+        job = control.get(session, queued_job.id)
         assert (job.status, job.attempt) == ("running", 1)
-        assert len(jobs.transitions(session, job.id)) == 2
+        assert len(control.transitions(session, job.id)) == 2
 
 
 def test_claims_at_once_each_get_another_job(engine: Engine, make_job: Callable[..., Job]) -> None:
@@ -57,22 +58,22 @@ def test_a_cancel_against_a_claim_and_its_end_has_one_outcome(engine: Engine, ma
 
     def cancel() -> None:
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job_id)
+            control.cancel(session, job_id)
 
     def run() -> None:
         if take(engine) is None:
             return
         with db.session_scope(engine) as session:
-            if jobs.renew(session, Lease(job_id, 1), 60).cancel:
-                jobs.cancelled(session, Lease(job_id, 1))
+            if control.renew(session, Lease(job_id, 1), 60).cancel:
+                control.cancelled(session, Lease(job_id, 1))
             else:
-                jobs.succeed(session, Lease(job_id, 1), {}, [])
+                control.succeed(session, Lease(job_id, 1), {}, [])
 
     at_once([cancel, run])
     with db.read_scope(engine) as session:
-        moves = [row.to_status for row in jobs.transitions(session, job_id)]
-        assert sum(status in jobs.TERMINAL for status in moves) == 1
-        assert moves[-1] == jobs.get(session, job_id).status in {"cancelled", "succeeded"}
+        moves = [row.to_status for row in control.transitions(session, job_id)]
+        assert sum(status in control.TERMINAL for status in moves) == 1
+        assert moves[-1] == control.get(session, job_id).status in {"cancelled", "succeeded"}
 
 
 def test_schedulers_at_once_expire_each_job_once(engine: Engine, make_job: Callable[..., Job]) -> None:
@@ -84,7 +85,7 @@ def test_schedulers_at_once_expire_each_job_once(engine: Engine, make_job: Calla
 
     def expire() -> Sequence[str]:
         with db.session_scope(engine) as session:
-            return jobs.expire(session)
+            return control.expire(session)
 
     moved = [job_id for found in at_once([expire] * 4) for job_id in found]
     assert sorted(moved) == sorted(made)
@@ -133,7 +134,7 @@ def test_a_long_queue_of_a_tenant_at_its_limit_is_passed_over(
     with db.session_scope(long_queue) as session:
         tenants.create(session, "acme", max_running=5)
         tenants.change(session, "default", max_running=0)
-        last = jobs.create(session, make_spec(priority=-5), requested={}, dataset_id=None, tenant="acme").id
+        last = control.create(session, make_spec(priority=-5), requested={}, dataset_id=None, tenant="acme").id
     assert take(long_queue) == last
     with db.session_scope(long_queue) as session:
         tenants.change(session, "default", max_running=1)
@@ -153,5 +154,5 @@ def test_a_long_queue_costs_nothing(long_queue: Engine, queued_job: Job) -> None
         assert take(long_queue) is not None
     assert (time.perf_counter() - began) / 20 < 0.05  # 1 to 5 ms here; a scan of the queue would be ten times that
     with db.read_scope(long_queue) as session:
-        assert looks.position(looks.one(session.connection(), queued_job.id)) is not None
-        assert jobs.waiting(session) == ["default"]
+        assert queries.position(queries.one(session.connection(), queued_job.id)) is not None
+        assert control.waiting(session) == ["default"]

@@ -16,9 +16,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import Engine
 
-from services import db, events, faults, jobs
+from services import db, faults
 from services.errors import LeaseLost, Unavailable
-from services.jobs import Lease
+from services.jobs import control, events
+from services.jobs.control import Lease
 from services.orm import Job
 from services.training.spec import Spec
 from tests.services.conftest import claimed
@@ -44,7 +45,7 @@ def cut_connections(engine: Engine) -> None:
 
 def status(engine: Engine, job_id: str) -> tuple[str, int]:
     with db.read_scope(engine) as session:
-        job = jobs.get(session, job_id)
+        job = control.get(session, job_id)
         return job.status, job.attempt
 
 
@@ -65,9 +66,9 @@ def test_a_claim_whose_connection_is_cut_before_its_commit_never_happened(engine
 @pytest.mark.parametrize("write", ["renew", "record", "succeed"])
 def test_a_write_whose_connection_is_cut_can_be_made_again(engine: Engine, lease: Lease, write: str) -> None:
     writes: dict[str, Callable[[Any], object]] = {
-        "renew": lambda s: jobs.renew(s, lease, 60),
-        "record": lambda s: jobs.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
-        "succeed": lambda s: jobs.succeed(s, lease, {}, []),
+        "renew": lambda s: control.renew(s, lease, 60),
+        "record": lambda s: control.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
+        "succeed": lambda s: control.succeed(s, lease, {}, []),
     }
     faults.arm("transaction.written", lambda: cut_connections(engine))
     with pytest.raises(Unavailable), db.session_scope(engine) as session:
@@ -77,7 +78,7 @@ def test_a_write_whose_connection_is_cut_can_be_made_again(engine: Engine, lease
     with db.session_scope(engine) as session:
         writes[write](session)
     with db.read_scope(engine) as session:
-        assert len(jobs.epochs(session, lease.job_id)) == (write == "record")
+        assert len(control.epochs(session, lease.job_id)) == (write == "record")
 
 
 def test_an_end_whose_answer_was_lost_is_found_to_have_happened_when_it_is_written_again(
@@ -88,12 +89,12 @@ def test_an_end_whose_answer_was_lost_is_found_to_have_happened_when_it_is_writt
 
     faults.arm("transaction.committed", lose_the_answer)
     with pytest.raises(Unavailable), db.session_scope(engine) as session:
-        jobs.succeed(session, lease, {"epochs": 3}, [])
+        control.succeed(session, lease, {"epochs": 3}, [])
     faults.disarm()
     with pytest.raises(LeaseLost), db.session_scope(engine) as session:
-        jobs.succeed(session, lease, {"epochs": 3}, [])
+        control.succeed(session, lease, {"epochs": 3}, [])
     with db.read_scope(engine) as session:
-        ends = [row.to_status for row in jobs.transitions(session, lease.job_id)]
+        ends = [row.to_status for row in control.transitions(session, lease.job_id)]
     assert ends == ["queued", "running", "succeeded"]
 
 
@@ -111,9 +112,9 @@ def test_a_transaction_that_waits_for_a_lock_gives_up(
     monkeypatch.setattr(db, "BUSY_SECONDS", 0.2)
     impatient = db.engine(database_url)
     with db.session_scope(impatient) as session:
-        jobs.cancel(session, queued_job.id)  # holds the row
+        control.cancel(session, queued_job.id)  # holds the row
         with pytest.raises(Unavailable, match="lock timeout"), db.session_scope(impatient) as other:
-            jobs.cancel(other, queued_job.id)
+            control.cancel(other, queued_job.id)
     impatient.dispose()
 
 
@@ -129,7 +130,7 @@ def test_a_writer_waits_for_a_locked_sqlite_and_goes_on(engine: Engine, queued_j
     def write() -> None:
         began = time.monotonic()
         with db.session_scope(engine) as session:
-            jobs.cancel(session, queued_job.id)
+            control.cancel(session, queued_job.id)
         waited.append(time.monotonic() - began)
 
     writer = threading.Thread(target=write)
@@ -158,7 +159,7 @@ def test_a_full_disk_loses_nothing_and_is_over_when_there_is_room(
     def create_for_ever() -> None:
         while True:
             with db.session_scope(engine) as session:
-                job = jobs.create(session, make_spec(), requested={"x": "y" * 500}, dataset_id=None)
+                job = control.create(session, make_spec(), requested={"x": "y" * 500}, dataset_id=None)
             made.append(job.id)
 
     sa.event.listen(engine, "connect", fill_up)
@@ -168,9 +169,9 @@ def test_a_full_disk_loses_nothing_and_is_over_when_there_is_room(
     sa.event.remove(engine, "connect", fill_up)
     engine.dispose()
     with db.session_scope(engine) as session:
-        made.append(jobs.create(session, make_spec(), requested={}, dataset_id=None).id)
+        made.append(control.create(session, make_spec(), requested={}, dataset_id=None).id)
     with db.read_scope(engine) as session:
-        assert {job.id for job in jobs.list(session, limit=1000)[0]} == {queued_job.id, *made}
+        assert {job.id for job in control.list(session, limit=1000)[0]} == {queued_job.id, *made}
 
 
 def test_a_full_disk_of_postgresql_is_unavailability(engine: Engine) -> None:
@@ -208,8 +209,8 @@ def test_a_schema_is_brought_up_to_date_under_queued_and_running_jobs(
             connection.execute(sa.text(insert), row)
     db.migrate(engine)
     with db.session_scope(engine) as session:
-        assert [row.to_status for row in jobs.transitions(session, str(old["id"]))] == ["running"]
-        assert jobs.expire(session) == [old["id"]]
+        assert [row.to_status for row in control.transitions(session, str(old["id"]))] == ["running"]
+        assert control.expire(session) == [old["id"]]
     assert {claimed(engine).job_id, claimed(engine).job_id} == {"job_" + "0" * 26, "job_" + "1" * 26}
     alembic(engine, "downgrade", "0001")
     db.migrate(engine)
@@ -237,9 +238,9 @@ def test_a_worker_whose_clock_is_wrong_neither_loses_its_lease_nor_keeps_it(
     lease = claimed(engine)
     if renewed:
         with db.session_scope(engine) as session:
-            jobs.renew(session, lease, 60)
+            control.renew(session, lease, 60)
     monkeypatch.undo()
     with db.session_scope(engine) as session:
-        assert jobs.expire(session) == []
-        left = jobs.get(session, lease.job_id).lease_until - session.scalar(sa.select(db.now()))
+        assert control.expire(session) == []
+        left = control.get(session, lease.job_id).lease_until - session.scalar(sa.select(db.now()))
         assert 50 < left <= 60

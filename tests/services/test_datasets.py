@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, jobs, reconciler
+from services import datasets, db, reconciler
 from services.datasets import Added
 from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, TooLarge
+from services.jobs import control
 from services.orm import Dataset, Job
 from services.storage import Storage
 from tests.conftest import received
@@ -120,7 +121,7 @@ def test_an_upload_holds_no_transaction_while_it_arrives(engine: Engine, storage
     class Slow:
         def read(self, size: int, /) -> bytes:
             with db.session_scope(engine) as other:  # someone else writes in the meantime
-                jobs.cancel(other, queued_job.id)
+                control.cancel(other, queued_job.id)
             return b""
 
     with pytest.raises(DatasetInvalid), datasets.received(storage, Slow()):
@@ -180,10 +181,10 @@ def test_a_data_set_in_use_is_not_deleted(
     with pytest.raises(DatasetInUse, match="1 job that has not ended uses the data set used@1"):
         delete(engine, dataset.id)
     with db.session_scope(engine) as session:
-        jobs.cancel(session, job.id)
+        control.cancel(session, job.id)
     delete(engine, dataset.id)
     with db.read_scope(engine) as session:
-        assert jobs.get(session, job.id).dataset_id == dataset.id
+        assert control.get(session, job.id).dataset_id == dataset.id
     with pytest.raises(DatasetNotFound):
         make_job(dataset_id=dataset.id)
 

@@ -16,21 +16,22 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 
-from services import db, jobs
+from services import db
 from services.errors import Unavailable
+from services.jobs import control
 from services.orm import IdempotencyKey, Job, Tenant
 
 
 def priority(engine: Engine, job_id: str) -> int:
     with db.read_scope(engine) as session:
-        return jobs.get(session, job_id).priority
+        return control.get(session, job_id).priority
 
 
 def test_a_scope_commits_at_its_end_and_rolls_back_on_an_error(engine: Engine, queued_job: Job) -> None:
     with db.session_scope(engine) as session:
-        jobs.get(session, queued_job.id).priority = 5
+        control.get(session, queued_job.id).priority = 5
     with pytest.raises(ZeroDivisionError), db.session_scope(engine) as session:
-        jobs.get(session, queued_job.id).priority = 1 // 0
+        control.get(session, queued_job.id).priority = 1 // 0
     assert priority(engine, queued_job.id) == 5
 
 
@@ -46,10 +47,10 @@ def test_a_reader_cannot_write(engine: Engine, queued_job: Job) -> None:
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # with SQLite's journal a writer waits instead
 def test_a_reader_sees_one_snapshot(engine: Engine, queued_job: Job) -> None:
     with db.read_scope(engine) as reader:
-        before = jobs.revision(reader, queued_job.id)
+        before = control.revision(reader, queued_job.id)
         with db.session_scope(engine) as session:
-            jobs.cancel(session, queued_job.id)
-        assert jobs.revision(reader, queued_job.id) == before
+            control.cancel(session, queued_job.id)
+        assert control.revision(reader, queued_job.id) == before
 
 
 def test_the_clock_is_in_seconds_since_1970(engine: Engine) -> None:
@@ -107,7 +108,7 @@ def test_our_own_mistakes_are_not_called_unavailable(engine: Engine) -> None:
 
 def test_numbers_that_are_not_json_are_refused(engine: Engine, queued_job: Job) -> None:
     with pytest.raises((StatementError, ValueError)), db.session_scope(engine) as session:
-        jobs.get(session, queued_job.id).result = {"loss": math.nan}
+        control.get(session, queued_job.id).result = {"loss": math.nan}
 
 
 def test_sqlite_keeps_foreign_keys_and_a_journal_that_is_safe_here(sqlite_url: str) -> None:

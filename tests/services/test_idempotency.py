@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, idempotency, jobs
+from services import db, idempotency
 from services.errors import IdempotencyConflict, IdempotencyInFlight
 from services.idempotency import Key
+from services.jobs import control
 from services.orm import IdempotencyKey, Job
 from tests.services.test_claims import at_once
 
@@ -26,7 +27,7 @@ def submit(engine: Engine, make_spec: Callable[..., Any]) -> Callable[[Key], str
         with db.session_scope(engine) as session:
             if (earlier := idempotency.claim(session, key)) is not None:
                 return earlier
-            made = jobs.create(session, make_spec(), requested={}, dataset_id=None).id
+            made = control.create(session, make_spec(), requested={}, dataset_id=None).id
             idempotency.settle(session, key, made)
             return made
 

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, events, jobs, looks
+from services import db
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, LeaseLost
-from services.jobs import ALLOWED, MAX_LOST, TERMINAL, Lease, Reason, Status
+from services.jobs import control, events, queries
+from services.jobs.control import ALLOWED, MAX_LOST, TERMINAL, Lease, Reason, Status
 from services.orm import STATUSES, Checkpoint, Epoch, Event, IdempotencyKey, Job, LogLine, StepChunk
 from tests.services.conftest import claimed, let_expire, make_runnable
 
@@ -23,12 +24,12 @@ FILES = [{"name": "checkpoint-000000004.json", "bytes": 2, "sha256": "0" * 64}]
 
 def job_of(engine: Engine, job_id: str) -> Job:
     with db.read_scope(engine) as session:
-        return jobs.get(session, job_id)
+        return control.get(session, job_id)
 
 
 def history(engine: Engine, job_id: str) -> list[tuple[str | None, str]]:
     with db.read_scope(engine) as session:
-        return [(row.from_status, row.to_status) for row in jobs.transitions(session, job_id)]
+        return [(row.from_status, row.to_status) for row in control.transitions(session, job_id)]
 
 
 # The table of moves
@@ -47,12 +48,12 @@ def test_every_reason_says_what_to_do() -> None:
 @pytest.mark.parametrize("status", sorted(TERMINAL))
 def test_an_ended_job_never_moves_again(engine: Engine, queued_job: Job, scope: Scope, status: str) -> None:
     with scope() as session:
-        lease = Lease.of(jobs.claim(session, "default", worker="w", lease_seconds=60) or queued_job)
-        jobs._end(session, jobs.get(session, lease.job_id), Status(status))
-        ended = jobs.get(session, queued_job.id)
+        lease = Lease.of(control.claim(session, "default", worker="w", lease_seconds=60) or queued_job)
+        control._end(session, control.get(session, lease.job_id), Status(status))
+        ended = control.get(session, queued_job.id)
         for to in Status:
             with pytest.raises(IllegalMove):
-                jobs._move(session, ended, to)
+                control._move(session, ended, to)
 
 
 # Creating and finding
@@ -62,7 +63,7 @@ def test_a_new_job_is_queued_and_keeps_its_spec_resolved_and_as_sent(
     session: Session, make_job: Callable[..., Job]
 ) -> None:
     made = make_job(name="a", tags={"team": "speech"}, priority=3, queue="night", limits={"max_retries": 5})
-    job = jobs.get(session, made.id)
+    job = control.get(session, made.id)
     assert (job.status, job.attempt, job.revision, job.epochs) == ("queued", 0, 1, 3)
     assert (job.name, job.tags, job.priority, job.queue, job.max_retries) == ("a", {"team": "speech"}, 3, "night", 5)
     assert job.spec["training"]["batch_size"] == 64
@@ -83,10 +84,12 @@ def test_ids_sort_by_age(session: Session, make_job: Callable[..., Job]) -> None
 
 def test_a_job_on_a_data_set_that_is_gone_is_refused(session: Session, make_spec: Callable[..., Any]) -> None:
     with pytest.raises(DatasetNotFound):
-        jobs.create(session, make_spec(), requested={}, dataset_id="ds_gone")
+        control.create(session, make_spec(), requested={}, dataset_id="ds_gone")
 
 
-@pytest.mark.parametrize("verb", [jobs.get, jobs.cancel, jobs.pause, jobs.resume, jobs.delete, jobs.revision])
+@pytest.mark.parametrize(
+    "verb", [control.get, control.cancel, control.pause, control.resume, control.delete, control.revision]
+)
 def test_an_unknown_job_is_not_found(session: Session, verb: Callable[[Session, str], object]) -> None:
     with pytest.raises(JobNotFound, match="job_unknown"):
         verb(session, "job_unknown")
@@ -94,19 +97,19 @@ def test_an_unknown_job_is_not_found(session: Session, verb: Callable[[Session, 
 
 def test_the_list_is_newest_first_in_pages(session: Session, make_job: Callable[..., Job]) -> None:
     made = [make_job().id for _ in range(5)][::-1]
-    first, more = jobs.list(session, limit=2)
+    first, more = control.list(session, limit=2)
     assert ([job.id for job in first], more) == (made[:2], True)
-    rest, more = jobs.list(session, limit=3, after=first[-1].id)
+    rest, more = control.list(session, limit=3, after=first[-1].id)
     assert ([job.id for job in rest], more) == (made[2:], False)
 
 
 def test_the_list_is_filtered(session: Session, make_job: Callable[..., Job]) -> None:
     plain = make_job()
     odd = make_job(name="x", queue="night", tags={"team": "speech", '"it\'s"': "$.a"})
-    jobs.cancel(session, plain.id)
+    control.cancel(session, plain.id)
 
     def found(**filters: Any) -> list[str]:
-        return [job.id for job in jobs.list(session, **filters)[0]]
+        return [job.id for job in control.list(session, **filters)[0]]
 
     assert found(status="cancelled") == [plain.id]
     assert found(queue="night") == found(name="x") == [odd.id]
@@ -117,17 +120,17 @@ def test_the_list_is_filtered(session: Session, make_job: Callable[..., Job]) ->
 def test_every_visible_write_raises_the_revision(engine: Engine, lease: Lease, scope: Scope) -> None:
     def revision() -> int:
         with db.read_scope(engine) as session:
-            return jobs.revision(session, lease.job_id)[0]
+            return control.revision(session, lease.job_id)[0]
 
     seen = [revision()]
     verbs: list[Callable[[Session], object]] = [
-        lambda s: jobs.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
-        lambda s: jobs.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
-        lambda s: jobs.record_steps(s, lease, 1, [1.0], [1.0]),
-        lambda s: jobs.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
-        lambda s: jobs.drop_checkpoint(s, lease, 4),
-        lambda s: jobs.cancel(s, lease.job_id),
-        lambda s: jobs.cancelled(s, lease),
+        lambda s: control.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
+        lambda s: control.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
+        lambda s: control.record_steps(s, lease, 1, [1.0], [1.0]),
+        lambda s: control.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
+        lambda s: control.drop_checkpoint(s, lease, 4),
+        lambda s: control.cancel(s, lease.job_id),
+        lambda s: control.cancelled(s, lease),
     ]
     for verb in verbs:
         with scope() as session:
@@ -139,7 +142,7 @@ def test_every_visible_write_raises_the_revision(engine: Engine, lease: Lease, s
 def test_renewing_is_no_news(engine: Engine, lease: Lease, scope: Scope) -> None:
     before = job_of(engine, lease.job_id)
     with scope() as session:
-        jobs.renew(session, lease, 500)
+        control.renew(session, lease, 500)
     after = job_of(engine, lease.job_id)
     assert after.revision == before.revision
     assert after.lease_until
@@ -157,7 +160,7 @@ def test_a_claim_takes_the_highest_priority_then_the_oldest(engine: Engine, make
 
 
 def test_a_claim_raises_the_attempt_and_sets_a_lease_by_database_time(session: Session, queued_job: Job) -> None:
-    job = jobs.claim(session, "default", worker="host:7", lease_seconds=60)
+    job = control.claim(session, "default", worker="host:7", lease_seconds=60)
     assert job is not None
     now = session.scalar(sa.select(db.now()))
     assert (job.id, job.status, job.attempt, job.worker) == (queued_job.id, "running", 1, "host:7")
@@ -166,20 +169,20 @@ def test_a_claim_raises_the_attempt_and_sets_a_lease_by_database_time(session: S
 
 
 def test_nothing_to_claim_is_none(session: Session, queued_job: Job) -> None:
-    assert jobs.claim(session, "other", worker="w", lease_seconds=60) is None
-    assert jobs.claim(session, "default", worker="w", lease_seconds=60) is not None
-    assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
+    assert control.claim(session, "other", worker="w", lease_seconds=60) is None
+    assert control.claim(session, "default", worker="w", lease_seconds=60) is not None
+    assert control.claim(session, "default", worker="w", lease_seconds=60) is None
 
 
 def test_the_position_is_the_number_of_runnable_jobs_ahead(
     engine: Engine, session: Session, make_job: Callable[..., Job]
 ) -> None:
     first, later, urgent, elsewhere = make_job(), make_job(), make_job(priority=1), make_job(queue="other")
-    places = [looks.position(looks.one(session.connection(), job.id)) for job in (urgent, first, later, elsewhere)]
+    places = [queries.position(queries.one(session.connection(), job.id)) for job in (urgent, first, later, elsewhere)]
     assert places == [0, 1, 2, 0]
-    running = jobs.claim(session, "default", worker="w", lease_seconds=60)
+    running = control.claim(session, "default", worker="w", lease_seconds=60)
     assert running is not None
-    assert looks.position(looks.one(session.connection(), running.id)) is None
+    assert queries.position(queries.one(session.connection(), running.id)) is None
 
 
 # Fencing
@@ -187,18 +190,18 @@ def test_the_position_is_the_number_of_runnable_jobs_ahead(
 
 def writes(lease: Lease) -> dict[str, Callable[[Session], object]]:
     return {
-        "renew": lambda s: jobs.renew(s, lease, 60),
-        "started": lambda s: jobs.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
-        "record": lambda s: jobs.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
-        "record_steps": lambda s: jobs.record_steps(s, lease, 1, [1.0], [1.0]),
-        "checkpoint": lambda s: jobs.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
-        "drop_checkpoint": lambda s: jobs.drop_checkpoint(s, lease, 4),
-        "succeed": lambda s: jobs.succeed(s, lease, {}, []),
-        "fail": lambda s: jobs.fail(s, lease, "internal", retry=True),
-        "give_back": lambda s: jobs.give_back(s, lease),
-        "cancelled": lambda s: jobs.cancelled(s, lease),
-        "paused": lambda s: jobs.paused(s, lease),
-        "rolled_back": lambda s: jobs.rolled_back(s, lease, epoch=0, step=0, message="Back."),
+        "renew": lambda s: control.renew(s, lease, 60),
+        "started": lambda s: control.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
+        "record": lambda s: control.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
+        "record_steps": lambda s: control.record_steps(s, lease, 1, [1.0], [1.0]),
+        "checkpoint": lambda s: control.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
+        "drop_checkpoint": lambda s: control.drop_checkpoint(s, lease, 4),
+        "succeed": lambda s: control.succeed(s, lease, {}, []),
+        "fail": lambda s: control.fail(s, lease, "internal", retry=True),
+        "give_back": lambda s: control.give_back(s, lease),
+        "cancelled": lambda s: control.cancelled(s, lease),
+        "paused": lambda s: control.paused(s, lease),
+        "rolled_back": lambda s: control.rolled_back(s, lease, epoch=0, step=0, message="Back."),
         "note": lambda s: events.note(s, lease, "warning", "Look."),
         "log": lambda s: events.log(s, lease, [events.Line("info", "a line")]),
     }
@@ -221,7 +224,7 @@ def test_a_zombie_changes_nothing(engine: Engine, lost_lease: Lease, scope: Scop
 @pytest.mark.parametrize("write", sorted(writes(Lease("", 0))))
 def test_an_ended_job_takes_no_writes(engine: Engine, lease: Lease, scope: Scope, write: str) -> None:
     with scope() as session:
-        jobs.succeed(session, lease, {"epochs": 3}, [])
+        control.succeed(session, lease, {"epochs": 3}, [])
     before = everything(engine)
     with pytest.raises(LeaseLost), scope() as session:
         writes(lease)[write](session)
@@ -231,9 +234,9 @@ def test_an_ended_job_takes_no_writes(engine: Engine, lease: Lease, scope: Scope
 def test_a_late_renewal_is_good_while_nobody_took_over(engine: Engine, lease: Lease, scope: Scope) -> None:
     let_expire(engine, lease.job_id)
     with scope() as session:
-        jobs.renew(session, lease, 60)
+        control.renew(session, lease, 60)
     with scope() as session:
-        assert jobs.expire(session) == []
+        assert control.expire(session) == []
 
 
 # Ends of an attempt
@@ -241,7 +244,7 @@ def test_a_late_renewal_is_good_while_nobody_took_over(engine: Engine, lease: Le
 
 def test_success_keeps_the_result_and_its_files(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        jobs.succeed(session, lease, {"epochs": 3, "metrics": {}}, FILES)
+        control.succeed(session, lease, {"epochs": 3, "metrics": {}}, FILES)
     job = job_of(engine, lease.job_id)
     assert (job.status, job.reason, job.message, job.lease_until) == ("succeeded", None, None, None)
     assert (job.result, job.files) == ({"epochs": 3, "metrics": {}}, FILES)
@@ -258,7 +261,7 @@ def test_a_failure_is_tried_again_as_often_as_the_spec_says(
         lease = claimed(engine)
         assert lease == Lease(job_id, attempt)
         with scope() as session:
-            jobs.fail(session, lease, "trainer_crashed", "Signal 11.", retry=True)
+            control.fail(session, lease, "trainer_crashed", "Signal 11.", retry=True)
     job = job_of(engine, job_id)
     assert (job.status, job.reason, job.attempt, job.failures, job.lost) == ("failed", "trainer_crashed", 3, 2, 0)
     assert job.message == f"Signal 11. {Reason.TRAINER_CRASHED.sentence}"
@@ -271,33 +274,33 @@ def test_a_retry_waits_longer_each_time_and_tells_why(
     for longest in (10.0, 20.0, 40.0):
         lease = claimed(engine)
         with scope() as session:
-            job = jobs.fail(session, lease, "storage_full", "No room.", retry=True, retry_seconds=10)
+            job = control.fail(session, lease, "storage_full", "No room.", retry=True, retry_seconds=10)
             wait = job.not_before - session.scalar(sa.select(db.now()))
             assert longest / 2 - 1 < wait <= longest
             assert (job.status, job.reason, job.finished_at) == ("queued", "storage_full", None)
             assert "is tried again: No room." in str(job.message)
-            assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
-            assert jobs.waiting(session) == []
+            assert control.claim(session, "default", worker="w", lease_seconds=60) is None
+            assert control.waiting(session) == []
         make_runnable(engine, job_id)
 
 
 @pytest.mark.parametrize("reason", ["diverged", "dataset_invalid", "out_of_memory_gpu", "too_large"])
 def test_a_permanent_failure_is_never_tried_again(engine: Engine, lease: Lease, scope: Scope, reason: str) -> None:
     with scope() as session:
-        job = jobs.fail(session, lease, reason, "At step 7: lower the learning rate.", retry=True)
+        job = control.fail(session, lease, reason, "At step 7: lower the learning rate.", retry=True)
         assert (job.status, job.reason, job.message) == ("failed", reason, "At step 7: lower the learning rate.")
 
 
 def test_a_message_that_no_database_takes_is_cleaned(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        job = jobs.fail(session, lease, "dataset_invalid", "\x00bad \ud800" + "x" * 10_000, retry=False)
+        job = control.fail(session, lease, "dataset_invalid", "\x00bad \ud800" + "x" * 10_000, retry=False)
         assert str(job.message).startswith("bad ?xxx")
         assert len(str(job.message)) < 5000
 
 
 def test_giving_back_counts_as_nothing(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        job = jobs.give_back(session, lease)
+        job = control.give_back(session, lease)
         assert (job.status, job.lost, job.failures, job.attempt) == ("queued", 0, 0, 1)
     assert claimed(engine).attempt == 2
 
@@ -307,33 +310,33 @@ def test_giving_back_counts_as_nothing(engine: Engine, lease: Lease, scope: Scop
 
 def test_a_queued_job_is_cancelled_at_once(engine: Engine, queued_job: Job, scope: Scope) -> None:
     with scope() as session:
-        job = jobs.cancel(session, queued_job.id)
+        job = control.cancel(session, queued_job.id)
         assert (job.status, job.reason, job.message) == ("cancelled", "cancelled_by_user", job.message)
-        assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
-        assert jobs.cancel(session, queued_job.id).revision == job.revision
+        assert control.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert control.cancel(session, queued_job.id).revision == job.revision
 
 
 def test_a_running_job_is_asked_to_stop_and_its_worker_hears_it(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        assert not jobs.renew(session, lease, 60).cancel
-        assert jobs.cancel(session, lease.job_id).status == "running"
-        assert jobs.renew(session, lease, 60).cancel
-        assert jobs.cancelled(session, lease).status == "cancelled"
+        assert not control.renew(session, lease, 60).cancel
+        assert control.cancel(session, lease.job_id).status == "running"
+        assert control.renew(session, lease, 60).cancel
+        assert control.cancelled(session, lease).status == "cancelled"
 
 
 def test_success_wins_over_a_late_cancel(lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        jobs.cancel(session, lease.job_id)
-        assert jobs.succeed(session, lease, {}, []).status == "succeeded"
-        assert jobs.cancel(session, lease.job_id).status == "succeeded"
+        control.cancel(session, lease.job_id)
+        assert control.succeed(session, lease, {}, []).status == "succeeded"
+        assert control.cancel(session, lease.job_id).status == "succeeded"
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        lambda s, lease: jobs.give_back(s, lease),
-        lambda s, lease: jobs.fail(s, lease, "trainer_crashed", retry=True),
-        lambda s, lease: jobs.expire(s, grace_seconds=-1000),
+        lambda s, lease: control.give_back(s, lease),
+        lambda s, lease: control.fail(s, lease, "trainer_crashed", retry=True),
+        lambda s, lease: control.expire(s, grace_seconds=-1000),
     ],
     ids=["given back", "failed", "lost"],
 )
@@ -341,7 +344,7 @@ def test_a_job_that_was_to_be_cancelled_is_not_queued_again(
     engine: Engine, lease: Lease, scope: Scope, end: Callable[[Session, Lease], object]
 ) -> None:
     with scope() as session:
-        jobs.cancel(session, lease.job_id)
+        control.cancel(session, lease.job_id)
         end(session, lease)
     job = job_of(engine, lease.job_id)
     assert (job.status, job.reason) == ("cancelled", "cancelled_by_user")
@@ -355,7 +358,7 @@ def test_a_lost_job_is_queued_again_three_times_without_progress(engine: Engine,
         assert claimed(engine) == Lease(queued_job.id, attempt)
         let_expire(engine, queued_job.id)
         with scope() as session:
-            assert jobs.expire(session) == [queued_job.id]
+            assert control.expire(session) == [queued_job.id]
     job = job_of(engine, queued_job.id)
     assert (job.status, job.reason, job.lost, job.failures) == ("failed", "worker_lost", MAX_LOST, 0)
 
@@ -363,11 +366,11 @@ def test_a_lost_job_is_queued_again_three_times_without_progress(engine: Engine,
 def test_a_new_checkpoint_is_progress_and_an_old_one_is_not(engine: Engine, lease: Lease, scope: Scope) -> None:
     def lose_after_checkpoint(step: int, lease: Lease) -> int:
         with scope() as session:
-            jobs.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
+            control.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
         let_expire(engine, lease.job_id)
         with scope() as session:
-            jobs.expire(session)
-            return jobs.get(session, lease.job_id).lost
+            control.expire(session)
+            return control.get(session, lease.job_id).lost
 
     assert lose_after_checkpoint(4, lease) == 1
     assert lose_after_checkpoint(4, claimed(engine)) == 2
@@ -377,10 +380,10 @@ def test_a_new_checkpoint_is_progress_and_an_old_one_is_not(engine: Engine, leas
 def test_a_lease_is_given_grace(engine: Engine, lease: Lease, scope: Scope) -> None:
     let_expire(engine, lease.job_id)
     with scope() as session:
-        assert not jobs.any_expired(session, grace_seconds=15)
-        assert jobs.expire(session, grace_seconds=15) == []
-        assert jobs.any_expired(session)
-        assert jobs.expire(session) == [lease.job_id]
+        assert not control.any_expired(session, grace_seconds=15)
+        assert control.expire(session, grace_seconds=15) == []
+        assert control.any_expired(session)
+        assert control.expire(session) == [lease.job_id]
 
 
 def test_a_job_that_waited_too_long_fails_and_is_not_claimed(
@@ -388,12 +391,12 @@ def test_a_job_that_waited_too_long_fails_and_is_not_claimed(
 ) -> None:
     job_id = make_job(limits={"max_queue_seconds": 60}).id
     with scope() as session:
-        assert not jobs.any_expired(session)
+        assert not control.any_expired(session)
         session.execute(sa.update(Job).values(queue_deadline=db.now() - 1))
-        assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
-        assert jobs.any_expired(session)
-        assert jobs.expire(session) == [job_id]
-        job = jobs.get(session, job_id)
+        assert control.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert control.any_expired(session)
+        assert control.expire(session) == [job_id]
+        job = control.get(session, job_id)
         assert (job.status, job.reason) == ("failed", "time_limit")
         assert job.message == (
             "No worker was free within limits.max_queue_seconds (60 s): raise it, or run more workers."
@@ -406,14 +409,14 @@ def test_running_time_is_counted_over_all_attempts(engine: Engine, make_job: Cal
     def ran(lease: Lease, seconds: float) -> float:
         with scope() as session:
             session.execute(sa.update(Job).values(attempt_started_at=db.now() - seconds))
-            left = jobs.renew(session, lease, 60).seconds_left
+            left = control.renew(session, lease, 60).seconds_left
             assert left is not None
             return left
 
     first = claimed(engine)
     assert ran(first, 30) == pytest.approx(70, abs=5)
     with scope() as session:
-        jobs.give_back(session, first)
+        control.give_back(session, first)
     assert ran(claimed(engine), 20) == pytest.approx(50, abs=5)
     assert ran(Lease(job_id, 2), 900) == 0.0
 
@@ -424,28 +427,28 @@ def test_without_a_limit_there_is_no_time_left_to_tell(
     make_job(limits={"max_runtime_seconds": None})
     lease = claimed(engine)
     with scope() as session:
-        assert jobs.renew(session, lease, 60) == jobs.Flags()
+        assert control.renew(session, lease, 60) == control.Flags()
 
 
 # Checkpoints
 
 
 def test_checkpoints_are_listed_and_only_one_is_best(lease: Lease, session: Session) -> None:
-    jobs.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
-    jobs.checkpoint(session, lease, epoch=2, step=8, best=True, files=FILES)
-    jobs.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
-    jobs.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
+    control.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
+    control.checkpoint(session, lease, epoch=2, step=8, best=True, files=FILES)
+    control.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
+    control.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
     session.expire_all()
-    assert [(row.step, row.best) for row in jobs.checkpoints(session, lease.job_id)] == [
+    assert [(row.step, row.best) for row in control.checkpoints(session, lease.job_id)] == [
         (4, False),
         (8, True),
         (12, False),
     ]
-    jobs.drop_checkpoint(session, lease, 4)
-    assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [8, 12]
-    assert jobs.get_checkpoint(session, lease.job_id, 8).files == FILES
+    control.drop_checkpoint(session, lease, 4)
+    assert [row.step for row in control.checkpoints(session, lease.job_id)] == [8, 12]
+    assert control.get_checkpoint(session, lease.job_id, 8).files == FILES
     with pytest.raises(CheckpointNotFound):
-        jobs.get_checkpoint(session, lease.job_id, 4)
+        control.get_checkpoint(session, lease.job_id, 4)
 
 
 # Pausing and resuming
@@ -455,69 +458,69 @@ def test_a_waiting_job_is_paused_at_once_and_goes_back_into_the_queue(
     engine: Engine, queued_job: Job, scope: Scope
 ) -> None:
     with scope() as session:
-        paused = jobs.pause(session, queued_job.id)
-        assert (paused.status, paused.reason, paused.message) == ("paused", None, jobs.PAUSED)
-        assert jobs.claim(session, "default", worker="w", lease_seconds=60) is None
-        assert jobs.waiting(session) == []
+        paused = control.pause(session, queued_job.id)
+        assert (paused.status, paused.reason, paused.message) == ("paused", None, control.PAUSED)
+        assert control.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert control.waiting(session) == []
     with scope() as session:
-        assert jobs.pause(session, queued_job.id).revision == paused.revision  # a second time changes nothing
-        assert jobs.resume(session, queued_job.id).status == "queued"
+        assert control.pause(session, queued_job.id).revision == paused.revision  # a second time changes nothing
+        assert control.resume(session, queued_job.id).status == "queued"
     assert claimed(engine).attempt == 1
 
 
 def test_a_running_job_is_asked_to_pause_and_keeps_its_place(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        assert jobs.pause(session, lease.job_id).status == "running"
-        assert jobs.renew(session, lease, 60).pause
+        assert control.pause(session, lease.job_id).status == "running"
+        assert control.renew(session, lease, 60).pause
     with scope() as session:
-        jobs.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
-        paused = jobs.paused(session, lease)
+        control.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
+        paused = control.paused(session, lease)
         assert (paused.status, paused.pause_requested, paused.lease_until) == ("paused", False, None)
     with scope() as session:
-        resumed = jobs.resume(session, lease.job_id)
+        resumed = control.resume(session, lease.job_id)
         assert (resumed.status, resumed.failures, resumed.lost, resumed.attempt) == ("queued", 0, 0, 1)
-        assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [4]
+        assert [row.step for row in control.checkpoints(session, lease.job_id)] == [4]
     assert claimed(engine).attempt == 2
 
 
 def test_a_pause_that_was_taken_back_pauses_nothing(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        jobs.pause(session, lease.job_id)
-        jobs.resume(session, lease.job_id)
-        assert not jobs.renew(session, lease, 60).pause
-        assert jobs.paused(session, lease).status == "queued"  # its trainer had stopped already
+        control.pause(session, lease.job_id)
+        control.resume(session, lease.job_id)
+        assert not control.renew(session, lease, 60).pause
+        assert control.paused(session, lease).status == "queued"  # its trainer had stopped already
 
 
 @pytest.mark.parametrize("end", ["lose", "fail", "give_back"])
 def test_a_pause_holds_however_the_attempt_ends(engine: Engine, lease: Lease, scope: Scope, end: str) -> None:
     with scope() as session:
-        jobs.pause(session, lease.job_id)
+        control.pause(session, lease.job_id)
     let_expire(engine, lease.job_id)
     ends: dict[str, Callable[[Session], object]] = {
-        "lose": jobs.expire,
-        "fail": lambda s: jobs.fail(s, lease, "internal", retry=True),
-        "give_back": lambda s: jobs.give_back(s, lease),
+        "lose": control.expire,
+        "fail": lambda s: control.fail(s, lease, "internal", retry=True),
+        "give_back": lambda s: control.give_back(s, lease),
     }
     with scope() as session:
         ends[end](session)
     assert job_of(engine, lease.job_id).status == "paused"
     with scope() as session:
-        assert jobs.cancel(session, lease.job_id).status == "cancelled"
+        assert control.cancel(session, lease.job_id).status == "cancelled"
 
 
 def test_cancelling_beats_pausing(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        jobs.pause(session, lease.job_id)
-        jobs.cancel(session, lease.job_id)
-        assert jobs.paused(session, lease).status == "cancelled"
+        control.pause(session, lease.job_id)
+        control.cancel(session, lease.job_id)
+        assert control.paused(session, lease).status == "cancelled"
 
 
-@pytest.mark.parametrize("verb", [jobs.pause, jobs.resume])
+@pytest.mark.parametrize("verb", [control.pause, control.resume])
 def test_an_ended_job_is_neither_paused_nor_resumed(
     engine: Engine, lease: Lease, scope: Scope, verb: Callable[[Session, str], object]
 ) -> None:
     with scope() as session:
-        jobs.succeed(session, lease, {}, [])
+        control.succeed(session, lease, {}, [])
         with pytest.raises(IllegalMove, match="has ended"):
             verb(session, lease.job_id)
 
@@ -527,10 +530,10 @@ def test_time_spent_paused_does_not_count_as_waiting(
 ) -> None:
     job = make_job(limits={"max_queue_seconds": 100})
     with scope() as session:
-        jobs.pause(session, job.id)
+        control.pause(session, job.id)
         session.execute(sa.update(Job).values(queue_deadline=db.now() - 1))
-        assert jobs.expire(session) == []
-        resumed = jobs.resume(session, job.id)
+        assert control.expire(session) == []
+        resumed = control.resume(session, job.id)
         assert resumed.queue_deadline == pytest.approx(resumed.updated_at + 100, abs=1)
 
 
@@ -544,7 +547,7 @@ def test_a_job_that_stalls_is_tried_once_more_and_no_more(
     for status in ("queued", "failed"):
         lease = claimed(engine)
         with scope() as session:
-            assert jobs.fail(session, lease, "stalled", "Silent.", retry=True, retry_seconds=0).status == status
+            assert control.fail(session, lease, "stalled", "Silent.", retry=True, retry_seconds=0).status == status
     assert job_of(engine, job.id).reason == "stalled"
 
 
@@ -553,16 +556,16 @@ def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten
 ) -> None:
     with scope() as session:
         for epoch in (1, 2, 3):
-            jobs.record_steps(session, lease, 2 * epoch - 1, [1.0, 2.0], [1.0, 1.0])
+            control.record_steps(session, lease, 2 * epoch - 1, [1.0, 2.0], [1.0, 1.0])
             best = {"epoch": 1, "metric": "train_loss", "value": 1.0}
-            jobs.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)}, best=best)
-            jobs.checkpoint(session, lease, epoch=epoch, step=2 * epoch, best=False, files=FILES)
+            control.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)}, best=best)
+            control.checkpoint(session, lease, epoch=epoch, step=2 * epoch, best=False, files=FILES)
         told = "Diverged; back to epoch 1."
-        job = jobs.rolled_back(session, lease, epoch=1, step=2, message=told, data={"lr": 0.1}, best=best)
+        job = control.rolled_back(session, lease, epoch=1, step=2, message=told, data={"lr": 0.1}, best=best)
         assert (job.epoch, job.step, job.best) == (1, 2, best)
         assert job.checkpoint_step == 2
-        assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [2]
-        assert jobs.steps(session, lease.job_id).total == 2
+        assert [row.step for row in control.checkpoints(session, lease.job_id)] == [2]
+        assert control.steps(session, lease.job_id).total == 2
         (told,) = events.list(session, lease.job_id, type="rolled_back")
         assert (told.level, told.data) == ("warning", {"lr": 0.1})
 
@@ -572,30 +575,30 @@ def test_checkpoints_whose_files_are_gone_are_forgotten_when_an_attempt_begins(
 ) -> None:
     with scope() as session:
         for step in (2, 4, 6):
-            jobs.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
+            control.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
         info = {"resumed_from": {"epoch": 2, "step": 6}, "checkpoints": [2, 6]}
-        jobs.started(session, lease, epochs=3, steps_per_epoch=3, info=info)
-        assert [row.step for row in jobs.checkpoints(session, lease.job_id)] == [2, 6]
+        control.started(session, lease, epochs=3, steps_per_epoch=3, info=info)
+        assert [row.step for row in control.checkpoints(session, lease.job_id)] == [2, 6]
 
 
 def test_a_claim_whose_answer_was_lost_is_found_by_its_worker(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        assert jobs.orphans(session, "host:1") == [lease]
-        assert jobs.orphans(session, "host:2") == []
-        jobs.give_back(session, lease)
-        assert jobs.orphans(session, "host:1") == []
+        assert control.orphans(session, "host:1") == [lease]
+        assert control.orphans(session, "host:2") == []
+        control.give_back(session, lease)
+        assert control.orphans(session, "host:1") == []
 
 
 def test_an_ended_job_is_deleted_with_all_that_hangs_on_it(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
         with pytest.raises(JobNotEnded, match="is running"):
-            jobs.delete(session, lease.job_id)
-        jobs.record(session, lease, {"epoch": 1, "train_loss": 1.0})
+            control.delete(session, lease.job_id)
+        control.record(session, lease, {"epoch": 1, "train_loss": 1.0})
         events.log(session, lease, [events.Line("info", "a line")])
         session.add(IdempotencyKey(scope="POST", key="k", fingerprint="f", resource_id=lease.job_id, created_at=0.0))
-        jobs.succeed(session, lease, {}, [])
+        control.succeed(session, lease, {}, [])
     with scope() as session:
-        jobs.delete(session, lease.job_id)
+        control.delete(session, lease.job_id)
     assert not any(everything(engine))
     with scope() as session:
         assert session.get(IdempotencyKey, ("POST", "k")) is None

@@ -20,9 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, events, faults, jobs, tenants, webhooks
+from services import db, faults, tenants, webhooks
 from services.errors import LeaseLost
-from services.jobs import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
+from services.jobs import control, events
+from services.jobs.control import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
 from services.news import OF_STATUS
 from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, Lane, LogLine, StepChunk
 from services.training.spec import Spec
@@ -76,18 +77,18 @@ class Expected:
 
 
 writes: list[Callable[[Session, Lease], object]] = [
-    lambda s, lease: jobs.renew(s, lease, 60),
-    lambda s, lease: jobs.started(s, lease, epochs=9, steps_per_epoch=2, info={}),
-    lambda s, lease: jobs.record(s, lease, {"epoch": 7, "train_loss": 1.0}),
-    lambda s, lease: jobs.record_steps(s, lease, 1, [9.0] * 9, [9.0] * 9),
-    lambda s, lease: jobs.checkpoint(s, lease, epoch=7, step=99, best=True, files=[]),
-    lambda s, lease: jobs.drop_checkpoint(s, lease, 2),
-    lambda s, lease: jobs.succeed(s, lease, {}, []),
-    lambda s, lease: jobs.fail(s, lease, "internal", retry=True),
-    lambda s, lease: jobs.give_back(s, lease),
-    lambda s, lease: jobs.cancelled(s, lease),
-    lambda s, lease: jobs.paused(s, lease),
-    lambda s, lease: jobs.rolled_back(s, lease, epoch=0, step=0, message="Back."),
+    lambda s, lease: control.renew(s, lease, 60),
+    lambda s, lease: control.started(s, lease, epochs=9, steps_per_epoch=2, info={}),
+    lambda s, lease: control.record(s, lease, {"epoch": 7, "train_loss": 1.0}),
+    lambda s, lease: control.record_steps(s, lease, 1, [9.0] * 9, [9.0] * 9),
+    lambda s, lease: control.checkpoint(s, lease, epoch=7, step=99, best=True, files=[]),
+    lambda s, lease: control.drop_checkpoint(s, lease, 2),
+    lambda s, lease: control.succeed(s, lease, {}, []),
+    lambda s, lease: control.fail(s, lease, "internal", retry=True),
+    lambda s, lease: control.give_back(s, lease),
+    lambda s, lease: control.cancelled(s, lease),
+    lambda s, lease: control.paused(s, lease),
+    lambda s, lease: control.rolled_back(s, lease, epoch=0, step=0, message="Back."),
     lambda s, lease: events.note(s, lease, "warning", "Look."),
     lambda s, lease: events.log(s, lease, [events.Line("info", "a line")]),
 ]
@@ -181,8 +182,8 @@ class Life(RuleBasedStateMachine):
         self.batches += in_batch
         batch_id = f"batch_{self.batches}" if in_batch else None
         spec = self.make_spec(priority=priority, limits={"max_retries": max_retries})
-        wanted = [jobs.Wanted(spec, {}, None)] * (size - 2 if in_batch else 1)
-        made = self.do(lambda s: [job.id for job in jobs.create_all(s, wanted, tenant=tenant, batch_id=batch_id)])
+        wanted = [control.Wanted(spec, {}, None)] * (size - 2 if in_batch else 1)
+        made = self.do(lambda s: [job.id for job in control.create_all(s, wanted, tenant=tenant, batch_id=batch_id)])
         fresh = [Expected(job_id, priority, max_retries, tenant, in_batch) for job_id in made]
         waiting = self.lane(fresh[0])
         head = [job.turn for job in waiting if not job.attempt]
@@ -209,7 +210,7 @@ class Life(RuleBasedStateMachine):
 
     def claim(self, *_: int) -> None:
         wanted = self.next_job()
-        claimed = self.do(lambda s: jobs.claim(s, "default", worker="w", lease_seconds=60))
+        claimed = self.do(lambda s: control.claim(s, "default", worker="w", lease_seconds=60))
         assert (claimed and claimed.id) == (wanted and wanted.id)
         if wanted:
             self.take_turn(wanted)
@@ -235,39 +236,39 @@ class Life(RuleBasedStateMachine):
 
     def renew(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        flags = self.do(lambda s: jobs.renew(s, lease, 60))
+        flags = self.do(lambda s: control.renew(s, lease, 60))
         assert (flags.cancel, flags.pause) == (job.cancel_requested, job.pause_requested)
 
     def start(self, pick: int, resume: int) -> None:
         job, lease = self.running(pick)
         position = min(resume, job.steps)
         info = {"resumed_from": {"epoch": position // 2, "step": position} if position else None}
-        self.do(lambda s: jobs.started(s, lease, epochs=9, steps_per_epoch=2, info=info))
+        self.do(lambda s: control.started(s, lease, epochs=9, steps_per_epoch=2, info=info))
         job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
 
     def record(self, pick: int, epoch: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: jobs.record(s, lease, {"epoch": epoch, "train_loss": 1.0}))
+        self.do(lambda s: control.record(s, lease, {"epoch": epoch, "train_loss": 1.0}))
         job.epochs = {earlier for earlier in job.epochs if earlier < epoch} | {epoch}
 
     def record_steps(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         back, count = size % 4, 1 + size // 2
         first = max(1, job.steps + 1 - back)
-        self.do(lambda s: jobs.record_steps(s, lease, first, [1.0] * count, [1.0] * count))
+        self.do(lambda s: control.record_steps(s, lease, first, [1.0] * count, [1.0] * count))
         job.steps = first + count - 1
 
     def checkpoint(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         step = 1 + size // 3  # few, so that some are made again
-        self.do(lambda s: jobs.checkpoint(s, lease, epoch=1, step=step, best=False, files=[]))
+        self.do(lambda s: control.checkpoint(s, lease, epoch=1, step=step, best=False, files=[]))
         if step > job.checkpoint_step:
             job.checkpoint_step, job.lost = step, 0
 
     def go_back(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         position = min(size // 2, job.steps)
-        self.do(lambda s: jobs.rolled_back(s, lease, epoch=position // 2, step=position, message="Back."))
+        self.do(lambda s: control.rolled_back(s, lease, epoch=position // 2, step=position, message="Back."))
         job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
         job.checkpoint_step = min(job.checkpoint_step, position)
 
@@ -278,13 +279,13 @@ class Life(RuleBasedStateMachine):
 
     def succeed(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: jobs.succeed(s, lease, {}, []))
+        self.do(lambda s: control.succeed(s, lease, {}, []))
         self.end(job, "succeeded")
 
     def fail(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         reason, retry = REASONS[pick % len(REASONS)], size > 1
-        self.do(lambda s: jobs.fail(s, lease, reason, retry=retry))
+        self.do(lambda s: control.fail(s, lease, reason, retry=retry))
         may_retry = retry and reason not in PERMANENT and not (reason == "stalled" and job.stalled)
         if may_retry and (job.cancel_requested or job.failures < job.max_retries):
             stalled = job.stalled or reason == "stalled"
@@ -294,17 +295,17 @@ class Life(RuleBasedStateMachine):
 
     def give_back(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: jobs.give_back(s, lease))
+        self.do(lambda s: control.give_back(s, lease))
         self.back_to_queue(job)
 
     def cancelled(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: jobs.cancelled(s, lease))
+        self.do(lambda s: control.cancelled(s, lease))
         self.end(job, "cancelled", "cancelled_by_user")
 
     def paused(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: jobs.paused(s, lease))
+        self.do(lambda s: control.paused(s, lease))
         self.back_to_queue(job)
 
     def cancel(self, pick: int, *_: int) -> None:
@@ -312,7 +313,7 @@ class Life(RuleBasedStateMachine):
             self.create(pick)
         job_id = [*self.expected][pick % len(self.expected)]
         job = self.expected[job_id]
-        assert self.do(lambda s: jobs.cancel(s, job_id)).id == job_id
+        assert self.do(lambda s: control.cancel(s, job_id)).id == job_id
         if job.status in ("queued", "paused"):
             self.end(job, "cancelled", "cancelled_by_user")
             job.cancel_requested = True
@@ -321,7 +322,7 @@ class Life(RuleBasedStateMachine):
 
     def pause(self, pick: int, *_: int) -> None:
         job_id, job = self.unended(pick)
-        self.do(lambda s: jobs.pause(s, job_id))
+        self.do(lambda s: control.pause(s, job_id))
         if job.status == "running":
             job.pause_requested = True
         elif job.status == "queued":
@@ -329,7 +330,7 @@ class Life(RuleBasedStateMachine):
 
     def resume(self, pick: int, *_: int) -> None:
         job_id, job = self.unended(pick)
-        self.do(lambda s: jobs.resume(s, job_id))
+        self.do(lambda s: control.resume(s, job_id))
         job.pause_requested = False
         if job.status == "paused":
             self.enqueue(job)
@@ -347,7 +348,7 @@ class Life(RuleBasedStateMachine):
         job, lease = self.running(pick)
         silent = sa.update(Job).where(Job.id == lease.job_id).values(lease_until=db.now() - 1)
         self.do(lambda s: s.execute(silent) and None)
-        expired = self.do(jobs.expire)
+        expired = self.do(control.expire)
         assert expired == [lease.job_id]
         if job.lost >= MAX_LOST and not job.cancel_requested:
             self.end(job, "failed", "worker_lost")
@@ -426,7 +427,7 @@ class Life(RuleBasedStateMachine):
         assert sum(move.to_status in TERMINAL for move in moves) <= 1
         for before, after in pairwise(moves):
             assert after.from_status == before.to_status
-            assert after.to_status in ALLOWED[jobs.Status(before.to_status)]
+            assert after.to_status in ALLOWED[control.Status(before.to_status)]
         assert [move.attempt for move in moves if move.to_status == "running"] == [*range(1, job.attempt + 1)]
 
 

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, jobs, lanes, looks, tenants
+from services import db, tenants
 from services.errors import BadRequest
-from services.jobs import Lease
+from services.jobs import control, lanes, queries
+from services.jobs.control import Lease
 from services.orm import Job, Lane
 from tests.services.test_claims import at_once
 
@@ -26,20 +27,20 @@ def submit(engine: Engine, make_spec: Callable[..., Any]) -> Submit:
     """Submits so many jobs of a tenant, each by itself or all as one batch; the tenant is made if need be."""
 
     def make(tenant: str, count: int = 1, batch: str | None = None, **spec: Any) -> list[str]:
-        wanted = jobs.Wanted(make_spec(**spec), {}, None)
+        wanted = control.Wanted(make_spec(**spec), {}, None)
         with db.session_scope(engine) as session:
             if all(one.name != tenant for one in tenants.list(session)):
                 tenants.create(session, tenant)
             if batch is not None:
-                return [job.id for job in jobs.create_all(session, [wanted] * count, tenant=tenant, batch_id=batch)]
-            return [jobs.create_all(session, [wanted], tenant=tenant)[0].id for _ in range(count)]
+                return [job.id for job in control.create_all(session, [wanted] * count, tenant=tenant, batch_id=batch)]
+            return [control.create_all(session, [wanted], tenant=tenant)[0].id for _ in range(count)]
 
     return make
 
 
 def claim(engine: Engine) -> Job | None:
     with db.session_scope(engine) as session:
-        return jobs.claim(session, "default", worker="w", lease_seconds=60)
+        return control.claim(session, "default", worker="w", lease_seconds=60)
 
 
 def run(engine: Engine) -> Job:
@@ -47,7 +48,7 @@ def run(engine: Engine) -> Job:
     job = claim(engine)
     assert job is not None
     with db.session_scope(engine) as session:
-        jobs.succeed(session, Lease.of(job), {}, [])
+        control.succeed(session, Lease.of(job), {}, [])
     return job
 
 
@@ -150,9 +151,9 @@ def test_jobs_that_come_back_go_first_within_their_tenant_only(engine: Engine, s
     assert job is not None
     assert job.id == first
     with db.session_scope(engine) as session:
-        jobs.give_back(session, Lease.of(job))
-        jobs.pause(session, rest[1])
-        later = jobs.resume(session, rest[1])  # now before the one that it was behind
+        control.give_back(session, Lease.of(job))
+        control.pause(session, rest[1])
+        later = control.resume(session, rest[1])  # now before the one that it was behind
         assert later.status == "queued"
     ids = []
     tenants_of = ""
@@ -171,7 +172,7 @@ def test_a_job_that_is_tried_again_keeps_no_newcomer_back(engine: Engine, submit
     failed = claim(engine)
     assert failed is not None
     with db.session_scope(engine) as session:
-        jobs.fail(session, Lease.of(failed), "internal", retry=True)  # waits for seconds, at the head
+        control.fail(session, Lease.of(failed), "internal", retry=True)  # waits for seconds, at the head
     assert [run(engine).id for _ in range(3)] == sweep[1:4]
     night = submit("acme", 2, "night")
     assert [run(engine).id for _ in range(3)] == [sweep[4], night[0], sweep[5]]
@@ -254,18 +255,18 @@ def test_no_job_is_forgotten_while_lanes_open_and_close(engine: Engine, submit: 
     with db.read_scope(engine) as session:
         assert session.scalar(sa.select(sa.func.count()).where(Job.status == "queued")) == 0
         assert open_lanes(session) == []
-        assert jobs.waiting(session) == []
+        assert control.waiting(session) == []
 
 
 def test_batches_over_the_same_lanes_in_other_orders_do_not_block_each_other(
     engine: Engine, make_spec: Callable[..., Any]
 ) -> None:
-    up = [jobs.Wanted(make_spec(priority=n), {}, None) for n in range(8)]
+    up = [control.Wanted(make_spec(priority=n), {}, None) for n in range(8)]
 
-    def submits(wanted: list[jobs.Wanted]) -> Callable[[], int]:
+    def submits(wanted: list[control.Wanted]) -> Callable[[], int]:
         def act() -> int:
             with db.session_scope(engine) as session:
-                return len(jobs.create_all(session, wanted, batch_id="b"))
+                return len(control.create_all(session, wanted, batch_id="b"))
 
         return act
 
@@ -277,11 +278,11 @@ def test_a_lane_is_open_while_it_has_queued_jobs(engine: Engine, submit: Submit)
     submit("beta", priority=2)
     with db.session_scope(engine) as session:
         assert open_lanes(session) == [(0, "acme"), (2, "beta")]
-        jobs.cancel(session, first)
+        control.cancel(session, first)
         assert open_lanes(session) == [(0, "acme"), (2, "beta")]
-        jobs.pause(session, second)
+        control.pause(session, second)
         assert open_lanes(session) == [(2, "beta")]
-        jobs.resume(session, second)
+        control.resume(session, second)
         assert open_lanes(session) == [(0, "acme"), (2, "beta")]
     run(engine)
     with db.session_scope(engine) as session:
@@ -324,8 +325,8 @@ def test_the_position_counts_the_jobs_of_the_own_tenant(
 
     def places() -> list[int | None]:
         with db.read_scope(engine) as session:
-            return [looks.position(looks.one(session.connection(), job_id)) for job_id in (urgent, first, second)]
+            return [queries.position(queries.one(session.connection(), job_id)) for job_id in (urgent, first, second)]
 
     assert places() == [0, 1, 2]
-    monkeypatch.setattr(looks, "MAX_POSITION", 1)
+    monkeypatch.setattr(queries, "MAX_POSITION", 1)
     assert places() == [0, 1, 1]

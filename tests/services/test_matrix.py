@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services import matrix
 from services.errors import Problem, SpecInvalid
+from services.jobs import matrix
 
 BASE: dict[str, Any] = {"name": "vowels", "training": {"epochs": 5}, "data": {"dataset": "a"}}
 

@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, metrics, webhooks, workers
+from services import db, metrics, webhooks
 from services.census import Census
-from services.jobs import Lease
+from services.jobs import control, workers
+from services.jobs.control import Lease
 from services.orm import Delivery, Job, Webhook
 from services.posting import Outcome
 from services.settings import Settings
@@ -32,7 +33,7 @@ def read(engine: Engine) -> Iterator[Read]:
 
 def claimed(engine: Engine, seconds: float = 60) -> Lease:
     with db.session_scope(engine) as session:
-        job = jobs.claim(session, "default", worker="here:1", lease_seconds=seconds)
+        job = control.claim(session, "default", worker="here:1", lease_seconds=seconds)
         assert job is not None
     return Lease.of(job)
 
@@ -41,7 +42,7 @@ def test_a_job_is_counted_from_its_birth_to_its_end(engine: Engine, make_job: Ma
     make_job()
     lease = claimed(engine)
     with db.session_scope(engine) as session:
-        jobs.succeed(session, lease, {}, [])
+        control.succeed(session, lease, {}, [])
     found = read()
     assert found.value("loopline_jobs_submitted_total", queue="default") == 1
     assert found.value("loopline_attempts_total", queue="default") == 1
@@ -54,7 +55,7 @@ def test_a_job_is_counted_from_its_birth_to_its_end(engine: Engine, make_job: Ma
 def test_what_is_rolled_back_is_not_counted(engine: Engine, make_job: MakeJob, read: Read) -> None:
     make_job()
     with suppress(ZeroDivisionError), db.session_scope(engine) as session:
-        assert jobs.claim(session, "default", worker="here:1", lease_seconds=60)
+        assert control.claim(session, "default", worker="here:1", lease_seconds=60)
         raise ZeroDivisionError
     assert read().total("loopline_attempts_total") == 0
     claimed(engine)
@@ -69,7 +70,7 @@ def test_a_wait_is_counted_from_when_the_job_could_have_run(engine: Engine, make
     lease = claimed(engine)
     with db.session_scope(engine) as session:
         session.execute(sa.update(Job).values(attempt_started_at=db.now() - 40))
-        jobs.fail(session, lease, "trainer_crashed", retry=True)
+        control.fail(session, lease, "trainer_crashed", retry=True)
     with db.session_scope(engine) as session:
         session.execute(sa.text("UPDATE events SET at = at - 50 WHERE job_id = :id"), {"id": job.id})
         session.execute(sa.update(Job).values(not_before=db.now() - 7))
@@ -84,13 +85,13 @@ def test_a_wait_is_counted_from_when_the_job_could_have_run(engine: Engine, make
 
 def test_a_job_that_loses_its_workers_is_counted_at_every_loss(engine: Engine, make_job: MakeJob, read: Read) -> None:
     make_job()
-    for _ in range(jobs.MAX_LOST + 1):
+    for _ in range(control.MAX_LOST + 1):
         claimed(engine, seconds=-1)
         with db.session_scope(engine) as session:
-            jobs.expire(session)
+            control.expire(session)
     found = read()
-    assert found.value("loopline_lease_expiries_total") == jobs.MAX_LOST + 1
-    assert found.value("loopline_retries_total", queue="default", reason="worker_lost") == jobs.MAX_LOST
+    assert found.value("loopline_lease_expiries_total") == control.MAX_LOST + 1
+    assert found.value("loopline_retries_total", queue="default", reason="worker_lost") == control.MAX_LOST
     assert found.value("loopline_runs_total", queue="default", outcome="failed", reason="worker_lost") == 1
 
 
@@ -98,9 +99,9 @@ def test_giving_back_and_cancelling_have_their_reasons(engine: Engine, make_job:
     job = make_job()
     lease = claimed(engine)
     with db.session_scope(engine) as session:
-        jobs.give_back(session, lease)
+        control.give_back(session, lease)
     with db.session_scope(engine) as session:
-        jobs.cancel(session, job.id)
+        control.cancel(session, job.id)
     found = read()
     assert found.value("loopline_retries_total", queue="default", reason="given_back") == 1
     labels = {"queue": "default", "outcome": "cancelled", "reason": "cancelled_by_user"}
@@ -146,8 +147,8 @@ def test_jobs_are_shown_by_queue_and_status_with_the_age_of_the_oldest(
     make_job(queue="night")
     assert claimed(engine).job_id == running.id
     with db.session_scope(engine) as session:
-        jobs.pause(session, paused.id)
-        jobs.cancel(session, ended.id)
+        control.pause(session, paused.id)
+        control.cancel(session, ended.id)
         session.execute(sa.update(Job).where(Job.id == waiting.id).values(not_before=db.now() + 500))
         session.execute(sa.update(Job).where(Job.queue == "night").values(updated_at=db.now() - 300))
     found = read()
@@ -167,7 +168,7 @@ def test_a_queue_that_has_become_empty_shows_a_zero(engine: Engine, make_job: Ma
     job = make_job(queue="night")
     assert read().value("loopline_jobs", queue="night", status="runnable") == 1
     with db.session_scope(engine) as session:
-        jobs.cancel(session, job.id)
+        control.cancel(session, job.id)
     assert read().value("loopline_jobs", queue="night", status="runnable") == 0
 
 

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from services import db, events, jobs
-from services.jobs import ALLOWED, Lease, Status
+from services import db
+from services.jobs import control, events
+from services.jobs.control import ALLOWED, Lease, Status
 from services.orm import Job
 
 
@@ -26,13 +27,13 @@ def bring_to(engine: Engine, job_id: str, status: Status) -> None:
         return
     if status == Status.PAUSED:
         with db.session_scope(engine) as session:
-            jobs.pause(session, job_id)
+            control.pause(session, job_id)
         return
     with db.session_scope(engine) as session:
-        claimed = jobs.claim(session, "default", worker="host:1", lease_seconds=60)
+        claimed = control.claim(session, "default", worker="host:1", lease_seconds=60)
         assert claimed is not None
         if status != Status.RUNNING:
-            jobs._end(session, claimed, status)
+            control._end(session, claimed, status)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -49,7 +50,7 @@ def test_raw_sql_makes_the_allowed_moves_and_no_other(engine: Engine, queued_job
         with pytest.raises(IntegrityError, match="cannot move like this"):
             move(engine, **values)
     with db.read_scope(engine) as session:
-        job = jobs.get(session, queued_job.id)
+        job = control.get(session, queued_job.id)
         assert (job.status, job.lease_until is None) == (status, lease is None)
 
 
@@ -78,7 +79,7 @@ def test_a_job_is_born_queued(engine: Engine, queued_job: Job, values: dict[str,
 
 def test_every_move_is_written_down_with_who_and_why(engine: Engine, lease: Lease) -> None:
     with db.session_scope(engine) as session:
-        jobs.fail(session, lease, "trainer_crashed", "It crashed.", retry=True)
+        control.fail(session, lease, "trainer_crashed", "It crashed.", retry=True)
     move(engine, status="cancelled")  # by hand: it cannot go unseen either
     with db.read_scope(engine) as session:
         told = events.list(session, lease.job_id, type="status")
@@ -97,4 +98,4 @@ def test_a_write_that_is_rolled_back_leaves_no_trace(engine: Engine, queued_job:
     with engine.connect() as connection:
         connection.execute(sa.update(Job).values(status="cancelled"))
     with db.read_scope(engine) as session:
-        assert len(jobs.transitions(session, queued_job.id)) == 1
+        assert len(control.transitions(session, queued_job.id)) == 1

@@ -13,12 +13,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import batches, db, jobs, news, reconciler, registry, tenants, webhooks
+from services import db, news, reconciler, registry, tenants, webhooks
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
-from services.jobs import Lease
+from services.jobs import batches, control
+from services.jobs.control import Lease
+from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Delivery, Job, Webhook
 from services.posting import Outcome
-from services.queue import FakeDoorbell
 from services.settings import Settings
 
 MakeBatch = Callable[..., tuple[str, Sequence[str]]]
@@ -60,7 +61,7 @@ def told(engine: Engine, *hooks: Webhook) -> list[tuple[str, dict[str, Any]]]:
 def cancel(engine: Engine, *job_ids: str) -> None:
     for job_id in job_ids:
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job_id)
+            control.cancel(session, job_id)
 
 
 def end(engine: Engine, batch_id: str) -> bool:
@@ -79,8 +80,8 @@ def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_ea
     webhook = hook(engine, "batch.ended")
     batch_id, (first, second, third) = make_batch({}, {}, {})
     with db.session_scope(engine) as session:
-        jobs.succeed(session, _lease(session), {"metrics": {"test_loss": 0.5}}, [])
-        jobs.fail(session, _lease(session), "trainer_crashed", "It fell. " * 100, retry=False)
+        control.succeed(session, _lease(session), {"metrics": {"test_loss": 0.5}}, [])
+        control.fail(session, _lease(session), "trainer_crashed", "It fell. " * 100, retry=False)
     assert (over(engine), end(engine, batch_id), told(engine)) == ([], False, [])
     cancel(engine, third)
     assert over(engine) == [batch_id]
@@ -107,13 +108,13 @@ def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_ea
     assert data["links"] == {"self": f"/v1/batches/{batch_id}"}
     with db.read_scope(engine) as session:
         after = batches.summaries(session, [batch_id])[batch_id]
-        assert after.ended_at == jobs.get(session, third).finished_at
+        assert after.ended_at == control.get(session, third).finished_at
         assert data["ended_at"] == news.moment(after.ended_at)
     assert after.revision != before.revision  # who has an ETag hears of it
 
 
 def _lease(session: Any) -> Lease:
-    job = jobs.claim(session, "default", worker="host:1", lease_seconds=60)
+    job = control.claim(session, "default", worker="host:1", lease_seconds=60)
     assert job is not None
     return Lease.of(job)
 
@@ -126,7 +127,7 @@ def test_a_batch_of_many_jobs_names_some_and_counts_all(
     batch_id, ids = make_batch({}, {}, {})
     cancel(engine, *ids[:2])
     with db.session_scope(engine) as session:
-        jobs.fail(session, _lease(session), "diverged", retry=False)
+        control.fail(session, _lease(session), "diverged", retry=False)
     assert end(engine, batch_id)
     [(_, data)] = told(engine)
     assert ([one["id"] for one in data["jobs"]], data["total"]) == ([ids[2], ids[0]], 3)  # failures first
@@ -138,7 +139,7 @@ def test_a_batch_whose_jobs_were_deleted_has_ended(engine: Engine, make_batch: M
     cancel(engine, *ids)
     for job_id in ids:
         with db.session_scope(engine) as session:
-            jobs.delete(session, job_id)
+            control.delete(session, job_id)
     assert end(engine, batch_id)
     [(_, data)] = told(engine)
     assert (data["total"], data["jobs"]) == (0, [])
@@ -200,7 +201,7 @@ def test_moves_of_an_alias_are_told_with_the_job_behind_the_version(
     for tags in ({"team": "speech"}, {}):
         made.append(make_job(tags=tags).id)
         with db.session_scope(engine) as session:
-            jobs.succeed(session, _lease(session), {}, [])
+            control.succeed(session, _lease(session), {}, [])
             registry.register(session, "vowels", made[-1])
     with suppress(ZeroDivisionError), db.session_scope(engine) as session:
         registry.promote(session, "vowels", "1")
@@ -320,7 +321,7 @@ def test_a_webhook_is_forgotten_a_week_after_what_it_was_for(engine: Engine, mak
 
     assert forget() == []
     with db.session_scope(engine) as session:  # a week later
-        jobs.delete(session, ids[1])
+        control.delete(session, ids[1])
         session.execute(sa.update(Webhook).values(created_at=db.now() - webhooks.SPENT_SECONDS - 1))
         session.execute(sa.update(Delivery).values(next_at=None))
     assert forget() == []  # for what was told is not a week old

@@ -12,9 +12,10 @@ from contextlib import suppress
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db
 from services.errors import LeaseLost
-from services.jobs import Lease
+from services.jobs import control
+from services.jobs.control import Lease
 from services.orm import Job
 from services.states import TERMINAL
 from tests.services.conftest import claimed, let_expire
@@ -22,10 +23,10 @@ from tests.services.conftest import claimed, let_expire
 INTERLEAVINGS = 200
 
 END: dict[str, Callable[..., Job]] = {
-    "succeeds": lambda session, lease: jobs.succeed(session, lease, {}, []),
-    "fails for good": lambda session, lease: jobs.fail(session, lease, "diverged", "Step 3.", retry=False),
-    "fails and is tried again": lambda session, lease: jobs.fail(session, lease, "internal", retry=True),
-    "is given back": jobs.give_back,
+    "succeeds": lambda session, lease: control.succeed(session, lease, {}, []),
+    "fails for good": lambda session, lease: control.fail(session, lease, "diverged", "Step 3.", retry=False),
+    "fails and is tried again": lambda session, lease: control.fail(session, lease, "internal", retry=True),
+    "is given back": control.give_back,
 }
 
 
@@ -61,7 +62,7 @@ class Racers:
 def cancel(engine: Engine, job_id: str) -> Callable[[], None]:
     def act() -> None:
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job_id)
+            control.cancel(session, job_id)
 
     return act
 
@@ -71,16 +72,16 @@ def attempt(engine: Engine, end: Callable[..., Job]) -> Callable[[], None]:
 
     def act() -> None:
         with db.session_scope(engine) as session:
-            job = jobs.claim(session, "default", worker="host:1", lease_seconds=60)
+            job = control.claim(session, "default", worker="host:1", lease_seconds=60)
             if job is None:
                 return
             lease = Lease.of(job)
         with db.session_scope(engine) as session:
-            jobs.record(session, lease, {"epoch": 1, "train_loss": 0.5})
+            control.record(session, lease, {"epoch": 1, "train_loss": 0.5})
         with db.session_scope(engine) as session:
-            asked = jobs.renew(session, lease, 60).cancel
+            asked = control.renew(session, lease, 60).cancel
         with db.session_scope(engine) as session:
-            (jobs.cancelled if asked else end)(session, lease)
+            (control.cancelled if asked else end)(session, lease)
 
     return act
 
@@ -88,7 +89,7 @@ def attempt(engine: Engine, end: Callable[..., Job]) -> Callable[[], None]:
 def outcome(engine: Engine, job_id: str) -> str:
     """How the job ended, after a look at its history: one end, the last of all moves."""
     with db.read_scope(engine) as session:
-        job, moves = jobs.get(session, job_id), [row.to_status for row in jobs.transitions(session, job_id)]
+        job, moves = control.get(session, job_id), [row.to_status for row in control.transitions(session, job_id)]
     assert [to for to in moves if to in TERMINAL] == [job.status]
     assert moves[-1] == job.status
     assert job.lease_until is None
@@ -109,7 +110,7 @@ def test_a_cancel_against_claim_run_and_end_has_one_outcome(
     ends = {"succeeds": {"cancelled", "succeeded"}, "fails for good": {"cancelled", "failed"}}
     assert set(outcomes) == ends.get(how, {"cancelled"})  # each is met; what comes to wait again is cancelled there
     with db.read_scope(engine) as session:
-        assert jobs.waiting(session) == []
+        assert control.waiting(session) == []
 
 
 def test_a_cancel_while_the_worker_is_lost_ends_the_job_whoever_comes_first(
@@ -125,17 +126,17 @@ def test_a_cancel_while_the_worker_is_lost_ends_the_job_whoever_comes_first(
             racers.chance.shuffle(calls)
             racers.run(*calls)
             with db.session_scope(engine) as session:
-                jobs.expire(session)  # the scheduler's next tick
+                control.expire(session)  # the scheduler's next tick
             outcomes.append(outcome(engine, job_id))
             with db.session_scope(engine) as session, pytest.raises(LeaseLost):
-                jobs.record(session, lease, {"epoch": 2})
+                control.record(session, lease, {"epoch": 2})
     assert set(outcomes) == {"cancelled", "succeeded"}
 
 
 def expire(engine: Engine) -> Callable[[], None]:
     def act() -> None:
         with db.session_scope(engine) as session:
-            jobs.expire(session)
+            control.expire(session)
 
     return act
 
@@ -145,7 +146,7 @@ def zombie(engine: Engine, lease: Lease) -> Callable[[], None]:
 
     def act() -> None:
         with suppress(LeaseLost), db.session_scope(engine) as session:
-            jobs.succeed(session, lease, {}, [])
+            control.succeed(session, lease, {}, [])
 
     return act
 
@@ -160,6 +161,6 @@ def test_a_job_that_is_lost_and_cancelled_is_cancelled_in_either_order(
         acts[act]()
     assert outcome(engine, lease.job_id) == "cancelled"
     with db.session_scope(engine) as session, pytest.raises(LeaseLost):
-        jobs.succeed(session, lease, {}, [])
+        control.succeed(session, lease, {}, [])
     with db.session_scope(engine) as session:
-        assert jobs.claim(session, "default", worker="host:2", lease_seconds=60) is None
+        assert control.claim(session, "default", worker="host:2", lease_seconds=60) is None

@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, idempotency, jobs, reconciler, workers
-from services.jobs import Lease
+from services import db, idempotency, reconciler
+from services.jobs import control, workers
+from services.jobs.control import Lease
+from services.jobs.doorbell import FakeDoorbell
 from services.orm import IdempotencyKey, Job, Worker, new_id
-from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.storage import Storage
 from tests.services.conftest import claimed, let_expire
@@ -56,7 +57,7 @@ def test_an_idle_pass_writes_nothing(engine: Engine, lease: Lease, settings: Set
     assert done == reconciler.Pass((), [], 0, [])
     assert [text for text in statements if text.split()[0] in {"UPDATE", "DELETE", "INSERT"}] == []
     with db.read_scope(engine) as session:
-        assert jobs.get(session, lease.job_id).status == "running"
+        assert control.get(session, lease.job_id).status == "running"
 
 
 def test_a_sweep_takes_what_no_job_refers_to_and_nothing_else(
@@ -66,8 +67,8 @@ def test_a_sweep_takes_what_no_job_refers_to_and_nothing_else(
     names = ("checkpoint-000000004.json", "checkpoint-000000004.safetensors")
     with db.session_scope(engine) as session:
         files = [{"name": name, "bytes": 1, "sha256": ""} for name in names]
-        jobs.checkpoint(session, lease, epoch=1, step=4, best=False, files=files)
-        jobs.fail(session, lease, "internal", retry=False)
+        control.checkpoint(session, lease, epoch=1, step=4, best=False, files=files)
+        control.fail(session, lease, "internal", retry=False)
     kept = [storage.job_file(lease.job_id, name) for name in names]
     strays = [
         storage.job_file(lease.job_id, "checkpoint-000000009.json"),

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, jobs, registry
+from services import db, registry
 from services.errors import (
     AliasMoved,
     BadRequest,
@@ -23,6 +23,7 @@ from services.errors import (
     ModelNotFound,
     NothingBefore,
 )
+from services.jobs import control
 from services.orm import Job, ModelMove
 from tests.services.conftest import claimed
 
@@ -37,7 +38,7 @@ def train(engine: Engine, make_job: Callable[..., Job]) -> Train:
         make_job()
         lease = claimed(engine)
         with db.session_scope(engine) as session:
-            return jobs.succeed(session, lease, {"metrics": {"test_loss": 0.5}}, []).id
+            return control.succeed(session, lease, {"metrics": {"test_loss": 0.5}}, []).id
 
     return run
 
@@ -174,14 +175,14 @@ def test_an_alias_may_be_promoted_to_where_another_one_points(session: Session, 
 def test_a_registered_job_stays_until_its_version_is_deleted(session: Session, three: Sequence[str]) -> None:
     registry.promote(session, "vowels", "3")
     with pytest.raises(JobRegistered, match=r"is the model vowels@3; .*\(DELETE /v1/models/vowels/versions/3\)"):
-        jobs.delete(session, three[2])
+        control.delete(session, three[2])
     with pytest.raises(ModelInUse, match="alias production points at vowels@3"):
         registry.delete(session, "vowels@3")
     with pytest.raises(BadRequest, match="not clear which"):
         registry.delete(session, "vowels@latest")
     registry.demote(session, "vowels", "production")
     registry.delete(session, "vowels@3")
-    jobs.delete(session, three[2])
+    control.delete(session, three[2])
     assert registry.get(session, "vowels").version == 2
 
 
@@ -284,7 +285,7 @@ def test_registering_and_deleting_a_job_at_once_leaves_both_or_neither(engine: E
     def delete(job_id: str) -> bool:
         try:
             with db.session_scope(engine) as session:
-                jobs.delete(session, job_id)
+                control.delete(session, job_id)
         except JobRegistered:
             return False
         return True

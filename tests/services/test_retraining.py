@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, events, jobs, registry, retraining
+from services import db, registry
 from services.errors import Conflict, LeaseLost
-from services.leases import Lease
+from services.jobs import control, events, retraining
+from services.jobs.leases import Lease
 from services.orm import Event, Job
 from tests.services.conftest import claimed, let_expire
 
@@ -41,7 +42,7 @@ def claim(engine: Engine, make_job: Callable[..., Job]) -> Claim:
 def look(engine: Engine, lease: Lease) -> dict[str, str | None]:
     """The names of the models that this attempt is told of."""
     with db.session_scope(engine) as session:
-        found = retraining.baselines(session, jobs.get(session, lease.job_id))
+        found = retraining.baselines(session, control.get(session, lease.job_id))
         assert found is not None
         return {role: one.name if one else None for role, one in found.items()}
 
@@ -51,7 +52,7 @@ def succeed(engine: Engine, lease: Lease, passed: bool | None = True) -> dict[st
     verdict = None if passed is None else gate(passed=passed)
     result = {"metrics": {}, "retrain": {"warm_start": None, "gate": verdict, "drift": None}}
     with db.session_scope(engine) as session:
-        job = jobs.succeed(session, lease, result, FILES)
+        job = control.succeed(session, lease, result, FILES)
         assert job.result is not None
         found: dict[str, Any] = job.result["retrain"]
         assert job.message == found["message"]
@@ -127,7 +128,7 @@ def test_every_attempt_is_compared_with_what_the_first_one_was(engine: Engine, c
     succeed(engine, claim())  # production moves on
     let_expire(engine, lease.job_id)
     with db.session_scope(engine) as session:
-        assert jobs.expire(session) == [lease.job_id]
+        assert control.expire(session) == [lease.job_id]
     again = claimed(engine)
     assert (again.job_id, look(engine, again)["against"]) == (lease.job_id, "m@1")
     assert told(engine, again).count("retraining") == 1
@@ -156,7 +157,7 @@ def test_an_attempt_that_was_replaced_registers_nothing(engine: Engine, claim: C
     lease = claim()
     let_expire(engine, lease.job_id)
     with db.session_scope(engine) as session:
-        jobs.expire(session)
+        control.expire(session)
     with pytest.raises(LeaseLost):
         succeed(engine, lease)
     again = claimed(engine)
@@ -170,7 +171,7 @@ def test_a_version_that_was_deleted_meanwhile_is_told_to_be_gone(engine: Engine,
     with db.session_scope(engine) as session:
         registry.demote(session, "m", "production")
         registry.delete(session, "m@1")
-        found = retraining.baselines(session, jobs.get(session, lease.job_id))
+        found = retraining.baselines(session, control.get(session, lease.job_id))
         assert found is not None
         assert found["against"] is not None
         assert (found["against"].name, found["against"].job_id) == ("m@1", None)
@@ -181,7 +182,7 @@ def test_a_baseline_has_the_files_that_make_a_model(engine: Engine, claim: Claim
     succeed(engine, first)
     lease = claim()
     with db.session_scope(engine) as session:
-        found = retraining.baselines(session, jobs.get(session, lease.job_id))
+        found = retraining.baselines(session, control.get(session, lease.job_id))
         assert found is not None
         assert found["against"] is not None
         assert found["against"].job_id == first.job_id
@@ -206,8 +207,8 @@ def test_other_jobs_know_nothing_of_all_this(engine: Engine, make_job: Callable[
     make_job()
     lease = claimed(engine)
     with db.session_scope(engine) as session:
-        assert retraining.baselines(session, jobs.get(session, lease.job_id)) is None
-        job = jobs.succeed(session, lease, {"metrics": {}}, [])
+        assert retraining.baselines(session, control.get(session, lease.job_id)) is None
+        job = control.succeed(session, lease, {"metrics": {}}, [])
         assert job.result == {"metrics": {}}
         assert job.message is None
 
@@ -219,7 +220,7 @@ def test_of_one_model_its_sentence_and_of_many_their_number(engine: Engine, clai
     for lease, passed in zip(others, (False, False, True), strict=True):
         succeed(engine, lease, passed=passed)
     with db.read_scope(engine) as session:
-        made = [jobs.get(session, lease.job_id) for lease in (first, *others)]
+        made = [control.get(session, lease.job_id) for lease in (first, *others)]
         assert retraining.outcome(made[:1]) == "m@1 is m@production now. It is better."
         assert retraining.outcome(made) == "Of 4 models 2 promoted, 2 held back."
         assert retraining.outcome([]) is None

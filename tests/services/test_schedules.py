@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import batches, cron, datasets, db, firings, jobs, news, schedules, tenants, webhooks
+from services import cron, datasets, db, firings, news, schedules, tenants, webhooks
 from services.errors import (
     IdempotencyConflict,
     Invalid,
@@ -27,7 +27,8 @@ from services.errors import (
     ScheduleNotFound,
 )
 from services.idempotency import Key
-from services.jobs import Lease
+from services.jobs import batches, control
+from services.jobs.control import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import Definition
 from services.storage import Storage
@@ -100,12 +101,12 @@ def count(engine: Engine, table: type[Batch] | type[Job]) -> int:
 def finish(engine: Engine, *, fail: bool = False) -> None:
     """Let every job that waits come to its end."""
     with db.session_scope(engine) as session:
-        while (job := jobs.claim(session, "default", worker="host:1", lease_seconds=60)) is not None:
+        while (job := control.claim(session, "default", worker="host:1", lease_seconds=60)) is not None:
             if fail:
-                jobs.fail(session, Lease.of(job), "diverged", "Diverged.", retry=False)
+                control.fail(session, Lease.of(job), "diverged", "Diverged.", retry=False)
             else:
                 result = {"best_epoch": 1, "epochs": 3, "stopped_early": False, "metrics": {}}
-                jobs.succeed(session, Lease.of(job), result, [])
+                control.succeed(session, Lease.of(job), result, [])
 
 
 # By the clock
@@ -148,7 +149,7 @@ def test_the_end_of_a_batch_is_written_down_with_its_counts_and_outlives_its_job
     assert second.message == f"2 of 2 jobs failed: `loopline batches show {second.batch_id}` says which, and why."
     with scope() as session:
         for job in batches.members(session, first.batch_id or ""):
-            jobs.delete(session, job.id)
+            control.delete(session, job.id)
     keep_schedules(engine)
     assert rows(engine)[0].counts == {"succeeded": 2}
 
@@ -161,7 +162,7 @@ def test_a_batch_whose_jobs_were_deleted_before_anybody_looked_has_ended(
     keep_schedules(engine)
     finish(engine)
     with scope() as session:
-        jobs.delete(session, batches.members(session, rows(engine)[0].batch_id or "")[0].id)
+        control.delete(session, batches.members(session, rows(engine)[0].batch_id or "")[0].id)
     keep_schedules(engine)
     [row] = rows(engine)
     assert (row.outcome, row.message) == ("deleted", "Its jobs were deleted before their end was seen.")
@@ -652,7 +653,7 @@ def test_any_course_of_things_ends_as_a_plain_model_says(
         if found and clock.now - (found[-1].slot or 0.0) <= 60:
             assert found[-1].outcome in {"fired", "waiting"}
         with db.read_scope(engine) as session:
-            going_on = {job.batch_id for job in jobs.list(session, limit=1000)[0] if job.status == "queued"}
+            going_on = {job.batch_id for job in control.list(session, limit=1000)[0] if job.status == "queued"}
         assert len(going_on) <= 1
         assert sum(row.outcome == "waiting" for row in found) <= 1
         fired = [row for row in found if row.batch_id]

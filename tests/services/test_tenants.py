@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, idempotency, jobs, submission, tenants, workers
+from services import datasets, db, idempotency, tenants
 from services.errors import (
     BadRequest,
     DatasetNotFound,
@@ -21,7 +21,8 @@ from services.errors import (
     TenantExists,
     TenantNotFound,
 )
-from services.jobs import Lease
+from services.jobs import control, submission, workers
+from services.jobs.control import Lease
 from services.orm import Job
 from services.storage import Storage
 from services.training.spec import Spec
@@ -94,7 +95,7 @@ def test_a_job_is_nothing_to_another_tenant(engine: Engine, submit: Submit, make
     make_tenant("acme")
     job_id = submit("acme").id
     unknown = "job_" + "0" * 26
-    for call in (jobs.get, jobs.revision, jobs.cancel, jobs.pause, jobs.resume, jobs.delete):
+    for call in (control.get, control.revision, control.cancel, control.pause, control.resume, control.delete):
         told = []
         for asked in (job_id, unknown):
             with pytest.raises(JobNotFound) as refused, db.session_scope(engine) as session:
@@ -102,9 +103,9 @@ def test_a_job_is_nothing_to_another_tenant(engine: Engine, submit: Submit, make
             told.append(refused.value.message.replace(asked, "ID"))
         assert told[0] == told[1]
     with db.read_scope(engine) as session:
-        assert jobs.list(session, tenant="default") == ([], False)
-        assert [job.id for job in jobs.list(session, tenant="acme")[0]] == [job_id]
-        assert jobs.get(session, job_id, tenant="acme").status == "queued"
+        assert control.list(session, tenant="default") == ([], False)
+        assert [job.id for job in control.list(session, tenant="acme")[0]] == [job_id]
+        assert control.get(session, job_id, tenant="acme").status == "queued"
 
 
 def test_an_idempotency_key_is_each_tenants_own(
@@ -167,14 +168,14 @@ def test_a_quota_of_waiting_jobs_counts_those_that_are_paused(
     make_tenant("acme", max_queued=2)
     first = submit("acme").id
     with db.session_scope(engine) as session:
-        jobs.pause(session, first)
+        control.pause(session, first)
     submit("acme")
     with pytest.raises(QuotaExceeded, match=r"has 2 jobs waiting, queued or paused, and may have 2 \(max_queued\)"):
         submit("acme")
     submit("default")
     with db.session_scope(engine) as session:
-        jobs.resume(session, first)  # it counted already
-        jobs.cancel(session, first)
+        control.resume(session, first)  # it counted already
+        control.cancel(session, first)
     submit("acme")
 
 
@@ -235,12 +236,12 @@ def test_a_tenant_at_its_limit_of_running_jobs_is_passed_over(
     other = submit("default").id
     assert [take(engine), take(engine), take(engine)] == [first, other, None]
     with db.read_scope(engine) as session:
-        assert jobs.waiting(session) == []  # no bell for what may not run
+        assert control.waiting(session) == []  # no bell for what may not run
         assert workers.stuck(session, 0.0) == []
         assert not workers.runnable_for(session, ["default"], 0.0)
     with db.session_scope(engine) as session:
-        jobs.succeed(session, Lease(first, 1), {}, [])
-        assert jobs.waiting(session) == ["default"]
+        control.succeed(session, Lease(first, 1), {}, [])
+        assert control.waiting(session) == ["default"]
     assert take(engine) == second
 
 

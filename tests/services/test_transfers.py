@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, jobs, leftovers, reconciler, transfers
-from services.jobs import Lease
+from services import datasets, db, leftovers, reconciler, transfers
+from services.jobs import control
+from services.jobs.control import Lease
 from services.objects import S3, Changed
 from services.orm import Checkpoint, Job, new_id
 from services.storage import Storage
@@ -148,13 +149,13 @@ def test_the_sweep_takes_from_the_store_what_nothing_refers_to(
 ) -> None:
     running = make_job(queue="other")
     with db.session_scope(engine) as session:
-        jobs.claim(session, "other", worker="host:2", lease_seconds=60)
+        control.claim(session, "other", worker="host:2", lease_seconds=60)
         for name, seed in (("kept", 1), ("deleted", 2)):
             datasets.add(session, received(shared, io.BytesIO(npz_bytes(seed))), name=name)
         datasets.delete(session, "deleted")
         kept = registered(shared, store, lease.job_id, 4)[0]
-        jobs.checkpoint(session, lease, epoch=1, step=4, best=False, files=kept.files)
-        jobs.fail(session, lease, "internal", retry=False)
+        control.checkpoint(session, lease, epoch=1, step=4, best=False, files=kept.files)
+        control.fail(session, lease, "internal", retry=False)
         wanted = {*transfers.keys_of(kept.files), transfers.dataset_key(datasets.get(session, "kept").sha256)}
     wanted |= {*transfers.keys_of(registered(shared, store, running.id, 7)[0].files)}  # not told yet
     registered(shared, store, lease.job_id, 9)  # never told

@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, tenants, webhooks
+from services import db, tenants, webhooks
 from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
-from services.jobs import Lease
+from services.jobs import control
+from services.jobs.control import Lease
 from services.news import OF_STATUS
 from services.orm import Delivery, Job, Webhook
 from services.posting import Outcome
@@ -65,10 +66,10 @@ def test_every_move_is_told_once_in_its_own_transaction(engine: Engine, make_job
     webhook = hook(engine)
     job = make_job(name="speakers", tags={"team": "speech"})
     with db.session_scope(engine) as session:
-        claimed = jobs.claim(session, "default", worker="host:1", lease_seconds=60)
+        claimed = control.claim(session, "default", worker="host:1", lease_seconds=60)
         assert claimed is not None
     with db.session_scope(engine) as session:
-        jobs.fail(session, Lease.of(claimed), "trainer_crashed", "It fell.", retry=False)
+        control.fail(session, Lease.of(claimed), "trainer_crashed", "It fell.", retry=False)
     queued, started, failed = outbox(engine)
     assert [one.event for one in (queued, started, failed)] == ["job.queued", "job.started", "job.failed"]
     assert {(one.webhook_id, one.job_id, one.attempts) for one in (queued, started, failed)} == {
@@ -93,17 +94,17 @@ def test_a_move_that_is_rolled_back_is_not_told(engine: Engine, make_job: MakeJo
 
     def cancel_in_vain() -> None:
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job.id)
+            control.cancel(session, job.id)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         cancel_in_vain()
     assert told(engine) == []
     with db.session_scope(engine) as session:
-        jobs.cancel(session, job.id)
+        control.cancel(session, job.id)
     assert told(engine) == ["job.cancelled"]
     with db.session_scope(engine) as session:
-        jobs.delete(session, job.id)
+        control.delete(session, job.id)
     assert told(engine) == ["job.cancelled"]  # of a job that is deleted too
 
 
@@ -116,7 +117,7 @@ def test_a_webhook_hears_what_it_asked_for_of_its_own_tenant(engine: Engine, mak
     for tags in ({"team": "vision"}, {"team": "speech", "notify": "me"}):
         job = make_job(tags=tags)
         with db.session_scope(engine) as session:
-            jobs.pause(session, job.id)
+            control.pause(session, job.id)
     assert [(row.event, row.job_id) for row in outbox(engine)] == [("job.paused", job.id)]
 
 

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, jobs, workers
+from services import db
+from services.jobs import control, workers
 from services.orm import Job, Worker
 
 
@@ -95,6 +96,6 @@ def test_a_job_that_waits_for_its_retry_is_not_stuck(session: Session, queued_jo
     age(session, 90)
     session.execute(sa.update(Job).values(not_before=db.now() - 10))
     assert workers.stuck(session, 60) == []
-    jobs.pause(session, queued_job.id)
+    control.pause(session, queued_job.id)
     age(session, 900)
     assert workers.stuck(session, 60) == []

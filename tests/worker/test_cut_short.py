@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, jobs, registry
+from services import db, registry
 from services.errors import JobNotSucceeded, LeaseLost, ModelNotFound
-from services.leases import Lease
+from services.jobs import control
+from services.jobs.leases import Lease
 from services.orm import Job
 from services.storage import Storage
 from tests.worker.test_supervisor import ringing
@@ -28,7 +29,7 @@ def cancelled(engine: Engine, job: Job, watch: Watch, step: int) -> Job:
     """The job as it is after it was cancelled at a step."""
     watch.until(job.id, lambda job: job.step >= step, 60)
     with db.session_scope(engine) as session:
-        jobs.cancel(session, job.id)
+        control.cancel(session, job.id)
     return watch.until(job.id, lambda job: job.status != "running", 20)
 
 
@@ -47,7 +48,7 @@ def test_a_run_that_is_cut_short_offers_its_best_weights(
     card = json.loads(storage.job_file(job.id, "model.json").read_text())
     assert (card["complete"], card["best_epoch"]) == (False, ended.result["best_epoch"])
     with db.read_scope(engine) as session:
-        assert json.loads(storage.job_file(job.id, "history.json").read_text())["epochs"] == jobs.epochs(
+        assert json.loads(storage.job_file(job.id, "history.json").read_text())["epochs"] == control.epochs(
             session, job.id, limit=100_000
         )
         with pytest.raises(ModelNotFound):  # a retraining that was cut short has registered nothing
@@ -90,15 +91,15 @@ def test_a_trainer_that_is_killed_offers_nothing_but_its_last_checkpoint(
 def test_an_attempt_that_was_replaced_offers_nothing(engine: Engine, make_job: MakeJob, watch: Watch) -> None:
     job = make_job()
     with db.session_scope(engine) as session:
-        claimed = jobs.claim(session, "default", worker="here:1", lease_seconds=60)
+        claimed = control.claim(session, "default", worker="here:1", lease_seconds=60)
         assert claimed is not None
         old = Lease.of(claimed)
-        jobs.give_back(session, old)
-        jobs.claim(session, "default", worker="there:2", lease_seconds=60)
+        control.give_back(session, old)
+        control.claim(session, "default", worker="there:2", lease_seconds=60)
     offered = {"result": {"complete": False, "metrics": {}}, "files": []}
     for late in (
-        lambda session: jobs.cancelled(session, old, **offered),
-        lambda session: jobs.fail(session, old, "time_limit", "Late.", retry=False, **offered),
+        lambda session: control.cancelled(session, old, **offered),
+        lambda session: control.fail(session, old, "time_limit", "Late.", retry=False, **offered),
     ):
         with pytest.raises(LeaseLost), db.session_scope(engine) as session:
             late(session)

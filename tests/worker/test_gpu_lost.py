@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, workers
+from services import db
+from services.jobs import workers
 from services.orm import Job
 from services.settings import Settings
 from services.storage import Storage

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db
+from services.jobs import control
 from services.orm import Job
 from tests.worker.watching import Watch
 from worker import tasks
@@ -85,10 +86,10 @@ def test_a_run_that_rolled_back_keeps_only_what_it_lived_last(
     [event] = watch.events(job.id, "rolled_back")
     assert (event.message, event.data) == ("Rolled back.", {"lr_factor": 0.5})
     with db.read_scope(engine) as session:
-        steps = jobs.steps(session, job.id)
+        steps = control.steps(session, job.id)
         assert (list(steps.step), list(steps.loss[:5])) == ([*range(1, 13)], [9.0] * 5)
-        assert jobs.epochs(session, job.id)[0]["train_loss"] == 9.0
-        assert [row.step for row in jobs.checkpoints(session, job.id)] == [8, 12]
+        assert control.epochs(session, job.id)[0]["train_loss"] == 9.0
+        assert [row.step for row in control.checkpoints(session, job.id)] == [8, 12]
 
 
 def test_the_last_words_of_a_crash_are_in_the_log(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:

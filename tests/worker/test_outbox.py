@@ -13,8 +13,9 @@ from sqlalchemy.engine import Engine
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from services import batches, db, posting, webhooks
+from services import db, posting, webhooks
 from services.addresses import Guard, networks
+from services.jobs import batches
 from services.orm import Delivery, Job, Webhook
 from services.posting import Outcome
 from services.settings import Settings

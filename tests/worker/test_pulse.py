@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy.engine import Engine, make_url
 
-from services import db, workers
+from services import db
 from services.errors import Unavailable
+from services.jobs import workers
 from services.orm import Job, Worker
 from services.settings import Settings
 from tests.worker.proxy import Proxy

@@ -11,7 +11,8 @@ import httpx
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db
+from services.jobs import control
 from services.orm import Job
 from services.training.spec import Spec
 from tests.scraping import free_port
@@ -72,9 +73,9 @@ def test_the_scheduler_names_the_request_of_a_job_that_it_takes_back(
     start: Start, engine: Engine, make_spec: Callable[..., Spec], watch: Watch
 ) -> None:
     with db.session_scope(engine) as session:
-        job = jobs.create(session, make_spec(), requested={}, dataset_id=None, request_id="night-7")
+        job = control.create(session, make_spec(), requested={}, dataset_id=None, request_id="night-7")
     with db.session_scope(engine) as session:
-        jobs.claim(session, "default", worker="gone:1", lease_seconds=60)
+        control.claim(session, "default", worker="gone:1", lease_seconds=60)
         session.execute(sa.update(Job).values(lease_until=db.now() - 100))
     scheduler = start("worker.scheduler")
     watch.until(job.id, lambda job: job.status == "queued" and job.lost == 1)

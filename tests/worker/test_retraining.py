@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, events, registry
+from services import db, registry
+from services.jobs import events
 from services.objects import S3
 from services.orm import Job
 from services.storage import Storage

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db, schedules
+from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Firing, Job, Schedule
-from services.queue import FakeDoorbell
 from services.schedules import Definition
 from services.settings import Settings
 from tests.worker.watching import Process

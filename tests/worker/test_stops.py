@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, faults, jobs
+from services import db, faults
 from services.errors import Unavailable
+from services.jobs import control
 from services.orm import Job
 from services.settings import Settings
 from tests.worker.test_supervisor import go, ringing
@@ -44,12 +45,12 @@ def test_a_running_job_is_paused_at_its_place_and_goes_on_from_there(
     with ringing(slot):
         running = watch.until(job.id, lambda job: job.step == 1)
         with db.session_scope(engine) as session:
-            jobs.pause(session, job.id)
+            control.pause(session, job.id)
         paused = watch.until(job.id, lambda job: job.status != "running", 3)
         assert not is_alive(trainer_of(running))
     assert (paused.status, paused.checkpoint_step, paused.failures, paused.lost) == ("paused", 1, 0, 0)
     with db.session_scope(engine) as session:
-        jobs.resume(session, job.id)
+        control.resume(session, job.id)
     go(slot.storage, job)
     tasks.ring(make_slot(), "default")
     done = watch.job(job.id)
@@ -64,8 +65,8 @@ def test_cancel_beats_pause_when_both_come(
     with ringing(make_slot()):
         watch.until(job.id, lambda job: job.step == 1)
         with db.session_scope(engine) as session:
-            jobs.pause(session, job.id)
-            jobs.cancel(session, job.id)
+            control.pause(session, job.id)
+            control.cancel(session, job.id)
         assert watch.until(job.id, lambda job: job.status != "running", 3).status == "cancelled"
 
 
@@ -76,9 +77,9 @@ def test_cancelling_a_trainer_that_takes_long_to_pause_ends_the_job(
     with ringing(make_slot(stop_seconds=1)):
         watch.until(job.id, lambda job: job.step == 5)
         with db.session_scope(engine) as session:
-            jobs.pause(session, job.id)
+            control.pause(session, job.id)
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job.id)
+            control.cancel(session, job.id)
         assert watch.until(job.id, lambda job: job.status != "running", 4).status == "cancelled"
 
 

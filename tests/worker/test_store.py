@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, jobs, reconciler, transfers
+from services import datasets, db, reconciler, transfers
+from services.jobs import control
+from services.jobs.doorbell import FakeDoorbell
 from services.objects import S3
 from services.orm import Job
-from services.queue import FakeDoorbell
 from services.settings import Settings
 from services.storage import Storage
 from tests.conftest import S3Server, received
@@ -58,8 +59,8 @@ def host(make_host: MakeHost) -> Slot:
 def recorded(engine: Engine, job_id: str) -> list[dict[str, Any]]:
     """The files that the database counts on."""
     with db.read_scope(engine) as session:
-        job = jobs.get(session, job_id)
-        return [*(job.files or ()), *(file for row in jobs.checkpoints(session, job_id) for file in row.files)]
+        job = control.get(session, job_id)
+        return [*(job.files or ()), *(file for row in control.checkpoints(session, job_id) for file in row.files)]
 
 
 def stored(store: S3, file: dict[str, Any]) -> bytes:
@@ -78,7 +79,7 @@ def assert_whole(engine: Engine, store: S3, job_id: str) -> None:
 
 def model(engine: Engine, store: S3, job_id: str) -> dict[str, bytes]:
     with db.read_scope(engine) as session:
-        return {file["name"]: stored(store, file) for file in jobs.get(session, job_id).files or ()}
+        return {file["name"]: stored(store, file) for file in control.get(session, job_id).files or ()}
 
 
 def test_what_the_database_counts_on_is_in_the_store_and_nothing_stays_on_the_host(
@@ -143,12 +144,12 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
     files = [model(engine, store, job.id) for job in (unbroken, broken)]
     assert files[0]["model.safetensors"] == files[1]["model.safetensors"]
     with db.read_scope(engine) as session:
-        told = [[numbers(record) for record in jobs.epochs(session, job.id)] for job in (unbroken, broken)]
+        told = [[numbers(record) for record in control.epochs(session, job.id)] for job in (unbroken, broken)]
         assert told[0] == told[1]
         assert len(told[0]) == 120
-        assert json.loads(files[1]["history.json"])["epochs"] == jobs.epochs(session, broken.id)
-        assert jobs.steps(session, broken.id, 5000) == jobs.steps(session, unbroken.id, 5000)
-        assert len(jobs.checkpoints(session, broken.id)) <= 10
+        assert json.loads(files[1]["history.json"])["epochs"] == control.epochs(session, broken.id)
+        assert control.steps(session, broken.id, 5000) == control.steps(session, unbroken.id, 5000)
+        assert len(control.checkpoints(session, broken.id)) <= 10
     for job in (broken, unbroken):
         assert_whole(engine, store, job.id)
 
@@ -207,7 +208,7 @@ def test_nobody_waits_for_a_store_that_is_away_when_asked_to_stop(
         watch.until(job.id, lambda _: watch.events(job.id, "warning"), 30)
         if ask == "cancel":
             with db.session_scope(engine) as session:
-                jobs.cancel(session, job.id)
+                control.cancel(session, job.id)
         else:
             host.drain.raise_flag()
         stopped = watch.until(job.id, lambda job: job.status != "running")
@@ -233,7 +234,7 @@ def test_a_job_that_waits_for_its_data_is_cancelled_at_once(
         lease = waiting.lease_until or 0.0
         watch.until(job.id, lambda job: (job.lease_until or 0.0) > lease)
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job.id)
+            control.cancel(session, job.id)
         assert watch.until(job.id, lambda job: job.status != "running", 3).status == "cancelled"
     again = make_job(dataset_id=dataset.id)
     tasks.ring(make_host(), "default")
@@ -312,7 +313,7 @@ def delivery(host: Slot, make_job: MakeJob) -> Any:
     """The delivery of a job's first attempt, as a supervisor holds it."""
     job = make_job()
     with db.session_scope(host.engine) as session:
-        claimed = jobs.claim(session, "default", worker="a:1", lease_seconds=60)
+        claimed = control.claim(session, "default", worker="a:1", lease_seconds=60)
         assert claimed is not None
         assert claimed.id == job.id
     assert host.storage.objects is not None

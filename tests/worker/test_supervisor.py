@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, events, jobs
+from services import db
+from services.jobs import control, events
 from services.orm import Job
 from services.storage import Storage
 from tests.worker.watching import Watch, wait_for_death
@@ -50,9 +51,9 @@ def test_an_attempt_is_written_down_from_start_to_result(
     assert done.result is not None
     assert done.result["best_epoch"] == 3
     with db.read_scope(engine) as session:
-        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
-        assert jobs.steps(session, job.id).loss[:2] == [1.0, 0.5]
-        assert [row.step for row in jobs.checkpoints(session, job.id)] == [4, 8, 12]
+        assert [record["epoch"] for record in control.epochs(session, job.id)] == [1, 2, 3]
+        assert control.steps(session, job.id).loss[:2] == [1.0, 0.5]
+        assert [row.step for row in control.checkpoints(session, job.id)] == [4, 8, 12]
     assert watch.statuses(job.id) == ["queued", "running", "succeeded"]
 
 
@@ -66,9 +67,9 @@ def test_short_epochs_are_written_together_and_none_is_lost(
     assert (done.status, done.epoch, done.step) == ("succeeded", 200, 800)
     assert done.best == {"epoch": 200, "metric": "validation_loss", "value": 2.0 / 800}
     with db.read_scope(engine) as session:
-        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [*range(1, 201)]
-        assert [row.step for row in jobs.checkpoints(session, job.id)] == [*range(4, 801, 4)]
-        assert jobs.steps(session, job.id, points=800).loss == pytest.approx([1.0 / n for n in range(1, 801)])
+        assert [record["epoch"] for record in control.epochs(session, job.id)] == [*range(1, 201)]
+        assert [row.step for row in control.checkpoints(session, job.id)] == [*range(4, 801, 4)]
+        assert control.steps(session, job.id, points=800).loss == pytest.approx([1.0 / n for n in range(1, 801)])
         told = events.list(session, job.id, limit=1000, type=events.Type.CHECKPOINT)
         assert [event.data and event.data["epoch"] for event in told] == [*range(1, 201)]
     assert len(commits) < 100
@@ -169,9 +170,9 @@ def test_a_crashed_run_goes_on_from_its_newest_checkpoint(
     assert done.trainer is not None
     assert done.trainer["resumed_from"] == {"epoch": 1, "step": 4}
     with db.read_scope(engine) as session:
-        steps = jobs.steps(session, job.id)
+        steps = control.steps(session, job.id)
         assert list(steps.step) == list(range(1, 13))
-        assert [record["epoch"] for record in jobs.epochs(session, job.id)] == [1, 2, 3]
+        assert [record["epoch"] for record in control.epochs(session, job.id)] == [1, 2, 3]
 
 
 def test_a_checkpoint_that_the_database_never_heard_of_is_not_gone_on_from(
@@ -211,7 +212,7 @@ def test_a_running_job_is_cancelled_within_two_seconds(
     with ringing(make_slot()):
         watch.until(job.id, lambda job: job.step == 1)
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job.id)
+            control.cancel(session, job.id)
         done = watch.until(job.id, lambda job: job.status != "running", 2)
     assert (done.status, done.reason) == ("cancelled", "cancelled_by_user")
 
@@ -223,7 +224,7 @@ def test_a_trainer_that_is_deaf_to_cancelling_is_killed(
     with ringing(make_slot(stop_seconds=0.3)):
         running = watch.until(job.id, lambda job: job.step == 5)
         with db.session_scope(engine) as session:
-            jobs.cancel(session, job.id)
+            control.cancel(session, job.id)
         assert watch.until(job.id, lambda job: job.status != "running", 3).status == "cancelled"
         assert running.trainer is not None
         wait_for_death(running.trainer["pid"], 1)
@@ -251,7 +252,7 @@ def test_a_run_past_its_time_limit_keeps_its_checkpoint_and_fails(
     failed = watch.job(job.id)
     assert (failed.status, failed.reason, failed.attempt) == ("failed", "time_limit", 1)
     with db.read_scope(engine) as session:
-        assert [row.step for row in jobs.checkpoints(session, job.id)] == [1]
+        assert [row.step for row in control.checkpoints(session, job.id)] == [1]
 
 
 def test_a_supervisor_that_lost_its_lease_kills_its_trainer_and_changes_nothing(
@@ -262,8 +263,8 @@ def test_a_supervisor_that_lost_its_lease_kills_its_trainer_and_changes_nothing(
         running = watch.until(job.id, lambda job: job.step == 1)
         with db.session_scope(engine) as session:
             session.execute(Job.__table__.update().values(lease_until=db.now() - 1))
-            jobs.expire(session)
-            assert jobs.claim(session, "default", worker="there:2", lease_seconds=60) is not None
+            control.expire(session)
+            assert control.claim(session, "default", worker="there:2", lease_seconds=60) is not None
         assert running.trainer is not None
         wait_for_death(running.trainer["pid"], 2)
     after = watch.job(job.id)
@@ -323,8 +324,8 @@ def test_a_history_is_whole_after_twenty_kills_at_random_steps(
     done = watch.job(broken.id)
     assert (done.status, done.attempt, done.failures) == ("succeeded", 21, 20)
     with db.read_scope(engine) as session:
-        told = [jobs.epochs(session, job.id) for job in (unbroken, broken)]
-        steps = [jobs.steps(session, job.id, 1000) for job in (unbroken, broken)]
+        told = [control.epochs(session, job.id) for job in (unbroken, broken)]
+        steps = [control.steps(session, job.id, 1000) for job in (unbroken, broken)]
     assert told[0] == told[1]
     assert steps[0] == steps[1]
     assert len(steps[0].step) == 400

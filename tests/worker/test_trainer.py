@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db
 from services.errors import (
     CheckpointCorrupt,
     DatasetInvalid,
@@ -29,6 +29,7 @@ from services.errors import (
     SpecInvalid,
     TooLargeToTrain,
 )
+from services.jobs import control
 from services.orm import Job
 from services.storage import Storage
 from services.training import epochs
@@ -94,12 +95,12 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
     weights = [storage.job_file(job.id, "model.safetensors").read_bytes() for job in (unbroken, broken)]
     assert weights[0] == weights[1]
     with db.read_scope(engine) as session:
-        told = [[numbers(record) for record in jobs.epochs(session, job.id)] for job in (unbroken, broken)]
+        told = [[numbers(record) for record in control.epochs(session, job.id)] for job in (unbroken, broken)]
         assert told[0] == told[1]
         assert len(told[0]) == 15
-        assert jobs.steps(session, broken.id, 5000) == jobs.steps(session, unbroken.id, 5000)
+        assert control.steps(session, broken.id, 5000) == control.steps(session, unbroken.id, 5000)
         history = json.loads(storage.job_file(broken.id, "history.json").read_text())
-        assert history["epochs"] == jobs.epochs(session, broken.id)
+        assert history["epochs"] == control.epochs(session, broken.id)
 
 
 def kill_at_second_checkpoint(folder: Path, spares: Noting, epochs_are: str = "there") -> None:

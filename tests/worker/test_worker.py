@@ -14,7 +14,8 @@ import pytest
 import redis
 from sqlalchemy.engine import Engine
 
-from services import db, jobs
+from services import db
+from services.jobs import control
 from services.orm import Job
 from services.settings import Settings
 from services.storage import Storage
@@ -124,7 +125,7 @@ def test_a_job_is_cancelled_while_it_runs(
     bell.ring("default")
     watch.until(job.id, lambda job: job.step == 1)
     with db.session_scope(engine) as session:
-        jobs.cancel(session, job.id)
+        control.cancel(session, job.id)
     assert watch.until(job.id, lambda job: job.status != "running", 3).status == "cancelled"
     watch.until(behind.id, lambda job: job.status == "succeeded", 5)
 

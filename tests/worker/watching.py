@@ -13,7 +13,8 @@ import psutil
 import redis
 from sqlalchemy.engine import Engine
 
-from services import db, events, jobs
+from services import db
+from services.jobs import control, events
 from services.orm import Checkpoint, Event, Job
 
 
@@ -25,7 +26,7 @@ class Watch:
 
     def job(self, job_id: str) -> Job:
         with db.read_scope(self.engine) as session:
-            return jobs.get(session, job_id)
+            return control.get(session, job_id)
 
     def until(self, job_id: str, condition: Callable[[Job], object], seconds: float = 20.0) -> Job:
         """The job as soon as `condition` holds of it."""
@@ -37,7 +38,7 @@ class Watch:
 
     def transitions(self, job_id: str) -> Sequence[Event]:
         with db.read_scope(self.engine) as session:
-            return jobs.transitions(session, job_id)
+            return control.transitions(session, job_id)
 
     def statuses(self, job_id: str) -> list[str | None]:
         return [row.to_status for row in self.transitions(job_id)]
@@ -48,7 +49,7 @@ class Watch:
 
     def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
         with db.read_scope(self.engine) as session:
-            return jobs.checkpoints(session, job_id)
+            return control.checkpoints(session, job_id)
 
     def lines(self, job_id: str) -> list[tuple[str, str]]:
         """Level and text of the job's log."""

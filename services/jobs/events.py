@@ -15,7 +15,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from services.db import now
-from services.leases import Lease, owned
+from services.jobs.leases import Lease, owned
 from services.orm import Event, Job, LogLine
 from services.text import clean
 

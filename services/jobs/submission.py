@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from services import datasets, idempotency, jobs, tenants
+from services import datasets, idempotency, tenants
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
-from services.jobs import Wanted
+from services.jobs import control
+from services.jobs.control import Wanted
 from services.orm import Dataset, Job
 from services.text import is_plain
 from services.training.footprint import of_synthetic
@@ -57,8 +58,8 @@ def submit(
     """
     parsed = read(document)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
-        return Submitted(jobs.get(session, earlier, tenant=tenant), replayed=True)
-    [job] = jobs.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)
+        return Submitted(control.get(session, earlier, tenant=tenant), replayed=True)
+    [job] = control.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)
     if key is not None:
         idempotency.settle(session, key, job.id)
     return Submitted(job, replayed=False)

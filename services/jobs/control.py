@@ -20,10 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import events, lanes, metrics, news, retraining, series, tenants
+from services import metrics, news, tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
-from services.leases import Lease, fence, lost, owned, returned, revised
+from services.jobs import events, lanes, retraining, series
+from services.jobs.leases import Lease, fence, lost, owned, returned, revised
 from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job, Lane, ModelVersion, StepChunk, new_id
 from services.states import ALLOWED, PERMANENT, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
 from services.text import clean

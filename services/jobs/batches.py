@@ -18,16 +18,17 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import faults, idempotency, jobs, matrix, news, submission, tenants
+from services import faults, idempotency, news, tenants
 from services.db import now
 from services.errors import BatchNotFound, JobNotFound, SpecInvalid
 from services.idempotency import Key
-from services.jobs import Wanted
-from services.matrix import Cell, Source
+from services.jobs import control, matrix, submission
+from services.jobs.control import Wanted
+from services.jobs.matrix import Cell, Source
+from services.jobs.submission import Parsed
 from services.news import News, moment
 from services.orm import Batch, Job, new_id
 from services.states import TERMINAL, Status
-from services.submission import Parsed
 from services.text import clean
 
 MOST_TOLD = 100
@@ -99,7 +100,7 @@ def submit(
         return Submitted(get(session, earlier, tenant=tenant), replayed=True)
     wanted = _fitted(session, sources, specs, tenant)
     batch = _insert(session, named or name, sources, tenant, request_id, schedule_id)
-    jobs.create_all(session, wanted, request_id=request_id, tenant=tenant, batch_id=batch.id)
+    control.create_all(session, wanted, request_id=request_id, tenant=tenant, batch_id=batch.id)
     if key is not None:
         idempotency.settle(session, key, batch.id)
     return Submitted(batch, replayed=False)
@@ -165,7 +166,7 @@ def cancel(session: Session, batch_id: str, *, tenant: str | None = None) -> Bat
     going_on = select(Job.id).where(Job.batch_id == batch_id, Job.status.not_in(TERMINAL)).order_by(Job.id)
     for job_id in session.scalars(going_on).all():
         with suppress(JobNotFound):  # it has ended meanwhile, and was deleted
-            jobs.cancel(session, job_id)
+            control.cancel(session, job_id)
     return batch
 
 

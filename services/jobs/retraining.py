@@ -14,10 +14,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from services import db, events, leases, registry
+from services import db, registry
 from services.errors import AliasMoved, LooplineError, ModelNotFound
-from services.events import Level, Type
-from services.leases import Lease
+from services.jobs import events, leases
+from services.jobs.events import Level, Type
+from services.jobs.leases import Lease
 from services.orm import Job, ModelVersion
 
 ROLES = ("warm_start", "against")
