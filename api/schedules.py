@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
-from services import cron, db, faults, firings, schedules
+from services import db, faults
 from services.errors import Problem, ScheduleInvalid
 from services.idempotency import Key
 from services.jobs import batches
 from services.orm import Firing, Schedule
-from services.schedules import Definition
+from services.schedules import cron, definitions, firings
+from services.schedules.definitions import Definition
 
 api = openapi.blueprint("schedules", __name__, prefix="/v1/schedules", about="Batches that are submitted by the clock.")
 
@@ -52,7 +53,7 @@ def create() -> Response:
     """
     name, wanted = _wanted()
     with bodies.one_of_few(), db.session_scope(current().engine) as session:
-        made = schedules.create(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
+        made = definitions.create(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
         auth.note(session, "schedule.create", made.name)
         resource = described(session, made)
     return openapi.answer(resource, 201, {"Location": resource.links.self})
@@ -62,7 +63,7 @@ def create() -> Response:
 def index(query: schemas.SchedulesQuery) -> Response:
     """List the schedules, by name, without what they submit"""
     with db.read_scope(current().engine) as session:
-        rows, more = schedules.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = definitions.list(session, tenant=auth.tenant(), **query.model_dump())
         return openapi.answer(schemas.ScheduleList(data=summarised(session, rows), has_more=more))
 
 
@@ -77,7 +78,7 @@ def show(path: schemas.SchedulePath) -> Response:
     `If-None-Match` works as for a job.
     """
     with db.read_scope(current().engine) as session:
-        resource = described(session, schedules.get(session, path.schedule, tenant=auth.tenant()))
+        resource = described(session, definitions.get(session, path.schedule, tenant=auth.tenant()))
     tag = hashlib.sha256(resource.model_dump_json().encode()).hexdigest()[:16]
     if request.if_none_match.contains_weak(tag):
         return Response(status=304, headers={"ETag": f'W/"{tag}"'})
@@ -98,7 +99,7 @@ def put(path: schemas.SchedulePath) -> Response:
     """
     name, wanted = _wanted(path.schedule)
     with bodies.one_of_few(), db.session_scope(current().engine) as session:
-        kept = schedules.put(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
+        kept = definitions.put(session, name, wanted, by=auth.identity().key_id, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.create" if kept.created else "schedule.change", kept.schedule.name)
         resource = described(session, kept.schedule)
@@ -112,7 +113,7 @@ def delete(path: schemas.SchedulePath) -> Response:
     The batches that it has submitted stay, and go on.
     """
     with db.session_scope(current().engine) as session:
-        gone = schedules.delete(session, path.schedule, tenant=auth.tenant())
+        gone = definitions.delete(session, path.schedule, tenant=auth.tenant())
         auth.note(session, "schedule.delete", gone.name)
     return Response(status=204)
 
@@ -125,7 +126,7 @@ def pause(path: schemas.SchedulePath) -> Response:
     on.
     """
     with db.session_scope(current().engine) as session:
-        kept = schedules.pause(session, path.schedule, tenant=auth.tenant())
+        kept = definitions.pause(session, path.schedule, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.pause", kept.schedule.name)
         resource = described(session, kept.schedule)
@@ -138,7 +139,7 @@ def pause(path: schemas.SchedulePath) -> Response:
 def resume(path: schemas.SchedulePath) -> Response:
     """Resume a schedule, with the next slot from now on"""
     with db.session_scope(current().engine) as session:
-        kept = schedules.resume(session, path.schedule, tenant=auth.tenant())
+        kept = definitions.resume(session, path.schedule, tenant=auth.tenant())
         if kept.changed:
             auth.note(session, "schedule.resume", kept.schedule.name)
         resource = described(session, kept.schedule)
@@ -156,7 +157,7 @@ def run(path: schemas.SchedulePath, header: schemas.SubmitHeader) -> Response:
     key = Key(scope, header.idempotency_key, "") if header.idempotency_key else None
     with bodies.one_of_few(), db.session_scope(current().engine) as session:
         firing, replayed = firings.run(session, path.schedule, key=key, request_id=g.request_id, tenant=auth.tenant())
-        schedule = schedules.get(session, path.schedule, tenant=auth.tenant())
+        schedule = definitions.get(session, path.schedule, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "schedule.run", schedule.name)
         members = batches.members(session, firing.batch_id) if firing.batch_id else []
@@ -175,7 +176,7 @@ def run(path: schemas.SchedulePath, header: schemas.SubmitHeader) -> Response:
 def history(path: schemas.SchedulePath, query: schemas.PageQuery) -> Response:
     """List what came of a schedule's slots, newest first"""
     with db.read_scope(current().engine) as session:
-        schedule = schedules.get(session, path.schedule, tenant=auth.tenant())
+        schedule = definitions.get(session, path.schedule, tenant=auth.tenant())
         rows, more = firings.history(session, schedule.id, **query.model_dump())
         data = described_firings(session, schedule, rows)
     return openapi.answer(schemas.FiringList(data=data, has_more=more))
@@ -211,7 +212,7 @@ def _summarised(row: Schedule, last: schemas.Firing | None) -> schemas.ScheduleS
     return schemas.ScheduleSummary.model_validate(
         {
             **{key: getattr(row, key) for key in ("id", "name", *rules, "created_by")},
-            "next": [cron.local(slot, row.time_zone) for slot in schedules.coming(row, NEXT)],
+            "next": [cron.local(slot, row.time_zone) for slot in definitions.coming(row, NEXT)],
             "due_at": None if row.due_at is None else cron.local(row.due_at, row.time_zone),
             "last": last,
             "paused_at": schemas.moment_or_none(row.paused_at),

@@ -13,11 +13,12 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, metrics, schedules, webhooks
+from services import db, metrics, webhooks
 from services.db import now
 from services.errors import Unavailable
 from services.jobs import workers
 from services.orm import Job
+from services.schedules import definitions
 from services.webhooks import Backlog
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
         workers=_tally(worker.state for worker in present),
         stuck=len(workers.stuck(session, stuck_seconds)),
         messages=webhooks.backlog(session),
-        overdue=schedules.overdue(session, seconds=OVERDUE_SECONDS),
+        overdue=definitions.overdue(session, seconds=OVERDUE_SECONDS),
     )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.orm import Session
 
-from services.outcomes import Outcome
+from services.schedules.outcomes import Outcome
 from services.settings import Settings
 from services.states import Reason, Status
 

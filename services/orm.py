@@ -329,7 +329,8 @@ class Job(Base):
 class Lane(Base):
     """The queued jobs of one tenant in one queue at one priority, and when its next turn comes.
 
-    `services/jobs/lanes.py` says who takes turns. The database makes the row when such a job is queued, so no job can wait outside of a lane.
+    `services/jobs/lanes.py` says who takes turns. The database makes the row when such a job is queued, so no job can
+    wait outside of a lane.
     """
 
     __tablename__ = "lanes"
@@ -386,7 +387,7 @@ class Schedule(Base):
     submit: Mapped[dict[str, Any]]
     """A document as `POST /v1/batches` takes it."""
     overlap: Mapped[str]
-    """A `services.schedules.Overlap`."""
+    """A `services.schedules.definitions.Overlap`."""
     catch_up_seconds: Mapped[int]
     jitter_seconds: Mapped[int]
     only_new_data: Mapped[bool]
@@ -425,9 +426,9 @@ class Firing(Base):
     slot: Mapped[float | None]
     """The moment at which it was due; None for one that was asked for."""
     outcome: Mapped[str]
-    """A `services.firings.Outcome`."""
+    """A `services.schedules.firings.Outcome`."""
     reason: Mapped[str | None]
-    """Of `services.firings.REASONS`, or the code of the error by which it was refused."""
+    """Of `services.schedules.firings.REASONS`, or the code of the error by which it was refused."""
     message: Mapped[str | None]
     batch_id: Mapped[str | None]
     datasets: Mapped[list[str] | None]

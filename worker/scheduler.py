@@ -17,13 +17,14 @@ from typing import Any
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, firings, logs, metrics, storage
+from services import db, logs, metrics, storage
 from services.census import Census
 from services.errors import Unavailable
 from services.jobs import control
 from services.jobs.doorbell import Doorbell
 from services.orm import Firing, Schedule
 from services.reconciler import reconcile, sweep
+from services.schedules import firings
 from services.settings import Settings
 from services.starting import or_say_why
 from worker import inbox, outbox

@@ -19,12 +19,13 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import datasets, db, keys, registry, schedules, tenants, webhooks
+from services import datasets, db, keys, registry, tenants, webhooks
 from services.jobs import batches, control, submission
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
+from services.schedules import definitions
 from services.settings import Settings
 from tests.api.conftest import Put
 from tests.conftest import received
@@ -123,8 +124,8 @@ class World:
                     self._train(session, trained)
                     registry.register(session, model, trained, tenant=tenant)
                     registry.promote(session, model, version, tenant=tenant)
-            wanted = schedules.Definition("@daily", self.spec)
-            schedule = schedules.create(session, f"nightly-{len(self.ids)}", wanted, tenant=tenant)
+            wanted = definitions.Definition("@daily", self.spec)
+            schedule = definitions.create(session, f"nightly-{len(self.ids)}", wanted, tenant=tenant)
             hook = webhooks.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant=tenant)
             told = webhooks.begin_test(session, hook.id, tenant=tenant)
         made = {"job_id": job.id, "batch_id": batch.id, "webhook_id": hook.id, "delivery_id": told.id}

@@ -10,10 +10,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import db, schedules
+from services import db
 from services.jobs import control
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Schedule
+from services.schedules import definitions
 from worker.scheduler import keep_schedules
 
 
@@ -185,5 +186,5 @@ def test_a_deleted_schedule_is_gone_and_its_batches_are_not(client: FlaskClient,
 def test_the_limits_of_the_document_are_those_of_the_service(client: FlaskClient) -> None:
     found = client.get("/v1/openapi.json").get_json()["paths"]["/v1/schedules"]["post"]["requestBody"]["content"]
     fields = found["application/json"]["schema"]["properties"]
-    assert fields["catch_up_seconds"]["default"] == schedules.CATCH_UP_SECONDS
-    assert fields["jitter_seconds"]["maximum"] == schedules.MOST_JITTER_SECONDS
+    assert fields["catch_up_seconds"]["default"] == definitions.CATCH_UP_SECONDS
+    assert fields["jitter_seconds"]["maximum"] == definitions.MOST_JITTER_SECONDS

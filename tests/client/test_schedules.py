@@ -22,7 +22,7 @@ from services import db
 from services.jobs import control
 from services.jobs.control import Lease
 from services.orm import Schedule
-from services.outcomes import Outcome, Reason
+from services.schedules.outcomes import Outcome, Reason
 from tests.client.test_retries import hanging_up
 from tests.client.test_terminal import Terminal, command, environment
 from worker.scheduler import keep_schedules

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services import cron
+from services.schedules import cron
 
 
 def told(expression: str, zone: str, after: str, count: int) -> list[str]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import cron, datasets, db, firings, news, schedules, tenants, webhooks
+from services import datasets, db, news, tenants, webhooks
 from services.errors import (
     IdempotencyConflict,
     Invalid,
@@ -30,7 +30,8 @@ from services.idempotency import Key
 from services.jobs import batches, control
 from services.jobs.control import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
-from services.schedules import Definition
+from services.schedules import cron, definitions, firings
+from services.schedules.definitions import Definition
 from services.storage import Storage
 from tests.conftest import received
 from worker.scheduler import keep_schedules
@@ -62,7 +63,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     moved = Clock()
-    monkeypatch.setattr(schedules, "clock", moved)
+    monkeypatch.setattr(definitions, "clock", moved)
     return moved
 
 
@@ -73,7 +74,7 @@ def make(scope: Scope, clock: Clock) -> Callable[..., Schedule]:
     def made(name: str = "nightly", **changes: Any) -> Schedule:
         wanted = Definition(**{"cron": NIGHTLY.cron, "submit": SPEC, **changes})
         with scope() as session:
-            return schedules.create(session, name, wanted)
+            return definitions.create(session, name, wanted)
 
     return made
 
@@ -128,7 +129,7 @@ def test_a_slot_is_fired_when_it_is_due_and_once(engine: Engine, make: Callable[
         assert (batch.name, batch.schedule_id) == ("nightly 2026-11-25 02:30", schedule.id)
         assert batch.request_id == job.request_id
         assert (job.request_id or "").startswith("req_")
-        coming = schedules.coming(schedules.get(session, "nightly"), 2)
+        coming = definitions.coming(definitions.get(session, "nightly"), 2)
     assert [f"{cron.local(slot, 'UTC'):%d %H:%M}" for slot in coming] == ["26 02:30", "27 02:30"]
 
 
@@ -205,7 +206,7 @@ def test_jitter_is_the_slots_own_and_within_its_bounds(
     assert schedule.next_slot is not None
     assert schedule.due_at is not None
     assert schedule.next_slot <= schedule.due_at < schedule.next_slot + 1800
-    nights = [schedules.due(schedule.id, schedule.next_slot + day * DAY, 1800) - day * DAY for day in range(50)]
+    nights = [definitions.due(schedule.id, schedule.next_slot + day * DAY, 1800) - day * DAY for day in range(50)]
     assert len(set(nights)) == 50
     assert all(schedule.next_slot <= night < schedule.next_slot + 1800 for night in nights)
     clock.now = schedule.due_at - 1
@@ -276,13 +277,13 @@ def test_a_clock_that_is_set_back_fires_nothing_again(
     finish(engine)
     clock.set("2026-11-24T12:00:00")
     with scope() as session:
-        schedules.pause(session, "nightly")
-        schedules.resume(session, "nightly")
+        definitions.pause(session, "nightly")
+        definitions.resume(session, "nightly")
     clock.set("2026-11-25T02:30:00")
     keep_schedules(engine)
     assert told(engine) == [("25 02:30", "succeeded", None)]
     with db.read_scope(engine) as session:
-        assert schedules.get(session, "nightly").next_slot == clock.now + DAY
+        assert definitions.get(session, "nightly").next_slot == clock.now + DAY
 
 
 # While a batch goes on
@@ -442,17 +443,17 @@ def test_what_is_set_again_changes_nothing_and_keeps_what_comes_next(
     made = make()
     clock.set("2026-11-25T02:31:00")  # overdue by a minute: the slot is still to come
     with scope() as session:
-        again = schedules.put(session, "nightly", NIGHTLY)
+        again = definitions.put(session, "nightly", NIGHTLY)
         assert (again.created, again.changed) == (False, False)
         assert (again.schedule.updated_at, again.schedule.revision) == (made.updated_at, 1)
-        other = schedules.put(session, made.id, Definition("30 2 * * *", SPEC, overlap="queue", jitter_seconds=60))
+        other = definitions.put(session, made.id, Definition("30 2 * * *", SPEC, overlap="queue", jitter_seconds=60))
         assert (other.changed, other.schedule.revision, other.schedule.next_slot) == (True, 2, made.next_slot)
-        assert other.schedule.due_at == schedules.due(made.id, made.next_slot or 0.0, 60)
-        moved = schedules.put(session, "nightly", Definition("0 6 * * *", SPEC))
+        assert other.schedule.due_at == definitions.due(made.id, made.next_slot or 0.0, 60)
+        moved = definitions.put(session, "nightly", Definition("0 6 * * *", SPEC))
         assert moved.schedule.next_slot == datetime.fromisoformat("2026-11-25T06:00:00+00:00").timestamp()
-        assert schedules.put(session, "weekly", Definition("@weekly", SPEC)).created
+        assert definitions.put(session, "weekly", Definition("@weekly", SPEC)).created
         with pytest.raises(ScheduleNotFound):
-            schedules.put(session, "sch_" + "0" * 26, NIGHTLY)
+            definitions.put(session, "sch_" + "0" * 26, NIGHTLY)
 
 
 def test_a_pause_makes_no_rows_and_a_resume_begins_with_what_comes_then(
@@ -463,17 +464,17 @@ def test_a_pause_makes_no_rows_and_a_resume_begins_with_what_comes_then(
         clock.set(f"2026-11-{day}T02:30:00")
         keep_schedules(engine)
     with scope() as session:
-        assert schedules.pause(session, "nightly").changed
-        assert not schedules.pause(session, "nightly").changed
-        assert schedules.coming(schedules.get(session, "nightly"), 3) == []
-        moved = schedules.put(session, "nightly", Definition("0 6 * * *", SPEC, overlap="queue")).schedule
+        assert definitions.pause(session, "nightly").changed
+        assert not definitions.pause(session, "nightly").changed
+        assert definitions.coming(definitions.get(session, "nightly"), 3) == []
+        moved = definitions.put(session, "nightly", Definition("0 6 * * *", SPEC, overlap="queue")).schedule
         assert (moved.next_slot, moved.due_at) == (None, None)
     finish(engine)
     clock.set("2026-11-29T12:00:00")
     keep_schedules(engine)
     with scope() as session:
-        assert schedules.resume(session, "nightly").changed
-        assert not schedules.resume(session, "nightly").changed
+        assert definitions.resume(session, "nightly").changed
+        assert not definitions.resume(session, "nightly").changed
     clock.set("2026-11-30T06:00:00")
     keep_schedules(engine)
     assert told(engine) == [
@@ -488,7 +489,7 @@ def test_a_run_by_hand_obeys_the_overlap_and_not_the_pause(
 ) -> None:
     make()
     with scope() as session:
-        schedules.pause(session, "nightly")
+        definitions.pause(session, "nightly")
         firing, replayed = firings.run(session, "nightly", request_id="mine-1")
         assert (firing.outcome, firing.reason, firing.slot, replayed) == ("fired", "run_now", None, False)
         assert batches.get(session, firing.batch_id or "").request_id == "mine-1"
@@ -499,13 +500,13 @@ def test_a_run_by_hand_obeys_the_overlap_and_not_the_pause(
     ):
         firings.run(session, "nightly")
     with scope() as session:
-        schedules.put(session, "nightly", Definition("30 2 * * *", SPEC, overlap="queue"))
+        definitions.put(session, "nightly", Definition("30 2 * * *", SPEC, overlap="queue"))
         assert firings.run(session, "nightly")[0].outcome == "waiting"
     finish(engine)
     keep_schedules(engine)
     assert told(engine) == [(None, "succeeded", "run_now"), (None, "fired", "run_now")]
     with scope() as session:
-        schedules.put(session, "nightly", Definition("30 2 * * *", SPEC, overlap="replace"))
+        definitions.put(session, "nightly", Definition("30 2 * * *", SPEC, overlap="replace"))
         assert firings.run(session, "nightly")[0].reason == "replaced"
 
 
@@ -552,9 +553,9 @@ def test_a_deleted_schedule_leaves_its_batches(
     clock.set("2026-11-25T02:30:00")
     keep_schedules(engine)
     with scope() as session:
-        schedules.delete(session, "nightly")
+        definitions.delete(session, "nightly")
         with pytest.raises(ScheduleNotFound):
-            schedules.get(session, "nightly")
+            definitions.get(session, "nightly")
     assert rows(engine) == []
     with db.read_scope(engine) as session:
         [batch], _ = batches.list(session)
@@ -565,7 +566,7 @@ def test_a_deleted_schedule_leaves_its_batches(
 def test_every_problem_of_a_schedule_is_told_at_once(scope: Scope, clock: Clock) -> None:
     wanted = Definition("61 * * * *", {**SPEC, "training": {"epochs": -1}}, time_zone="Europe/Berln")
     with pytest.raises(ScheduleInvalid) as refused, scope() as session:
-        schedules.create(session, "Nightly!", wanted)
+        definitions.create(session, "Nightly!", wanted)
     told = {problem.pointer: problem.detail for problem in refused.value.problems}
     assert told.keys() == {"/name", "/cron", "/time_zone", "/submit/training/epochs"}
     for changes, pointer in (
@@ -575,7 +576,7 @@ def test_every_problem_of_a_schedule_is_told_at_once(scope: Scope, clock: Clock)
         ({"submit": {"jobs": []}}, "/submit/jobs"),
     ):
         with pytest.raises(ScheduleInvalid) as refused, scope() as session:
-            schedules.create(session, "nightly", Definition(**{"cron": "@daily", "submit": SPEC, **changes}))
+            definitions.create(session, "nightly", Definition(**{"cron": "@daily", "submit": SPEC, **changes}))
         assert [problem.pointer for problem in refused.value.problems] == [pointer]
 
 
@@ -585,15 +586,15 @@ def test_names_are_the_tenants_own_and_few(
     made = make()
     with scope() as session:
         tenants.create(session, "acme")
-        theirs = schedules.create(session, "nightly", NIGHTLY, tenant="acme")
+        theirs = definitions.create(session, "nightly", NIGHTLY, tenant="acme")
     with pytest.raises(ScheduleExists, match="PUT /v1/schedules/nightly"):
         make()
     with scope() as session:
-        assert schedules.get(session, "nightly").id == made.id
-        assert schedules.get(session, theirs.id, tenant="acme").id == theirs.id
+        assert definitions.get(session, "nightly").id == made.id
+        assert definitions.get(session, theirs.id, tenant="acme").id == theirs.id
         with pytest.raises(ScheduleNotFound):
-            schedules.get(session, theirs.id)
-    monkeypatch.setattr(schedules, "MOST", 1)
+            definitions.get(session, theirs.id)
+    monkeypatch.setattr(definitions, "MOST", 1)
     with pytest.raises(QuotaExceeded, match="has 1 schedules and may have 1"):
         make("weekly")
 
@@ -685,9 +686,9 @@ def test_webhooks_are_told_once_of_what_came_of_each_slot(
         usual = webhooks.create(session, "https://example.com/", only=schedule.id, tenant="default")
         ends = ["job.succeeded", "batch.ended"]
         its_jobs = webhooks.create(session, "https://example.com/", events=ends, only=schedule.id, tenant="default")
-        other = schedules.create(session, "other", NIGHTLY)
+        other = definitions.create(session, "other", NIGHTLY)
         others = webhooks.create(session, "https://example.com/", only=other.id, tenant="default")
-        schedules.pause(session, "other")
+        definitions.pause(session, "other")
     for day in (25, 26, 27):
         clock.set(f"2026-11-{day}T02:30:00")
         keep_schedules(engine)
@@ -738,7 +739,7 @@ def test_a_slot_that_is_refused_is_told_and_a_webhook_goes_with_its_schedule(
         session.execute(sa.update(Webhook).values(created_at=long_ago))
         session.execute(sa.update(Delivery).values(created_at=long_ago, next_at=None))
         assert webhooks.forget_spent(session) == 0
-        schedules.delete(session, "nightly")
+        definitions.delete(session, "nightly")
         assert webhooks.forget_spent(session) == 1
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from services import schedules
+from services.schedules import definitions
 
-real = schedules.clock
+real = definitions.clock
 
 
 def clock(session: Session) -> float:
@@ -22,7 +22,7 @@ def clock(session: Session) -> float:
 
 
 if __name__ == "__main__":
-    schedules.clock = clock
+    definitions.clock = clock
     if sys.argv[1] == "scheduler":
         from worker import scheduler
 

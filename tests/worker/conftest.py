@@ -29,7 +29,7 @@ STUB = [sys.executable, "-m", "tests.worker.stub_trainer"]
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
-    """SQLite, unless a test asks for the other: what the databases do differently is tested with services.jobs.control."""
+    """SQLite, unless a test asks for the other: what the databases do differently is tested with services.jobs."""
     url: str = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_url")
     return url
 

@@ -12,10 +12,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, schedules
+from services import db
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Firing, Job, Schedule
-from services.schedules import Definition
+from services.schedules import definitions
+from services.schedules.definitions import Definition
 from services.settings import Settings
 from tests.worker.watching import Process
 from worker import scheduler
@@ -30,9 +31,9 @@ SPEC: dict[str, Any] = {
 def due(engine: Engine, *names: str) -> float:
     """Make schedules that are due now; their slot."""
     with db.session_scope(engine) as session:
-        slot = schedules.clock(session) - 1
+        slot = definitions.clock(session) - 1
         for name in names:
-            made = schedules.create(session, name, Definition("0 0 1 1 *", SPEC))
+            made = definitions.create(session, name, Definition("0 0 1 1 *", SPEC))
             session.execute(sa.update(Schedule).where(Schedule.id == made.id).values(next_slot=slot, due_at=slot))
     return slot
 
@@ -118,7 +119,7 @@ def test_a_defect_that_shows_with_one_schedule_keeps_no_other_waiting(
     [line] = caplog.records
     assert "a schedule could not be kept" in line.getMessage()
     with db.read_scope(engine) as session:
-        assert schedules.overdue(session, seconds=0.0) == 1
+        assert definitions.overdue(session, seconds=0.0) == 1
 
 
 def test_a_database_that_is_away_leaves_schedules_for_the_next_pass(

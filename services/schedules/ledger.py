@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from services import metrics, news
 from services.news import News, moment
 from services.orm import Firing, Job, Schedule
-from services.outcomes import Outcome, Reason
+from services.schedules.outcomes import Outcome, Reason
 
 EVENTS: Mapping[Outcome, str] = {
     Outcome.FIRED: "schedule.fired",

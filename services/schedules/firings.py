@@ -16,13 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session, aliased
 
-from services import cron, db, faults, idempotency, ledger, schedules, tenants
+from services import db, faults, idempotency, tenants
 from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
 from services.idempotency import Key
 from services.jobs import batches, retraining
 from services.orm import Firing, Schedule, new_id
-from services.outcomes import OPEN, Outcome, Reason
-from services.schedules import Overlap
+from services.schedules import cron, definitions, ledger
+from services.schedules.definitions import Overlap
+from services.schedules.outcomes import OPEN, Outcome, Reason
 from services.text import clean
 
 PUNCTUAL_SECONDS = 60.0
@@ -78,7 +79,7 @@ def run(
         QuotaExceeded: the tenant would have more jobs waiting than it may.
         IdempotencyConflict, IdempotencyInFlight: as `idempotency.claim`.
     """
-    schedule = schedules.held(session, name, tenant=tenant)
+    schedule = definitions.held(session, name, tenant=tenant)
     key = None if key is None else replace(key, fingerprint=schedule.id)  # there is no body
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return session.get_one(Firing, earlier), True
@@ -88,12 +89,12 @@ def run(
             f"The batch {going_on[-1]} of the schedule {schedule.name} has not ended: wait for it, cancel it "
             f"(POST /v1/batches/{going_on[-1]}/cancel), or set `overlap` to queue or replace."
         )
-    at = schedules.clock(session)
+    at = definitions.clock(session)
     firing = _new(schedule, None, at)
     try:
         _take_turn(session, schedule, firing, going_on, at, request_id)
     except SpecInvalid as error:
-        raise ScheduleInvalid(schedules.within_submit(error.problems)) from None
+        raise ScheduleInvalid(definitions.within_submit(error.problems)) from None
     ledger.tell(session, schedule, ledger.enter(session, firing))
     if key is not None:
         idempotency.settle(session, key, firing.id)
@@ -138,7 +139,7 @@ def waiting(session: Session) -> Sequence[str]:
 
 def due(session: Session) -> Sequence[Due]:
     """The schedules that are due, those first that have been for longest."""
-    at = schedules.clock(session)
+    at = definitions.clock(session)
     rows = session.scalars(select(Schedule).where(Schedule.due_at <= at).order_by(Schedule.due_at))
     return [Due(schedule, at) for schedule in rows]
 
@@ -159,7 +160,7 @@ def end(session: Session, firing_id: str) -> Sequence[Firing]:
     became = retraining.outcome(batches.members(session, firing.batch_id))
     parts = [firing.message, _ending(outcome, counts, firing.batch_id), became and clean(became, MOST_MESSAGE)]
     told = " ".join(filter(None, parts)) or None
-    values = {"outcome": outcome, "counts": counts, "message": told, "ended_at": schedules.clock(session)}
+    values = {"outcome": outcome, "counts": counts, "message": told, "ended_at": definitions.clock(session)}
     statement = update(Firing).where(Firing.id == firing.id, Firing.outcome == Outcome.FIRED).values(values)
     done = session.scalars(statement.returning(Firing), execution_options={"populate_existing": True}).all()
     for row in done:
@@ -169,14 +170,14 @@ def end(session: Session, firing_id: str) -> Sequence[Firing]:
 
 def release(session: Session, schedule_id: str) -> Sequence[Firing]:
     """Fire what waits, if what it waited for has ended; nothing where it has not, or another does it."""
-    schedule = schedules.held_or_none(session, schedule_id, skip_locked=True)
+    schedule = definitions.held_or_none(session, schedule_id, skip_locked=True)
     if schedule is None or _going_on(session, schedule_id):
         return []
     waits = select(Firing).where(Firing.schedule_id == schedule_id, _is(Outcome.WAITING))
     firing = session.scalar(waits, execution_options={"populate_existing": True})
     if firing is None:
         return []
-    at = schedules.clock(session)
+    at = definitions.clock(session)
     try:
         _submit(session, schedule, firing, [], at, _fresh_request())
     except REFUSALS as error:
@@ -190,7 +191,7 @@ def fire(session: Session, found: Due) -> Sequence[Firing]:
     """Write down what comes of the slots that are due, submit the batch of the newest one if it is not too late, and
     move the schedule on. Nothing where another does it, or somebody has changed the schedule since the look."""
     slots = _slots(found)  # which may take seconds, so before the transaction begins
-    schedule = schedules.held_or_none(session, found.schedule.id, skip_locked=True)
+    schedule = definitions.held_or_none(session, found.schedule.id, skip_locked=True)
     if schedule is None or not _is_as_it_was(schedule, found.schedule):
         return []
     there = select(Firing.slot).where(Firing.schedule_id == schedule.id, Firing.slot.in_(slots.due))
@@ -198,7 +199,7 @@ def fire(session: Session, found: Due) -> Sequence[Firing]:
     fresh = [slot for slot in slots.due if slot not in known]
     rows = []
     for slot in fresh:
-        late = found.at - schedules.due(schedule.id, slot, schedule.jitter_seconds)
+        late = found.at - definitions.due(schedule.id, slot, schedule.jitter_seconds)
         in_time = late <= max(schedule.catch_up_seconds, PUNCTUAL_SECONDS)
         if in_time and slot == fresh[-1]:
             rows.append(_fire_slot(session, schedule, slot, late, found.at))
@@ -210,14 +211,14 @@ def fire(session: Session, found: Due) -> Sequence[Firing]:
     for row in rows:
         ledger.enter(session, row)
     _tell(session, schedule, rows, slots.older)
-    schedules.go_on(session, schedule, slots.following)
+    definitions.go_on(session, schedule, slots.following)
     faults.point("firing.written")
     return rows
 
 
 def forget_old(session: Session) -> int:
     """Delete firings older than 400 days, at most MOST_FORGOTTEN of them; returns how many."""
-    old = Firing.created_at < schedules.clock(session) - KEPT_SECONDS
+    old = Firing.created_at < definitions.clock(session) - KEPT_SECONDS
     some = select(Firing.id).where(old, Firing.outcome.not_in(OPEN)).limit(MOST_FORGOTTEN)
     statement = sa.delete(Firing).where(Firing.id.in_(some)).execution_options(synchronize_session=False)
     return db.rowcount(session.execute(statement))
@@ -238,7 +239,7 @@ def _slots(found: Due) -> Slots:
         return Slots([], 0, None)
     slots, count = deque([schedule.next_slot], MOST_ROWS), 1
     for slot in cron.slots(schedule.cron, schedule.time_zone, schedule.next_slot):
-        if schedules.due(schedule.id, slot, schedule.jitter_seconds) > found.at:
+        if definitions.due(schedule.id, slot, schedule.jitter_seconds) > found.at:
             return Slots([*slots], count - len(slots), slot)
         slots.append(slot)
         count += 1
@@ -321,7 +322,7 @@ def _told(firing: Firing, outcome: Outcome, reason: Reason, more: str = "") -> F
 
 def _refuse(firing: Firing, error: LooplineError, at: float) -> None:
     firing.outcome, firing.reason, firing.ended_at = Outcome.REFUSED, error.code, at
-    problems = schedules.within_submit(error.problems) if isinstance(error, Invalid) else ()
+    problems = definitions.within_submit(error.problems) if isinstance(error, Invalid) else ()
     told = [error.message, *(f"{problem}." for problem in problems[:PROBLEMS_TOLD])]
     if len(problems) > PROBLEMS_TOLD:
         told.append(f"And {len(problems) - PROBLEMS_TOLD} more.")

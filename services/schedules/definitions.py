@@ -19,12 +19,13 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import cron, db, ledger, tenants
+from services import db, tenants
 from services.db import now
 from services.errors import Problem, QuotaExceeded, ScheduleExists, ScheduleInvalid, ScheduleNotFound, SpecInvalid
 from services.jobs import batches
 from services.orm import Schedule, new_id
-from services.outcomes import Reason
+from services.schedules import cron, ledger
+from services.schedules.outcomes import Reason
 from services.text import clean
 
 MOST = 200
