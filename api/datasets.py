@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
-from services import datasets, db
+from services import db
+from services.datasets import versions
 from services.errors import BadRequest, Problem
 from services.orm import Dataset
 from services.settings import Settings
@@ -44,14 +45,14 @@ def upload(query: schemas.UploadQuery) -> Response:
     file is ever unpickled.
     """
     service = current()
-    datasets.check_name(query.name)
+    versions.check_name(query.name)
     file, limits = bodies.upload(service.settings), _limits(service.settings)
     most = service.settings.max_upload_bytes
     with (
-        datasets.received(service.storage, file, limits=limits, max_bytes=most) as upload,
+        versions.received(service.storage, file, limits=limits, max_bytes=most) as upload,
         db.session_scope(service.engine) as session,
     ):
-        added = datasets.add(session, upload, name=query.name, tenant=auth.tenant())
+        added = versions.add(session, upload, name=query.name, tenant=auth.tenant())
         if added.created:
             auth.note(session, "dataset.upload", added.dataset.id)
         resource = described(added.dataset)
@@ -62,7 +63,7 @@ def upload(query: schemas.UploadQuery) -> Response:
 def index(query: schemas.DatasetsQuery) -> Response:
     """List data sets, newest first"""
     with db.read_scope(current().engine) as session:
-        rows, more = datasets.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = versions.list(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.DatasetList(data=[described(row) for row in rows], has_more=more))
 
 
@@ -70,7 +71,7 @@ def index(query: schemas.DatasetsQuery) -> Response:
 def show(path: schemas.DatasetPath) -> Response:
     """Look at a data set"""
     with db.read_scope(current().engine) as session:
-        return openapi.answer(described(datasets.get(session, path.dataset, tenant=auth.tenant())))
+        return openapi.answer(described(versions.get(session, path.dataset, tenant=auth.tenant())))
 
 
 @api.delete("/<dataset>", operation_id="deleteDataset", responses={204: None, **openapi.problems(404, 409)})
@@ -81,15 +82,15 @@ def delete(path: schemas.DatasetPath) -> Response:
     said (400): a request that is sent twice must not delete two.
     """
     with db.session_scope(current().engine) as session:
-        gone = datasets.delete(session, _one_version(session, path.dataset).id, tenant=auth.tenant())
+        gone = versions.delete(session, _one_version(session, path.dataset).id, tenant=auth.tenant())
         auth.note(session, "dataset.delete", gone.id)
     return Response(status=204)
 
 
 def _one_version(session: Session, asked: str) -> Dataset:
     """The data set that is meant, if no other version could be."""
-    found = datasets.get(session, asked, tenant=auth.tenant())
-    newest, _ = datasets.list(session, name=found.name, limit=2, tenant=auth.tenant())
+    found = versions.get(session, asked, tenant=auth.tenant())
+    newest, _ = versions.list(session, name=found.name, limit=2, tenant=auth.tenant())
     if len(newest) > 1 and asked in (found.name, f"{found.name}@latest"):
         said = f"`{found.name}` has several versions; say which, such as {found.name}@{found.version}"
         raise BadRequest("It is not clear which version to delete.", [Problem("/path/dataset", said)])
@@ -98,14 +99,14 @@ def _one_version(session: Session, asked: str) -> Dataset:
 
 def described(row: Dataset) -> schemas.Dataset:
     """The data set as clients see it: its row, and what its summary counts."""
-    counted = datasets.summary(row).model_dump(exclude={"bytes"})
+    counted = versions.summary(row).model_dump(exclude={"bytes"})
     return schemas.Dataset(
         id=row.id,
         name=row.name,
         version=row.version,
         sha256=row.sha256,
         bytes=row.bytes,
-        warnings=[*datasets.warnings(row)],
+        warnings=[*versions.warnings(row)],
         created_at=schemas.moment(row.created_at),
         **counted,
     )

@@ -6,7 +6,8 @@ from flask import Response
 
 from api import auth, openapi, schemas
 from api.service import current
-from services import datasets, db, inbox
+from services import db
+from services.datasets import inbox, versions
 
 api = openapi.blueprint("inbox", __name__, prefix="/v1/inbox", about="Files that become data sets by themselves.")
 
@@ -19,7 +20,7 @@ def index(query: schemas.InboxQuery) -> Response:
     """
     with db.read_scope(current().engine) as session:
         rows, more = inbox.list(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
-        became = datasets.those(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
+        became = versions.those(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
         found = [
             schemas.InboxFile(
                 id=row.place,
@@ -27,7 +28,7 @@ def index(query: schemas.InboxQuery) -> Response:
                 dataset_id=row.dataset_id,
                 dataset=None if dataset is None else f"{dataset.name}@{dataset.version}",
                 error=row.error,
-                warnings=[] if dataset is None else [*datasets.warnings(dataset)],
+                warnings=[] if dataset is None else [*versions.warnings(dataset)],
             )
             for row, dataset in ((row, became.get(row.dataset_id or "")) for row in rows)
         ]

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 from services import news
-from services.datasets import check_name
+from services.datasets.versions import check_name
 from services.errors import BadRequest
 from services.schedules.definitions import CATCH_UP_SECONDS, MOST_CATCH_UP_SECONDS, MOST_JITTER_SECONDS
 from services.text import PLAIN

@@ -11,7 +11,8 @@ from collections.abc import Collection
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db
+from services import db
+from services.datasets import versions
 from services.jobs import control
 from services.objects import S3
 from services.storage import STRAY_SECONDS, Storage
@@ -54,7 +55,7 @@ def _sweep_datasets(engine: Engine, store: S3) -> int:
 
 
 def _wanted(session: Session) -> Collection[str]:
-    return {dataset_key(sha256) for sha256 in datasets.hashes(session)}
+    return {dataset_key(sha256) for sha256 in versions.hashes(session)}
 
 
 def _sweep_jobs(engine: Engine, store: S3) -> int:

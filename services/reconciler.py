@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, faults, idempotency, leftovers
+from services import db, faults, idempotency, leftovers
+from services.datasets import versions
 from services.jobs import batches, control, lanes, workers
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
@@ -75,7 +76,7 @@ def sweep(engine: Engine, storage: Storage) -> int:
         lanes.close_empty(session)
         lanes.forget(session)
     with db.session_scope(engine) as session:
-        swept = datasets.sweep(session, storage)
+        swept = versions.sweep(session, storage)
     with db.read_scope(engine) as session:
         left = control.without_row(session, storage.old_jobs())
         ended = control.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from services import objects, private
+from services.datasets.memory import Room
 from services.errors import TooLarge
 from services.objects import S3
-from services.room import Room
 
 if TYPE_CHECKING:
     from services.settings import Settings

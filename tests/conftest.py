@@ -28,8 +28,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
-from services import datasets, db, objects
-from services.datasets import Received
+from services import db, objects
+from services.datasets import versions
+from services.datasets.versions import Received
 from services.jobs import control
 from services.objects import S3
 from services.orm import Base, Job
@@ -45,7 +46,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 def received(storage: Storage, file: Readable, **limits: Any) -> Received:
     """What was received by a thread that has no session, until nobody has it any more."""
-    context = datasets.received(storage, file, **limits)
+    context = versions.received(storage, file, **limits)
     with ThreadPoolExecutor(1) as pool:
         upload = pool.submit(context.__enter__).result()
     weakref.finalize(upload, context.__exit__, None, None, None)

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 
 from sqlalchemy.engine import Engine
 
-from services import db, inbox, storage
+from services import db, storage
+from services.datasets import inbox
+from services.datasets.inbox import MOST_FILES, Source
 from services.errors import Unavailable
-from services.inbox import MOST_FILES, Source
 from services.settings import Settings
 from services.storage import Storage
 

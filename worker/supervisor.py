@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from services import datasets, db, faults, leftovers, logs
+from services import db, faults, leftovers, logs
+from services.datasets import versions
 from services.errors import LeaseLost, NotFound, Unavailable
 from services.jobs import control, retraining
 from services.jobs.leases import Lease
@@ -63,7 +64,7 @@ def claim(slot: Slot, queue: str) -> Claim | None:
         job = control.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
         if job is None:
             return None
-        dataset_sha256 = None if job.dataset_id is None else datasets.get(session, job.dataset_id).sha256
+        dataset_sha256 = None if job.dataset_id is None else versions.get(session, job.dataset_id).sha256
         checkpoints = control.checkpoints(session, job.id) if job.attempt > 1 else ()
         baselines = retraining.baselines(session, job)
     faults.point("supervisor.claimed")

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from services import datasets, idempotency, tenants
+from services import idempotency, tenants
+from services.datasets import versions
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.jobs import control
@@ -81,9 +82,9 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
     dataset, unknown = _dataset(session, parsed, tenant, found)
     if parsed.spec is None or unknown:
         raise SpecInvalid([*parsed.problems, *unknown])
-    summary = datasets.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
+    summary = versions.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
     spec = check_data(parsed.spec, summary)
-    warnings = datasets.warnings(dataset, parsed.spec) if dataset else ()
+    warnings = versions.warnings(dataset, parsed.spec) if dataset else ()
     return Wanted(spec, parsed.document, dataset.id if dataset else None, warnings)
 
 
@@ -100,7 +101,7 @@ def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Fou
 
 def _looked_up(session: Session, wanted: str, tenant: str) -> Found:
     try:
-        return datasets.get(session, wanted, tenant=tenant), []
+        return versions.get(session, wanted, tenant=tenant), []
     except DatasetNotFound:
         advice = _upload_first(wanted) if _looks_like_a_path(wanted) else _unknown(session, wanted, tenant)
         return None, [Problem("/data/dataset", advice)]
@@ -118,7 +119,7 @@ def _upload_first(path: str) -> str:
 
 
 def _unknown(session: Session, name: str, tenant: str) -> str:
-    rows, more = datasets.list(session, limit=NAMES_COMPARED, tenant=tenant)
+    rows, more = versions.list(session, limit=NAMES_COMPARED, tenant=tenant)
     names = [*dict.fromkeys(row.name for row in rows)]
     close = difflib.get_close_matches(name.partition("@")[0][:100].lower(), names, n=1)
     guess = f"did you mean {close[0]}? " if close and close[0] != name.partition("@")[0] else ""

@@ -19,7 +19,8 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import datasets, db, keys, registry, tenants, webhooks
+from services import db, keys, registry, tenants, webhooks
+from services.datasets import versions
 from services.jobs import batches, control, submission
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
@@ -151,7 +152,7 @@ class World:
 
         name = f"set-{len(self.ids)}"
         self.ids[tenant, name] = name
-        return datasets.add(
+        return versions.add(
             session, received(self.service.storage, BytesIO(self.content)), name=name, tenant=tenant
         ).dataset.id
 

@@ -12,7 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import datasets, db, keys
+from services import db, keys
+from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease
 from tests.api.conftest import Put
@@ -65,7 +66,7 @@ def test_a_version_says_which_job_data_and_spec_it_came_from(
     job_id = train(b"one", data={"dataset": "toy"})
     version = registered(client, job_id, note="the first")
     with db.session_scope(service.engine) as session:
-        datasets.delete(session, data["id"])
+        versions.delete(session, data["id"])
     found = client.get("/v1/models/vowels/versions/1").get_json()
     assert found == version
     assert (found["job_id"], found["links"]["job"]) == (job_id, f"/v1/jobs/{job_id}")

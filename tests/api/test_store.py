@@ -15,7 +15,8 @@ from flask.testing import FlaskClient
 
 from api import health
 from api.service import Service
-from services import datasets, db, transfers
+from services import db, transfers
+from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease
 from services.objects import S3
@@ -76,7 +77,7 @@ def test_no_upload_leaves_a_row_without_an_object(
     assert (answer.status_code, answer.get_json()["code"]) == (503, "storage_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     with db.read_scope(service.engine) as session:
-        assert datasets.list(session) == ([], False)
+        assert versions.list(session) == ([], False)
     assert upload(client, npz_bytes()).status_code == 201
 
 
@@ -93,7 +94,7 @@ def test_an_object_that_a_sweep_took_meanwhile_makes_no_row(
     monkeypatch.setattr(transfers, "share_dataset", swept)
     assert upload(client, npz_bytes()).status_code == 503
     with db.read_scope(service.engine) as session:
-        assert datasets.list(session) == ([], False)
+        assert versions.list(session) == ([], False)
 
 
 def test_a_model_comes_from_the_store(client: FlaskClient, trained_job: str, model_files: dict[str, bytes]) -> None:

@@ -13,7 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import db, inbox
+from services import db
+from services.datasets import inbox
 from services.orm import Dataset, Job
 
 ONE_HOT = np.eye(3, dtype=np.int64)[np.arange(24) % 3]

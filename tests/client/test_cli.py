@@ -18,7 +18,8 @@ from loopline.cli import app
 from typer.testing import CliRunner, Result
 
 from api import health
-from services import db, inbox
+from services import db
+from services.datasets import inbox
 from services.jobs import control, workers
 from services.orm import Job, Worker
 from services.settings import Settings

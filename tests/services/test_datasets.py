@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, reconciler
-from services.datasets import Added
+from services import db, reconciler
+from services.datasets import versions
+from services.datasets.versions import Added
 from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, TooLarge
 from services.jobs import control
 from services.orm import Dataset, Job
@@ -30,7 +31,7 @@ def upload(session: Session, storage: Storage, npz_bytes: Callable[..., bytes]) 
     """Uploads content number `seed` as `name`."""
 
     def add(name: str = "vowels", seed: int = 0) -> Added:
-        return datasets.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
+        return versions.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
 
     return add
 
@@ -40,13 +41,13 @@ def test_an_upload_becomes_version_1(session: Session, upload: Upload, storage: 
     assert created
     assert (dataset.name, dataset.version, dataset.id[:3]) == ("vowels", 1, "ds_")
     assert storage.dataset_path(dataset.sha256).stat().st_size == dataset.bytes
-    summary = datasets.summary(dataset)
+    summary = versions.summary(dataset)
     assert (summary.samples, summary.features, summary.classes) == (12, 2, [0, 1])
 
 
 def test_real_data_is_taken(session: Session, storage: Storage, vowels: Path) -> None:
     with vowels.open("rb") as file:
-        dataset, _ = datasets.add(session, received(storage, file), name="japanese-vowels")
+        dataset, _ = versions.add(session, received(storage, file), name="japanese-vowels")
     assert dataset.summary["samples"] == 640
     assert dataset.summary["given_split"] == {"train": 270, "test": 370}
 
@@ -73,7 +74,7 @@ def test_every_way_to_name_a_version_finds_it(session: Session, upload: Upload) 
         "vowels@latest": second,
         "vowels": second,
     }.items():
-        assert datasets.get(session, way).id == wanted.id
+        assert versions.get(session, way).id == wanted.id
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_every_way_to_name_a_version_finds_it(session: Session, upload: Upload) 
 def test_what_is_not_there_is_not_found(session: Session, upload: Upload, way: str) -> None:
     upload()
     with pytest.raises(DatasetNotFound):
-        datasets.get(session, way)
+        versions.get(session, way)
 
 
 @pytest.mark.parametrize(
@@ -103,18 +104,18 @@ def test_what_is_not_there_is_not_found(session: Session, upload: Upload, way: s
 )
 def test_a_bad_name_is_refused(session: Session, storage: Storage, npz_bytes: Callable[..., bytes], name: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        datasets.add(session, received(storage, io.BytesIO(npz_bytes())), name=name)
+        versions.add(session, received(storage, io.BytesIO(npz_bytes())), name=name)
     assert caught.value.problems[0].pointer == "/name"
     assert [*storage.root.rglob("*.npz")] == []
 
 
 def test_what_is_no_data_set_leaves_nothing(session: Session, storage: Storage) -> None:
     with pytest.raises(DatasetInvalid):
-        datasets.add(session, received(storage, io.BytesIO(b"PK\x03\x04 no zip")), name="bad")
+        versions.add(session, received(storage, io.BytesIO(b"PK\x03\x04 no zip")), name="bad")
     with pytest.raises(TooLarge):
-        datasets.add(session, received(storage, io.BytesIO(b"x" * 101), max_bytes=100), name="bad")
+        versions.add(session, received(storage, io.BytesIO(b"x" * 101), max_bytes=100), name="bad")
     assert [path for path in storage.root.rglob("*") if path.is_file()] == []
-    assert datasets.list(session) == ([], False)
+    assert versions.list(session) == ([], False)
 
 
 def test_an_upload_holds_no_transaction_while_it_arrives(engine: Engine, storage: Storage, queued_job: Job) -> None:
@@ -124,7 +125,7 @@ def test_an_upload_holds_no_transaction_while_it_arrives(engine: Engine, storage
                 control.cancel(other, queued_job.id)
             return b""
 
-    with pytest.raises(DatasetInvalid), datasets.received(storage, Slow()):
+    with pytest.raises(DatasetInvalid), versions.received(storage, Slow()):
         pass
 
 
@@ -135,7 +136,7 @@ def test_an_upload_cannot_be_received_within_a_session(engine: Engine, storage: 
             raise AssertionError
 
     with pytest.raises(RuntimeError, match="session is open while a data set is received"), scope(engine):  # noqa: SIM117
-        with datasets.received(storage, Unread()):
+        with versions.received(storage, Unread()):
             pass
     assert not storage.root.exists()
 
@@ -145,7 +146,7 @@ def test_uploads_at_once_get_versions_of_their_own(
 ) -> None:
     def add(seed: int) -> int:
         with db.session_scope(engine) as session:
-            return datasets.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name="a").dataset.version
+            return versions.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name="a").dataset.version
 
     assert sorted(at_once([lambda seed=seed: add(seed) for seed in range(6)])) == [1, 2, 3, 4, 5, 6]
     assert len(set(at_once([lambda: add(7)] * 6))) == 1
@@ -153,21 +154,21 @@ def test_uploads_at_once_get_versions_of_their_own(
 
 def test_the_list_is_newest_first_in_pages(session: Session, upload: Upload) -> None:
     made = [upload(name, seed).dataset.id for seed, name in enumerate("aab")][::-1]
-    rows, more = datasets.list(session, limit=2)
+    rows, more = versions.list(session, limit=2)
     assert ([row.id for row in rows], more) == (made[:2], True)
-    rows, more = datasets.list(session, limit=2, after=made[1])
+    rows, more = versions.list(session, limit=2, after=made[1])
     assert ([row.id for row in rows], more) == (made[2:], False)
-    assert [row.version for row in datasets.list(session, name="a")[0]] == [2, 1]
+    assert [row.version for row in versions.list(session, name="a")[0]] == [2, 1]
 
 
 def test_a_deleted_version_is_hidden_and_its_number_never_used_again(session: Session, upload: Upload) -> None:
     upload(seed=1)
     second = upload(seed=2).dataset
-    datasets.delete(session, "vowels@2")
-    assert datasets.get(session, "vowels").version == 1
-    assert len(datasets.list(session)[0]) == 1
+    versions.delete(session, "vowels@2")
+    assert versions.get(session, "vowels").version == 1
+    assert len(versions.list(session)[0]) == 1
     with pytest.raises(DatasetNotFound):
-        datasets.delete(session, second.id)
+        versions.delete(session, second.id)
     again = upload(seed=2)
     assert (again.created, again.dataset.version) == (True, 3)
 
@@ -176,7 +177,7 @@ def test_a_data_set_in_use_is_not_deleted(
     engine: Engine, storage: Storage, npz_bytes: Callable[..., bytes], make_job: Callable[..., Job]
 ) -> None:
     with db.session_scope(engine) as session:
-        dataset = datasets.add(session, received(storage, io.BytesIO(npz_bytes())), name="used").dataset
+        dataset = versions.add(session, received(storage, io.BytesIO(npz_bytes())), name="used").dataset
     job = make_job(dataset_id=dataset.id)
     with pytest.raises(DatasetInUse, match="1 job that has not ended uses the data set used@1"):
         delete(engine, dataset.id)
@@ -193,7 +194,7 @@ def test_a_job_and_a_deletion_at_once_agree(
     engine: Engine, storage: Storage, npz_bytes: Callable[..., bytes], make_job: Callable[..., Job]
 ) -> None:
     with db.session_scope(engine) as session:
-        dataset = datasets.add(session, received(storage, io.BytesIO(npz_bytes())), name="used").dataset
+        dataset = versions.add(session, received(storage, io.BytesIO(npz_bytes())), name="used").dataset
 
     def outcome(call: Callable[[], object]) -> bool:
         try:
@@ -216,11 +217,11 @@ def test_the_sweep_takes_what_was_deleted_and_leaves_what_another_name_has(
 ) -> None:
     with db.session_scope(engine) as session:
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-            datasets.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
+            versions.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
         for path in storage.root.rglob("*.npz"):
             os.utime(path, (0, 0))
         for name in ("a", "c"):
-            datasets.delete(session, name)
+            versions.delete(session, name)
     assert reconciler.sweep(engine, storage) == 1
     with db.read_scope(engine) as session:
         left = [path.stem for path in storage.root.rglob("*.npz")]
@@ -229,4 +230,4 @@ def test_the_sweep_takes_what_was_deleted_and_leaves_what_another_name_has(
 
 def delete(engine: Engine, name: str) -> None:
     with db.session_scope(engine) as session:
-        datasets.delete(session, name)
+        versions.delete(session, name)

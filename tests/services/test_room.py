@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from services.datasets.memory import PARTS, Room
 from services.errors import Busy
-from services.room import PARTS, Room
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, news, tenants, webhooks
+from services import db, news, tenants, webhooks
+from services.datasets import versions
 from services.errors import (
     IdempotencyConflict,
     Invalid,
@@ -383,7 +384,7 @@ def test_a_slot_that_is_refused_replaces_nothing(
 
 def upload(scope: Scope, storage: Storage, content: bytes) -> str:
     with scope() as session:
-        found = datasets.add(session, received(storage, BytesIO(content)), name="speech").dataset
+        found = versions.add(session, received(storage, BytesIO(content)), name="speech").dataset
         return found.id
 
 
@@ -424,7 +425,7 @@ def test_a_data_set_that_was_deleted_refuses_the_slot_and_the_next_one_tries_aga
     first = upload(scope, storage, npz_bytes(1))
     make(submit={**SPEC, "data": {"dataset": "speech"}}, only_new_data=True)
     with scope() as session:
-        datasets.delete(session, first)
+        versions.delete(session, first)
     clock.set("2026-11-25T02:30:00")
     keep_schedules(engine)
     upload(scope, storage, npz_bytes(2))

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, idempotency, tenants
+from services import db, idempotency, tenants
+from services.datasets import versions
 from services.errors import (
     BadRequest,
     DatasetNotFound,
@@ -55,9 +56,9 @@ def make_tenant(engine: Engine) -> Callable[..., None]:
     return make
 
 
-def upload(engine: Engine, storage: Storage, content: bytes, tenant: str, name: str = "toy") -> datasets.Added:
+def upload(engine: Engine, storage: Storage, content: bytes, tenant: str, name: str = "toy") -> versions.Added:
     with db.session_scope(engine) as session:
-        return datasets.add(session, received(storage, BytesIO(content)), name=name, tenant=tenant)
+        return versions.add(session, received(storage, BytesIO(content)), name=name, tenant=tenant)
 
 
 def test_the_tenant_of_those_without_a_key_is_there_and_has_no_limits(session: Session) -> None:
@@ -133,16 +134,16 @@ def test_what_another_tenant_uploaded_is_new_and_stays_its_own(
     with db.session_scope(engine) as session:
         for asked in (theirs.dataset.id, "toy@2"):
             with pytest.raises(DatasetNotFound):
-                datasets.get(session, asked, tenant="default")
+                versions.get(session, asked, tenant="default")
             with pytest.raises(DatasetNotFound):
-                datasets.delete(session, asked, tenant="default")
-        assert datasets.get(session, "toy", tenant="default").id == ours.dataset.id
-        assert [row.id for row in datasets.list(session, tenant="default")[0]] == [ours.dataset.id]
-        datasets.delete(session, "toy", tenant="default")
-        assert datasets.get(session, "toy", tenant="acme").id == theirs.dataset.id
+                versions.delete(session, asked, tenant="default")
+        assert versions.get(session, "toy", tenant="default").id == ours.dataset.id
+        assert [row.id for row in versions.list(session, tenant="default")[0]] == [ours.dataset.id]
+        versions.delete(session, "toy", tenant="default")
+        assert versions.get(session, "toy", tenant="acme").id == theirs.dataset.id
         assert tenants.use(session, "acme").bytes == len(content)
         assert tenants.use(session, "default").bytes == 0
-        assert datasets.sweep(session, storage) == 0  # the file is still somebody's
+        assert versions.sweep(session, storage) == 0  # the file is still somebody's
 
 
 def test_a_spec_can_name_no_data_set_of_another_tenant(
@@ -214,11 +215,11 @@ def test_of_many_uploads_at_once_a_quota_lets_as_many_in_as_fit(
     with pytest.raises(QuotaExceeded, match=rf"may have {3 * size + 1:,} \(max_bytes\)"):
         upload(engine, storage, npz_bytes(9), "acme")
     with db.session_scope(engine) as session:
-        kept = datasets.list(session, tenant="acme")[0]
+        kept = versions.list(session, tenant="acme")[0]
     again = next(content for content in contents if sha(content) == kept[0].sha256)
     assert not upload(engine, storage, again, "acme").created  # what is there needs no more room
     with db.session_scope(engine) as session:
-        datasets.delete(session, kept[0].id)
+        versions.delete(session, kept[0].id)
     assert upload(engine, storage, npz_bytes(9), "acme").created
 
 

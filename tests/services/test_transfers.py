@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, leftovers, reconciler, transfers
+from services import db, leftovers, reconciler, transfers
+from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease
 from services.objects import S3, Changed
@@ -117,7 +118,7 @@ def test_no_two_uploads_share_an_object(shared: Storage, store: S3) -> None:
 def test_a_data_set_is_fetched_once_and_checked(
     session: Session, shared: Storage, elsewhere: Storage, store: S3, npz_bytes: Callable[..., bytes], tmp_path: Path
 ) -> None:
-    dataset, _ = datasets.add(session, received(shared, io.BytesIO(npz_bytes())), name="vowels")
+    dataset, _ = versions.add(session, received(shared, io.BytesIO(npz_bytes())), name="vowels")
     job_id, path = new_id("job"), elsewhere.dataset_path(dataset.sha256)
     transfers.fetch(elsewhere, store, job_id, dataset.sha256, [], lambda: True)
     assert path.read_bytes() == npz_bytes()
@@ -133,7 +134,7 @@ def test_a_data_set_is_fetched_once_and_checked(
     with pytest.raises(Gone, match="is damaged in the object store"):
         transfers.fetch(elsewhere, store, job_id, dataset.sha256, [], lambda: True)
     assert list(path.parent.iterdir()) == []
-    datasets.add(session, received(shared, io.BytesIO(npz_bytes())), name="vowels")  # heals it
+    versions.add(session, received(shared, io.BytesIO(npz_bytes())), name="vowels")  # heals it
     transfers.fetch(elsewhere, store, job_id, dataset.sha256, [], lambda: True)
     assert path.read_bytes() == npz_bytes()
 
@@ -151,12 +152,12 @@ def test_the_sweep_takes_from_the_store_what_nothing_refers_to(
     with db.session_scope(engine) as session:
         control.claim(session, "other", worker="host:2", lease_seconds=60)
         for name, seed in (("kept", 1), ("deleted", 2)):
-            datasets.add(session, received(shared, io.BytesIO(npz_bytes(seed))), name=name)
-        datasets.delete(session, "deleted")
+            versions.add(session, received(shared, io.BytesIO(npz_bytes(seed))), name=name)
+        versions.delete(session, "deleted")
         kept = registered(shared, store, lease.job_id, 4)[0]
         control.checkpoint(session, lease, epoch=1, step=4, best=False, files=kept.files)
         control.fail(session, lease, "internal", retry=False)
-        wanted = {*transfers.keys_of(kept.files), transfers.dataset_key(datasets.get(session, "kept").sha256)}
+        wanted = {*transfers.keys_of(kept.files), transfers.dataset_key(versions.get(session, "kept").sha256)}
     wanted |= {*transfers.keys_of(registered(shared, store, running.id, 7)[0].files)}  # not told yet
     registered(shared, store, lease.job_id, 9)  # never told
     before = {found.key for found in store.list("")}

@@ -15,9 +15,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, inbox, tenants
+from services import db, tenants
+from services.datasets import inbox
+from services.datasets import versions as datasets
+from services.datasets.inbox import Entry, Folder
 from services.errors import StorageUnavailable
-from services.inbox import Entry, Folder
 from services.jobs import control
 from services.jobs.leases import Lease
 from services.objects import S3

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import datasets, db, reconciler, transfers
+from services import db, reconciler, transfers
+from services.datasets import versions
 from services.jobs import control
 from services.jobs.doorbell import FakeDoorbell
 from services.objects import S3
@@ -110,7 +111,7 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
     """SIGKILL of a whole worker mid-run; another with a folder of its own, the database and the store ends the run with
     the weights and the history of one that was never broken."""
     with db.session_scope(engine) as session:
-        dataset, _ = datasets.add(
+        dataset, _ = versions.add(
             session, received(Storage(tmp_path / "api", store), io.BytesIO(npz_bytes(samples=80))), name="drawn"
         )
     spec: dict[str, Any] = {
@@ -227,7 +228,7 @@ def test_a_job_that_waits_for_its_data_is_cancelled_at_once(
 ) -> None:
     with db.session_scope(engine) as session:
         held = Storage(tmp_path / "api", store)
-        dataset, _ = datasets.add(session, received(held, io.BytesIO(npz_bytes())), name="drawn")
+        dataset, _ = versions.add(session, received(held, io.BytesIO(npz_bytes())), name="drawn")
     job = make_job(dataset_id=dataset.id, limits={"max_stall_seconds": 1})
     with s3_server.away(), ringing(make_host()):
         waiting = watch.until(job.id, lambda _: watch.events(job.id, "warning"), 30)
@@ -252,7 +253,7 @@ def test_a_data_set_that_is_gone_is_no_riddle(
 ) -> None:
     with db.session_scope(engine) as session:
         held = Storage(tmp_path / "api", store)
-        dataset, _ = datasets.add(session, received(held, io.BytesIO(npz_bytes())), name="drawn")
+        dataset, _ = versions.add(session, received(held, io.BytesIO(npz_bytes())), name="drawn")
     store.delete([transfers.dataset_key(dataset.sha256)])
     job = make_job(dataset_id=dataset.id)
     tasks.ring(host, "default")

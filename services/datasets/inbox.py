@@ -19,7 +19,8 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import datasets, db, tenants
+from services import db, tenants
+from services.datasets import versions
 from services.db import now
 from services.errors import Invalid, LooplineError, QuotaExceeded, TenantNotFound, TooLarge
 from services.objects import S3, Reading
@@ -135,14 +136,14 @@ def take_in(engine: Engine, storage: Storage, source: Source, entry: Entry, sett
     try:
         with db.read_scope(engine) as session:
             tenants.get(session, entry.tenant)
-        datasets.check_name(entry.name)
+        versions.check_name(entry.name)
         limits = Limits(max_bytes=settings.max_dataset_bytes)
         with (
             closing(_opened(source, entry)) as file,
-            datasets.received(storage, file, limits=limits, max_bytes=settings.max_upload_bytes) as upload,
+            versions.received(storage, file, limits=limits, max_bytes=settings.max_upload_bytes) as upload,
             db.session_scope(engine) as session,
         ):
-            added = datasets.add(session, upload, name=entry.name, tenant=entry.tenant)
+            added = versions.add(session, upload, name=entry.name, tenant=entry.tenant)
             _remember(session, entry, dataset_id=added.dataset.id)
     except (Invalid, QuotaExceeded, TenantNotFound, TooLarge) as error:
         with db.session_scope(engine) as session:
