@@ -9,11 +9,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from services import news
 from services.datasets.versions import check_name
 from services.errors import BadRequest
 from services.schedules.definitions import CATCH_UP_SECONDS, MOST_CATCH_UP_SECONDS, MOST_JITTER_SECONDS
 from services.text import PLAIN
+from services.webhooks import news
 
 T = TypeVar("T")
 MAX_INTEGER = 2**31 - 1

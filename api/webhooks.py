@@ -9,10 +9,11 @@ from flask import Response
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
-from services import db, posting, webhooks
-from services.addresses import Guard
+from services import db
 from services.errors import RateLimited
 from services.orm import Delivery, Webhook
+from services.webhooks import posting, subscriptions
+from services.webhooks.addresses import Guard
 
 api = openapi.blueprint(
     "webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs, batches, schedules and models."
@@ -41,7 +42,7 @@ def create() -> Response:
     Guard.of(service.settings).check(wanted.url)  # before the transaction: a name server may take its time
     with db.session_scope(service.engine) as session:
         asked = wanted.model_dump(exclude={"url"})
-        made = webhooks.create(session, wanted.url, **asked, tenant=auth.tenant())
+        made = subscriptions.create(session, wanted.url, **asked, tenant=auth.tenant())
         auth.note(session, "webhook.create", made.id)
     return openapi.answer(schemas.NewWebhook(**described(made).model_dump(), secret=made.secret), 201)
 
@@ -50,7 +51,7 @@ def create() -> Response:
 def index(query: schemas.PageQuery) -> Response:
     """List the webhooks of the own tenant, newest first"""
     with db.read_scope(current().engine) as session:
-        rows, more = webhooks.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = subscriptions.list(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.WebhookList(data=[described(row) for row in rows], has_more=more))
 
 
@@ -58,14 +59,14 @@ def index(query: schemas.PageQuery) -> Response:
 def show(path: schemas.WebhookPath) -> Response:
     """Look at a webhook"""
     with db.read_scope(current().engine) as session:
-        return openapi.answer(described(webhooks.get(session, path.webhook_id, tenant=auth.tenant())))
+        return openapi.answer(described(subscriptions.get(session, path.webhook_id, tenant=auth.tenant())))
 
 
 @api.delete("/<webhook_id>", operation_id="deleteWebhook", responses={204: None, **openapi.problems(404)})
 def delete(path: schemas.WebhookPath) -> Response:
     """Delete a webhook, what it was to be told, and its log"""
     with db.session_scope(current().engine) as session:
-        webhooks.delete(session, path.webhook_id, tenant=auth.tenant())
+        subscriptions.delete(session, path.webhook_id, tenant=auth.tenant())
         auth.note(session, "webhook.delete", path.webhook_id)
     return Response(status=204)
 
@@ -79,7 +80,7 @@ def rotate(path: schemas.WebhookPath) -> Response:
     For 24 hours messages are signed with the one before as well, so that the receiver can change over.
     """
     with db.session_scope(current().engine) as session:
-        row = webhooks.rotate(session, path.webhook_id, tenant=auth.tenant())
+        row = subscriptions.rotate(session, path.webhook_id, tenant=auth.tenant())
         auth.note(session, "webhook.rotate", row.id)
     return openapi.answer(schemas.NewWebhook(**described(row).model_dump(), secret=row.secret))
 
@@ -96,13 +97,13 @@ def test(path: schemas.WebhookPath) -> Response:
         raise RateLimited("Too much is waited for at once; try again in a few seconds.", retry_after_seconds=5)
     try:
         with db.session_scope(service.engine) as session:
-            message = webhooks.begin_test(session, path.webhook_id, tenant=auth.tenant())
+            message = subscriptions.begin_test(session, path.webhook_id, tenant=auth.tenant())
             auth.note(session, "webhook.test", path.webhook_id)
         guard = Guard.of(service.settings)
         outcome = posting.post(guard, message.url, message.secrets, message.id, message.body)
         with db.session_scope(service.engine) as session:
-            webhooks.record(session, message, outcome)
-            row = webhooks.get_delivery(session, path.webhook_id, message.id, tenant=auth.tenant())
+            subscriptions.record(session, message, outcome)
+            row = subscriptions.get_delivery(session, path.webhook_id, message.id, tenant=auth.tenant())
     finally:
         service.waiting.release()
     return openapi.answer(described_delivery(row))
@@ -116,7 +117,7 @@ def test(path: schemas.WebhookPath) -> Response:
 def deliveries(path: schemas.WebhookPath, query: schemas.PageQuery) -> Response:
     """List the messages of a webhook, newest first, with what came of them"""
     with db.read_scope(current().engine) as session:
-        rows, more = webhooks.deliveries(session, path.webhook_id, tenant=auth.tenant(), **query.model_dump())
+        rows, more = subscriptions.deliveries(session, path.webhook_id, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.DeliveryList(data=[described_delivery(row) for row in rows], has_more=more))
 
 
@@ -131,7 +132,7 @@ def redeliver(path: schemas.DeliveryPath) -> Response:
     It is sent within seconds, whether it had arrived or not. A webhook that is disabled is sent nothing (409).
     """
     with db.session_scope(current().engine) as session:
-        row = webhooks.redeliver(session, path.webhook_id, path.delivery_id, tenant=auth.tenant())
+        row = subscriptions.redeliver(session, path.webhook_id, path.delivery_id, tenant=auth.tenant())
         auth.note(session, "webhook.redeliver", row.id)
     return openapi.answer(described_delivery(row), 202)
 

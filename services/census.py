@@ -13,13 +13,14 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, metrics, webhooks
+from services import db, metrics
 from services.db import now
 from services.errors import Unavailable
 from services.jobs import workers
 from services.orm import Job
 from services.schedules import definitions
-from services.webhooks import Backlog
+from services.webhooks import subscriptions
+from services.webhooks.subscriptions import Backlog
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
@@ -70,7 +71,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
         listening=_tally(queue for worker in present for queue in worker.queues.split(",")),
         workers=_tally(worker.state for worker in present),
         stuck=len(workers.stuck(session, stuck_seconds)),
-        messages=webhooks.backlog(session),
+        messages=subscriptions.backlog(session),
         overdue=definitions.overdue(session, seconds=OVERDUE_SECONDS),
     )
 

@@ -646,7 +646,7 @@ class Webhook(Base):
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     url: Mapped[str]
     events: Mapped[list[str]]
-    """Those of `services.news.EVENTS` that it is told of."""
+    """Those of `services.webhooks.news.EVENTS` that it is told of."""
     only: Mapped[str | None]
     """The id of the job, batch or schedule that it is for; None: for all of the tenant's."""
     tags: Mapped[dict[str, Any]]

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from services import news, tenants
+from services import tenants
 from services.db import now
 from services.errors import (
     AliasMoved,
@@ -32,10 +32,11 @@ from services.errors import (
     NothingBefore,
     Problem,
 )
-from services.news import News
 from services.orm import Job, Model, ModelAlias, ModelMove, ModelVersion
 from services.states import Status
 from services.text import clean
+from services.webhooks import news
+from services.webhooks.news import News
 
 LATEST, PRODUCTION = "latest", "production"
 MOST_TEXT = 1000

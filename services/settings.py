@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services import production
-from services.addresses import networks
+from services.webhooks.addresses import networks
 
 
 def _secret(path: Path) -> str:

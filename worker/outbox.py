@@ -16,12 +16,13 @@ from contextlib import contextmanager
 
 from sqlalchemy.engine import Engine
 
-from services import db, faults, webhooks
-from services.addresses import Guard
+from services import db, faults
 from services.errors import Unavailable
-from services.posting import Outcome, post
 from services.settings import Settings
-from services.webhooks import Message
+from services.webhooks import subscriptions
+from services.webhooks.addresses import Guard
+from services.webhooks.posting import Outcome, post
+from services.webhooks.subscriptions import Message
 
 LOOK_SECONDS = 1.0
 MOST = 16
@@ -71,9 +72,9 @@ class Outbox:
                     pass
                 if time.monotonic() >= forget_at:
                     with db.session_scope(self._engine) as session:
-                        gone = webhooks.forget_old(session, FORGET_AT_ONCE)
+                        gone = subscriptions.forget_old(session, FORGET_AT_ONCE)
                     with db.session_scope(self._engine) as session:
-                        webhooks.forget_spent(session)
+                        subscriptions.forget_spent(session)
                     forget_at = time.monotonic() + (FORGET_SECONDS if gone < FORGET_AT_ONCE else 0.0)
             except Unavailable as error:
                 log.warning("webhooks wait: %s", error)
@@ -92,10 +93,10 @@ class Outbox:
             if self._busy.total() >= MOST:
                 return False
         with db.read_scope(self._engine) as session:
-            if not webhooks.any_due(session):
+            if not subscriptions.any_due(session):
                 return False
         with db.session_scope(self._engine) as session:
-            message = webhooks.claim(session, without=full)
+            message = subscriptions.claim(session, without=full)
         if message is None:
             return False
         faults.point("webhook.claimed")
@@ -138,6 +139,6 @@ def deliver(engine: Engine, guard: Guard, message: Message) -> None:
         outcome = Outcome(None, "Something went wrong inside Loopline; the scheduler's log has the traceback.")
     faults.point("webhook.sent")
     with db.session_scope(engine) as session:
-        webhooks.record(session, message, outcome)
+        subscriptions.record(session, message, outcome)
     if not outcome.delivered:
         log.warning("%s, attempt %d, to %s: %s", message.id, message.attempt, message.webhook_id, outcome.error)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import faults, idempotency, news, tenants
+from services import faults, idempotency, tenants
 from services.db import now
 from services.errors import BatchNotFound, JobNotFound, SpecInvalid
 from services.idempotency import Key
@@ -26,10 +26,11 @@ from services.jobs import control, matrix, submission
 from services.jobs.control import Wanted
 from services.jobs.matrix import Cell, Source
 from services.jobs.submission import Parsed
-from services.news import News, moment
 from services.orm import Batch, Job, new_id
 from services.states import TERMINAL, Status
 from services.text import clean
+from services.webhooks import news
+from services.webhooks.news import News, moment
 
 MOST_TOLD = 100
 """Jobs that `batch.ended` names."""

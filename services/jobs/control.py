@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import metrics, news, tenants
+from services import metrics, tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.jobs import events, lanes, retraining, series
@@ -29,6 +29,7 @@ from services.orm import Checkpoint, Dataset, Epoch, Event, IdempotencyKey, Job,
 from services.states import ALLOWED, PERMANENT, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
 from services.text import clean
 from services.training.epochs import NAME as NAME_OF_EPOCHS
+from services.webhooks import news
 
 if TYPE_CHECKING:
     from services.training.spec import Spec

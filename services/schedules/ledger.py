@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from services import metrics, news
-from services.news import News, moment
+from services import metrics
 from services.orm import Firing, Job, Schedule
 from services.schedules.outcomes import Outcome, Reason
+from services.webhooks import news
+from services.webhooks.news import News, moment
 
 EVENTS: Mapping[Outcome, str] = {
     Outcome.FIRED: "schedule.fired",

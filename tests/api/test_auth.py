@@ -19,7 +19,7 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import db, keys, registry, tenants, webhooks
+from services import db, keys, registry, tenants
 from services.datasets import versions
 from services.jobs import batches, control, submission
 from services.jobs.control import Lease
@@ -28,6 +28,7 @@ from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
 from services.schedules import definitions
 from services.settings import Settings
+from services.webhooks import subscriptions
 from tests.api.conftest import Put
 from tests.conftest import received
 
@@ -127,8 +128,8 @@ class World:
                     registry.promote(session, model, version, tenant=tenant)
             wanted = definitions.Definition("@daily", self.spec)
             schedule = definitions.create(session, f"nightly-{len(self.ids)}", wanted, tenant=tenant)
-            hook = webhooks.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant=tenant)
-            told = webhooks.begin_test(session, hook.id, tenant=tenant)
+            hook = subscriptions.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant=tenant)
+            told = subscriptions.begin_test(session, hook.id, tenant=tenant)
         made = {"job_id": job.id, "batch_id": batch.id, "webhook_id": hook.id, "delivery_id": told.id}
         made["schedule"] = schedule.id
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}

@@ -23,12 +23,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from services import db, registry, webhooks
+from services import db, registry
 from services.jobs import control, workers
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.jobs.events import Line, log
 from services.settings import Settings
+from services.webhooks import subscriptions
 
 Put = Callable[[str, str, bytes], dict[str, Any]]
 CHECKS = [
@@ -100,8 +101,8 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
         registry.promote(session, "toy", "1")
         control.pause(session, ids[4])
         workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
-        hook = webhooks.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant="default").id
-        message = webhooks.begin_test(session, hook, tenant="default").id
+        hook = subscriptions.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant="default").id
+        message = subscriptions.begin_test(session, hook, tenant="default").id
     told = {"webhook_id": [hook], "delivery_id": [message]}
     return {**told, "job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"], **REGISTERED}
 

@@ -14,7 +14,7 @@ from loopline.cli import app
 from standardwebhooks.webhooks import Webhook as Verifier
 from typer.testing import CliRunner, Result
 
-from services.news import EVENTS
+from services.webhooks.news import EVENTS
 from tests.client.conftest import Service
 from tests.receiving import Receiver, receiving, status
 

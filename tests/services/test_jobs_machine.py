@@ -20,13 +20,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, faults, tenants, webhooks
+from services import db, faults, tenants
 from services.errors import LeaseLost
 from services.jobs import control, events
 from services.jobs.control import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
-from services.news import OF_STATUS
 from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, Lane, LogLine, StepChunk
 from services.training.spec import Spec
+from services.webhooks import subscriptions
+from services.webhooks.news import OF_STATUS
 
 PICK = st.integers(0, 1000)
 VERBS = (
@@ -112,7 +113,7 @@ class Life(RuleBasedStateMachine):
                 session.execute(sa.delete(table))
             for tenant, share in SHARES.items():
                 tenants.create(session, tenant, share=share, max_running=LIMIT if tenant == "acme" else None)
-                webhooks.create(session, "https://example.com/", events=OF_STATUS.values(), tenant=tenant)
+                subscriptions.create(session, "https://example.com/", events=OF_STATUS.values(), tenant=tenant)
 
     def do(self, verb: Callable[[Session], Any]) -> Any:
         """One transaction. Killed after its commit it has happened all the same, and only the answer is lost."""

@@ -10,13 +10,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, metrics, webhooks
+from services import db, metrics
 from services.census import Census
 from services.jobs import control, workers
 from services.jobs.control import Lease
 from services.orm import Delivery, Job, Webhook
-from services.posting import Outcome
 from services.settings import Settings
+from services.webhooks import subscriptions
+from services.webhooks.posting import Outcome
 from tests.scraping import Scrape, free_port, scrape
 
 MakeJob = Callable[..., Job]
@@ -186,15 +187,15 @@ def test_messages_of_webhooks_are_counted_by_what_came_of_them(engine: Engine, m
     metrics.expect([])
     assert read().value("loopline_deliveries_total", outcome="given_up") == 0
     with db.session_scope(engine) as session:
-        webhooks.create(session, "https://example.com/", events=["job.queued"], tenant="default")
+        subscriptions.create(session, "https://example.com/", events=["job.queued"], tenant="default")
     for outcome in (Outcome(204, None), Outcome(500, "No."), Outcome(410, "Gone.")):
         make_job()
         with db.session_scope(engine) as session:
             session.execute(sa.update(Webhook).values(quiet_until=0.0))
-            message = webhooks.claim(session)
+            message = subscriptions.claim(session)
             assert message is not None
         with db.session_scope(engine) as session:
-            webhooks.record(session, message, outcome)
+            subscriptions.record(session, message, outcome)
     found = read()
     for name in ("delivered", "failed", "given_up"):
         assert found.value("loopline_deliveries_total", outcome=name) == 1
@@ -202,7 +203,7 @@ def test_messages_of_webhooks_are_counted_by_what_came_of_them(engine: Engine, m
     assert found.value("loopline_webhooks", state="enabled") == 0
     assert found.value("loopline_deliveries_waiting") == found.value("loopline_deliveries_oldest_seconds") == 0
     with db.session_scope(engine) as session:
-        webhooks.create(session, "https://example.com/", events=["job.queued"], tenant="default")
+        subscriptions.create(session, "https://example.com/", events=["job.queued"], tenant="default")
     make_job()
     with db.session_scope(engine) as session:
         session.execute(sa.update(Delivery).where(Delivery.attempts == 0).values(next_at=db.now() - 300))

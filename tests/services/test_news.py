@@ -13,14 +13,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, news, reconciler, registry, tenants, webhooks
+from services import db, reconciler, registry, tenants
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
 from services.jobs import batches, control
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Delivery, Job, Webhook
-from services.posting import Outcome
 from services.settings import Settings
+from services.webhooks import news, subscriptions
+from services.webhooks.posting import Outcome
 
 MakeBatch = Callable[..., tuple[str, Sequence[str]]]
 
@@ -46,7 +47,7 @@ def make_batch(engine: Engine) -> MakeBatch:
 def hook(engine: Engine, *events: str, **given: Any) -> Webhook:
     with db.session_scope(engine) as session:
         url, tenant = "https://example.com/", given.pop("tenant", "default")
-        return webhooks.create(session, url, events=events or None, tenant=tenant, **given)
+        return subscriptions.create(session, url, events=events or None, tenant=tenant, **given)
 
 
 def told(engine: Engine, *hooks: Webhook) -> list[tuple[str, dict[str, Any]]]:
@@ -296,7 +297,7 @@ def test_a_webhook_made_while_its_job_ends_is_refused_or_hears_of_it(
 def test_those_for_one_job_or_batch_count_apart(
     engine: Engine, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "MOST_ONLY", 1)
+    monkeypatch.setattr(subscriptions, "MOST_ONLY", 1)
     hook(engine, only=make_job().id)
     hook(engine)
     with pytest.raises(QuotaExceeded, match="has 1 webhooks for one job, batch or schedule and may have 1"):
@@ -314,7 +315,7 @@ def test_a_webhook_is_forgotten_a_week_after_what_it_was_for(engine: Engine, mak
     def forget() -> list[str]:
         with db.session_scope(engine) as session:
             before = set(session.scalars(sa.select(Webhook.id)))
-            gone = webhooks.forget_spent(session)
+            gone = subscriptions.forget_spent(session)
             after = set(session.scalars(sa.select(Webhook.id)))
             assert gone == len(before - after)
             return sorted(before - after)
@@ -322,11 +323,11 @@ def test_a_webhook_is_forgotten_a_week_after_what_it_was_for(engine: Engine, mak
     assert forget() == []
     with db.session_scope(engine) as session:  # a week later
         control.delete(session, ids[1])
-        session.execute(sa.update(Webhook).values(created_at=db.now() - webhooks.SPENT_SECONDS - 1))
+        session.execute(sa.update(Webhook).values(created_at=db.now() - subscriptions.SPENT_SECONDS - 1))
         session.execute(sa.update(Delivery).values(next_at=None))
     assert forget() == []  # for what was told is not a week old
     with db.session_scope(engine) as session:
-        session.execute(sa.update(Delivery).values(created_at=db.now() - webhooks.SPENT_SECONDS - 1))
+        session.execute(sa.update(Delivery).values(created_at=db.now() - subscriptions.SPENT_SECONDS - 1))
         session.execute(sa.update(Delivery).where(Delivery.webhook_id == of_batch.id).values(next_at=db.now()))
     assert forget() == sorted([of_job.id, of_deleted.id])
     assert told(engine, of_job, of_deleted) == []
@@ -342,37 +343,37 @@ def test_an_old_secret_signs_for_a_day_and_is_forgotten(engine: Engine, make_job
 
     def secrets() -> Sequence[str]:
         with db.session_scope(engine) as session:
-            return webhooks.begin_test(session, webhook.id, tenant="default").secrets
+            return subscriptions.begin_test(session, webhook.id, tenant="default").secrets
 
     def rotate() -> str:
         with db.session_scope(engine) as session:
-            return webhooks.rotate(session, webhook.id, tenant="default").secret
+            return subscriptions.rotate(session, webhook.id, tenant="default").secret
 
     def later(seconds: float) -> None:
         with db.session_scope(engine) as session:
-            row = webhooks.get(session, webhook.id, tenant="default")
+            row = subscriptions.get(session, webhook.id, tenant="default")
             row.old_secrets = [{**one, "until": one["until"] - seconds} for one in row.old_secrets or ()]
 
     assert secrets() == [webhook.secret]
     second = rotate()
     make_job()
     with db.session_scope(engine) as session:
-        claimed_message = webhooks.claim(session)
+        claimed_message = subscriptions.claim(session)
         assert claimed_message is not None
     assert claimed_message.secrets == secrets() == [second, webhook.secret]
     assert second not in repr(claimed_message)
     later(3600)
     third = rotate()  # as by a request that was sent again
     assert secrets() == [third, second, webhook.secret]
-    later(webhooks.ROTATION_SECONDS - 1800)
+    later(subscriptions.ROTATION_SECONDS - 1800)
     assert secrets() == [third, second]
     later(1800)
     assert secrets() == [third]
     with db.session_scope(engine) as session:
-        assert webhooks.forget_spent(session) == 0
-        assert webhooks.get(session, webhook.id, tenant="default").old_secrets is None
+        assert subscriptions.forget_spent(session) == 0
+        assert subscriptions.get(session, webhook.id, tenant="default").old_secrets is None
     newest = [rotate() for _ in range(5)]
-    assert secrets() == newest[: -2 - webhooks.MOST_OLD_SECRETS : -1]
+    assert secrets() == newest[: -2 - subscriptions.MOST_OLD_SECRETS : -1]
 
 
 def test_whether_batches_have_ended_is_asked_of_those_that_go_on(engine: Engine) -> None:
@@ -403,11 +404,11 @@ def test_nobody_listening_costs_one_look(engine: Engine, make_batch: MakeBatch) 
 
 
 def test_deliveries_are_counted_and_what_waits_is_known(engine: Engine, make_job: Callable[..., Job]) -> None:
-    def backlog() -> webhooks.Backlog:
+    def backlog() -> subscriptions.Backlog:
         with db.read_scope(engine) as session:
-            return webhooks.backlog(session)
+            return subscriptions.backlog(session)
 
-    assert backlog() == webhooks.Backlog(0, 0, 0, 0.0)
+    assert backlog() == subscriptions.Backlog(0, 0, 0, 0.0)
     first, second = hook(engine, "job.queued"), hook(engine, "job.queued")
     make_job()
     with db.session_scope(engine) as session:
@@ -419,10 +420,10 @@ def test_deliveries_are_counted_and_what_waits_is_known(engine: Engine, make_job
         session.execute(sa.update(Webhook).where(Webhook.id == first.id).values(quiet_until=db.now() - 50))
     assert 50 <= backlog().oldest_seconds < 70
     with db.session_scope(engine) as session:
-        message = webhooks.claim(session, without=[second.id])
+        message = subscriptions.claim(session, without=[second.id])
         assert message is not None
     with db.session_scope(engine) as session:
-        webhooks.record(session, message, Outcome(410, "The receiver answered 410."))
+        subscriptions.record(session, message, Outcome(410, "The receiver answered 410."))
     found = backlog()
     assert (found.enabled, found.disabled, found.waiting) == (1, 1, 1)
     assert found.oldest_seconds < 20

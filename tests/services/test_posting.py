@@ -17,9 +17,9 @@ from flask import Flask
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from services import posting
-from services.addresses import Guard, networks
-from services.posting import Outcome, new_secret, post, sign
+from services.webhooks import posting
+from services.webhooks.addresses import Guard, networks
+from services.webhooks.posting import Outcome, new_secret, post, sign
 from tests.receiving import receiving
 
 PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"

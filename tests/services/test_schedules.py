@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, news, tenants, webhooks
+from services import db, tenants
 from services.datasets import versions
 from services.errors import (
     IdempotencyConflict,
@@ -34,6 +34,7 @@ from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import cron, definitions, firings
 from services.schedules.definitions import Definition
 from services.storage import Storage
+from services.webhooks import news, subscriptions
 from tests.conftest import received
 from worker.scheduler import keep_schedules
 
@@ -680,15 +681,17 @@ def test_webhooks_are_told_once_of_what_came_of_each_slot(
     schedule = make(overlap="queue", submit={**SPEC, "tags": {"team": "speech"}})
     with scope() as session:
         every = [event for event in news.EVENTS if event.startswith("schedule.")]
-        everything = webhooks.create(session, "https://example.com/", events=every, tenant="default")
-        tagged = webhooks.create(
+        everything = subscriptions.create(session, "https://example.com/", events=every, tenant="default")
+        tagged = subscriptions.create(
             session, "https://example.com/", events=every, tags={"team": "speech"}, tenant="default"
         )
-        usual = webhooks.create(session, "https://example.com/", only=schedule.id, tenant="default")
+        usual = subscriptions.create(session, "https://example.com/", only=schedule.id, tenant="default")
         ends = ["job.succeeded", "batch.ended"]
-        its_jobs = webhooks.create(session, "https://example.com/", events=ends, only=schedule.id, tenant="default")
+        its_jobs = subscriptions.create(
+            session, "https://example.com/", events=ends, only=schedule.id, tenant="default"
+        )
         other = definitions.create(session, "other", NIGHTLY)
-        others = webhooks.create(session, "https://example.com/", only=other.id, tenant="default")
+        others = subscriptions.create(session, "https://example.com/", only=other.id, tenant="default")
         definitions.pause(session, "other")
     for day in (25, 26, 27):
         clock.set(f"2026-11-{day}T02:30:00")
@@ -723,11 +726,11 @@ def test_a_slot_that_is_refused_is_told_and_a_webhook_goes_with_its_schedule(
 ) -> None:
     schedule = make()
     with scope() as session:
-        webhook = webhooks.create(session, "https://example.com/", only=schedule.id, tenant="default")
+        webhook = subscriptions.create(session, "https://example.com/", only=schedule.id, tenant="default")
         with pytest.raises(ScheduleNotFound):
-            webhooks.create(session, "https://example.com/", only="sch_" + "0" * 26, tenant="default")
+            subscriptions.create(session, "https://example.com/", only="sch_" + "0" * 26, tenant="default")
         with pytest.raises(Invalid, match="cannot happen"):
-            webhooks.create(
+            subscriptions.create(
                 session, "https://example.com/", events=["model.promoted"], only=schedule.id, tenant="default"
             )
         session.execute(sa.update(Schedule).values(submit={"training": {"epochs": -1}}))
@@ -739,9 +742,9 @@ def test_a_slot_that_is_refused_is_told_and_a_webhook_goes_with_its_schedule(
         long_ago = db.now() - 30 * DAY
         session.execute(sa.update(Webhook).values(created_at=long_ago))
         session.execute(sa.update(Delivery).values(created_at=long_ago, next_at=None))
-        assert webhooks.forget_spent(session) == 0
+        assert subscriptions.forget_spent(session) == 0
         definitions.delete(session, "nightly")
-        assert webhooks.forget_spent(session) == 1
+        assert subscriptions.forget_spent(session) == 1
 
 
 def test_a_schedule_that_was_set_when_names_might_hold_more_goes_on(

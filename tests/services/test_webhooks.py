@@ -11,14 +11,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, tenants, webhooks
+from services import db, tenants
 from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
 from services.jobs import control
 from services.jobs.control import Lease
-from services.news import OF_STATUS
 from services.orm import Delivery, Job, Webhook
-from services.posting import Outcome
-from services.webhooks import Message
+from services.webhooks import subscriptions
+from services.webhooks.news import OF_STATUS
+from services.webhooks.posting import Outcome
+from services.webhooks.subscriptions import Message
 
 MakeJob = Callable[..., Job]
 ALL = tuple(OF_STATUS.values())
@@ -28,7 +29,7 @@ FAILED = Outcome(500, "The receiver answered 500.", "oh no")
 
 def hook(engine: Engine, *, events: Any = ALL, tags: Any = None, tenant: str = "default") -> Webhook:
     with db.session_scope(engine) as session:
-        return webhooks.create(session, "https://example.com/", events=events, tags=tags, tenant=tenant)
+        return subscriptions.create(session, "https://example.com/", events=events, tags=tags, tenant=tenant)
 
 
 def outbox(engine: Engine) -> list[Delivery]:
@@ -42,7 +43,7 @@ def told(engine: Engine) -> list[str]:
 
 def claim(engine: Engine, **given: Any) -> Message | None:
     with db.session_scope(engine) as session:
-        return webhooks.claim(session, **given)
+        return subscriptions.claim(session, **given)
 
 
 def attempt(engine: Engine, outcome: Outcome) -> Message:
@@ -50,16 +51,16 @@ def attempt(engine: Engine, outcome: Outcome) -> Message:
     with db.session_scope(engine) as session:
         session.execute(sa.update(Delivery).where(Delivery.next_at.is_not(None)).values(next_at=0.0))
         session.execute(sa.update(Webhook).values(quiet_until=0.0))
-        message = webhooks.claim(session)
+        message = subscriptions.claim(session)
         assert message is not None
     with db.session_scope(engine) as session:
-        webhooks.record(session, message, outcome)
+        subscriptions.record(session, message, outcome)
     return message
 
 
 def look(engine: Engine, webhook: Webhook) -> Webhook:
     with db.read_scope(engine) as session:
-        return webhooks.get(session, webhook.id, tenant=webhook.tenant)
+        return subscriptions.get(session, webhook.id, tenant=webhook.tenant)
 
 
 def test_every_move_is_told_once_in_its_own_transaction(engine: Engine, make_job: MakeJob) -> None:
@@ -140,15 +141,15 @@ def test_a_message_whose_sender_fell_silent_is_sent_by_another_under_the_same_id
     assert first is not None
     assert claim(engine) is None
     with db.session_scope(engine) as session:  # a minute later
-        session.execute(sa.update(Delivery).values(next_at=Delivery.next_at - webhooks.LEASE_SECONDS))
+        session.execute(sa.update(Delivery).values(next_at=Delivery.next_at - subscriptions.LEASE_SECONDS))
     second = claim(engine)
     assert second is not None
     assert (second.id, second.attempt, second.body) == (first.id, 2, first.body)
     with db.session_scope(engine) as session:  # the first one was only slow, and failed: that counts no more
-        webhooks.record(session, first, FAILED)
+        subscriptions.record(session, first, FAILED)
     assert outbox(engine)[0].last_status is None
     with db.session_scope(engine) as session:
-        webhooks.record(session, second, ARRIVED)
+        subscriptions.record(session, second, ARRIVED)
     assert claim(engine) is None
     [row] = outbox(engine)
     assert (row.next_at, row.last_status, row.delivered_at is not None) == (None, 204, True)
@@ -160,13 +161,13 @@ def test_failures_are_tried_again_for_three_days_and_then_the_webhook_is_disable
     webhook = hook(engine, events=["job.queued"])
     make_job()
     waits = []
-    for _ in webhooks.RETRY_SECONDS:
+    for _ in subscriptions.RETRY_SECONDS:
         attempt(engine, FAILED)
         with db.read_scope(engine) as session:
             waits.append(session.scalar(sa.select(Delivery.next_at - db.now())) or 0.0)
-    for wait, least in zip(waits, webhooks.RETRY_SECONDS, strict=True):
+    for wait, least in zip(waits, subscriptions.RETRY_SECONDS, strict=True):
         assert least - 2 < wait <= least * 1.2
-    assert 3 < sum(webhooks.RETRY_SECONDS) / 86_400 < 4
+    assert 3 < sum(subscriptions.RETRY_SECONDS) / 86_400 < 4
     assert look(engine, webhook).disabled_at is None
     message = attempt(engine, FAILED)
     [row] = outbox(engine)
@@ -196,11 +197,11 @@ def test_a_receiver_that_is_gone_is_told_nothing_more_until_a_test_succeeds(engi
     assert "410" in (look(engine, webhook).disabled_reason or "")
     assert claim(engine) is None
     with pytest.raises(Conflict, match="a test that succeeds enables it"), db.session_scope(engine) as session:
-        webhooks.redeliver(session, webhook.id, outbox(engine)[0].id, tenant="default")
+        subscriptions.redeliver(session, webhook.id, outbox(engine)[0].id, tenant="default")
     with db.session_scope(engine) as session:
-        trial = webhooks.begin_test(session, webhook.id, tenant="default")
+        trial = subscriptions.begin_test(session, webhook.id, tenant="default")
     with db.session_scope(engine) as session:
-        webhooks.record(session, trial, ARRIVED)
+        subscriptions.record(session, trial, ARRIVED)
     assert look(engine, webhook).disabled_at is None
     waiting = claim(engine)  # what waited goes on
     assert waiting is not None
@@ -242,9 +243,9 @@ def test_a_message_is_sent_again_on_request_under_its_own_id(engine: Engine, mak
     first = attempt(engine, ARRIVED)
     for unknown, error in (((webhook.id, "msg_1"), DeliveryNotFound), (("wh_1", first.id), WebhookNotFound)):
         with pytest.raises(error), db.session_scope(engine) as session:
-            webhooks.redeliver(session, *unknown, tenant="default")
+            subscriptions.redeliver(session, *unknown, tenant="default")
     with db.session_scope(engine) as session:
-        assert webhooks.redeliver(session, webhook.id, first.id, tenant="default").delivered_at is None
+        assert subscriptions.redeliver(session, webhook.id, first.id, tenant="default").delivered_at is None
     again = claim(engine)
     assert again is not None
     assert (again.id, again.attempt, again.body) == (first.id, 2, first.body)
@@ -258,18 +259,18 @@ def test_deleting_a_webhook_forgets_its_messages_and_old_ones_are_forgotten_anyw
     message = claim(engine, without=[kept.id])
     assert message is not None
     with db.session_scope(engine) as session:
-        webhooks.delete(session, gone.id, tenant="default")
+        subscriptions.delete(session, gone.id, tenant="default")
     with db.session_scope(engine) as session:
-        webhooks.record(session, message, FAILED)  # it was under way
+        subscriptions.record(session, message, FAILED)  # it was under way
     assert [row.webhook_id for row in outbox(engine)] == [kept.id]
     with db.session_scope(engine) as session:
-        assert webhooks.forget_old(session, 10) == 0
-        session.execute(sa.update(Delivery).values(created_at=db.now() - webhooks.KEPT_SECONDS - 1))
-        assert webhooks.forget_old(session, 10) == 1
+        assert subscriptions.forget_old(session, 10) == 0
+        session.execute(sa.update(Delivery).values(created_at=db.now() - subscriptions.KEPT_SECONDS - 1))
+        assert subscriptions.forget_old(session, 10) == 1
 
 
 def test_a_tenant_has_twenty_webhooks_at_most(engine: Engine) -> None:
-    for _ in range(webhooks.MOST):
+    for _ in range(subscriptions.MOST):
         hook(engine)
     with pytest.raises(QuotaExceeded, match="has 20 webhooks and may have 20"):
         hook(engine)

@@ -13,12 +13,13 @@ from sqlalchemy.engine import Engine
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from services import db, posting, webhooks
-from services.addresses import Guard, networks
+from services import db
 from services.jobs import batches
 from services.orm import Delivery, Job, Webhook
-from services.posting import Outcome
 from services.settings import Settings
+from services.webhooks import posting, subscriptions
+from services.webhooks.addresses import Guard, networks
+from services.webhooks.posting import Outcome
 from tests.receiving import Receiver, receiving, status
 from tests.worker.watching import Process
 from worker import outbox
@@ -43,7 +44,7 @@ def sender(settings: Settings, engine: Engine) -> Iterator[outbox.Outbox]:
 
 def hook(engine: Engine, url: str, event: str = "job.queued") -> Webhook:
     with db.session_scope(engine) as session:
-        return webhooks.create(session, url, events=[event], tenant="default")
+        return subscriptions.create(session, url, events=[event], tenant="default")
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_both_secrets_verify_while_a_receiver_changes_over(
 ) -> None:
     webhook = hook(engine, receiver.url)
     with db.session_scope(engine) as session:
-        rotated = webhooks.rotate(session, webhook.id, tenant="default").secret
+        rotated = subscriptions.rotate(session, webhook.id, tenant="default").secret
     make_job()
     assert sender.send_one()
     [heard] = receiver.until(1)
@@ -186,7 +187,7 @@ def test_a_receiver_that_is_gone_is_disabled(
     assert sender.send_one()
     assert settled(engine, 1).given_up_at is not None
     with db.read_scope(engine) as session:
-        assert webhooks.get(session, webhook.id, tenant="default").disabled_at is not None
+        assert subscriptions.get(session, webhook.id, tenant="default").disabled_at is not None
     hurry(engine)
     assert not sender.send_one()
 

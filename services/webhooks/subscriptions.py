@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db, metrics, news, tenants
+from services import db, metrics, tenants
 from services.db import now, rowcount
 from services.errors import (
     BatchNotFound,
@@ -31,9 +31,10 @@ from services.errors import (
     WebhookNotFound,
 )
 from services.orm import Batch, Delivery, Job, Schedule, Webhook, new_id
-from services.posting import Outcome, new_secret
 from services.states import TERMINAL
 from services.text import clean
+from services.webhooks import news
+from services.webhooks.posting import Outcome, new_secret
 
 MOST = 20
 """Webhooks a tenant may have for all that happens to it."""

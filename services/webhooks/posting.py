@@ -23,9 +23,9 @@ from functools import cache
 from secrets import token_bytes
 from typing import Any
 
-from services.addresses import Address, Guard, Place
 from services.errors import AddressRefused
 from services.text import clean
+from services.webhooks.addresses import Address, Guard, Place
 
 MARK = "whsec_"
 CONNECT_SECONDS = 5.0

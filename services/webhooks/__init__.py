@@ -1,0 +1,1 @@
+"""Webhooks: who subscribes to what, the messages, and how one is sent."""
