@@ -29,7 +29,8 @@ from api import (
 )
 from api import bell as doorbell
 from api.service import Service
-from services import db, storage
+from services import db
+from services.blobs import storage
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
 

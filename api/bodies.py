@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
 from api.service import current
+from services.blobs.storage import Readable
 from services.errors import BadRequest, Busy, Invalid, Problem, SpecInvalid
 from services.settings import Settings
-from services.storage import Readable
 from services.training import spec
 from services.training.sentences import problems_of
 

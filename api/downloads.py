@@ -12,9 +12,9 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from flask import Response, request, send_file
 
+from services.blobs.objects import S3, Reading
+from services.blobs.storage import Readable, Storage
 from services.errors import NotFound
-from services.objects import S3, Reading
-from services.storage import Readable, Storage
 
 CHUNK_BYTES = 1 << 18
 DATED = (1980, 1, 1, 0, 0, 0)  # equal files make equal zips

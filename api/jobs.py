@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from api import auth, bodies, openapi, polling, schemas
 from api.schemas import moment, moment_or_none
 from api.service import current
-from services import db, faults, transfers
+from services import db, faults
+from services.blobs import transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
 from services.jobs import control, queries, submission

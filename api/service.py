@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 from sqlalchemy import Engine
 
+from services.blobs.storage import Storage
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
-from services.storage import Storage
 
 if TYPE_CHECKING:
     from api.auth import Keyring

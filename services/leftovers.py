@@ -12,11 +12,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
+from services.blobs.objects import S3
+from services.blobs.storage import STRAY_SECONDS, Storage
+from services.blobs.transfers import LOOK_SECONDS, dataset_key
 from services.datasets import versions
 from services.jobs import control
-from services.objects import S3
-from services.storage import STRAY_SECONDS, Storage
-from services.transfers import LOOK_SECONDS, dataset_key
 
 CACHE_SECONDS = 24 * 3600.0
 """A data set that no job of a host has needed for so long leaves that host's folder."""

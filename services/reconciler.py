@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Engine
 
 from services import db, faults, idempotency, leftovers
+from services.blobs.storage import STRAY_SECONDS, Storage
 from services.datasets import versions
 from services.jobs import batches, control, lanes, workers
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
-from services.storage import STRAY_SECONDS, Storage
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine, make_url
 
-from services import db, objects
+from services import db
+from services.blobs import objects
+from services.blobs.objects import S3
+from services.blobs.storage import Readable, Storage
 from services.datasets import versions
 from services.datasets.versions import Received
 from services.jobs import control
-from services.objects import S3
 from services.orm import Base, Job
 from services.settings import Settings
-from services.storage import Readable, Storage
 from services.training import npz
 from services.training.environment import ENVIRONMENT
 from services.training.spec import Spec, parse

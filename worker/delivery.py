@@ -23,14 +23,15 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from services import db, storage, transfers
+from services import db
+from services.blobs import storage, transfers
+from services.blobs.objects import S3
+from services.blobs.storage import Storage, sha256
+from services.blobs.transfers import Gone
 from services.errors import StorageUnavailable, Unavailable
 from services.jobs import control
-from services.objects import S3
 from services.states import Reason
-from services.storage import Storage, sha256
 from services.training import epochs
-from services.transfers import Gone
 from worker.courier import Courier
 from worker.record import PLACES, Batch, Event
 from worker.slot import Claim, Slot

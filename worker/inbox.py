@@ -13,12 +13,13 @@ from contextlib import contextmanager
 
 from sqlalchemy.engine import Engine
 
-from services import db, storage
+from services import db
+from services.blobs import storage
+from services.blobs.storage import Storage
 from services.datasets import inbox
 from services.datasets.inbox import MOST_FILES, Source
 from services.errors import Unavailable
 from services.settings import Settings
-from services.storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
-from services import db, logs, metrics, storage
+from services import db, logs, metrics
+from services.blobs import storage
 from services.settings import Settings
 from worker import tasks, transport
 from worker.devices import gpu_of

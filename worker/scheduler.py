@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, logs, metrics, storage
+from services import db, logs, metrics
+from services.blobs import storage
 from services.census import Census
 from services.errors import Unavailable
 from services.jobs import control

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.engine import Engine
 
+from services.blobs.storage import Storage
 from services.jobs.retraining import Baseline
 from services.orm import Checkpoint, Job
 from services.settings import Settings
-from services.storage import Storage
 from worker.devices import Gpu
 from worker.drain import Drain
 from worker.spare import Spares

@@ -20,13 +20,13 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db, tenants
+from services.blobs.objects import S3, Reading
+from services.blobs.storage import Storage
 from services.datasets import versions
 from services.db import now
 from services.errors import Invalid, LooplineError, QuotaExceeded, TenantNotFound, TooLarge
-from services.objects import S3, Reading
 from services.orm import InboxFile
 from services.settings import Settings
-from services.storage import Storage
 from services.text import clean
 from services.training.npz import Limits
 

@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import db, tenants, transfers
+from services import db, tenants
+from services.blobs import transfers
+from services.blobs.storage import Incoming, Readable, Storage
 from services.db import now
 from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
 from services.states import TERMINAL
-from services.storage import Incoming, Readable, Storage
 from services.training import npz, suspicions
 from services.training.npz import Limits
 from services.training.spec import Spec

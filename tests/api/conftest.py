@@ -14,11 +14,11 @@ from flask.testing import FlaskClient
 from api.app import create_app
 from api.service import Service
 from services import db
+from services.blobs.storage import Storage
 from services.jobs import control
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
-from services.storage import Storage
 from tests.api import answers
 
 SPEC: dict[str, Any] = {

@@ -206,7 +206,7 @@ def test_a_full_disk_is_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("services.storage._received", full)
+    monkeypatch.setattr("services.blobs.storage._received", full)
     answer = client.post("/v1/datasets?name=toy", data=b"x", content_type="application/zip")
     assert (answer.status_code, answer.get_json()["code"]) == (503, "unavailable")
 

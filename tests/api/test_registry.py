@@ -168,7 +168,7 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(client: FlaskClient, tr
 def test_a_version_is_downloaded_from_an_object_store(
     make_app: Callable[..., Flask], sqlite_url: str, store_settings: dict[str, Any], put: Put, spec: Any
 ) -> None:
-    from services import transfers
+    from services.blobs import transfers
 
     app = make_app(sqlite_url, **store_settings)
     client, service = app.test_client(), app.extensions["loopline"]

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 
 from services import db
+from services.blobs.storage import Storage
 from services.jobs import control
 from services.jobs.control import Lease
-from services.storage import Storage
 from tests.serving import Server, serving
 
 

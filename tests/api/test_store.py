@@ -15,12 +15,13 @@ from flask.testing import FlaskClient
 
 from api import health
 from api.service import Service
-from services import db, transfers
+from services import db
+from services.blobs import transfers
+from services.blobs.objects import S3
+from services.blobs.storage import Storage
 from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease
-from services.objects import S3
-from services.storage import Storage
 from tests.api.conftest import Put
 from tests.conftest import S3Server
 

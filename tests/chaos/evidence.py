@@ -13,8 +13,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
+from services.blobs.storage import sha256
 from services.orm import Checkpoint, Epoch, Event, Job, LogLine, StepChunk
-from services.storage import sha256
 
 UNTIMED = frozenset({"seconds", "samples_per_second"})
 """What a record says of the clock; no two runs have it equal."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from local.launcher import _free_port, _is_ready
 from services import db, reconciler
+from services.blobs.storage import Storage
 from services.settings import Settings
-from services.storage import Storage
 from tests.chaos import evidence, nemesis, points, servers, twins
 from tests.chaos.checks import Check, all_checks
 from tests.chaos.evidence import Ack, Evidence, Thaw

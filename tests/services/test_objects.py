@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from services import objects
+from services.blobs import objects
+from services.blobs.objects import S3, Changed
 from services.errors import StorageUnavailable
-from services.objects import S3, Changed
 from tests.conftest import S3Server
 
 ROOT = Path(__file__).parent.parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services import db
-from services.storage import Storage
+from services.blobs.storage import Storage
 
 
 def mode(path: Path) -> str:

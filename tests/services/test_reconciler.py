@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db, idempotency, reconciler
+from services.blobs.storage import Storage
 from services.jobs import control, workers
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import IdempotencyKey, Job, Worker, new_id
 from services.settings import Settings
-from services.storage import Storage
 from tests.services.conftest import claimed, let_expire
 
 

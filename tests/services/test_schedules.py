@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db, tenants
+from services.blobs.storage import Storage
 from services.datasets import versions
 from services.errors import (
     IdempotencyConflict,
@@ -33,7 +34,6 @@ from services.jobs.control import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import cron, definitions, firings
 from services.schedules.definitions import Definition
-from services.storage import Storage
 from services.webhooks import news, subscriptions
 from tests.conftest import received
 from worker.scheduler import keep_schedules

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from services import storage as blobs
+from services.blobs import storage as blobs
+from services.blobs.storage import Storage
 from services.errors import TooLarge
-from services.storage import Storage
 
 JOB = "job_01k9zzzzzzzzzzzzzzzzzzzzzz"
 

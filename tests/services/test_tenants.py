@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db, idempotency, tenants
+from services.blobs.storage import Storage
 from services.datasets import versions
 from services.errors import (
     BadRequest,
@@ -25,7 +26,6 @@ from services.errors import (
 from services.jobs import control, submission, workers
 from services.jobs.control import Lease
 from services.orm import Job
-from services.storage import Storage
 from services.training.spec import Spec
 from tests.conftest import received
 from tests.services.test_claims import at_once, take

@@ -12,14 +12,15 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, leftovers, reconciler, transfers
+from services import db, leftovers, reconciler
+from services.blobs import transfers
+from services.blobs.objects import S3, Changed
+from services.blobs.storage import Storage
+from services.blobs.transfers import Gone
 from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease
-from services.objects import S3, Changed
 from services.orm import Checkpoint, Job, new_id
-from services.storage import Storage
-from services.transfers import Gone
 from tests.conftest import received
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
+from services.blobs.storage import Storage
 from services.settings import Settings
-from services.storage import Storage
 from tests.worker.watching import Process, Watch
 from worker import oom
 from worker.bell import CeleryDoorbell

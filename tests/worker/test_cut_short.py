@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db, registry
+from services.blobs.storage import Storage
 from services.errors import JobNotSucceeded, LeaseLost, ModelNotFound
 from services.jobs import control
 from services.jobs.leases import Lease
 from services.orm import Job
-from services.storage import Storage
 from tests.worker.test_supervisor import ringing
 from tests.worker.watching import Watch
 from worker import tasks

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import redis
 from sqlalchemy.engine import Engine
 
+from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks
 from worker.bell import CeleryDoorbell

@@ -15,9 +15,9 @@ import psutil
 import pytest
 from sqlalchemy.engine import Engine
 
+from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.worker.test_devices import FIRST, SECOND, TWO
 from tests.worker.test_pulse import listed, wait_until
 from tests.worker.test_supervisor import go

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db
+from services.blobs.storage import Storage
 from services.jobs import workers
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.worker.test_pulse import listed
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Process, Watch, wait_until, waits_for_bells

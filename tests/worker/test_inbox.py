@@ -16,16 +16,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db, tenants
+from services.blobs.objects import S3
+from services.blobs.storage import Storage
 from services.datasets import inbox
 from services.datasets import versions as datasets
 from services.datasets.inbox import Entry, Folder
 from services.errors import StorageUnavailable
 from services.jobs import control
 from services.jobs.leases import Lease
-from services.objects import S3
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.conftest import S3Server
 from tests.worker.watching import Process
 from worker import inbox as watcher

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.scraping import Scrape, free_port, scrape_when_up
 from tests.worker.watching import Process, Watch
 from worker.bell import CeleryDoorbell

@@ -11,9 +11,9 @@ import pytest
 
 from local import broker
 from local.launcher import _free_port
+from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.worker.watching import Process, Watch
 from worker.bell import CeleryDoorbell
 

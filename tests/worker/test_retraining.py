@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db, registry
+from services.blobs.objects import S3
+from services.blobs.storage import Storage
 from services.jobs import events
-from services.objects import S3
 from services.orm import Job
-from services.storage import Storage
 from tests.worker.test_trainer import Noting, kill_at_second_checkpoint
 from tests.worker.watching import Watch
 from worker import tasks

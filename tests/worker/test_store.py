@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, reconciler, transfers
+from services import db, reconciler
+from services.blobs import transfers
+from services.blobs.objects import S3
+from services.blobs.storage import Storage
 from services.datasets import versions
 from services.jobs import control
 from services.jobs.doorbell import FakeDoorbell
-from services.objects import S3
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.conftest import S3Server, received
 from tests.worker.test_deaths import freeze
 from tests.worker.test_supervisor import go, ringing

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db
+from services.blobs.storage import Storage
 from services.jobs import control, events
 from services.orm import Job
-from services.storage import Storage
 from tests.worker.watching import Watch, wait_for_death
 from worker import attempt, supervisor, tasks
 from worker.supervisor import Slot

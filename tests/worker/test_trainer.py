@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db
+from services.blobs.storage import Storage
 from services.errors import (
     CheckpointCorrupt,
     DatasetInvalid,
@@ -31,7 +32,6 @@ from services.errors import (
 )
 from services.jobs import control
 from services.orm import Job
-from services.storage import Storage
 from services.training import epochs
 from tests.worker.watching import Watch
 from worker import tasks

@@ -15,10 +15,10 @@ import redis
 from sqlalchemy.engine import Engine
 
 from services import db
+from services.blobs.storage import Storage
 from services.jobs import control
 from services.orm import Job
 from services.settings import Settings
-from services.storage import Storage
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker.bell import CeleryDoorbell
 

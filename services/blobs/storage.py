@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from services import objects, private
+from services import private
+from services.blobs import objects
+from services.blobs.objects import S3
 from services.datasets.memory import Room
 from services.errors import TooLarge
-from services.objects import S3
 
 if TYPE_CHECKING:
     from services.settings import Settings

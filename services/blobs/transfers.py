@@ -21,12 +21,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from services import storage
+from services.blobs import storage
+from services.blobs.objects import S3, Changed
+from services.blobs.storage import BLOCK_BYTES, Incoming, Storage
 from services.errors import StorageUnavailable
 from services.jobs.retraining import Baseline
-from services.objects import S3, Changed
 from services.orm import Checkpoint
-from services.storage import BLOCK_BYTES, Incoming, Storage
 from services.training import epochs
 
 LOOK_SECONDS = 5.0
