@@ -6,7 +6,8 @@ from flask import Response
 
 from api import auth, openapi, schemas
 from api.service import current
-from services import audit, db
+from services import db
+from services.access import audit
 from services.orm import AuditEntry
 
 api = openapi.blueprint("audit", __name__, prefix="/v1/audit", about="Who did what.")

@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 
 from api import openapi, rates
 from api.service import current
-from services import audit, db, keys
+from services import db
+from services.access import audit, keys
+from services.access.keys import Identity, Scope
 from services.errors import Forbidden, LooplineError, Unauthorized, Unavailable
-from services.keys import Identity, Scope
 from services.settings import Settings, is_loopback
 
 CACHE_SECONDS = 5.0

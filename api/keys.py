@@ -8,7 +8,8 @@ from flask import Response
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
-from services import db, keys
+from services import db
+from services.access import keys
 from services.orm import ApiKey
 
 api = openapi.blueprint("keys", __name__, prefix="/v1/keys", about="What clients show to be let in.")

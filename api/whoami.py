@@ -6,10 +6,11 @@ from flask import Response
 
 from api import auth, openapi, schemas
 from api.service import current
-from services import db, tenants
-from services.keys import Scope
+from services import db
+from services.access import tenants
+from services.access.keys import Scope
+from services.access.tenants import Use
 from services.orm import Tenant
-from services.tenants import Use
 
 api = openapi.blueprint("whoami", __name__, prefix="/v1/whoami", about="Who asks.")
 

@@ -27,7 +27,8 @@ from sqlalchemy.engine import Engine
 
 from benchmarks import tracking
 from benchmarks.cost import databases
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.jobs import control, series
 from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease

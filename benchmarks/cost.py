@@ -26,6 +26,7 @@ from services.jobs import control, lanes, leases
 from services.jobs.control import Lease
 from services.orm import Job, new_id
 from services.training.spec import parse
+from services.webhooks import news
 
 ROOT = Path(__file__).parent.parent
 SHALLOW, DEEP = 100, 10_000

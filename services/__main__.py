@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from services import audit, db, keys, tenants
-from services.audit import Actor
+from services import db
+from services.access import audit, keys, tenants
+from services.access.audit import Actor
 from services.errors import BadRequest, Invalid, LooplineError, Unavailable
 from services.orm import ApiKey, Tenant
 from services.settings import Settings, sentences

@@ -100,7 +100,7 @@ class ApiKey(Base):
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     name: Mapped[str | None]
     scopes: Mapped[str]
-    """`services.keys.Scope`, with commas between."""
+    """`services.access.keys.Scope`, with commas between."""
     secret_sha256: Mapped[str]
     created_at: Mapped[float]
     expires_at: Mapped[float | None]

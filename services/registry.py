@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from services import tenants
+from services.access import tenants
 from services.db import now
 from services.errors import (
     AliasMoved,

@@ -19,7 +19,8 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.blobs.objects import S3, Reading
 from services.blobs.storage import Storage
 from services.datasets import versions

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.blobs import transfers
 from services.blobs.storage import Incoming, Readable, Storage
 from services.db import now

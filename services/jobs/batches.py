@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import faults, idempotency, tenants
+from services import faults, idempotency
+from services.access import tenants
 from services.db import now
 from services.errors import BatchNotFound, JobNotFound, SpecInvalid
 from services.idempotency import Key

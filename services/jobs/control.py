@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from services import metrics, tenants
+from services import metrics
+from services.access import tenants
 from services.db import now
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.jobs import events, lanes, retraining, series

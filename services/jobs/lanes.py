@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from services import tenants
+from services.access import tenants
 from services.db import Query, is_fresh, now
 from services.orm import Job, Lane, Tenant
 

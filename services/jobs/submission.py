@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from services import idempotency, tenants
+from services import idempotency
+from services.access import tenants
 from services.datasets import versions
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from services import tenants
+from services.access import tenants
 from services.db import now
 from services.orm import Job, Lane, Worker
 from services.states import Status

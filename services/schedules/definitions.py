@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.db import now
 from services.errors import Problem, QuotaExceeded, ScheduleExists, ScheduleInvalid, ScheduleNotFound, SpecInvalid
 from services.jobs import batches

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db, metrics, tenants
+from services import db, metrics
+from services.access import tenants
 from services.db import now, rowcount
 from services.errors import (
     BatchNotFound,

@@ -19,12 +19,13 @@ import api
 from api import auth
 from api.app import create_app
 from api.auth import RULES, Keyring, Rule
-from services import db, keys, registry, tenants
+from services import db, registry
+from services.access import keys, tenants
+from services.access.keys import Identity, Scope
 from services.datasets import versions
 from services.jobs import batches, control, submission
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
-from services.keys import Identity, Scope
 from services.orm import ApiKey, AuditEntry
 from services.schedules import definitions
 from services.settings import Settings

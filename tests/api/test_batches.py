@@ -11,7 +11,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.jobs import control
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell

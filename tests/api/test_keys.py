@@ -10,7 +10,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from services import db, keys, tenants
+from services import db
+from services.access import keys, tenants
 
 
 def test_a_key_is_made_shown_once_and_works(

@@ -11,9 +11,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from services import db, keys
+from services import db
+from services.access import keys
+from services.access.keys import Scope
 from services.jobs import control
-from services.keys import Scope
 
 EVIL = "http://evil.example"
 FOREIGN: list[dict[str, str]] = [

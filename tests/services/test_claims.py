@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.jobs import control, queries
 from services.jobs.control import Lease
 from services.orm import Job, new_id

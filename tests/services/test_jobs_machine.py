@@ -20,7 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, faults, tenants
+from services import db, faults
+from services.access import tenants
 from services.errors import LeaseLost
 from services.jobs import control, events
 from services.jobs.control import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, keys, tenants
+from services import db
+from services.access import keys, tenants
+from services.access.keys import Scope
 from services.errors import BadRequest, KeyNotFound, TenantNotFound, Unauthorized
-from services.keys import Scope
 from services.orm import ApiKey
 
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services import db, keys, tenants
+from services import db
+from services.access import keys, tenants
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")

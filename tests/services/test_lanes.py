@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.errors import BadRequest
 from services.jobs import control, lanes, queries
 from services.jobs.control import Lease
@@ -196,7 +197,7 @@ def test_no_claim_waits_for_the_commit_of_another(engine: Engine, submit: Submit
     submit("beta", 3)
     with ExitStack() as stack:
         sessions = [stack.enter_context(db.session_scope(engine)) for _ in range(5)]
-        claimed = [jobs.claim(session, "default", worker="w", lease_seconds=60) for session in sessions]
+        claimed = [control.claim(session, "default", worker="w", lease_seconds=60) for session in sessions]
         assert "".join(job.tenant[0] for job in claimed if job) == "ababa"
     assert order(engine, 1) == "b"
 
@@ -207,7 +208,7 @@ def test_a_lane_that_is_being_closed_is_not_waited_for(engine: Engine, submit: S
     submit("beta", 4)
     set_tenant(engine, "acme", share=2)
     with db.session_scope(engine) as session:
-        job = jobs.claim(session, "default", worker="w", lease_seconds=60)
+        job = control.claim(session, "default", worker="w", lease_seconds=60)
         assert job is not None
         assert job.tenant == "acme"
         assert order(engine, 3) == "bbb"
@@ -220,9 +221,9 @@ def test_a_turn_without_a_job_is_given_back(engine: Engine, submit: Submit) -> N
     submit("beta", 4)
     set_tenant(engine, "acme", share=2)
     with db.session_scope(engine) as one, db.session_scope(engine) as two:
-        assert jobs.claim(one, "default", worker="w", lease_seconds=60) is not None
+        assert control.claim(one, "default", worker="w", lease_seconds=60) is not None
         assert order(engine, 1) == "b"
-        assert jobs.claim(two, "default", worker="w", lease_seconds=60) is not None
+        assert control.claim(two, "default", worker="w", lease_seconds=60) is not None
         assert turn_of(engine, "acme") == 1.0
         assert order(engine, 2) == "bb"  # each took a turn of acme before: nobody saw that its last job was claimed
         assert turn_of(engine, "acme") == 1.0
@@ -232,7 +233,7 @@ def test_claims_of_one_transaction_take_turns_too(engine: Engine, submit: Submit
     submit("acme", 2)
     submit("beta", 3)
     with db.session_scope(engine) as session:
-        claimed = [jobs.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
+        claimed = [control.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
     assert "".join(job.tenant[0] if job else "-" for job in claimed) == "ababb-"
 
 

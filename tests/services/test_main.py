@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from services import __main__ as command
-from services import db, keys
+from services import db
+from services.access import keys
 from services.orm import ApiKey
 
 ROOT = Path(__file__).parents[2]

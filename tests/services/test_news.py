@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, reconciler, registry, tenants
+from services import db, reconciler, registry
+from services.access import tenants
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
 from services.jobs import batches, control
 from services.jobs.control import Lease

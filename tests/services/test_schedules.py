@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.blobs.storage import Storage
 from services.datasets import versions
 from services.errors import (

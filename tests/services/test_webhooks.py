@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
 from services.jobs import control
 from services.jobs.control import Lease

@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, tenants
+from services import db
+from services.access import tenants
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.datasets import inbox

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services import tenants
+from services.access import tenants
 from services.db import now
 from services.errors import BadRequest, KeyNotFound, Problem, Unauthorized
 from services.orm import ApiKey, new_id

@@ -1,0 +1,1 @@
+"""Access: tenants and their limits, API keys, and the audit."""
