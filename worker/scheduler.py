@@ -19,15 +19,15 @@ from sqlalchemy.orm import Session
 
 from services import db, logs, metrics
 from services.blobs import storage
-from services.census import Census
 from services.errors import Unavailable
 from services.jobs import control
 from services.jobs.doorbell import Doorbell
 from services.orm import Firing, Schedule
-from services.reconciler import reconcile, sweep
 from services.schedules import firings
 from services.settings import Settings
 from services.starting import or_say_why
+from services.upkeep.census import Census
+from services.upkeep.reconciler import reconcile, sweep
 from worker import inbox, outbox
 from worker.bell import CeleryDoorbell
 

@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from services import db, faults, leftovers, logs
+from services import db, faults, logs
 from services.datasets import versions
 from services.errors import LeaseLost, NotFound, Unavailable
 from services.jobs import control, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
 from services.states import TERMINAL, Reason
+from services.upkeep import leftovers
 from worker.attempt import Attempt
 from worker.record import Event
 from worker.slot import Claim, Slot

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from standardwebhooks.webhooks import Webhook as Verifier
 
 from services.jobs.doorbell import FakeDoorbell
-from services.reconciler import reconcile
 from services.settings import Settings
+from services.upkeep.reconciler import reconcile
 from tests.receiving import Receiver, receiving, status
 
 

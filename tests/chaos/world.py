@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local.launcher import _free_port, _is_ready
-from services import db, reconciler
+from services import db
 from services.blobs.storage import Storage
 from services.settings import Settings
+from services.upkeep import reconciler
 from tests.chaos import evidence, nemesis, points, servers, twins
 from tests.chaos.checks import Check, all_checks
 from tests.chaos.evidence import Ack, Evidence, Thaw

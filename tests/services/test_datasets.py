@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, reconciler
+from services import db
 from services.blobs.storage import Storage
 from services.datasets import versions
 from services.datasets.versions import Added
 from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, TooLarge
 from services.jobs import control
 from services.orm import Dataset, Job
+from services.upkeep import reconciler
 from tests.conftest import received
 from tests.services.test_claims import at_once
 

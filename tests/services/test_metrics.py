@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db, metrics
-from services.census import Census
 from services.jobs import control, workers
 from services.jobs.control import Lease
 from services.orm import Delivery, Job, Webhook
 from services.settings import Settings
+from services.upkeep.census import Census
 from services.webhooks import subscriptions
 from services.webhooks.posting import Outcome
 from tests.scraping import Scrape, free_port, scrape
@@ -227,7 +227,7 @@ def test_a_database_that_is_away_fails_no_scrape() -> None:
 
 def test_a_database_that_hangs_holds_up_no_scrape(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One scrape waits its while; another that comes meanwhile does not wait at all."""
-    monkeypatch.setattr("services.census.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("services.upkeep.census.PATIENCE_SECONDS", 0.3)
     engine, go_on = db.engine(sqlite_url), threading.Event()
     sa.event.listen(engine, "begin", lambda _: go_on.wait(30))
     settings = Settings(metrics_port=free_port())

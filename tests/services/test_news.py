@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, reconciler, registry
+from services import db, registry
 from services.access import tenants
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
 from services.jobs import batches, control
@@ -21,6 +21,7 @@ from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Delivery, Job, Webhook
 from services.settings import Settings
+from services.upkeep import reconciler
 from services.webhooks import news, subscriptions
 from services.webhooks.posting import Outcome
 

@@ -10,13 +10,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, idempotency, reconciler
+from services import db, idempotency
 from services.blobs.storage import Storage
 from services.jobs import control, workers
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import IdempotencyKey, Job, Worker, new_id
 from services.settings import Settings
+from services.upkeep import reconciler
 from tests.services.conftest import claimed, let_expire
 
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, leftovers, reconciler
+from services import db
 from services.blobs import transfers
 from services.blobs.objects import S3, Changed
 from services.blobs.storage import Storage
@@ -21,6 +21,7 @@ from services.datasets import versions
 from services.jobs import control
 from services.jobs.control import Lease
 from services.orm import Checkpoint, Job, new_id
+from services.upkeep import leftovers, reconciler
 from tests.conftest import received
 
 

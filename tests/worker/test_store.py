@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, reconciler
+from services import db
 from services.blobs import transfers
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
@@ -25,6 +25,7 @@ from services.jobs import control
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
 from services.settings import Settings
+from services.upkeep import reconciler
 from tests.conftest import S3Server, received
 from tests.worker.test_deaths import freeze
 from tests.worker.test_supervisor import go, ringing

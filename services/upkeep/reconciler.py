@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from services import db, faults, idempotency, leftovers
+from services import db, faults, idempotency
 from services.blobs.storage import STRAY_SECONDS, Storage
 from services.datasets import versions
 from services.jobs import batches, control, lanes, workers
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
+from services.upkeep import leftovers
 
 
 @dataclass(frozen=True)

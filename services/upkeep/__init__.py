@@ -1,0 +1,1 @@
+"""Upkeep: what the scheduler does at each tick, and what it counts."""
