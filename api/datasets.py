@@ -14,7 +14,7 @@ from services.datasets import versions
 from services.errors import BadRequest, Problem
 from services.orm import Dataset
 from services.settings import Settings
-from services.training.npz import Limits
+from services.training.files.npz import Limits
 
 api = openapi.blueprint("datasets", __name__, prefix="/v1/datasets", about="Immutable versions of uploaded sequences.")
 

@@ -213,8 +213,9 @@ def checkpoint_row() -> dict[str, object]:
     """Saving amid an epoch of the tutorial's workload: optimizer state, best weights and outputs included."""
     import torch
 
-    from services.training import checkpoint, npz
+    from services.training import checkpoint
     from services.training.data import prepare
+    from services.training.files import npz
     from services.training.loop import Run, fit
     from services.training.run import use_threads
     from services.training.spec import check_data

@@ -37,7 +37,7 @@ class Round:
 
 def waves(count: int, seed: int) -> Any:
     """`count` sequences of 20 steps, whose class is the frequency below the noise."""
-    from services.training.npz import Arrays
+    from services.training.files.npz import Arrays
 
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 4, count)
@@ -50,7 +50,7 @@ def waves(count: int, seed: int) -> Any:
 
 def first(arrays: Any, train: int) -> Any:
     """The same test and validation sequences, and so many to train on."""
-    from services.training.npz import Arrays
+    from services.training.files.npz import Arrays
 
     marks = np.zeros(len(arrays.x), np.int8)
     marks[-OTHER:] = np.where(np.arange(OTHER) % 3 == 0, 1, 2)
@@ -62,7 +62,8 @@ def train(arrays: Any, seed: int, folder: Path, before: Path | None = None, *, w
     """Train a model into the folder; whether it passed the gate, None where there was none before."""
     import torch
 
-    from services.training import npz, run
+    from services.training import run
+    from services.training.files import npz
 
     torch.set_num_threads(1)
     folder.mkdir(parents=True)

@@ -24,7 +24,7 @@ def arrays():  # type: ignore[no-untyped-def]
     """Log-uniform lengths, as utterances, sessions and traces have them: most short, some long."""
     import numpy as np
 
-    from services.training.npz import Arrays
+    from services.training.files.npz import Arrays
 
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.uniform(np.log(10), np.log(LONGEST), SAMPLES)).astype(np.int64)
@@ -34,8 +34,8 @@ def arrays():  # type: ignore[no-untyped-def]
 
 
 def bucketed_run(cell: str, bidirectional: bool):  # type: ignore[no-untyped-def]
-    from services.training import npz
     from services.training.data import prepare
+    from services.training.files import npz
     from services.training.loop import Run
     from services.training.spec import check_data, parse
 

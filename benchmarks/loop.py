@@ -44,8 +44,8 @@ WORKLOADS = {
 
 def ours(w: Workload) -> Iterator[float]:
     """Seconds of each epoch of fit()."""
-    from services.training import npz
     from services.training.data import prepare
+    from services.training.files import npz
     from services.training.loop import Run, fit
     from services.training.run import use_threads
     from services.training.spec import check_data, parse
@@ -71,8 +71,8 @@ def plain(w: Workload) -> Iterator[float]:
     import torch
     from torch import nn
 
-    from services.training import npz
     from services.training.data import order_of
+    from services.training.files import npz
 
     arrays = npz.synthetic(w.samples, w.length, w.features, 2, 0)
     x, y = torch.from_numpy(arrays.x), torch.from_numpy(arrays.y)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.training import npz
+from services.training.files import npz
 
 SOURCE = "aeon/datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"
 TARGET = Path(__file__).parent / "japanese-vowels.npz"

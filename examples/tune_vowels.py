@@ -17,10 +17,11 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from services.training import npz, run  # noqa: E402
+from services.training import run  # noqa: E402
 from services.training.data import prepare  # noqa: E402
+from services.training.files import npz  # noqa: E402
+from services.training.files.npz import Arrays  # noqa: E402
 from services.training.loop import Run, evaluate, fit  # noqa: E402
-from services.training.npz import Arrays  # noqa: E402
 from services.training.spec import check_data, parse  # noqa: E402
 
 FOLDS = 5

@@ -143,9 +143,9 @@ class Dataset(Base):
     bytes: Mapped[int] = mapped_column(sa.BigInteger)
     """Size of the uploaded file."""
     summary: Mapped[dict[str, Any]]
-    """A `services.training.summary.DatasetSummary`."""
+    """A `services.training.files.summary.DatasetSummary`."""
     suspicions: Mapped[list[dict[str, Any]] | None]
-    """What may have been meant otherwise: `services.training.suspicions.Suspicion`s; None: it was never looked for."""
+    """`services.training.files.suspicions.Suspicion`s: what may have been meant otherwise. None: nobody looked."""
     created_at: Mapped[float]
     deleted_at: Mapped[float | None]
 

@@ -37,8 +37,8 @@ from services.datasets.versions import Received
 from services.jobs import control
 from services.orm import Base, Job
 from services.settings import Settings
-from services.training import npz
 from services.training.environment import ENVIRONMENT
+from services.training.files import npz
 from services.training.spec import Spec, parse
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch

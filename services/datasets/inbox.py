@@ -29,7 +29,7 @@ from services.errors import Invalid, LooplineError, QuotaExceeded, TenantNotFoun
 from services.orm import InboxFile
 from services.settings import Settings
 from services.text import clean
-from services.training.npz import Limits
+from services.training.files.npz import Limits
 
 MOST_ERROR = 1000
 MOST_FILES = 10_000

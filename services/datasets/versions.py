@@ -24,11 +24,11 @@ from services.db import now
 from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
 from services.states import TERMINAL
-from services.training import npz, suspicions
-from services.training.npz import Limits
+from services.training.files import npz, suspicions
+from services.training.files.npz import Limits
+from services.training.files.summary import DatasetSummary
+from services.training.files.suspicions import Suspicion
 from services.training.spec import Spec
-from services.training.summary import DatasetSummary
-from services.training.suspicions import Suspicion
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")

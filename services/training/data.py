@@ -15,8 +15,8 @@ from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
 from services.training import shares
-from services.training.npz import Arrays
-from services.training.rounding import ROUNDING
+from services.training.files.npz import Arrays
+from services.training.files.rounding import ROUNDING
 from services.training.rules import VALUE_LOSSES
 from services.training.spec import Data, Spec, Split
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.training.npz import Arrays
+from services.training.files.npz import Arrays
 
 SHIFTED = 0.2
 MOST_VALUES = 4_000_000

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.errors import TooLargeToTrain
+from services.training.files.summary import DatasetSummary
 from services.training.spec import Architecture, Spec, Synthetic
-from services.training.summary import DatasetSummary
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUMBER = 4  # bytes of a float32

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from services.training.data import UNSCALED, Prepared, Scaling, part_of
+from services.training.files.npz import Arrays
 from services.training.loop import EVALUATION_BATCH, answers, in_rows
 from services.training.model import SequenceModel
-from services.training.npz import Arrays
 from services.training.spec import Spec
 
 

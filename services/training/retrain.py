@@ -17,9 +17,9 @@ from torch import Tensor
 
 from services.training import drift, paired
 from services.training.data import Prepared, prepare, split_rows
+from services.training.files.npz import Arrays
 from services.training.loop import Run, answers, in_rows
 from services.training.metrics import HIGHER_IS_BETTER, class_weights
-from services.training.npz import Arrays
 from services.training.paired import Comparison
 from services.training.reference import Unusable, among, answered, beginning, check_input, load
 from services.training.scores import default_metric, scores_of

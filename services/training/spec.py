@@ -27,10 +27,10 @@ from pydantic_core import PydanticCustomError
 from services.errors import Problem, SpecInvalid
 from services.text import PLAIN, is_plain
 from services.training import rules
+from services.training.files.summary import DatasetSummary
 from services.training.presets import PRESETS
 from services.training.reading import loads
 from services.training.sentences import problems_of, without
-from services.training.summary import DatasetSummary
 
 __all__ = ["Spec", "check_data", "loads", "parse", "stored"]
 

@@ -35,8 +35,8 @@ from local.launcher import _free_port, _is_ready
 from services import db
 from services.orm import Batch, Job
 from services.orm import Firing as FiringRow
-from services.training import npz
-from services.training.npz import Arrays
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from tests.chaos import servers
 from tests.receiving import Receiver
 from tests.system.conftest import ROOT, clean

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.training import epochs, npz
+from services.training import epochs
 from services.training.data import prepare
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from services.training.loop import Epoch, Run, fit
-from services.training.npz import Arrays
 from services.training.spec import Spec, check_data, parse
 
 TIMES = ("seconds", "samples_per_second")

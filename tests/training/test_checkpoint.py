@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from services.errors import CheckpointCorrupt
-from services.training import checkpoint, npz
+from services.training import checkpoint
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
-from services.training.npz import Arrays
 from services.training.run import NEWEST, events
 from tests.training.building import (
     TIMES,

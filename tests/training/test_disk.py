@@ -18,7 +18,8 @@ import pytest
 
 from services import faults
 from services.errors import Diverged
-from services.training import checkpoint, npz
+from services.training import checkpoint
+from services.training.files import npz
 from services.training.loop import Run, fit
 from services.training.run import NEWEST, events
 from tests.training.building import (

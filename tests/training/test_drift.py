@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from services.training import drift
-from services.training.npz import Arrays
+from services.training.files.npz import Arrays
 from tests.training.building import classes, of_many_lengths, values
 
 

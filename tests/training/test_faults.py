@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from services import faults
-from services.training import checkpoint, npz
+from services.training import checkpoint
+from services.training.files import npz
 from services.training.run import NEWEST, events
 from tests.training.building import (
     classes,

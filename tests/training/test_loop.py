@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from services.errors import Diverged
+from services.training.files.npz import Arrays
 from services.training.loop import Run, _guard, evaluate, fit
-from services.training.npz import Arrays
 from services.training.schedule import PlateauState, learning_rate
 from tests.training.building import (
     classes,

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from services.training import npz
 from services.training.__main__ import main
-from services.training.npz import Arrays
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from tests.training.building import classes, document, of_many_lengths
 
 ROOT = Path(__file__).parents[2]

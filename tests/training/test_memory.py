@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from services.errors import OutOfMemory
-from services.training import checkpoint, loop, npz
+from services.training import checkpoint, loop
 from services.training.data import Batch, Order, in_pieces
+from services.training.files import npz
 from services.training.loop import Run
 from services.training.model import SequenceModel
 from services.training.run import NEWEST, Telling, events

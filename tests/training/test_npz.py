@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as arrays_of
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid
-from services.training import npz
+from services.training.files import npz
 
 ROOT = Path(__file__).parents[2]
 VOWELS = ROOT / "data" / "japanese-vowels.npz"

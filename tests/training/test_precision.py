@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from services.training import model as models
-from services.training import npz
+from services.training.files import npz
 from services.training.model import DTYPES, FUNCTIONS, SequenceModel, works_in
 from services.training.run import events
 from services.training.spec import Architecture, parse

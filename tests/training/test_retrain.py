@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.training import npz, reference
+from services.training import reference
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from services.training.loop import Run, evaluate
-from services.training.npz import Arrays
 from services.training.paired import Comparison
 from services.training.reference import load
 from services.training.retrain import Before, Retraining, verdict

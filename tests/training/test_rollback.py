@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from services import faults
 from services.errors import Diverged
-from services.training import checkpoint, npz
+from services.training import checkpoint
+from services.training.files import npz
 from services.training.loop import Run, fit
 from services.training.rollback import roll_back
 from services.training.run import NEWEST, events

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid
-from services.training import npz, rounding
 from services.training.data import part_of, prepare, split_rows
+from services.training.files import npz, rounding
+from services.training.files.npz import Arrays
+from services.training.files.rounding import Sample, lost
 from services.training.model import SequenceModel
-from services.training.npz import Arrays
-from services.training.rounding import Sample, lost
 from services.training.run import events
 from services.training.spec import Split, parse
 from tests.training.building import document, make_run, spec_for, trained

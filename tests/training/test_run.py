@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid, Diverged, Invalid, NotFinite, SpecInvalid
-from services.training import checkpoint, loop, npz, run
+from services.training import checkpoint, loop, run
 from services.training.data import Part
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
 from services.training.model import SequenceModel
-from services.training.npz import Arrays
 from services.training.run import NEWEST, events
 from services.training.spec import parse
 from tests.training.building import (

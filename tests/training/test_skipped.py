@@ -13,8 +13,8 @@ from torch import Tensor
 from services.errors import Diverged
 from services.training import checkpoint
 from services.training.data import Batch
+from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
-from services.training.npz import Arrays
 from services.training.rollback import roll_back
 from tests.training.building import make_run, reports_of, same, trained, values, weights_of
 

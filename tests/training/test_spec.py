@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.errors import SpecInvalid
+from services.training.files.summary import DatasetSummary
 from services.training.presets import PRESETS
 from services.training.spec import Spec, check_data, loads, parse, stored
-from services.training.summary import DatasetSummary
 from tests.training.building import document
 
 ARCHITECTURE_EXAMPLE = """

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.training import npz, suspicions
-from services.training.npz import Arrays
+from services.training.files import npz, suspicions
+from services.training.files.npz import Arrays
+from services.training.files.suspicions import told
 from services.training.spec import loads, parse
-from services.training.suspicions import told
 from tests.training.building import classes, document, of_many_lengths, values
 
 ROOT = Path(__file__).parents[2]

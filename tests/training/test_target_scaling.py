@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from services.training import checkpoint, npz
+from services.training import checkpoint
 from services.training.data import UNSCALED, prepare, split_rows
+from services.training.files import npz
+from services.training.files.npz import Arrays
 from services.training.loop import evaluate, fit
 from services.training.model import SequenceModel
-from services.training.npz import Arrays
 from services.training.reference import load
 from services.training.run import NEWEST, events
 from services.training.spec import parse

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.training import rounding
-from services.training.npz import Arrays
+from services.training.files import rounding
+from services.training.files.npz import Arrays
 
 if TYPE_CHECKING:
+    from services.training.files.summary import DatasetSummary
     from services.training.spec import Spec
-    from services.training.summary import DatasetSummary
 
 When = Literal["always", "loss_unsaid", "unscaled", "targets_unscaled", "drawn_split"]
 """Whether it applies: in any job; in one whose spec names no loss, has `scaling: none`, or has `target_scaling: none`;

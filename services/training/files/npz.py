@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.text import HIDDEN_IN_WORDS, is_plain
-from services.training import rounding
-from services.training.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
-from services.training.summary import DatasetSummary
+from services.training.files import rounding
+from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
+from services.training.files.summary import DatasetSummary
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
 

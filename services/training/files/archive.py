@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
-from services.training.rounding import Sample
+from services.training.files.rounding import Sample
 
 MEMBERS = ("x", "y", "lengths", "split")
 SAVE_AGAIN = "save it with np.savez_compressed(path, x=x, y=y)"

@@ -1,0 +1,1 @@
+"""Files of sequences: read with care, described, and written canonically. Imports no torch."""
