@@ -87,7 +87,7 @@ def worth(folder: Path) -> float:
     """What the model in the folder reaches on fresh sequences."""
     import torch
 
-    from services.training.reference import answered, load
+    from services.training.gate.reference import answered, load
 
     fresh = waves(FRESH, seed=2**31)
     outputs = answered(load("waves@1", str(folder)), fresh, np.arange(FRESH), torch.device("cpu"))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.training import drift
 from services.training.files.npz import Arrays
+from services.training.gate import drift
 from tests.training.building import classes, of_many_lengths, values
 
 

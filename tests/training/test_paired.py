@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from services.training import metrics
+from services.training.gate.paired import EXCHANGES, Scores, compare
+from services.training.gate.scores import scores_of
 from services.training.metrics import HIGHER_IS_BETTER
-from services.training.paired import EXCHANGES, Scores, compare
-from services.training.scores import scores_of
 from services.training.spec import BCE, MAE, MSE, CrossEntropy, Huber, Loss
 
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.training import reference
 from services.training.files import npz
 from services.training.files.npz import Arrays
+from services.training.gate import reference
+from services.training.gate.paired import Comparison
+from services.training.gate.reference import load
+from services.training.gate.verdict import Before, Retraining, verdict
 from services.training.loop import Run, evaluate
-from services.training.paired import Comparison
-from services.training.reference import load
-from services.training.retrain import Before, Retraining, verdict
 from services.training.run import NEWEST, events
 from services.training.spec import Gate, Retrain, parse
 from tests.training.building import classes, document, values

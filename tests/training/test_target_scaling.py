@@ -17,9 +17,9 @@ from services.training import checkpoint
 from services.training.data import UNSCALED, prepare, split_rows
 from services.training.files import npz
 from services.training.files.npz import Arrays
+from services.training.gate.reference import load
 from services.training.loop import evaluate, fit
 from services.training.model import SequenceModel
-from services.training.reference import load
 from services.training.run import NEWEST, events
 from services.training.spec import parse
 from tests.training.building import classes, document, make_run, same, spec_for, timeless, trained, values, weights_of

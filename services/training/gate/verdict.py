@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.training import drift, paired
 from services.training.data import Prepared, prepare, split_rows
 from services.training.files.npz import Arrays
+from services.training.gate import drift, paired
+from services.training.gate.paired import Comparison
+from services.training.gate.reference import Unusable, among, answered, beginning, check_input, load
+from services.training.gate.scores import default_metric, scores_of
 from services.training.loop import Run, answers, in_rows
 from services.training.metrics import HIGHER_IS_BETTER, class_weights
-from services.training.paired import Comparison
-from services.training.reference import Unusable, among, answered, beginning, check_input, load
-from services.training.scores import default_metric, scores_of
 from services.training.spec import Gate, Retrain, Spec
 
 Event = dict[str, Any]

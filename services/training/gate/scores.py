@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from services.training.paired import Floats, Scores
+from services.training.gate.paired import Floats, Scores
 from services.training.spec import Loss
 
 
