@@ -16,8 +16,8 @@ from api.service import current
 from services.blobs.storage import Readable
 from services.errors import BadRequest, Busy, Invalid, Problem, SpecInvalid
 from services.settings import Settings
-from services.training import spec
-from services.training.sentences import problems_of
+from services.training.spec import loads
+from services.training.spec.sentences import problems_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -49,7 +49,7 @@ def document() -> tuple[dict[str, Any], str]:
     yaml = request.mimetype in YAML_TYPES
     try:
         with one_of_few() if len(body) > (HEAVY_YAML_BYTES if yaml else HEAVY_JSON_BYTES) else nullcontext():
-            found = spec.loads(body, yaml=yaml)
+            found = loads(body, yaml=yaml)
     except SpecInvalid as unreadable:
         raise BadRequest("The body cannot be read.", unreadable.problems) from None
     return found, hashlib.sha256(body).hexdigest()

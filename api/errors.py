@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from services import errors
-from services.training.sentences import pointer_and_sentence
+from services.training.spec.sentences import pointer_and_sentence
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response
 
 from api import openapi, schemas
-from services.training.presets import PRESETS
+from services.training.spec.presets import PRESETS
 
 api = openapi.blueprint("presets", __name__, prefix="/v1/presets", about="The named architectures.")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-from services.training.presets import PRESETS
+from services.training.spec.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 TIMES = frozenset({"seconds", "samples_per_second"})

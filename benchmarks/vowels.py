@@ -57,7 +57,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def document(seed: int) -> dict[str, Any]:
-    from services.training.reading import loads
+    from services.training.spec.reading import loads
 
     spec = loads((ROOT / "examples" / "vowels.yaml").read_text())
     spec["training"]["seed"] = seed

@@ -20,8 +20,8 @@ from pydantic_core import PydanticUndefined  # noqa: E402
 
 from services import metrics  # noqa: E402
 from services.settings import Settings  # noqa: E402
-from services.training.presets import PRESETS  # noqa: E402
 from services.training.spec import Spec  # noqa: E402
+from services.training.spec.presets import PRESETS  # noqa: E402
 
 SPEC_HEAD = """\
 # The spec, field by field

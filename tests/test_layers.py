@@ -22,19 +22,6 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(report))
 """
 
-TRAINING_WITHOUT_TORCH = (
-    "spec",
-    "presets",
-    "npz",
-    "summary",
-    "reading",
-    "rules",
-    "sentences",
-    "archive",
-    "shares",
-    "footprint",
-)
-
 
 def modules(folder: str, *, package: str | None = None) -> list[str]:
     """Every module below a folder of the repository, as it is imported; what was added yesterday is found today."""
@@ -46,9 +33,8 @@ def modules(folder: str, *, package: str | None = None) -> list[str]:
 
 
 def training(*, torch: bool) -> list[str]:
-    light = {f"services.training.{name}" for name in TRAINING_WITHOUT_TORCH}
     found = modules("services/training")
-    return [module for module in found if torch or module in light]
+    return found if torch else [module for module in found if module.split(".")[2:3] in (["spec"], ["files"])]
 
 
 def services() -> list[str]:
@@ -137,7 +123,3 @@ def test_training_imports_nothing_of_the_services_but_errors_fault_points_and_te
     assert {module for module in ours if not is_within(module, "services.training")} <= {
         *("services", "services.errors", "services.faults", "services.text"),
     }
-
-
-def test_the_modules_that_the_api_needs_without_torch_exist() -> None:
-    assert set(training(torch=False)) == {f"services.training.{name}" for name in TRAINING_WITHOUT_TORCH}

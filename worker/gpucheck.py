@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.training.reading import loads
+from services.training.spec.reading import loads
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = ROOT / "examples" / "vowels.yaml"

@@ -20,8 +20,9 @@ from services.jobs import control
 from services.jobs.control import Wanted
 from services.orm import Dataset, Job
 from services.text import is_plain
-from services.training.footprint import of_synthetic
-from services.training.spec import Spec, Synthetic, check_data, parse
+from services.training.spec import Spec, check_data, parse
+from services.training.spec.fields import Synthetic
+from services.training.spec.footprint import of_synthetic
 
 NAMES_SHOWN, NAMES_COMPARED = 10, 200
 

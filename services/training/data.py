@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
-from services.training import shares
 from services.training.files.npz import Arrays
 from services.training.files.rounding import ROUNDING
-from services.training.rules import VALUE_LOSSES
-from services.training.spec import Data, Spec, Split
+from services.training.spec import Spec, shares
+from services.training.spec.fields import Data, Split
+from services.training.spec.rules import VALUE_LOSSES
 
 WINDOW_BYTES = 64 << 20
 """How much of a shuffled epoch is gathered at once; batches are views of such a window."""

@@ -28,7 +28,8 @@ from services.training.data import Batch, Order, Part, Prepared, batches_of, in_
 from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import PlateauState, learning_rate
-from services.training.spec import Optimizer, Plateau, Spec
+from services.training.spec import Spec
+from services.training.spec.fields import Optimizer, Plateau
 
 Epoch = epochs.Epoch
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from services.training.spec import Loss
+    from services.training.spec.fields import Loss
 
 HIGHER_IS_BETTER = frozenset({"accuracy", "label_accuracy", "macro_f1", "r2"})
 

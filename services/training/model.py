@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-from services.training.footprint import GATES
-from services.training.spec import Architecture
+from services.training.spec.fields import Architecture
+from services.training.spec.footprint import GATES
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """torch's names of the precisions that a spec may ask for beside float32."""

@@ -25,12 +25,12 @@ from services.training import checkpoint, epochs
 from services.training.data import prepare
 from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
-from services.training.footprint import GATES, check_fits, host_bytes, of_synthetic
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, parse, stored
+from services.training.spec.footprint import GATES, check_fits, host_bytes, of_synthetic
 
 Event = dict[str, Any]
 Stop = Callable[[], str | None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from services.training.spec import LRSchedule, OneCycle, Plateau
+from services.training.spec.fields import LRSchedule, OneCycle, Plateau
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from services.training.spec import Limits
+from services.training.spec.fields import Limits
 
 VOWELS = "vowels"
 SEEDS = (1, 2)

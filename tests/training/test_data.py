@@ -18,8 +18,8 @@ from services.training import data
 from services.training.data import Batch, Order, Part, batches_of, in_order, order_of, prepare, split_rows
 from services.training.files import npz
 from services.training.files.npz import Arrays
-from services.training.rules import counts_of_split
-from services.training.spec import Split
+from services.training.spec.fields import Split
+from services.training.spec.rules import counts_of_split
 from tests.training.building import classes, make_run, of_many_lengths, spec_for, trained, values
 
 CPU = torch.device("cpu")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from services.errors import TooLargeToTrain
-from services.training import footprint, run
+from services.training import run
 from services.training.files import npz
 from services.training.files.summary import DatasetSummary
-from services.training.footprint import check_fits, of_synthetic, shown
-from services.training.spec import Spec, check_data, parse
+from services.training.spec import Spec, check_data, footprint, parse
+from services.training.spec.footprint import check_fits, of_synthetic, shown
 from tests.training.building import classes, document, make_run
 
 GIB = 1 << 30

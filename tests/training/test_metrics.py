@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from services.training.metrics import HIGHER_IS_BETTER, class_weights, loss_of, metrics_of
-from services.training.spec import Training
+from services.training.spec.fields import Training
 
 Y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
 

@@ -14,7 +14,7 @@ from services.training import metrics
 from services.training.gate.paired import EXCHANGES, Scores, compare
 from services.training.gate.scores import scores_of
 from services.training.metrics import HIGHER_IS_BETTER
-from services.training.spec import BCE, MAE, MSE, CrossEntropy, Huber, Loss
+from services.training.spec.fields import BCE, MAE, MSE, CrossEntropy, Huber, Loss
 
 
 def right(hits: NDArray[np.float64]) -> Scores:

@@ -19,7 +19,8 @@ from services.training import model as models
 from services.training.files import npz
 from services.training.model import DTYPES, FUNCTIONS, SequenceModel, works_in
 from services.training.run import events
-from services.training.spec import Architecture, parse
+from services.training.spec import parse
+from services.training.spec.fields import Architecture
 from tests.training.building import classes, document, make_run, of_many_lengths
 
 ROOT = Path(__file__).parents[2]

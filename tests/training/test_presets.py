@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from services.training.model import SequenceModel
-from services.training.presets import PRESETS
 from services.training.spec import parse
+from services.training.spec.presets import PRESETS
 
 FEATURES, OUTPUTS = 4, 3
 

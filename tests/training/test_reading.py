@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.errors import SpecInvalid
-from services.training.reading import MAX_CHARACTERS, MAX_DEPTH, MAX_YAML_NODES, loads
+from services.training.spec.reading import MAX_CHARACTERS, MAX_DEPTH, MAX_YAML_NODES, loads
 
 
 def refused(text: str | bytes, *, yaml: bool = True) -> str:

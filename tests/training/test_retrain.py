@@ -22,7 +22,8 @@ from services.training.gate.reference import load
 from services.training.gate.verdict import Before, Retraining, verdict
 from services.training.loop import Run, evaluate
 from services.training.run import NEWEST, events
-from services.training.spec import Gate, Retrain, parse
+from services.training.spec import parse
+from services.training.spec.fields import Gate, Retrain
 from tests.training.building import classes, document, values
 
 Event = dict[str, Any]

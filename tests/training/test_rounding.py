@@ -20,7 +20,8 @@ from services.training.files.npz import Arrays
 from services.training.files.rounding import Sample, lost
 from services.training.model import SequenceModel
 from services.training.run import events
-from services.training.spec import Split, parse
+from services.training.spec import parse
+from services.training.spec.fields import Split
 from tests.training.building import document, make_run, spec_for, trained
 
 RNG = np.random.default_rng(0)

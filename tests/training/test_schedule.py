@@ -10,7 +10,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from services.training.schedule import PlateauState, learning_rate
-from services.training.spec import Plateau, Training
+from services.training.spec.fields import Plateau, Training
 
 EPOCHS, STEPS, LR = 6, 5, 0.2
 TOTAL = EPOCHS * STEPS

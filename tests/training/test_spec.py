@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from services.errors import SpecInvalid
 from services.training.files.summary import DatasetSummary
-from services.training.presets import PRESETS
 from services.training.spec import Spec, check_data, loads, parse, stored
+from services.training.spec.presets import PRESETS
 from tests.training.building import document
 
 ARCHITECTURE_EXAMPLE = """

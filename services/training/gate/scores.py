@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from services.training.gate.paired import Floats, Scores
-from services.training.spec import Loss
+from services.training.spec.fields import Loss
 
 
 def default_metric(loss: Loss) -> str:

@@ -23,7 +23,8 @@ from services.training.gate.reference import Unusable, among, answered, beginnin
 from services.training.gate.scores import default_metric, scores_of
 from services.training.loop import Run, answers, in_rows
 from services.training.metrics import HIGHER_IS_BETTER, class_weights
-from services.training.spec import Gate, Retrain, Spec
+from services.training.spec import Spec
+from services.training.spec.fields import Gate, Retrain
 
 Event = dict[str, Any]
 

@@ -26,11 +26,11 @@ from pydantic_core import PydanticCustomError
 
 from services.errors import Problem, SpecInvalid
 from services.text import PLAIN, is_plain
-from services.training import rules
 from services.training.files.summary import DatasetSummary
-from services.training.presets import PRESETS
-from services.training.reading import loads
-from services.training.sentences import problems_of, without
+from services.training.spec import rules
+from services.training.spec.presets import PRESETS
+from services.training.spec.reading import loads
+from services.training.spec.sentences import problems_of, without
 
 __all__ = ["Spec", "check_data", "loads", "parse", "stored"]
 

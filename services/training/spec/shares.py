@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.training.spec import Split
+    from services.training.spec.fields import Split
 
 
 def of_all(samples: int, wanted: float) -> int:

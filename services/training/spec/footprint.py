@@ -12,7 +12,8 @@ from pathlib import Path
 
 from services.errors import TooLargeToTrain
 from services.training.files.summary import DatasetSummary
-from services.training.spec import Architecture, Spec, Synthetic
+from services.training.spec import Spec
+from services.training.spec.fields import Architecture, Synthetic
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUMBER = 4  # bytes of a float32
