@@ -19,11 +19,11 @@ from services import db, logs, metrics
 from services.blobs import storage
 from services.settings import Settings
 from worker import tasks, transport
+from worker.attempt.slot import Slot
+from worker.attempt.spare import Spares, trainer_command
 from worker.devices import gpu_of
 from worker.drain import Drain
 from worker.pulse import Pulse, end_parent
-from worker.slot import Slot
-from worker.spare import Spares, trainer_command
 
 RING = "worker.ring"
 

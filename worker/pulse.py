@@ -17,7 +17,7 @@ from collections.abc import Callable
 from services import db
 from services.errors import Unavailable
 from services.jobs import workers
-from worker.slot import Slot
+from worker.attempt.slot import Slot
 
 LONGEST_SECONDS = workers.SEEN_SECONDS / 4
 END_SECONDS = 10.0

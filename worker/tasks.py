@@ -6,8 +6,8 @@ import logging
 
 from services import db
 from services.errors import SchemaMismatch, Unavailable
-from worker.slot import Slot
-from worker.supervisor import claims, supervise
+from worker.attempt.slot import Slot
+from worker.attempt.supervisor import claims, supervise
 
 PAUSES = (0.5, 2.0)
 """Seconds before a database that did not answer is asked again, for the sake of what a claim may have taken there."""

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from tests.chaos import points
+from worker.attempt.spare import trainer_command
 from worker.pool import create_app
-from worker.spare import trainer_command
 
 FOLDER, SEED = Path(os.environ["CHAOS_FOLDER"]), int(os.environ["CHAOS_SEED"])
 

@@ -14,7 +14,7 @@ from typing import Any
 from services.jobs import series
 from tests.chaos.evidence import JobSeen, Twin, history_of, json_lines
 from tests.chaos.keeper import ROOT
-from worker.spare import trainer_environment
+from worker.attempt.spare import trainer_environment
 
 Name = tuple[str, int]
 

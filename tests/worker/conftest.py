@@ -17,11 +17,11 @@ from sqlalchemy.engine import Engine
 from services.blobs.storage import Storage
 from services.settings import Settings
 from tests.worker.watching import Process, Watch
-from worker import oom
+from worker.attempt import oom
+from worker.attempt.slot import Slot
+from worker.attempt.spare import Spares
 from worker.bell import CeleryDoorbell
 from worker.drain import Drain
-from worker.slot import Slot
-from worker.spare import Spares
 
 ROOT = Path(__file__).parent.parent.parent
 STUB = [sys.executable, "-m", "tests.worker.stub_trainer"]

@@ -17,8 +17,8 @@ from services.orm import Job
 from tests.worker.test_supervisor import ringing
 from tests.worker.watching import Watch
 from worker import tasks
-from worker.slot import Slot
-from worker.spare import Spares, trainer_command
+from worker.attempt.slot import Slot
+from worker.attempt.spare import Spares, trainer_command
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

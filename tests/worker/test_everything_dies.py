@@ -15,8 +15,8 @@ from services.orm import Job
 from services.settings import Settings
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks
+from worker.attempt.slot import Slot
 from worker.bell import CeleryDoorbell
-from worker.slot import Slot
 
 MakeJob = Callable[..., Job]
 StartWorker = Callable[..., Process]

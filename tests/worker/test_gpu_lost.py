@@ -20,11 +20,11 @@ from tests.worker.test_pulse import listed
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Process, Watch, wait_until, waits_for_bells
 from worker import health, tasks
+from worker.attempt.slot import Slot
+from worker.attempt.spare import Spares
 from worker.bell import CeleryDoorbell
 from worker.devices import Gpu
 from worker.pulse import Pulse
-from worker.slot import Slot
-from worker.spare import Spares
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
@@ -121,7 +121,7 @@ def test_a_spare_that_cannot_warm_up_on_its_gpu_keeps_the_worker_from_claiming(
 
 def test_the_real_trainer_says_that_its_device_cannot_be_used(make_slot: MakeSlot) -> None:
     """There is no GPU 63 anywhere."""
-    from worker.spare import trainer_command
+    from worker.attempt.spare import trainer_command
 
     spares = Spares(trainer_command(device="cuda:63", threads=1), count=1)
     slot = make_slot(spares=spares)

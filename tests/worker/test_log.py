@@ -14,9 +14,9 @@ from services.jobs import control
 from services.orm import Job
 from tests.worker.watching import Watch
 from worker import tasks
-from worker.output import MAX_BYTES, MAX_LINES, Output
-from worker.record import progress_lines
-from worker.slot import Slot
+from worker.attempt.output import MAX_BYTES, MAX_LINES, Output
+from worker.attempt.record import progress_lines
+from worker.attempt.slot import Slot
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

@@ -10,8 +10,9 @@ import pytest
 from services.orm import Job
 from services.states import Reason
 from tests.worker.watching import Watch
-from worker import oom, tasks
-from worker.slot import Slot
+from worker import tasks
+from worker.attempt import oom
+from worker.attempt.slot import Slot
 
 COUNTS = {
     "memory.events": "low 0\nhigh 0\nmax 12\noom 9\noom_kill 7\noom_group_kill 0\n",

@@ -19,9 +19,9 @@ from tests.worker.proxy import Proxy
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Process, Watch, is_alive, wait_until, waits_for_bells
 from worker import health, pulse
+from worker.attempt.slot import Slot
 from worker.bell import CeleryDoorbell
 from worker.pulse import Pulse
-from worker.slot import Slot
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

@@ -59,10 +59,10 @@ def test_grep_for_a_request_id_shows_the_life_of_its_job(start: Start, watch: Wa
     assert said == [
         ("api.jobs", f"{job_id}: submitted to the queue default"),
         ("api.access", "POST /v1/jobs 202"),
-        ("worker.supervisor", f"{job_id}: attempt 1 begins"),
+        ("worker.attempt.supervisor", f"{job_id}: attempt 1 begins"),
         ("trainer", "training begins on cpu at step 0: 2 epochs of 1 steps"),
         ("trainer", f"training ended after 2 epochs; the best was {best}"),
-        ("worker.record", f"{job_id}: attempt 1 succeeded"),
+        ("worker.attempt.record", f"{job_id}: attempt 1 succeeded"),
     ]
     assert {line["request_id"] for line in (*lines(api, "night-7"), *lines(worker, "night-7"))} == {"night-7"}
     of_worker = lines(worker, "night-7")

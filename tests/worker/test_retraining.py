@@ -18,8 +18,8 @@ from services.orm import Job
 from tests.worker.test_trainer import Noting, kill_at_second_checkpoint
 from tests.worker.watching import Watch
 from worker import tasks
-from worker.slot import Slot
-from worker.spare import Spares, trainer_command
+from worker.attempt.slot import Slot
+from worker.attempt.spare import Spares, trainer_command
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

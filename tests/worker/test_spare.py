@@ -12,7 +12,7 @@ import pytest
 
 from tests.worker.conftest import STUB
 from tests.worker.watching import is_alive, wait_for_death
-from worker.spare import ProtocolError, Spares, Trainer, trainer_environment
+from worker.attempt.spare import ProtocolError, Spares, Trainer, trainer_environment
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from services.orm import Job
 from services.settings import Settings
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Watch, is_alive, wait_for_death
-from worker import attempt, tasks
-from worker.slot import Slot
+from worker import tasks
+from worker.attempt import conversation
+from worker.attempt.slot import Slot
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
@@ -124,8 +125,8 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Unavailable("The database is away.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(attempt.db, "session_scope", refuse)
-        patched.setattr(attempt.db, "read_scope", refuse)
+        patched.setattr(conversation.db, "session_scope", refuse)
+        patched.setattr(conversation.db, "read_scope", refuse)
         yield
 
 

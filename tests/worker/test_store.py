@@ -32,11 +32,11 @@ from tests.worker.test_supervisor import go, ringing
 from tests.worker.test_trainer import numbers
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks
+from worker.attempt.delivery import StoreDelivery
+from worker.attempt.record import Batch
+from worker.attempt.slot import Claim, Slot
+from worker.attempt.spare import Spares, trainer_command
 from worker.bell import CeleryDoorbell
-from worker.delivery import StoreDelivery
-from worker.record import Batch
-from worker.slot import Claim, Slot
-from worker.spare import Spares, trainer_command
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

@@ -15,8 +15,9 @@ from services.blobs.storage import Storage
 from services.jobs import control, events
 from services.orm import Job
 from tests.worker.watching import Watch, wait_for_death
-from worker import attempt, supervisor, tasks
-from worker.supervisor import Slot
+from worker import tasks
+from worker.attempt import conversation, supervisor
+from worker.attempt.supervisor import Slot
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
@@ -83,7 +84,7 @@ def test_the_first_step_and_the_first_epoch_are_seen_at_once(
     watch: Watch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attempt, "WRITE_SECONDS", 3600.0)  # nothing but the first of each, and the end
+    monkeypatch.setattr(conversation, "WRITE_SECONDS", 3600.0)  # nothing but the first of each, and the end
     job = make_job(tags={"stub": "deaf"})
     with ringing(make_slot()):
         seen = watch.until(job.id, lambda job: job.epoch == 1)

@@ -35,8 +35,8 @@ from services.orm import Job
 from services.training import epochs
 from tests.worker.watching import Watch
 from worker import tasks
-from worker.spare import Spares, Trainer, trainer_command
-from worker.supervisor import Slot
+from worker.attempt.spare import Spares, Trainer, trainer_command
+from worker.attempt.supervisor import Slot
 from worker.trainer import failure, lines, train
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,9 +14,10 @@ from services.jobs import control
 from services.orm import Job
 from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Watch
-from worker import attempt, tasks
-from worker.record import Batch
-from worker.slot import Slot
+from worker import tasks
+from worker.attempt import conversation
+from worker.attempt.record import Batch
+from worker.attempt.slot import Slot
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
@@ -25,7 +26,7 @@ MakeSlot = Callable[..., Slot]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tries again soon, and arms nothing for the next test."""
-    monkeypatch.setattr(attempt, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(conversation, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(tasks, "PAUSES", (0.02, 0.05))
     yield
     faults.disarm()

@@ -32,9 +32,9 @@ from services.errors import StorageUnavailable, Unavailable
 from services.jobs import control
 from services.states import Reason
 from services.training import epochs
-from worker.courier import Courier
-from worker.record import PLACES, Batch, Event
-from worker.slot import Claim, Slot
+from worker.attempt.courier import Courier
+from worker.attempt.record import PLACES, Batch, Event
+from worker.attempt.slot import Claim, Slot
 
 log = logging.getLogger(__name__)
 

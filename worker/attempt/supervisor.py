@@ -20,9 +20,9 @@ from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
 from services.states import TERMINAL, Reason
 from services.upkeep import leftovers
-from worker.attempt import Attempt
-from worker.record import Event
-from worker.slot import Claim, Slot
+from worker.attempt.conversation import Attempt
+from worker.attempt.record import Event
+from worker.attempt.slot import Claim, Slot
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from services.blobs.storage import Storage
 from services.jobs.retraining import Baseline
 from services.orm import Checkpoint, Job
 from services.settings import Settings
+from worker.attempt.spare import Spares
 from worker.devices import Gpu
 from worker.drain import Drain
-from worker.spare import Spares
 
 
 class Ear:

@@ -12,7 +12,7 @@ from typing import Any
 from services import metrics
 from services.jobs.events import MAX_LINE, Level, Line
 from services.text import clean
-from worker.output import MAX_LINES
+from worker.attempt.output import MAX_LINES
 
 LEVELS: dict[str, int] = {
     Level.OUTPUT: logging.INFO,

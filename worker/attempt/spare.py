@@ -24,9 +24,9 @@ from typing import IO, Any
 from services.training.environment import ENVIRONMENT
 from worker import process
 from worker.advice import DEVICE_LOST, advised
-from worker.output import Output
+from worker.attempt.output import Output
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 # What a trainer may inherit. Everything else, above all addresses and passwords, stays with the supervisor.
 INHERITED = re.compile(
