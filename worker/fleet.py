@@ -29,7 +29,7 @@ from services.errors import Unavailable
 from services.jobs import workers
 from services.settings import Settings
 from worker import process
-from worker.devices import CPU, Device, NoGpu, chosen
+from worker.gpu.devices import CPU, Device, NoGpu, chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 CELERY = [

@@ -21,8 +21,8 @@ from services.settings import Settings
 from worker import tasks, transport
 from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares, trainer_command
-from worker.devices import gpu_of
 from worker.drain import Drain
+from worker.gpu.devices import gpu_of
 from worker.pulse import Pulse, end_parent
 
 RING = "worker.ring"

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.advice import advised
+from worker.gpu.advice import advised
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from services.errors import DatasetInvalid, Invalid, TrainingError
-from worker.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory, is_shortage
+from worker.gpu.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory, is_shortage
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from services import faults
-from worker import devices, pulse
+from worker import pulse
+from worker.gpu import devices
 from worker.pool import create_app
 
 pulse.END_SECONDS = 2.0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worker import devices
-from worker.advice import advice, advised, is_device_trouble
-from worker.devices import CPU, Device, Gpu, NoGpu, ask, chosen, gpu_of, listed
+from worker.gpu import devices
+from worker.gpu.advice import advice, advised, is_device_trouble
+from worker.gpu.devices import CPU, Device, Gpu, NoGpu, ask, chosen, gpu_of, listed
 
 TWO = """\
 GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5c89852c-d268-c3f3-1b07-005d5ae1dc3f)

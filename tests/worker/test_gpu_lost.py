@@ -23,7 +23,7 @@ from worker import health, tasks
 from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares
 from worker.bell import CeleryDoorbell
-from worker.devices import Gpu
+from worker.gpu.devices import Gpu
 from worker.pulse import Pulse
 
 MakeJob = Callable[..., Job]

@@ -14,13 +14,13 @@ from services.jobs.control import Flags
 from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
 from services.states import Reason, Status
-from worker.advice import DEVICE_LOST, advised
 from worker.attempt import delivery, oom, voice
 from worker.attempt.delivery import failed
 from worker.attempt.record import ENDS, Batch, Event, Trace, log_lines, progress_lines, trace
 from worker.attempt.slot import Claim, Slot
 from worker.attempt.spare import ProtocolError, Trainer, signal_name
 from worker.attempt.voice import Dials
+from worker.gpu.advice import DEVICE_LOST, advised
 
 log = logging.getLogger(__name__)
 

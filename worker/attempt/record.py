@@ -17,7 +17,7 @@ from services.jobs.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
 from services.states import PERMANENT, Reason
-from worker import advice
+from worker.gpu import advice
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from services.jobs.retraining import Baseline
 from services.orm import Checkpoint, Job
 from services.settings import Settings
 from worker.attempt.spare import Spares
-from worker.devices import Gpu
 from worker.drain import Drain
+from worker.gpu.devices import Gpu
 
 
 class Ear:

@@ -23,8 +23,8 @@ from typing import IO, Any
 
 from services.training.environment import ENVIRONMENT
 from worker import process
-from worker.advice import DEVICE_LOST, advised
 from worker.attempt.output import Output
+from worker.gpu.advice import DEVICE_LOST, advised
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

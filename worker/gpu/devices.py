@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.advice import LOST_ACCESS, LOST_GPU, advised
+from worker.gpu.advice import LOST_ACCESS, LOST_GPU, advised
 
 ASK_SECONDS = 60.0
 GPU = re.compile(r"GPU (\d+): (.+?) \(UUID: (GPU-[\w-]+)\)")
