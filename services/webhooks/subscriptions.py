@@ -3,7 +3,8 @@ they are told.
 
 A message is written in the transaction of what it tells of: news.py. A sender claims it for `LEASE_SECONDS`, sends it,
 and writes down what came of it; one that dies in between is followed by another: a message arrives at least once, with
-one id. What may be connected to stands in addresses.py, how it is sent in posting.py, and the loop in worker/outbox.py.
+one id. What may be connected to stands in addresses.py, how it is sent in posting.py, and the loop in
+`worker/scheduler/outbox.py`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from services.jobs import control
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Schedule
 from services.schedules import definitions
-from worker.scheduler import keep_schedules
+from worker.scheduler.loop import keep_schedules
 
 
 @pytest.fixture

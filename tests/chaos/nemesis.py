@@ -26,8 +26,8 @@ from tests.chaos.keeper import Keeper, Trees, append, is_trainer, ours, send, tr
 from tests.chaos.load import TERMINAL
 from tests.chaos.monitor import Monitor
 from tests.chaos.servers import PostgreSQL, Valkey
-from worker.bell import CeleryDoorbell
 from worker.pool import RING
+from worker.scheduler.bell import CeleryDoorbell
 
 LOG = "faults.jsonl"
 FROZEN = "frozen.jsonl"

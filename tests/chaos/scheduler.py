@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from tests.chaos import points
-from worker import scheduler
+from worker.scheduler import loop
 
 if __name__ == "__main__":
     points.arm(Path(os.environ["CHAOS_FOLDER"]), points.SCHEDULER, int(os.environ["CHAOS_SEED"]))
-    scheduler.main()
+    loop.main()

@@ -25,7 +25,7 @@ from services.orm import Schedule
 from services.schedules.outcomes import Outcome, Reason
 from tests.client.test_retries import hanging_up
 from tests.client.test_terminal import Terminal, command, environment
-from worker.scheduler import keep_schedules
+from worker.scheduler.loop import keep_schedules
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")

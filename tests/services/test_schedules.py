@@ -37,7 +37,7 @@ from services.schedules import cron, definitions, firings
 from services.schedules.definitions import Definition
 from services.webhooks import news, subscriptions
 from tests.conftest import received
-from worker.scheduler import keep_schedules
+from worker.scheduler.loop import keep_schedules
 
 Scope = Callable[[], AbstractContextManager[Session]]
 SPEC: dict[str, Any] = {

@@ -24,9 +24,9 @@ def clock(session: Session) -> float:
 if __name__ == "__main__":
     definitions.clock = clock
     if sys.argv[1] == "scheduler":
-        from worker import scheduler
+        from worker.scheduler import loop
 
-        scheduler.main()
+        loop.main()
     else:
         from api import server
 

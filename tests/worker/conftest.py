@@ -20,8 +20,8 @@ from tests.worker.watching import Process, Watch
 from worker.attempt import oom
 from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares
-from worker.bell import CeleryDoorbell
 from worker.drain import Drain
+from worker.scheduler.bell import CeleryDoorbell
 
 ROOT = Path(__file__).parent.parent.parent
 STUB = [sys.executable, "-m", "tests.worker.stub_trainer"]

@@ -7,8 +7,8 @@ import signal
 import sys
 
 from services import faults
-from worker import scheduler
+from worker.scheduler import loop
 
 if __name__ == "__main__":
     faults.arm(sys.argv[1], lambda: os.kill(os.getpid(), signal.SIGKILL))
-    scheduler.main()
+    loop.main()

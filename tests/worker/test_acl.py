@@ -17,7 +17,7 @@ from api.rates import Rate, Rates
 from services.orm import Job
 from services.settings import Settings
 from tests.worker.watching import Process, Watch
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 RULES = Path(__file__).parent.parent.parent / "docker" / "secrets.sh"
 

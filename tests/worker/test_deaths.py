@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 
 from services.orm import Job
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 StartWorker = Callable[..., Process]

@@ -16,7 +16,7 @@ from services.settings import Settings
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks
 from worker.attempt.slot import Slot
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 StartWorker = Callable[..., Process]

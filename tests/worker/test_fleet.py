@@ -22,8 +22,8 @@ from tests.worker.test_devices import FIRST, SECOND, TWO
 from tests.worker.test_pulse import listed, wait_until
 from tests.worker.test_supervisor import go
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
-from worker.bell import CeleryDoorbell
 from worker.fleet import CELERY
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 StartFleet = Callable[..., Process]

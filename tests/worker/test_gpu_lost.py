@@ -22,9 +22,9 @@ from tests.worker.watching import Process, Watch, wait_until, waits_for_bells
 from worker import health, tasks
 from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares
-from worker.bell import CeleryDoorbell
 from worker.gpu.devices import Gpu
 from worker.pulse import Pulse
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

@@ -29,7 +29,7 @@ from services.orm import Job
 from services.settings import Settings
 from tests.conftest import S3Server
 from tests.worker.watching import Process
-from worker import inbox as watcher
+from worker.scheduler import inbox as watcher
 
 Upload = Callable[..., bytes]
 

@@ -14,7 +14,7 @@ from services.orm import Job
 from services.settings import Settings
 from tests.scraping import Scrape, free_port, scrape_when_up
 from tests.worker.watching import Process, Watch
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 Start = Callable[..., Process]
 MakeJob = Callable[..., Job]

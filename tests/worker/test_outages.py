@@ -15,7 +15,7 @@ from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
 from tests.worker.watching import Process, Watch
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 
 class Valkey:

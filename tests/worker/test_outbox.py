@@ -22,7 +22,7 @@ from services.webhooks.addresses import Guard, networks
 from services.webhooks.posting import Outcome
 from tests.receiving import Receiver, receiving, status
 from tests.worker.watching import Process
-from worker import outbox
+from worker.scheduler import outbox
 
 MakeJob = Callable[..., Job]
 LOOPBACK = "127.0.0.0/8"

@@ -20,8 +20,8 @@ from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Process, Watch, is_alive, wait_until, waits_for_bells
 from worker import health, pulse
 from worker.attempt.slot import Slot
-from worker.bell import CeleryDoorbell
 from worker.pulse import Pulse
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

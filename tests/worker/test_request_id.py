@@ -18,7 +18,7 @@ from services.training.spec import Spec
 from tests.scraping import free_port
 from tests.worker.watching import Process, Watch
 from worker import tasks
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 Start = Callable[..., Process]
 SPEC = {

@@ -15,7 +15,7 @@ from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
 from services.settings import Settings
 from tests.worker.watching import Process, Watch
-from worker import scheduler
+from worker.scheduler import loop
 
 
 def test_jobs_of_silent_workers_come_back_and_their_queue_is_rung(
@@ -26,7 +26,7 @@ def test_jobs_of_silent_workers_come_back_and_their_queue_is_rung(
         control.claim(session, "default", worker="gone:1", lease_seconds=60)
         session.execute(sa.update(Job).values(lease_until=db.now() - 100))
     bell, stop = FakeDoorbell(), threading.Event()
-    thread = threading.Thread(target=scheduler.run, args=(settings, engine, bell, stop))
+    thread = threading.Thread(target=loop.run, args=(settings, engine, bell, stop))
     thread.start()
     watch.until(job.id, lambda job: job.status == "queued" and job.lost == 1, 5)
     watch.until(job.id, lambda _: bell.rung, 5)
@@ -38,7 +38,7 @@ def test_jobs_of_silent_workers_come_back_and_their_queue_is_rung(
 def test_the_scheduler_waits_for_tables_and_then_works(settings: Settings, tmp_path: Path) -> None:
     engine = db.engine(f"sqlite:///{tmp_path}/late.db")
     stop = threading.Event()
-    thread = threading.Thread(target=scheduler.run, args=(settings, engine, FakeDoorbell(), stop))
+    thread = threading.Thread(target=loop.run, args=(settings, engine, FakeDoorbell(), stop))
     thread.start()
     db.migrate(engine)
     assert thread.is_alive()

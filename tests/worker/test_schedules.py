@@ -19,7 +19,7 @@ from services.schedules import definitions
 from services.schedules.definitions import Definition
 from services.settings import Settings
 from tests.worker.watching import Process
-from worker import scheduler
+from worker.scheduler import loop
 
 SPEC: dict[str, Any] = {
     "architecture": {"cell": "gru", "hidden_size": 4},
@@ -97,7 +97,7 @@ def test_the_pass_that_submits_rings(engine: Engine, settings: Settings) -> None
     due(engine, "nightly")
     bell, stop = FakeDoorbell(), threading.Event()
     lasting = settings.model_copy(update={"reconcile_seconds": 600.0})
-    thread = threading.Thread(target=scheduler.run, args=(lasting, engine, bell, stop))
+    thread = threading.Thread(target=loop.run, args=(lasting, engine, bell, stop))
     thread.start()
     until(engine, 1)
     stop.set()
@@ -113,7 +113,7 @@ def test_a_defect_that_shows_with_one_schedule_keeps_no_other_waiting(
     with db.session_scope(engine) as session:
         session.execute(sa.update(Schedule).where(Schedule.name == "broken").values(time_zone="Mars/Olympus"))
     with caplog.at_level(logging.ERROR, "worker.scheduler"):
-        scheduler.keep_schedules(engine)
+        loop.keep_schedules(engine)
     [row] = firings(engine)
     assert row.outcome == "fired"
     [line] = caplog.records
@@ -127,6 +127,6 @@ def test_a_database_that_is_away_leaves_schedules_for_the_next_pass(
 ) -> None:
     engine = db.engine("postgresql://nobody@127.0.0.1:1/nothing")
     with caplog.at_level(logging.WARNING, "worker.scheduler"):
-        scheduler.keep_schedules(engine)
+        loop.keep_schedules(engine)
     engine.dispose()
     assert "schedules wait for the next pass: The database cannot answer now" in caplog.text

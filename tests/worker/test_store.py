@@ -36,7 +36,7 @@ from worker.attempt.delivery import StoreDelivery
 from worker.attempt.record import Batch
 from worker.attempt.slot import Claim, Slot
 from worker.attempt.spare import Spares, trainer_command
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]

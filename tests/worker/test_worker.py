@@ -20,7 +20,7 @@ from services.jobs import control
 from services.orm import Job
 from services.settings import Settings
 from tests.worker.watching import Process, Watch, wait_for_death
-from worker.bell import CeleryDoorbell
+from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
 StartWorker = Callable[..., Process]

@@ -28,12 +28,12 @@ from services.settings import Settings
 from services.starting import or_say_why
 from services.upkeep.census import Census
 from services.upkeep.reconciler import reconcile, sweep
-from worker import inbox, outbox
-from worker.bell import CeleryDoorbell
+from worker.scheduler import inbox, outbox
+from worker.scheduler.bell import CeleryDoorbell
 
 SWEEP_SECONDS = 3600.0
 
-log = logging.getLogger("worker.scheduler")  # also when it is __main__
+log = logging.getLogger("worker.scheduler")
 
 
 def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Event) -> None:
@@ -121,7 +121,3 @@ def _main(settings: Settings) -> None:
         with outbox.sending(settings, engine), inbox.watching(settings, engine):
             run(settings, engine, CeleryDoorbell(settings), stop)
     engine.dispose()
-
-
-if __name__ == "__main__":
-    main()
