@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from api import (
+from api import auth, bodies, errors, openapi, origins, rates
+from api import bell as doorbell
+from api.resources import (
     audit,
-    auth,
     batches,
-    bodies,
     checkpoints,
     datasets,
     docs,
-    errors,
     events,
     health,
     inbox,
     jobs,
     keys,
     models,
-    openapi,
-    origins,
     presets,
-    rates,
-    registry,
+    results,
     schedules,
     webhooks,
     whoami,
     workers,
 )
-from api import bell as doorbell
 from api.service import Service
 from services import db
 from services.blobs import storage
@@ -59,10 +54,10 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         schedules,
         events,
         checkpoints,
-        models,
+        results,
         datasets,
         inbox,
-        registry,
+        models,
         presets,
         workers,
         keys,

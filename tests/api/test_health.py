@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from api import health
+from api.resources import health
 from services import db
 from services.jobs import workers
 from services.orm import Job

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from api import health
+from api.resources import health
 from api.service import Service
 from services import db
 from services.blobs import transfers

@@ -17,7 +17,7 @@ from loopline import Client
 from loopline.cli import app
 from typer.testing import CliRunner, Result
 
-from api import health
+from api.resources import health
 from services import db
 from services.datasets import inbox
 from services.jobs import control, workers

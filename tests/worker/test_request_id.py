@@ -57,7 +57,7 @@ def test_grep_for_a_request_id_shows_the_life_of_its_job(start: Start, watch: Wa
     assert api.stop(30) == 0
     said = [(line["logger"], line["event"]) for line in (*lines(api, "night-7"), *lines(worker, "night-7"))]
     assert said == [
-        ("api.jobs", f"{job_id}: submitted to the queue default"),
+        ("api.resources.jobs", f"{job_id}: submitted to the queue default"),
         ("api.access", "POST /v1/jobs 202"),
         ("worker.attempt.supervisor", f"{job_id}: attempt 1 begins"),
         ("trainer", "training begins on cpu at step 0: 2 epochs of 1 steps"),

@@ -14,7 +14,7 @@ SWAGGER = Path(flask_openapi_swagger.__file__).parent / "templates" / "swagger"
 ASSETS = {
     "swagger-ui.css": SWAGGER / "css",
     "swagger-ui-bundle.js": SWAGGER / "js",
-    "docs.js": Path(__file__).parent / "static",
+    "docs.js": Path(__file__).parent.parent / "static",
 }
 PAGE = """<!doctype html>
 <html lang="en">

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response
 
 from api import auth, downloads, openapi, schemas
-from api.jobs import identified
+from api.resources.jobs import identified
 from api.service import current
 from services import db
 from services.errors import ModelNotReady, NotFound

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 
 from api import auth, openapi, schemas
-from api.jobs import identified
+from api.resources.jobs import identified
 from api.service import current
 from services import db
 from services.jobs import control, events
