@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from loopline import BadRequest, Batch, Client, WaitTimeout
-from loopline.cli import app
+from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 CLIENT = Path(__file__).parent.parent.parent / "client"

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from loopline import Client
-from loopline.cli import app
+from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 from api.resources import health

@@ -9,8 +9,8 @@ from typing import Any
 import loopline
 import pytest
 import typer.main
-from loopline.cli import app
-from loopline.commands import EXIT_CODES, hoisted
+from loopline.cli.app import app
+from loopline.cli.shared import EXIT_CODES, hoisted
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent.parent

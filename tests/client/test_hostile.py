@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
-from loopline import Client, LooplineError, ServiceError, ServiceUnreachable, http, text, view
-from loopline.cli import app
+from loopline import Client, LooplineError, ServiceError, ServiceUnreachable, http, text
+from loopline.cli.app import app
+from loopline.view import jobs
 from typer.testing import CliRunner, Result
 
 from tests.client.stub import Stub, plausible, stubbed
@@ -148,9 +149,9 @@ def test_a_terminal_hears_of_colours_and_of_nothing_else(
     run: Any, stub: Stub, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.leaf = almost
-    terminal, console = Terminal(), view.console
+    terminal, console = Terminal(), jobs.console
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(view, "console", lambda stream=None: console(terminal))
+    monkeypatch.setattr(jobs, "console", lambda stream=None: console(terminal))
     done = run(words)
     lines = OWN.sub("", terminal.getvalue() + done.stdout + done.stderr)
     drawn = re.sub(r"\x1b\[(\?25[lh]|\d*[AK])|\r", "", lines) if words[-1] == "watch" else lines

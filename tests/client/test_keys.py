@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from loopline import BadRequest, Client, Conflict, NotAllowed, NotFound, ServiceUnreachable
-from loopline.cli import app
+from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 from services import db

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from loopline import BadRequest, Client, Conflict, NotFound, ServiceUnreachable
-from loopline.cli import app
+from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 from services import db

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from loopline import BadRequest, Client, Conflict, NotFound, schedules
-from loopline.cli import app
+from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 from services import db

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopline import BadRequest, Client, NotFound, cli_webhooks
-from loopline.cli import app
+from loopline import BadRequest, Client, NotFound
+from loopline.cli import webhooks
+from loopline.cli.app import app
 from standardwebhooks.webhooks import Webhook as Verifier
 from typer.testing import CliRunner, Result
 
@@ -87,7 +88,7 @@ def test_a_webhook_for_one_batch_and_a_new_secret(
 
 
 def test_the_events_of_the_help_are_those_of_the_service() -> None:
-    assert [*cli_webhooks.EVENTS] == [*EVENTS]
+    assert [*webhooks.EVENTS] == [*EVENTS]
 
 
 def test_the_commands_about_webhooks(run: Callable[..., Result], receiver: Receiver) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from loopline import view
-from loopline.cli import app
+from loopline.cli.app import app
+from loopline.view import jobs as view
 from typer.testing import CliRunner, Result
 
 from tests.client.stub import FIXED, Stub, stubbed

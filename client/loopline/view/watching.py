@@ -11,13 +11,13 @@ from typing import TextIO
 import typer
 from rich.console import Console
 
-from loopline import view
 from loopline.client import Client
 from loopline.errors import ServiceError, ServiceUnreachable
 from loopline.job import Job
-from loopline.live import SPARK_WIDTH, LiveView, drawn
-from loopline.notes import note, on_retry
-from loopline.view import Typed
+from loopline.view import jobs
+from loopline.view.jobs import Typed
+from loopline.view.live import SPARK_WIDTH, LiveView, drawn
+from loopline.view.notes import note, on_retry
 
 RETRY_SECONDS = 120.0
 """A service that is restarted or moved meanwhile is waited for; the job itself does not mind."""
@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 def watched(client: Client, job: Job, typed: Typed, stream: TextIO) -> Job:
     """Shows a job on the stream until it ends, and returns it as it ended. `typed`: see Typed."""
-    console = view.console(stream)
+    console = jobs.console(stream)
     follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
     with in_sight(client, f"Job {job.id}", typed("watch")):
         return follow(console, job, typed)
@@ -39,7 +39,7 @@ def waited(client: Client, job: Job, typed: Typed) -> Job:
     with in_sight(client, f"Job {job.id}", typed("watch")):
         for job in job.changes():  # noqa: B020  (the same job, as it is now)
             if job.status == "paused" and not paused:
-                note(f"Job {job.id} is paused. {view.way_on(job, typed)}")
+                note(f"Job {job.id} is paused. {jobs.way_on(job, typed)}")
             paused = job.status == "paused"
         return job
 
@@ -84,13 +84,13 @@ def _lines(console: Console, job: Job, typed: Typed) -> Job:
 
     on_retry(trouble)
     for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)
-        state = view.state(job)
+        state = jobs.state(job)
         if state != said and not job.terminal:
             said = state
             console.print(state)
             if job.status == "paused":
-                note(view.way_on(job, typed))
+                note(jobs.way_on(job, typed))
         for epoch in epochs:
-            console.print(view.epoch_line(epoch, job.progress.epochs))
+            console.print(jobs.epoch_line(epoch, job.progress.epochs))
         console.file.flush()
     return job

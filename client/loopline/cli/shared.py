@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from loopline import errors
-from loopline.notes import note, on_retry, say_json
+from loopline.view.notes import note, on_retry, say_json
 
 if TYPE_CHECKING:
     from loopline.client import Client

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from rich.console import Group
 from rich.text import Text
 
-from loopline import text, view
+from loopline import text
 from loopline.models import PRODUCTION
 from loopline.types import Document, Model, ModelMove, ModelVersion
+from loopline.view import jobs
 
 
 def print_models(found: Iterable[tuple[Model, ModelVersion | None]]) -> None:
@@ -27,8 +28,8 @@ def print_models(found: Iterable[tuple[Model, ModelVersion | None]]) -> None:
         }
         for model, promoted in found
     ]
-    view.console().print(
-        view.Listing(rows, drop=("registered",), wrap=("model", "other aliases"), last=("other aliases",))
+    jobs.console().print(
+        jobs.Listing(rows, drop=("registered",), wrap=("model", "other aliases"), last=("other aliases",))
     )
 
 
@@ -53,8 +54,8 @@ def print_versions(found: Iterable[ModelVersion]) -> None:
         }
         for version in found
     ]
-    view.console().print(
-        view.Listing(rows, drop=("registered",), wrap=("aliases",), below=("note", "data"), last=("job",))
+    jobs.console().print(
+        jobs.Listing(rows, drop=("registered",), wrap=("aliases",), below=("note", "data"), last=("job",))
     )
 
 
@@ -65,13 +66,13 @@ def print_version(shown: ModelVersion) -> None:
         ("aliases", ", ".join(shown.aliases) or text.NOTHING),
         ("job", shown.job_id),
         ("data set", data),
-        ("metrics", view.metrics(shown.metrics)),
+        ("metrics", jobs.metrics(shown.metrics)),
         ("note", shown.note or text.NOTHING),
         ("registered", text.when(shown.created_at)),
         ("by", shown.created_by or text.NOTHING),
         *((str(file.get("name")), _file(file)) for file in shown.files),
     ]
-    view.console().print(Group(view.pairs(rows), Text("\nspec", "dim"), view.spec(shown.spec)))
+    jobs.console().print(Group(jobs.pairs(rows), Text("\nspec", "dim"), jobs.spec(shown.spec)))
 
 
 def print_history(found: Iterable[ModelMove]) -> None:
@@ -87,7 +88,7 @@ def print_history(found: Iterable[ModelMove]) -> None:
         }
         for move in found
     ]
-    view.console().print(view.Listing(rows, wrap=("alias",), below=("reason", "by")))
+    jobs.console().print(jobs.Listing(rows, wrap=("alias",), below=("reason", "by")))
 
 
 def _file(found: Document) -> str:
@@ -97,7 +98,7 @@ def _file(found: Document) -> str:
 
 def metric(found: Mapping[str, float | None]) -> str:
     """The one that says most: of the test split before that of validation, a measure before a loss."""
-    for name in (f"{split}_{kind}" for kind in (*view.METRICS, "loss") for split in ("test", "validation", "train")):
+    for name in (f"{split}_{kind}" for kind in (*jobs.METRICS, "loss") for split in ("test", "validation", "train")):
         if found.get(name) is not None:
-            return f"{view.short(name)} {text.number(found[name])}"
+            return f"{jobs.short(name)} {text.number(found[name])}"
     return text.NOTHING

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from rich.console import Group
 from rich.text import Text
 
-from loopline import text, view
+from loopline import text
 from loopline.schedules import Firing, Schedule
+from loopline.view import jobs as view
 
 STYLES = {
     **view.STYLES,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loopline import cli_batches, cli_keys, cli_models, cli_schedules, cli_webhooks, errors
-from loopline.commands import (
+from loopline import errors
+from loopline.cli import batches, keys, models, schedules, webhooks
+from loopline.cli.shared import (
     BAD_REQUEST,
     CANCELLED,
     FAILED,
@@ -25,7 +26,7 @@ from loopline.commands import (
     in_words,
     print_json,
 )
-from loopline.notes import meter, note, say, say_json, warned
+from loopline.view.notes import meter, note, say, say_json, warned
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -48,12 +49,12 @@ datasets = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(datasets, name="datasets")
-app.add_typer(cli_batches.batches, name="batches")
-app.add_typer(cli_schedules.schedules, name="schedules")
-app.add_typer(cli_models.models, name="models")
-app.add_typer(cli_keys.keys, name="keys")
-app.add_typer(cli_webhooks.webhooks, name="webhooks")
-app.command()(cli_keys.whoami)
+app.add_typer(batches.batches, name="batches")
+app.add_typer(schedules.schedules, name="schedules")
+app.add_typer(models.models, name="models")
+app.add_typer(keys.keys, name="keys")
+app.add_typer(webhooks.webhooks, name="webhooks")
+app.command()(keys.whoami)
 
 ENDS = {"failed": FAILED, "cancelled": CANCELLED}
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
@@ -148,7 +149,7 @@ def submit(
         read = [readied(client, file, settings or []) for file in files]
         if batch or len(read) > 1 or read[0].has_matrix():
             following = {"watch": watch, "wait": wait, "as_json": as_json}
-            return cli_batches.submit(ctx, client, files, read, name=name, idempotency_key=idempotency_key, **following)
+            return batches.submit(ctx, client, files, read, name=name, idempotency_key=idempotency_key, **following)
         [spec] = read
         if name is not None:
             spec.set(("name",), name, verbatim=True)
@@ -164,7 +165,7 @@ def submit(
         if not (as_json or follow):
             note(f"Watch it with: {typed(ctx, job)('watch')}")
         if follow:
-            from loopline import watching
+            from loopline.view import watching
 
             stream = sys.stderr if as_json else sys.stdout
             how = typed(ctx, job)
@@ -203,9 +204,9 @@ def list_jobs(
     if not found:
         filtered = any((status, queue, tag, name))
         return say("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")
-    from loopline import view
+    from loopline.view import jobs
 
-    view.console().print(view.jobs(found))
+    jobs.console().print(jobs.jobs(found))
     if len(found) == limit:
         note(f"{'Only the newest is' if limit == 1 else f'The newest {limit} are'} shown; --limit shows more.")
     return None
@@ -222,9 +223,9 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
         kept = job.checkpoints() if not as_json and job.attempt and job.status != "succeeded" else []
     if as_json:
         return print_json(job.raw)
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.job(job, typed(ctx, job), kept))
+    return jobs.console().print(jobs.job(job, typed(ctx, job), kept))
 
 
 @app.command()
@@ -235,7 +236,7 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
 
     Example: loopline watch last
     """
-    from loopline import watching
+    from loopline.view import watching
 
     with connected(ctx) as client:
         job = chosen(client, job_id)
@@ -380,9 +381,9 @@ def download(
     for file in files:
         say(f"{file} ({text.size(file.stat().st_size)})")
     if checkpoint is None and job.result is not None and not job.result.complete:
-        from loopline import view
+        from loopline.view import jobs
 
-        note(f"This model is incomplete: {view.cut_short(job.result)}.")
+        note(f"This model is incomplete: {jobs.cut_short(job.result)}.")
 
 
 @app.command()
@@ -403,9 +404,9 @@ def presets(
         raise errors.NotFound(f"There is no preset {name!r}{did_you_mean(name, found)}")
     if name is not None and as_json:
         return print_json(found[name].raw)
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.presets(found.values()) if name is None else view.preset(found[name]))
+    return jobs.console().print(jobs.presets(found.values()) if name is None else jobs.preset(found[name]))
 
 
 @datasets.command(name="list")
@@ -420,9 +421,9 @@ def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([dataset.raw for dataset in found])
     if not found:
         return say("No data sets yet. Upload one: loopline datasets upload FILE.npz")
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.datasets(found))
+    return jobs.console().print(jobs.datasets(found))
 
 
 @datasets.command(name="show")
@@ -439,9 +440,9 @@ def show_dataset(
         found = client.dataset(reference)
     if as_json:
         return print_json(found.raw)
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.dataset(found))
+    return jobs.console().print(jobs.dataset(found))
 
 
 @datasets.command(name="upload")
@@ -476,9 +477,9 @@ def list_inbox(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([file.raw for file in found])
     if not found:
         return say("Nothing was taken in yet: the inbox is empty, or the service watches none (LOOPLINE_INBOX).")
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.inbox(found))
+    return jobs.console().print(jobs.inbox(found))
 
 
 @datasets.command(name="delete")
@@ -511,9 +512,9 @@ def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([worker.raw for worker in found])
     if not found:
         return say("No workers are up. Jobs are accepted and wait until one starts.")
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.workers(found))
+    return jobs.console().print(jobs.workers(found))
 
 
 @app.command()
@@ -529,9 +530,9 @@ def health(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found.raw)
     else:
-        from loopline import view
+        from loopline.view import jobs
 
-        view.console().print(view.health(found))
+        jobs.console().print(jobs.health(found))
     if not found.ready:
         raise typer.Exit(UNREACHABLE)
 
@@ -556,14 +557,14 @@ def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> N
 
 def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
     """Prints each as it comes, a line each; how many there were."""
-    from loopline import view
+    from loopline.view import jobs
 
-    console, count = view.console(), 0
+    console, count = jobs.console(), 0
     for count, one in enumerate(found, 1):  # noqa: B007  (the last one is the count)
         if as_json:
             say_json(one.raw)
         else:
-            console.print(getattr(view, shape)(one))
+            console.print(getattr(jobs, shape)(one))
         sys.stdout.flush()
     return count
 
@@ -612,9 +613,9 @@ def upload_file(client: Client, path: Path, name: str | None, *, warn: bool = Tr
 
 
 def ending(job: Job) -> str:
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.ending(job)
+    return jobs.ending(job)
 
 
 def leave_as(ctx: typer.Context, job: Job) -> None:
@@ -639,7 +640,3 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ". `loopline presets` lists them."
-
-
-if __name__ == "__main__":
-    main()

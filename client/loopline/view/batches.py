@@ -13,11 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loopline import text, view
+from loopline import text
 from loopline.batch import Batch, BatchJob
 from loopline.client import Client
-from loopline.notes import note, on_retry
-from loopline.watching import in_sight
+from loopline.view import jobs as view
+from loopline.view.notes import note, on_retry
+from loopline.view.watching import in_sight
 
 FIRST = ("running", "failed", "cancelled", "paused", "queued", "succeeded")
 """Which jobs are shown where there is no room for all."""

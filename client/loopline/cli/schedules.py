@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli_batches import leave_as, typed
-from loopline.commands import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note, say
+from loopline.cli.batches import leave_as, typed
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
+from loopline.view.notes import note, say
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -38,7 +38,7 @@ def list_schedules(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([schedule.raw for schedule in found])
     if not found:
         return say("No schedules yet. Make one: loopline schedules set nightly.yaml")
-    from loopline import view_schedules
+    from loopline.view import schedules as view_schedules
 
     return view_schedules.print_schedules(found)
 
@@ -53,7 +53,7 @@ def show_schedule(ctx: typer.Context, name: Name, as_json: AsJson = False) -> No
         found = client.schedules.get(name)
     if as_json:
         return print_json(found.raw)
-    from loopline import view_schedules
+    from loopline.view import schedules as view_schedules
 
     return view_schedules.print_schedule(found)
 
@@ -75,7 +75,7 @@ def set_schedules(
     """
     if name is not None and len(files) > 1:
         raise errors.BadRequest("--name is for one file.")
-    from loopline import view_schedules
+    from loopline.view import schedules as view_schedules
 
     made, wrong = [], False
     with connected(ctx) as client:
@@ -112,7 +112,7 @@ def show_history(
         found = list(islice(client.schedules.firings(name, page_size=min(limit, 100)), limit))
     if as_json:
         return print_json([firing.raw for firing in found])
-    from loopline import view_schedules
+    from loopline.view import schedules as view_schedules
 
     if not found:
         say(f"Nothing was due yet. {view_schedules.said(schedule)}")
@@ -168,7 +168,7 @@ def resume_schedules(ctx: typer.Context, names: Names) -> None:
 
     Example: loopline schedules resume nightly
     """
-    from loopline import view_schedules
+    from loopline.view import schedules as view_schedules
 
     with connected(ctx) as client:
         _each(names, lambda name: view_schedules.said(client.schedules.resume(name)))
@@ -198,17 +198,18 @@ def _each(names: list[str], do: Callable[[str], str]) -> None:
 
 
 def _say(ctx: typer.Context, client: Client, name: str, firing: Firing) -> None:
-    from loopline import batch_view, text
+    from loopline import text
+    from loopline.view import batches
 
     if firing.batch_id is None:
         return say(f"{name}: {firing.outcome}. {firing.message or ''}".strip())
     batch = client.batch(firing.batch_id)
-    return say(f"Submitted {batch_view.titled(batch)}: {text.count(batch.total, 'job')}.")
+    return say(f"Submitted {batches.titled(batch)}: {text.count(batch.total, 'job')}.")
 
 
 def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_json: bool) -> None:
     """Waits for the batch of a firing, which may have to wait for another one, and leaves with its exit code."""
-    from loopline import batch_view, watching
+    from loopline.view import batches, watching
 
     with watching.in_sight(client, f"The schedule {name}", typed(ctx, "schedules history", name)):
         begun = client.schedules.begun(firing)
@@ -218,9 +219,9 @@ def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_j
     if begun != firing and not as_json:
         _say(ctx, client, name, begun)
     batch = client.batch(begun.batch_id)
-    batch = batch_view.waited(client, batch, typed(ctx, "batches watch", batch.id), silent=as_json)
+    batch = batches.waited(client, batch, typed(ctx, "batches watch", batch.id), silent=as_json)
     if as_json:
         print_json(batch.raw)
     else:
-        say(batch_view.total(batch))
+        say(batches.total(batch))
     leave_as(ctx, batch)

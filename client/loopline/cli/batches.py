@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.commands import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note, say, warned
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
+from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
     from loopline.batch import Batch
@@ -39,7 +39,7 @@ def submit(
     as_json: bool,
 ) -> None:
     """Submits the specs as one batch, and says what came of it."""
-    from loopline import batch_view
+    from loopline.view import batches as batch_view
 
     try:
         batch = client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
@@ -84,7 +84,8 @@ def list_batches(
         return print_json([batch.raw for batch in found])
     if not found:
         return say("No batches yet. Submit one: loopline submit jobs/*.yaml")
-    from loopline import batch_view, view
+    from loopline.view import batches as batch_view
+    from loopline.view import jobs as view
 
     return view.console().print(batch_view.batches(found))
 
@@ -99,7 +100,8 @@ def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -
         batch = _chosen(client, batch_id)
     if as_json:
         return print_json(batch.raw)
-    from loopline import batch_view, view
+    from loopline.view import batches as batch_view
+    from loopline.view import jobs as view
 
     view.console().print(batch_view.Rows(batch_view.ordered(batch)))
     return say(batch_view.total(batch))
@@ -113,7 +115,7 @@ def watch_batch(ctx: typer.Context, batch_id: BatchId) -> None:
 
     Example: loopline batches watch last
     """
-    from loopline import batch_view
+    from loopline.view import batches as batch_view
 
     with connected(ctx) as client:
         batch = _chosen(client, batch_id)
@@ -131,7 +133,7 @@ def cancel_batch(
 
     Example: loopline batches cancel last
     """
-    from loopline import batch_view
+    from loopline.view import batches as batch_view
 
     wrong = False
     with connected(ctx) as client:

@@ -11,9 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loopline import text, view
+from loopline import text
 from loopline.job import Job
 from loopline.types import Epoch, Steps
+from loopline.view import jobs
 
 SPARK_WIDTH = 48
 ROWS_BESIDE_THE_TABLE = 7
@@ -22,7 +23,7 @@ ROWS_BESIDE_THE_TABLE = 7
 class LiveView:
     """The latest epochs, the loss of every step as a sparkline, and how far the job is."""
 
-    def __init__(self, console: Console, job: Job, typed: view.Typed) -> None:
+    def __init__(self, console: Console, job: Job, typed: jobs.Typed) -> None:
         self.console = console
         self.job = job
         self.typed = typed
@@ -43,7 +44,7 @@ class LiveView:
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._head()]
         if self.job.status == "paused":
-            parts.append(view.way_on(self.job, self.typed))
+            parts.append(jobs.way_on(self.job, self.typed))
         if self.epochs:
             parts += self._latest()
         if any(loss is not None for loss in self.steps.loss):
@@ -57,9 +58,9 @@ class LiveView:
     def _head(self) -> Text:
         name = f" {self.job.name}" if self.job.name else ""
         again = f", attempt {self.job.attempt}" if self.job.attempt > 1 else ""
-        place = f", {view.waiting(self.job)}" if self.job.position is not None else ""
+        place = f", {jobs.waiting(self.job)}" if self.job.position is not None else ""
         told = f": {self.job.message}" if self.job.message and not self.job.terminal else ""
-        return Text.assemble((self.job.id, "bold"), name, " ", view.status(self.job), again, place, told)
+        return Text.assemble((self.job.id, "bold"), name, " ", jobs.status(self.job), again, place, told)
 
     def _latest(self) -> list[RenderableType]:
         """As many of the epochs as the terminal is high, the best one green."""
@@ -67,17 +68,17 @@ class LiveView:
         earlier = len(self.epochs) - rows
         note = [Text(f"({text.count(earlier, 'earlier epoch')} not shown)", "dim")] if earlier > 0 else []
         latest = self.epochs[-rows:]
-        metric = view.metric_of(latest[-1])[0]
+        metric = jobs.metric_of(latest[-1])[0]
         validated = any(epoch.validation_loss is not None for epoch in latest)
         cells = [self._cells(epoch, metric, validated) for epoch in latest]
-        return [*note, view.Listing(cells, drop=("time", "clipped", "lr", "grad norm"), right=True)]
+        return [*note, jobs.Listing(cells, drop=("time", "clipped", "lr", "grad norm"), right=True)]
 
     def _cells(self, epoch: Epoch, metric: str, validated: bool) -> dict[str, str | Text]:
         numbers = {
             "epoch": str(epoch.epoch),
             "loss": text.number(epoch.train_loss),
             **({"val loss": text.number(epoch.validation_loss)} if validated else {}),
-            **({metric: text.number(view.metric_of(epoch)[1])} if metric else {}),
+            **({metric: text.number(jobs.metric_of(epoch)[1])} if metric else {}),
             "lr": text.number(epoch.lr),
             "grad norm": text.number(epoch.grad_norm_mean),
             "clipped": text.percent(epoch.clipped_fraction),
@@ -95,7 +96,7 @@ class LiveView:
         now = self.job.progress
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
-            f"epoch {view.epochs_of(self.job)}",
+            f"epoch {jobs.epochs_of(self.job)}",
             ProgressBar(total=1.0, completed=now.fraction, width=max(10, min(40, self.console.width - 40))),
             text.percent(now.fraction),
             f"{text.duration(now.eta_seconds)} left" if now.eta_seconds is not None else "",

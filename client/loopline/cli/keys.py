@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.commands import BAD_REQUEST, AsJson, connected, in_words, print_json
-from loopline.notes import note, say
+from loopline.cli.shared import BAD_REQUEST, AsJson, connected, in_words, print_json
+from loopline.view.notes import note, say
 
 keys = typer.Typer(
     help="Make, list and revoke API keys of your tenant.\n\nExample: loopline keys create --scopes read,submit",
@@ -61,9 +61,9 @@ def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([key.raw for key in found])
     if not found:
         return say("No keys yet. Make one: loopline keys create --scopes read,submit")
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.keys(found))
+    return jobs.console().print(jobs.keys(found))
 
 
 @keys.command(name="revoke")
@@ -98,6 +98,6 @@ def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
         found = client.whoami()
     if as_json:
         return print_json(found.raw)
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.identity(found))
+    return jobs.console().print(jobs.identity(found))

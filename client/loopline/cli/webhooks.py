@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.commands import BAD_REQUEST, FAILED, AsJson, connected, in_words, print_json
-from loopline.notes import note, say
+from loopline.cli.shared import BAD_REQUEST, FAILED, AsJson, connected, in_words, print_json
+from loopline.view.notes import note, say
 
 webhooks = typer.Typer(
     help="Have a server of yours told what happens here.\n\n"
@@ -75,9 +75,9 @@ def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([webhook.raw for webhook in found])
     if not found:
         return say("No webhooks yet. Make one: loopline webhooks create https://...")
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.webhooks(found))
+    return jobs.console().print(jobs.webhooks(found))
 
 
 @webhooks.command(name="show")
@@ -90,9 +90,9 @@ def show_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = Fa
         found = client.webhook(webhook_id)
     if as_json:
         return print_json(found.raw)
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.webhook(found))
+    return jobs.console().print(jobs.webhook(found))
 
 
 @webhooks.command(name="delete")
@@ -175,9 +175,9 @@ def list_deliveries(
         return print_json([delivery.raw for delivery in found])
     if not found:
         return say("No messages yet. Try one: loopline webhooks test ID")
-    from loopline import view
+    from loopline.view import jobs
 
-    return view.console().print(view.deliveries(found))
+    return jobs.console().print(jobs.deliveries(found))
 
 
 @webhooks.command(name="redeliver")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.commands import AsJson, connected, print_json
-from loopline.notes import meter, say
-from loopline.notes import note as hint
+from loopline.cli.shared import AsJson, connected, print_json
+from loopline.view.notes import meter, say
+from loopline.view.notes import note as hint
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -51,7 +51,7 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([model.raw for model in found])
     if not found:
         return say("No models yet. Register one: loopline models register NAME last")
-    from loopline import view_models
+    from loopline.view import models as view_models
 
     return view_models.print_models((model, others[model.name]) for model in found)
 
@@ -66,7 +66,7 @@ def show_model(
 
     Example: loopline models show vowels@production
     """
-    from loopline import view_models
+    from loopline.view import models as view_models
 
     with connected(ctx) as client:
         if "@" in reference:
@@ -172,7 +172,7 @@ def show_history(ctx: typer.Context, name: Name, as_json: AsJson = False) -> Non
         return print_json([move.raw for move in found])
     if not found:
         return say(f"No version of {name} was promoted yet: loopline models promote {name}@latest")
-    from loopline import view_models
+    from loopline.view import models as view_models
 
     return view_models.print_history(found)
 
