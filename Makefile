@@ -56,7 +56,7 @@ chaos: setup  ## random faults on a whole service, then proof of its promises (S
 	@$(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 nights: setup  ## a fortnight of retrainings with a moved clock, and a real cron daemon (needs root; about five minutes)
-	@LOOPLINE_NIGHTS=1 LOOPLINE_CRON=1 $(BIN)/python -m pytest -q tests/system/test_fortnight.py tests/system/test_nightly.py tests/client/test_cron.py $(TESTS)
+	@LOOPLINE_NIGHTS=1 LOOPLINE_CRON=1 $(BIN)/python -m pytest -q tests/system/test_fortnight.py tests/system/test_nightly.py tests/client/cli/test_cron.py $(TESTS)
 
 gpu-check: setup  ## does it train right on the GPU of this server? (docs/gpu.md; DEVICE=cuda:1 another, DEVICE=cpu without one)
 	@$(BIN)/python -m worker.gpucheck --device $(or $(DEVICE),cuda)

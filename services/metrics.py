@@ -2,7 +2,7 @@
 
 Counting is off, and costs a look at an empty dictionary, until a process turns it on: `shared` for one whose children
 count with it (the API's two processes, a worker's pool), `alone` for one that has none. Counters belong to a process
-and begin at 0 when it starts, as Prometheus expects. What the database knows is asked there: census.py.
+and begin at 0 when it starts, as Prometheus expects. What the database knows is asked there: upkeep/census.py.
 
 https://prometheus.github.io/client_python/multiprocess/: processes that count together write into the files of one
 folder, named by an environment variable. The library is imported when counting is turned on, after that is set.

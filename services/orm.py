@@ -1,4 +1,4 @@
-"""The tables. What may happen to their rows stands in the module of each noun (`jobs.py`, `datasets.py`).
+"""The tables. What may happen to their rows stands in the folder of each noun (`jobs/`, `datasets/`).
 
 Times are seconds since 1970 by the database's clock. Ids are `job_`, `ds_` and the like and 26 characters: 48 bits of
 milliseconds and 80 random ones, so they sort by age and cannot be guessed.

@@ -1,4 +1,4 @@
-"""/v1/models: the registry, where models have names, versions and aliases. A job's own result is in models.py."""
+"""/v1/models: the registry, where models have names, versions and aliases. A job's own result is in results.py."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A message is written in the transaction of the change that it tells of, so there is one exactly when there was a change.
 Whoever makes such a change calls `announce`; that costs one look at an index where nobody wants to know. The messages
-lie in the outbox then: webhooks.py.
+lie in the outbox then: subscriptions.py.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -242,8 +243,9 @@ def test_no_rule_is_without_a_route(app: Flask) -> None:
 def test_every_call_of_a_view_says_whose(app: Flask) -> None:
     """A function that takes a tenant is never called without one by the API: without, it means all of them."""
     unsaid = []
-    for path in sorted(Path(api.__file__).parent.glob("*.py")):
-        module = inspect.importlib.import_module(f"api.{path.stem}") if path.stem[0] != "_" else None
+    for path in sorted(Path(api.__file__).parent.rglob("*.py")):
+        dotted = ".".join(path.relative_to(Path(api.__file__).parent.parent).with_suffix("").parts)
+        module = importlib.import_module(dotted) if path.stem[0] != "_" else None
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             if not (isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)):
                 continue

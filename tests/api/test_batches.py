@@ -17,7 +17,7 @@ from services.jobs import control
 from services.jobs.control import Lease
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Job
-from tests.services.test_claims import at_once
+from tests.services.jobs.test_claims import at_once
 
 MATRIX = {"architecture.hidden_size": [4, 8], "training.epochs": [1, 2, 3]}
 

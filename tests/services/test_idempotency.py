@@ -14,7 +14,7 @@ from services.errors import IdempotencyConflict, IdempotencyInFlight
 from services.idempotency import Key
 from services.jobs import control
 from services.orm import IdempotencyKey, Job
-from tests.services.test_claims import at_once
+from tests.services.jobs.test_claims import at_once
 
 KEY = Key("POST /v1/jobs", "k-1", "a" * 64)
 

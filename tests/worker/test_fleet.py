@@ -18,9 +18,9 @@ from sqlalchemy.engine import Engine
 from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
-from tests.worker.test_devices import FIRST, SECOND, TWO
+from tests.worker.attempt.test_supervisor import go
+from tests.worker.gpu.test_devices import FIRST, SECOND, TWO
 from tests.worker.test_pulse import listed, wait_until
-from tests.worker.test_supervisor import go
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
 from worker.fleet import CELERY
 from worker.scheduler.bell import CeleryDoorbell

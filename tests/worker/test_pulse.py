@@ -15,8 +15,8 @@ from services.errors import Unavailable
 from services.jobs import workers
 from services.orm import Job, Worker
 from services.settings import Settings
+from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.proxy import Proxy
-from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Process, Watch, is_alive, wait_until, waits_for_bells
 from worker import health, pulse
 from worker.attempt.slot import Slot

@@ -1,6 +1,6 @@
 """The `loopline` command. It starts fast: httpx, rich and the client are imported by the commands that need them.
 
-Every command is a few lines: read what was typed, call the client, print. What they share is in commands.py.
+Every command is a few lines: read what was typed, call the client, print. What they share is in shared.py.
 """
 
 from __future__ import annotations

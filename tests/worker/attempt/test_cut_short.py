@@ -14,7 +14,7 @@ from services.errors import JobNotSucceeded, LeaseLost, ModelNotFound
 from services.jobs import control
 from services.jobs.leases import Lease
 from services.orm import Job
-from tests.worker.test_supervisor import ringing
+from tests.worker.attempt.test_supervisor import ringing
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt.slot import Slot

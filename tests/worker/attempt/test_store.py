@@ -27,8 +27,8 @@ from services.orm import Job
 from services.settings import Settings
 from services.upkeep import reconciler
 from tests.conftest import S3Server, received
-from tests.worker.test_deaths import freeze
-from tests.worker.test_supervisor import go, ringing
+from tests.worker.attempt.test_deaths import freeze
+from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.test_trainer import numbers
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks

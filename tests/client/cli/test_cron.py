@@ -18,7 +18,7 @@ import pytest
 import yaml
 from loopline import Client
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "cron.md").read_text()
 Background = Callable[..., threading.Thread]
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")

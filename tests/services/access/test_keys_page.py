@@ -10,7 +10,7 @@ from pathlib import Path
 from services import db
 from services.access import keys, tenants
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
 
 

@@ -16,8 +16,8 @@ from services.blobs.storage import Storage
 from services.jobs import workers
 from services.orm import Job
 from services.settings import Settings
+from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.test_pulse import listed
-from tests.worker.test_supervisor import go, ringing
 from tests.worker.watching import Process, Watch, wait_until, waits_for_bells
 from worker import health, tasks
 from worker.attempt.slot import Slot

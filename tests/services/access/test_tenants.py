@@ -29,7 +29,7 @@ from services.jobs.control import Lease
 from services.orm import Job
 from services.training.spec import Spec
 from tests.conftest import received
-from tests.services.test_claims import at_once, take
+from tests.services.jobs.test_claims import at_once, take
 
 Submit = Callable[..., Job]
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from services.errors import DatasetInvalid
 from services.training.files import npz
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
 X = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 Y = np.array([0, 1, 0, 1])

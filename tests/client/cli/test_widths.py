@@ -13,8 +13,8 @@ from loopline.cli.app import app
 from loopline.view import jobs as view
 from typer.testing import CliRunner, Result
 
+from tests.client.cli.test_terminal import Terminal, command, environment
 from tests.client.stub import FIXED, Stub, stubbed
-from tests.client.test_terminal import Terminal, command, environment
 
 NOTE = "retrained after the microphones were replaced, with the recordings of March left out"
 NAMED = {

@@ -17,7 +17,7 @@ from services.errors import BadRequest
 from services.jobs import control, lanes, queries
 from services.jobs.control import Lease
 from services.orm import Job, Lane
-from tests.services.test_claims import at_once
+from tests.services.jobs.test_claims import at_once
 
 Submit = Callable[..., list[str]]
 POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer at a time

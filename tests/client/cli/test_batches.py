@@ -22,7 +22,7 @@ from loopline import BadRequest, Batch, Client, WaitTimeout
 from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
-CLIENT = Path(__file__).parent.parent.parent / "client"
+CLIENT = Path(__file__).parents[3] / "client"
 Run = Callable[..., Result]
 Background = Callable[..., threading.Thread]
 

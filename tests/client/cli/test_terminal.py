@@ -21,7 +21,7 @@ import pytest
 import yaml
 from loopline import Client
 
-CLIENT = Path(__file__).parent.parent.parent / "client"
+CLIENT = Path(__file__).parents[3] / "client"
 Background = Callable[..., threading.Thread]
 
 

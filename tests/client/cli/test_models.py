@@ -18,7 +18,7 @@ from services import db
 from services.jobs import control
 from tests.client.test_retries import hanging_up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 Run = Callable[..., Result]
 

@@ -23,11 +23,11 @@ from services.jobs import control
 from services.jobs.control import Lease
 from services.orm import Schedule
 from services.schedules.outcomes import Outcome, Reason
+from tests.client.cli.test_terminal import Terminal, command, environment
 from tests.client.test_retries import hanging_up
-from tests.client.test_terminal import Terminal, command, environment
 from worker.scheduler.loop import keep_schedules
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")
 Run = Callable[..., Result]
 

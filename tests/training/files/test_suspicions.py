@@ -16,7 +16,7 @@ from services.training.files.suspicions import told
 from services.training.spec import loads, parse
 from tests.training.building import classes, document, of_many_lengths, values
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def read(**arrays: Any) -> Arrays:

@@ -22,7 +22,7 @@ from services.webhooks.addresses import Guard, networks
 from services.webhooks.posting import Outcome, new_secret, post, sign
 from tests.receiving import receiving
 
-PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"
+PAGE = Path(__file__).parents[3] / "docs" / "webhooks.md"
 HERE = Guard(networks("127.0.0.0/8,::1"), https_only=True)
 
 

@@ -18,7 +18,7 @@ from services.blobs.objects import S3, Changed
 from services.errors import StorageUnavailable
 from tests.conftest import S3Server
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 LARGE = 2 * objects.PART_BYTES + 12345
 
 

@@ -22,7 +22,7 @@ from services.jobs import control
 from services.orm import Dataset, Job
 from services.upkeep import reconciler
 from tests.conftest import received
-from tests.services.test_claims import at_once
+from tests.services.jobs.test_claims import at_once
 
 Upload = Callable[..., Added]
 

@@ -16,7 +16,7 @@ from services.errors import Unavailable
 from services.jobs import control
 from services.orm import Job
 from services.settings import Settings
-from tests.worker.test_supervisor import go, ringing
+from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.watching import Watch, is_alive, wait_for_death
 from worker import tasks
 from worker.attempt import conversation

@@ -12,7 +12,7 @@ from services import db, faults
 from services.errors import Unavailable
 from services.jobs import control
 from services.orm import Job
-from tests.worker.test_supervisor import go, ringing
+from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt import conversation
