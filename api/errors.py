@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import logging
+import typing
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, cast
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -17,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from services import errors
-from services.training.spec.sentences import pointer_and_sentence
+from services.training.spec.sentences import pointer_and_sentence, unknown_parameter
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -217,5 +219,12 @@ def parameters_invalid(error: ValidationError) -> Response:
 
 def _sentence(found: Mapping[str, Any]) -> str:
     if found["type"] == "extra_forbidden":
-        return "there is no such parameter here"
+        return unknown_parameter(str(found["loc"][-1]), _parameters())
     return pointer_and_sentence(found, BaseModel, {})[1]
+
+
+def _parameters() -> list[str]:
+    """The query parameters of the route of this request."""
+    view = inspect.unwrap(current_app.view_functions[request.endpoint or ""])
+    model = typing.get_type_hints(view).get("query")
+    return sorted(field.alias or name for name, field in model.model_fields.items()) if model else []

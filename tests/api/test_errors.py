@@ -67,13 +67,33 @@ def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
         ("tag=speech", "/query/tag", 'must look like KEY:VALUE; got "speech"'),
         ("name=%00", "/query/name", "must hold no control characters, marks of direction "),
         ("after=", "/query/after", "is too short: at least 1"),
-        ("stauts=queued", "/query/stauts", "there is no such parameter here"),
+        (
+            "stauts=queued",
+            "/query/stauts",
+            "there is no such parameter here; did you mean `status`? allowed here: after, full, limit, name, queue, ",
+        ),
+        ("sort=id", "/query/sort", "there is no such parameter here; allowed here: after, full, limit, name, queue, "),
     ],
 )
 def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: str, said: str) -> None:
     answer = client.get(f"/v1/jobs?{query}")
     [told] = answer.get_json()["errors"]
     assert (answer.status_code, told["pointer"], told["detail"][: len(said)]) == (400, pointer, said)
+
+
+def test_every_route_with_parameters_names_them_where_one_is_unknown(client: FlaskClient) -> None:
+    document = client.get("/v1/openapi.json").get_json()
+    asked = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            allowed = sorted(one["name"] for one in operation.get("parameters", ()) if one["in"] == "query")
+            if allowed:
+                answer = client.open(re.sub(r"{[^}]*}", "1", path) + "?unheard=of", method=method.upper())
+                told = {one["pointer"]: one["detail"] for one in answer.get_json()["errors"]}
+                said = f"there is no such parameter here; allowed here: {', '.join(allowed)}"
+                assert told["/query/unheard"] == said, path
+                asked += 1
+    assert asked > 10
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,13 @@ def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], document: Any) -
     return f"there is no such field; {guess}allowed here: {', '.join(fields)}"
 
 
+def unknown_parameter(name: str, allowed: Sequence[str]) -> str:
+    """What is said of a query parameter that a route does not have."""
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.7)
+    guess = f"did you mean `{near[0]}`? " if near else ""
+    return f"there is no such parameter here; {guess}allowed here: {', '.join(allowed)}"
+
+
 def _members_at(path: Sequence[Any], model: type[BaseModel], document: Any) -> list[type[BaseModel]]:
     """The models that could stand at this path, the one chosen by `name` first."""
     members, place = [model], document
