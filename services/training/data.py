@@ -118,9 +118,11 @@ def prepare(
     scaled = _scaled(arrays, scaling)
     target_scaling = _target_scaling(arrays.y, rows["train"], spec, target_scaling)
     y, classes, output_size = _targets(arrays, spec, target_scaling)
+    parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
     if classes is not None:
         _check_labels(y, classes, rows, spec.data.split)
-    parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
+    elif spec.training.best_by == "r2":
+        _check_that_they_vary("validation" if len(rows["validation"]) else "train", parts)
     _check_sizes_of_numbers(parts["train"], rows["train"])
     return Prepared(
         train=parts["train"],
@@ -132,6 +134,18 @@ def prepare(
         input_size=arrays.x.shape[2],
         output_size=output_size,
     )
+
+
+def _check_that_they_vary(name: str, parts: dict[str, Part]) -> None:
+    """Raises DatasetInvalid where no epoch could be the best one by r2."""
+    y = parts[name].y
+    if bool((y == y[:1]).all()):
+        why = "it has only one sample" if len(y) == 1 else f"the targets of its {len(y):,} samples are all the same"
+        detail = (
+            f"r2 is not defined on the {name} split, because {why}: "
+            "set training.best_by to loss, mae or rmse, or give the split targets that vary"
+        )
+        raise DatasetInvalid(f"No epoch can be the best one: {detail}.", [Problem("/training/best_by", detail)])
 
 
 def _check_sizes_of_numbers(train: Part, rows: NDArray[np.int64]) -> None:

@@ -108,9 +108,15 @@ def _macro_f1(hits: Tensor, predicted: Tensor, actual: Tensor) -> float:
 def _values(outputs: Tensor, targets: Tensor) -> dict[str, float | None]:
     """r2 is that of all target columns together, each against its own mean; None where targets do not vary."""
     errors = outputs - targets
-    total = (targets - targets.mean(dim=0)).square().sum()
+    total = spread(targets).sum()
     return {
         "mae": float(errors.abs().mean()),
         "rmse": float(errors.square().mean().sqrt()),
         "r2": float(1.0 - errors.square().sum() / total) if total > 0 else None,
     }
+
+
+def spread(targets: Tensor) -> Tensor:
+    """The squared distances of targets (samples, columns) from their means: exactly 0 where a column does not vary,
+    although its mean may be off by a rounding error."""
+    return (targets - targets.mean(dim=0)).square() * (targets != targets[:1]).any(dim=0)

@@ -528,3 +528,26 @@ def test_by_content_a_label_without_training_rows_is_told_what_to_do_about() -> 
     rare.y[split_rows(rare, BY_CONTENT)["test"][0]] = 1
     with pytest.raises(DatasetInvalid, match="give more sequences of each class"):
         prepare(rare, spec_for(rare, data={"split": {"validation": 0.2, "test": 0.3, "method": "content"}}))
+
+
+@pytest.mark.parametrize(
+    ("judging", "count", "said"),
+    [
+        ("validation", 6, "validation split, because the targets of its 6 samples are all the same"),
+        ("validation", 1, "validation split, because it has only one sample"),
+        ("train", 0, "train split, because the targets of its 20 samples are all the same"),
+    ],
+)
+def test_a_best_epoch_by_r2_needs_targets_that_vary(judging: str, count: int, said: str) -> None:
+    arrays = values(samples=20 + count, columns=1)
+    part = np.repeat(np.array([0, 1], np.int8), [20, count])
+    arrays = replace(arrays, split=part if count else None)
+    data = {"split": {"validation": "given" if count else 0.0}}
+    arrays.y[part == (1 if count else 0)] = arrays.y[0]
+    with pytest.raises(DatasetInvalid) as refused:
+        make_run(arrays, training={"best_by": "r2"}, data=data)
+    [problem] = refused.value.problems
+    assert problem.pointer == "/training/best_by"
+    assert said in problem.detail
+    make_run(arrays, training={"best_by": "rmse"}, data=data)
+    make_run(values(), training={"best_by": "r2"})

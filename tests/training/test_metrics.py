@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from services.training.gate.scores import scores_of
 from services.training.metrics import HIGHER_IS_BETTER, class_weights, loss_of, metrics_of
-from services.training.spec.fields import Training
+from services.training.spec.fields import MSE, Training
 
 Y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
 
@@ -165,6 +167,15 @@ def test_metrics_of_values_are_their_definitions(name: str) -> None:
     assert found["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-12)
     assert found["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-12)
     assert found["r2"] == pytest.approx(1 - (errors**2).sum() / (spread**2).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_r2_of_targets_that_do_not_vary_is_undefined_whatever_their_mean_is_rounded_to(seed: int) -> None:
+    value, scale = torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    targets = torch.full((37, 1), value)
+    assert metrics_of("mse", targets + 0.1, targets, [scale])["r2"] is None
+    scores = scores_of("r2", MSE(name="mse"), targets + 0.1, targets.double() * scale)
+    assert not math.isfinite(float(scores.value(scores.sums.sum(axis=0))))  # nothing passes a gate by it
 
 
 def test_r2_is_one_when_right_zero_when_the_mean_is_guessed_and_undefined_without_spread() -> None:

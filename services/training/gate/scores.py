@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from services.training.gate.paired import Floats, Scores
+from services.training.metrics import spread
 from services.training.spec.fields import Loss
 
 
@@ -46,8 +47,7 @@ def scores_of(
     squares = errors.square().mean(dim=1)
     if metric == "rmse":
         return Scores(_columns(squares, torch.ones_like(squares)), _root_of_mean)
-    spread = (targets.double() - targets.double().mean(dim=0)).square().mean(dim=1)
-    return Scores(_columns(squares, spread), _explained)
+    return Scores(_columns(squares, spread(targets.double()).mean(dim=1)), _explained)
 
 
 def _losses(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None, scale: list[float] | None) -> Tensor:

@@ -245,7 +245,8 @@ class Training(Strict):
     on_divergence: OnDivergence | None = None
     """Null ends a run that diverges; its last good weights are in the last checkpoint."""
     best_by: Literal["loss", "accuracy", "label_accuracy", "macro_f1", "mae", "rmse", "r2"] = "loss"
-    """What makes an epoch the best one, on the validation split (on the training split where there is no other)."""
+    """What makes an epoch the best one, on the validation split (on the training split where there is no other). For
+    r2 the targets there must vary."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Weights are float32 always. Where a machine cannot compute the recurrent layers in bf16 or fp16 (bf16 LSTMs on a
     CPU need AVX-512), it computes them in float32; an event and `precision_of_layers` in model.json say so."""
