@@ -28,7 +28,7 @@ from services.training.files import npz, suspicions
 from services.training.files.npz import Limits
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicions import Suspicion
-from services.training.spec import Spec
+from services.training.spec import Spec, data_warnings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
@@ -123,7 +123,7 @@ def summary(dataset: Dataset) -> DatasetSummary:
 
 def warnings(dataset: Dataset, spec: Spec | None = None) -> Sequence[str]:
     """What may have been meant otherwise, of a job with this spec; without one, of a job that leaves it at defaults."""
-    return suspicions.told(dataset.suspicions or (), spec, summary(dataset))
+    return data_warnings.for_job(dataset.suspicions or (), spec, summary(dataset))
 
 
 def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:

@@ -29,7 +29,7 @@ from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
-from services.training.spec import Spec, check_data, parse, stored
+from services.training.spec import Spec, check_data, data_warnings, parse, stored
 from services.training.spec.footprint import GATES, check_fits, host_bytes, of_synthetic
 
 Event = dict[str, Any]
@@ -128,7 +128,7 @@ def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lamb
     arrays = read_arrays(spec, path)
     summary = npz.summarise(arrays)
     if order.get("suspect"):
-        for message in suspicions.told(suspicions.of(arrays), spec, summary):
+        for message in data_warnings.for_job(suspicions.of(arrays), spec, summary):
             yield {"event": "note", "type": "suspicion", "level": "warning", "message": message, "data": {}}
     spec = check_data(spec, summary)
     check_fits(spec, summary, _memory_of(device))

@@ -1,28 +1,21 @@
-"""Data that may have been meant otherwise than it was taken: found in the arrays, told in a sentence each. No torch.
+"""What may be wrong with a data set: found in its arrays, and said in a sentence each. Imports no torch.
 
-    of(arrays)               what may be wrong with a data set
-    told(found, spec, ...)   the sentences that apply to a job with this spec
-
-A suspicion refuses nothing: each of these data sets may be what its sender wants. Most depend on the spec as well, so
-what was found is kept with the data set, and each job is told what applies to it. The arrays are looked at in a sample
-of bounded size, so a large data set costs no more than a small one.
+A suspicion rejects nothing, because each of these data sets may be what its sender wants. Most matter only with some
+specs. So what was found is stored with the data set, and `spec/data_warnings.py` picks what applies to a job. Only a
+sample of bounded size is read, so a large data set costs no more than a small one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.training.files import rounding
 from services.training.files.npz import Arrays
-
-if TYPE_CHECKING:
-    from services.training.files.summary import DatasetSummary
-    from services.training.spec import Spec
 
 When = Literal["always", "loss_unsaid", "unscaled", "targets_unscaled", "drawn_split"]
 """Whether it applies: in any job; in one whose spec names no loss, has `scaling: none`, or has `target_scaling: none`;
@@ -75,31 +68,6 @@ def of(arrays: Arrays) -> list[Suspicion]:
         *(_of_padding(x) if full else ()),
         *_of_windows(arrays),
     ]
-
-
-def told(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, summary: DatasetSummary) -> list[str]:
-    """The sentences that apply to a job with this spec, as it was before the data filled in its loss; None: to one that
-    leaves everything at its default."""
-    documents = [each.document() if isinstance(each, Suspicion) else each for each in found]
-    holds = {"always", "loss_unsaid", "unscaled", "drawn_split"}
-    if spec is not None:
-        holds = {"always", "drawn_split"}
-        holds |= {"loss_unsaid"} if spec.training.loss is None else set()
-        holds |= {"unscaled"} if spec.data.scaling == "none" else set()
-        holds |= {"targets_unscaled"} if spec.data.target_scaling == "none" else set()
-    if not _draws(spec, summary):
-        holds -= {"drawn_split"}
-    return [document["message"] for document in documents if document["when"] in holds]
-
-
-def _draws(spec: Spec | None, summary: DatasetSummary) -> bool:
-    """Whether a part of the split is drawn at random."""
-    marked = summary.given_split or {}
-    for name, fallback in (("validation", 0.2), ("test", 0.0)):
-        share = None if spec is None else getattr(spec.data.split, name)
-        if share != "given" and (share or (share is None and fallback and not marked.get(name))):
-            return True
-    return False
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,7 @@
-"""The spec: what a client asks for, validated. Imports no torch, so that the API can use it.
+"""The fields of a spec: what each may hold, and its default.
 
-    parse(document) -> Spec          one document, with its preset and the defaults filled in
-    stored(document) -> Spec         one that was resolved before, by this version or an older one
-    check_data(spec, summary)        does this spec fit this data set?
-
-Unknown keys are refused, numbers are strict (`"3"` and `true` are no numbers), and every problem is reported at once,
-each with a JSON pointer and a sentence that says what is allowed.
+Unknown keys are refused. Numbers are strict: `"3"` and `true` are not numbers. A rule about two fields together is in
+`rules.py`.
 """
 
 from __future__ import annotations
@@ -13,26 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from services.errors import Problem, SpecInvalid
 from services.text import PLAIN, is_plain
-from services.training.files.summary import DatasetSummary
-from services.training.spec import rules
 from services.training.spec.presets import PRESETS
-from services.training.spec.reading import loads
-from services.training.spec.sentences import problems_of, without
-
-__all__ = ["Spec", "check_data", "loads", "parse", "stored"]
 
 
 class Strict(BaseModel):
@@ -61,7 +42,7 @@ def _plain(value: str, info: ValidationInfo) -> str:
 
 
 Plain = Annotated[str, AfterValidator(_plain), Field(json_schema_extra={"pattern": PLAIN})]
-"""A text with nothing hidden in it. What was accepted before this was asked for stays as it is: see `parse`."""
+"""A text with nothing hidden in it. A spec that was accepted before this rule stays valid: see `parsing.parse`."""
 
 
 class Architecture(Strict):
@@ -386,85 +367,3 @@ class Spec(Strict):
     def document(self) -> dict[str, Any]:
         """The spec as plain JSON, every default filled in; parse() of it gives an equal spec."""
         return self.model_dump(mode="json")
-
-
-def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
-    """Validates one document. `accepted`: it was before, maybe when names might hold more.
-
-    Raises SpecInvalid with every problem: those of single fields, and those of fields that do not go together (judged
-    with the wrong fields left out).
-    """
-    merged = _with_preset(document)
-    try:
-        spec = Spec.model_validate(merged, context={"accepted": accepted})
-        problems: list[Problem] = []
-    except (ValidationError, RecursionError) as error:
-        if isinstance(error, RecursionError):
-            raise SpecInvalid([Problem("", "the spec is nested too deeply")]) from None
-        problems = problems_of(error, Spec, merged)
-        spec = _best_guess(merged, error)
-    problems += [p for p in rules.problems(spec, merged) if p.pointer not in {q.pointer for q in problems}]
-    if problems:
-        raise SpecInvalid(problems)
-    return spec
-
-
-def stored(document: Mapping[str, Any]) -> Spec:
-    """The spec that a job or a model was stored with. A version that did not know a field did without it: targets were
-    not scaled then.
-
-    Raises SpecInvalid.
-    """
-    data = document.get("data")
-    if isinstance(data, Mapping) and "target_scaling" not in data:
-        document = {**document, "data": {**data, "target_scaling": "none"}}
-    return parse(document, accepted=True)
-
-
-def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
-    """Checks that the spec fits the data set and fills in what the data decides (the loss, the scaling of targets).
-
-    Raises SpecInvalid with every problem.
-    """
-    problems = list(rules.data_problems(spec, summary))
-    if problems:
-        raise SpecInvalid(problems)
-    training, data = spec.training, spec.data
-    if training.loss is None:
-        loss: CrossEntropy | BCE | MSE = {"classes": CrossEntropy, "multilabel": BCE, "values": MSE}[summary.target]()
-        training = training.model_copy(update={"loss": loss})
-    if data.target_scaling is None:
-        scaling = "standard" if rules.predicts_values(training, summary) else "none"
-        data = data.model_copy(update={"target_scaling": scaling})
-    return spec.model_copy(update={"training": training, "data": data})
-
-
-def _with_preset(document: Mapping[str, Any]) -> dict[str, Any]:
-    preset = document.get("preset")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        return dict(document)
-    return _merged(PRESETS[preset].fragment, document)
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(under)
-    for key, value in over.items():
-        below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
-def _best_guess(document: dict[str, Any], error: ValidationError) -> Spec:
-    """The spec with its wrong fields left out and its missing ones filled, so that the rules can look at the rest."""
-    filled = {"architecture": {"cell": "gru"}, "data": {"synthetic": {}}}
-    pruned = without(document, error.errors(include_url=False, include_input=False))
-    for attempt in (
-        _merged(filled, pruned) if "data" not in pruned else _merged(filled | {"data": {}}, pruned),
-        filled,
-    ):
-        try:
-            return Spec.model_validate(attempt)
-        except ValidationError:
-            continue
-    raise AssertionError("the filled-in spec is valid")

@@ -6,15 +6,12 @@ Each rule yields problems, a place and a sentence with a way out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services.errors import Problem
+from services.training.files.summary import DatasetSummary
 from services.training.spec import shares
-
-if TYPE_CHECKING:
-    from services.training.files.summary import DatasetSummary
-    from services.training.spec import Spec
-    from services.training.spec.fields import Architecture, Data, Gate, Split, Synthetic, Training
+from services.training.spec.fields import Architecture, Data, Gate, Spec, Split, Synthetic, Training
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 """The sizes of numbers that float32 holds in full. Smaller ones are 0 to a process that flushes denormals."""

@@ -6,10 +6,8 @@ A fraction that was asked for is never empty: it takes one sample at least, or s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from services.training.spec.fields import Split
+from services.training.spec.fields import Split
 
 
 def of_all(samples: int, wanted: float) -> int:

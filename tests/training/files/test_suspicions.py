@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
-from services.training.files.suspicions import told
 from services.training.spec import loads, parse
+from services.training.spec.data_warnings import for_job
 from tests.training.building import classes, document, of_many_lengths, values
 
 ROOT = Path(__file__).parents[3]
@@ -234,7 +234,7 @@ def test_each_kind_of_job_is_told_what_applies_to_it() -> None:
         arrays = read(**FOUND[name][0])
         found = [suspicion.document() for suspicion in suspicions.of(arrays)]
         summary = npz.summarise(arrays)
-        return told(found, parse(document(**changes)) if changes else None, summary)
+        return for_job(found, parse(document(**changes)) if changes else None, summary)
 
     for name in ("one-hot", "whole floats", "a class a step"):
         loss = "bce" if name == "one-hot" else "mse"
@@ -253,12 +253,12 @@ def test_each_kind_of_job_is_told_what_applies_to_it() -> None:
 
 def test_windows_with_a_split_of_their_own_are_not_split_at_random() -> None:
     arrays = read(x=windows(1), y=kinds(), split=np.repeat([0, 1], [48, 12]))
-    assert told(suspicions.of(arrays), None, npz.summarise(arrays)) == []
+    assert for_job(suspicions.of(arrays), None, npz.summarise(arrays)) == []
     spec = parse(document(data={"split": {"validation": 0.2}}))
-    assert len(told(suspicions.of(arrays), spec, npz.summarise(arrays))) == 1
+    assert len(for_job(suspicions.of(arrays), spec, npz.summarise(arrays))) == 1
 
 
 def test_the_specs_of_the_examples_are_told_nothing() -> None:
     arrays = npz.read(ROOT / "data" / "japanese-vowels.npz")
     spec = parse(loads((ROOT / "examples" / "vowels.yaml").read_bytes()))
-    assert told(suspicions.of(arrays), spec, npz.summarise(arrays)) == []
+    assert for_job(suspicions.of(arrays), spec, npz.summarise(arrays)) == []

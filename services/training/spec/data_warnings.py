@@ -1,0 +1,36 @@
+"""Which of the warnings about a data set apply to a job with this spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.training.files.summary import DatasetSummary
+from services.training.files.suspicions import Suspicion
+from services.training.spec.fields import Spec
+
+
+def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, summary: DatasetSummary) -> list[str]:
+    """The messages that apply to a job with this spec; without a spec, to a job that leaves everything at its default.
+
+    The spec is the one that was submitted: after `check_data` has filled in the loss, nobody can tell who chose it.
+    """
+    documents = [each.document() if isinstance(each, Suspicion) else each for each in found]
+    holds = {"always", "loss_unsaid", "unscaled", "drawn_split"}
+    if spec is not None:
+        holds = {"always", "drawn_split"}
+        holds |= {"loss_unsaid"} if spec.training.loss is None else set()
+        holds |= {"unscaled"} if spec.data.scaling == "none" else set()
+        holds |= {"targets_unscaled"} if spec.data.target_scaling == "none" else set()
+    if not _is_drawn(spec, summary):
+        holds -= {"drawn_split"}
+    return [document["message"] for document in documents if document["when"] in holds]
+
+
+def _is_drawn(spec: Spec | None, summary: DatasetSummary) -> bool:
+    """Whether a part of the split is drawn at random."""
+    marked = summary.given_split or {}
+    for name, fallback in (("validation", 0.2), ("test", 0.0)):
+        share = None if spec is None else getattr(spec.data.split, name)
+        if share != "given" and (share or (share is None and fallback and not marked.get(name))):
+            return True
+    return False
