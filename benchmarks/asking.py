@@ -29,7 +29,7 @@ from benchmarks import tracking
 from benchmarks.cost import databases
 from services import db
 from services.access import tenants
-from services.jobs import control, series
+from services.jobs import attempts, control, progress, series
 from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import Epoch, Job, Lane, StepChunk
@@ -194,7 +194,7 @@ def history(engine: Engine, job_id: str) -> None:
     record |= {"validation_accuracy": 0.891234, "grad_norm_mean": 1.2345678, "grad_norm_max": 3.4567891, "seconds": 0.5}
     record |= {"clipped_fraction": 0.25, "samples_per_second": 12345.678, "train_macro_f1": 0.9, "step": 1}
     rows = [{"job_id": job_id, "epoch": n, "record": {"epoch": n, **record}} for n in range(1, HISTORY + 1)]
-    each = control.CHUNK_STEPS
+    each = progress.CHUNK_STEPS
     loss = np.random.default_rng(0).random(HISTORY, dtype=np.float32).tolist()
     chunks = [
         {
@@ -343,9 +343,9 @@ def count_of(engine: Engine) -> int:
 
 def claim(engine: Engine) -> None:
     with db.session_scope(engine) as session:
-        job = control.claim(session, "default", worker="bench", lease_seconds=3600)
+        job = attempts.claim(session, "default", worker="bench", lease_seconds=3600)
         assert job is not None
-        control.give_back(session, Lease.of(job))
+        attempts.give_back(session, Lease.of(job))
 
 
 def growth_rows(name: str, few: Asked, many: Asked) -> Iterator[dict[str, Any]]:

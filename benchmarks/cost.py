@@ -22,8 +22,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import control, lanes, leases
-from services.jobs.control import Lease
+from services.jobs import attempts, control, lanes, leases
+from services.jobs.leases import Lease
 from services.orm import Job, new_id
 from services.training.spec import parse
 from services.webhooks import news
@@ -93,7 +93,7 @@ def heard(process: subprocess.Popen[str]) -> str:
 
 def claim(engine: Engine, queue: str) -> None:
     with db.session_scope(engine) as session:
-        assert control.claim(session, queue, worker="bench", lease_seconds=3600) is not None
+        assert attempts.claim(session, queue, worker="bench", lease_seconds=3600) is not None
 
 
 def plain_claim(engine: Engine, queue: str) -> None:
@@ -133,7 +133,7 @@ WAYS: Mapping[str, Callable[[Engine, str], None]] = {"ours": claim, "plain": pla
 def claimer(url: str) -> None:
     engine = db.engine(url)
     with db.read_scope(engine) as session:
-        control.waiting(session)
+        lanes.waiting(session)
     print("ready", flush=True)
     for order in sys.stdin:
         way, queue, times = order.split()
@@ -189,13 +189,13 @@ def heartbeat_row(name: str, url: str) -> dict[str, object]:
     engine = db.engine(url)
     fill(engine, "heart", 1)
     with db.session_scope(engine) as session:
-        job = control.claim(session, "heart", worker="bench", lease_seconds=3600)
+        job = attempts.claim(session, "heart", worker="bench", lease_seconds=3600)
         assert job is not None
     took = []
     for _ in range(RENEWALS):
         began = time.perf_counter()
         with db.session_scope(engine) as session:
-            control.renew(session, Lease.of(job), 3600)
+            attempts.renew(session, Lease.of(job), 3600)
         took.append(time.perf_counter() - began)
     end_running(engine)
     engine.dispose()

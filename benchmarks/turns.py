@@ -24,7 +24,7 @@ from benchmarks.asking import copies, settle, template
 from benchmarks.cost import CLAIMS as AT_ONCE
 from benchmarks.cost import claimers, databases, seconds_of_round
 from services import db
-from services.jobs import control
+from services.jobs import attempts
 from services.orm import Job
 
 FEW, MANY = 1_000, 1_000_000
@@ -61,7 +61,7 @@ def claim(engine: Engine, queue: str) -> float:
     with db.session_scope(engine) as session:
         session.connection()
         began = time.perf_counter()
-        assert control.claim(session, queue, worker="bench", lease_seconds=3600) is not None
+        assert attempts.claim(session, queue, worker="bench", lease_seconds=3600) is not None
         return time.perf_counter() - began
 
 

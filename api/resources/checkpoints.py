@@ -8,7 +8,7 @@ from api import auth, downloads, openapi, schemas
 from api.resources.jobs import identified
 from api.service import current
 from services import db
-from services.jobs import control
+from services.jobs import control, progress
 from services.orm import Checkpoint
 
 api = openapi.blueprint("checkpoints", __name__, prefix="/v1/jobs", about="Places from which training goes on exactly.")
@@ -23,7 +23,7 @@ def index(path: schemas.JobPath) -> Response:
     """List the checkpoints of a job, ascending"""
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
-        rows = control.checkpoints(session, path.job_id)
+        rows = progress.checkpoints(session, path.job_id)
     return openapi.answer(schemas.CheckpointList(data=[described(row) for row in rows]))
 
 
@@ -36,7 +36,7 @@ def download(path: schemas.CheckpointPath) -> Response:
     """Download a checkpoint as a zip"""
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
-        row = control.get_checkpoint(session, path.job_id, path.step)
+        row = progress.get_checkpoint(session, path.job_id, path.step)
     return downloads.zip_response(f"{row.job_id}-checkpoint-{row.step}.zip", current().storage, row.job_id, row.files)
 
 

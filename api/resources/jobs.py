@@ -18,7 +18,7 @@ from services import db, faults
 from services.blobs import transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
-from services.jobs import control, queries, submission
+from services.jobs import control, progress, queries, submission
 from services.orm import Job
 from services.settings import Settings
 from services.states import TERMINAL, Status
@@ -181,7 +181,7 @@ def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     """Loss and gradient norm by step, thinned out"""
     with db.read_scope(current().engine) as session:
         queries.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
-        found = control.steps(session, path.job_id, points=query.points)
+        found = progress.steps(session, path.job_id, points=query.points)
     numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm}
     return openapi.answer({"object": "steps", **numbers, "total": found.total})
 

@@ -11,7 +11,7 @@ from api.resources.jobs import identified
 from api.service import current
 from services import db
 from services.errors import ModelNotReady, NotFound
-from services.jobs import control
+from services.jobs import control, progress
 from services.orm import Job
 from services.states import TERMINAL, Status
 
@@ -57,7 +57,7 @@ def single(path: schemas.FilePath) -> Response:
 def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
         job = control.get(session, identified(job_id), tenant=auth.tenant())
-        kept = [str(row.step) for row in control.checkpoints(session, job.id)]
+        kept = [str(row.step) for row in progress.checkpoints(session, job.id)]
     if job.status in TERMINAL and job.status != Status.SUCCEEDED and not job.files:
         told = f"This job has no model: it ended as {job.status}."
         if kept:

@@ -156,6 +156,11 @@ def can_run() -> tuple[ColumnElement[bool], ...]:
     return (has_jobs, _head(runnable()).is_not(None), ~_tenant(tenants.is_full(), False))
 
 
+def waiting(session: Session) -> Sequence[str]:
+    """The queues that have jobs which may run now: those of tenants at their limit may not."""
+    return session.scalars(select(Lane.queue).where(*can_run()).distinct().order_by(Lane.queue)).all()
+
+
 def runnable(job: type[Job] = Job) -> tuple[ColumnElement[bool], ...]:
     """Conditions of jobs that may be claimed, if their tenant may run more."""
     in_time = sa.or_(job.queue_deadline.is_(None), job.queue_deadline > now())

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from services import db, faults, idempotency
 from services.blobs.storage import STRAY_SECONDS, Storage
 from services.datasets import versions
-from services.jobs import batches, control, lanes, workers
+from services.jobs import attempts, batches, control, lanes, workers
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
 from services.upkeep import leftovers
@@ -42,11 +42,14 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
     expired: Sequence[str] = ()
     forgotten = 0
     with db.read_scope(engine) as session:
-        silent, stale = control.any_expired(session, grace_seconds=settings.grace_seconds), idempotency.any_old(session)
+        silent, stale = (
+            attempts.any_expired(session, grace_seconds=settings.grace_seconds),
+            idempotency.any_old(session),
+        )
         left = workers.any_old(session)
     if silent:
         with db.session_scope(engine) as session:
-            expired = control.expire(session, grace_seconds=settings.grace_seconds)
+            expired = attempts.expire(session, grace_seconds=settings.grace_seconds)
     if stale:
         with db.session_scope(engine) as session:
             forgotten = idempotency.forget_old(session)
@@ -54,7 +57,7 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
         with db.session_scope(engine) as session:
             workers.forget_old(session)
     with db.read_scope(engine) as session:
-        waiting, over = control.waiting(session), batches.over(session)
+        waiting, over = lanes.waiting(session), batches.over(session)
     rung = [queue for queue in waiting if bell.ring(queue)]
     return Pass(expired, rung, forgotten, [batch_id for batch_id in over if _end(engine, batch_id)])
 

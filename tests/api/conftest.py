@@ -15,9 +15,9 @@ from api.app import create_app
 from api.service import Service
 from services import db
 from services.blobs.storage import Storage
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts, progress
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.settings import Settings
 from tests.api import answers
 
@@ -90,9 +90,9 @@ def queued_job(client: FlaskClient, spec: dict[str, Any]) -> dict[str, Any]:
 def running_job(service: Service, queued_job: dict[str, Any]) -> Lease:
     """The lease of a job whose trainer has begun: 3 epochs of 4 steps."""
     with db.session_scope(service.engine) as session:
-        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
-        control.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={"device": "cpu", "threads": 1})
+        progress.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={"device": "cpu", "threads": 1})
     return Lease.of(job)
 
 
@@ -128,12 +128,12 @@ def trained_job(service: Service, running_job: Lease, put: Put, model_files: dic
         for epoch in (1, 2, 3):
             record = {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": 2 / epoch, "macro_f1": float("nan")}
             first = 4 * (epoch - 1) + 1
-            control.record_steps(session, lease, first, [1.0, float("nan"), 0.5, None], [0.1, 0.2, float("inf"), 0.4])
+            progress.record_steps(session, lease, first, [1.0, float("nan"), 0.5, None], [0.1, 0.2, float("inf"), 0.4])
             best = {"epoch": epoch, "metric": "validation_loss", "value": record["validation_loss"]}
-            control.record(session, lease, record, best=best)
+            progress.record(session, lease, record, best=best)
         names = ("checkpoint-000000012.json", "checkpoint-000000012.safetensors")
         files = [put(lease.job_id, name, name.encode() * 1000) for name in names]
-        control.checkpoint(session, lease, epoch=3, step=12, best=True, files=files)
+        progress.checkpoint(session, lease, epoch=3, step=12, best=True, files=files)
         model = [put(lease.job_id, name, content) for name, content in model_files.items()]
         result = {
             "best_epoch": 3,
@@ -141,5 +141,5 @@ def trained_job(service: Service, running_job: Lease, put: Put, model_files: dic
             "stopped_early": False,
             "metrics": {"validation_loss": 0.66, "test_loss": None},
         }
-        control.succeed(session, lease, result, model)
+        attempts.succeed(session, lease, result, model)
     return lease.job_id

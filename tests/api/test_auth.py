@@ -24,9 +24,9 @@ from services import db, registry
 from services.access import keys, tenants
 from services.access.keys import Identity, Scope
 from services.datasets import versions
-from services.jobs import batches, control, submission
-from services.jobs.control import Lease
+from services.jobs import attempts, batches, control, progress, submission
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.orm import ApiKey, AuditEntry
 from services.schedules import definitions
 from services.settings import Settings
@@ -137,18 +137,18 @@ class World:
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
     def _train(self, session: Any, job_id: str) -> None:
-        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
         assert job.id == job_id
         lease = Lease.of(job)
-        control.started(session, lease, epochs=3, steps_per_epoch=4, info={})
-        control.record_steps(session, lease, 1, [1.0], [0.5])
-        control.record(session, lease, {"epoch": 1, "train_loss": 1.0})
+        progress.started(session, lease, epochs=3, steps_per_epoch=4, info={})
+        progress.record_steps(session, lease, 1, [1.0], [0.5])
+        progress.record(session, lease, {"epoch": 1, "train_loss": 1.0})
         kept = [self.put(job.id, f"checkpoint-000000012.{kind}", b"{}") for kind in ("json", "safetensors")]
-        control.checkpoint(session, lease, epoch=1, step=12, best=True, files=kept)
+        progress.checkpoint(session, lease, epoch=1, step=12, best=True, files=kept)
         model = [self.put(job.id, name, b"{}") for name in ("model.safetensors", "model.json", "history.json")]
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}
-        control.succeed(session, lease, result, model)
+        attempts.succeed(session, lease, result, model)
 
     def _dataset(self, session: Any, tenant: str) -> str:
         from io import BytesIO

@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from api.service import Service
 from services import db
 from services.access import tenants
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts, progress
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.orm import Batch, Job
 from tests.services.jobs.test_claims import at_once
 
@@ -34,19 +34,19 @@ def rows(app: Flask, table: Any) -> int:
 
 def start(service: Service) -> Lease:
     with db.session_scope(service.engine) as session:
-        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
-        control.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={})
+        progress.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={})
         return Lease.of(job)
 
 
 def succeed(service: Service, lease: Lease) -> None:
     with db.session_scope(service.engine) as session:
         best = {"epoch": 1, "metric": "validation_loss", "value": 0.5}
-        control.record(session, lease, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5}, best=best)
+        progress.record(session, lease, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5}, best=best)
         metrics = {"validation_accuracy": 0.75}
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": metrics}
-        control.succeed(session, lease, result, [])
+        attempts.succeed(session, lease, result, [])
 
 
 def test_a_matrix_becomes_a_batch_of_every_combination(any_app: Flask, bell: FakeDoorbell, sweep: Any) -> None:
@@ -196,14 +196,14 @@ def test_a_poll_waits_for_news_of_any_job_and_without_a_tag_for_the_end(
     other.start()
     succeed(service, lease)
     with db.session_scope(service.engine) as session:
-        control.fail(session, Lease.of(_claimed(session)), "diverged", "Step 3.", retry=False)
+        attempts.fail(session, Lease.of(_claimed(session)), "diverged", "Step 3.", retry=False)
     other.join(30)
     assert (ended[0].get_json()["status"], ended[0].get_json()["terminal"]) == ("failed", True)
     assert "Retry-After" not in ended[0].headers
 
 
 def _claimed(session: Any) -> Job:
-    job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+    job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
     assert job is not None
     return job
 

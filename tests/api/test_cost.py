@@ -13,9 +13,9 @@ from flask import Flask
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import control, queries, workers
+from services.jobs import attempts, queries, workers
 from services.jobs.leases import Lease
-from services.orm import Epoch
+from services.orm import Epoch, Job
 
 Statement = tuple[str, Any]
 SMALL = {"workers"}
@@ -94,7 +94,7 @@ def test_no_list_or_filter_reads_a_whole_table_or_sorts_it(any_app: Flask, fille
 def test_a_claim_reads_no_whole_table(any_app: Flask, filled: dict[str, str]) -> None:
     engine = any_app.extensions["loopline"].engine
     with statements(engine) as made, db.session_scope(engine) as session:
-        assert control.claim(session, "default", worker="w", lease_seconds=60) is not None
+        assert attempts.claim(session, "default", worker="w", lease_seconds=60) is not None
     for statement in made:
         plan = plan_of(engine, statement)
         assert not scanned(plan) - {"webhooks", "tenants", "lanes"}, plan
@@ -159,9 +159,9 @@ def test_the_places_in_a_list_are_those_of_each_job(any_app: Flask, spec: dict[s
     for number in range(6):
         client.post("/v1/jobs", json={**spec, "priority": number % 3, "queue": "night" if number == 4 else "default"})
     with db.session_scope(engine) as session:
-        job = control.claim(session, "default", worker="w", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="w", lease_seconds=60)
         assert job is not None
-        control.fail(session, Lease.of(job), "trainer_crashed", retry=True)  # it waits, and is not runnable
+        attempts.fail(session, Lease.of(job), "trainer_crashed", retry=True)  # it waits, and is not runnable
     listed = {job["id"]: job["queue"]["position"] for job in client.get("/v1/jobs").get_json()["data"]}
     assert listed == {job: client.get(f"/v1/jobs/{job}").get_json()["queue"]["position"] for job in listed}
 
@@ -200,7 +200,7 @@ def sorted_whole(plan: str) -> bool:
 
 def scanned(plan: str) -> set[str]:
     """The tables that are read as a whole."""
-    tables = {table.name for table in control.Job.metadata.sorted_tables} | {"other"}
+    tables = {table.name for table in Job.metadata.sorted_tables} | {"other"}
     found: Callable[[str], list[str]] = re.compile(r"(?:SCAN|Seq Scan on) (\w+)").findall
     return tables & set(found(plan))
 

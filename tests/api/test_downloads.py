@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from api import downloads
 from api.service import Service
 from services import db
-from services.jobs import control
+from services.jobs import attempts
 from services.jobs.leases import Lease
 
 
@@ -73,9 +73,9 @@ def test_the_best_weights_of_a_job_that_was_cut_short_are_offered_and_marked(
     result = {**marks, "best_epoch": 2, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
     with db.session_scope(service.engine) as session:
         if ended == "cancelled":
-            control.cancelled(session, running_job, result=result, files=files)
+            attempts.cancelled(session, running_job, result=result, files=files)
         else:
-            control.fail(session, running_job, "time_limit", retry=False, result=result, files=files)
+            attempts.fail(session, running_job, "time_limit", retry=False, result=result, files=files)
     shown = client.get(path).get_json()
     assert (shown["links"]["model"], shown["result"]["complete"]) == (f"{path}/model", False)
     assert shown["result"]["incomplete_because"] == ended

@@ -11,9 +11,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from services import db
-from services.jobs import control, events, workers
-from services.jobs.control import Lease
+from services.jobs import attempts, events, workers
 from services.jobs.events import Line
+from services.jobs.leases import Lease
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def told_job(any_app: Flask, spec: dict[str, Any]) -> str:
     path = str(any_app.test_client().post("/v1/jobs", json=spec).headers["Location"])
     engine = any_app.extensions["loopline"].engine
     with db.session_scope(engine) as session:
-        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
         lease = Lease.of(job)
     with db.session_scope(engine) as session:
         events.note(session, lease, "micro_batch", "Halved.", "warning", {"micro_batch": 16})
         events.log(session, lease, [Line("info", "Hello."), Line("output", "two\twords"), Line("error", "böse")])
         events.log(session, lease, [Line("output", f"line {n}") for n in (4, 5)])
-        control.fail(session, lease, "diverged", "Step 3.", retry=False)
+        attempts.fail(session, lease, "diverged", "Step 3.", retry=False)
     return path
 
 

@@ -16,9 +16,9 @@ from flask.testing import FlaskClient
 from api.bell import CeleryDoorbell
 from api.service import Service
 from services import db
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts, control, progress
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.orm import Job
 
 UNKNOWN = "job_" + "0" * 26
@@ -91,11 +91,11 @@ def test_cancelling_a_running_job_asks_it_to_stop(client: FlaskClient, running_j
 
 def test_a_running_job_shows_how_far_it_is(client: FlaskClient, service: Service, running_job: Lease) -> None:
     with db.session_scope(service.engine) as session:
-        control.record_steps(session, running_job, 1, [1.0] * 6, [1.0] * 6)
+        progress.record_steps(session, running_job, 1, [1.0] * 6, [1.0] * 6)
     answer = client.get(f"/v1/jobs/{running_job.job_id}")
-    progress = answer.get_json()["progress"]
-    assert (progress["step"], progress["steps"], progress["fraction"]) == (6, 12, 0.5)
-    assert 0 <= progress["eta_seconds"] < 5
+    shown = answer.get_json()["progress"]
+    assert (shown["step"], shown["steps"], shown["fraction"]) == (6, 12, 0.5)
+    assert 0 <= shown["eta_seconds"] < 5
     assert answer.headers["Retry-After"] == "1"
 
 
@@ -141,7 +141,7 @@ def test_a_long_poll_ends_when_the_job_changes(
         began = time.monotonic()
         poll = pool.submit(lambda: app.test_client().get(f"{path}?wait=20", headers={"If-None-Match": tag}))
         with db.session_scope(service.engine) as session:
-            control.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
+            progress.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
         answer = poll.result()
     assert (answer.status_code, answer.get_json()["progress"]["epoch"]) == (200, 1)
     assert time.monotonic() - began < 5
@@ -151,8 +151,8 @@ def test_a_long_poll_without_a_tag_waits_for_the_end(app: Flask, service: Servic
     with ThreadPoolExecutor() as pool:
         poll = pool.submit(lambda: app.test_client().get(f"/v1/jobs/{running_job.job_id}?wait=20"))
         with db.session_scope(service.engine) as session:
-            control.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
-            control.fail(session, running_job, "diverged", "Step 3.", retry=False)
+            progress.record(session, running_job, {"epoch": 1, "train_loss": 0.5})
+            attempts.fail(session, running_job, "diverged", "Step 3.", retry=False)
         assert poll.result().get_json()["reason"] == "diverged"
 
 
@@ -345,14 +345,14 @@ def test_the_life_of_a_job_on_both_databases(
     client, engine = app.test_client(), app.extensions["loopline"].engine
     path = client.post("/v1/jobs", json=spec).headers["Location"]
     with db.session_scope(engine) as session:
-        claimed = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        claimed = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert claimed is not None
-        control.started(session, Lease.of(claimed), epochs=3, steps_per_epoch=4, info={"device": "cpu"})
+        progress.started(session, Lease.of(claimed), epochs=3, steps_per_epoch=4, info={"device": "cpu"})
     tag = client.get(path).headers["ETag"]
     assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
     assert client.post(f"{path}/cancel").get_json()["cancel_requested"]
     with db.session_scope(engine) as session:
-        control.cancelled(session, Lease.of(claimed))
+        attempts.cancelled(session, Lease.of(claimed))
     assert client.get(f"{path}?wait=5", headers={"If-None-Match": tag}).get_json()["status"] == "cancelled"
     assert len(client.get("/v1/jobs?tag=team:speech&status=cancelled").get_json()["data"]) == 1
     assert client.get("/v1/jobs?name=%00&tag=a:b").status_code == 400
@@ -362,8 +362,8 @@ def test_a_job_whose_worker_is_silent_says_since_when_and_not_when_it_ends(
     client: FlaskClient, service: Service, running_job: Lease
 ) -> None:
     with db.session_scope(service.engine) as session:
-        control.started(session, running_job, epochs=10, steps_per_epoch=10, info={})
-        control.record_steps(session, running_job, 1, [1.0], [0.5])
+        progress.started(session, running_job, epochs=10, steps_per_epoch=10, info={})
+        progress.record_steps(session, running_job, 1, [1.0], [0.5])
 
     def silent_for(seconds: float) -> dict[str, Any]:
         """As if the worker had renewed its lease so long ago."""

@@ -11,9 +11,9 @@ from flask import Flask
 
 from api.service import Service
 from services import db
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 
 FILES = {"model.safetensors": bytes(3_000_000), "model.json": b"{}", "history.json": b"{}"}
 UNKNOWN = "job_" + "0" * 26
@@ -30,7 +30,7 @@ def submitted(app: Flask, spec: dict[str, Any]) -> str:
 
 def claimed(app: Flask) -> Lease:
     with db.session_scope(house(app).engine) as session:
-        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
         return Lease.of(job)
 
@@ -44,7 +44,7 @@ def trained(app: Flask, spec: dict[str, Any]) -> str:
         (storage.job_dir(lease.job_id) / name).write_bytes(content)
     result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}
     with db.session_scope(house(app).engine) as session:
-        control.succeed(session, lease, result, files)
+        attempts.succeed(session, lease, result, files)
     return path
 
 
@@ -77,7 +77,7 @@ def test_a_running_job_is_asked_to_pause_and_may_be_left_alone_after_all(
     assert (job["status"], job["pause_requested"], bell.rung) == ("running", False, [])
     client.post(f"{path}/pause")
     with db.session_scope(house(any_app).engine) as session:
-        control.paused(session, lease)
+        attempts.paused(session, lease)
     job = client.get(path).get_json()
     assert (job["status"], job["pause_requested"]) == ("paused", False)
     assert client.post(f"{path}/resume").get_json()["status"] == "queued"
@@ -109,9 +109,9 @@ def test_a_long_poll_hears_of_a_pause(any_app: Flask, spec: dict[str, Any]) -> N
 def test_a_job_that_was_lost_says_why_it_waits(any_app: Flask, spec: dict[str, Any]) -> None:
     client, path = any_app.test_client(), submitted(any_app, spec)
     with db.session_scope(house(any_app).engine) as session:
-        control.claim(session, "default", worker="test:1", lease_seconds=-1)
+        attempts.claim(session, "default", worker="test:1", lease_seconds=-1)
     with db.session_scope(house(any_app).engine) as session:
-        control.expire(session)
+        attempts.expire(session)
     job = client.get(path).get_json()
     assert (job["status"], job["reason"], job["lost"], job["failures"]) == ("queued", "worker_lost", 1, 0)
     assert job["message"] == "Worker test:1 was lost during attempt 1. The job goes on."
@@ -122,7 +122,7 @@ def test_a_job_that_is_tried_again_says_when(any_app: Flask, spec: dict[str, Any
     client, path = any_app.test_client(), submitted(any_app, spec)
     lease = claimed(any_app)
     with db.session_scope(house(any_app).engine) as session:
-        control.fail(session, lease, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
+        attempts.fail(session, lease, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
     job = client.get(path).get_json()
     assert (job["status"], job["reason"], job["failures"]) == ("queued", "trainer_crashed", 1)
     assert job["waits_until"] > job["started_at"]

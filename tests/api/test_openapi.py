@@ -24,10 +24,10 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import create_app
 from services import db, registry
-from services.jobs import control, workers
-from services.jobs.control import Lease
+from services.jobs import attempts, control, progress, workers
 from services.jobs.doorbell import FakeDoorbell
 from services.jobs.events import Line, log
+from services.jobs.leases import Lease
 from services.settings import Settings
 from services.webhooks import subscriptions
 
@@ -83,20 +83,20 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
     leases = []
     with db.session_scope(service.engine) as session:
         for _ in range(4):
-            job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
             assert job is not None
             leases.append(Lease.of(job))
-            control.started(session, leases[-1], epochs=3, steps_per_epoch=4, info={})
-            control.record_steps(session, leases[-1], 1, [1.0, None], [0.5, float("inf")])
-            control.record(session, leases[-1], {"epoch": 1, "train_loss": float("nan")})
+            progress.started(session, leases[-1], epochs=3, steps_per_epoch=4, info={})
+            progress.record_steps(session, leases[-1], 1, [1.0, None], [0.5, float("inf")])
+            progress.record(session, leases[-1], {"epoch": 1, "train_loss": float("nan")})
             log(session, leases[-1], [Line("output", "Hello."), Line("error", "\u2028")])
-        control.fail(session, leases[0], "diverged", "Step 3.", retry=False)
-        control.fail(session, leases[1], "trainer_crashed", "Again.", retry=True)
+        attempts.fail(session, leases[0], "diverged", "Step 3.", retry=False)
+        attempts.fail(session, leases[1], "trainer_crashed", "Again.", retry=True)
         kept = [put(ids[2], f"checkpoint-000000002.{kind}", b"{}") for kind in ("json", "safetensors")]
-        control.checkpoint(session, leases[2], epoch=1, step=2, best=True, files=kept)
+        progress.checkpoint(session, leases[2], epoch=1, step=2, best=True, files=kept)
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"test_macro_f1": None}}
         model = [put(ids[2], name, b"{}") for name in ("model.safetensors", "model.json", "history.json")]
-        control.succeed(session, leases[2], result, model)
+        attempts.succeed(session, leases[2], result, model)
         registry.register(session, "toy", ids[2], note="a try")
         registry.promote(session, "toy", "1")
         control.pause(session, ids[4])

@@ -15,8 +15,8 @@ from api.service import Service
 from services import db
 from services.access import keys
 from services.datasets import versions
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts
+from services.jobs.leases import Lease
 from tests.api.conftest import Put
 
 Train = Callable[..., str]
@@ -29,12 +29,12 @@ def train(client: FlaskClient, service: Service, put: Put, spec: dict[str, Any])
     def run(weights: bytes, **changes: Any) -> str:
         job_id: str = client.post("/v1/jobs", json={**spec, **changes}).get_json()["id"]
         with db.session_scope(service.engine) as session:
-            job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
             assert job is not None
             contents = {"model.safetensors": weights, "model.json": b"{}", "history.json": b"{}"}
             files = [put(job_id, name, content) for name, content in contents.items()]
             result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
-            control.succeed(session, Lease.of(job), result, files)
+            attempts.succeed(session, Lease.of(job), result, files)
         return job_id
 
     return run
@@ -179,9 +179,9 @@ def test_a_version_is_downloaded_from_an_object_store(
     files = transfers.share(service.storage, service.storage.objects, job_id, 1, files)
     service.storage.remove_job(job_id)
     with db.session_scope(service.engine) as session:
-        job = control.claim(session, "default", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
         assert job is not None
-        control.succeed(session, Lease.of(job), {"metrics": {}}, files)
+        attempts.succeed(session, Lease.of(job), {"metrics": {}}, files)
     registered(client, job_id)
     assert weights(client, "latest") == b"stored"
 

@@ -27,8 +27,8 @@ import pytest
 
 from services import db
 from services.blobs.storage import Storage
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts
+from services.jobs.leases import Lease
 from tests.serving import Server, serving
 
 
@@ -51,7 +51,7 @@ def test_a_long_poll_over_http_ends_with_the_news(server: Server, spec: dict[str
     with ThreadPoolExecutor() as pool:
         poll = pool.submit(httpx.get, f"{path}?wait=30", headers={"If-None-Match": tag}, timeout=40)
         with db.session_scope(server.engine) as session:
-            assert control.claim(session, "polled", worker="test:1", lease_seconds=60)
+            assert attempts.claim(session, "polled", worker="test:1", lease_seconds=60)
         began = time.monotonic()
         assert poll.result().json()["status"] == "running"
     assert time.monotonic() - began < 3
@@ -406,11 +406,11 @@ def test_a_download_streams_whole(server: Server, spec: dict[str, Any]) -> None:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     with db.session_scope(server.engine) as session:
-        job = control.claim(session, "downloaded", worker="test:1", lease_seconds=60)
+        job = attempts.claim(session, "downloaded", worker="test:1", lease_seconds=60)
         assert job is not None
         files = [{"name": name, "bytes": len(content), "sha256": "0" * 64} for name, content in contents.items()]
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}
-        control.succeed(session, Lease.of(job), result, files)
+        attempts.succeed(session, Lease.of(job), result, files)
     with httpx.stream("GET", f"{server.url}{location}/model") as answer:
         assert answer.headers["Transfer-Encoding"] == "chunked"
         assert sum(map(len, answer.iter_bytes())) > 3_000_000

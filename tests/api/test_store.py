@@ -20,8 +20,8 @@ from services.blobs import transfers
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.datasets import versions
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts
+from services.jobs.leases import Lease
 from tests.api.conftest import Put
 from tests.conftest import S3Server
 
@@ -178,7 +178,7 @@ def test_a_file_from_before_there_was_a_store_is_still_served(
         (storage.job_dir(running_job.job_id) / name).write_bytes(b"{}")
         files.append({"name": name, "bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()})
     with db.session_scope(service.engine) as session:
-        control.succeed(
+        attempts.succeed(
             session, running_job, {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}, files
         )
     for path in ("model", "model/model.json"):

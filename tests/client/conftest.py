@@ -19,9 +19,10 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from api.app import create_app
 from services import db
-from services.jobs import control, events
+from services.jobs import attempts, control, events, progress
 from services.jobs.doorbell import FakeDoorbell
 from services.jobs.events import Line
+from services.jobs.leases import Lease
 from services.settings import Settings
 
 SPEC: dict[str, Any] = {
@@ -85,19 +86,19 @@ class Service:
 
     def do(self, verb: Callable[..., Any], job_id: str, *args: Any, **values: Any) -> Any:
         with db.session_scope(self.engine) as session:
-            lease = control.Lease.of(control.get(session, job_id))
+            lease = Lease.of(control.get(session, job_id))
             return verb(session, lease, *args, **values)
 
     def start(self, job_id: str, *, epochs: int = 3, steps_per_epoch: int = 4) -> None:
         with db.session_scope(self.engine) as session:
-            claimed = control.claim(session, "default", worker="test:1", lease_seconds=60)
+            claimed = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
             assert claimed is not None
             assert claimed.id == job_id
-        self.do(control.started, job_id, epochs=epochs, steps_per_epoch=steps_per_epoch, info={"device": "cpu"})
+        self.do(progress.started, job_id, epochs=epochs, steps_per_epoch=steps_per_epoch, info={"device": "cpu"})
 
     def epoch(self, job_id: str, epoch: int, *, loss: float | None = None) -> None:
         loss = 1.0 / epoch if loss is None else loss
-        self.do(control.record_steps, job_id, 4 * epoch - 3, [loss] * 4, [0.5, None, 0.5, 0.5])
+        self.do(progress.record_steps, job_id, 4 * epoch - 3, [loss] * 4, [0.5, None, 0.5, 0.5])
         record = {
             "epoch": epoch,
             "train_loss": loss,
@@ -115,26 +116,26 @@ class Service:
             best = control.get(session, job_id).best
         if best is None or record["validation_loss"] < best["value"]:
             best = {"epoch": epoch, "metric": "validation_loss", "value": record["validation_loss"]}
-        self.do(control.record, job_id, record, best=best)
+        self.do(progress.record, job_id, record, best=best)
 
     def checkpoint(self, job_id: str, step: int) -> None:
         files = {path.name: b"state" for path in self.storage.checkpoint_files(job_id, step)}
-        self.do(control.checkpoint, job_id, epoch=1, step=step, best=True, files=self._written(job_id, files))
+        self.do(progress.checkpoint, job_id, epoch=1, step=step, best=True, files=self._written(job_id, files))
 
     def succeed(self, job_id: str, *, files: dict[str, bytes] = FILES) -> None:
         metrics = {"validation_accuracy": 0.8, "test_accuracy": 0.75, "test_macro_f1": float("nan")}
         result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": metrics}
         result = json.loads(json.dumps(result).replace("NaN", "null"))
-        self.do(control.succeed, job_id, result, self._written(job_id, files))
+        self.do(attempts.succeed, job_id, result, self._written(job_id, files))
 
     def fail(self, job_id: str, reason: str = "diverged", message: str = "Training diverged at step 7.") -> None:
-        self.do(control.fail, job_id, reason, message, retry=False)
+        self.do(attempts.fail, job_id, reason, message, retry=False)
 
     def cut_short(self, job_id: str, *, files: dict[str, bytes] = FILES) -> None:
         marks = {"complete": False, "incomplete_because": "time_limit"}
         result = {**marks, "best_epoch": 2, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
         written = self._written(job_id, files)
-        self.do(control.fail, job_id, "time_limit", "Too long.", retry=False, result=result, files=written)
+        self.do(attempts.fail, job_id, "time_limit", "Too long.", retry=False, result=result, files=written)
 
     def log(self, job_id: str, *told: str) -> None:
         """Levels and texts, in turn."""

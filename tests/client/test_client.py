@@ -22,7 +22,7 @@ from loopline import (
 )
 
 from services import db
-from services.jobs import control, workers
+from services.jobs import attempts, workers
 
 Background = Callable[..., threading.Thread]
 
@@ -323,7 +323,7 @@ def test_events_and_log_lines_are_read_across_pages(
 def test_a_job_that_waits_again_says_why(service: Any, client: Client, tiny: dict[str, Any]) -> None:
     job = client.submit(tiny)
     service.start(job.id)
-    service.do(control.fail, job.id, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
+    service.do(attempts.fail, job.id, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
     job = job.refresh()
     assert (job.status, job.reason, job.failures, job.lost) == ("queued", "trainer_crashed", 1, 0)
     assert job.waits_until is not None

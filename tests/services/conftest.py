@@ -11,8 +11,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts
+from services.jobs.leases import Lease
 from services.orm import Job
 
 
@@ -45,14 +45,14 @@ def lost_lease(engine: Engine, lease: Lease) -> Lease:
     """The lease of an attempt that was taken for dead: the job runs as attempt 2 now."""
     let_expire(engine, lease.job_id)
     with db.session_scope(engine) as session:
-        assert control.expire(session) == [lease.job_id]
+        assert attempts.expire(session) == [lease.job_id]
     assert claimed(engine).attempt == 2
     return lease
 
 
 def claimed(engine: Engine, queue: str = "default") -> Lease:
     with db.session_scope(engine) as session:
-        job = control.claim(session, queue, worker="host:1", lease_seconds=60)
+        job = attempts.claim(session, queue, worker="host:1", lease_seconds=60)
         assert job is not None
         return Lease.of(job)
 

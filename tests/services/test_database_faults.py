@@ -18,8 +18,8 @@ from sqlalchemy.engine import Engine
 
 from services import db, faults
 from services.errors import LeaseLost, Unavailable
-from services.jobs import control, events
-from services.jobs.control import Lease
+from services.jobs import attempts, control, events, progress
+from services.jobs.leases import Lease
 from services.orm import Job
 from services.training.spec import Spec
 from tests.services.conftest import claimed
@@ -66,9 +66,9 @@ def test_a_claim_whose_connection_is_cut_before_its_commit_never_happened(engine
 @pytest.mark.parametrize("write", ["renew", "record", "succeed"])
 def test_a_write_whose_connection_is_cut_can_be_made_again(engine: Engine, lease: Lease, write: str) -> None:
     writes: dict[str, Callable[[Any], object]] = {
-        "renew": lambda s: control.renew(s, lease, 60),
-        "record": lambda s: control.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
-        "succeed": lambda s: control.succeed(s, lease, {}, []),
+        "renew": lambda s: attempts.renew(s, lease, 60),
+        "record": lambda s: progress.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
+        "succeed": lambda s: attempts.succeed(s, lease, {}, []),
     }
     faults.arm("transaction.written", lambda: cut_connections(engine))
     with pytest.raises(Unavailable), db.session_scope(engine) as session:
@@ -78,7 +78,7 @@ def test_a_write_whose_connection_is_cut_can_be_made_again(engine: Engine, lease
     with db.session_scope(engine) as session:
         writes[write](session)
     with db.read_scope(engine) as session:
-        assert len(control.epochs(session, lease.job_id)) == (write == "record")
+        assert len(progress.epochs(session, lease.job_id)) == (write == "record")
 
 
 def test_an_end_whose_answer_was_lost_is_found_to_have_happened_when_it_is_written_again(
@@ -89,10 +89,10 @@ def test_an_end_whose_answer_was_lost_is_found_to_have_happened_when_it_is_writt
 
     faults.arm("transaction.committed", lose_the_answer)
     with pytest.raises(Unavailable), db.session_scope(engine) as session:
-        control.succeed(session, lease, {"epochs": 3}, [])
+        attempts.succeed(session, lease, {"epochs": 3}, [])
     faults.disarm()
     with pytest.raises(LeaseLost), db.session_scope(engine) as session:
-        control.succeed(session, lease, {"epochs": 3}, [])
+        attempts.succeed(session, lease, {"epochs": 3}, [])
     with db.read_scope(engine) as session:
         ends = [row.to_status for row in control.transitions(session, lease.job_id)]
     assert ends == ["queued", "running", "succeeded"]
@@ -210,7 +210,7 @@ def test_a_schema_is_brought_up_to_date_under_queued_and_running_jobs(
     db.migrate(engine)
     with db.session_scope(engine) as session:
         assert [row.to_status for row in control.transitions(session, str(old["id"]))] == ["running"]
-        assert control.expire(session) == [old["id"]]
+        assert attempts.expire(session) == [old["id"]]
     assert {claimed(engine).job_id, claimed(engine).job_id} == {"job_" + "0" * 26, "job_" + "1" * 26}
     alembic(engine, "downgrade", "0001")
     db.migrate(engine)
@@ -238,9 +238,9 @@ def test_a_worker_whose_clock_is_wrong_neither_loses_its_lease_nor_keeps_it(
     lease = claimed(engine)
     if renewed:
         with db.session_scope(engine) as session:
-            control.renew(session, lease, 60)
+            attempts.renew(session, lease, 60)
     monkeypatch.undo()
     with db.session_scope(engine) as session:
-        assert control.expire(session) == []
+        assert attempts.expire(session) == []
         left = control.get(session, lease.job_id).lease_until - session.scalar(sa.select(db.now()))
         assert 50 < left <= 60

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db, metrics
-from services.jobs import control, workers
-from services.jobs.control import Lease
+from services.jobs import attempts, control, workers
+from services.jobs.leases import Lease
 from services.orm import Delivery, Job, Webhook
 from services.settings import Settings
 from services.upkeep.census import Census
@@ -34,7 +34,7 @@ def read(engine: Engine) -> Iterator[Read]:
 
 def claimed(engine: Engine, seconds: float = 60) -> Lease:
     with db.session_scope(engine) as session:
-        job = control.claim(session, "default", worker="here:1", lease_seconds=seconds)
+        job = attempts.claim(session, "default", worker="here:1", lease_seconds=seconds)
         assert job is not None
     return Lease.of(job)
 
@@ -43,7 +43,7 @@ def test_a_job_is_counted_from_its_birth_to_its_end(engine: Engine, make_job: Ma
     make_job()
     lease = claimed(engine)
     with db.session_scope(engine) as session:
-        control.succeed(session, lease, {}, [])
+        attempts.succeed(session, lease, {}, [])
     found = read()
     assert found.value("loopline_jobs_submitted_total", queue="default") == 1
     assert found.value("loopline_attempts_total", queue="default") == 1
@@ -56,7 +56,7 @@ def test_a_job_is_counted_from_its_birth_to_its_end(engine: Engine, make_job: Ma
 def test_what_is_rolled_back_is_not_counted(engine: Engine, make_job: MakeJob, read: Read) -> None:
     make_job()
     with suppress(ZeroDivisionError), db.session_scope(engine) as session:
-        assert control.claim(session, "default", worker="here:1", lease_seconds=60)
+        assert attempts.claim(session, "default", worker="here:1", lease_seconds=60)
         raise ZeroDivisionError
     assert read().total("loopline_attempts_total") == 0
     claimed(engine)
@@ -71,7 +71,7 @@ def test_a_wait_is_counted_from_when_the_job_could_have_run(engine: Engine, make
     lease = claimed(engine)
     with db.session_scope(engine) as session:
         session.execute(sa.update(Job).values(attempt_started_at=db.now() - 40))
-        control.fail(session, lease, "trainer_crashed", retry=True)
+        attempts.fail(session, lease, "trainer_crashed", retry=True)
     with db.session_scope(engine) as session:
         session.execute(sa.text("UPDATE events SET at = at - 50 WHERE job_id = :id"), {"id": job.id})
         session.execute(sa.update(Job).values(not_before=db.now() - 7))
@@ -86,13 +86,13 @@ def test_a_wait_is_counted_from_when_the_job_could_have_run(engine: Engine, make
 
 def test_a_job_that_loses_its_workers_is_counted_at_every_loss(engine: Engine, make_job: MakeJob, read: Read) -> None:
     make_job()
-    for _ in range(control.MAX_LOST + 1):
+    for _ in range(attempts.MAX_LOST + 1):
         claimed(engine, seconds=-1)
         with db.session_scope(engine) as session:
-            control.expire(session)
+            attempts.expire(session)
     found = read()
-    assert found.value("loopline_lease_expiries_total") == control.MAX_LOST + 1
-    assert found.value("loopline_retries_total", queue="default", reason="worker_lost") == control.MAX_LOST
+    assert found.value("loopline_lease_expiries_total") == attempts.MAX_LOST + 1
+    assert found.value("loopline_retries_total", queue="default", reason="worker_lost") == attempts.MAX_LOST
     assert found.value("loopline_runs_total", queue="default", outcome="failed", reason="worker_lost") == 1
 
 
@@ -100,7 +100,7 @@ def test_giving_back_and_cancelling_have_their_reasons(engine: Engine, make_job:
     job = make_job()
     lease = claimed(engine)
     with db.session_scope(engine) as session:
-        control.give_back(session, lease)
+        attempts.give_back(session, lease)
     with db.session_scope(engine) as session:
         control.cancel(session, job.id)
     found = read()

@@ -18,8 +18,9 @@ from sqlalchemy.exc import IntegrityError
 
 from services import db
 from services.errors import SchemaMismatch
-from services.jobs import batches, control
+from services.jobs import attempts, batches
 from services.orm import Base, Batch
+from services.states import Status
 
 INI = Path(__file__).parents[2] / "alembic.ini"
 
@@ -92,7 +93,7 @@ def test_the_database_holds_status_to_the_words_of_the_code(engine: Engine) -> N
     )
     with engine.connect() as connection:
         definition = str(connection.scalar(statement))
-    for status in control.Status:
+    for status in Status:
         assert f"'{status}'" in definition
 
 
@@ -270,7 +271,7 @@ def test_jobs_that_wait_come_into_lanes_on_the_way_and_go_on_in_their_order(empt
         assert rows(empty) == before
     db.migrate(empty)
     with db.session_scope(empty) as session:
-        claims = [control.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
+        claims = [attempts.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
     assert [claim and claim.id for claim in claims] == ["job_0", "job_5", "job_2", "job_1", "job_4", None]
 
 

@@ -23,7 +23,7 @@ from services.errors import (
     ModelNotFound,
     NothingBefore,
 )
-from services.jobs import control
+from services.jobs import attempts, control
 from services.orm import Job, ModelMove
 from tests.services.conftest import claimed
 
@@ -38,7 +38,7 @@ def train(engine: Engine, make_job: Callable[..., Job]) -> Train:
         make_job()
         lease = claimed(engine)
         with db.session_scope(engine) as session:
-            return control.succeed(session, lease, {"metrics": {"test_loss": 0.5}}, []).id
+            return attempts.succeed(session, lease, {"metrics": {"test_loss": 0.5}}, []).id
 
     return run
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import control
+from services.jobs import attempts, control
 from services.orm import Job
 from services.training.spec import Spec
 from tests.scraping import free_port
@@ -75,7 +75,7 @@ def test_the_scheduler_names_the_request_of_a_job_that_it_takes_back(
     with db.session_scope(engine) as session:
         job = control.create(session, make_spec(), requested={}, dataset_id=None, request_id="night-7")
     with db.session_scope(engine) as session:
-        control.claim(session, "default", worker="gone:1", lease_seconds=60)
+        attempts.claim(session, "default", worker="gone:1", lease_seconds=60)
         session.execute(sa.update(Job).values(lease_until=db.now() - 100))
     scheduler = start("worker.scheduler")
     watch.until(job.id, lambda job: job.status == "queued" and job.lost == 1)

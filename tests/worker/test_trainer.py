@@ -30,7 +30,7 @@ from services.errors import (
     SpecInvalid,
     TooLargeToTrain,
 )
-from services.jobs import control
+from services.jobs import progress
 from services.orm import Job
 from services.training import epochs
 from tests.worker.watching import Watch
@@ -95,12 +95,12 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
     weights = [storage.job_file(job.id, "model.safetensors").read_bytes() for job in (unbroken, broken)]
     assert weights[0] == weights[1]
     with db.read_scope(engine) as session:
-        told = [[numbers(record) for record in control.epochs(session, job.id)] for job in (unbroken, broken)]
+        told = [[numbers(record) for record in progress.epochs(session, job.id)] for job in (unbroken, broken)]
         assert told[0] == told[1]
         assert len(told[0]) == 15
-        assert control.steps(session, broken.id, 5000) == control.steps(session, unbroken.id, 5000)
+        assert progress.steps(session, broken.id, 5000) == progress.steps(session, unbroken.id, 5000)
         history = json.loads(storage.job_file(broken.id, "history.json").read_text())
-        assert history["epochs"] == control.epochs(session, broken.id)
+        assert history["epochs"] == progress.epochs(session, broken.id)
 
 
 def kill_at_second_checkpoint(folder: Path, spares: Noting, epochs_are: str = "there") -> None:

@@ -14,7 +14,7 @@ import redis
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import control, events
+from services.jobs import control, events, progress
 from services.orm import Checkpoint, Event, Job
 
 
@@ -49,7 +49,7 @@ class Watch:
 
     def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
         with db.read_scope(self.engine) as session:
-            return control.checkpoints(session, job_id)
+            return progress.checkpoints(session, job_id)
 
     def lines(self, job_id: str) -> list[tuple[str, str]]:
         """Level and text of the job's log."""

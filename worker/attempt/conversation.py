@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from services import db, faults, metrics
 from services.errors import JobNotFound, LeaseLost, Unavailable
-from services.jobs import control
-from services.jobs.control import Flags
+from services.jobs import attempts, control
+from services.jobs.attempts import Flags
 from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
 from services.states import Reason, Status
@@ -115,7 +115,7 @@ class Attempt:
         result = "unavailable"
         try:
             with db.session_scope(self.slot.engine) as session:
-                flags = control.renew(session, self.lease, self.slot.settings.lease_seconds)
+                flags = attempts.renew(session, self.lease, self.slot.settings.lease_seconds)
             result = "renewed"
         except LeaseLost:
             result = "refused"

@@ -29,7 +29,7 @@ from services.blobs.objects import S3
 from services.blobs.storage import Storage, sha256
 from services.blobs.transfers import Gone
 from services.errors import StorageUnavailable, Unavailable
-from services.jobs import control
+from services.jobs import progress
 from services.states import Reason
 from services.training import epochs
 from worker.attempt.courier import Courier
@@ -88,7 +88,7 @@ class Delivery:
         if not epochs.is_there(self.slot.storage.checkpoint_files(self.job.id, newest.step)[0]):
             try:
                 with db.read_scope(self.slot.engine) as session:
-                    records = control.epochs(session, self.job.id, limit=newest.epoch)
+                    records = progress.epochs(session, self.job.id, limit=newest.epoch)
             except Unavailable as error:
                 log.warning("%s: the epochs so far cannot be read: %s", self.job.id, error)
                 return False

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from services.jobs import control, events
+from services.jobs import attempts, events, progress
 from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
 from services.orm import Event as EventRow
@@ -69,7 +69,7 @@ class Batch:
     def _end(self, session: Session, lease: Lease, end: Event) -> None:
         match end:
             case {"event": "finished", "result": result, "files": files}:
-                control.succeed(session, lease, result, files)
+                attempts.succeed(session, lease, result, files)
                 log.info("%s: attempt %d succeeded", lease.job_id, lease.attempt)
             case {"event": "stopped", "reason": reason}:
                 offered = {"result": end["result"], "files": end["files"]} if "files" in end else {}
@@ -77,7 +77,7 @@ class Batch:
             case {"event": "failed", "reason": advice.DEVICE_LOST, "message": message}:
                 told = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
                 log.warning("%s: %s", lease.job_id, told)
-                control.lose(session, lease, told)
+                attempts.lose(session, lease, told)
             case {"event": "failed", "reason": reason, "message": message}:
                 why = Reason(reason) if reason in set(Reason) else Reason.TRAINER_CRASHED
                 self._failed(session, lease, why, message)
@@ -88,38 +88,38 @@ class Batch:
     def _failed(self, session: Session, lease: Lease, why: Reason, message: str) -> None:
         log.warning("%s: attempt %d failed (%s): %s", lease.job_id, lease.attempt, why, message)
         retry = why not in PERMANENT
-        control.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
+        attempts.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
 
     def _stopped(self, session: Session, lease: Lease, reason: str, offered: Mapping[str, Any]) -> None:
         log.info("%s: attempt %d stopped (%s)", lease.job_id, lease.attempt, reason)
         if reason == "cancel":
-            control.cancelled(session, lease, **offered)
+            attempts.cancelled(session, lease, **offered)
         elif reason == "pause":
-            control.paused(session, lease)
+            attempts.paused(session, lease)
         elif reason == "time_limit":
             ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
             limit = f"The job ran for {ran}: raise it, or train fewer epochs."
-            control.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
+            attempts.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
         else:
-            control.give_back(session, lease)
+            attempts.give_back(session, lease)
 
 
 def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
     match event:
         case {"event": "started", "epochs": epochs, "steps_per_epoch": steps, **info}:
             best = info.pop("best", None)
-            control.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
+            progress.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
         case {"event": "steps", "first_step": first, "loss": loss, "grad_norm": grad_norm}:
-            control.record_steps(session, lease, first, loss, grad_norm)
+            progress.record_steps(session, lease, first, loss, grad_norm)
         case {"event": "epochs", "records": records}:
-            control.record_all(session, lease, records, best=event.get("best"))
+            progress.record_all(session, lease, records, best=event.get("best"))
         case {"event": "checkpoint", "epoch": epoch, "step": step, "best": best, "files": files}:
-            control.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
+            progress.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
         case {"event": "checkpoint_deleted", "step": step}:
-            control.drop_checkpoint(session, lease, step)
+            progress.drop_checkpoint(session, lease, step)
         case {"event": "rolled_back", "epoch": epoch, "step": step, "message": message}:
             best, data = event.get("best"), event.get("data")
-            control.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=best)
+            progress.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=best)
         case {"event": "note", "type": type, "message": message}:
             level = event.get("level", Level.INFO)
             events.note(session, lease, type, message, level=level, data=event.get("data"))
@@ -166,7 +166,9 @@ def merged(events: Sequence[Event]) -> list[Event]:
 
 def _follows(before: Event, event: Event) -> bool:
     many = len(before["loss"])
-    return bool(event["first_step"] == before["first_step"] + many and many + len(event["loss"]) <= control.CHUNK_STEPS)
+    return bool(
+        event["first_step"] == before["first_step"] + many and many + len(event["loss"]) <= progress.CHUNK_STEPS
+    )
 
 
 def log_lines(event: Mapping[str, Any]) -> list[Line]:

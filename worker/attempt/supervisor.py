@@ -15,7 +15,7 @@ from contextlib import closing
 from services import db, faults, logs
 from services.datasets import versions
 from services.errors import LeaseLost, NotFound, Unavailable
-from services.jobs import control, retraining
+from services.jobs import attempts, control, progress, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
 from services.states import TERMINAL, Reason
@@ -46,14 +46,14 @@ def settle(slot: Slot) -> None:
     Raises Unavailable.
     """
     with db.read_scope(slot.engine) as session:
-        orphans = control.orphans(session, slot.worker)
+        orphans = attempts.orphans(session, slot.worker)
     for lease in orphans:
         log.warning(
             "%s: attempt %d was claimed, and the answer was lost; it is given back", lease.job_id, lease.attempt
         )
         try:
             with db.session_scope(slot.engine) as session:
-                control.give_back(session, lease)
+                attempts.give_back(session, lease)
         except LeaseLost:
             pass  # the scheduler was faster
 
@@ -62,11 +62,11 @@ def claim(slot: Slot, queue: str) -> Claim | None:
     """Take the best runnable job of the queue; None when there is none. Raises Unavailable."""
     at = time.monotonic()
     with db.session_scope(slot.engine) as session:
-        job = control.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
+        job = attempts.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
         if job is None:
             return None
         dataset_sha256 = None if job.dataset_id is None else versions.get(session, job.dataset_id).sha256
-        checkpoints = control.checkpoints(session, job.id) if job.attempt > 1 else ()
+        checkpoints = progress.checkpoints(session, job.id) if job.attempt > 1 else ()
         baselines = retraining.baselines(session, job)
     faults.point("supervisor.claimed")
     return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines)
@@ -148,7 +148,7 @@ def _give_up(slot: Slot, lease: Lease, message: str) -> None:
     """Fail the attempt for something that happened outside its trainer."""
     try:
         with db.session_scope(slot.engine) as session:
-            control.fail(
+            attempts.fail(
                 session, lease, Reason.INTERNAL, message, retry=True, retry_seconds=slot.settings.retry_seconds
             )
     except (LeaseLost, Unavailable) as error:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from api.resources import health
 from services import db
 from services.datasets import inbox
-from services.jobs import control, workers
+from services.jobs import attempts, workers
 from services.orm import Job, Worker
 from services.settings import Settings
 
@@ -484,7 +484,7 @@ def test_events_tell_the_story_of_a_job(run: Run, service: Any, client: Client, 
     job = client.submit(tiny)
     service.start(job.id)
     service.checkpoint(job.id, 4)
-    service.do(control.fail, job.id, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
+    service.do(attempts.fail, job.id, "trainer_crashed", "It crashed.", retry=True, retry_seconds=60)
     assert "1 (1 of 2 retries used)" in run("show", job.id).stdout
     lines = [line.split("  ", 1)[1] for line in run("events", job.id).stdout.splitlines()]
     assert lines[:2] == ["queued", "queued -> running (attempt 1, test:1)"]

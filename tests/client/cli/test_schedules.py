@@ -19,8 +19,8 @@ from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 from services import db
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts
+from services.jobs.leases import Lease
 from services.orm import Schedule
 from services.schedules.outcomes import Outcome, Reason
 from tests.client.cli.test_terminal import Terminal, command, environment
@@ -57,12 +57,12 @@ def nightly(tmp_path: Path, tiny: dict[str, Any]) -> Path:
 def finish(service: Any, *, fail: int = 0) -> None:
     """Let every job that waits come to its end, the first `fail` of them badly."""
     with db.session_scope(service.engine) as session:
-        while (job := control.claim(session, "default", worker="test:1", lease_seconds=60)) is not None:
+        while (job := attempts.claim(session, "default", worker="test:1", lease_seconds=60)) is not None:
             if fail > 0:
-                control.fail(session, Lease.of(job), "diverged", "Training diverged at step 7.", retry=False)
+                attempts.fail(session, Lease.of(job), "diverged", "Training diverged at step 7.", retry=False)
             else:
                 result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": {"test_accuracy": 0.75}}
-                control.succeed(session, Lease.of(job), result, [])
+                attempts.succeed(session, Lease.of(job), result, [])
             fail -= 1
     keep_schedules(service.engine)
 

@@ -24,8 +24,8 @@ from services.errors import (
     TenantExists,
     TenantNotFound,
 )
-from services.jobs import control, submission, workers
-from services.jobs.control import Lease
+from services.jobs import attempts, control, lanes, submission, workers
+from services.jobs.leases import Lease
 from services.orm import Job
 from services.training.spec import Spec
 from tests.conftest import received
@@ -238,12 +238,12 @@ def test_a_tenant_at_its_limit_of_running_jobs_is_passed_over(
     other = submit("default").id
     assert [take(engine), take(engine), take(engine)] == [first, other, None]
     with db.read_scope(engine) as session:
-        assert control.waiting(session) == []  # no bell for what may not run
+        assert lanes.waiting(session) == []  # no bell for what may not run
         assert workers.stuck(session, 0.0) == []
         assert not workers.runnable_for(session, ["default"], 0.0)
     with db.session_scope(engine) as session:
-        control.succeed(session, Lease(first, 1), {}, [])
-        assert control.waiting(session) == ["default"]
+        attempts.succeed(session, Lease(first, 1), {}, [])
+        assert lanes.waiting(session) == ["default"]
     assert take(engine) == second
 
 

@@ -18,8 +18,8 @@ from services.blobs.objects import S3, Changed
 from services.blobs.storage import Storage
 from services.blobs.transfers import Gone
 from services.datasets import versions
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts, progress
+from services.jobs.leases import Lease
 from services.orm import Checkpoint, Job, new_id
 from services.upkeep import leftovers, reconciler
 from tests.conftest import received
@@ -152,13 +152,13 @@ def test_the_sweep_takes_from_the_store_what_nothing_refers_to(
 ) -> None:
     running = make_job(queue="other")
     with db.session_scope(engine) as session:
-        control.claim(session, "other", worker="host:2", lease_seconds=60)
+        attempts.claim(session, "other", worker="host:2", lease_seconds=60)
         for name, seed in (("kept", 1), ("deleted", 2)):
             versions.add(session, received(shared, io.BytesIO(npz_bytes(seed))), name=name)
         versions.delete(session, "deleted")
         kept = registered(shared, store, lease.job_id, 4)[0]
-        control.checkpoint(session, lease, epoch=1, step=4, best=False, files=kept.files)
-        control.fail(session, lease, "internal", retry=False)
+        progress.checkpoint(session, lease, epoch=1, step=4, best=False, files=kept.files)
+        attempts.fail(session, lease, "internal", retry=False)
         wanted = {*transfers.keys_of(kept.files), transfers.dataset_key(versions.get(session, "kept").sha256)}
     wanted |= {*transfers.keys_of(registered(shared, store, running.id, 7)[0].files)}  # not told yet
     registered(shared, store, lease.job_id, 9)  # never told

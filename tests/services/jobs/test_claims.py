@@ -14,9 +14,10 @@ from sqlalchemy.engine import Engine
 
 from services import db
 from services.access import tenants
-from services.jobs import control, queries
-from services.jobs.control import Lease
+from services.jobs import attempts, control, lanes, queries
+from services.jobs.leases import Lease
 from services.orm import Job, new_id
+from services.states import TERMINAL
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 def take(engine: Engine) -> str | None:
     with db.session_scope(engine) as session:
-        job = control.claim(session, "default", worker="w", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="w", lease_seconds=60)
         return job.id if job else None
 
 
@@ -65,15 +66,15 @@ def test_a_cancel_against_a_claim_and_its_end_has_one_outcome(engine: Engine, ma
         if take(engine) is None:
             return
         with db.session_scope(engine) as session:
-            if control.renew(session, Lease(job_id, 1), 60).cancel:
-                control.cancelled(session, Lease(job_id, 1))
+            if attempts.renew(session, Lease(job_id, 1), 60).cancel:
+                attempts.cancelled(session, Lease(job_id, 1))
             else:
-                control.succeed(session, Lease(job_id, 1), {}, [])
+                attempts.succeed(session, Lease(job_id, 1), {}, [])
 
     at_once([cancel, run])
     with db.read_scope(engine) as session:
         moves = [row.to_status for row in control.transitions(session, job_id)]
-        assert sum(status in control.TERMINAL for status in moves) == 1
+        assert sum(status in TERMINAL for status in moves) == 1
         assert moves[-1] == control.get(session, job_id).status in {"cancelled", "succeeded"}
 
 
@@ -86,7 +87,7 @@ def test_schedulers_at_once_expire_each_job_once(engine: Engine, make_job: Calla
 
     def expire() -> Sequence[str]:
         with db.session_scope(engine) as session:
-            return control.expire(session)
+            return attempts.expire(session)
 
     moved = [job_id for found in at_once([expire] * 4) for job_id in found]
     assert sorted(moved) == sorted(made)
@@ -156,4 +157,4 @@ def test_a_long_queue_costs_nothing(long_queue: Engine, queued_job: Job) -> None
     assert (time.perf_counter() - began) / 20 < 0.05  # 1 to 5 ms here; a scan of the queue would be ten times that
     with db.read_scope(long_queue) as session:
         assert queries.position(queries.one(session.connection(), queued_job.id)) is not None
-        assert control.waiting(session) == ["default"]
+        assert lanes.waiting(session) == ["default"]

@@ -11,9 +11,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
-from services.jobs import control, events
-from services.jobs.control import Lease
+from services.jobs import attempts, control, events, progress
 from services.jobs.events import MAX_LINE, MAX_LINES, Line
+from services.jobs.leases import Lease
 from services.orm import LogLine
 
 Scope = Callable[[], AbstractContextManager[Session]]
@@ -21,14 +21,14 @@ Scope = Callable[[], AbstractContextManager[Session]]
 
 def test_events_ascend_and_come_in_pages(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        control.started(session, lease, epochs=3, steps_per_epoch=2, info={"resumed_from": {"epoch": 1, "step": 2}})
-        control.checkpoint(
+        progress.started(session, lease, epochs=3, steps_per_epoch=2, info={"resumed_from": {"epoch": 1, "step": 2}})
+        progress.checkpoint(
             session, lease, epoch=2, step=4, best=True, files=[{"name": "x", "bytes": 2_000_000, "sha256": ""}]
         )
         control.pause(session, lease.job_id)
         control.resume(session, lease.job_id)
         events.note(session, lease, "micro_batch", "Smaller parts.", "warning", {"size": 32})
-        control.succeed(session, lease, {}, [])
+        attempts.succeed(session, lease, {}, [])
     with db.read_scope(engine) as session:
         told = events.list(session, lease.job_id)
         kinds = ["status", "status", "resumed", "checkpoint", "request", "request", "micro_batch", "status"]

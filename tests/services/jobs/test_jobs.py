@@ -13,9 +13,11 @@ from sqlalchemy.orm import Session
 
 from services import db
 from services.errors import CheckpointNotFound, DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, LeaseLost
-from services.jobs import control, events, queries
-from services.jobs.control import ALLOWED, MAX_LOST, TERMINAL, Lease, Reason, Status
+from services.jobs import attempts, control, events, lanes, moves, progress, queries
+from services.jobs.attempts import MAX_LOST
+from services.jobs.leases import Lease
 from services.orm import STATUSES, Checkpoint, Epoch, Event, IdempotencyKey, Job, LogLine, StepChunk
+from services.states import ALLOWED, TERMINAL, Reason, Status
 from tests.services.conftest import claimed, let_expire, make_runnable
 
 Scope = Callable[[], AbstractContextManager[Session]]
@@ -48,12 +50,12 @@ def test_every_reason_says_what_to_do() -> None:
 @pytest.mark.parametrize("status", sorted(TERMINAL))
 def test_an_ended_job_never_moves_again(engine: Engine, queued_job: Job, scope: Scope, status: str) -> None:
     with scope() as session:
-        lease = Lease.of(control.claim(session, "default", worker="w", lease_seconds=60) or queued_job)
-        control._end(session, control.get(session, lease.job_id), Status(status))
+        lease = Lease.of(attempts.claim(session, "default", worker="w", lease_seconds=60) or queued_job)
+        moves.end(session, control.get(session, lease.job_id), Status(status))
         ended = control.get(session, queued_job.id)
         for to in Status:
             with pytest.raises(IllegalMove):
-                control._move(session, ended, to)
+                moves.move(session, ended, to)
 
 
 # Creating and finding
@@ -124,13 +126,13 @@ def test_every_visible_write_raises_the_revision(engine: Engine, lease: Lease, s
 
     seen = [revision()]
     verbs: list[Callable[[Session], object]] = [
-        lambda s: control.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
-        lambda s: control.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
-        lambda s: control.record_steps(s, lease, 1, [1.0], [1.0]),
-        lambda s: control.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
-        lambda s: control.drop_checkpoint(s, lease, 4),
+        lambda s: progress.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
+        lambda s: progress.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
+        lambda s: progress.record_steps(s, lease, 1, [1.0], [1.0]),
+        lambda s: progress.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
+        lambda s: progress.drop_checkpoint(s, lease, 4),
         lambda s: control.cancel(s, lease.job_id),
-        lambda s: control.cancelled(s, lease),
+        lambda s: attempts.cancelled(s, lease),
     ]
     for verb in verbs:
         with scope() as session:
@@ -142,7 +144,7 @@ def test_every_visible_write_raises_the_revision(engine: Engine, lease: Lease, s
 def test_renewing_is_no_news(engine: Engine, lease: Lease, scope: Scope) -> None:
     before = job_of(engine, lease.job_id)
     with scope() as session:
-        control.renew(session, lease, 500)
+        attempts.renew(session, lease, 500)
     after = job_of(engine, lease.job_id)
     assert after.revision == before.revision
     assert after.lease_until
@@ -160,7 +162,7 @@ def test_a_claim_takes_the_highest_priority_then_the_oldest(engine: Engine, make
 
 
 def test_a_claim_raises_the_attempt_and_sets_a_lease_by_database_time(session: Session, queued_job: Job) -> None:
-    job = control.claim(session, "default", worker="host:7", lease_seconds=60)
+    job = attempts.claim(session, "default", worker="host:7", lease_seconds=60)
     assert job is not None
     now = session.scalar(sa.select(db.now()))
     assert (job.id, job.status, job.attempt, job.worker) == (queued_job.id, "running", 1, "host:7")
@@ -169,9 +171,9 @@ def test_a_claim_raises_the_attempt_and_sets_a_lease_by_database_time(session: S
 
 
 def test_nothing_to_claim_is_none(session: Session, queued_job: Job) -> None:
-    assert control.claim(session, "other", worker="w", lease_seconds=60) is None
-    assert control.claim(session, "default", worker="w", lease_seconds=60) is not None
-    assert control.claim(session, "default", worker="w", lease_seconds=60) is None
+    assert attempts.claim(session, "other", worker="w", lease_seconds=60) is None
+    assert attempts.claim(session, "default", worker="w", lease_seconds=60) is not None
+    assert attempts.claim(session, "default", worker="w", lease_seconds=60) is None
 
 
 def test_the_position_is_the_number_of_runnable_jobs_ahead(
@@ -180,7 +182,7 @@ def test_the_position_is_the_number_of_runnable_jobs_ahead(
     first, later, urgent, elsewhere = make_job(), make_job(), make_job(priority=1), make_job(queue="other")
     places = [queries.position(queries.one(session.connection(), job.id)) for job in (urgent, first, later, elsewhere)]
     assert places == [0, 1, 2, 0]
-    running = control.claim(session, "default", worker="w", lease_seconds=60)
+    running = attempts.claim(session, "default", worker="w", lease_seconds=60)
     assert running is not None
     assert queries.position(queries.one(session.connection(), running.id)) is None
 
@@ -190,18 +192,18 @@ def test_the_position_is_the_number_of_runnable_jobs_ahead(
 
 def writes(lease: Lease) -> dict[str, Callable[[Session], object]]:
     return {
-        "renew": lambda s: control.renew(s, lease, 60),
-        "started": lambda s: control.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
-        "record": lambda s: control.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
-        "record_steps": lambda s: control.record_steps(s, lease, 1, [1.0], [1.0]),
-        "checkpoint": lambda s: control.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
-        "drop_checkpoint": lambda s: control.drop_checkpoint(s, lease, 4),
-        "succeed": lambda s: control.succeed(s, lease, {}, []),
-        "fail": lambda s: control.fail(s, lease, "internal", retry=True),
-        "give_back": lambda s: control.give_back(s, lease),
-        "cancelled": lambda s: control.cancelled(s, lease),
-        "paused": lambda s: control.paused(s, lease),
-        "rolled_back": lambda s: control.rolled_back(s, lease, epoch=0, step=0, message="Back."),
+        "renew": lambda s: attempts.renew(s, lease, 60),
+        "started": lambda s: progress.started(s, lease, epochs=3, steps_per_epoch=2, info={}),
+        "record": lambda s: progress.record(s, lease, {"epoch": 1, "train_loss": 1.0}),
+        "record_steps": lambda s: progress.record_steps(s, lease, 1, [1.0], [1.0]),
+        "checkpoint": lambda s: progress.checkpoint(s, lease, epoch=1, step=4, best=True, files=FILES),
+        "drop_checkpoint": lambda s: progress.drop_checkpoint(s, lease, 4),
+        "succeed": lambda s: attempts.succeed(s, lease, {}, []),
+        "fail": lambda s: attempts.fail(s, lease, "internal", retry=True),
+        "give_back": lambda s: attempts.give_back(s, lease),
+        "cancelled": lambda s: attempts.cancelled(s, lease),
+        "paused": lambda s: attempts.paused(s, lease),
+        "rolled_back": lambda s: progress.rolled_back(s, lease, epoch=0, step=0, message="Back."),
         "note": lambda s: events.note(s, lease, "warning", "Look."),
         "log": lambda s: events.log(s, lease, [events.Line("info", "a line")]),
     }
@@ -224,7 +226,7 @@ def test_a_zombie_changes_nothing(engine: Engine, lost_lease: Lease, scope: Scop
 @pytest.mark.parametrize("write", sorted(writes(Lease("", 0))))
 def test_an_ended_job_takes_no_writes(engine: Engine, lease: Lease, scope: Scope, write: str) -> None:
     with scope() as session:
-        control.succeed(session, lease, {"epochs": 3}, [])
+        attempts.succeed(session, lease, {"epochs": 3}, [])
     before = everything(engine)
     with pytest.raises(LeaseLost), scope() as session:
         writes(lease)[write](session)
@@ -234,9 +236,9 @@ def test_an_ended_job_takes_no_writes(engine: Engine, lease: Lease, scope: Scope
 def test_a_late_renewal_is_good_while_nobody_took_over(engine: Engine, lease: Lease, scope: Scope) -> None:
     let_expire(engine, lease.job_id)
     with scope() as session:
-        control.renew(session, lease, 60)
+        attempts.renew(session, lease, 60)
     with scope() as session:
-        assert control.expire(session) == []
+        assert attempts.expire(session) == []
 
 
 # Ends of an attempt
@@ -244,7 +246,7 @@ def test_a_late_renewal_is_good_while_nobody_took_over(engine: Engine, lease: Le
 
 def test_success_keeps_the_result_and_its_files(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        control.succeed(session, lease, {"epochs": 3, "metrics": {}}, FILES)
+        attempts.succeed(session, lease, {"epochs": 3, "metrics": {}}, FILES)
     job = job_of(engine, lease.job_id)
     assert (job.status, job.reason, job.message, job.lease_until) == ("succeeded", None, None, None)
     assert (job.result, job.files) == ({"epochs": 3, "metrics": {}}, FILES)
@@ -261,7 +263,7 @@ def test_a_failure_is_tried_again_as_often_as_the_spec_says(
         lease = claimed(engine)
         assert lease == Lease(job_id, attempt)
         with scope() as session:
-            control.fail(session, lease, "trainer_crashed", "Signal 11.", retry=True)
+            attempts.fail(session, lease, "trainer_crashed", "Signal 11.", retry=True)
     job = job_of(engine, job_id)
     assert (job.status, job.reason, job.attempt, job.failures, job.lost) == ("failed", "trainer_crashed", 3, 2, 0)
     assert job.message == f"Signal 11. {Reason.TRAINER_CRASHED.sentence}"
@@ -274,33 +276,33 @@ def test_a_retry_waits_longer_each_time_and_tells_why(
     for longest in (10.0, 20.0, 40.0):
         lease = claimed(engine)
         with scope() as session:
-            job = control.fail(session, lease, "storage_full", "No room.", retry=True, retry_seconds=10)
+            job = attempts.fail(session, lease, "storage_full", "No room.", retry=True, retry_seconds=10)
             wait = job.not_before - session.scalar(sa.select(db.now()))
             assert longest / 2 - 1 < wait <= longest
             assert (job.status, job.reason, job.finished_at) == ("queued", "storage_full", None)
             assert "is tried again: No room." in str(job.message)
-            assert control.claim(session, "default", worker="w", lease_seconds=60) is None
-            assert control.waiting(session) == []
+            assert attempts.claim(session, "default", worker="w", lease_seconds=60) is None
+            assert lanes.waiting(session) == []
         make_runnable(engine, job_id)
 
 
 @pytest.mark.parametrize("reason", ["diverged", "dataset_invalid", "out_of_memory_gpu", "too_large"])
 def test_a_permanent_failure_is_never_tried_again(engine: Engine, lease: Lease, scope: Scope, reason: str) -> None:
     with scope() as session:
-        job = control.fail(session, lease, reason, "At step 7: lower the learning rate.", retry=True)
+        job = attempts.fail(session, lease, reason, "At step 7: lower the learning rate.", retry=True)
         assert (job.status, job.reason, job.message) == ("failed", reason, "At step 7: lower the learning rate.")
 
 
 def test_a_message_that_no_database_takes_is_cleaned(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        job = control.fail(session, lease, "dataset_invalid", "\x00bad \ud800" + "x" * 10_000, retry=False)
+        job = attempts.fail(session, lease, "dataset_invalid", "\x00bad \ud800" + "x" * 10_000, retry=False)
         assert str(job.message).startswith("bad ?xxx")
         assert len(str(job.message)) < 5000
 
 
 def test_giving_back_counts_as_nothing(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        job = control.give_back(session, lease)
+        job = attempts.give_back(session, lease)
         assert (job.status, job.lost, job.failures, job.attempt) == ("queued", 0, 0, 1)
     assert claimed(engine).attempt == 2
 
@@ -312,31 +314,31 @@ def test_a_queued_job_is_cancelled_at_once(engine: Engine, queued_job: Job, scop
     with scope() as session:
         job = control.cancel(session, queued_job.id)
         assert (job.status, job.reason, job.message) == ("cancelled", "cancelled_by_user", job.message)
-        assert control.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert attempts.claim(session, "default", worker="w", lease_seconds=60) is None
         assert control.cancel(session, queued_job.id).revision == job.revision
 
 
 def test_a_running_job_is_asked_to_stop_and_its_worker_hears_it(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        assert not control.renew(session, lease, 60).cancel
+        assert not attempts.renew(session, lease, 60).cancel
         assert control.cancel(session, lease.job_id).status == "running"
-        assert control.renew(session, lease, 60).cancel
-        assert control.cancelled(session, lease).status == "cancelled"
+        assert attempts.renew(session, lease, 60).cancel
+        assert attempts.cancelled(session, lease).status == "cancelled"
 
 
 def test_success_wins_over_a_late_cancel(lease: Lease, scope: Scope) -> None:
     with scope() as session:
         control.cancel(session, lease.job_id)
-        assert control.succeed(session, lease, {}, []).status == "succeeded"
+        assert attempts.succeed(session, lease, {}, []).status == "succeeded"
         assert control.cancel(session, lease.job_id).status == "succeeded"
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        lambda s, lease: control.give_back(s, lease),
-        lambda s, lease: control.fail(s, lease, "trainer_crashed", retry=True),
-        lambda s, lease: control.expire(s, grace_seconds=-1000),
+        lambda s, lease: attempts.give_back(s, lease),
+        lambda s, lease: attempts.fail(s, lease, "trainer_crashed", retry=True),
+        lambda s, lease: attempts.expire(s, grace_seconds=-1000),
     ],
     ids=["given back", "failed", "lost"],
 )
@@ -358,7 +360,7 @@ def test_a_lost_job_is_queued_again_three_times_without_progress(engine: Engine,
         assert claimed(engine) == Lease(queued_job.id, attempt)
         let_expire(engine, queued_job.id)
         with scope() as session:
-            assert control.expire(session) == [queued_job.id]
+            assert attempts.expire(session) == [queued_job.id]
     job = job_of(engine, queued_job.id)
     assert (job.status, job.reason, job.lost, job.failures) == ("failed", "worker_lost", MAX_LOST, 0)
 
@@ -366,10 +368,10 @@ def test_a_lost_job_is_queued_again_three_times_without_progress(engine: Engine,
 def test_a_new_checkpoint_is_progress_and_an_old_one_is_not(engine: Engine, lease: Lease, scope: Scope) -> None:
     def lose_after_checkpoint(step: int, lease: Lease) -> int:
         with scope() as session:
-            control.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
+            progress.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
         let_expire(engine, lease.job_id)
         with scope() as session:
-            control.expire(session)
+            attempts.expire(session)
             return control.get(session, lease.job_id).lost
 
     assert lose_after_checkpoint(4, lease) == 1
@@ -380,10 +382,10 @@ def test_a_new_checkpoint_is_progress_and_an_old_one_is_not(engine: Engine, leas
 def test_a_lease_is_given_grace(engine: Engine, lease: Lease, scope: Scope) -> None:
     let_expire(engine, lease.job_id)
     with scope() as session:
-        assert not control.any_expired(session, grace_seconds=15)
-        assert control.expire(session, grace_seconds=15) == []
-        assert control.any_expired(session)
-        assert control.expire(session) == [lease.job_id]
+        assert not attempts.any_expired(session, grace_seconds=15)
+        assert attempts.expire(session, grace_seconds=15) == []
+        assert attempts.any_expired(session)
+        assert attempts.expire(session) == [lease.job_id]
 
 
 def test_a_job_that_waited_too_long_fails_and_is_not_claimed(
@@ -391,11 +393,11 @@ def test_a_job_that_waited_too_long_fails_and_is_not_claimed(
 ) -> None:
     job_id = make_job(limits={"max_queue_seconds": 60}).id
     with scope() as session:
-        assert not control.any_expired(session)
+        assert not attempts.any_expired(session)
         session.execute(sa.update(Job).values(queue_deadline=db.now() - 1))
-        assert control.claim(session, "default", worker="w", lease_seconds=60) is None
-        assert control.any_expired(session)
-        assert control.expire(session) == [job_id]
+        assert attempts.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert attempts.any_expired(session)
+        assert attempts.expire(session) == [job_id]
         job = control.get(session, job_id)
         assert (job.status, job.reason) == ("failed", "time_limit")
         assert job.message == (
@@ -409,14 +411,14 @@ def test_running_time_is_counted_over_all_attempts(engine: Engine, make_job: Cal
     def ran(lease: Lease, seconds: float) -> float:
         with scope() as session:
             session.execute(sa.update(Job).values(attempt_started_at=db.now() - seconds))
-            left = control.renew(session, lease, 60).seconds_left
+            left = attempts.renew(session, lease, 60).seconds_left
             assert left is not None
             return left
 
     first = claimed(engine)
     assert ran(first, 30) == pytest.approx(70, abs=5)
     with scope() as session:
-        control.give_back(session, first)
+        attempts.give_back(session, first)
     assert ran(claimed(engine), 20) == pytest.approx(50, abs=5)
     assert ran(Lease(job_id, 2), 900) == 0.0
 
@@ -427,28 +429,28 @@ def test_without_a_limit_there_is_no_time_left_to_tell(
     make_job(limits={"max_runtime_seconds": None})
     lease = claimed(engine)
     with scope() as session:
-        assert control.renew(session, lease, 60) == control.Flags()
+        assert attempts.renew(session, lease, 60) == attempts.Flags()
 
 
 # Checkpoints
 
 
 def test_checkpoints_are_listed_and_only_one_is_best(lease: Lease, session: Session) -> None:
-    control.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
-    control.checkpoint(session, lease, epoch=2, step=8, best=True, files=FILES)
-    control.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
-    control.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
+    progress.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
+    progress.checkpoint(session, lease, epoch=2, step=8, best=True, files=FILES)
+    progress.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
+    progress.checkpoint(session, lease, epoch=3, step=12, best=False, files=FILES)
     session.expire_all()
-    assert [(row.step, row.best) for row in control.checkpoints(session, lease.job_id)] == [
+    assert [(row.step, row.best) for row in progress.checkpoints(session, lease.job_id)] == [
         (4, False),
         (8, True),
         (12, False),
     ]
-    control.drop_checkpoint(session, lease, 4)
-    assert [row.step for row in control.checkpoints(session, lease.job_id)] == [8, 12]
-    assert control.get_checkpoint(session, lease.job_id, 8).files == FILES
+    progress.drop_checkpoint(session, lease, 4)
+    assert [row.step for row in progress.checkpoints(session, lease.job_id)] == [8, 12]
+    assert progress.get_checkpoint(session, lease.job_id, 8).files == FILES
     with pytest.raises(CheckpointNotFound):
-        control.get_checkpoint(session, lease.job_id, 4)
+        progress.get_checkpoint(session, lease.job_id, 4)
 
 
 # Pausing and resuming
@@ -459,9 +461,9 @@ def test_a_waiting_job_is_paused_at_once_and_goes_back_into_the_queue(
 ) -> None:
     with scope() as session:
         paused = control.pause(session, queued_job.id)
-        assert (paused.status, paused.reason, paused.message) == ("paused", None, control.PAUSED)
-        assert control.claim(session, "default", worker="w", lease_seconds=60) is None
-        assert control.waiting(session) == []
+        assert (paused.status, paused.reason, paused.message) == ("paused", None, moves.PAUSED)
+        assert attempts.claim(session, "default", worker="w", lease_seconds=60) is None
+        assert lanes.waiting(session) == []
     with scope() as session:
         assert control.pause(session, queued_job.id).revision == paused.revision  # a second time changes nothing
         assert control.resume(session, queued_job.id).status == "queued"
@@ -471,15 +473,15 @@ def test_a_waiting_job_is_paused_at_once_and_goes_back_into_the_queue(
 def test_a_running_job_is_asked_to_pause_and_keeps_its_place(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
         assert control.pause(session, lease.job_id).status == "running"
-        assert control.renew(session, lease, 60).pause
+        assert attempts.renew(session, lease, 60).pause
     with scope() as session:
-        control.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
-        paused = control.paused(session, lease)
+        progress.checkpoint(session, lease, epoch=1, step=4, best=True, files=FILES)
+        paused = attempts.paused(session, lease)
         assert (paused.status, paused.pause_requested, paused.lease_until) == ("paused", False, None)
     with scope() as session:
         resumed = control.resume(session, lease.job_id)
         assert (resumed.status, resumed.failures, resumed.lost, resumed.attempt) == ("queued", 0, 0, 1)
-        assert [row.step for row in control.checkpoints(session, lease.job_id)] == [4]
+        assert [row.step for row in progress.checkpoints(session, lease.job_id)] == [4]
     assert claimed(engine).attempt == 2
 
 
@@ -487,8 +489,8 @@ def test_a_pause_that_was_taken_back_pauses_nothing(engine: Engine, lease: Lease
     with scope() as session:
         control.pause(session, lease.job_id)
         control.resume(session, lease.job_id)
-        assert not control.renew(session, lease, 60).pause
-        assert control.paused(session, lease).status == "queued"  # its trainer had stopped already
+        assert not attempts.renew(session, lease, 60).pause
+        assert attempts.paused(session, lease).status == "queued"  # its trainer had stopped already
 
 
 @pytest.mark.parametrize("end", ["lose", "fail", "give_back"])
@@ -497,9 +499,9 @@ def test_a_pause_holds_however_the_attempt_ends(engine: Engine, lease: Lease, sc
         control.pause(session, lease.job_id)
     let_expire(engine, lease.job_id)
     ends: dict[str, Callable[[Session], object]] = {
-        "lose": control.expire,
-        "fail": lambda s: control.fail(s, lease, "internal", retry=True),
-        "give_back": lambda s: control.give_back(s, lease),
+        "lose": attempts.expire,
+        "fail": lambda s: attempts.fail(s, lease, "internal", retry=True),
+        "give_back": lambda s: attempts.give_back(s, lease),
     }
     with scope() as session:
         ends[end](session)
@@ -512,7 +514,7 @@ def test_cancelling_beats_pausing(engine: Engine, lease: Lease, scope: Scope) ->
     with scope() as session:
         control.pause(session, lease.job_id)
         control.cancel(session, lease.job_id)
-        assert control.paused(session, lease).status == "cancelled"
+        assert attempts.paused(session, lease).status == "cancelled"
 
 
 @pytest.mark.parametrize("verb", [control.pause, control.resume])
@@ -520,7 +522,7 @@ def test_an_ended_job_is_neither_paused_nor_resumed(
     engine: Engine, lease: Lease, scope: Scope, verb: Callable[[Session, str], object]
 ) -> None:
     with scope() as session:
-        control.succeed(session, lease, {}, [])
+        attempts.succeed(session, lease, {}, [])
         with pytest.raises(IllegalMove, match="has ended"):
             verb(session, lease.job_id)
 
@@ -532,7 +534,7 @@ def test_time_spent_paused_does_not_count_as_waiting(
     with scope() as session:
         control.pause(session, job.id)
         session.execute(sa.update(Job).values(queue_deadline=db.now() - 1))
-        assert control.expire(session) == []
+        assert attempts.expire(session) == []
         resumed = control.resume(session, job.id)
         assert resumed.queue_deadline == pytest.approx(resumed.updated_at + 100, abs=1)
 
@@ -547,7 +549,7 @@ def test_a_job_that_stalls_is_tried_once_more_and_no_more(
     for status in ("queued", "failed"):
         lease = claimed(engine)
         with scope() as session:
-            assert control.fail(session, lease, "stalled", "Silent.", retry=True, retry_seconds=0).status == status
+            assert attempts.fail(session, lease, "stalled", "Silent.", retry=True, retry_seconds=0).status == status
     assert job_of(engine, job.id).reason == "stalled"
 
 
@@ -556,16 +558,16 @@ def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten
 ) -> None:
     with scope() as session:
         for epoch in (1, 2, 3):
-            control.record_steps(session, lease, 2 * epoch - 1, [1.0, 2.0], [1.0, 1.0])
+            progress.record_steps(session, lease, 2 * epoch - 1, [1.0, 2.0], [1.0, 1.0])
             best = {"epoch": 1, "metric": "train_loss", "value": 1.0}
-            control.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)}, best=best)
-            control.checkpoint(session, lease, epoch=epoch, step=2 * epoch, best=False, files=FILES)
+            progress.record(session, lease, {"epoch": epoch, "train_loss": float(epoch)}, best=best)
+            progress.checkpoint(session, lease, epoch=epoch, step=2 * epoch, best=False, files=FILES)
         told = "Diverged; back to epoch 1."
-        job = control.rolled_back(session, lease, epoch=1, step=2, message=told, data={"lr": 0.1}, best=best)
+        job = progress.rolled_back(session, lease, epoch=1, step=2, message=told, data={"lr": 0.1}, best=best)
         assert (job.epoch, job.step, job.best) == (1, 2, best)
         assert job.checkpoint_step == 2
-        assert [row.step for row in control.checkpoints(session, lease.job_id)] == [2]
-        assert control.steps(session, lease.job_id).total == 2
+        assert [row.step for row in progress.checkpoints(session, lease.job_id)] == [2]
+        assert progress.steps(session, lease.job_id).total == 2
         (told,) = events.list(session, lease.job_id, type="rolled_back")
         assert (told.level, told.data) == ("warning", {"lr": 0.1})
 
@@ -575,28 +577,28 @@ def test_checkpoints_whose_files_are_gone_are_forgotten_when_an_attempt_begins(
 ) -> None:
     with scope() as session:
         for step in (2, 4, 6):
-            control.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
+            progress.checkpoint(session, lease, epoch=1, step=step, best=False, files=FILES)
         info = {"resumed_from": {"epoch": 2, "step": 6}, "checkpoints": [2, 6]}
-        control.started(session, lease, epochs=3, steps_per_epoch=3, info=info)
-        assert [row.step for row in control.checkpoints(session, lease.job_id)] == [2, 6]
+        progress.started(session, lease, epochs=3, steps_per_epoch=3, info=info)
+        assert [row.step for row in progress.checkpoints(session, lease.job_id)] == [2, 6]
 
 
 def test_a_claim_whose_answer_was_lost_is_found_by_its_worker(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
-        assert control.orphans(session, "host:1") == [lease]
-        assert control.orphans(session, "host:2") == []
-        control.give_back(session, lease)
-        assert control.orphans(session, "host:1") == []
+        assert attempts.orphans(session, "host:1") == [lease]
+        assert attempts.orphans(session, "host:2") == []
+        attempts.give_back(session, lease)
+        assert attempts.orphans(session, "host:1") == []
 
 
 def test_an_ended_job_is_deleted_with_all_that_hangs_on_it(engine: Engine, lease: Lease, scope: Scope) -> None:
     with scope() as session:
         with pytest.raises(JobNotEnded, match="is running"):
             control.delete(session, lease.job_id)
-        control.record(session, lease, {"epoch": 1, "train_loss": 1.0})
+        progress.record(session, lease, {"epoch": 1, "train_loss": 1.0})
         events.log(session, lease, [events.Line("info", "a line")])
         session.add(IdempotencyKey(scope="POST", key="k", fingerprint="f", resource_id=lease.job_id, created_at=0.0))
-        control.succeed(session, lease, {}, [])
+        attempts.succeed(session, lease, {}, [])
     with scope() as session:
         control.delete(session, lease.job_id)
     assert not any(everything(engine))

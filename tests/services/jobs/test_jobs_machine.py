@@ -23,9 +23,11 @@ from sqlalchemy.orm import Session
 from services import db, faults
 from services.access import tenants
 from services.errors import LeaseLost
-from services.jobs import control, events
-from services.jobs.control import ALLOWED, MAX_LOST, PERMANENT, TERMINAL, Lease, Reason
+from services.jobs import attempts, control, events, progress
+from services.jobs.attempts import MAX_LOST
+from services.jobs.leases import Lease
 from services.orm import Base, Checkpoint, Delivery, Epoch, Event, Job, Lane, LogLine, StepChunk
+from services.states import ALLOWED, PERMANENT, TERMINAL, Reason, Status
 from services.training.spec import Spec
 from services.webhooks import subscriptions
 from services.webhooks.news import OF_STATUS
@@ -79,18 +81,18 @@ class Expected:
 
 
 writes: list[Callable[[Session, Lease], object]] = [
-    lambda s, lease: control.renew(s, lease, 60),
-    lambda s, lease: control.started(s, lease, epochs=9, steps_per_epoch=2, info={}),
-    lambda s, lease: control.record(s, lease, {"epoch": 7, "train_loss": 1.0}),
-    lambda s, lease: control.record_steps(s, lease, 1, [9.0] * 9, [9.0] * 9),
-    lambda s, lease: control.checkpoint(s, lease, epoch=7, step=99, best=True, files=[]),
-    lambda s, lease: control.drop_checkpoint(s, lease, 2),
-    lambda s, lease: control.succeed(s, lease, {}, []),
-    lambda s, lease: control.fail(s, lease, "internal", retry=True),
-    lambda s, lease: control.give_back(s, lease),
-    lambda s, lease: control.cancelled(s, lease),
-    lambda s, lease: control.paused(s, lease),
-    lambda s, lease: control.rolled_back(s, lease, epoch=0, step=0, message="Back."),
+    lambda s, lease: attempts.renew(s, lease, 60),
+    lambda s, lease: progress.started(s, lease, epochs=9, steps_per_epoch=2, info={}),
+    lambda s, lease: progress.record(s, lease, {"epoch": 7, "train_loss": 1.0}),
+    lambda s, lease: progress.record_steps(s, lease, 1, [9.0] * 9, [9.0] * 9),
+    lambda s, lease: progress.checkpoint(s, lease, epoch=7, step=99, best=True, files=[]),
+    lambda s, lease: progress.drop_checkpoint(s, lease, 2),
+    lambda s, lease: attempts.succeed(s, lease, {}, []),
+    lambda s, lease: attempts.fail(s, lease, "internal", retry=True),
+    lambda s, lease: attempts.give_back(s, lease),
+    lambda s, lease: attempts.cancelled(s, lease),
+    lambda s, lease: attempts.paused(s, lease),
+    lambda s, lease: progress.rolled_back(s, lease, epoch=0, step=0, message="Back."),
     lambda s, lease: events.note(s, lease, "warning", "Look."),
     lambda s, lease: events.log(s, lease, [events.Line("info", "a line")]),
 ]
@@ -212,7 +214,7 @@ class Life(RuleBasedStateMachine):
 
     def claim(self, *_: int) -> None:
         wanted = self.next_job()
-        claimed = self.do(lambda s: control.claim(s, "default", worker="w", lease_seconds=60))
+        claimed = self.do(lambda s: attempts.claim(s, "default", worker="w", lease_seconds=60))
         assert (claimed and claimed.id) == (wanted and wanted.id)
         if wanted:
             self.take_turn(wanted)
@@ -238,39 +240,39 @@ class Life(RuleBasedStateMachine):
 
     def renew(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        flags = self.do(lambda s: control.renew(s, lease, 60))
+        flags = self.do(lambda s: attempts.renew(s, lease, 60))
         assert (flags.cancel, flags.pause) == (job.cancel_requested, job.pause_requested)
 
     def start(self, pick: int, resume: int) -> None:
         job, lease = self.running(pick)
         position = min(resume, job.steps)
         info = {"resumed_from": {"epoch": position // 2, "step": position} if position else None}
-        self.do(lambda s: control.started(s, lease, epochs=9, steps_per_epoch=2, info=info))
+        self.do(lambda s: progress.started(s, lease, epochs=9, steps_per_epoch=2, info=info))
         job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
 
     def record(self, pick: int, epoch: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: control.record(s, lease, {"epoch": epoch, "train_loss": 1.0}))
+        self.do(lambda s: progress.record(s, lease, {"epoch": epoch, "train_loss": 1.0}))
         job.epochs = {earlier for earlier in job.epochs if earlier < epoch} | {epoch}
 
     def record_steps(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         back, count = size % 4, 1 + size // 2
         first = max(1, job.steps + 1 - back)
-        self.do(lambda s: control.record_steps(s, lease, first, [1.0] * count, [1.0] * count))
+        self.do(lambda s: progress.record_steps(s, lease, first, [1.0] * count, [1.0] * count))
         job.steps = first + count - 1
 
     def checkpoint(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         step = 1 + size // 3  # few, so that some are made again
-        self.do(lambda s: control.checkpoint(s, lease, epoch=1, step=step, best=False, files=[]))
+        self.do(lambda s: progress.checkpoint(s, lease, epoch=1, step=step, best=False, files=[]))
         if step > job.checkpoint_step:
             job.checkpoint_step, job.lost = step, 0
 
     def go_back(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         position = min(size // 2, job.steps)
-        self.do(lambda s: control.rolled_back(s, lease, epoch=position // 2, step=position, message="Back."))
+        self.do(lambda s: progress.rolled_back(s, lease, epoch=position // 2, step=position, message="Back."))
         job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
         job.checkpoint_step = min(job.checkpoint_step, position)
 
@@ -281,13 +283,13 @@ class Life(RuleBasedStateMachine):
 
     def succeed(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: control.succeed(s, lease, {}, []))
+        self.do(lambda s: attempts.succeed(s, lease, {}, []))
         self.end(job, "succeeded")
 
     def fail(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         reason, retry = REASONS[pick % len(REASONS)], size > 1
-        self.do(lambda s: control.fail(s, lease, reason, retry=retry))
+        self.do(lambda s: attempts.fail(s, lease, reason, retry=retry))
         may_retry = retry and reason not in PERMANENT and not (reason == "stalled" and job.stalled)
         if may_retry and (job.cancel_requested or job.failures < job.max_retries):
             stalled = job.stalled or reason == "stalled"
@@ -297,17 +299,17 @@ class Life(RuleBasedStateMachine):
 
     def give_back(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: control.give_back(s, lease))
+        self.do(lambda s: attempts.give_back(s, lease))
         self.back_to_queue(job)
 
     def cancelled(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: control.cancelled(s, lease))
+        self.do(lambda s: attempts.cancelled(s, lease))
         self.end(job, "cancelled", "cancelled_by_user")
 
     def paused(self, pick: int, *_: int) -> None:
         job, lease = self.running(pick)
-        self.do(lambda s: control.paused(s, lease))
+        self.do(lambda s: attempts.paused(s, lease))
         self.back_to_queue(job)
 
     def cancel(self, pick: int, *_: int) -> None:
@@ -350,7 +352,7 @@ class Life(RuleBasedStateMachine):
         job, lease = self.running(pick)
         silent = sa.update(Job).where(Job.id == lease.job_id).values(lease_until=db.now() - 1)
         self.do(lambda s: s.execute(silent) and None)
-        expired = self.do(control.expire)
+        expired = self.do(attempts.expire)
         assert expired == [lease.job_id]
         if job.lost >= MAX_LOST and not job.cancel_requested:
             self.end(job, "failed", "worker_lost")
@@ -429,7 +431,7 @@ class Life(RuleBasedStateMachine):
         assert sum(move.to_status in TERMINAL for move in moves) <= 1
         for before, after in pairwise(moves):
             assert after.from_status == before.to_status
-            assert after.to_status in ALLOWED[control.Status(before.to_status)]
+            assert after.to_status in ALLOWED[Status(before.to_status)]
         assert [move.attempt for move in moves if move.to_status == "running"] == [*range(1, job.attempt + 1)]
 
 

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from services import db
 from services.access import tenants
 from services.errors import BadRequest
-from services.jobs import control, lanes, queries
-from services.jobs.control import Lease
+from services.jobs import attempts, control, lanes, queries
+from services.jobs.leases import Lease
 from services.orm import Job, Lane
 from tests.services.jobs.test_claims import at_once
 
@@ -41,7 +41,7 @@ def submit(engine: Engine, make_spec: Callable[..., Any]) -> Submit:
 
 def claim(engine: Engine) -> Job | None:
     with db.session_scope(engine) as session:
-        return control.claim(session, "default", worker="w", lease_seconds=60)
+        return attempts.claim(session, "default", worker="w", lease_seconds=60)
 
 
 def run(engine: Engine) -> Job:
@@ -49,7 +49,7 @@ def run(engine: Engine) -> Job:
     job = claim(engine)
     assert job is not None
     with db.session_scope(engine) as session:
-        control.succeed(session, Lease.of(job), {}, [])
+        attempts.succeed(session, Lease.of(job), {}, [])
     return job
 
 
@@ -152,7 +152,7 @@ def test_jobs_that_come_back_go_first_within_their_tenant_only(engine: Engine, s
     assert job is not None
     assert job.id == first
     with db.session_scope(engine) as session:
-        control.give_back(session, Lease.of(job))
+        attempts.give_back(session, Lease.of(job))
         control.pause(session, rest[1])
         later = control.resume(session, rest[1])  # now before the one that it was behind
         assert later.status == "queued"
@@ -173,7 +173,7 @@ def test_a_job_that_is_tried_again_keeps_no_newcomer_back(engine: Engine, submit
     failed = claim(engine)
     assert failed is not None
     with db.session_scope(engine) as session:
-        control.fail(session, Lease.of(failed), "internal", retry=True)  # waits for seconds, at the head
+        attempts.fail(session, Lease.of(failed), "internal", retry=True)  # waits for seconds, at the head
     assert [run(engine).id for _ in range(3)] == sweep[1:4]
     night = submit("acme", 2, "night")
     assert [run(engine).id for _ in range(3)] == [sweep[4], night[0], sweep[5]]
@@ -197,7 +197,7 @@ def test_no_claim_waits_for_the_commit_of_another(engine: Engine, submit: Submit
     submit("beta", 3)
     with ExitStack() as stack:
         sessions = [stack.enter_context(db.session_scope(engine)) for _ in range(5)]
-        claimed = [control.claim(session, "default", worker="w", lease_seconds=60) for session in sessions]
+        claimed = [attempts.claim(session, "default", worker="w", lease_seconds=60) for session in sessions]
         assert "".join(job.tenant[0] for job in claimed if job) == "ababa"
     assert order(engine, 1) == "b"
 
@@ -208,7 +208,7 @@ def test_a_lane_that_is_being_closed_is_not_waited_for(engine: Engine, submit: S
     submit("beta", 4)
     set_tenant(engine, "acme", share=2)
     with db.session_scope(engine) as session:
-        job = control.claim(session, "default", worker="w", lease_seconds=60)
+        job = attempts.claim(session, "default", worker="w", lease_seconds=60)
         assert job is not None
         assert job.tenant == "acme"
         assert order(engine, 3) == "bbb"
@@ -221,9 +221,9 @@ def test_a_turn_without_a_job_is_given_back(engine: Engine, submit: Submit) -> N
     submit("beta", 4)
     set_tenant(engine, "acme", share=2)
     with db.session_scope(engine) as one, db.session_scope(engine) as two:
-        assert control.claim(one, "default", worker="w", lease_seconds=60) is not None
+        assert attempts.claim(one, "default", worker="w", lease_seconds=60) is not None
         assert order(engine, 1) == "b"
-        assert control.claim(two, "default", worker="w", lease_seconds=60) is not None
+        assert attempts.claim(two, "default", worker="w", lease_seconds=60) is not None
         assert turn_of(engine, "acme") == 1.0
         assert order(engine, 2) == "bb"  # each took a turn of acme before: nobody saw that its last job was claimed
         assert turn_of(engine, "acme") == 1.0
@@ -233,7 +233,7 @@ def test_claims_of_one_transaction_take_turns_too(engine: Engine, submit: Submit
     submit("acme", 2)
     submit("beta", 3)
     with db.session_scope(engine) as session:
-        claimed = [control.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
+        claimed = [attempts.claim(session, "default", worker="w", lease_seconds=60) for _ in range(6)]
     assert "".join(job.tenant[0] if job else "-" for job in claimed) == "ababb-"
 
 
@@ -256,7 +256,7 @@ def test_no_job_is_forgotten_while_lanes_open_and_close(engine: Engine, submit: 
     with db.read_scope(engine) as session:
         assert session.scalar(sa.select(sa.func.count()).where(Job.status == "queued")) == 0
         assert open_lanes(session) == []
-        assert control.waiting(session) == []
+        assert lanes.waiting(session) == []
 
 
 def test_batches_over_the_same_lanes_in_other_orders_do_not_block_each_other(

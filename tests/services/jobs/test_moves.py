@@ -10,9 +10,10 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
 from services import db
-from services.jobs import control, events
-from services.jobs.control import ALLOWED, Lease, Status
+from services.jobs import attempts, control, events, moves
+from services.jobs.leases import Lease
 from services.orm import Job
+from services.states import ALLOWED, Status
 
 
 def move(engine: Engine, **values: Any) -> None:
@@ -30,10 +31,10 @@ def bring_to(engine: Engine, job_id: str, status: Status) -> None:
             control.pause(session, job_id)
         return
     with db.session_scope(engine) as session:
-        claimed = control.claim(session, "default", worker="host:1", lease_seconds=60)
+        claimed = attempts.claim(session, "default", worker="host:1", lease_seconds=60)
         assert claimed is not None
         if status != Status.RUNNING:
-            control._end(session, claimed, status)
+            moves.end(session, claimed, status)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -79,7 +80,7 @@ def test_a_job_is_born_queued(engine: Engine, queued_job: Job, values: dict[str,
 
 def test_every_move_is_written_down_with_who_and_why(engine: Engine, lease: Lease) -> None:
     with db.session_scope(engine) as session:
-        control.fail(session, lease, "trainer_crashed", "It crashed.", retry=True)
+        attempts.fail(session, lease, "trainer_crashed", "It crashed.", retry=True)
     move(engine, status="cancelled")  # by hand: it cannot go unseen either
     with db.read_scope(engine) as session:
         told = events.list(session, lease.job_id, type="status")

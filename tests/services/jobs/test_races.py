@@ -14,8 +14,8 @@ from sqlalchemy.engine import Engine
 
 from services import db
 from services.errors import LeaseLost
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts, control, lanes, progress
+from services.jobs.leases import Lease
 from services.orm import Job
 from services.states import TERMINAL
 from tests.services.conftest import claimed, let_expire
@@ -23,10 +23,10 @@ from tests.services.conftest import claimed, let_expire
 INTERLEAVINGS = 200
 
 END: dict[str, Callable[..., Job]] = {
-    "succeeds": lambda session, lease: control.succeed(session, lease, {}, []),
-    "fails for good": lambda session, lease: control.fail(session, lease, "diverged", "Step 3.", retry=False),
-    "fails and is tried again": lambda session, lease: control.fail(session, lease, "internal", retry=True),
-    "is given back": control.give_back,
+    "succeeds": lambda session, lease: attempts.succeed(session, lease, {}, []),
+    "fails for good": lambda session, lease: attempts.fail(session, lease, "diverged", "Step 3.", retry=False),
+    "fails and is tried again": lambda session, lease: attempts.fail(session, lease, "internal", retry=True),
+    "is given back": attempts.give_back,
 }
 
 
@@ -72,16 +72,16 @@ def attempt(engine: Engine, end: Callable[..., Job]) -> Callable[[], None]:
 
     def act() -> None:
         with db.session_scope(engine) as session:
-            job = control.claim(session, "default", worker="host:1", lease_seconds=60)
+            job = attempts.claim(session, "default", worker="host:1", lease_seconds=60)
             if job is None:
                 return
             lease = Lease.of(job)
         with db.session_scope(engine) as session:
-            control.record(session, lease, {"epoch": 1, "train_loss": 0.5})
+            progress.record(session, lease, {"epoch": 1, "train_loss": 0.5})
         with db.session_scope(engine) as session:
-            asked = control.renew(session, lease, 60).cancel
+            asked = attempts.renew(session, lease, 60).cancel
         with db.session_scope(engine) as session:
-            (control.cancelled if asked else end)(session, lease)
+            (attempts.cancelled if asked else end)(session, lease)
 
     return act
 
@@ -110,7 +110,7 @@ def test_a_cancel_against_claim_run_and_end_has_one_outcome(
     ends = {"succeeds": {"cancelled", "succeeded"}, "fails for good": {"cancelled", "failed"}}
     assert set(outcomes) == ends.get(how, {"cancelled"})  # each is met; what comes to wait again is cancelled there
     with db.read_scope(engine) as session:
-        assert control.waiting(session) == []
+        assert lanes.waiting(session) == []
 
 
 def test_a_cancel_while_the_worker_is_lost_ends_the_job_whoever_comes_first(
@@ -126,17 +126,17 @@ def test_a_cancel_while_the_worker_is_lost_ends_the_job_whoever_comes_first(
             racers.chance.shuffle(calls)
             racers.run(*calls)
             with db.session_scope(engine) as session:
-                control.expire(session)  # the scheduler's next tick
+                attempts.expire(session)  # the scheduler's next tick
             outcomes.append(outcome(engine, job_id))
             with db.session_scope(engine) as session, pytest.raises(LeaseLost):
-                control.record(session, lease, {"epoch": 2})
+                progress.record(session, lease, {"epoch": 2})
     assert set(outcomes) == {"cancelled", "succeeded"}
 
 
 def expire(engine: Engine) -> Callable[[], None]:
     def act() -> None:
         with db.session_scope(engine) as session:
-            control.expire(session)
+            attempts.expire(session)
 
     return act
 
@@ -146,7 +146,7 @@ def zombie(engine: Engine, lease: Lease) -> Callable[[], None]:
 
     def act() -> None:
         with suppress(LeaseLost), db.session_scope(engine) as session:
-            control.succeed(session, lease, {}, [])
+            attempts.succeed(session, lease, {}, [])
 
     return act
 
@@ -161,6 +161,6 @@ def test_a_job_that_is_lost_and_cancelled_is_cancelled_in_either_order(
         acts[act]()
     assert outcome(engine, lease.job_id) == "cancelled"
     with db.session_scope(engine) as session, pytest.raises(LeaseLost):
-        control.succeed(session, lease, {}, [])
+        attempts.succeed(session, lease, {}, [])
     with db.session_scope(engine) as session:
-        assert control.claim(session, "default", worker="host:2", lease_seconds=60) is None
+        assert attempts.claim(session, "default", worker="host:2", lease_seconds=60) is None

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 
 from services import db, registry
 from services.errors import Conflict, LeaseLost
-from services.jobs import control, events, retraining
+from services.jobs import attempts, control, events, retraining
 from services.jobs.leases import Lease
 from services.orm import Event, Job
 from tests.services.conftest import claimed, let_expire
@@ -52,7 +52,7 @@ def succeed(engine: Engine, lease: Lease, passed: bool | None = True) -> dict[st
     verdict = None if passed is None else gate(passed=passed)
     result = {"metrics": {}, "retrain": {"warm_start": None, "gate": verdict, "drift": None}}
     with db.session_scope(engine) as session:
-        job = control.succeed(session, lease, result, FILES)
+        job = attempts.succeed(session, lease, result, FILES)
         assert job.result is not None
         found: dict[str, Any] = job.result["retrain"]
         assert job.message == found["message"]
@@ -128,7 +128,7 @@ def test_every_attempt_is_compared_with_what_the_first_one_was(engine: Engine, c
     succeed(engine, claim())  # production moves on
     let_expire(engine, lease.job_id)
     with db.session_scope(engine) as session:
-        assert control.expire(session) == [lease.job_id]
+        assert attempts.expire(session) == [lease.job_id]
     again = claimed(engine)
     assert (again.job_id, look(engine, again)["against"]) == (lease.job_id, "m@1")
     assert told(engine, again).count("retraining") == 1
@@ -157,7 +157,7 @@ def test_an_attempt_that_was_replaced_registers_nothing(engine: Engine, claim: C
     lease = claim()
     let_expire(engine, lease.job_id)
     with db.session_scope(engine) as session:
-        control.expire(session)
+        attempts.expire(session)
     with pytest.raises(LeaseLost):
         succeed(engine, lease)
     again = claimed(engine)
@@ -208,7 +208,7 @@ def test_other_jobs_know_nothing_of_all_this(engine: Engine, make_job: Callable[
     lease = claimed(engine)
     with db.session_scope(engine) as session:
         assert retraining.baselines(session, control.get(session, lease.job_id)) is None
-        job = control.succeed(session, lease, {"metrics": {}}, [])
+        job = attempts.succeed(session, lease, {"metrics": {}}, [])
         assert job.result == {"metrics": {}}
         assert job.message is None
 

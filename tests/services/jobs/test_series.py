@@ -14,8 +14,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
-from services.jobs import control, series
-from services.jobs.control import Lease
+from services.jobs import attempts, progress, series
+from services.jobs.leases import Lease
 from services.orm import Job, StepChunk
 from tests.services.conftest import claimed
 
@@ -24,7 +24,7 @@ def begun(
     session: Session, lease: Lease, resumed_from: dict[str, int] | None = None, best: dict[str, Any] | None = None
 ) -> Job:
     info = {"device": "cpu", "resumed_from": resumed_from}
-    return control.started(session, lease, epochs=3, steps_per_epoch=4, info=info, best=best)
+    return progress.started(session, lease, epochs=3, steps_per_epoch=4, info=info, best=best)
 
 
 def best_at(epoch: int) -> dict[str, Any]:
@@ -40,38 +40,38 @@ def test_starting_tells_the_size_of_the_run(session: Session, lease: Lease) -> N
 
 def test_epochs_are_read_in_order_and_in_pages(session: Session, lease: Lease) -> None:
     for epoch in (1, 2, 3):
-        job = control.record(session, lease, {"epoch": epoch, "train_loss": 1 / epoch})
+        job = progress.record(session, lease, {"epoch": epoch, "train_loss": 1 / epoch})
     assert job.epoch == 3
-    assert [record["epoch"] for record in control.epochs(session, lease.job_id)] == [1, 2, 3]
-    assert control.epochs(session, lease.job_id, after=1, limit=1) == [{"epoch": 2, "train_loss": 0.5}]
+    assert [record["epoch"] for record in progress.epochs(session, lease.job_id)] == [1, 2, 3]
+    assert progress.epochs(session, lease.job_id, after=1, limit=1) == [{"epoch": 2, "train_loss": 0.5}]
 
 
 def test_what_is_not_finite_is_stored_as_null(session: Session, lease: Lease) -> None:
-    control.record(session, lease, {"epoch": 1, "train_loss": math.inf, "validation_loss": math.nan})
-    assert control.epochs(session, lease.job_id) == [{"epoch": 1, "train_loss": None, "validation_loss": None}]
-    control.record_steps(session, lease, 1, [math.inf, None, 1e300], [0.5, math.nan, -math.inf])
-    found = control.steps(session, lease.job_id)
+    progress.record(session, lease, {"epoch": 1, "train_loss": math.inf, "validation_loss": math.nan})
+    assert progress.epochs(session, lease.job_id) == [{"epoch": 1, "train_loss": None, "validation_loss": None}]
+    progress.record_steps(session, lease, 1, [math.inf, None, 1e300], [0.5, math.nan, -math.inf])
+    found = progress.steps(session, lease.job_id)
     assert (found.loss, found.grad_norm) == ([None, None, None], [0.5, None, None])
 
 
 def test_steps_come_back_as_they_were_recorded(session: Session, lease: Lease) -> None:
-    control.record_steps(session, lease, 1, [4.0], [1.0])
-    job = control.record_steps(session, lease, 2, [3.0, 2.0], [1.5, None])
+    progress.record_steps(session, lease, 1, [4.0], [1.0])
+    job = progress.record_steps(session, lease, 2, [3.0, 2.0], [1.5, None])
     assert job.step == 3
-    found = control.steps(session, lease.job_id)
-    assert found == control.Steps([1, 2, 3], [4.0, 3.0, 2.0], [1.0, 1.5, None], 3)
+    found = progress.steps(session, lease.job_id)
+    assert found == progress.Steps([1, 2, 3], [4.0, 3.0, 2.0], [1.0, 1.5, None], 3)
 
 
 def test_a_job_without_steps_has_none(session: Session, queued_job: Job) -> None:
-    assert control.steps(session, queued_job.id).total == 0
+    assert progress.steps(session, queued_job.id).total == 0
 
 
 def test_small_reports_grow_into_few_chunks(session: Session, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "CHUNK_STEPS", 100)
+    monkeypatch.setattr(progress, "CHUNK_STEPS", 100)
     for first in range(1, 1001, 10):
-        control.record_steps(session, lease, first, [float(first)] * 10, [0.0] * 10)
+        progress.record_steps(session, lease, first, [float(first)] * 10, [0.0] * 10)
     assert session.scalar(sa.select(sa.func.count()).select_from(StepChunk)) == 10
-    found = control.steps(session, lease.job_id, points=2000)
+    found = progress.steps(session, lease.job_id, points=2000)
     assert found.step == [*range(1, 1001)]
     assert found.loss == [float(step // 10 * 10 + 1) for step in range(1000)]
 
@@ -80,19 +80,19 @@ def test_small_reports_grow_into_few_chunks(session: Session, lease: Lease, monk
 def test_a_resumed_run_overwrites_from_its_position(
     session: Session, lease: Lease, monkeypatch: pytest.MonkeyPatch, position: int
 ) -> None:
-    monkeypatch.setattr(control, "CHUNK_STEPS", 4)
+    monkeypatch.setattr(progress, "CHUNK_STEPS", 4)
     for first in (1, 4, 7):
-        control.record_steps(session, lease, first, [1.0] * 3, [1.0] * 3)
-    control.record_steps(session, lease, position, [2.0] * 2, [2.0] * 2)
-    found = control.steps(session, lease.job_id)
+        progress.record_steps(session, lease, first, [1.0] * 3, [1.0] * 3)
+    progress.record_steps(session, lease, position, [2.0] * 2, [2.0] * 2)
+    found = progress.steps(session, lease.job_id)
     assert found.step == [*range(1, position + 2)]
     assert found.loss == found.grad_norm == [1.0] * (position - 1) + [2.0] * 2
 
 
 def test_a_gap_is_left_where_a_report_was_lost(session: Session, lease: Lease) -> None:
-    control.record_steps(session, lease, 1, [1.0, 2.0], [0.0, 0.0])
-    control.record_steps(session, lease, 5, [5.0], [0.0])
-    assert control.steps(session, lease.job_id).step == [1, 2, 5]
+    progress.record_steps(session, lease, 1, [1.0, 2.0], [0.0, 0.0])
+    progress.record_steps(session, lease, 5, [5.0], [0.0])
+    assert progress.steps(session, lease.job_id).step == [1, 2, 5]
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(engine: Engine, lease: Lease) -> None:
@@ -100,20 +100,20 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(engine: Engine, le
         begun(session, lease)
         for epoch in (1, 2):
             steps = range(epoch * 4 - 3, epoch * 4 + 1)
-            control.record_steps(session, lease, steps[0], [float(step) for step in steps], [0.0] * 4)
-            control.record(session, lease, {"epoch": epoch, "train_loss": 1 / epoch}, best=best_at(epoch))
-            control.checkpoint(session, lease, epoch=epoch, step=steps[-1], best=True, files=[])
-        control.give_back(session, lease)
+            progress.record_steps(session, lease, steps[0], [float(step) for step in steps], [0.0] * 4)
+            progress.record(session, lease, {"epoch": epoch, "train_loss": 1 / epoch}, best=best_at(epoch))
+            progress.checkpoint(session, lease, epoch=epoch, step=steps[-1], best=True, files=[])
+        attempts.give_back(session, lease)
     again = claimed(engine)
     with db.session_scope(engine) as session:
         job = begun(session, again, {"epoch": 1, "step": 4}, best=best_at(1))
         assert (job.epoch, job.step, job.best) == (1, 4, best_at(1))
-        assert [record["epoch"] for record in control.epochs(session, job.id)] == [1]
-        assert control.steps(session, job.id).step == [1, 2, 3, 4]
-        assert [row.step for row in control.checkpoints(session, job.id)] == [4]
+        assert [record["epoch"] for record in progress.epochs(session, job.id)] == [1]
+        assert progress.steps(session, job.id).step == [1, 2, 3, 4]
+        assert [row.step for row in progress.checkpoints(session, job.id)] == [4]
     with db.session_scope(engine) as session:
         job = begun(session, again)
-        assert (job.epoch, job.step, job.best, control.steps(session, job.id).total) == (0, 0, None, 0)
+        assert (job.epoch, job.step, job.best, progress.steps(session, job.id).total) == (0, 0, None, 0)
 
 
 def test_the_best_epoch_is_the_one_that_the_trainer_says(session: Session, lease: Lease) -> None:
@@ -127,7 +127,7 @@ def test_the_best_epoch_is_the_one_that_the_trainer_says(session: Session, lease
         (3, (0.45, 0.6), third),
     ):
         record = {"epoch": epoch, "train_loss": train, "validation_loss": validation}
-        told.append(control.record(session, lease, record, best=best).best)
+        told.append(progress.record(session, lease, record, best=best).best)
     assert told == [first, first, third]
 
 
@@ -136,8 +136,8 @@ def test_thinning_a_long_run_is_quick_and_keeps_the_spike(session: Session, leas
     loss[43_210] = 99.0
     for first in range(0, len(loss), 20_000):
         part = loss[first : first + 20_000].tolist()
-        control.record_steps(session, lease, first + 1, part, part)
-    found = control.steps(session, lease.job_id, points=300)
+        progress.record_steps(session, lease, first + 1, part, part)
+    found = progress.steps(session, lease.job_id, points=300)
     assert len(found.step) <= 300
     assert (found.step[0], found.step[-1], found.total) == (1, 100_000, 100_000)
     assert found.loss[list(found.step).index(43_211)] == 99.0

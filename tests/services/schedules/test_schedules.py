@@ -30,8 +30,8 @@ from services.errors import (
     ScheduleNotFound,
 )
 from services.idempotency import Key
-from services.jobs import batches, control
-from services.jobs.control import Lease
+from services.jobs import attempts, batches, control
+from services.jobs.leases import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import cron, definitions, firings
 from services.schedules.definitions import Definition
@@ -105,12 +105,12 @@ def count(engine: Engine, table: type[Batch] | type[Job]) -> int:
 def finish(engine: Engine, *, fail: bool = False) -> None:
     """Let every job that waits come to its end."""
     with db.session_scope(engine) as session:
-        while (job := control.claim(session, "default", worker="host:1", lease_seconds=60)) is not None:
+        while (job := attempts.claim(session, "default", worker="host:1", lease_seconds=60)) is not None:
             if fail:
-                control.fail(session, Lease.of(job), "diverged", "Diverged.", retry=False)
+                attempts.fail(session, Lease.of(job), "diverged", "Diverged.", retry=False)
             else:
                 result = {"best_epoch": 1, "epochs": 3, "stopped_early": False, "metrics": {}}
-                control.succeed(session, Lease.of(job), result, [])
+                attempts.succeed(session, Lease.of(job), result, [])
 
 
 # By the clock

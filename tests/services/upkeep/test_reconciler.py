@@ -12,9 +12,9 @@ from sqlalchemy.engine import Engine
 
 from services import db, idempotency
 from services.blobs.storage import Storage
-from services.jobs import control, workers
-from services.jobs.control import Lease
+from services.jobs import attempts, control, progress, workers
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.orm import IdempotencyKey, Job, Worker, new_id
 from services.settings import Settings
 from services.upkeep import reconciler
@@ -68,8 +68,8 @@ def test_a_sweep_takes_what_no_job_refers_to_and_nothing_else(
     names = ("checkpoint-000000004.json", "checkpoint-000000004.safetensors")
     with db.session_scope(engine) as session:
         files = [{"name": name, "bytes": 1, "sha256": ""} for name in names]
-        control.checkpoint(session, lease, epoch=1, step=4, best=False, files=files)
-        control.fail(session, lease, "internal", retry=False)
+        progress.checkpoint(session, lease, epoch=1, step=4, best=False, files=files)
+        attempts.fail(session, lease, "internal", retry=False)
     kept = [storage.job_file(lease.job_id, name) for name in names]
     strays = [
         storage.job_file(lease.job_id, "checkpoint-000000009.json"),

@@ -16,9 +16,9 @@ from sqlalchemy.engine import Engine
 from services import db, registry
 from services.access import tenants
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
-from services.jobs import batches, control
-from services.jobs.control import Lease
+from services.jobs import attempts, batches, control
 from services.jobs.doorbell import FakeDoorbell
+from services.jobs.leases import Lease
 from services.orm import Batch, Delivery, Job, Webhook
 from services.settings import Settings
 from services.upkeep import reconciler
@@ -83,8 +83,8 @@ def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_ea
     webhook = hook(engine, "batch.ended")
     batch_id, (first, second, third) = make_batch({}, {}, {})
     with db.session_scope(engine) as session:
-        control.succeed(session, _lease(session), {"metrics": {"test_loss": 0.5}}, [])
-        control.fail(session, _lease(session), "trainer_crashed", "It fell. " * 100, retry=False)
+        attempts.succeed(session, _lease(session), {"metrics": {"test_loss": 0.5}}, [])
+        attempts.fail(session, _lease(session), "trainer_crashed", "It fell. " * 100, retry=False)
     assert (over(engine), end(engine, batch_id), told(engine)) == ([], False, [])
     cancel(engine, third)
     assert over(engine) == [batch_id]
@@ -117,7 +117,7 @@ def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_ea
 
 
 def _lease(session: Any) -> Lease:
-    job = control.claim(session, "default", worker="host:1", lease_seconds=60)
+    job = attempts.claim(session, "default", worker="host:1", lease_seconds=60)
     assert job is not None
     return Lease.of(job)
 
@@ -130,7 +130,7 @@ def test_a_batch_of_many_jobs_names_some_and_counts_all(
     batch_id, ids = make_batch({}, {}, {})
     cancel(engine, *ids[:2])
     with db.session_scope(engine) as session:
-        control.fail(session, _lease(session), "diverged", retry=False)
+        attempts.fail(session, _lease(session), "diverged", retry=False)
     assert end(engine, batch_id)
     [(_, data)] = told(engine)
     assert ([one["id"] for one in data["jobs"]], data["total"]) == ([ids[2], ids[0]], 3)  # failures first
@@ -204,7 +204,7 @@ def test_moves_of_an_alias_are_told_with_the_job_behind_the_version(
     for tags in ({"team": "speech"}, {}):
         made.append(make_job(tags=tags).id)
         with db.session_scope(engine) as session:
-            control.succeed(session, _lease(session), {}, [])
+            attempts.succeed(session, _lease(session), {}, [])
             registry.register(session, "vowels", made[-1])
     with suppress(ZeroDivisionError), db.session_scope(engine) as session:
         registry.promote(session, "vowels", "1")

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Engine
 from services import db
 from services.access import tenants
 from services.errors import Conflict, DeliveryNotFound, QuotaExceeded, WebhookNotFound
-from services.jobs import control
-from services.jobs.control import Lease
+from services.jobs import attempts, control
+from services.jobs.leases import Lease
 from services.orm import Delivery, Job, Webhook
 from services.webhooks import subscriptions
 from services.webhooks.news import OF_STATUS
@@ -68,10 +68,10 @@ def test_every_move_is_told_once_in_its_own_transaction(engine: Engine, make_job
     webhook = hook(engine)
     job = make_job(name="speakers", tags={"team": "speech"})
     with db.session_scope(engine) as session:
-        claimed = control.claim(session, "default", worker="host:1", lease_seconds=60)
+        claimed = attempts.claim(session, "default", worker="host:1", lease_seconds=60)
         assert claimed is not None
     with db.session_scope(engine) as session:
-        control.fail(session, Lease.of(claimed), "trainer_crashed", "It fell.", retry=False)
+        attempts.fail(session, Lease.of(claimed), "trainer_crashed", "It fell.", retry=False)
     queued, started, failed = outbox(engine)
     assert [one.event for one in (queued, started, failed)] == ["job.queued", "job.started", "job.failed"]
     assert {(one.webhook_id, one.job_id, one.attempts) for one in (queued, started, failed)} == {

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from services import db, registry
 from services.blobs.storage import Storage
 from services.errors import JobNotSucceeded, LeaseLost, ModelNotFound
-from services.jobs import control
+from services.jobs import attempts, control, progress
 from services.jobs.leases import Lease
 from services.orm import Job
 from tests.worker.attempt.test_supervisor import ringing
@@ -48,7 +48,7 @@ def test_a_run_that_is_cut_short_offers_its_best_weights(
     card = json.loads(storage.job_file(job.id, "model.json").read_text())
     assert (card["complete"], card["best_epoch"]) == (False, ended.result["best_epoch"])
     with db.read_scope(engine) as session:
-        assert json.loads(storage.job_file(job.id, "history.json").read_text())["epochs"] == control.epochs(
+        assert json.loads(storage.job_file(job.id, "history.json").read_text())["epochs"] == progress.epochs(
             session, job.id, limit=100_000
         )
         with pytest.raises(ModelNotFound):  # a retraining that was cut short has registered nothing
@@ -91,15 +91,15 @@ def test_a_trainer_that_is_killed_offers_nothing_but_its_last_checkpoint(
 def test_an_attempt_that_was_replaced_offers_nothing(engine: Engine, make_job: MakeJob, watch: Watch) -> None:
     job = make_job()
     with db.session_scope(engine) as session:
-        claimed = control.claim(session, "default", worker="here:1", lease_seconds=60)
+        claimed = attempts.claim(session, "default", worker="here:1", lease_seconds=60)
         assert claimed is not None
         old = Lease.of(claimed)
-        control.give_back(session, old)
-        control.claim(session, "default", worker="there:2", lease_seconds=60)
+        attempts.give_back(session, old)
+        attempts.claim(session, "default", worker="there:2", lease_seconds=60)
     offered = {"result": {"complete": False, "metrics": {}}, "files": []}
     for late in (
-        lambda session: control.cancelled(session, old, **offered),
-        lambda session: control.fail(session, old, "time_limit", "Late.", retry=False, **offered),
+        lambda session: attempts.cancelled(session, old, **offered),
+        lambda session: attempts.fail(session, old, "time_limit", "Late.", retry=False, **offered),
     ):
         with pytest.raises(LeaseLost), db.session_scope(engine) as session:
             late(session)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import control
+from services.jobs import progress
 from services.orm import Job
 from tests.worker.watching import Watch
 from worker import tasks
@@ -86,10 +86,10 @@ def test_a_run_that_rolled_back_keeps_only_what_it_lived_last(
     [event] = watch.events(job.id, "rolled_back")
     assert (event.message, event.data) == ("Rolled back.", {"lr_factor": 0.5})
     with db.read_scope(engine) as session:
-        steps = control.steps(session, job.id)
+        steps = progress.steps(session, job.id)
         assert (list(steps.step), list(steps.loss[:5])) == ([*range(1, 13)], [9.0] * 5)
-        assert control.epochs(session, job.id)[0]["train_loss"] == 9.0
-        assert [row.step for row in control.checkpoints(session, job.id)] == [8, 12]
+        assert progress.epochs(session, job.id)[0]["train_loss"] == 9.0
+        assert [row.step for row in progress.checkpoints(session, job.id)] == [8, 12]
 
 
 def test_the_last_words_of_a_crash_are_in_the_log(make_job: MakeJob, make_slot: MakeSlot, watch: Watch) -> None:

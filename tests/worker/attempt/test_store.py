@@ -21,7 +21,7 @@ from services.blobs import transfers
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.datasets import versions
-from services.jobs import control
+from services.jobs import attempts, control, progress
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
 from services.settings import Settings
@@ -63,7 +63,7 @@ def recorded(engine: Engine, job_id: str) -> list[dict[str, Any]]:
     """The files that the database counts on."""
     with db.read_scope(engine) as session:
         job = control.get(session, job_id)
-        return [*(job.files or ()), *(file for row in control.checkpoints(session, job_id) for file in row.files)]
+        return [*(job.files or ()), *(file for row in progress.checkpoints(session, job_id) for file in row.files)]
 
 
 def stored(store: S3, file: dict[str, Any]) -> bytes:
@@ -147,12 +147,12 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
     files = [model(engine, store, job.id) for job in (unbroken, broken)]
     assert files[0]["model.safetensors"] == files[1]["model.safetensors"]
     with db.read_scope(engine) as session:
-        told = [[numbers(record) for record in control.epochs(session, job.id)] for job in (unbroken, broken)]
+        told = [[numbers(record) for record in progress.epochs(session, job.id)] for job in (unbroken, broken)]
         assert told[0] == told[1]
         assert len(told[0]) == 120
-        assert json.loads(files[1]["history.json"])["epochs"] == control.epochs(session, broken.id)
-        assert control.steps(session, broken.id, 5000) == control.steps(session, unbroken.id, 5000)
-        assert len(control.checkpoints(session, broken.id)) <= 10
+        assert json.loads(files[1]["history.json"])["epochs"] == progress.epochs(session, broken.id)
+        assert progress.steps(session, broken.id, 5000) == progress.steps(session, unbroken.id, 5000)
+        assert len(progress.checkpoints(session, broken.id)) <= 10
     for job in (broken, unbroken):
         assert_whole(engine, store, job.id)
 
@@ -316,7 +316,7 @@ def delivery(host: Slot, make_job: MakeJob) -> Any:
     """The delivery of a job's first attempt, as a supervisor holds it."""
     job = make_job()
     with db.session_scope(host.engine) as session:
-        claimed = control.claim(session, "default", worker="a:1", lease_seconds=60)
+        claimed = attempts.claim(session, "default", worker="a:1", lease_seconds=60)
         assert claimed is not None
         assert claimed.id == job.id
     assert host.storage.objects is not None

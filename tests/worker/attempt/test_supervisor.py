@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 
 from services import db
 from services.blobs.storage import Storage
-from services.jobs import control, events
+from services.jobs import attempts, control, events, progress
 from services.orm import Job
 from tests.worker.watching import Watch, wait_for_death
 from worker import tasks
@@ -52,9 +52,9 @@ def test_an_attempt_is_written_down_from_start_to_result(
     assert done.result is not None
     assert done.result["best_epoch"] == 3
     with db.read_scope(engine) as session:
-        assert [record["epoch"] for record in control.epochs(session, job.id)] == [1, 2, 3]
-        assert control.steps(session, job.id).loss[:2] == [1.0, 0.5]
-        assert [row.step for row in control.checkpoints(session, job.id)] == [4, 8, 12]
+        assert [record["epoch"] for record in progress.epochs(session, job.id)] == [1, 2, 3]
+        assert progress.steps(session, job.id).loss[:2] == [1.0, 0.5]
+        assert [row.step for row in progress.checkpoints(session, job.id)] == [4, 8, 12]
     assert watch.statuses(job.id) == ["queued", "running", "succeeded"]
 
 
@@ -68,9 +68,9 @@ def test_short_epochs_are_written_together_and_none_is_lost(
     assert (done.status, done.epoch, done.step) == ("succeeded", 200, 800)
     assert done.best == {"epoch": 200, "metric": "validation_loss", "value": 2.0 / 800}
     with db.read_scope(engine) as session:
-        assert [record["epoch"] for record in control.epochs(session, job.id)] == [*range(1, 201)]
-        assert [row.step for row in control.checkpoints(session, job.id)] == [*range(4, 801, 4)]
-        assert control.steps(session, job.id, points=800).loss == pytest.approx([1.0 / n for n in range(1, 801)])
+        assert [record["epoch"] for record in progress.epochs(session, job.id)] == [*range(1, 201)]
+        assert [row.step for row in progress.checkpoints(session, job.id)] == [*range(4, 801, 4)]
+        assert progress.steps(session, job.id, points=800).loss == pytest.approx([1.0 / n for n in range(1, 801)])
         told = events.list(session, job.id, limit=1000, type=events.Type.CHECKPOINT)
         assert [event.data and event.data["epoch"] for event in told] == [*range(1, 201)]
     assert len(commits) < 100
@@ -171,9 +171,9 @@ def test_a_crashed_run_goes_on_from_its_newest_checkpoint(
     assert done.trainer is not None
     assert done.trainer["resumed_from"] == {"epoch": 1, "step": 4}
     with db.read_scope(engine) as session:
-        steps = control.steps(session, job.id)
+        steps = progress.steps(session, job.id)
         assert list(steps.step) == list(range(1, 13))
-        assert [record["epoch"] for record in control.epochs(session, job.id)] == [1, 2, 3]
+        assert [record["epoch"] for record in progress.epochs(session, job.id)] == [1, 2, 3]
 
 
 def test_a_checkpoint_that_the_database_never_heard_of_is_not_gone_on_from(
@@ -253,7 +253,7 @@ def test_a_run_past_its_time_limit_keeps_its_checkpoint_and_fails(
     failed = watch.job(job.id)
     assert (failed.status, failed.reason, failed.attempt) == ("failed", "time_limit", 1)
     with db.read_scope(engine) as session:
-        assert [row.step for row in control.checkpoints(session, job.id)] == [1]
+        assert [row.step for row in progress.checkpoints(session, job.id)] == [1]
 
 
 def test_a_supervisor_that_lost_its_lease_kills_its_trainer_and_changes_nothing(
@@ -264,8 +264,8 @@ def test_a_supervisor_that_lost_its_lease_kills_its_trainer_and_changes_nothing(
         running = watch.until(job.id, lambda job: job.step == 1)
         with db.session_scope(engine) as session:
             session.execute(Job.__table__.update().values(lease_until=db.now() - 1))
-            control.expire(session)
-            assert control.claim(session, "default", worker="there:2", lease_seconds=60) is not None
+            attempts.expire(session)
+            assert attempts.claim(session, "default", worker="there:2", lease_seconds=60) is not None
         assert running.trainer is not None
         wait_for_death(running.trainer["pid"], 2)
     after = watch.job(job.id)
@@ -325,8 +325,8 @@ def test_a_history_is_whole_after_twenty_kills_at_random_steps(
     done = watch.job(broken.id)
     assert (done.status, done.attempt, done.failures) == ("succeeded", 21, 20)
     with db.read_scope(engine) as session:
-        told = [control.epochs(session, job.id) for job in (unbroken, broken)]
-        steps = [control.steps(session, job.id, 1000) for job in (unbroken, broken)]
+        told = [progress.epochs(session, job.id) for job in (unbroken, broken)]
+        steps = [progress.steps(session, job.id, 1000) for job in (unbroken, broken)]
     assert told[0] == told[1]
     assert steps[0] == steps[1]
     assert len(steps[0].step) == 400

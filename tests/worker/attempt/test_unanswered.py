@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from services import db, faults
 from services.errors import Unavailable
-from services.jobs import control
+from services.jobs import attempts, progress
 from services.orm import Job
 from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.watching import Watch
@@ -50,9 +50,9 @@ def assert_whole(engine: Engine, watch: Watch, job: Job) -> None:
     assert watch.statuses(job.id)[-1] == "succeeded"
     assert watch.statuses(job.id).count("succeeded") == 1
     with db.read_scope(engine) as session:
-        assert list(control.steps(session, job.id).step) == list(range(1, 13))
-        assert [record["epoch"] for record in control.epochs(session, job.id)] == [1, 2, 3]
-        assert [row.step for row in control.checkpoints(session, job.id)] == [4, 8, 12]
+        assert list(progress.steps(session, job.id).step) == list(range(1, 13))
+        assert [record["epoch"] for record in progress.epochs(session, job.id)] == [1, 2, 3]
+        assert [row.step for row in progress.checkpoints(session, job.id)] == [4, 8, 12]
     assert [(event.data or {})["step"] for event in watch.events(job.id, "checkpoint")] == [4, 8, 12]
     assert len(watch.events(job.id, "micro_batch")) == len(watch.events(job.id, "warning")) == 1
     assert len(watch.lines(job.id)) == 6 + 5  # what the stub says and prints; the beginning, three epochs, the end
@@ -115,7 +115,7 @@ def test_what_another_process_claimed_is_left_to_it(
 ) -> None:
     job = make_job()
     with db.session_scope(engine) as session:
-        control.claim(session, "default", worker="here:1:other", lease_seconds=60)
+        attempts.claim(session, "default", worker="here:1:other", lease_seconds=60)
     faults.arm("transaction.committed", Reset(lambda passage: passage == 1))
     tasks.ring(make_slot(), "default")
     assert (watch.job(job.id).status, watch.job(job.id).attempt) == ("running", 1)

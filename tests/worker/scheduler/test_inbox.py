@@ -23,7 +23,7 @@ from services.datasets import inbox
 from services.datasets import versions as datasets
 from services.datasets.inbox import Entry, Folder
 from services.errors import StorageUnavailable
-from services.jobs import control
+from services.jobs import attempts
 from services.jobs.leases import Lease
 from services.orm import Job
 from services.settings import Settings
@@ -115,12 +115,12 @@ def test_leases_are_renewed_while_a_file_is_read(
     make_job()
     monkeypatch.setattr(db, "BUSY_SECONDS", 0.0)
     with db.session_scope(world.engine) as session:
-        lease = Lease.of(control.claim(session, "default", worker="w", lease_seconds=60) or make_job())
+        lease = Lease.of(attempts.claim(session, "default", worker="w", lease_seconds=60) or make_job())
     renewed = []
 
     def renew() -> None:
         with db.session_scope(world.engine) as session:
-            renewed.append(control.renew(session, lease, 60))
+            renewed.append(attempts.renew(session, lease, 60))
             if world.engine.dialect.name == "postgresql":  # which ends a transaction that idles for 30 s
                 idle = sa.text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
                 assert session.scalar(idle) == 0

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import control
+from services.jobs import attempts
 from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
 from services.settings import Settings
@@ -23,7 +23,7 @@ def test_jobs_of_silent_workers_come_back_and_their_queue_is_rung(
 ) -> None:
     job = make_job()
     with db.session_scope(engine) as session:
-        control.claim(session, "default", worker="gone:1", lease_seconds=60)
+        attempts.claim(session, "default", worker="gone:1", lease_seconds=60)
         session.execute(sa.update(Job).values(lease_until=db.now() - 100))
     bell, stop = FakeDoorbell(), threading.Event()
     thread = threading.Thread(target=loop.run, args=(settings, engine, bell, stop))

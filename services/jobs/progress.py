@@ -1,0 +1,264 @@
+"""What an attempt records while it trains (epochs, steps, checkpoints), and how it is read again.
+
+Every write of a worker is fenced (`leases.py`): an attempt that was replaced gets LeaseLost and changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.errors import CheckpointNotFound
+from services.jobs import events, series
+from services.jobs.leases import Lease, owned
+from services.orm import Checkpoint, Epoch, Job, StepChunk
+from services.text import clean
+
+CHUNK_STEPS = 2048
+"""A chunk of steps grows to at most this many before the next one is begun."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Per-step numbers of a job, thinned out."""
+
+    step: Sequence[int]
+    loss: Sequence[float | None]
+    grad_norm: Sequence[float | None]
+    total: int
+    """How many steps are recorded."""
+
+
+def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[dict[str, Any]]:
+    """The records of epochs after `after`, ascending, at most `limit`."""
+    query = select(Epoch.record).where(Epoch.job_id == job_id, Epoch.epoch > after).order_by(Epoch.epoch).limit(limit)
+    return session.scalars(query).all()
+
+
+def steps(session: Session, job_id: str, points: int = 500) -> Steps:
+    """Loss and gradient norm by step, at most `points` (2 or more) of them: the first, the last, and of each stretch
+    between the least and the greatest loss."""
+    query = (
+        select(StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm)
+        .where(StepChunk.job_id == job_id)
+        .order_by(StepChunk.first_step)
+    )
+    chunks = session.execute(query).all()
+    if not chunks:
+        return Steps([], [], [], 0)
+    step = np.concatenate([np.arange(chunk.first_step, chunk.last_step + 1) for chunk in chunks])
+    loss = series.unpack(b"".join(chunk.loss for chunk in chunks))
+    grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))
+    chosen = series.thin(loss, max(points, 2))
+    return Steps(step[chosen].tolist(), series.plain(loss[chosen]), series.plain(grad_norm[chosen]), len(step))
+
+
+def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    """The job's checkpoints, oldest first."""
+    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)).all()
+
+
+def get_checkpoint(session: Session, job_id: str, step: int) -> Checkpoint:
+    """One checkpoint.
+
+    Raises:
+        CheckpointNotFound: the job has none at this step.
+    """
+    row = session.get(Checkpoint, (job_id, step))
+    if row is None:
+        kept = ", ".join(str(found.step) for found in checkpoints(session, job_id)[-20:])
+        others = f"it has those of steps {kept}" if kept else "it has none"
+        raise CheckpointNotFound(f"The job {clean(job_id, 100)} has no checkpoint of step {step}: {others}.")
+    return row
+
+
+def started(
+    session: Session,
+    lease: Lease,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    info: Mapping[str, Any],
+    best: Mapping[str, Any] | None = None,
+) -> Job:
+    """The trainer has begun; `info` is what it said (device, threads, parameters, resumed_from). Which epoch is the
+    best so far, here and below, is for the trainer to say.
+
+    What an earlier attempt recorded beyond the position that this one resumes from is forgotten: it will come again. So
+    are checkpoints whose files are not among `info["checkpoints"]`, the steps of those that it found.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    resumed = info.get("resumed_from") or {"epoch": 0, "step": 0}
+    job = owned(
+        session,
+        lease,
+        epochs=epochs,
+        steps=epochs * steps_per_epoch,
+        step=resumed["step"],
+        trainer={**info, "steps_per_epoch": steps_per_epoch},
+    )
+    _forget_after(session, job, resumed["epoch"], resumed["step"], best)
+    if (there := info.get("checkpoints")) is not None:
+        gone = (Checkpoint.job_id == job.id, Checkpoint.step.not_in(there))
+        session.execute(sa.delete(Checkpoint).where(*gone))
+    if resumed["step"]:
+        place = f"Attempt {job.attempt} goes on from step {resumed['step']} (epoch {resumed['epoch']})."
+        events.add(session, job, events.Type.RESUMED, place, data=resumed)
+    return job
+
+
+def rolled_back(
+    session: Session,
+    lease: Lease,
+    *,
+    epoch: int,
+    step: int,
+    message: str,
+    data: Mapping[str, Any] | None = None,
+    best: Mapping[str, Any] | None = None,
+) -> Job:
+    """The run went back to this place and will live on from there: what was recorded beyond it is forgotten.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    furthest = sa.case((Job.checkpoint_step > step, step), else_=Job.checkpoint_step)  # what comes is progress again
+    job = owned(session, lease, step=step, progress_at=now(), checkpoint_step=furthest)
+    _forget_after(session, job, epoch, step, best)
+    events.add(session, job, events.Type.ROLLED_BACK, message, events.Level.WARNING, data)
+    return job
+
+
+def record(session: Session, lease: Lease, record: Mapping[str, Any], *, best: Mapping[str, Any] | None = None) -> Job:
+    """Keep the numbers of one epoch (`record["epoch"]`, from 1), in the place of any from an earlier attempt, and which
+    epoch is the best with it: `{"epoch", "metric", "value"}`.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    return record_all(session, lease, [record], best=best)
+
+
+def record_all(
+    session: Session, lease: Lease, records: Sequence[Mapping[str, Any]], *, best: Mapping[str, Any] | None = None
+) -> Job:
+    """Keep the numbers of several epochs, ascending, as `record` does one after the other; `best` is with all of them.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    rows = [{key: _finite(value) for key, value in record.items()} for record in records]
+    job = owned(session, lease, epoch=rows[-1]["epoch"], progress_at=now())
+    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= rows[0]["epoch"]))
+    session.execute(sa.insert(Epoch), [{"job_id": job.id, "epoch": row["epoch"], "record": row} for row in rows])
+    job.best = None if best is None else dict(best)
+    session.flush()
+    return job
+
+
+def record_steps(
+    session: Session,
+    lease: Lease,
+    first_step: int,
+    loss: Sequence[float | None],
+    grad_norm: Sequence[float | None],
+) -> Job:
+    """Keep the numbers of neighbouring steps from `first_step` on (1 is the first of the run), in the place of all that
+    was recorded from there on.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+        ValueError: `loss` and `grad_norm` differ in length, or there are none.
+    """
+    if len(loss) != len(grad_norm) or not loss:
+        raise ValueError(f"{len(loss)} losses and {len(grad_norm)} gradient norms; they must be as many, and not none")
+    last_step = first_step + len(loss) - 1
+    job = owned(session, lease, step=last_step, progress_at=now())
+    _forget_steps(session, job.id, first_step)
+    new = (series.pack(loss), series.pack(grad_norm))
+    # At most one statement's worth of old numbers is rewritten, so that a long job has few chunks to read.
+    before = session.scalar(
+        select(StepChunk).where(
+            StepChunk.job_id == job.id,
+            StepChunk.last_step == first_step - 1,
+            StepChunk.first_step > last_step - CHUNK_STEPS,
+        )
+    )
+    if before is None:
+        row = {"job_id": job.id, "first_step": first_step, "last_step": last_step, "loss": new[0], "grad_norm": new[1]}
+        session.execute(sa.insert(StepChunk).values(row))
+    else:
+        before.last_step, before.loss, before.grad_norm = last_step, before.loss + new[0], before.grad_norm + new[1]
+        session.flush()
+    return job
+
+
+def checkpoint(
+    session: Session, lease: Lease, *, epoch: int, step: int, best: bool, files: Sequence[Mapping[str, Any]]
+) -> Job:
+    """Register a checkpoint that lies whole on disk: `files` are `{"name", "bytes", "sha256"}`. A new furthest one is
+    progress: the count of lost workers begins again.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease, progress_at=now())
+    if best:
+        session.execute(update(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.best).values(best=False))
+    session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
+    row = {"job_id": job.id, "step": step, "epoch": epoch, "best": best, "attempt": job.attempt}
+    session.execute(sa.insert(Checkpoint).values(**row, files=[dict(file) for file in files], created_at=now()))
+    size = sum(file["bytes"] for file in files)
+    told = f"Checkpoint at step {step} (epoch {epoch}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
+    events.add(
+        session, job, events.Type.CHECKPOINT, told, data={"step": step, "epoch": epoch, "best": best, "bytes": size}
+    )
+    if step > job.checkpoint_step:
+        job.checkpoint_step, job.lost = step, 0
+        session.flush()
+    return job
+
+
+def drop_checkpoint(session: Session, lease: Lease, step: int) -> Job:
+    """Forget a checkpoint whose files are gone, or are about to go.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease)
+    session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
+    return job
+
+
+def _forget_after(session: Session, job: Job, epoch: int, step: int, best: Mapping[str, Any] | None) -> None:
+    """Drop what was recorded beyond a place: it will be lived again. `best` is the best epoch up to there."""
+    session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step > step))
+    _forget_steps(session, job.id, step + 1)
+    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > epoch))
+    job.best = None if best is None else dict(best)
+    job.epoch = session.scalar(select(func.max(Epoch.epoch)).where(Epoch.job_id == job.id)) or 0
+    session.flush()
+
+
+def _forget_steps(session: Session, job_id: str, first_step: int) -> None:
+    """Drop the numbers of all steps from `first_step` on."""
+    session.execute(sa.delete(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step >= first_step))
+    reaching = select(StepChunk).where(StepChunk.job_id == job_id, StepChunk.last_step >= first_step)
+    for chunk in session.scalars(reaching):
+        keep = 4 * (first_step - chunk.first_step)  # bytes: float32
+        chunk.last_step, chunk.loss, chunk.grad_norm = first_step - 1, chunk.loss[:keep], chunk.grad_norm[:keep]
+    session.flush()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
