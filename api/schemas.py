@@ -306,6 +306,8 @@ class BatchJob(Answer):
     best: Best | None
     metrics: dict[str, float | None]
     """Of its result; empty until it has succeeded."""
+    silent_since: datetime | None
+    """As of the job itself: it runs, and its worker has given no sign of life since then."""
     seconds: float | None
     """From its start to its end; null before both."""
     links: SelfLink

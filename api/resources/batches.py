@@ -12,6 +12,8 @@ from flask import Response, g, request
 from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
+from api.resources.jobs import silent_since
+from api.schemas import moment_or_none
 from api.service import current
 from services import db, faults
 from services.errors import BatchNotFound
@@ -218,6 +220,7 @@ def _row(job: Any, varied: Sequence[str]) -> dict[str, Any]:
         "fraction": _fraction(job),
         "best": openapi.stored(job.best),
         "metrics": result.get("metrics") or {},
+        "silent_since": moment_or_none(silent_since(job, current().settings)),
         "seconds": took,
         "links": {"self": f"/v1/jobs/{job.id}"},
     }

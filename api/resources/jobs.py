@@ -218,7 +218,7 @@ def described(session: Session, job_id: str) -> dict[str, Any]:
 def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
     """A row of `looks` as a `schemas.Job`; as a `schemas.ListedJob` unless it is `full`."""
     spec = {"spec": openapi.stored(row.spec)} if full else {}
-    now, silent_since = time.time(), _silent_since(row, current().settings)
+    now, silent = time.time(), silent_since(row, current().settings)
     return {
         "object": "job",
         "id": row.id,
@@ -229,7 +229,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "message": row.message,
         "batch_id": row.batch_id,
         "waits_until": moment(row.not_before) if row.status == Status.QUEUED and row.not_before > now else None,
-        "silent_since": moment_or_none(silent_since),
+        "silent_since": moment_or_none(silent),
         "queue": {"name": row.queue, "position": position},
         "priority": row.priority,
         "tags": openapi.stored(row.tags),
@@ -238,7 +238,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "attempt": row.attempt,
         "failures": row.failures,
         "lost": row.lost,
-        "progress": _progress(row, now, is_silent=silent_since is not None),
+        "progress": _progress(row, now, is_silent=silent is not None),
         "best": openapi.stored(row.best),
         "result": result(row.result),
         **spec,
@@ -251,7 +251,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
     }
 
 
-def _silent_since(row: Any, settings: Settings) -> float | None:
+def silent_since(row: Any, settings: Settings) -> float | None:
     """When its worker last gave a sign of life, if that is longer ago than two renewals of its lease may take."""
     if row.status != Status.RUNNING or row.lease_until is None:
         return None

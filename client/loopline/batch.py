@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from loopline.errors import WaitTimeout
 from loopline.http import Http
-from loopline.job import POLL_SECONDS
+from loopline.job import POLL_SECONDS, SILENCE_SECONDS
 from loopline.types import Best, Document, known, moment
 
 PAUSE_SECONDS = 1.0
@@ -39,6 +39,8 @@ class BatchJob:
     best: Best | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     """Of its result; empty until it has succeeded."""
+    silent_since: datetime | None = None
+    """It runs, and its worker has given no sign of life since then."""
     seconds: float | None = None
     """From its start to its end; None before both."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
@@ -46,7 +48,7 @@ class BatchJob:
     @classmethod
     def of(cls, document: Document) -> Self:
         best = Best.of(document["best"]) if document.get("best") else None
-        return cls(**known(cls, document) | {"best": best})
+        return cls(**known(cls, document) | {"best": best, "silent_since": moment(document.get("silent_since"))})
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class Batch:
             patience = max(0.0, min(POLL_SECONDS, deadline - asked_at))
             changed, seen = self._poll(etag, patience if etag or not every else 0.0)
             etag = seen if every else None  # without one the service holds each answer until the end
+            if changed is None and every and time.monotonic() - asked_at > SILENCE_SECONDS:
+                changed = self._of_silence(batch)
             if changed:
                 batch = replace(changed, replayed=self.replayed)
                 yield batch
@@ -135,6 +139,12 @@ class Batch:
             if time.monotonic() >= deadline:
                 raise WaitTimeout(f"Batch {self.id} is still {batch.status} after {timeout:g} s; it goes on.", batch)
             time.sleep(max(0.0, min(PAUSE_SECONDS - (time.monotonic() - asked_at), deadline - time.monotonic())))
+
+    def _of_silence(self, batch: Batch) -> Batch | None:
+        """The batch, if a worker has fallen silent, or is heard of again: no poll is answered for that."""
+        seen = batch.refresh()
+        silent = [{job.id for job in each.jobs if job.silent_since} for each in (batch, seen)]
+        return seen if silent[0] != silent[1] else None
 
     def cancel(self) -> Batch:
         """Asks for every job that has not ended to be stopped: at once when it waits, at its next step when it runs."""

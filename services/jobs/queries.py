@@ -170,7 +170,7 @@ def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> Quer
 @cache
 def _members() -> Query:
     plain = (_J.id, _J.name, _J.status, _J.reason, _J.message, _J.queue, _J.attempt, _J.epoch, _J.epochs)
-    also = (_J.step, _J.steps, _J.started_at, _J.finished_at)
+    also = (_J.step, _J.steps, _J.started_at, _J.finished_at, _J.lease_until, now().label("asked_at"))
     columns = (*plain, *also, *map(_text, (_J.best, _J.result, _J.requested, _J.warnings)))
     return Query(select(*columns).where(_J.batch_id == sa.bindparam("batch_id")).order_by(_J.id))
 

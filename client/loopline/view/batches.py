@@ -212,6 +212,8 @@ def _reached(job: BatchJob) -> str:
     """The one number that counts most: of the test split if there is one; else how far the job is."""
     if not job.terminal:
         far = f"epoch {job.epoch}/{job.epochs}" if job.epochs else f"epoch {job.epoch}"
+        if job.silent_since:
+            return f"{far}, nothing heard for {text.duration(text.seconds_since(job.silent_since))}"
         return far if job.status != "queued" or job.epoch else text.NOTHING
     if found := _measured(job):
         return f"{found[0]} {text.number(found[1])}"

@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import yaml
 from loopline import BadRequest, Batch, Client, WaitTimeout
 from loopline.cli.app import app
 from typer.testing import CliRunner, Result
+
+from services import db
+from services.orm import Job
 
 CLIENT = Path(__file__).parents[3] / "client"
 Run = Callable[..., Result]
@@ -196,6 +200,29 @@ def test_watching_elsewhere_than_on_a_terminal_prints_a_line_as_each_job_ends(
     assert "\x1b" not in done.stdout
     assert json.loads(run("batches", "show", "last", "--json").stdout)["status"] == "failed"
     assert run("batches", "show", "last").stdout.splitlines()[-1] == ended[-1]
+
+
+def test_a_silent_worker_is_said_with_the_batch(
+    run: Run, service: Any, client: Client, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("submit", *files)
+    [batch] = client.batches()
+    job, *others = batch.refresh().jobs
+    service.start(job.id)
+    assert "nothing heard" not in run("batches", "show", "last").stdout
+    monkeypatch.setattr("loopline.batch.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("loopline.batch.POLL_SECONDS", 0.6)
+    looks = batch.changes()
+    assert next(looks).jobs[0].silent_since is None
+    with db.session_scope(service.engine) as session:
+        left = db.now() + 20  # of 60 seconds
+        session.execute(sa.update(Job).where(Job.id == job.id).values(lease_until=left))
+    silent, *heard = next(looks).jobs
+    assert silent.silent_since is not None
+    assert [one.silent_since for one in heard] == [None for _ in others]
+    shown = run("batches", "show", "last").stdout
+    assert re.search(r"^running +a +epoch 0/\d+, nothing heard for 4\d s", shown, re.MULTILINE)
+    assert shown.count("nothing heard") == 1
 
 
 def test_batches_are_listed_and_cancelled(run: Run, client: Client, sweep: Path) -> None:
