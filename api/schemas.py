@@ -13,6 +13,7 @@ from services.datasets.versions import check_name
 from services.errors import BadRequest
 from services.schedules.definitions import CATCH_UP_SECONDS, MOST_CATCH_UP_SECONDS, MOST_JITTER_SECONDS
 from services.text import PLAIN
+from services.training.measures import MEASURES
 from services.webhooks import news
 
 T = TypeVar("T")
@@ -328,16 +329,19 @@ class BatchList(Page[BatchSummary]):
     """Batches, newest first."""
 
 
+def _with_measures(schema: dict[str, Any]) -> None:
+    """Adds the metrics of both splits to a schema."""
+    number = {"anyOf": [{"type": "number"}, {"type": "null"}], "default": None}
+    named = [f"{split}_{name}" for name in MEASURES for split in ("train", "validation")]
+    schema["properties"] |= {name: {**number, "title": name.replace("_", " ").title()} for name in named}
+
+
 class Epoch(Answer):
     """The numbers of one epoch; its metrics depend on the target: accuracy and macro F1, or MAE, RMSE and R2."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra=_with_measures)
 
     epoch: int
-    train_loss: float | None = None
-    validation_loss: float | None = None
-    train_accuracy: float | None = None
-    validation_accuracy: float | None = None
     lr: float | None = None
     grad_norm_mean: float | None = None
     """Before clipping."""

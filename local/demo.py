@@ -15,12 +15,12 @@ from loopline.types import Dataset, Epoch
 
 from local.launcher import ROOT, InUse, Launcher, Part
 from services.settings import Settings
+from services.training import measures
 
 DATA = ROOT / "data" / "japanese-vowels.npz"
 SPEC = ROOT / "examples" / "vowels.yaml"
 NAME = "japanese-vowels"
 DEFAULT_PORT = 8080
-LESS_IS_BETTER = ("loss", "mae", "rmse")
 
 
 def run(on_start: Callable[[Part], None]) -> int:
@@ -114,7 +114,7 @@ def measured(epoch: Epoch, job: Job) -> float | None:
     """What the best epoch is chosen by, turned so that less is better."""
     metric = job.best.metric if job.best else "train_loss"
     value: float | None = epoch.raw.get(metric)
-    return value if value is None or metric.endswith(LESS_IS_BETTER) else -value
+    return -value if value is not None and measures.recorded(metric).higher_is_better else value
 
 
 def epoch_line(epoch: Epoch, epochs: int | None, is_best: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from services.errors import Diverged, Invalid, OutOfMemory, Problem, SpecInvalid
 from services.text import visible
 from services.training import environment
+from services.training.measures import DEFAULTS
 from services.training.spec import Spec, loads, parse
 
 EPILOG = """\
@@ -240,7 +241,8 @@ def _losses(record: dict[str, Any], *, brief: bool = False) -> str:
     parts = [f"loss {_number(record['train_loss'])}"]
     if record["validation_loss"] is not None:
         parts.append(f"validation {_number(record['validation_loss'])}")
-    for name in () if brief else ("validation_accuracy", "validation_rmse", "train_accuracy", "train_rmse"):
+    shown = [f"{split}_{name}" for split in ("validation", "train") for name in DEFAULTS]
+    for name in () if brief else shown:
         if record.get(name) is not None:
             parts.append(f"{name.replace('_', ' ')} {_number(record[name])}")
             break

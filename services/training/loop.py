@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from services.errors import Diverged
 from services.training import epochs
 from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
-from services.training.metrics import HIGHER_IS_BETTER, loss_of, metrics_of
+from services.training.measures import MEASURES
+from services.training.metrics import loss_of, metrics_of
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import PlateauState, learning_rate
 from services.training.spec import Spec
@@ -426,7 +427,7 @@ def _judged(run: Run, record: Epoch, name: str) -> float:
 def _better(name: str, value: float, than: float | None, by: float = 0.0) -> bool:
     if than is None or math.isnan(than):
         return not math.isnan(value)
-    return value > than + by if name in HIGHER_IS_BETTER else value < than - by
+    return MEASURES[name].is_better(value, than, by)
 
 
 def restore_best(run: Run) -> None:

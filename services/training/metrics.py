@@ -16,8 +16,6 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from services.training.spec.fields import Loss
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "label_accuracy", "macro_f1", "r2"})
-
 
 def loss_of(loss: Loss, targets: Tensor, output_size: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The spec's loss as a function of (outputs, targets), a mean over samples; `targets` are those of training."""

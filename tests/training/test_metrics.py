@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from services.training.gate.scores import scores_of
-from services.training.metrics import HIGHER_IS_BETTER, class_weights, loss_of, metrics_of
+from services.training.measures import MEASURES
+from services.training.metrics import class_weights, loss_of, metrics_of
 from services.training.spec.fields import MSE, Training
 
 Y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
@@ -198,4 +199,9 @@ def test_what_is_better_is_known_of_every_metric() -> None:
         metrics_of("mse", logits(), logits()),
     ]
     assert {name for each in found for name in each} == names
-    assert names & HIGHER_IS_BETTER == {"accuracy", "label_accuracy", "macro_f1", "r2"}
+    assert {name for name in names if MEASURES[name].higher_is_better} == {
+        "accuracy",
+        "label_accuracy",
+        "macro_f1",
+        "r2",
+    }

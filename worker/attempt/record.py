@@ -17,6 +17,7 @@ from services.jobs.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
 from services.states import PERMANENT, Reason
+from services.training.measures import DEFAULTS
 from worker.gpu import advice
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,7 @@ PLACES = frozenset({"started", "rolled_back"})
 
 MAX_EPOCH_LINES = 500
 SHOWN = (
-    "train_loss",
-    "validation_loss",
-    "train_accuracy",
-    "validation_accuracy",
-    "train_rmse",
-    "validation_rmse",
+    *(f"{split}_{name}" for name in ("loss", *DEFAULTS) for split in ("train", "validation")),
     "lr",
     "grad_norm_mean",
     "seconds",

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from loopline import text
+from loopline import measures, text
 from loopline.batch import Batch, BatchJob
 from loopline.client import Client
 from loopline.view import jobs as view
@@ -22,8 +22,6 @@ from loopline.view.watching import in_sight
 
 FIRST = ("running", "failed", "cancelled", "paused", "queued", "succeeded")
 """Which jobs are shown where there is no room for all."""
-LESS_IS_BETTER = ("loss", "mae", "rmse")
-MEASURES = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse", "loss")
 ROWS_BESIDE_THE_TABLE = 5
 
 
@@ -86,7 +84,7 @@ def _ranked(jobs: Sequence[BatchJob]) -> Sequence[BatchJob]:
     measured = [(job, *found) for job in jobs if job.status == "succeeded" and (found := _measured(job))]
     if len({name for _, name, _ in measured}) != 1:
         return []
-    sign = 1 if measured[0][1].endswith(LESS_IS_BETTER) else -1
+    sign = -1 if measures.points_up(measured[0][1]) else 1
     return [job for job, _, value in sorted(measured, key=lambda one: sign * one[2])]
 
 
@@ -221,7 +219,9 @@ def _reached(job: BatchJob) -> str:
 
 
 def _measured(job: BatchJob) -> tuple[str, float] | None:
-    for name in (f"{split}_{measure}" for split in ("test", "validation", "train") for measure in MEASURES):
+    for name in (
+        f"{split}_{measure}" for split in ("test", "validation", "train") for measure in measures.HIGHER_IS_BETTER
+    ):
         if (value := job.metrics.get(name)) is not None:
             return name, value
     return None

@@ -17,7 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from loopline import text
+from loopline import measures, text
 from loopline.job import Job
 from loopline.types import (
     Checkpoint,
@@ -48,7 +48,6 @@ STYLES = {
     "cancelled": "magenta",
 }
 LEVELS = {"warning": "yellow", "error": "red"}
-METRICS = ("accuracy", "label_accuracy", "macro_f1", "r2", "mae", "rmse")
 MAX_POSITION = 1000
 """The service counts no more jobs ahead of one."""
 PLAIN_WIDTH = 10_000
@@ -555,7 +554,7 @@ def epoch_line(epoch: Epoch, total: int | None) -> str:
 def metric_of(epoch: Epoch) -> tuple[str, float | None]:
     """The metric to show beside the losses: that of the validation split if there is one, else of training."""
     found = epoch.metrics
-    for name in [f"{split}_{metric}" for split in ("validation", "train") for metric in METRICS]:
+    for name in [f"{split}_{metric}" for split in ("validation", "train") for metric in measures.METRICS]:
         if found.get(name) is not None:
             return short(name), found[name]
     return "", None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from rich.console import Group
 from rich.text import Text
 
-from loopline import text
+from loopline import measures, text
 from loopline.models import PRODUCTION
 from loopline.types import Document, Model, ModelMove, ModelVersion
 from loopline.view import jobs
@@ -98,7 +98,7 @@ def _file(found: Document) -> str:
 
 def metric(found: Mapping[str, float | None]) -> str:
     """The one that says most: of the test split before that of validation, a measure before a loss."""
-    for name in (f"{split}_{kind}" for kind in (*jobs.METRICS, "loss") for split in ("test", "validation", "train")):
+    for name in (f"{split}_{kind}" for kind in measures.HIGHER_IS_BETTER for split in ("test", "validation", "train")):
         if found.get(name) is not None:
             return f"{jobs.short(name)} {text.number(found[name])}"
     return text.NOTHING

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from services.training import measures
 from services.training.gate.paired import Floats, Scores
 from services.training.metrics import spread
 from services.training.spec.fields import Loss
@@ -16,7 +17,7 @@ from services.training.spec.fields import Loss
 
 def default_metric(loss: Loss) -> str:
     """What models are compared by unless the spec says it."""
-    return "accuracy" if loss.name in ("cross_entropy", "bce") else "rmse"
+    return measures.default("classes" if loss.name in ("cross_entropy", "bce") else "values")
 
 
 def scores_of(

@@ -22,7 +22,8 @@ from services.training.gate.paired import Comparison
 from services.training.gate.reference import Unusable, among, answered, beginning, check_input, load
 from services.training.gate.scores import default_metric, scores_of
 from services.training.loop import Run, answers, in_rows
-from services.training.metrics import HIGHER_IS_BETTER, class_weights
+from services.training.measures import MEASURES
+from services.training.metrics import class_weights
 from services.training.spec import Spec
 from services.training.spec.fields import Gate, Retrain
 
@@ -152,7 +153,7 @@ class Retraining:
             comparison = paired.compare(
                 new,
                 old,
-                higher_is_better=metric in HIGHER_IS_BETTER,
+                higher_is_better=MEASURES[metric].higher_is_better,
                 error_rate=gate.error_rate,
                 seed=self.spec.training.seed,
             )
@@ -185,7 +186,7 @@ def verdict(
     gate: Gate, metric: str, value: float, retrain: Retrain, before: Before | None, comparison: Comparison | None
 ) -> tuple[str, str]:
     """Why a model passes the gate or does not: a reason for machines and a sentence for people."""
-    higher = metric in HIGHER_IS_BETTER
+    higher = MEASURES[metric].higher_is_better
     if not math.isfinite(value):
         return "not_finite", f"{metric} on the test samples is no finite number."
     if gate.at_least is not None and not (value >= gate.at_least if higher else value <= gate.at_least):

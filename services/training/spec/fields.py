@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from services.text import PLAIN, is_plain
+from services.training.measures import MEASURES
 from services.training.spec.presets import PRESETS
 
 
@@ -225,7 +226,7 @@ class Training(Strict):
     early_stopping: EarlyStopping | None = None
     on_divergence: OnDivergence | None = None
     """Null ends a run that diverges; its last good weights are in the last checkpoint."""
-    best_by: Literal["loss", "accuracy", "label_accuracy", "macro_f1", "mae", "rmse", "r2"] = "loss"
+    best_by: Literal[tuple(MEASURES)] = "loss"  # type: ignore[valid-type]
     """What makes an epoch the best one, on the validation split (on the training split where there is no other). For
     r2 the targets there must vary."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
@@ -315,7 +316,7 @@ ALIAS_OR_VERSION = r"^([a-z][a-z0-9._-]{0,62}|[1-9][0-9]{0,8})$"
 class Gate(Strict):
     """When a retrained model is better than the one before: on the same test samples, by enough, and not by luck."""
 
-    metric: Literal["accuracy", "label_accuracy", "macro_f1", "loss", "mae", "rmse", "r2"] | None = None
+    metric: Literal[tuple(MEASURES)] | None = None  # type: ignore[valid-type]
     """What both are judged by; unless said, accuracy for classes and yes-or-no targets, rmse for values."""
     margin: float = Field(0.0, ge=0.0)
     """In the metric's units: the improvement is at least so much, with a confidence of 1 - error_rate."""

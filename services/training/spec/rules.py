@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.errors import Problem
+from services.training import measures
 from services.training.files.summary import DatasetSummary
+from services.training.measures import MEASURES, Answers
 from services.training.spec import shares
 from services.training.spec.fields import Architecture, Data, Gate, Spec, Split, Synthetic, Training
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 """The sizes of numbers that float32 holds in full. Smaller ones are 0 to a process that flushes denormals."""
 MAX_SYNTHETIC_BYTES = 4 << 30
-FOR_CLASSES = ("accuracy", "macro_f1")
-FOR_LABELS = ("accuracy", "label_accuracy", "macro_f1")
-FOR_VALUES = ("mae", "rmse", "r2")
 VALUE_LOSSES = ("mse", "mae", "huber")
 
 NEEDS_TEST = (
@@ -104,7 +103,8 @@ def _on_divergence(spec: Spec) -> Iterator[Problem]:
 
 def _metric_for_loss(t: Training) -> Iterator[Problem]:
     assert t.loss is not None  # noqa: S101
-    allowed = {"cross_entropy": FOR_CLASSES, "bce": FOR_LABELS}.get(t.loss.name, FOR_VALUES)
+    answers: dict[str, Answers] = {"cross_entropy": "classes", "bce": "labels"}
+    allowed = measures.judging(answers.get(t.loss.name, "values"))
     if t.best_by not in ("loss", *allowed):
         yield Problem(
             "/training/best_by", f"with {t.loss.name} must be one of loss, {', '.join(allowed)}; got {t.best_by}"
@@ -155,18 +155,18 @@ def _retrain(spec: Spec) -> Iterator[Problem]:
 
 def _bar(gate: Gate, metric: str) -> Iterator[Problem]:
     """What no value of the metric can meet, or every one does."""
-    place, bar = "/retrain/gate/at_least", gate.at_least
-    if metric in (*FOR_LABELS, "r2"):
-        if bar is not None and bar > 1:
-            yield Problem(place, f"can never be reached: {metric} is at most 1; got {bar:g}")
-        if metric != "r2" and bar is not None and bar < 0:
-            yield Problem(place, f"is always reached: {metric} is at least 0; got {bar:g}")
-        if metric != "r2" and gate.margin > 1:
-            detail = f"can never be reached: {metric} is from 0 to 1; got {gate.margin:g}"
-            yield Problem("/retrain/gate/margin", detail)
-    elif bar is not None and bar < 0:
-        detail = f"can never be reached: {metric} is at least 0, and this is the most that may pass; got {bar:g}"
-        yield Problem(place, detail)
+    place, bar, measure = "/retrain/gate/at_least", gate.at_least, MEASURES[metric]
+    if bar is not None and bar < measure.least:
+        if measure.higher_is_better:
+            yield Problem(place, f"is always reached: {metric} is at least {measure.least:g}; got {bar:g}")
+        else:
+            told = f"{metric} is at least {measure.least:g}, and this is the most that may pass"
+            yield Problem(place, f"can never be reached: {told}; got {bar:g}")
+    if bar is not None and bar > measure.most:
+        yield Problem(place, f"can never be reached: {metric} is at most {measure.most:g}; got {bar:g}")
+    if gate.margin > measure.most - measure.least:
+        told = f"{metric} is from {measure.least:g} to {measure.most:g}"
+        yield Problem("/retrain/gate/margin", f"can never be reached: {told}; got {gate.margin:g}")
 
 
 def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
@@ -183,7 +183,7 @@ def _gate_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     if spec.data.split.test != 0.0 and counts_of_split(spec, summary)["test"] == 0:
         yield Problem("/data/split/test", NEEDS_TEST)
     if gate.metric is None:
-        yield from _bar(gate, "rmse" if predicts_values(spec.training, summary) else "accuracy")
+        yield from _bar(gate, measures.default(_answers(spec.training, summary)))
     allowed = ("loss", *_metrics_for(spec.training, summary))
     if gate.metric not in (None, *allowed):
         yield Problem(
@@ -235,9 +235,13 @@ def _target_scaling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Proble
 
 def _metrics_for(t: Training, summary: DatasetSummary) -> tuple[str, ...]:
     """The metrics, besides the loss, that a run with this loss reports of this data set."""
+    return measures.judging(_answers(t, summary))
+
+
+def _answers(t: Training, summary: DatasetSummary) -> Answers:
     if predicts_values(t, summary):
-        return FOR_VALUES
-    return FOR_LABELS if summary.target == "multilabel" and summary.target_dim > 1 else FOR_CLASSES
+        return "values"
+    return "labels" if summary.target == "multilabel" and summary.target_dim > 1 else "classes"
 
 
 def predicts_values(t: Training, summary: DatasetSummary) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from services.training import metrics
 from services.training.gate.paired import EXCHANGES, Scores, compare
 from services.training.gate.scores import scores_of
-from services.training.metrics import HIGHER_IS_BETTER
+from services.training.measures import MEASURES
 from services.training.spec.fields import BCE, MAE, MSE, CrossEntropy, Huber, Loss
 
 
@@ -131,4 +131,5 @@ def test_exchanging_answers_is_evaluating_the_exchanged_answers(metric: str) -> 
 
 
 def test_which_metrics_point_upwards() -> None:
-    assert {"accuracy", "label_accuracy", "macro_f1", "r2"} == HIGHER_IS_BETTER
+    up = {name for name, measure in MEASURES.items() if measure.higher_is_better}
+    assert up == {"accuracy", "label_accuracy", "macro_f1", "r2"}
