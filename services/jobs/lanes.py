@@ -182,15 +182,9 @@ class Places:
         return turn
 
     def _first(self, key: Key) -> float:
-        line = (Job.queue == key.queue, Job.tenant == key.tenant, Job.priority == key.priority, Job.status == _QUEUED)
-        # Jobs that came back stand at the head too, with the turn that it had then.
-        head = select(func.min(Job.turn)).where(*line, Job.attempt == 0).scalar_subquery()
-        end = select(func.max(Job.turn)).where(*line).scalar_subquery()
-        first: float = self._session.scalar(select(func.coalesce(head, end, 0.0))) or 0.0
-        if self._in_batch:
-            return first
-        alone = self._session.scalar(select(func.max(Job.turn)).where(*line, Job.batch_id.is_(None)))
-        return first if alone is None else max(first, alone + 1.0)
+        row = self._session.execute(_ends(), key._asdict()).one()
+        first: float = row.first
+        return first if self._in_batch or row.alone is None else max(first, row.alone + 1.0)
 
 
 def back(job: Job) -> ColumnElement[float]:
@@ -204,6 +198,19 @@ def back(job: Job) -> ColumnElement[float]:
 def of(job: Job) -> Key:
     """The lane of a job."""
     return Key(job.queue, job.priority, job.tenant)
+
+
+@cache
+def _ends() -> sa.Select[Any]:
+    """Where a batch that is queued in a lane begins, and the last job there without a batch. Made once: to make it
+    takes longer than to ask it."""
+    line = [getattr(Job, name) == sa.bindparam(name) for name in Key._fields]
+    line.append(Job.status == _QUEUED)
+    # Jobs that came back stand at the head too, with the turn that it had then.
+    head = select(func.min(Job.turn)).where(*line, Job.attempt == 0).scalar_subquery()
+    end = select(func.max(Job.turn)).where(*line).scalar_subquery()
+    alone = select(func.max(Job.turn)).where(*line, Job.batch_id.is_(None)).scalar_subquery()
+    return select(func.coalesce(head, end, 0.0).label("first"), alone.label("alone"))
 
 
 # A parameter must not have the name of a column: in an UPDATE, SQLAlchemy would take it for that column's new value.

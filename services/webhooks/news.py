@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -72,8 +73,7 @@ def announce(session: Session, event: str, tenant: str, news: Callable[[], News]
     `news` is asked only if there is one that may, so it may ask the database. This locks nothing but what it inserts,
     and can be called with any row held.
     """
-    wanted = select(Webhook).where(Webhook.tenant == tenant, Webhook.disabled_at.is_(None))
-    listening = [webhook for webhook in session.scalars(wanted) if event in webhook.events]
+    listening = [webhook for webhook in session.scalars(_enabled(), {"tenant": tenant}) if event in webhook.events]
     if not listening:
         return
     told = news()
@@ -81,6 +81,12 @@ def announce(session: Session, event: str, tenant: str, news: Callable[[], News]
     rows = [row(webhook, event, told.job_id, text) for webhook in listening if _is_for(webhook, told)]
     if rows:
         session.execute(sa.insert(Delivery).values([{**each, "attempts": 0, "next_at": now()} for each in rows]))
+
+
+@cache
+def _enabled() -> sa.Select[Webhook]:
+    """The webhooks of a tenant. Every move of a job asks this, so it is made once."""
+    return select(Webhook).where(Webhook.tenant == sa.bindparam("tenant"), Webhook.disabled_at.is_(None))
 
 
 def tell(session: Session, job: Job) -> None:
