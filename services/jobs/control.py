@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from services import metrics
@@ -300,38 +300,3 @@ def _locked(session: Session, job_id: str, tenant: str | None) -> Job:
     if job is None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return job
-
-
-# Last, because it hides the built-in name within this module.
-
-
-def list(
-    session: Session,
-    *,
-    status: str | None = None,
-    queue: str | None = None,
-    tag: tuple[str, str] | None = None,
-    name: str | None = None,
-    limit: int = 20,
-    after: str | None = None,
-    tenant: str | None = None,
-) -> tuple[Sequence[Job], bool]:
-    """Jobs older than the job `after`, newest first, and whether there are more. `tag` is a key and its value."""
-    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
-    for column, wanted in ((Job.tenant, tenant), (Job.status, status), (Job.queue, queue), (Job.name, name)):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    if after is not None:
-        query = query.where(Job.id < after)
-    if tag is not None:
-        query = query.where(_tagged(session, *tag))
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
-
-
-def _tagged(session: Session, key: str, value: str) -> ColumnElement[bool]:
-    if session.get_bind().dialect.name == "postgresql":
-        return Job.tags.op("->>")(key) == value
-    # A JSON path could not hold every key: '$."a\"b"' has no escapes in SQLite.
-    each = func.json_each(Job.tags).table_valued("key", "value")
-    return select(sa.literal(1)).select_from(each).where(each.c.key == key, each.c.value == value).exists()

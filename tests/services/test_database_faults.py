@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from services import db, faults
 from services.errors import LeaseLost, Unavailable
-from services.jobs import attempts, control, events, progress
+from services.jobs import attempts, control, events, progress, queries
 from services.jobs.leases import Lease
 from services.orm import Job
 from services.training.spec import Spec
@@ -171,7 +171,10 @@ def test_a_full_disk_loses_nothing_and_is_over_when_there_is_room(
     with db.session_scope(engine) as session:
         made.append(control.create(session, make_spec(), requested={}, dataset_id=None).id)
     with db.read_scope(engine) as session:
-        assert {job.id for job in control.list(session, limit=1000)[0]} == {queued_job.id, *made}
+        assert {job.id for job in queries.page(session.connection(), tenant="default", limit=1000).rows} == {
+            queued_job.id,
+            *made,
+        }
 
 
 def test_a_full_disk_of_postgresql_is_unavailability(engine: Engine) -> None:

@@ -15,7 +15,7 @@ from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
 from services import db
-from services.jobs import control
+from services.jobs import queries
 from tests.client.test_retries import hanging_up
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +54,7 @@ def work(service: Any, count: int) -> None:
         assert service.bell.heard.wait(60)
         service.bell.heard.clear()
         with db.read_scope(service.engine) as session:
-            [job] = control.list(session, status="queued")[0]
+            [job] = queries.page(session.connection(), tenant="default", limit=20, status="queued").rows
         service.start(job.id)
         service.succeed(job.id)
 

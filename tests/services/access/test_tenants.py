@@ -24,7 +24,7 @@ from services.errors import (
     TenantExists,
     TenantNotFound,
 )
-from services.jobs import attempts, control, lanes, submission, workers
+from services.jobs import attempts, control, lanes, queries, submission, workers
 from services.jobs.leases import Lease
 from services.orm import Job
 from services.training.spec import Spec
@@ -105,8 +105,9 @@ def test_a_job_is_nothing_to_another_tenant(engine: Engine, submit: Submit, make
             told.append(refused.value.message.replace(asked, "ID"))
         assert told[0] == told[1]
     with db.read_scope(engine) as session:
-        assert control.list(session, tenant="default") == ([], False)
-        assert [job.id for job in control.list(session, tenant="acme")[0]] == [job_id]
+        connection = session.connection()
+        assert queries.page(connection, tenant="default", limit=20).rows == []
+        assert [job.id for job in queries.page(connection, tenant="acme", limit=20).rows] == [job_id]
         assert control.get(session, job_id, tenant="acme").status == "queued"
 
 

@@ -99,10 +99,10 @@ def test_an_unknown_job_is_not_found(session: Session, verb: Callable[[Session, 
 
 def test_the_list_is_newest_first_in_pages(session: Session, make_job: Callable[..., Job]) -> None:
     made = [make_job().id for _ in range(5)][::-1]
-    first, more = control.list(session, limit=2)
-    assert ([job.id for job in first], more) == (made[:2], True)
-    rest, more = control.list(session, limit=3, after=first[-1].id)
-    assert ([job.id for job in rest], more) == (made[2:], False)
+    first = queries.page(session.connection(), tenant="default", limit=2)
+    assert ([job.id for job in first.rows], first.more) == (made[:2], True)
+    rest = queries.page(session.connection(), tenant="default", limit=3, after=made[1])
+    assert ([job.id for job in rest.rows], rest.more) == (made[2:], False)
 
 
 def test_the_list_is_filtered(session: Session, make_job: Callable[..., Job]) -> None:
@@ -111,7 +111,8 @@ def test_the_list_is_filtered(session: Session, make_job: Callable[..., Job]) ->
     control.cancel(session, plain.id)
 
     def found(**filters: Any) -> list[str]:
-        return [job.id for job in control.list(session, **filters)[0]]
+        page = queries.page(session.connection(), tenant="default", limit=20, **filters)
+        return [job.id for job in page.rows]
 
     assert found(status="cancelled") == [plain.id]
     assert found(queue="night") == found(name="x") == [odd.id]

@@ -30,7 +30,7 @@ from services.errors import (
     ScheduleNotFound,
 )
 from services.idempotency import Key
-from services.jobs import attempts, batches, control
+from services.jobs import attempts, batches, control, queries
 from services.jobs.leases import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import cron, definitions, firings
@@ -657,7 +657,11 @@ def test_any_course_of_things_ends_as_a_plain_model_says(
         if found and clock.now - (found[-1].slot or 0.0) <= 60:
             assert found[-1].outcome in {"fired", "waiting"}
         with db.read_scope(engine) as session:
-            going_on = {job.batch_id for job in control.list(session, limit=1000)[0] if job.status == "queued"}
+            going_on = {
+                job.batch_id
+                for job in queries.page(session.connection(), tenant="default", limit=1000).rows
+                if job.status == "queued"
+            }
         assert len(going_on) <= 1
         assert sum(row.outcome == "waiting" for row in found) <= 1
         fired = [row for row in found if row.batch_id]
