@@ -14,6 +14,7 @@ from services.errors import BadRequest
 from services.schedules.definitions import CATCH_UP_SECONDS, MOST_CATCH_UP_SECONDS, MOST_JITTER_SECONDS
 from services.text import PLAIN
 from services.training.measures import MEASURES
+from services.training.tasks.task import Target
 from services.webhooks import news
 
 T = TypeVar("T")
@@ -460,7 +461,7 @@ class Dataset(Answer):
     features: int
     min_length: int
     max_length: int
-    target: Literal["classes", "values", "multilabel"]
+    target: Target
     target_dim: int
     """Classes, yes-or-no labels or values to predict."""
     classes: list[int | str] | None

@@ -145,7 +145,7 @@ class Dataset(Base):
     summary: Mapped[dict[str, Any]]
     """A `services.training.files.summary.DatasetSummary`."""
     suspicions: Mapped[list[dict[str, Any]] | None]
-    """`services.training.files.suspicions.Suspicion`s: what may have been meant otherwise. None: nobody looked."""
+    """`services.training.files.suspicion.Suspicion`s: what may have been meant otherwise. None: nobody looked."""
     created_at: Mapped[float]
     deleted_at: Mapped[float | None]
 

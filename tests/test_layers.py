@@ -34,7 +34,11 @@ def modules(folder: str, *, package: str | None = None) -> list[str]:
 
 def training(*, torch: bool) -> list[str]:
     found = modules("services/training")
-    return found if torch else [module for module in found if module.split(".")[2:3] in (["spec"], ["files"])]
+    return (
+        found
+        if torch
+        else [module for module in found if module.split(".")[2:3] in (["spec"], ["files"], ["tasks"], ["measures"])]
+    )
 
 
 def services() -> list[str]:

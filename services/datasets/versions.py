@@ -27,7 +27,7 @@ from services.states import TERMINAL
 from services.training.files import npz, suspicions
 from services.training.files.npz import Limits
 from services.training.files.summary import DatasetSummary
-from services.training.files.suspicions import Suspicion
+from services.training.files.suspicion import Suspicion
 from services.training.spec import Spec, data_warnings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")

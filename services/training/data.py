@@ -18,7 +18,8 @@ from services.training.files.npz import Arrays
 from services.training.files.rounding import ROUNDING
 from services.training.spec import Spec, shares
 from services.training.spec.fields import Data, Split
-from services.training.spec.rules import VALUE_LOSSES
+from services.training.tasks import known
+from services.training.tasks.task import Task
 
 WINDOW_BYTES = 64 << 20
 """How much of a shuffled epoch is gathered at once; batches are views of such a window."""
@@ -82,6 +83,7 @@ class Part:
 class Prepared:
     """A data set ready for training."""
 
+    task: Task
     train: Part
     validation: Part | None
     test: Part | None
@@ -116,8 +118,9 @@ def prepare(
         raise DatasetInvalid(f"{detail[0].upper()}{detail[1:]}.", [Problem("/architecture/batch_norm", detail)])
     scaling = scaling or fit_scaling(arrays, rows["train"], spec.data)
     scaled = _scaled(arrays, scaling)
-    target_scaling = _target_scaling(arrays.y, rows["train"], spec, target_scaling)
-    y, classes, output_size = _targets(arrays, spec, target_scaling)
+    task = known.chosen(known.of_y(arrays.y).name, spec.training.loss)
+    target_scaling = _target_scaling(task, arrays.y, rows["train"], spec, target_scaling)
+    y, classes, output_size = task.targets(arrays.y, target_scaling)
     parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
     if classes is not None:
         _check_labels(y, classes, rows, spec.data.split)
@@ -125,6 +128,7 @@ def prepare(
         _check_that_they_vary("validation" if len(rows["validation"]) else "train", parts)
     _check_sizes_of_numbers(parts["train"], rows["train"])
     return Prepared(
+        task=task,
         train=parts["train"],
         validation=parts["validation"] if len(rows["validation"]) else None,
         test=parts["test"] if len(rows["test"]) else None,
@@ -185,9 +189,11 @@ def _part(x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: N
     )
 
 
-def _target_scaling(y: NDArray[Any], train: NDArray[np.int64], spec: Spec, given: Scaling | None) -> Scaling:
+def _target_scaling(
+    task: Task, y: NDArray[Any], train: NDArray[np.int64], spec: Spec, given: Scaling | None
+) -> Scaling:
     """The scaling of the values to predict; that of another model where it has one for as many targets."""
-    if spec.training.loss is None or spec.training.loss.name not in VALUE_LOSSES:
+    if not task.scales_targets:
         return UNSCALED
     columns = y.reshape(len(y), -1)
     if given is not None and (given.shift is None or len(given.shift) == columns.shape[1]):
@@ -204,19 +210,6 @@ def _standard(rows: NDArray[Any]) -> Scaling:
     constant = most - least <= ROUNDING * np.maximum(np.abs(least), np.abs(most))
     scale = np.where(constant, 1.0, values.std(axis=0))
     return Scaling("standard", [float(v) for v in values.mean(axis=0)], [float(v) for v in scale])
-
-
-def _targets(arrays: Arrays, spec: Spec, scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
-    """Targets as the loss wants them, the sorted labels where there are classes, and the head's width."""
-    loss = spec.training.loss.name if spec.training.loss else None
-    y = arrays.y
-    if y.dtype.kind in "iU" and y.ndim == 1 and loss not in VALUE_LOSSES:
-        labels, indices = np.unique(y, return_inverse=True)
-        if loss == "bce":
-            return torch.from_numpy(indices.astype(np.float32)[:, None]), labels.tolist(), 1
-        return torch.from_numpy(indices.astype(np.int64)), labels.tolist(), len(labels)
-    values = y[:, None] if y.ndim == 1 else y
-    return torch.from_numpy(scaling.applied(values)), None, values.shape[1]
 
 
 def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]], split: Split) -> None:
@@ -281,7 +274,8 @@ def _check_sizes(
         sizes = f"{len(rows['validation']):,} are for validation and {len(rows['test']):,} for the test"
         detail = f"leaves nothing to train on: of the {len(arrays.x):,} samples {sizes}"
         raise DatasetInvalid(f"The split {detail}.", [Problem("/data/split", detail)])
-    classes = len(np.unique(arrays.y[divided])) if _stratifies(arrays.y) else None
+    task = known.of_y(arrays.y)
+    classes = len(np.unique(arrays.y[divided])) if task.stratifies else None
     problems = [
         Problem(f"/data/split/{name}", shares.why_empty(split, share, len(divided), classes))
         for name, share in fractions.items()
@@ -313,18 +307,13 @@ def _draw(
 ) -> NDArray[np.int64]:
     """About `wanted` of the rows at random, each class in proportion and none of them whole."""
     shuffled = rng.permutation(rows)
-    if not stratify or not _stratifies(y):
+    if not stratify or not known.of_y(y).stratifies:
         return np.sort(shuffled[: shares.of_all(len(rows), wanted)])
     labels = y[shuffled]
     kinds, counts = np.unique(labels, return_counts=True)
     taken = shares.of_each_class(counts.tolist(), wanted)
     chosen = [shuffled[labels == label][:count] for label, count in zip(kinds, taken, strict=True)]
     return np.sort(np.concatenate(chosen)) if chosen else shuffled[:0]
-
-
-def _stratifies(y: NDArray[Any]) -> bool:
-    """Whether these targets are classes, which a split keeps in proportion."""
-    return y.dtype.kind != "f" and y.ndim == 1
 
 
 def fit_scaling(arrays: Arrays, train: NDArray[np.int64], data: Data) -> Scaling:

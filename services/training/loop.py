@@ -26,7 +26,6 @@ from services.errors import Diverged
 from services.training import epochs
 from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
-from services.training.metrics import loss_of, metrics_of
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import PlateauState, learning_rate
 from services.training.spec import Spec
@@ -74,8 +73,7 @@ class Run:
         self.statistics = list(self.model.buffers())  # of batch normalisation: a forward pass changes them
         self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
-        self.loss_name = loss.name
-        self.loss = loss_of(loss, self.train_part.y.to(self.device), prepared.output_size)
+        self.loss = prepared.task.loss(loss, self.train_part.y.to(self.device), prepared.output_size)
         self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
 
         self.epoch = 0  # epochs that have ended
@@ -371,7 +369,7 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
     sizes = [sum(len(r) for r in rows[i : i + accumulate]) for i in range(0, len(rows), accumulate)]
     weights = torch.tensor(sizes, dtype=torch.float64)
     targets = run.train_part.y[torch.from_numpy(np.concatenate(rows)).to(run.train_part.y.device)].to(run.device)
-    train = metrics_of(run.loss_name, torch.cat(run.outputs), targets, run.data.target_scaling.scale)
+    train = run.data.task.metrics(torch.cat(run.outputs), targets, run.data.target_scaling.scale)
     validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
     seconds = run.elapsed
     norms = reports[:, 1][torch.isfinite(reports[:, 1])]
@@ -479,7 +477,7 @@ def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     run.evaluating = True  # and stays so where this fails: memory.py asks
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.evaluation_batch)
     targets = part.y[rows].to(run.device)
-    metrics = metrics_of(run.loss_name, outputs, targets, run.data.target_scaling.scale)
+    metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)
     found = {"loss": float(run.loss(outputs, targets)), **metrics}
     run.evaluating = False
     return found

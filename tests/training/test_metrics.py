@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from services.training.gate.scores import scores_of
 from services.training.measures import MEASURES
-from services.training.metrics import class_weights, loss_of, metrics_of
+from services.training.metrics import class_weights
 from services.training.spec.fields import MSE, Training
+from services.training.tasks import known
+from services.training.tasks.task import Task
 
 Y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
 
@@ -25,7 +26,18 @@ def loss(named: Any, targets: Tensor = Y, outputs: int = 3) -> Any:
     """The loss function that a spec's `loss` means."""
     chosen = Training.model_validate({"loss": named}).loss
     assert chosen is not None
-    return loss_of(chosen, targets, outputs)
+    return task(chosen.name).loss(chosen, targets, outputs)
+
+
+def task(loss: str) -> Task:
+    """The task that is trained with this loss."""
+    return next(task for task in known.TASKS if task.trains_on(loss))
+
+
+def metrics_of(
+    loss: str, outputs: Tensor, targets: Tensor, scale: list[float] | None = None
+) -> dict[str, float | None]:
+    return task(loss).metrics(outputs, targets, scale)
 
 
 def logits(columns: int = 3, rows: int = 8) -> Tensor:
@@ -175,7 +187,7 @@ def test_r2_of_targets_that_do_not_vary_is_undefined_whatever_their_mean_is_roun
     value, scale = torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
     targets = torch.full((37, 1), value)
     assert metrics_of("mse", targets + 0.1, targets, [scale])["r2"] is None
-    scores = scores_of("r2", MSE(name="mse"), targets + 0.1, targets.double() * scale)
+    scores = task("mse").scores("r2", MSE(name="mse"), targets + 0.1, targets.double() * scale)
     assert not math.isfinite(float(scores.value(scores.sums.sum(axis=0))))  # nothing passes a gate by it
 
 

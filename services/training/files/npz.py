@@ -12,24 +12,22 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.text import HIDDEN_IN_WORDS, is_plain
-from services.training.files import rounding
+from services.training.files import rounding, scan
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.files.summary import DatasetSummary
+from services.training.tasks import known
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
 
 _RATIO_FROM = 16 << 20  # smaller members may be compressed as far as deflate goes: they cost little
-_BLOCK = 4 << 20  # bytes checked at a time
-_SHOWN = 10  # row numbers or labels that a message lists
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,8 @@ def synthetic(samples: int, length: int, features: int, classes: int, seed: int)
 def summarise(arrays: Arrays) -> DatasetSummary:
     """Count what a data set holds."""
     y, split = arrays.y, arrays.split
-    classes: list[int | str] | None = None
-    class_counts: list[int] | None = None
-    target: Literal["classes", "values", "multilabel"] = "values" if y.dtype.kind == "f" else "multilabel"
-    target_dim = 1 if y.ndim == 1 else y.shape[1]
-    if _holds_classes(y):
-        labels = _distinct(y)
-        counts = sum(np.bincount(np.searchsorted(labels, y[a:b]), minlength=labels.size) for a, b in _blocks(y))
-        target, classes, class_counts, target_dim = "classes", labels.tolist(), np.asarray(counts).tolist(), labels.size
+    task = known.of_y(y)
+    described = task.described(y)
     given = None
     if split is not None:
         rows = np.bincount(split, minlength=len(SPLITS)).tolist()
@@ -146,17 +138,13 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         features=features,
         max_length=int(arrays.lengths.max()),
         min_length=int(arrays.lengths.min()),
-        target=target,
-        classes=classes,
-        class_counts=class_counts,
-        target_dim=target_dim,
+        target=task.name,
+        classes=described.classes,
+        class_counts=described.class_counts,
+        target_dim=described.width,
         given_split=given,
         bytes=4 * arrays.x.size,
     )
-
-
-def _holds_classes(y: NDArray[Any]) -> bool:
-    return y.ndim == 1 and y.dtype.kind != "f"
 
 
 def _within(described: list[Member], limits: Limits, findings: Findings) -> list[Member]:
@@ -208,7 +196,7 @@ def _checked(found: dict[str, NDArray[Any]], limits: Limits, findings: Findings)
         _check_x(x, lengths, findings)
     split = _split(found.get("split"), findings)
     if y is not None:
-        y = _targets(y, split, limits, findings)
+        y = known.of_y(y).checked(y, split, limits, findings)
     if x is None or y is None or lengths is None:
         return None
     return Arrays(x=x, lengths=lengths, y=y, split=split)
@@ -233,12 +221,12 @@ def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Fin
     if lengths is None:
         return None if x is None else np.full(len(x), x.shape[1], dtype=np.int64)
     if (lengths < 1).any():
-        rows = _rows(lengths < 1)
+        rows = scan.marked(lengths < 1)
         findings.add("lengths", f"zero-length sequences: {rows}; leave these rows out, or give the steps they have")
     if x is None:
         return None
     if (lengths > x.shape[1]).any():
-        rows = _rows(lengths > x.shape[1])
+        rows = scan.marked(lengths > x.shape[1])
         swapped = int(lengths.max()) == x.shape[2]
         so = "; if x is (samples, features, steps), save x.transpose(0, 2, 1)" if swapped else ""
         findings.add("lengths", f"lengths beyond the {x.shape[1]:,} time steps of x: {rows}; lower them, or pad x{so}")
@@ -249,40 +237,22 @@ def _check_x(x: NDArray[Any], lengths: NDArray[np.int64] | None, findings: Findi
     """Zero the padding, then look for numbers that are not finite."""
     if lengths is not None:
         _zero_padding(x, lengths)
-    rows = _not_finite(x)
+    rows = scan.not_finite(x)
     if rows.size:
         way_out = "fill these steps, or leave the rows out"
         if lengths is None or (lengths == x.shape[1]).all():
             way_out += "; where they are padding, say so with `lengths`"
         findings.add(
-            "x", f"{_holding(rows)} NaN or infinity within their length (or numbers beyond float32): {way_out}"
+            "x", f"{scan.holding(rows)} NaN or infinity within their length (or numbers beyond float32): {way_out}"
         )
 
 
 def _zero_padding(x: NDArray[Any], lengths: NDArray[np.int64]) -> None:
     steps = x.shape[1]
-    for start, stop in _blocks(x):
+    for start, stop in scan.blocks(x):
         some = lengths[start:stop]
         if (some < steps).any():
             x[start:stop][np.arange(steps) >= some[:, np.newaxis]] = 0
-
-
-def _not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
-    """The rows that hold NaN, infinity, or a number beyond float32."""
-    bad = [np.empty(0, dtype=np.int64)]
-    for start, stop in _blocks(array):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(array[start:stop].astype(np.float32, copy=False))
-        if not finite.all():
-            bad.append(start + np.flatnonzero(~finite.reshape(stop - start, -1).all(axis=1)))
-    return np.concatenate(bad)
-
-
-def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that are small enough for masks and copies of them to cost nothing."""
-    rows = max(1, _BLOCK * len(array) // max(array.nbytes, 1))
-    for start in range(0, len(array), rows):
-        yield start, min(start + rows, len(array))
 
 
 def _split(split: NDArray[Any] | None, findings: Findings) -> NDArray[np.int8] | None:
@@ -295,105 +265,9 @@ def _split(split: NDArray[Any] | None, findings: Findings) -> NDArray[np.int8] |
     if (indices < 0).any():
         findings.add(
             "split",
-            f"{_holding(np.flatnonzero(indices < 0))} {_some(split[indices < 0])}: give 0, 1 and 2, or the words train,"
-            " validation and test",
+            f"{scan.holding(np.flatnonzero(indices < 0))} {scan.some(split[indices < 0])}: give 0, 1 and 2, or the "
+            "words train, validation and test",
         )
     elif len(split) and not (indices == 0).any():
         findings.add("split", "no row is for training: give some rows the split 0, or leave split out")
     return indices
-
-
-def _targets(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings) -> NDArray[Any]:
-    if y.dtype.kind == "f":
-        rows = _not_finite(y)
-        if rows.size:
-            findings.add(
-                "y", f"{_holding(rows)} NaN or infinity (or numbers beyond float32): leave these rows out, or rescale y"
-            )
-        return _narrowed(y)
-    if y.ndim == 1:
-        _check_classes(y, split, limits, findings)
-        return y
-    if y.size == 0 or (y.min() >= 0 and y.max() <= 1):
-        return y  # multilabel
-    if y.shape[1] == 1:
-        findings.add("y", f"y has shape {y.shape}: save y.ravel() for classes, or y.astype(np.float32) for values")
-    return _narrowed(y)
-
-
-def _narrowed(y: NDArray[Any]) -> NDArray[Any]:
-    """Values as float32 where it holds them all, and as float64 elsewhere."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        narrow = y.astype(np.float32, copy=False)
-        return narrow if (narrow == y).all() else y.astype(np.float64, copy=False)
-
-
-def _check_classes(y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings) -> None:
-    classes = _distinct(y, most=limits.max_classes)
-    values = "save values as floats, y.astype(np.float32)"
-    if classes.size > limits.max_classes:
-        findings.add("y", f"y has more than {limits.max_classes:,} classes: {values}")
-        return
-    if classes.size == 1:
-        findings.add("y", f"y has one class only, {_some(classes)}: a classifier needs two; {values}")
-    if limits.plain_labels and y.dtype.kind == "U":
-        _check_plain(y, classes, findings)
-    if split is not None and len(split) == len(y) and (split == 0).any():
-        _check_seen(y, classes, split, findings)
-
-
-def _check_plain(y: NDArray[Any], classes: NDArray[Any], findings: Findings) -> None:
-    hidden = np.array([label for label in classes.tolist() if not is_plain(label)], dtype=classes.dtype)
-    if hidden.size:
-        rows = np.concatenate([start + np.flatnonzero(np.isin(y[start:stop], hidden)) for start, stop in _blocks(y)])
-        findings.add(
-            "y",
-            f"{_holding(rows)} labels with {HIDDEN_IN_WORDS}, which no label may have: {_some(hidden)}; rename them",
-        )
-
-
-def _check_seen(y: NDArray[Any], classes: NDArray[Any], split: NDArray[np.int8], findings: Findings) -> None:
-    unseen = np.setdiff1d(classes, _distinct(y, where=split == 0))
-    if unseen.size == 0:
-        return
-    bad = [start + np.flatnonzero(np.isin(y[start:stop], unseen)) for start, stop in _blocks(y)]
-    rows = np.concatenate(bad)
-    rows = rows[split[rows] > 0]
-    if rows.size:
-        findings.add(
-            "y",
-            f"labels that are missing from training, {_some(unseen)}, stand in {_listed(rows)} of validation or"
-            " test: move some of these rows to training, or leave them out",
-        )
-
-
-def _distinct(y: NDArray[Any], *, where: NDArray[np.bool_] | None = None, most: int | None = None) -> NDArray[Any]:
-    """The sorted labels of these rows, or of enough of them to hold more than `most`."""
-    labels = y[:0]
-    for start, stop in _blocks(y):
-        labels = np.union1d(labels, y[start:stop] if where is None else y[start:stop][where[start:stop]])
-        if most is not None and labels.size > most:
-            break
-    return labels
-
-
-def _some(values: NDArray[Any]) -> str:
-    found = np.unique(values[:100_000])[:_SHOWN]
-    return ", ".join(repr(value)[:40] for value in found.tolist())
-
-
-def _rows(bad: NDArray[np.bool_]) -> str:
-    return _listed(np.flatnonzero(bad))
-
-
-def _holding(rows: NDArray[np.int64]) -> str:
-    return f"{_listed(rows)} {'holds' if rows.size == 1 else 'hold'}"
-
-
-def _listed(rows: NDArray[np.int64]) -> str:
-    """Name the first rows: 'row 3', 'rows 3, 17 and 40 (3 in all)', 'rows 0, 1, ... and 90 more (100 in all)'."""
-    if rows.size == 1:
-        return f"row {rows[0]}"
-    shown = [str(row) for row in rows[:_SHOWN].tolist()]
-    last = f"{rows.size - _SHOWN:,} more" if rows.size > _SHOWN else shown.pop()
-    return f"rows {', '.join(shown)} and {last} ({rows.size:,} in all)"

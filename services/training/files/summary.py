@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict
+
+from services.training.tasks.task import Target
 
 
 class DatasetSummary(BaseModel):
@@ -16,9 +16,9 @@ class DatasetSummary(BaseModel):
     features: int
     max_length: int
     min_length: int
-    target: Literal["classes", "values", "multilabel"]
-    classes: list[int | str] | None  # sorted; None unless target is "classes"
-    class_counts: list[int] | None  # samples of each of `classes`, in the same order
+    target: Target
+    classes: list[int | str] | None  # sorted; None where there are none
+    class_counts: list[int] | None  # of each of `classes`, in the same order
     target_dim: int  # outputs a model needs: the number of classes, or the columns of y
     given_split: dict[str, int] | None  # rows of each named split, such as {"train": 270, "test": 370}
     bytes: int  # of x expanded to float32

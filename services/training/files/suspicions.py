@@ -8,33 +8,18 @@ sample of bounded size is read, so a large data set costs no more than a small o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.training.files import rounding
 from services.training.files.npz import Arrays
-
-When = Literal["always", "loss_unsaid", "unscaled", "targets_unscaled", "drawn_split"]
-"""Whether it applies: in any job; in one whose spec names no loss, has `scaling: none`, or has `target_scaling: none`;
-in one whose validation or test split is drawn at random."""
+from services.training.files.suspicion import Suspicion
+from services.training.tasks import known
 
 Floats = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Suspicion:
-    """What may be wrong, and when it matters."""
-
-    code: str
-    when: When
-    message: str
-    """What was found, what it is taken for, and what to do if that was not meant."""
-
-    def document(self) -> dict[str, str]:
-        return asdict(self)
 
 
 _ELEMENTS = 1 << 17  # of x, and of y, that are looked at
@@ -43,18 +28,10 @@ _FIRST_STEPS = 100_000  # sequences whose first steps are looked for in others
 _WINDOWS = 64  # sequences in which they are looked for
 _NAMED = 5  # features that a sentence names
 
-MANY_WHOLE = 20
-"""Different whole numbers in a float `y` beyond which they are taken for measurements without a word."""
 LARGE = 1_000.0
 """Numbers from which on a feature saturates a network that is given it as it is."""
 TINY = 1e-4
 """Of a feature's spread between sequences, what its steps within one are to vary by at least."""
-FAR = 3.0
-"""Standard deviations from zero from which on unscaled targets cost training most of its updates."""
-FEWEST = 10
-"""Targets below which their mean and spread say little."""
-LUCK = 1e-3
-"""How probable it may be that a pattern in y is there by chance."""
 
 
 def of(arrays: Arrays) -> list[Suspicion]:
@@ -95,90 +72,9 @@ def _rows(samples: int, most: int) -> NDArray[np.int64]:
 
 
 def _of_targets(arrays: Arrays) -> Iterator[Suspicion]:
-    if arrays.y.dtype.kind == "U" or (arrays.y.ndim == 1 and arrays.y.dtype.kind != "f"):
-        return
     columns = 1 if arrays.y.ndim == 1 else arrays.y.shape[1]
     y = arrays.y.reshape(len(arrays.y), columns)[_rows(len(arrays.y), max(2, _ELEMENTS // columns))]
-    values = arrays.y.dtype.kind == "f"
-    if columns > 1 and _is_one_hot(y):
-        taken = f"{columns} values to predict" if values else f"{columns} separate yes-or-no labels"
-        yield Suspicion(
-            "one_hot_y",
-            "loss_unsaid",
-            f"Each row of y has just one 1 in its {columns} columns, as one-hot classes do, and is taken as {taken}. "
-            "For classes save y.argmax(axis=1).",
-        )
-        return
-    if columns > 1:
-        yield from _of_columns(arrays, y, columns, values)
-    elif values and (y == np.floor(y)).all() and 1 < (kinds := len(np.unique(y))) <= MANY_WHOLE:
-        yield Suspicion(
-            "whole_floats_y",
-            "loss_unsaid",
-            f"y holds {kinds} different whole numbers as floats, and is taken as values to predict. For classes save "
-            "y.astype(np.int64); for values name a loss, such as training.loss: mse.",
-        )
-    if values:
-        yield from _of_far_targets(y.astype(np.float64))
-
-
-def _is_one_hot(y: NDArray[Any]) -> bool:
-    one = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
-    by_luck = (y.shape[1] * 0.5 ** y.shape[1]) ** len(y)
-    return bool(one and by_luck < LUCK and (y.any(axis=0).sum() > 1))
-
-
-def _of_columns(arrays: Arrays, y: NDArray[Any], columns: int, values: bool) -> Iterator[Suspicion]:
-    """Several columns of whole numbers."""
-    if not (y == np.floor(y)).all():
-        return
-    binary = ((y == 0) | (y == 1)).all()
-    as_long = columns == arrays.x.shape[1]
-    if values and binary:
-        yield Suspicion(
-            "labels_as_floats",
-            "loss_unsaid",
-            f"y holds only 0 and 1 as floats, and is taken as {columns} values to predict. For yes-or-no labels save "
-            "y.astype(np.int64).",
-        )
-    elif as_long and (values or columns >= 8):
-        taken = f"{columns} values to predict" if values else f"{columns} yes-or-no labels"
-        yield Suspicion(
-            "y_as_long_as_x",
-            "loss_unsaid",
-            f"y holds {columns} whole numbers a sequence, as many as x has steps, and is taken as {taken} of the whole "
-            "sequence. There is no class for each step: for one class a sequence save y with shape (samples,); for "
-            f"{'values' if values else 'labels'} name the loss, training.loss: {'mse' if values else 'bce'}.",
-        )
-    elif values and len(np.unique(y)) <= MANY_WHOLE:
-        yield Suspicion(
-            "whole_y",
-            "loss_unsaid",
-            f"y holds whole numbers in {columns} columns, and is taken as {columns} values to predict, not as classes. "
-            "For classes save y with shape (samples,); for values name a loss, such as training.loss: mse.",
-        )
-
-
-def _of_far_targets(y: Floats) -> Iterator[Suspicion]:
-    if len(y) < FEWEST:
-        return
-    if rounding.lost(y[:, None, :]):
-        yield Suspicion(
-            "float32_y",
-            "targets_unscaled",
-            f"y holds numbers as large as {np.abs(y).max():.3g}, whose differences float32 cannot hold, and "
-            "data.target_scaling is none. Leave it out, or subtract a constant from y.",
-        )
-        return
-    center, spread = y.mean(axis=0), y.std(axis=0)
-    far = np.flatnonzero((spread > 0) & (np.abs(center) > FAR * spread))
-    if far.size:
-        yield Suspicion(
-            "far_y",
-            "targets_unscaled",
-            f"y lies around {center[far[0]]:.3g} and varies by {spread[far[0]]:.3g}, and data.target_scaling is none, "
-            "so training spends most updates on finding that center. Leave target_scaling out.",
-        )
+    yield from known.of_y(arrays.y).suspicions(y, arrays.x.shape[1])
 
 
 # ---- x

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.training.files.npz import Arrays
+from services.training.tasks import known
 
 SHIFTED = 0.2
 MOST_VALUES = 4_000_000
@@ -133,9 +134,9 @@ def _stability(before: Floats, now: Floats) -> float:
 
 
 def _targets(y: NDArray[Any]) -> dict[str, Any]:
-    if y.ndim == 1 and y.dtype.kind in "iU":
-        labels, counts = np.unique(y, return_counts=True)
-        shares = dict(zip(labels.tolist(), (counts / len(y)).tolist(), strict=True))
+    if (labelled := known.of_y(y).labels(y)) is not None:
+        labels, counts = np.unique(labelled, return_counts=True)
+        shares = dict(zip(labels.tolist(), (counts / len(labelled)).tolist(), strict=True))
         return {"labels": [*shares], "shares": [round(share, 6) for share in shares.values()]}
     columns = y.reshape(len(y), -1).astype(np.float64).T
     return {"columns": [_binned(column) for column in columns]}

@@ -1,90 +1,64 @@
-"""What a model's answers are worth, sample by sample: the sums that `paired.py` compares."""
+"""What predictions are worth, sample by sample: the sums that `paired.py` compares, in float64 and on the CPU.
+
+A task (tasks/) says which of them are its own. The metric of all samples is what metrics.py makes of them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from services.training import measures
 from services.training.gate.paired import Floats, Scores
 from services.training.metrics import spread
-from services.training.spec.fields import Loss
+
+if TYPE_CHECKING:
+    from services.training.spec.fields import Loss
 
 
-def default_metric(loss: Loss) -> str:
-    """What models are compared by unless the spec says it."""
-    return measures.default("classes" if loss.name in ("cross_entropy", "bce") else "values")
+def cross_entropies(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """The loss of each sample, times the weight of its class: (samples,)."""
+    weights = None if weights is None else weights.double()
+    smoothing = getattr(loss, "label_smoothing", 0.0)
+    return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=smoothing, reduction="none")
 
 
-def scores_of(
-    metric: str,
-    loss: Loss,
-    outputs: Tensor,
-    targets: Tensor,
-    weights: Tensor | None = None,
-    scale: list[float] | None = None,
-) -> Scores:
-    """outputs (samples, output_size) and targets as in metrics.py, on the CPU; `weights` (classes,) are what
-    `class_weights` made for a cross entropy. `scale` is that of targets that training has scaled, by which a huber
-    loss tells large errors from small ones. The metric of all samples is what `metrics_of` and the loss make of them.
-    """
-    outputs = outputs.double()
-    if metric == "loss":
-        return _mean(_losses(loss, outputs, targets, weights, scale))
+def of_classes(metric: str, predicted: Tensor, actual: Tensor, classes: int) -> Scores:
+    """accuracy or macro_f1 of class indices (samples,)."""
     if metric == "accuracy":
-        return _mean(_hits(loss, outputs, targets))
+        return mean((predicted == actual).double())
+    return _macro_f1(F.one_hot(predicted, classes), F.one_hot(actual, classes))
+
+
+def of_labels(metric: str, predicted: Tensor, actual: Tensor) -> Scores:
+    """accuracy, label_accuracy or macro_f1 of 0 and 1 (samples, labels)."""
+    if metric == "accuracy":
+        return mean((predicted == actual).all(dim=1).double())
     if metric == "label_accuracy":
-        predicted, actual = _predicted(loss, outputs, targets)
-        return _mean((predicted == actual).double().mean(dim=1))
-    if metric == "macro_f1":
-        return _macro_f1(loss, outputs, targets)
-    errors = outputs - targets.double()
+        return mean((predicted == actual).double().mean(dim=1))
+    return _macro_f1(predicted, actual)
+
+
+def of_values(metric: str, outputs: Tensor, targets: Tensor) -> Scores:
+    """mae, rmse or r2 of numbers (samples, columns)."""
+    errors = outputs - targets
     if metric == "mae":
-        return _mean(errors.abs().mean(dim=1))
+        return mean(errors.abs().mean(dim=1))
     squares = errors.square().mean(dim=1)
     if metric == "rmse":
         return Scores(_columns(squares, torch.ones_like(squares)), _root_of_mean)
-    return Scores(_columns(squares, spread(targets.double()).mean(dim=1)), _explained)
+    return Scores(_columns(squares, spread(targets).mean(dim=1)), _explained)
 
 
-def _losses(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None, scale: list[float] | None) -> Tensor:
-    """The loss of each sample, times the weight of its class."""
-    if loss.name == "cross_entropy":
-        weights = None if weights is None else weights.double()
-        return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=loss.label_smoothing, reduction="none")
-    targets = targets.double()
-    if loss.name == "bce":
-        each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-    elif loss.name == "huber":
-        unit = outputs.new_tensor(1.0 if scale is None else scale)
-        each = F.huber_loss(outputs / unit, targets / unit, delta=loss.delta, reduction="none") * unit.square()
-    else:
-        each = (outputs - targets).square() if loss.name == "mse" else (outputs - targets).abs()
-    return each.mean(dim=1)
+def mean(each: Tensor) -> Scores:
+    """A metric that is the mean of a number of each sample (samples,)."""
+    return Scores(_columns(each, torch.ones_like(each)), _ratio)
 
 
-def _predicted(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Predictions and targets: class indices (samples,), or 0 and 1 (samples, labels)."""
-    if loss.name == "cross_entropy":
-        return outputs.argmax(dim=1), targets
-    predicted = (outputs > 0).long()
-    return (predicted[:, 0], targets[:, 0].long()) if outputs.shape[1] == 1 else (predicted, targets.long())
-
-
-def _hits(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    predicted, actual = _predicted(loss, outputs, targets)
-    return (predicted == actual).double() if actual.ndim == 1 else (predicted == actual).all(dim=1).double()
-
-
-def _macro_f1(loss: Loss, outputs: Tensor, targets: Tensor) -> Scores:
-    predicted, actual = _predicted(loss, outputs, targets)
-    if actual.ndim == 1:
-        classes = max(2, outputs.shape[1])
-        predicted, actual = F.one_hot(predicted, classes), F.one_hot(actual, classes)
+def _macro_f1(predicted: Tensor, actual: Tensor) -> Scores:
     sums = torch.cat((predicted & actual, predicted, actual), dim=1).double().numpy()
 
     def value(sums: Floats) -> Floats:
@@ -95,10 +69,6 @@ def _macro_f1(loss: Loss, outputs: Tensor, targets: Tensor) -> Scores:
         return found
 
     return Scores(sums, value)
-
-
-def _mean(each: Tensor) -> Scores:
-    return Scores(_columns(each, torch.ones_like(each)), _ratio)
 
 
 def _columns(*columns: Tensor) -> Floats:

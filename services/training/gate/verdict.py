@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from services.training import measures
 from services.training.data import Prepared, prepare, split_rows
 from services.training.files.npz import Arrays
 from services.training.gate import drift, paired
 from services.training.gate.paired import Comparison
 from services.training.gate.reference import Unusable, among, answered, beginning, check_input, load
-from services.training.gate.scores import default_metric, scores_of
 from services.training.loop import Run, answers, in_rows
 from services.training.measures import MEASURES
-from services.training.metrics import class_weights
 from services.training.spec import Spec
 from services.training.spec.fields import Gate, Retrain
 
@@ -137,19 +136,18 @@ class Retraining:
         loss, part, before = self.spec.training.loss, self.data.test, self.before
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
         assert part is not None, "check_data() asks for a test part"  # noqa: S101
-        metric = gate.metric or default_metric(loss)
-        weights = None
-        if loss.name == "cross_entropy":
-            weights = class_weights(loss.class_weights, self.data.train.y, self.data.output_size)
+        task = self.data.task
+        metric = gate.metric or measures.default(task.answers(self.data.output_size))
+        weights = task.class_weights(loss, self.data.train.y, self.data.output_size)
         run.evaluating = True  # and stays so where this fails: memory.py asks
         outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, run.evaluation_batch))
         run.evaluating = False
         scaling = self.data.target_scaling
         outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
-        new = scores_of(metric, loss, outputs, targets, weights, scaling.scale)
+        new = task.scores(metric, loss, outputs, targets, weights, scaling.scale)
         comparison = None
         if before is not None and before.answers is not None:
-            old = scores_of(metric, loss, before.answers, targets, weights, scaling.scale)
+            old = task.scores(metric, loss, before.answers, targets, weights, scaling.scale)
             comparison = paired.compare(
                 new,
                 old,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.training.files.summary import DatasetSummary
-from services.training.files.suspicions import Suspicion
+from services.training.files.suspicion import Suspicion
 from services.training.spec.fields import Spec
 
 

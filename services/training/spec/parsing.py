@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from services.errors import Problem, SpecInvalid
 from services.training.files.summary import DatasetSummary
 from services.training.spec import rules
-from services.training.spec.fields import BCE, MSE, CrossEntropy, Spec
+from services.training.spec.fields import Spec, Training
 from services.training.spec.presets import PRESETS
 from services.training.spec.sentences import problems_of, without
+from services.training.tasks import known
 
 
 def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
@@ -65,10 +66,10 @@ def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
         raise SpecInvalid(problems)
     training, data = spec.training, spec.data
     if training.loss is None:
-        loss: CrossEntropy | BCE | MSE = {"classes": CrossEntropy, "multilabel": BCE, "values": MSE}[summary.target]()
-        training = training.model_copy(update={"loss": loss})
+        default = known.named(summary.target).losses[summary.target][0]
+        training = training.model_copy(update={"loss": Training.model_validate({"loss": default}).loss})
     if data.target_scaling is None:
-        scaling = "standard" if rules.predicts_values(training, summary) else "none"
+        scaling = "standard" if known.chosen(summary.target, training.loss).scales_targets else "none"
         data = data.model_copy(update={"target_scaling": scaling})
     return spec.model_copy(update={"training": training, "data": data})
 

@@ -14,11 +14,13 @@ from services.training.files.summary import DatasetSummary
 from services.training.measures import MEASURES, Answers
 from services.training.spec import shares
 from services.training.spec.fields import Architecture, Data, Gate, Spec, Split, Synthetic, Training
+from services.training.tasks import known
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 """The sizes of numbers that float32 holds in full. Smaller ones are 0 to a process that flushes denormals."""
 MAX_SYNTHETIC_BYTES = 4 << 30
-VALUE_LOSSES = ("mse", "mae", "huber")
+SEVERAL = 2
+"""Outputs of a network of which nothing is known yet but that it may have more than one."""
 
 NEEDS_TEST = (
     "the gate compares models on samples that neither training nor the choice of the best epoch has seen, and there "
@@ -103,8 +105,9 @@ def _on_divergence(spec: Spec) -> Iterator[Problem]:
 
 def _metric_for_loss(t: Training) -> Iterator[Problem]:
     assert t.loss is not None  # noqa: S101
-    answers: dict[str, Answers] = {"cross_entropy": "classes", "bce": "labels"}
-    allowed = measures.judging(answers.get(t.loss.name, "values"))
+    allowed = dict.fromkeys(
+        name for task in known.TASKS if task.trains_on(t.loss.name) for name in measures.judging(task.answers(SEVERAL))
+    )
     if t.best_by not in ("loss", *allowed):
         yield Problem(
             "/training/best_by", f"with {t.loss.name} must be one of loss, {', '.join(allowed)}; got {t.best_by}"
@@ -193,43 +196,26 @@ def _gate_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
 
 def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
     name = t.loss.name if t.loss else None
-    if name == "cross_entropy" and summary.target != "classes":
-        what = "real-valued" if summary.target == "values" else "several yes-or-no values a sequence"
-        instead = "mse, mae or huber" if summary.target == "values" else "bce"
-        yield Problem(
-            "/training/loss",
-            f"cross_entropy needs one class a sequence, and the targets of this data set are {what}: "
-            f"use {instead}, or upload y as whole numbers or words",
-        )
-    if name in VALUE_LOSSES and summary.target == "classes" and _words(summary):
-        yield Problem(
-            "/training/loss", f"{name} needs numbers, and the targets of this data set are words: use cross_entropy"
-        )
-    if name == "bce" and summary.target == "values":
-        yield Problem(
-            "/training/loss", "bce needs targets of 0 and 1, and those of this data set are real-valued: use mse"
-        )
-    if name == "bce" and summary.target == "classes" and summary.target_dim > 2:
-        yield Problem(
-            "/training/loss",
-            f"bce with one target a sequence takes two classes; here are {summary.target_dim}: use cross_entropy",
-        )
+    if name is not None and (why := known.named(summary.target).refusal(name, summary)) is not None:
+        yield Problem("/training/loss", why)
     allowed = _metrics_for(t, summary)
     if t.best_by not in ("loss", *allowed) and (t.loss is None or t.best_by == "label_accuracy"):
         yield Problem(
             "/training/best_by", f"for this data set must be one of loss, {', '.join(allowed)}; got {t.best_by}"
         )
-    if t.loss is not None and t.loss.name == "cross_entropy" and isinstance(t.loss.class_weights, list):
-        given, needed = len(t.loss.class_weights), summary.target_dim
-        if summary.target == "classes" and given != needed:
+    weights = getattr(t.loss, "class_weights", None)
+    if isinstance(weights, list) and summary.classes is not None:
+        given, needed = len(weights), len(summary.classes)
+        if given != needed:
             yield Problem(
                 "/training/loss/class_weights", f"needs one weight for each of the {needed} classes; got {given}"
             )
 
 
 def _target_scaling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
-    if spec.data.target_scaling == "standard" and not predicts_values(spec.training, summary):
-        what = "classes" if summary.target == "classes" else "yes-or-no labels"
+    task = known.chosen(summary.target, spec.training.loss)
+    if spec.data.target_scaling == "standard" and not task.scales_targets:
+        what = known.named(summary.target).words
         yield Problem("/data/target_scaling", f"is for values to predict, and here are {what}: leave it out")
 
 
@@ -239,18 +225,8 @@ def _metrics_for(t: Training, summary: DatasetSummary) -> tuple[str, ...]:
 
 
 def _answers(t: Training, summary: DatasetSummary) -> Answers:
-    if predicts_values(t, summary):
-        return "values"
-    return "labels" if summary.target == "multilabel" and summary.target_dim > 1 else "classes"
-
-
-def predicts_values(t: Training, summary: DatasetSummary) -> bool:
-    """Whether the network is to predict numbers, and not classes or yes-or-no labels."""
-    return summary.target == "values" if t.loss is None else t.loss.name in VALUE_LOSSES
-
-
-def _words(summary: DatasetSummary) -> bool:
-    return any(isinstance(label, str) for label in summary.classes or ())
+    width = summary.target_dim if summary.classes is None else 1  # two classes may be one yes or no
+    return known.chosen(summary.target, t.loss).answers(width)
 
 
 def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
@@ -268,7 +244,7 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     if spec.architecture.batch_norm and counts["train"] < 2:
         yield Problem("/architecture/batch_norm", "needs at least two training samples")
     if split.method == "random":  # what falls to a share by its content is not known yet
-        kinds = None if summary.classes is None else len(summary.classes)
+        kinds = len(summary.classes or ()) if known.named(summary.target).stratifies else None
         given_rows, fractions = _given_and_drawn(split, summary)
         for name, share in fractions.items():
             if share > 0 and counts[name] == 0:
@@ -284,7 +260,7 @@ def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     counts = {"train": 0, **given}
     if split.method == "content":
         counts |= {name: round(left * share) for name, share in fractions.items()}
-    elif summary.classes is None or not split.stratify or given:
+    elif not known.named(summary.target).stratifies or not split.stratify or given:
         counts |= {name: shares.of_all(left, left * share) for name, share in fractions.items()}
     else:
         labels = _class_counts(summary)

@@ -10,11 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from services.training import metrics
 from services.training.gate.paired import EXCHANGES, Scores, compare
-from services.training.gate.scores import scores_of
 from services.training.measures import MEASURES
 from services.training.spec.fields import BCE, MAE, MSE, CrossEntropy, Huber, Loss
+from services.training.tasks import classes, known
 
 
 def right(hits: NDArray[np.float64]) -> Scores:
@@ -107,26 +106,27 @@ def test_sums_over_samples_make_the_metrics_that_training_reports(loss: Loss, ki
         targets = torch.arange(40) % 3
     elif kind in ("two", "labels"):
         targets = (targets > 0).float()
-    weights = metrics.class_weights(loss.class_weights, targets, 3) if loss.name == "cross_entropy" else None
-    expected = metrics.metrics_of(loss.name, outputs, targets)
-    expected["loss"] = float(metrics.loss_of(loss, targets, columns)(outputs, targets))
+    task = next(task for task in known.TASKS if task.trains_on(loss.name))
+    weights = task.class_weights(loss, targets, columns)
+    expected = task.metrics(outputs, targets)
+    expected["loss"] = float(task.loss(loss, targets, columns)(outputs, targets))
     assert expected.keys() >= ({"accuracy", "macro_f1"} if kind != "values" else {"mae", "rmse", "r2"})
     for metric, value in expected.items():
-        scores = scores_of(metric, loss, outputs, targets, weights)
+        scores = task.scores(metric, loss, outputs, targets, weights)
         assert float(scores.value(scores.sums.sum(axis=0))) == pytest.approx(value, rel=1e-5), metric
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "loss"])
 def test_exchanging_answers_is_evaluating_the_exchanged_answers(metric: str) -> None:
     """The sums are linear: what the p-value is made of is no approximation of the metric."""
-    loss, generator = CrossEntropy(), torch.Generator().manual_seed(2)
+    task, loss, generator = classes.TASK, CrossEntropy(), torch.Generator().manual_seed(2)
     targets = torch.arange(30) % 3
     new, old = torch.randn(2, 30, 3, generator=generator)
     swap = torch.rand(30, generator=generator) < 0.5
     mixed = torch.where(swap[:, None], old, new)
-    a, b = (scores_of(metric, loss, each, targets) for each in (new, old))
+    a, b = (task.scores(metric, loss, each, targets) for each in (new, old))
     exchanged = a.sums.sum(axis=0) - (a.sums - b.sums)[swap.numpy()].sum(axis=0)
-    direct = scores_of(metric, loss, mixed, targets)
+    direct = task.scores(metric, loss, mixed, targets)
     assert float(a.value(exchanged)) == pytest.approx(float(direct.value(direct.sums.sum(axis=0))))
 
 

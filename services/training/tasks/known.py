@@ -1,0 +1,32 @@
+"""The table of tasks, a row each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from services.training.tasks import classes, multilabel, values
+from services.training.tasks.task import Target, Task
+
+if TYPE_CHECKING:
+    from services.training.spec.fields import Loss
+
+TASKS: tuple[Task, ...] = (classes.TASK, multilabel.TASK, values.TASK)
+"""In the order in which they are asked whether a `y` is theirs."""
+
+
+def of_y(y: NDArray[Any]) -> Task:
+    """The task that y means by itself."""
+    return next(task for task in TASKS if task.holds(y))
+
+
+def named(target: Target) -> Task:
+    return next(task for task in TASKS if task.name == target)
+
+
+def chosen(target: Target, loss: Loss | None) -> Task:
+    """The task that a loss makes of a target; without one the target's own, and so where it does not fit."""
+    name = None if loss is None else loss.name
+    fitting = (task for task in TASKS if name in task.losses.get(target, ()))
+    return next(fitting, named(target))

@@ -1,0 +1,126 @@
+"""Several yes-or-no labels a sequence; with the loss `bce` also two classes, as one yes or no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.training.files.suspicion import Suspicion
+from services.training.measures import Answers
+from services.training.tasks.task import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from services.training.data import Scaling
+    from services.training.files.summary import DatasetSummary
+    from services.training.gate.paired import Scores
+    from services.training.spec.fields import Loss
+
+LUCK = 1e-3
+"""How probable it may be that a pattern in y is there by chance."""
+MANY_LABELS = 8
+"""Labels of a sequence from which on it is told that there are as many of them as x has steps."""
+
+
+class Multilabel(Task):
+    """`y` is (samples, labels), 0 and 1; the head has an output for each label, a logit."""
+
+    name = "multilabel"
+    words = "yes-or-no labels"
+    losses = {"multilabel": ("bce",), "classes": ("bce",)}  # noqa: RUF012
+
+    def holds(self, y: NDArray[Any]) -> bool:
+        return y.ndim == 2 and y.dtype.kind != "f" and (y.size == 0 or (y.min() >= 0 and y.max() <= 1))
+
+    def suspicions(self, y: NDArray[Any], steps: int) -> Iterator[Suspicion]:
+        columns = y.shape[1]
+        if columns > 1 and is_one_hot(y):
+            yield one_hot(columns, f"{columns} separate yes-or-no labels")
+        elif columns == steps and columns >= MANY_LABELS:
+            yield as_long_as_x(columns, "yes-or-no labels", "labels name the loss, training.loss: bce")
+
+    def refusal(self, loss: str, summary: DatasetSummary) -> str | None:
+        if loss != "cross_entropy":
+            return None
+        return (
+            "cross_entropy needs one class a sequence, and the targets of this data set are several yes-or-no values a "
+            "sequence: use bce, or upload y as whole numbers or words"
+        )
+
+    def answers(self, width: int) -> Answers:
+        return "labels" if width > 1 else "classes"
+
+    def targets(self, y: NDArray[Any], scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
+        import torch
+
+        if y.ndim == 2:
+            return torch.from_numpy(y.astype(np.float32)), None, y.shape[1]
+        labels, indices = np.unique(y, return_inverse=True)
+        return torch.from_numpy(indices.astype(np.float32)[:, None]), labels.tolist(), 1
+
+    def loss(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        from torch.nn import functional as F
+
+        return F.binary_cross_entropy_with_logits
+
+    def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]:
+        from services.training import metrics
+
+        predicted, actual = (outputs > 0).long(), targets.long()
+        if outputs.shape[1] == 1:
+            return metrics.of_classes(predicted[:, 0], actual[:, 0], 2)
+        return metrics.of_labels(predicted, actual)
+
+    def scores(
+        self,
+        metric: str,
+        loss: Loss,
+        outputs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        scale: list[float] | None = None,
+    ) -> Scores:
+        from torch.nn import functional as F
+
+        from services.training.gate import scores
+
+        if metric == "loss":
+            each = F.binary_cross_entropy_with_logits(outputs.double(), targets.double(), reduction="none")
+            return scores.mean(each.mean(dim=1))
+        predicted, actual = (outputs > 0).long(), targets.long()
+        if outputs.shape[1] == 1:
+            return scores.of_classes(metric, predicted[:, 0], actual[:, 0], 2)
+        return scores.of_labels(metric, predicted, actual)
+
+
+def is_one_hot(y: NDArray[Any]) -> bool:
+    """Whether each row of y (rows, columns) has just one 1, and that is no luck."""
+    one = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
+    by_luck = (y.shape[1] * 0.5 ** y.shape[1]) ** len(y)
+    return bool(one and by_luck < LUCK and (y.any(axis=0).sum() > 1))
+
+
+def one_hot(columns: int, taken: str) -> Suspicion:
+    return Suspicion(
+        "one_hot_y",
+        "loss_unsaid",
+        f"Each row of y has just one 1 in its {columns} columns, as one-hot classes do, and is taken as {taken}. "
+        "For classes save y.argmax(axis=1).",
+    )
+
+
+def as_long_as_x(columns: int, taken: str, otherwise: str) -> Suspicion:
+    return Suspicion(
+        "y_as_long_as_x",
+        "loss_unsaid",
+        f"y holds {columns} whole numbers a sequence, as many as x has steps, and is taken as {columns} {taken} of the "
+        "whole sequence. There is no class for each step: for one class a sequence save y with shape (samples,); for "
+        f"{otherwise}.",
+    )
+
+
+TASK = Multilabel()

@@ -1,0 +1,132 @@
+"""What every task answers, from the file that holds its targets to the gate that judges its models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.training.files.archive import Findings
+from services.training.files.suspicion import Suspicion
+from services.training.measures import Answers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from services.training.data import Scaling
+    from services.training.files.npz import Limits
+    from services.training.files.summary import DatasetSummary
+    from services.training.gate.paired import Scores
+    from services.training.spec.fields import Loss
+
+Target = Literal["classes", "multilabel", "values"]
+"""What the targets of a data set are, as its summary says it."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """The targets of a data set, counted."""
+
+    width: int
+    """Outputs that a model needs: the number of classes, or the columns of y."""
+    classes: list[int | str] | None = None
+    """Sorted; None where there are none."""
+    class_counts: list[int] | None = None
+    """How often each of `classes` occurs."""
+
+
+class Task(ABC):
+    """One kind of target, and how a model of it is trained and judged.
+
+    `y` is an array of `Arrays`, in its final form unless said otherwise. Outputs of a network are (samples, width), as
+    its head gave them; targets are what `targets()` made: (samples,) or (samples, width).
+    """
+
+    name: Target
+    words: str
+    """What there is to predict, in the plural: `classes`."""
+    losses: Mapping[Target, tuple[str, ...]]
+    """Of each kind of target that the task can be trained on, the names of its losses; the first one is the default."""
+
+    # ---- y in a file; no torch
+
+    @abstractmethod
+    def holds(self, y: NDArray[Any]) -> bool:
+        """Whether y, as it was read, is of this task. The first task of the table that says so has it."""
+
+    def checked(
+        self, y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings
+    ) -> NDArray[Any]:
+        """y as it was read, in its final form; what is wrong with it is noted."""
+        return y
+
+    def described(self, y: NDArray[Any]) -> Described:
+        """What the summary of a data set says of y."""
+        return Described(1 if y.ndim == 1 else y.shape[1])
+
+    def labels(self, y: NDArray[Any]) -> NDArray[Any] | None:
+        """All labels of y, (labels,); None where there are none."""
+        return None
+
+    def suspicions(self, y: NDArray[Any], steps: int) -> Iterator[Suspicion]:
+        """What may have been meant otherwise. `y` is a sample (rows, columns) of the targets; x has `steps` steps."""
+        yield from ()
+
+    # ---- a spec with such data; no torch
+
+    @abstractmethod
+    def refusal(self, loss: str, summary: DatasetSummary) -> str | None:
+        """Why a data set of this target cannot be trained on with this loss, and what to do; None where it can."""
+
+    @abstractmethod
+    def answers(self, width: int) -> Answers:
+        """What a model with so many outputs answers with: the metrics follow from it."""
+
+    def trains_on(self, loss: str) -> bool:
+        """Whether a loss of this name is one of the task's."""
+        return any(loss in names for names in self.losses.values())
+
+    scales_targets = False
+    """Whether `data.target_scaling` acts on them."""
+    stratifies = False
+    """Whether each sequence has one label, which a split keeps in proportion."""
+
+    # ---- training and judging; torch
+
+    @abstractmethod
+    def targets(self, y: NDArray[Any], scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
+        """Targets as the loss wants them, the sorted labels where there are classes, and the width of the head."""
+
+    @abstractmethod
+    def loss(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """The spec's loss as a function of (outputs, targets), a mean over samples; `targets` are those of training."""
+
+    def class_weights(self, loss: Loss, targets: Tensor, width: int) -> Tensor | None:
+        """What the loss of a sample of each class is multiplied by, from the targets of training: (classes,)."""
+        return None
+
+    def metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None = None) -> dict[str, float | None]:
+        """The metrics of outputs, None for one that is not defined; {} where there are no outputs. `scale` is that of
+        targets that were scaled (`data.Scaling`): the metrics are in the unit of before."""
+        return self._metrics(outputs.float(), targets, scale) if len(outputs) else {}
+
+    @abstractmethod
+    def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]: ...
+
+    @abstractmethod
+    def scores(
+        self,
+        metric: str,
+        loss: Loss,
+        outputs: Tensor,
+        targets: Tensor,
+        weights: Tensor | None = None,
+        scale: list[float] | None = None,
+    ) -> Scores:
+        """What each sample adds to a metric or to the loss. The sums over all samples make the metric or the loss.
+        On the CPU; `weights` are those of `class_weights`, and `scale` is that of targets that training has
+        scaled, by which a huber loss tells large errors from small ones."""
