@@ -30,7 +30,6 @@ from benchmarks.cost import databases
 from services import db
 from services.access import tenants
 from services.jobs import attempts, control, progress, series
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import Epoch, Job, Lane, StepChunk
 from services.settings import Settings
@@ -65,11 +64,18 @@ class Asked:
         return answer
 
 
+class Silent:
+    """A doorbell that nobody hears."""
+
+    def ring(self, queue: str) -> bool:
+        return True
+
+
 @contextmanager
 def api(url: str, folder: Path) -> Iterator[Asked]:
     from api.app import create_app
 
-    app = create_app(Settings(data_dir=folder, database_url=url), bell=FakeDoorbell())
+    app = create_app(Settings(data_dir=folder, database_url=url), bell=Silent())
     engine = app.extensions["loopline"].engine
     try:
         yield Asked(app.test_client(), engine)
@@ -83,7 +89,8 @@ def api(url: str, folder: Path) -> Iterator[Asked]:
 def template(engine: Engine, **changes: Any) -> str:
     """A queued job, as the API makes it; rows are copied from it."""
     with db.session_scope(engine) as session:
-        return control.create(session, parse({**SPEC, **changes}), requested=SPEC, dataset_id=None).id
+        wanted = control.Wanted(parse({**SPEC, **changes}), SPEC, dataset_id=None)
+        return control.create_all(session, [wanted])[0].id
 
 
 def numbers(count: int) -> Any:

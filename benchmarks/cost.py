@@ -60,7 +60,7 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
 def fill(engine: Engine, queue: str, count: int) -> None:
     spec = parse({**SPEC, "queue": queue})
     with db.session_scope(engine) as session:
-        job = control.create(session, spec, requested={}, dataset_id=None)
+        [job] = control.create_all(session, [control.Wanted(spec, {}, dataset_id=None)])
         columns = {column.name: getattr(job, column.name) for column in Job.__table__.columns}
         rows = [columns | {"id": new_id("job"), "priority": n % 5} for n in range(count - 1)]
         if rows:

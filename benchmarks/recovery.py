@@ -116,7 +116,8 @@ def lost_bell(client: httpx.Client, database: sqlite3.Connection, folder: Path) 
     began = time.perf_counter()
     spec = parse(WORKLOAD | {"training": {"epochs": 1, "loss": "cross_entropy"}})
     with db.session_scope(engine) as session:
-        job_id = control.create(session, spec, requested={}, dataset_id=None).id
+        [job] = control.create_all(session, [control.Wanted(spec, {}, dataset_id=None)])
+        job_id = job.id
     wait_until(lambda: database.execute("SELECT step FROM jobs WHERE id = ?", [job_id]).fetchone()[0])
     took = time.perf_counter() - began
     client.get(f"/v1/jobs/{job_id}", params={"wait": 30})

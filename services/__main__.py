@@ -92,7 +92,7 @@ def set_tenant(session: Session, options: Options) -> Iterable[str]:
 
 def list_tenants(session: Session, options: Options) -> Iterable[str]:
     """List the tenants with what they have and may have."""
-    return table([described(session, tenant) for tenant in tenants.list(session)])
+    return table([described(session, tenant) for tenant in tenants.every(session)])
 
 
 def create_key(session: Session, options: Options) -> Iterable[str]:
@@ -109,7 +109,7 @@ def create_key(session: Session, options: Options) -> Iterable[str]:
 
 def list_keys(session: Session, options: Options) -> Iterable[str]:
     """List keys, newest first, without their secrets."""
-    found, _ = keys.list(session, tenant=options.tenant, limit=MOST)
+    found, _ = keys.page(session, tenant=options.tenant, limit=MOST)
     return table([shown(key) for key in found])
 
 
@@ -123,7 +123,7 @@ def revoke_key(session: Session, options: Options) -> Iterable[str]:
 
 def list_audit(session: Session, options: Options) -> Iterable[str]:
     """List who did what, newest first."""
-    found, _ = audit.list(session, tenant=options.tenant, limit=options.limit)
+    found, _ = audit.page(session, tenant=options.tenant, limit=options.limit)
     return table(
         {
             "at": when(entry.at),

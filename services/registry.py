@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from services import paging
 from services.access import tenants
 from services.db import now
 from services.errors import (
@@ -141,11 +142,8 @@ def versions(
         ModelNotFound: there is no such model.
     """
     get(session, name, tenant=tenant)
-    query = select(ModelVersion).where(*_of(name, tenant)).order_by(ModelVersion.version.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(ModelVersion.version < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    query = select(ModelVersion).where(*_of(name, tenant))
+    return paging.newest(session, query, ModelVersion.version, after=after, limit=limit)
 
 
 def aliases(
@@ -269,11 +267,7 @@ def history(
     """
     get(session, name, tenant=tenant)
     moves = select(ModelMove).where(ModelMove.tenant == tenant, ModelMove.name == name)
-    query = moves.order_by(ModelMove.id.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(ModelMove.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    return paging.newest(session, moves, ModelMove.id, after=after, limit=limit)
 
 
 def delete(session: Session, reference: str, *, tenant: str = tenants.DEFAULT) -> ModelVersion:
@@ -427,10 +421,7 @@ def _text(given: str | None) -> str | None:
     return None if given is None else clean(given, MOST_TEXT)
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(
+def page(
     session: Session, *, limit: int = 20, after: str | None = None, tenant: str = tenants.DEFAULT
 ) -> tuple[Sequence[ModelVersion], bool]:
     """The newest version of each model, by name from after `after` on, and whether there are more."""
@@ -438,8 +429,7 @@ def list(
     each = whose.where(ModelVersion.tenant == tenant).group_by(ModelVersion.name)
     if after is not None:
         each = each.where(ModelVersion.name > after)
-    newest = each.order_by(ModelVersion.name).limit(limit + 1).subquery()
+    newest = each.order_by(ModelVersion.name).limit(paging.asked(limit)).subquery()
     those = sa.and_(ModelVersion.name == newest.c.name, ModelVersion.version == newest.c.version)
     query = select(ModelVersion).join(newest, those).where(ModelVersion.tenant == tenant).order_by(ModelVersion.name)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    return paging.cut(session.scalars(query).all(), limit)

@@ -34,12 +34,12 @@ from services.blobs.objects import S3
 from services.blobs.storage import Readable, Storage
 from services.datasets import versions
 from services.datasets.versions import Received
-from services.jobs import control
 from services.orm import Base, Job
 from services.settings import Settings
 from services.training.environment import ENVIRONMENT
 from services.training.files import npz
 from services.training.spec import Spec, parse
+from tests.rows import create_job
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
@@ -289,7 +289,7 @@ def make_job(engine: Engine, make_spec: Callable[..., Spec]) -> Callable[..., Jo
     def make(*, dataset_id: str | None = None, **changes: Any) -> Job:
         spec = make_spec(**changes)
         with db.session_scope(engine) as session:
-            return control.create(session, spec, requested=changes, dataset_id=dataset_id)
+            return create_job(session, spec, requested=changes, dataset_id=dataset_id)
 
     return make
 

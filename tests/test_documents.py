@@ -12,9 +12,9 @@ from flask import Flask
 
 from api import errors
 from api.app import create_app
-from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
 from services.webhooks import news
+from tests.ringing import FakeDoorbell
 
 HTTP = (Path(__file__).parent.parent / "docs" / "http.md").read_text(encoding="utf-8")
 UNWRITTEN = {"/", "/docs/{name}"}  # the way to the page, and what it is made of

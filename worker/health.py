@@ -23,7 +23,7 @@ from services.settings import Settings
 def complaints(engine: Engine, settings: Settings, host: str) -> Sequence[str]:
     """What is wrong with the workers of `host`, in sentences; none when all is well. Raises Unavailable."""
     with db.read_scope(engine) as session:
-        here = [worker for worker in workers.list(session) if worker.name.split(":")[0] == host]
+        here = [worker for worker in workers.seen(session) if worker.name.split(":")[0] == host]
         if not here:
             return [f"No worker of {host} was seen in the last {workers.SEEN_SECONDS:g} s."]
         broken = [workers.broken(worker) for worker in here if worker.state == workers.State.BROKEN]

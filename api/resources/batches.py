@@ -102,7 +102,7 @@ def submit(header: schemas.SubmitHeader) -> Response:
 def index(query: schemas.PageQuery) -> Response:
     """List batches, newest first, without their jobs"""
     with db.read_scope(current().engine) as session:
-        rows, more = batches.list(session, limit=query.limit, after=query.after, tenant=auth.tenant())
+        rows, more = batches.page(session, limit=query.limit, after=query.after, tenant=auth.tenant())
         summaries = batches.summaries(session, [batch.id for batch in rows])
     data = [_summarised(batch, summaries[batch.id]) for batch in rows]
     return openapi.answer({"object": "list", "data": data, "has_more": more})

@@ -63,7 +63,7 @@ def upload(query: schemas.UploadQuery) -> Response:
 def index(query: schemas.DatasetsQuery) -> Response:
     """List data sets, newest first"""
     with db.read_scope(current().engine) as session:
-        rows, more = versions.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = versions.page(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.DatasetList(data=[described(row) for row in rows], has_more=more))
 
 
@@ -90,7 +90,7 @@ def delete(path: schemas.DatasetPath) -> Response:
 def _one_version(session: Session, asked: str) -> Dataset:
     """The data set that is meant, if no other version could be."""
     found = versions.get(session, asked, tenant=auth.tenant())
-    newest, _ = versions.list(session, name=found.name, limit=2, tenant=auth.tenant())
+    newest, _ = versions.page(session, name=found.name, limit=2, tenant=auth.tenant())
     if len(newest) > 1 and asked in (found.name, f"{found.name}@latest"):
         said = f"`{found.name}` has several versions; say which, such as {found.name}@{found.version}"
         raise BadRequest("It is not clear which version to delete.", [Problem("/path/dataset", said)])

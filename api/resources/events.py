@@ -24,9 +24,8 @@ def index(path: schemas.JobPath, query: schemas.EventsQuery) -> Response:
     """
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
-        rows = events.list(session, path.job_id, after=query.after, limit=query.limit + 1)
-    found = [_event(row) for row in rows[: query.limit]]
-    return openapi.answer(schemas.EventList(data=found, has_more=len(rows) > query.limit))
+        rows, more = events.page(session, path.job_id, after=query.after, limit=query.limit)
+    return openapi.answer(schemas.EventList(data=[_event(row) for row in rows], has_more=more))
 
 
 @api.get("/<job_id>/logs", operation_id="listLogLines", responses={200: schemas.LogLineList, **openapi.problems(404)})
@@ -37,8 +36,8 @@ def logs(path: schemas.JobPath, query: schemas.LogsQuery) -> Response:
     """
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
-        rows = events.lines(session, path.job_id, after=query.after, limit=query.limit + 1)
-    found, more = [_line(row) for row in rows[: query.limit]], len(rows) > query.limit
+        rows, more = events.lines(session, path.job_id, after=query.after, limit=query.limit)
+    found = [_line(row) for row in rows]
     vary = {"Vary": "Accept"}
     if request.accept_mimetypes.best_match(["application/json", PLAIN]) != PLAIN:
         return openapi.answer(schemas.LogLineList(data=found, has_more=more), headers=vary)

@@ -19,7 +19,7 @@ def index(query: schemas.InboxQuery) -> Response:
     Empty where the service watches none (LOOPLINE_INBOX).
     """
     with db.read_scope(current().engine) as session:
-        rows, more = inbox.list(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
+        rows, more = inbox.page(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
         became = versions.those(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
         found = [
             schemas.InboxFile(

@@ -44,7 +44,7 @@ def create() -> Response:
 def index(query: schemas.PageQuery) -> Response:
     """List the API keys of the own tenant, newest first"""
     with db.read_scope(current().engine) as session:
-        rows, more = keys.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = keys.page(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.KeyList(data=[described(row) for row in rows], has_more=more))
 
 

@@ -49,7 +49,7 @@ def register(path: schemas.ModelPath) -> Response:
 def index(query: schemas.ModelsQuery) -> Response:
     """List the models of the registry, by name"""
     with db.read_scope(current().engine) as session:
-        rows, more = registry.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = registry.page(session, tenant=auth.tenant(), **query.model_dump())
         return openapi.answer(schemas.ModelList(data=_models(session, rows), has_more=more))
 
 

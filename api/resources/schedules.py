@@ -63,7 +63,7 @@ def create() -> Response:
 def index(query: schemas.SchedulesQuery) -> Response:
     """List the schedules, by name, without what they submit"""
     with db.read_scope(current().engine) as session:
-        rows, more = definitions.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = definitions.page(session, tenant=auth.tenant(), **query.model_dump())
         return openapi.answer(schemas.ScheduleList(data=summarised(session, rows), has_more=more))
 
 

@@ -51,7 +51,7 @@ def create() -> Response:
 def index(query: schemas.PageQuery) -> Response:
     """List the webhooks of the own tenant, newest first"""
     with db.read_scope(current().engine) as session:
-        rows, more = subscriptions.list(session, tenant=auth.tenant(), **query.model_dump())
+        rows, more = subscriptions.page(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.WebhookList(data=[described(row) for row in rows], has_more=more))
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from services import paging
 from services.db import now
 from services.orm import AuditEntry
 from services.text import clean
@@ -44,17 +45,11 @@ def _insert() -> sa.Insert:
     return sa.insert(table).values(at=now(), **values)
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(
+def page(
     session: Session, *, tenant: str | None = None, limit: int = 100, after: int | None = None
 ) -> tuple[Sequence[AuditEntry], bool]:
     """Entries older than `after`, newest first, and whether there are more."""
-    query = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit + 1)
+    query = select(AuditEntry)
     if tenant is not None:
         query = query.where(AuditEntry.tenant == tenant)
-    if after is not None:
-        query = query.where(AuditEntry.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    return paging.newest(session, query, AuditEntry.id, after=after, limit=limit)

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from services import paging
 from services.access import tenants
 from services.db import now
 from services.errors import BadRequest, KeyNotFound, Problem, Unauthorized
@@ -169,15 +170,9 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(
+def page(
     session: Session, *, tenant: str | None = None, limit: int = 20, after: str | None = None
 ) -> tuple[Sequence[ApiKey], bool]:
     """Keys older than `after`, newest first, and whether there are more; those that have ended too."""
-    query = select(ApiKey).where(*_of(tenant)).order_by(ApiKey.id.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(ApiKey.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    query = select(ApiKey).where(*_of(tenant))
+    return paging.newest(session, query, ApiKey.id, after=after, limit=limit)

@@ -185,9 +185,6 @@ def _bytes(session: Session, tenant: str) -> int:
     return int(session.scalar(select(func.coalesce(func.sum(Dataset.bytes), 0)).where(*there)) or 0)
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(session: Session) -> Sequence[Tenant]:
+def every(session: Session) -> Sequence[Tenant]:
     """Every tenant, by name."""
     return session.scalars(select(Tenant).order_by(Tenant.name)).all()

@@ -41,8 +41,6 @@ PROBE_BYTES = 1 << 16
 STRAY_SECONDS = 3600.0
 """A temporary file, or a blob without a row, is swept away when it has not been touched for this long."""
 
-RESULT_FILES = ("model.safetensors", "model.json", "history.json")
-
 _JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.safetensors|model\.json|history\.jsonl?")

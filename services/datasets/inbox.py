@@ -19,7 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db
+from services import db, paging
 from services.access import tenants
 from services.blobs.objects import S3, Reading
 from services.blobs.storage import Storage
@@ -179,15 +179,11 @@ def _folders(root: Path) -> Sequence[os.DirEntry[str]]:
         return [one for one in found if one.is_dir(follow_symlinks=False) and not one.name.startswith(".")]
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(session: Session, *, tenant: str, limit: int = 20, after: str | None = None) -> tuple[Sequence[Any], bool]:
+def page(session: Session, *, tenant: str, limit: int = 20, after: str | None = None) -> tuple[Sequence[Any], bool]:
     """What came of the files that lie there, newest first, older than the place `after`; and whether there are more."""
     query = select(InboxFile).where(InboxFile.tenant == tenant).order_by(InboxFile.at.desc(), InboxFile.place)
     if after is not None:
         last = select(InboxFile.at).where(InboxFile.tenant == tenant, InboxFile.place == after).scalar_subquery()
         same = sa.and_(InboxFile.at == last, InboxFile.place > after)
         query = query.where(sa.or_(InboxFile.at < last, same))
-    rows = session.scalars(query.limit(limit + 1)).all()
-    return rows[:limit], len(rows) > limit
+    return paging.first(session, query, limit)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import db
+from services import db, paging
 from services.access import tenants
 from services.blobs import transfers
 from services.blobs.storage import Incoming, Readable, Storage
@@ -227,10 +227,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 100 else f"{text[:100]}…")
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(
+def page(
     session: Session,
     *,
     name: str | None = None,
@@ -239,10 +236,7 @@ def list(
     tenant: str | None = None,
 ) -> tuple[Sequence[Dataset], bool]:
     """Data sets older than `after`, newest first, and whether there are more."""
-    query = _visible(tenant).order_by(Dataset.id.desc()).limit(limit + 1)
+    query = _visible(tenant)
     if name is not None:
         query = query.where(Dataset.name == name)
-    if after is not None:
-        query = query.where(Dataset.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    return paging.newest(session, query, Dataset.id, after=after, limit=limit)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services import faults, idempotency
+from services import faults, idempotency, paging
 from services.access import tenants
 from services.db import now
 from services.errors import BatchNotFound, JobNotFound, SpecInvalid
@@ -274,17 +274,11 @@ def _insert(
     return session.scalars(sa.insert(Batch).values(id=new_id("batch"), **values).returning(Batch)).one()
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(
+def page(
     session: Session, *, limit: int = 20, after: str | None = None, tenant: str | None = None
 ) -> tuple[Sequence[Batch], bool]:
     """Batches older than the batch `after`, newest first, and whether there are more."""
-    query = select(Batch).order_by(Batch.id.desc()).limit(limit + 1)
+    query = select(Batch)
     if tenant is not None:
         query = query.where(Batch.tenant == tenant)
-    if after is not None:
-        query = query.where(Batch.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    return paging.newest(session, query, Batch.id, after=after, limit=limit)

@@ -20,7 +20,7 @@ from services.access import tenants
 from services.db import now
 from services.errors import DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.jobs import events, lanes, moves, progress
-from services.orm import Checkpoint, Dataset, Event, IdempotencyKey, Job, ModelVersion, new_id
+from services.orm import Checkpoint, Dataset, IdempotencyKey, Job, ModelVersion, new_id
 from services.states import TERMINAL, Reason, Status
 from services.text import clean
 from services.training.epochs import NAME as NAME_OF_EPOCHS
@@ -28,8 +28,6 @@ from services.webhooks import news
 
 if TYPE_CHECKING:
     from services.training.spec import Spec
-
-MAX_TRANSITIONS = 10_000
 
 
 class Wanted(NamedTuple):
@@ -41,25 +39,6 @@ class Wanted(NamedTuple):
     dataset_id: str | None
     warnings: Sequence[str] = ()
     """What of its data may have been meant otherwise."""
-
-
-def create(
-    session: Session,
-    spec: Spec,
-    *,
-    requested: Mapping[str, Any],
-    dataset_id: str | None,
-    request_id: str | None = None,
-    tenant: str = tenants.DEFAULT,
-) -> Job:
-    """A new queued job.
-
-    Raises:
-        DatasetNotFound: the data set was deleted meanwhile.
-        QuotaExceeded: the tenant has as many jobs waiting as it may.
-    """
-    wanted = Wanted(spec, requested, dataset_id)
-    return create_all(session, [wanted], request_id=request_id, tenant=tenant)[0]
 
 
 def create_all(
@@ -219,11 +198,6 @@ def delete(session: Session, job_id: str, *, tenant: str | None = None) -> None:
     _check_unregistered(session, job)
     session.execute(sa.delete(IdempotencyKey).where(IdempotencyKey.resource_id == job.id))
     session.execute(sa.delete(Job).where(Job.id == job.id))
-
-
-def transitions(session: Session, job_id: str) -> Sequence[Event]:
-    """Every change of the job's state, oldest first."""
-    return events.list(session, job_id, limit=MAX_TRANSITIONS, type=events.Type.STATUS)
 
 
 def without_row(session: Session, job_ids: Sequence[str]) -> Sequence[str]:

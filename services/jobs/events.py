@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from services import paging
 from services.db import now
 from services.jobs.leases import Lease, owned
 from services.orm import Event, Job, LogLine
@@ -138,16 +139,15 @@ def log(session: Session, lease: Lease, lines: Sequence[Line]) -> Job:
     return job
 
 
-def lines(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[LogLine]:
-    """Lines of the job's log after the line `after`, ascending, at most `limit`; the newest 2,000 are kept."""
+def lines(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> tuple[Sequence[LogLine], bool]:
+    """Lines of the job's log after the line `after`, ascending, and whether there are more. The newest 2,000 are
+    kept."""
     query = select(LogLine).where(LogLine.job_id == job_id, LogLine.number > after).order_by(LogLine.number)
-    return session.scalars(query.limit(limit)).all()
+    return paging.first(session, query, limit)
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(session: Session, job_id: str, after: int = 0, limit: int = 100, **only: str) -> Sequence[Event]:
-    """Events of the job after the event `after`, oldest first, at most `limit`; `type="status"` takes only these."""
+def page(session: Session, job_id: str, after: int = 0, limit: int = 100, **only: str) -> tuple[Sequence[Event], bool]:
+    """Events of the job after the event `after`, oldest first, and whether there are more; `type="status"` takes only
+    these."""
     query = select(Event).where(Event.job_id == job_id, Event.id > after).filter_by(**only).order_by(Event.id)
-    return session.scalars(query.limit(limit)).all()
+    return paging.first(session, query, limit)

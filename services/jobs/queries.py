@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Engine
 
+from services import paging
 from services.db import Query, now
 from services.errors import JobNotFound
 from services.orm import Dataset, Epoch, Job, JobTag
@@ -84,11 +85,12 @@ def page(
     """Jobs older than the job `after`, newest first. `full` is with their specs; `tag` is a key and its value."""
     wanted = {"status": status, "queue": queue, "name": name, "after": after}
     given = {key: value for key, value in wanted.items() if value is not None}
-    parameters: dict[str, Any] = {"tenant": tenant, "limit": limit + 1, **given}
+    parameters: dict[str, Any] = {"tenant": tenant, "limit": paging.asked(limit), **given}
     if tag is not None:
         parameters |= {"tag_key": tag[0], "tag_value": tag[1]}
-    rows = _page(source.dialect.name, frozenset(given), tag is not None, full).rows(source, **parameters)
-    return Page(rows[:limit], len(rows) > limit, _positions(source, rows[:limit]))
+    found = _page(source.dialect.name, frozenset(given), tag is not None, full).rows(source, **parameters)
+    rows, more = paging.cut(found, limit)
+    return Page(rows, more, _positions(source, rows))
 
 
 def members(source: Source, batch_id: str) -> Sequence[Any]:

@@ -121,7 +121,7 @@ def _upload_first(path: str) -> str:
 
 
 def _unknown(session: Session, name: str, tenant: str) -> str:
-    rows, more = versions.list(session, limit=NAMES_COMPARED, tenant=tenant)
+    rows, more = versions.page(session, limit=NAMES_COMPARED, tenant=tenant)
     names = [*dict.fromkeys(row.name for row in rows)]
     close = difflib.get_close_matches(name.partition("@")[0][:100].lower(), names, n=1)
     guess = f"did you mean {close[0]}? " if close and close[0] != name.partition("@")[0] else ""

@@ -83,9 +83,9 @@ def stuck(session: Session, seconds: float) -> Sequence[str]:
     """Sentences about workers that are broken, and about queues whose jobs have been runnable for `seconds` with no
     worker to take them: none listens, or an idle one leaves them lying. Empty when all is well, and when all workers
     are busy."""
-    seen = list(session)
-    living = [worker for worker in seen if worker.state != State.BROKEN]
-    sentences = [broken(worker) for worker in seen if worker.state == State.BROKEN]
+    present = seen(session)
+    living = [worker for worker in present if worker.state != State.BROKEN]
+    sentences = [broken(worker) for worker in present if worker.state == State.BROKEN]
     for queue, rows in groupby(session.execute(_waiting(seconds)), key=lambda row: row.queue):
         waiting = [row for row in rows if row.jobs]
         listening = [worker for worker in living if queue in worker.queues.split(",")]
@@ -138,10 +138,7 @@ def _old() -> sa.ColumnElement[bool]:
     return Worker.seen_at < now() - KEEP_SECONDS
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(session: Session, seen_seconds: float = SEEN_SECONDS) -> Sequence[Worker]:
+def seen(session: Session, seen_seconds: float = SEEN_SECONDS) -> Sequence[Worker]:
     """The workers that were seen within `seen_seconds`, by name."""
     query = select(Worker).where(Worker.seen_at >= now() - seen_seconds).order_by(Worker.name)
     return session.scalars(query).all()

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db
+from services import db, paging
 from services.access import tenants
 from services.db import now
 from services.errors import Problem, QuotaExceeded, ScheduleExists, ScheduleInvalid, ScheduleNotFound, SpecInvalid
@@ -312,15 +312,11 @@ def _plain(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(
+def page(
     session: Session, *, limit: int = 20, after: str | None = None, tenant: str = tenants.DEFAULT
 ) -> tuple[Sequence[Schedule], bool]:
     """Schedules by name, from after the name `after` on, and whether there are more."""
-    query = select(Schedule).where(Schedule.tenant == tenant).order_by(Schedule.name).limit(limit + 1)
+    query = select(Schedule).where(Schedule.tenant == tenant).order_by(Schedule.name)
     if after is not None:
         query = query.where(Schedule.name > after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    return paging.first(session, query, limit)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session, aliased
 
-from services import db, faults, idempotency
+from services import db, faults, idempotency, paging
 from services.access import tenants
 from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
 from services.idempotency import Key
@@ -113,11 +113,8 @@ def history(
     session: Session, schedule_id: str, *, limit: int = 20, after: str | None = None
 ) -> tuple[Sequence[Firing], bool]:
     """Firings of a schedule older than `after`, newest first, and whether there are more."""
-    query = select(Firing).where(Firing.schedule_id == schedule_id).order_by(Firing.id.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(Firing.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    query = select(Firing).where(Firing.schedule_id == schedule_id)
+    return paging.newest(session, query, Firing.id, after=after, limit=limit)
 
 
 # The scheduler: three looks

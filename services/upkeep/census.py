@@ -64,7 +64,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
         each.c.queue, each.c.state
     )
     rows = session.execute(grouped).all()
-    present = workers.list(session)
+    present = workers.seen(session)
     return Count(
         jobs={(queue, state): jobs for queue, state, jobs, _ in rows},
         oldest={queue: max(age, 0.0) for queue, state, _, age in rows if state == "runnable"},

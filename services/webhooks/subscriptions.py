@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services import db, metrics
+from services import db, metrics, paging
 from services.access import tenants
 from services.db import now, rowcount
 from services.errors import (
@@ -219,11 +219,8 @@ def deliveries(
         WebhookNotFound: there is none, or it is another tenant's.
     """
     found = get(session, webhook_id, tenant=tenant)
-    query = select(Delivery).where(Delivery.webhook_id == found.id).order_by(Delivery.id.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(Delivery.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    query = select(Delivery).where(Delivery.webhook_id == found.id)
+    return paging.newest(session, query, Delivery.id, after=after, limit=limit)
 
 
 def get_delivery(session: Session, webhook_id: str, delivery_id: str, *, tenant: str) -> Delivery:
@@ -425,13 +422,7 @@ def _signing(webhook: Webhook, at: float) -> Sequence[dict[str, Any]]:
     return [one for one in webhook.old_secrets or () if one["until"] > at]
 
 
-# Last, because it hides the built-in name within this module.
-
-
-def list(session: Session, *, tenant: str, limit: int = 20, after: str | None = None) -> tuple[Sequence[Webhook], bool]:
+def page(session: Session, *, tenant: str, limit: int = 20, after: str | None = None) -> tuple[Sequence[Webhook], bool]:
     """Webhooks older than `after`, newest first, and whether there are more; disabled ones too."""
-    query = select(Webhook).where(Webhook.tenant == tenant).order_by(Webhook.id.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(Webhook.id < after)
-    rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+    query = select(Webhook).where(Webhook.tenant == tenant)
+    return paging.newest(session, query, Webhook.id, after=after, limit=limit)

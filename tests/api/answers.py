@@ -12,8 +12,8 @@ import jsonschema_rs
 from flask import Flask, Response, request
 
 from api.app import create_app
-from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
+from tests.ringing import FakeDoorbell
 
 
 def hold(app: Flask) -> None:

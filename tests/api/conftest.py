@@ -16,10 +16,10 @@ from api.service import Service
 from services import db
 from services.blobs.storage import Storage
 from services.jobs import attempts, progress
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.settings import Settings
 from tests.api import answers
+from tests.ringing import FakeDoorbell
 
 SPEC: dict[str, Any] = {
     "name": "try",

@@ -25,7 +25,6 @@ from services.access import keys, tenants
 from services.access.keys import Identity, Scope
 from services.datasets import versions
 from services.jobs import attempts, batches, control, progress, submission
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import ApiKey, AuditEntry
 from services.schedules import definitions
@@ -33,6 +32,7 @@ from services.settings import Settings
 from services.webhooks import subscriptions
 from tests.api.conftest import Put
 from tests.conftest import received
+from tests.ringing import FakeDoorbell
 
 ACME, BETA = "acme", "beta"
 UNKNOWN = {

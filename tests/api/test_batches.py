@@ -14,9 +14,9 @@ from api.service import Service
 from services import db
 from services.access import tenants
 from services.jobs import attempts, progress
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import Batch, Job
+from tests.ringing import FakeDoorbell
 from tests.services.jobs.test_claims import at_once
 
 MATRIX = {"architecture.hidden_size": [4, 8], "training.epochs": [1, 2, 3]}

@@ -191,7 +191,7 @@ def test_however_often_one_asks_it_is_tried_once_a_second(app: Flask, monkeypatc
 
 def test_trying_leaves_nothing(app: Flask) -> None:
     with db.read_scope(app.extensions["loopline"].engine) as session:
-        assert workers.list(session) == []
+        assert workers.seen(session) == []
     assert [*app.extensions["loopline"].storage.root.rglob("*.part")] == []
 
 

@@ -17,9 +17,9 @@ from api.bell import CeleryDoorbell
 from api.service import Service
 from services import db
 from services.jobs import attempts, control, progress
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import Job
+from tests.ringing import FakeDoorbell
 
 UNKNOWN = "job_" + "0" * 26
 

@@ -12,8 +12,8 @@ from flask import Flask
 from api.service import Service
 from services import db
 from services.jobs import attempts
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
+from tests.ringing import FakeDoorbell
 
 FILES = {"model.safetensors": bytes(3_000_000), "model.json": b"{}", "history.json": b"{}"}
 UNKNOWN = "job_" + "0" * 26

@@ -25,11 +25,11 @@ from schemathesis.specs.openapi.checks import (
 from api.app import create_app
 from services import db, registry
 from services.jobs import attempts, control, progress, workers
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.events import Line, log
 from services.jobs.leases import Lease
 from services.settings import Settings
 from services.webhooks import subscriptions
+from tests.ringing import FakeDoorbell
 
 Put = Callable[[str, str, bytes], dict[str, Any]]
 CHECKS = [

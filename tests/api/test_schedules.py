@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from api.service import Service
 from services import db
 from services.jobs import control
-from services.jobs.doorbell import FakeDoorbell
 from services.orm import Schedule
 from services.schedules import definitions
+from tests.ringing import FakeDoorbell
 from worker.scheduler.loop import keep_schedules
 
 

@@ -78,7 +78,7 @@ def test_no_upload_leaves_a_row_without_an_object(
     assert (answer.status_code, answer.get_json()["code"]) == (503, "storage_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     with db.read_scope(service.engine) as session:
-        assert versions.list(session) == ([], False)
+        assert versions.page(session) == ([], False)
     assert upload(client, npz_bytes()).status_code == 201
 
 
@@ -95,7 +95,7 @@ def test_an_object_that_a_sweep_took_meanwhile_makes_no_row(
     monkeypatch.setattr(transfers, "share_dataset", swept)
     assert upload(client, npz_bytes()).status_code == 503
     with db.read_scope(service.engine) as session:
-        assert versions.list(session) == ([], False)
+        assert versions.page(session) == ([], False)
 
 
 def test_a_model_comes_from_the_store(client: FlaskClient, trained_job: str, model_files: dict[str, bytes]) -> None:

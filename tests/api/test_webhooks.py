@@ -10,10 +10,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
 from services.upkeep.reconciler import reconcile
 from tests.receiving import Receiver, receiving, status
+from tests.ringing import FakeDoorbell
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from api.app import create_app
 from services import db
 from services.jobs import attempts, control, events, progress
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.events import Line
 from services.jobs.leases import Lease
 from services.settings import Settings
+from tests.ringing import FakeDoorbell
 
 SPEC: dict[str, Any] = {
     "name": "tiny",

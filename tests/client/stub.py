@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from api.app import create_app
-from services.jobs.doorbell import FakeDoorbell
 from services.settings import Settings
+from tests.ringing import FakeDoorbell
 
 MOMENT = "2026-01-02T03:04:05+00:00"
 FIXED = {"has_more": False, "terminal": True}

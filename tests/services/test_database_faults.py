@@ -22,6 +22,7 @@ from services.jobs import attempts, control, events, progress, queries
 from services.jobs.leases import Lease
 from services.orm import Job
 from services.training.spec import Spec
+from tests.rows import create_job, transitions
 from tests.services.conftest import claimed
 
 INI = Path(__file__).parents[2] / "alembic.ini"
@@ -94,7 +95,7 @@ def test_an_end_whose_answer_was_lost_is_found_to_have_happened_when_it_is_writt
     with pytest.raises(LeaseLost), db.session_scope(engine) as session:
         attempts.succeed(session, lease, {"epochs": 3}, [])
     with db.read_scope(engine) as session:
-        ends = [row.to_status for row in control.transitions(session, lease.job_id)]
+        ends = [row.to_status for row in transitions(session, lease.job_id)]
     assert ends == ["queued", "running", "succeeded"]
 
 
@@ -159,7 +160,7 @@ def test_a_full_disk_loses_nothing_and_is_over_when_there_is_room(
     def create_for_ever() -> None:
         while True:
             with db.session_scope(engine) as session:
-                job = control.create(session, make_spec(), requested={"x": "y" * 500}, dataset_id=None)
+                job = create_job(session, make_spec(), requested={"x": "y" * 500}, dataset_id=None)
             made.append(job.id)
 
     sa.event.listen(engine, "connect", fill_up)
@@ -169,7 +170,7 @@ def test_a_full_disk_loses_nothing_and_is_over_when_there_is_room(
     sa.event.remove(engine, "connect", fill_up)
     engine.dispose()
     with db.session_scope(engine) as session:
-        made.append(control.create(session, make_spec(), requested={}, dataset_id=None).id)
+        made.append(create_job(session, make_spec()).id)
     with db.read_scope(engine) as session:
         assert {job.id for job in queries.page(session.connection(), tenant="default", limit=1000).rows} == {
             queued_job.id,
@@ -212,13 +213,13 @@ def test_a_schema_is_brought_up_to_date_under_queued_and_running_jobs(
             connection.execute(sa.text(insert), row)
     db.migrate(engine)
     with db.session_scope(engine) as session:
-        assert [row.to_status for row in control.transitions(session, str(old["id"]))] == ["running"]
+        assert [row.to_status for row in transitions(session, str(old["id"]))] == ["running"]
         assert attempts.expire(session) == [old["id"]]
     assert {claimed(engine).job_id, claimed(engine).job_id} == {"job_" + "0" * 26, "job_" + "1" * 26}
     alembic(engine, "downgrade", "0001")
     db.migrate(engine)
     with db.read_scope(engine) as session:
-        moves = [row.to_status for row in events.list(session, str(old["id"]), type="status")]
+        moves = [row.to_status for row in events.page(session, str(old["id"]), type="status")[0]]
     assert moves == ["running", "queued", "running"]
     engine.dispose()
 

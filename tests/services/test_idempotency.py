@@ -12,8 +12,8 @@ from sqlalchemy.engine import Engine
 from services import db, idempotency
 from services.errors import IdempotencyConflict, IdempotencyInFlight
 from services.idempotency import Key
-from services.jobs import control
 from services.orm import IdempotencyKey, Job
+from tests.rows import create_job
 from tests.services.jobs.test_claims import at_once
 
 KEY = Key("POST /v1/jobs", "k-1", "a" * 64)
@@ -27,7 +27,7 @@ def submit(engine: Engine, make_spec: Callable[..., Any]) -> Callable[[Key], str
         with db.session_scope(engine) as session:
             if (earlier := idempotency.claim(session, key)) is not None:
                 return earlier
-            made = control.create(session, make_spec(), requested={}, dataset_id=None).id
+            made = create_job(session, make_spec()).id
             idempotency.settle(session, key, made)
             return made
 

@@ -191,15 +191,15 @@ def test_a_number_is_never_used_again(session: Session, three: Sequence[str]) ->
         registry.delete(session, f"vowels@{version}")
     with pytest.raises(ModelNotFound):
         registry.get(session, "vowels")
-    assert registry.list(session) == ([], False)
+    assert registry.page(session) == ([], False)
     assert registry.register(session, "vowels", three[0]).version.version == 4
 
 
 def test_models_are_listed_by_name_with_their_newest_version(session: Session, three: Sequence[str]) -> None:
     registry.register(session, "accents", three[0])
-    rows, more = registry.list(session, limit=1)
+    rows, more = registry.page(session, limit=1)
     assert ([(row.name, row.version) for row in rows], more) == ([("accents", 1)], True)
-    rows, more = registry.list(session, after="accents")
+    rows, more = registry.page(session, after="accents")
     assert ([(row.name, row.version) for row in rows], more) == ([("vowels", 3)], False)
 
 
@@ -209,7 +209,7 @@ def test_the_models_of_tenants_are_apart(session: Session, three: Sequence[str])
     for act in (registry.get, registry.rollback, registry.history, registry.versions, registry.delete):
         with pytest.raises(ModelNotFound):
             act(session, "vowels", tenant="acme")  # type: ignore[operator]
-    assert registry.list(session, tenant="acme") == ([], False)
+    assert registry.page(session, tenant="acme") == ([], False)
 
 
 def test_of_many_promotions_at_once_each_sees_the_one_before_it(engine: Engine, three: Sequence[str]) -> None:

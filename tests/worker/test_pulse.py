@@ -36,7 +36,7 @@ def slot(make_slot: MakeSlot) -> Slot:
 
 def listed(engine: Engine) -> list[Worker]:
     with db.read_scope(engine) as session:
-        return list(workers.list(session))
+        return list(workers.seen(session))
 
 
 @pytest.fixture

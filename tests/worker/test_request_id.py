@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import attempts, control
+from services.jobs import attempts
 from services.orm import Job
 from services.training.spec import Spec
+from tests.rows import create_job
 from tests.scraping import free_port
 from tests.worker.watching import Process, Watch
 from worker import tasks
@@ -73,7 +74,7 @@ def test_the_scheduler_names_the_request_of_a_job_that_it_takes_back(
     start: Start, engine: Engine, make_spec: Callable[..., Spec], watch: Watch
 ) -> None:
     with db.session_scope(engine) as session:
-        job = control.create(session, make_spec(), requested={}, dataset_id=None, request_id="night-7")
+        job = create_job(session, make_spec(), request_id="night-7")
     with db.session_scope(engine) as session:
         attempts.claim(session, "default", worker="gone:1", lease_seconds=60)
         session.execute(sa.update(Job).values(lease_until=db.now() - 100))

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from services import db
 from services.jobs import control, events, progress
 from services.orm import Checkpoint, Event, Job
+from tests.rows import transitions
 
 
 @dataclass
@@ -38,14 +39,14 @@ class Watch:
 
     def transitions(self, job_id: str) -> Sequence[Event]:
         with db.read_scope(self.engine) as session:
-            return control.transitions(session, job_id)
+            return transitions(session, job_id)
 
     def statuses(self, job_id: str) -> list[str | None]:
         return [row.to_status for row in self.transitions(job_id)]
 
     def events(self, job_id: str, type: str) -> Sequence[Event]:
         with db.read_scope(self.engine) as session:
-            return events.list(session, job_id, type=type)
+            return events.page(session, job_id, type=type)[0]
 
     def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
         with db.read_scope(self.engine) as session:
@@ -54,7 +55,7 @@ class Watch:
     def lines(self, job_id: str) -> list[tuple[str, str]]:
         """Level and text of the job's log."""
         with db.read_scope(self.engine) as session:
-            return [(line.level, line.text) for line in events.lines(session, job_id, limit=5000)]
+            return [(line.level, line.text) for line in events.lines(session, job_id, limit=5000)[0]]
 
 
 @dataclass

@@ -108,10 +108,10 @@ def test_the_last_use_is_written_once_a_minute(session: Session, made: keys.Crea
 
 def test_keys_are_listed_and_revoked_within_their_tenant(session: Session, made: keys.Created) -> None:
     ours = keys.create(session, "default", ["admin"]).key.id
-    assert [key.id for key in keys.list(session, tenant="acme")[0]] == [made.key.id]
-    assert [key.id for key in keys.list(session)[0]] == [ours, made.key.id]
-    assert [key.id for key in keys.list(session, limit=1)[0]] == [ours]
-    assert [key.id for key in keys.list(session, after=ours)[0]] == [made.key.id]
+    assert [key.id for key in keys.page(session, tenant="acme")[0]] == [made.key.id]
+    assert [key.id for key in keys.page(session)[0]] == [ours, made.key.id]
+    assert [key.id for key in keys.page(session, limit=1)[0]] == [ours]
+    assert [key.id for key in keys.page(session, after=ours)[0]] == [made.key.id]
     for asked in (made.key.id, "key_" + "0" * 26, "\x00"):
         with pytest.raises(KeyNotFound):
             keys.revoke(session, asked, tenant="default")

@@ -39,7 +39,7 @@ def test_every_command_on_the_page_works(tmp_path: Path) -> None:
         assert keys.verify(session, new).tenant == "acme"
         acme = tenants.get(session, "acme")
         assert (acme.max_queued, acme.max_running, acme.max_bytes, acme.share) == (None, 8, 50_000_000_000, 2.0)
-        revoked = [key.name for key in keys.list(session)[0] if key.revoked_at]
+        revoked = [key.name for key in keys.page(session)[0] if key.revoked_at]
     engine.dispose()
     assert revoked == ["acme, first key"]
 

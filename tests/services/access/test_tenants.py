@@ -74,7 +74,7 @@ def test_a_tenant_is_made_once_and_its_limits_change(session: Session) -> None:
     tenants.change(session, "acme", max_running=0, max_queued=None)
     found = tenants.get(session, "acme")
     assert (found.max_queued, found.max_running, found.max_bytes) == (None, 0, None)
-    assert [one.name for one in tenants.list(session)] == ["acme", "default"]
+    assert [one.name for one in tenants.every(session)] == ["acme", "default"]
     with pytest.raises(TenantNotFound, match="other"):
         tenants.change(session, "other", max_queued=1)
     with pytest.raises(BadRequest) as negative:
@@ -140,7 +140,7 @@ def test_what_another_tenant_uploaded_is_new_and_stays_its_own(
             with pytest.raises(DatasetNotFound):
                 versions.delete(session, asked, tenant="default")
         assert versions.get(session, "toy", tenant="default").id == ours.dataset.id
-        assert [row.id for row in versions.list(session, tenant="default")[0]] == [ours.dataset.id]
+        assert [row.id for row in versions.page(session, tenant="default")[0]] == [ours.dataset.id]
         versions.delete(session, "toy", tenant="default")
         assert versions.get(session, "toy", tenant="acme").id == theirs.dataset.id
         assert tenants.use(session, "acme").bytes == len(content)
@@ -217,7 +217,7 @@ def test_of_many_uploads_at_once_a_quota_lets_as_many_in_as_fit(
     with pytest.raises(QuotaExceeded, match=rf"may have {3 * size + 1:,} \(max_bytes\)"):
         upload(engine, storage, npz_bytes(9), "acme")
     with db.session_scope(engine) as session:
-        kept = versions.list(session, tenant="acme")[0]
+        kept = versions.page(session, tenant="acme")[0]
     again = next(content for content in contents if sha(content) == kept[0].sha256)
     assert not upload(engine, storage, again, "acme").created  # what is there needs no more room
     with db.session_scope(engine) as session:

@@ -116,7 +116,7 @@ def test_what_is_no_data_set_leaves_nothing(session: Session, storage: Storage) 
     with pytest.raises(TooLarge):
         versions.add(session, received(storage, io.BytesIO(b"x" * 101), max_bytes=100), name="bad")
     assert [path for path in storage.root.rglob("*") if path.is_file()] == []
-    assert versions.list(session) == ([], False)
+    assert versions.page(session) == ([], False)
 
 
 def test_an_upload_holds_no_transaction_while_it_arrives(engine: Engine, storage: Storage, queued_job: Job) -> None:
@@ -155,11 +155,11 @@ def test_uploads_at_once_get_versions_of_their_own(
 
 def test_the_list_is_newest_first_in_pages(session: Session, upload: Upload) -> None:
     made = [upload(name, seed).dataset.id for seed, name in enumerate("aab")][::-1]
-    rows, more = versions.list(session, limit=2)
+    rows, more = versions.page(session, limit=2)
     assert ([row.id for row in rows], more) == (made[:2], True)
-    rows, more = versions.list(session, limit=2, after=made[1])
+    rows, more = versions.page(session, limit=2, after=made[1])
     assert ([row.id for row in rows], more) == (made[2:], False)
-    assert [row.version for row in versions.list(session, name="a")[0]] == [2, 1]
+    assert [row.version for row in versions.page(session, name="a")[0]] == [2, 1]
 
 
 def test_a_deleted_version_is_hidden_and_its_number_never_used_again(session: Session, upload: Upload) -> None:
@@ -167,7 +167,7 @@ def test_a_deleted_version_is_hidden_and_its_number_never_used_again(session: Se
     second = upload(seed=2).dataset
     versions.delete(session, "vowels@2")
     assert versions.get(session, "vowels").version == 1
-    assert len(versions.list(session)[0]) == 1
+    assert len(versions.page(session)[0]) == 1
     with pytest.raises(DatasetNotFound):
         versions.delete(session, second.id)
     again = upload(seed=2)

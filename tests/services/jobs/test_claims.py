@@ -18,6 +18,7 @@ from services.jobs import attempts, control, lanes, queries
 from services.jobs.leases import Lease
 from services.orm import Job, new_id
 from services.states import TERMINAL
+from tests.rows import create_job, transitions
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def test_fifty_claims_of_one_job_have_one_winner(engine: Engine, queued_job: Job
     with db.read_scope(engine) as session:
         job = control.get(session, queued_job.id)
         assert (job.status, job.attempt) == ("running", 1)
-        assert len(control.transitions(session, job.id)) == 2
+        assert len(transitions(session, job.id)) == 2
 
 
 def test_claims_at_once_each_get_another_job(engine: Engine, make_job: Callable[..., Job]) -> None:
@@ -73,7 +74,7 @@ def test_a_cancel_against_a_claim_and_its_end_has_one_outcome(engine: Engine, ma
 
     at_once([cancel, run])
     with db.read_scope(engine) as session:
-        moves = [row.to_status for row in control.transitions(session, job_id)]
+        moves = [row.to_status for row in transitions(session, job_id)]
         assert sum(status in TERMINAL for status in moves) == 1
         assert moves[-1] == control.get(session, job_id).status in {"cancelled", "succeeded"}
 
@@ -136,7 +137,7 @@ def test_a_long_queue_of_a_tenant_at_its_limit_is_passed_over(
     with db.session_scope(long_queue) as session:
         tenants.create(session, "acme", max_running=5)
         tenants.change(session, "default", max_running=0)
-        last = control.create(session, make_spec(priority=-5), requested={}, dataset_id=None, tenant="acme").id
+        last = create_job(session, make_spec(priority=-5), tenant="acme").id
     assert take(long_queue) == last
     with db.session_scope(long_queue) as session:
         tenants.change(session, "default", max_running=1)

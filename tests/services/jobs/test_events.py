@@ -30,11 +30,11 @@ def test_events_ascend_and_come_in_pages(engine: Engine, lease: Lease, scope: Sc
         events.note(session, lease, "micro_batch", "Smaller parts.", "warning", {"size": 32})
         attempts.succeed(session, lease, {}, [])
     with db.read_scope(engine) as session:
-        told = events.list(session, lease.job_id)
+        told = events.page(session, lease.job_id)[0]
         kinds = ["status", "status", "resumed", "checkpoint", "request", "request", "micro_batch", "status"]
         assert [row.type for row in told] == kinds
         assert [row.id for row in told] == sorted(row.id for row in told)
-        pages = [events.list(session, lease.job_id, after=after, limit=3) for after in (0, told[2].id, told[5].id)]
+        pages = [events.page(session, lease.job_id, after=after, limit=3)[0] for after in (0, told[2].id, told[5].id)]
         assert [row for page in pages for row in page] == told
     assert told[3].message == "Checkpoint at step 4 (epoch 2), 2.0 MB, of the best epoch."
     assert (told[6].level, told[6].data, told[6].attempt, told[6].worker) == ("warning", {"size": 32}, 1, "host:1")
@@ -44,7 +44,7 @@ def test_events_ascend_and_come_in_pages(engine: Engine, lease: Lease, scope: Sc
 def test_what_nobody_foresaw_is_told_all_the_same(engine: Engine, lease: Lease, scope: Scope, level: str) -> None:
     with scope() as session:
         events.note(session, lease, "strange", "\x00\ud800" + "x" * 9999, level)
-        told = events.list(session, lease.job_id)[-1]
+        told = events.page(session, lease.job_id)[0][-1]
         assert (told.type, told.level) == ("warning", "info")
         assert str(told.message).startswith("?xxx")
         assert len(str(told.message)) < 4100
@@ -56,14 +56,14 @@ def test_log_lines_are_numbered_over_all_attempts(engine: Engine, lost_lease: Le
         events.log(session, second, [Line("output", "one"), Line("warning", "two\x00")])
         events.log(session, second, [])
         events.log(session, second, [Line("info", "y" * (MAX_LINE + 5))])
-        lines = events.lines(session, second.job_id)
+        lines = events.lines(session, second.job_id)[0]
         assert [(line.number, line.level, line.text[:5], line.attempt) for line in lines] == [
             (1, "output", "one", 2),
             (2, "warning", "two", 2),
             (3, "info", "yyyyy", 2),
         ]
         assert len(lines[2].text) == MAX_LINE + 1
-        assert [line.number for line in events.lines(session, second.job_id, after=1, limit=1)] == [2]
+        assert [line.number for line in events.lines(session, second.job_id, after=1, limit=1)[0]] == [2]
 
 
 @pytest.mark.parametrize("batch", [1500, MAX_LINES + 500])

@@ -18,6 +18,7 @@ from services.jobs.attempts import MAX_LOST
 from services.jobs.leases import Lease
 from services.orm import STATUSES, Checkpoint, Epoch, Event, IdempotencyKey, Job, LogLine, StepChunk
 from services.states import ALLOWED, TERMINAL, Reason, Status
+from tests.rows import create_job, transitions
 from tests.services.conftest import claimed, let_expire, make_runnable
 
 Scope = Callable[[], AbstractContextManager[Session]]
@@ -31,7 +32,7 @@ def job_of(engine: Engine, job_id: str) -> Job:
 
 def history(engine: Engine, job_id: str) -> list[tuple[str | None, str]]:
     with db.read_scope(engine) as session:
-        return [(row.from_status, row.to_status) for row in control.transitions(session, job_id)]
+        return [(row.from_status, row.to_status) for row in transitions(session, job_id)]
 
 
 # The table of moves
@@ -86,7 +87,7 @@ def test_ids_sort_by_age(session: Session, make_job: Callable[..., Job]) -> None
 
 def test_a_job_on_a_data_set_that_is_gone_is_refused(session: Session, make_spec: Callable[..., Any]) -> None:
     with pytest.raises(DatasetNotFound):
-        control.create(session, make_spec(), requested={}, dataset_id="ds_gone")
+        create_job(session, make_spec(), requested={}, dataset_id="ds_gone")
 
 
 @pytest.mark.parametrize(
@@ -569,7 +570,7 @@ def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten
         assert job.checkpoint_step == 2
         assert [row.step for row in progress.checkpoints(session, lease.job_id)] == [2]
         assert progress.steps(session, lease.job_id).total == 2
-        (told,) = events.list(session, lease.job_id, type="rolled_back")
+        (told,) = events.page(session, lease.job_id, type="rolled_back")[0]
         assert (told.level, told.data) == ("warning", {"lr": 0.1})
 
 

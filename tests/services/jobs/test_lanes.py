@@ -30,7 +30,7 @@ def submit(engine: Engine, make_spec: Callable[..., Any]) -> Submit:
     def make(tenant: str, count: int = 1, batch: str | None = None, **spec: Any) -> list[str]:
         wanted = control.Wanted(make_spec(**spec), {}, None)
         with db.session_scope(engine) as session:
-            if all(one.name != tenant for one in tenants.list(session)):
+            if all(one.name != tenant for one in tenants.every(session)):
                 tenants.create(session, tenant)
             if batch is not None:
                 return [job.id for job in control.create_all(session, [wanted] * count, tenant=tenant, batch_id=batch)]

@@ -14,6 +14,7 @@ from services.jobs import attempts, control, events, moves
 from services.jobs.leases import Lease
 from services.orm import Job
 from services.states import ALLOWED, Status
+from tests.rows import transitions
 
 
 def move(engine: Engine, **values: Any) -> None:
@@ -83,7 +84,7 @@ def test_every_move_is_written_down_with_who_and_why(engine: Engine, lease: Leas
         attempts.fail(session, lease, "trainer_crashed", "It crashed.", retry=True)
     move(engine, status="cancelled")  # by hand: it cannot go unseen either
     with db.read_scope(engine) as session:
-        told = events.list(session, lease.job_id, type="status")
+        told = events.page(session, lease.job_id, type="status")[0]
     assert [(row.from_status, row.to_status, row.attempt, row.worker, row.reason, row.level) for row in told] == [
         (None, "queued", 0, None, None, "info"),
         ("queued", "running", 1, "host:1", None, "info"),
@@ -99,4 +100,4 @@ def test_a_write_that_is_rolled_back_leaves_no_trace(engine: Engine, queued_job:
     with engine.connect() as connection:
         connection.execute(sa.update(Job).values(status="cancelled"))
     with db.read_scope(engine) as session:
-        assert len(control.transitions(session, queued_job.id)) == 1
+        assert len(transitions(session, queued_job.id)) == 1

@@ -18,6 +18,7 @@ from services.jobs import attempts, control, lanes, progress
 from services.jobs.leases import Lease
 from services.orm import Job
 from services.states import TERMINAL
+from tests.rows import transitions
 from tests.services.conftest import claimed, let_expire
 
 INTERLEAVINGS = 200
@@ -89,7 +90,7 @@ def attempt(engine: Engine, end: Callable[..., Job]) -> Callable[[], None]:
 def outcome(engine: Engine, job_id: str) -> str:
     """How the job ended, after a look at its history: one end, the last of all moves."""
     with db.read_scope(engine) as session:
-        job, moves = control.get(session, job_id), [row.to_status for row in control.transitions(session, job_id)]
+        job, moves = control.get(session, job_id), [row.to_status for row in transitions(session, job_id)]
     assert [to for to in moves if to in TERMINAL] == [job.status]
     assert moves[-1] == job.status
     assert job.lease_until is None

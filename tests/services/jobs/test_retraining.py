@@ -66,7 +66,7 @@ def production(engine: Engine) -> int | None:
 
 def told(engine: Engine, lease: Lease) -> Sequence[str]:
     with db.read_scope(engine) as session:
-        rows: Sequence[Event] = events.list(session, lease.job_id, after=0, limit=100)
+        rows: Sequence[Event] = events.page(session, lease.job_id, after=0, limit=100)[0]
         return [row.type for row in rows if row.type != "status"]
 
 

@@ -27,20 +27,20 @@ def test_a_worker_is_seen_until_it_says_good_bye(session: Session) -> None:
     beat(session, "b:1:x")
     beat(session, "a:1:x", "busy", ("default", "night"))
     beat(session, "b:1:x")
-    rows = workers.list(session)
+    rows = workers.seen(session)
     assert [(row.name, row.state, row.queues) for row in rows] == [
         ("a:1:x", "busy", "default,night"),
         ("b:1:x", "idle", "default"),
     ]
     assert rows[0].seen_at - (rows[0].heard_at or 0) == pytest.approx(5, abs=1)
     workers.gone(session, "a:1:x")
-    assert [row.name for row in workers.list(session)] == ["b:1:x"]
+    assert [row.name for row in workers.seen(session)] == ["b:1:x"]
 
 
 def test_a_silent_worker_is_no_longer_listed_and_forgotten_in_the_end(session: Session) -> None:
     beat(session)
     session.execute(sa.update(Worker).values(seen_at=db.now() - workers.SEEN_SECONDS - 1))
-    assert workers.list(session) == []
+    assert workers.seen(session) == []
     assert not workers.any_old(session)
     session.execute(sa.update(Worker).values(seen_at=db.now() - workers.KEEP_SECONDS - 1))
     assert workers.any_old(session)

@@ -561,7 +561,7 @@ def test_a_deleted_schedule_leaves_its_batches(
             definitions.get(session, "nightly")
     assert rows(engine) == []
     with db.read_scope(engine) as session:
-        [batch], _ = batches.list(session)
+        [batch], _ = batches.page(session)
         assert batch.schedule_id == schedule.id
     keep_schedules(engine)
 

@@ -13,11 +13,11 @@ from sqlalchemy.engine import Engine
 from services import db, idempotency
 from services.blobs.storage import Storage
 from services.jobs import attempts, control, progress, workers
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import IdempotencyKey, Job, Worker, new_id
 from services.settings import Settings
 from services.upkeep import reconciler
+from tests.ringing import FakeDoorbell
 from tests.services.conftest import claimed, let_expire
 
 

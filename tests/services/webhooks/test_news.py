@@ -17,13 +17,13 @@ from services import db, registry
 from services.access import tenants
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
 from services.jobs import attempts, batches, control
-from services.jobs.doorbell import FakeDoorbell
 from services.jobs.leases import Lease
 from services.orm import Batch, Delivery, Job, Webhook
 from services.settings import Settings
 from services.upkeep import reconciler
 from services.webhooks import news, subscriptions
 from services.webhooks.posting import Outcome
+from tests.ringing import FakeDoorbell
 
 MakeBatch = Callable[..., tuple[str, Sequence[str]]]
 

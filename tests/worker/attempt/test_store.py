@@ -22,11 +22,11 @@ from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.datasets import versions
 from services.jobs import attempts, control, progress
-from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
 from services.settings import Settings
 from services.upkeep import reconciler
 from tests.conftest import S3Server, received
+from tests.ringing import FakeDoorbell
 from tests.worker.attempt.test_deaths import freeze
 from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.test_trainer import numbers

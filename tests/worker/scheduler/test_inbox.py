@@ -57,11 +57,11 @@ class World:
 
     def versions(self, name: str = "waves", tenant: str = "default") -> Sequence[int]:
         with db.read_scope(self.engine) as session:
-            return [row.version for row in datasets.list(session, name=name, tenant=tenant)[0]]
+            return [row.version for row in datasets.page(session, name=name, tenant=tenant)[0]]
 
     def told(self, tenant: str = "default") -> dict[str, str | None]:
         with db.read_scope(self.engine) as session:
-            return {row.place: row.error for row in inbox.list(session, tenant=tenant)[0]}
+            return {row.place: row.error for row in inbox.page(session, tenant=tenant)[0]}
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_a_bucket_is_an_inbox_too(
     for _ in range(2):
         seen = watcher.look(changed, engine, storage, source, seen)
     with db.read_scope(engine) as session:
-        assert [row.version for row in datasets.list(session, name="waves")[0]] == [1]
+        assert [row.version for row in datasets.page(session, name="waves")[0]] == [1]
     with s3_server.away(), pytest.raises(StorageUnavailable):
         watcher.look(changed, engine, storage, source, seen)
 

@@ -11,9 +11,9 @@ from sqlalchemy.engine import Engine
 
 from services import db
 from services.jobs import attempts
-from services.jobs.doorbell import FakeDoorbell
 from services.orm import Job
 from services.settings import Settings
+from tests.ringing import FakeDoorbell
 from tests.worker.watching import Process, Watch
 from worker.scheduler import loop
 

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs.doorbell import FakeDoorbell
 from services.orm import Batch, Firing, Job, Schedule
 from services.schedules import definitions
 from services.schedules.definitions import Definition
 from services.settings import Settings
+from tests.ringing import FakeDoorbell
 from tests.worker.watching import Process
 from worker.scheduler import loop
 
