@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PICTURE = ROOT / "docs" / "curve.svg"
@@ -36,3 +38,36 @@ def test_the_readme_shows_lines_of_the_run_in_the_picture() -> None:
         assert int(epochs) == len(drawn["train_loss"])
         names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
         assert numbers == [f"{drawn[name][int(epoch) - 1]:.4f}" for name in names]
+
+
+def test_every_page_of_docs_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [*re.findall(r"^## (\S+):", index, re.MULTILINE)] == ["Tutorial", "How-to", "Reference", "Why"]
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    listed = re.findall(r"^\| \[([\w.-]+)\]\(\1\) \| .+ \|$", index, re.MULTILINE)
+    assert sorted(listed) == sorted(pages)
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
+    *(ROOT / folder / "README.md" for folder in ("client", "data", "examples")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def headings(page: Path) -> set[str]:
+    """What a link to a part of the page may end in: its headings as GitHub writes them in addresses."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    dead = []
+    for target, part in re.findall(r"\]\(([^)#:\s]*)(?:#([\w-]+))?\)", text):
+        file = (page.parent / target) if target else page
+        if not file.exists() or (part and part not in headings(file)):
+            dead.append(f"{target}#{part}" if part else target)
+    assert dead == []

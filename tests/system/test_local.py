@@ -23,6 +23,7 @@ from local import broker, demo, launcher
 from local.launcher import Launcher, _free_port
 from services.settings import Settings
 from tests.system.conftest import Service
+from tests.system.tutorial import assert_prints, output_of
 
 ROOT = Path(__file__).parent.parent.parent
 TINY: dict[str, Any] = {
@@ -273,6 +274,7 @@ def test_the_demo_trains_and_says_where_the_model_lies(
     assert "  * best so far\n" in said
     assert "Stopping the service" in said
     assert '"Use the model" in examples/README.md' in said
+    assert_prints(said.replace(f"{tmp_path}/", "examples/"), output_of("make demo"))
     assert "\x1b" not in said
     assert psutil.Process().children() == before
 
