@@ -26,19 +26,29 @@ from services.training.spec.presets import PRESETS  # noqa: E402
 SPEC_HEAD = """\
 # The spec, field by field
 
-Made from the code by `make docs`. JSON or YAML of at most 262,144 characters, of which YAML has at most 10,000 keys and
-values. Keys that are not listed here are refused, and so are numbers in quotes. `loss`, `optimizer` and `lr_schedule`
-take a name alone where the rest may be left at its defaults (`optimizer: adamw`). What a run is worth (best epoch,
-early stopping, schedules that watch) is judged on the validation split, and on the training split only where there is
-no other.
+A spec says what to train. This one is complete, because everything else has a default:
+
+```yaml
+preset: basic_gru
+training: {epochs: 40, optimizer: adamw, early_stopping: {patience: 5}}
+data: {dataset: japanese-vowels}
+```
+
+- A spec is JSON or YAML of at most 262,144 characters. In YAML it has at most 10,000 keys and values.
+- Keys that are not listed here are rejected. Numbers in quotes are rejected too.
+- `loss`, `optimizer` and `lr_schedule` take a name, as above, or a mapping with a `name` and the fields of that name.
+- The best epoch, early stopping and the `plateau` schedule use the validation split. If there is no validation split,
+  they use the training split.
+
+`make docs` generates this page from the code.
 """
 METRICS_OF_MODELS = """\
 ## Metrics
 
-Every epoch, and the result, report the loss and these metrics for each split: `train_accuracy`, `validation_rmse`,
-`test_r2`. `best_by` and `retrain.gate.metric` take the names below.
+Each epoch and the result report the loss and these metrics for each split, such as `train_accuracy`, `validation_rmse`
+and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
 
-| metric | for | is |
+| metric | for | meaning |
 | --- | --- | --- |
 | `accuracy` | classes | The share of samples whose class is right. |
 | `accuracy` | several yes-or-no labels | The share of samples with every label right. |
@@ -52,26 +62,27 @@ Every epoch, and the result, report the loss and these metrics for each split: `
   `accuracy`, so with several labels `accuracy` is lower than `label_accuracy`.
 - `r2` is one number for all targets together. Each target has its own mean, and both sums are over all targets, so a
   target with a larger spread weighs more. `r2` is null if no target varies.
-- `mae` and `rmse` are in the unit of the data, with or without `data.target_scaling`. A loss (`train_loss`,
-  `validation_loss`, `test_loss`, the loss of each step) is what training minimises. With `target_scaling: standard` it
-  is computed from scaled values: answering with the mean of a target gives an `mse` of 1.0. Compare losses of runs with
-  the same scaling only. The gate converts: `retrain.gate.metric: loss` is in the unit of the data.
+- `mae` and `rmse` are in the unit of the data, with or without `data.target_scaling`.
+- A loss (`train_loss`, `validation_loss`, `test_loss`, the loss of each step) is what training minimises. With
+  `target_scaling: standard` it is computed from scaled values. For example, a model that always answers with the mean
+  of the target has an `mse` of 1.0. So compare losses only between runs with the same scaling. The gate converts:
+  `retrain.gate.metric: loss` is in the unit of the data.
 """
 SETTINGS_HEAD = """\
 # Settings
 
-Made from the code by `make docs`. Every setting is an environment variable and has a default; processes read them when
-they start. Secrets may lie in files: see the variables that end in `_FILE`.
+Every setting is an environment variable and has a default. A process reads them when it starts. Variables that end in
+`_FILE` name a file with a secret. `make docs` generates this page from the code.
 
-| variable | default | |
+| variable | default | meaning |
 | --- | --- | --- |
 """
 METRICS_HEAD = """\
 ## Every metric
 
-Made from the code by `make docs`.
+`make docs` generates this table from the code.
 
-| metric | kind | labels | |
+| metric | kind | labels | meaning |
 | --- | --- | --- | --- |
 """
 
@@ -79,7 +90,7 @@ Made from the code by `make docs`.
 def spec_page() -> str:
     parts = [SPEC_HEAD, *sections(Spec, "")]
     parts.append(METRICS_OF_MODELS)
-    parts.append("## Presets\n\n| preset | | architecture |\n| --- | --- | --- |")
+    parts.append("## Presets\n\n| preset | description | architecture |\n| --- | --- | --- |")
     for name, preset in PRESETS.items():
         fragment = yaml.safe_dump(preset.fragment["architecture"], default_flow_style=True, sort_keys=False, width=999)
         parts.append(f"| `{name}` | {preset.description} | `{fragment.strip()}` |")
@@ -91,7 +102,7 @@ def sections(model: type[BaseModel], path: str, title: str = "") -> Iterator[str
     yield f"## {title or path or 'At the top'}\n"
     if model.__doc__ and path:
         yield " ".join(model.__doc__.split()) + "\n"
-    yield "| field | takes | default | |\n| --- | --- | --- | --- |"
+    yield "| field | values | default | meaning |\n| --- | --- | --- | --- |"
     for name, field in model.model_fields.items():
         if name != "name" or not path:
             yield row(name, field)

@@ -112,54 +112,54 @@ SUBMITTED = Counter("loopline_jobs_submitted_total", "Jobs that were accepted.",
 ATTEMPTS = Counter("loopline_attempts_total", "Attempts that began: jobs that a worker claimed.", ("queue",))
 RUNS = Counter(
     "loopline_runs_total",
-    "Jobs that ended, by outcome (`succeeded`, `failed`, `cancelled`) and reason (empty where there is none).",
+    "Jobs that ended, by outcome (`succeeded`, `failed`, `cancelled`) and reason (empty if there is none).",
     ("queue", "outcome", "reason"),
 )
 RETRAININGS = Counter(
     "loopline_retrainings_total",
-    "Retrainings that succeeded, by what became of the model: `promoted`, `held_back`, `registered`, `failed`.",
+    "Retrainings that succeeded, by decision about the model: `promoted`, `held_back`, `registered`, `failed`.",
     ("queue", "decision"),
 )
 RETRIES = Counter(
     "loopline_retries_total",
-    "Attempts that ended and left their job queued again, by reason; `given_back` where a worker shut down.",
+    "Attempts after which the job was queued again, by reason; `given_back` if the worker shut down.",
     ("queue", "reason"),
 )
 WAIT_SECONDS = Histogram(
     "loopline_wait_seconds",
-    "How long claimed jobs had been runnable, in seconds: since they were queued last, or their back-off was over.",
+    "How long claimed jobs had been runnable, in seconds: since they were last queued, or since their back-off ended.",
     ("queue",),
     (0.05, 0.25, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400),
 )
 RUN_SECONDS = Histogram(
     "loopline_run_seconds",
-    "How long attempts ran, in seconds, by what their job became (`queued`: it is tried again or goes on later).",
+    "How long attempts ran, in seconds, by the new state of the job (`queued`: it is retried or continues later).",
     ("queue", "outcome"),
     (1, 5, 15, 60, 300, 900, 3600, 14400, 43200, 86400, 259200),
 )
-EXPIRIES = Counter("loopline_lease_expiries_total", "Jobs taken from a worker that had fallen silent.")
+EXPIRIES = Counter("loopline_lease_expiries_total", "Jobs taken from a worker that had stopped renewing.")
 HEARTBEATS = Counter(
     "loopline_heartbeats_total",
-    "Renewals of a lease by a worker, by result: `renewed`, `refused` (the job is another's by now), `unavailable` "
-    "(the database did not answer).",
+    "Renewals of a lease by a worker, by result: `renewed`, `refused` (the job no longer belongs to this worker), "
+    "`unavailable` (the database did not answer).",
     ("result",),
 )
 BELLS = Counter(
     "loopline_bells_total",
-    "Doorbells, by result: `rung`, `waiting` (one lay there already), `failed` (the broker did not take it).",
+    "Doorbells, by result: `rung`, `waiting` (one was already in the queue), `failed` (the broker did not accept it).",
     ("result",),
 )
 
 DELIVERIES = Counter(
     "loopline_deliveries_total",
-    "Attempts to send a webhook's message, by outcome: `delivered`, `failed`, `given_up` (it failed and was the last).",
+    "Attempts to send a webhook's message, by outcome: `delivered`, `failed`, `given_up` (the last attempt failed).",
     ("outcome",),
 )
 FIRINGS = Counter(
     "loopline_schedule_firings_total",
-    "What came of the slots of schedules and of runs that somebody asked for, by outcome: `fired`, `waiting` (for the "
-    "one before), `skipped`, `missed`, `refused`; and once the batch has ended `succeeded`, `failed`, `cancelled`, "
-    "`deleted` (its jobs were, before that was seen).",
+    "Slots of schedules and runs that somebody requested, by outcome: `fired`, `waiting` (for the previous batch), "
+    "`skipped`, `missed`, `refused`. When the batch has ended it is counted again: `succeeded`, `failed`, `cancelled`, "
+    "`deleted` (its jobs were deleted before the scheduler saw their end).",
     ("outcome",),
 )
 
@@ -172,7 +172,7 @@ REQUESTS = Counter(
 )
 REQUEST_SECONDS = Histogram(
     "loopline_http_request_seconds",
-    "How long requests took to the last byte of their answer, in seconds; long polls are among them.",
+    "How long requests took until the last byte of their answer, in seconds, long polls included.",
     ("method", "route"),
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
@@ -181,17 +181,17 @@ REQUEST_SECONDS = Histogram(
 
 LOSS = Gauge(
     "loopline_worker_loss",
-    "Loss of the run that a worker process trains now, by kind: of its newest `step`, and by its newest epoch on "
-    "`train` and `validation` data. NaN between runs.",
+    "Loss of the run that a worker process trains now, by kind: `step` of its latest step, `train` and `validation` of "
+    "its latest epoch. NaN between runs.",
     ("device", "kind"),
 )
-EPOCH = Gauge("loopline_worker_epoch", "The epoch that this run has finished. NaN between runs.", ("device",))
+EPOCH = Gauge("loopline_worker_epoch", "The latest epoch that this run has finished. NaN between runs.", ("device",))
 SAMPLES_PER_SECOND = Gauge(
-    "loopline_worker_samples_per_second", "Pace of this run's newest epoch. 0 between runs.", ("device",)
+    "loopline_worker_samples_per_second", "Samples per second in this run's latest epoch. 0 between runs.", ("device",)
 )
 GPU_MEMORY = Gauge(
     "loopline_gpu_memory_bytes",
-    "GPU memory of this run's trainer, by kind: `allocated` to tensors, `reserved` from the device, `peak` ever "
+    "GPU memory of this run's trainer, by kind: `allocated` to tensors, `reserved` from the device, `peak` of what was "
     "allocated. 0 between runs.",
     ("device", "kind"),
 )
@@ -199,7 +199,7 @@ GPU_MEMORY = Gauge(
 # What the database knows
 
 DATABASE_UP = Asked(
-    "loopline_database_up", "Whether the database answered this scrape; what follows is there if it did."
+    "loopline_database_up", "1 if the database answered this scrape. If not, the metrics below are missing."
 )
 JOBS = Asked(
     "loopline_jobs",
@@ -208,24 +208,24 @@ JOBS = Asked(
 )
 OLDEST_SECONDS = Asked(
     "loopline_queue_oldest_seconds",
-    "How long the oldest runnable job of a queue has waited; 0 without one.",
+    "How long the oldest runnable job of a queue has waited, in seconds; 0 if there is none.",
     ("queue",),
 )
 LISTENING = Asked("loopline_queue_workers", "Workers seen within the last minute that listen to a queue.", ("queue",))
 WORKERS = Asked("loopline_workers", "Workers seen within the last minute, by state: `idle`, `busy`.", ("state",))
 STUCK = Asked(
     "loopline_stuck_queues",
-    "Queues whose jobs have waited for LOOPLINE_STUCK_SECONDS with no worker listening, or beside an idle one.",
+    "Queues whose jobs have waited for LOOPLINE_STUCK_SECONDS while no worker listened or one was idle.",
 )
 OVERDUE = Asked(
-    "loopline_schedules_overdue", "Schedules whose slot has been due for more than a minute without being fired."
+    "loopline_schedules_overdue", "Schedules whose slot has been due for more than a minute and was not fired."
 )
 
 WEBHOOKS = Asked("loopline_webhooks", "Webhooks, by state: `enabled`, `disabled`.", ("state",))
-MESSAGES = Asked("loopline_deliveries_waiting", "Messages that are to be sent, now or again later.")
+MESSAGES = Asked("loopline_deliveries_waiting", "Messages that are waiting to be sent or retried.")
 MESSAGE_SECONDS = Asked(
     "loopline_deliveries_oldest_seconds",
-    "How long the oldest message that may be sent now has waited for a sender; 0 without one.",
+    "How long the oldest message that is due has waited to be sent, in seconds; 0 if there is none.",
 )
 
 

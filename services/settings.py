@@ -105,89 +105,93 @@ class Settings(BaseSettings):
 
     data_dir: AbsolutePath = Field(
         default=Path("var"),
-        description="The folder that holds everything: the SQLite database, data sets, checkpoints and models. "
+        description="The folder for all data: the SQLite database, data sets, checkpoints and models. "
         "Example: /srv/loopline",
     )
     database_url_file: SecretFile | None = Field(
-        default=None, description="A file that holds the database URL, instead of LOOPLINE_DATABASE_URL."
+        default=None, description="A file that contains the database URL, instead of LOOPLINE_DATABASE_URL."
     )
     broker_url_file: SecretFile | None = Field(
-        default=None, description="A file that holds the broker URL, instead of LOOPLINE_BROKER_URL."
+        default=None, description="A file that contains the broker URL, instead of LOOPLINE_BROKER_URL."
     )
     database_url: str = Field(
         default_factory=_database_url,
         repr=False,
-        description="The database, SQLite or PostgreSQL; by default SQLite in the data folder. "
+        description="The URL of the database, SQLite or PostgreSQL; by default SQLite in the data folder. "
         "Example: postgresql://loopline:secret@db/loopline",
     )
     broker_url: str = Field(
         default_factory=_broker_url,
         repr=False,
-        description="The Redis or Valkey that carries doorbells; by default redis://127.0.0.1:6379/0. "
+        description="The URL of the broker, Redis or Valkey; by default redis://127.0.0.1:6379/0. "
         "Example: redis://cache:6379/0",
     )
     blobs_url: StoreUrl | None = Field(
         default=None,
-        description="The object store that holds data sets, checkpoints and models, for several hosts; by default they "
-        "lie in the data folder. Needs a prefix that nothing else uses. Example: s3://bucket/loopline",
+        description="The object store for data sets, checkpoints and models, for several hosts (docs/hosts.md). By "
+        "default they are in the data folder. Use a prefix that nothing else uses, because unknown objects in it are "
+        "deleted. Example: s3://bucket/loopline",
     )
     s3_endpoint_url: EndpointUrl | None = Field(
-        default=None, description="The S3 server, where it is not that of AWS. Example: https://minio.internal:9000"
+        default=None, description="The S3 server, if it is not AWS. Example: https://minio.internal:9000"
     )
     s3_region: str | None = Field(default=None, description="The region of the bucket. Example: eu-central-1")
     s3_access_key_file: SecretFile | None = Field(
         default=None,
-        description="A file that holds the access key; without it, keys are looked for as by every tool of AWS: "
+        description="A file that contains the access key. Without it, keys are found as by every AWS tool: "
         "AWS_ACCESS_KEY_ID, ~/.aws, the machine's role.",
     )
     s3_secret_key_file: SecretFile | None = Field(
-        default=None, description="A file that holds the secret key that belongs to the access key."
+        default=None, description="A file that contains the secret key of the access key."
     )
     inbox: InboxPlace | None = Field(
         default=None,
-        description="A folder, or a prefix in an object store (with the S3 settings above), where each file "
-        "TENANT/NAME/*.npz becomes the next version of the data set NAME by itself. Example: /srv/inbox",
+        description="A folder, or a prefix in an object store (with the S3 settings above). Each file "
+        "TENANT/NAME/*.npz in it becomes the next version of the data set NAME (docs/inbox.md). Example: /srv/inbox",
     )
     host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
     port: int = Field(default=8080, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")
     auth: Literal["auto", "keys", "none"] = Field(
         default="auto",
-        description="Who needs an API key. auto: nobody while the API listens on a loopback address only, everybody "
-        "otherwise and in production. keys: everybody. none: nobody, wherever it listens.",
+        description="Who needs an API key. auto: nobody if the API listens on a loopback address only; everybody "
+        "otherwise and in production. keys: everybody. none: nobody, on any address.",
     )
     rate_limit: str = Field(
         default="200 per 10 seconds",
         pattern=r"^(none|[1-9][0-9]{0,6} per ([1-9][0-9]{0,4} )?(second|minute|hour)s?)$",
-        description="How many requests each API key may make, or none for no limit. Where no keys are needed there is "
-        "no limit either. Example: 1000 per minute",
+        description="How many requests each API key may send; none means no limit. If no keys are needed, there is no "
+        "limit either. Example: 1000 per minute",
     )
     webhook_allow: Networks = Field(
         default="",
-        description="Networks of your own that webhooks may be sent to, with commas between; without, they go to "
-        "public addresses only (docs/webhooks.md). Example: 10.1.0.0/16,192.0.2.7",
+        description="Networks of your own to which webhooks may be sent, separated by commas. By default they are sent "
+        "only to public addresses (docs/webhooks.md). Example: 10.1.0.0/16,192.0.2.7",
     )
     production: bool = Field(
         default=False,
-        description="Refuse to start with what is fit for trying out only: no keys, SQLite, a database or broker "
-        "without a password or with one that everybody knows.",
+        description="Refuse to start with settings that are not safe on a server: no keys, SQLite, or a database or "
+        "broker without a password or with a well-known one.",
     )
     metrics_port: int = Field(
         default=0,
         ge=0,
         le=65535,
-        description="The port on which this process is scraped by Prometheus (docs/metrics.md); 0: it counts nothing.",
+        description="The port at which Prometheus scrapes this process (docs/metrics.md). 0 turns metrics off.",
     )
     metrics_host: str = Field(
-        default="127.0.0.1", description="The address of LOOPLINE_METRICS_PORT. Anybody who reaches it may read."
+        default="127.0.0.1",
+        description="The address of LOOPLINE_METRICS_PORT. Anybody who can reach it can read the metrics.",
     )
     lease_seconds: float = Field(
-        default=60.0, gt=0, description="How long a worker owns a job without renewing, in seconds of database time."
+        default=60.0,
+        gt=0,
+        description="How long a worker owns a job without renewing its lease, in seconds of database time.",
     )
     renew_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease, in seconds.")
     grace_seconds: float = Field(
         default=15.0,
         ge=0,
-        description="How long after the end of its lease a job is taken from its worker, in seconds.",
+        description="How long after its lease has expired a job is taken from its worker, in seconds.",
     )
     reconcile_seconds: float = Field(
         default=5.0, gt=0, description="How often the scheduler looks for expired leases and waiting jobs, in seconds."
@@ -195,60 +199,63 @@ class Settings(BaseSettings):
     stuck_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="How long a runnable job may wait beside an idle worker, in seconds. Then health checks say so, "
-        "and a worker that hears no bell takes itself for cut off from the broker and ends, to be started again.",
+        description="How long a runnable job may wait while a worker is idle, in seconds. After that, health checks "
+        "report it. A worker that got no doorbell in this time assumes that it has lost the broker, and exits to be "
+        "restarted.",
     )
     retry_seconds: float = Field(
         default=5.0,
         ge=0,
-        description="The wait before a failed job's first retry, in seconds; it doubles each time.",
+        description="The wait before the first retry of a failed job, in seconds; it doubles for each further retry.",
     )
     max_upload_bytes: int = Field(default=512 * MIB, gt=0, description="The largest data set upload, in bytes.")
     max_body_bytes: int = Field(
         default=MIB,
         gt=0,
-        description="The largest JSON or YAML request body that is read, in bytes. Of its text at most 262,144 "
-        "characters are taken.",
+        description="The largest JSON or YAML request body that is read, in bytes. Its text may have at most 262,144 "
+        "characters.",
     )
     max_dataset_bytes: int = Field(
-        default=4096 * MIB, gt=0, description="The largest data set once expanded to float32, in bytes."
+        default=4096 * MIB, gt=0, description="The largest data set, expanded to float32, in bytes."
     )
     max_expanding_bytes: int = Field(
         default=1024 * MIB,
         gt=0,
-        description="How many bytes of memory all uploads that are being read may take together, over all processes "
-        "that share LOOPLINE_DATA_DIR. A larger one is read alone. An upload waits for 10 s; then it gets 503 `busy`.",
+        description="How many bytes of memory all uploads together may use while they are read, in all processes that "
+        "share LOOPLINE_DATA_DIR. A larger upload is read alone. An upload waits for 10 s; then it gets 503 `busy`.",
     )
     trainer_threads: int | None = Field(
-        default=None, ge=1, description="Threads of one trainer process; by default what the machine has."
+        default=None, ge=1, description="Threads of one trainer process; by default as many as the machine has."
     )
     device: str = Field(
-        default="auto", description="Where trainers compute: auto, cpu, cuda (a worker on each GPU) or cuda:1."
+        default="auto",
+        description="Where trainers compute: auto, cpu, cuda (one worker per GPU) or cuda:1 (docs/gpu.md).",
     )
     gpus: str = Field(
         default="all",
         pattern=r"^(all|[A-Za-z0-9/-]+(,[A-Za-z0-9/-]+)*)$",
-        description="Which GPUs workers are started on: all, or numbers or ids as `nvidia-smi -L` lists them, with "
-        "commas between. Example: 0,2",
+        description="The GPUs on which workers are started: all, or numbers or ids as `nvidia-smi -L` lists them, "
+        "separated by commas. Example: 0,2",
     )
     spare_trainers: int = Field(
-        default=1, ge=0, description="Trainer processes kept warm for the next job, by worker process."
+        default=1, ge=0, description="How many trainer processes each worker process keeps warm for the next job."
     )
     queues: str = Field(
         default="default",
         pattern=r"^[a-z0-9][a-z0-9_-]{0,62}(,[a-z0-9][a-z0-9_-]{0,62})*$",
-        description="The queues that a worker listens to, with commas between, named as a spec may name them: 1 to 63 "
-        "small letters, digits, hyphens and underscores. Example: default,night",
+        description="The queues that a worker listens to, separated by commas. A name has 1 to 63 lowercase letters, "
+        "digits, hyphens and underscores. Example: default,night",
     )
     celery_events: bool = Field(
         default=False,
-        description="Whether workers tell Celery's own monitors, such as Flower, of themselves and of each doorbell.",
+        description="Whether workers send events about themselves and about each doorbell to Celery's monitors, such "
+        "as Flower.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe log line that is written."
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        default="auto", description="How log lines look; auto is console on a terminal and json elsewhere."
+        default="auto", description="The format of log lines; auto means console on a terminal and json otherwise."
     )
 
     @model_validator(mode="after")

@@ -23,22 +23,22 @@ from services.orm import Batch, Delivery, Job, Webhook, new_id
 from services.states import Status
 
 EVENTS: Mapping[str, str] = {
-    "job.queued": "A job was submitted, resumed, or queued again after its worker was lost, gave it back, or an "
-    "attempt failed.",
-    "job.started": "An attempt began.",
-    "job.paused": "It was paused.",
-    "job.succeeded": "It has ended, and its model is there.",
-    "job.failed": "It has ended without; `reason` and `message` say why.",
-    "job.cancelled": "It has ended on request.",
+    "job.queued": "A job was submitted or resumed. Or it was queued again because its worker was lost or returned it, "
+    "or because an attempt failed.",
+    "job.started": "An attempt started.",
+    "job.paused": "A job was paused.",
+    "job.succeeded": "A job has ended and has a model.",
+    "job.failed": "A job has failed; `reason` and `message` say why.",
+    "job.cancelled": "A job has ended because somebody cancelled it.",
     "batch.ended": "Every job of a batch has ended; `status` and `counts` say how.",
-    "schedule.fired": "A schedule submitted a batch: for a slot, or because somebody asked for it.",
+    "schedule.fired": "A schedule submitted a batch, for a slot or because somebody requested it.",
     "schedule.ended": "A batch that a schedule submitted has ended; `outcome` and `counts` say how.",
-    "schedule.skipped": "A slot was left out as the schedule asks for; `reason` and `message` say why.",
-    "schedule.missed": "No scheduler came to a slot in time; told once for all that were missed together.",
-    "schedule.refused": "What a schedule was to submit is not right any more, or too much; `message` says what to do.",
+    "schedule.skipped": "A slot was skipped because of a rule of the schedule; `reason` and `message` say why.",
+    "schedule.missed": "No scheduler reached a slot in time. It is sent once for all slots that were missed together.",
+    "schedule.refused": "What a schedule submits is no longer valid or exceeds a quota; `message` says what to do.",
     "model.promoted": "An alias of a model was moved; `action` says how: `promote`, `rollback` or `demote`.",
 }
-"""All that a webhook can be told of, by noun. docs/webhooks.md has this table."""
+"""Every event that a webhook can get, by noun. docs/webhooks.md has this table."""
 TEST = "webhook.test"
 
 OF_STATUS: Mapping[Status, str] = {

@@ -52,25 +52,26 @@ class Architecture(Strict):
     cell: Literal["rnn", "lstm", "gru"]
     """nn.RNN, nn.LSTM or nn.GRU."""
     nonlinearity: Literal["tanh", "relu"] | None = None
-    """Of an `rnn` cell only; tanh unless said otherwise."""
+    """For an `rnn` cell only; null means tanh."""
     hidden_size: int = Field(128, ge=1, le=8192)
     """Units in each direction of each layer."""
     num_layers: int = Field(1, ge=1, le=16)
-    """Recurrent layers, one above the other."""
+    """Recurrent layers in a stack."""
     bidirectional: bool = False
-    """Whether a second set of weights reads each sequence backwards."""
+    """True adds a second set of weights that reads each sequence backwards."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Between the recurrent layers, as in torch: it needs two layers."""
+    """Dropout between the recurrent layers, as in torch. It needs at least two layers."""
     pooling: Literal["last", "final", "mean", "max", "attention"] = "last"
-    """What the head sees: the output at the last valid step, each direction's last state, or all valid steps pooled."""
+    """The input of the head. `last`: the output at the last valid step. `final`: the last state of each direction.
+    `mean`, `max`, `attention`: all valid steps, pooled."""
     batch_norm: bool = False
-    """BatchNorm1d before the head."""
+    """True adds BatchNorm1d before the head."""
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Between the pooled output and the head."""
+    """Dropout between the pooled output and the head."""
     init: Literal["default", "xavier", "orthogonal", "kaiming", "identity"] = "default"
-    """How recurrent weights start: torch's own, or as named; `identity` is for relu RNNs (Le et al. 2015)."""
+    """How recurrent weights are initialised; `default` is torch's way. `identity` is for relu RNNs (Le et al. 2015)."""
     forget_gate_bias: float | None = Field(None, ge=-10.0, le=10.0)
-    """Of an `lstm` cell only: the forget gate's total bias at the start; 1.0 is common (Jozefowicz et al. 2015)."""
+    """For an `lstm` cell only: the initial total bias of the forget gate; 1.0 is common (Jozefowicz et al. 2015)."""
 
 
 class Adam(Strict):
@@ -106,14 +107,14 @@ class RMSprop(Strict):
 
 
 class CrossEntropy(Strict):
-    """For one class a sequence."""
+    """For one class per sequence."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
-    """One weight a class, labels sorted, or `balanced`: samples / (classes * samples of the class), in training. The
-    loss of a sample is multiplied by the weight of its class, divided by the mean weight of the training samples. So
-    only ratios of weights count, they act the same at every batch size, and the loss of each split is weighted like
-    this."""
+    """A list with one weight per class, in the order of the sorted labels. Or `balanced`: each weight is samples /
+    (classes * samples of the class), counted in the training split. The loss of a sample is multiplied by the weight of
+    its class, divided by the mean weight of the training samples. So only ratios of weights matter, and they have the
+    same effect at every batch size. The loss of every split is weighted in this way."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
 
 
@@ -128,18 +129,18 @@ class MAE(Strict):
 class Huber(Strict):
     name: Literal["huber"] = "huber"
     delta: float = Field(1.0, gt=0.0)
-    """The error from which on the loss grows linearly; of scaled values it is in standard deviations."""
+    """Above this error the loss grows linearly. With `data.target_scaling: standard` it is in standard deviations."""
 
 
 class BCE(Strict):
-    """For two classes, or several yes-or-no targets a sequence; computed from logits."""
+    """For two classes, or several yes-or-no targets per sequence. It is computed from logits."""
 
     name: Literal["bce"] = "bce"
 
 
 class Warm(Strict):
     warmup_steps: int = Field(0, ge=0, le=10_000_000)
-    """Updates over which the learning rate rises linearly to its full value."""
+    """For this many updates the learning rate rises linearly to its full value."""
 
 
 class Constant(Warm):
@@ -147,7 +148,7 @@ class Constant(Warm):
 
 
 class Step(Warm):
-    """Multiplies the learning rate by gamma every step_size epochs."""
+    """Every step_size epochs the learning rate is multiplied by gamma."""
 
     name: Literal["step"] = "step"
     step_size: int = Field(10, ge=1)
@@ -155,7 +156,8 @@ class Step(Warm):
 
 
 class Cosine(Warm):
-    """Falls along half a cosine over the whole run, update by update, to min_lr (Loshchilov and Hutter 2017)."""
+    """The learning rate falls along half a cosine to min_lr over the whole run. It changes at every update (Loshchilov
+    and Hutter 2017)."""
 
     name: Literal["cosine"] = "cosine"
     min_lr: float = Field(0.0, ge=0.0)
@@ -163,43 +165,50 @@ class Cosine(Warm):
 
 
 class OneCycle(Strict):
-    """Rises to optimizer.lr and falls far below where it began (Smith and Topin 2018), update by update."""
+    """The learning rate rises to optimizer.lr and then falls far below its start. It changes at every update (Smith and
+    Topin 2018)."""
 
     name: Literal["one_cycle"] = "one_cycle"
     pct_start: float = Field(0.3, gt=0.0, lt=1.0)
+    """The share of all updates during which the learning rate rises."""
     div_factor: float = Field(25.0, gt=1.0)
+    """The learning rate starts at optimizer.lr / div_factor."""
     final_div_factor: float = Field(1e4, gt=1.0)
+    """It ends at optimizer.lr / div_factor / final_div_factor."""
 
 
 class Plateau(Warm):
-    """Multiplies the learning rate by factor when the watched loss has not fallen for more than `patience` epochs."""
+    """The learning rate is multiplied by factor if the loss has not fallen for more than `patience` epochs. The loss is
+    that of the validation split, or of the training split if there is no validation split."""
 
     name: Literal["plateau"] = "plateau"
     factor: float = Field(0.1, gt=0.0, lt=1.0)
     patience: int = Field(10, ge=0)
     threshold: float = Field(1e-4, ge=0.0)
+    """The loss counts as fallen if it is below best loss * (1 - threshold)."""
     min_lr: float = Field(0.0, ge=0.0)
     """At most optimizer.lr."""
 
 
 class EarlyStopping(Strict):
-    """Ends the run when `best_by` has not improved for `patience` epochs; the best weights are the result. It watches
-    the validation split, or the training split where there is no other."""
+    """The run ends if `best_by` has not improved for `patience` epochs. The best weights are the result. The metric is
+    that of the validation split, or of the training split if there is no validation split."""
 
     patience: int = Field(10, ge=1)
     min_delta: float = Field(0.0, ge=0.0)
+    """A change of `best_by` counts as an improvement only if it is larger than this."""
 
 
 class OnDivergence(Strict):
-    """Where a loss or gradient is not finite, training goes back to the end of its best epoch (or to its start where
-    there is none) and on from there: with the weights of then, a fresh optimizer and a lower learning rate."""
+    """If a loss or gradient is not finite, training goes back to the end of its best epoch, or to its start if there is
+    none. It continues from there with the weights of that epoch, a new optimizer and a lower learning rate."""
 
     rollback: bool = True
-    """False ends the run, as null does."""
+    """False ends the run, like `on_divergence: null`."""
     lr_factor: float = Field(0.5, gt=0.0, le=1.0)
-    """What every later learning rate is multiplied by, anew at each rollback."""
+    """Each rollback multiplies all later learning rates by this factor."""
     at_most: int = Field(2, ge=1, le=100)
-    """Rollbacks in one run; a divergence after them ends it."""
+    """The largest number of rollbacks in one run. The next divergence ends the run."""
 
 
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
@@ -208,38 +217,42 @@ LRSchedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(disc
 
 
 class Training(Strict):
-    """The clipped training loop. It computes in float32: a number that float32 cannot hold (above 3.4e38, or below
-    1.18e-38 and not 0) is refused."""
+    """The training loop, with clipped gradients. Training computes in float32. So a number that float32 cannot hold
+    (above 3.4e38, or below 1.18e-38 and not 0) is rejected."""
 
     epochs: int = Field(20, ge=1, le=1_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
-    """Samples a forward pass; with accumulation_steps, an update sees batch_size * accumulation_steps of them."""
+    """Samples per forward pass. An update uses batch_size * accumulation_steps samples."""
     accumulation_steps: int = Field(1, ge=1, le=100_000)
+    """Forward and backward passes per update."""
     loss: Annotated[Loss | None, _named(Loss | None)] = None
-    """Unless said: cross_entropy for classes, bce for several yes-or-no targets, mse for values."""
+    """Null: cross_entropy for classes, bce for several yes-or-no targets, mse for values."""
     optimizer: Annotated[Optimizer, _named(Optimizer, "adam")] = Adam()
     max_grad_norm: float | None = Field(1.0, gt=0.0)
-    """Bound on the global norm of the gradient (Pascanu et al. 2013); null turns clipping off."""
+    """The largest global norm of the gradient (Pascanu et al. 2013). Null turns this clipping off."""
     max_grad_value: float | None = Field(None, gt=0.0)
-    """Bound on every single element of the gradient, applied before the norm's; null turns it off."""
+    """The largest absolute value of each element of the gradient, applied before max_grad_norm. Null turns this
+    clipping off."""
     lr_schedule: Annotated[LRSchedule, _named(LRSchedule, "constant")] = Constant()
     early_stopping: EarlyStopping | None = None
+    """Null trains for all epochs."""
     on_divergence: OnDivergence | None = None
-    """Null ends a run that diverges; its last good weights are in the last checkpoint."""
+    """Null ends a run that diverges. Its last good weights are in the last checkpoint."""
     best_by: Literal[tuple(MEASURES)] = "loss"  # type: ignore[valid-type]
-    """What makes an epoch the best one, on the validation split (on the training split where there is no other). For
-    r2 the targets there must vary."""
+    """The metric that decides which epoch is the best. It is that of the validation split, or of the training split if
+    there is no validation split. For r2 the targets of that split must vary."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """Weights are float32 always. Where a machine cannot compute the recurrent layers in bf16 or fp16 (bf16 LSTMs on a
-    CPU need AVX-512), it computes them in float32; an event and `precision_of_layers` in model.json say so."""
+    """The precision of the computation; weights are always float32. If a machine cannot compute the recurrent layers in
+    bf16 or fp16, it computes them in float32. (For example, bf16 LSTMs on a CPU need AVX-512.) Then an event and
+    `precision_of_layers` in model.json say so."""
     seed: int = Field(0, ge=0, lt=2**63)
     deterministic: bool = False
-    """On CUDA: only deterministic kernels. On the CPU every run is deterministic."""
+    """True uses only deterministic kernels on CUDA. On the CPU every run is deterministic."""
 
 
 class Synthetic(Strict):
-    """Random sequences with random labels: good for timing and trying out; there is nothing in them to learn. samples *
-    length * features * 4 bytes are at most 4 GiB."""
+    """Random sequences with random labels, for timing and trying out. They contain nothing to learn. samples * length *
+    features * 4 bytes is at most 4 GiB."""
 
     samples: int = Field(1000, ge=4, le=1_000_000)
     length: int = Field(50, ge=1, le=100_000)
@@ -249,63 +262,66 @@ class Synthetic(Strict):
 
 
 class Split(Strict):
-    """How samples divide. A fraction is drawn, stratified where there are classes; `given` takes the data set's own. A
-    fraction above 0 takes at least one sample; where none can be taken, the job is refused."""
+    """How samples are divided into training, validation and test. A number is the fraction of samples to draw; with
+    classes, the draw is stratified. `given` uses the split of the data set. A fraction above 0 takes at least one
+    sample. If it cannot, the job is rejected."""
 
     validation: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Unless said: the data set's own, or else 0.2."""
+    """Null uses the split of the data set, or 0.2 if it has none."""
     test: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Unless said: the data set's own, or else 0.0."""
+    """Null uses the split of the data set, or 0.0 if it has none."""
     method: Literal["random", "content"] = "random"
-    """How a fraction is drawn. `content`: what a sequence holds decides its part, so it stays in that part in every
-    later version of the data set, and no model is judged by what an earlier one was trained on."""
+    """How a fraction is drawn. With `content`, the values of a sequence decide its part. So it stays in that part in
+    every later version of the data set, and no model is tested on samples that an earlier one was trained on."""
     stratify: bool = True
-    """Of the method `random`: each class in proportion."""
+    """For the method `random`: draw the same fraction of each class."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Apart from training.seed, so that runs with other seeds are judged on the same samples."""
+    """Separate from training.seed, so that runs with different training seeds are tested on the same samples."""
 
 
 class Data(Strict):
-    """Where the sequences come from, and how they are prepared. Give `dataset` or `synthetic`."""
+    """The sequences and how they are prepared. Give either `dataset` or `synthetic`."""
 
     dataset: Plain | None = Field(None, min_length=1, max_length=1024)
-    """The name or id of an uploaded data set; without the service, the path of an .npz beside the spec."""
+    """The name or id of an uploaded data set. `python -m services.training` takes a path of an .npz instead."""
     synthetic: Synthetic | None = None
     split: Split = Split()
     scaling: Literal["none", "standard", "minmax"] = "none"
-    """Of each feature, fitted on the training split only and saved with the model."""
+    """The scaling of each feature. It is fitted on the training split only and saved with the model."""
     target_scaling: Literal["none", "standard"] | None = None
-    """Of each value to predict. Unless said: `standard` (the value minus its mean, divided by its standard deviation),
-    fitted on the training split only and saved with the model. Losses are of the scaled values; mae, rmse and r2 are in
-    the data's unit."""
+    """The scaling of each value to predict. `standard`: the value minus its mean, divided by its standard deviation.
+    Null means `standard`. It is fitted on the training split only and saved with the model. Losses are computed from
+    the scaled values; mae, rmse and r2 are in the data's unit."""
     bucketing: bool = True
-    """Batches of similar lengths where lengths differ: several times faster, in a random order all the same."""
+    """If lengths differ, put sequences of similar length into one batch. This is several times faster. The order stays
+    random."""
 
 
 class Checkpoints(Strict):
-    """When training saves a place from which it can go on exactly, besides once at the end of every run.
+    """When training saves a checkpoint, from which it can continue exactly. It always saves one at the end of a run.
 
-    The best weights so far are in every checkpoint, so that none of these settings can lose them.
+    Every checkpoint contains the best weights so far, so no choice of these settings can lose them.
     """
 
     every_seconds: float | None = Field(30.0, gt=0.0)
-    """A bound on what a crash costs; time is the measure that suits short epochs and long ones."""
+    """A crash loses at most this much training. It is a time because that suits short and long epochs."""
     every_epochs: int | None = Field(None, ge=1)
     every_steps: int | None = Field(None, ge=1)
     keep_last: int = Field(2, ge=1, le=1000)
-    """How many are kept, beside the newest that was taken at the best epoch."""
+    """How many checkpoints are kept, in addition to the newest one of the best epoch."""
 
 
 class Limits(Strict):
     max_runtime_seconds: int | None = Field(3600, ge=1, le=365 * 86400)
-    """Of all attempts together; the last checkpoint is kept."""
+    """The job ends after it has run for this long, all attempts together. Its last checkpoint is kept."""
     max_queue_seconds: int | None = Field(None, ge=1, le=365 * 86400)
+    """The job fails if no worker starts it within this time."""
     max_stall_seconds: int | None = Field(600, ge=1, le=365 * 86400)
-    """Without any sign of progress from training for so long, it is killed and tried once more; more than the longest
-    step and the longest evaluation take. Null lets it hang."""
+    """If training shows no progress for this long, it is killed and retried once. Choose more than the longest step and
+    the longest evaluation take. Null never kills it."""
     max_retries: int = Field(2, ge=0, le=100)
-    """Further tries after a transient failure; a diverged run, bad data or a run that cannot be built is never tried
-    again."""
+    """How often a job is retried after a transient failure. A run that diverged, that cannot be built or that has bad
+    data is never retried."""
 
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
@@ -314,35 +330,39 @@ ALIAS_OR_VERSION = r"^([a-z][a-z0-9._-]{0,62}|[1-9][0-9]{0,8})$"
 
 
 class Gate(Strict):
-    """When a retrained model is better than the one before: on the same test samples, by enough, and not by luck."""
+    """When a retrained model counts as better than the previous one: on the same test samples it must be better by at
+    least `margin`, and the difference must be statistically significant."""
 
     metric: Literal[tuple(MEASURES)] | None = None  # type: ignore[valid-type]
-    """What both are judged by; unless said, accuracy for classes and yes-or-no targets, rmse for values."""
+    """The metric by which both are compared. Null: accuracy for classes and yes-or-no targets, rmse for values."""
     margin: float = Field(0.0, ge=0.0)
-    """In the metric's units: the improvement is at least so much, with a confidence of 1 - error_rate."""
+    """The smallest improvement that passes, in the unit of the metric. It must be reached with a confidence of 1 -
+    error_rate."""
     error_rate: float = Field(0.05, ge=0.001, le=0.5)
-    """How often a model that is no better may pass by the luck of the test samples."""
+    """The probability that a model which is not better passes, because of the choice of the test samples."""
     against: str | None = Field(None, pattern=ALIAS_OR_VERSION)
-    """The alias or version of the model that it has to beat; unless said, the alias that it is to get."""
+    """The alias or version that the new model has to beat. Null: the alias in `promote`."""
     at_least: float | None = None
-    """The metric's worst value that may pass, whatever is in production: the bar for the first model too. For accuracy
-    the least (from 0 to 1), for loss, mae and rmse the most (0 or more), for r2 the least (up to 1)."""
+    """The worst value of the metric that passes, whatever is in production. It applies to the first model too. For
+    accuracy it is a minimum (0 to 1), for r2 a minimum (at most 1), for loss, mae and rmse a maximum (at least 0)."""
 
 
 class Retrain(Strict):
-    """What becomes of the result: the next version of a model in the registry, and an alias if it passes the gate."""
+    """What to do with the result. It becomes the next version of a model in the registry. If it passes the gate, an
+    alias points at it."""
 
     model: str = Field(pattern=MODEL_NAME)
-    """The model's name in the registry; its first version makes it."""
+    """The model's name in the registry. The first version creates it."""
     warm_start: str | None = Field(None, pattern=ALIAS_OR_VERSION)
-    """The alias or version whose weights and scaling training begins with (`production`); null: from scratch. Where
-    there is none yet, or its network is another one, training begins from scratch, and an event says so."""
+    """The alias or version whose weights and scaling training starts with, such as `production`. Null starts from
+    scratch. If the version does not exist yet or has another network, training starts from scratch and an event says
+    so."""
     promote: str | None = Field("production", pattern=ALIAS)
-    """The alias that points at the new version when it passes the gate; null leaves all aliases where they are."""
+    """The alias that is moved to the new version if it passes the gate. Null moves no alias."""
     gate: Gate | None = Gate()
-    """Null promotes whatever comes out."""
+    """Null promotes every result."""
     drift: bool = True
-    """Whether to report how the training samples differ from those that the model it is compared with had."""
+    """True reports how the training samples differ from those of the model that it is compared with."""
 
 
 Tag = Annotated[Plain, Field(min_length=1, max_length=100)]
@@ -353,17 +373,21 @@ class Spec(Strict):
 
     name: Plain | None = Field(None, min_length=1, max_length=200)
     preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
+    """A named architecture; `loopline presets` lists them. Fields in `architecture` override it."""
     architecture: Architecture
+    """Not required if there is a `preset`."""
     training: Training = Training()
     data: Data
     checkpoints: Checkpoints = Checkpoints()
     retrain: Retrain | None = None
-    """Null leaves the result with the job."""
+    """Null registers no model; the result stays with the job."""
     limits: Limits = Limits()
     queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """Only workers that listen to this queue run the job (`LOOPLINE_QUEUES`)."""
     priority: int = Field(0, ge=-1000, le=1000)
-    """Higher runs first."""
+    """Jobs with a higher priority run first."""
     tags: dict[Tag, Tag] = Field({}, max_length=50)
+    """Your own labels, by which you can filter lists and webhooks. At most 50."""
 
     def document(self) -> dict[str, Any]:
         """The spec as plain JSON, every default filled in; parse() of it gives an equal spec."""
