@@ -47,7 +47,8 @@ Plain = Annotated[str, AfterValidator(_plain), Field(json_schema_extra={"pattern
 
 
 class Architecture(Strict):
-    """The network: a recurrent cell, a pooling over time, a linear head. Input and output sizes come from the data."""
+    """The network is a recurrent cell, a pooling over time and a linear head. Its input and output sizes come from the
+    data."""
 
     cell: Literal["rnn", "lstm", "gru"]
     """nn.RNN, nn.LSTM or nn.GRU."""
@@ -107,7 +108,7 @@ class RMSprop(Strict):
 
 
 class CrossEntropy(Strict):
-    """For one class per sequence."""
+    """This loss is for one class per sequence."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
@@ -133,7 +134,7 @@ class Huber(Strict):
 
 
 class BCE(Strict):
-    """For two classes, or several yes-or-no targets per sequence. It is computed from logits."""
+    """This loss is for two classes, or several yes-or-no targets per sequence. It is computed from logits."""
 
     name: Literal["bce"] = "bce"
 
@@ -161,7 +162,7 @@ class Cosine(Warm):
 
     name: Literal["cosine"] = "cosine"
     min_lr: float = Field(0.0, ge=0.0)
-    """At most optimizer.lr."""
+    """The lowest learning rate. It is at most optimizer.lr."""
 
 
 class OneCycle(Strict):
@@ -187,7 +188,7 @@ class Plateau(Warm):
     threshold: float = Field(1e-4, ge=0.0)
     """The loss counts as fallen if it is below best loss * (1 - threshold)."""
     min_lr: float = Field(0.0, ge=0.0)
-    """At most optimizer.lr."""
+    """The lowest learning rate. It is at most optimizer.lr."""
 
 
 class EarlyStopping(Strict):
@@ -217,8 +218,8 @@ LRSchedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(disc
 
 
 class Training(Strict):
-    """The training loop, with clipped gradients. Training computes in float32. So a number that float32 cannot hold
-    (above 3.4e38, or below 1.18e-38 and not 0) is rejected."""
+    """These fields control the training loop. It computes in float32. So a number that float32 cannot hold (above
+    3.4e38, or below 1.18e-38 and not 0) is rejected."""
 
     epochs: int = Field(20, ge=1, le=1_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
@@ -251,8 +252,8 @@ class Training(Strict):
 
 
 class Synthetic(Strict):
-    """Random sequences with random labels, for timing and trying out. They contain nothing to learn. samples * length *
-    features * 4 bytes is at most 4 GiB."""
+    """These are random sequences with random labels, for timing and trying out. They contain nothing to learn.
+    samples * length * features * 4 bytes is at most 4 GiB."""
 
     samples: int = Field(1000, ge=4, le=1_000_000)
     length: int = Field(50, ge=1, le=100_000)
@@ -262,8 +263,8 @@ class Synthetic(Strict):
 
 
 class Split(Strict):
-    """How samples are divided into training, validation and test. A number is the fraction of samples to draw; with
-    classes, the draw is stratified. `given` uses the split of the data set. A fraction above 0 takes at least one
+    """These fields divide the samples into training, validation and test. A number is the fraction of samples to draw;
+    with classes, the draw is stratified. `given` uses the split of the data set. A fraction above 0 takes at least one
     sample. If it cannot, the job is rejected."""
 
     validation: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
@@ -280,7 +281,7 @@ class Split(Strict):
 
 
 class Data(Strict):
-    """The sequences and how they are prepared. Give either `dataset` or `synthetic`."""
+    """These fields choose the sequences and how they are prepared. Give either `dataset` or `synthetic`."""
 
     dataset: Plain | None = Field(None, min_length=1, max_length=1024)
     """The name or id of an uploaded data set. `python -m services.training` takes a path of an .npz instead."""
@@ -290,15 +291,16 @@ class Data(Strict):
     """The scaling of each feature. It is fitted on the training split only and saved with the model."""
     target_scaling: Literal["none", "standard"] | None = None
     """The scaling of each value to predict. `standard`: the value minus its mean, divided by its standard deviation.
-    Null means `standard`. It is fitted on the training split only and saved with the model. Losses are computed from
-    the scaled values; mae, rmse and r2 are in the data's unit."""
+    Null means `standard` if the targets are values. It is fitted on the training split only and saved with the model.
+    Losses are computed from the scaled values; mae, rmse and r2 are in the data's unit."""
     bucketing: bool = True
     """If lengths differ, put sequences of similar length into one batch. This is several times faster. The order stays
     random."""
 
 
 class Checkpoints(Strict):
-    """When training saves a checkpoint, from which it can continue exactly. It always saves one at the end of a run.
+    """These fields say when training saves a checkpoint, from which it can continue exactly. It always saves one at the
+    end of a run.
 
     Every checkpoint contains the best weights so far, so no choice of these settings can lose them.
     """
@@ -330,8 +332,8 @@ ALIAS_OR_VERSION = r"^([a-z][a-z0-9._-]{0,62}|[1-9][0-9]{0,8})$"
 
 
 class Gate(Strict):
-    """When a retrained model counts as better than the previous one: on the same test samples it must be better by at
-    least `margin`, and the difference must be statistically significant."""
+    """The gate decides whether a retrained model is better than the previous one. On the same test samples it must be
+    better by at least `margin`, and the difference must be statistically significant."""
 
     metric: Literal[tuple(MEASURES)] | None = None  # type: ignore[valid-type]
     """The metric by which both are compared. Null: accuracy for classes and yes-or-no targets, rmse for values."""
@@ -348,8 +350,8 @@ class Gate(Strict):
 
 
 class Retrain(Strict):
-    """What to do with the result. It becomes the next version of a model in the registry. If it passes the gate, an
-    alias points at it."""
+    """With these fields the result becomes the next version of a model in the registry. If it passes the gate, an alias
+    is moved to it."""
 
     model: str = Field(pattern=MODEL_NAME)
     """The model's name in the registry. The first version creates it."""
@@ -375,7 +377,7 @@ class Spec(Strict):
     preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
     """A named architecture; `loopline presets` lists them. Fields in `architecture` override it."""
     architecture: Architecture
-    """Not required if there is a `preset`."""
+    """You can omit it if there is a `preset`."""
     training: Training = Training()
     data: Data
     checkpoints: Checkpoints = Checkpoints()

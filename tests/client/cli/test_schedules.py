@@ -133,7 +133,7 @@ def test_the_schedule_of_the_example_can_be_set(run: Run, client: Client) -> Non
 
 
 def test_every_outcome_and_reason_is_on_the_page() -> None:
-    tables = PAGE.split("## What comes of a slot\n")[1].split("\n## ")[0]
+    tables = PAGE.split("## Outcomes of a slot\n")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \| [^`]", tables, re.MULTILINE) == [str(outcome) for outcome in Outcome]
     assert re.findall(r"^\| `(\w+)` \| `", tables, re.MULTILINE) == [str(reason) for reason in Reason]
 
