@@ -64,6 +64,7 @@ def train(arrays: Any, seed: int, folder: Path, before: Path | None = None, *, w
 
     from services.training import run
     from services.training.files import npz
+    from services.training.messages import Finished, Order, SavedModel
 
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
@@ -75,11 +76,12 @@ def train(arrays: Any, seed: int, folder: Path, before: Path | None = None, *, w
         "retrain": {"model": "waves", "warm_start": "production" if warm else None, "gate": {"error_rate": ERROR_RATE}},
         "checkpoints": {"every_seconds": None},
     }
-    named = None if before is None else {"model": "waves@1", "directory": str(before)}
-    order = {"spec": spec, "data": str(folder / "data.npz"), "directory": str(folder), "resume": None, "device": "cpu"}
-    *_, end = run.events({**order, "baselines": {"warm_start": named if warm else None, "against": named}})
+    named = None if before is None else SavedModel("waves@1", str(before))
+    baselines = {"warm_start": named if warm else None, "against": named}
+    *_, end = run.events(Order(spec, str(folder / "data.npz"), str(folder), device="cpu", baselines=baselines))
+    assert isinstance(end, Finished)
     (folder / "data.npz").unlink()
-    gate = end["result"]["retrain"]["gate"]
+    gate = end.result["retrain"]["gate"]
     return None if before is None else bool(gate["passed"])
 
 

@@ -22,16 +22,29 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from services.errors import DatasetInvalid, Invalid, TrainingError
+from services.training import messages
+from services.training.messages import (
+    PROTOCOL,
+    Event,
+    Failed,
+    Heard,
+    Lease,
+    Order,
+    ProtocolError,
+    Ready,
+    Steps,
+    Stop,
+    StopReason,
+)
 from worker.gpu.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory, is_shortage
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
 
-Event = Mapping[str, Any]
 Send = Callable[[Event], None]
 
 
@@ -54,11 +67,15 @@ def main() -> int:
         if device is not None and device.type == "cpu":
             raise
         # No job had a part in it, not even where memory is short: others hold it.
-        send({**failure(error), "reason": DEVICE_LOST})
+        send(replace(failure(error), reason=DEVICE_LOST))
         return 1
-    send({"event": "ready", "device": str(device)})
+    send(Ready(PROTOCOL, str(device)))
 
-    order = inbox.order()
+    try:
+        order = inbox.order()
+    except ProtocolError as error:
+        send(Failed("trainer_crashed", str(error), None))
+        return 1
     return train(run.events(order, stop=inbox.stop, heard=inbox.heard), send)
 
 
@@ -67,7 +84,7 @@ def train(events: Iterable[Event], send: Send) -> int:
     is_built = False  # the first update has been made
     try:
         for event in events:
-            is_built = is_built or event["event"] == "steps"
+            is_built = is_built or isinstance(event, Steps)
             send(event)
     except Exception as error:  # noqa: BLE001  the one edge: here a failure is told with its traceback
         send(failure(error, is_built=is_built))
@@ -75,13 +92,13 @@ def train(events: Iterable[Event], send: Send) -> int:
     return 0
 
 
-def failure(error: BaseException, *, is_built: bool = True) -> dict[str, Any]:
+def failure(error: BaseException, *, is_built: bool = True) -> Failed:
     """The event for an exception; only what is unexpected carries a traceback."""
     reason = _reason(error, is_built)
     expected = isinstance(error, Invalid | TrainingError)
     text = str(error) if expected else f"{type(error).__name__}: {error}"
     lines = None if expected else "".join(traceback.format_exception(error))[-8000:]
-    return {"event": "failed", "reason": reason, "message": text[:2000], "traceback": lines}
+    return Failed(reason, text[:2000], lines)
 
 
 def _reason(error: BaseException, is_built: bool) -> str:
@@ -113,16 +130,19 @@ class Inbox:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._stop: str | None = None
+        self._orders: queue.SimpleQueue[Order | ProtocolError] = queue.SimpleQueue()
+        self._stop: StopReason | None = None
         self._heard = 0
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
-    def order(self) -> dict[str, Any]:
-        """The order, waiting for it."""
-        return self._orders.get()
+    def order(self) -> Order:
+        """The order, waiting for it. Raises ProtocolError where what came instead is not understood."""
+        order = self._orders.get()
+        if isinstance(order, ProtocolError):
+            raise order
+        return order
 
-    def stop(self) -> str | None:
+    def stop(self) -> StopReason | None:
         """Why the training is to stop, or None; asked after every step, so it costs no more than an attribute."""
         return self._stop
 
@@ -132,16 +152,29 @@ class Inbox:
 
     def _read(self) -> None:
         for line in lines(self._fd):
-            message: Mapping[str, Any] = json.loads(line)
-            if "lease" in message:
-                die_at(message["lease"])
-            if "heard" in message:
-                self._heard = int(message["heard"])
-            if "stop" in message:
-                self._stop = str(message["stop"])
-            elif "spec" in message:
-                self._orders.put(dict(message))
+            try:
+                self._take(messages.read_request(_document(line)))
+            except ProtocolError as error:
+                self._orders.put(error)
         os._exit(ORPHANED)  # not sys.exit: this is not the main thread, and nobody is left to tell
+
+    def _take(self, request: messages.Request) -> None:
+        match request:
+            case Lease(until):
+                die_at(until)
+            case Heard(count):
+                self._heard = count
+            case Stop(reason):
+                self._stop = reason
+            case Order():
+                self._orders.put(request)
+
+
+def _document(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line  # which is refused as no request
 
 
 def lines(fd: int) -> Iterator[bytes]:
@@ -160,7 +193,8 @@ def _sender() -> Send:
     os.set_inheritable(fd, False)  # a child of the trainer must not keep the pipe open
 
     def send(event: Event) -> None:
-        line = memoryview(json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        document = messages.to_json(event)
+        line = memoryview(json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n")
         while line:
             line = line[os.write(fd, line) :]
 

@@ -14,7 +14,21 @@ from typing import Any
 from services.errors import Diverged, Invalid, OutOfMemory, Problem, SpecInvalid
 from services.text import visible
 from services.training import environment
+from services.training.epochs import Epoch
 from services.training.measures import DEFAULTS
+from services.training.messages import (
+    NEWEST,
+    EpochEnded,
+    Event,
+    Finished,
+    Log,
+    Note,
+    Order,
+    RolledBack,
+    Started,
+    Stopped,
+    StopReason,
+)
 from services.training.spec import Spec, loads, parse
 
 EPILOG = """\
@@ -41,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         order = _order(options)
-        return _train(order, quiet=options.quiet)
+        return _train(order, options.threads, quiet=options.quiet)
     except Invalid as error:
         print(visible(f"{options.job}: {error.message}"), file=sys.stderr)
         for problem in error.problems:
@@ -59,13 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
         told = f"Cannot write to {options.out}: {why}. Name another folder with --out." if below else f"{where}: {why}"
         print(visible(told), file=sys.stderr)
         return 1
-    except Stopped as stopped:
+    except Interrupted as stopped:
         return _stopped(options, stopped.signal)
     except KeyboardInterrupt:
         return _stopped(options, signal.SIGINT)
 
 
-class Stopped(Exception):
+class Interrupted(Exception):
     """A signal has ended the run; its place is saved."""
 
     def __init__(self, signal: signal.Signals) -> None:
@@ -108,7 +122,7 @@ def _threads(text: str) -> int:
     return number
 
 
-def _order(options: argparse.Namespace) -> dict[str, Any]:
+def _order(options: argparse.Namespace) -> Order:
     try:
         text = options.job.read_bytes()
     except OSError as error:
@@ -121,15 +135,14 @@ def _order(options: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out) as probe:  # better now than at the first checkpoint
         probe.write(b"Loopline")
-    return {
-        "spec": spec.document(),
-        "data": str(data) if data else None,
-        "directory": str(out),
-        "resume": "newest" if options.resume else None,
-        "device": options.device,
-        "threads": options.threads,
-        "suspect": True,
-    }
+    return Order(
+        spec=spec.document(),
+        data=str(data) if data else None,
+        directory=str(out),
+        resume=NEWEST if options.resume else None,
+        device=options.device,
+        suspect=True,
+    )
 
 
 def _data_path(spec: Spec, job: Path) -> Path | None:
@@ -145,37 +158,38 @@ def _data_path(spec: Spec, job: Path) -> Path | None:
     return path
 
 
-def _train(order: dict[str, Any], *, quiet: bool) -> int:
+def _train(order: Order, threads: int | None, *, quiet: bool) -> int:
     from services.training import run  # torch takes a second to import, and a spec with problems need not wait for it
 
-    run.prepare_process(order["threads"])
+    run.prepare_process(threads)
     try:
-        run.device_of(order["device"])
+        run.device_of(order.device)
     except (RuntimeError, ValueError) as error:
-        raise Invalid(f"--device {order['device']}: {error}") from error
+        raise Invalid(f"--device {order.device}: {error}") from error
     with _signals() as stop:
         stream = run.events(order, stop)
         for event in stream if quiet else _shown(stream):
-            if quiet and event["event"] == "note" and event["type"] == "suspicion":
-                print(f"warning: {event['message']}", file=sys.stderr)
-            if event["event"] == "finished":
-                _print_result(event["result"], Path(order["directory"]))
-            if event["event"] == "stopped":
-                raise Stopped(signal.Signals[event["reason"]])
+            match event:
+                case Note("suspicion", message=message) if quiet:
+                    print(f"warning: {message}", file=sys.stderr)
+                case Finished(result):
+                    _print_result(result, Path(order.directory))
+                case Stopped(reason):
+                    raise Interrupted(signal.Signals[reason])
     return 0
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], str | None]]:
+def _signals() -> Iterator[Callable[[], StopReason | None]]:
     """Turns a first Ctrl-C or SIGTERM into a stop that leaves a checkpoint; a second one ends the process where it
     stands. The name of the signal is the reason of the stop."""
-    asked: list[str] = []
+    asked: list[StopReason] = []
     plain: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {one: signal.getsignal(one) for one in plain}
     taken = [one for one, handler in plain.items() if before[one] == handler]  # others a parent wants to be ignored
 
     def ask(number: int, _: object) -> None:
-        asked.append(signal.Signals(number).name)
+        asked.append(StopReason(signal.Signals(number).name))
         for one in taken:
             signal.signal(one, plain[one])
 
@@ -188,7 +202,7 @@ def _signals() -> Iterator[Callable[[], str | None]]:
             signal.signal(one, before[one])
 
 
-def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _shown(stream: Iterator[Event]) -> Iterator[Event]:
     """Passes events on and shows them: a bar with the newest epoch on a terminal, a line an epoch elsewhere."""
     from rich.console import Console
     from rich.progress import (
@@ -214,30 +228,35 @@ def _shown(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None, loss="")
         for event in stream:
-            if event["event"] == "started":
-                progress.update(task, total=event["epochs"], completed=(event["resumed_from"] or {}).get("epoch", 0))
-                console.print(_opening(event), soft_wrap=True)
-            elif event["event"] == "epoch":
-                progress.update(task, advance=1, loss=_losses(event["record"], brief=narrow))
-                if not console.is_terminal:
-                    console.print(f"epoch {event['record']['epoch']:>4}  {_losses(event['record'])}", soft_wrap=True)
-            elif event["event"] in ("log", "note", "rolled_back"):
-                if event["event"] == "rolled_back":
-                    progress.update(task, completed=event["epoch"])
-                doubt = "warning: " if event.get("type") == "suspicion" else ""
-                console.print(doubt + visible(event["message"]), soft_wrap=True)
+            match event:
+                case Started():
+                    place = event.resumed_from
+                    progress.update(task, total=event.epochs, completed=place.epoch if place else 0)
+                    console.print(_opening(event), soft_wrap=True)
+                case EpochEnded(record):
+                    progress.update(task, advance=1, loss=_losses(record, brief=narrow))
+                    if not console.is_terminal:
+                        console.print(f"epoch {event.epoch:>4}  {_losses(record)}", soft_wrap=True)
+                case RolledBack(epoch, message=message):
+                    progress.update(task, completed=epoch)
+                    console.print(visible(message), soft_wrap=True)
+                case Note(type, message=message):
+                    doubt = "warning: " if type == "suspicion" else ""
+                    console.print(doubt + visible(message), soft_wrap=True)
+                case Log(message=message):
+                    console.print(visible(message), soft_wrap=True)
             yield event
 
 
-def _opening(event: dict[str, Any]) -> str:
-    place = f"{event['device']}, {event['threads']} threads" if event["device"] == "cpu" else event["device"]
-    text = f"Training {event['parameters']:,} parameters on {place}: "
-    text += f"{event['epochs']} epochs of {event['steps_per_epoch']} steps"
-    resumed = event["resumed_from"]
-    return text + (f", going on after epoch {resumed['epoch']} (step {resumed['step']})" if resumed else "")
+def _opening(event: Started) -> str:
+    place = f"{event.device}, {event.threads} threads" if event.device == "cpu" else event.device
+    text = f"Training {event.parameters:,} parameters on {place}: "
+    text += f"{event.epochs} epochs of {event.steps_per_epoch} steps"
+    resumed = event.resumed_from
+    return text + (f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else "")
 
 
-def _losses(record: dict[str, Any], *, brief: bool = False) -> str:
+def _losses(record: Epoch, *, brief: bool = False) -> str:
     parts = [f"loss {_number(record['train_loss'])}"]
     if record["validation_loss"] is not None:
         parts.append(f"validation {_number(record['validation_loss'])}")

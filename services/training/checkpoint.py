@@ -35,6 +35,7 @@ from services.errors import CheckpointCorrupt
 from services.training import epochs
 from services.training.data import UNSCALED
 from services.training.loop import Best, Epoch, Run
+from services.training.messages import File
 from services.training.schedule import PlateauState
 
 FORMAT = 1
@@ -54,15 +55,6 @@ class NoRoom(OSError):
         what = what or os.strerror(errno.ENOSPC)
         super().__init__(errno.ENOSPC, f"{what}: {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free")
         self.needed, self.free = needed, free
-
-
-@dataclass(frozen=True)
-class File:
-    """A file as it lies on disk."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""One order to train, carried out: data, resuming, training, checkpoints, the result; told as a stream of plain events.
+"""One order to train, carried out: data, resuming, training, checkpoints, the result; told as a stream of events.
 
-The trainer process sends these events up its pipe, and `python -m services.training` shows them on a terminal.
+The trainer process sends these events (`messages.py`) up its pipe, and `python -m services.training` shows them on a
+terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,41 @@ from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
+from services.training.messages import (
+    NEWEST,
+    CheckpointDeleted,
+    CheckpointSaved,
+    DeviceMemory,
+    EpochEnded,
+    Event,
+    File,
+    Finished,
+    Log,
+    Note,
+    Order,
+    Place,
+    RolledBack,
+    Started,
+    Steps,
+    Stopped,
+    StopReason,
+)
+from services.training.messages import Best as BestEpoch
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, data_warnings, parse, stored
 from services.training.spec.footprint import GATES, check_fits, host_bytes, of_synthetic
 
-Event = dict[str, Any]
-Stop = Callable[[], str | None]
+Stop = Callable[[], StopReason | None]
 Heard = Callable[[], float]
+Offered = tuple[dict[str, Any], tuple[File, ...]]
+"""The result and the files of a model."""
 
-NEWEST = "newest"
-"""An order's `resume` that asks for the newest checkpoint of its directory, whichever that is."""
 WORTH_A_THREAD = 4_000_000
 """Floating point operations of one time step's recurrent product, from which on a second thread pays."""
 MODEL_FORMAT = "loopline-model/1"
 SCALED_MODEL_FORMAT = "loopline-model/2"
 """Where the targets were scaled: what the network answers is to be put back into the data's unit (`target_scaling`)."""
-CUT_SHORT = {"cancel": "cancelled", "time_limit": "time_limit"}
+CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
@@ -107,40 +127,35 @@ def warm(device: torch.device) -> None:
             pass
 
 
-def events(order: dict[str, Any], stop: Stop = lambda: None, heard: Heard = lambda: math.inf) -> Iterator[Event]:
+def events(order: Order, stop: Stop = lambda: None, heard: Heard = lambda: math.inf) -> Iterator[Event]:
     """Carries out one order and yields what happens.
 
-    Events: started, steps, device, epoch, checkpoint, checkpoint_deleted, rolled_back, note, log, finished, stopped.
-    Those that change which epoch is the best (started, epoch, rolled_back) say which one it is.
-
-    `order` holds spec, data (a path, or None for synthetic data), directory, resume (a checkpoint's path in it, NEWEST,
-    or None to begin), device, perhaps `data_sha256` (where the file's hash is known) and `suspect` (whether to
-    tell what may be wrong with the data, which the service has told already), and of a retraining `baselines`:
-    `warm_start` and `against`, each None or the name and the folder of a model. `stop` is asked after every update and
-    answers with a reason to end. Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
+    The events that change which epoch is the best (started, epoch, rolled_back) say which one it is. `stop` is asked
+    after every update and answers with a reason to end; `heard` says how many events about checkpoints were recorded.
+    Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
-    spec = stored(order["spec"])
-    path = Path(order["data"]) if order["data"] else None
-    sha256 = None if path is None else order.get("data_sha256") or _sha256(path)
-    device = device_of(order.get("device", "auto"))
+    spec = stored(order.spec)
+    path = Path(order.data) if order.data else None
+    sha256 = None if path is None else order.data_sha256 or _sha256(path)
+    device = device_of(order.device)
     if spec.data.synthetic is not None:
         check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of(device))
     arrays = read_arrays(spec, path)
     summary = npz.summarise(arrays)
-    if order.get("suspect"):
+    if order.suspect:
         for message in data_warnings.for_job(suspicions.of(arrays), spec, summary):
-            yield {"event": "note", "type": "suspicion", "level": "warning", "message": message, "data": {}}
+            yield Note("suspicion", "warning", message, {})
     spec = check_data(spec, summary)
     check_fits(spec, summary, _memory_of(device))
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
-    retraining = Retraining(spec, arrays, device, order.get("baselines"))
+    retraining = Retraining(spec, arrays, device, order.baselines)
     del arrays  # what is needed of them is in there
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
-    telling = Telling(first, Path(order["directory"]), retraining, path)
+    telling = Telling(first, Path(order.directory), retraining, path)
     del first  # it may have to make room for a smaller one
-    yield from telling.events(order.get("resume"), stop, heard)
+    yield from telling.events(order.resume, stop, heard)
 
 
 def _memory_of(device: torch.device) -> tuple[str, int] | None:
@@ -214,53 +229,45 @@ class Telling:
             if epoch is not None or self._steps_due(now):
                 yield from self._steps(now)
             if epoch is not None:
-                yield {"event": "epoch", "record": epoch, "best": best_of(run)}
+                yield EpochEnded(epoch, best_of(run))
             reason = stop()
             if reason or run.finished or self._checkpoint_due(now, epoch is not None):
                 yield from self._steps(now)  # what lies before a checkpoint is told before it
-                goes_on_from_here = bool(reason) and reason != "cancel" and not run.finished
+                goes_on_from_here = reason not in (None, StopReason.CANCEL) and not run.finished
                 yield from self._checkpoint(now, must=goes_on_from_here)
             if reason and not run.finished:
-                offered: Event = {}
+                offered = None
                 if reason in CUT_SHORT:
                     offered = yield from self._cut_short(CUT_SHORT[reason])
-                yield {"event": "stopped", "reason": reason, **offered}
+                yield Stopped(reason, *(offered or ()))
                 return
         yield from self._settle()
         yield from finish(run, self.directory, self.retraining)
 
-    def _cut_short(self, why: str) -> Generator[Event, None, Event]:
+    def _cut_short(self, why: str) -> Generator[Event, None, Offered | None]:
         """Offers the best weights of a run that nobody goes on with: what the last event says of them, if anything."""
         try:
             offered = cut_short(self.run, self.directory, why)
         except OSError as error:
             yield _warning(f"The best weights until then could not be written as a model: {error}.")
-            return {}
+            return None
         if offered is None:
-            yield {
-                "event": "log",
-                "level": "info",
-                "message": "There is no model of the run until then: no epoch had ended with finite weights and a "
-                "finite loss.",
-            }
-        return offered or {}
+            yield Log(
+                "info",
+                "There is no model of the run until then: no epoch had ended with finite weights and a finite loss.",
+            )
+        return offered
 
     def _rolled_back(self, error: Diverged) -> Iterator[Event]:
         """Tells of a rollback, and saves where the run stands now before it removes what came of the way it left."""
         run = self.run
-        yield {
-            "event": "rolled_back",
-            "epoch": run.epoch,
-            "step": run.step,
-            "best": best_of(run),
-            "message": sentence_of(error, run),
-            "data": {
-                "rollback": run.rollbacks,
-                "lr_factor": run.lr_factor,
-                "diverged_at_step": error.step,
-                "lr": error.lr,
-            },
+        data = {
+            "rollback": run.rollbacks,
+            "lr_factor": run.lr_factor,
+            "diverged_at_step": error.step,
+            "lr": error.lr,
         }
+        yield RolledBack(run.epoch, run.step, best_of(run), sentence_of(error, run), data)
         yield from self._checkpoint(time.monotonic())
         checkpoint.discard_after(self.directory, run.step)
         self.saved = [s for s in self.saved if s.step <= run.step]
@@ -275,13 +282,8 @@ class Telling:
         self.run.step_of_spec = step_of_spec
         found = self._take_up(None)
         less.apply(self.run)
-        yield {
-            "event": "note",
-            "type": "micro_batch",
-            "level": "warning",
-            "message": less.sentence(self.run, found is not None),
-            "data": less.document(self.run, found is not None),
-        }
+        resumed = found is not None
+        yield Note("micro_batch", "warning", less.sentence(self.run, resumed), less.document(self.run, resumed))
         yield self._started(found)
         yield from self._checkpoint(time.monotonic())  # so that a later attempt begins with what fits
 
@@ -367,18 +369,17 @@ class Telling:
 
     def _started(self, resumed: Path | None) -> Event:
         run = self.run
-        return {
-            "event": "started",
-            "epochs": run.training.epochs,
-            "steps_per_epoch": run.steps_per_epoch,
-            "resumed_from": {"epoch": run.epoch, "step": run.step} if resumed else None,
-            "best": best_of(run),
-            "parameters": sum(p.numel() for p in run.parameters),
-            "device": str(run.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "checkpoints": [saved.step for saved in self.saved],
-        }
+        return Started(
+            epochs=run.training.epochs,
+            steps_per_epoch=run.steps_per_epoch,
+            resumed_from=Place(run.epoch, run.step) if resumed else None,
+            best=best_of(run),
+            parameters=sum(p.numel() for p in run.parameters),
+            device=str(run.device),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            checkpoints=[saved.step for saved in self.saved],
+        )
 
     def _steps_due(self, now: float) -> bool:
         """The first update of this process is told at once, for it shows that the run could be built; the rest twice
@@ -393,19 +394,14 @@ class Telling:
         if reports:
             self.has_told = True
             loss, grad_norm = zip(*reports, strict=True)
-            yield {
-                "event": "steps",
-                "first_step": first,
-                "loss": _all_finite(loss),
-                "grad_norm": _all_finite(grad_norm),
-            }
+            yield Steps(first, _all_finite(loss), _all_finite(grad_norm))
         yield from self._memory(now)
 
     def _memory(self, now: float) -> Iterator[Event]:
         """What the run takes of a GPU now: an event of its own, for an epoch's record must be the same in every run."""
         if now - self.measured_at >= MEMORY_EVERY_SECONDS and (memory := usage(self.run.device)) is not None:
             self.measured_at = now
-            yield {"event": "device", "memory": memory}
+            yield DeviceMemory(memory)
 
     def _checkpoint_due(self, now: float, epoch_ended: bool) -> bool:
         run, when = self.run, self.run.spec.checkpoints
@@ -432,13 +428,7 @@ class Telling:
         self.doomed = [(number, step) for number, step in self.doomed if step != saved.step]
         self.said += 1
         self.said_of[saved.step] = self.said
-        yield {
-            "event": "checkpoint",
-            "epoch": saved.epoch,
-            "step": saved.step,
-            "best": saved.best,
-            "files": [asdict(file) for file in saved.files],
-        }
+        yield CheckpointSaved(saved.epoch, saved.step, saved.best, saved.files)
         yield from self._prune()
 
     def _prune(self) -> Iterator[Event]:
@@ -451,7 +441,7 @@ class Telling:
             self.said += 1
             self.doomed.append((self.said, old.step))
             self.saved.remove(old)
-            yield {"event": "checkpoint_deleted", "step": old.step}
+            yield CheckpointDeleted(old.step)
         heard = self.heard()
         for number, step in [doomed for doomed in self.doomed if doomed[0] <= heard]:
             checkpoint.delete(self.directory, step)
@@ -468,31 +458,26 @@ class Telling:
 
     def _skipped(self, error: OSError) -> Event:
         sizes = {"needed_bytes": error.needed, "free_bytes": error.free} if isinstance(error, checkpoint.NoRoom) else {}
-        return {
-            "event": "note",
-            "type": "checkpoint_skipped",
-            "level": "warning",
-            "message": f"The checkpoint at step {self.run.step} was skipped: {error.strerror}. Those before it stay, "
-            "and another is tried when it is due.",
-            "data": {"step": self.run.step, **sizes},
-        }
+        message = (
+            f"The checkpoint at step {self.run.step} was skipped: {error.strerror}. Those before it stay, and another "
+            "is tried when it is due."
+        )
+        return Note("checkpoint_skipped", "warning", message, {"step": self.run.step, **sizes})
 
 
 def _warning(message: str) -> Event:
-    return {"event": "log", "level": "warning", "message": message}
+    return Log("warning", message)
 
 
 def _layers_in_float32(run: Run) -> Event:
     architecture, asked = run.spec.architecture, run.training.precision
     where = "CPU" if run.device.type == "cpu" else "GPU"
-    return {
-        "event": "note",
-        "type": "precision",
-        "level": "warning",
-        "message": f"This {where} cannot train the {architecture.cell} layers of this spec in {asked} (with torch "
-        f"{torch.__version__}): they are computed in float32, the rest of the network in {asked}.",
-        "data": {"precision": asked, "precision_of_layers": run.precision_of_layers, "device": str(run.device)},
-    }
+    message = (
+        f"This {where} cannot train the {architecture.cell} layers of this spec in {asked} (with torch "
+        f"{torch.__version__}): they are computed in float32, the rest of the network in {asked}."
+    )
+    data = {"precision": asked, "precision_of_layers": run.precision_of_layers, "device": str(run.device)}
+    return Note("precision", "warning", message, data)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
@@ -509,7 +494,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") ->
 
 def _as_saved(path: Path) -> checkpoint.Saved:
     step = checkpoint.step_of(path)
-    blank = checkpoint.File(path.name, 0, "")
+    blank = File(path.name, 0, "")
     try:
         state = checkpoint.read(path)["state"]
     except CheckpointCorrupt:
@@ -546,10 +531,10 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         profile = {"profile": retraining.profile} if retraining.profile is not None else {}
     files = _write_model(run, directory, run.model.state_dict(), {**result, **profile})
     faults.point("result.written")
-    yield {"event": "finished", "result": result, "files": files}
+    yield Finished(result, files)
 
 
-def cut_short(run: Run, directory: Path, why: str) -> Event | None:
+def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
     """Writes the best weights of a run that ends before its end, in the form of a finished one and marked as what they
     are; None where there are none that can be of use. What is known of them is what the best epoch recorded: there is
     no time to ask them anything."""
@@ -568,7 +553,7 @@ def cut_short(run: Run, directory: Path, why: str) -> Event | None:
         **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
         "metrics": {key: value for key, value in epoch.items() if key.startswith(f"{split}_")},
     }
-    return {"result": result, "files": _write_model(run, directory, run.best.weights, result)}
+    return result, _write_model(run, directory, run.best.weights, result)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -577,16 +562,15 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def _write_model(
     run: Run, directory: Path, weights: Mapping[str, torch.Tensor], described: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> tuple[File, ...]:
     """Writes the three files of a model; their records."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
-    files = [
+    return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),
         _write_json(directory / "history.json", {"epochs": run.history}),
-    ]
-    return [asdict(file) for file in files]
+    )
 
 
 def check_answers(run: Run) -> None:
@@ -632,20 +616,20 @@ def _not_finite(run: Run, what: str) -> NotFinite:
     )
 
 
-def best_of(run: Run) -> dict[str, Any] | None:
+def best_of(run: Run) -> BestEpoch | None:
     """Which epoch is the best so far, whose weights are the model's: its number, and what it was judged by."""
     if run.best is None:
         return None
     split = "validation" if run.data.validation is not None else "train"
     value = run.best.value if math.isfinite(run.best.value) else None
-    return {"epoch": run.best.epoch, "metric": f"{split}_{run.training.best_by}", "value": value}
+    return BestEpoch(run.best.epoch, f"{split}_{run.training.best_by}", value)
 
 
 def _train_metrics(epoch: Epoch) -> dict[str, float | None]:
     return {key: value for key, value in epoch.items() if key.startswith("train_")}
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> checkpoint.File:
+def _write_json(path: Path, document: dict[str, Any]) -> File:
     return checkpoint.write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
 
 

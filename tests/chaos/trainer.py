@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from services.training.messages import Event, Order, RolledBack, Started, StopReason
 from tests.chaos import points
 from worker import trainer
 
-Event = dict[str, Any]
-Stop = Callable[[], str | None]
+Stop = Callable[[], StopReason | None]
 
 
 class Ticks:
@@ -45,19 +45,19 @@ def watch(folder: Path, pace: float) -> None:
 
     original = run.events
 
-    def events(order: Event, stop: Stop = lambda: None, **others: Any) -> Iterator[Event]:
-        ticks = Ticks(folder, order["job"], order["attempt"])
+    def events(order: Order, stop: Stop = lambda: None, **others: Any) -> Iterator[Event]:
+        ticks = Ticks(folder, order.job, order.attempt)
 
-        def ticking() -> str | None:
+        def ticking() -> StopReason | None:
             ticks.tick()
             time.sleep(pace)
             return stop()
 
         for event in original(order, stop=ticking, **others):
-            if event["event"] == "started":
-                ticks.step = (event["resumed_from"] or {"step": 0})["step"]
-            elif event["event"] == "rolled_back":
-                ticks.step = event["step"]
+            if isinstance(event, Started):
+                ticks.step = event.resumed_from.step if event.resumed_from else 0
+            elif isinstance(event, RolledBack):
+                ticks.step = event.step
             yield event
 
     run.events = events
@@ -75,7 +75,7 @@ def main() -> int:
     class Inbox(trainer.Inbox):
         """The trainer's own. With its order torch is there, and not sooner: what is sent must be read at once."""
 
-        def order(self) -> Event:
+        def order(self) -> Order:
             order = super().order()
             watch(ours.chaos_folder, ours.chaos_pace)
             return order

@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def main() -> None:
-    from services.training import run
+    from services.training import messages, run
 
     run.prepare_process(1)
     run.warm(run.device_of("cpu"))  # as a trainer does before its order comes
-    order = json.loads(Path(sys.argv[1]).read_text())
+    order = messages.Order(**json.loads(Path(sys.argv[1]).read_text()))
     with Path(sys.argv[2]).open("w") as out:
         for event in run.events(order):
-            out.write(json.dumps(event) + "\n")
+            out.write(json.dumps(messages.to_json(event)) + "\n")
 
 
 if __name__ == "__main__":

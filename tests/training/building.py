@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.training import epochs
+from services.training import epochs, messages, run
 from services.training.data import prepare
 from services.training.files import npz
 from services.training.files.npz import Arrays
@@ -79,6 +80,14 @@ def make_run(arrays: Arrays | None = None, **changes: Any) -> Run:
 def trained(run: Run) -> list[Epoch]:
     """Trains to the end; the records."""
     return [epoch for epoch in fit(run) if epoch is not None]
+
+
+def events(order: dict[str, Any], *more: Any, **named: Any) -> Iterator[dict[str, Any]]:
+    """What a run reports, as JSON, for an order in JSON: as both go over the pipes of a trainer."""
+    asked = messages.read_request({"request": "order", **order})
+    assert isinstance(asked, messages.Order)
+    for event in run.events(asked, *more, **named):
+        yield messages.to_json(event)
 
 
 def reports_of(run: Run) -> Tensor:

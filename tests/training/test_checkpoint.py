@@ -31,11 +31,12 @@ from services.training import checkpoint
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
-from services.training.run import NEWEST, events
+from services.training.messages import NEWEST
 from tests.training.building import (
     TIMES,
     classes,
     document,
+    events,
     make_run,
     names_in,
     of_many_lengths,
@@ -51,12 +52,13 @@ ROOT = Path(__file__).parents[2]
 # standard input lets it go on from a checkpoint to the next, so that it cannot have ended when it is to be killed.
 PROGRAM = """
 import json, sys, torch
-from services.training import run
+from tests.training.building import events
 torch.set_num_threads(1)
 for order in json.loads(sys.argv[1]):
-    for event in run.events(order):
+    wait = order.pop("wait", False)
+    for event in events(order):
         print(json.dumps(event), flush=True)
-        if event["event"] == "checkpoint" and order.get("wait"):
+        if event["event"] == "checkpoint" and wait:
             sys.stdin.read(1)
 """
 

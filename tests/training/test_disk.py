@@ -21,10 +21,11 @@ from services.errors import Diverged
 from services.training import checkpoint
 from services.training.files import npz
 from services.training.loop import Run, fit
-from services.training.run import NEWEST, events
+from services.training.messages import NEWEST
 from tests.training.building import (
     classes,
     document,
+    events,
     make_run,
     names_in,
     of_many_lengths,

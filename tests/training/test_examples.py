@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.training import run
 from services.training.spec import loads
+from tests.training.building import events
 
 ROOT = Path(__file__).parents[2]
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
@@ -22,7 +22,7 @@ def trained(tmp_path: Path) -> dict[str, Any]:
     spec = loads((ROOT / "examples" / "vowels.yaml").read_bytes())
     spec["training"]["epochs"] = 2
     order = {"spec": spec, "data": str(VOWELS), "directory": str(tmp_path / "model"), "device": "cpu"}
-    for _ in run.events(order):
+    for _ in events(order):
         pass
     card: dict[str, Any] = json.loads((tmp_path / "model" / "model.json").read_text())
     return card

@@ -15,10 +15,11 @@ import pytest
 from services import faults
 from services.training import checkpoint
 from services.training.files import npz
-from services.training.run import NEWEST, events
+from services.training.messages import NEWEST
 from tests.training.building import (
     classes,
     document,
+    events,
     make_run,
     names_in,
     of_many_lengths,
@@ -34,7 +35,7 @@ OFTEN = {"every_steps": 2, "every_seconds": None, "keep_last": 2}
 PROGRAM = """
 import json, os, signal, sys, torch
 from services import faults
-from services.training import run
+from tests.training.building import events
 torch.set_num_threads(1)
 order, point, passing = json.loads(sys.argv[1])
 left = [passing]
@@ -43,7 +44,7 @@ def die():
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 faults.arm(point, die)
-for event in run.events(order):
+for event in events(order):
     print(json.dumps(event), flush=True)
 """
 

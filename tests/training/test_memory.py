@@ -20,9 +20,10 @@ from services.training import checkpoint, loop
 from services.training.data import Batch, Order, in_pieces
 from services.training.files import npz
 from services.training.loop import Run
+from services.training.messages import NEWEST, DeviceMemory
 from services.training.model import SequenceModel
-from services.training.run import NEWEST, Telling, events
-from tests.training.building import classes, document, make_run, of_many_lengths, timeless, trained, weights_of
+from services.training.run import Telling
+from tests.training.building import classes, document, events, make_run, of_many_lengths, timeless, trained, weights_of
 
 ARRAYS = of_many_lengths(classes(32))  # 24 training samples in batches of 8: 3 updates an epoch, 9 in all
 Event = dict[str, Any]
@@ -312,7 +313,7 @@ def test_what_a_run_takes_of_a_gpu_is_told_every_two_seconds_and_of_a_cpu_never(
     telling = Telling(make_run(ARRAYS), tmp_path)
     assert list(telling._memory(0.0)) == []
     telling.run.device = torch.device("cuda")  # torch answers zeros where there is none
-    told = [[event["event"] for event in telling._memory(at)] for at in (10.0, 11.9, 12.0, 13.0)]
-    assert told == [["device"], [], ["device"], []]
+    told = [[type(event) for event in telling._memory(at)] for at in (10.0, 11.9, 12.0, 13.0)]
+    assert told == [[DeviceMemory], [], [DeviceMemory], []]
     [event] = telling._memory(20.0)
-    assert set(event["memory"]) == {"allocated", "reserved", "peak"}
+    assert set(event.memory) == {"allocated", "reserved", "peak"}

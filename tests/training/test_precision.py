@@ -18,10 +18,9 @@ from torch import Tensor
 from services.training import model as models
 from services.training.files import npz
 from services.training.model import DTYPES, FUNCTIONS, SequenceModel, works_in
-from services.training.run import events
 from services.training.spec import parse
 from services.training.spec.fields import Architecture
-from tests.training.building import classes, document, make_run, of_many_lengths
+from tests.training.building import classes, document, events, make_run, of_many_lengths
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -35,10 +34,10 @@ CELLS: dict[str, dict[str, Any]] = {
 # Carries out orders, and tells what happens, in a process with a processor of its own.
 PROGRAM = """
 import json, sys, torch
-from services.training import run
+from tests.training.building import events
 torch.set_num_threads(1)
 for order in json.loads(sys.argv[1]):
-    for event in run.events(order):
+    for event in events(order):
         print(json.dumps(event))
 """
 

@@ -18,11 +18,12 @@ from services.errors import Diverged
 from services.training import checkpoint
 from services.training.files import npz
 from services.training.loop import Run, fit
+from services.training.messages import NEWEST
 from services.training.rollback import roll_back
-from services.training.run import NEWEST, events
 from services.training.spec import parse
 from tests.training.building import (
     document,
+    events,
     make_run,
     names_in,
     same,

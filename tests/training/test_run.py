@@ -22,12 +22,13 @@ from services.training.data import Part
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
+from services.training.messages import NEWEST
 from services.training.model import SequenceModel
-from services.training.run import NEWEST, events
 from services.training.spec import parse
 from tests.training.building import (
     classes,
     document,
+    events,
     make_run,
     names_in,
     of_many_lengths,
@@ -344,7 +345,7 @@ def test_what_cannot_be_offered_is_said_and_the_run_stops_all_the_same(
 ) -> None:
     real = run.cut_short
 
-    def spoiled(stopped: Run, directory: Path, why: str) -> Event | None:
+    def spoiled(stopped: Run, directory: Path, why: str) -> run.Offered | None:
         if trouble == "disk":
             raise checkpoint.NoRoom(1, 0)
         if stopped.best is not None and trouble == "weights":

@@ -19,10 +19,21 @@ from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.gate.reference import load
 from services.training.loop import evaluate, fit
+from services.training.messages import NEWEST
 from services.training.model import SequenceModel
-from services.training.run import NEWEST, events
 from services.training.spec import parse
-from tests.training.building import classes, document, make_run, same, spec_for, timeless, trained, values, weights_of
+from tests.training.building import (
+    classes,
+    document,
+    events,
+    make_run,
+    same,
+    spec_for,
+    timeless,
+    trained,
+    values,
+    weights_of,
+)
 
 Event = dict[str, Any]
 Train = Callable[..., list[Event]]

@@ -45,7 +45,7 @@ def main() -> None:
     die_with_parent(parser.parse_args().parent)
     let_alarms_kill()
     threading.Thread(target=listen, daemon=True).start()
-    send(event="ready", device="cpu")
+    send(event="ready", protocol=1, device="cpu")
     order = inbox.get()
     tags = order["spec"]["tags"]
     stub = tags.get("stub", "") if order["attempt"] <= int(tags.get("times", "99")) else ""
@@ -57,7 +57,7 @@ def train(order: dict[str, Any], stub: str) -> None:
         send(event="failed", reason="device_lost", message="No CUDA GPUs are available", traceback=None)
         sys.exit(1)
     folder, epochs = Path(order["directory"]), order["spec"]["training"]["epochs"]
-    begin = json.loads(Path(order["resume"]).read_text())["step"] if order["resume"] else 0
+    begin = json.loads(Path(order["resume"]).read_text())["step"] if order.get("resume") else 0
     resumed = {"epoch": begin // STEPS_PER_EPOCH, "step": begin} if begin else None
     send(
         event="started",
@@ -65,9 +65,11 @@ def train(order: dict[str, Any], stub: str) -> None:
         steps_per_epoch=STEPS_PER_EPOCH,
         resumed_from=resumed,
         best=best(begin // STEPS_PER_EPOCH) if begin >= STEPS_PER_EPOCH else None,
+        parameters=1,
         device="cpu",
-        pid=os.getpid(),
-        environment=sorted(os.environ),
+        threads=1,
+        torch="none",
+        details={"pid": os.getpid(), "environment": sorted(os.environ)},
     )
     if stub == "unbuilt":
         send(event="failed", reason="cannot_train", message="RuntimeError: no primitive", traceback="Traceback: ...")
@@ -164,7 +166,7 @@ def go_on(stub: str, step: int) -> None:
     if stub == "slow":
         for _ in range(20):
             time.sleep(0.1)
-            send(event="note", type="warning", message="still there")
+            send(event="note", type="warning", level="info", message="still there", data={})
     elif stub == "chatter":
         for number in range(1000):  # 100 MB
             os.write(1, b"".join(b"%099d\n" % line for line in range(number * 1000, number * 1000 + 1000)))
@@ -184,7 +186,7 @@ def stop_asked(stub: str) -> str | None:
     if stub == "deaf":
         return None
     try:
-        return str(inbox.get_nowait()["stop"])
+        return str(inbox.get_nowait()["reason"])
     except queue.Empty:
         return None
 
@@ -207,11 +209,11 @@ def write(path: Path, data: bytes) -> dict[str, Any]:
 def listen() -> None:
     for line in lines(0):
         message = json.loads(line)
-        if "lease" in message:
-            die_at(message["lease"])
-        if "heard" in message:
-            registered.put(message["heard"])
-        if "spec" in message or "stop" in message:
+        if message["request"] == "lease":
+            die_at(message["until"])
+        elif message["request"] == "heard":
+            registered.put(message["count"])
+        else:
             inbox.put(message)
     os._exit(3)
 

@@ -33,6 +33,7 @@ from services.errors import (
 from services.jobs import progress
 from services.orm import Job
 from services.training import epochs
+from services.training.messages import Event, Failed, Ready, Started, Steps
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt.spare import Spares, Trainer, trainer_command
@@ -134,7 +135,7 @@ def test_a_trainer_ends_when_its_orders_do() -> None:
 def test_a_trainer_is_the_first_to_be_killed_when_memory_runs_out(spares: Noting) -> None:
     trainer = spares.take()
     try:
-        while not any(event["event"] == "ready" for event in trainer.wait(1)):
+        while not any(isinstance(event, Ready) for event in trainer.wait(1)):
             assert not trainer.has_exited(), trainer.output.last_words()
         assert Path(f"/proc/{trainer.pid}/oom_score_adj").read_text() == "1000\n"
         assert int(Path("/proc/self/oom_score_adj").read_text()) < 1000
@@ -159,7 +160,7 @@ def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel(seconds: list
         try:
             assert trainer.stdin is not None
             for more in seconds:
-                trainer.stdin.write(json.dumps({"lease": time.monotonic() + more}).encode() + b"\n")
+                trainer.stdin.write(json.dumps({"request": "lease", "until": time.monotonic() + more}).encode() + b"\n")
             assert trainer.wait(30) == -signal.SIGALRM
         finally:
             trainer.kill()
@@ -216,8 +217,8 @@ class OutOfMemoryError(RuntimeError):
 def test_what_went_wrong_has_a_reason(error: Exception, reason: str) -> None:
     for is_built in (True, False):
         told = failure(error, is_built=is_built)
-        assert (told["event"], told["reason"]) == ("failed", reason)
-        assert told["message"]
+        assert told.reason == reason
+        assert told.message
 
 
 @pytest.mark.parametrize(
@@ -231,21 +232,22 @@ def test_what_went_wrong_has_a_reason(error: Exception, reason: str) -> None:
     ],
 )
 def test_what_fails_before_the_first_update_is_the_specs_and_what_fails_later_is_a_crash(error: Exception) -> None:
-    def run(*before: dict[str, Any]) -> dict[str, Any]:
-        def events() -> Iterator[dict[str, Any]]:
+    def run(*before: Event) -> Failed:
+        def events() -> Iterator[Event]:
             yield from before
             raise error
 
         sent: list[Any] = []
         assert train(events(), sent.append) == 1
         assert sent[:-1] == list(before)
-        return dict(sent[-1])
+        assert isinstance(sent[-1], Failed)
+        return sent[-1]
 
-    started = {"event": "started"}
+    started = Started(3, 4, None, None, 1, "cpu", 1, "none")
     for told in (run(), run(started)):
-        assert (told["reason"], "Traceback" in told["traceback"]) == ("cannot_train", True)
-        assert type(error).__name__ in told["message"]
-    assert run(started, {"event": "steps"})["reason"] == "trainer_crashed"
+        assert (told.reason, "Traceback" in (told.traceback or "")) == ("cannot_train", True)
+        assert type(error).__name__ in told.message
+    assert run(started, Steps(1, [0.5], [0.5])).reason == "trainer_crashed"
 
 
 def test_a_run_that_cannot_be_built_fails_at_once_with_what_is_wrong(
@@ -261,8 +263,8 @@ def test_a_run_that_cannot_be_built_fails_at_once_with_what_is_wrong(
 
 
 def test_what_nobody_foresaw_comes_with_its_traceback() -> None:
-    assert "ZeroDivisionError" in (failure(ZeroDivisionError("x"))["traceback"] or "")
-    assert failure(DatasetInvalid("x"))["traceback"] is None
+    assert "ZeroDivisionError" in (failure(ZeroDivisionError("x")).traceback or "")
+    assert failure(DatasetInvalid("x")).traceback is None
 
 
 def test_lines_come_as_soon_as_they_are_whole() -> None:

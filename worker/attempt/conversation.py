@@ -14,11 +14,28 @@ from services.jobs.attempts import Flags
 from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
 from services.states import Reason, Status
+from services.training.messages import (
+    CheckpointDeleted,
+    CheckpointSaved,
+    End,
+    EpochEnded,
+    Event,
+    Failed,
+    Heard,
+    Order,
+    ProtocolError,
+    Started,
+    Steps,
+    Stop,
+    Stopped,
+    StopReason,
+)
+from services.training.messages import Lease as Renewed
 from worker.attempt import delivery, oom, voice
 from worker.attempt.delivery import failed
-from worker.attempt.record import ENDS, Batch, Event, Trace, log_lines, progress_lines, trace
+from worker.attempt.record import Batch, Trace, log_lines, progress_lines, trace
 from worker.attempt.slot import Claim, Slot
-from worker.attempt.spare import ProtocolError, Trainer, signal_name
+from worker.attempt.spare import Trainer, signal_name
 from worker.attempt.voice import Dials
 from worker.gpu.advice import DEVICE_LOST, advised
 
@@ -27,7 +44,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # how long a request to cancel or pause may go unseen
 TICK_SECONDS = 0.5
 WRITE_SECONDS = 0.4  # between two transactions of one attempt, so that short epochs do not keep others from writing
-FIRST = frozenset({"started", "steps", "epoch"})  # of these the first is written at once
+FIRST: frozenset[type] = frozenset({Started, Steps, EpochEnded})  # of these the first is written at once
 OUTPUT_SECONDS = 1.0  # how long a printed line may wait to be written down
 STOP_SHARE = 0.5  # of the lease, without renewal, after which the trainer is to save its place and stop
 LEASE_SHARE = 0.75  # and after which it must be dead: another may follow soon
@@ -39,18 +56,18 @@ class Attempt:
     The trainer gets its `order` when all that it needs is here.
     """
 
-    def __init__(self, slot: Slot, claim: Claim, trainer: Trainer, order: Event) -> None:
+    def __init__(self, slot: Slot, claim: Claim, trainer: Trainer, order: Order) -> None:
         self.slot, self.job, self.trainer, self.order = slot, claim.job, trainer, order
         self.lease = Lease.of(claim.job)
         self.delivery = delivery.of(slot, claim)  # holds events that have come and are in no batch yet
         self.is_under_way = False  # whether the trainer has its order
         self.batch: Batch | None = None  # what is to be written next
-        self.last: Event | None = None  # the event that ends the attempt, once it has come
+        self.last: End | None = None  # the event that ends the attempt, once it has come
         self.ended = False
         self.heard = 0  # events about checkpoints that are in the database
         self.began_training = False
         self.device_trouble: str | None = None  # why the device cannot be used, where that ended the attempt
-        self.asked: str | None = None  # what the trainer was asked to stop for
+        self.asked: StopReason | None = None  # what the trainer was asked to stop for
         self.step = claim.job.step
         self.began = time.monotonic()
         self.kills = oom.kills()
@@ -95,7 +112,8 @@ class Attempt:
             self.is_under_way = True
             self.began = time.monotonic()
             lease = self.renewed + LEASE_SHARE * self.slot.settings.lease_seconds
-            self.trainer.send({**self.order, "lease": lease})
+            self.trainer.send(Renewed(lease))
+            self.trainer.send(self.order)
 
     # The lease
 
@@ -125,7 +143,7 @@ class Attempt:
         self.renewed = self.looked = began
         self.renew_at = began + self.slot.settings.renew_seconds
         if self.last is None:
-            self.trainer.send({"lease": began + LEASE_SHARE * self.slot.settings.lease_seconds})
+            self.trainer.send(Renewed(began + LEASE_SHARE * self.slot.settings.lease_seconds))
         self.heed(flags)
 
     def look(self, began: float) -> None:
@@ -145,16 +163,16 @@ class Attempt:
         if silent > LEASE_SHARE * lease and (self.last is None or self.slot.drain):
             raise LeaseLost("The database was out of reach until the lease was nearly over; the trainer is stopped.")
         if silent > STOP_SHARE * lease:
-            self.ask_to_stop("lease")
+            self.ask_to_stop(StopReason.LEASE)
 
     def heed(self, flags: Flags) -> None:
         if flags.seconds_left is not None:
             self.time_limit_at = time.monotonic() + flags.seconds_left
         if flags.cancel:
-            self.ask_to_stop("cancel")
+            self.ask_to_stop(StopReason.CANCEL)
             self.delivery.hurry()
         if flags.pause:
-            self.ask_to_stop("pause")
+            self.ask_to_stop(StopReason.PAUSE)
 
     # The trainer
 
@@ -164,23 +182,23 @@ class Attempt:
             return
         if self.slot.drain:
             self.trainer.unwatch(self.slot.drain.fd)  # it stays readable: watching on would be a busy loop
-            self.ask_to_stop("drain")
+            self.ask_to_stop(StopReason.DRAIN)
         if time.monotonic() >= self.time_limit_at:
-            self.ask_to_stop("time_limit")
-        if time.monotonic() >= self.kill_at:
+            self.ask_to_stop(StopReason.TIME_LIMIT)
+        if self.asked is not None and time.monotonic() >= self.kill_at:
             log.warning("%s: the trainer did not stop within %g s and is killed", self.job.id, self.slot.stop_seconds)
-            self.take_in([{"event": "stopped", "reason": self.asked}])
+            self.take_in([Stopped(self.asked)])
 
-    def ask_to_stop(self, reason: str) -> None:
+    def ask_to_stop(self, reason: StopReason) -> None:
         """The first request counts; what is asked later is on the job's row, which has the last word."""
         if self.asked is None and self.last is None:
             log.info("%s: the trainer is asked to stop (%s)", self.job.id, reason)
             self.asked = reason
             self.kill_at = time.monotonic() + self.slot.stop_seconds
             if self.is_under_way:
-                self.trainer.send({"stop": reason})
+                self.trainer.send(Stop(reason))
             else:
-                self.take_in([{"event": "stopped", "reason": reason}])
+                self.take_in([Stopped(reason)])
 
     def listen(self) -> None:
         """Take in what the trainer says, waiting for it at most to the next thing to do; note its death or silence."""
@@ -207,25 +225,25 @@ class Attempt:
         for event in events:
             if self.last is not None:
                 return
-            if not self.is_away and (event["event"] in self.news or event["event"] in ENDS):
+            if not self.is_away and (type(event) in self.news or isinstance(event, End)):
                 self.write_at = 0.0
-            self.began_training = self.began_training or event["event"] == "started"
+            self.began_training = self.began_training or isinstance(event, Started)
             self.dials.read(event)
             voice.tell(event)
-            if event["event"] in ENDS:
+            if isinstance(event, End):
                 self.last = self.judged(event)
                 self.trainer.end()
                 return
-            if event["event"] == "steps":
-                self.step = event["first_step"] + len(event["loss"]) - 1
+            if isinstance(event, Steps):
+                self.step = event.last_step
             self.delivery.take(event)
 
-    def judged(self, last: Event) -> Event:
+    def judged(self, last: End) -> End:
         """The last event, or what follows from it where the device has failed: a job that had not begun had no part."""
-        if last.get("reason") != DEVICE_LOST:
+        if not isinstance(last, Failed) or last.reason != DEVICE_LOST:
             return last
-        self.device_trouble = advised(str(last.get("message")))
-        return last if self.began_training else {"event": "stopped", "reason": DEVICE_LOST}
+        self.device_trouble = advised(last.message)
+        return last if self.began_training else Stopped(StopReason.DEVICE_LOST)
 
     def patience(self) -> float:
         """How long to wait for the trainer before something else is due, in seconds."""
@@ -243,19 +261,19 @@ class Attempt:
             return float("inf")
         return max(self.began, self.trainer.heard_at) + self.max_stall_seconds
 
-    def stall(self) -> Event:
+    def stall(self) -> End:
         silent = time.monotonic() - max(self.began, self.trainer.heard_at)
         limit = f"limits.max_stall_seconds is {self.max_stall_seconds:g}"
         return failed(Reason.STALLED, f"The trainer said nothing for {silent:.0f} s at step {self.step} ({limit}).")
 
-    def obituary(self) -> Event:
+    def obituary(self) -> End:
         """The failure of a trainer that ended without a last event, told from its exit status and last words."""
         if self.asked is not None:
-            return {"event": "stopped", "reason": self.asked}
+            return Stopped(self.asked)
         status = self.trainer.end()
         if status == -signal.SIGALRM:
             log.warning("%s: the trainer heard of no renewal in time, and has ended itself", self.job.id)
-            return {"event": "stopped", "reason": "lease"}
+            return Stopped(StopReason.LEASE)
         if status == -signal.SIGKILL:
             told = oom.sentence(self.kills, oom.kills())
             return failed(Reason.OUT_OF_MEMORY_HOST if told == oom.KILLED else Reason.TRAINER_CRASHED, told)
@@ -291,13 +309,13 @@ class Attempt:
             return
         self.batch, self.trace, self.is_unsure, self.is_away = None, left, False, False
         self.write_at = time.monotonic() + WRITE_SECONDS
-        self.news -= {event["event"] for event in batch.events}
+        self.news -= {type(event) for event in batch.events}
         self.delivery.committed(batch)
         self.ended = batch.end is not None
         if batch.end is None and batch.heard > self.heard:
             self.heard = batch.heard
-            self.trainer.send({"heard": batch.heard})
-        if any(event["event"] == "steps" for event in batch.events):
+            self.trainer.send(Heard(batch.heard))
+        if any(isinstance(event, Steps) for event in batch.events):
             self.slot.spares.prepare()  # the first step is out: now the next spare may have the processor too
 
     def next_batch(self) -> Batch | None:
@@ -315,7 +333,7 @@ class Attempt:
             self.output_at = now + OUTPUT_SECONDS
             printed = [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
             said, lines = said + printed, lines + printed
-        heard = self.heard + sum(event["event"] in ("checkpoint", "checkpoint_deleted") for event in released)
+        heard = self.heard + sum(isinstance(event, CheckpointSaved | CheckpointDeleted) for event in released)
         voice.say(said)
         if not (events or lines or end or heard > self.heard):
             return None

@@ -18,8 +18,9 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,24 @@ from services.errors import StorageUnavailable, Unavailable
 from services.jobs import progress
 from services.states import Reason
 from services.training import epochs
+from services.training.messages import (
+    CheckpointDeleted,
+    CheckpointSaved,
+    End,
+    Event,
+    Failed,
+    File,
+    Finished,
+    Log,
+    Note,
+    RolledBack,
+    Started,
+    Stopped,
+    StopReason,
+    as_dict,
+)
 from worker.attempt.courier import Courier
-from worker.attempt.record import PLACES, Batch, Event
+from worker.attempt.record import PLACES, Batch
 from worker.attempt.slot import Claim, Slot
 
 log = logging.getLogger(__name__)
@@ -42,7 +59,7 @@ RETRY_SECONDS = 1.0
 BACKLOG = 4
 """So many checkpoints may wait for their way to the store; when more come, the oldest are left out."""
 
-ORDERED = PLACES | {"checkpoint", "checkpoint_deleted"}
+ORDERED = (*PLACES, CheckpointSaved, CheckpointDeleted)
 
 
 class Delivery:
@@ -108,15 +125,15 @@ class Delivery:
     def told(self, event: Event) -> list[Event]:
         """A released event as it is written, or what has to be written instead because its files are not what it
         says."""
-        if event["event"] == "checkpoint" and (damage := _damage(self.slot.storage, self.job.id, event["files"])):
+        if isinstance(event, CheckpointSaved) and (damage := _damage(self.slot.storage, self.job.id, event.files)):
             # Likely deleted again already: several events are read at once.
             return [_not_registered(event, damage)]
         return [event]
 
-    def end(self, event: Event) -> Event | None:
+    def end(self, event: End) -> End | None:
         """The end as it is to be written; None while its files are on their way."""
-        if "files" in event:
-            damage = _damage(self.slot.storage, self.job.id, event["files"], hashed=True)
+        if not isinstance(event, Failed) and event.files is not None:
+            damage = _damage(self.slot.storage, self.job.id, event.files, hashed=True)
             if damage:
                 return _without_files(event, f"The trainer's result is not whole: {damage}.")
         return event
@@ -145,9 +162,9 @@ class StoreDelivery(Delivery):
         self.store, self.courier = store, Courier()
         self.fd = self.courier.fd
         self.stored = {row.step: transfers.keys_of(row.files) for row in claim.checkpoints}
-        self.uploads: dict[int, Future[list[dict[str, Any]]]] = {}  # by the id of an event in the queue
+        self.uploads: dict[int, Future[tuple[File, ...]]] = {}  # by the id of an event in the queue
         self.fetching: Future[list[str]] | None = None
-        self.result: Future[list[dict[str, Any]]] | None = None
+        self.result: Future[tuple[File, ...]] | None = None
         self.kept_back: list[int] = []  # steps that the trainer gave up while newer ones did not reach the store
         self.is_missing = self.is_skipping = False  # the newest checkpoint is not registered; for want of the store
         self.is_fresh = self.has_ended = self.is_draining = self.is_over = False
@@ -186,22 +203,24 @@ class StoreDelivery(Delivery):
         return problems
 
     def take(self, event: Event) -> None:
-        if event["event"] == "checkpoint":
+        if isinstance(event, CheckpointSaved):
             self.sent += 1
             self._upload(event, self.sent)
         self.queue.append(event)
         self.is_fresh = True
 
-    def _upload(self, event: Event, number: int) -> None:
-        self.uploads[id(event)] = self.courier.send(partial(self._share, event["files"], number))
+    def _upload(self, event: CheckpointSaved, number: int) -> None:
+        self.uploads[id(event)] = self.courier.send(partial(self._share, event.files, number))
 
-    def _share(self, files: Sequence[Mapping[str, Any]], number: int | None = None) -> list[dict[str, Any]]:
+    def _share(self, files: Sequence[File], number: int | None = None) -> tuple[File, ...]:
         """By the courier's thread."""
         if self.is_over:
             raise StorageUnavailable("It is not needed any more.")
         if number is not None and self.sent - number >= BACKLOG:
             raise ValueError("newer ones came before it could be stored")
-        return transfers.share(self.slot.storage, self.store, self.job.id, self.job.attempt, files)
+        sent = [as_dict(file) for file in files]
+        shared = transfers.share(self.slot.storage, self.store, self.job.id, self.job.attempt, sent)
+        return tuple(File(**file) for file in shared)
 
     def released(self, *, ended: bool) -> list[Event]:
         self.courier.heed()
@@ -211,12 +230,11 @@ class StoreDelivery(Delivery):
         held: list[Event] = []
         is_blocked = is_barred = False  # by a checkpoint on its way; by a place that waits behind it
         for event in self.queue:  # a warning may join it meanwhile
-            kind = event["event"]
-            waits = kind in ORDERED and (is_blocked or not self._is_settled(event))
+            waits = isinstance(event, ORDERED) and (is_blocked or not self._is_settled(event))
             if waits or is_barred:
                 held.append(event)
                 is_blocked = is_blocked or waits
-                is_barred = is_barred or kind in PLACES
+                is_barred = is_barred or isinstance(event, PLACES)
             else:
                 released.append(event)
         self.queue = held
@@ -224,7 +242,7 @@ class StoreDelivery(Delivery):
 
     def _is_settled(self, event: Event) -> bool:
         """Whether it is known what is to be written of it. After the run has ended there is time to try again."""
-        if (upload := self.uploads.get(id(event))) is None:
+        if not isinstance(event, CheckpointSaved) or (upload := self.uploads.get(id(event))) is None:
             return True
         if not self._is_done(upload):
             return False
@@ -237,20 +255,20 @@ class StoreDelivery(Delivery):
 
     def told(self, event: Event) -> list[Event]:
         match event:
-            case {"event": "checkpoint", "step": step}:
+            case CheckpointSaved(step=step):
                 return self._checkpoint(event, step)
-            case {"event": "checkpoint_deleted", "step": step} if self.is_missing:
+            case CheckpointDeleted(step) if self.is_missing:
                 self.kept_back.append(step)
                 return []
-            case {"event": "started", "checkpoints": there}:
-                resumed = (event.get("resumed_from") or {"step": 0})["step"]
+            case Started(checkpoints=there) if there is not None:
+                resumed = event.resumed_from.step if event.resumed_from else 0
                 self.kept_back = [step for step in self.kept_back if step <= resumed]
-                return [{**event, "checkpoints": [*there, *self.kept_back]}]
-            case {"event": "rolled_back", "step": place}:
+                return [replace(event, checkpoints=[*there, *self.kept_back])]
+            case RolledBack(step=place):
                 self.kept_back = [step for step in self.kept_back if step <= place]
         return [event]
 
-    def _checkpoint(self, event: Event, step: int) -> list[Event]:
+    def _checkpoint(self, event: CheckpointSaved, step: int) -> list[Event]:
         upload = self.uploads.pop(id(event))
         error = _error(upload)
         self.is_missing = error is not None
@@ -258,32 +276,32 @@ class StoreDelivery(Delivery):
             self.is_skipping = False
             superfluous = [old for old in self.kept_back if old != step]
             self.kept_back = []
-            stored = {**event, "files": upload.result()}
-            return [stored, *({"event": "checkpoint_deleted", "step": old} for old in superfluous)]
+            stored = replace(event, files=upload.result())
+            return [stored, *map(CheckpointDeleted, superfluous)]
         if not isinstance(error, StorageUnavailable):
             return [_not_registered(event, error)]
         was_skipping, self.is_skipping = self.is_skipping, True
         return [] if was_skipping else [_skipped(step, error)]
 
-    def end(self, event: Event) -> Event | None:
-        if "files" not in event:
+    def end(self, event: End) -> End | None:
+        if isinstance(event, Failed) or event.files is None:
             return event
         if self.result is None:
-            self.result = self.courier.send(partial(self._share, event["files"]))
+            self.result = self.courier.send(partial(self._share, event.files))
         if not self._is_done(self.result):
             return None
         error = _error(self.result)
         if error is None:
-            return {**event, "files": self.result.result()}
+            return replace(event, files=self.result.result())
         if not isinstance(error, StorageUnavailable):
             return _without_files(event, f"The trainer's result is not whole: {error}.")
-        if event["event"] == "stopped":  # nobody waits for these: there is the last checkpoint
+        if isinstance(event, Stopped):  # nobody waits for these: there is the last checkpoint
             return _without_files(event, error.message)
         if self._waits_on(error):
             self.result = None if self._tries_again() else self.result
             return None
         if self.is_draining:
-            return {"event": "stopped", "reason": "drain"}
+            return Stopped(StopReason.DRAIN)
         return failed(Reason.STORAGE_UNAVAILABLE, error.message)
 
     def committed(self, batch: Batch) -> None:
@@ -291,16 +309,16 @@ class StoreDelivery(Delivery):
         gone: list[str] = []
         for event in batch.events:
             match event:
-                case {"event": "checkpoint", "step": step, "files": files}:
+                case CheckpointSaved(step=step, files=files):
                     gone += self.stored.get(step, [])
-                    self.stored[step] = transfers.keys_of(files)
-                case {"event": "checkpoint_deleted", "step": step}:
+                    self.stored[step] = [file.object for file in files if file.object is not None]
+                case CheckpointDeleted(step):
                     gone += self.stored.pop(step, [])
-                case {"event": "started"}:
-                    there = event.get("checkpoints", self.stored)
-                    resumed = (event.get("resumed_from") or {"step": 0})["step"]
+                case Started(checkpoints=listed):
+                    there = self.stored if listed is None else listed
+                    resumed = event.resumed_from.step if event.resumed_from else 0
                     gone += self._forgotten({step for step in self.stored if step > resumed or step not in there})
-                case {"event": "rolled_back", "step": place}:
+                case RolledBack(step=place):
                     gone += self._forgotten({step for step in self.stored if step > place})
         if gone:
             self.courier.send(partial(self._delete, gone))
@@ -358,17 +376,17 @@ def of(slot: Slot, claim: Claim) -> Delivery:
     return Delivery(slot, claim) if store is None else StoreDelivery(slot, claim, store)
 
 
-def failed(reason: Reason, message: str) -> Event:
+def failed(reason: Reason, message: str) -> Failed:
     """The event of an attempt that ends for something that its trainer did not tell."""
-    return {"event": "failed", "reason": reason, "message": message, "traceback": None}
+    return Failed(reason, message, None)
 
 
-def _without_files(event: Event, why: str) -> Event:
+def _without_files(event: Finished | Stopped, why: str) -> End:
     """The end of an attempt whose files are not there: a failure, or a stop that offers nothing."""
-    if event["event"] == "finished":
+    if isinstance(event, Finished):
         return failed(Reason.TRAINER_CRASHED, why)
     log.warning("the best weights until the stop are not offered: %s", why)
-    return {"event": event["event"], "reason": event["reason"]}
+    return Stopped(event.reason)
 
 
 def _error(future: Future[Any]) -> BaseException | None:
@@ -376,33 +394,30 @@ def _error(future: Future[Any]) -> BaseException | None:
 
 
 def _warning(message: str) -> Event:
-    return {"event": "log", "level": "warning", "message": message}
+    return Log("warning", message)
 
 
-def _not_registered(event: Event, why: object) -> Event:
-    return {"event": "log", "level": "info", "message": f"checkpoint {event['step']} not registered: {why}"}
+def _not_registered(event: CheckpointSaved, why: object) -> Event:
+    return Log("info", f"checkpoint {event.step} not registered: {why}")
 
 
 def _skipped(step: int, error: StorageUnavailable) -> Event:
-    return {
-        "event": "note",
-        "type": "checkpoint_skipped",
-        "level": "warning",
-        "message": f"The checkpoint at step {step} was skipped. {error.message} Those before it stay, and another is "
-        "tried when it is due.",
-        "data": {"step": step},
-    }
+    message = (
+        f"The checkpoint at step {step} was skipped. {error.message} Those before it stay, and another is tried when "
+        "it is due."
+    )
+    return Note("checkpoint_skipped", "warning", message, {"step": step})
 
 
-def _damage(storage: Storage, job_id: str, files: Sequence[Mapping[str, Any]], *, hashed: bool = False) -> str | None:
+def _damage(storage: Storage, job_id: str, files: Sequence[File], *, hashed: bool = False) -> str | None:
     """What is wrong with the files that a trainer announced; None when they are whole."""
     for file in files:
         try:
-            path = storage.job_file(job_id, file["name"])
-            if path.stat().st_size != file["bytes"]:
-                return f"{file['name']} has {path.stat().st_size} bytes, not {file['bytes']}"
-            if hashed and sha256(path) != file["sha256"]:
-                return f"{file['name']} has another hash"
+            path = storage.job_file(job_id, file.name)
+            if path.stat().st_size != file.bytes:
+                return f"{file.name} has {path.stat().st_size} bytes, not {file.bytes}"
+            if hashed and sha256(path) != file.sha256:
+                return f"{file.name} has another hash"
         except (OSError, ValueError) as error:
-            return f"{file['name']}: {error}"
+            return f"{file.name}: {error}"
     return None

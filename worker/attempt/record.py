@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,13 +17,33 @@ from services.jobs.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
 from services.states import PERMANENT, Reason
+from services.training.epochs import Epoch
 from services.training.measures import DEFAULTS
+from services.training.messages import (
+    Best,
+    CheckpointDeleted,
+    CheckpointSaved,
+    DeviceMemory,
+    End,
+    EpochEnded,
+    Event,
+    Failed,
+    Finished,
+    Log,
+    Note,
+    Ready,
+    RolledBack,
+    Started,
+    Steps,
+    Stopped,
+    StopReason,
+    as_dict,
+)
 from worker.gpu import advice
 
 log = logging.getLogger(__name__)
 
-ENDS = frozenset({"finished", "stopped", "failed"})
-PLACES = frozenset({"started", "rolled_back"})
+PLACES = (Started, RolledBack)
 """Change the place from which the run is told."""
 
 MAX_EPOCH_LINES = 500
@@ -35,8 +55,16 @@ SHOWN = (
 )
 """Of an epoch's numbers those that the log has."""
 
-Event = dict[str, Any]
 Trace = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Neighbouring epochs, ascending, that are written together."""
+
+    records: list[Epoch]
+    best: Best | None
+    """With all of them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +75,7 @@ class Batch:
     """As it was claimed."""
     events: Sequence[Event]
     lines: Sequence[Line]
-    end: Event | None
+    end: End | None
     retry_seconds: float
     heard: int = 0
     """How many events about checkpoints the attempt has told of with this batch and those before it."""
@@ -62,37 +90,34 @@ class Batch:
         if self.end is not None:
             self._end(session, lease, self.end)
 
-    def _end(self, session: Session, lease: Lease, end: Event) -> None:
+    def _end(self, session: Session, lease: Lease, end: End) -> None:
         match end:
-            case {"event": "finished", "result": result, "files": files}:
-                attempts.succeed(session, lease, result, files)
+            case Finished(result, files):
+                attempts.succeed(session, lease, result, [as_dict(file) for file in files])
                 log.info("%s: attempt %d succeeded", lease.job_id, lease.attempt)
-            case {"event": "stopped", "reason": reason}:
-                offered = {"result": end["result"], "files": end["files"]} if "files" in end else {}
+            case Stopped(reason, result, files):
+                offered = {} if files is None else {"result": result, "files": [as_dict(file) for file in files]}
                 self._stopped(session, lease, reason, offered)
-            case {"event": "failed", "reason": advice.DEVICE_LOST, "message": message}:
+            case Failed(advice.DEVICE_LOST, message):
                 told = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
                 log.warning("%s: %s", lease.job_id, told)
                 attempts.lose(session, lease, told)
-            case {"event": "failed", "reason": reason, "message": message}:
-                why = Reason(reason) if reason in set(Reason) else Reason.TRAINER_CRASHED
+            case Failed(code, message):
+                why = Reason(code) if code in set(Reason) else Reason.TRAINER_CRASHED
                 self._failed(session, lease, why, message)
-            case _:
-                told = f"The trainer sent a last event that is not whole: {end!r:.200}."
-                self._failed(session, lease, Reason.TRAINER_CRASHED, told)
 
     def _failed(self, session: Session, lease: Lease, why: Reason, message: str) -> None:
         log.warning("%s: attempt %d failed (%s): %s", lease.job_id, lease.attempt, why, message)
         retry = why not in PERMANENT
         attempts.fail(session, lease, why, message, retry=retry, retry_seconds=self.retry_seconds)
 
-    def _stopped(self, session: Session, lease: Lease, reason: str, offered: Mapping[str, Any]) -> None:
+    def _stopped(self, session: Session, lease: Lease, reason: StopReason, offered: Mapping[str, Any]) -> None:
         log.info("%s: attempt %d stopped (%s)", lease.job_id, lease.attempt, reason)
-        if reason == "cancel":
+        if reason is StopReason.CANCEL:
             attempts.cancelled(session, lease, **offered)
-        elif reason == "pause":
+        elif reason is StopReason.PAUSE:
             attempts.paused(session, lease)
-        elif reason == "time_limit":
+        elif reason is StopReason.TIME_LIMIT:
             ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
             limit = f"The job ran for {ran}: raise it, or train fewer epochs."
             attempts.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
@@ -100,103 +125,107 @@ class Batch:
             attempts.give_back(session, lease)
 
 
-def _apply(session: Session, lease: Lease, event: Mapping[str, Any]) -> None:
+def _apply(session: Session, lease: Lease, event: Event | Epochs) -> None:
     match event:
-        case {"event": "started", "epochs": epochs, "steps_per_epoch": steps, **info}:
-            best = info.pop("best", None)
-            progress.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=best)
-        case {"event": "steps", "first_step": first, "loss": loss, "grad_norm": grad_norm}:
+        case Started(epochs, steps, best=best):
+            info = event.info()
+            progress.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=_document(best))
+        case Steps(first, loss, grad_norm):
             progress.record_steps(session, lease, first, loss, grad_norm)
-        case {"event": "epochs", "records": records}:
-            progress.record_all(session, lease, records, best=event.get("best"))
-        case {"event": "checkpoint", "epoch": epoch, "step": step, "best": best, "files": files}:
-            progress.checkpoint(session, lease, epoch=epoch, step=step, best=best, files=files)
-        case {"event": "checkpoint_deleted", "step": step}:
+        case EpochEnded(record, best):
+            progress.record_all(session, lease, [record], best=_document(best))
+        case Epochs(records, best):
+            progress.record_all(session, lease, records, best=_document(best))
+        case CheckpointSaved(epoch, step, is_best, files):
+            written = [as_dict(file) for file in files]
+            progress.checkpoint(session, lease, epoch=epoch, step=step, best=is_best, files=written)
+        case CheckpointDeleted(step):
             progress.drop_checkpoint(session, lease, step)
-        case {"event": "rolled_back", "epoch": epoch, "step": step, "message": message}:
-            best, data = event.get("best"), event.get("data")
-            progress.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=best)
-        case {"event": "note", "type": type, "message": message}:
-            level = event.get("level", Level.INFO)
-            events.note(session, lease, type, message, level=level, data=event.get("data"))
-        case {"event": "log", "message": message, "level": Level.WARNING | Level.ERROR as level}:
-            events.note(session, lease, events.Type.WARNING, message, level=level)
-        case {"event": "log" | "ready" | "device"}:
+        case RolledBack(epoch, step, best, message, data):
+            was = _document(best)
+            progress.rolled_back(session, lease, epoch=epoch, step=step, message=message, data=data, best=was)
+        case Note(type, level, message, data):
+            events.note(session, lease, type, message, level=Level(level), data=data)
+        case Log("warning" | "error" as level, message):
+            events.note(session, lease, events.Type.WARNING, message, level=Level(level))
+        case Log() | Ready() | DeviceMemory() | Finished() | Stopped() | Failed():
             pass
         case _:
-            log.warning("%s: the trainer sent an event of an unknown kind: %.200r", lease.job_id, event)
+            assert_never(event)
 
 
-def merged(events: Sequence[Event]) -> list[Event]:
+def _document(best: Best | None) -> dict[str, Any] | None:
+    return None if best is None else as_dict(best)
+
+
+def merged(events: Sequence[Event]) -> list[Event | Epochs]:
     """The same events with neighbouring steps in one, and ascending epochs in one: of a run with short epochs there are
     hundreds in a transaction.
 
     Steps, epochs and all else keep their own order, and go round each other: nobody sees the transaction half done. An
     event that changes the place of the run stays where it is among all.
     """
-    done: list[Event] = []
-    steps: list[Event] = []
-    epochs: list[Event] = []
+    done: list[Event | Epochs] = []
+    steps: list[Steps] = []
+    epochs: list[list[EpochEnded]] = []
     for event in events:
-        kind = event["event"]
-        if kind == "steps":
-            before = steps[-1] if steps else None
-            if before is not None and _follows(before, event):
-                before["loss"] += event["loss"]
-                before["grad_norm"] += event["grad_norm"]
-            else:
-                steps.append({**event, "loss": [*event["loss"]], "grad_norm": [*event["grad_norm"]]})
-        elif kind == "epoch":
-            if epochs and epochs[-1]["records"][-1]["epoch"] < event["record"]["epoch"]:
-                epochs[-1]["records"].append(event["record"])
-                epochs[-1]["best"] = event.get("best")
-            else:
-                epochs.append({"event": "epochs", "records": [event["record"]], "best": event.get("best")})
-        elif kind in PLACES:
-            done += [*steps, *epochs, event]
-            steps, epochs = [], []
-        else:
-            done.append(event)
-    return [*done, *steps, *epochs]
+        match event:
+            case Steps():
+                if steps and _follows(steps[-1], event):  # these lists are ours
+                    steps[-1].loss.extend(event.loss)
+                    steps[-1].grad_norm.extend(event.grad_norm)
+                else:
+                    steps.append(Steps(event.first_step, [*event.loss], [*event.grad_norm]))
+            case EpochEnded():
+                if epochs and epochs[-1][-1].epoch < event.epoch:
+                    epochs[-1].append(event)
+                else:
+                    epochs.append([event])
+            case Started() | RolledBack():
+                done += [*steps, *map(_together, epochs), event]
+                steps, epochs = [], []
+            case _:
+                done.append(event)
+    return [*done, *steps, *map(_together, epochs)]
 
 
-def _follows(before: Event, event: Event) -> bool:
-    many = len(before["loss"])
-    return bool(
-        event["first_step"] == before["first_step"] + many and many + len(event["loss"]) <= progress.CHUNK_STEPS
-    )
+def _follows(before: Steps, event: Steps) -> bool:
+    many = len(before.loss) + len(event.loss)
+    return event.first_step == before.last_step + 1 and many <= progress.CHUNK_STEPS
 
 
-def log_lines(event: Mapping[str, Any]) -> list[Line]:
+def _together(epochs: Sequence[EpochEnded]) -> Epochs:
+    return Epochs([one.record for one in epochs], epochs[-1].best)
+
+
+def log_lines(event: Event) -> list[Line]:
     """The lines that an event puts into the job's log and the worker's."""
     match event:
-        case {"event": "log", "message": message}:
-            level = event.get("level")
-            return [Line(level if level in set(Level) else Level.INFO, str(message))]
-        case {"event": "failed", "traceback": str(traceback)}:
+        case Log(level, message):
+            return [Line(Level(level), message)]
+        case Failed(traceback=str(traceback)):
             return [Line(Level.ERROR, line) for line in traceback.splitlines()]
     return []
 
 
-def progress_lines(event: Mapping[str, Any], epochs: int) -> list[Line]:
+def progress_lines(event: Event, epochs: int) -> list[Line]:
     """The lines of a run's course in the job's log; the worker's has its own (`voice.tell`).
 
     Of a run of many epochs about MAX_EPOCH_LINES are told, evenly spaced, so that they crowd out nothing else.
     """
     every = math.ceil(epochs / MAX_EPOCH_LINES)
     match event:
-        case {"event": "started", "device": device, "epochs": epochs, "steps_per_epoch": steps}:
-            resumed = event.get("resumed_from")
-            place = f", going on after epoch {resumed['epoch']} (step {resumed['step']})" if resumed else ""
+        case Started(epochs, steps, resumed, device=device):
+            place = f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else ""
             return [Line(Level.INFO, f"Training on {device}: {epochs} epochs of {steps} steps{place}.")]
-        case {"event": "epoch", "record": {"epoch": int(epoch), **numbers}} if epoch == 1 or epoch % every == 0:
+        case EpochEnded(numbers, epoch=epoch) if epoch == 1 or epoch % every == 0:
             told = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
             return [Line(Level.INFO, f"epoch {epoch} of {epochs}: {told}")]
-        case {"event": "rolled_back", "message": message}:
-            return [Line(Level.WARNING, str(message))]
-        case {"event": "finished", "result": {"best_epoch": best, "epochs": trained}}:
+        case RolledBack(message=message):
+            return [Line(Level.WARNING, message)]
+        case Finished({"best_epoch": best, "epochs": trained}):
             return [Line(Level.INFO, f"Training ended after {trained} epochs; the best was epoch {best}.")]
-        case {"event": "stopped", "reason": reason}:
+        case Stopped(reason):
             return [Line(Level.INFO, f"Training stopped ({reason}).")]
     return []
 

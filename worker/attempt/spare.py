@@ -19,9 +19,11 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from services.training import messages
 from services.training.environment import ENVIRONMENT
+from services.training.messages import Event, Failed, ProtocolError, Request
 from worker import process
 from worker.attempt.output import Output
 from worker.gpu.advice import DEVICE_LOST, advised
@@ -37,10 +39,6 @@ INHERITED = re.compile(
 MAX_LINE_BYTES = 64 << 20  # an event longer than this is not an event
 READ_BYTES = 1 << 16
 READS_AT_ONCE = 16  # of what is printed, so that a flood leaves time for the rest
-
-
-class ProtocolError(Exception):
-    """The trainer sent something that is no event."""
 
 
 class Trainer:
@@ -95,15 +93,15 @@ class Trainer:
         with suppress(KeyError):
             self._selector.unregister(fd)
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Put a message on the way to the trainer; `wait` sends what the pipe does not take at once."""
+    def send(self, request: Request) -> None:
+        """Put a request on the way to the trainer; `wait` sends what the pipe does not take at once."""
         if not self._ended:
-            self._unsent += json.dumps(message).encode() + b"\n"
+            self._unsent += json.dumps(messages.to_json(request)).encode() + b"\n"
             self._flush()
 
-    def wait(self, seconds: float) -> list[dict[str, Any]]:
+    def wait(self, seconds: float) -> list[Event]:
         """The events that have come in, waiting for them up to `seconds`; raises ProtocolError on garbage."""
-        events: list[dict[str, Any]] = []
+        events: list[Event] = []
         for key, _ in self._selector.select(max(0.0, seconds)):
             if key.fd == self._orders:
                 self._flush()
@@ -117,10 +115,10 @@ class Trainer:
         """Whether the process has ended. What it wrote before may still wait to be read."""
         return self._ended or process.has_exited(self._process)
 
-    def rest(self) -> list[dict[str, Any]]:
+    def rest(self) -> list[Event]:
         """After the process has ended: kill what it left behind, and read the events that are still in the pipe."""
         process.kill_group(self.pid)
-        events: list[dict[str, Any]] = []
+        events: list[Event] = []
         while chunk := self._read(self._events):
             events += self._parse(chunk)
         return events
@@ -172,7 +170,7 @@ class Trainer:
                 return
             self.output.feed(chunk)
 
-    def _read_events(self) -> list[dict[str, Any]]:
+    def _read_events(self) -> list[Event]:
         chunk = self._read(self._events)
         self.heard_at = time.monotonic()
         if not chunk:
@@ -180,7 +178,7 @@ class Trainer:
             self._selector.unregister(self._events)
         return self._parse(chunk)
 
-    def _parse(self, chunk: bytes) -> list[dict[str, Any]]:
+    def _parse(self, chunk: bytes) -> list[Event]:
         self._unread += chunk
         if len(self._unread) > MAX_LINE_BYTES:
             raise ProtocolError(f"The trainer sent a line of more than {MAX_LINE_BYTES} bytes.")
@@ -204,14 +202,12 @@ def _descriptor(stream: IO[bytes] | None) -> int:
     return stream.fileno()
 
 
-def _event(line: bytearray) -> dict[str, Any]:
+def _event(line: bytearray) -> Event:
     try:
-        event = json.loads(line, parse_constant=lambda constant: None)  # NaN would make invalid JSON of an answer
+        document = json.loads(line, parse_constant=lambda constant: None)  # NaN would make invalid JSON of an answer
     except ValueError as error:
         raise ProtocolError(f"The trainer sent a line that is no JSON: {bytes(line[:200])!r}.") from error
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        raise ProtocolError(f"The trainer sent a line that is no event: {bytes(line[:200])!r}.")
-    return event
+    return messages.read_event(document)
 
 
 class Spares:
@@ -258,8 +254,8 @@ class Spares:
         for spare in dead:
             with suppress(ProtocolError):
                 for event in spare.rest():
-                    if event.get("reason") == DEVICE_LOST:
-                        self._trouble = advised(str(event.get("message")))
+                    if isinstance(event, Failed) and event.reason == DEVICE_LOST:
+                        self._trouble = advised(event.message)
             spare.end()
 
 

@@ -19,9 +19,9 @@ from services.jobs import attempts, control, progress, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
 from services.states import TERMINAL, Reason
+from services.training.messages import Order, SavedModel
 from services.upkeep import leftovers
 from worker.attempt.conversation import Attempt
-from worker.attempt.record import Event
 from worker.attempt.slot import Claim, Slot
 
 log = logging.getLogger(__name__)
@@ -119,29 +119,29 @@ def _tidy(slot: Slot, job_id: str) -> None:
         log.warning("%s: its files stay here for a while: %s", job_id, error)
 
 
-def order(slot: Slot, claim: Claim) -> Event:
+def order(slot: Slot, claim: Claim) -> Order:
     """What the trainer is told. It checks the checkpoint itself, and takes one before it where that is damaged."""
     job, sha, step = claim.job, claim.dataset_sha256, claim.checkpoint_step
-    return {
-        "spec": job.spec,
-        "data": None if sha is None else str(slot.storage.dataset_path(sha)),
-        "data_sha256": sha,
-        "directory": str(slot.storage.job_dir(job.id)),
-        "resume": None if step is None else str(slot.storage.checkpoint_files(job.id, step)[0]),
-        "device": slot.settings.device,
-        "job": job.id,
-        "attempt": job.attempt,
-        "baselines": None if claim.baselines is None else _places(slot, claim.baselines),
-    }
+    return Order(
+        spec=job.spec,
+        data=None if sha is None else str(slot.storage.dataset_path(sha)),
+        data_sha256=sha,
+        directory=str(slot.storage.job_dir(job.id)),
+        resume=None if step is None else str(slot.storage.checkpoint_files(job.id, step)[0]),
+        device=slot.settings.device,
+        job=job.id,
+        attempt=job.attempt,
+        baselines=None if claim.baselines is None else _models(slot, claim.baselines),
+    )
 
 
-def _places(slot: Slot, baselines: Mapping[str, Baseline | None]) -> Event:
+def _models(slot: Slot, baselines: Mapping[str, Baseline | None]) -> dict[str, SavedModel | None]:
     """By role, the name of each model and the folder where its files are; no folder where it is gone."""
-    return {role: one and _place(slot, one) for role, one in baselines.items()}
+    return {role: None if one is None else _model(slot, one) for role, one in baselines.items()}
 
 
-def _place(slot: Slot, one: Baseline) -> Event:
-    return {"model": one.name, "directory": str(slot.storage.job_dir(one.job_id)) if one.job_id else None}
+def _model(slot: Slot, one: Baseline) -> SavedModel:
+    return SavedModel(one.name, str(slot.storage.job_dir(one.job_id)) if one.job_id else None)
 
 
 def _give_up(slot: Slot, lease: Lease, message: str) -> None:

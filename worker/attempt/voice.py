@@ -6,12 +6,25 @@ The trainer itself logs nowhere: it knows no request, and all it says passes thr
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from services import metrics
 from services.jobs.events import MAX_LINE, Level, Line
 from services.text import clean
+from services.training.messages import (
+    CheckpointSaved,
+    DeviceMemory,
+    EpochEnded,
+    Event,
+    Failed,
+    Finished,
+    Note,
+    RolledBack,
+    Started,
+    Steps,
+    Stopped,
+)
 from worker.attempt.output import MAX_LINES
 
 LEVELS: dict[str, int] = {
@@ -29,32 +42,29 @@ def say(lines: Sequence[Line]) -> None:
     if len(lines) > MAX_LINES:
         log.info("… %d lines of the job's log are left out here", len(lines) - MAX_LINES)
     for line in lines[-MAX_LINES:]:
-        log.log(_level(line.level), "%s", clean(line.text, MAX_LINE))
+        log.log(LEVELS.get(line.level, logging.INFO), "%s", clean(line.text, MAX_LINE))
 
 
-def tell(event: Mapping[str, Any]) -> None:
+def tell(event: Event) -> None:
     """A line for an event that begins or ends a run; epochs and checkpoints, of which there may be many, at debug."""
     match event:
-        case {"event": "started", "device": device, "epochs": epochs, "steps_per_epoch": steps}:
-            place = (event.get("resumed_from") or {}).get("step", 0)
+        case Started(epochs, steps, device=device):
+            place = event.resumed_from.step if event.resumed_from else 0
             log.info("training begins on %s at step %s: %s epochs of %s steps", device, place, epochs, steps)
-        case {"event": "epoch", "record": {"epoch": epoch, **numbers}}:
-            log.debug("epoch %s: train_loss %s", epoch, numbers.get("train_loss"))
-        case {"event": "checkpoint", "step": step}:
+        case EpochEnded(record):
+            log.debug("epoch %s: train_loss %s", event.epoch, record.get("train_loss"))
+        case CheckpointSaved(step=step):
             log.debug("checkpoint at step %s", step)
-        case {"event": "note" | "rolled_back" as kind, "message": message}:
-            level = logging.WARNING if kind == "rolled_back" else _level(event.get("level"))
-            log.log(level, "%s", message)
-        case {"event": "finished", "result": {"best_epoch": best, "epochs": epochs}}:
+        case Note(level=level, message=message):
+            log.log(LEVELS[level], "%s", message)
+        case RolledBack(message=message):
+            log.warning("%s", message)
+        case Finished({"best_epoch": best, "epochs": epochs}):
             log.info("training ended after %s epochs; the best was %s", epochs, best)
-        case {"event": "stopped", "reason": reason}:
+        case Stopped(reason):
             log.info("training stopped: %s", reason)
-        case {"event": "failed", "reason": reason, "message": message}:
+        case Failed(reason, message):
             log.error("training failed: %s: %s", reason, message)
-
-
-def _level(name: object) -> int:
-    return LEVELS.get(name, logging.INFO) if isinstance(name, str) else logging.INFO
 
 
 class Dials:
@@ -64,19 +74,19 @@ class Dials:
         self._device: str | None = None
         self._shown: list[tuple[metrics.Gauge, dict[str, str]]] = []
 
-    def read(self, event: Mapping[str, Any]) -> None:
+    def read(self, event: Event) -> None:
         """Show what an event tells."""
         match event:
-            case {"event": "started", "device": str(device)}:
+            case Started(device=device):
                 self._device = device
-            case {"event": "steps", "loss": [*_, float(loss)]}:
-                self._show(metrics.LOSS, loss, kind="step")
-            case {"event": "epoch", "record": {"epoch": epoch, **numbers}}:
-                self._show(metrics.EPOCH, epoch)
+            case Steps(loss=losses):
+                self._show(metrics.LOSS, losses[-1], kind="step")
+            case EpochEnded(numbers):
+                self._show(metrics.EPOCH, event.epoch)
                 self._show(metrics.LOSS, numbers.get("train_loss"), kind="train")
                 self._show(metrics.LOSS, numbers.get("validation_loss"), kind="validation")
                 self._show(metrics.SAMPLES_PER_SECOND, numbers.get("samples_per_second"))
-            case {"event": "device", "memory": {**memory}}:
+            case DeviceMemory(memory):
                 for kind in ("allocated", "reserved", "peak"):
                     self._show(metrics.GPU_MEMORY, memory.get(kind), kind=kind)
 

@@ -23,10 +23,12 @@ from services.training.gate.paired import Comparison
 from services.training.gate.reference import Unusable, among, answered, beginning, check_input, load
 from services.training.loop import Run, answers, in_rows
 from services.training.measures import MEASURES
+from services.training.messages import Event, Level, Note, SavedModel
 from services.training.spec import Spec
 from services.training.spec.fields import Gate, Retrain
 
-Event = dict[str, Any]
+Baselines = Mapping[str, SavedModel | None]
+"""By role: `warm_start` and `against`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Before:
 class Retraining:
     """Of one run. Without `retrain` in its spec, or a service around it, there is nothing to it."""
 
-    def __init__(self, spec: Spec, arrays: Arrays, device: torch.device, baselines: Mapping[str, Any] | None) -> None:
+    def __init__(self, spec: Spec, arrays: Arrays, device: torch.device, baselines: Baselines | None) -> None:
         self.spec = spec
         self.retrain = spec.retrain if baselines is not None else None
         self.notes: list[Event] = []
@@ -62,7 +64,7 @@ class Retraining:
         self.data = self._begin(arrays, named.get("warm_start"))
         self._look_back(arrays, device, named.get("against"))
 
-    def _begin(self, arrays: Arrays, named: Mapping[str, Any] | None) -> Prepared:
+    def _begin(self, arrays: Arrays, named: SavedModel | None) -> Prepared:
         """The data as the run takes it: with the scaling of the model that it goes on from, if it does."""
         assert self.retrain is not None  # noqa: S101
         wanted = self.retrain.warm_start
@@ -73,20 +75,20 @@ class Retraining:
             self._note("warm_start", self.cold)
             return prepare(arrays, self.spec)
         try:
-            reference = load(named["model"], named["directory"])
+            reference = load(named.model, named.directory)
             check_input(reference, arrays.x.shape[2])
             prepared = prepare(arrays, self.spec, reference.scaling, reference.target_scaling)
             self.initial = beginning(reference, self.spec, prepared)
         except Unusable as error:
-            self.cold = f"{named['model']} {error}: training begins from scratch."
-            self._note("warm_start", self.cold, "warning", model=named["model"])
+            self.cold = f"{named.model} {error}: training begins from scratch."
+            self._note("warm_start", self.cold, "warning", model=named.model)
             return prepare(arrays, self.spec)
-        self.warm = named["model"]
+        self.warm = named.model
         told = f"Training begins with the weights and the scaling of {self.warm}."
         self._note("warm_start", told, model=self.warm)
         return prepared
 
-    def _look_back(self, arrays: Arrays, device: torch.device, named: Mapping[str, Any] | None) -> None:
+    def _look_back(self, arrays: Arrays, device: torch.device, named: SavedModel | None) -> None:
         """Ask the model to compare with what there is to be asked of it."""
         assert self.retrain is not None  # noqa: S101
         rows = split_rows(arrays, self.spec.data.split)
@@ -94,9 +96,9 @@ class Retraining:
         self.profile = drift.profile(taken)
         if named is None:
             return
-        name = named["model"]
+        name = named.model
         try:
-            reference = load(name, named["directory"])
+            reference = load(name, named.directory)
         except Unusable as error:
             self.before = Before(name, None, str(error), has_seen=False)
             return
@@ -125,7 +127,7 @@ class Retraining:
             return [], None
         self.notes = []
         if self.drift is not None:
-            level = "warning" if self.drift["shifted"] else "info"
+            level: Level = "warning" if self.drift["shifted"] else "info"
             self._note("drift", drift.sentence(self.drift, self.drift["than"]), level, **self.drift)
         verdict = None if self.retrain.gate is None else self._judge(run, self.retrain, self.retrain.gate)
         if verdict is not None:
@@ -173,8 +175,8 @@ class Retraining:
             "comparison": None if comparison is None else comparison.document(),
         }
 
-    def _note(self, type: str, message: str, level: str = "info", **data: Any) -> None:
-        self.notes.append({"event": "note", "type": type, "level": level, "message": message, "data": data})
+    def _note(self, type: str, message: str, level: Level = "info", **data: Any) -> None:
+        self.notes.append(Note(type, level, message, data))
 
 
 PASSED = frozenset({"better", "first"})

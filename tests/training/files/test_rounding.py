@@ -19,10 +19,9 @@ from services.training.files import npz, rounding
 from services.training.files.npz import Arrays
 from services.training.files.rounding import Sample, lost
 from services.training.model import SequenceModel
-from services.training.run import events
 from services.training.spec import parse
 from services.training.spec.fields import Split
-from tests.training.building import document, make_run, spec_for, trained
+from tests.training.building import document, events, make_run, spec_for, trained
 
 RNG = np.random.default_rng(0)
 NOW = 1_700_000_000_000  # milliseconds since 1970

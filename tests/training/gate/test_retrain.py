@@ -21,10 +21,10 @@ from services.training.gate.paired import Comparison
 from services.training.gate.reference import load
 from services.training.gate.verdict import Before, Retraining, verdict
 from services.training.loop import Run, evaluate
-from services.training.run import NEWEST, events
+from services.training.messages import NEWEST, SavedModel
 from services.training.spec import parse
 from services.training.spec.fields import Gate, Retrain
-from tests.training.building import classes, document, values
+from tests.training.building import classes, document, events, values
 
 Event = dict[str, Any]
 
@@ -360,7 +360,7 @@ def test_weights_before_training_are_the_old_ones(train: Callable[..., list[Even
     spec = parse(
         document(data=BY_CONTENT, retrain={"model": "m", "warm_start": "1"}, training={"loss": "cross_entropy"})
     )
-    named = {"model": "m@1", "directory": str(tmp_path / "one")}
+    named = SavedModel("m@1", str(tmp_path / "one"))
     made = Retraining(spec, ARRAYS, torch.device("cpu"), {"warm_start": named, "against": named})
     run = Run(spec, made.data, "cpu", made.initial)
     assert made.data.test is not None

@@ -14,7 +14,7 @@ from services.training.files import npz
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec, check_data, footprint, parse
 from services.training.spec.footprint import check_fits, of_synthetic, shown
-from tests.training.building import classes, document, make_run
+from tests.training.building import classes, document, events, make_run
 
 GIB = 1 << 30
 
@@ -103,7 +103,7 @@ def test_a_job_that_does_not_fit_begins_neither_its_data_nor_its_network(
     spec, _ = large()
     order = {"spec": spec.document(), "data": None, "directory": str(tmp_path / "out"), "device": "cpu"}
     with pytest.raises(TooLargeToTrain):
-        list(run.events(order))
+        list(events(order))
     assert not (tmp_path / "out").exists()
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 from services import db
 from services.jobs import progress
 from services.orm import Job
+from services.training.messages import EpochEnded
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt.output import MAX_BYTES, MAX_LINES, Output
@@ -65,7 +66,7 @@ def test_a_run_that_goes_on_logs_from_where(make_job: MakeJob, make_slot: MakeSl
 
 @pytest.mark.parametrize(("epochs", "told"), [(1, 1), (500, 500), (501, 251), (16_866, 497)])
 def test_epochs_crowd_nothing_else_out_of_the_log(epochs: int, told: int) -> None:
-    records = ({"event": "epoch", "record": {"epoch": n, "train_loss": 0.5}} for n in range(1, epochs + 1))
+    records = (EpochEnded({"epoch": n, "train_loss": 0.5}, None) for n in range(1, epochs + 1))
     lines = [line for event in records for line in progress_lines(event, epochs)]
     assert len(lines) == told
     assert lines[0].text == f"epoch 1 of {epochs}: train_loss 0.5"
@@ -73,7 +74,7 @@ def test_epochs_crowd_nothing_else_out_of_the_log(epochs: int, told: int) -> Non
 
 def test_a_number_that_there_is_none_of_is_logged_as_undefined() -> None:
     record = {"epoch": 1, "train_loss": 0.5, "validation_loss": None, "lr": 1e-3}
-    (line,) = progress_lines({"event": "epoch", "record": record}, 1)
+    (line,) = progress_lines(EpochEnded(record, None), 1)
     assert line.text == "epoch 1 of 1: train_loss 0.5, validation_loss undefined, lr 0.001"
 
 

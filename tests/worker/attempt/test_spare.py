@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,9 +11,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.training.messages import (
+    CheckpointDeleted,
+    Event,
+    Order,
+    ProtocolError,
+    Steps,
+    Stop,
+    StopReason,
+    to_json,
+)
 from tests.worker.conftest import STUB
 from tests.worker.watching import is_alive, wait_for_death
-from worker.attempt.spare import ProtocolError, Spares, Trainer, trainer_environment
+from worker.attempt.spare import Spares, Trainer, trainer_environment
 
 
 @pytest.fixture
@@ -80,25 +91,28 @@ def test_a_dead_spare_is_never_handed_out(spares: Spares) -> None:
 
 def test_an_order_larger_than_the_pipe_arrives_whole() -> None:
     trainer = script(
-        'import time; time.sleep(0.2); line = sys.stdin.readline(); os.write(fd, b\'{"event": "%d"}\\n\' % len(line))'
+        "import time; time.sleep(0.2); line = sys.stdin.readline();"
+        'os.write(fd, b\'{"event": "checkpoint_deleted", "step": %d}\\n\' % len(line))'
     )
-    trainer.send({"x": "y" * 1_000_000})
-    events: list[dict[str, object]] = []
+    order = Order({"x": "y" * 1_000_000}, None, "job")
+    trainer.send(order)
+    events: list[Event] = []
     deadline = time.monotonic() + 10
     while not events and time.monotonic() < deadline:
         events += trainer.wait(0.1)
-    assert events == [{"event": str(1_000_000 + len('{"x": ""}\n'))}]
+    assert events == [CheckpointDeleted(len(json.dumps(to_json(order)) + "\n"))]
     trainer.end()
 
 
 def test_an_event_that_comes_in_pieces_is_put_together_and_nan_is_null() -> None:
     trainer = script(
-        'os.write(fd, b\'{"event": "a", "x": Na\'); import time; time.sleep(0.1); os.write(fd, b\'N}\\n\')'
+        'os.write(fd, b\'{"event": "steps", "first_step": 1, "grad_norm": [2.0], "loss": [Na\');'
+        "import time; time.sleep(0.1); os.write(fd, b'N]}\\n')"
     )
-    events: list[dict[str, object]] = []
+    events: list[Event] = []
     while not trainer.is_silent:
         events += trainer.wait(1)
-    assert events == [{"event": "a", "x": None}]
+    assert events == [Steps(1, [None], [2.0])]
     trainer.end()
 
 
@@ -114,6 +128,6 @@ def test_orders_for_a_trainer_that_has_ended_go_nowhere() -> None:
     trainer = script("")
     while not trainer.has_exited():
         trainer.wait(0.1)
-    trainer.send({"stop": "cancel"})
+    trainer.send(Stop(StopReason.CANCEL))
     assert trainer.end() == 0
-    trainer.send({"stop": "cancel"})
+    trainer.send(Stop(StopReason.CANCEL))

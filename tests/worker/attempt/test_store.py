@@ -24,6 +24,16 @@ from services.datasets import versions
 from services.jobs import attempts, control, progress
 from services.orm import Job
 from services.settings import Settings
+from services.training.messages import (
+    CheckpointDeleted,
+    CheckpointSaved,
+    File,
+    Place,
+    RolledBack,
+    Started,
+    Steps,
+    to_json,
+)
 from services.upkeep import reconciler
 from tests.conftest import S3Server, received
 from tests.ringing import FakeDoorbell
@@ -324,13 +334,13 @@ def delivery(host: Slot, make_job: MakeJob) -> Any:
         yield made
 
 
-def checkpoint(delivery: StoreDelivery, step: int) -> dict[str, Any]:
+def checkpoint(delivery: StoreDelivery, step: int) -> CheckpointSaved:
     files = []
     for path in delivery.slot.storage.checkpoint_files(delivery.job.id, step):
         delivery.slot.storage.job_dir(delivery.job.id)
         path.write_bytes(b"%d" % step)
-        files.append({"name": path.name, "bytes": len(str(step)), "sha256": hashlib.sha256(b"%d" % step).hexdigest()})
-    return {"event": "checkpoint", "epoch": 1, "step": step, "best": False, "files": files}
+        files.append(File(path.name, len(str(step)), hashlib.sha256(b"%d" % step).hexdigest()))
+    return CheckpointSaved(epoch=1, step=step, best=False, files=tuple(files))
 
 
 def written(delivery: StoreDelivery, *, until: str, ended: bool = False) -> list[str]:
@@ -339,30 +349,31 @@ def written(delivery: StoreDelivery, *, until: str, ended: bool = False) -> list
     deadline = time.monotonic() + 20
     while not any(one.startswith(until) for one in shown):
         assert time.monotonic() < deadline, shown
-        events = [one for event in delivery.released(ended=ended) for one in delivery.told(event)]
-        delivery.committed(Batch(delivery.job, events, [], None, 0))
+        written = [one for event in delivery.released(ended=ended) for one in delivery.told(event)]
+        delivery.committed(Batch(delivery.job, written, [], None, 0))
+        events = [to_json(one) for one in written]
         shown += [f"{one['event']} {one.get('step', one.get('first_step', ''))}".strip() for one in events]
         delivery.wait(0.05)
     return shown
 
 
 def test_numbers_overtake_a_checkpoint_on_its_way_and_places_do_not(delivery: StoreDelivery) -> None:
-    delivery.take({"event": "steps", "first_step": 1})
+    delivery.take(Steps(1, [0.5], [0.5]))
     delivery.take(checkpoint(delivery, 4))
-    delivery.take({"event": "steps", "first_step": 5})
-    delivery.take({"event": "rolled_back", "epoch": 0, "step": 0, "message": ""})
-    delivery.take({"event": "steps", "first_step": 1})
-    first = [one["event"] for one in delivery.released(ended=False)]
-    assert first == ["steps", "steps"]
+    delivery.take(Steps(5, [0.5], [0.5]))
+    delivery.take(RolledBack(0, 0, None, "", {}))
+    delivery.take(Steps(1, [0.5], [0.5]))
+    first = [type(one) for one in delivery.released(ended=False)]
+    assert first == [Steps, Steps]
     assert written(delivery, until="steps") == ["checkpoint 4", "rolled_back 0", "steps 1"]
 
 
 def test_what_is_forgotten_is_deleted_and_what_was_rolled_back_too(delivery: StoreDelivery, store: S3) -> None:
     for step in (4, 8, 12):
         delivery.take(checkpoint(delivery, step))
-    delivery.take({"event": "checkpoint_deleted", "step": 4})
+    delivery.take(CheckpointDeleted(4))
     assert written(delivery, until="checkpoint_deleted")[-1] == "checkpoint_deleted 4"
-    delivery.take({"event": "rolled_back", "epoch": 0, "step": 8, "message": ""})
+    delivery.take(RolledBack(0, 8, None, "", {}))
     written(delivery, until="rolled_back")
     delivery.courier.send(lambda: None).result(20)  # the errands before it are done
     assert {found.key.split("/")[-1] for found in store.list("jobs/")} == {
@@ -378,8 +389,8 @@ def test_older_checkpoints_stay_while_newer_ones_do_not_reach_the_store(
     assert written(delivery, until="checkpoint") == ["checkpoint 4"]
     with s3_server.away():
         delivery.take(checkpoint(delivery, 8))
-        delivery.take({"event": "checkpoint_deleted", "step": 4})
-        delivery.take({"event": "started", "resumed_from": {"step": 8}, "checkpoints": [8]})
+        delivery.take(CheckpointDeleted(4))
+        delivery.take(Started(3, 4, Place(2, 8), None, 1, "cpu", 1, "none", [8]))
         assert written(delivery, until="started") == ["note", "started"]
     assert list(delivery.stored) == [4]
     delivery.take(checkpoint(delivery, 12))

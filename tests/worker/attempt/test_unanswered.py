@@ -12,6 +12,7 @@ from services import db, faults
 from services.errors import Unavailable
 from services.jobs import attempts, progress
 from services.orm import Job
+from services.training.messages import to_json
 from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.watching import Watch
 from worker import tasks
@@ -83,7 +84,7 @@ def test_each_write_of_an_attempt_is_interrupted_once(
         nonlocal due
         if due:
             due = False
-            if any(event.get("message") == "less is well" for event in seen[-1].events):
+            if any(getattr(event, "message", None) == "less is well" for event in seen[-1].events):
                 go(slot.storage, job)  # what was told is in this batch, and the end is not
             raise Unavailable("Connection reset by peer.")
 
@@ -91,7 +92,7 @@ def test_each_write_of_an_attempt_is_interrupted_once(
     faults.arm(point, reset)
     tasks.ring(slot, "default")
     faults.disarm()
-    kinds = {event["event"] for batch in seen if batch.end is None for event in batch.events}
+    kinds = {to_json(event)["event"] for batch in seen if batch.end is None for event in batch.events}
     assert kinds >= {"started", "steps", "epoch", "checkpoint", "note", "log"}
     assert watch.job(job.id).attempt == 1
     assert_whole(engine, watch, job)

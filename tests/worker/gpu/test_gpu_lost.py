@@ -106,7 +106,8 @@ def test_a_spare_that_cannot_warm_up_on_its_gpu_keeps_the_worker_from_claiming(
 ) -> None:
     source = (
         "import json, os; fd = int(os.environ['LOOPLINE_EVENTS_FD'])\n"
-        "end = {'event': 'failed', 'reason': 'device_lost', 'message': 'CUDA error: unknown error'}\n"
+        "end = {'event': 'failed', 'reason': 'device_lost', 'message': 'CUDA error: unknown error',"
+        "'traceback': None}\n"
         "os.write(fd, json.dumps(end).encode() + b'\\n'); raise SystemExit(1)\n"
     )
     spares = Spares([sys.executable, "-c", source], count=1)
