@@ -4,13 +4,8 @@ Without an object store everything lies in the folder: it is there when the orde
 of is only looked at. With one, the data set and the checkpoint to go on from are fetched first, and a checkpoint or
 result is written down only after its files are in the store. Training goes on meanwhile, and so does the lease.
 
-Order, with a store. Numbers and notes may overtake a checkpoint on its way. What is told of checkpoints keeps its
-order, so that `heard` means what it does without a store; and nothing overtakes a `started` or `rolled_back`, which
-change the place from which the run is told, nor do these overtake a checkpoint: one from a past that was left would
-come back.
-
-A checkpoint that the store does not take is skipped. The trainer, which has it on disk, then counts on it and gives up
-older ones; those stay in the database and the store until a newer one is there (`kept_back`).
+With a store, `ordering.py` says which events may be written already, `stored.py` what is written of a checkpoint, and
+`patience.py` how long a store that is away is waited for.
 """
 
 from __future__ import annotations
@@ -34,7 +29,6 @@ from services.jobs import progress
 from services.states import Reason
 from services.training import epochs
 from services.training.messages import (
-    CheckpointDeleted,
     CheckpointSaved,
     End,
     Event,
@@ -42,24 +36,21 @@ from services.training.messages import (
     File,
     Finished,
     Log,
-    Note,
-    RolledBack,
-    Started,
     Stopped,
     StopReason,
     as_dict,
 )
 from worker.attempt.courier import Courier
-from worker.attempt.record import PLACES, Batch
+from worker.attempt.ordering import releasable
+from worker.attempt.patience import Patience
+from worker.attempt.record import Batch
 from worker.attempt.slot import Claim, Slot
+from worker.attempt.stored import StoredCheckpoints, not_registered
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
 BACKLOG = 4
 """So many checkpoints may wait for their way to the store; when more come, the oldest are left out."""
-
-ORDERED = (*PLACES, CheckpointSaved, CheckpointDeleted)
 
 
 class Delivery:
@@ -127,7 +118,7 @@ class Delivery:
         says."""
         if isinstance(event, CheckpointSaved) and (damage := _damage(self.slot.storage, self.job.id, event.files)):
             # Likely deleted again already: several events are read at once.
-            return [_not_registered(event, damage)]
+            return [not_registered(event, damage)]
         return [event]
 
     def end(self, event: End) -> End | None:
@@ -144,11 +135,13 @@ class Delivery:
     def hurry(self) -> None:
         """Nobody wants to wait for the end any more."""
 
-    def heed(self) -> None:
-        """Take note of what has been brought."""
+    def heed(self) -> bool:
+        """Whether something was brought since this was asked last."""
+        return False
 
     def wait(self, seconds: float) -> None:
-        """Wait for news, if there can be any."""
+        """Wait for news, if there can be any; else for so long."""
+        time.sleep(seconds)
 
     def close(self) -> None:
         """The attempt is over."""
@@ -161,16 +154,15 @@ class StoreDelivery(Delivery):
         super().__init__(slot, claim)
         self.store, self.courier = store, Courier()
         self.fd = self.courier.fd
-        self.stored = {row.step: transfers.keys_of(row.files) for row in claim.checkpoints}
+        self.checkpoints = StoredCheckpoints({row.step: transfers.keys_of(row.files) for row in claim.checkpoints})
+        self.patience = Patience(slot.patience_seconds)
         self.uploads: dict[int, Future[tuple[File, ...]]] = {}  # by the id of an event in the queue
         self.fetching: Future[list[str]] | None = None
         self.result: Future[tuple[File, ...]] | None = None
-        self.kept_back: list[int] = []  # steps that the trainer gave up while newer ones did not reach the store
-        self.is_missing = self.is_skipping = False  # the newest checkpoint is not registered; for want of the store
-        self.is_fresh = self.has_ended = self.is_draining = self.is_over = False
         self.sent = 0  # checkpoints
-        self.again_at = 0.0
-        self.until = float("inf")  # how long a store that is away is waited for
+        self.is_fresh = False  # whether anything came since events were released last
+        self.has_ended = False  # whether the trainer has sent its last event
+        self.is_closed = False  # whether the courier is to do no more
 
     @property
     def has_news(self) -> bool:
@@ -184,10 +176,10 @@ class StoreDelivery(Delivery):
         error = self.fetching.exception()
         if isinstance(error, StorageUnavailable):
             if self._waits_on(error):
-                self.fetching = None if self._tries_again() else self.fetching
+                self.fetching = None if self.patience.may_retry(time.monotonic()) else self.fetching
                 return None
             return [failed(Reason.STORAGE_UNAVAILABLE, error.message)]
-        self.until = float("inf")
+        self.patience.reset()
         if isinstance(error, Gone):
             return [failed(Reason.DATASET_INVALID, str(error))]
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -197,9 +189,9 @@ class StoreDelivery(Delivery):
     def _fetch(self) -> list[str]:
         claim, storage = self.claim, self.slot.storage
         needed = (claim.dataset_sha256, claim.checkpoints)
-        problems = transfers.fetch(storage, self.store, self.job.id, *needed, go_on=lambda: not self.is_over)
+        problems = transfers.fetch(storage, self.store, self.job.id, *needed, go_on=lambda: not self.is_closed)
         for one in {b.job_id: b for b in (claim.baselines or {}).values() if b and b.job_id}.values():
-            problems += transfers.fetch_model(storage, self.store, one, go_on=lambda: not self.is_over)
+            problems += transfers.fetch_model(storage, self.store, one, go_on=lambda: not self.is_closed)
         return problems
 
     def take(self, event: Event) -> None:
@@ -214,7 +206,7 @@ class StoreDelivery(Delivery):
 
     def _share(self, files: Sequence[File], number: int | None = None) -> tuple[File, ...]:
         """By the courier's thread."""
-        if self.is_over:
+        if self.is_closed:
             raise StorageUnavailable("It is not needed any more.")
         if number is not None and self.sent - number >= BACKLOG:
             raise ValueError("newer ones came before it could be stored")
@@ -226,18 +218,7 @@ class StoreDelivery(Delivery):
         self.courier.heed()
         self.is_fresh = False
         self.has_ended = ended
-        released: list[Event] = []
-        held: list[Event] = []
-        is_blocked = is_barred = False  # by a checkpoint on its way; by a place that waits behind it
-        for event in self.queue:  # a warning may join it meanwhile
-            waits = isinstance(event, ORDERED) and (is_blocked or not self._is_settled(event))
-            if waits or is_barred:
-                held.append(event)
-                is_blocked = is_blocked or waits
-                is_barred = is_barred or isinstance(event, PLACES)
-            else:
-                released.append(event)
-        self.queue = held
+        released, self.queue = releasable(self.queue, self._is_settled)  # a warning may join the queue meanwhile
         return released
 
     def _is_settled(self, event: Event) -> bool:
@@ -249,39 +230,18 @@ class StoreDelivery(Delivery):
         error = _error(upload)
         if not (self.has_ended and isinstance(error, StorageUnavailable) and self._waits_on(error)):
             return True
-        if self._tries_again():
+        if self.patience.may_retry(time.monotonic()):
             self._upload(event, self.sent)
         return False
 
     def told(self, event: Event) -> list[Event]:
-        match event:
-            case CheckpointSaved(step=step):
-                return self._checkpoint(event, step)
-            case CheckpointDeleted(step) if self.is_missing:
-                self.kept_back.append(step)
-                return []
-            case Started(checkpoints=there) if there is not None:
-                resumed = event.resumed_from.step if event.resumed_from else 0
-                self.kept_back = [step for step in self.kept_back if step <= resumed]
-                return [replace(event, checkpoints=[*there, *self.kept_back])]
-            case RolledBack(step=place):
-                self.kept_back = [step for step in self.kept_back if step <= place]
-        return [event]
-
-    def _checkpoint(self, event: CheckpointSaved, step: int) -> list[Event]:
+        if not isinstance(event, CheckpointSaved):
+            return self.checkpoints.told(event)
         upload = self.uploads.pop(id(event))
         error = _error(upload)
-        self.is_missing = error is not None
-        if error is None:
-            self.is_skipping = False
-            superfluous = [old for old in self.kept_back if old != step]
-            self.kept_back = []
-            stored = replace(event, files=upload.result())
-            return [stored, *map(CheckpointDeleted, superfluous)]
-        if not isinstance(error, StorageUnavailable):
-            return [_not_registered(event, error)]
-        was_skipping, self.is_skipping = self.is_skipping, True
-        return [] if was_skipping else [_skipped(step, error)]
+        if error is not None:
+            return self.checkpoints.missing(event, error)
+        return self.checkpoints.arrived(event, upload.result())
 
     def end(self, event: End) -> End | None:
         if isinstance(event, Failed) or event.files is None:
@@ -298,33 +258,16 @@ class StoreDelivery(Delivery):
         if isinstance(event, Stopped):  # nobody waits for these: there is the last checkpoint
             return _without_files(event, error.message)
         if self._waits_on(error):
-            self.result = None if self._tries_again() else self.result
+            self.result = None if self.patience.may_retry(time.monotonic()) else self.result
             return None
-        if self.is_draining:
+        if self.patience.is_cut_short:
             return Stopped(StopReason.DRAIN)
         return failed(Reason.STORAGE_UNAVAILABLE, error.message)
 
     def committed(self, batch: Batch) -> None:
         """Delete the objects that the database has just forgotten; it was told by this very attempt."""
-        gone: list[str] = []
-        for event in batch.events:
-            match event:
-                case CheckpointSaved(step=step, files=files):
-                    gone += self.stored.get(step, [])
-                    self.stored[step] = [file.object for file in files if file.object is not None]
-                case CheckpointDeleted(step):
-                    gone += self.stored.pop(step, [])
-                case Started(checkpoints=listed):
-                    there = self.stored if listed is None else listed
-                    resumed = event.resumed_from.step if event.resumed_from else 0
-                    gone += self._forgotten({step for step in self.stored if step > resumed or step not in there})
-                case RolledBack(step=place):
-                    gone += self._forgotten({step for step in self.stored if step > place})
-        if gone:
+        if gone := self.checkpoints.committed(batch.events):
             self.courier.send(partial(self._delete, gone))
-
-    def _forgotten(self, steps: set[int]) -> list[str]:
-        return [key for step in steps for key in self.stored.pop(step)]
 
     def _delete(self, keys: Sequence[str]) -> None:
         """By the courier's thread."""
@@ -334,40 +277,33 @@ class StoreDelivery(Delivery):
             log.warning("%s: %d objects are left to the sweep: %s", self.job.id, len(keys), error)
 
     def hurry(self) -> None:
-        self.until = 0.0
+        self.patience.end()
 
-    def heed(self) -> None:
-        self.is_fresh = self.courier.heed() or self.is_fresh
+    def heed(self) -> bool:
+        brought = self.courier.heed()
+        self.is_fresh = self.is_fresh or brought
+        return brought
 
     def wait(self, seconds: float) -> None:
         self.courier.wait(seconds)
 
     def close(self) -> None:
-        self.is_over = True
+        self.is_closed = True
         self.courier.close()
 
     def _is_done(self, future: Future[Any]) -> bool:
         """Whether an errand has ended, or a worker that shuts down has waited long enough for it."""
-        if self.has_ended and not self.is_draining and self.slot.drain:
-            self.is_draining = True
-            self.until = min(self.until, time.monotonic() + self.slot.stop_seconds)
-        return future.done() or (self.is_draining and time.monotonic() >= self.until)
+        if self.has_ended and self.slot.drain:
+            self.patience.cut_short(time.monotonic(), self.slot.stop_seconds)
+        return future.done() or (self.patience.is_cut_short and self.patience.is_over(time.monotonic()))
 
     def _waits_on(self, error: StorageUnavailable) -> bool:
         """Whether there is patience left with a store that is away; the wait is told when it begins."""
-        now = time.monotonic()
-        if self.until == float("inf"):
-            self.until = now + self.slot.patience_seconds
+        if self.patience.begin(now := time.monotonic()):
             log.warning("%s: the attempt waits for the object store: %s", self.job.id, error.__cause__ or error)
             self.queue.append(_warning(f"The attempt waits for the object store. {error.message}"))
             self.is_fresh = True
-        return now < self.until
-
-    def _tries_again(self) -> bool:
-        if (now := time.monotonic()) < self.again_at:
-            return False
-        self.again_at = now + RETRY_SECONDS
-        return True
+        return not self.patience.is_over(now)
 
 
 def of(slot: Slot, claim: Claim) -> Delivery:
@@ -395,18 +331,6 @@ def _error(future: Future[Any]) -> BaseException | None:
 
 def _warning(message: str) -> Event:
     return Log("warning", message)
-
-
-def _not_registered(event: CheckpointSaved, why: object) -> Event:
-    return Log("info", f"checkpoint {event.step} not registered: {why}")
-
-
-def _skipped(step: int, error: StorageUnavailable) -> Event:
-    message = (
-        f"The checkpoint at step {step} was skipped. {error.message} Those before it stay, and another is tried when "
-        "it is due."
-    )
-    return Note("checkpoint_skipped", "warning", message, {"step": step})
 
 
 def _damage(storage: Storage, job_id: str, files: Sequence[File], *, hashed: bool = False) -> str | None:

@@ -43,9 +43,6 @@ from worker.gpu import advice
 
 log = logging.getLogger(__name__)
 
-PLACES = (Started, RolledBack)
-"""Change the place from which the run is told."""
-
 MAX_EPOCH_LINES = 500
 SHOWN = (
     *(f"{split}_{name}" for name in ("loss", *DEFAULTS) for split in ("train", "validation")),

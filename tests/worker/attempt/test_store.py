@@ -392,7 +392,7 @@ def test_older_checkpoints_stay_while_newer_ones_do_not_reach_the_store(
         delivery.take(CheckpointDeleted(4))
         delivery.take(Started(3, 4, Place(2, 8), None, 1, "cpu", 1, "none", [8]))
         assert written(delivery, until="started") == ["note", "started"]
-    assert list(delivery.stored) == [4]
+    assert list(delivery.checkpoints.stored) == [4]
     delivery.take(checkpoint(delivery, 12))
     assert written(delivery, until="checkpoint_deleted") == ["checkpoint 12", "checkpoint_deleted 4"]
     delivery.courier.send(lambda: None).result(20)
