@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 
 from services import db, faults, metrics
 from services.errors import JobNotFound, LeaseLost, Unavailable
@@ -32,6 +33,7 @@ from services.training.messages import (
 )
 from services.training.messages import Lease as Renewed
 from worker.attempt import delivery, oom, voice
+from worker.attempt.deadlines import NEVER, Deadlines
 from worker.attempt.delivery import failed
 from worker.attempt.record import Batch, Trace, log_lines, progress_lines, trace
 from worker.attempt.slot import Claim, Slot
@@ -50,6 +52,25 @@ STOP_SHARE = 0.5  # of the lease, without renewal, after which the trainer is to
 LEASE_SHARE = 0.75  # and after which it must be dead: another may follow soon
 
 
+class State(Enum):
+    """Where an attempt is."""
+
+    WAITING_FOR_FILES = "the trainer has no order yet"
+    TRAINING = "the trainer has its order"
+    STOPPING = "the trainer was asked to stop"
+    ENDING = "the last event has come; it and what came before it are to be written"
+    DONE = "the end is in the database"
+
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.WAITING_FOR_FILES: frozenset({State.TRAINING, State.ENDING}),
+    State.TRAINING: frozenset({State.STOPPING, State.ENDING}),
+    State.STOPPING: frozenset({State.ENDING}),
+    State.ENDING: frozenset({State.DONE}),
+    State.DONE: frozenset(),
+}
+
+
 class Attempt:
     """One attempt at a job: `run` turns until it has ended, `close` lets go of what it held.
 
@@ -60,30 +81,23 @@ class Attempt:
         self.slot, self.job, self.trainer, self.order = slot, claim.job, trainer, order
         self.lease = Lease.of(claim.job)
         self.delivery = delivery.of(slot, claim)  # holds events that have come and are in no batch yet
-        self.is_under_way = False  # whether the trainer has its order
-        self.batch: Batch | None = None  # what is to be written next
+        self.state = State.WAITING_FOR_FILES
+        self.unanswered: Batch | None = None  # whose commit the database did not answer: it is written again
         self.last: End | None = None  # the event that ends the attempt, once it has come
-        self.ended = False
         self.heard = 0  # events about checkpoints that are in the database
-        self.began_training = False
+        self.started: Started | None = None  # the event that says that training has begun, once it has come
         self.device_trouble: str | None = None  # why the device cannot be used, where that ended the attempt
         self.asked: StopReason | None = None  # what the trainer was asked to stop for
         self.step = claim.job.step
         self.began = time.monotonic()
         self.kills = oom.kills()
-        self.renewed = self.looked = claim.at
-        self.renew_at = self.renewed + slot.settings.renew_seconds
-        self.write_at = 0.0  # not before: the database could not answer, or was written a moment ago
-        self.is_away = False  # whether it could not answer
-        self.news = FIRST  # kinds of events of which none is written yet
-        self.output_at = 0.0
-        self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
-        self.is_waiting = False  # whether the end is not to be written yet
-        self.is_unsure = False  # whether the batch's commit was not answered
-        self.kill_at = self.time_limit_at = float("inf")
+        self.renewed = claim.at
+        self.deadlines = Deadlines(renew=claim.at + slot.settings.renew_seconds, look=claim.at + LOOK_SECONDS)
         if self.job.max_runtime_seconds is not None:
-            self.time_limit_at = claim.at + max(0.0, self.job.max_runtime_seconds - self.job.ran_seconds)
-        self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or float("inf")
+            self.deadlines.time_limit = claim.at + max(0.0, self.job.max_runtime_seconds - self.job.ran_seconds)
+        self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or NEVER
+        self.news = FIRST  # kinds of events of which none is written yet
+        self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
         self.dials = Dials()
         trainer.watch(slot.drain.fd)
         if self.delivery.fd is not None:
@@ -91,25 +105,31 @@ class Attempt:
 
     def run(self) -> None:
         """Until the attempt's end is in the database; raises LeaseLost when it is another's to write."""
-        self.set_off()
-        while not self.ended:
+        self.start()
+        while self.state is not State.DONE:
             self.keep_lease()
             self.stop_in_time()
-            self.set_off()
+            self.start()
             self.listen()
             self.write()
+
+    def move(self, to: State) -> None:
+        """The one place where the state changes."""
+        if to not in MOVES[self.state]:
+            raise ValueError(f"an attempt cannot go from {self.state.name} to {to.name}")
+        self.state = to
 
     def close(self) -> None:
         self.delivery.close()
         self.dials.rest()
 
-    def set_off(self) -> None:
+    def start(self) -> None:
         """Give the trainer its order, once."""
-        if self.is_under_way or self.last is not None or (news := self.delivery.arrived()) is None:
+        if self.state is not State.WAITING_FOR_FILES or (news := self.delivery.arrived()) is None:
             return
         self.take_in(news)
         if self.last is None:
-            self.is_under_way = True
+            self.move(State.TRAINING)
             self.began = time.monotonic()
             lease = self.renewed + LEASE_SHARE * self.slot.settings.lease_seconds
             self.trainer.send(Renewed(lease))
@@ -120,14 +140,14 @@ class Attempt:
     def keep_lease(self) -> None:
         """Renew when it is time, and hear what is asked of this attempt; between renewals a look costs no write."""
         try:
-            if (began := time.monotonic()) >= self.renew_at:
+            if (began := time.monotonic()) >= self.deadlines.renew:
                 self.renew(began)
-            elif began >= self.looked + LOOK_SECONDS:
+            elif began >= self.deadlines.look:
                 self.look(began)
         except Unavailable as error:
-            log.warning("%s: the lease could not be renewed: %s", self.job.id, error)
-            self.renew_at = time.monotonic() + min(LOOK_SECONDS, self.slot.settings.renew_seconds / 4)
-        self.fear_for_lease(time.monotonic() - self.renewed)
+            log.warning("%s: cannot renew the lease: %s", self.job.id, error)
+            self.deadlines.renew = time.monotonic() + min(LOOK_SECONDS, self.slot.settings.renew_seconds / 4)
+        self.check_lease_age(time.monotonic() - self.renewed)
 
     def renew(self, began: float) -> None:
         result = "unavailable"
@@ -140,14 +160,15 @@ class Attempt:
             raise
         finally:
             metrics.HEARTBEATS.inc(result=result)
-        self.renewed = self.looked = began
-        self.renew_at = began + self.slot.settings.renew_seconds
+        self.renewed = began
+        self.deadlines.renew = began + self.slot.settings.renew_seconds
+        self.deadlines.look = began + LOOK_SECONDS
         if self.last is None:
             self.trainer.send(Renewed(began + LEASE_SHARE * self.slot.settings.lease_seconds))
-        self.heed(flags)
+        self.apply_flags(flags)
 
     def look(self, began: float) -> None:
-        self.looked = began
+        self.deadlines.look = began + LOOK_SECONDS
         try:
             with db.read_scope(self.slot.engine) as session:
                 job = control.get(session, self.job.id)
@@ -155,9 +176,9 @@ class Attempt:
             raise LeaseLost(f"{self.job.id} was deleted meanwhile.") from error
         if (job.attempt, job.status) != (self.lease.attempt, Status.RUNNING):
             raise LeaseLost(f"{self.job.id} is {job.status} by now, at attempt {job.attempt}.")
-        self.heed(Flags(cancel=job.cancel_requested, pause=job.pause_requested))
+        self.apply_flags(Flags(cancel=job.cancel_requested, pause=job.pause_requested))
 
-    def fear_for_lease(self, silent: float) -> None:
+    def check_lease_age(self, silent: float) -> None:
         """What follows from `silent` seconds without renewal. An outcome is no danger to anybody: it waits on."""
         lease = self.slot.settings.lease_seconds
         if silent > LEASE_SHARE * lease and (self.last is None or self.slot.drain):
@@ -165,9 +186,9 @@ class Attempt:
         if silent > STOP_SHARE * lease:
             self.ask_to_stop(StopReason.LEASE)
 
-    def heed(self, flags: Flags) -> None:
+    def apply_flags(self, flags: Flags) -> None:
         if flags.seconds_left is not None:
-            self.time_limit_at = time.monotonic() + flags.seconds_left
+            self.deadlines.time_limit = time.monotonic() + flags.seconds_left
         if flags.cancel:
             self.ask_to_stop(StopReason.CANCEL)
             self.delivery.hurry()
@@ -183,9 +204,9 @@ class Attempt:
         if self.slot.drain:
             self.trainer.unwatch(self.slot.drain.fd)  # it stays readable: watching on would be a busy loop
             self.ask_to_stop(StopReason.DRAIN)
-        if time.monotonic() >= self.time_limit_at:
+        if time.monotonic() >= self.deadlines.time_limit:
             self.ask_to_stop(StopReason.TIME_LIMIT)
-        if self.asked is not None and time.monotonic() >= self.kill_at:
+        if self.asked is not None and time.monotonic() >= self.deadlines.kill:
             log.warning("%s: the trainer did not stop within %g s and is killed", self.job.id, self.slot.stop_seconds)
             self.take_in([Stopped(self.asked)])
 
@@ -194,18 +215,19 @@ class Attempt:
         if self.asked is None and self.last is None:
             log.info("%s: the trainer is asked to stop (%s)", self.job.id, reason)
             self.asked = reason
-            self.kill_at = time.monotonic() + self.slot.stop_seconds
-            if self.is_under_way:
+            self.deadlines.kill = time.monotonic() + self.slot.stop_seconds
+            if self.state is State.TRAINING:
+                self.move(State.STOPPING)
                 self.trainer.send(Stop(reason))
             else:
                 self.take_in([Stopped(reason)])
 
     def listen(self) -> None:
         """Take in what the trainer says, waiting for it at most to the next thing to do; note its death or silence."""
-        if self.last is not None:
-            time.sleep(max(0.0, min(self.write_at - time.monotonic(), TICK_SECONDS)))
-            if self.is_waiting:
-                self.delivery.wait(TICK_SECONDS)
+        if self.state is State.ENDING:
+            self.delivery.wait(max(0.0, min(self.deadlines.write - time.monotonic(), TICK_SECONDS)))
+            if self.delivery.heed() and self.unanswered is None:
+                self.deadlines.write = 0.0
             return
         try:
             self.take_in(self.trainer.wait(self.patience()))
@@ -213,7 +235,7 @@ class Attempt:
             if self.last is None and self.trainer.has_exited():
                 self.take_in(self.trainer.rest())
                 if self.last is None:
-                    self.take_in([self.obituary()])
+                    self.take_in([self.exit_message()])
             elif self.last is None and time.monotonic() >= self.stalled_at():
                 self.take_in([self.stall()])
         except ProtocolError as error:
@@ -225,13 +247,15 @@ class Attempt:
         for event in events:
             if self.last is not None:
                 return
-            if not self.is_away and (type(event) in self.news or isinstance(event, End)):
-                self.write_at = 0.0
-            self.began_training = self.began_training or isinstance(event, Started)
+            if self.unanswered is None and (type(event) in self.news or isinstance(event, End)):
+                self.deadlines.write = 0.0
+            if isinstance(event, Started):
+                self.started = event
             self.dials.read(event)
             voice.tell(event)
             if isinstance(event, End):
                 self.last = self.judged(event)
+                self.move(State.ENDING)
                 self.trainer.end()
                 return
             if isinstance(event, Steps):
@@ -243,22 +267,20 @@ class Attempt:
         if not isinstance(last, Failed) or last.reason != DEVICE_LOST:
             return last
         self.device_trouble = advised(last.message)
-        return last if self.began_training else Stopped(StopReason.DEVICE_LOST)
+        return last if self.started else Stopped(StopReason.DEVICE_LOST)
 
     def patience(self) -> float:
         """How long to wait for the trainer before something else is due, in seconds."""
-        due = min(self.renew_at, self.looked + LOOK_SECONDS, self.kill_at, self.time_limit_at, self.stalled_at())
-        if self.delivery.has_news or self.batch:
-            due = min(due, self.write_at)
-        if self.trainer.output.has_lines:
-            due = min(due, max(self.output_at, self.write_at))
+        self.deadlines.stall = self.stalled_at()
+        has_events = self.delivery.has_news or self.unanswered is not None
+        due = self.deadlines.next(has_events=has_events, has_output=self.trainer.output.has_lines)
         longest = 0.01 if self.trainer.is_silent else TICK_SECONDS  # its end will follow at once
         return max(0.0, min(due - time.monotonic(), longest))
 
     def stalled_at(self) -> float:
         """When the trainer has been silent for too long. One that was asked to stop has another limit."""
-        if self.asked is not None or not self.is_under_way:
-            return float("inf")
+        if self.state is not State.TRAINING:
+            return NEVER
         return max(self.began, self.trainer.heard_at) + self.max_stall_seconds
 
     def stall(self) -> End:
@@ -266,8 +288,8 @@ class Attempt:
         limit = f"limits.max_stall_seconds is {self.max_stall_seconds:g}"
         return failed(Reason.STALLED, f"The trainer said nothing for {silent:.0f} s at step {self.step} ({limit}).")
 
-    def obituary(self) -> End:
-        """The failure of a trainer that ended without a last event, told from its exit status and last words."""
+    def exit_message(self) -> End:
+        """The end of a trainer that exited without a last event, as its exit status and its last words tell it."""
         if self.asked is not None:
             return Stopped(self.asked)
         status = self.trainer.end()
@@ -289,30 +311,33 @@ class Attempt:
 
     def write(self) -> None:
         """What has come, in one transaction; it stays for later when the database cannot answer."""
-        if time.monotonic() < self.write_at:
+        if time.monotonic() < self.deadlines.write:
             return
-        self.batch = batch = self.batch or self.next_batch()
+        batch = self.unanswered or self.next_batch()
         if batch is None:
+            if self.state is State.ENDING:  # its files are on their way
+                self.deadlines.write = time.monotonic() + TICK_SECONDS
             return
         if batch.end is not None:
             faults.point("supervisor.finishing")
         try:
             with db.session_scope(self.slot.engine) as session:
-                is_written = self.is_unsure and trace(session, self.lease) != self.trace
+                is_written = self.unanswered is not None and trace(session, self.lease) != self.trace
                 if not is_written:
                     batch.write(session)
                 left = trace(session, self.lease)
         except Unavailable as error:
             log.warning("%s: %d events wait for the database: %s", self.job.id, len(batch.events), error)
-            self.is_unsure = self.is_away = True
-            self.write_at = time.monotonic() + LOOK_SECONDS
+            self.unanswered = batch
+            self.deadlines.write = time.monotonic() + LOOK_SECONDS
             return
-        self.batch, self.trace, self.is_unsure, self.is_away = None, left, False, False
-        self.write_at = time.monotonic() + WRITE_SECONDS
+        self.unanswered, self.trace = None, left
+        self.deadlines.write = time.monotonic() + WRITE_SECONDS
         self.news -= {type(event) for event in batch.events}
         self.delivery.committed(batch)
-        self.ended = batch.end is not None
-        if batch.end is None and batch.heard > self.heard:
+        if batch.end is not None:
+            self.move(State.DONE)
+        elif batch.heard > self.heard:
             self.heard = batch.heard
             self.trainer.send(Heard(batch.heard))
         if any(isinstance(event, Steps) for event in batch.events):
@@ -323,14 +348,13 @@ class Attempt:
         released = self.delivery.released(ended=self.last is not None)
         events = [one for event in released for one in self.delivery.told(event)]
         end = self.delivery.end(self.last) if self.last is not None and self.delivery.is_done else None
-        self.is_waiting = self.last is not None and end is None
         told = [*events, *([end] if end else [])]
         said = [line for event in told for line in log_lines(event)]
         epochs = self.job.spec["training"]["epochs"]
         lines = [line for event in told for line in (*log_lines(event), *progress_lines(event, epochs))]
         now = time.monotonic()
-        if end or (self.trainer.output.has_lines and now >= self.output_at):
-            self.output_at = now + OUTPUT_SECONDS
+        if end or (self.trainer.output.has_lines and now >= self.deadlines.output):
+            self.deadlines.output = now + OUTPUT_SECONDS
             printed = [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
             said, lines = said + printed, lines + printed
         heard = self.heard + sum(isinstance(event, CheckpointSaved | CheckpointDeleted) for event in released)
