@@ -17,7 +17,7 @@ from services.blobs.storage import Readable
 from services.errors import BadRequest, Busy, Invalid, Problem, SpecInvalid
 from services.settings import Settings
 from services.training.spec import loads
-from services.training.spec.sentences import problems_of
+from services.wording import problems_of
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -12,14 +12,13 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from flask import Flask, Response, current_app, g, request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from services import errors
-from services.training.spec.sentences import pointer_and_sentence, unknown_parameter
+from services import errors, wording
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -209,18 +208,9 @@ def _record(what: str, error: Exception) -> None:
 
 
 def parameters_invalid(error: ValidationError) -> Response:
-    """A query, path or header that its pydantic model refuses. The model's title says which of the three it is."""
-    problems = [
-        errors.Problem("/".join(["", error.title, *map(str, found["loc"])]), _sentence(found))
-        for found in error.errors(include_url=False)
-    ]
+    """A query, path or header that its pydantic model refuses."""
+    problems = wording.parameter_problems(error, _parameters())
     return _ours(errors.BadRequest("The request's parameters are not right.", problems))
-
-
-def _sentence(found: Mapping[str, Any]) -> str:
-    if found["type"] == "extra_forbidden":
-        return unknown_parameter(str(found["loc"][-1]), _parameters())
-    return pointer_and_sentence(found, BaseModel, {})[1]
 
 
 def _parameters() -> list[str]:

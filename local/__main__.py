@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from local.launcher import CannotListen, Failed, InUse, Launcher, Part, signals_as_interrupts
-from services.settings import Settings, is_loopback, sentences
+from services.settings import Settings, is_loopback
 from services.starting import cannot_write
+from services.wording import setting_sentences
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
         print(sentence, file=sys.stderr)
         return 1
     except ValidationError as error:
-        print("\n".join(sentences(error)), file=sys.stderr)
+        print("\n".join(setting_sentences(error)), file=sys.stderr)
         return 2
 
 

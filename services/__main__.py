@@ -21,9 +21,10 @@ from services.access import audit, keys, tenants
 from services.access.audit import Actor
 from services.errors import BadRequest, Invalid, LooplineError, Unavailable
 from services.orm import ApiKey, Tenant
-from services.settings import Settings, sentences
+from services.settings import Settings
 from services.starting import cannot_write
 from services.text import visible
+from services.wording import setting_sentences
 
 DAY = 24 * 3600.0
 MOST = 10_000
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             engine.dispose()
     except ValidationError as error:
-        print("\n".join(sentences(error)), file=sys.stderr)
+        print("\n".join(setting_sentences(error)), file=sys.stderr)
         return 2
     except LooplineError as error:
         print(visible("\n  ".join([error.message, *_problems(error)])), file=sys.stderr)

@@ -10,11 +10,14 @@
     │   ├── ModelNotFound          of the registry
     │   ├── ScheduleNotFound
     │   ├── TenantNotFound
-    │   └── KeyNotFound
+    │   ├── KeyNotFound
+    │   ├── WebhookNotFound
+    │   └── DeliveryNotFound       a message for a webhook
     ├── Invalid                    the request cannot be right, whatever the state of the service
     │   ├── SpecInvalid            every problem at once, each with a JSON pointer
     │   ├── ScheduleInvalid        every problem at once, those of its specs too
     │   ├── DatasetInvalid         says which rows
+    │   ├── AddressRefused         of a webhook
     │   └── BadRequest             a parameter or header
     ├── Conflict                   right in itself, but not now
     │   ├── IllegalMove
@@ -44,6 +47,7 @@
     │   └── StorageUnavailable     the object store cannot answer
     └── TrainingError              raised inside a trainer
         ├── Diverged
+        │   └── NotFinite          the best weights are of no use
         ├── CheckpointCorrupt
         └── OutOfMemory
             └── TooLargeToTrain

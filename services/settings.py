@@ -5,14 +5,13 @@ Settings are built once at the edge of a process (`Settings()`) and passed down;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services import production
@@ -300,33 +299,3 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-WANTED = {
-    "int_parsing": "a whole number",
-    "float_parsing": "a number",
-    "bool_parsing": "true or false",
-    "queues": "names of 1 to 63 small letters, digits, hyphens and underscores, as a spec's `queue`, with commas "
-    "between",
-    "rate_limit": "such as `200 per 10 seconds` or `1000 per minute`, or `none`",
-}
-"""What is wanted instead, by the setting or by pydantic's word for what is wrong; elsewhere its own text will do."""
-
-
-def sentences(error: ValidationError) -> Iterator[str]:
-    """A sentence for each setting that cannot be used, which names its variable."""
-    for found in error.errors():
-        reason = found["msg"].removeprefix("Value error, ").removesuffix(".")
-        if not found["loc"]:  # between several settings, which it names itself
-            yield f"{reason}."
-            continue
-        setting = str(found["loc"][0])
-        name = f"LOOPLINE_{setting.upper()}"
-        if found["type"] == "value_error":
-            yield f"{name}: {reason}."
-        elif found["type"] != "default_factory_not_called":  # what only follows from another
-            plain = reason.removeprefix("Input should be ")
-            wanted = WANTED.get(setting) or WANTED.get(found["type"], plain)
-            for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
-                wanted = wanted.replace(long, short)
-            yield f'{name} must be {wanted}; got "{found["input"]}".'

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pydantic import ValidationError
 
 from services.errors import LooplineError
-from services.settings import sentences
+from services.wording import setting_sentences
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CLOSED = frozenset(
@@ -37,7 +37,7 @@ def or_say_why(who: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        sys.exit(f"{who} cannot start:\n" + "\n".join(sentences(error)))
+        sys.exit(f"{who} cannot start:\n" + "\n".join(setting_sentences(error)))
     except LooplineError as error:
         sys.exit(f"{who} cannot start: {error.message}")
     except OSError as error:

@@ -18,6 +18,7 @@ from services import db
 from services.errors import Unavailable
 from services.jobs import workers
 from services.settings import Settings
+from services.wording import setting_sentences
 
 
 def complaints(engine: Engine, settings: Settings, host: str) -> Sequence[str]:
@@ -51,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         db.check_schema(engine)
         found = complaints(engine, settings, host)
         engine.dispose()
-    except (Unavailable, ValidationError) as error:
-        found = [str(error)]
+    except ValidationError as error:
+        found = [*setting_sentences(error)]
+    except Unavailable as error:
+        found = [error.message]
     print("\n".join(found or [f"The workers of {host} are well."]), file=sys.stderr if found else sys.stdout)
     return 1 if found else 0
 

@@ -109,7 +109,7 @@ def test_the_schema_is_made_by_migrate_and_by_nothing_else(
 def test_a_setting_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LOOPLINE_AUTH", "maybe")
     assert command.main(["tenants", "list"]) == 2
-    assert "LOOPLINE_AUTH must be 'auto', 'keys' or 'none'; got \"maybe\"." in capsys.readouterr().err
+    assert 'LOOPLINE_AUTH must be one of auto, keys, none; got "maybe".' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from services.production import complaints
-from services.settings import Settings, sentences
+from services.settings import Settings
+from services.wording import setting_sentences
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {
@@ -46,7 +47,7 @@ def test_good_settings_are_taken() -> None:
 def test_what_is_not_fit_is_refused_with_its_variable_and_the_way_out(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(production=True, **{**GOOD, **changes})
-    [sentence] = sentences(refused.value)
+    [sentence] = setting_sentences(refused.value)
     assert sentence.startswith("LOOPLINE_PRODUCTION is set")
     assert told in sentence
     assert sentence.count("\n") == 1
@@ -76,7 +77,7 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret_with_it(
     monkeypatch.setenv("LOOPLINE_BROKER_URL", "redis://:hush@cache/0")
     with pytest.raises(ValidationError) as refused:
         Settings()
-    [sentence] = sentences(refused.value)
+    [sentence] = setting_sentences(refused.value)
     assert [line.split()[0] for line in sentence.splitlines()[1:]] == [
         *("LOOPLINE_AUTH=none", "LOOPLINE_DATABASE_URL_FILE", "LOOPLINE_BROKER_URL")
     ]
@@ -112,7 +113,7 @@ def test_a_rate_is_said_in_words(text: str) -> None:
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(rate_limit=text)
-    assert "LOOPLINE_RATE_LIMIT must be such as `200 per 10 seconds`" in next(sentences(refused.value))
+    assert "LOOPLINE_RATE_LIMIT must be such as `200 per 10 seconds`" in next(setting_sentences(refused.value))
 
 
 @pytest.mark.parametrize(

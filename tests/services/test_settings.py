@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from services.errors import SpecInvalid
 from services.settings import Settings
 from services.training.spec import parse
+from services.wording import setting_sentences
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +114,28 @@ def test_an_address_and_a_file_of_it_are_one_too_many(monkeypatch: pytest.Monkey
 
 def test_every_setting_has_help() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "70000", 'LOOPLINE_PORT must be at most 65535; got "70000".'),
+        ("PORT", "here", 'LOOPLINE_PORT must be a whole number; got "here".'),
+        ("LEASE_SECONDS", "0", 'LOOPLINE_LEASE_SECONDS must be greater than 0; got "0".'),
+        ("LOG_LEVEL", "loud", 'LOOPLINE_LOG_LEVEL must be one of debug, info, warning, error; got "loud".'),
+        (
+            "GPUS",
+            "0;1",
+            "LOOPLINE_GPUS must be `all`, or numbers or ids as `nvidia-smi -L` lists them, with commas between; "
+            'got "0;1".',
+        ),
+        ("BLOBS_URL", "/srv", "LOOPLINE_BLOBS_URL: an object store must look like s3://bucket or s3://bucket/prefix."),
+    ],
+)
+def test_a_sentence_names_the_variable_and_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(f"LOOPLINE_{name}", value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert next(setting_sentences(refused.value)) == sentence

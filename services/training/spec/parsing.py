@@ -19,8 +19,8 @@ from services.training.files.summary import DatasetSummary
 from services.training.spec import rules
 from services.training.spec.fields import Spec, Training
 from services.training.spec.presets import PRESETS
-from services.training.spec.sentences import problems_of, without
 from services.training.tasks import known
+from services.wording import problems_of, without
 
 
 def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:

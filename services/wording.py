@@ -1,4 +1,8 @@
-"""What pydantic found wrong with a spec or another body, said to a person: where (a JSON pointer), what is allowed."""
+"""What pydantic found wrong, in sentences for a person: with a body, a parameter or a setting.
+
+A problem of a request says where (a JSON pointer) and what is allowed there. A sentence about a setting names its
+variable.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,10 @@ PATTERNS = {  # what a text has to look like, by what it is called; elsewhere it
     ("queue",): "must be 1 to 63 small letters, digits, `-` or `_`, beginning with a letter or digit",
     ("url",): "must begin with https:// or http://",
     ("tag",): "must look like KEY:VALUE",
+    ("queues",): "must be names of 1 to 63 small letters, digits, hyphens and underscores, as a spec's `queue`, with "
+    "commas between",
+    ("rate_limit",): "must be such as `200 per 10 seconds` or `1000 per minute`, or `none`",
+    ("gpus",): "must be `all`, or numbers or ids as `nvidia-smi -L` lists them, with commas between",
     ("Idempotency-Key",): "must be printable ASCII without spaces",
     ("retrain", "model"): "must be 1 to 100 small letters, digits, `.`, `-` or `_`, beginning with a letter or digit",
 }
@@ -79,7 +87,7 @@ ALIASES = {  # other libraries' words for them
 def problems_of(error: ValidationError, model: type[BaseModel], document: Any) -> list[Problem]:
     """What is wrong with single fields; a field of several kinds is complained about once, at the innermost place."""
     entries = error.errors(include_url=False)
-    found = dict.fromkeys(Problem(*pointer_and_sentence(entry, model, document)) for entry in entries[:MAX_PROBLEMS])
+    found = dict.fromkeys(Problem(*_pointer_and_sentence(entry, model, document)) for entry in entries[:MAX_PROBLEMS])
     inner = {p.pointer.rpartition("/")[0] for p in found if p.pointer.rpartition("/")[2].isdigit()}
     problems = [p for p in found if p.pointer not in inner]
     if len(entries) > MAX_PROBLEMS:
@@ -87,7 +95,30 @@ def problems_of(error: ValidationError, model: type[BaseModel], document: Any) -
     return problems
 
 
-def pointer_and_sentence(error: Mapping[str, Any], model: type[BaseModel], document: Any) -> tuple[str, str]:
+def parameter_problems(error: ValidationError, allowed: Sequence[str]) -> list[Problem]:
+    """What is wrong with a query, path or header; the model's title says which of the three it is. `allowed` are the
+    query parameters of the route."""
+    return [
+        Problem("/".join(["", error.title, *map(str, entry["loc"])]), _of_parameter(entry, allowed))
+        for entry in error.errors(include_url=False)
+    ]
+
+
+def setting_sentences(error: ValidationError) -> Iterator[str]:
+    """A sentence for each setting that cannot be used, which names its variable."""
+    for entry in error.errors(include_url=False):
+        if entry["type"] == "default_factory_not_called":  # another setting is wrong, and has a sentence of its own
+            continue
+        told = entry["msg"].removeprefix("Value error, ").removesuffix(".")
+        if not entry["loc"]:  # it is about several settings, and names them itself
+            yield f"{told}."
+            continue
+        setting = str(entry["loc"][0])
+        about = f": {told}" if entry["type"] == "value_error" else f" {_of_value(entry, (setting,))}"
+        yield f"LOOPLINE_{setting.upper()}{about}."
+
+
+def _pointer_and_sentence(error: Mapping[str, Any], model: type[BaseModel], document: Any) -> tuple[str, str]:
     """One of ValidationError.errors() as (JSON pointer, sentence)."""
     path = _path(error["loc"], document)
     pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:100] for part in path)
@@ -176,7 +207,7 @@ def _of_value(error: Mapping[str, Any], path: tuple[Any, ...]) -> str:
         return f"is too long: at most {context['max_length']} {'characters' if kind.startswith('s') else 'entries'}"
     if kind in ("string_too_short", "too_short"):
         return f"is too short: at least {context['min_length']}"
-    return str(error["msg"]) + got
+    return str(error["msg"]).replace("Input should be", "must be", 1) + got
 
 
 def _hint(path: tuple[Any, ...]) -> str:
@@ -238,8 +269,10 @@ def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], document: Any) -
     return f"there is no such field; {guess}allowed here: {', '.join(fields)}"
 
 
-def unknown_parameter(name: str, allowed: Sequence[str]) -> str:
-    """What is said of a query parameter that a route does not have."""
+def _of_parameter(error: Mapping[str, Any], allowed: Sequence[str]) -> str:
+    if error["type"] != "extra_forbidden":
+        return _sentence(error, _path(error["loc"], {}), BaseModel, {})
+    name = str(error["loc"][-1])
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.7)
     guess = f"did you mean `{near[0]}`? " if near else ""
     return f"there is no such parameter here; {guess}allowed here: {', '.join(allowed)}"
