@@ -42,6 +42,25 @@ data: {dataset: japanese-vowels}
 
 `make docs` generates this page from the code.
 """
+TARGETS = """\
+## Targets
+
+The data set decides what is learnt. [examples/README.md](../examples/README.md) describes its arrays.
+
+| `y` | is | losses, the default first |
+| --- | --- | --- |
+| whole numbers or words, (samples,) | one class a sequence | `cross_entropy`, `bce` (two classes) |
+| whole numbers or words, (samples, length) | a class for each step | `cross_entropy` |
+| 0 and 1, (samples, labels) | yes-or-no labels | `bce` |
+| floats, (samples,) or (samples, targets) | values to predict | `mse`, `mae`, `huber` |
+
+- With `mse`, `mae` or `huber`, classes that are numbers and yes-or-no labels are values to predict too.
+- Whole numbers with as many columns as `x` has steps are a class for each step. Earlier versions took them for values:
+  save `y.astype(np.float32)` if that is meant. If they are only 0 and 1 they are yes-or-no labels: save
+  `y[:, :, None]` for a class for each step.
+- With a class for each step the head answers at each step. `architecture.pooling` becomes `none`, and a pooling that
+  the spec sets is refused. Steps beyond `lengths` count in no loss, class weight, metric or gate.
+"""
 METRICS_OF_MODELS = """\
 ## Metrics
 
@@ -51,9 +70,10 @@ and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
 | metric | for | meaning |
 | --- | --- | --- |
 | `accuracy` | classes | The share of samples whose class is right. |
+| `accuracy` | a class for each step | The share of valid steps whose class is right. |
 | `accuracy` | several yes-or-no labels | The share of samples with every label right. |
 | `label_accuracy` | several yes-or-no labels | The share of labels that are right, over all samples. |
-| `macro_f1` | classes, yes-or-no labels | The mean F1 of the classes or labels, each with the same weight. |
+| `macro_f1` | classes, also of steps, and labels | The mean F1 of the classes or labels, each with the same weight. |
 | `mae` | values | The mean absolute error over all samples and targets. |
 | `rmse` | values | The root of the mean squared error over all samples and targets. |
 | `r2` | values | 1 - (the sum of squared errors) / (the sum of squared distances from the mean). |
@@ -89,6 +109,7 @@ METRICS_HEAD = """\
 
 def spec_page() -> str:
     parts = [SPEC_HEAD, *sections(Spec, "")]
+    parts.append(TARGETS)
     parts.append(METRICS_OF_MODELS)
     parts.append("## Presets\n\n| preset | description | architecture |\n| --- | --- | --- |")
     for name, preset in PRESETS.items():

@@ -114,11 +114,21 @@ def understood(dataset: Dataset) -> str:
     """What the service took a data set for: `640 sequences of 7 to 29 steps, 12 features, 9 classes`."""
     low, high = dataset.min_length, dataset.max_length
     steps = count(high, "step") if low == high else f"{low} to {high} steps"
-    several = dataset.target_dim or 1
-    values = "values to predict (float y)" if several == 1 else f"{several} values to predict"
-    target = {"multilabel": count(several, "yes-or-no label"), "values": values}
-    meant = f"{len(dataset.classes)} classes" if dataset.classes else target.get(dataset.target, dataset.target)
+    values = "values to predict (float y)" if dataset.target == "values" and (dataset.target_dim or 1) == 1 else ""
+    meant = values or targets(dataset)
     return f"{count(dataset.samples, 'sequence')} of {steps}, {count(dataset.features, 'feature')}, {meant}"
+
+
+def targets(dataset: Dataset) -> str:
+    """What there is to predict: `9 classes`, `12 tags, one for each step`, `3 yes-or-no labels`."""
+    many = dataset.target_dim or 1
+    told = {
+        "classes": f"{many} classes",
+        "tags": f"{count(many, 'tag')}, one for each step",
+        "multilabel": count(many, "yes-or-no label"),
+        "values": f"{many} values to predict" if many > 1 else "values",
+    }
+    return told.get(dataset.target, dataset.target)
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

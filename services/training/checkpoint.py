@@ -337,6 +337,7 @@ def card(run: Run) -> dict[str, Any]:
     """What one needs beside the weights to use them: how to build the network, and what to do to its input
     and to its output."""
     return {
+        "task": run.data.task.name,
         "spec": run.spec.document(),
         "input_size": run.data.input_size,
         "output_size": run.data.output_size,

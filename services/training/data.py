@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,24 @@ class Part:
     x: Tensor
     lengths: Tensor | None
     y: Tensor
+    by_step: bool = False
+    """Whether y has the targets of each valid step, of one sequence after the other."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device) -> Part:
         lengths = self.lengths.to(device) if self.lengths is not None else None
-        return Part(self.x.to(device), lengths, self.y.to(device))
+        return Part(self.x.to(device), lengths, self.y.to(device), self.by_step)
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """The valid steps of each sequence."""
+        return np.full(len(self), self.x.shape[1]) if self.lengths is None else self.lengths.cpu().numpy()
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the targets of these sequences are in y, in their order."""
+        return _places(self.steps, rows) if self.by_step else rows
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,13 @@ class Batch:
     y: Tensor
 
 
+def _places(lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of sequences whose steps stand one after the other, the places of the steps of some."""
+    starts, counts = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
+    found: NDArray[np.int64] = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    return found
+
+
 def prepare(
     arrays: Arrays, spec: Spec, scaling: Scaling | None = None, target_scaling: Scaling | None = None
 ) -> Prepared:
@@ -120,9 +139,9 @@ def prepare(
     scaled = _scaled(arrays, scaling)
     task = known.chosen(known.of_y(arrays.y).name, spec.training.loss)
     target_scaling = _target_scaling(task, arrays.y, rows["train"], spec, target_scaling)
-    y, classes, output_size = task.targets(arrays.y, target_scaling)
-    parts = {name: _part(scaled, arrays.lengths, y, chosen) for name, chosen in rows.items()}
-    if classes is not None:
+    y, classes, output_size = task.targets(arrays.y, arrays.lengths, target_scaling)
+    parts = {name: _part(scaled, arrays.lengths, y, chosen, task.by_step) for name, chosen in rows.items()}
+    if classes is not None and not task.by_step:
         _check_labels(y, classes, rows, spec.data.split)
     elif spec.training.best_by == "r2":
         _check_that_they_vary("validation" if len(rows["validation"]) else "train", parts)
@@ -174,18 +193,23 @@ def _check_sizes_of_numbers(train: Part, rows: NDArray[np.int64]) -> None:
 def part_of(arrays: Arrays, rows: NDArray[np.int64], scaling: Scaling) -> Part:
     """Some rows as a model sees them that was trained with this scaling; their targets are left out (zeros)."""
     chosen = Arrays(x=arrays.x[rows], lengths=arrays.lengths[rows], y=arrays.y[rows])
-    return _part(_scaled(chosen, scaling), chosen.lengths, torch.zeros(len(rows)), np.arange(len(rows)))
+    by_step = known.of_y(arrays.y).by_step
+    targets = torch.zeros(int(chosen.lengths.sum()) if by_step else len(rows))
+    return _part(_scaled(chosen, scaling), chosen.lengths, targets, np.arange(len(rows)), by_step)
 
 
-def _part(x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: NDArray[np.int64]) -> Part:
+def _part(
+    x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: NDArray[np.int64], by_step: bool
+) -> Part:
     whole = len(rows) == len(x)
     chosen = lengths[rows]
     longest = int(chosen.max()) if len(chosen) else 1
-    index = torch.from_numpy(rows)
+    index = torch.from_numpy(_places(lengths, rows) if by_step else rows)
     return Part(
         x=torch.from_numpy(x[:, :longest] if whole else x[rows, :longest]),
         lengths=None if bool((chosen == longest).all()) else torch.from_numpy(chosen),
         y=y if whole else y[index],
+        by_step=by_step,
     )
 
 
@@ -423,29 +447,29 @@ def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0)
 
 
 def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[Batch]:
-    index = torch.from_numpy(np.concatenate(window))
     sizes = [len(rows) for rows in window]
     if part.lengths is None:
-        xs, ys = _moved(part, index, device)
-        for x, y in zip(torch.split(xs, sizes), torch.split(ys, sizes), strict=True):
+        xs, ys = _moved(part, part.x, np.concatenate(window), device)
+        each = part.x.shape[1] if part.by_step else 1
+        for x, y in zip(torch.split(xs, sizes), torch.split(ys, [each * size for size in sizes]), strict=True):
             yield Batch(x, None, y)
         return
     lengths = part.lengths.cpu().numpy()
     for rows in window:
         longest = int(lengths[rows].max())
         uniform = bool((lengths[rows] == longest).all())
-        cut = Part(part.x[:, :longest], part.lengths, part.y)
         chosen = torch.from_numpy(rows)
-        x, y = _moved(cut, chosen, device)
+        x, y = _moved(part, part.x[:, :longest], rows, device)
         yield Batch(x, None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device), y)
 
 
-def _moved(part: Part, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    if part.x.device == device:
-        index = index.to(device)
-        return part.x.index_select(0, index), part.y.index_select(0, index)
-    x, y = part.x.index_select(0, index).pin_memory(), part.y.index_select(0, index).pin_memory()
-    return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+def _moved(part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Some sequences of a part on the device, of x as it is given, and their targets."""
+    index, places = torch.from_numpy(rows), torch.from_numpy(part.places(rows))
+    if x.device == device:
+        return x.index_select(0, index.to(device)), part.y.index_select(0, places.to(device))
+    xs, ys = x.index_select(0, index).pin_memory(), part.y.index_select(0, places).pin_memory()
+    return xs.to(device, non_blocking=True), ys.to(device, non_blocking=True)
 
 
 def place(part: Part, device: torch.device) -> Part:

@@ -294,7 +294,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         run.scaler.update()
     else:
         run.optimizer.step()
-    run.outputs.append(answers[0] if len(answers) == 1 else torch.cat(answers))
+    run.outputs.append(run.data.task.kept(answers[0] if len(answers) == 1 else torch.cat(answers)))
     return report
 
 
@@ -366,10 +366,13 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
     reports = torch.stack(run.reports).double().cpu()
     accumulate = run.training.accumulation_steps
     rows = order.batches
-    sizes = [sum(len(r) for r in rows[i : i + accumulate]) for i in range(0, len(rows), accumulate)]
+    places = [run.train_part.places(r) for r in rows]
+    sizes = [sum(len(p) for p in places[i : i + accumulate]) for i in range(0, len(rows), accumulate)]
     weights = torch.tensor(sizes, dtype=torch.float64)
-    targets = run.train_part.y[torch.from_numpy(np.concatenate(rows)).to(run.train_part.y.device)].to(run.device)
-    train = run.data.task.metrics(torch.cat(run.outputs), targets, run.data.target_scaling.scale)
+    targets = run.train_part.y[torch.from_numpy(np.concatenate(places)).to(run.train_part.y.device)].to(run.device)
+    train = run.data.task.metrics_of_kept(
+        torch.cat(run.outputs), targets, run.data.output_size, run.data.target_scaling.scale
+    )
     validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
     seconds = run.elapsed
     norms = reports[:, 1][torch.isfinite(reports[:, 1])]
@@ -439,7 +442,7 @@ def answers(
     model: SequenceModel, part: Part, device: torch.device, precision: str, batch: int = EVALUATION_BATCH
 ) -> tuple[Tensor, Tensor]:
     """What a model answers to a whole part, in evaluation mode: outputs (samples, output_size) on the device, and the
-    row of the part (samples,) that each belongs to."""
+    place in the part's y (samples,) that each belongs to."""
     was_training = model.training
     model.eval()
     lengths = None if part.lengths is None else part.lengths.numpy()
@@ -449,7 +452,7 @@ def answers(
         with autocast(device, precision):
             found.append(model(piece.x, piece.lengths).float())
     model.train(was_training)
-    return torch.cat(found), torch.from_numpy(np.concatenate(order.batches))
+    return torch.cat(found), torch.from_numpy(part.places(np.concatenate(order.batches)))
 
 
 def unanswered(run: Run, part: Part, batch: int) -> int:

@@ -24,7 +24,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SequenceModel(nn.Module):
-    """Maps x (batch, time, features) to (batch, output_size)."""
+    """Maps x (batch, time, features) to (batch, output_size). With the pooling `none` it is (valid steps,
+    output_size), one sequence after the other."""
 
     def __init__(self, architecture: Architecture, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -61,6 +62,10 @@ class SequenceModel(nn.Module):
         """The recurrent network's answer, pooled over the valid steps: (batch, directions * hidden_size)."""
         outputs, final = self.recur(x, lengths)
         pooling = self.architecture.pooling
+        if pooling == "none":
+            if lengths is None:
+                return outputs.flatten(0, 1)
+            return outputs[torch.arange(outputs.shape[1], device=x.device) < lengths[:, None]]
         if pooling == "final":
             return final
         if pooling == "last":

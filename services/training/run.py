@@ -590,7 +590,8 @@ def check_answers(run: Run) -> None:
         if part is not None:
             run.evaluating = True  # and stays so where this fails: memory.py asks
             if missing := unanswered(run, part, batch):
-                found.append(f"{missing:,} of the {len(part):,} {name} samples")
+                unit = "steps" if part.by_step else "samples"
+                found.append(f"{missing:,} of the {len(part.y):,} {name} {unit}")
             run.evaluating = False
     if found:
         how = "" if run.training.precision == "float32" else f" (computed in {run.training.precision})"

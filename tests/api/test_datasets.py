@@ -41,6 +41,19 @@ def test_an_uploaded_data_set_is_described_and_found(client: FlaskClient, vowels
     assert answer.headers["Location"] == f"/v1/datasets/{dataset['id']}"
 
 
+def test_a_class_for_each_step_is_described_and_submitted(client: FlaskClient) -> None:
+    x, y = np.zeros((9, 4, 2), np.float32), np.arange(36).reshape(9, 4) % 3
+    lengths = np.full(9, 4) - (np.arange(9) == 8)
+    dataset = client.post("/v1/datasets?name=words", data=npz(x=x, y=y, lengths=lengths), content_type=NPZ).get_json()
+    assert (dataset["target"], dataset["target_dim"], dataset["class_counts"]) == ("tags", 3, [12, 12, 11])
+    spec = {"architecture": {"cell": "gru"}, "data": {"dataset": "words"}}
+    job = client.post("/v1/jobs", json=spec)
+    assert job.status_code == 202
+    assert job.get_json()["spec"]["architecture"]["pooling"] == "none"
+    refused = client.post("/v1/jobs", json=spec | {"architecture": {"cell": "gru", "pooling": "mean"}})
+    assert [error["pointer"] for error in refused.get_json()["errors"]] == ["/architecture/pooling"]
+
+
 def test_the_same_content_is_the_same_version_and_other_content_the_next(
     client: FlaskClient, npz_bytes: Callable[..., bytes]
 ) -> None:

@@ -16,6 +16,7 @@ from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Epoch, Run, fit
 from services.training.spec import Spec, check_data, parse
+from services.training.tasks import tags
 
 TIMES = ("seconds", "samples_per_second")
 """What a record holds that no two runs have in common."""
@@ -63,6 +64,18 @@ def values(samples: int = 24, length: int = 6, features: int = 3, columns: int =
     x = rng.standard_normal((samples, length, features)).astype(np.float32)
     y = (x.mean(axis=1) @ rng.standard_normal((features, columns))).astype(np.float32)
     return Arrays(x=x, lengths=np.full(samples, length, np.int64), y=y)
+
+
+def tagged(samples: int = 24, length: int = 7, kinds: int = 3, *, full: bool = False, seed: int = 3) -> Arrays:
+    """Sequences whose tags can be read off their first feature, and padding that holds anything but tags."""
+    rng = np.random.default_rng(seed)
+    lengths = np.full(samples, length) if full else rng.integers(2, length + 1, samples)
+    lengths[0] = length
+    x = rng.standard_normal((samples, length, 2)).astype(np.float32)
+    y = np.digitize(x[:, :, 0], np.linspace(-0.5, 0.5, kinds - 1))[:, :, None]
+    behind = np.arange(length) >= lengths[:, None]
+    x[behind], y[behind] = 0.0, tags.PADDING
+    return Arrays(x=x, lengths=lengths, y=y)
 
 
 def spec_for(arrays: Arrays, **changes: Any) -> Spec:

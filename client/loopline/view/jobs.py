@@ -245,7 +245,7 @@ def datasets(found: Iterable[Dataset]) -> Listing:
             "sequences": str(dataset.samples),
             "features": str(dataset.features),
             "length": _lengths(dataset),
-            "target": _target(dataset),
+            "target": text.targets(dataset),
             "size": text.size(dataset.bytes),
             "created": text.ago(dataset.created_at),
             "id": dataset.id,
@@ -282,7 +282,7 @@ def dataset(shown: Dataset) -> RenderableType:
         ("sequences", str(shown.samples)),
         ("features", str(shown.features)),
         ("length", f"{_lengths(shown)} steps"),
-        ("target", _target(shown)),
+        ("target", text.targets(shown)),
     ]
     if shown.given_split:
         rows.append(("split", ", ".join(f"{name}: {count}" for name, count in shown.given_split.items())))
@@ -292,7 +292,8 @@ def dataset(shown: Dataset) -> RenderableType:
         return pairs(rows)
     counts = [str(count) for count in shown.class_counts or []] or [text.NOTHING] * len(shown.classes)
     labelled = zip(shown.classes, counts, strict=False)
-    return Group(pairs(rows), "", Listing([{"class": str(label), "sequences": count} for label, count in labelled]))
+    what, where = ("tag", "steps") if shown.target == "tags" else ("class", "sequences")
+    return Group(pairs(rows), "", Listing([{what: str(label), where: count} for label, count in labelled]))
 
 
 def health(shown: Health) -> RenderableType:
@@ -575,12 +576,6 @@ def _indented(lines: str) -> str:
 def _lengths(shown: Dataset) -> str:
     low, high = shown.min_length, shown.max_length
     return str(high) if low == high else f"{low} to {high}"
-
-
-def _target(shown: Dataset) -> str:
-    if shown.target == "multilabel" and shown.target_dim:
-        return text.count(shown.target_dim, "yes-or-no label")
-    return f"{len(shown.classes)} classes" if shown.classes else shown.target
 
 
 def _verbatim(lines: str) -> Text:

@@ -44,10 +44,10 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _DESCR = re.compile(r"([<>|=]?)([A-Za-z?])([0-9]{0,5})(?:\[.{0,16}\])?")
 _ITEM_SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,), "U": range(4, 4 * _MAX_LABEL + 1, 4)}
 _KINDS = {"x": "fiub", "y": "fiubU", "lengths": "iu", "split": "iuU"}
-_DIMENSIONS = {"x": (2, 3), "y": (1, 2), "lengths": (1,), "split": (1,)}
+_DIMENSIONS = {"x": (2, 3), "y": (1, 2, 3), "lengths": (1,), "split": (1,)}
 _SHAPES = {
     "x": "(samples, length, features), or (samples, length) for one feature",
-    "y": "(samples,), or (samples, targets)",
+    "y": "(samples,), (samples, targets), or (samples, length) for a class for each step",
     "lengths": "(samples,)",
     "split": "(samples,)",
 }
@@ -304,7 +304,7 @@ def _described(name: str, header: object) -> tuple[np.dtype[Any], tuple[int, ...
     if any(type(size) is not int or not 0 <= size < 1 << 62 for size in shape):
         raise _Unreadable(f"{name}'s header gives {str(shape)[:64]} as its shape: {SAVE_AGAIN}")
     dtype = _dtype(name, descr)
-    if len(shape) not in _DIMENSIONS[name] or (len(shape) == 2 and name == "y" and dtype.kind == "U"):
+    if len(shape) not in _DIMENSIONS[name]:
         raise _Unreadable(f"{name} has shape {str(shape)[:64]}: save it as {_SHAPES[name]}")
     return dtype, shape, fortran_order
 

@@ -1,8 +1,8 @@
 """Data sets as `.npz` files: read with care, written canonically, drawn at random.
 
     x        numbers, (samples, length, features), or (samples, length) for one feature
-    y        integers or strings (samples,): classes; 0 and 1 (samples, k): multilabel; floats (samples,) or
-             (samples, k): values
+    y        integers or strings (samples,): classes; integers or strings (samples, length), or (samples, length, 1):
+             tags, a class for each step; 0 and 1 (samples, k): multilabel; floats (samples,) or (samples, k): values
     lengths  integers (samples,), optional: the valid steps of each row; what stands behind them is padding
     split    0, 1, 2 or "train", "validation", "test" (samples,), optional
 
@@ -51,7 +51,7 @@ class Arrays:
         Any
     ]  # float32 (samples, length, features); float64 where float32 cannot hold the differences of a feature
     lengths: NDArray[np.int64]  # (samples,), 1 to length
-    y: NDArray[Any]  # int64 or str (samples,); int64 of 0 and 1 (samples, k); floats (samples,) or (samples, k)
+    y: NDArray[Any]  # as `services.training.tasks` has it: (samples,), (samples, k) or (samples, length, 1)
     split: NDArray[np.int8] | None = None  # (samples,), indices into SPLITS
 
 
@@ -127,7 +127,7 @@ def summarise(arrays: Arrays) -> DatasetSummary:
     """Count what a data set holds."""
     y, split = arrays.y, arrays.split
     task = known.of_y(y)
-    described = task.described(y)
+    described = task.described(y, arrays.lengths)
     given = None
     if split is not None:
         rows = np.bincount(split, minlength=len(SPLITS)).tolist()
@@ -157,8 +157,9 @@ def _within(described: list[Member], limits: Limits, findings: Findings) -> list
             f"the arrays take {total:,} bytes, and at most {limits.max_bytes:,} are allowed: save x as float32,"
             " use shorter windows, or take a sample of the rows",
         )
+    steps = next((member.shape[1] for member in described if member.name == "x"), None)
     for member in described:
-        _check_shape(member, limits, findings)
+        _check_shape(member, steps, limits, findings)
         stored, expanded = member.info.compress_size, member.info.file_size
         if expanded > _RATIO_FROM and expanded > stored * limits.max_ratio:
             findings.add(
@@ -169,14 +170,19 @@ def _within(described: list[Member], limits: Limits, findings: Findings) -> list
     return [] if len(findings.problems) > before else described
 
 
-def _check_shape(member: Member, limits: Limits, findings: Findings) -> None:
+def _check_shape(member: Member, steps: int | None, limits: Limits, findings: Findings) -> None:
+    by_step = len(member.shape) == 3 or member.shape[1:] == (steps,)
     most = {
         "x": (
             ("samples", limits.max_samples),
             ("time steps", limits.max_length),
             ("features", limits.max_features),
         ),
-        "y": (("samples", limits.max_samples), ("targets", limits.max_features)),
+        "y": (
+            ("samples", limits.max_samples),
+            ("time steps", limits.max_length) if by_step else ("targets", limits.max_features),
+            ("classes a step", 1),
+        ),
     }.get(member.name, (("samples", limits.max_samples),))
     for size, (what, limit) in zip(member.shape, most, strict=False):
         if size > limit:
@@ -196,7 +202,8 @@ def _checked(found: dict[str, NDArray[Any]], limits: Limits, findings: Findings)
         _check_x(x, lengths, findings)
     split = _split(found.get("split"), findings)
     if y is not None:
-        y = known.of_y(y).checked(y, split, limits, findings)
+        steps = None if x is None else x.shape[1]
+        y = known.of_y(y, steps).checked(y, lengths, steps, split, limits, findings)
     if x is None or y is None or lengths is None:
         return None
     return Arrays(x=x, lengths=lengths, y=y, split=split)

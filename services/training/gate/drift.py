@@ -61,7 +61,7 @@ def profile(taken: Sample) -> Profile:
         "samples": len(taken.y),
         "length": _binned(taken.lengths.astype(np.float64)),
         "features": [_binned(column) for column in columns],
-        "targets": _targets(taken.y),
+        "targets": _targets(taken.y, taken.lengths),
     }
 
 
@@ -73,7 +73,7 @@ def between(before: Profile, now: Sample) -> dict[str, Any]:
     indices = [_index(bins, column) for bins, column in zip(known, columns, strict=False)]
     order = sorted(range(len(indices)), key=lambda feature: -indices[feature])[:WORST]
     shifted = sum(index > SHIFTED for index in indices)
-    targets = _between_targets(before["targets"], now.y)
+    targets = _between_targets(before["targets"], now.y, now.lengths)
     length = _index(before["length"], now.lengths.astype(np.float64))
     return {
         "features": {
@@ -133,8 +133,8 @@ def _stability(before: Floats, now: Floats) -> float:
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def _targets(y: NDArray[Any]) -> dict[str, Any]:
-    if (labelled := known.of_y(y).labels(y)) is not None:
+def _targets(y: NDArray[Any], lengths: NDArray[np.int64]) -> dict[str, Any]:
+    if (labelled := known.of_y(y).labels(y, lengths)) is not None:
         labels, counts = np.unique(labelled, return_counts=True)
         shares = dict(zip(labels.tolist(), (counts / len(labelled)).tolist(), strict=True))
         return {"labels": [*shares], "shares": [round(share, 6) for share in shares.values()]}
@@ -142,8 +142,8 @@ def _targets(y: NDArray[Any]) -> dict[str, Any]:
     return {"columns": [_binned(column) for column in columns]}
 
 
-def _between_targets(before: Mapping[str, Any], y: NDArray[Any]) -> dict[str, Any]:
-    now = _targets(y)
+def _between_targets(before: Mapping[str, Any], y: NDArray[Any], lengths: NDArray[np.int64]) -> dict[str, Any]:
+    now = _targets(y, lengths)
     if "labels" in before and "labels" in now:
         old, new = (dict(zip(side["labels"], side["shares"], strict=True)) for side in (before, now))
         labels = [*dict.fromkeys([*old, *new])]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +32,31 @@ def of_classes(metric: str, predicted: Tensor, actual: Tensor, classes: int) -> 
     if metric == "accuracy":
         return mean((predicted == actual).double())
     return _macro_f1(F.one_hot(predicted, classes), F.one_hot(actual, classes))
+
+
+def of_grouped_classes(
+    metric: str, predicted: Tensor, actual: Tensor, classes: int, sizes: NDArray[np.int64]
+) -> Scores:
+    """The same of groups of class indices: (groups, quantities)."""
+    if metric == "accuracy":
+        return mean_of_groups((predicted == actual).double(), sizes)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    hits = (predicted == actual).numpy()
+    counts = [
+        np.bincount(group[chosen] * classes + labels[chosen], minlength=len(sizes) * classes).reshape(-1, classes)
+        for labels, chosen in (
+            (actual.numpy(), hits),
+            (predicted.numpy(), np.ones_like(hits)),
+            (actual.numpy(), np.ones_like(hits)),
+        )
+    ]
+    return Scores(np.concatenate(counts, axis=1).astype(np.float64), _f1)
+
+
+def mean_of_groups(each: Tensor, sizes: NDArray[np.int64]) -> Scores:
+    """A metric that is the mean of numbers (samples,), of which so many belong to each group: (groups, quantities)."""
+    sums = np.add.reduceat(each.numpy(), np.cumsum(sizes) - sizes)
+    return Scores(np.stack((sums, sizes.astype(np.float64)), axis=1), _ratio)
 
 
 def of_labels(metric: str, predicted: Tensor, actual: Tensor) -> Scores:
@@ -59,16 +85,16 @@ def mean(each: Tensor) -> Scores:
 
 
 def _macro_f1(predicted: Tensor, actual: Tensor) -> Scores:
-    sums = torch.cat((predicted & actual, predicted, actual), dim=1).double().numpy()
+    return Scores(torch.cat((predicted & actual, predicted, actual), dim=1).double().numpy(), _f1)
 
-    def value(sums: Floats) -> Floats:
-        hits, counted, occurring = np.split(sums, 3, axis=-1)
-        there = counted + occurring
-        f1 = 2.0 * hits / np.maximum(there, 1.0)
-        found: Floats = f1.sum(axis=-1) / np.maximum((there > 0).sum(axis=-1), 1)
-        return found
 
-    return Scores(sums, value)
+def _f1(sums: Floats) -> Floats:
+    """The mean F1 of the classes that occur, from hits, predictions and targets of each: (..., 3 * classes)."""
+    hits, counted, occurring = np.split(sums, 3, axis=-1)
+    there = counted + occurring
+    f1 = 2.0 * hits / np.maximum(there, 1.0)
+    found: Floats = f1.sum(axis=-1) / np.maximum((there > 0).sum(axis=-1), 1)
+    return found
 
 
 def _columns(*columns: Tensor) -> Floats:

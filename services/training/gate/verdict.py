@@ -107,6 +107,8 @@ class Retraining:
         if self.retrain.gate is None:
             return
         try:
+            if (reference.spec.architecture.pooling == "none") != self.data.task.by_step:
+                raise Unusable("has other targets than this data set")
             found = answered(reference, arrays, rows["test"], device)
             found = among(found, reference.classes, self.data.classes, "this data set")
             if found.shape[1] != self.data.output_size:
@@ -146,10 +148,10 @@ class Retraining:
         run.evaluating = False
         scaling = self.data.target_scaling
         outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
-        new = task.scores(metric, loss, outputs, targets, weights, scaling.scale)
+        new = task.scores(metric, loss, outputs, targets, weights, scaling.scale, part.steps)
         comparison = None
         if before is not None and before.answers is not None:
-            old = task.scores(metric, loss, before.answers, targets, weights, scaling.scale)
+            old = task.scores(metric, loss, before.answers, targets, weights, scaling.scale, part.steps)
             comparison = paired.compare(
                 new,
                 old,

@@ -62,9 +62,10 @@ class Architecture(Strict):
     """True adds a second set of weights that reads each sequence backwards."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Dropout between the recurrent layers, as in torch. It needs at least two layers."""
-    pooling: Literal["last", "final", "mean", "max", "attention"] = "last"
+    pooling: Literal["last", "final", "mean", "max", "attention", "none"] = "last"
     """The input of the head. `last`: the output at the last valid step. `final`: the last state of each direction.
-    `mean`, `max`, `attention`: all valid steps, pooled."""
+    `mean`, `max`, `attention`: all valid steps, pooled. `none`: each valid step, for data with a class for each step.
+    With such data `last` becomes `none`, and the other poolings are rejected."""
     batch_norm: bool = False
     """True adds BatchNorm1d before the head."""
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
@@ -108,7 +109,7 @@ class RMSprop(Strict):
 
 
 class CrossEntropy(Strict):
-    """This loss is for one class per sequence."""
+    """This loss is for one class per sequence, or for a class for each step. Then it is a mean over the valid steps."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
@@ -227,7 +228,7 @@ class Training(Strict):
     accumulation_steps: int = Field(1, ge=1, le=100_000)
     """Forward and backward passes per update."""
     loss: Annotated[Loss | None, _named(Loss | None)] = None
-    """Null: cross_entropy for classes, bce for several yes-or-no targets, mse for values."""
+    """Null: cross_entropy for classes (also of steps), bce for several yes-or-no targets, mse for values."""
     optimizer: Annotated[Optimizer, _named(Optimizer, "adam")] = Adam()
     max_grad_norm: float | None = Field(1.0, gt=0.0)
     """The largest global norm of the gradient (Pascanu et al. 2013). Null turns this clipping off."""

@@ -57,7 +57,8 @@ def stored(document: Mapping[str, Any]) -> Spec:
 
 
 def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
-    """Checks that the spec fits the data set and fills in what the data decides (the loss, the scaling of targets).
+    """Checks that the spec fits the data set and fills in what the data decides: the loss, the scaling of targets, and
+    the pooling where there is a class for each step.
 
     Raises SpecInvalid with every problem.
     """
@@ -71,7 +72,10 @@ def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
     if data.target_scaling is None:
         scaling = "standard" if known.chosen(summary.target, training.loss).scales_targets else "none"
         data = data.model_copy(update={"target_scaling": scaling})
-    return spec.model_copy(update={"training": training, "data": data})
+    architecture = spec.architecture
+    if known.chosen(summary.target, training.loss).by_step:
+        architecture = architecture.model_copy(update={"pooling": "none"})
+    return spec.model_copy(update={"architecture": architecture, "training": training, "data": data})
 
 
 def _with_preset(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,7 @@ def _bar(gate: Gate, metric: str) -> Iterator[Problem]:
 def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     """What does not fit between the spec and the data set."""
     yield from _loss_fits(spec.training, summary)
+    yield from _pooling_fits(spec, summary)
     yield from _target_scaling_fits(spec, summary)
     yield from _split_fits(spec, summary)
     yield from _gate_fits(spec, summary)
@@ -210,6 +211,22 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
             yield Problem(
                 "/training/loss/class_weights", f"needs one weight for each of the {needed} classes; got {given}"
             )
+
+
+def _pooling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    pooling = spec.architecture.pooling
+    if known.chosen(summary.target, spec.training.loss).by_step:
+        if pooling not in ("last", "none"):
+            yield Problem(
+                "/architecture/pooling",
+                f"{pooling} makes one answer of all steps, and this data set has a class for each step: leave it out",
+            )
+    elif pooling == "none":
+        yield Problem(
+            "/architecture/pooling",
+            "none gives an answer for each step, and this data set has targets of whole sequences: use last, final, "
+            "mean, max or attention",
+        )
 
 
 def _target_scaling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:

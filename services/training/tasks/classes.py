@@ -12,7 +12,7 @@ from services.text import HIDDEN_IN_WORDS, is_plain
 from services.training.files import scan
 from services.training.files.archive import Findings
 from services.training.measures import Answers
-from services.training.tasks.task import Described, Task
+from services.training.tasks.task import Described, Target, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,34 +27,32 @@ if TYPE_CHECKING:
 class Classes(Task):
     """`y` is (samples,), whole numbers or words; the head has an output for each class."""
 
-    name = "classes"
+    name: Target = "classes"
     words = "classes"
     losses = {"classes": ("cross_entropy",)}  # noqa: RUF012
     stratifies = True
 
-    def holds(self, y: NDArray[Any]) -> bool:
+    def holds(self, y: NDArray[Any], steps: int | None = None) -> bool:
         return y.ndim == 1 and y.dtype.kind != "f"
 
     def checked(
-        self, y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings
+        self,
+        y: NDArray[Any],
+        lengths: NDArray[np.int64] | None,
+        steps: int | None,
+        split: NDArray[np.int8] | None,
+        limits: Limits,
+        findings: Findings,
     ) -> NDArray[Any]:
-        kinds = scan.distinct(y, most=limits.max_classes)
-        values = "save values as floats, y.astype(np.float32)"
-        if kinds.size > limits.max_classes:
-            findings.add("y", f"y has more than {limits.max_classes:,} classes: {values}")
-            return y
-        if kinds.size == 1:
-            findings.add("y", f"y has one class only, {scan.some(kinds)}: a classifier needs two; {values}")
-        if limits.plain_labels and y.dtype.kind == "U":
-            check_plain(y, kinds, findings)
-        if split is not None and len(split) == len(y) and (split == 0).any():
+        kinds = check_kinds(y, limits, findings, "a classifier")
+        if kinds is not None and split is not None and len(split) == len(y) and (split == 0).any():
             _check_seen(y, kinds, split, findings)
         return y
 
-    def described(self, y: NDArray[Any]) -> Described:
+    def described(self, y: NDArray[Any], lengths: NDArray[np.int64]) -> Described:
         return counted(y)
 
-    def labels(self, y: NDArray[Any]) -> NDArray[Any] | None:
+    def labels(self, y: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any] | None:
         return y
 
     def refusal(self, loss: str, summary: DatasetSummary) -> str | None:
@@ -71,7 +69,9 @@ class Classes(Task):
     def answers(self, width: int) -> Answers:
         return "classes"
 
-    def targets(self, y: NDArray[Any], scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
+    def targets(
+        self, y: NDArray[Any], lengths: NDArray[np.int64], scaling: Scaling
+    ) -> tuple[Tensor, list[int | str] | None, int]:
         import torch
 
         labels, indices = np.unique(y, return_inverse=True)
@@ -100,6 +100,7 @@ class Classes(Task):
         targets: Tensor,
         weights: Tensor | None = None,
         scale: list[float] | None = None,
+        steps: NDArray[np.int64] | None = None,
     ) -> Scores:
         from services.training.gate import scores
 
@@ -115,7 +116,21 @@ def counted(y: NDArray[Any]) -> Described:
     return Described(labels.size, labels.tolist(), np.asarray(counts).tolist())
 
 
-def check_plain(y: NDArray[Any], labels: NDArray[Any], findings: Findings) -> None:
+def check_kinds(y: NDArray[Any], limits: Limits, findings: Findings, learner: str) -> NDArray[Any] | None:
+    """The sorted labels of y (labels,); None where there are too many. Notes what no y may have."""
+    kinds = scan.distinct(y, most=limits.max_classes)
+    values = "save values as floats, y.astype(np.float32)"
+    if kinds.size > limits.max_classes:
+        findings.add("y", f"y has more than {limits.max_classes:,} classes: {values}")
+        return None
+    if kinds.size == 1:
+        findings.add("y", f"y has one class only, {scan.some(kinds)}: {learner} needs two; {values}")
+    if limits.plain_labels and y.dtype.kind == "U":
+        _check_plain(y, kinds, findings)
+    return kinds
+
+
+def _check_plain(y: NDArray[Any], labels: NDArray[Any], findings: Findings) -> None:
     """Notes the rows whose labels, which are text, hold something hidden."""
     hidden = np.array([label for label in labels.tolist() if not is_plain(label)], dtype=labels.dtype)
     if hidden.size:

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from services.training.tasks import classes, multilabel, values
+from services.training.tasks import classes, multilabel, tags, values
 from services.training.tasks.task import Target, Task
 
 if TYPE_CHECKING:
     from services.training.spec.fields import Loss
 
-TASKS: tuple[Task, ...] = (classes.TASK, multilabel.TASK, values.TASK)
+TASKS: tuple[Task, ...] = (classes.TASK, tags.TASK, multilabel.TASK, values.TASK)
 """In the order in which they are asked whether a `y` is theirs."""
 
 
-def of_y(y: NDArray[Any]) -> Task:
-    """The task that y means by itself."""
-    return next(task for task in TASKS if task.holds(y))
+def of_y(y: NDArray[Any], steps: int | None = None) -> Task:
+    """The task that y means by itself: in its final form, or as it was read beside an x of so many `steps`."""
+    return next(task for task in TASKS if task.holds(y, steps))
 
 
 def named(target: Target) -> Task:

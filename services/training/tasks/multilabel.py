@@ -33,7 +33,7 @@ class Multilabel(Task):
     words = "yes-or-no labels"
     losses = {"multilabel": ("bce",), "classes": ("bce",)}  # noqa: RUF012
 
-    def holds(self, y: NDArray[Any]) -> bool:
+    def holds(self, y: NDArray[Any], steps: int | None = None) -> bool:
         return y.ndim == 2 and y.dtype.kind != "f" and (y.size == 0 or (y.min() >= 0 and y.max() <= 1))
 
     def suspicions(self, y: NDArray[Any], steps: int) -> Iterator[Suspicion]:
@@ -41,7 +41,7 @@ class Multilabel(Task):
         if columns > 1 and is_one_hot(y):
             yield one_hot(columns, f"{columns} separate yes-or-no labels")
         elif columns == steps and columns >= MANY_LABELS:
-            yield as_long_as_x(columns, "yes-or-no labels", "labels name the loss, training.loss: bce")
+            yield as_long_as_x(columns, "yes-or-no labels", "y[:, :, None]", "labels name the loss, training.loss: bce")
 
     def refusal(self, loss: str, summary: DatasetSummary) -> str | None:
         if loss != "cross_entropy":
@@ -54,7 +54,9 @@ class Multilabel(Task):
     def answers(self, width: int) -> Answers:
         return "labels" if width > 1 else "classes"
 
-    def targets(self, y: NDArray[Any], scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
+    def targets(
+        self, y: NDArray[Any], lengths: NDArray[np.int64], scaling: Scaling
+    ) -> tuple[Tensor, list[int | str] | None, int]:
         import torch
 
         if y.ndim == 2:
@@ -83,6 +85,7 @@ class Multilabel(Task):
         targets: Tensor,
         weights: Tensor | None = None,
         scale: list[float] | None = None,
+        steps: NDArray[np.int64] | None = None,
     ) -> Scores:
         from torch.nn import functional as F
 
@@ -113,13 +116,12 @@ def one_hot(columns: int, taken: str) -> Suspicion:
     )
 
 
-def as_long_as_x(columns: int, taken: str, otherwise: str) -> Suspicion:
+def as_long_as_x(columns: int, taken: str, by_step: str, otherwise: str) -> Suspicion:
     return Suspicion(
         "y_as_long_as_x",
         "loss_unsaid",
         f"y holds {columns} whole numbers a sequence, as many as x has steps, and is taken as {columns} {taken} of the "
-        "whole sequence. There is no class for each step: for one class a sequence save y with shape (samples,); for "
-        f"{otherwise}.",
+        f"whole sequence. For a class for each step save {by_step}; for {otherwise}.",
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.training.gate.paired import Scores
     from services.training.spec.fields import Loss
 
-Target = Literal["classes", "multilabel", "values"]
+Target = Literal["classes", "tags", "multilabel", "values"]
 """What the targets of a data set are, as its summary says it."""
 
 
@@ -32,7 +32,7 @@ class Described:
     """The targets of a data set, counted."""
 
     width: int
-    """Outputs that a model needs: the number of classes, or the columns of y."""
+    """Outputs that a model needs: the number of classes or tags, or the columns of y."""
     classes: list[int | str] | None = None
     """Sorted; None where there are none."""
     class_counts: list[int] | None = None
@@ -42,8 +42,9 @@ class Described:
 class Task(ABC):
     """One kind of target, and how a model of it is trained and judged.
 
-    `y` is an array of `Arrays`, in its final form unless said otherwise. Outputs of a network are (samples, width), as
-    its head gave them; targets are what `targets()` made: (samples,) or (samples, width).
+    `y` is an array of `Arrays`, in its final form unless said otherwise. `lengths` are the valid steps of sequences.
+    Outputs of a network are (samples, width), as its head gave them; targets are what `targets()` made: (samples,) or
+    (samples, width). Of a task `by_step` the samples there are the valid steps of all sequences, one after the other.
     """
 
     name: Target
@@ -55,20 +56,27 @@ class Task(ABC):
     # ---- y in a file; no torch
 
     @abstractmethod
-    def holds(self, y: NDArray[Any]) -> bool:
-        """Whether y, as it was read, is of this task. The first task of the table that says so has it."""
+    def holds(self, y: NDArray[Any], steps: int | None = None) -> bool:
+        """Whether y is of this task: in its final form, or as it was read beside an x of so many `steps`. The first
+        task of the table that says so has it."""
 
     def checked(
-        self, y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings
+        self,
+        y: NDArray[Any],
+        lengths: NDArray[np.int64] | None,
+        steps: int | None,
+        split: NDArray[np.int8] | None,
+        limits: Limits,
+        findings: Findings,
     ) -> NDArray[Any]:
-        """y as it was read, in its final form; what is wrong with it is noted."""
+        """y as it was read, in its final form; what is wrong with it is noted. What is unknown of x is None."""
         return y
 
-    def described(self, y: NDArray[Any]) -> Described:
+    def described(self, y: NDArray[Any], lengths: NDArray[np.int64]) -> Described:
         """What the summary of a data set says of y."""
         return Described(1 if y.ndim == 1 else y.shape[1])
 
-    def labels(self, y: NDArray[Any]) -> NDArray[Any] | None:
+    def labels(self, y: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any] | None:
         """All labels of y, (labels,); None where there are none."""
         return None
 
@@ -94,11 +102,15 @@ class Task(ABC):
     """Whether `data.target_scaling` acts on them."""
     stratifies = False
     """Whether each sequence has one label, which a split keeps in proportion."""
+    by_step = False
+    """Whether there is a target for each step, and so the head answers at each step."""
 
     # ---- training and judging; torch
 
     @abstractmethod
-    def targets(self, y: NDArray[Any], scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
+    def targets(
+        self, y: NDArray[Any], lengths: NDArray[np.int64], scaling: Scaling
+    ) -> tuple[Tensor, list[int | str] | None, int]:
         """Targets as the loss wants them, the sorted labels where there are classes, and the width of the head."""
 
     @abstractmethod
@@ -117,6 +129,15 @@ class Task(ABC):
     @abstractmethod
     def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]: ...
 
+    def kept(self, outputs: Tensor) -> Tensor:
+        """What is kept of outputs in training, until the metrics of the epoch are worked out."""
+        return outputs
+
+    def metrics_of_kept(
+        self, kept: Tensor, targets: Tensor, width: int, scale: list[float] | None = None
+    ) -> dict[str, float | None]:
+        return self.metrics(kept, targets, scale)
+
     @abstractmethod
     def scores(
         self,
@@ -126,7 +147,9 @@ class Task(ABC):
         targets: Tensor,
         weights: Tensor | None = None,
         scale: list[float] | None = None,
+        steps: NDArray[np.int64] | None = None,
     ) -> Scores:
         """What each sample adds to a metric or to the loss. The sums over all samples make the metric or the loss.
         On the CPU; `weights` are those of `class_weights`, and `scale` is that of targets that training has
-        scaled, by which a huber loss tells large errors from small ones."""
+        scaled, by which a huber loss tells large errors from small ones. `steps` are the valid
+        steps of each sequence."""

@@ -43,11 +43,17 @@ class Values(Task):
     losses = {"values": LOSSES, "classes": LOSSES, "multilabel": LOSSES}  # noqa: RUF012
     scales_targets = True
 
-    def holds(self, y: NDArray[Any]) -> bool:
+    def holds(self, y: NDArray[Any], steps: int | None = None) -> bool:
         return True
 
     def checked(
-        self, y: NDArray[Any], split: NDArray[np.int8] | None, limits: Limits, findings: Findings
+        self,
+        y: NDArray[Any],
+        lengths: NDArray[np.int64] | None,
+        steps: int | None,
+        split: NDArray[np.int8] | None,
+        limits: Limits,
+        findings: Findings,
     ) -> NDArray[Any]:
         if y.dtype.kind == "f":
             bad = scan.not_finite(y)
@@ -90,7 +96,9 @@ class Values(Task):
     def answers(self, width: int) -> Answers:
         return "values"
 
-    def targets(self, y: NDArray[Any], scaling: Scaling) -> tuple[Tensor, list[int | str] | None, int]:
+    def targets(
+        self, y: NDArray[Any], lengths: NDArray[np.int64], scaling: Scaling
+    ) -> tuple[Tensor, list[int | str] | None, int]:
         import torch
 
         values = y[:, None] if y.ndim == 1 else y
@@ -121,6 +129,7 @@ class Values(Task):
         targets: Tensor,
         weights: Tensor | None = None,
         scale: list[float] | None = None,
+        steps: NDArray[np.int64] | None = None,
     ) -> Scores:
         from torch.nn import functional as F
 
@@ -156,7 +165,9 @@ def _of_columns(y: NDArray[Any], columns: int, steps: int) -> Iterator[Suspicion
             "y.astype(np.int64).",
         )
     elif columns == steps:
-        yield as_long_as_x(columns, "values to predict", "values name the loss, training.loss: mse")
+        yield as_long_as_x(
+            columns, "values to predict", "y.astype(np.int64)", "values name the loss, training.loss: mse"
+        )
     elif len(np.unique(y)) <= MANY_WHOLE:
         yield Suspicion(
             "whole_y",

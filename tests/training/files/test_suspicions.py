@@ -73,14 +73,19 @@ STARTS = 1_700_000_000_000 + rng().integers(0, 10**9, 60)[:, None]
 
 FOUND: dict[str, tuple[dict[str, Any], set[str], tuple[str, ...]]] = {
     "a class a step": (
-        {"x": normal(), "y": rng().integers(0, 4, (60, 12))},
+        {"x": normal(), "y": rng().integers(0, 4, (60, 12)).astype(np.float32)},
         {"y_as_long_as_x"},
-        ("12 whole numbers a sequence, as many as x has steps", "12 values to predict"),
+        ("12 whole numbers a sequence, as many as x has steps", "12 values to predict", "y.astype(np.int64)"),
+    ),
+    "values a step": (
+        {"x": normal(), "y": rng().integers(0, 5000, (60, 12))},
+        {"many_tags"},
+        ("one for each step of x, and is taken as a class for each step", "y.astype(np.float32)"),
     ),
     "a label a step": (
         {"x": normal(), "y": rng().integers(0, 2, (60, 12))},
         {"y_as_long_as_x"},
-        ("12 yes-or-no labels of the whole sequence",),
+        ("12 yes-or-no labels of the whole sequence", "y[:, :, None]"),
     ),
     "whole numbers in columns": ({"x": normal(), "y": rng().integers(0, 4, (60, 3))}, {"whole_y"}, ("3 columns",)),
     "one-hot": ({"x": normal(), "y": ONE_HOT}, {"one_hot_y"}, ("3 separate yes-or-no labels", "y.argmax(axis=1)")),

@@ -24,7 +24,7 @@ from services.training.loop import Run, evaluate
 from services.training.messages import NEWEST, SavedModel
 from services.training.spec import parse
 from services.training.spec.fields import Gate, Retrain
-from tests.training.building import classes, document, events, values
+from tests.training.building import classes, document, events, tagged, values
 
 Event = dict[str, Any]
 
@@ -368,3 +368,18 @@ def test_weights_before_training_are_the_old_ones(train: Callable[..., list[Even
     assert evaluate(run, made.data.test)["accuracy"] == accuracy
     for name, tensor in run.first_model().state_dict().items():
         assert torch.equal(tensor, old.weights[name])
+
+
+def test_tags_are_compared_by_sequences_and_with_a_model_of_tags_alone(
+    train: Callable[..., list[Event]], tmp_path: Path
+) -> None:
+    arrays = tagged(160, full=False)
+    reported = train("one", arrays, training={"epochs": 1})[-1]["result"]["metrics"]
+    told = train("two", arrays, before="one", training={"epochs": 20, "optimizer": {"name": "adam", "lr": 0.03}})
+    gate = concluded(told)["gate"]
+    assert (gate["passed"], gate["comparison"]["samples"]) == (True, gate["samples"])
+    assert gate["comparison"]["old"] == pytest.approx(reported["test_accuracy"], rel=1e-5)
+    assert gate["comparison"]["new"] == pytest.approx(told[-1]["result"]["metrics"]["test_accuracy"], rel=1e-5)
+    train("three", before=None)
+    strange = concluded(train("four", arrays, before="three"))["gate"]
+    assert (strange["passed"], strange["reason"]) == (False, "not_comparable")
