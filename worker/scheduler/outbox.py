@@ -77,9 +77,9 @@ class Outbox:
                         subscriptions.forget_spent(session)
                     forget_at = time.monotonic() + (FORGET_SECONDS if gone < FORGET_AT_ONCE else 0.0)
             except Unavailable as error:
-                log.warning("webhooks wait: %s", error)
+                log.warning("cannot send webhooks: %s", error)
             except Exception:
-                log.exception("webhooks wait")
+                log.exception("cannot send webhooks")
             self._wake.wait(LOOK_SECONDS)
 
     def send_one(self) -> bool:
