@@ -46,7 +46,7 @@ FLEET = """
 import json, os, sys
 from services import logs
 from services.settings import Settings
-from services.storage import Storage
+from services.blobs.storage import Storage
 from worker import fleet, pulse
 fleet.RETEST_SECONDS = 0.5
 settings = Settings()

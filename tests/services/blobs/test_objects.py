@@ -63,7 +63,7 @@ def test_a_part_of_an_object_may_be_had(store: S3, file: Callable[[int], tuple[P
 TRANSFER = """
 import resource, sys
 from pathlib import Path
-from services import objects
+from services.blobs import objects
 from services.settings import Settings
 
 def peak():
