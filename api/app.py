@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from api import auth, bodies, errors, openapi, origins, rates
 from api import bell as doorbell
+from api.keyring import Keyring
 from api.resources import (
     audit,
     batches,
@@ -43,7 +44,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         engine=engine,
         storage=storage.of(settings),
         bell=bell or doorbell.CeleryDoorbell(settings.broker_url),
-        keyring=auth.Keyring(engine),
+        keyring=Keyring(engine),
         rates=rates.Rates(settings.broker_url, rates.Rate.parse(settings.rate_limit)),
     )
     openapi.register(app)

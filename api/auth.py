@@ -7,31 +7,21 @@ elsewhere or under another name (a proxy, a page that has its own name point her
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from flask import Flask, g, request
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from api import openapi, rates
 from api.service import current
-from services import db
 from services.access import audit, keys
 from services.access.keys import Identity, Scope
-from services.errors import Forbidden, LooplineError, Unauthorized, Unavailable
+from services.errors import Forbidden, LooplineError, Unauthorized
 from services.settings import Settings, is_loopback
-
-CACHE_SECONDS = 5.0
-"""For so long a process takes a key for good that it found good: a revoked one may work so much longer."""
-MOST_CACHED = 10_000
-
 
 NO_KEY = "This service asks for an API key: send it as `Authorization: Bearer ll_...`."
 NO_KEY_FROM_ELSEWHERE = (
@@ -114,51 +104,6 @@ RULES: dict[str, Scope | Rule] = {
     "docs.asset": Rule.OPEN,
 }
 """By endpoint, what a request needs. A route that is not here keeps the app from being made."""
-
-
-class Keyring:
-    """The keys that this process found good lately, so that a poll costs no look at the database. Holds no key, only
-    hashes of them."""
-
-    def __init__(
-        self, engine: Engine, *, seconds: float = CACHE_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._engine, self._seconds, self._clock = engine, seconds, clock
-        self._known: dict[bytes, tuple[float, Identity]] = {}
-        self._noted: dict[str, float] = {}
-
-    def identity(self, text: str) -> Identity:
-        """Whose key this is.
-
-        Raises:
-            Unauthorized: nobody's.
-            Unavailable: the database cannot say.
-        """
-        digest = hashlib.sha256(text.encode()).digest()
-        at, known = self._known.get(digest, (0.0, None))
-        if known is not None and self._clock() < at + self._seconds:
-            return known
-        self._known.pop(digest, None)
-        began = self._clock()
-        with db.read_scope(self._engine) as session:
-            found = keys.verify(session, text)
-        self._note_use(found.key_id or "")
-        if len(self._known) >= MOST_CACHED:
-            self._known.clear()
-        self._known[digest] = (began, found)
-        return found
-
-    def forget(self) -> None:
-        """Look at the database again for every key: one was revoked here."""
-        self._known.clear()
-
-    def _note_use(self, key_id: str) -> None:
-        """At most once a minute, and only if that can be written at once: nobody's answer waits for it."""
-        if self._clock() < self._noted.get(key_id, -keys.USED_SECONDS) + keys.USED_SECONDS:
-            return
-        with suppress(Unavailable), db.session_scope(self._engine, wait=False) as session:
-            keys.used(session, key_id)
-            self._noted[key_id] = self._clock()
 
 
 def register(app: openapi.Api) -> None:

@@ -15,8 +15,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from services import metrics
+from services.jobs.doorbell import RING
 
-RING = "worker.ring"
 PATIENCE_SECONDS = 0.2
 PAUSE_SECONDS = 1.0
 

@@ -8,18 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flask import current_app
 from sqlalchemy import Engine
 
+from api.keyring import Keyring
+from api.rates import Rates
 from services.blobs.storage import Storage
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
-
-if TYPE_CHECKING:
-    from api.auth import Keyring
-    from api.rates import Rates
 
 MAX_WAITING, MAX_HEAVY = 40, 2
 

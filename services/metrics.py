@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy.orm import Session
 
-from services.schedules.outcomes import Outcome
 from services.settings import Settings
 from services.states import Reason, Status
 
@@ -249,7 +248,7 @@ def are_on() -> bool:
 
 
 def expect(queues: Iterable[str]) -> None:
-    """Show zeros for what may come to be counted of these queues, of schedules and messages; failures above all."""
+    """Show zeros for what may come to be counted of these queues and of messages; failures above all."""
     for outcome in ("delivered", "failed", "given_up"):
         DELIVERIES.expect(outcome=outcome)
     for queue in queues:
@@ -259,8 +258,6 @@ def expect(queues: Iterable[str]) -> None:
         for reason in Reason:
             if reason != Reason.CANCELLED_BY_USER:
                 RUNS.expect(queue=queue, outcome=Status.FAILED, reason=reason)
-    for each in Outcome:
-        FIRINGS.expect(outcome=each)
 
 
 # Counting what was committed

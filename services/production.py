@@ -6,11 +6,8 @@ A sentence names the variable and the way out, and never the secret.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
-
-if TYPE_CHECKING:
-    from services.settings import Settings
 
 SHORTEST = 12
 """Characters of a password. One that is drawn at random is longer; what people make up is guessed sooner."""
@@ -49,13 +46,20 @@ KNOWN = frozenset(
 """Passwords that stand in examples and images, in small letters and without what stands around and between them."""
 
 
-def complaints(settings: Settings) -> list[str]:
+class Url(NamedTuple):
+    """A URL, and the environment variable that gave it."""
+
+    variable: str
+    url: str
+
+
+def complaints(auth: str, *, database: Url, broker: Url) -> list[str]:
     """What must be changed before this may serve others, a sentence each; none when all is well."""
     found = []
-    if settings.auth == "none":
+    if auth == "none":
         found.append("LOOPLINE_AUTH=none lets everybody in; set it to keys, or leave it out.")
-    found += _of_database(_variable(settings, "database_url"), settings.database_url)
-    found += _of_password(_variable(settings, "broker_url"), settings.broker_url, "redis://:PASSWORD@HOST:6379/0")
+    found += _of_database(*database)
+    found += _of_password(*broker, "redis://:PASSWORD@HOST:6379/0")
     return found
 
 
@@ -90,7 +94,3 @@ def _password(parts: SplitResult) -> str:
 def _plain(text: str) -> str:
     """In small letters, without marks, and without digits at the end: `Change-Me_123` is `changeme`."""
     return "".join(filter(str.isalnum, text.lower())).rstrip("0123456789")
-
-
-def _variable(settings: Settings, name: str) -> str:
-    return f"LOOPLINE_{name.upper()}{'_FILE' if getattr(settings, f'{name}_file') else ''}"

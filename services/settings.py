@@ -6,7 +6,7 @@ Settings are built once at the edge of a process (`Settings()`) and passed down;
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -15,7 +15,6 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services import production
-from services.webhooks.addresses import networks
 
 
 def _secret(path: Path) -> str:
@@ -56,6 +55,18 @@ def _endpoint(url: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
         raise ValueError("LOOPLINE_S3_ENDPOINT_URL must look like https://host or https://host:port, without keys")
     return url
+
+
+Network = IPv4Network | IPv6Network
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """The networks of a list with commas between, such as `10.1.0.0/16,127.0.0.1`.
+
+    Raises:
+        ValueError: a part of the list is not a network.
+    """
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _networks(text: str) -> str:
@@ -270,9 +281,26 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_for_production(self) -> Self:
-        if self.production and (found := production.complaints(self)):
+        if self.production and (found := self.unfit_for_production()):
             raise ValueError("\n".join(["LOOPLINE_PRODUCTION is set, and this is not fit for it:", *found]))
         return self
+
+    def unfit_for_production(self) -> list[str]:
+        """What must be changed before production, a sentence each."""
+        return production.complaints(
+            self.auth,
+            database=production.Url(self._variable("database_url"), self.database_url),
+            broker=production.Url(self._variable("broker_url"), self.broker_url),
+        )
+
+    def _variable(self, field: str) -> str:
+        """The environment variable that gave a URL: its own, or that of a file that holds it."""
+        return f"LOOPLINE_{field.upper()}{'_FILE' if getattr(self, f'{field}_file') else ''}"
+
+    @property
+    def webhook_networks(self) -> tuple[Network, ...]:
+        """The networks that `webhook_allow` names."""
+        return networks(self.webhook_allow)
 
     @property
     def needs_keys(self) -> bool:

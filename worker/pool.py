@@ -17,6 +17,7 @@ from kombu.entity import Exchange, Queue
 
 from services import db, logs, metrics
 from services.blobs import storage
+from services.jobs.doorbell import RING
 from services.settings import Settings
 from worker import tasks, transport
 from worker.attempt.slot import Slot
@@ -24,8 +25,6 @@ from worker.attempt.spare import Spares, trainer_command
 from worker.drain import Drain
 from worker.gpu.devices import gpu_of
 from worker.pulse import Pulse, end_parent
-
-RING = "worker.ring"
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, downloads, openapi, schemas
 from api.service import current
-from services import db, registry
+from services import db
 from services.jobs import control
+from services.models import registry
 from services.orm import Dataset, Job, ModelMove, ModelVersion
 
 api = openapi.blueprint("registry", __name__, prefix="/v1/models", about="Models by name, with versions and aliases.")

@@ -12,6 +12,7 @@ from api.service import current
 from services import db
 from services.errors import RateLimited
 from services.orm import Delivery, Webhook
+from services.settings import Settings
 from services.webhooks import posting, subscriptions
 from services.webhooks.addresses import Guard
 
@@ -39,7 +40,7 @@ def create() -> Response:
     """
     wanted = bodies.wanted(schemas.WebhookRequest, "There can be no such webhook.")
     service = current()
-    Guard.of(service.settings).check(wanted.url)  # before the transaction: a name server may take its time
+    _guard(service.settings).check(wanted.url)  # before the transaction: a name server may take its time
     with db.session_scope(service.engine) as session:
         asked = wanted.model_dump(exclude={"url"})
         made = subscriptions.create(session, wanted.url, **asked, tenant=auth.tenant())
@@ -99,7 +100,7 @@ def test(path: schemas.WebhookPath) -> Response:
         with db.session_scope(service.engine) as session:
             message = subscriptions.begin_test(session, path.webhook_id, tenant=auth.tenant())
             auth.note(session, "webhook.test", path.webhook_id)
-        guard = Guard.of(service.settings)
+        guard = _guard(service.settings)
         outcome = posting.post(guard, message.url, message.secrets, message.id, message.body)
         with db.session_scope(service.engine) as session:
             subscriptions.record(session, message, outcome)
@@ -173,3 +174,8 @@ def described_delivery(row: Delivery) -> schemas.Delivery:
         last_answer=row.last_answer,
         payload=json.loads(row.payload),
     )
+
+
+def _guard(settings: Settings) -> Guard:
+    """Which addresses a webhook may have."""
+    return Guard(settings.webhook_networks, https_only=settings.production)

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from services import private
 from services.blobs import objects
+from services.blobs.memory import Room
 from services.blobs.objects import S3
-from services.datasets.memory import Room
 from services.errors import TooLarge
 
 if TYPE_CHECKING:

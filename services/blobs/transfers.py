@@ -25,7 +25,6 @@ from services.blobs import storage
 from services.blobs.objects import S3, Changed
 from services.blobs.storage import BLOCK_BYTES, Incoming, Storage
 from services.errors import StorageUnavailable
-from services.jobs.retraining import Baseline
 from services.orm import Checkpoint
 from services.training import epochs
 
@@ -122,18 +121,19 @@ def fetch(
     return problems
 
 
-def fetch_model(held: Storage, store: S3, baseline: Baseline, go_on: GoOn) -> list[str]:
-    """Bring the files of a model to its job's local folder. Returns sentences about those that are damaged or gone.
+def fetch_model(held: Storage, store: S3, name: str, job_id: str, files: Sequence[File], go_on: GoOn) -> list[str]:
+    """Bring the files of the model `name` to the local folder of its job.
+
+    Returns a sentence about each file that is damaged or missing in the store.
 
     Raises:
         StorageUnavailable: the store cannot answer.
         OSError: the local disk is full.
     """
-    assert baseline.job_id is not None, "one that was deleted has no files"  # noqa: S101
-    held.touch_job(baseline.job_id)
+    held.touch_job(job_id)
     problems = []
-    for file in baseline.files:
-        path = held.job_dir(baseline.job_id) / held.job_file(baseline.job_id, file["name"]).name
+    for file in files:
+        path = held.job_dir(job_id) / held.job_file(job_id, file["name"]).name
         try:
             if not _is_local(path, file):
                 if "object" not in file:  # from before there was a store, on another host
@@ -141,7 +141,7 @@ def fetch_model(held: Storage, store: S3, baseline: Baseline, go_on: GoOn) -> li
                 _receive(store, file["object"], path, file["sha256"], go_on)
         except (FileNotFoundError, Changed) as error:
             what = "damaged" if isinstance(error, Changed) else "missing"
-            problems.append(f"The file {path.name} of {baseline.name} is {what} in the object store.")
+            problems.append(f"The file {path.name} of {name} is {what} in the object store.")
     return problems
 
 

@@ -1,1 +1,1 @@
-"""Data sets: their versions, the folder that becomes versions, and the memory that uploads share."""
+"""Data sets: their versions, and the folder whose files become versions."""

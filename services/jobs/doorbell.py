@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+RING = "worker.ring"
+"""The name of the Celery task that the message calls."""
+
 
 class Doorbell(Protocol):
     """Something that can be rung, after the commit, never before."""

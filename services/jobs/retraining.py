@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from services import db, registry
+from services import db
 from services.errors import AliasMoved, LooplineError, ModelNotFound
 from services.jobs import events, leases
 from services.jobs.events import Level, Type
 from services.jobs.leases import Lease
+from services.models import registry
 from services.orm import Job, ModelVersion
 
 ROLES = ("warm_start", "against")

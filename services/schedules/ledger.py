@@ -28,6 +28,12 @@ EVENTS: Mapping[Outcome, str] = {
 """What webhooks are told of an outcome; of one that waits nothing yet."""
 
 
+def expect_counts() -> None:
+    """Show a zero for every outcome that may come to be counted."""
+    for outcome in Outcome:
+        metrics.FIRINGS.expect(outcome=outcome)
+
+
 def enter(session: Session, firing: Firing) -> Firing:
     """Write down what a firing has come to, and count it."""
     session.add(firing)

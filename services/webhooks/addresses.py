@@ -14,18 +14,14 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from services.errors import AddressRefused
+from services.settings import Network
 from services.text import clean
 
-if TYPE_CHECKING:
-    from services.settings import Settings
-
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 MAX_URL = 2000
 RESOLVE_SECONDS = 5.0
@@ -92,11 +88,6 @@ class Guard:
     allow: tuple[Network, ...] = ()
     https_only: bool = False
 
-    @classmethod
-    def of(cls, settings: Settings) -> Guard:
-        """What these settings allow."""
-        return cls(networks(settings.webhook_allow), https_only=settings.production)
-
     def check(self, url: str) -> tuple[Place, Sequence[Address]]:
         """The place of a URL, and its addresses, all of which may be connected to; resolves the name, once.
 
@@ -116,15 +107,6 @@ class Guard:
             raise _not_public(place)
         if self.https_only and place.scheme != "https":
             raise AddressRefused("In production webhooks are sent over https only: let the URL begin with https://.")
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """The networks of a list with commas between, such as `10.1.0.0/16,127.0.0.1`.
-
-    Raises:
-        ValueError: one is none.
-    """
-    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def parse(url: str) -> Place:

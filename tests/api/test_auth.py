@@ -19,13 +19,15 @@ from werkzeug.test import TestResponse
 import api
 from api import auth
 from api.app import create_app
-from api.auth import RULES, Keyring, Rule
-from services import db, registry
+from api.auth import RULES, Rule
+from api.keyring import Keyring
+from services import db
 from services.access import keys, tenants
 from services.access.keys import Identity, Scope
 from services.datasets import versions
 from services.jobs import attempts, batches, control, progress, submission
 from services.jobs.leases import Lease
+from services.models import registry
 from services.orm import ApiKey, AuditEntry
 from services.schedules import definitions
 from services.settings import Settings

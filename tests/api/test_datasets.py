@@ -275,7 +275,7 @@ def test_what_a_form_calls_its_file_goes_nowhere(
 def test_an_upload_that_finds_no_room_is_told_when_to_come_again(
     client: FlaskClient, service: Service, npz_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.datasets.memory.WAIT_SECONDS", 0)
+    monkeypatch.setattr("services.blobs.memory.WAIT_SECONDS", 0)
     with service.storage.room.taken(1 << 40):
         answer = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ)
         assert (answer.status_code, answer.get_json()["code"], answer.headers["Retry-After"]) == (503, "busy", "5")

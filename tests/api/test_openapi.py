@@ -23,10 +23,11 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from services import db, registry
+from services import db
 from services.jobs import attempts, control, progress, workers
 from services.jobs.events import Line, log
 from services.jobs.leases import Lease
+from services.models import registry
 from services.settings import Settings
 from services.webhooks import subscriptions
 from tests.ringing import FakeDoorbell

@@ -20,13 +20,13 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.errors import LooplineError
+from services.jobs.doorbell import RING
 from services.settings import Settings
 from tests.chaos import points
 from tests.chaos.keeper import Keeper, Trees, append, is_trainer, ours, send, trees
 from tests.chaos.load import TERMINAL
 from tests.chaos.monitor import Monitor
 from tests.chaos.servers import PostgreSQL, Valkey
-from worker.pool import RING
 from worker.scheduler.bell import CeleryDoorbell
 
 LOG = "faults.jsonl"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.production import complaints
 from services.settings import Settings
 from services.wording import setting_sentences
 
@@ -24,7 +23,7 @@ GOOD: dict[str, Any] = {
 
 def test_good_settings_are_taken() -> None:
     settings = Settings(production=True, **GOOD)
-    assert complaints(settings) == []
+    assert settings.unfit_for_production() == []
     assert settings.needs_keys
 
 
@@ -63,7 +62,7 @@ def test_what_is_not_fit_is_refused_with_its_variable_and_the_way_out(changes: d
 )
 def test_passwords_that_everybody_knows_are_refused(password: str) -> None:
     url = f"postgresql://app-user:{password}@db/thedatabase"
-    [found] = complaints(Settings(**{**GOOD, "database_url": url}))
+    [found] = Settings(**{**GOOD, "database_url": url}).unfit_for_production()
     assert "that everybody knows" in found
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, registry
+from services import db
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.jobs import events
+from services.models import registry
 from services.orm import Job
 from tests.worker.test_trainer import Noting, kill_at_second_checkpoint
 from tests.worker.watching import Watch

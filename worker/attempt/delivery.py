@@ -190,8 +190,10 @@ class StoreDelivery(Delivery):
         claim, storage = self.claim, self.slot.storage
         needed = (claim.dataset_sha256, claim.checkpoints)
         problems = transfers.fetch(storage, self.store, self.job.id, *needed, go_on=lambda: not self.is_closed)
-        for one in {b.job_id: b for b in (claim.baselines or {}).values() if b and b.job_id}.values():
-            problems += transfers.fetch_model(storage, self.store, one, go_on=lambda: not self.is_closed)
+        for job_id, one in {b.job_id: b for b in (claim.baselines or {}).values() if b}.items():
+            if job_id is not None:
+                model = (one.name, job_id, one.files)
+                problems += transfers.fetch_model(storage, self.store, *model, go_on=lambda: not self.is_closed)
         return problems
 
     def take(self, event: Event) -> None:

@@ -10,8 +10,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from services import metrics
+from services.jobs.doorbell import RING
 from services.settings import Settings
-from worker.pool import RING
 
 PATIENCE_SECONDS = 2.0
 

@@ -23,7 +23,7 @@ from services.errors import Unavailable
 from services.jobs import control
 from services.jobs.doorbell import Doorbell
 from services.orm import Firing, Schedule
-from services.schedules import firings
+from services.schedules import firings, ledger
 from services.settings import Settings
 from services.starting import or_say_why
 from services.upkeep.census import Census
@@ -118,6 +118,7 @@ def _main(settings: Settings) -> None:
     log.info("the scheduler looks every %g s", settings.reconcile_seconds)
     with metrics.alone(settings, Census(engine, stuck_seconds=settings.stuck_seconds)):
         metrics.expect(settings.queue_names)
+        ledger.expect_counts()
         with outbox.sending(settings, engine), inbox.watching(settings, engine):
             run(settings, engine, CeleryDoorbell(settings), stop)
     engine.dispose()

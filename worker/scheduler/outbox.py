@@ -55,7 +55,8 @@ class Outbox:
     """What one process is sending now."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._guard, self._engine = Guard.of(settings), engine
+        self._guard = Guard(settings.webhook_networks, https_only=settings.production)
+        self._engine = engine
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
         self._wake = threading.Event()

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, registry
+from services import db
 from services.errors import Conflict, LeaseLost
 from services.jobs import attempts, control, events, retraining
 from services.jobs.leases import Lease
+from services.models import registry
 from services.orm import Event, Job
 from tests.services.conftest import claimed, let_expire
 

@@ -10,8 +10,9 @@ from ipaddress import ip_address
 import pytest
 
 from services.errors import AddressRefused
+from services.settings import networks
 from services.webhooks import addresses, posting
-from services.webhooks.addresses import Guard, networks, parse
+from services.webhooks.addresses import Guard, parse
 
 INSIDE = (
     *("127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1"),  # noqa: S104

@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from services import db, registry
+from services import db
 from services.access import tenants
 from services.errors import BatchNotFound, Conflict, Invalid, JobNotFound, QuotaExceeded
 from services.jobs import attempts, batches, control
 from services.jobs.leases import Lease
+from services.models import registry
 from services.orm import Batch, Delivery, Job, Webhook
 from services.settings import Settings
 from services.upkeep import reconciler

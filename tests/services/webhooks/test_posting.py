@@ -17,8 +17,9 @@ from flask import Flask
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from services.settings import networks
 from services.webhooks import posting
-from services.webhooks.addresses import Guard, networks
+from services.webhooks.addresses import Guard
 from services.webhooks.posting import Outcome, new_secret, post, sign
 from tests.receiving import receiving
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.engine import Engine
 
-from services import db, registry
+from services import db
 from services.blobs.storage import Storage
 from services.errors import JobNotSucceeded, LeaseLost, ModelNotFound
 from services.jobs import attempts, control, progress
 from services.jobs.leases import Lease
+from services.models import registry
 from services.orm import Job
 from tests.worker.attempt.test_supervisor import ringing
 from tests.worker.watching import Watch

@@ -16,9 +16,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from services import db
 from services.jobs import batches
 from services.orm import Delivery, Job, Webhook
-from services.settings import Settings
+from services.settings import Settings, networks
 from services.webhooks import posting, subscriptions
-from services.webhooks.addresses import Guard, networks
+from services.webhooks.addresses import Guard
 from services.webhooks.posting import Outcome
 from tests.receiving import Receiver, receiving, status
 from tests.worker.watching import Process

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from services import db, registry
+from services import db
 from services.errors import (
     AliasMoved,
     BadRequest,
@@ -24,6 +24,7 @@ from services.errors import (
     NothingBefore,
 )
 from services.jobs import attempts, control
+from services.models import registry
 from services.orm import Job, ModelMove
 from tests.services.conftest import claimed
 

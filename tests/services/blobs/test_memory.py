@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.datasets.memory import PARTS, Room
+from services.blobs.memory import PARTS, Room
 from services.errors import Busy
 
 
