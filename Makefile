@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-browser test-containers chaos nights gpu-check lint format docs bench histories lock clean
+.PHONY: help setup demo run up down test test-browser test-containers chaos nights gpu-check lint format docs bench house histories lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ docs: setup  ## write docs/spec.md, docs/settings.md and the table of docs/metri
 
 bench: setup  ## measure speed and accuracy, and write benchmarks/RESULTS.md (15 minutes; ONLY=loop measures one part)
 	@$(BIN)/python -m benchmarks $(ONLY)
+
+house: setup  ## count modules, imports that run upward, circles and long functions, here and at another commit (SINCE=HEAD~1)
+	@$(BIN)/python -m benchmarks.house $(SINCE)
 
 histories: setup  ## train the nine presets here and at another commit, and compare all numbers bit for bit (SINCE=HEAD~1)
 	@$(BIN)/python -m benchmarks.histories $(or $(SINCE),HEAD~1)

@@ -1,4 +1,8 @@
-"""The arrows of ARCHITECTURE.md, held by importing every module in a fresh interpreter and looking."""
+"""The arrows of ARCHITECTURE.md: which folders may import which, and what an import may bring along.
+
+The order of folders is read from the source, as `make house` does. What comes along is seen by importing every module
+in a fresh interpreter.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks import house
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,3 +133,24 @@ def test_training_imports_nothing_of_the_services_but_errors_wording_fault_point
     assert {module for module in ours if not is_within(module, "services.training")} <= {
         *("services", "services.errors", "services.faults", "services.text", "services.wording"),
     }
+
+
+FOR_TYPING = [[f"loopline.{name}" for name in ("batch", "download", "errors", "http", "job", "text", "types")]]
+"""The one circle that only a type checker sees: an error holds the job that failed, and a job raises errors."""
+
+
+def test_every_folder_has_a_place_in_the_order() -> None:
+    rooms = {module.room for module in house.here().modules.values() if not module.path.endswith("/__main__.py")}
+    assert rooms == set(house.ROOMS)
+
+
+def test_no_import_runs_upward() -> None:
+    assert house.here().without_exceptions().upward() == []
+
+
+def test_imports_make_no_circle() -> None:
+    found = house.here().without_exceptions()
+    assert found.circles(typing=False) == []
+    assert found.circles(typing=False, rooms=True) == found.circles(typing=True, rooms=True) == []
+    assert found.circles(typing=True) == FOR_TYPING
+    assert house.here().circles(typing=False) == []
