@@ -90,42 +90,17 @@ __all__ = [
     "Worker",
 ]
 
-_HOMES = {
-    **{"Client": "client", "Job": "job", "Batch": "batch", "BatchJob": "batch"},
-    **{"Firing": "schedules", "Schedule": "schedules"},
-} | dict.fromkeys(
-    [
-        "Best",
-        "Checkpoint",
-        "Dataset",
-        "Delivery",
-        "Epoch",
-        "Event",
-        "Health",
-        "Identity",
-        "InboxFile",
-        "Key",
-        "LogLine",
-        "Model",
-        "ModelMove",
-        "ModelVersion",
-        "Preset",
-        "Progress",
-        "Quota",
-        "Result",
-        "Steps",
-        "Webhook",
-        "Worker",
-    ],
-    "types",
-)
+_MODULES = ("errors", "types", "schedules", "batch", "job", "client")
+"""Where the public names are. The first two import nothing heavy."""
 
 
 def __getattr__(name: str) -> object:
     """Loads a public name when it is first used: httpx alone would triple the time that `loopline --help` takes."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    if name in __all__:
+        for module in _MODULES:
+            if (found := getattr(import_module(f"{__name__}.{module}"), name, None)) is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
