@@ -178,9 +178,9 @@ class PacedWorker(Worker):  # type: ignore[misc]
                     self._accept_or_not(False)
                 return
             with suppress(OSError):  # gone again
-                self._welcome(sock, client)
+                self._add(sock, client)
 
-    def _welcome(self, sock: socket.socket, client: Any) -> None:
+    def _add(self, sock: socket.socket, client: Any) -> None:
         conn = Connection(sock, client, self.slow)
         if not self.places.may_take(conn.who):
             refused = refusals.refusal(503, TOO_MANY, {"Retry-After": "5"})
@@ -219,7 +219,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         try:
             asked = conn.is_asked(self.cfg)
         except (ParseException, NoMoreData, StopIteration) as error:
-            self._refuse(conn, refusals.of(error))
+            self._refuse(conn, refusals.of_error(error))
         else:
             if asked:
                 self._work_soon(conn)
@@ -295,7 +295,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             self.log.debug("a client is gone: %s", error)
         except Exception:
             self.log.exception("Error handling request")
-            what = self._apologise(conn)
+            what = self._answer_error(conn)
         finally:
             if what is not Next.SEND and conn.answer is not None:
                 self._finish(conn.answer, conn)
@@ -335,7 +335,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             response.force_close()
         return answer
 
-    def _apologise(self, conn: Connection) -> Next:
+    def _answer_error(self, conn: Connection) -> Next:
         """An error that the application did not turn into an answer: told, unless half of another answer is out."""
         if conn.sent:
             return Next.CLOSE

@@ -12,7 +12,9 @@ from api.service import Service
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.05, 0.25
 
 
-def await_news(service: Service, look: Callable[[], tuple[str, bool]], seconds: float, seen: ETags) -> tuple[str, bool]:
+def wait_for_change(
+    service: Service, look: Callable[[], tuple[str, bool]], seconds: float, seen: ETags
+) -> tuple[str, bool]:
     """What `look` says, the tag of something and whether it has ended, once there is news or after so many seconds.
 
     Holds nothing between two looks: `look` opens a transaction of its own.

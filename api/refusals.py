@@ -61,7 +61,7 @@ def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return Refusal(status, request_id, "\r\n".join([*head, "", ""]).encode() + body)
 
 
-def of(error: Exception) -> Refusal:
+def of_error(error: Exception) -> Refusal:
     """What gunicorn's parser found wrong with a request."""
     for kind, (status, sentence) in _KNOWN.items():
         if isinstance(error, kind):

@@ -17,7 +17,7 @@ from api import access, wsgi
 from api.pace import OWN_DESCRIPTORS
 from services import db, logs, metrics
 from services.settings import Settings
-from services.starting import or_say_why
+from services.starting import exit_on_error
 
 WORKERS = 2
 THREADS = 64
@@ -88,7 +88,7 @@ def _allow_descriptors() -> None:
 
 def main() -> None:
     """Runs until it is told to stop; the database is brought up to date first, once for all processes."""
-    with or_say_why("Loopline's API"):
+    with exit_on_error("Loopline's API"):
         settings = Settings()
         logs.configure(settings)
         engine = db.engine(settings.database_url)

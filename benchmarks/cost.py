@@ -101,7 +101,7 @@ def plain_claim(engine: Engine, queue: str) -> None:
     with db.session_scope(engine) as session:
         job = leases.returned(session, plain_statement(), {"in_queue": queue})
         assert job is not None
-        news.tell(session, job)
+        news.announce_job(session, job)
 
 
 @cache

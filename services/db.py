@@ -312,7 +312,7 @@ def check_writes(engine: Engine) -> bool:
 @contextmanager
 def savepoint(session: Session) -> Iterator[None]:
     """A part of a transaction that is taken back alone if it ends in an error, with what it was to count."""
-    with metrics.undone_with(session), session.begin_nested():
+    with metrics.dropped_on_error(session), session.begin_nested():
         yield
 
 
@@ -417,7 +417,7 @@ def _translated_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if _is_our_mistake(error):
             raise
-        raise Unavailable(_told(error)) from error
+        raise Unavailable(_sentence(error)) from error
     except DatabaseError as error:
         if type(error) is not DatabaseError:  # its subclasses are mistakes of ours
             raise
@@ -435,7 +435,7 @@ def _read_only_translated() -> Iterator[None]:
         raise Unavailable("The database takes no writes: it is read-only, or a standby.") from error
 
 
-def _told(error: DBAPIError) -> str:
+def _sentence(error: DBAPIError) -> str:
     code = _code(error)
     what = next((told for name, told in _SQLITE_TOLD.items() if code.startswith(name)), None)
     return what or f"The database cannot answer now ({_first_line(error)}); try again soon."

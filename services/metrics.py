@@ -272,7 +272,7 @@ def after_commit(session: Session, count: Callable[..., None], *values: float, *
 
 
 @contextmanager
-def undone_with(session: Session) -> Iterator[None]:
+def dropped_on_error(session: Session) -> Iterator[None]:
     """Within the context nothing is to be counted if it ends in an error: a savepoint is gone back to."""
     noted = len(session.info.get(_DUE, ()))
     try:

@@ -31,7 +31,7 @@ def cannot_write(error: OSError, way_out: str = "set LOOPLINE_DATA_DIR to anothe
 
 
 @contextmanager
-def or_say_why(who: str) -> Iterator[None]:
+def exit_on_error(who: str) -> Iterator[None]:
     """Within the context a wrong setting, a database of another version and a folder that cannot be written end the
     process with exit status 1 and a sentence."""
     try:

@@ -241,7 +241,7 @@ def store_settings(s3_server: S3Server, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def store(store_settings: dict[str, Any], data_dir: Path) -> S3:
     """An empty object store."""
-    made = objects.of(Settings(data_dir=data_dir, **store_settings))
+    made = objects.from_settings(Settings(data_dir=data_dir, **store_settings))
     assert made is not None
     return made
 

@@ -7,7 +7,7 @@ import sys
 
 from services import logs, metrics
 from services.settings import Settings
-from services.starting import or_say_why
+from services.starting import exit_on_error
 from worker import fleet
 
 
@@ -18,7 +18,7 @@ def main() -> int:
         "them up. SIGTERM ends them: running jobs save their place and go on elsewhere.",
     )
     parser.parse_args()
-    with or_say_why("Loopline's worker"):
+    with exit_on_error("Loopline's worker"):
         settings = Settings()
         logs.configure(settings)
         with metrics.shared(settings):  # all workers count together, and this process is asked

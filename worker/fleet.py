@@ -244,7 +244,7 @@ class Fleet:
         )
 
     def _forget(self, member: Member) -> None:
-        self._write(lambda session: workers.gone(session, member.row))
+        self._write(lambda session: workers.remove(session, member.row))
 
     def _write(self, write: Callable[[Any], None]) -> None:
         try:

@@ -112,7 +112,7 @@ class Worker:
         self._slot = Slot(
             settings=settings,
             engine=db.engine(settings.database_url),
-            storage=storage.of(settings),
+            storage=storage.from_settings(settings),
             spares=spares,
             drain=self._drain,
             worker=name(),

@@ -101,7 +101,7 @@ class Pulse(threading.Thread):
             self.join(END_SECONDS)
         try:
             with db.session_scope(self._slot.engine) as session:
-                workers.gone(session, self._slot.worker)
+                workers.remove(session, self._slot.worker)
         except Unavailable as error:
             log.warning("the end of %s could not be told: %s", self._slot.worker, error)
 

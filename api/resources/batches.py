@@ -130,7 +130,7 @@ def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
         return summary.revision, summary.terminal
 
     if query.wait or request.if_none_match:
-        tag, _ = polling.await_news(current(), look, query.wait, request.if_none_match)
+        tag, _ = polling.wait_for_change(current(), look, query.wait, request.if_none_match)
         if summary is not None and request.if_none_match.contains_weak(tag):
             return Response(status=304, headers=_hints(summary))
     with db.read_scope(engine) as session:

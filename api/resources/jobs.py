@@ -104,7 +104,7 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
         return str(revision), status in TERMINAL
 
     if query.wait or request.if_none_match:
-        polling.await_news(current(), look, query.wait, request.if_none_match)
+        polling.wait_for_change(current(), look, query.wait, request.if_none_match)
         if request.if_none_match.contains_weak(str(revision)):
             return Response(status=304, headers=_hints(revision, status))
     row = queries.one(engine, path.job_id, tenant=tenant)

@@ -272,7 +272,7 @@ class Reading:
             loop.call_soon_threadsafe(body.close)
 
 
-def of(settings: Settings) -> S3 | None:
+def from_settings(settings: Settings) -> S3 | None:
     """The store that the settings name, if any."""
     if settings.blobs_url is None:
         return None

@@ -305,6 +305,6 @@ def _received(file: Readable, part: Path, max_bytes: int) -> Incoming:
     return Incoming(part, size, digest.hexdigest())
 
 
-def of(settings: Settings) -> Storage:
+def from_settings(settings: Settings) -> Storage:
     """The storage that the settings name."""
-    return Storage(settings.data_dir, objects.of(settings), expanding_bytes=settings.max_expanding_bytes)
+    return Storage(settings.data_dir, objects.from_settings(settings), expanding_bytes=settings.max_expanding_bytes)

@@ -101,7 +101,7 @@ class Bucket:
         return self.store.open(entry.place)
 
 
-def of(settings: Settings) -> Source | None:
+def from_settings(settings: Settings) -> Source | None:
     """The inbox that the settings name, if any."""
     if settings.inbox is None:
         return None

@@ -49,7 +49,7 @@ def claim(session: Session, queue: str, *, worker: str, lease_seconds: float) ->
     """
     job = _claim_in_turn(session, queue, worker, lease_seconds)
     if job is not None:
-        news.tell(session, job)
+        news.announce_job(session, job)
     if job is not None and metrics.are_on():
         metrics.after_commit(session, metrics.ATTEMPTS.inc, queue=job.queue)
         metrics.after_commit(session, metrics.WAIT_SECONDS.observe, _waited(session, job), queue=job.queue)
@@ -214,7 +214,7 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     """
     moved = []
     silent = _take(session, select(Job).where(*_silent(grace_seconds)).order_by(Job.lease_until).limit(limit))
-    lanes.enter(session, {lanes.of(job) for job in silent})
+    lanes.enter(session, {lanes.lane_of(job) for job in silent})
     for job in silent:
         metrics.after_commit(session, metrics.EXPIRIES.inc)
         told = f"Worker {job.worker} was lost during attempt {job.attempt}."

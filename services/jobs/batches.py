@@ -172,7 +172,7 @@ def cancel(session: Session, batch_id: str, *, tenant: str | None = None) -> Bat
     return batch
 
 
-def over(session: Session, limit: int = 100) -> Sequence[str]:
+def ended(session: Session, limit: int = 100) -> Sequence[str]:
     """Batches all of whose jobs have ended, or were deleted, which nobody has written down: a look without a lock.
 
     It reads two indexes, of batches that go on and of their jobs that do.
@@ -188,12 +188,12 @@ def end(session: Session, batch_id: str) -> bool:
     batch = session.scalars(statement.returning(Batch), execution_options=options).one_or_none()
     if batch is None:
         return False
-    news.announce(session, "batch.ended", batch.tenant, lambda: _told(session, batch))
+    news.announce(session, "batch.ended", batch.tenant, lambda: _news(session, batch))
     faults.point("batch.ended")
     return True
 
 
-def goes_on(batch_id: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[bool]:
+def is_unfinished(batch_id: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[bool]:
     """Whether a job of the batch has not ended, as an SQL expression."""
     # Written out, as the predicate of ix_jobs_batch_going_on has it: a parameter would keep PostgreSQL from that index.
     ended = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
@@ -202,10 +202,10 @@ def goes_on(batch_id: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[bool]:
 
 
 def _over() -> tuple[sa.ColumnElement[bool], ...]:
-    return (Batch.ended_at.is_(None), ~goes_on(Batch.id))
+    return (Batch.ended_at.is_(None), ~is_unfinished(Batch.id))
 
 
-def _told(session: Session, batch: Batch) -> News:
+def _news(session: Session, batch: Batch) -> News:
     columns = (Job.id, Job.name, Job.status, Job.reason, Job.message, Job.result, Job.tags)
     rows = session.execute(select(*columns).where(Job.batch_id == batch.id).order_by(Job.id)).all()
     summary = summaries(session, [batch.id])[batch.id]

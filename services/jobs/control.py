@@ -57,7 +57,7 @@ def create_all(
     """
     tenants.check_queued(session, tenant, more=len(wanted))
     for dataset_id in sorted({each.dataset_id for each in wanted if each.dataset_id is not None}):
-        _hold_dataset(session, dataset_id)
+        _lock_dataset(session, dataset_id)
     lines = [lanes.Key(each.spec.queue, each.spec.priority, tenant) for each in wanted]
     lanes.enter(session, {*lines})
     places = lanes.Places(session, in_batch=batch_id is not None)
@@ -86,7 +86,7 @@ def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) 
     }
     job: Job = session.scalars(_insertion(*values), {**values, "max_queue_seconds": limits.max_queue_seconds}).one()
     metrics.after_commit(session, metrics.SUBMITTED.inc, queue=job.queue)
-    news.tell(session, job)
+    news.announce_job(session, job)
     return job
 
 
@@ -246,7 +246,7 @@ def files_of_resting(session: Session, *, within_seconds: float) -> Mapping[str,
     return kept
 
 
-def _hold_dataset(session: Session, dataset_id: str) -> None:
+def _lock_dataset(session: Session, dataset_id: str) -> None:
     """Keep a data set from being deleted before this transaction ends (`datasets.delete` waits, and sees the job)."""
     query = select(Dataset.id).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None))
     if session.scalar(query.with_for_update(read=True, key_share=True)) is None:

@@ -195,7 +195,7 @@ def back(job: Job) -> ColumnElement[float]:
     return func.coalesce(head, Job.turn)
 
 
-def of(job: Job) -> Key:
+def lane_of(job: Job) -> Key:
     """The lane of a job."""
     return Key(job.queue, job.priority, job.tenant)
 

@@ -91,8 +91,8 @@ def move(
         values["turn"] = lanes.back(job)
     moved = write(session, job, status=to, reason=reason, message=told, **values)
     if before == Status.QUEUED:
-        lanes.close(session, lanes.of(moved))
-    news.tell(session, moved)
+        lanes.close(session, lanes.lane_of(moved))
+    news.announce_job(session, moved)
     if to in TERMINAL:
         metrics.after_commit(session, metrics.RUNS.inc, queue=moved.queue, outcome=to, reason=reason or "")
     return moved

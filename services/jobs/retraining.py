@@ -51,7 +51,8 @@ def baselines(session: Session, job: Job) -> Mapping[str, Baseline | None] | Non
     chosen = job.baselines
     if chosen is None:
         chosen = {role: _version(session, job, ref) for role, ref in _refs(retrain).items()}
-        events.add(session, leases.owned(session, Lease.of(job), baselines=chosen), Type.RETRAINING, _told(job, chosen))
+        held = leases.owned(session, Lease.of(job), baselines=chosen)
+        events.add(session, held, Type.RETRAINING, _sentence(job, chosen))
     return {role: _baseline(session, job, chosen.get(role)) for role in ROLES}
 
 
@@ -165,7 +166,7 @@ def _baseline(session: Session, job: Job, version: int | None) -> Baseline | Non
     return Baseline(f"{name}@{version}", row.job_id, [file for file in files if file["name"] in FILES])
 
 
-def _told(job: Job, chosen: Mapping[str, int | None]) -> str:
+def _sentence(job: Job, chosen: Mapping[str, int | None]) -> str:
     model, refs = job.spec["retrain"]["model"], _refs(job.spec["retrain"])
     begins = "from scratch" if chosen["warm_start"] is None else f"with {model}@{chosen['warm_start']}"
     there_is = f"There is no {model}@{refs['against']} to compare it with"

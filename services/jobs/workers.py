@@ -59,7 +59,7 @@ def beat(
         session.execute(sa.insert(Worker).values(name=name, started_at=now(), **values))
 
 
-def gone(session: Session, name: str) -> None:
+def remove(session: Session, name: str) -> None:
     """The worker has ended."""
     session.execute(delete(Worker).where(Worker.name == name))
 

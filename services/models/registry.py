@@ -395,11 +395,11 @@ def _record(
         before_id=before_id,
     )
     move = session.scalars(insert.returning(ModelMove)).one()
-    news.announce(session, "model.promoted", version.tenant, lambda: _told(session, version, move))
+    news.announce(session, "model.promoted", version.tenant, lambda: _news(session, version, move))
     return move.id
 
 
-def _told(session: Session, version: ModelVersion, move: ModelMove) -> News:
+def _news(session: Session, version: ModelVersion, move: ModelMove) -> News:
     data = {
         "model": move.name,
         **{key: getattr(move, key) for key in ("alias", "from_version", "to_version", "action", "reason")},

@@ -115,7 +115,7 @@ def put(
     found = _named(session, name, tenant)
     if found is None:
         return Kept(_insert(session, name, wanted, by, tenant), created=True, changed=True)
-    held = held_or_none(session, found.id)
+    held = locked_or_none(session, found.id)
     if held is None:  # deleted in between
         return Kept(_insert(session, name, wanted, by, tenant), created=True, changed=True)
     changed = {key: value for key, value in asdict(wanted).items() if _plain(getattr(held, key)) != _plain(value)}
@@ -143,19 +143,19 @@ def get(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Schedu
     return found
 
 
-def held(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Schedule:
+def locked(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Schedule:
     """The schedule of this name or id, held against everybody else to the end of the transaction.
 
     Raises:
         ScheduleNotFound: there is none, or it is another tenant's.
     """
-    found = held_or_none(session, get(session, name, tenant=tenant).id)
+    found = locked_or_none(session, get(session, name, tenant=tenant).id)
     if found is None:
         raise _none_such(name)
     return found
 
 
-def held_or_none(session: Session, schedule_id: str, *, skip_locked: bool = False) -> Schedule | None:
+def locked_or_none(session: Session, schedule_id: str, *, skip_locked: bool = False) -> Schedule | None:
     """The schedule, held; None where there is none, or with `skip_locked` where somebody else holds it."""
     query = select(Schedule).where(Schedule.id == schedule_id).with_for_update(skip_locked=skip_locked)
     return session.scalar(query, execution_options={"populate_existing": True})
@@ -167,12 +167,12 @@ def pause(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Kept
     Raises:
         ScheduleNotFound: there is none, or it is another tenant's.
     """
-    found = held(session, name, tenant=tenant)
+    found = locked(session, name, tenant=tenant)
     if found.paused_at is not None:
         return Kept(found, created=False, changed=False)
     at = clock(session)
     paused = _changed(session, found, at, paused_at=at, next_slot=None, due_at=None)
-    ledger.leave_out(session, paused, at, Reason.PAUSED)
+    ledger.skip_waiting(session, paused, at, Reason.PAUSED)
     return Kept(paused, created=False, changed=True)
 
 
@@ -182,7 +182,7 @@ def resume(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Kep
     Raises:
         ScheduleNotFound: there is none, or it is another tenant's.
     """
-    found = held(session, name, tenant=tenant)
+    found = locked(session, name, tenant=tenant)
     if found.paused_at is None:
         return Kept(found, created=False, changed=False)
     at = clock(session)
@@ -196,7 +196,7 @@ def delete(session: Session, name: str, *, tenant: str = tenants.DEFAULT) -> Sch
     Raises:
         ScheduleNotFound: there is none, or it is another tenant's.
     """
-    found = held(session, name, tenant=tenant)
+    found = locked(session, name, tenant=tenant)
     session.execute(sa.delete(Schedule).where(Schedule.id == found.id).execution_options(synchronize_session=False))
     return found
 
@@ -215,7 +215,7 @@ def due(schedule_id: str, slot: float, jitter_seconds: int) -> float:
     return slot + jitter_seconds * share
 
 
-def go_on(session: Session, schedule: Schedule, slot: float | None) -> None:
+def advance(session: Session, schedule: Schedule, slot: float | None) -> None:
     """Let `slot` be what comes next, None for nothing; the caller holds the schedule."""
     due_at = None if slot is None else due(schedule.id, slot, schedule.jitter_seconds)
     _write(session, schedule, next_slot=slot, due_at=due_at)

@@ -80,7 +80,7 @@ def run(
         QuotaExceeded: the tenant would have more jobs waiting than it may.
         IdempotencyConflict, IdempotencyInFlight: as `idempotency.claim`.
     """
-    schedule = definitions.held(session, name, tenant=tenant)
+    schedule = definitions.locked(session, name, tenant=tenant)
     key = None if key is None else replace(key, fingerprint=schedule.id)  # there is no body
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return session.get_one(Firing, earlier), True
@@ -96,7 +96,7 @@ def run(
         _take_turn(session, schedule, firing, going_on, at, request_id)
     except SpecInvalid as error:
         raise ScheduleInvalid(definitions.within_submit(error.problems)) from None
-    ledger.tell(session, schedule, ledger.enter(session, firing))
+    ledger.announce(session, schedule, ledger.record(session, firing))
     if key is not None:
         idempotency.settle(session, key, firing.id)
     return firing, False
@@ -123,7 +123,7 @@ def history(
 def ended(session: Session) -> Sequence[str]:
     """The firings whose batches have ended, and nobody has written it down."""
     return session.scalars(
-        select(Firing.id).where(_is(Outcome.FIRED), ~batches.goes_on(Firing.batch_id)).order_by(Firing.id)
+        select(Firing.id).where(_is(Outcome.FIRED), ~batches.is_unfinished(Firing.batch_id)).order_by(Firing.id)
     ).all()
 
 
@@ -162,13 +162,13 @@ def end(session: Session, firing_id: str) -> Sequence[Firing]:
     statement = update(Firing).where(Firing.id == firing.id, Firing.outcome == Outcome.FIRED).values(values)
     done = session.scalars(statement.returning(Firing), execution_options={"populate_existing": True}).all()
     for row in done:
-        ledger.tell(session, session.get_one(Schedule, row.schedule_id), ledger.enter(session, row))
+        ledger.announce(session, session.get_one(Schedule, row.schedule_id), ledger.record(session, row))
     return done
 
 
-def release(session: Session, schedule_id: str) -> Sequence[Firing]:
+def fire_waiting(session: Session, schedule_id: str) -> Sequence[Firing]:
     """Fire what waits, if what it waited for has ended; nothing where it has not, or another does it."""
-    schedule = definitions.held_or_none(session, schedule_id, skip_locked=True)
+    schedule = definitions.locked_or_none(session, schedule_id, skip_locked=True)
     if schedule is None or _going_on(session, schedule_id):
         return []
     waits = select(Firing).where(Firing.schedule_id == schedule_id, _is(Outcome.WAITING))
@@ -180,7 +180,7 @@ def release(session: Session, schedule_id: str) -> Sequence[Firing]:
         _submit(session, schedule, firing, [], at, _fresh_request())
     except REFUSALS as error:
         _refuse(firing, error, at)
-    ledger.tell(session, schedule, ledger.enter(session, firing))
+    ledger.announce(session, schedule, ledger.record(session, firing))
     faults.point("firing.written")
     return [firing]
 
@@ -189,7 +189,7 @@ def fire(session: Session, found: Due) -> Sequence[Firing]:
     """Write down what comes of the slots that are due, submit the batch of the newest one if it is not too late, and
     move the schedule on. Nothing where another does it, or somebody has changed the schedule since the look."""
     slots = _slots(found)  # which may take seconds, so before the transaction begins
-    schedule = definitions.held_or_none(session, found.schedule.id, skip_locked=True)
+    schedule = definitions.locked_or_none(session, found.schedule.id, skip_locked=True)
     if schedule is None or not _is_as_it_was(schedule, found.schedule):
         return []
     there = select(Firing.slot).where(Firing.schedule_id == schedule.id, Firing.slot.in_(slots.due))
@@ -203,13 +203,13 @@ def fire(session: Session, found: Due) -> Sequence[Firing]:
             rows.append(_fire_slot(session, schedule, slot, late, found.at))
         else:
             reason = Reason.SUPERSEDED if in_time else Reason.DOWNTIME
-            rows.append(_told(_new(schedule, slot, found.at), Outcome.MISSED, reason))
+            rows.append(_settle(_new(schedule, slot, found.at), Outcome.MISSED, reason))
     if rows and slots.older:
         rows[0].message = f"{rows[0].message or ''} {slots.older:,} slots before it were missed too.".strip()
     for row in rows:
-        ledger.enter(session, row)
+        ledger.record(session, row)
     _tell(session, schedule, rows, slots.older)
-    definitions.go_on(session, schedule, slots.following)
+    definitions.advance(session, schedule, slots.following)
     faults.point("firing.written")
     return rows
 
@@ -226,9 +226,9 @@ def _tell(session: Session, schedule: Schedule, rows: Sequence[Firing], older: i
     """Announce what came of slots that were found together: of those that were missed the newest one, for all."""
     missed = [row for row in rows if row.outcome == Outcome.MISSED]
     if missed:
-        ledger.tell(session, schedule, missed[-1], besides=len(missed) - 1 + older)
+        ledger.announce(session, schedule, missed[-1], besides=len(missed) - 1 + older)
     for row in rows[len(missed) :]:
-        ledger.tell(session, schedule, row)
+        ledger.announce(session, schedule, row)
 
 
 def _slots(found: Due) -> Slots:
@@ -252,10 +252,10 @@ def _fire_slot(session: Session, schedule: Schedule, slot: float, late: float, a
     """What comes of a slot that is not too late: fired, waiting, skipped or refused."""
     firing = _new(schedule, slot, at)
     if schedule.only_new_data and not _has_new_data(session, schedule):
-        return _told(firing, Outcome.SKIPPED, Reason.NO_NEW_DATA)
+        return _settle(firing, Outcome.SKIPPED, Reason.NO_NEW_DATA)
     going_on = _going_on(session, schedule.id)
     if going_on and schedule.overlap == Overlap.SKIP:
-        return _told(firing, Outcome.SKIPPED, Reason.OVERLAP, f" ({going_on[-1]})")
+        return _settle(firing, Outcome.SKIPPED, Reason.OVERLAP, f" ({going_on[-1]})")
     if late > PUNCTUAL_SECONDS:
         firing.reason, firing.message = Reason.CATCH_UP, Reason.CATCH_UP.sentence
     try:
@@ -273,7 +273,7 @@ def _take_turn(
         firing.outcome, firing.message = Outcome.WAITING, f"It waits for the end of {going_on[-1]}."
     else:
         _submit(session, schedule, firing, going_on, at, request_id)
-    ledger.leave_out(session, schedule, at, Reason.SUPERSEDED)
+    ledger.skip_waiting(session, schedule, at, Reason.SUPERSEDED)
 
 
 def _submit(
@@ -311,7 +311,7 @@ def _asked_for(slot: float | None) -> tuple[Reason | None, str | None]:
     return (None, None) if slot is not None else (Reason.RUN_NOW, Reason.RUN_NOW.sentence)
 
 
-def _told(firing: Firing, outcome: Outcome, reason: Reason, more: str = "") -> Firing:
+def _settle(firing: Firing, outcome: Outcome, reason: Reason, more: str = "") -> Firing:
     """The firing with an outcome that is its last."""
     firing.outcome, firing.reason, firing.message = outcome, reason, f"{reason.sentence}{more}"
     firing.ended_at = firing.created_at
@@ -356,7 +356,7 @@ def _datasets(ids: Iterable[str | None]) -> list[str]:
 
 def _going_on(session: Session, schedule_id: str) -> Sequence[str]:
     """The batches of the schedule that have not ended, oldest first."""
-    mine = (Firing.schedule_id == schedule_id, _is(Outcome.FIRED), batches.goes_on(Firing.batch_id))
+    mine = (Firing.schedule_id == schedule_id, _is(Outcome.FIRED), batches.is_unfinished(Firing.batch_id))
     found = session.scalars(select(Firing.batch_id).where(*mine).order_by(Firing.id))
     return [batch_id for batch_id in found if batch_id is not None]
 

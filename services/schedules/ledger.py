@@ -34,7 +34,7 @@ def expect_counts() -> None:
         metrics.FIRINGS.expect(outcome=outcome)
 
 
-def enter(session: Session, firing: Firing) -> Firing:
+def record(session: Session, firing: Firing) -> Firing:
     """Write down what a firing has come to, and count it."""
     session.add(firing)
     session.flush()
@@ -42,19 +42,19 @@ def enter(session: Session, firing: Firing) -> Firing:
     return firing
 
 
-def tell(session: Session, schedule: Schedule, firing: Firing, *, besides: int = 0) -> None:
+def announce(session: Session, schedule: Schedule, firing: Firing, *, besides: int = 0) -> None:
     """Announce what a firing has come to; `besides` is how many slots were missed with it and are not told of."""
     if (event := EVENTS.get(Outcome(firing.outcome))) is not None:
         news.announce(session, event, schedule.tenant, lambda: _news(session, schedule, firing, besides))
 
 
-def leave_out(session: Session, schedule: Schedule, at: float, reason: Reason) -> None:
+def skip_waiting(session: Session, schedule: Schedule, at: float, reason: Reason) -> None:
     """Let what waits for the end of a batch be skipped; the caller holds the schedule."""
     waiting = (Firing.schedule_id == schedule.id, Firing.outcome == sa.literal_column(f"'{Outcome.WAITING}'"))
     told = {"outcome": Outcome.SKIPPED, "reason": reason, "message": reason.sentence, "ended_at": at}
     statement = update(Firing).where(*waiting).values(told).returning(Firing)
     for firing in session.scalars(statement, execution_options={"populate_existing": True}).all():
-        tell(session, schedule, enter(session, firing))
+        announce(session, schedule, record(session, firing))
 
 
 def _news(session: Session, schedule: Schedule, firing: Firing, besides: int) -> News:

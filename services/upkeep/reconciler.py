@@ -57,7 +57,7 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
         with db.session_scope(engine) as session:
             workers.forget_old(session)
     with db.read_scope(engine) as session:
-        waiting, over = lanes.waiting(session), batches.over(session)
+        waiting, over = lanes.waiting(session), batches.ended(session)
     rung = [queue for queue in waiting if bell.ring(queue)]
     return Pass(expired, rung, forgotten, [batch_id for batch_id in over if _end(engine, batch_id)])
 

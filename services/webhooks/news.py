@@ -89,11 +89,11 @@ def _enabled() -> sa.Select[Webhook]:
     return select(Webhook).where(Webhook.tenant == sa.bindparam("tenant"), Webhook.disabled_at.is_(None))
 
 
-def tell(session: Session, job: Job) -> None:
+def announce_job(session: Session, job: Job) -> None:
     """Announce the state that a job has come to in this transaction."""
 
     def news() -> News:
-        return News(job.updated_at, _told(job), subjects_of(session, job), [job.tags], job.id)
+        return News(job.updated_at, _job_data(job), subjects_of(session, job), [job.tags], job.id)
 
     announce(session, OF_STATUS[Status(job.status)], job.tenant, news)
 
@@ -134,7 +134,7 @@ def _is_for(webhook: Webhook, told: News) -> bool:
     return not webhook.tags or any(webhook.tags.items() <= tags.items() for tags in told.tags)
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _job_data(job: Job) -> dict[str, Any]:
     ended_well = job.result if job.status == Status.SUCCEEDED else None
     result = ended_well and {key: ended_well.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
     if result and (retrain := (ended_well or {}).get("retrain")):

@@ -37,7 +37,7 @@ KEPT = 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SendResult:
     """What came of sending a message once."""
 
     status: int | None
@@ -66,7 +66,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(signed).decode()}"
 
 
-def post(guard: Guard, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
+def post(guard: Guard, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> SendResult:
     """Send a message, signed with each of the secrets, and say what came of it; raises nothing that a receiver could
     cause. Only a 2xx is a delivery."""
     deadline = time.monotonic() + TOTAL_SECONDS
@@ -75,14 +75,14 @@ def post(guard: Guard, url: str, secrets: Sequence[str], message_id: str, body: 
         with _connected(place, addresses, deadline) as wire:
             return _ask(place, wire, secrets, message_id, body)
     except AddressRefused as error:
-        return Outcome(None, f"Nothing was sent: {error.message}")
+        return SendResult(None, f"Nothing was sent: {error.message}")
     except TimeoutError:
-        return Outcome(None, "The receiver did not answer in time (5 s to connect, 15 s in all).")
+        return SendResult(None, "The receiver did not answer in time (5 s to connect, 15 s in all).")
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an answer that is not HTTP
-        return Outcome(None, f"The receiver could not be asked: {clean(str(error) or type(error).__name__, 300)}.")
+        return SendResult(None, f"The receiver could not be asked: {clean(str(error) or type(error).__name__, 300)}.")
 
 
-def _ask(place: Place, wire: _Wire, secrets: Sequence[str], message_id: str, body: bytes) -> Outcome:
+def _ask(place: Place, wire: _Wire, secrets: Sequence[str], message_id: str, body: bytes) -> SendResult:
     timestamp = int(time.time())
     connection = http.client.HTTPConnection(place.host, place.port)
     connection.sock = wire
@@ -103,7 +103,7 @@ def _ask(place: Place, wire: _Wire, secrets: Sequence[str], message_id: str, bod
     with connection.getresponse() as response:
         answer = _piece(response)
         after = response.headers.get("Retry-After", "")
-        return Outcome(
+        return SendResult(
             response.status,
             _complaint(response.status),
             answer,

@@ -36,7 +36,7 @@ from services.orm import Batch, Delivery, Job, Schedule, Webhook, new_id
 from services.states import TERMINAL
 from services.text import clean
 from services.webhooks import news
-from services.webhooks.posting import Outcome, new_secret
+from services.webhooks.posting import SendResult, new_secret
 
 MOST = 20
 """Webhooks a tenant may have for all that happens to it."""
@@ -293,7 +293,7 @@ def claim(session: Session, *, without: Collection[str] = ()) -> Message | None:
     return _message(session, webhook, delivery.id, delivery.attempts + 1, delivery.event, delivery.payload)
 
 
-def record(session: Session, message: Message, outcome: Outcome) -> None:
+def record(session: Session, message: Message, outcome: SendResult) -> None:
     """Write down what came of an attempt. A failure counts only while the message was not claimed by another since."""
     told = {"last_status": outcome.status, "last_error": outcome.error, "last_answer": outcome.answer or None}
     if outcome.delivered:
@@ -380,7 +380,7 @@ def _due() -> sa.Select[Delivery, Webhook]:
     return joined.where(Delivery.next_at <= now(), *awake)
 
 
-def _again(message: Message, outcome: Outcome) -> float | None:
+def _again(message: Message, outcome: SendResult) -> float | None:
     """Seconds until the next attempt; None when there is none."""
     if outcome.status == GONE or message.event == news.TEST or message.attempt > len(RETRY_SECONDS):
         return None
@@ -388,7 +388,7 @@ def _again(message: Message, outcome: Outcome) -> float | None:
     return max(wait, _asked(outcome))
 
 
-def _asked(outcome: Outcome) -> float:
+def _asked(outcome: SendResult) -> float:
     return min(outcome.retry_after or 0.0, MAX_RETRY_AFTER_SECONDS)
 
 

@@ -17,7 +17,7 @@ from services.orm import Delivery, Job, Webhook
 from services.settings import Settings
 from services.upkeep.census import Census
 from services.webhooks import subscriptions
-from services.webhooks.posting import Outcome
+from services.webhooks.posting import SendResult
 from tests.scraping import Scrape, free_port, scrape
 
 MakeJob = Callable[..., Job]
@@ -188,7 +188,7 @@ def test_messages_of_webhooks_are_counted_by_what_came_of_them(engine: Engine, m
     assert read().value("loopline_deliveries_total", outcome="given_up") == 0
     with db.session_scope(engine) as session:
         subscriptions.create(session, "https://example.com/", events=["job.queued"], tenant="default")
-    for outcome in (Outcome(204, None), Outcome(500, "No."), Outcome(410, "Gone.")):
+    for outcome in (SendResult(204, None), SendResult(500, "No."), SendResult(410, "Gone.")):
         make_job()
         with db.session_scope(engine) as session:
             session.execute(sa.update(Webhook).values(quiet_until=0.0))

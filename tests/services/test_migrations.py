@@ -187,7 +187,7 @@ def test_batches_that_have_ended_before_are_told_to_nobody(empty: Engine) -> Non
     with db.read_scope(empty) as session:
         ends = session.execute(sa.select(Batch.id, Batch.ended_at).order_by(Batch.id)).all()
         assert [tuple(row) for row in ends] == [("done", 9.0), ("half", None), ("none", 5.0)]
-        assert batches.over(session) == []
+        assert batches.ended(session) == []
     with empty.begin() as connection:
         for webhook_id, events in (("wh_2", '["job.failed", "batch.ended"]'), ("wh_3", '["batch.ended"]')):
             connection.execute(sa.text(hook.format(webhook_id, events)))

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 @contextmanager
 def watching(settings: Settings, engine: Engine) -> Iterator[None]:
     """Look into the inbox, if there is one, until the block ends."""
-    source, stop = inbox.of(settings), threading.Event()
+    source, stop = inbox.from_settings(settings), threading.Event()
     if source is not None:
         log.info("the inbox is %s", settings.inbox)
         thread = threading.Thread(target=_run, args=(settings, engine, source, stop), name="inbox", daemon=True)
@@ -41,7 +41,7 @@ def watching(settings: Settings, engine: Engine) -> Iterator[None]:
 def _run(settings: Settings, engine: Engine, source: Source, stop: threading.Event) -> None:
     before: Mapping[str, str] = {}
     trouble = ""
-    held = storage.of(settings)
+    held = storage.from_settings(settings)
     while not stop.is_set():
         try:
             db.check_schema(engine)

@@ -25,7 +25,7 @@ from services.jobs.doorbell import Doorbell
 from services.orm import Firing, Schedule
 from services.schedules import firings, ledger
 from services.settings import Settings
-from services.starting import or_say_why
+from services.starting import exit_on_error
 from services.upkeep.census import Census
 from services.upkeep.reconciler import reconcile, sweep
 from worker.scheduler import inbox, outbox
@@ -49,7 +49,7 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
                 log.info("%s: has ended", batch_id)
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + SWEEP_SECONDS
-                log.info("swept away %d files that nothing refers to", sweep(engine, storage.of(settings)))
+                log.info("swept away %d files that nothing refers to", sweep(engine, storage.from_settings(settings)))
                 with db.session_scope(engine) as session:
                     firings.forget_old(session)
         except Unavailable as error:
@@ -65,7 +65,7 @@ def keep_schedules(engine: Engine) -> None:
     """
     steps: Sequence[tuple[Callable[[Session], Sequence[Any]], Callable[[Session, Any], Sequence[Firing]]]] = (
         (firings.ended, firings.end),
-        (firings.waiting, firings.release),
+        (firings.waiting, firings.fire_waiting),
         (firings.due, firings.fire),
     )
     try:
@@ -105,7 +105,7 @@ def tell(engine: Engine, expired: Sequence[str]) -> None:
 
 
 def main() -> None:
-    with or_say_why("Loopline's scheduler"):
+    with exit_on_error("Loopline's scheduler"):
         _main(Settings())
 
 

@@ -21,7 +21,7 @@ from services.errors import Unavailable
 from services.settings import Settings
 from services.webhooks import subscriptions
 from services.webhooks.addresses import Guard
-from services.webhooks.posting import Outcome, post
+from services.webhooks.posting import SendResult, post
 from services.webhooks.subscriptions import Message
 
 LOOK_SECONDS = 1.0
@@ -137,7 +137,7 @@ def deliver(engine: Engine, guard: Guard, message: Message) -> None:
         outcome = post(guard, message.url, message.secrets, message.id, message.body)
     except Exception:  # ours: it must not be sent for ever, a lease at a time
         log.exception("%s of %s", message.id, message.webhook_id)
-        outcome = Outcome(None, "Something went wrong inside Loopline; the scheduler's log has the traceback.")
+        outcome = SendResult(None, "Something went wrong inside Loopline; the scheduler's log has the traceback.")
     faults.point("webhook.sent")
     with db.session_scope(engine) as session:
         subscriptions.record(session, message, outcome)

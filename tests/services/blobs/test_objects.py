@@ -69,7 +69,7 @@ from services.settings import Settings
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
-store = objects.of(Settings())
+store = objects.from_settings(Settings())
 store.has("nothing")  # whatever has to be imported and made
 before = peak()
 store.put(Path(sys.argv[1]), "large", sys.argv[2])

@@ -33,7 +33,7 @@ def test_a_worker_is_seen_until_it_says_good_bye(session: Session) -> None:
         ("b:1:x", "idle", "default"),
     ]
     assert rows[0].seen_at - (rows[0].heard_at or 0) == pytest.approx(5, abs=1)
-    workers.gone(session, "a:1:x")
+    workers.remove(session, "a:1:x")
     assert [row.name for row in workers.seen(session)] == ["b:1:x"]
 
 

@@ -23,7 +23,7 @@ from services.orm import Batch, Delivery, Job, Webhook
 from services.settings import Settings
 from services.upkeep import reconciler
 from services.webhooks import news, subscriptions
-from services.webhooks.posting import Outcome
+from services.webhooks.posting import SendResult
 from tests.ringing import FakeDoorbell
 
 MakeBatch = Callable[..., tuple[str, Sequence[str]]]
@@ -75,7 +75,7 @@ def end(engine: Engine, batch_id: str) -> bool:
 
 def over(engine: Engine) -> Sequence[str]:
     with db.read_scope(engine) as session:
-        return batches.over(session)
+        return batches.ended(session)
 
 
 def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_each(
@@ -426,7 +426,7 @@ def test_deliveries_are_counted_and_what_waits_is_known(engine: Engine, make_job
         message = subscriptions.claim(session, without=[second.id])
         assert message is not None
     with db.session_scope(engine) as session:
-        subscriptions.record(session, message, Outcome(410, "The receiver answered 410."))
+        subscriptions.record(session, message, SendResult(410, "The receiver answered 410."))
     found = backlog()
     assert (found.enabled, found.disabled, found.waiting) == (1, 1, 1)
     assert found.oldest_seconds < 20

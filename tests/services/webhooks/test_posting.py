@@ -20,14 +20,14 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from services.settings import networks
 from services.webhooks import posting
 from services.webhooks.addresses import Guard
-from services.webhooks.posting import Outcome, new_secret, post, sign
+from services.webhooks.posting import SendResult, new_secret, post, sign
 from tests.receiving import receiving
 
 PAGE = Path(__file__).parents[3] / "docs" / "webhooks.md"
 HERE = Guard(networks("127.0.0.0/8,::1"), https_only=True)
 
 
-def send(url: str, secret: str = "") -> Outcome:
+def send(url: str, secret: str = "") -> SendResult:
     return post(HERE, url, [secret or new_secret()], "msg_1", b'{"type":"webhook.test"}')
 
 
@@ -86,7 +86,7 @@ def test_https_is_for_the_name_that_was_asked_for_at_the_address_that_was_judged
     names: list[str | None] = []
     tls.sni_callback = lambda _socket, name, _context: names.append(name)  # type: ignore[assignment,return-value]
     with receiving(tls) as receiver:
-        assert send(f"https://localhost:{receiver.port}/hook?a=b") == Outcome(204, None)
+        assert send(f"https://localhost:{receiver.port}/hook?a=b") == SendResult(204, None)
         [heard] = receiver.heard
         assert (heard.path, heard.headers["host"]) == ("/hook?a=b", f"localhost:{receiver.port}")
         assert names == ["localhost"]

@@ -19,13 +19,13 @@ from services.jobs.leases import Lease
 from services.orm import Delivery, Job, Webhook
 from services.webhooks import subscriptions
 from services.webhooks.news import OF_STATUS
-from services.webhooks.posting import Outcome
+from services.webhooks.posting import SendResult
 from services.webhooks.subscriptions import Message
 
 MakeJob = Callable[..., Job]
 ALL = tuple(OF_STATUS.values())
-ARRIVED = Outcome(204, None)
-FAILED = Outcome(500, "The receiver answered 500.", "oh no")
+ARRIVED = SendResult(204, None)
+FAILED = SendResult(500, "The receiver answered 500.", "oh no")
 
 
 def hook(engine: Engine, *, events: Any = ALL, tags: Any = None, tenant: str = "default") -> Webhook:
@@ -47,7 +47,7 @@ def claim(engine: Engine, **given: Any) -> Message | None:
         return subscriptions.claim(session, **given)
 
 
-def attempt(engine: Engine, outcome: Outcome) -> Message:
+def attempt(engine: Engine, outcome: SendResult) -> Message:
     """Claim what waits, whenever it is due, and record what came of it."""
     with db.session_scope(engine) as session:
         session.execute(sa.update(Delivery).where(Delivery.next_at.is_not(None)).values(next_at=0.0))
@@ -194,7 +194,7 @@ def test_a_receiver_that_is_gone_is_told_nothing_more_until_a_test_succeeds(engi
     webhook = hook(engine, events=["job.queued"])
     make_job()
     make_job()
-    attempt(engine, Outcome(410, "The receiver answered 410."))
+    attempt(engine, SendResult(410, "The receiver answered 410."))
     assert "410" in (look(engine, webhook).disabled_reason or "")
     assert claim(engine) is None
     with pytest.raises(Conflict, match="a test that succeeds enables it"), db.session_scope(engine) as session:
@@ -215,7 +215,7 @@ def test_a_receiver_that_fails_is_left_alone_for_a_while_and_tried_with_one_mess
     webhook = hook(engine, events=["job.queued"])
     make_job()
     make_job()
-    attempt(engine, Outcome(503, "The receiver answered 503.", retry_after=120.0))
+    attempt(engine, SendResult(503, "The receiver answered 503.", retry_after=120.0))
     assert claim(engine) is None
     with db.read_scope(engine) as session:
         quiet = session.scalar(sa.select(Webhook.quiet_until - db.now())) or 0.0

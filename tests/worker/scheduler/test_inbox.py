@@ -266,7 +266,7 @@ def test_a_bucket_is_an_inbox_too(
 ) -> None:
     bucket = store_settings["blobs_url"].removesuffix("/loopline")
     changed = settings.model_copy(update={**store_settings, "blobs_url": None, "inbox": f"{bucket}/inbox"})
-    source = inbox.of(changed)
+    source = inbox.from_settings(changed)
     assert source is not None
     store = S3(f"{bucket}/inbox", endpoint_url=s3_server.url, region="us-east-1", keys=("test", "hush-hush"))
     for name in ("default/waves/1.npz", "default/waves/readme.txt", "too-high.npz"):

@@ -19,7 +19,7 @@ from services.orm import Delivery, Job, Webhook
 from services.settings import Settings, networks
 from services.webhooks import posting, subscriptions
 from services.webhooks.addresses import Guard
-from services.webhooks.posting import Outcome
+from services.webhooks.posting import SendResult
 from tests.receiving import Receiver, receiving, status
 from tests.worker.watching import Process
 from worker.scheduler import outbox
@@ -80,7 +80,7 @@ def settled(engine: Engine, attempts: int) -> Delivery:
         time.sleep(0.02)
 
 
-def sent(engine: Engine, receiver: Receiver) -> Outcome:
+def sent(engine: Engine, receiver: Receiver) -> SendResult:
     """What comes of posting to the receiver."""
     return posting.post(Guard(networks(LOOPBACK)), receiver.url, [posting.new_secret()], "msg_1", b"{}")
 
