@@ -1,10 +1,9 @@
 """Draws docs/curve.svg, the picture in README.md, from the history of a training run.
 
-    .venv/bin/python -m services.training examples/vowels.yaml --out runs/vowels
-    .venv/bin/python docs/curve.py runs/vowels/history.json
+    .venv/bin/python docs/curve.py model/history.json
 
-The picture holds the numbers that it was drawn from, so a test can draw it again and compare.
-The script needs no plotting library.
+`loopline download` writes history.json; CONTRIBUTING.md has every command. The picture holds the numbers that it was
+drawn from, so a test can draw it again and compare. The script needs no plotting library.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 #!/bin/sh
-# One night: export the data, upload it, retrain on it, wait, and print what came of it.
-# `./night.sh 2026-11-27` does that night again, which comes to the same jobs and never to second ones.
+# One night: export the data, upload it, retrain on it, wait, and print the result.
+# `./night.sh 2026-11-27` repeats that night. It finds the same jobs and does not create new ones.
 set -eu
 night=${1:-$(date +%F)}
 "$BIN/python" tonight.py "$night"

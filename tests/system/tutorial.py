@@ -15,7 +15,7 @@ def steps(page: str) -> Iterator[tuple[str, str, str]]:
     found = [*BLOCK.finditer(page)]
     for block, following in zip(found, [*found[1:], None], strict=True):
         language, text = block.groups()
-        saved = re.search(r"Save this as `([\w.]+)`:\n\n\Z", page[: block.start()])
+        saved = re.search(r"Save\s+this\s+as\s+`([\w.]+)`:\n\n\Z", page[: block.start()])
         if saved:
             yield "file", saved.group(1), text
         elif language == "sh":
