@@ -152,6 +152,19 @@ class Retrained(Answer):
     """How the training samples differ from those of the model before."""
 
 
+class Baseline(Answer):
+    """The plainest answer to the task, learnt from the training split and judged on the same splits as the model."""
+
+    answer: str
+    """What it always answers with: `the most frequent class (3)`."""
+    metrics: dict[str, float | None]
+    metric: str
+    """The metric by which the model beats it or not."""
+    is_beaten: bool
+    message: str | None
+    """A sentence if the model does not beat it."""
+
+
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
@@ -162,6 +175,8 @@ class Result(Answer):
     best_epoch: int | None
     epochs: int
     stopped_early: bool
+    baseline: Baseline | None = None
+    """Null for a job of an earlier version."""
     retrain: Retrained | None = None
     """Null unless the spec has a `retrain`."""
 
@@ -463,9 +478,10 @@ class Dataset(Answer):
     max_length: int
     target: Target
     target_dim: int
-    """Classes, yes-or-no labels or values to predict."""
+    """Classes, tags, yes-or-no labels or values to predict."""
     classes: list[int | str] | None
     class_counts: list[int] | None
+    """Sequences of each of `classes`; steps if there is a class for each step."""
     given_split: dict[str, int] | None
     warnings: list[str]
     """What may have been meant otherwise than it is taken by a job that leaves everything at its default."""

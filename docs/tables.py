@@ -88,6 +88,28 @@ and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
   of the target has an `mse` of 1.0. So compare losses only between runs with the same scaling. The gate converts:
   `retrain.gate.metric: loss` is in the unit of the data.
 """
+BASELINES = """\
+## Baselines
+
+A result has a `baseline` beside its `metrics`: those metrics, on the same splits, of a model that gives one answer to
+every sample. That answer comes from the training split alone.
+
+| for | the answer |
+| --- | --- |
+| classes | the most frequent class |
+| a class for each step | the most frequent class of all valid steps |
+| yes-or-no labels | for each label the more frequent of yes and no |
+| values | the mean of each target |
+
+    "metrics": {"test_loss": 0.21, "test_accuracy": 0.93, "test_macro_f1": 0.92},
+    "baseline": {"answer": "the most frequent class (3)", "metrics": {"test_accuracy": 0.24, "test_macro_f1": 0.04},
+                 "metric": "test_accuracy", "is_beaten": true, "message": null}
+
+`metric` is accuracy, or rmse for values, on the test split if there is one. If the model does not beat the baseline by
+this metric, `message` says so in a sentence, and so does an event (`baseline`, a warning). Synthetic data gets no such
+event, because there is nothing in it to learn. `model.json`, `GET /v1/jobs/{job_id}` and `loopline show` have the
+baseline too.
+"""
 SETTINGS_HEAD = """\
 # Settings
 
@@ -111,6 +133,7 @@ def spec_page() -> str:
     parts = [SPEC_HEAD, *sections(Spec, "")]
     parts.append(TARGETS)
     parts.append(METRICS_OF_MODELS)
+    parts.append(BASELINES)
     parts.append("## Presets\n\n| preset | description | architecture |\n| --- | --- | --- |")
     for name, preset in PRESETS.items():
         fragment = yaml.safe_dump(preset.fragment["architecture"], default_flow_style=True, sort_keys=False, width=999)

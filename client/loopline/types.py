@@ -145,6 +145,9 @@ class Result:
     epochs: int | None = None
     stopped_early: bool = False
     retrain: Document | None = None
+    baseline: Document | None = None
+    """The plainest answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
+    which the model is compared with it, `is_beaten`, and a `message` if it is not."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

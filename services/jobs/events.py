@@ -46,6 +46,8 @@ class Type(StrEnum):
     """The device ran out of memory; batches are taken in smaller parts from here on."""
     PRECISION = "precision"
     """The worker cannot compute the recurrent layers in training.precision; it computes them in float32."""
+    BASELINE = "baseline"
+    """The model does not beat the plainest answer to its task."""
     RETRAINING = "retraining"
     """Which versions a retraining begins with, and has to beat."""
     WARM_START = "warm_start"

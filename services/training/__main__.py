@@ -170,7 +170,7 @@ def _train(order: Order, threads: int | None, *, quiet: bool) -> int:
         stream = run.events(order, stop)
         for event in stream if quiet else _shown(stream):
             match event:
-                case Note("suspicion", message=message) if quiet:
+                case Note("suspicion" | "baseline", message=message) if quiet:
                     print(f"warning: {message}", file=sys.stderr)
                 case Finished(result):
                     _print_result(result, Path(order.directory))
@@ -241,7 +241,7 @@ def _shown(stream: Iterator[Event]) -> Iterator[Event]:
                     progress.update(task, completed=epoch)
                     console.print(visible(message), soft_wrap=True)
                 case Note(type, message=message):
-                    doubt = "warning: " if type == "suspicion" else ""
+                    doubt = "warning: " if type in ("suspicion", "baseline") else ""
                     console.print(doubt + visible(message), soft_wrap=True)
                 case Log(message=message):
                     console.print(visible(message), soft_wrap=True)
@@ -274,6 +274,8 @@ def _print_result(result: dict[str, Any], directory: Path) -> None:
     wide = max(22, *(len(name) for name in result["metrics"]), 0)
     for name, value in result["metrics"].items():
         print(f"  {name:<{wide}} {_number(value)}")
+    plain = result["baseline"]
+    print(f"  {'baseline':<{wide}} {plain['metric']} {_number(plain['metrics'][plain['metric']])} ({plain['answer']})")
     print(f"  {'model':<{wide}} {directory / 'model.safetensors'}")
 
 

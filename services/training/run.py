@@ -22,7 +22,7 @@ import torch
 
 from services import faults
 from services.errors import CheckpointCorrupt, Diverged, Invalid, NotFinite
-from services.training import checkpoint, epochs
+from services.training import baseline, checkpoint, epochs
 from services.training.data import prepare
 from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
@@ -516,13 +516,16 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     if run.data.validation is None and run.best is not None:
         metrics |= _train_metrics(run.history[run.best.epoch - 1])
     check_losses(run, metrics)
-    result = {
+    result: dict[str, Any] = {
         "best_epoch": run.best.epoch if run.best else None,
         "epochs": run.epoch,
         "stopped_early": run.stopped_early,
         **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
         "metrics": epochs.finite(metrics),
+        "baseline": baseline.of(run, metrics),
     }
+    if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
+        yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
     profile = {}
     if retraining is not None:
         notes, concluded = retraining.conclude(run)
@@ -544,6 +547,7 @@ def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
     split = "validation" if run.data.validation is not None else "train"
     if epoch[f"{split}_loss"] is None or not all(_is_finite(tensor) for tensor in run.best.weights.values()):
         return None
+    metrics = {key: value for key, value in epoch.items() if key.startswith(f"{split}_")}
     result = {
         "complete": False,
         "incomplete_because": why,
@@ -551,7 +555,8 @@ def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
         "epochs": run.epoch,
         "stopped_early": False,
         **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
-        "metrics": {key: value for key, value in epoch.items() if key.startswith(f"{split}_")},
+        "metrics": metrics,
+        "baseline": baseline.of(run, metrics),
     }
     return result, _write_model(run, directory, run.best.weights, result)
 

@@ -115,6 +115,7 @@ def test_a_job_that_has_ended_shows_its_result(client: FlaskClient, trained_job:
     assert (job["status"], job["terminal"], job["progress"]["fraction"]) == ("succeeded", True, 1.0)
     assert job["best"] == {"epoch": 3, "metric": "validation_loss", "value": pytest.approx(2 / 3)}
     assert job["result"]["metrics"] == {"validation_loss": 0.66, "test_loss": None}
+    assert job["result"]["baseline"] is None  # as of a version that knew none
     assert job["links"]["model"] == f"/v1/jobs/{trained_job}/model"
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
     assert job["created_at"].endswith("Z")

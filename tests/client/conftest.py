@@ -124,7 +124,14 @@ class Service:
 
     def succeed(self, job_id: str, *, files: dict[str, bytes] = FILES) -> None:
         metrics = {"validation_accuracy": 0.8, "test_accuracy": 0.75, "test_macro_f1": float("nan")}
-        result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": metrics}
+        baseline = {
+            "answer": "the most frequent class (1)",
+            "metrics": {"test_accuracy": 0.75},
+            "metric": "test_accuracy",
+            "is_beaten": False,
+            "message": "The model does not beat its baseline.",
+        }
+        result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": metrics, "baseline": baseline}
         result = json.loads(json.dumps(result).replace("NaN", "null"))
         self.do(attempts.succeed, job_id, result, self._written(job_id, files))
 

@@ -321,6 +321,7 @@ def test_a_run_that_is_cut_short_offers_its_best_weights(reason: str, why: str, 
     assert (card["complete"], card["incomplete_because"]) == (False, why)
     assert stopped["result"] == {key: card[key] for key in stopped["result"]}
     numbers = {key: value for key, value in best.items() if key.startswith("validation_")}
+    assert stopped["result"].pop("baseline")["metric"] == "validation_accuracy"
     assert stopped["result"] == {
         "complete": False, "incomplete_because": why, "best_epoch": best["epoch"], "epochs": 10,
         "stopped_early": False, "metrics": numbers,

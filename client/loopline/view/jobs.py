@@ -206,9 +206,7 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows.append(("progress", progress(shown)))
     rows.append(("best", best_of(shown)))
     if shown.result:
-        rows.append(("result", metrics(shown.result.metrics)))
-        if not shown.result.complete:
-            rows.append(("model", f"incomplete: {cut_short(shown.result)}; {typed('download')}"))
+        rows += _came_to(shown.result, typed)
     for head, kept in zip(["checkpoints", *[""] * len(checkpoints)], checkpoints, strict=False):
         rows.append((head, f"step {kept.step} (epoch {kept.epoch}{', best' if kept.best else ''})"))
     if shown.tags:
@@ -510,6 +508,21 @@ def metrics(found: Document) -> str:
     return (
         ", ".join(f"{name} {text.number(value)}" for name, value in found.items() if value is not None) or text.NOTHING
     )
+
+
+def _came_to(result: Result, typed: Typed) -> Iterator[tuple[str, str | Text]]:
+    yield "result", metrics(result.metrics)
+    if result.baseline:
+        yield "baseline", baseline(result.baseline)
+    if not result.complete:
+        yield "model", f"incomplete: {cut_short(result)}; {typed('download')}"
+
+
+def baseline(found: Document) -> str:
+    """`test_accuracy 0.1342 with the most frequent class (3): not beaten`"""
+    value = text.number((found.get("metrics") or {}).get(found.get("metric")))
+    beaten = "beaten" if found.get("is_beaten") else "not beaten"
+    return f"{found.get('metric')} {value} with {found.get('answer')}: {beaten}"
 
 
 def cut_short(result: Result) -> str:

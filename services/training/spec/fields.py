@@ -276,7 +276,8 @@ class Split(Strict):
     """How a fraction is drawn. With `content`, the values of a sequence decide its part. So it stays in that part in
     every later version of the data set, and no model is tested on samples that an earlier one was trained on."""
     stratify: bool = True
-    """For the method `random`: draw the same fraction of each class."""
+    """For the method `random`: draw the same fraction of each class. A class for each step, labels and values are drawn
+    by sequence alone."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Separate from training.seed, so that runs with different training seeds are tested on the same samples."""
 

@@ -29,6 +29,8 @@ class Classes(Task):
 
     name: Target = "classes"
     words = "classes"
+    label = "class"
+    """What there is to predict, in the singular."""
     losses = {"classes": ("cross_entropy",)}  # noqa: RUF012
     stratifies = True
 
@@ -86,6 +88,13 @@ class Classes(Task):
         from services.training import metrics
 
         return metrics.class_weights(getattr(loss, "class_weights", None), targets, width)
+
+    def plain(self, targets: Tensor, width: int) -> Tensor:
+        counts = targets.bincount(minlength=width)
+        return (counts.argsort(descending=True, stable=True).argsort() == 0).float()  # the first of the most frequent
+
+    def plain_words(self, outputs: Tensor, classes: list[int | str] | None) -> str:
+        return f"the most frequent {self.label} ({(classes or [])[int(outputs.argmax())]})"
 
     def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]:
         from services.training import metrics

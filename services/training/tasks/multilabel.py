@@ -69,6 +69,14 @@ class Multilabel(Task):
 
         return F.binary_cross_entropy_with_logits
 
+    def plain(self, targets: Tensor, width: int) -> Tensor:
+        return (targets.mean(dim=0) > 0.5).float() * 2.0 - 1.0
+
+    def plain_words(self, outputs: Tensor, classes: list[int | str] | None) -> str:
+        if classes is not None:
+            return f"the most frequent class ({classes[int(outputs[0] > 0)]})"
+        return "the more frequent answer of each label"
+
     def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]:
         from services.training import metrics
 

@@ -38,6 +38,7 @@ class Tags(Classes):
 
     name = "tags"
     words = "a class for each step"
+    label = "tag"
     losses = {"tags": ("cross_entropy",)}  # noqa: RUF012
     stratifies = False
     by_step = True

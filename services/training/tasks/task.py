@@ -129,6 +129,15 @@ class Task(ABC):
     @abstractmethod
     def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]: ...
 
+    @abstractmethod
+    def plain(self, targets: Tensor, width: int) -> Tensor:
+        """The outputs (width,) of the plainest model, which answers the same to every sample, from the targets of
+        training."""
+
+    @abstractmethod
+    def plain_words(self, outputs: Tensor, classes: list[int | str] | None) -> str:
+        """What that model always answers with: `the most frequent class (3)`."""
+
     def kept(self, outputs: Tensor) -> Tensor:
         """What is kept of outputs in training, until the metrics of the epoch are worked out."""
         return outputs

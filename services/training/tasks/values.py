@@ -112,6 +112,12 @@ class Values(Task):
             return lambda outputs, y: F.huber_loss(outputs, y, delta=delta)
         return F.mse_loss if loss.name == "mse" else F.l1_loss
 
+    def plain(self, targets: Tensor, width: int) -> Tensor:
+        return targets.double().mean(dim=0)
+
+    def plain_words(self, outputs: Tensor, classes: list[int | str] | None) -> str:
+        return "the mean of the training targets"
+
     def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]:
         from services.training import metrics
 

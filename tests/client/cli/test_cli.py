@@ -206,6 +206,7 @@ def test_show_tells_everything_about_a_job(run: Run, service: Any, client: Clien
         "succeeded",
         "epoch 3/3, step 12/12 (100%)",
         "test_accuracy 0.7500",
+        "test_accuracy 0.7500 with the most frequent class (1): not beaten",
         "team: speech",
         "cell: gru",
     ):
@@ -315,6 +316,15 @@ def test_data_sets_are_uploaded_listed_and_shown(run: Run, npz: Path) -> None:
     assert json.loads(run("datasets", "list", "--json").stdout)[0]["name"] == "vowels"
     assert run("datasets", "show", "nope").exit_code == 2
     assert run("datasets", "upload", "none.npz").stderr == "Error: Cannot read none.npz: No such file or directory.\n"
+
+
+def test_tags_are_counted_by_steps(run: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "tags.npz", x=np.ones((6, 4, 2)), y=np.arange(24).reshape(6, 4) % 3)
+    done = run("datasets", "upload", tmp_path / "tags.npz", "--name", "words")
+    assert "6 sequences of 4 steps, 2 features, 3 tags, one for each step, " in done.stderr
+    shown = run("datasets", "show", "words").stdout
+    assert "3 tags, one for each step" in shown
+    assert [line.split() for line in shown.splitlines()[-4:]] == [["tag", "steps"], ["0", "8"], ["1", "8"], ["2", "8"]]
 
 
 def test_content_of_an_older_version_is_said_not_to_be_the_newest(run: Run, npz: Path, tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""The plainest answer to each task: learnt from the training split alone, judged on the splits of the result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from services.training import baseline
+from services.training.files import npz
+from services.training.files.npz import Arrays
+from services.training.loop import Run, evaluate
+from services.training.run import finish
+from tests.training.building import classes, document, events, make_run, tagged, trained, values
+
+GIVEN = {"split": {"validation": "given", "test": "given"}}
+SPLIT = np.array([0] * 12 + [1] * 6 + [2] * 6, dtype=np.int8)
+
+
+def of(arrays: Arrays, **changes: Any) -> tuple[Run, dict[str, Any]]:
+    """A run that has ended, and its baseline."""
+    run = make_run(replace(arrays, split=SPLIT), data=GIVEN, **changes)
+    trained(run)
+    assert run.data.validation is not None
+    assert run.data.test is not None
+    parts = {"validation": run.data.validation, "test": run.data.test}
+    metrics = {f"{name}_{key}": value for name, part in parts.items() for key, value in evaluate(run, part).items()}
+    return run, baseline.of(run, metrics)
+
+
+def test_of_classes_it_is_the_most_frequent_one_of_training() -> None:
+    y = np.array(["b"] * 7 + ["a"] * 5 + ["a", "a", "b", "a", "a", "a"] + ["a"] * 5 + ["b"])
+    _, found = of(replace(classes(), y=y))
+    assert found["answer"] == "the most frequent class (b)"
+    assert found["metrics"]["validation_accuracy"] == found["metrics"]["test_accuracy"] == 1 / 6
+    assert found["metrics"]["test_macro_f1"] == pytest.approx((2 / 7) / 2)  # as scikit-learn has it
+    assert found["metric"] == "test_accuracy"
+    assert found["metrics"].keys() == {f"{s}_{m}" for s in ("validation", "test") for m in ("accuracy", "macro_f1")}
+
+
+def test_of_two_classes_as_one_yes_or_no_it_is_the_same() -> None:
+    y = np.array([3] * 7 + [5] * 5 + [3] * 2 + [5] * 4 + [3] * 5 + [5])
+    _, found = of(replace(classes(), y=y), training={"loss": "bce"})
+    assert (found["answer"], found["metrics"]["test_accuracy"]) == ("the most frequent class (3)", 5 / 6)
+
+
+def test_of_labels_it_is_the_more_frequent_answer_of_each() -> None:
+    y = np.tile(np.array([[1, 0, 0]]), (24, 1))
+    y[20:, 1] = 1
+    _, found = of(replace(classes(), y=y))
+    assert found["answer"] == "the more frequent answer of each label"
+    assert found["metrics"]["test_label_accuracy"] == pytest.approx(14 / 18)
+    assert found["metrics"]["test_accuracy"] == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard"])
+def test_of_values_it_is_the_mean_of_training_in_the_unit_of_the_data(scaling: str) -> None:
+    arrays = values()
+    run = make_run(replace(arrays, split=SPLIT), data={**GIVEN, "target_scaling": scaling})
+    trained(run)
+    found = baseline.of(run, {"test_loss": 0.0, "test_rmse": 0.0})
+    errors = arrays.y[18:].astype(np.float64) - arrays.y[:12].astype(np.float64).mean(axis=0)
+    assert found["metrics"]["test_rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-5)
+    assert found["metrics"]["test_mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    assert (found["metric"], found["is_beaten"]) == ("test_rmse", True)
+
+
+def test_of_tags_it_is_the_most_frequent_tag_of_the_valid_steps() -> None:
+    arrays = tagged()
+    run, found = of(arrays)
+    valid = np.arange(7) < arrays.lengths[:, None]
+    best = np.bincount(arrays.y[:12, :, 0][valid[:12]]).argmax()
+    assert found["answer"] == f"the most frequent tag ({best})"
+    assert found["metrics"]["test_accuracy"] == float((arrays.y[18:, :, 0][valid[18:]] == best).mean())
+    assert found["metrics"]["test_accuracy"] != float((arrays.y[18:, :, 0] == best).mean())
+    assert run.data.task.name == "tags"
+
+
+def test_a_model_that_has_learnt_something_beats_it() -> None:
+    _, found = of(classes(), training={"epochs": 60, "optimizer": {"name": "adam", "lr": 0.05}})
+    assert (found["is_beaten"], found["message"]) == (True, None)
+
+
+def test_without_another_split_it_is_judged_on_the_training_split(tmp_path: Path) -> None:
+    run = make_run(classes(), data={"split": {"validation": 0.0}})
+    trained(run)
+    *_, last = finish(run, tmp_path)
+    found = last.result["baseline"]
+    assert found["metric"] == "train_accuracy"
+    assert found["metrics"]["train_accuracy"] == pytest.approx(1 / 3)
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> dict[str, Any]:
+    """Of a training that can learn nothing: its learning rate is next to none, and its data is noise."""
+    arrays = npz.synthetic(60, 4, 2, 2, 1)
+    y = (torch.arange(60) >= 45).long().numpy()
+    npz.write(tmp_path / "d.npz", replace(arrays, y=y))
+    changes = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 1e-9}}
+    spec = document(training=changes, data={"dataset": "d", "split": {"validation": 0.25, "test": 0.25}})
+    return {"spec": spec, "data": str(tmp_path / "d.npz"), "directory": str(tmp_path / "out"), "device": "cpu"}
+
+
+def test_a_model_that_does_not_beat_it_says_so_in_an_event_and_in_its_result(
+    order: dict[str, Any], tmp_path: Path
+) -> None:
+    *told, last = events(order)
+    found = last["result"]["baseline"]
+    assert found["is_beaten"] is False
+    assert found["message"].startswith("The model does not beat its baseline: test_accuracy is 0.")
+    assert found["message"].endswith("always answering with the most frequent class (0) gives 0.7333.")
+    notes = [event for event in told if event["event"] == "note" and event["type"] == "baseline"]
+    assert [(note["level"], note["message"]) for note in notes] == [("warning", found["message"])]
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["baseline"] == found
+
+
+def test_random_data_is_not_warned_of_though_nothing_can_be_learnt_from_it(
+    order: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = {**order["spec"], "data": {"synthetic": {"samples": 60, "length": 4, "features": 2, "seed": 1}}}
+    *told, last = events({**order, "spec": spec, "data": None})
+    assert [event for event in told if event["event"] == "note"] == []
+    assert last["result"]["baseline"]["answer"].startswith("the most frequent class")
