@@ -115,7 +115,7 @@ def register(app: openapi.Api) -> None:
     without = sorted({rule.endpoint for rule in app.url_map.iter_rules()} - RULES.keys())
     if without:
         raise RuntimeError(f"These routes have no rule in api/auth.py, RULES: {', '.join(without)}.")
-    app.before_request(_admit)
+    app.before_request(_authorize)
     app.on_document.append(lambda document: _document(app, document))
 
 
@@ -139,17 +139,17 @@ def note(session: Session, action: str, resource_id: str) -> None:
 def is_known() -> bool:
     """Whether a request to an open route comes from somebody who would be let in: others are told less."""
     try:
-        _identified()
+        _authenticate()
     except LooplineError:
         return False
     return True
 
 
-def _admit() -> None:
+def _authorize() -> None:
     rule = RULES[request.endpoint] if request.endpoint else Rule.OPEN  # what has no route is nothing for anybody
     if rule is Rule.OPEN:
         return
-    g.identity = who = _identified()
+    g.identity = who = _authenticate()
     if who.key_id is not None:
         current().rates.count("key", who.key_id)
     if isinstance(rule, Scope) and rule not in who.scopes:
@@ -157,10 +157,10 @@ def _admit() -> None:
         raise Forbidden(f"This needs an API key with the scope `{rule}`; this one has {has}.", scope=rule)
 
 
-def _identified() -> Identity:
+def _authenticate() -> Identity:
     """Who asks. Raises Unauthorized, RateLimited after too many wrong keys, and Unavailable."""
     service = current()
-    if not service.settings.needs_keys and _may_go_without(service.settings):
+    if not service.settings.needs_keys and _may_omit_key(service.settings):
         return keys.ANYBODY
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not text.strip():
@@ -173,7 +173,7 @@ def _identified() -> Identity:
         raise
 
 
-def _may_go_without(settings: Settings) -> bool:
+def _may_omit_key(settings: Settings) -> bool:
     if settings.auth == "none":
         return True
     return is_loopback(request.remote_addr or "") and is_loopback(_host_name(request.host))

@@ -60,5 +60,5 @@ class Keyring:
         if self._clock() < self._noted.get(key_id, -keys.USED_SECONDS) + keys.USED_SECONDS:
             return
         with suppress(Unavailable), db.session_scope(self._engine, wait=False) as session:
-            keys.used(session, key_id)
+            keys.note_use(session, key_id)
             self._noted[key_id] = self._clock()

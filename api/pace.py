@@ -187,7 +187,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             with suppress(OSError):
                 sock.send(refused.content)
             conn.close()
-            _tell(None, refused)
+            _log(None, refused)
             return
         self.places.take(conn.who)
         self.open.add(conn)
@@ -260,7 +260,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self._close(conn)
 
     def _refuse(self, conn: Connection, refused: Refusal) -> None:
-        _tell(conn, refused)
+        _log(conn, refused)
         with suppress(OSError):
             conn.sock.send(refused.content)
         self.poller.unregister(conn.sock)
@@ -345,7 +345,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             conn.answer.response.status = None  # it was never sent, so nothing is told of it
         with suppress(OSError):
             conn.flush()
-        _tell(conn, refused)
+        _log(conn, refused)
         return Next.LEAVE
 
     def _finish(self, answer: Answer, conn: Connection) -> None:
@@ -363,7 +363,7 @@ def _descriptors() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def _tell(conn: Connection | None, refused: Refusal) -> None:
+def _log(conn: Connection | None, refused: Refusal) -> None:
     """In log and metrics, of what the application never saw."""
     request = conn.request if conn is not None else None
     told = {access.REQUEST_ID: refused.request_id}

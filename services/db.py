@@ -355,20 +355,23 @@ class Query:
     def tuples(self, source: Engine | sa.Connection, **parameters: Any) -> Sequence[Any]:
         """The same without names, for when there are thousands."""
         if isinstance(source, sa.Connection):
-            return self._through(source, parameters)
+            return self._execute(source, parameters)
         # By the driver alone: SQLAlchemy takes longer than most answers. What goes wrong is for SQLAlchemy to see,
         # which knows whether a connection is lost; and whoever listens to statements is to hear of these.
-        if not source.dispatch.before_cursor_execute and (found := self._straight(source, parameters)) is not None:
+        if (
+            not source.dispatch.before_cursor_execute
+            and (found := self._execute_without_begin(source, parameters)) is not None
+        ):
             return found
-        with _open_scope(), _translated_errors(), _glancing(source).connect() as connection:
-            return self._through(connection, parameters)
+        with _open_scope(), _translated_errors(), _for_one_statement(source).connect() as connection:
+            return self._execute(connection, parameters)
 
-    def _through(self, connection: sa.Connection, parameters: dict[str, Any]) -> Sequence[Any]:
+    def _execute(self, connection: sa.Connection, parameters: dict[str, Any]) -> Sequence[Any]:
         cursor: Any = cast(sa.CursorResult[Any], connection.execute(self._statement, parameters)).cursor
         found: Sequence[Any] = cursor.fetchall()
         return found
 
-    def _straight(self, engine: Engine, parameters: dict[str, Any]) -> Sequence[Any] | None:
+    def _execute_without_begin(self, engine: Engine, parameters: dict[str, Any]) -> Sequence[Any] | None:
         if (compiled := self._compiled.get(engine.dialect.name)) is None:
             compiled = self._compiled[engine.dialect.name] = self._statement.compile(engine)
         values: Any = compiled.construct_params(parameters)
@@ -401,7 +404,7 @@ class Query:
 
 
 @lru_cache(maxsize=16)
-def _glancing(engine: Engine) -> Engine:
+def _for_one_statement(engine: Engine) -> Engine:
     options: dict[str, Any] = {_READ_ONLY: True, _ONE_STATEMENT: True}
     if engine.dialect.name == "postgresql":
         options["isolation_level"] = "AUTOCOMMIT"

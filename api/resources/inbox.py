@@ -20,7 +20,7 @@ def index(query: schemas.InboxQuery) -> Response:
     """
     with db.read_scope(current().engine) as session:
         rows, more = inbox.page(session, tenant=auth.tenant(), limit=query.limit, after=query.after)
-        became = versions.those(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
+        became = versions.get_many(session, [row.dataset_id for row in rows if row.dataset_id], tenant=auth.tenant())
         found = [
             schemas.InboxFile(
                 id=row.place,

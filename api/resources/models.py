@@ -207,7 +207,7 @@ def demote(path: schemas.AliasPath) -> Response:
 
 def described(session: Session, rows: Sequence[ModelVersion]) -> list[schemas.ModelVersion]:
     """The versions as clients see them."""
-    theirs = {job.id: job for job in control.those(session, [row.job_id for row in rows])}
+    theirs = {job.id: job for job in control.get_many(session, [row.job_id for row in rows])}
     pointing = registry.aliases(session, {row.name for row in rows}, tenant=auth.tenant())
     return [_version(session, row, theirs[row.job_id], pointing[row.name]) for row in rows]
 

@@ -131,7 +131,7 @@ def scopes_of(key: ApiKey) -> frozenset[Scope]:
     return frozenset(map(Scope, key.scopes.split(",")))
 
 
-def used(session: Session, key_id: str) -> None:
+def note_use(session: Session, key_id: str) -> None:
     """Note that the key was used now, unless that stands there already or another transaction holds the row."""
     stale = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - USED_SECONDS)
     free = select(ApiKey.id).where(ApiKey.id == key_id, stale).with_for_update(skip_locked=True).scalar_subquery()

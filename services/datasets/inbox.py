@@ -125,7 +125,7 @@ def forget(session: Session, places: Sequence[str]) -> None:
         session.execute(sa.delete(InboxFile).where(InboxFile.place.in_(places[first : first + 500])))
 
 
-def take_in(engine: Engine, storage: Storage, source: Source, entry: Entry, settings: Settings) -> str | None:
+def ingest(engine: Engine, storage: Storage, source: Source, entry: Entry, settings: Settings) -> str | None:
     """Make a file the next version of its data set, or remember why it is none; that sentence, or None.
 
     Raises:

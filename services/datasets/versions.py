@@ -111,7 +111,7 @@ def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Data
     return found
 
 
-def those(session: Session, ids: Sequence[str], *, tenant: str) -> Mapping[str, Dataset]:
+def get_many(session: Session, ids: Sequence[str], *, tenant: str) -> Mapping[str, Dataset]:
     """By id, those that are there."""
     return {row.id: row for row in session.scalars(_visible(tenant).where(Dataset.id.in_(ids)))}
 

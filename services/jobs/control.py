@@ -112,7 +112,7 @@ def get(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
     return job
 
 
-def those(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
+def get_many(session: Session, job_ids: Sequence[str]) -> Sequence[Job]:
     """The jobs of these ids that there are, oldest first."""
     return session.scalars(select(Job).where(Job.id.in_(job_ids)).order_by(Job.id)).all()
 

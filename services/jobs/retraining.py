@@ -91,7 +91,7 @@ def _registered(
     """Make the result a version, and move the alias if it passed."""
     model, alias = retrain["model"], retrain["promote"]
     note = None if gate is None else gate["message"]
-    version = registry.enter(session, model, job.id, note=note, tenant=job.tenant).version.version
+    version = registry.register_result(session, model, job.id, note=note, tenant=job.tenant).version.version
     name = f"{model}@{version}"
     events.add(session, job, Type.REGISTERED, f"The result is {name} in the registry.", data={"model": name})
     if alias is None:
@@ -121,7 +121,7 @@ def _held_back(session: Session, job: Job, name: str, alias: str, why: str) -> d
 def _check_unmoved(session: Session, job: Job, retrain: Mapping[str, Any]) -> None:
     """Raises AliasMoved where what it was compared with is not what it has to beat any more, or was nothing while the
     alias points at a version."""
-    registry.hold(session, retrain["model"], tenant=job.tenant)
+    registry.lock(session, retrain["model"], tenant=job.tenant)
     ref = _refs(retrain)["against"]
     before, now = (job.baselines or {}).get("against"), _version(session, job, ref)
     stands = _version(session, job, retrain["promote"])

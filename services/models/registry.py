@@ -81,11 +81,11 @@ def register(
         ModelNotFinite: a loss of its model is not finite.
     """
     _check("model", "/path/model", name, _NAME, _ALLOWED)
-    _hold_result(session, job_id, tenant)
-    return enter(session, name, job_id, note=note, by=by, tenant=tenant)
+    _lock_result(session, job_id, tenant)
+    return register_result(session, name, job_id, note=note, by=by, tenant=tenant)
 
 
-def enter(
+def register_result(
     session: Session, name: str, job_id: str, *, note: str | None = None, by: str | None = None, tenant: str
 ) -> Registered:
     """As `register`, for a job that succeeds in this transaction."""
@@ -103,7 +103,7 @@ def enter(
     return Registered(session.scalars(made.returning(ModelVersion)).one(), created=True)
 
 
-def hold(session: Session, name: str, *, tenant: str) -> None:
+def lock(session: Session, name: str, *, tenant: str) -> None:
     """Keep the model's aliases where they are to the end of the transaction.
 
     Raises:
@@ -129,7 +129,7 @@ def get(session: Session, reference: str, *, tenant: str = tenants.DEFAULT) -> M
     which = int(ref) if _VERSION.fullmatch(ref) else aliases(session, [name], tenant=tenant)[name].get(ref)
     found = None if which is None else session.get(ModelVersion, (tenant, name, which), populate_existing=True)
     if found is None:
-        raise ModelNotFound(_not_there(session, newest, ref))
+        raise ModelNotFound(_missing(session, newest, ref))
     return found
 
 
@@ -181,7 +181,7 @@ def promote(
     _check("alias", "/path/alias", "" if alias == LATEST else alias, _ALIAS, allowed)
     _locked(session, name, tenant)
     version = get(session, f"{name}@{ref}", tenant=tenant)
-    standing = _standing(session, name, alias, tenant)
+    standing = _current(session, name, alias, tenant)
     if standing is not None and standing.version == version.version:
         return Moved(version, changed=False)  # a request that is sent twice is no conflict
     _check_expected(name, alias, standing, expected)
@@ -216,7 +216,7 @@ def rollback(
         NothingBefore: it pointed at no other version before.
     """
     _locked(session, name, tenant)
-    standing = _standing_or_none_such(session, name, alias, tenant)
+    standing = _current_or_raise(session, name, alias, tenant)
     _check_expected(name, alias, standing, expected)
     move = session.get_one(ModelMove, standing.move_id)
     while move.before_id is not None:
@@ -249,7 +249,7 @@ def demote(
         ModelNotFound: there is no such model or alias.
     """
     _locked(session, name, tenant)
-    standing = _standing_or_none_such(session, name, alias, tenant)
+    standing = _current_or_raise(session, name, alias, tenant)
     version = session.get_one(ModelVersion, (tenant, name, standing.version))
     _record(session, version, alias, "demote", (standing.version, None), None, reason, by)
     session.delete(standing)
@@ -295,7 +295,7 @@ def delete(session: Session, reference: str, *, tenant: str = tenants.DEFAULT) -
     return found
 
 
-def _hold_result(session: Session, job_id: str, tenant: str) -> None:
+def _lock_result(session: Session, job_id: str, tenant: str) -> None:
     """Keep a job that succeeded from being deleted before this transaction ends (`jobs.delete` waits, and sees the
     version)."""
     query = select(Job.status).where(Job.id == clean(job_id, 100), Job.tenant == tenant)
@@ -339,7 +339,7 @@ def _newest(session: Session, name: str, tenant: str) -> ModelVersion | None:
     return session.scalar(select(ModelVersion).where(*_of(name, tenant)).order_by(ModelVersion.version.desc()).limit(1))
 
 
-def _not_there(session: Session, newest: ModelVersion, ref: str) -> str:
+def _missing(session: Session, newest: ModelVersion, ref: str) -> str:
     """The sentence about a version or an alias that a model has not."""
     name = newest.name
     if _VERSION.fullmatch(ref):
@@ -348,15 +348,15 @@ def _not_there(session: Session, newest: ModelVersion, ref: str) -> str:
     return f"The model {name} has no alias {clean(ref, 100)!r}; it has {known}."
 
 
-def _standing(session: Session, name: str, alias: str, tenant: str) -> ModelAlias | None:
+def _current(session: Session, name: str, alias: str, tenant: str) -> ModelAlias | None:
     return session.get(ModelAlias, (tenant, name, clean(alias, 100)), populate_existing=True)
 
 
-def _standing_or_none_such(session: Session, name: str, alias: str, tenant: str) -> ModelAlias:
-    standing = _standing(session, name, alias, tenant)
+def _current_or_raise(session: Session, name: str, alias: str, tenant: str) -> ModelAlias:
+    standing = _current(session, name, alias, tenant)
     if standing is None:
         newest = get(session, name, tenant=tenant)
-        raise ModelNotFound(_not_there(session, newest, alias))
+        raise ModelNotFound(_missing(session, newest, alias))
     return standing
 
 

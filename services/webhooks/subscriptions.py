@@ -143,7 +143,7 @@ def _wanted_of(session: Session, only: str, events: Collection[str] | None, tena
             raise JobNotFound(f"There is no job {clean(only, 100)}.")
         if status in TERMINAL:
             raise Conflict(f"The job {only} has ended ({status}), so there is nothing more to be told of it.")
-        return _heard(events or USUAL, ("job",), "a job")
+        return _checked(events or USUAL, ("job",), "a job")
     if only.startswith("batch_"):
         query = select(Batch).where(Batch.id == clean(only, 100), Batch.tenant == tenant).with_for_update(read=True)
         batch = session.scalar(query, execution_options={"populate_existing": True})
@@ -151,17 +151,17 @@ def _wanted_of(session: Session, only: str, events: Collection[str] | None, tena
             raise BatchNotFound(f"There is no batch {clean(only, 100)}.")
         if batch.ended_at is not None:
             raise Conflict(f"The batch {only} has ended, so there is nothing more to be told of it.")
-        return _heard(events or USUAL_OF_BATCH, ("job", "batch"), "a batch")
+        return _checked(events or USUAL_OF_BATCH, ("job", "batch"), "a batch")
     if only.startswith("sch_"):
         known = select(Schedule.id).where(Schedule.id == clean(only, 100), Schedule.tenant == tenant)
         if session.scalar(known.with_for_update(read=True)) is None:
             raise ScheduleNotFound(f"There is no schedule {clean(only, 100)}.")
-        return _heard(events or USUAL_OF_SCHEDULE, ("job", "batch", "schedule"), "a schedule")
+        return _checked(events or USUAL_OF_SCHEDULE, ("job", "batch", "schedule"), "a schedule")
     told = "must be the id of a job, a batch or a schedule, `job_...`, `batch_...` or `sch_...`"
     raise Invalid("A webhook can be for one job, batch or schedule only, or for all.", [Problem("/only", told)])
 
 
-def _heard(events: Collection[str], nouns: Collection[str], what: str) -> Collection[str]:
+def _checked(events: Collection[str], nouns: Collection[str], what: str) -> Collection[str]:
     problems = [
         Problem(f"/events/{index}", f"{event} never happens to {what}: leave it out, or make a webhook without `only`")
         for index, event in enumerate(events)
@@ -304,7 +304,7 @@ def record(session: Session, message: Message, outcome: SendResult) -> None:
         enabled = {"disabled_at": None, "disabled_reason": None} if message.event == news.TEST else {}
         session.execute(_write(Webhook, message.webhook_id, {**alive, **enabled}))
         return
-    again = _again(message, outcome)
+    again = _wait_seconds(message, outcome)
     values = {"next_at": None, "given_up_at": now()} if again is None else {"next_at": now() + again}
     failed = _write(Delivery, message.id, {**told, **values}).where(Delivery.attempts == message.attempt)
     if not rowcount(session.execute(failed)):
@@ -314,7 +314,7 @@ def record(session: Session, message: Message, outcome: SendResult) -> None:
     webhook = session.get(Webhook, message.webhook_id, populate_existing=True)
     if webhook is None:  # deleted meanwhile
         return
-    quiet = max(min(RETRY_SECONDS[0] * 2**webhook.failures, MAX_QUIET_SECONDS), _asked(outcome))
+    quiet = max(min(RETRY_SECONDS[0] * 2**webhook.failures, MAX_QUIET_SECONDS), _requested_seconds(outcome))
     session.execute(_write(Webhook, webhook.id, {"failures": Webhook.failures + 1, "quiet_until": now() + quiet}))
     if outcome.status == GONE:
         _disable(session, webhook, "The receiver answered 410: it is gone, and wants no more messages.")
@@ -380,15 +380,15 @@ def _due() -> sa.Select[Delivery, Webhook]:
     return joined.where(Delivery.next_at <= now(), *awake)
 
 
-def _again(message: Message, outcome: SendResult) -> float | None:
+def _wait_seconds(message: Message, outcome: SendResult) -> float | None:
     """Seconds until the next attempt; None when there is none."""
     if outcome.status == GONE or message.event == news.TEST or message.attempt > len(RETRY_SECONDS):
         return None
     wait = RETRY_SECONDS[message.attempt - 1] * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311
-    return max(wait, _asked(outcome))
+    return max(wait, _requested_seconds(outcome))
 
 
-def _asked(outcome: SendResult) -> float:
+def _requested_seconds(outcome: SendResult) -> float:
     return min(outcome.retry_after or 0.0, MAX_RETRY_AFTER_SECONDS)
 
 

@@ -82,7 +82,7 @@ def test_the_inbox_says_it_of_what_it_took_in(client: FlaskClient, service: Serv
     (folder / "a.npz").write_bytes(npz(ONE_HOT))
     source = inbox.Folder(tmp_path / "inbox")
     for entry in source.entries():
-        inbox.take_in(service.engine, service.storage, source, entry, service.settings)
+        inbox.ingest(service.engine, service.storage, source, entry, service.settings)
     [row] = client.get("/v1/inbox").get_json()["data"]
     assert row["dataset"] == "hot@1"
     assert row["warnings"] == client.get("/v1/datasets/hot").get_json()["warnings"] != []

@@ -14,6 +14,7 @@ from services import db, metrics
 from services.jobs import attempts, control, workers
 from services.jobs.leases import Lease
 from services.orm import Delivery, Job, Webhook
+from services.schedules import ledger, outcomes
 from services.settings import Settings
 from services.upkeep.census import Census
 from services.webhooks import subscriptions
@@ -115,6 +116,13 @@ def test_failures_that_have_not_happened_are_zeros(read: Read) -> None:
     found = read()
     assert found.value("loopline_runs_total", queue="default", outcome="failed", reason="diverged") == 0
     assert found.value("loopline_lease_expiries_total") == 0
+
+
+def test_who_fires_schedules_shows_a_zero_for_each_outcome(read: Read) -> None:
+    ledger.expect_counts()
+    found = read()
+    shown = {each: found.value("loopline_schedule_firings_total", outcome=each) for each in outcomes.Outcome}
+    assert shown == dict.fromkeys(outcomes.Outcome, 0)
 
 
 def test_the_names_of_queues_cannot_grow_without_bound(read: Read) -> None:

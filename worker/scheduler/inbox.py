@@ -75,7 +75,7 @@ def look(
         if before.get(entry.place) != entry.stamp:
             continue
         try:
-            why = inbox.take_in(engine, held, source, entry, settings)
+            why = inbox.ingest(engine, held, source, entry, settings)
         except FileNotFoundError:
             continue
         except OSError as error:  # the next file may be another matter; this one is tried again at the next look

@@ -96,7 +96,7 @@ def tell(engine: Engine, expired: Sequence[str]) -> None:
     """A line for each job that was moved, which carries the id of the request that submitted it. Raises Unavailable."""
     if expired:
         with db.read_scope(engine) as session:
-            moved = control.those(session, expired)
+            moved = control.get_many(session, expired)
         for job in moved:
             with logs.about(job_id=job.id, attempt=job.attempt, request_id=job.request_id):
                 log.warning(

@@ -345,7 +345,7 @@ def test_what_came_of_files_in_the_inbox_is_listed(run: Run, service: Any, clien
     (root / "broken.npz").write_bytes(b"no zip")
     source = inbox.Folder(root.parent.parent)
     for entry in sorted(source.entries(), key=lambda entry: entry.file):
-        inbox.take_in(service.engine, service.storage, source, entry, Settings(data_dir=npz.parent))
+        inbox.ingest(service.engine, service.storage, source, entry, Settings(data_dir=npz.parent))
     whole, broken = client.inbox()
     assert (whole.id, whole.dataset, whole.error) == ("default/waves/whole.npz", "waves@1", None)
     assert (broken.dataset, broken.dataset_id) == (None, None)
@@ -405,7 +405,7 @@ def test_warnings_are_told_at_upload_at_submission_and_by_show(
     (folder / "a.npz").write_bytes((tmp_path / "hot.npz").read_bytes())
     source = inbox.Folder(tmp_path / "inbox")
     for entry in source.entries():
-        inbox.take_in(service.engine, service.storage, source, entry, Settings(data_dir=tmp_path))
+        inbox.ingest(service.engine, service.storage, source, entry, Settings(data_dir=tmp_path))
     [file] = client.inbox()
     assert file.warnings == [sentence]
     assert "hot@1 (1 warning)" in run("datasets", "inbox").stdout

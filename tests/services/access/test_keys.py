@@ -95,14 +95,14 @@ def test_the_last_use_is_written_once_a_minute(session: Session, made: keys.Crea
         return session.scalar(sa.select(ApiKey.last_used_at).where(ApiKey.id == made.key.id))
 
     assert last_used() is None
-    keys.used(session, made.key.id)
+    keys.note_use(session, made.key.id)
     first = last_used()
-    keys.used(session, made.key.id)
+    keys.note_use(session, made.key.id)
     assert first is not None
     assert last_used() == first
     long_ago = first - keys.USED_SECONDS - 1
     session.execute(sa.update(ApiKey).values(last_used_at=long_ago))
-    keys.used(session, made.key.id)
+    keys.note_use(session, made.key.id)
     assert (last_used() or 0) >= first
 
 

@@ -197,7 +197,7 @@ def test_a_registry_that_refuses_costs_the_job_nothing(
         raise Conflict("No more versions.")
 
     lease = claim()
-    monkeypatch.setattr(registry, "enter", refuse)
+    monkeypatch.setattr(registry, "register_result", refuse)
     done = succeed(engine, lease)
     assert (done["decision"], done["version"]) == ("failed", None)
     assert done["message"] == "The result could not be registered as m: No more versions."
