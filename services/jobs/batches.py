@@ -39,7 +39,7 @@ MAX_MESSAGE = 200
 """Characters of a job's message there."""
 
 
-class Submitted(NamedTuple):
+class SubmittedBatch(NamedTuple):
     """A batch, and whether an earlier request with the same Idempotency-Key had made it."""
 
     batch: Batch
@@ -84,7 +84,7 @@ def submit(
     tenant: str = tenants.DEFAULT,
     name: str | None = None,
     schedule_id: str | None = None,
-) -> Submitted:
+) -> SubmittedBatch:
     """The batch that the document asks for: a new one, or the one that an earlier request with this key made.
 
     Nothing is inserted before every spec was found right, and fits its data set. `name` is for a batch whose document
@@ -99,13 +99,13 @@ def submit(
     named, sources = matrix.read(document)
     specs = _specs(sources, accepted=schedule_id is not None)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
-        return Submitted(get(session, earlier, tenant=tenant), replayed=True)
+        return SubmittedBatch(get(session, earlier, tenant=tenant), replayed=True)
     wanted = _fitted(session, sources, specs, tenant)
     batch = _insert(session, named or name, sources, tenant, request_id, schedule_id)
     control.create_all(session, wanted, request_id=request_id, tenant=tenant, batch_id=batch.id)
     if key is not None:
         idempotency.settle(session, key, batch.id)
-    return Submitted(batch, replayed=False)
+    return SubmittedBatch(batch, replayed=False)
 
 
 def check(

@@ -39,7 +39,7 @@ class Parsed(NamedTuple):
     problems: Sequence[Problem]
 
 
-class Submitted(NamedTuple):
+class SubmittedJob(NamedTuple):
     """A job, and whether an earlier request with the same Idempotency-Key had made it."""
 
     job: Job
@@ -53,7 +53,7 @@ def submit(
     key: Key | None = None,
     request_id: str | None = None,
     tenant: str = tenants.DEFAULT,
-) -> Submitted:
+) -> SubmittedJob:
     """The job that the document asks for: a new one, or the one that an earlier request with this key made.
 
     Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
@@ -61,11 +61,11 @@ def submit(
     """
     parsed = read(document)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
-        return Submitted(control.get(session, earlier, tenant=tenant), replayed=True)
+        return SubmittedJob(control.get(session, earlier, tenant=tenant), replayed=True)
     [job] = control.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)
     if key is not None:
         idempotency.settle(session, key, job.id)
-    return Submitted(job, replayed=False)
+    return SubmittedJob(job, replayed=False)
 
 
 def read(document: Mapping[str, Any], *, accepted: bool = False) -> Parsed:
