@@ -109,7 +109,7 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
 
     card = json.loads((out / "model.json").read_text())
     assert card["spec"]["name"] == "small"
-    assert card["classes"] == [0, 1, 2]
+    assert (card["task"], card["classes"]) == ("classes", [0, 1, 2])
     assert card["scaling"]["name"] == "standard"
     assert len(card["scaling"]["shift"]) == 3
     assert card["metrics"].keys() == {"validation_loss", "validation_accuracy", "validation_macro_f1"}
@@ -120,6 +120,7 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
     assert [line.split()[:2] for line in lines[1:]] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
     assert "Trained after 3 epochs; the best was epoch" in done.stdout
     assert str(out / "model.safetensors") in done.stdout
+    assert "  baseline               validation_accuracy 0." in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
     again = command(write(YAML), "--out", out, "--threads", "1", "--quiet")

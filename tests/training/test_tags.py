@@ -64,6 +64,12 @@ def test_zeros_and_ones_are_tags_only_where_y_has_three_axes(tmp_path: Path) -> 
     assert "y[:, :, None]" in doubt.message
 
 
+def test_one_column_beside_one_step_is_no_tag(tmp_path: Path) -> None:
+    path = written(tmp_path / "d.npz", x=np.zeros((4, 1, 2), np.float32), y=np.array([[0], [1], [2], [1]]))
+    with pytest.raises(DatasetInvalid, match=r"save y\.ravel\(\) for classes"):
+        npz.read(path)
+
+
 @pytest.mark.parametrize(
     ("y", "sentence"),
     [
@@ -106,6 +112,11 @@ def test_without_one_the_head_is_at_each_step_and_only_with_tags() -> None:
 def test_losses_of_whole_sequences_are_refused(loss: str) -> None:
     with pytest.raises(SpecInvalid, match="a class for each step: use cross_entropy"):
         spec_for(tagged(), training={"loss": loss})
+
+
+def test_scaled_targets_are_for_values() -> None:
+    with pytest.raises(SpecInvalid, match="is for values to predict, and here are tags: leave it out"):
+        spec_for(tagged(), data={"target_scaling": "standard"})
 
 
 def plain(run: Run, arrays: Arrays, rows: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -37,20 +37,20 @@ class Tags(Classes):
     """
 
     name = "tags"
-    words = "a class for each step"
+    words = "tags"
     label = "tag"
     losses = {"tags": ("cross_entropy",)}  # noqa: RUF012
     stratifies = False
     by_step = True
 
     def holds(self, y: NDArray[Any], steps: int | None = None) -> bool:
-        """Words (samples, length) too, and whole numbers with as many columns as x has steps. But 0 and 1 alone are
-        yes-or-no labels."""
+        """Words (samples, length) too, and whole numbers with as many columns as x has steps, if that is more than
+        one. But 0 and 1 alone are yes-or-no labels."""
         if y.ndim != 2 or y.dtype.kind == "f":
             return y.ndim == 3
         if y.dtype.kind == "U":
             return True
-        return y.shape[1] == steps and y.size > 0 and not (y.min() >= 0 and y.max() <= 1)
+        return 1 < y.shape[1] == steps and y.size > 0 and not (y.min() >= 0 and y.max() <= 1)
 
     def checked(
         self,
