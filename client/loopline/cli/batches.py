@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loopline import errors
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
 from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
@@ -85,9 +84,9 @@ def list_batches(
     if not found:
         return say("No batches yet. Submit one: loopline submit jobs/*.yaml")
     from loopline.view import batches as batch_view
-    from loopline.view import jobs as view
+    from loopline.view import table
 
-    return view.console().print(batch_view.batches(found))
+    return table.console().print(batch_view.batches(found))
 
 
 @batches.command(name="show")
@@ -101,9 +100,9 @@ def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -
     if as_json:
         return print_json(batch.raw)
     from loopline.view import batches as batch_view
-    from loopline.view import jobs as view
+    from loopline.view import table
 
-    view.console().print(batch_view.Rows(batch_view.ordered(batch)))
+    table.console().print(batch_view.Rows(batch_view.ordered(batch)))
     return say(batch_view.total(batch))
 
 
@@ -175,10 +174,3 @@ def leave_as(ctx: typer.Context, batch: Batch) -> None:
         raise typer.Exit(FAILED)
     if batch.counts.get("cancelled"):
         raise typer.Exit(CANCELLED)
-
-
-def typed(ctx: typer.Context, verb: str, about: str) -> str:
-    """How a command is typed, at the address in use."""
-    url = ctx.obj["url"]
-    elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""
-    return f"loopline{elsewhere} {verb} {about}"

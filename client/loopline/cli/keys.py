@@ -61,9 +61,9 @@ def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([key.raw for key in found])
     if not found:
         return say("No keys yet. Make one: loopline keys create --scopes read,submit")
-    from loopline.view import jobs
+    from loopline.view import table, tenancy
 
-    return jobs.console().print(jobs.keys(found))
+    return table.console().print(tenancy.keys(found))
 
 
 @keys.command(name="revoke")
@@ -98,6 +98,6 @@ def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
         found = client.whoami()
     if as_json:
         return print_json(found.raw)
-    from loopline.view import jobs
+    from loopline.view import table, tenancy
 
-    return jobs.console().print(jobs.identity(found))
+    return table.console().print(tenancy.identity(found))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.batches import leave_as, typed
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json
+from loopline.cli.batches import leave_as
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
 from loopline.view.notes import note, say
 
 if TYPE_CHECKING:

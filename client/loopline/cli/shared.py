@@ -134,3 +134,10 @@ def hoisted(args: list[str]) -> list[str]:
         else:
             rest.append(arg)
     return front + rest
+
+
+def typed(ctx: typer.Context, verb: str, about: str) -> str:
+    """How a command is typed, at the address in use."""
+    url = ctx.obj["url"]
+    elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""
+    return f"loopline{elsewhere} {verb} {about}"

@@ -75,9 +75,9 @@ def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
         return print_json([webhook.raw for webhook in found])
     if not found:
         return say("No webhooks yet. Make one: loopline webhooks create https://...")
-    from loopline.view import jobs
+    from loopline.view import table, tenancy
 
-    return jobs.console().print(jobs.webhooks(found))
+    return table.console().print(tenancy.webhooks(found))
 
 
 @webhooks.command(name="show")
@@ -90,9 +90,9 @@ def show_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = Fa
         found = client.webhook(webhook_id)
     if as_json:
         return print_json(found.raw)
-    from loopline.view import jobs
+    from loopline.view import table, tenancy
 
-    return jobs.console().print(jobs.webhook(found))
+    return table.console().print(tenancy.webhook(found))
 
 
 @webhooks.command(name="delete")
@@ -175,9 +175,9 @@ def list_deliveries(
         return print_json([delivery.raw for delivery in found])
     if not found:
         return say("No messages yet. Try one: loopline webhooks test ID")
-    from loopline.view import jobs
+    from loopline.view import table, tenancy
 
-    return jobs.console().print(jobs.deliveries(found))
+    return table.console().print(tenancy.deliveries(found))
 
 
 @webhooks.command(name="redeliver")

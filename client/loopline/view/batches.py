@@ -16,7 +16,7 @@ from rich.text import Text
 from loopline import measures, text
 from loopline.batch import Batch, BatchJob
 from loopline.client import Client
-from loopline.view import jobs as view
+from loopline.view import table
 from loopline.view.notes import note, on_retry
 from loopline.view.watching import in_sight
 
@@ -25,7 +25,7 @@ FIRST = ("running", "failed", "cancelled", "paused", "queued", "succeeded")
 ROWS_BESIDE_THE_TABLE = 5
 
 
-def batches(found: Iterable[Batch]) -> view.Listing:
+def batches(found: Iterable[Batch]) -> table.Listing:
     rows: list[dict[str, str | Text]] = [
         {
             "id": batch.id,
@@ -37,7 +37,7 @@ def batches(found: Iterable[Batch]) -> view.Listing:
         }
         for batch in found
     ]
-    return view.Listing(rows, drop=("created", "jobs"), wrap=("name", "stand"), last=("stand",))
+    return table.Listing(rows, drop=("created", "jobs"), wrap=("name", "stand"), last=("stand",))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Rows:
         for row in rows:
             if not self.reasons or str(row["status"]) not in ("failed", "succeeded"):
                 row["why"] = ""  # that somebody cancelled it is nobody's news
-        yield view.Listing(rows, drop=("took",), wrap=("name", "reached"), below=("why",), last=("id",), head=False)
+        yield table.Listing(rows, drop=("took",), wrap=("name", "reached"), below=("why",), last=("id",), head=False)
 
 
 def line(job: BatchJob) -> Text:
@@ -95,7 +95,7 @@ def titled(batch: Batch) -> str:
 def waited(client: Client, batch: Batch, back: str, *, silent: bool) -> Batch:
     """Waits until every job has ended, and shows each: a table at the end on a terminal, elsewhere a line when a job
     ends; or nothing, where it is to be `silent`. `back` is the command that comes back to the batch."""
-    console = view.console(sys.stdout)
+    console = table.console(sys.stdout)
     lines = not silent and not console.is_terminal
     paused, ended = False, set[str]()
     with in_sight(client, f"Batch {batch.id}", back):
@@ -120,7 +120,7 @@ def _aligned(job: BatchJob, batch: Batch) -> str:
 
 def watched(client: Client, batch: Batch, back: str) -> Batch:
     """Shows the batch until every job has ended: in place on a terminal, a line for each job that ends elsewhere."""
-    console = view.console(sys.stdout)
+    console = table.console(sys.stdout)
     follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
     with in_sight(client, f"Batch {batch.id}", back):
         return follow(console, batch)
@@ -234,7 +234,7 @@ def _counts(batch: Batch) -> str:
 
 
 def _status(status: str) -> Text:
-    return Text(status, view.STYLES.get(status, ""))
+    return Text(status, table.STYLES.get(status, ""))
 
 
 def _clean(words: str | None, nothing: str = text.NOTHING) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from loopline import text
 from loopline.job import Job
 from loopline.types import Epoch, Steps
-from loopline.view import jobs
+from loopline.view import jobs, table
 
 SPARK_WIDTH = 48
 ROWS_BESIDE_THE_TABLE = 7
@@ -71,7 +71,7 @@ class LiveView:
         metric = jobs.metric_of(latest[-1])[0]
         validated = any(epoch.validation_loss is not None for epoch in latest)
         cells = [self._cells(epoch, metric, validated) for epoch in latest]
-        return [*note, jobs.Listing(cells, drop=("time", "clipped", "lr", "grad norm"), right=True)]
+        return [*note, table.Listing(cells, drop=("time", "clipped", "lr", "grad norm"), right=True)]
 
     def _cells(self, epoch: Epoch, metric: str, validated: bool) -> dict[str, str | Text]:
         numbers = {

@@ -10,7 +10,7 @@ from rich.text import Text
 from loopline import measures, text
 from loopline.models import PRODUCTION
 from loopline.types import Document, Model, ModelMove, ModelVersion
-from loopline.view import jobs
+from loopline.view import jobs, table
 
 
 def print_models(found: Iterable[tuple[Model, ModelVersion | None]]) -> None:
@@ -28,8 +28,8 @@ def print_models(found: Iterable[tuple[Model, ModelVersion | None]]) -> None:
         }
         for model, promoted in found
     ]
-    jobs.console().print(
-        jobs.Listing(rows, drop=("registered",), wrap=("model", "other aliases"), last=("other aliases",))
+    table.console().print(
+        table.Listing(rows, drop=("registered",), wrap=("model", "other aliases"), last=("other aliases",))
     )
 
 
@@ -54,8 +54,8 @@ def print_versions(found: Iterable[ModelVersion]) -> None:
         }
         for version in found
     ]
-    jobs.console().print(
-        jobs.Listing(rows, drop=("registered",), wrap=("aliases",), below=("note", "data"), last=("job",))
+    table.console().print(
+        table.Listing(rows, drop=("registered",), wrap=("aliases",), below=("note", "data"), last=("job",))
     )
 
 
@@ -72,7 +72,7 @@ def print_version(shown: ModelVersion) -> None:
         ("by", shown.created_by or text.NOTHING),
         *((str(file.get("name")), _file(file)) for file in shown.files),
     ]
-    jobs.console().print(Group(jobs.pairs(rows), Text("\nspec", "dim"), jobs.spec(shown.spec)))
+    table.console().print(Group(table.pairs(rows), Text("\nspec", "dim"), table.spec(shown.spec)))
 
 
 def print_history(found: Iterable[ModelMove]) -> None:
@@ -88,7 +88,7 @@ def print_history(found: Iterable[ModelMove]) -> None:
         }
         for move in found
     ]
-    jobs.console().print(jobs.Listing(rows, wrap=("alias",), below=("reason", "by")))
+    table.console().print(table.Listing(rows, wrap=("alias",), below=("reason", "by")))
 
 
 def _file(found: Document) -> str:

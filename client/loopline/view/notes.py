@@ -22,7 +22,7 @@ METER_EVERY_SECONDS = 0.1
 def say(result: str | None) -> None:
     """Says what was asked for, on stdout.
 
-    All that the command says goes through this module or the console of jobs.py, so that no word of a service or of
+    All that the command says goes through this module or the console of table.py, so that no word of a service or of
     anybody else is a terminal's command.
     """
     typer.echo(text.lines(result or ""))

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from loopline import text
 from loopline.schedules import Firing, Schedule
-from loopline.view import jobs as view
+from loopline.view import table
 
 STYLES = {
-    **view.STYLES,
+    **table.STYLES,
     "fired": "cyan",
     "waiting": "yellow",
     "skipped": "yellow",
@@ -36,8 +36,8 @@ def print_schedules(found: Iterable[Schedule]) -> None:
         }
         for schedule in found
     ]
-    view.console().print(
-        view.Listing(rows, drop=("overlap",), wrap=("when", "next", "last", "schedule"), last=("last", "next"))
+    table.console().print(
+        table.Listing(rows, drop=("overlap",), wrap=("when", "next", "last", "schedule"), last=("last", "next"))
     )
 
 
@@ -62,7 +62,7 @@ def print_schedule(shown: Schedule) -> None:
         ("created", text.when(shown.created_at)),
         ("by", shown.created_by or text.NOTHING),
     ]
-    view.console().print(Group(view.pairs(rows), Text("\nsubmit", "dim"), view.spec(shown.submit)))
+    table.console().print(Group(table.pairs(rows), Text("\nsubmit", "dim"), table.spec(shown.submit)))
 
 
 def print_history(schedule: Schedule, found: Iterable[Firing]) -> None:
@@ -79,7 +79,7 @@ def print_history(schedule: Schedule, found: Iterable[Firing]) -> None:
         }
         for firing in found
     ]
-    view.console().print(view.Listing(rows, drop=("took",), wrap=("jobs",), below=("why",), last=("batch",)))
+    table.console().print(table.Listing(rows, drop=("took",), wrap=("jobs",), below=("why",), last=("batch",)))
 
 
 def said(schedule: Schedule) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from loopline.client import Client
 from loopline.errors import ServiceError, ServiceUnreachable
 from loopline.job import Job
-from loopline.view import jobs
+from loopline.view import jobs, table
 from loopline.view.jobs import Typed
 from loopline.view.live import SPARK_WIDTH, LiveView, drawn
 from loopline.view.notes import note, on_retry
@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 def watched(client: Client, job: Job, typed: Typed, stream: TextIO) -> Job:
     """Shows a job on the stream until it ends, and returns it as it ended. `typed`: see Typed."""
-    console = jobs.console(stream)
+    console = table.console(stream)
     follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
     with in_sight(client, f"Job {job.id}", typed("watch")):
         return follow(console, job, typed)

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from loopline import Client, LooplineError, ServiceError, ServiceUnreachable, http, text
 from loopline.cli.app import app
-from loopline.view import jobs
+from loopline.view import table
 from typer.testing import CliRunner, Result
 
 from tests.client.cli.test_docs import COMMANDS
@@ -149,9 +149,9 @@ def test_a_terminal_hears_of_colours_and_of_nothing_else(
     run: Any, stub: Stub, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.leaf = almost
-    terminal, console = Terminal(), jobs.console
+    terminal, console = Terminal(), table.console
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(jobs, "console", lambda stream=None: console(terminal))
+    monkeypatch.setattr(table, "console", lambda stream=None: console(terminal))
     done = run(words)
     lines = OWN.sub("", terminal.getvalue() + done.stdout + done.stderr)
     drawn = re.sub(r"\x1b\[(\?25[lh]|\d*[AK])|\r", "", lines) if words[-1] == "watch" else lines
@@ -171,7 +171,7 @@ def test_all_that_is_said_goes_through_the_filter() -> None:
         spoken = re.findall(
             r"typer\.s?echo\(|(?<![\w.])print\(|std(?:out|err)\.write|click\.echo|Console\(", file.read_text()
         )
-        assert not spoken or (file.parent.name, file.name) in (("view", "notes.py"), ("view", "jobs.py")), file
+        assert not spoken or (file.parent.name, file.name) in (("view", "notes.py"), ("view", "table.py")), file
 
 
 WRONG = [[], {}, "word", True, -1, 2**70, [[1]], {"a": {"a": 1}}, "2026-13-01T00:00:00"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from loopline.cli.app import app
-from loopline.view import jobs as view
+from loopline.view import table
 from typer.testing import CliRunner, Result
 
 from tests.client.cli.test_terminal import Terminal, command, environment
@@ -75,14 +75,14 @@ def stub() -> Iterator[Stub]:
 @pytest.fixture
 def shown(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """What a command prints on a terminal of so many columns, without its colours."""
-    console = view.console
+    console = table.console
     monkeypatch.setenv("LOOPLINE_URL", stub.url)
     monkeypatch.setenv("TERM", "xterm-256color")
 
     def run(line: list[str], columns: int) -> str:
         stream = Wide()
         monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setattr(view, "console", lambda _stream=None: console(stream))
+        monkeypatch.setattr(table, "console", lambda _stream=None: console(stream))
         done: Result = CliRunner().invoke(app, line, catch_exceptions=False)
         assert done.exit_code == 0, done.stderr
         return re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())

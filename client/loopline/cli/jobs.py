@@ -1,0 +1,278 @@
+"""The commands about jobs: list, show, watch, logs, events, cancel, pause, resume, delete and download."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopline import errors
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
+from loopline.view.notes import meter, note, say, say_json
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.job import Job
+    from loopline.types import Event, LogLine
+
+
+ENDS = {"failed": FAILED, "cancelled": CANCELLED}
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
+JobIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or `last` for the newest job; one or more.")
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is new until the job ends.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print each as a line of JSON instead, for scripts.")]
+
+
+def list_jobs(
+    ctx: typer.Context,
+    status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help="Only running jobs, say.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="QUEUE", help="Only jobs of this queue.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY:VALUE", help="Only jobs with this tag.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only jobs of this name.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many jobs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first.
+
+    Example: loopline list --status running
+    """
+    from itertools import islice
+
+    with connected(ctx) as client:
+        filters = {"status": status, "queue": queue, "tag": tag, "name": name}
+        matching = client.jobs(**filters, full=as_json, page_size=min(limit, 100))
+        found = list(islice(matching, limit))
+    if as_json:
+        return print_json([job.raw for job in found])
+    if not found:
+        filtered = any((status, queue, tag, name))
+        return say("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")
+    from loopline.view import jobs, table
+
+    table.console().print(jobs.jobs(found))
+    if len(found) == limit:
+        note(f"{'Only the newest is' if limit == 1 else f'The newest {limit} are'} shown; --limit shows more.")
+    return None
+
+
+def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job and its spec.
+
+    Example: loopline show last
+    """
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+        kept = job.checkpoints() if not as_json and job.attempt and job.status != "succeeded" else []
+    if as_json:
+        return print_json(job.raw)
+    from loopline.view import jobs, table
+
+    return table.console().print(jobs.job(job, typed_for(ctx, job), kept))
+
+
+def watch(ctx: typer.Context, job_id: JobId) -> None:
+    """Follow a job until it ends.
+
+    A live view on a terminal, a line for each epoch elsewhere. Ctrl-C ends the watching, not the job.
+
+    Example: loopline watch last
+    """
+    from loopline.view import watching
+
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+        job = watching.watched(client, job, typed_for(ctx, job), sys.stdout)
+        say(ending(job))
+        leave_as(ctx, job)
+
+
+def logs(
+    ctx: typer.Context,
+    job_id: JobId,
+    follow: Follow = False,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Print what a job logged.
+
+    The newest 2,000 lines are kept, of all attempts together.
+
+    Example: loopline logs last --follow
+    """
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+        if not printed(job.logs(follow=follow), "log_line", as_json):
+            note(f"Job {job.id} has logged nothing{'' if job.terminal or follow else ' yet'}.")
+
+
+def events(
+    ctx: typer.Context,
+    job_id: JobId,
+    follow: Follow = False,
+    as_json: AsJsonLines = False,
+) -> None:
+    """Print what happened to a job.
+
+    Every change of its state, checkpoints, retries and warnings.
+
+    Example: loopline events last
+    """
+    with connected(ctx) as client:
+        printed(chosen(client, job_id).events(follow=follow), "event", as_json)
+
+
+def cancel(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Cancel jobs.
+
+    One that waits is cancelled at once, one that runs stops within a few seconds.
+
+    Example: loopline cancel last
+    """
+
+    def one(before: Job) -> str:
+        job = before.cancel()
+        if before.terminal:
+            return f"Job {job.id} had already ended: {job.status}."
+        if job.terminal:
+            return f"Job {job.id} is {job.status}."
+        return f"Job {job.id} is asked to stop; it will within a few seconds."
+
+    each(ctx, job_ids, one)
+
+
+def pause(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Pause jobs; they keep their place.
+
+    One that runs saves a checkpoint first and frees its device. `loopline resume` lets it go on.
+
+    Example: loopline pause last
+    """
+
+    def one(before: Job) -> str:
+        job = before.pause()
+        if job.status != "paused":
+            return f"Job {job.id} is asked to pause; it will as soon as it has saved its place."
+        return f"Job {job.id} is paused. Resume it with: {typed_for(ctx, job)('resume')}"
+
+    each(ctx, job_ids, one)
+
+
+def resume(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Resume paused jobs.
+
+    They wait for a worker again and go on exactly where they stood.
+
+    Example: loopline resume last
+    """
+
+    def one(before: Job) -> str:
+        job = before.resume()
+        if before.status == "paused":
+            return f"Job {job.id} is {job.status} again."
+        if before.pause_requested:
+            return f"Job {job.id} will not be paused after all: {job.status}."
+        return f"Job {job.id} is not paused: {job.status}."
+
+    each(ctx, job_ids, one)
+
+
+def delete(ctx: typer.Context, job_ids: JobIds) -> None:
+    """Delete jobs that have ended.
+
+    Their models, checkpoints, events and logs go with them; nothing brings them back.
+
+    Example: loopline delete last
+    """
+
+    def one(job: Job) -> str:
+        job.delete()
+        return f"Deleted job {job.id}."
+
+    each(ctx, job_ids, one)
+
+
+def download(
+    ctx: typer.Context,
+    job_id: JobId,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Into this folder. [default: ./ID]")] = None,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option("--checkpoint", metavar="STEP", help="A checkpoint, instead of the model."),
+    ] = None,
+) -> None:
+    """Download a model, or a checkpoint.
+
+    A model is model.safetensors (the weights), model.json and history.json. Of
+    a job that was cancelled or met its time limit it is the best until then.
+
+    Example: loopline download last --to vowels-model
+    """
+    from loopline import text
+
+    with connected(ctx) as client:
+        job = chosen(client, job_id)
+        with meter(f"Downloading {job.id}") as on_bytes:
+            files = job.download(to or Path(job.id), checkpoint=checkpoint, on_bytes=on_bytes)
+    for file in files:
+        say(f"{file} ({text.size(file.stat().st_size)})")
+    if checkpoint is None and job.result is not None and not job.result.complete:
+        from loopline.view import jobs
+
+        note(f"This model is incomplete: {jobs.cut_short(job.result)}.")
+
+
+def chosen(client: Client, job_id: str) -> Job:
+    return client.last() if job_id == "last" else client.get(job_id)
+
+
+def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:
+    """Does the same to several jobs and says what came of it. What is wrong with one stops none of the others."""
+    wrong = False
+    with connected(ctx) as client:
+        for job_id in job_ids:
+            try:
+                say(one(chosen(client, job_id)))
+            except (errors.BadRequest, errors.NotFound, errors.Conflict) as error:
+                note(f"Error: {in_words(error)}")
+                wrong = True
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
+
+
+def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
+    """Prints each as it comes, a line each; how many there were."""
+    from loopline.view import jobs, table
+
+    console, count = table.console(), 0
+    for count, one in enumerate(found, 1):  # noqa: B007  (the last one is the count)
+        if as_json:
+            say_json(one.raw)
+        else:
+            console.print(getattr(jobs, shape)(one))
+        sys.stdout.flush()
+    return count
+
+
+def ending(job: Job) -> str:
+    from loopline.view import jobs
+
+    return jobs.ending(job)
+
+
+def leave_as(ctx: typer.Context, job: Job) -> None:
+    """Exits with the code that says how the job ended."""
+    if job.status == "failed":
+        note(f"See what it logged with: {typed_for(ctx, job)('logs')}")
+    if job.status != "succeeded":
+        if job.status not in ENDS:
+            raise errors.ServiceError(f"The service says that job {job.id} has ended, and that it is {job.status}.")
+        raise typer.Exit(ENDS[job.status])
+
+
+def typed_for(ctx: typer.Context, job: Job) -> Callable[[str], str]:
+    """How a command is typed for this job, at the address in use."""
+    return lambda verb: typed(ctx, verb, job.id)

@@ -1,0 +1,120 @@
+"""`loopline submit`: what is read, changed and uploaded before a job, or a batch, is submitted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopline import errors
+from loopline.cli import batches, datasets
+from loopline.cli.jobs import ending, leave_as, typed_for
+from loopline.cli.shared import AsJson, connected, print_json, typed
+from loopline.view.notes import note, say, warned
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.job import Job
+    from loopline.spec import SpecFile
+
+
+def submit(
+    ctx: typer.Context,
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Specs, YAML or JSON; `-` reads one from stdin. Several are a batch."),
+    ],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the training until the job ends.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait until the job ends; a line when it is submitted and one when it has ended."),
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec; repeatable."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job, or the batch.")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="The same key again comes to the same job or batch."),
+    ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Make a batch of it, even where it is one job; several always are one.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job, or several as a batch.
+
+    Several files, or one with a `matrix`, are a batch: accepted whole or not at all. Where data.dataset is a path to an
+    .npz file, the file is uploaded first.
+
+    Example: loopline submit job.yaml --watch --set training.epochs=5
+    """
+    with connected(ctx) as client:
+        read = [readied(client, file, settings or []) for file in files]
+        if batch or len(read) > 1 or read[0].has_matrix():
+            following = {"watch": watch, "wait": wait, "as_json": as_json}
+            return batches.submit(ctx, client, files, read, name=name, idempotency_key=idempotency_key, **following)
+        [spec] = read
+        if name is not None:
+            spec.set(("name",), name, verbatim=True)
+        job = sent(client, files[0], spec, idempotency_key)
+        if not as_json:
+            say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
+        warned(job.warnings)
+        if watch or wait:
+            follow(ctx, client, job, watch=watch, as_json=as_json)
+        elif as_json:
+            print_json(job.raw)
+        else:
+            note(f"Watch it with: {typed(ctx, 'watch', job.id)}")
+    return None
+
+
+def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:
+    """Submits one job. Problems are named by the file that they are in."""
+    try:
+        return client.submit(spec, idempotency_key=idempotency_key)
+    except errors.BadRequest as error:
+        problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
+        raise errors.BadRequest(error.message, problems=problems) from None
+
+
+def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json: bool) -> None:
+    """Shows the training, or only waits, until the job ends; then exits with the code that says how it ended."""
+    from loopline.view import watching
+
+    stream, how = sys.stderr if as_json else sys.stdout, typed_for(ctx, job)
+    job = watching.watched(client, job, how, stream) if watch else watching.waited(client, job, how)
+    if as_json:
+        print_json(job.raw)
+    else:
+        say(ending(job))
+    leave_as(ctx, job)
+
+
+def readied(client: Client, file: str, settings: list[str]) -> SpecFile:
+    """The spec in a file, changed as `--set` says, with the data sets uploaded that are files beside it."""
+    from loopline import spec as specs
+
+    spec = from_stdin() if file == "-" else specs.read(file)
+    for setting in settings:
+        apply(spec, setting)
+    return specs.with_local_dataset(spec, lambda path: datasets.upload_file(client, path, None, warn=False).reference)
+
+
+def from_stdin() -> SpecFile:
+    from loopline.spec import SpecFile
+
+    return SpecFile(sys.stdin.read(), "application/yaml", Path())
+
+
+def apply(spec: SpecFile, setting: str) -> None:
+    """Changes one field of the spec, as `training.epochs=5` says."""
+    key, equals, value = setting.partition("=")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise errors.BadRequest(f"--set takes KEY=VALUE, such as --set training.epochs=5; this is {setting!r}.")
+    spec.set(path, value)

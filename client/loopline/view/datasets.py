@@ -1,0 +1,75 @@
+"""What the commands about data sets print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loopline import text
+from loopline.types import Dataset, InboxFile
+from loopline.view import table
+
+
+def datasets(found: Iterable[Dataset]) -> table.Listing:
+    rows = [
+        {
+            "data set": dataset.reference,
+            "sequences": str(dataset.samples),
+            "features": str(dataset.features),
+            "length": _lengths(dataset),
+            "target": text.targets(dataset),
+            "size": text.size(dataset.bytes),
+            "created": text.ago(dataset.created_at),
+            "id": dataset.id,
+        }
+        for dataset in found
+    ]
+    return table.Listing(rows, drop=("created", "size"), wrap=("data set",), last=("id",))
+
+
+def inbox(found: Iterable[InboxFile]) -> table.Listing:
+    rows = [
+        {
+            "file": text.printable(file.id),
+            "when": text.ago(file.at),
+            "became": _with_warnings(file) or file.dataset_id or _no_dataset(file.error or ""),
+        }
+        for file in found
+    ]
+    return table.Listing(rows, wrap=("file", "became"), last=("became",))
+
+
+def _with_warnings(file: InboxFile) -> str | None:
+    return f"{file.dataset} ({text.count(len(file.warnings), 'warning')})" if file.warnings else file.dataset
+
+
+def _no_dataset(error: str) -> Text:
+    return Text(f"no data set: {text.printable(' '.join(error.split()))}", "red")
+
+
+def dataset(shown: Dataset) -> RenderableType:
+    rows: list[tuple[str, str | Text]] = [
+        ("data set", shown.reference),
+        ("id", shown.id),
+        ("sequences", str(shown.samples)),
+        ("features", str(shown.features)),
+        ("length", f"{_lengths(shown)} steps"),
+        ("target", text.targets(shown)),
+    ]
+    if shown.given_split:
+        rows.append(("split", ", ".join(f"{name}: {count}" for name, count in shown.given_split.items())))
+    rows += table.warnings(shown.warnings)
+    rows += [("size", text.size(shown.bytes)), ("sha256", shown.sha256), ("created", text.when(shown.created_at))]
+    if not shown.classes:
+        return table.pairs(rows)
+    counts = [str(count) for count in shown.class_counts or []] or [text.NOTHING] * len(shown.classes)
+    labelled = zip(shown.classes, counts, strict=False)
+    what, where = ("tag", "steps") if shown.target == "tags" else ("class", "sequences")
+    return Group(table.pairs(rows), "", table.Listing([{what: str(label), where: count} for label, count in labelled]))
+
+
+def _lengths(shown: Dataset) -> str:
+    low, high = shown.min_length, shown.max_length
+    return str(high) if low == high else f"{low} to {high}"
