@@ -346,12 +346,15 @@ def _bound(host: str, port: int) -> int:
 
 
 def _is_ready(host: str, port: int) -> bool:
+    """Whether the API has all that it needs. Workers are not asked about: they start after it, and jobs may have waited
+    for them since the service was stopped."""
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/v1/health/ready")
         answer = connection.getresponse()
-        return answer.status == 200 and json.loads(answer.read())["status"] == "ready"
-    except (OSError, http.client.HTTPException, ValueError):
+        checks = json.loads(answer.read())["checks"]
+        return answer.status == 200 and all(said == "ok" for what, said in checks.items() if what != "workers")
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
         return False
     finally:
         connection.close()
