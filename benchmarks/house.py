@@ -124,13 +124,13 @@ class House:
         """The imports from a room that is above the importer's, those for typing too."""
         return [one for one in self.imports if self._rank(one.importer) < self._rank(one.imported)]
 
+    def exceptions(self) -> list[Import]:
+        """The imports that run upward and may, see LOOKING_UP."""
+        upward = (one for one in self.upward() if one.typing or one.deferred)
+        return [one for one in upward if self.modules[one.importer].room == LOOKING_UP]
+
     def without_exceptions(self) -> House:
-        """The same without the imports that LOOKING_UP allows."""
-        allowed = {
-            one
-            for one in self.upward()
-            if (one.typing or one.deferred) and self.modules[one.importer].room == LOOKING_UP
-        }
+        allowed = set(self.exceptions())
         return House(self.modules, tuple(one for one in self.imports if one not in allowed))
 
     def _rank(self, module: str) -> int:
@@ -165,14 +165,15 @@ class House:
         return [f"{module.lines:4} {module.path}" for module in longest[:SHOWN]]
 
     def hiding(self) -> list[str]:
-        """Functions, not methods, that are named like a built-in."""
+        """Functions, not methods, that are named like a built-in. `__dir__` and the like are Python's own hooks."""
         return [
             f"{module.path}:{node.lineno} {node.name}"
             for module in self.modules.values()
             for scope in ast.walk(module.tree)
             if not isinstance(scope, ast.ClassDef)
             for node in ast.iter_child_nodes(scope)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and hasattr(builtins, node.name)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if hasattr(builtins, node.name) and not node.name.startswith("__")
         ]
 
 
@@ -233,19 +234,29 @@ def at(revision: str) -> House:
     return House.of(texts)
 
 
+def _shown(house: House, imports: Iterable[Import]) -> list[str]:
+    return [f"{house.modules[one.importer].path}:{one.line} {one}" for one in imports]
+
+
+def _joined(circles: Iterable[list[str]]) -> list[str]:
+    return [" ".join(one) for one in circles]
+
+
 LISTS: dict[str, Callable[[House], list[str]]] = {
-    "imports that run upward": lambda house: [
-        f"{house.modules[one.importer].path}:{one.line} {one}" for one in house.upward()
-    ],
-    "circles of modules at run time": lambda house: [" ".join(one) for one in house.circles(typing=False)],
-    "circles of modules with TYPE_CHECKING": lambda house: [" ".join(one) for one in house.circles(typing=True)],
-    "circles of folders at run time": lambda house: [" ".join(one) for one in house.circles(typing=False, rooms=True)],
-    "circles of folders with TYPE_CHECKING": lambda house: [
-        " ".join(one) for one in house.circles(typing=True, rooms=True)
-    ],
+    "imports that run upward": lambda house: _shown(house, house.without_exceptions().upward()),
+    "imports that may run upward": lambda house: _shown(house, house.exceptions()),
+    "circles of modules at run time": lambda house: _joined(house.circles(typing=False)),
+    "circles of modules with TYPE_CHECKING": lambda house: _joined(house.without_exceptions().circles(typing=True)),
+    "circles of folders at run time": lambda house: _joined(
+        house.without_exceptions().circles(typing=False, rooms=True)
+    ),
+    "circles of folders with TYPE_CHECKING": lambda house: _joined(
+        house.without_exceptions().circles(typing=True, rooms=True)
+    ),
     f"functions of {MOST_LINES} lines and more": House.too_long,
     "functions that hide a built-in": House.hiding,
 }
+"""What is counted and listed. All circles but the first kind are counted without the imports that LOOKING_UP allows."""
 
 
 def folders(house: House) -> Counter[str]:

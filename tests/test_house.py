@@ -21,7 +21,7 @@ TREE = {
     "services/jobs/__init__.py": "",
     "services/jobs/control.py": "from services import errors\nfrom services.jobs import leases\n\ndef list(): ...\n",
     "services/jobs/leases.py": "import services.jobs.control\n\nclass Lease:\n    def list(self): ...\n",
-    "client/loopline/__init__.py": "import os, json\nfrom os import path\n",
+    "client/loopline/__init__.py": "import os, json\nfrom os import path\ndef __dir__(): ...\n",
     "client/loopline/job.py": "@staticmethod\ndef long():\n" + "    ...\n" * 59 + "def short():\n" + "    ...\n" * 58,
     "client/loopline/cli/__main__.py": "from loopline import job\n",
 }

@@ -154,3 +154,13 @@ def test_imports_make_no_circle() -> None:
     assert found.circles(typing=False, rooms=True) == found.circles(typing=True, rooms=True) == []
     assert found.circles(typing=True) == FOR_TYPING
     assert house.here().circles(typing=False) == []
+
+
+LONG = {"autograd_step"}
+"""One training step is in one place, in the order in which it happens."""
+
+
+def test_functions_are_short_and_hide_no_built_in() -> None:
+    found = house.here()
+    assert {where.split()[-1] for where in found.too_long()} <= LONG
+    assert found.hiding() == []
