@@ -233,7 +233,7 @@ def checkpoint_row() -> dict[str, object]:
     took = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in fit(run):
-            if run.epoch < 1 or run.steps_in_epoch != 5:
+            if run.state.epoch < 1 or run.state.steps_in_epoch != 5:
                 continue
             began = time.perf_counter()
             checkpoint.save(run, Path(folder))

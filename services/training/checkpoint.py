@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,8 @@ from services import faults
 from services.errors import CheckpointCorrupt
 from services.training import epochs
 from services.training.data import UNSCALED
-from services.training.loop import Best, Epoch, Run
+from services.training.loop import Epoch, Run
 from services.training.messages import File
-from services.training.schedule import PlateauState
 
 FORMAT = 1
 NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
@@ -74,7 +73,7 @@ def save(run: Run, directory: Path) -> Saved:
     the checkpoints before are untouched then, and nothing of this one is left.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"checkpoint-{run.step:09d}.json"
+    path = directory / f"checkpoint-{run.state.step:09d}.json"
     tensors, state = state_of(run)
     data = serialise(tensors)
     tensors_sha256 = hashlib.sha256(data).hexdigest()
@@ -99,22 +98,22 @@ def save(run: Run, directory: Path) -> Saved:
         record = write_atomically(path, text)
     except OSError:
         if not (there_was_one and _is_whole(path)):
-            delete(directory, run.step)
+            delete(directory, run.state.step)
         raise
     faults.point("checkpoint.written")
-    best = run.best is not None and run.best.epoch == run.epoch and run.steps_in_epoch == 0
-    return Saved(run.step, run.epoch, best, (record, weights))
+    best = run.state.best is not None and run.state.best.epoch == run.state.epoch and run.state.steps_in_epoch == 0
+    return Saved(run.state.step, run.state.epoch, best, (record, weights))
 
 
 def _append_epochs(run: Run, directory: Path) -> dict[str, Any]:
     try:
-        run.written = epochs.append(directory, run.history, run.written)
+        run.state.written = epochs.append(directory, run.state.history, run.state.written)
     except OSError as error:
-        run.written = None
+        run.state.written = None
         if error.errno in FULL:
             raise NoRoom(0, shutil.disk_usage(directory).free, error.strerror) from error
         raise
-    return run.written.document()
+    return run.state.written.document()
 
 
 def _check_room(directory: Path, needed: int) -> None:
@@ -234,7 +233,7 @@ def superfluous(saved: list[Saved], keep_last: int) -> list[Saved]:
 
 
 def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The run's whole state as tensors and as JSON, less its history."""
+    """All of the run that changes while it trains, as tensors and as JSON, less its history."""
     optimizer = run.optimizer.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
@@ -244,25 +243,12 @@ def state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors[f"optimizer.{index}.{key}"] = value
             elif value is not None:
                 plain.setdefault(str(index), {})[key] = value
-    if run.best:
-        tensors |= {f"best.{name}": tensor for name, tensor in run.best.weights.items()}
+    tensors |= run.state.tensors()
     tensors["random.cpu"] = torch.get_rng_state()
     if run.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(run.device)
-    if run.reports:
-        tensors["epoch.reports"] = torch.stack(run.reports)
-        tensors["epoch.outputs"] = torch.cat(run.outputs)
     state = {
-        "epoch": run.epoch,
-        "step": run.step,
-        "steps_in_epoch": run.steps_in_epoch,
-        "output_sizes": [len(outputs) for outputs in run.outputs],
-        "seconds": run.elapsed,
-        "best": {"epoch": run.best.epoch, "value": run.best.value} if run.best else None,
-        "plateau": asdict(run.plateau),
-        "stopping": {"best": run.stopping_best, "bad_epochs": run.stopping_bad_epochs, "stopped": run.stopped_early},
-        "rollbacks": {"count": run.rollbacks, "lr_factor": run.lr_factor},
-        "batches": {"micro": run.micro_batch, "evaluation": run.evaluation_batch},
+        **run.state.document(),
         "scaler": run.scaler.state_dict() if run.scaler else None,
         "optimizer": {"state": plain, "lr": optimizer["param_groups"][0]["lr"]},
         "threads": torch.get_num_threads(),
@@ -286,25 +272,11 @@ def restore(
     optimizer = run.optimizer.state_dict()
     run.optimizer.load_state_dict({"state": entries, "param_groups": optimizer["param_groups"]})
     run.begin_momentum()  # a checkpoint from before the first update may have none
-    if state["best"]:
-        weights = {name: tensor.to(run.device) for name, tensor in _under("best.", tensors).items()}
-        run.best = Best(state["best"]["epoch"], state["best"]["value"], weights)
-    run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
-    run.history = [epochs.finite(record) for record in state.get("history", [])] if history is None else history
-    run.written = None
-    run.plateau = PlateauState(**state["plateau"])
-    run.stopping_best, run.stopping_bad_epochs = state["stopping"]["best"], state["stopping"]["bad_epochs"]
-    run.stopped_early = state["stopping"]["stopped"]
-    if "rollbacks" in state:  # not where a version before there were any wrote it, and so below
-        run.rollbacks, run.lr_factor = state["rollbacks"]["count"], state["rollbacks"]["lr_factor"]
-    if "batches" in state:
-        run.micro_batch, run.evaluation_batch = state["batches"]["micro"], state["batches"]["evaluation"]
+    if history is None:
+        history = [epochs.finite(record) for record in state.get("history", [])]
+    run.state = run.state.loaded(state, tensors, history, run.device)
     if run.scaler:
         run.scaler.load_state_dict(state["scaler"])
-    if "epoch.reports" in tensors:
-        run.reports = list(tensors["epoch.reports"].to(run.device))
-        run.outputs = list(torch.split(tensors["epoch.outputs"].to(run.device), state["output_sizes"]))
-        run._reported = len(run.reports)  # what lies before a checkpoint was told before it
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and run.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random.cuda"], run.device)

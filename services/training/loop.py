@@ -4,7 +4,8 @@
     for epoch in fit(run):          # an Epoch as each one ends, None after every other update
         ...                         # record, save (checkpoint.save(run)), or break to stop
 
-A run's whole state lives in the Run, so that checkpoint.py can save it after any update and go on exactly.
+What changes of a run is its `state` (state.py), its model, its optimizer and its loss scale; checkpoint.py can save
+them after any update and go on exactly.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -27,9 +27,10 @@ from services.training import epochs
 from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
-from services.training.schedule import PlateauState, learning_rate
+from services.training.schedule import learning_rate
 from services.training.spec import Spec
 from services.training.spec.fields import Optimizer, Plateau
+from services.training.state import Batches, Best, State
 
 Epoch = epochs.Epoch
 
@@ -39,15 +40,6 @@ LARGE = 1e6
 UPDATES_BETWEEN_LOOKS = 32
 """On a GPU the host looks at losses this often; the weights are guarded on the device meanwhile."""
 EVALUATION_BATCH = 256
-
-
-@dataclass
-class Best:
-    """The best epoch so far, by the spec's `best_by`, and its weights."""
-
-    epoch: int
-    value: float
-    weights: dict[str, Tensor]
 
 
 class Run:
@@ -76,26 +68,7 @@ class Run:
         self.loss = prepared.task.loss(loss, self.train_part.y.to(self.device), prepared.output_size)
         self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
 
-        self.epoch = 0  # epochs that have ended
-        self.step = 0  # updates made
-        self.reports: list[Tensor] = []  # of this epoch: (loss, gradient norm before clipping, clipped) an update
-        self.outputs: list[Tensor] = []  # of this epoch: what the network answered in training, an update each
-        self.seconds = 0.0  # of this epoch, before the present process took it up
-        self.history: list[Epoch] = []
-        self.written: epochs.Written | None = None  # of the history, in the file beside the checkpoints
-        self.best: Best | None = None
-        self.plateau = PlateauState()
-        self.stopping_best: float | None = None
-        self.stopping_bad_epochs = 0
-        self.stopped_early = False
-        self.rollbacks = 0  # after divergence; see rollback.py
-        self.lr_factor = 1.0  # what they have left of the learning rate
-        self.micro_batch: int | None = None  # into which batches are cut where they do not fit the device's memory
-        self.evaluation_batch = max(self.training.batch_size, EVALUATION_BATCH)
-        self.evaluating = False
-        self._reported = 0  # updates of this epoch whose reports were taken
-        self._untaken: list[Tensor] = []  # reports of the epoch before that were not taken by its end
-        self._began = time.perf_counter()
+        self.state = State(Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH)))
 
     def first_model(self) -> SequenceModel:
         """The network as it begins; what is drawn after it goes on from the seed's draw of its weights."""
@@ -158,29 +131,19 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.stopped_early or self.epoch >= self.training.epochs
-
-    @property
-    def steps_in_epoch(self) -> int:
-        """Updates made in the epoch under way."""
-        return len(self.reports)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds spent on the epoch under way, over all processes that worked on it."""
-        return self.seconds + (time.perf_counter() - self._began if self.reports else 0.0)
+        return self.state.stopping.stopped or self.state.epoch >= self.training.epochs
 
     def autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.training.precision)
 
     def set_learning_rate(self, total_steps: int) -> float:
-        rate = self.lr_factor * learning_rate(
+        rate = self.state.rollbacks.lr_factor * learning_rate(
             self.training.lr_schedule,
             self.training.optimizer.lr,
-            step=self.step,
-            epoch=self.epoch + 1,
+            step=self.state.step,
+            epoch=self.state.epoch + 1,
             total_steps=total_steps,
-            plateau=self.plateau,
+            plateau=self.state.plateau,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -193,15 +156,15 @@ class Run:
         one of them is not finite.
         """
         _look(self)
-        fresh = self._untaken + self.reports[self._reported :]
-        first = self.step - len(fresh) + 1
-        self._reported, self._untaken = len(self.reports), []
+        fresh = self.state.untaken + self.state.reports[self.state.reported :]
+        first = self.state.step - len(fresh) + 1
+        self.state.reported, self.state.untaken = len(self.state.reports), []
         values = torch.stack(fresh).tolist() if fresh else []
         return first, [(loss, grad_norm) for loss, grad_norm, _ in values]
 
     def diverged(self, step: int, loss: float, grad_norm: float) -> Diverged:
         lr = self.optimizer.param_groups[0]["lr"]
-        error = Diverged(epoch=self.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
+        error = Diverged(epoch=self.state.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
         for name, numbers in (("scaling", self.train_part.x), ("target_scaling", self.train_part.y)):
             if numbers.is_floating_point() and (peak := float(torch.stack(numbers.aminmax()).abs().max())) >= LARGE:
                 what = "training data has" if name == "scaling" else "values to predict have"
@@ -216,20 +179,20 @@ def fit(run: Run) -> Iterator[Epoch | None]:
     run out, the model carries the best weights. Raises Diverged; the weights are then those of before the bad update.
     """
     while not run.finished:
-        run._began = time.perf_counter()
-        order = run.order(run.epoch + 1)
-        pieces, counts = in_pieces(order, run.training.accumulation_steps, run.micro_batch, run.least)
+        run.state.began = time.perf_counter()
+        order = run.order(run.state.epoch + 1)
+        pieces, counts = in_pieces(order, run.training.accumulation_steps, run.state.batches.micro, run.least)
         steps = len(counts)
         run.model.train()
-        batches = batches_of(run.train_part, pieces, run.device, skip=sum(counts[: run.steps_in_epoch]))
-        for count in counts[run.steps_in_epoch :]:
+        batches = batches_of(run.train_part, pieces, run.device, skip=sum(counts[: run.state.steps_in_epoch]))
+        for count in counts[run.state.steps_in_epoch :]:
             rate = run.set_learning_rate(total_steps=steps * run.training.epochs)
             report = run.step_of_spec(run, list(islice(batches, count)))
-            run.reports.append(report)
-            run.step += 1
-            if run.device.type != "cpu" and run.step % UPDATES_BETWEEN_LOOKS == 0:
+            run.state.reports.append(report)
+            run.state.step += 1
+            if run.device.type != "cpu" and run.state.step % UPDATES_BETWEEN_LOOKS == 0:
                 _look(run)
-            if run.steps_in_epoch < steps:
+            if run.state.steps_in_epoch < steps:
                 yield None
         _look(run)
         yield _end_epoch(run, order, rate)
@@ -281,7 +244,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         loss_value, norm_value, was_clipped = report.tolist()
         if not math.isfinite(loss_value) or (run.scaler is None and not math.isfinite(norm_value)):
             _put_back(run, before)
-            raise run.diverged(run.step + 1, loss_value, norm_value)
+            raise run.diverged(run.state.step + 1, loss_value, norm_value)
         if was_clipped and t.max_grad_norm is not None:
             scale_to(gradients, norm_to_bound, t.max_grad_norm)
     else:
@@ -294,7 +257,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         run.scaler.update()
     else:
         run.optimizer.step()
-    run.outputs.append(run.data.task.kept(answers[0] if len(answers) == 1 else torch.cat(answers)))
+    run.state.outputs.append(run.data.task.kept(answers[0] if len(answers) == 1 else torch.cat(answers)))
     return report
 
 
@@ -317,7 +280,7 @@ def _guard(run: Run, loss: Tensor, grad_norm: Tensor, before: list[Tensor]) -> N
     run.halted.copy_(torch.maximum(run.halted, (~torch.isfinite(loss + grad_norm)).float()))
     _put_back(run, before, run.halted > 0)
     if not _guards_on_device(run) and bool(run.halted):
-        raise run.diverged(run.step + 1, float(loss), float(grad_norm))
+        raise run.diverged(run.state.step + 1, float(loss), float(grad_norm))
 
 
 def _put_back(run: Run, before: list[Tensor], when: Tensor | None = None) -> None:
@@ -334,36 +297,36 @@ def _guards_on_device(run: Run) -> bool:
 def _look(run: Run) -> None:
     """Lets the host see whether the run has diverged."""
     if run.scaler and run.scaler.get_scale() < SMALLEST_LOSS_SCALE:
-        raise run.diverged(run.step, float(run.reports[-1][0]), math.inf)
-    if run.device.type == "cpu" or not run.reports:
+        raise run.diverged(run.state.step, float(run.state.reports[-1][0]), math.inf)
+    if run.device.type == "cpu" or not run.state.reports:
         return  # there, the step itself has looked
-    for index, (loss, grad_norm, _) in enumerate(torch.stack(run.reports).tolist()):
+    for index, (loss, grad_norm, _) in enumerate(torch.stack(run.state.reports).tolist()):
         if not math.isfinite(loss) or (run.scaler is None and not math.isfinite(grad_norm)):
             _take_back(run, index)
-            raise run.diverged(run.step + 1, loss, grad_norm)
+            raise run.diverged(run.state.step + 1, loss, grad_norm)
 
 
 def _take_back(run: Run, index: int) -> None:
     """Forgets the updates of this epoch from `index` on; since `run.halted` was raised they have changed nothing."""
-    run.step -= len(run.reports) - index
-    del run.reports[index:], run.outputs[index:]
-    run._reported = min(run._reported, index)
+    run.state.step -= len(run.state.reports) - index
+    del run.state.reports[index:], run.state.outputs[index:]
+    run.state.reported = min(run.state.reported, index)
 
 
 def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:
     record = epochs.finite(_record(run, order, rate))
-    run.history.append(record)
-    run.epoch += 1
+    run.state.history.append(record)
+    run.state.epoch += 1
     watch(run, record)
     _keep_best(run, record)
-    run._untaken = run.reports[run._reported :]
-    run.reports, run.outputs, run.seconds, run._reported = [], [], 0.0, 0
+    run.state.untaken = run.state.reports[run.state.reported :]
+    run.state.reports, run.state.outputs, run.state.seconds, run.state.reported = [], [], 0.0, 0
     return record
 
 
 def _record(run: Run, order: Order, rate: float) -> Epoch:
     """The numbers of the epoch that has just ended: losses (means over samples), metrics, gradient health, speed."""
-    reports = torch.stack(run.reports).double().cpu()
+    reports = torch.stack(run.state.reports).double().cpu()
     accumulate = run.training.accumulation_steps
     rows = order.batches
     places = [run.train_part.places(r) for r in rows]
@@ -371,13 +334,13 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
     weights = torch.tensor(sizes, dtype=torch.float64)
     targets = run.train_part.y[torch.from_numpy(np.concatenate(places)).to(run.train_part.y.device)].to(run.device)
     train = run.data.task.metrics_of_kept(
-        torch.cat(run.outputs), targets, run.data.output_size, run.data.target_scaling.scale
+        torch.cat(run.state.outputs), targets, run.data.output_size, run.data.target_scaling.scale
     )
     validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
-    seconds = run.elapsed
+    seconds = run.state.elapsed
     norms = reports[:, 1][torch.isfinite(reports[:, 1])]
     record: Epoch = {
-        "epoch": run.epoch + 1,
+        "epoch": run.state.epoch + 1,
         "train_loss": float((reports[:, 0] * weights).sum() / weights.sum()),
         "validation_loss": validation.pop("loss", None),
     }
@@ -395,24 +358,24 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
 
 def _keep_best(run: Run, record: Epoch) -> None:
     value = _judged(run, record, run.training.best_by)
-    if run.best is None or _better(run.training.best_by, value, run.best.value):
+    if run.state.best is None or _better(run.training.best_by, value, run.state.best.value):
         weights = {key: tensor.detach().clone() for key, tensor in run.model.state_dict().items()}
-        run.best = Best(run.epoch, value, weights)
+        run.state.best = Best(run.state.epoch, value, weights)
 
 
 def watch(run: Run, record: Epoch) -> None:
     """Lets the schedule and early stopping see an epoch; what they remember is a function of the records they saw."""
     schedule, stopping, name = run.training.lr_schedule, run.training.early_stopping, run.training.best_by
     if isinstance(schedule, Plateau):
-        run.plateau.see(_judged(run, record, "loss"), schedule)
+        run.state.plateau.see(_judged(run, record, "loss"), schedule)
     if stopping is None:
         return
     value = _judged(run, record, name)
-    if _better(name, value, run.stopping_best, stopping.min_delta):
-        run.stopping_best, run.stopping_bad_epochs = value, 0
+    if _better(name, value, run.state.stopping.best, stopping.min_delta):
+        run.state.stopping.best, run.state.stopping.bad_epochs = value, 0
         return
-    run.stopping_bad_epochs += 1
-    run.stopped_early = run.stopping_bad_epochs >= stopping.patience
+    run.state.stopping.bad_epochs += 1
+    run.state.stopping.stopped = run.state.stopping.bad_epochs >= stopping.patience
 
 
 def _judged(run: Run, record: Epoch, name: str) -> float:
@@ -433,8 +396,21 @@ def _better(name: str, value: float, than: float | None, by: float = 0.0) -> boo
 
 def restore_best(run: Run) -> None:
     """Puts the best epoch's weights into the model: the best is what one gets, however the run ended."""
-    if run.best is not None:
-        run.model.load_state_dict(run.best.weights)
+    if run.state.best is not None:
+        run.model.load_state_dict(run.state.best.weights)
+
+
+class EvaluationOutOfMemory(torch.OutOfMemoryError):
+    """The device ran out of memory in evaluation, not in training: smaller batches of evaluation may be enough."""
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Tells a lack of memory in evaluation from one in training."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EvaluationOutOfMemory(str(error)) from error
 
 
 @torch.no_grad()
@@ -455,6 +431,7 @@ def answers(
     return torch.cat(found), torch.from_numpy(part.places(np.concatenate(order.batches)))
 
 
+@evaluating()
 def unanswered(run: Run, part: Part, batch: int) -> int:
     """To how many samples of a part the model gives no finite answer, as it stands in evaluation mode."""
     outputs, _ = answers(run.model, part, run.device, run.training.precision, batch)
@@ -475,15 +452,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
+@evaluating()
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model as it stands in evaluation mode."""
-    run.evaluating = True  # and stays so where this fails: memory.py asks
-    outputs, rows = answers(run.model, part, run.device, run.training.precision, run.evaluation_batch)
+    outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     targets = part.y[rows].to(run.device)
     metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)
-    found = {"loss": float(run.loss(outputs, targets)), **metrics}
-    run.evaluating = False
-    return found
+    return {"loss": float(run.loss(outputs, targets)), **metrics}
 
 
 def _optimizer(chosen: Optimizer, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

@@ -27,11 +27,11 @@ class Smaller:
     """The update at which memory ran out, or after which, in evaluation."""
 
     def apply(self, run: Run) -> None:
-        run.micro_batch, run.evaluation_batch = self.micro_batch, self.evaluation_batch
+        run.state.batches.micro, run.state.batches.evaluation = self.micro_batch, self.evaluation_batch
 
     def sentence(self, run: Run, resumed: bool) -> str:
         """`run` stands where training goes on."""
-        place = f"from step {run.step}" if resumed else "from the start"
+        place = f"from step {run.state.step}" if resumed else "from the start"
         if self.evaluating:
             return (
                 f"The device ran out of memory in evaluation after step {self.step}; training goes on {place} and "
@@ -45,7 +45,7 @@ class Smaller:
     def document(self, run: Run, resumed: bool) -> dict[str, Any]:
         return {
             "step": self.step,
-            "resumed_from": run.step if resumed else None,
+            "resumed_from": run.state.step if resumed else None,
             "evaluating": self.evaluating,
             "micro_batch": self.micro_batch,
             "evaluation_batch": self.evaluation_batch,
@@ -53,21 +53,22 @@ class Smaller:
         }
 
 
-def smaller(run: Run) -> Smaller:
-    """Half of what did not fit: of a micro-batch and of evaluation's batches, or where those failed of them alone.
+def smaller(run: Run, *, evaluating: bool) -> Smaller:
+    """Half of what did not fit: of a micro-batch and of evaluation's batches, or of the latter alone where `evaluating`
+    is what failed.
 
     Raises OutOfMemory when there is nothing left to halve.
     """
     parts = [len(part) for part in (run.data.validation, run.data.test) if part is not None]
-    evaluation = min(run.evaluation_batch, max(parts, default=1))
-    if run.evaluating:
+    evaluation = min(run.state.batches.evaluation, max(parts, default=1))
+    if evaluating:
         if evaluation == 1:
-            raise OutOfMemory(_hopeless(f"in evaluation after step {run.step}", 1))
-        return Smaller(run.micro_batch, evaluation // 2, True, run.step)
-    micro = run.micro_batch or min(run.training.batch_size, len(run.data.train))
+            raise OutOfMemory(_hopeless(f"in evaluation after step {run.state.step}", 1))
+        return Smaller(run.state.batches.micro, evaluation // 2, True, run.state.step)
+    micro = run.state.batches.micro or min(run.training.batch_size, len(run.data.train))
     if micro <= run.least:
-        raise OutOfMemory(_hopeless(f"at step {run.step + 1}", run.least))
-    return Smaller(max(run.least, micro // 2), max(1, evaluation // 2), False, run.step + 1)
+        raise OutOfMemory(_hopeless(f"at step {run.state.step + 1}", run.least))
+    return Smaller(max(run.least, micro // 2), max(1, evaluation // 2), False, run.state.step + 1)
 
 
 def _hopeless(where: str, samples: int) -> str:

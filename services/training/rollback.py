@@ -13,7 +13,6 @@ import torch
 
 from services.errors import Diverged
 from services.training.loop import Run, watch
-from services.training.schedule import PlateauState
 
 
 def roll_back(run: Run) -> bool:
@@ -21,28 +20,24 @@ def roll_back(run: Run) -> bool:
 
     Returns whether it did.
     """
-    on = run.training.on_divergence
-    if on is None or not on.rollback or run.rollbacks >= on.at_most:
+    on, state = run.training.on_divergence, run.state
+    if on is None or not on.rollback or state.rollbacks.count >= on.at_most:
         return False
-    run.rollbacks += 1
-    run.lr_factor *= on.lr_factor
-    if run.best is not None and not math.isfinite(run.best.value):
-        run.best = None  # the first epoch is the best until there is another: an epoch of infinite loss is no good one
-    run.model.load_state_dict(run.best.weights if run.best else run.first_model().state_dict())
+    state.rollbacks.count += 1
+    state.rollbacks.lr_factor *= on.lr_factor
+    if state.best is not None and not math.isfinite(state.best.value):
+        state.best = None  # the first epoch is the best until there is another, and an infinite loss is no good one
+    run.model.load_state_dict(state.best.weights if state.best else run.first_model().state_dict())
     run.begin_optimizing()
-    _cut_back(run, run.best.epoch if run.best else 0)
-    torch.manual_seed(_seed(run.training.seed, run.rollbacks))
+    _cut_back(run, state.best.epoch if state.best else 0)
+    torch.manual_seed(_seed(run.training.seed, state.rollbacks.count))
     return True
 
 
 def _cut_back(run: Run, epoch: int) -> None:
     """Forgets what came after the end of an epoch."""
-    run.epoch, run.step = epoch, epoch * run.steps_per_epoch
-    run.history, run.written = run.history[:epoch], None
-    run.reports, run.outputs, run.seconds = [], [], 0.0
-    run._untaken, run._reported = [], 0
-    run.plateau, run.stopping_best, run.stopping_bad_epochs, run.stopped_early = PlateauState(), None, 0, False
-    for record in run.history:
+    run.state = run.state.gone_back(epoch, epoch * run.steps_per_epoch)
+    for record in run.state.history:
         watch(run, record)
 
 
@@ -55,16 +50,16 @@ def sentence_of(error: Diverged, run: Run) -> str:
     """What a rollback is told as."""
     on = run.training.on_divergence
     assert on is not None, "it was rolled back"  # noqa: S101
-    place = f"from the end of epoch {run.epoch} (step {run.step})" if run.epoch else "from the start"
+    place = f"from the end of epoch {run.state.epoch} (step {run.state.step})" if run.state.epoch else "from the start"
     return (
-        f"{error.summary} It goes on {place} with learning rates multiplied by {run.lr_factor:g} "
-        f"(rollback {run.rollbacks} of {on.at_most})."
+        f"{error.summary} It goes on {place} with learning rates multiplied by {run.state.rollbacks.lr_factor:g} "
+        f"(rollback {run.state.rollbacks.count} of {on.at_most})."
     )
 
 
 def tell_rollbacks(error: Diverged, run: Run) -> None:
     """Adds to the message of a divergence how often the run was rolled back before it."""
-    if run.rollbacks:
-        times = "once" if run.rollbacks == 1 else f"{run.rollbacks} times"
-        rate = f"{run.lr_factor:g} times the spec's learning rate"
+    if run.state.rollbacks.count:
+        times = "once" if run.state.rollbacks.count == 1 else f"{run.state.rollbacks.count} times"
+        rate = f"{run.state.rollbacks.lr_factor:g} times the spec's learning rate"
         error.add(f"The run was rolled back {times} before, at last to {rate}.")

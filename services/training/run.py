@@ -27,7 +27,7 @@ from services.training.data import prepare
 from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
-from services.training.loop import Epoch, Run, evaluate, fit, restore_best, unanswered
+from services.training.loop import Epoch, EvaluationOutOfMemory, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.messages import (
     NEWEST,
@@ -211,14 +211,15 @@ class Telling:
                 return
             except Diverged as error:
                 if isinstance(error, NotFinite):
-                    self.run.best = None  # nothing to go back to
+                    self.run.state.best = None  # nothing to go back to
                 if not roll_back(self.run):
                     yield from self._last_good(error)
                     tell_rollbacks(error, self.run)
                     raise
                 again = self._rolled_back(error)
-            except torch.OutOfMemoryError:
-                again = self._with_less(smaller(self.run))
+            except torch.OutOfMemoryError as error:
+                in_evaluation = isinstance(error, EvaluationOutOfMemory)
+                again = self._with_less(smaller(self.run, evaluating=in_evaluation))
             yield from again  # out here nothing refers to the failure, nor to what its traceback held of the device
 
     def _train(self, stop: Stop) -> Iterator[Event]:
@@ -262,15 +263,15 @@ class Telling:
         """Tells of a rollback, and saves where the run stands now before it removes what came of the way it left."""
         run = self.run
         data = {
-            "rollback": run.rollbacks,
-            "lr_factor": run.lr_factor,
+            "rollback": run.state.rollbacks.count,
+            "lr_factor": run.state.rollbacks.lr_factor,
             "diverged_at_step": error.step,
             "lr": error.lr,
         }
-        yield RolledBack(run.epoch, run.step, best_of(run), sentence_of(error, run), data)
+        yield RolledBack(run.state.epoch, run.state.step, best_of(run), sentence_of(error, run), data)
         yield from self._checkpoint(time.monotonic())
-        checkpoint.discard_after(self.directory, run.step)
-        self.saved = [s for s in self.saved if s.step <= run.step]
+        checkpoint.discard_after(self.directory, run.state.step)
+        self.saved = [s for s in self.saved if s.step <= run.state.step]
 
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
@@ -293,14 +294,14 @@ class Telling:
         With fp16 the updates since then may have changed them, so there the checkpoint before has to do.
         """
         run = self.run
-        if run.step and run.scaler is None and not run.finished:
+        if run.state.step and run.scaler is None and not run.finished:
             yield from self._steps(time.monotonic())
             yield from self._checkpoint(time.monotonic())
         if isinstance(error, NotFinite):
             return
         if not self.saved:
             error.add("There is no checkpoint from before it.")
-        elif self.saved[-1].step == run.step and run.scaler is None:
+        elif self.saved[-1].step == run.state.step and run.scaler is None:
             error.add("The weights from before this step are in the last checkpoint.")
         else:
             error.add(f"The last checkpoint is that of step {self.saved[-1].step}.")
@@ -324,7 +325,7 @@ class Telling:
     def _take_up(self, at_most: int | None) -> Path | None:
         """Puts the run where the newest whole checkpoint is, and forgets those beyond."""
         found = checkpoint.resume(self.run, self.directory, at_most=at_most)
-        checkpoint.discard_after(self.directory, self.run.step if found else -1)
+        checkpoint.discard_after(self.directory, self.run.state.step if found else -1)
         self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]
         return found
 
@@ -372,7 +373,7 @@ class Telling:
         return Started(
             epochs=run.training.epochs,
             steps_per_epoch=run.steps_per_epoch,
-            resumed_from=Place(run.epoch, run.step) if resumed else None,
+            resumed_from=Place(run.state.epoch, run.state.step) if resumed else None,
             best=best_of(run),
             parameters=sum(p.numel() for p in run.parameters),
             device=str(run.device),
@@ -385,7 +386,7 @@ class Telling:
         """The first update of this process is told at once, for it shows that the run could be built; the rest twice
         a second."""
         run = self.run
-        fresh = run.steps_in_epoch - run._reported
+        fresh = run.state.steps_in_epoch - run.state.reported
         return not self.has_told or fresh >= STEPS_AT_MOST or now - self.told_at >= STEPS_EVERY_SECONDS
 
     def _steps(self, now: float) -> Iterator[Event]:
@@ -407,9 +408,9 @@ class Telling:
         run, when = self.run, self.run.spec.checkpoints
         if when.every_seconds is not None and now - self.saved_at >= when.every_seconds:
             return True
-        if when.every_steps is not None and run.step % when.every_steps == 0:
+        if when.every_steps is not None and run.state.step % when.every_steps == 0:
             return True
-        return epoch_ended and when.every_epochs is not None and run.epoch % when.every_epochs == 0
+        return epoch_ended and when.every_epochs is not None and run.state.epoch % when.every_epochs == 0
 
     def _checkpoint(self, now: float, *, must: bool = False) -> Iterator[Event]:
         """Saves the run as it stands; one that the disk refuses is skipped, unless it `must` be."""
@@ -459,10 +460,10 @@ class Telling:
     def _skipped(self, error: OSError) -> Event:
         sizes = {"needed_bytes": error.needed, "free_bytes": error.free} if isinstance(error, checkpoint.NoRoom) else {}
         message = (
-            f"The checkpoint at step {self.run.step} was skipped: {error.strerror}. Those before it stay, and another "
-            "is tried when it is due."
+            f"The checkpoint at step {self.run.state.step} was skipped: {error.strerror}. Those before it stay, and "
+            "another is tried when it is due."
         )
-        return Note("checkpoint_skipped", "warning", message, {"step": self.run.step, **sizes})
+        return Note("checkpoint_skipped", "warning", message, {"step": self.run.state.step, **sizes})
 
 
 def _warning(message: str) -> Event:
@@ -513,14 +514,14 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     for name, part in (("validation", run.data.validation), ("test", run.data.test)):
         if part is not None:
             metrics |= {f"{name}_{key}": value for key, value in evaluate(run, part).items()}
-    if run.data.validation is None and run.best is not None:
-        metrics |= _train_metrics(run.history[run.best.epoch - 1])
+    if run.data.validation is None and run.state.best is not None:
+        metrics |= _train_metrics(run.state.history[run.state.best.epoch - 1])
     check_losses(run, metrics)
     result: dict[str, Any] = {
-        "best_epoch": run.best.epoch if run.best else None,
-        "epochs": run.epoch,
-        "stopped_early": run.stopped_early,
-        **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
+        "best_epoch": run.state.best.epoch if run.state.best else None,
+        "epochs": run.state.epoch,
+        "stopped_early": run.state.stopping.stopped,
+        **({"rollbacks": run.state.rollbacks.count} if run.training.on_divergence else {}),
         "metrics": epochs.finite(metrics),
         "baseline": baseline.of(run, metrics),
     }
@@ -541,24 +542,24 @@ def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
     """Writes the best weights of a run that ends before its end, in the form of a finished one and marked as what they
     are; None where there are none that can be of use. What is known of them is what the best epoch recorded: there is
     no time to ask them anything."""
-    if run.best is None:
+    if run.state.best is None:
         return None
-    epoch = run.history[run.best.epoch - 1]
+    epoch = run.state.history[run.state.best.epoch - 1]
     split = "validation" if run.data.validation is not None else "train"
-    if epoch[f"{split}_loss"] is None or not all(_is_finite(tensor) for tensor in run.best.weights.values()):
+    if epoch[f"{split}_loss"] is None or not all(_is_finite(tensor) for tensor in run.state.best.weights.values()):
         return None
     metrics = {key: value for key, value in epoch.items() if key.startswith(f"{split}_")}
     result = {
         "complete": False,
         "incomplete_because": why,
-        "best_epoch": run.best.epoch,
-        "epochs": run.epoch,
+        "best_epoch": run.state.best.epoch,
+        "epochs": run.state.epoch,
         "stopped_early": False,
-        **({"rollbacks": run.rollbacks} if run.training.on_divergence else {}),
+        **({"rollbacks": run.state.rollbacks.count} if run.training.on_divergence else {}),
         "metrics": metrics,
         "baseline": baseline.of(run, metrics),
     }
-    return result, _write_model(run, directory, run.best.weights, result)
+    return result, _write_model(run, directory, run.state.best.weights, result)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -574,7 +575,7 @@ def _write_model(
     return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),
-        _write_json(directory / "history.json", {"epochs": run.history}),
+        _write_json(directory / "history.json", {"epochs": run.state.history}),
     )
 
 
@@ -584,20 +585,18 @@ def check_answers(run: Run) -> None:
     wrong = [name for name, tensor in run.model.state_dict().items() if not _is_finite(tensor)]
     if wrong:
         raise _not_finite(run, f"are not finite ({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})")
-    fits = min(run.micro_batch or run.training.batch_size, run.evaluation_batch)  # as training has shown
+    batches = run.state.batches
+    fits = min(batches.micro or run.training.batch_size, batches.evaluation)  # as training has shown
     parts = (
         ("training", run.train_part, fits),
-        ("validation", run.data.validation, run.evaluation_batch),
-        ("test", run.data.test, run.evaluation_batch),
+        ("validation", run.data.validation, batches.evaluation),
+        ("test", run.data.test, batches.evaluation),
     )
     found = []
     for name, part, batch in parts:
-        if part is not None:
-            run.evaluating = True  # and stays so where this fails: memory.py asks
-            if missing := unanswered(run, part, batch):
-                unit = "steps" if part.by_step else "samples"
-                found.append(f"{missing:,} of the {len(part.y):,} {name} {unit}")
-            run.evaluating = False
+        if part is not None and (missing := unanswered(run, part, batch)):
+            unit = "steps" if part.by_step else "samples"
+            found.append(f"{missing:,} of the {len(part.y):,} {name} {unit}")
     if found:
         how = "" if run.training.precision == "float32" else f" (computed in {run.training.precision})"
         raise _not_finite(run, f"give no finite answer to {', '.join(found)}{how}")
@@ -611,10 +610,10 @@ def check_losses(run: Run, metrics: dict[str, float | None]) -> None:
 
 
 def _not_finite(run: Run, what: str) -> NotFinite:
-    epoch = run.best.epoch if run.best else run.epoch
+    epoch = run.state.best.epoch if run.state.best else run.state.epoch
     return NotFinite(
         epoch=epoch,
-        step=run.step,
+        step=run.state.step,
         loss=math.nan,
         grad_norm=math.nan,
         lr=run.optimizer.param_groups[0]["lr"],
@@ -624,11 +623,11 @@ def _not_finite(run: Run, what: str) -> NotFinite:
 
 def best_of(run: Run) -> BestEpoch | None:
     """Which epoch is the best so far, whose weights are the model's: its number, and what it was judged by."""
-    if run.best is None:
+    if run.state.best is None:
         return None
     split = "validation" if run.data.validation is not None else "train"
-    value = run.best.value if math.isfinite(run.best.value) else None
-    return BestEpoch(run.best.epoch, f"{split}_{run.training.best_by}", value)
+    value = run.state.best.value if math.isfinite(run.state.best.value) else None
+    return BestEpoch(run.state.best.epoch, f"{split}_{run.training.best_by}", value)
 
 
 def _train_metrics(epoch: Epoch) -> dict[str, float | None]:

@@ -240,13 +240,13 @@ def test_whatever_a_spec_says_it_trains_and_goes_on_exactly(spec: dict[str, Any]
     run = make_run(arrays, **spec)
     with tempfile.TemporaryDirectory() as folder:
         for _ in fit(run):
-            if run.step == min(updates, run.steps_per_epoch):
+            if run.state.step == min(updates, run.steps_per_epoch):
                 checkpoint.save(run, Path(folder))
         resumed = make_run(arrays, **spec)
         torch.manual_seed(12345)
         assert checkpoint.resume(resumed, Path(folder)) is not None
     trained(resumed)
-    assert timeless(resumed.history) == timeless(run.history)
+    assert timeless(resumed.state.history) == timeless(run.state.history)
     assert same(weights_of(resumed), weights_of(run))
 
 
@@ -318,16 +318,16 @@ def test_the_loss_scale_and_the_counts_of_stopping_come_back(tmp_path: Path) -> 
     assert checkpoint.resume(other, tmp_path) == tmp_path / "checkpoint-000000012.json"
     assert other.scaler is not None
     assert other.scaler.state_dict() == run.scaler.state_dict()
-    assert (other.stopping_bad_epochs, other.stopping_best) == (1, run.stopping_best)
-    assert other.plateau == run.plateau
-    assert (other.plateau.bad_epochs, other.plateau.best) == (1, run.plateau.best)
-    assert (other.epoch, other.step, other.steps_in_epoch) == (2, 12, 2)
-    assert other.best is not None
-    assert run.best is not None
-    assert (other.best.epoch, other.best.value) == (run.best.epoch, run.best.value)
-    assert same(other.best.weights, run.best.weights)
-    assert other.history == run.history
-    assert other.elapsed > 0
+    assert (other.state.stopping.bad_epochs, other.state.stopping.best) == (1, run.state.stopping.best)
+    assert other.state.plateau == run.state.plateau
+    assert (other.state.plateau.bad_epochs, other.state.plateau.best) == (1, run.state.plateau.best)
+    assert (other.state.epoch, other.state.step, other.state.steps_in_epoch) == (2, 12, 2)
+    assert other.state.best is not None
+    assert run.state.best is not None
+    assert (other.state.best.epoch, other.state.best.value) == (run.state.best.epoch, run.state.best.value)
+    assert same(other.state.best.weights, run.state.best.weights)
+    assert other.state.history == run.state.history
+    assert other.state.elapsed > 0
 
 
 def test_numbers_that_are_not_finite_are_kept_as_they_are(tmp_path: Path) -> None:
@@ -335,15 +335,15 @@ def test_numbers_that_are_not_finite_are_kept_as_they_are(tmp_path: Path) -> Non
     loop = fit(run)
     for _ in range(5):
         next(loop)
-    run.history[0] |= {"validation_loss": None}  # as an epoch has it whose loss is not finite
-    assert run.best is not None
-    run.best.value = run.stopping_best = run.plateau.best = float("inf")
+    run.state.history[0] |= {"validation_loss": None}  # as an epoch has it whose loss is not finite
+    assert run.state.best is not None
+    run.state.best.value = run.state.stopping.best = run.state.plateau.best = float("inf")
     checkpoint.save(run, tmp_path)
     other = make_run(training={"early_stopping": {}, "lr_schedule": "plateau"})
     checkpoint.load_into(other, tmp_path / "checkpoint-000000005.json")
-    assert repr(other.history) == repr(run.history)
-    assert other.best is not None
-    assert other.best.value == other.stopping_best == other.plateau.best == float("inf")
+    assert repr(other.state.history) == repr(run.state.history)
+    assert other.state.best is not None
+    assert other.state.best.value == other.state.stopping.best == other.state.plateau.best == float("inf")
 
 
 # ---- damage
@@ -354,9 +354,9 @@ def saved(tmp_path: Path) -> Path:
     """A folder with checkpoints after updates 3 and 7 of a small run of 5 updates an epoch."""
     run = make_run()
     for _ in fit(run):
-        if run.step in (3, 7):
+        if run.state.step in (3, 7):
             checkpoint.save(run, tmp_path)
-        if run.step == 7:
+        if run.state.step == 7:
             break
     return tmp_path
 
@@ -370,8 +370,8 @@ def resumed_at(directory: Path, **options: Any) -> int | None:
     path = checkpoint.resume(run, directory, **options)
     if path is None:
         return None
-    assert run.step == checkpoint.step_of(path)
-    return run.step
+    assert run.state.step == checkpoint.step_of(path)
+    return run.state.step
 
 
 def test_the_newest_is_taken_up(saved: Path) -> None:
@@ -475,7 +475,7 @@ def test_a_damaged_checkpoint_leaves_the_run_as_it_was(saved: Path) -> None:
     with pytest.raises(CheckpointCorrupt):
         checkpoint.load_into(run, saved / f"{NEWER}.json")
     assert same(weights_of(run), before)
-    assert (run.step, run.epoch, run.history) == (0, 0, [])
+    assert (run.state.step, run.state.epoch, run.state.history) == (0, 0, [])
 
 
 def test_when_all_are_damaged_there_is_none(saved: Path) -> None:
@@ -501,7 +501,7 @@ def test_names_limits_and_habits_of_saving_do_not_make_another_spec(saved: Path)
         name="other", tags={"a": "b"}, queue="q", priority=5, limits={"max_retries": 9}, checkpoints={"every_steps": 1}
     )
     checkpoint.load_into(run, saved / f"{NEWER}.json")
-    assert run.step == 7
+    assert run.state.step == 7
 
 
 # ---- on disk
@@ -533,8 +533,8 @@ def test_the_tensors_are_plain_safetensors_with_torchs_names(saved: Path) -> Non
 def test_best_is_what_was_taken_at_the_end_of_the_best_epoch_only(tmp_path: Path) -> None:
     run = make_run(training={"epochs": 2, "optimizer": {"name": "adam", "lr": 1e-4}})
     saved = [checkpoint.save(run, tmp_path) for _ in fit(run)]
-    assert run.best is not None
-    assert [s.step for s in saved if s.best] == [5, 10][: run.best.epoch]
+    assert run.state.best is not None
+    assert [s.step for s in saved if s.best] == [5, 10][: run.state.best.epoch]
 
 
 def told(step: int, best: bool = False) -> checkpoint.Saved:
@@ -581,7 +581,7 @@ def test_a_save_that_the_disk_refuses_leaves_the_older_one_and_nothing_else(refu
     first = checkpoint.save(run, tmp_path)
     next(loop)
     if refused == ".jsonl":
-        run.history = [{"epoch": 1, "train_loss": 0.5}] * 2000
+        run.state.history = [{"epoch": 1, "train_loss": 0.5}] * 2000
     if refused == ".json":
         run.data = replace(run.data, classes=["a long label"] * 4000)  # a record longer than the tensors
     limit = 2000 if refused == ".safetensors" else 40_000
@@ -590,7 +590,7 @@ def test_a_save_that_the_disk_refuses_leaves_the_older_one_and_nothing_else(refu
     assert names_in(tmp_path) == {file.name for file in first.files}
     other = make_run(training={"epochs": 100})
     assert checkpoint.resume(other, tmp_path) is not None
-    assert other.step == 1
+    assert other.state.step == 1
     second = checkpoint.save(run, tmp_path)  # there is room again
     assert names_in(tmp_path) == {file.name for file in (*first.files, *second.files)}
 
@@ -624,7 +624,7 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_does_not_count_its_updates_twice
     run, unbroken = make_run(), make_run()
     checkpoint.load_into(run, saved / f"{NEWER}.json")
     records = trained(run)
-    assert timeless(run.history) == timeless(trained(unbroken))
+    assert timeless(run.state.history) == timeless(trained(unbroken))
     assert [record["epoch"] for record in records] == [2, 3]
     assert np.isfinite(records[0]["grad_norm_mean"])
 

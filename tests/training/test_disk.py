@@ -203,7 +203,7 @@ def test_a_skipped_checkpoint_is_tried_when_the_next_is_due_by_time_and_not_at_e
     save = checkpoint.save
 
     def counted(run: Run, directory: Path) -> checkpoint.Saved:
-        tried.append(run.step)
+        tried.append(run.state.step)
         return save(run, directory)
 
     monkeypatch.setattr(checkpoint, "save", counted)
@@ -312,12 +312,12 @@ def test_a_save_over_the_same_update_leaves_a_whole_one(failure: str, tmp_path: 
     run = make_run(ARRAYS)
     next(fit(run))
     first = checkpoint.save(run, tmp_path)
-    run.micro_batch = 2
+    run.state.batches.micro = 2
     with FAILURES[failure](), pytest.raises(OSError, match=r"space|large|Input/output"):
         checkpoint.save(run, tmp_path)
     other = make_run(ARRAYS)
     assert checkpoint.resume(other, tmp_path) is not None
-    assert other.step == 1
+    assert other.state.step == 1
     again = checkpoint.save(run, tmp_path)
     assert again.files[1] == first.files[1]  # the tensors are the same, bit for bit
 

@@ -47,8 +47,8 @@ def test_a_checkpoint_is_as_small_at_epoch_ten_thousand_as_at_epoch_one(tmp_path
     stepped(run, 1)
     sizes = {}
     for count in (1, 10_000):
-        run.history = [record(number + 1) for number in range(count)]
-        run.written = None
+        run.state.history = [record(number + 1) for number in range(count)]
+        run.state.written = None
         sizes[count] = size_of(checkpoint.save(run, tmp_path))
     assert sizes[10_000] - sizes[1] < 20  # the digits of two numbers
     assert (tmp_path / epochs.NAME).stat().st_size > 3_000_000
@@ -70,7 +70,7 @@ def test_a_checkpoint_adds_only_what_is_new(tmp_path: Path, monkeypatch: pytest.
             checkpoint.save(run, tmp_path)
             checkpoint.save(run, tmp_path)
     assert written[1:] == [1, 0] * 9
-    assert (tmp_path / epochs.NAME).read_bytes() == b"".join(real(run.history))
+    assert (tmp_path / epochs.NAME).read_bytes() == b"".join(real(run.state.history))
 
 
 def test_every_checkpoint_finds_its_own_epochs_in_the_one_file(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_every_checkpoint_finds_its_own_epochs_in_the_one_file(tmp_path: Path) -
     for place, path in enumerate(reversed(checkpoint.newest_first(tmp_path)), 1):
         other = make_run(training={"epochs": 4})
         checkpoint.load_into(other, path)
-        assert other.history == run.history[:place]
+        assert other.state.history == run.state.history[:place]
 
 
 def test_an_older_checkpoint_is_gone_on_from_and_the_file_is_cut_there(tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ def test_an_older_checkpoint_is_gone_on_from_and_the_file_is_cut_there(tmp_path:
     older = checkpoint.newest_first(tmp_path)[2]
     again = make_run(training={"epochs": 4})
     checkpoint.load_into(again, older)
-    checkpoint.discard_after(tmp_path, again.step)
+    checkpoint.discard_after(tmp_path, again.state.step)
     trained(again)
-    assert timeless(again.history) == timeless(run.history)
+    assert timeless(again.state.history) == timeless(run.state.history)
     checkpoint.save(again, tmp_path)
-    assert (tmp_path / epochs.NAME).read_bytes() == b"".join(epochs.lines(again.history))
+    assert (tmp_path / epochs.NAME).read_bytes() == b"".join(epochs.lines(again.state.history))
 
 
 def test_going_back_cuts_nothing_off_that_a_checkpoint_still_counts_on(tmp_path: Path) -> None:
@@ -106,11 +106,11 @@ def test_going_back_cuts_nothing_off_that_a_checkpoint_still_counts_on(tmp_path:
         if epoch is not None:
             checkpoint.save(run, tmp_path)
     back = make_run(training={"epochs": 3})
-    back.history = run.history[:1]
+    back.state.history = run.state.history[:1]
     checkpoint.save(back, tmp_path)
     other = make_run(training={"epochs": 3})
     assert checkpoint.resume(other, tmp_path) is not None
-    assert other.history == run.history
+    assert other.state.history == run.state.history
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off", "flipped"])
@@ -129,12 +129,12 @@ def test_damaged_epochs_are_noticed_and_an_older_checkpoint_serves_where_it_can(
     with pytest.raises(CheckpointCorrupt):
         checkpoint.load_into(other, checkpoint.newest_first(tmp_path)[0])
     found = checkpoint.resume(other, tmp_path)
-    assert (found, other.epoch) == ((None, 0) if damage == "gone" else (checkpoint.newest_first(tmp_path)[1], 2))
+    assert (found, other.state.epoch) == ((None, 0) if damage == "gone" else (checkpoint.newest_first(tmp_path)[1], 2))
     trained(other)
     checkpoint.save(other, tmp_path)  # which mends the file
     third = make_run(training={"epochs": 3})
     checkpoint.load_into(third, checkpoint.newest_first(tmp_path)[0])
-    assert third.history == other.history
+    assert third.state.history == other.state.history
 
 
 def test_a_file_that_vanishes_meanwhile_is_written_anew(tmp_path: Path) -> None:
@@ -150,21 +150,21 @@ def test_checkpoints_of_versions_that_kept_the_epochs_inside_are_taken_up(tmp_pa
     run = make_run(training={"epochs": 4})
     loop = fit(run)
     for epoch in loop:
-        if epoch is not None and run.epoch == 2:
+        if epoch is not None and run.state.epoch == 2:
             break
     saved = checkpoint.save(run, tmp_path)
     path = tmp_path / saved.files[0].name
     body = checkpoint.read(path)
     del body["history"]
-    body["state"]["history"] = [dict(run.history[0]), run.history[1] | {"validation_loss": "inf"}]
+    body["state"]["history"] = [dict(run.state.history[0]), run.state.history[1] | {"validation_loss": "inf"}]
     path.write_text(json.dumps(body | {"sha256": checkpoint._hash_of(body)}))
     (tmp_path / epochs.NAME).unlink()
     assert epochs.is_there(path)
     other = make_run(training={"epochs": 4})
     checkpoint.load_into(other, path)
-    assert other.history == [run.history[0], run.history[1] | {"validation_loss": None}]
+    assert other.state.history == [run.state.history[0], run.state.history[1] | {"validation_loss": None}]
     trained(other)
-    assert [one["epoch"] for one in other.history] == [1, 2, 3, 4]
+    assert [one["epoch"] for one in other.state.history] == [1, 2, 3, 4]
     again = checkpoint.save(other, tmp_path)
     assert epochs.is_there(tmp_path / again.files[0].name)
 
@@ -180,7 +180,11 @@ def test_an_epoch_that_is_not_finite_is_the_same_in_memory_as_in_the_file(
     for epoch in fit(run):
         if epoch is not None:
             checkpoint.save(run, tmp_path)
-    assert [epoch["validation_loss"] for epoch in run.history] == [0.7, None, None]
+    assert [epoch["validation_loss"] for epoch in run.state.history] == [0.7, None, None]
     other = make_run(training={"epochs": 3, "early_stopping": {"patience": 9}})
     assert checkpoint.resume(other, tmp_path) is not None
-    assert (other.history, other.stopping_bad_epochs, other.stopping_best) == (run.history, 2, 0.7)
+    assert (other.state.history, other.state.stopping.bad_epochs, other.state.stopping.best) == (
+        run.state.history,
+        2,
+        0.7,
+    )

@@ -153,8 +153,8 @@ def test_fit_yields_once_an_update_and_an_epoch_as_each_ends() -> None:
     yielded = list(fit(run))
     assert [epoch is not None for epoch in yielded] == [False, False, False, False, True] * 3
     assert [epoch["epoch"] for epoch in yielded if epoch] == [1, 2, 3]
-    assert (run.step, run.epoch, run.steps_per_epoch, run.finished) == (15, 3, 5, True)
-    assert run.history == [epoch for epoch in yielded if epoch]
+    assert (run.state.step, run.state.epoch, run.steps_per_epoch, run.finished) == (15, 3, 5, True)
+    assert run.state.history == [epoch for epoch in yielded if epoch]
 
 
 def test_reports_are_contiguous_however_seldom_they_are_taken() -> None:
@@ -168,7 +168,7 @@ def test_reports_are_contiguous_however_seldom_they_are_taken() -> None:
     for epoch in fit(seldom):
         if epoch is not None:
             first, reports = seldom.take_reports()
-            assert first == seldom.step - 4
+            assert first == seldom.state.step - 4
             assert reports == [taken[step] for step in range(first, first + 5)]
     assert seldom.take_reports() == (16, [])
 
@@ -205,7 +205,7 @@ def test_what_is_recorded_is_the_norm_before_clipping_and_what_is_applied_is_wit
     assert any(clipped)
     for before, after in zip(measured, norms(applied), strict=True):
         assert after == pytest.approx(min(before, 0.3), rel=1e-5)
-    for epoch, record in enumerate(run.history):
+    for epoch, record in enumerate(run.state.history):
         part = slice(5 * epoch, 5 * epoch + 5)
         assert record["clipped_fraction"] == pytest.approx(np.mean(clipped[part]))
         assert record["grad_norm_mean"] == pytest.approx(np.mean(measured[part]))
@@ -216,8 +216,8 @@ def test_a_bound_that_is_never_reached_changes_nothing() -> None:
     bound, free = (make_run(training={"max_grad_norm": most}) for most in (1e9, None))
     assert timeless(trained(bound)) == timeless(trained(free))
     assert same(weights_of(bound), weights_of(free))
-    assert free.history[0]["clipped_fraction"] == 0.0
-    assert free.history[0]["grad_norm_mean"] is not None
+    assert free.state.history[0]["clipped_fraction"] == 0.0
+    assert free.state.history[0]["grad_norm_mean"] is not None
 
 
 def test_clipping_by_value_bounds_every_element(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_clipping_by_value_bounds_every_element(monkeypatch: pytest.MonkeyPatch)
         assert torch.equal(bounded, whole.clamp(-0.01, 0.01))
     assert max(float(g.abs().max()) for some in applied for g in some) <= np.float32(0.01)
     assert measured[0] == pytest.approx(norms(raw)[0])  # before clipping
-    assert run.history[0]["clipped_fraction"] == 1.0
+    assert run.state.history[0]["clipped_fraction"] == 1.0
 
 
 def test_value_comes_before_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,14 +274,14 @@ def test_micro_batches_make_the_update_of_one_large_batch(
     arrays = of_many_lengths(classes(26)) if lengths else classes(26)
     whole, at_once = batch_gradients(arrays, monkeypatch, batch_size=12, loss=loss)
     parts, gathered = batch_gradients(arrays, monkeypatch, batch_size=4, accumulation_steps=3, loss=loss)
-    assert (whole.step, parts.step, parts.steps_per_epoch) == (3, 3, 3)  # of 12, 12 and 2 samples
+    assert (whole.state.step, parts.state.step, parts.steps_per_epoch) == (3, 3, 3)  # of 12, 12 and 2 samples
     for one, many in zip(at_once, gathered, strict=True):
         for expected, found in zip(one, many, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     for key in ("train_accuracy", "train_macro_f1", "epoch"):
-        assert whole.history[0][key] == parts.history[0][key]
-    assert whole.history[0]["train_loss"] == pytest.approx(parts.history[0]["train_loss"], rel=1e-5)
-    assert whole.history[0]["grad_norm_max"] == pytest.approx(parts.history[0]["grad_norm_max"], rel=1e-5)
+        assert whole.state.history[0][key] == parts.state.history[0][key]
+    assert whole.state.history[0]["train_loss"] == pytest.approx(parts.state.history[0]["train_loss"], rel=1e-5)
+    assert whole.state.history[0]["grad_norm_max"] == pytest.approx(parts.state.history[0]["grad_norm_max"], rel=1e-5)
 
 
 # ---- class weights
@@ -333,7 +333,7 @@ def test_weighted_gradients_of_an_epoch_are_the_same_however_it_is_cut(
             accumulation_steps=accumulation,
             optimizer={"name": "sgd", "lr": 1e-30},
         )
-        run.micro_batch = micro
+        run.state.batches.micro = micro
         applied = gradients_seen(run, monkeypatch)
         (record,) = trained(run)
         flat = [torch.cat([g.flatten() for g in gradients]) for gradients in applied]
@@ -384,8 +384,8 @@ def test_the_training_loss_is_a_mean_over_samples_not_batches() -> None:
     losses = reports_of(run)[:, 0].tolist()
     sizes = [4, 4, 4, 4, 4, 2]
     weighted = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / 22
-    assert run.history[0]["train_loss"] == pytest.approx(weighted, rel=1e-12)
-    assert run.history[0]["train_loss"] != pytest.approx(np.mean(losses), rel=1e-6)
+    assert run.state.history[0]["train_loss"] == pytest.approx(weighted, rel=1e-12)
+    assert run.state.history[0]["train_loss"] != pytest.approx(np.mean(losses), rel=1e-6)
 
 
 def test_a_record_holds_every_number_of_its_epoch() -> None:
@@ -448,14 +448,14 @@ def test_looking_at_the_validation_split_does_not_change_the_run() -> None:
             assert looked.model.training
     left = make_run(**spec)
     trained(left)
-    assert timeless(looked.history) == timeless(left.history)
+    assert timeless(looked.state.history) == timeless(left.state.history)
     assert same(weights_of(looked), weights_of(left))
 
 
 def test_batch_norm_statistics_are_not_touched_by_evaluation() -> None:
     run = make_run(architecture={"batch_norm": True}, training={"epochs": 1})
     trained(run)
-    assert int(run.model.state_dict()["norm.num_batches_tracked"]) == run.step
+    assert int(run.model.state_dict()["norm.num_batches_tracked"]) == run.state.step
 
 
 def test_a_last_batch_of_one_sample_does_not_break_batch_norm() -> None:
@@ -510,39 +510,39 @@ def weights_after_each_epoch(run: Run) -> list[dict[str, Tensor]]:
 def test_the_best_weights_are_what_one_gets_however_the_run_ends(stopping: dict[str, int] | None) -> None:
     run = memorising(early_stopping=stopping)
     seen = weights_after_each_epoch(run)
-    losses = [record["validation_loss"] for record in run.history]
+    losses = [record["validation_loss"] for record in run.state.history]
     best = int(np.argmin(losses))  # type: ignore[arg-type]
     assert 0 < best < len(losses) - 1
-    assert run.best is not None
-    assert (run.best.epoch, run.best.value) == (best + 1, losses[best])
+    assert run.state.best is not None
+    assert (run.state.best.epoch, run.state.best.value) == (best + 1, losses[best])
     assert same(weights_of(run), seen[best])
     assert not same(seen[best], seen[-1])
-    assert run.stopped_early == (stopping is not None)
+    assert run.state.stopping.stopped == (stopping is not None)
     assert len(seen) == (40 if stopping is None else best + 1 + 4)
 
 
 def test_the_best_may_be_judged_by_another_metric() -> None:
     run = memorising(best_by="accuracy", epochs=15)
     trained(run)
-    accuracies = [record["validation_accuracy"] for record in run.history]
-    assert run.best is not None
-    assert run.best.epoch == int(np.argmax(accuracies)) + 1  # type: ignore[arg-type]  (the first of equals)
+    accuracies = [record["validation_accuracy"] for record in run.state.history]
+    assert run.state.best is not None
+    assert run.state.best.epoch == int(np.argmax(accuracies)) + 1  # type: ignore[arg-type]  (the first of equals)
 
 
 def test_an_improvement_below_min_delta_is_kept_but_does_not_put_off_the_end() -> None:
     run = memorising(early_stopping={"patience": 3, "min_delta": 10.0})
     trained(run)
-    assert (run.epoch, run.stopped_early) == (4, True)
-    assert run.best is not None
-    assert run.best.value == min(record["validation_loss"] for record in run.history)  # type: ignore[type-var]
+    assert (run.state.epoch, run.state.stopping.stopped) == (4, True)
+    assert run.state.best is not None
+    assert run.state.best.value == min(record["validation_loss"] for record in run.state.history)  # type: ignore[type-var]
 
 
 def test_without_validation_the_training_numbers_choose_the_best() -> None:
     run = make_run(data={"split": {"validation": 0.0}}, training={"epochs": 6})
     trained(run)
-    losses = [record["train_loss"] for record in run.history]
-    assert run.best is not None
-    assert run.best.epoch == int(np.argmin(losses)) + 1  # type: ignore[arg-type]
+    losses = [record["train_loss"] for record in run.state.history]
+    assert run.state.best is not None
+    assert run.state.best.epoch == int(np.argmin(losses)) + 1  # type: ignore[arg-type]
 
 
 def test_without_validation_early_stopping_watches_the_training_numbers() -> None:
@@ -550,7 +550,11 @@ def test_without_validation_early_stopping_watches_the_training_numbers() -> Non
     run = make_run(data={"split": {"validation": 0.0}}, training={"epochs": 20, "early_stopping": stopping})
     assert run.data.validation is None
     trained(run)
-    assert (run.epoch, run.stopped_early, run.stopping_best) == (4, True, run.history[0]["train_loss"])
+    assert (run.state.epoch, run.state.stopping.stopped, run.state.stopping.best) == (
+        4,
+        True,
+        run.state.history[0]["train_loss"],
+    )
 
 
 def far_off(**training: Any) -> Run:
@@ -576,9 +580,9 @@ def test_a_validation_loss_that_is_not_finite_is_recorded_and_training_goes_on()
     records = trained(run)
     assert records[0]["validation_loss"] is None
     assert all(math.isfinite(record["train_loss"]) for record in records)  # type: ignore[arg-type]
-    assert run.best is not None
-    assert run.stopped_early
-    assert run.plateau.share < 1.0
+    assert run.state.best is not None
+    assert run.state.stopping.stopped
+    assert run.state.plateau.share < 1.0
 
 
 # ---- divergence
@@ -616,7 +620,7 @@ def test_a_learning_rate_that_is_far_too_high_diverges_and_says_so() -> None:
         seen.extend(weights_of(run) for _ in fit(run))
     before = seen[-1]
     assert caught.value.lr == 100.0
-    assert caught.value.step == run.step + 1
+    assert caught.value.step == run.state.step + 1
     assert same(weights_of(run), before)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in before.values())
 
@@ -654,7 +658,7 @@ def test_a_guard_on_a_device_keeps_what_was_before_or_stops_at_once(optimizer: s
         if optimizer == "rmsprop":  # torch's does not heed the flag, and would take the bad gradient
             with pytest.raises(Diverged) as caught:
                 _guard(run, loss, norm, moved)
-            assert caught.value.step == run.step + 1
+            assert caught.value.step == run.state.step + 1
         else:
             _guard(run, loss, norm, moved)
         assert float(run.halted) == 1.0
@@ -687,7 +691,9 @@ def test_lower_precision_trains_near_float32(cell: str, precision: str, lengths:
     torch.testing.assert_close(
         half[:, 1], whole[:, 1], rtol=0.15, atol=0.05
     )  # unscaled, or it would be 65536 times that
-    assert runs[1].history[-1]["validation_loss"] == pytest.approx(runs[0].history[-1]["validation_loss"], rel=0.05)
+    assert runs[1].state.history[-1]["validation_loss"] == pytest.approx(
+        runs[0].state.history[-1]["validation_loss"], rel=0.05
+    )
     assert all(tensor.dtype == torch.float32 for name, tensor in weights_of(runs[1]).items())
 
 

@@ -56,9 +56,9 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int,
         taken: list[tuple[int, int]] = []
 
         def step(run: Run, batches: list[Batch]) -> Tensor:
-            if run.step + 1 >= from_step and max(len(batch.y) for batch in batches) > samples:
+            if run.state.step + 1 >= from_step and max(len(batch.y) for batch in batches) > samples:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            taken.append((run.step + 1, len(batches)))
+            taken.append((run.state.step + 1, len(batches)))
             return whole(run, batches)
 
         monkeypatch.setattr(loop, "autograd_step", step)
@@ -118,9 +118,9 @@ def test_micro_batches_make_the_updates_of_whole_batches(micro: int, accumulatio
         )
 
     whole, cut = run(), run()
-    cut.micro_batch = micro
+    cut.state.batches.micro = micro
     expected, found = trained(whole), trained(cut)
-    assert cut.step == whole.step == 3 * (3 if accumulation == 1 else 2)
+    assert cut.state.step == whole.state.step == 3 * (3 if accumulation == 1 else 2)
     for name, tensor in weights_of(whole).items():
         torch.testing.assert_close(weights_of(cut)[name], tensor, rtol=1e-4, atol=1e-6)  # sums in another order
     for one, other in zip(expected, found, strict=True):
@@ -275,10 +275,9 @@ def test_the_last_evaluation_of_all_may_be_the_one_that_does_not_fit(
     done = []
 
     def evaluate(run: Run, part: Any) -> Any:
-        if run.finished and run.evaluation_batch > 100:
-            run.evaluating = True
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        done.append(run.step)
+        if run.finished and run.state.batches.evaluation > 100:
+            raise loop.EvaluationOutOfMemory("CUDA out of memory.")
+        done.append(run.state.step)
         return finish(run, part)
 
     monkeypatch.setattr("services.training.run.evaluate", evaluate)
@@ -298,15 +297,15 @@ def test_evaluation_of_one_sample_that_does_not_fit_gives_up(
 
 def test_what_fits_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
     run = make_run(ARRAYS)
-    run.micro_batch, run.evaluation_batch = 2, 64
+    run.state.batches.micro, run.state.batches.evaluation = 2, 64
     tensors, state = checkpoint.state_of(run)
     other = make_run(ARRAYS)
     checkpoint.restore(other, tensors, state)
-    assert (other.micro_batch, other.evaluation_batch) == (2, 64)
+    assert (other.state.batches.micro, other.state.batches.evaluation) == (2, 64)
     del state["batches"]  # as a version before there was such a thing wrote it
     third = make_run(ARRAYS)
     checkpoint.restore(third, tensors, state)
-    assert (third.micro_batch, third.evaluation_batch) == (None, 256)
+    assert (third.state.batches.micro, third.state.batches.evaluation) == (None, 256)
 
 
 def test_what_a_run_takes_of_a_gpu_is_told_every_two_seconds_and_of_a_cpu_never(tmp_path: Path) -> None:

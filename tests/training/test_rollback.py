@@ -108,23 +108,26 @@ def test_a_run_goes_back_to_its_best_epoch_with_all_that_hangs_on_it() -> None:
         "lr_schedule": {"name": "plateau", "patience": 0, "threshold": 0.5, "factor": 0.9, "warmup_steps": 40},
     }
     run, _ = diverging(15.0, **watching)
-    best = run.best
+    best = run.state.best
     assert best is not None
-    assert 0 < best.epoch < run.epoch
-    history = list(run.history)
+    assert 0 < best.epoch < run.state.epoch
+    history = list(run.state.history)
     assert roll_back(run)
-    assert (run.epoch, run.step, run.steps_in_epoch) == (best.epoch, 8 * best.epoch, 0)
-    assert run.history == history[: best.epoch]
+    assert (run.state.epoch, run.state.step, run.state.steps_in_epoch) == (best.epoch, 8 * best.epoch, 0)
+    assert run.state.history == history[: best.epoch]
     assert same(weights_of(run), best.weights)
     assert run.optimizer.state_dict()["state"] == {}
-    assert (run.rollbacks, run.lr_factor) == (1, 0.1)
+    assert (run.state.rollbacks.count, run.state.rollbacks.lr_factor) == (1, 0.1)
 
     until_then = make_run(ARRAYS, **spec(15.0) | {"training": spec(15.0)["training"] | watching})
     for epoch in fit(until_then):
-        if epoch is not None and until_then.epoch == best.epoch:
+        if epoch is not None and until_then.state.epoch == best.epoch:
             break
-    assert run.plateau == until_then.plateau
-    assert (run.stopping_best, run.stopping_bad_epochs) == (until_then.stopping_best, until_then.stopping_bad_epochs)
+    assert run.state.plateau == until_then.state.plateau
+    assert (run.state.stopping.best, run.state.stopping.bad_epochs) == (
+        until_then.state.stopping.best,
+        until_then.state.stopping.bad_epochs,
+    )
     assert same(weights_of(run), weights_of(until_then))
     next(fit(run))
     next(loop := fit(until_then))
@@ -134,18 +137,18 @@ def test_a_run_goes_back_to_its_best_epoch_with_all_that_hangs_on_it() -> None:
 
 def test_without_a_best_epoch_a_run_goes_back_to_its_first_weights() -> None:
     run, _ = diverging(100.0)
-    assert run.epoch == 0
+    assert run.state.epoch == 0
     assert roll_back(run)
-    assert (run.epoch, run.step, run.history, run.best) == (0, 0, [], None)
+    assert (run.state.epoch, run.state.step, run.state.history, run.state.best) == (0, 0, [], None)
     assert same(weights_of(run), weights_of(make_run(ARRAYS, **spec(100.0))))
 
 
 def test_an_epoch_of_infinite_loss_is_no_place_to_go_back_to() -> None:
     run, _ = diverging()
-    assert run.best is not None
-    run.best.value = math.inf
+    assert run.state.best is not None
+    run.state.best.value = math.inf
     assert roll_back(run)
-    assert (run.epoch, run.best) == (0, None)
+    assert (run.state.epoch, run.state.best) == (0, None)
 
 
 def test_each_rollback_draws_other_random_numbers_and_the_same_ones_for_the_same_seed() -> None:
@@ -366,7 +369,7 @@ def test_a_checkpoint_that_knows_no_rollbacks_is_taken_up(tmp_path: Path) -> Non
     del state["rollbacks"]
     other = make_run()
     checkpoint.restore(other, tensors, state)
-    assert (other.step, other.rollbacks, other.lr_factor) == (1, 0, 1.0)
+    assert (other.state.step, other.state.rollbacks.count, other.state.rollbacks.lr_factor) == (1, 0, 1.0)
 
 
 def test_every_default_is_as_it_is_documented() -> None:

@@ -349,10 +349,10 @@ def test_what_cannot_be_offered_is_said_and_the_run_stops_all_the_same(
     def spoiled(stopped: Run, directory: Path, why: str) -> run.Offered | None:
         if trouble == "disk":
             raise checkpoint.NoRoom(1, 0)
-        if stopped.best is not None and trouble == "weights":
-            stopped.best.weights["head.bias"][0] = math.nan
-        if stopped.best is not None and trouble == "loss":
-            stopped.history[stopped.best.epoch - 1]["validation_loss"] = None
+        if stopped.state.best is not None and trouble == "weights":
+            stopped.state.best.weights["head.bias"][0] = math.nan
+        if stopped.state.best is not None and trouble == "loss":
+            stopped.state.history[stopped.state.best.epoch - 1]["validation_loss"] = None
         return real(stopped, directory, why)
 
     monkeypatch.setattr(run, "cut_short", spoiled)

@@ -45,7 +45,7 @@ def half(optimizer: str, **training: Any) -> Run:
 def overflow(run: Run, updates: int) -> None:
     """Lets the gradients of the run's first updates overflow; their losses are finite."""
     loss = run.loss
-    run.loss = lambda outputs, y: loss(outputs, y) * (1e36 if run.step < updates else 1.0)
+    run.loss = lambda outputs, y: loss(outputs, y) * (1e36 if run.state.step < updates else 1.0)
 
 
 def pass_over(run: Run, updates: int) -> None:
@@ -53,7 +53,7 @@ def pass_over(run: Run, updates: int) -> None:
     step = run.step_of_spec
 
     def without(run: Run, batches: list[Batch]) -> Tensor:
-        if run.step >= updates:
+        if run.state.step >= updates:
             return step(run, batches)
         (batch,) = batches
         with run.autocast():
@@ -61,7 +61,7 @@ def pass_over(run: Run, updates: int) -> None:
         assert run.scaler is not None
         run.scaler.scale(outputs.sum())  # type: ignore[no-untyped-call]
         run.scaler.update(run.scaler.get_scale() / 2)
-        run.outputs.append(outputs.detach())
+        run.state.outputs.append(outputs.detach())
         return torch.zeros(3)
 
     run.step_of_spec = without
@@ -90,7 +90,7 @@ def test_an_optimizer_whose_first_updates_were_skipped_is_one_that_never_saw_the
             continue
         assert same(weights_of(one), weights_of(other)), number
         assert same(optimizer_of(one), optimizer_of(other)), number
-    assert one.step == other.step == 15
+    assert one.state.step == other.state.step == 15
     assert one.scaler is not None
     assert other.scaler is not None
     assert one.scaler.get_scale() == other.scaler.get_scale() <= 65536.0 / 2**skipped
@@ -108,7 +108,7 @@ def test_a_run_resumed_amid_skipped_updates_is_an_unbroken_one(optimizer: str, s
     checkpoint.save(first, tmp_path)
     checkpoint.load_into(second, next(tmp_path.glob("*.json")))
     trained(second)
-    assert second.step == unbroken.step == 15
+    assert second.state.step == unbroken.state.step == 15
     assert same(weights_of(second), weights_of(unbroken))
     assert same(optimizer_of(second), optimizer_of(unbroken))
 
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_holds_no_momentum_is_gone_on_from(tmp_path: Path) -> 
 def test_a_run_that_was_rolled_back_begins_with_nothing_of_what_it_left(optimizer: str) -> None:
     run = half(optimizer, on_divergence={})
     loss = run.loss
-    run.loss = lambda outputs, y: loss(outputs, y) * (1.0 if run.step < 3 else torch.nan)
+    run.loss = lambda outputs, y: loss(outputs, y) * (1.0 if run.state.step < 3 else torch.nan)
     with pytest.raises(Diverged):
         trained(run)
     assert roll_back(run)

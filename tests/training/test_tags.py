@@ -180,7 +180,7 @@ def test_an_epoch_is_the_same_in_micro_batches() -> None:
     """Each is weighed by its valid steps, not by its sequences."""
     whole = make_run(tagged(), training={"batch_size": 8, "epochs": 2})
     cut = make_run(tagged(), training={"batch_size": 8, "epochs": 2})
-    cut.micro_batch = 3
+    cut.state.batches.micro = 3
     for one, other in zip(trained(whole), trained(cut), strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
         assert one["train_accuracy"] == pytest.approx(other["train_accuracy"], abs=0.02)
@@ -213,7 +213,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, batch_norm: bool) 
     resumed = make_run(tagged(), **changes)
     assert checkpoint.resume(resumed, tmp_path) is not None
     trained(resumed)
-    assert timeless(resumed.history) == timeless(records)
+    assert timeless(resumed.state.history) == timeless(records)
     assert same(weights_of(resumed), weights_of(unbroken))
 
 

@@ -205,7 +205,7 @@ def test_checkpoints_that_were_written_before_there_was_any_scaling_are_gone_on_
         path.write_text(json.dumps({**body, "sha256": checkpoint._hash_of(body)}))
         again = make_run(arrays, data=data)
         checkpoint.load_into(again, path)
-        assert again.epoch == 1
+        assert again.state.epoch == 1
 
 
 def test_a_checkpoint_of_other_targets_is_not_gone_on_from(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     again = make_run(far())
     checkpoint.load_into(again, tmp_path / saved.files[0].name)
     trained(again)
-    assert timeless(again.history) == timeless(records)
+    assert timeless(again.state.history) == timeless(records)
     assert same(weights_of(again), weights_of(whole))
 
 

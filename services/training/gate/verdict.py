@@ -21,7 +21,7 @@ from services.training.files.npz import Arrays
 from services.training.gate import drift, paired
 from services.training.gate.paired import Comparison
 from services.training.gate.reference import Unusable, among, answered, beginning, check_input, load
-from services.training.loop import Run, answers, in_rows
+from services.training.loop import Run, answers, evaluating, in_rows
 from services.training.measures import MEASURES
 from services.training.messages import Event, Level, Note, SavedModel
 from services.training.spec import Spec
@@ -143,9 +143,9 @@ class Retraining:
         task = self.data.task
         metric = gate.metric or measures.default(task.answers(self.data.output_size))
         weights = task.class_weights(loss, self.data.train.y, self.data.output_size)
-        run.evaluating = True  # and stays so where this fails: memory.py asks
-        outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, run.evaluation_batch))
-        run.evaluating = False
+        with evaluating():
+            batch = run.state.batches.evaluation
+            outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, batch))
         scaling = self.data.target_scaling
         outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
         new = task.scores(metric, loss, outputs, targets, weights, scaling.scale, part.steps)
