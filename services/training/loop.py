@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,23 @@ UPDATES_BETWEEN_LOOKS = 32
 EVALUATION_BATCH = 256
 
 
+class Update(NamedTuple):
+    """What a step reports of the update that it has made: three scalars on the device, and answers."""
+
+    loss: Tensor
+    """Mean over the samples of the update."""
+    grad_norm: Tensor
+    """Before clipping."""
+    clipped: Tensor
+    """1 where the gradient was clipped, else 0."""
+    answers: Tensor
+    """What the network answered in training: (samples, output_size), or one row per valid step."""
+
+
+Step = Callable[["Run", list[Batch]], Update]
+"""Makes one update of a run from the batches given. It raises Diverged, or raises `run.halted` on the device."""
+
+
 class Run:
     """One training run: what it is made of, and everything that changes while it trains."""
 
@@ -51,10 +68,12 @@ class Run:
         prepared: Prepared,
         device: torch.device | str = "cpu",
         initial: Mapping[str, Tensor] | None = None,
+        step: Step | None = None,
     ) -> None:
         """`spec` has its loss filled in (spec.check_data). The first weights are `initial`, or else the seed alone
-        decides them, on any device."""
+        decides them, on any device. `step` makes an update; by default autograd_step."""
         self.initial = initial
+        self.make_update: Step = step or autograd_step
         self.spec, self.training, self.device = spec, spec.training, torch.device(device)
         loss = self.training.loss
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
@@ -66,8 +85,6 @@ class Run:
         self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
         self.loss = prepared.task.loss(loss, self.train_part.y.to(self.device), prepared.output_size)
-        self.step_of_spec: Callable[[Run, list[Batch]], Tensor] = autograd_step
-
         self.state = State(Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH)))
 
     def first_model(self) -> SequenceModel:
@@ -187,9 +204,8 @@ def fit(run: Run) -> Iterator[Epoch | None]:
         batches = batches_of(run.train_part, pieces, run.device, skip=sum(counts[: run.state.steps_in_epoch]))
         for count in counts[run.state.steps_in_epoch :]:
             rate = run.set_learning_rate(total_steps=steps * run.training.epochs)
-            report = run.step_of_spec(run, list(islice(batches, count)))
-            run.state.reports.append(report)
-            run.state.step += 1
+            update = run.make_update(run, list(islice(batches, count)))
+            run.state.keep(update.loss, update.grad_norm, update.clipped, run.data.task.kept(update.answers))
             if run.device.type != "cpu" and run.state.step % UPDATES_BETWEEN_LOOKS == 0:
                 _look(run)
             if run.state.steps_in_epoch < steps:
@@ -199,12 +215,11 @@ def fit(run: Run) -> Iterator[Epoch | None]:
     restore_best(run)
 
 
-def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
+def autograd_step(run: Run, batches: list[Batch]) -> Update:
     """One update: forward, backward, clip, update. Several batches are one update whose gradient is that of them all.
 
-    Returns (3,) on the device: the loss, the gradient's norm before clipping, and whether it was clipped. On the CPU a
-    loss or norm that is not finite raises Diverged here; on a GPU `run.halted` keeps the weights as they are until the
-    host looks.
+    On the CPU a loss or norm that is not finite raises Diverged here; on a GPU `run.halted` keeps the weights as they
+    are until the host looks.
     """
     t = run.training
     for parameter in run.parameters:
@@ -238,10 +253,8 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         norm_to_bound = global_norm(gradients)
     if t.max_grad_norm is not None:
         clipped = torch.maximum(clipped, (norm_to_bound > t.max_grad_norm).float())
-    report = torch.stack((total, grad_norm, clipped))
-
     if run.device.type == "cpu":  # reading a number costs nothing here
-        loss_value, norm_value, was_clipped = report.tolist()
+        loss_value, norm_value, was_clipped = float(total), float(grad_norm), bool(clipped)
         if not math.isfinite(loss_value) or (run.scaler is None and not math.isfinite(norm_value)):
             _put_back(run, before)
             raise run.diverged(run.state.step + 1, loss_value, norm_value)
@@ -257,8 +270,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Tensor:
         run.scaler.update()
     else:
         run.optimizer.step()
-    run.state.outputs.append(run.data.task.kept(answers[0] if len(answers) == 1 else torch.cat(answers)))
-    return report
+    return Update(total, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers))
 
 
 def global_norm(gradients: list[Tensor]) -> Tensor:

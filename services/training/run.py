@@ -6,7 +6,6 @@ terminal.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from services import faults
-from services.errors import CheckpointCorrupt, Diverged, Invalid, NotFinite
+from services.errors import Diverged, NotFinite
 from services.training import baseline, checkpoint, epochs
 from services.training.data import prepare
 from services.training.files import npz, suspicions
@@ -29,10 +28,8 @@ from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, EvaluationOutOfMemory, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
+from services.training.messages import Best as BestEpoch
 from services.training.messages import (
-    NEWEST,
-    CheckpointDeleted,
-    CheckpointSaved,
     DeviceMemory,
     EpochEnded,
     Event,
@@ -48,13 +45,13 @@ from services.training.messages import (
     Stopped,
     StopReason,
 )
-from services.training.messages import Best as BestEpoch
+from services.training.resume import resume, take_up
+from services.training.retention import Heard, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, data_warnings, parse, stored
 from services.training.spec.footprint import GATES, check_fits, host_bytes, of_synthetic
 
 Stop = Callable[[], StopReason | None]
-Heard = Callable[[], float]
 Offered = tuple[dict[str, Any], tuple[File, ...]]
 """The result and the files of a model."""
 
@@ -68,8 +65,6 @@ CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
 MEMORY_EVERY_SECONDS = 2.0
-SETTLE_SECONDS = 2.0
-"""How long the end of a run waits for its keeper to have written down what was told of checkpoints."""
 
 
 def prepare_process(threads: int | None = None) -> None:
@@ -153,9 +148,9 @@ def events(order: Order, stop: Stop = lambda: None, heard: Heard = lambda: math.
     retraining = Retraining(spec, arrays, device, order.baselines)
     del arrays  # what is needed of them is in there
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
-    telling = Telling(first, Path(order.directory), retraining, path)
+    training = Training(first, Retention(Path(order.directory), heard), retraining, path)
     del first  # it may have to make room for a smaller one
-    yield from telling.events(order.resume, stop, heard)
+    yield from training.events(order.resume, stop)
 
 
 def _memory_of(device: torch.device) -> tuple[str, int] | None:
@@ -180,26 +175,22 @@ def read_arrays(spec: Spec, path: Path | None) -> Arrays:
     return npz.synthetic(synthetic.samples, synthetic.length, synthetic.features, synthetic.classes, synthetic.seed)
 
 
-class Telling:
-    """A run being told: what of it was already said, and which checkpoints it has left on disk."""
+class Training:
+    """A run, trained to its end: through divergence, a lack of memory and requests to stop."""
 
     def __init__(
-        self, run: Run, directory: Path, retraining: Retraining | None = None, data: Path | None = None
+        self, run: Run, retention: Retention, retraining: Retraining | None = None, data: Path | None = None
     ) -> None:
-        self.run, self.directory, self.retraining, self.data = run, directory, retraining, data
-        self.saved: list[checkpoint.Saved] = []
-        self.saved_at = self.told_at = time.monotonic()
-        self.measured_at = -math.inf
-        self.has_told = False  # an update of this process
-        self.skipping = False  # a checkpoint could not be written, and none has been since
-        self.heard: Heard = lambda: math.inf
-        self.said = 0  # events about checkpoints
-        self.said_of: dict[int, int] = {}  # by a checkpoint's step, the number of the event that told of it
-        self.doomed: list[tuple[int, int]] = []  # (number of the event that told of its end, step); still on disk
+        self.run, self.retention, self.retraining, self.data = run, retention, retraining, data
+        self.directory = retention.directory
+        self._steps_at = time.monotonic()
+        self._has_sent_steps = False
+        self._measured_at = -math.inf
 
-    def events(self, resume: str | None, stop: Stop, heard: Heard = lambda: math.inf) -> Iterator[Event]:
-        self.heard = heard
-        resumed = yield from self._resume(resume)
+    def events(self, wanted: str | None, stop: Stop) -> Iterator[Event]:
+        """Trains from the `wanted` checkpoint on; see the order's `resume`."""
+        resumed = yield from resume(self.run, self.directory, wanted, self.data)
+        self.retention.take_stock()
         yield self._started(resumed)
         if self.run.precision_of_layers != self.run.training.precision:
             yield _layers_in_float32(self.run)
@@ -232,17 +223,17 @@ class Telling:
             if epoch is not None:
                 yield EpochEnded(epoch, best_of(run))
             reason = stop()
-            if reason or run.finished or self._checkpoint_due(now, epoch is not None):
+            if reason or run.finished or self.retention.is_due(run, now, epoch_ended=epoch is not None):
                 yield from self._steps(now)  # what lies before a checkpoint is told before it
                 goes_on_from_here = reason not in (None, StopReason.CANCEL) and not run.finished
-                yield from self._checkpoint(now, must=goes_on_from_here)
+                yield from self.retention.save(run, must=goes_on_from_here)
             if reason and not run.finished:
                 offered = None
                 if reason in CUT_SHORT:
                     offered = yield from self._cut_short(CUT_SHORT[reason])
                 yield Stopped(reason, *(offered or ()))
                 return
-        yield from self._settle()
+        yield from self.retention.settle(run.spec.checkpoints.keep_last)
         yield from finish(run, self.directory, self.retraining)
 
     def _cut_short(self, why: str) -> Generator[Event, None, Offered | None]:
@@ -269,24 +260,23 @@ class Telling:
             "lr": error.lr,
         }
         yield RolledBack(run.state.epoch, run.state.step, best_of(run), sentence_of(error, run), data)
-        yield from self._checkpoint(time.monotonic())
-        checkpoint.discard_after(self.directory, run.state.step)
-        self.saved = [s for s in self.saved if s.step <= run.state.step]
+        yield from self.retention.save(run)
+        self.retention.forget_after(run.state.step)
 
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
-        spec, data, device, step_of_spec = self.run.spec, self.run.data, self.run.device, self.run.step_of_spec
-        initial = self.run.initial
+        spec, data, device, initial = self.run.spec, self.run.data, self.run.device, self.run.initial
+        make_update = self.run.make_update
         del self.run  # before there is another: the device has no room for two
         give_back(device)
-        self.run = Run(spec, data, device, initial)
-        self.run.step_of_spec = step_of_spec
-        found = self._take_up(None)
+        self.run = Run(spec, data, device, initial, make_update)
+        found = take_up(self.run, self.directory)
+        self.retention.take_stock()
         less.apply(self.run)
         resumed = found is not None
         yield Note("micro_batch", "warning", less.sentence(self.run, resumed), less.document(self.run, resumed))
         yield self._started(found)
-        yield from self._checkpoint(time.monotonic())  # so that a later attempt begins with what fits
+        yield from self.retention.save(self.run)  # so that a later attempt begins with what fits
 
     def _last_good(self, error: Diverged) -> Iterator[Event]:
         """Keeps where a run stood before it diverged: the weights of then, and the best ones; and says what there is.
@@ -296,77 +286,16 @@ class Telling:
         run = self.run
         if run.state.step and run.scaler is None and not run.finished:
             yield from self._steps(time.monotonic())
-            yield from self._checkpoint(time.monotonic())
+            yield from self.retention.save(run)
         if isinstance(error, NotFinite):
             return
-        if not self.saved:
+        steps = self.retention.steps
+        if not steps:
             error.add("There is no checkpoint from before it.")
-        elif self.saved[-1].step == run.state.step and run.scaler is None:
+        elif steps[-1] == run.state.step and run.scaler is None:
             error.add("The weights from before this step are in the last checkpoint.")
         else:
-            error.add(f"The last checkpoint is that of step {self.saved[-1].step}.")
-
-    def _resume(self, resume: str | None) -> Generator[Event, None, Path | None]:
-        """Takes up the order's checkpoint, or where that is damaged another that is whole: one before it, if any."""
-        found = None
-        if resume == NEWEST:
-            yield from self._check_newest()
-        if resume is not None:
-            at_most = None if resume == NEWEST else checkpoint.step_of(Path(resume))
-            found = self._take_up(at_most)
-            if found is None:
-                yield _warning("There is no checkpoint that is whole; training starts from the beginning.")
-            elif resume != NEWEST and Path(resume).name != found.name:
-                yield _warning(f"{Path(resume).name} is damaged or missing; training goes on from {found.name}.")
-        else:
-            checkpoint.discard_after(self.directory, -1)
-        return found
-
-    def _take_up(self, at_most: int | None) -> Path | None:
-        """Puts the run where the newest whole checkpoint is, and forgets those beyond."""
-        found = checkpoint.resume(self.run, self.directory, at_most=at_most)
-        checkpoint.discard_after(self.directory, self.run.state.step if found else -1)
-        self.saved = [_as_saved(path) for path in reversed(checkpoint.newest_first(self.directory))]
-        return found
-
-    def _check_newest(self) -> Iterator[Event]:
-        """Raises Invalid where the directory's checkpoints are of another spec or of other data: going on would mix
-        both, or delete the checkpoints. Warns where the newest one does not say which data it is of."""
-        body = self._newest_readable()
-        if body is None:
-            return
-        if body["spec_sha256"] != checkpoint.spec_hash(self.run):
-            changes = ", ".join(_differences(checkpoint.essence(body["model"]["spec"]), self._essence())[:5])
-            raise self._refused(f"another spec: {changes}", "that")
-        before, now = body.get("data_sha256"), self.run.data.sha256
-        if before is not None and before != now:
-            hashes = f"its SHA-256 was {before[:12]}... and is {str(now)[:12]}..."
-            raise self._refused(f"other data: {self.data} has changed since ({hashes})", "the old file")
-        if before is None and now is not None:
-            if body["model"]["scaling"] != self.run.data.scaling.document():
-                why = f"other data: {self.data} has changed since (its scaling is another)"
-                raise self._refused(why, "the old file")
-            yield _warning(
-                f"The newest checkpoint in {self.directory} does not say which data it was trained on, because an "
-                f"older version wrote it. Training goes on with {self.data} as it is now."
-            )
-
-    def _newest_readable(self) -> dict[str, Any] | None:
-        for path in checkpoint.newest_first(self.directory):
-            try:
-                return checkpoint.read(path)
-            except CheckpointCorrupt:
-                continue
-        return None
-
-    def _refused(self, why: str, what: str) -> Invalid:
-        return Invalid(
-            f"The checkpoints in {self.directory} are of {why}. Put {what} back, name another folder, or leave "
-            "--resume out to train anew and replace them."
-        )
-
-    def _essence(self) -> dict[str, Any]:
-        return checkpoint.essence(self.run.spec.document())
+            error.add(f"The last checkpoint is that of step {steps[-1]}.")
 
     def _started(self, resumed: Path | None) -> Event:
         run = self.run
@@ -379,7 +308,7 @@ class Telling:
             device=str(run.device),
             threads=torch.get_num_threads(),
             torch=torch.__version__,
-            checkpoints=[saved.step for saved in self.saved],
+            checkpoints=self.retention.steps,
         )
 
     def _steps_due(self, now: float) -> bool:
@@ -387,83 +316,22 @@ class Telling:
         a second."""
         run = self.run
         fresh = run.state.steps_in_epoch - run.state.reported
-        return not self.has_told or fresh >= STEPS_AT_MOST or now - self.told_at >= STEPS_EVERY_SECONDS
+        return not self._has_sent_steps or fresh >= STEPS_AT_MOST or now - self._steps_at >= STEPS_EVERY_SECONDS
 
     def _steps(self, now: float) -> Iterator[Event]:
-        self.told_at = now
+        self._steps_at = now
         first, reports = self.run.take_reports()
         if reports:
-            self.has_told = True
+            self._has_sent_steps = True
             loss, grad_norm = zip(*reports, strict=True)
             yield Steps(first, _all_finite(loss), _all_finite(grad_norm))
         yield from self._memory(now)
 
     def _memory(self, now: float) -> Iterator[Event]:
         """What the run takes of a GPU now: an event of its own, for an epoch's record must be the same in every run."""
-        if now - self.measured_at >= MEMORY_EVERY_SECONDS and (memory := usage(self.run.device)) is not None:
-            self.measured_at = now
+        if now - self._measured_at >= MEMORY_EVERY_SECONDS and (memory := usage(self.run.device)) is not None:
+            self._measured_at = now
             yield DeviceMemory(memory)
-
-    def _checkpoint_due(self, now: float, epoch_ended: bool) -> bool:
-        run, when = self.run, self.run.spec.checkpoints
-        if when.every_seconds is not None and now - self.saved_at >= when.every_seconds:
-            return True
-        if when.every_steps is not None and run.state.step % when.every_steps == 0:
-            return True
-        return epoch_ended and when.every_epochs is not None and run.state.epoch % when.every_epochs == 0
-
-    def _checkpoint(self, now: float, *, must: bool = False) -> Iterator[Event]:
-        """Saves the run as it stands; one that the disk refuses is skipped, unless it `must` be."""
-        self.saved_at = now
-        try:
-            saved = checkpoint.save(self.run, self.directory)
-        except OSError as error:
-            if must or error.errno not in (errno.ENOSPC, errno.EIO):
-                raise
-            if not self.skipping:
-                yield self._skipped(error)
-            self.skipping = True
-            return
-        self.skipping = False
-        self.saved = [s for s in self.saved if s.step < saved.step] + [saved]
-        self.doomed = [(number, step) for number, step in self.doomed if step != saved.step]
-        self.said += 1
-        self.said_of[saved.step] = self.said
-        yield CheckpointSaved(saved.epoch, saved.step, saved.best, saved.files)
-        yield from self._prune()
-
-    def _prune(self) -> Iterator[Event]:
-        """Deletes superfluous checkpoints, each after the keeper has written down first newer ones and then its end.
-
-        The other way round, a keeper that dies or is frozen in between would count on files that are gone.
-        """
-        registered = [s for s in self.saved if self.said_of.get(s.step, 0) <= self.heard()]
-        for old in checkpoint.superfluous(registered, self.run.spec.checkpoints.keep_last):
-            self.said += 1
-            self.doomed.append((self.said, old.step))
-            self.saved.remove(old)
-            yield CheckpointDeleted(old.step)
-        heard = self.heard()
-        for number, step in [doomed for doomed in self.doomed if doomed[0] <= heard]:
-            checkpoint.delete(self.directory, step)
-            self.doomed.remove((number, step))
-
-    def _settle(self) -> Iterator[Event]:
-        """Waits for the keeper, and leaves no more checkpoints than were asked for."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        yield from self._prune()
-        while self.heard() < self.said and time.monotonic() < deadline:
-            time.sleep(0.002)
-            yield from self._prune()
-        yield from self._prune()
-
-    def _skipped(self, error: OSError) -> Event:
-        sizes = {"needed_bytes": error.needed, "free_bytes": error.free} if isinstance(error, checkpoint.NoRoom) else {}
-        message = (
-            f"The checkpoint at step {self.run.state.step} was skipped: {error.strerror}. Those before it stay, and "
-            "another is tried when it is due."
-        )
-        return Note("checkpoint_skipped", "warning", message, {"step": self.run.state.step, **sizes})
 
 
 def _warning(message: str) -> Event:
@@ -479,29 +347,6 @@ def _layers_in_float32(run: Run) -> Event:
     )
     data = {"precision": asked, "precision_of_layers": run.precision_of_layers, "device": str(run.device)}
     return Note("precision", "warning", message, data)
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """`training.batch_size was 16 and is 32`, for every field that differs."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{path}{key}.")
-        elif old != new:
-            found.append(f"{path}{key} was {json.dumps(old)} and is {json.dumps(new)}")
-    return found
-
-
-def _as_saved(path: Path) -> checkpoint.Saved:
-    step = checkpoint.step_of(path)
-    blank = File(path.name, 0, "")
-    try:
-        state = checkpoint.read(path)["state"]
-    except CheckpointCorrupt:
-        return checkpoint.Saved(step, 0, False, (blank, blank))
-    best = bool(state["best"]) and state["best"]["epoch"] == state["epoch"] and not state["steps_in_epoch"]
-    return checkpoint.Saved(step, state["epoch"], best, (blank, blank))
 
 
 def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> Iterator[Event]:

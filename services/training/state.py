@@ -99,6 +99,12 @@ class State:
         """Seconds spent on the epoch under way, over all processes that worked on it."""
         return self.seconds + (time.perf_counter() - self.began if self.reports else 0.0)
 
+    def keep(self, loss: Tensor, grad_norm: Tensor, clipped: Tensor, answers: Tensor) -> None:
+        """An update was made."""
+        self.reports.append(torch.stack((loss, grad_norm, clipped)))
+        self.outputs.append(answers)
+        self.step += 1
+
     def document(self) -> dict[str, Any]:
         """The state as JSON, less its tensors and its history."""
         best = None if self.best is None else {"epoch": self.best.epoch, "value": self.best.value}

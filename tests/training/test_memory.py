@@ -17,17 +17,27 @@ from torch import Tensor
 
 from services.errors import OutOfMemory
 from services.training import checkpoint, loop
-from services.training.data import Batch, Order, in_pieces
+from services.training.data import Batch, Order, in_pieces, prepare
 from services.training.files import npz
-from services.training.loop import Run
-from services.training.messages import NEWEST, DeviceMemory
+from services.training.loop import Run, Step, Update
+from services.training.messages import NEWEST, DeviceMemory, Finished
 from services.training.model import SequenceModel
-from services.training.run import Telling
-from tests.training.building import classes, document, events, make_run, of_many_lengths, timeless, trained, weights_of
+from services.training.retention import Retention
+from services.training.run import Training
+from tests.training.building import (
+    classes,
+    document,
+    events,
+    make_run,
+    of_many_lengths,
+    spec_for,
+    timeless,
+    trained,
+    weights_of,
+)
 
 ARRAYS = of_many_lengths(classes(32))  # 24 training samples in batches of 8: 3 updates an epoch, 9 in all
 Event = dict[str, Any]
-Step = Callable[[Run, list[Batch]], Tensor]
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -55,7 +65,7 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int,
     def make(samples: int, *, from_step: int = 1) -> list[tuple[int, int]]:
         taken: list[tuple[int, int]] = []
 
-        def step(run: Run, batches: list[Batch]) -> Tensor:
+        def step(run: Run, batches: list[Batch]) -> Update:
             if run.state.step + 1 >= from_step and max(len(batch.y) for batch in batches) > samples:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             taken.append((run.state.step + 1, len(batches)))
@@ -219,7 +229,7 @@ def test_the_run_that_did_not_fit_is_let_go_before_there_is_another(
         begin(self, *arguments)
         alive.append(weakref.ref(self))
 
-    def step(run: Run, batches: list[Batch]) -> Tensor:
+    def step(run: Run, batches: list[Batch]) -> Update:
         if len(alive) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(run, batches)
@@ -233,6 +243,22 @@ def test_the_run_that_did_not_fit_is_let_go_before_there_is_another(
     finally:
         gc.enable()
     assert left == [0, 0]
+
+
+def test_the_step_that_a_run_was_given_makes_the_updates_of_smaller_batches_too(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def step(run: Run, batches: list[Batch]) -> Update:
+        if max(len(batch.y) for batch in batches) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        taken.append(len(batches))
+        return loop.autograd_step(run, batches)
+
+    made = spec_for(ARRAYS, training={"batch_size": 8})
+    first = Run(made, prepare(ARRAYS, made), step=step)
+    [*_, last] = Training(first, Retention(tmp_path)).events(None, lambda: None)
+    assert isinstance(last, Finished)
+    assert taken == [2] * 9  # two pieces per update
 
 
 @pytest.mark.parametrize(("batch_norm", "least"), [(False, "a single sample"), (True, "two samples")])
@@ -309,10 +335,10 @@ def test_what_fits_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_what_a_run_takes_of_a_gpu_is_told_every_two_seconds_and_of_a_cpu_never(tmp_path: Path) -> None:
-    telling = Telling(make_run(ARRAYS), tmp_path)
-    assert list(telling._memory(0.0)) == []
-    telling.run.device = torch.device("cuda")  # torch answers zeros where there is none
-    told = [[type(event) for event in telling._memory(at)] for at in (10.0, 11.9, 12.0, 13.0)]
+    training = Training(make_run(ARRAYS), Retention(tmp_path))
+    assert list(training._memory(0.0)) == []
+    training.run.device = torch.device("cuda")  # torch answers zeros where there is none
+    told = [[type(event) for event in training._memory(at)] for at in (10.0, 11.9, 12.0, 13.0)]
     assert told == [[DeviceMemory], [], [DeviceMemory], []]
-    [event] = telling._memory(20.0)
+    [event] = training._memory(20.0)
     assert set(event.memory) == {"allocated", "reserved", "peak"}
