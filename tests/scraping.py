@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 
 import httpx
@@ -56,9 +55,3 @@ def scrape_when_up(port: int, seconds: float = 20) -> Scrape:
         except httpx.ConnectError:
             assert time.monotonic() < deadline, f"nobody listens on port {port}"
             time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -19,7 +19,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.scraping import Scrape, free_port, scrape, scrape_when_up
+from tests.ports import free_port
+from tests.scraping import Scrape, scrape, scrape_when_up
 
 ROOT = Path(__file__).parent.parent.parent
 

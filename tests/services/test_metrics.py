@@ -19,7 +19,8 @@ from services.settings import Settings
 from services.upkeep.census import Census
 from services.webhooks import subscriptions
 from services.webhooks.posting import SendResult
-from tests.scraping import Scrape, free_port, scrape
+from tests.ports import free_port
+from tests.scraping import Scrape, scrape
 
 MakeJob = Callable[..., Job]
 Read = Callable[[], Scrape]

@@ -12,7 +12,8 @@ from pathlib import Path
 from services.blobs.storage import Storage
 from services.orm import Job
 from services.settings import Settings
-from tests.scraping import Scrape, free_port, scrape_when_up
+from tests.ports import free_port
+from tests.scraping import Scrape, scrape_when_up
 from tests.worker.watching import Process, Watch
 from worker.scheduler.bell import CeleryDoorbell
 

@@ -15,8 +15,8 @@ from services import db
 from services.jobs import attempts
 from services.orm import Job
 from services.training.spec import Spec
+from tests.ports import free_port
 from tests.rows import create_job
-from tests.scraping import free_port
 from tests.worker.watching import Process, Watch
 from worker import tasks
 from worker.scheduler.bell import CeleryDoorbell
