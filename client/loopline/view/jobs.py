@@ -193,14 +193,16 @@ def cut_short(result: Result) -> str:
 
 
 def ending(shown: Job) -> str:
-    """One sentence or two: how a job ended, after how long, and what it reached."""
+    """How a job ended, after how long, and what it reached; and a sentence if that is no more than its baseline."""
     took = f" after {text.duration(shown.seconds)}" if shown.seconds is not None else ""
     if shown.status == "succeeded":
         reached = metrics(shown.result.metrics) if shown.result else text.NOTHING
         early = ", stopped early" if shown.result and shown.result.stopped_early else ""
         best = f", best epoch {shown.result.best_epoch}" if shown.result and shown.result.best_epoch else ""
         became = f"\n{shown.message}" if shown.message else ""
-        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{became}"
+        plain = (shown.result.baseline or {}).get("message") if shown.result else None
+        doubt = f"\n{plain}" if plain else ""
+        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{doubt}{became}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
     left = shown.result

@@ -206,12 +206,23 @@ def test_show_tells_everything_about_a_job(run: Run, service: Any, client: Clien
         "succeeded",
         "epoch 3/3, step 12/12 (100%)",
         "test_accuracy 0.7500",
-        "test_accuracy 0.7500 with the most frequent class (1): not beaten",
+        "test_accuracy 0.7500 with the most frequent class (1): beaten",
         "team: speech",
         "cell: gru",
     ):
         assert words in shown
     assert json.loads(run("show", job.id, "--json").stdout)["id"] == job.id
+
+
+def test_a_model_that_does_not_beat_its_baseline_is_said_to(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    service.succeed(job.id, not_beaten="The model does not beat its baseline: 0.75 is no more than 0.75.")
+    assert "with the most frequent class (1): not beaten" in run("show", job.id).stdout
+    told = run("watch", job.id).stdout.splitlines()
+    assert told[-1] == "The model does not beat its baseline: 0.75 is no more than 0.75."
 
 
 def test_an_unknown_job_is_a_sentence_and_code_2(run: Run) -> None:
