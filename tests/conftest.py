@@ -9,6 +9,7 @@ make_spec, make_job, storage, data_dir, vowels     what tests build with
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -43,6 +45,8 @@ from tests.ports import free_port
 from tests.rows import create_job
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
+# httpx reads the system's certificates for each client and each `httpx.get`, for 20 ms of processor time.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
 
 
