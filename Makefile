@@ -43,7 +43,7 @@ down:  ## stop what `make up` started, and keep all data
 	@docker compose --profile '*' down
 
 test: setup  ## run all tests, with SQLite, PostgreSQL and Valkey, which setup installs
-	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto $(TESTS)
+	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 test-browser: setup  ## test the web pages in a real Chromium; installs it with apt-get if it is missing (as root)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }

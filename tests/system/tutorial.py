@@ -39,6 +39,7 @@ def comparable(printed: str) -> str:
         (r"epoch +\d+/\d+", "epoch N/M"),
         (r"(epochs?) \d+|\b\d+ epochs?\b", "epoch N"),
         (r"\d+\.\d+(e-\d+)?", "N"),
+        (r"\bjust now\b", "N s ago"),
         (r"\b(\d+|N) (s|min|kB)\b", r"N \2"),
         (r" *\*?$", ""),
         (r" +", " "),

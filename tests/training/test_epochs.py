@@ -124,7 +124,7 @@ def test_damaged_epochs_are_noticed_and_an_older_checkpoint_serves_where_it_can(
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(data[:-1] if damage == "cut off" else data[:-9] + b"0" + data[-8:])
+        file.write_bytes(data[:-1] if damage == "cut off" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     other = make_run(training={"epochs": 3})
     with pytest.raises(CheckpointCorrupt):
         checkpoint.load_into(other, checkpoint.newest_first(tmp_path)[0])
