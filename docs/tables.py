@@ -49,17 +49,17 @@ The data set decides what is learnt. [examples/README.md](../examples/README.md)
 
 | `y` | is | losses, the default first |
 | --- | --- | --- |
-| whole numbers or words, (samples,) | one class a sequence | `cross_entropy`, `bce` (two classes) |
+| whole numbers or words, (samples,) | one class per sequence | `cross_entropy`, `bce` (two classes) |
 | whole numbers or words, (samples, length) | a class for each step | `cross_entropy` |
 | 0 and 1, (samples, labels) | yes-or-no labels | `bce` |
 | floats, (samples,) or (samples, targets) | values to predict | `mse`, `mae`, `huber` |
 
 - With `mse`, `mae` or `huber`, classes that are numbers and yes-or-no labels are values to predict too.
-- Whole numbers with as many columns as `x` has steps are a class for each step. Earlier versions took them for values:
-  save `y.astype(np.float32)` if that is meant. If they are only 0 and 1 they are yes-or-no labels: save
-  `y[:, :, None]` for a class for each step.
-- With a class for each step the head answers at each step. `architecture.pooling` becomes `none`, and a pooling that
-  the spec sets is refused. Steps beyond `lengths` count in no loss, class weight, metric or gate.
+- Whole numbers with as many columns as `x` has steps are a class for each step. If you mean values, save
+  `y.astype(np.float32)`; earlier versions of Loopline took such arrays for values. If the numbers are only 0 and 1,
+  they are yes-or-no labels; if you mean a class for each step, save `y[:, :, None]`.
+- With a class for each step the head answers at each step. `architecture.pooling` becomes `none` if it is `last`; any
+  other pooling is rejected. Losses, class weights, metrics and the gate ignore the steps beyond `lengths`.
 """
 METRICS_OF_MODELS = """\
 ## Metrics
@@ -85,14 +85,14 @@ and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
 - `mae` and `rmse` are in the unit of the data, with or without `data.target_scaling`.
 - A loss (`train_loss`, `validation_loss`, `test_loss`, the loss of each step) is what training minimises. With
   `target_scaling: standard` it is computed from scaled values. For example, a model that always answers with the mean
-  of the target has an `mse` of 1.0. So compare losses only between runs with the same scaling. The gate converts:
-  `retrain.gate.metric: loss` is in the unit of the data.
+  of the target has an `mse` of 1.0. So compare losses only between runs with the same scaling. The gate converts its
+  losses: with `retrain.gate.metric: loss` both losses are in the unit of the data.
 """
 BASELINES = """\
 ## Baselines
 
-A result has a `baseline` beside its `metrics`: those metrics, on the same splits, of a model that gives one answer to
-every sample. That answer comes from the training split alone.
+A result has a `baseline` beside its `metrics`. It contains the same metrics, on the same splits, of a trivial model
+that gives the same answer to every sample. That answer is computed from the training split alone.
 
 | for | the answer |
 | --- | --- |

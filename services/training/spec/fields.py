@@ -109,7 +109,8 @@ class RMSprop(Strict):
 
 
 class CrossEntropy(Strict):
-    """This loss is for one class per sequence, or for a class for each step. Then it is a mean over the valid steps."""
+    """This loss is for one class per sequence, or for a class for each step. With a class for each step it is a mean
+    over the valid steps."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
@@ -180,8 +181,8 @@ class OneCycle(Strict):
 
 
 class Plateau(Warm):
-    """The learning rate is multiplied by factor if the loss has not fallen for more than `patience` epochs. The loss is
-    that of the validation split, or of the training split if there is no validation split."""
+    """The learning rate is multiplied by factor if the loss has not fallen for more than `patience` epochs. This
+    loss is computed on the validation split, or on the training split if there is no validation split."""
 
     name: Literal["plateau"] = "plateau"
     factor: float = Field(0.1, gt=0.0, lt=1.0)
@@ -194,7 +195,7 @@ class Plateau(Warm):
 
 class EarlyStopping(Strict):
     """The run ends if `best_by` has not improved for `patience` epochs. The best weights are the result. The metric is
-    that of the validation split, or of the training split if there is no validation split."""
+    computed on the validation split, or on the training split if there is no validation split."""
 
     patience: int = Field(10, ge=1)
     min_delta: float = Field(0.0, ge=0.0)
@@ -241,8 +242,8 @@ class Training(Strict):
     on_divergence: OnDivergence | None = None
     """Null ends a run that diverges. Its last good weights are in the last checkpoint."""
     best_by: Literal[tuple(MEASURES)] = "loss"  # type: ignore[valid-type]
-    """The metric that decides which epoch is the best. It is that of the validation split, or of the training split if
-    there is no validation split. For r2 the targets of that split must vary."""
+    """The metric that decides which epoch is the best. It is computed on the validation split, or on the training split
+    if there is no validation split. For r2 the targets of that split must vary."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """The precision of the computation; weights are always float32. If a machine cannot compute the recurrent layers in
     bf16 or fp16, it computes them in float32. (For example, bf16 LSTMs on a CPU need AVX-512.) Then an event and
@@ -276,8 +277,8 @@ class Split(Strict):
     """How a fraction is drawn. With `content`, the values of a sequence decide its part. So it stays in that part in
     every later version of the data set, and no model is tested on samples that an earlier one was trained on."""
     stratify: bool = True
-    """For the method `random`: draw the same fraction of each class. A class for each step, labels and values are drawn
-    by sequence alone."""
+    """For the method `random`: draw the same fraction of each class. Data with a class for each
+    step, with labels or with values is never stratified."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Separate from training.seed, so that runs with different training seeds are tested on the same samples."""
 
@@ -308,7 +309,7 @@ class Checkpoints(Strict):
     """
 
     every_seconds: float | None = Field(30.0, gt=0.0)
-    """A crash loses at most this much training. It is a time because that suits short and long epochs."""
+    """A crash loses at most this much training. The default is a time, because a time suits short and long epochs."""
     every_epochs: int | None = Field(None, ge=1)
     every_steps: int | None = Field(None, ge=1)
     keep_last: int = Field(2, ge=1, le=1000)
@@ -340,8 +341,8 @@ class Gate(Strict):
     metric: Literal[tuple(MEASURES)] | None = None  # type: ignore[valid-type]
     """The metric by which both are compared. Null: accuracy for classes and yes-or-no targets, rmse for values."""
     margin: float = Field(0.0, ge=0.0)
-    """The smallest improvement that passes, in the unit of the metric. It must be reached with a confidence of 1 -
-    error_rate."""
+    """The smallest improvement that passes, in the unit of the metric. The improvement must be at least this
+    large with a confidence of 1 - error_rate."""
     error_rate: float = Field(0.05, ge=0.001, le=0.5)
     """The probability that a model which is not better passes, because of the choice of the test samples."""
     against: str | None = Field(None, pattern=ALIAS_OR_VERSION)
