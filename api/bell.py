@@ -58,7 +58,9 @@ class CeleryDoorbell:
                 error = self._send(queue)
             if error:
                 self._silent_until = time.monotonic() + PAUSE_SECONDS
-                log.warning("the broker did not take the bell for %s; the scheduler will ring again: %s", queue, error)
+                log.warning(
+                    "cannot reach the broker to notify workers of the queue %s; the scheduler will: %s", queue, error
+                )
             metrics.BELLS.inc(result="failed" if error else "rung")
             return error is None
 

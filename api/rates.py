@@ -92,7 +92,7 @@ class Rates:
                     return int(pipeline.execute()[0])
             except (redis.RedisError, OSError) as error:
                 self._silent_until = time.monotonic() + PAUSE_SECONDS
-                log.warning("the broker does not count requests now; this process does by itself: %s", error)
+                log.warning("cannot count requests in the broker, this process counts its own: %s", error)
         return self._counted_here(key)
 
     def _counted_here(self, key: str) -> int:

@@ -370,7 +370,7 @@ def _serving(settings: Settings, collectors: Iterable[Any]) -> Iterator[None]:
         server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
     except OSError as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
-        log.error("nobody can read the metrics: cannot listen on %s: %s", where, error.strerror or error)
+        log.error("cannot serve metrics: cannot listen on %s: %s", where, error.strerror or error)
         yield
         return
     owner = os.getpid()

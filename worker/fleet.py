@@ -144,7 +144,7 @@ class Fleet:
     def _tested(self, member: Member, status: int) -> None:
         if status == 0:
             member.trouble = None
-            log.info("%s (%s) has passed its self-test", member.device.label, member.device.name)
+            log.info("%s (%s) passed its self-test", member.device.label, member.device.name)
             member.failed_tests = 0
             self._forget(member)
             self._work(member)
@@ -154,7 +154,7 @@ class Fleet:
         member.begin_at, member.say_at = time.monotonic() + wait, time.monotonic() + SAY_SECONDS
         self._tell(member)
         log.error(
-            "%s (%s) has failed its self-test and takes no jobs: %s",
+            "%s (%s) failed its self-test and takes no jobs: %s",
             member.device.label,
             member.device.name,
             member.trouble,
@@ -176,14 +176,14 @@ class Fleet:
             )
         wait = FIRST_WAIT_SECONDS * 2 ** max(0, len(recent) - 1)
         member.begin_at = time.monotonic() + wait
-        log.warning("the worker on %s %s and is started again in %g s", member.device.label, how, wait)
+        log.warning("the worker on %s %s; restarting it in %g s", member.device.label, how, wait)
 
     def _judge(self) -> None:
         """Raises GivenUp when every member is broken; where `auto` found GPUs of which none works, takes the CPU."""
         if not all(member.trouble is not None for member in self.members):
             return
         if self.settings.device == "auto" and not self.has_worked:
-            log.warning("no GPU can be used, the worker computes on the CPU; LOOPLINE_DEVICE=cuda would refuse to")
+            log.warning("no GPU works, the worker uses the CPU; set LOOPLINE_DEVICE=cuda to fail instead")
             self.members = [Member(CPU)]
             return
         told = "; ".join(f"{member.device.label}: {member.trouble}" for member in self.members)
@@ -224,7 +224,7 @@ class Fleet:
             if not _wait(member.process, deadline):
                 process.kill_group(member.process.pid)
                 if not _wait(member.process, time.monotonic() + KILL_SECONDS):
-                    log.error("process %d on %s cannot be ended", member.process.pid, member.device.label)
+                    log.error("cannot end process %d on %s", member.process.pid, member.device.label)
                     continue
             self._reap(member)
 
@@ -252,7 +252,7 @@ class Fleet:
             with db.session_scope(self.engine) as session:
                 write(session)
         except Unavailable as error:
-            log.warning("the list of workers could not be written: %s", error)
+            log.warning("cannot write the list of workers: %s", error)
 
 
 def environment(device: Device, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -285,7 +285,9 @@ def run(settings: Settings, worker: Sequence[str] = WORKER, self_test: Sequence[
         signal.signal(number, lambda *_: stop.set())
     try:
         devices = chosen(settings.device, os.environ, gpus=settings.gpus)
-        log.info("a worker each for %s", ", ".join(f"{device.label} ({device.name})" for device in devices))
+        log.info(
+            "starting one worker for each of %s", ", ".join(f"{device.label} ({device.name})" for device in devices)
+        )
         Fleet(settings, devices, [*worker, *([] if settings.celery_events else UNHEARD)], self_test).run(stop)
     except (GivenUp, NoGpu) as error:
         log.error("%s", error)

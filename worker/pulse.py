@@ -44,14 +44,14 @@ class Pulse(threading.Thread):
             try:
                 self.beat()
                 if (reason := self.reason_to_end()) is not None:
-                    log.error("%s ends: %s", self._slot.worker, reason)
+                    log.error("worker %s ends: %s", self._slot.worker, reason)
                     self._is_ending = True
                     self._end()
                     return
             except Unavailable as error:
-                log.warning("no sign of life could be given: %s", error)
+                log.warning("cannot write this worker's heartbeat: %s", error)
             except Exception:  # the one edge: a mistake of ours must not still the pulse
-                log.exception("the pulse met an unexpected error")
+                log.exception("unexpected error in the heartbeat")
             self._stopped.wait(self._seconds)
 
     def reason_to_end(self) -> str | None:
@@ -103,7 +103,7 @@ class Pulse(threading.Thread):
             with db.session_scope(self._slot.engine) as session:
                 workers.remove(session, self._slot.worker)
         except Unavailable as error:
-            log.warning("the end of %s could not be told: %s", self._slot.worker, error)
+            log.warning("cannot remove worker %s from the list of workers: %s", self._slot.worker, error)
 
 
 def end_parent(parent: int, seconds: float | None = None) -> None:
@@ -114,5 +114,5 @@ def end_parent(parent: int, seconds: float | None = None) -> None:
     while os.getppid() == parent and time.monotonic() < deadline:
         time.sleep(0.1)
     if os.getppid() == parent:
-        log.error("Celery's main process did not end within %g s and is killed", seconds)
+        log.error("Celery's main process did not end within %g s; killing it", seconds)
         os.kill(parent, signal.SIGKILL)

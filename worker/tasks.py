@@ -22,7 +22,9 @@ def ring(slot: Slot, queue: object) -> int:
     that cannot answer, or has a schema that this code does not know, ends it: the scheduler rings again for what waits.
     """
     if not isinstance(queue, str) or queue not in slot.settings.queue_names:
-        log.warning("a doorbell for %.100r is ignored: this worker listens to %s", queue, slot.settings.queues)
+        log.warning(
+            "ignored a notification for the queue %.100r: this worker listens to %s", queue, slot.settings.queues
+        )
         return 0
     slot.ear.hear()
     try:
@@ -41,7 +43,7 @@ def _work_off(slot: Slot, queue: str) -> int:
                 attempts += 1
             break
         except Unavailable as error:
-            log.warning("nothing was claimed from %s: %s", queue, error)
+            log.warning("cannot claim a job from the queue %s: %s", queue, error)
             if isinstance(error, SchemaMismatch) or slot.drain.wait(pause):
                 break
     return attempts

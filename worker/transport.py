@@ -21,7 +21,7 @@ class Channel(redis.Channel):
         try:
             return super()._brpop_read(**options)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("something on the queue is no message and is dropped: %s: %.200s", type(error).__name__, error)
+            log.warning("dropped an entry of the queue that is not a message: %s: %.200s", type(error).__name__, error)
             raise Empty from error  # as when there was nothing
 
 

@@ -211,7 +211,7 @@ def remove_job(held: Storage, job_id: str) -> None:
         try:
             held.objects.delete([found.key for found in held.objects.list(f"jobs/{job_id}/")])
         except StorageUnavailable as error:
-            log.warning("%s: its objects are left to the sweep: %s", job_id, error)
+            log.warning("%s: cannot delete its objects, the scheduler will delete them: %s", job_id, error)
 
 
 def dataset_key(sha256: str) -> str:

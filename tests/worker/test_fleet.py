@@ -142,7 +142,7 @@ def test_a_worker_that_ends_is_tested_and_started_again_and_the_other_is_left_al
     assert again[FIRST] != found[FIRST]
     assert again[SECOND] == found[SECOND]
     assert [(settings.data_dir / f"tested-{uuid}").read_text() for uuid in (FIRST, SECOND)] == ["xx", "x"]
-    assert "the worker on gpu-0 was ended by signal 9 and is started again" in fleet.log.read_text()
+    assert "the worker on gpu-0 was ended by signal 9; restarting it" in fleet.log.read_text()
 
 
 def test_a_gpu_that_fails_its_self_test_is_said_to_be_broken_until_it_passes(
@@ -156,7 +156,7 @@ def test_a_gpu_that_fails_its_self_test_is_said_to_be_broken_until_it_passes(
     wait_until(lambda: {row.state for row in listed(engine)} == {"idle", "broken"})
     [broken] = [row for row in listed(engine) if row.state == "broken"]
     assert broken.name.endswith(":gpu-1")
-    assert "has failed its self-test and takes no jobs: allocate: CUDA out of memory" in fleet.log.read_text()
+    assert "failed its self-test and takes no jobs: allocate: CUDA out of memory" in fleet.log.read_text()
     bad.unlink()
     workers_of(fleet, 2)
     wait_until(lambda: [row.state for row in listed(engine)] == ["idle", "idle"])
@@ -220,7 +220,7 @@ def test_where_no_gpu_works_auto_takes_the_cpu(start_fleet: StartFleet, settings
     for uuid in (FIRST, SECOND):
         (settings.data_dir / f"bad-{uuid}").touch()
     fleet = start_fleet(device="auto")
-    wait_until(lambda: "no GPU can be used, the worker computes on the CPU" in fleet.log.read_text(), 30)
+    wait_until(lambda: "no GPU works, the worker uses the CPU" in fleet.log.read_text(), 30)
     wait_until(lambda: [one for one in psutil.Process(fleet.pid).children() if one.children()], 30)
     [worker] = psutil.Process(fleet.pid).children()
     assert worker.environ()["LOOPLINE_DEVICE"] == "cpu"

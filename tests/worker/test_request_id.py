@@ -83,7 +83,7 @@ def test_the_scheduler_names_the_request_of_a_job_that_it_takes_back(
     assert scheduler.stop(5) == 0
     [line] = lines(scheduler, "night-7")
     assert (line["logger"], line["level"], line["job_id"]) == ("worker.scheduler", "warning", job.id)
-    assert line["event"].startswith(f"{job.id}: taken from a worker that fell silent")
+    assert line["event"].startswith(f"{job.id}: its worker is lost")
 
 
 def test_what_a_trainer_logs_prints_and_dies_of_is_in_the_workers_log(

@@ -207,13 +207,13 @@ class Attempt:
         if time.monotonic() >= self.deadlines.time_limit:
             self.ask_to_stop(StopReason.TIME_LIMIT)
         if self.asked is not None and time.monotonic() >= self.deadlines.kill:
-            log.warning("%s: the trainer did not stop within %g s and is killed", self.job.id, self.slot.stop_seconds)
+            log.warning("%s: the trainer did not stop within %g s; killing it", self.job.id, self.slot.stop_seconds)
             self.take_in([Stopped(self.asked)])
 
     def ask_to_stop(self, reason: StopReason) -> None:
         """The first request counts; what is asked later is on the job's row, which has the last word."""
         if self.asked is None and self.last is None:
-            log.info("%s: the trainer is asked to stop (%s)", self.job.id, reason)
+            log.info("%s: asking the trainer to stop (%s)", self.job.id, reason)
             self.asked = reason
             self.deadlines.kill = time.monotonic() + self.slot.stop_seconds
             if self.state is State.TRAINING:
@@ -294,7 +294,7 @@ class Attempt:
             return Stopped(self.asked)
         status = self.trainer.end()
         if status == -signal.SIGALRM:
-            log.warning("%s: the trainer heard of no renewal in time, and has ended itself", self.job.id)
+            log.warning("%s: the lease was not renewed in time, so the trainer ended itself", self.job.id)
             return Stopped(StopReason.LEASE)
         if status == -signal.SIGKILL:
             told = oom.sentence(self.kills, oom.kills())
@@ -303,7 +303,7 @@ class Attempt:
         if status == 0:
             how = "ended without a result"
         if words := self.trainer.output.last_words():
-            log.warning("%s: the trainer %s; its last words:\n%s", self.job.id, how, words)
+            log.warning("%s: the trainer %s; its last output:\n%s", self.job.id, how, words)
         last = " | ".join(self.trainer.output.last_words(3).splitlines())[-500:]
         return failed(Reason.TRAINER_CRASHED, f"The trainer {how}." + (f" Last it printed: {last!r}." if last else ""))
 
@@ -327,7 +327,9 @@ class Attempt:
                     batch.write(session)
                 left = trace(session, self.lease)
         except Unavailable as error:
-            log.warning("%s: %d events wait for the database: %s", self.job.id, len(batch.events), error)
+            log.warning(
+                "%s: cannot write %d events to the database, will try again: %s", self.job.id, len(batch.events), error
+            )
             self.unanswered = batch
             self.deadlines.write = time.monotonic() + LOOK_SECONDS
             return

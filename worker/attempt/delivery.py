@@ -98,7 +98,7 @@ class Delivery:
                 with db.read_scope(self.slot.engine) as session:
                     records = progress.epochs(session, self.job.id, limit=newest.epoch)
             except Unavailable as error:
-                log.warning("%s: the epochs so far cannot be read: %s", self.job.id, error)
+                log.warning("%s: cannot read the epochs of earlier attempts: %s", self.job.id, error)
                 return False
             storage.write(self.slot.storage.job_file(self.job.id, epochs.NAME), b"".join(epochs.lines(records)))
         self.has_history = True
@@ -276,7 +276,9 @@ class StoreDelivery(Delivery):
         try:
             self.store.delete(keys)
         except StorageUnavailable as error:
-            log.warning("%s: %d objects are left to the sweep: %s", self.job.id, len(keys), error)
+            log.warning(
+                "%s: cannot delete %d objects, the scheduler will delete them: %s", self.job.id, len(keys), error
+            )
 
     def hurry(self) -> None:
         self.patience.end()
@@ -302,7 +304,9 @@ class StoreDelivery(Delivery):
     def _waits_on(self, error: StorageUnavailable) -> bool:
         """Whether there is patience left with a store that is away; the wait is told when it begins."""
         if self.patience.begin(now := time.monotonic()):
-            log.warning("%s: the attempt waits for the object store: %s", self.job.id, error.__cause__ or error)
+            log.warning(
+                "%s: cannot reach the object store, the attempt waits for it: %s", self.job.id, error.__cause__ or error
+            )
             self.queue.append(_warning(f"The attempt waits for the object store. {error.message}"))
             self.is_fresh = True
         return not self.patience.is_over(now)
@@ -323,7 +327,7 @@ def _without_files(event: Finished | Stopped, why: str) -> End:
     """The end of an attempt whose files are not there: a failure, or a stop that offers nothing."""
     if isinstance(event, Finished):
         return failed(Reason.TRAINER_CRASHED, why)
-    log.warning("the best weights until the stop are not offered: %s", why)
+    log.warning("cannot store the best weights of a stopped run: %s", why)
     return Stopped(event.reason)
 
 

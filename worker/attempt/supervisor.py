@@ -49,7 +49,9 @@ def settle(slot: Slot) -> None:
         orphans = attempts.orphans(session, slot.worker)
     for lease in orphans:
         log.warning(
-            "%s: attempt %d was claimed, and the answer was lost; it is given back", lease.job_id, lease.attempt
+            "%s: the claim of attempt %d was committed but its answer was lost; returning the job",
+            lease.job_id,
+            lease.attempt,
         )
         try:
             with db.session_scope(slot.engine) as session:
@@ -93,9 +95,9 @@ def _supervise(slot: Slot, claim: Claim) -> None:
             slot.gpu.lose(attempt.device_trouble)
         _tidy(slot, job.id)
     except LeaseLost as error:
-        log.warning("%s: attempt %d is over: %s", job.id, job.attempt, error)
+        log.warning("%s: attempt %d has lost its lease: %s", job.id, job.attempt, error)
     except Exception as error:  # the one edge: a mistake of ours must not take the pool process along
-        log.exception("%s: attempt %d met an unexpected error", job.id, job.attempt)
+        log.exception("%s: unexpected error in attempt %d", job.id, job.attempt)
         _give_up(slot, Lease.of(job), f"{type(error).__name__}: {error}.")
     finally:
         trainer.end()
@@ -114,9 +116,11 @@ def _tidy(slot: Slot, job_id: str) -> None:
         if has_ended:
             slot.storage.remove_job(job_id)
         if slot.storage.is_due():
-            log.info("%d data sets and jobs left the cache", leftovers.sweep_cache(slot.engine, slot.storage, store))
+            log.info(
+                "deleted %d data sets and jobs from the cache", leftovers.sweep_cache(slot.engine, slot.storage, store)
+            )
     except (NotFound, Unavailable) as error:
-        log.warning("%s: its files stay here for a while: %s", job_id, error)
+        log.warning("%s: cannot delete its files from the cache now: %s", job_id, error)
 
 
 def order(slot: Slot, claim: Claim) -> Order:
@@ -152,4 +156,4 @@ def _give_up(slot: Slot, lease: Lease, message: str) -> None:
                 session, lease, Reason.INTERNAL, message, retry=True, retry_seconds=slot.settings.retry_seconds
             )
     except (LeaseLost, Unavailable) as error:
-        log.warning("%s: its failure could not be recorded, the scheduler will find it: %s", lease.job_id, error)
+        log.warning("%s: cannot record the failure, the scheduler will recover the job: %s", lease.job_id, error)

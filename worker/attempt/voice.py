@@ -40,7 +40,7 @@ log = logging.getLogger("trainer")
 def say(lines: Sequence[Line]) -> None:
     """Lines that the job's log gets, in the worker's too: the newest MAX_LINES of a batch, and how many came before."""
     if len(lines) > MAX_LINES:
-        log.info("… %d lines of the job's log are left out here", len(lines) - MAX_LINES)
+        log.info("… %d lines of the job's log are omitted", len(lines) - MAX_LINES)
     for line in lines[-MAX_LINES:]:
         log.log(LEVELS.get(line.level, logging.INFO), "%s", clean(line.text, MAX_LINE))
 

@@ -126,7 +126,7 @@ def chosen(
     except NoGpu as error:
         if setting != "auto":
             raise
-        log.info("the worker computes on the CPU. %s", error)
+        log.info("no usable GPU, the worker uses the CPU: %s", error)
         return [CPU]
     return found
 
@@ -152,7 +152,7 @@ class Gpu:
         """It is not there any more, and this is why."""
         if self.trouble is None:
             self.trouble = trouble
-            log.error("the GPU is lost, no job is claimed any more: %s", trouble)
+            log.error("the GPU is lost, this worker claims no more jobs: %s", trouble)
 
 
 def gpu_of(setting: str, environment: Mapping[str, str]) -> Gpu:

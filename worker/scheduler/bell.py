@@ -43,7 +43,7 @@ class CeleryDoorbell:
                 if not waiting:
                     self._app.send_task(RING, args=[queue], queue=queue, connection=connection, ignore_result=True)
         except (OperationalError, RedisError, OSError) as error:
-            log.warning("the broker does not answer, %s is rung later: %s", queue, error)
+            log.warning("cannot reach the broker to notify workers of the queue %s, will try again: %s", queue, error)
             metrics.BELLS.inc(result="failed")
             return False
         metrics.BELLS.inc(result="waiting" if waiting else "rung")

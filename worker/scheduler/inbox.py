@@ -29,7 +29,7 @@ def watching(settings: Settings, engine: Engine) -> Iterator[None]:
     """Look into the inbox, if there is one, until the block ends."""
     source, stop = inbox.from_settings(settings), threading.Event()
     if source is not None:
-        log.info("the inbox is %s", settings.inbox)
+        log.info("watching the inbox %s", settings.inbox)
         thread = threading.Thread(target=_run, args=(settings, engine, source, stop), name="inbox", daemon=True)
         thread.start()
     try:
@@ -49,10 +49,10 @@ def _run(settings: Settings, engine: Engine, source: Source, stop: threading.Eve
             trouble = ""
         except (Unavailable, OSError) as error:
             if str(error) != trouble:  # once, and not every few seconds
-                log.warning("the inbox waits: %s", error)
+                log.warning("cannot read the inbox: %s", error)
             trouble = str(error)
         except Exception:
-            log.exception("the inbox waits")
+            log.exception("cannot read the inbox")
         stop.wait(settings.reconcile_seconds)
 
 
@@ -79,10 +79,10 @@ def look(
         except FileNotFoundError:
             continue
         except OSError as error:  # the next file may be another matter; this one is tried again at the next look
-            log.warning("%s waits: %s", entry.place, error)
+            log.warning("cannot read %s in the inbox, will try again: %s", entry.place, error)
             continue
         if why is None:
-            log.info("%s is a version of the data set %s now", entry.place, entry.name)
+            log.info("%s became a version of the data set %s", entry.place, entry.name)
         else:
-            log.warning("%s is no data set: %s", entry.place, why)
+            log.warning("%s is not a valid data set: %s", entry.place, why)
     return {entry.place: entry.stamp for entry in entries}

@@ -46,14 +46,14 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
             done = reconcile(engine, bell, settings)
             tell(engine, done.expired)
             for batch_id in done.ended:
-                log.info("%s: has ended", batch_id)
+                log.info("batch %s has ended", batch_id)
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + SWEEP_SECONDS
-                log.info("swept away %d files that nothing refers to", sweep(engine, storage.from_settings(settings)))
+                log.info("deleted %d files that nothing refers to", sweep(engine, storage.from_settings(settings)))
                 with db.session_scope(engine) as session:
                     firings.forget_old(session)
         except Unavailable as error:
-            log.warning("this pass is skipped: %s", error)
+            log.warning("cannot look for lost jobs, will try again: %s", error)
         stop.wait(settings.reconcile_seconds)
 
 
@@ -75,7 +75,7 @@ def keep_schedules(engine: Engine) -> None:
             for each in found:
                 _keep(engine, act, each)
     except Unavailable as error:
-        log.warning("schedules wait for the next pass: %s", error)
+        log.warning("cannot process schedules, will try again: %s", error)
 
 
 def _keep(engine: Engine, act: Callable[[Session, Any], Sequence[Firing]], found: Any) -> None:
@@ -85,7 +85,7 @@ def _keep(engine: Engine, act: Callable[[Session, Any], Sequence[Firing]], found
     except Unavailable:
         raise
     except Exception:  # a defect that shows with one schedule must not stop the others, nor the process
-        log.exception("a schedule could not be kept (%s)", found)
+        log.exception("cannot process a schedule (%s)", found)
         return
     for name, firing in done:
         told = firing.message or firing.batch_id
@@ -99,9 +99,7 @@ def tell(engine: Engine, expired: Sequence[str]) -> None:
             moved = control.get_many(session, expired)
         for job in moved:
             with logs.about(job_id=job.id, attempt=job.attempt, request_id=job.request_id):
-                log.warning(
-                    "%s: taken from a worker that fell silent, or waited too long; it is %s now", job.id, job.status
-                )
+                log.warning("%s: its worker is lost, or it waited too long; its status is now %s", job.id, job.status)
 
 
 def main() -> None:
@@ -115,7 +113,7 @@ def _main(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     engine = db.engine(settings.database_url)
-    log.info("the scheduler looks every %g s", settings.reconcile_seconds)
+    log.info("scheduler started, one pass every %g s", settings.reconcile_seconds)
     with metrics.alone(settings, Census(engine, stuck_seconds=settings.stuck_seconds)):
         metrics.expect(settings.queue_names)
         ledger.expect_counts()

@@ -121,9 +121,11 @@ class Outbox:
         try:
             deliver(self._engine, self._guard, message)
         except Unavailable as error:  # the lease runs out, and it is sent again
-            log.warning("%s was sent, and that cannot be written down: %s", message.id, error)
+            log.warning(
+                "message %s was sent, but the database cannot record it; it will be sent again: %s", message.id, error
+            )
         except Exception:
-            log.exception("%s of %s", message.id, message.webhook_id)
+            log.exception("cannot send message %s to webhook %s", message.id, message.webhook_id)
         finally:
             with self._lock:
                 self._busy[message.webhook_id] -= 1
@@ -136,10 +138,16 @@ def deliver(engine: Engine, guard: Guard, message: Message) -> None:
     try:
         outcome = post(guard, message.url, message.secrets, message.id, message.body)
     except Exception:  # ours: it must not be sent for ever, a lease at a time
-        log.exception("%s of %s", message.id, message.webhook_id)
+        log.exception("cannot send message %s to webhook %s", message.id, message.webhook_id)
         outcome = SendResult(None, "Something went wrong inside Loopline; the scheduler's log has the traceback.")
     faults.point("webhook.sent")
     with db.session_scope(engine) as session:
         subscriptions.record(session, message, outcome)
     if not outcome.delivered:
-        log.warning("%s, attempt %d, to %s: %s", message.id, message.attempt, message.webhook_id, outcome.error)
+        log.warning(
+            "cannot deliver message %s, attempt %d, to webhook %s: %s",
+            message.id,
+            message.attempt,
+            message.webhook_id,
+            outcome.error,
+        )

@@ -73,7 +73,7 @@ def test_a_frozen_supervisor_loses_its_trainer_and_its_job_and_lives_on_when_it_
     assert watch.until(after.id, lambda job: job.status == "succeeded").worker == running.worker
     assert is_alive(child)
     assert watch.statuses(job.id) == ["queued", "running", "queued", "running", "succeeded"]
-    assert "is over: " in frozen.log.read_text()
+    assert "has lost its lease: " in frozen.log.read_text()
 
 
 def freeze(pid: int, engine: Engine) -> None:

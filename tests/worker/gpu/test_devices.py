@@ -118,7 +118,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error_with_the_way_out(
     assert way_out in str(refused.value)
     with caplog.at_level("INFO", logger="worker.gpu.devices"):
         assert chosen("auto", {}) == [CPU]
-    assert "the worker computes on the CPU" in caplog.text
+    assert "no usable GPU, the worker uses the CPU" in caplog.text
 
 
 @pytest.mark.parametrize("setting", ["tpu", "cuda:x", "cuda:9"])

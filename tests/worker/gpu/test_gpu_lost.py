@@ -48,7 +48,7 @@ def test_nothing_is_claimed_without_the_gpu(
     second = make_job()
     assert tasks.ring(slot, "default") == 0
     assert (watch.job(first.id).status, watch.job(second.id).status) == ("succeeded", "queued")
-    assert "the GPU is lost, no job is claimed any more" in caplog.text
+    assert "the GPU is lost, this worker claims no more jobs" in caplog.text
     assert "cannot be opened any more" in caplog.text
 
 

@@ -287,7 +287,7 @@ def test_the_scheduler_looks_and_a_folder_that_is_not_there_yet_stops_nothing(
 ) -> None:
     world.root.rmdir()
     process = start("worker.scheduler", inbox=str(world.root))
-    while b"the inbox waits" not in process.log.read_bytes():
+    while b"cannot read the inbox" not in process.log.read_bytes():
         assert process.popen.poll() is None
         time.sleep(0.05)
     world.put("default/waves/1.npz", npz_bytes(1))

@@ -117,7 +117,7 @@ def test_a_defect_that_shows_with_one_schedule_keeps_no_other_waiting(
     [row] = firings(engine)
     assert row.outcome == "fired"
     [line] = caplog.records
-    assert "a schedule could not be kept" in line.getMessage()
+    assert "cannot process a schedule" in line.getMessage()
     with db.read_scope(engine) as session:
         assert definitions.overdue(session, seconds=0.0) == 1
 
@@ -129,4 +129,4 @@ def test_a_database_that_is_away_leaves_schedules_for_the_next_pass(
     with caplog.at_level(logging.WARNING, "worker.scheduler"):
         loop.keep_schedules(engine)
     engine.dispose()
-    assert "schedules wait for the next pass: The database cannot answer now" in caplog.text
+    assert "cannot process schedules, will try again: The database cannot answer now" in caplog.text
