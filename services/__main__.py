@@ -1,7 +1,7 @@
-"""`python -m services`: what is done on the host that has the database. No key is needed for it.
+"""`python -m services`: administration on the host that has the database. It needs no API key.
 
-It reads the same LOOPLINE_ settings as the service. What was asked for goes to stdout and everything else to stderr,
-so that KEY=$(python -m services keys create ...) holds the key and nothing more. Exit status: 0 done, 1 the database
+It reads the same LOOPLINE_ settings as the service. The result goes to stdout and everything else to stderr, so that
+KEY=$(python -m services keys create ...) contains the key and nothing more. Exit status: 0 done, 1 the database
 cannot be used, 2 the request is wrong.
 """
 
@@ -219,12 +219,21 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m services", description=about, epilog=_example("tenants list"))
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _tenants(
-        _group(commands, "tenants", "teams that see nothing of each other", "tenants create acme --max-queued 100")
+        _group(
+            commands,
+            "tenants",
+            "create, list and limit teams that cannot see each other",
+            "tenants create acme --max-queued 100",
+        )
     )
-    _keys(_group(commands, "keys", "what clients show to the API", "keys create --tenant acme --scopes read,submit"))
+    _keys(
+        _group(commands, "keys", "create, list and revoke API keys", "keys create --tenant acme --scopes read,submit")
+    )
     one = _command(commands, "audit", list_audit, "audit --tenant acme --limit 20")
     one.add_argument("--tenant", metavar="NAME", help="only what was done to this tenant")
-    one.add_argument("--limit", metavar="COUNT", type=int, default=100, help="the newest so many; 100 otherwise")
+    one.add_argument(
+        "--limit", metavar="COUNT", type=int, default=100, help="list at most this many entries; default 100"
+    )
     _command(commands, "migrate", migrate, "migrate")
     return top
 
@@ -239,17 +248,19 @@ def _tenants(commands: Commands) -> None:
         for limit, what in LIMITS.items():
             option, about = f"--{limit.replace('_', '-')}", f"{what}; `none` is no limit"
             one.add_argument(option, metavar="N", type=limit_of, default=argparse.SUPPRESS, help=about)
-        about = "how many turns it gets in a queue while a tenant without a share gets one; `none` is 1"
+        about = "its turns in a queue for each turn of a tenant without a share; `none` means 1"
         one.add_argument("--share", metavar="X", type=share_of, default=argparse.SUPPRESS, help=about)
 
 
 def _keys(commands: Commands) -> None:
     one = _command(commands, "create", create_key, "keys create --tenant acme --scopes read,submit --name ci")
-    one.add_argument("--tenant", metavar="NAME", default=tenants.DEFAULT, help="whose key it is; `default` otherwise")
-    scopes = f"one or more of {','.join(keys.Scope)}, with commas between; read,submit otherwise"
+    one.add_argument(
+        "--tenant", metavar="NAME", default=tenants.DEFAULT, help="the tenant of the key; default `default`"
+    )
+    scopes = f"one or more of {','.join(keys.Scope)}; separated by commas; default read,submit"
     one.add_argument("--scopes", metavar="SCOPES", default="read,submit", help=scopes)
-    one.add_argument("--name", help="what it is for, to tell it from others")
-    one.add_argument("--expires-days", metavar="DAYS", type=float, help="it ends after so many days")
+    one.add_argument("--name", help="a name that says what the key is for")
+    one.add_argument("--expires-days", metavar="DAYS", type=float, help="the key expires after this many days")
     one = _command(commands, "list", list_keys, "keys list --tenant acme")
     one.add_argument("--tenant", metavar="NAME", help="only those of this tenant")
     one = _command(commands, "revoke", revoke_key, "keys revoke key_01m8534rdzpk2b2nwmwmj4v6dg")

@@ -1,4 +1,4 @@
-"""`python -m worker`: a Celery worker for each GPU, or one for the CPU; see worker/fleet.py."""
+"""`python -m worker`: starts one Celery worker per GPU, or one for the CPU; see worker/fleet.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from worker import fleet
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m worker",
-        description="Starts a Celery worker for each GPU (LOOPLINE_DEVICE), or one that computes on the CPU, and keeps "
-        "them up. SIGTERM ends them: running jobs save their place and go on elsewhere.",
+        description="Starts one Celery worker per GPU (LOOPLINE_DEVICE), or one that uses the CPU, and restarts a "
+        "worker that ends. SIGTERM stops them: running jobs save a checkpoint and continue on another worker.",
     )
     parser.parse_args()
     with exit_on_error("Loopline's worker"):

@@ -1,13 +1,13 @@
-"""Does Loopline train right on the GPU of this server? `python -m worker.gpucheck`, or `make gpu-check`: some minutes.
+"""Check that Loopline trains correctly on this GPU: `python -m worker.gpucheck` or `make gpu-check`, some minutes.
 
     selftest     python -m worker.selftest
     vowels       examples/vowels.yaml reaches its accuracy
-    float32      losses beside the CPU's, update by update (TF32 off)
-    bf16 fp16    runs in half the precision learn
-    resume       a run that is killed and resumed equals an unbroken one, bit for bit, in deterministic mode
+    float32      losses equal the CPU's within a tolerance, update by update (TF32 off)
+    bf16 fp16    training in bf16 and fp16 learns
+    resume       a run that is killed and resumed equals an uninterrupted one, bit for bit, in deterministic mode
 
-Each is `python -m services.training` in processes of their own, as a worker's trainers are. Exit status: 0 all is well,
-1 something is not. `--device cpu` checks what a CPU can: it is how the check itself is tested.
+Each check runs `python -m services.training` in its own processes, as a worker does. Exit status: 0 every check passed,
+1 a check failed. `--device cpu` runs the checks that work on a CPU; this is how the tests run this command.
 """
 
 from __future__ import annotations
@@ -221,10 +221,10 @@ def _parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checks", nargs="*", type=_check, metavar="CHECK", help="which; all unless said")
+    parser.add_argument("checks", nargs="*", type=_check, metavar="CHECK", help="the checks to run; default all")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
-    parser.add_argument("--epochs", type=int, default=60, help="of each run, at most")
-    parser.add_argument("--accuracy", type=float, default=0.95, help="what the vowels must reach")
+    parser.add_argument("--epochs", type=int, default=60, help="most epochs of each run")
+    parser.add_argument("--accuracy", type=float, default=0.95, help="test accuracy that the vowels run must reach")
     return parser
 
 

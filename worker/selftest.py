@@ -1,13 +1,13 @@
-"""Can this device train? `python -m worker.selftest [--device auto|cpu|cuda|cuda:1] [--json]`
+"""Check whether this device can train: `python -m worker.selftest [--device auto|cpu|cuda|cuda:1] [--json]`
 
-    driver       there is a device that this torch can use
-    allocate     memory can be had, written and read
-    multiply     a product of matrices equals the CPU's
+    driver       torch finds a device that it can use
+    allocate     memory can be allocated, written and read
+    multiply     a matrix product equals the CPU's
     recurrent    a step of an LSTM on packed sequences, by cuDNN on a GPU, equals the CPU's
     precision    how many kinds of recurrent layers train in bf16 and fp16; the others are computed in float32
 
-A line a step; the first that fails says what it most likely is, and how to mend it. Exit status: 0 it can, 1 it cannot.
-`python -m worker` runs it on each GPU before it starts a worker there.
+It prints one line per step. The first step that fails names the likely cause and the remedy. Exit status: 0 the device
+can train, 1 it cannot. `python -m worker` runs this test on each GPU before it starts a worker there.
 """
 
 from __future__ import annotations
@@ -199,8 +199,10 @@ TESTS: dict[str, Callable[[Patient], str]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.selftest", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
-    parser.add_argument("--json", action="store_true", help="one line of JSON at the end instead of a line a step")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:1")
+    parser.add_argument(
+        "--json", action="store_true", help="print one line of JSON at the end instead of one line per step"
+    )
     options = parser.parse_args(arguments)
     taken = []
     for step in steps(options.device):

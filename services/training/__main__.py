@@ -34,16 +34,16 @@ from services.training.spec import Spec, loads, parse
 EPILOG = """\
 examples:
   python -m services.training job.yaml --out runs/vowels
-  python -m services.training job.yaml --out runs/vowels --resume     go on from the newest checkpoint there
+  python -m services.training job.yaml --out runs/vowels --resume     continue from the newest checkpoint
 
 exit codes:
   0  trained; history.json, model.safetensors and model.json are in DIR
   1  a file could not be read or written
   2  the spec or its data has problems, which are listed; or --resume found checkpoints of another spec or other data
-  3  training diverged: a loss, a gradient, or an answer of the model that it found was not finite
-  4  the device ran out of memory, with one sample at a time still, or the job needs more than this machine has
-  130  stopped by Ctrl-C, with a checkpoint to go on from; a second Ctrl-C does not wait for it
-  143  stopped by SIGTERM, in the same way: Slurm, `docker stop` and spot machines send it before they kill
+  3  training diverged: a loss, a gradient or an output of the model was not finite
+  4  the device ran out of memory even with one sample at a time, or the job needs more memory than this machine has
+  130  stopped by Ctrl-C, after saving a checkpoint to continue from; a second Ctrl-C does not wait for the checkpoint
+  143  stopped by SIGTERM, in the same way; Slurm, `docker stop` and spot machines send it before they kill
 """
 
 
@@ -98,20 +98,22 @@ def _stopped(options: argparse.Namespace, by: signal.Signals) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m services.training",
-        description="Train one spec on this machine, with no service, database or queue.",
+        description="Train one spec on this machine, without a service, database or queue.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "job", type=Path, help="the spec, YAML or JSON; data.dataset may be the path of an .npz beside it"
+        "job",
+        type=Path,
+        help="the spec, in YAML or JSON; data.dataset may be the path of an .npz file, relative to the spec",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where the model, history and checkpoints go"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the model, history and checkpoints"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in DIR")
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
-    parser.add_argument("--threads", type=_threads, metavar="N", help="CPU threads; torch decides unless said")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the last line")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest complete checkpoint in DIR")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:1")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="number of CPU threads; by default torch decides")
+    parser.add_argument("--quiet", action="store_true", help="print no progress, only the last line")
     return parser
 
 

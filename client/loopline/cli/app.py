@@ -68,7 +68,10 @@ def connection(
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", envvar="LOOPLINE_URL", metavar="URL", help="Where the service is. [default: http://127.0.0.1:8080]"
+            "--url",
+            envvar="LOOPLINE_URL",
+            metavar="URL",
+            help="The address of the service. [default: http://127.0.0.1:8080]",
         ),
     ] = None,
     api_key_file: Annotated[
@@ -77,7 +80,7 @@ def connection(
             "--api-key-file",
             envvar="LOOPLINE_API_KEY_FILE",
             metavar="FILE",
-            help="A file that holds the API key; LOOPLINE_API_KEY holds it itself.",
+            help="A file that contains the API key; or set the key itself in LOOPLINE_API_KEY.",
         ),
     ] = None,
     retry_seconds: Annotated[
@@ -86,7 +89,7 @@ def connection(
             "--retry-seconds",
             metavar="SECONDS",
             min=0,
-            help="For how long to go on asking a service that is away; watching is more patient.",
+            help="Retry for this long if the service does not answer; watching retries for longer.",
         ),
     ] = 2.0,
     version: Annotated[
@@ -99,10 +102,12 @@ def connection(
 @app.command()
 def presets(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one, as part of a spec.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show only this preset, as part of a spec.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the named architectures, or show one.
+    """List the presets (named architectures), or show one.
 
     Example: loopline presets dropout_gru
     """
@@ -121,9 +126,9 @@ def presets(
 
 @app.command()
 def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the workers and what they do.
+    """List the workers and what each one is doing.
 
-    A worker that was not seen for a minute is left out.
+    A worker is omitted if it has sent no heartbeat for a minute.
 
     Example: loopline workers
     """
@@ -140,9 +145,9 @@ def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command()
 def health(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Say whether the service can take jobs.
+    """Check whether the service can accept jobs.
 
-    The exit code is 3 when it cannot.
+    The exit code is 3 if it cannot.
 
     Example: loopline health
     """

@@ -22,7 +22,7 @@ batches = typer.Typer(
     rich_markup_mode=None,
 )
 
-BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch's id, or `last` for the newest one.")]
+BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch's id, or `last` for the newest batch.")]
 
 
 def submit(
@@ -37,7 +37,7 @@ def submit(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Submits the specs as one batch, and says what came of it."""
+    """Submits the specs as one batch and prints the result."""
     from loopline.view import batches as batch_view
 
     try:
@@ -68,7 +68,9 @@ def submit(
 @batches.command(name="list")
 def list_batches(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many batches.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List batches, newest first.
@@ -91,7 +93,7 @@ def list_batches(
 
 @batches.command(name="show")
 def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -> None:
-    """Show a batch: a line for each job and one for all.
+    """Show a batch: a line for each job and a summary.
 
     Example: loopline batches show last
     """
@@ -110,7 +112,7 @@ def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -
 def watch_batch(ctx: typer.Context, batch_id: BatchId) -> None:
     """Follow a batch until every job has ended.
 
-    A live table on a terminal, a line for each job elsewhere. Ctrl-C ends the watching, not the jobs.
+    A terminal shows a live table; elsewhere a line is printed for each job. Ctrl-C stops watching; the jobs continue.
 
     Example: loopline batches watch last
     """
@@ -158,7 +160,7 @@ def _chosen(client: Client, batch_id: str) -> Batch:
 
 
 def _of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
-    """A problem of a job in the list, told by the name of its file."""
+    """The problem of one job in the list, with the name of its file."""
     _, whole, rest = problem.pointer.partition("/jobs/")
     place, slash, below = rest.partition("/")
     if not whole or not place.isdigit() or int(place) >= len(files):

@@ -63,13 +63,17 @@ def show_dataset(
 @datasets.command(name="upload")
 def upload_dataset(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .npz with x, y and, if lengths differ, lengths.")],
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Its name. [default: the file's]")] = None,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An .npz file with the arrays x, y and, if lengths differ, lengths.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the data set. [default: the file's name]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload an .npz file as a data set.
 
-    The same content under the same name is the same data set, however often it is uploaded.
+    Uploading the same content under the same name again creates no new version.
 
     Example: loopline datasets upload vowels.npz --name vowels
     """
@@ -82,7 +86,7 @@ def upload_dataset(
 
 @datasets.command(name="inbox")
 def list_inbox(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List what came of the files in the service's inbox, newest first.
+    """List the files in the service's inbox and the result of each, newest first.
 
     Example: loopline datasets inbox
     """
@@ -105,7 +109,7 @@ def delete_dataset(
 ) -> None:
     """Delete one version of a data set.
 
-    A name alone will do where it has one version only. Refused while a job that has not ended uses it.
+    A name alone is enough if the data set has only one version. The service refuses while an unfinished job uses it.
 
     Example: loopline datasets delete vowels@1
     """
@@ -115,7 +119,7 @@ def delete_dataset(
 
 
 def upload_file(client: Client, path: Path, name: str | None, *, warn: bool = True) -> Dataset:
-    """Uploads a data set and says so; warnings are left out where a job follows that is told those that apply to it."""
+    """Uploads a data set and prints that. warn=False omits warnings; the job submitted next prints those that apply."""
     from loopline import text
 
     with meter(f"Uploading {path}") as on_bytes:

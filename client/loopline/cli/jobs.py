@@ -24,17 +24,21 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last
 JobIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or `last` for the newest job; one or more.")
 ]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is new until the job ends.")]
-AsJsonLines = Annotated[bool, typer.Option("--json", help="Print each as a line of JSON instead, for scripts.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job ends.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each instead, for scripts.")]
 
 
 def list_jobs(
     ctx: typer.Context,
-    status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help="Only running jobs, say.")] = None,
-    queue: Annotated[str | None, typer.Option("--queue", metavar="QUEUE", help="Only jobs of this queue.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="STATUS", help="Only jobs in this state, for example running.")
+    ] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="QUEUE", help="Only jobs in this queue.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", metavar="KEY:VALUE", help="Only jobs with this tag.")] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only jobs of this name.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many jobs.")] = 20,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only jobs with this name.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many jobs.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first.
@@ -78,7 +82,7 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
 def watch(ctx: typer.Context, job_id: JobId) -> None:
     """Follow a job until it ends.
 
-    A live view on a terminal, a line for each epoch elsewhere. Ctrl-C ends the watching, not the job.
+    A terminal shows a live view; elsewhere a line is printed for each epoch. Ctrl-C stops watching; the job continues.
 
     Example: loopline watch last
     """
@@ -99,7 +103,7 @@ def logs(
 ) -> None:
     """Print what a job logged.
 
-    The newest 2,000 lines are kept, of all attempts together.
+    The service keeps the newest 2,000 lines of all attempts together.
 
     Example: loopline logs last --follow
     """
@@ -117,7 +121,7 @@ def events(
 ) -> None:
     """Print what happened to a job.
 
-    Every change of its state, checkpoints, retries and warnings.
+    The events are changes of state, checkpoints, retries and warnings.
 
     Example: loopline events last
     """
@@ -128,7 +132,7 @@ def events(
 def cancel(ctx: typer.Context, job_ids: JobIds) -> None:
     """Cancel jobs.
 
-    One that waits is cancelled at once, one that runs stops within a few seconds.
+    A waiting job is cancelled at once; a running job stops within a few seconds.
 
     Example: loopline cancel last
     """
@@ -145,9 +149,9 @@ def cancel(ctx: typer.Context, job_ids: JobIds) -> None:
 
 
 def pause(ctx: typer.Context, job_ids: JobIds) -> None:
-    """Pause jobs; they keep their place.
+    """Pause jobs; they can continue later where they stopped.
 
-    One that runs saves a checkpoint first and frees its device. `loopline resume` lets it go on.
+    A running job first saves a checkpoint, then frees its device. `loopline resume` continues it.
 
     Example: loopline pause last
     """
@@ -164,7 +168,7 @@ def pause(ctx: typer.Context, job_ids: JobIds) -> None:
 def resume(ctx: typer.Context, job_ids: JobIds) -> None:
     """Resume paused jobs.
 
-    They wait for a worker again and go on exactly where they stood.
+    The jobs wait for a worker and then continue exactly where they stopped.
 
     Example: loopline resume last
     """
@@ -183,7 +187,7 @@ def resume(ctx: typer.Context, job_ids: JobIds) -> None:
 def delete(ctx: typer.Context, job_ids: JobIds) -> None:
     """Delete jobs that have ended.
 
-    Their models, checkpoints, events and logs go with them; nothing brings them back.
+    This also deletes their models, checkpoints, events and logs. It cannot be undone.
 
     Example: loopline delete last
     """
@@ -198,16 +202,16 @@ def delete(ctx: typer.Context, job_ids: JobIds) -> None:
 def download(
     ctx: typer.Context,
     job_id: JobId,
-    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Into this folder. [default: ./ID]")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Save to this folder. [default: ./ID]")] = None,
     checkpoint: Annotated[
         int | None,
-        typer.Option("--checkpoint", metavar="STEP", help="A checkpoint, instead of the model."),
+        typer.Option("--checkpoint", metavar="STEP", help="Download the checkpoint of this step instead of the model."),
     ] = None,
 ) -> None:
-    """Download a model, or a checkpoint.
+    """Download the model of a job, or a checkpoint.
 
-    A model is model.safetensors (the weights), model.json and history.json. Of
-    a job that was cancelled or met its time limit it is the best until then.
+    A model consists of model.safetensors (the weights), model.json and history.json.
+    If the job was cancelled or reached its time limit, it is the best model until then.
 
     Example: loopline download last --to vowels-model
     """
@@ -230,7 +234,7 @@ def chosen(client: Client, job_id: str) -> Job:
 
 
 def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:
-    """Does the same to several jobs and says what came of it. What is wrong with one stops none of the others."""
+    """Does the same to each job and prints the result. An error of one job does not stop the others."""
     wrong = False
     with connected(ctx) as client:
         for job_id in job_ids:
@@ -244,7 +248,7 @@ def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> N
 
 
 def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
-    """Prints each as it comes, a line each; how many there were."""
+    """Prints each item on a line as it arrives; returns how many there were."""
     from loopline.view import jobs, table
 
     console, count = table.console(), 0
@@ -274,5 +278,5 @@ def leave_as(ctx: typer.Context, job: Job) -> None:
 
 
 def typed_for(ctx: typer.Context, job: Job) -> Callable[[str], str]:
-    """How a command is typed for this job, at the address in use."""
+    """Returns a function from a verb to the full command line for this job and the address in use."""
     return lambda verb: typed(ctx, verb, job.id)

@@ -11,7 +11,7 @@ from loopline.cli.shared import BAD_REQUEST, AsJson, connected, in_words, print_
 from loopline.view.notes import note, say
 
 keys = typer.Typer(
-    help="Make, list and revoke API keys of your tenant.\n\nExample: loopline keys create --scopes read,submit",
+    help="Create, list and revoke API keys of your tenant.\n\nExample: loopline keys create --scopes read,submit",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -21,17 +21,20 @@ keys = typer.Typer(
 def create_key(
     ctx: typer.Context,
     scopes: Annotated[
-        str, typer.Option("--scopes", metavar="SCOPES", help="Of read, submit and admin, with commas between.")
+        str,
+        typer.Option("--scopes", metavar="SCOPES", help="One or more of read, submit and admin, separated by commas."),
     ] = "read,submit",
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What it is for.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="A name that says what the key is for.")
+    ] = None,
     expires_days: Annotated[
-        float | None, typer.Option("--expires-days", metavar="DAYS", help="It ends after so many days.")
+        float | None, typer.Option("--expires-days", metavar="DAYS", help="The key expires after this many days.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an API key and print it, this once.
+    """Create an API key and print it. It is never shown again.
 
-    The service keeps a hash of it and can never show it again. It takes a key with the scope admin.
+    The service stores only a hash of the key. This command needs a key with the scope admin.
 
     Example: loopline keys create --scopes read,submit --name ci --expires-days 90
     """
@@ -51,7 +54,7 @@ def create_key(
 def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the API keys of your tenant, newest first.
 
-    Those that were revoked or have ended too; none with its secret.
+    The list includes revoked and expired keys. It contains no secrets.
 
     Example: loopline keys list
     """
@@ -71,7 +74,7 @@ def revoke_key(
     ctx: typer.Context,
     key_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of keys (`key_...`); one or more.")],
 ) -> None:
-    """Revoke API keys; they are refused within a few seconds.
+    """Revoke API keys; they stop working within a few seconds.
 
     Example: loopline keys revoke key_01m8534rdzpk2b2nwmwmj4v6dg
     """
@@ -88,9 +91,9 @@ def revoke_key(
 
 
 def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Say who the service takes you for.
+    """Show your tenant, your rights and your quotas.
 
-    Your tenant, what your key may do, and what of its quotas the tenant has used.
+    It shows what your key may do and how much of its quotas your tenant has used.
 
     Example: loopline whoami
     """

@@ -30,11 +30,13 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 Reference = Annotated[
     str, typer.Argument(metavar="VERSION", help="A version: `vowels@3`, `vowels@production` or `vowels@latest`.")
 ]
-Alias = Annotated[str, typer.Option("--alias", metavar="ALIAS", help="Another alias than production.")]
-Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the history.")]
+Alias = Annotated[str, typer.Option("--alias", metavar="ALIAS", help="The alias, if not production.")]
+Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="The reason, kept in the history.")]
 Expected = Annotated[
     int | None,
-    typer.Option("--expected", metavar="NUMBER", min=0, help="Only if the alias is at this version now; 0: at none."),
+    typer.Option(
+        "--expected", metavar="NUMBER", min=0, help="Only if the alias points at this version now; 0 means at none."
+    ),
 ]
 
 
@@ -82,13 +84,15 @@ def show_model(
 def register_model(
     ctx: typer.Context,
     name: Name,
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job that has succeeded, or `last` for the newest.")],
-    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What is special about it.")] = None,
+    job_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of a job that has succeeded, or `last` for the newest job.")
+    ],
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="A note about this version.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a job's result as a model's next version.
 
-    A job that is a version of this model already stays that version.
+    If the job is already a version of this model, nothing changes.
 
     Example: loopline models register vowels last
     """
@@ -109,7 +113,7 @@ def promote_model(
     expected: Expected = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let an alias point at a version.
+    """Point an alias at a version.
 
     Example: loopline models promote vowels@3 --expected 2
     """
@@ -132,9 +136,9 @@ def roll_back_model(
     expected: Expected = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let an alias point at the version before.
+    """Point an alias at its previous version.
 
-    Once more, and it goes one further back.
+    Repeat the command to go back one more version.
 
     Example: loopline models rollback vowels
     """
@@ -149,9 +153,9 @@ def roll_back_model(
 def demote_model(
     ctx: typer.Context,
     name: Name,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias to take away.")],
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias to remove.")],
 ) -> None:
-    """Take an alias away; the version stays.
+    """Remove an alias; the version stays.
 
     Example: loopline models demote vowels candidate
     """
@@ -162,7 +166,7 @@ def demote_model(
 
 @models.command(name="history")
 def show_history(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
-    """Show where a model's aliases pointed, newest first.
+    """Show which versions a model's aliases have pointed at, newest first.
 
     Example: loopline models history vowels
     """
@@ -182,7 +186,7 @@ def download_model(
     ctx: typer.Context,
     reference: Reference,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Into this folder. [default: ./NAME-NUMBER]")
+        Path | None, typer.Option("--to", metavar="DIR", help="Save to this folder. [default: ./NAME-NUMBER]")
     ] = None,
 ) -> None:
     """Download a version of a model.
@@ -204,7 +208,7 @@ def download_model(
 def delete_model(ctx: typer.Context, reference: Reference) -> None:
     """Delete one version, by its number.
 
-    Its job stays, and may be deleted then. Refused while an alias points at it.
+    The job stays and may be deleted afterwards. The service refuses while an alias points at the version.
 
     Example: loopline models delete vowels@1
     """
@@ -214,7 +218,7 @@ def delete_model(ctx: typer.Context, reference: Reference) -> None:
 
 
 def _production(client: Client, model: Model) -> ModelVersion | None:
-    """The version that is in production, where it is not the latest and not taken away meanwhile."""
+    """The version in production; None if it is the latest, or was removed in the meantime."""
     if model.aliases.get(PRODUCTION, model.latest.version) == model.latest.version:
         return None
     with suppress(errors.NotFound):
@@ -223,14 +227,14 @@ def _production(client: Client, model: Model) -> ModelVersion | None:
 
 
 def _aliases(client: Client, reference: str) -> Mapping[str, int] | None:
-    """Where the model's aliases point; None where there is no such model, which the promotion says."""
+    """Which version each alias points at; None if the model does not exist, which the promotion then reports."""
     with suppress(errors.NotFound):
         return client.models.get(reference.partition("@")[0]).aliases
     return None
 
 
 def _first_of(alias: str, model: str, before: Mapping[str, int]) -> str:
-    """What to say of an alias that was not there: it may be a slip."""
+    """A note about an alias that is new: its name may be a typing error."""
     from difflib import get_close_matches
 
     close = get_close_matches(alias, {*before, PRODUCTION} - {alias}, n=1)

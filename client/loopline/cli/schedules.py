@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loopline.schedules import Firing
 
 schedules = typer.Typer(
-    help="Submit batches by the clock, and see what came of it.\n\nExample: loopline schedules set nightly.yaml",
+    help="Submit batches at set times, and see the results.\n\nExample: loopline schedules set nightly.yaml",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -28,7 +28,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names or id
 
 @schedules.command(name="list")
 def list_schedules(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the schedules: what comes next, and what came last.
+    """List the schedules, each with its next slot and its last result.
 
     Example: loopline schedules list
     """
@@ -45,7 +45,7 @@ def list_schedules(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @schedules.command(name="show")
 def show_schedule(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
-    """Show a schedule: its next slots, its rules, what it submits.
+    """Show a schedule: its next slots, its rules and its specs.
 
     Example: loopline schedules show nightly
     """
@@ -61,15 +61,18 @@ def show_schedule(ctx: typer.Context, name: Name, as_json: AsJson = False) -> No
 @schedules.command(name="set")
 def set_schedules(
     ctx: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Schedules, YAML or JSON; one a file.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Schedules in YAML or JSON, one per file.")],
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Its name. [default: that in the file, or the file's]")
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Name of the schedule. [default: the name in the file, or the file's name]"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make or replace schedules, each from a file.
+    """Create or replace schedules, each from a file.
 
-    The same again changes nothing. What is wrong with one file is told, and the others are set all the same.
+    Setting an identical schedule changes nothing. An error in one file is printed and does not stop the others.
 
     Example: loopline schedules set nightly.yaml
     """
@@ -98,10 +101,12 @@ def set_schedules(
 def show_history(
     ctx: typer.Context,
     name: Name,
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many slots.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show what came of a schedule's slots, newest first, and why.
+    """Show the result of each slot of a schedule and the reason, newest first.
 
     Example: loopline schedules history nightly
     """
@@ -131,11 +136,14 @@ def run_schedule(
         bool, typer.Option("--wait", help="Wait until the batch has ended, as `loopline submit --wait` does.")
     ] = False,
     idempotency_key: Annotated[
-        str | None, typer.Option("--idempotency-key", metavar="KEY", help="The same key again is the same run.")
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="A repeated call with the same key starts no second run."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fire a schedule now, paused or not.
+    """Fire a schedule now, even if it is paused.
 
     Example: loopline schedules run nightly --wait
     """
@@ -154,7 +162,7 @@ def run_schedule(
 
 @schedules.command(name="pause")
 def pause_schedules(ctx: typer.Context, names: Names) -> None:
-    """Pause schedules: nothing of them is due until they are resumed.
+    """Pause schedules: they do not fire until they are resumed.
 
     Example: loopline schedules pause nightly
     """
@@ -164,7 +172,7 @@ def pause_schedules(ctx: typer.Context, names: Names) -> None:
 
 @schedules.command(name="resume")
 def resume_schedules(ctx: typer.Context, names: Names) -> None:
-    """Resume schedules, with the next slot from now on.
+    """Resume schedules, starting with the next slot from now.
 
     Example: loopline schedules resume nightly
     """
@@ -185,7 +193,7 @@ def delete_schedules(ctx: typer.Context, names: Names) -> None:
 
 
 def _each(names: list[str], do: Callable[[str], str]) -> None:
-    """Does it with each, and says so; what is wrong with one is told, and the others are done all the same."""
+    """Does it for each name and prints the result; an error of one name does not stop the others."""
     wrong = False
     for name in names:
         try:
@@ -208,7 +216,7 @@ def _say(ctx: typer.Context, client: Client, name: str, firing: Firing) -> None:
 
 
 def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_json: bool) -> None:
-    """Waits for the batch of a firing, which may have to wait for another one, and leaves with its exit code."""
+    """Waits for the batch of a firing, which may itself wait for a previous batch, and exits with its exit code."""
     from loopline.view import batches, watching
 
     with watching.in_sight(client, f"The schedule {name}", typed(ctx, "schedules history", name)):

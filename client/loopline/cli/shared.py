@@ -46,7 +46,7 @@ COMMANDS_OF_ROUTES = (
     (r"POST /v1/batches/(\w+)/cancel", r"`loopline batches cancel \1`"),
     (r"GET /v1/jobs/(\w+)/checkpoints/STEP", r"`loopline download \1 --checkpoint STEP`"),
 )
-"""What the service tells to do over HTTP, and how it is typed."""
+"""Routes that the service names in its messages, and the command for each."""
 HOISTED = ("--url", "--api-key-file", "--retry-seconds")
 
 
@@ -81,7 +81,7 @@ class Command(TyperGroup):
             raise typer.Exit(UNREACHABLE) from None
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON instead, for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's JSON instead, for scripts.")]
 
 
 def connected(ctx: typer.Context) -> Client:
@@ -92,7 +92,7 @@ def connected(ctx: typer.Context) -> Client:
 
 
 def in_words(error: errors.LooplineError) -> str:
-    """What went wrong, and the way out where there is one."""
+    """What went wrong and, where there is one, the remedy."""
     if isinstance(error, errors.ServiceUnreachable):
         return (
             f"{error} Start it with `make run` (on a server `make up`), or point --url or LOOPLINE_URL at your server."
@@ -109,7 +109,7 @@ def in_words(error: errors.LooplineError) -> str:
 
 
 def as_typed(words: str) -> str:
-    """The service's words with the commands that are typed here for the routes that it names."""
+    """The service's message, with each route in it replaced by the command for it."""
     for route, command in COMMANDS_OF_ROUTES:
         words = re.sub(route, command, words)
     return words
@@ -120,7 +120,7 @@ def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
 
 
 def hoisted(args: list[str]) -> list[str]:
-    """The arguments with the options in HOISTED moved to the front: people also type them after the command."""
+    """The arguments with the options in HOISTED moved to the front, because people also type them after the command."""
     front: list[str] = []
     rest: list[str] = []
     remaining = iter(args)

@@ -24,31 +24,36 @@ def submit(
     ctx: typer.Context,
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Specs, YAML or JSON; `-` reads one from stdin. Several are a batch."),
+        typer.Argument(
+            metavar="FILE...", help="Specs in YAML or JSON; `-` reads one from stdin. Several files make a batch."
+        ),
     ],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the training until the job ends.")] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="Wait until the job ends; a line when it is submitted and one when it has ended."),
+        typer.Option("--wait", help="Wait until the job ends; print a line at submission and one at the end."),
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec; repeatable."),
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec. Repeatable."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job, or the batch.")] = None,
     idempotency_key: Annotated[
         str | None,
-        typer.Option("--idempotency-key", metavar="KEY", help="The same key again comes to the same job or batch."),
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="A repeated call with the same key returns the same job or batch."
+        ),
     ] = None,
     batch: Annotated[
-        bool, typer.Option("--batch", help="Make a batch of it, even where it is one job; several always are one.")
+        bool,
+        typer.Option("--batch", help="Submit a batch even if it is only one job; several jobs always are a batch."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job, or several as a batch.
 
-    Several files, or one with a `matrix`, are a batch: accepted whole or not at all. Where data.dataset is a path to an
-    .npz file, the file is uploaded first.
+    Several files, or one file with a `matrix`, make a batch. The service accepts all of its jobs or none.
+    If data.dataset is the path of an .npz file, the file is uploaded first.
 
     Example: loopline submit job.yaml --watch --set training.epochs=5
     """
@@ -74,7 +79,7 @@ def submit(
 
 
 def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:
-    """Submits one job. Problems are named by the file that they are in."""
+    """Submits one job. Each problem is reported with the name of its file."""
     try:
         return client.submit(spec, idempotency_key=idempotency_key)
     except errors.BadRequest as error:
@@ -96,7 +101,7 @@ def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json
 
 
 def readied(client: Client, file: str, settings: list[str]) -> SpecFile:
-    """The spec in a file, changed as `--set` says, with the data sets uploaded that are files beside it."""
+    """Reads a spec from a file, applies `--set`, and uploads the data sets that it names by path."""
     from loopline import spec as specs
 
     spec = from_stdin() if file == "-" else specs.read(file)

@@ -11,7 +11,7 @@ from loopline.cli.shared import BAD_REQUEST, FAILED, AsJson, connected, in_words
 from loopline.view.notes import note, say
 
 webhooks = typer.Typer(
-    help="Have a server of yours told what happens here.\n\n"
+    help="Have messages sent to your server when something happens.\n\n"
     "Example: loopline webhooks create https://hooks.example.com/loopline",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -23,7 +23,7 @@ EVENTS = (
     *(f"schedule.{what}" for what in ("fired", "ended", "skipped", "missed", "refused")),
     "model.promoted",
 )
-"""All there are; the service has the last word. docs/webhooks.md says what each means."""
+"""All event names of this version; the service checks them. docs/webhooks.md explains each."""
 
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id (`wh_...`).")]
 
@@ -31,25 +31,25 @@ WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id (
 @webhooks.command(name="create")
 def create_webhook(
     ctx: typer.Context,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where messages are posted to: a public address.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The public address that receives the messages.")],
     events: Annotated[
         list[str] | None,
-        typer.Option("--event", "-e", metavar="EVENT", help=f"Tell it of this: {', '.join(EVENTS)}; repeatable."),
+        typer.Option("--event", "-e", metavar="EVENT", help=f"Send this event: {', '.join(EVENTS)}. Repeatable."),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="ID", help="Only of this job or batch, which has not ended, or this schedule."),
+        typer.Option("--only", metavar="ID", help="Only events of this schedule, or of this unfinished job or batch."),
     ] = None,
     tags: Annotated[
         list[str] | None,
-        typer.Option("--tag", metavar="KEY:VALUE", help="Only of jobs with this tag; repeatable."),
+        typer.Option("--tag", metavar="KEY:VALUE", help="Only events of jobs with this tag. Repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a webhook and print its secret, this once.
+    """Create a webhook and print its secret. It is never shown again.
 
-    Without --event it is told of the ends of jobs, with --only and a batch of the end of that. It takes a key with the
-    scope admin.
+    Without --event it receives the ends of jobs, or with --only and a batch the end of the batch. This command needs
+    a key with the scope admin.
 
     Example: loopline webhooks create https://example.com/hook -e job.failed
     """
@@ -82,7 +82,7 @@ def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 @webhooks.command(name="show")
 def show_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
-    """Show a webhook: what it is told, and whether messages arrive.
+    """Show a webhook: its events, and whether messages arrive.
 
     Example: loopline webhooks show wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
@@ -100,7 +100,7 @@ def delete_webhook(
     ctx: typer.Context,
     webhook_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of webhooks; one or more.")],
 ) -> None:
-    """Delete webhooks, with what they were to be told and their logs.
+    """Delete webhooks with their unsent messages and their logs.
 
     Example: loopline webhooks delete wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
@@ -119,9 +119,9 @@ def delete_webhook(
 
 @webhooks.command(name="rotate")
 def rotate_secret(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
-    """Give a webhook a new secret and print it, this once.
+    """Give a webhook a new secret and print it. It is never shown again.
 
-    For 24 hours messages are signed with the one before as well: give the new one to the receiver within that time.
+    For 24 hours messages are also signed with the old secret. Give the new one to the receiver within that time.
 
     Example: loopline webhooks rotate wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
@@ -138,9 +138,9 @@ def rotate_secret(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = F
 
 @webhooks.command(name="test")
 def try_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = False) -> None:
-    """Send a test message at once and say what came of it.
+    """Send a test message at once and print the result.
 
-    One that arrives enables a webhook that is disabled; one that does not ends with exit code 1.
+    If the message arrives, a disabled webhook is enabled again. If it does not, the exit code is 1.
 
     Example: loopline webhooks test wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
@@ -160,10 +160,12 @@ def try_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = Fal
 def list_deliveries(
     ctx: typer.Context,
     webhook_id: WebhookId,
-    limit: Annotated[int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="At most so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many messages.")
+    ] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """List the messages of a webhook, newest first, and what came of them.
+    """List the messages of a webhook and their results, newest first.
 
     Example: loopline webhooks deliveries wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
@@ -186,7 +188,7 @@ def redeliver(
     webhook_id: WebhookId,
     delivery_id: Annotated[str, typer.Argument(metavar="MESSAGE", help="The message's id (`msg_...`).")],
 ) -> None:
-    """Send a message once more, under its own id.
+    """Send a message again, with the same id.
 
     Example: loopline webhooks redeliver wh_01m8534rdzpk2b2n msg_01m8534rdz
     """
