@@ -119,6 +119,7 @@ class CrossEntropy(Strict):
     its class, divided by the mean weight of the training samples. So only ratios of weights matter, and they have the
     same effect at every batch size. The loss of every split is weighted in this way."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """The share of each target that is spread evenly over all classes (Szegedy et al. 2016). 0 turns this off."""
 
 
 class MSE(Strict):
@@ -224,6 +225,7 @@ class Training(Strict):
     3.4e38, or below 1.18e-38 and not 0) is rejected."""
 
     epochs: int = Field(20, ge=1, le=1_000_000)
+    """The largest number of passes over the training samples. `early_stopping` may end the run sooner."""
     batch_size: int = Field(64, ge=1, le=1_000_000)
     """Samples per forward pass. An update uses batch_size * accumulation_steps samples."""
     accumulation_steps: int = Field(1, ge=1, le=100_000)
@@ -231,12 +233,14 @@ class Training(Strict):
     loss: Annotated[Loss | None, _named(Loss | None)] = None
     """Null: cross_entropy for classes (also of steps), bce for several yes-or-no targets, mse for values."""
     optimizer: Annotated[Optimizer, _named(Optimizer, "adam")] = Adam()
+    """The method that updates the weights, with its learning rate `lr`."""
     max_grad_norm: float | None = Field(1.0, gt=0.0)
     """The largest global norm of the gradient (Pascanu et al. 2013). Null turns this clipping off."""
     max_grad_value: float | None = Field(None, gt=0.0)
     """The largest absolute value of each element of the gradient, applied before max_grad_norm. Null turns this
     clipping off."""
     lr_schedule: Annotated[LRSchedule, _named(LRSchedule, "constant")] = Constant()
+    """How the learning rate changes during the run. `constant` keeps it at optimizer.lr, after any warm-up."""
     early_stopping: EarlyStopping | None = None
     """Null trains for all epochs."""
     on_divergence: OnDivergence | None = None
@@ -249,6 +253,8 @@ class Training(Strict):
     bf16 or fp16, it computes them in float32. (For example, bf16 LSTMs on a CPU need AVX-512.) Then an event and
     `precision_of_layers` in model.json say so."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """The seed of every random choice of a run, such as the initial weights, the order of the samples and dropout. The
+    split and synthetic data have their own seeds."""
     deterministic: bool = False
     """True uses only deterministic kernels on CUDA. On the CPU every run is deterministic."""
 
@@ -311,7 +317,9 @@ class Checkpoints(Strict):
     every_seconds: float | None = Field(30.0, gt=0.0)
     """A crash loses at most this much training. The default is a time, because a time suits short and long epochs."""
     every_epochs: int | None = Field(None, ge=1)
+    """A checkpoint is also saved at the end of every epoch whose number is a multiple of this. Null turns this off."""
     every_steps: int | None = Field(None, ge=1)
+    """A checkpoint is also saved after every update whose number is a multiple of this. Null turns this off."""
     keep_last: int = Field(2, ge=1, le=1000)
     """How many checkpoints are kept, in addition to the newest one of the best epoch."""
 
