@@ -243,16 +243,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Update:
 
     gradients = [parameter.grad for parameter in run.parameters if parameter.grad is not None]
     grad_norm = global_norm(gradients)
-    clipped = torch.zeros_like(grad_norm)
-    norm_to_bound = grad_norm
-    if t.max_grad_value is not None:
-        peak = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
-        clipped = (peak > t.max_grad_value).float()
-        torch._foreach_clamp_max_(gradients, t.max_grad_value)
-        torch._foreach_clamp_min_(gradients, -t.max_grad_value)
-        norm_to_bound = global_norm(gradients)
-    if t.max_grad_norm is not None:
-        clipped = torch.maximum(clipped, (norm_to_bound > t.max_grad_norm).float())
+    clipped, norm_to_bound = _clamped(run, gradients, grad_norm)
     if run.device.type == "cpu":  # reading a number costs nothing here
         loss_value, norm_value, was_clipped = float(total), float(grad_norm), bool(clipped)
         if not math.isfinite(loss_value) or (run.scaler is None and not math.isfinite(norm_value)):
@@ -271,6 +262,20 @@ def autograd_step(run: Run, batches: list[Batch]) -> Update:
     else:
         run.optimizer.step()
     return Update(total, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers))
+
+
+def _clamped(run: Run, gradients: list[Tensor], grad_norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Bound each element of the gradients, in place. Whether anything clips, and the norm that is still to be bounded."""
+    clipped, norm_to_bound = torch.zeros_like(grad_norm), grad_norm
+    if (bound := run.training.max_grad_value) is not None:
+        peak = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
+        clipped = (peak > bound).float()
+        torch._foreach_clamp_max_(gradients, bound)
+        torch._foreach_clamp_min_(gradients, -bound)
+        norm_to_bound = global_norm(gradients)
+    if run.training.max_grad_norm is not None:
+        clipped = torch.maximum(clipped, (norm_to_bound > run.training.max_grad_norm).float())
+    return clipped, norm_to_bound
 
 
 def global_norm(gradients: list[Tensor]) -> Tensor:
