@@ -265,7 +265,7 @@ def autograd_step(run: Run, batches: list[Batch]) -> Update:
 
 
 def _clamped(run: Run, gradients: list[Tensor], grad_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Bound each element of the gradients, in place. Whether anything clips, and the norm that is still to be bounded."""
+    """Bound each element of the gradients, in place. Whether anything clips, and the norm that is left to bound."""
     clipped, norm_to_bound = torch.zeros_like(grad_norm), grad_norm
     if (bound := run.training.max_grad_value) is not None:
         peak = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
