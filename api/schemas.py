@@ -1,4 +1,4 @@
-"""The resources as clients see them. An answer is built through its model, so the OpenAPI document is true of it."""
+"""The resources as clients see them. Every answer is built from its model, so the OpenAPI document matches it."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ class Answer(BaseModel):
 
 class FieldProblem(Answer):
     detail: str
-    """What is wrong there and what is allowed."""
+    """What is wrong at this place, and what is allowed."""
     pointer: str
     """JSON pointer (RFC 6901) into the body; parameters are under /query, /path and /header."""
 
 
 class ProblemDocument(Answer):
-    """An error, as RFC 9457 has it."""
+    """An error in the format of RFC 9457."""
 
     type: str
     """A URN that names the kind of problem: `urn:loopline:problem:` and the code."""
@@ -94,7 +94,7 @@ class ProblemDocument(Answer):
     code: str
     """For programs: `spec_invalid`, `job_not_found`, ..."""
     request_id: str | None
-    """The X-Request-Id of the answer, and of the service's log lines."""
+    """The X-Request-Id of the answer; the service's log lines contain it too."""
     errors: list[FieldProblem]
 
 
@@ -102,13 +102,13 @@ class Page(Answer, Generic[T]):
     object: Literal["list"] = "list"
     data: list[T]
     has_more: bool = False
-    """Whether another page follows: ask for it with `after` = the id of the last item."""
+    """Whether there is another page: request it with `after` = the id of the last item."""
 
 
 class QueuePlace(Answer):
     name: str
     position: int | None
-    """Jobs of the same tenant ahead of this one, at most 1,000; 0 is its next; null once it runs or has ended."""
+    """Jobs of the same tenant ahead of this one, at most 1,000; 0 means it is next; null once it runs or has ended."""
 
 
 class DatasetRef(Answer):
@@ -123,7 +123,7 @@ class Progress(Answer):
     steps: int | None
     fraction: float
     eta_seconds: float | None
-    """Seconds until training ends at the speed so far; null while there is nothing to go by."""
+    """Estimated seconds until training ends, at the speed so far; null while there is no estimate."""
 
 
 class Best(Answer):
@@ -133,50 +133,52 @@ class Best(Answer):
 
 
 class Retrained(Answer):
-    """What became of a retraining."""
+    """The result of a retraining."""
 
     model: str
     version: int | None
-    """Of the model in the registry; null where it could not be registered."""
+    """The version in the registry; null if the model could not be registered."""
     alias: str | None
-    """The one that was to be moved."""
+    """The alias to move."""
     decision: Literal["promoted", "held_back", "registered", "failed"]
-    """Whether the alias points at the version now; `registered` where none was to be moved."""
+    """`promoted` if the alias was moved to the version, `held_back` if it was not, `registered` if there was no alias
+    to move, `failed` if the version could not be registered."""
     message: str
-    """Why, for people."""
+    """The reason, as a sentence for people."""
     warm_start: str | None
-    """The version whose weights it began with."""
+    """The version whose weights the training started from."""
     gate: dict[str, Any] | None
-    """The comparison with the model before: metric, both values, improvement, p-value, reason."""
+    """The comparison with the previous model: metric, both values, improvement, p-value, reason."""
     drift: dict[str, Any] | None
-    """How the training samples differ from those of the model before."""
+    """How the training samples differ from those of the previous model."""
 
 
 class Baseline(Answer):
-    """The plainest answer to the task, learnt from the training split and judged on the same splits as the model."""
+    """The simplest constant answer to the task, taken from the training split and scored on the same splits as the
+    model."""
 
     answer: str
-    """What it always answers with: `the most frequent class (3)`."""
+    """The constant answer, for example `the most frequent class (3)`."""
     metrics: dict[str, float | None]
     metric: str
-    """The metric by which the model beats it or not."""
+    """The metric that decides whether the model beats the baseline."""
     is_beaten: bool
     message: str | None
-    """A sentence if the model does not beat it."""
+    """A sentence if the model does not beat the baseline, else null."""
 
 
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
     complete: bool = True
-    """False for the best weights of a job that was cancelled or met its time limit; they are never registered."""
+    """False for the best weights of a job that was cancelled or reached its time limit; they are never registered."""
     incomplete_because: Literal["cancelled", "time_limit"] | None = None
     metrics: dict[str, float | None]
     best_epoch: int | None
     epochs: int
     stopped_early: bool
     baseline: Baseline | None = None
-    """Null for a job of an earlier version."""
+    """Null for a job that an earlier version of Loopline trained."""
     retrain: Retrained | None = None
     """Null unless the spec has a `retrain`."""
 
@@ -189,7 +191,7 @@ class JobLinks(Answer):
     events: str
     logs: str
     model: str | None
-    """Null until there is one: the job has succeeded, or has ended early and offers its best weights until then."""
+    """Null until there is a model: when the job has succeeded, or has ended early with its best weights until then."""
     cancel: str
     pause: str
     resume: str
@@ -203,37 +205,37 @@ class JobSummary(Answer):
     name: str | None
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     terminal: bool
-    """Whether the job has ended. Loops should end on this, not on the names of states."""
+    """Whether the job has ended. Polling loops should test this field, not the names of states."""
     reason: str | None
-    """Why it ended, or why it waits again after an attempt that was lost or failed; for programs."""
+    """Why the job ended, or why it waits again after a lost or failed attempt; a code for programs."""
     message: str | None
-    """The same for people; why it is paused, too."""
+    """The same as a sentence for people; also says why a job is paused."""
     batch_id: str | None
-    """The batch that it was submitted with."""
+    """The batch with which the job was submitted."""
     waits_until: datetime | None
-    """The time before which a job that is tried again does not start; null when nothing but its turn holds it."""
+    """A retried job does not start before this time; null if it waits only for its turn."""
     silent_since: datetime | None
-    """It runs, and its worker has given no sign of life since then; null while it gives them. If none comes, the job is
-    queued again when its lease has run out."""
+    """The time of the last heartbeat, if the worker of this running job has stopped sending heartbeats; null otherwise.
+    If none arrives, the job is queued again when its lease expires."""
     queue: QueuePlace
     priority: int
     tags: dict[str, str]
     dataset: DatasetRef | None
     warnings: list[str]
-    """What of its data may have been meant otherwise than it is taken, found when it was submitted."""
+    """Possible mistakes in its data, found when the job was submitted: values that may mean something else."""
     attempt: int
     """Number of the newest attempt; 0 before the first."""
     failures: int
-    """Attempts that failed and were tried again (limits.max_retries allows so many)."""
+    """Failed attempts that were retried (at most limits.max_retries)."""
     lost: int
     """Attempts whose worker disappeared since the last new checkpoint."""
     progress: Progress
     best: Best | None
     result: Result | None
     cancel_requested: bool
-    """It runs, and will be cancelled at its next step."""
+    """Whether the running job will be cancelled at its next step."""
     pause_requested: bool
-    """It runs, and will be paused at its next step."""
+    """Whether the running job will be paused at its next step."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -244,14 +246,14 @@ class Job(JobSummary):
     """One request to train."""
 
     spec: dict[str, Any]
-    """As asked for, with its preset and every default filled in."""
+    """The spec as submitted, with its preset and every default filled in."""
 
 
 class ListedJob(JobSummary):
-    """One request to train, as lists have it."""
+    """One request to train, as it appears in lists."""
 
     spec: dict[str, Any] = {}
-    """With `full=true` only: as asked for, with its preset and every default filled in."""
+    """Only with `full=true`: the spec as submitted, with its preset and every default filled in."""
 
 
 class JobList(Page[ListedJob]):
@@ -259,7 +261,7 @@ class JobList(Page[ListedJob]):
 
 
 class BatchCounts(Answer):
-    """Jobs by where they stand."""
+    """The number of jobs in each state."""
 
     queued: int
     running: int
@@ -275,26 +277,26 @@ class BatchLinks(Answer):
 
 
 class BatchSummary(Answer):
-    """Jobs that were submitted together, counted."""
+    """Jobs that were submitted together, with their counts."""
 
     object: Literal["batch"] = "batch"
     id: str
     name: str | None
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-    """That of its jobs together: `running` once one has begun and until all have ended; then `failed` if one failed,
-    else `cancelled` if one was cancelled."""
+    """The common status of its jobs: `running` from the start of the first job until all have ended; then `failed` if
+    one failed, else `cancelled` if one was cancelled."""
     terminal: bool
     """Whether every job has ended."""
     total: int
-    """Jobs; one that was deleted no longer counts."""
+    """Number of jobs, without deleted ones."""
     counts: BatchCounts
     varied: list[str]
-    """The keys of its matrix: what differs between its jobs."""
+    """The keys of its matrix: the fields that differ between its jobs."""
     schedule_id: str | None
-    """The schedule that submitted it, which may have been deleted since."""
+    """The schedule that submitted the batch; it may have been deleted since."""
     created_at: datetime
     ended_at: datetime | None
-    """When its last job ended, once the scheduler has seen it, some seconds later; stays when jobs are deleted."""
+    """When its last job ended. The scheduler sets it some seconds later; it stays when jobs are deleted."""
     links: BatchLinks
 
 
@@ -312,21 +314,21 @@ class BatchJob(Answer):
     reason: str | None
     message: str | None
     cell: dict[str, Any]
-    """What this job has at each path of `varied`; null where its spec says nothing there."""
+    """The value of this job at each path of `varied`; null if its spec has none there."""
     warnings: list[str]
-    """What of its data may have been meant otherwise than it is taken."""
+    """Possible mistakes in its data: values that may mean something else."""
     attempt: int
     epoch: int
     epochs: int | None
     fraction: float
-    """Of its steps."""
+    """The share of its steps that are done, from 0 to 1."""
     best: Best | None
     metrics: dict[str, float | None]
-    """Of its result; empty until it has succeeded."""
+    """The metrics of its result; empty until the job has succeeded."""
     silent_since: datetime | None
-    """As of the job itself: it runs, and its worker has given no sign of life since then."""
+    """As in the job: the time of the last heartbeat, if its worker has stopped sending them."""
     seconds: float | None
-    """From its start to its end; null before both."""
+    """Seconds from its start to its end; null until the job has both."""
     links: SelfLink
 
 
@@ -334,11 +336,11 @@ class Batch(BatchSummary):
     """Jobs that were submitted together, as one table."""
 
     fraction: float
-    """Of the work of all jobs; one that has ended counts as whole."""
+    """The share of the work of all jobs that is done, from 0 to 1; a job that has ended counts as 1."""
     finished_at: datetime | None
     """When the last job ended; null before that."""
     jobs: list[BatchJob]
-    """In the order in which they were asked for."""
+    """In the order in which they were submitted."""
 
 
 class BatchList(Page[BatchSummary]):
@@ -389,7 +391,7 @@ class CheckpointLinks(Answer):
 
 
 class Checkpoint(Answer):
-    """A place from which training goes on exactly."""
+    """A saved state from which training continues exactly."""
 
     id: int
     epoch: int
@@ -397,7 +399,7 @@ class Checkpoint(Answer):
     best: bool
     bytes: int
     sha256: str
-    """Of the weights and optimiser state (the .safetensors file)."""
+    """Of the weights and optimizer state (the .safetensors file)."""
     created_at: datetime
     links: CheckpointLinks
 
@@ -412,17 +414,17 @@ class Event(Answer):
     id: int
     at: datetime
     type: str
-    """`status` is a change of state; the others are told in the documents, and more may come."""
+    """`status` is a change of state; docs/http.md describes the other types, and more may be added."""
     level: Literal["info", "warning", "error"]
     attempt: int
     worker: str | None
-    """Who owned the job's newest attempt then."""
+    """The worker that owned the job's newest attempt at that time."""
     from_status: str | None
     to_status: str | None
     reason: str | None
     message: str | None
     data: dict[str, Any] | None
-    """Numbers, for programs; their names depend on the type."""
+    """Values for programs; their names depend on the type."""
 
 
 class EventList(Page[Event]):
@@ -433,7 +435,7 @@ class LogLine(Answer):
     """A line that a trainer logged (`info`, `warning`, `error`) or printed (`output`)."""
 
     number: int
-    """From 1 on, over all attempts. The newest 2,000 lines are kept."""
+    """Counts from 1 over all attempts. The service keeps the newest 2,000 lines."""
     at: datetime
     attempt: int
     level: Literal["output", "info", "warning", "error"]
@@ -445,18 +447,18 @@ class LogLineList(Page[LogLine]):
 
 
 class Worker(Answer):
-    """A process that takes jobs, as it was last seen."""
+    """A process that runs jobs, as of its last heartbeat."""
 
     name: str
-    """Host, process id and a token: another one for each start. Host and device where no worker can be started."""
+    """Host, process id and a token that is new at each start; host and device if no worker can be started."""
     queues: list[str]
     state: Literal["idle", "busy", "broken"]
     job_id: str | None
-    """Null while it is idle, and of another tenant's job."""
+    """Null while the worker is idle or runs another tenant's job."""
     started_at: datetime
     seen_at: datetime
     heard_at: datetime | None
-    """When a doorbell last reached it; null before the first."""
+    """When a notification from the broker last reached it; null before the first."""
 
 
 class WorkerList(Page[Worker]):
@@ -481,10 +483,11 @@ class Dataset(Answer):
     """Classes, tags, yes-or-no labels or values to predict."""
     classes: list[int | str] | None
     class_counts: list[int] | None
-    """Sequences of each of `classes`; steps if there is a class for each step."""
+    """Number of sequences of each of `classes`; number of steps if there is a class for each step."""
     given_split: dict[str, int] | None
     warnings: list[str]
-    """What may have been meant otherwise than it is taken by a job that leaves everything at its default."""
+    """Possible mistakes in the data, for a job that leaves everything at its default: values that may mean something
+    else."""
     created_at: datetime
 
 
@@ -520,19 +523,19 @@ class ModelVersion(Answer):
     model: str
     version: int
     aliases: list[str]
-    """Those that point at it now."""
+    """The aliases that point at this version now."""
     job_id: str
     dataset: ModelData | None
-    """Null for one that was trained on synthetic data, which the spec describes."""
+    """Null if the model was trained on synthetic data, which the spec describes."""
     spec: dict[str, Any]
-    """The job's, with every default filled in."""
+    """The spec of the job, with every default filled in."""
     metrics: dict[str, float | None]
     """As in the job's result."""
     files: list[ModelFile]
     note: str | None
     created_at: datetime
     created_by: str | None
-    """The API key that registered it; null where none was needed."""
+    """The API key that registered the version; null if no key was needed."""
     links: ModelVersionLinks
 
 
@@ -552,7 +555,7 @@ class Model(Answer):
     object: Literal["model"] = "model"
     name: str
     aliases: dict[str, int]
-    """By alias, the version that it points at."""
+    """The number of the version that each alias points at."""
     latest: ModelVersion
     """The newest version."""
     links: ModelLinks
@@ -563,7 +566,7 @@ class ModelList(Page[Model]):
 
 
 class ModelMove(Answer):
-    """An alias of a model was moved."""
+    """One move of an alias of a model."""
 
     id: int
     at: datetime
@@ -572,7 +575,7 @@ class ModelMove(Answer):
     from_version: int | None
     to_version: int | None
     by: str | None
-    """The API key; null where none was needed."""
+    """The API key; null if no key was needed."""
     reason: str | None
 
 
@@ -587,7 +590,7 @@ class Body(BaseModel):
 
 
 class VersionRequest(Body):
-    """A job's result that is to be a version of a model."""
+    """A request to register a job's result as a version of a model."""
 
     job: str = Field(min_length=1, max_length=100)
     """The id of a job that has succeeded."""
@@ -597,11 +600,11 @@ class VersionRequest(Body):
 class RollbackRequest(Body):
     reason: Annotated[str, Field(max_length=1000)] | None = None
     expected: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
-    """Do it only if the alias points at this version now; 0: only if there is no such alias. Null: in any case."""
+    """Move the alias only if it points at this version now; 0: only if the alias does not exist; null: always."""
 
 
 class AliasRequest(RollbackRequest):
-    """Where an alias is to point."""
+    """A request to point an alias at a version."""
 
     version: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | Annotated[str, Field(min_length=1, max_length=63)]
     """A number, another alias, or `latest`."""
@@ -611,7 +614,7 @@ class Preset(Answer):
     name: str
     description: str
     spec: dict[str, Any]
-    """The fragment of a spec that the preset stands for; any field may be overridden."""
+    """The part of a spec that the preset fills in; a spec may override any field."""
 
 
 class PresetList(Page[Preset]):
@@ -629,31 +632,31 @@ class Key(Answer):
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
-    """To the minute."""
+    """Accurate to the minute."""
     revoked_at: datetime | None
 
 
 class NewKey(Key):
-    """An API key that was just made."""
+    """An API key that was just created."""
 
     key: str
-    """The key itself, `ll_...`. It is shown this once: the service keeps a hash of it."""
+    """The key itself, `ll_...`. It is shown only here: the service stores a hash of it."""
 
 
 class KeyList(Page[Key]):
-    """The keys of the tenant, newest first, with those that have ended."""
+    """The keys of the tenant, newest first, including expired and revoked ones."""
 
 
 class KeyRequest(BaseModel):
-    """A key that is to be made."""
+    """A request to create a key."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     scopes: list[Literal["read", "submit", "admin"]] = Field(min_length=1, max_length=10)
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=PLAIN)] | None = None
-    """What it is for, to tell it from others."""
+    """A name that says what the key is for."""
     expires_days: float | None = Field(None, gt=0, le=36_500, allow_inf_nan=False)
-    """It ends after so many days; null: it does not end by itself."""
+    """The key expires after this many days; null: it never expires."""
 
 
 def _event(name: str) -> str:
@@ -681,33 +684,33 @@ EventName = Annotated[
 
 
 class Webhook(Answer):
-    """An address that is told what happens to jobs, batches, schedules and models."""
+    """An address that receives a message when something happens to jobs, batches, schedules or models."""
 
     object: Literal["webhook"] = "webhook"
     id: str
     url: str
     events: list[EventName]
     only: str | None
-    """The id of the job, batch or schedule that it is for; null: for all."""
+    """The webhook receives only events of this job, batch or schedule; null: of all."""
     tags: dict[str, str]
-    """It hears only of jobs that have all of these."""
+    """The webhook receives only events of jobs that have all of these tags."""
     created_at: datetime
     delivered_at: datetime | None
     """When a message last arrived."""
     failures: int
-    """Attempts in a row that failed."""
+    """Number of failed attempts in a row."""
     disabled_at: datetime | None
-    """Since then nothing is sent."""
+    """Nothing has been sent since this time; null while the webhook is enabled."""
     disabled_reason: str | None
     old_secret_until: datetime | None
-    """The secret was changed: until then the one before signs too."""
+    """The secret was changed: until this time messages are also signed with the old one."""
 
 
 class NewWebhook(Webhook):
-    """A webhook that was just made, or has a new secret."""
+    """A webhook that was just created or has a new secret."""
 
     secret: str
-    """What messages are verified with, `whsec_...`. It is shown this once."""
+    """The secret that verifies messages, `whsec_...`. It is shown only here."""
 
 
 class WebhookList(Page[Webhook]):
@@ -715,7 +718,7 @@ class WebhookList(Page[Webhook]):
 
 
 class Delivery(Answer):
-    """A message for a webhook, and what came of it."""
+    """A message for a webhook, and its result."""
 
     object: Literal["delivery"] = "delivery"
     id: str
@@ -729,80 +732,81 @@ class Delivery(Answer):
     attempted_at: datetime | None
     """When the newest attempt began."""
     next_at: datetime | None
-    """When it is sent next, unless its webhook is left alone for longer; null when it is not."""
+    """When the message is sent next, unless its webhook is paused for longer after failures; null if it is not sent
+    again."""
     delivered_at: datetime | None
     last_status: int | None
-    """What the receiver answered to the newest attempt; null when it did not."""
+    """The HTTP status of the receiver at the newest attempt; null if it did not answer."""
     last_error: str | None
     last_answer: str | None
-    """The beginning of what the receiver said."""
+    """The beginning of the receiver's answer."""
     payload: dict[str, Any]
 
 
 class DeliveryList(Page[Delivery]):
-    """The messages of a webhook, newest first; those of the last 30 days."""
+    """The messages of a webhook from the last 30 days, newest first."""
 
 
 PLAIN_TAG = Field(max_length=200, pattern=PLAIN)
 
 
 class WebhookRequest(BaseModel):
-    """A webhook that is to be made."""
+    """A request to create a webhook."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     url: str = Field(max_length=2000, pattern="^https?://")
-    """Where messages are posted to: a public address."""
+    """The public address that receives the messages."""
     events: list[EventName] | None = Field(None, min_length=1, max_length=len(news.EVENTS))
-    """Null: the three ends of jobs; `batch.ended` where it is for a batch only."""
+    """Null: the three ends of jobs, or `batch.ended` if `only` is a batch."""
     only: str | None = Field(None, max_length=100)
-    """The id of a job or batch that has not ended, or of a schedule: nothing else is told."""
+    """The id of an unfinished job or batch, or of a schedule; the webhook receives only its events."""
     tags: dict[Annotated[str, PLAIN_TAG], Annotated[str, PLAIN_TAG]] = Field({}, max_length=16)
-    """Only of jobs that have all of these; of a batch, if one of its jobs has."""
+    """Send only events of jobs that have all of these tags; of a batch if one of its jobs has them."""
 
 
 class InboxFile(Answer):
-    """A file in the inbox, and what came of it."""
+    """A file in the inbox, and its result."""
 
     id: str
-    """Its place: `TENANT/NAME/FILE`."""
+    """Its path: `TENANT/NAME/FILE`."""
     at: datetime
-    """When it was taken in, or refused."""
+    """When the file was accepted or rejected."""
     dataset_id: str | None
     dataset: str | None
-    """As a spec names it, `vowels@7`; null where it is none, or was deleted."""
+    """The name in a spec, `vowels@7`; null if the file is not a data set, or the version was deleted."""
     error: str | None
-    """Why it is no data set; it is tried again when it was written anew."""
+    """Why the file is not a data set; it is read again when it changes."""
     warnings: list[str]
-    """Those of the data set."""
+    """The warnings of the data set."""
 
 
 class InboxList(Page[InboxFile]):
-    """What came of the files in the inbox, newest first; `after` takes the last one's id."""
+    """The files in the inbox with their results, newest first; `after` takes the last one's id."""
 
 
 OverlapPolicy = Literal["skip", "queue", "replace"]
 
 
 class ScheduleRequest(Body):
-    """A schedule as it is wanted."""
+    """A request to create or replace a schedule."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    """1 to 100 of a-z, 0-9, dot, dash and underscore; may be left out where it stands in the address."""
+    """1 to 100 of a-z, 0-9, dot, dash and underscore; may be omitted if it is in the address."""
     cron: str = Field(min_length=1, max_length=1000)
     """Five fields, `30 2 * * *`, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`."""
     time_zone: str = Field("UTC", min_length=1, max_length=100)
-    """In which the expression is read: a name of IANA's, such as `Europe/Berlin`."""
+    """The time zone of the expression: an IANA name, such as `Europe/Berlin`."""
     submit: dict[str, Any]
     """What is submitted, as `POST /v1/batches` takes it: a spec, one with a `matrix`, or `{name, jobs: [...]}`."""
     overlap: OverlapPolicy = "skip"
-    """What becomes of a slot while the batch before has not ended."""
+    """What to do with a slot while the previous batch has not ended."""
     catch_up_seconds: int = Field(CATCH_UP_SECONDS, ge=0, le=MOST_CATCH_UP_SECONDS)
-    """So late a slot is fired still; 0: never late."""
+    """A slot is still fired if it is at most this many seconds late; 0: a late slot is never fired."""
     jitter_seconds: int = Field(0, ge=0, le=MOST_JITTER_SECONDS)
-    """Each slot is fired up to so much later, by a share of its own."""
+    """Each slot is fired up to this many seconds later, by an amount of its own."""
     only_new_data: bool = False
-    """Leave a slot out while no data set has a newer version than at the run before."""
+    """Skip a slot if no data set has a newer version than at the previous run."""
 
 
 class FiringLinks(Answer):
@@ -811,28 +815,28 @@ class FiringLinks(Answer):
 
 
 class Firing(Answer):
-    """A slot of a schedule, or a run that somebody asked for, and what came of it."""
+    """A slot of a schedule, or a run that somebody requested, and its result."""
 
     object: Literal["firing"] = "firing"
     id: str
     schedule_id: str
     slot: datetime | None
-    """When it was due, by the clocks of the schedule's time zone; null for a run that somebody asked for."""
+    """When the slot was due, in the schedule's time zone; null for a run that somebody requested."""
     outcome: Literal["fired", "waiting", "succeeded", "failed", "cancelled", "deleted", "skipped", "missed", "refused"]
-    """`fired` until its batch has ended; then how."""
+    """`fired` until its batch has ended, then the status of the batch."""
     reason: str | None
     message: str | None
-    """A sentence for a person: why, and what to do."""
+    """A sentence for people: the reason, and what to do."""
     batch_id: str | None
     counts: dict[str, int] | None
-    """Jobs of its batch by where they stand, or stood when it ended; null where there is none."""
+    """The number of jobs of its batch in each state, now or when it ended; null if there is no batch."""
     created_at: datetime
     ended_at: datetime | None
     links: FiringLinks
 
 
 class FiringList(Page[Firing]):
-    """What came of a schedule's slots, newest first; those of the last 400 days."""
+    """The results of a schedule's slots of the last 400 days, newest first."""
 
 
 class ScheduleLinks(Answer):
@@ -844,7 +848,7 @@ class ScheduleLinks(Answer):
 
 
 class ScheduleSummary(Answer):
-    """When to submit something, without what that is."""
+    """A schedule without the specs that it submits."""
 
     object: Literal["schedule"] = "schedule"
     id: str
@@ -856,24 +860,24 @@ class ScheduleSummary(Answer):
     jitter_seconds: int
     only_new_data: bool
     next: list[datetime]
-    """The next three slots, by the clocks of its time zone; none while it is paused."""
+    """The next three slots, in its time zone; none while the schedule is paused."""
     due_at: datetime | None
-    """When the first of them is to be fired: with its jitter."""
+    """When the first of them will be fired, including its jitter."""
     last: Firing | None
     """Its newest firing."""
     paused_at: datetime | None
     created_at: datetime
     created_by: str | None
-    """The API key; null where none was needed."""
+    """The API key; null if no key was needed."""
     updated_at: datetime
     links: ScheduleLinks
 
 
 class Schedule(ScheduleSummary):
-    """When to submit what."""
+    """A schedule with the specs that it submits."""
 
     submit: dict[str, Any]
-    """As it was sent."""
+    """The document as it was sent."""
 
 
 class ScheduleList(Page[ScheduleSummary]):
@@ -881,12 +885,12 @@ class ScheduleList(Page[ScheduleSummary]):
 
 
 class AuditEntry(Answer):
-    """Something that somebody changed."""
+    """One change that somebody made."""
 
     id: int
     at: datetime
     key_id: str | None
-    """Null where no key was needed, and for what was done on the service's own host."""
+    """Null if no key was needed, and for changes made on the service's own host."""
     action: str
     """A noun and a verb: `job.submit`, `key.revoke`."""
     resource_id: str | None
@@ -899,11 +903,11 @@ class AuditList(Page[AuditEntry]):
 
 
 class Quota(Answer):
-    """How much of something there is, and may be."""
+    """How much is used, and the limit."""
 
     used: int
     limit: int | None
-    """Null where there is none."""
+    """Null if there is no limit."""
 
 
 class Quotas(Answer):
@@ -911,7 +915,7 @@ class Quotas(Answer):
     """Jobs that wait: queued or paused."""
     running: Quota
     bytes: Quota
-    """Of uploaded data sets."""
+    """Bytes of uploaded data sets."""
 
 
 class Identity(Answer):
@@ -920,7 +924,7 @@ class Identity(Answer):
     object: Literal["identity"] = "identity"
     tenant: str
     key_id: str | None
-    """Null where no key is needed."""
+    """Null if no key is needed."""
     scopes: list[Literal["read", "submit", "admin"]]
     quotas: Quotas
 
@@ -932,13 +936,13 @@ class Alive(Answer):
 class Ready(Answer):
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, str]
-    """`ok`, or a sentence, by what was tried: `database`, `folder`, `workers`, `broker`, and `blobs` in a store."""
+    """`ok` or a sentence for each check: `database`, `folder`, `workers`, `broker`, and `blobs` in a store."""
 
 
 class Working(Answer):
     status: Literal["working", "stuck"]
     checks: dict[str, str]
-    """`ok`, or a sentence, by what was looked at: `database`, `workers`."""
+    """`ok` or a sentence for each check: `database`, `workers`."""
 
 
 # What requests carry besides a body. The titles say where a problem lies: see errors.parameters_invalid.
@@ -976,9 +980,9 @@ class Path(Parameters):
 
 class PageQuery(Query):
     limit: int = Field(20, ge=1, le=100)
-    """Items a page."""
+    """Items per page."""
     after: Text | None = None
-    """The id of the last item of the page before."""
+    """The id of the last item of the previous page."""
 
 
 class JobsQuery(PageQuery):
@@ -988,12 +992,12 @@ class JobsQuery(PageQuery):
     """`key:value`"""
     name: Text | None = None
     full: bool = False
-    """With the spec of each job."""
+    """Include the spec of each job."""
 
 
 class JobQuery(Query):
     wait: float = Field(0, ge=0, le=60, allow_inf_nan=False)
-    """Seconds to hold the answer back until there is news."""
+    """Seconds to wait for a change before answering."""
 
 
 class EpochsQuery(Query):
@@ -1003,24 +1007,24 @@ class EpochsQuery(Query):
 
 class EventsQuery(Query):
     after: int = Field(0, ge=0, le=MAX_ID)
-    """The id of the last event of the page before."""
+    """The id of the last event of the previous page."""
     limit: int = Field(100, ge=1, le=1000)
 
 
 class LogsQuery(Query):
     after: int = Field(0, ge=0, le=MAX_ID)
-    """The number of the last line of the page before."""
+    """The number of the last line of the previous page."""
     limit: int = Field(1000, ge=1, le=2000)
 
 
 class StepsQuery(Query):
     points: int = Field(500, ge=2, le=10_000)
-    """At most so many points, evenly thinned out."""
+    """The most points to return; longer series are thinned out evenly."""
 
 
 class UploadQuery(Query):
     name: Annotated[str, AfterValidator(_dataset_name)]
-    """The data set's name; the same name again with other content makes its next version."""
+    """The data set's name; another upload with this name and other content makes its next version."""
 
 
 class DatasetsQuery(PageQuery):
@@ -1037,13 +1041,13 @@ class SubmitHeader(Header):
 
 class InboxQuery(Query):
     after: str | None = Field(None, max_length=1000)
-    """The id of the last file of the page before."""
+    """The id of the last file of the previous page."""
     limit: int = Field(100, ge=1, le=1000)
 
 
 class AuditQuery(Query):
     after: int | None = Field(None, ge=1, le=MAX_ID)
-    """The id of the last entry of the page before."""
+    """The id of the last entry of the previous page."""
     limit: int = Field(100, ge=1, le=1000)
 
 
@@ -1069,12 +1073,12 @@ class BatchPath(Path):
 
 class SchedulePath(Path):
     schedule: str
-    """Its name or id."""
+    """The name or id of the schedule."""
 
 
 class SchedulesQuery(PageQuery):
     after: Text | None = None
-    """The name of the last schedule of the page before."""
+    """The name of the last schedule of the previous page."""
 
 
 class CheckpointPath(JobPath):
@@ -1087,12 +1091,12 @@ class FilePath(JobPath):
 
 class ModelsQuery(PageQuery):
     after: Text | None = None
-    """The name of the last model of the page before."""
+    """The name of the last model of the previous page."""
 
 
 class ModelVersionsQuery(Query):
     after: int | None = Field(None, ge=1, le=MAX_INTEGER)
-    """The number of the last version of the page before."""
+    """The number of the last version of the previous page."""
     limit: int = Field(20, ge=1, le=100)
 
 
@@ -1107,7 +1111,7 @@ class ModelVersionPath(ModelPath):
 
 class AliasPath(ModelPath):
     alias: str
-    """`production`, say."""
+    """The alias, for example `production`."""
 
 
 class DatasetPath(Path):

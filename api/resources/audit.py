@@ -15,7 +15,7 @@ api = openapi.blueprint("audit", __name__, prefix="/v1/audit", about="Who did wh
 
 @api.get("", operation_id="listAudit", responses={200: schemas.AuditList})
 def index(query: schemas.AuditQuery) -> Response:
-    """List what was changed in the own tenant, newest first"""
+    """List the changes in your tenant, newest first"""
     with db.read_scope(current().engine) as session:
         rows, more = audit.page(session, tenant=auth.tenant(), after=query.after, limit=query.limit)
     return openapi.answer(schemas.AuditList(data=[described(row) for row in rows], has_more=more))

@@ -76,7 +76,7 @@ _BODY = {
 def submit(header: schemas.SubmitHeader) -> Response:
     """Submit jobs together
 
-    The body, JSON or YAML, is `{name, jobs: [spec, ...]}` or one spec with a `matrix`. All of them are accepted, or
+    The body, JSON or YAML, is `{name, jobs: [spec, ...]}` or one spec with a `matrix`. The service accepts all jobs or
     none: a 422 names every problem of every job.
     """
     document, fingerprint = bodies.document()
@@ -114,10 +114,10 @@ def index(query: schemas.PageQuery) -> Response:
     responses={200: schemas.Batch, **openapi.NOT_MODIFIED, **openapi.problems(404)},
 )
 def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
-    """Look at a batch and its jobs, or wait for news of them
+    """Get a batch and its jobs, or wait until they change
 
-    `wait` and `If-None-Match` are those of a job: the answer comes as soon as a job differs from the `ETag`, or without
-    one as soon as every job has ended.
+    `wait` and `If-None-Match` work as for a job: the answer comes as soon as a job differs from the `ETag`, or without
+    an `ETag` as soon as every job has ended.
     """
     _identified(path.batch_id)
     tenant, engine = auth.tenant(), current().engine
@@ -144,7 +144,7 @@ def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
 def cancel(path: schemas.BatchPath) -> Response:
     """Cancel every job of a batch that has not ended
 
-    Those that wait are cancelled at once, those that run are asked to stop, those that have ended stay as they are.
+    Waiting jobs are cancelled at once. Running jobs are asked to stop. Jobs that have ended do not change.
     """
     with db.session_scope(current().engine) as session:
         batch = batches.cancel(session, _identified(path.batch_id), tenant=auth.tenant())

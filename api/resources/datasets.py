@@ -41,8 +41,8 @@ _BODY = {
 def upload(query: schemas.UploadQuery) -> Response:
     """Upload a data set
 
-    201 for a new version, 200 when this name has this content already. A 422 says which rows are wrong. Nothing in the
-    file is ever unpickled.
+    201 for a new version, 200 if this name already has this content. A 422 says which rows are wrong. The service never
+    unpickles anything.
     """
     service = current()
     versions.check_name(query.name)
@@ -69,7 +69,7 @@ def index(query: schemas.DatasetsQuery) -> Response:
 
 @api.get("/<dataset>", operation_id="getDataset", responses={200: schemas.Dataset, **openapi.problems(404)})
 def show(path: schemas.DatasetPath) -> Response:
-    """Look at a data set"""
+    """Get a data set"""
     with db.read_scope(current().engine) as session:
         return openapi.answer(described(versions.get(session, path.dataset, tenant=auth.tenant())))
 
@@ -78,8 +78,8 @@ def show(path: schemas.DatasetPath) -> Response:
 def delete(path: schemas.DatasetPath) -> Response:
     """Delete one version of a data set
 
-    Refused while a job that has not ended uses it (409), and where a name has several versions and none of them is
-    said (400): a request that is sent twice must not delete two.
+    409 while an unfinished job uses it. 400 if the name has several versions and the request names none of them, so
+    that a repeated request cannot delete two.
     """
     with db.session_scope(current().engine) as session:
         gone = versions.delete(session, _one_version(session, path.dataset).id, tenant=auth.tenant())

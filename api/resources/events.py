@@ -20,7 +20,7 @@ PLAIN = "text/plain"
 def index(path: schemas.JobPath, query: schemas.EventsQuery) -> Response:
     """List the events of a job, in the order they happened
 
-    Changes of state, checkpoints, retries, requests and warnings.
+    Events are changes of state, checkpoints, retries, requests and warnings.
     """
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
@@ -32,7 +32,7 @@ def index(path: schemas.JobPath, query: schemas.EventsQuery) -> Response:
 def logs(path: schemas.JobPath, query: schemas.LogsQuery) -> Response:
     """List the log lines of a job, ascending
 
-    `Accept: text/plain` gives them as text, a line each. The newest 2,000 lines are kept.
+    With `Accept: text/plain` the answer is plain text. The service keeps the newest 2,000 lines.
     """
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())

@@ -28,19 +28,19 @@ api = openapi.blueprint("health", __name__, prefix="/v1/health", about="Is the s
 
 @api.get("/live", operation_id="isLive", responses={200: schemas.Alive})
 def live() -> Response:
-    """Is the process up?
+    """Check that the process is up
 
-    Touches neither database nor broker: restart the process when this fails.
+    It uses neither database nor broker. Restart the process if this fails.
     """
     return openapi.answer(schemas.Alive())
 
 
 @api.get("/ready", operation_id="isReady", responses={200: schemas.Ready, 503: schemas.Ready})
 def ready() -> Response:
-    """Can it take jobs and uploads?
+    """Check that the service can accept jobs and uploads
 
-    It is tried, at most once a second: 503 while the database takes no write, or the folder of data sets no file. A
-    broker or object store that is down, or jobs that no worker takes, are `degraded`: jobs are accepted and wait.
+    It tries to write, at most once a second. 503 if the database or the folder of data sets cannot be written. If the
+    broker or object store is down, or no worker takes jobs, the status is `degraded`: jobs are accepted and wait.
     """
     checks = _shown(_tried(current()))
     if not all(checks[needed] == "ok" for needed in ("database", "folder")):
@@ -50,10 +50,10 @@ def ready() -> Response:
 
 @api.get("/working", operation_id="isWorking", responses={200: schemas.Working, 503: schemas.Working})
 def working() -> Response:
-    """Are jobs being taken?
+    """Check that workers take jobs
 
-    503 when a worker cannot use its GPU; when jobs have been waiting for LOOPLINE_STUCK_SECONDS and no worker listens
-    to their queue, or an idle one does not take them; and while the database cannot be used.
+    503 in three cases: a worker cannot use its GPU; jobs have waited for LOOPLINE_STUCK_SECONDS and no worker listens
+    to their queue, or an idle worker does not take them; the database cannot be used.
     """
     checks = _shown(_work(current()))
     if not _all_well(checks):

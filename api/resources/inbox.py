@@ -14,9 +14,9 @@ api = openapi.blueprint("inbox", __name__, prefix="/v1/inbox", about="Files that
 
 @api.get("", operation_id="listInbox", responses={200: schemas.InboxList})
 def index(query: schemas.InboxQuery) -> Response:
-    """List what came of the tenant's files in the inbox, newest first
+    """List the tenant's files in the inbox with their results, newest first
 
-    Empty where the service watches none (LOOPLINE_INBOX).
+    Empty if the service has no inbox (LOOPLINE_INBOX).
     """
     with db.read_scope(current().engine) as session:
         rows, more = inbox.page(session, tenant=auth.tenant(), limit=query.limit, after=query.after)

@@ -55,8 +55,8 @@ _BODY = {
 def submit(header: schemas.SubmitHeader) -> Response:
     """Submit a job
 
-    The body is the spec, JSON or YAML. It is checked against its data set at once; a 422 names every problem.
-    The job is accepted even while no worker or broker is up.
+    The body is the spec, JSON or YAML. The service checks it against its data set at once; a 422 names every
+    problem. The job is accepted even while no worker or broker is up.
     """
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/jobs"
@@ -88,11 +88,11 @@ def index(query: schemas.JobsQuery) -> Response:
     "/<job_id>", operation_id="getJob", responses={200: schemas.Job, **openapi.NOT_MODIFIED, **openapi.problems(404)}
 )
 def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
-    """Look at a job, or wait for news of it
+    """Get a job, or wait until it changes
 
-    With `wait` the answer comes as soon as the job differs from the `ETag` given as If-None-Match (without that
-    header: as soon as it has ended), or after so many seconds. The tag covers all of the job but its place in the
-    queue, the estimate of its end, and whether its worker has fallen silent.
+    With `wait` the answer comes as soon as the job differs from the `ETag` given as If-None-Match, and after this many
+    seconds at the latest. Without that header it comes as soon as the job has ended. The tag covers everything except
+    the place in the queue, the estimate of the end, and missing heartbeats.
     """
     identified(path.job_id)
     tenant, engine = auth.tenant(), current().engine
@@ -115,7 +115,7 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
 def cancel(path: schemas.JobPath) -> Response:
     """Cancel a job
 
-    One that waits is cancelled at once, one that runs is asked to stop, one that has ended stays as it is.
+    A waiting job is cancelled at once. A running job is asked to stop. A job that has ended does not change.
     """
     with db.session_scope(current().engine) as session:
         job = control.cancel(session, identified(path.job_id), tenant=auth.tenant())
@@ -127,8 +127,8 @@ def cancel(path: schemas.JobPath) -> Response:
 def pause(path: schemas.JobPath) -> Response:
     """Pause a job
 
-    One that waits is paused at once. One that runs is asked to: it saves its place, frees its device and then is
-    `paused`, within a few seconds. One that is paused stays so; one that has ended cannot be (409).
+    A waiting job is paused at once. A running job saves a checkpoint, frees its device and is `paused` within a few
+    seconds. A paused job does not change. 409 if the job has ended.
     """
     with db.session_scope(current().engine) as session:
         job = control.pause(session, identified(path.job_id), tenant=auth.tenant())
@@ -140,8 +140,8 @@ def pause(path: schemas.JobPath) -> Response:
 def resume(path: schemas.JobPath) -> Response:
     """Resume a paused job
 
-    It is queued again, and goes on exactly where it stood. A pause that was only asked for is taken back; a job that
-    waits or runs stays as it is; one that has ended cannot be resumed (409).
+    The job is queued again and continues exactly where it stopped. This withdraws a pause that has not happened yet. A
+    job that waits or runs does not change. 409 if the job has ended.
     """
     with db.session_scope(current().engine) as session:
         job = control.resume(session, identified(path.job_id), tenant=auth.tenant())
@@ -156,7 +156,7 @@ def resume(path: schemas.JobPath) -> Response:
 def delete(path: schemas.JobPath) -> Response:
     """Delete a job that has ended, with its model, checkpoints, events and log
 
-    A download that is under way ends whole. One that may still run is refused (409): cancel it first.
+    A download in progress is completed. 409 if the job may still run: cancel it first.
     """
     service = current()
     with db.session_scope(service.engine) as session:
@@ -178,7 +178,7 @@ def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
 
 @api.get("/<job_id>/steps", operation_id="getSteps", responses={200: schemas.Steps, **openapi.problems(404)})
 def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
-    """Loss and gradient norm by step, thinned out"""
+    """List loss and gradient norm by step, thinned out"""
     with db.read_scope(current().engine) as session:
         queries.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
         found = progress.steps(session, path.job_id, points=query.points)

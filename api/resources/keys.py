@@ -28,9 +28,9 @@ _BODY: dict[str, Any] = {
     responses={201: schemas.NewKey, **openapi.problems(413, 415)},
 )
 def create() -> Response:
-    """Make an API key of the own tenant
+    """Create an API key of your tenant
 
-    The answer is the only place where the key itself is ever shown.
+    Only this answer contains the key itself.
     """
     wanted = bodies.wanted(schemas.KeyRequest, "There can be no such key.")
     seconds = None if wanted.expires_days is None else wanted.expires_days * DAY
@@ -42,7 +42,7 @@ def create() -> Response:
 
 @api.get("", operation_id="listKeys", responses={200: schemas.KeyList})
 def index(query: schemas.PageQuery) -> Response:
-    """List the API keys of the own tenant, newest first"""
+    """List the API keys of your tenant, newest first"""
     with db.read_scope(current().engine) as session:
         rows, more = keys.page(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.KeyList(data=[described(row) for row in rows], has_more=more))
@@ -50,9 +50,9 @@ def index(query: schemas.PageQuery) -> Response:
 
 @api.delete("/<key_id>", operation_id="revokeKey", responses={200: schemas.Key, **openapi.problems(404)})
 def revoke(path: schemas.KeyPath) -> Response:
-    """Revoke an API key of the own tenant
+    """Revoke an API key of your tenant
 
-    It is refused within a few seconds, and stays in the list. One that was revoked before stays as it is.
+    The key stops working within a few seconds and stays in the list. A revoked key does not change.
     """
     with db.session_scope(current().engine) as session:
         gone = keys.revoke(session, path.key_id, tenant=auth.tenant())

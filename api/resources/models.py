@@ -31,8 +31,8 @@ def _body(kind: type[schemas.Body], *, required: bool = True) -> dict[str, Any]:
 def register(path: schemas.ModelPath) -> Response:
     """Register the result of a job as the next version of a model
 
-    201 for a new version, 200 when the job is a version of this model already. The job must have succeeded (409), and
-    cannot be deleted as long as the version is there.
+    201 for a new version, 200 if the job is already a version of this model. 409 if the job has not succeeded. The job
+    cannot be deleted as long as the version exists.
     """
     wanted = bodies.wanted(schemas.VersionRequest, "There can be no such version.")
     who = auth.identity()
@@ -56,7 +56,7 @@ def index(query: schemas.ModelsQuery) -> Response:
 
 @api.get("/<model>", operation_id="getModel", responses={200: schemas.Model, **openapi.problems(404)})
 def show(path: schemas.ModelPath) -> Response:
-    """Look at a model: its aliases, and its newest version"""
+    """Get a model: its aliases and its newest version"""
     with db.read_scope(current().engine) as session:
         [found] = _models(session, [registry.get(session, f"{path.model}@{registry.LATEST}", tenant=auth.tenant())])
         return openapi.answer(found)
@@ -80,7 +80,7 @@ def versions(path: schemas.ModelPath, query: schemas.ModelVersionsQuery) -> Resp
     responses={200: schemas.ModelVersion, **openapi.problems(404)},
 )
 def version(path: schemas.ModelVersionPath) -> Response:
-    """Look at one version of a model, with its job, data and spec"""
+    """Get one version of a model, with its job, data and spec"""
     with db.read_scope(current().engine) as session:
         [found] = described(session, [_found(session, path)])
         return openapi.answer(found)
@@ -94,7 +94,7 @@ def version(path: schemas.ModelVersionPath) -> Response:
 def delete(path: schemas.ModelVersionPath) -> Response:
     """Delete one version of a model, by its number
 
-    Refused while an alias points at it (409). Its job stays, and may be deleted then; the number is never used again.
+    409 while an alias points at it. The job stays and may be deleted afterwards. The number is never used again.
     """
     with db.session_scope(current().engine) as session:
         gone = registry.delete(session, f"{path.model}@{path.ref}", tenant=auth.tenant())
@@ -114,8 +114,8 @@ def delete(path: schemas.ModelVersionPath) -> Response:
 def download(path: schemas.ModelVersionPath) -> Response:
     """Download one version of a model as a zip
 
-    `ETag` changes when an alias points at another version, so a process that serves `production` asks with
-    If-None-Match whether there is news.
+    The `ETag` changes when an alias points at another version, so a process that serves `production` can ask with
+    If-None-Match whether the version has changed.
     """
     with db.read_scope(current().engine) as session:
         found = _found(session, path)
@@ -130,7 +130,7 @@ def download(path: schemas.ModelVersionPath) -> Response:
     "/<model>/history", operation_id="listModelHistory", responses={200: schemas.ModelMoveList, **openapi.problems(404)}
 )
 def history(path: schemas.ModelPath, query: schemas.AuditQuery) -> Response:
-    """List where the aliases of a model pointed, newest first"""
+    """List the moves of the aliases of a model, newest first"""
     with db.read_scope(current().engine) as session:
         rows, more = registry.history(session, path.model, tenant=auth.tenant(), **query.model_dump())
         return openapi.answer(schemas.ModelMoveList(data=[_move(row) for row in rows], has_more=more))
@@ -143,10 +143,10 @@ def history(path: schemas.ModelPath, query: schemas.AuditQuery) -> Response:
     responses={200: schemas.ModelVersion, **openapi.problems(404, 409, 413, 415)},
 )
 def promote(path: schemas.AliasPath) -> Response:
-    """Let an alias point at a version
+    """Point an alias at a version
 
-    At once for everybody, and written into the history. With `expected` only if the alias points at that version now
-    (409 otherwise); one that points at `version` already stays as it is. The answer is the version.
+    It takes effect at once and is written into the history. With `expected`, the answer is 409 unless the alias points
+    at that version now. If the alias already points at `version`, nothing changes. The answer is the version.
     """
     wanted = bodies.wanted(schemas.AliasRequest, "An alias cannot point there.")
     who = auth.identity()
@@ -174,10 +174,10 @@ def promote(path: schemas.AliasPath) -> Response:
     responses={200: schemas.ModelVersion, **openapi.problems(404, 409, 413, 415)},
 )
 def rollback(path: schemas.AliasPath) -> Response:
-    """Let an alias point at the version that it was promoted from
+    """Point an alias at the version before its last promotion
 
-    Sent twice, it goes back two; `expected` keeps it from that (409). 409 too where there is nothing before. The answer
-    is the version that the alias points at now.
+    A repeated request goes back one more version; `expected` prevents that (409). 409 also if there is no previous
+    version. The answer is the version that the alias now points at.
     """
     wanted = bodies.wanted(schemas.RollbackRequest, "An alias cannot go back like this.", optional=True)
     who = auth.identity()
@@ -198,7 +198,7 @@ def rollback(path: schemas.AliasPath) -> Response:
 
 @api.delete("/<model>/aliases/<alias>", operation_id="demoteModel", responses={204: None, **openapi.problems(404)})
 def demote(path: schemas.AliasPath) -> Response:
-    """Take an alias away; the version that it points at stays"""
+    """Remove an alias; the version that it points at stays"""
     with db.session_scope(current().engine) as session:
         gone = registry.demote(session, path.model, path.alias, by=auth.identity().key_id, tenant=auth.tenant())
         auth.note(session, "model.demote", f"{gone.name}@{path.alias}")

@@ -14,7 +14,7 @@ api = openapi.blueprint("presets", __name__, prefix="/v1/presets", about="The na
 def index() -> Response:
     """List the presets
 
-    Each is a fragment of a spec: name it as `preset`, and override any field.
+    A preset fills in part of a spec: name it as `preset`, and override any field.
     """
     presets = [
         schemas.Preset(name=name, description=preset.description, spec=preset.fragment)

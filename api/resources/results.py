@@ -28,8 +28,8 @@ FILES = ("model.safetensors", "model.json", "history.json")
 def archive(path: schemas.JobPath) -> Response:
     """Download the model as a zip
 
-    Of a job that was cancelled or met its time limit: the best weights until then, if an epoch had ended. Its
-    `model.json` has `"complete": false` and `incomplete_because`.
+    If the job was cancelled or reached its time limit, these are the best weights until then, if an epoch had ended.
+    The `model.json` then has `"complete": false` and `incomplete_because`.
     """
     job = _finished(path.job_id)
     files = [_recorded(job, name) for name in FILES]

@@ -46,10 +46,10 @@ _BODY: dict[str, Any] = {
     responses={201: schemas.Schedule, **openapi.problems(409, 413, 415)},
 )
 def create() -> Response:
-    """Make a schedule
+    """Create a schedule
 
-    What it submits is checked as `POST /v1/batches` would, with pointers below `/submit`. 409 where the name is taken:
-    `PUT` replaces.
+    The service checks `submit` as `POST /v1/batches` would, with pointers below `/submit`. 409 if the name is taken;
+    use `PUT` to replace a schedule.
     """
     name, wanted = _wanted()
     with bodies.one_of_few(), db.session_scope(current().engine) as session:
@@ -61,7 +61,7 @@ def create() -> Response:
 
 @api.get("", operation_id="listSchedules", responses={200: schemas.ScheduleList})
 def index(query: schemas.SchedulesQuery) -> Response:
-    """List the schedules, by name, without what they submit"""
+    """List the schedules by name, without their specs"""
     with db.read_scope(current().engine) as session:
         rows, more = definitions.page(session, tenant=auth.tenant(), **query.model_dump())
         return openapi.answer(schemas.ScheduleList(data=summarised(session, rows), has_more=more))
@@ -73,7 +73,7 @@ def index(query: schemas.SchedulesQuery) -> Response:
     responses={200: schemas.Schedule, **openapi.NOT_MODIFIED, **openapi.problems(404)},
 )
 def show(path: schemas.SchedulePath) -> Response:
-    """Look at a schedule: what comes next, and what came of the last slot
+    """Get a schedule: its next slots and the result of the last one
 
     `If-None-Match` works as for a job.
     """
@@ -92,10 +92,10 @@ def show(path: schemas.SchedulePath) -> Response:
     responses={200: schemas.Schedule, 201: schemas.Schedule, **openapi.problems(404, 409, 413, 415)},
 )
 def put(path: schemas.SchedulePath) -> Response:
-    """Make or replace a schedule
+    """Create or replace a schedule
 
-    The same again changes nothing. What comes next stays unless `cron` or `time_zone` are others; a schedule that is
-    paused stays so. 201 for a new one. An id in place of the name replaces one that there is (404).
+    Sending an identical schedule changes nothing. The next slot stays the same unless `cron` or `time_zone` changes. A
+    paused schedule stays paused. 201 for a new schedule. An id instead of a name replaces an existing one (else 404).
     """
     name, wanted = _wanted(path.schedule)
     with bodies.one_of_few(), db.session_scope(current().engine) as session:
@@ -110,7 +110,7 @@ def put(path: schemas.SchedulePath) -> Response:
 def delete(path: schemas.SchedulePath) -> Response:
     """Delete a schedule and its history
 
-    The batches that it has submitted stay, and go on.
+    The batches that it has submitted stay and continue.
     """
     with db.session_scope(current().engine) as session:
         gone = definitions.delete(session, path.schedule, tenant=auth.tenant())
@@ -122,8 +122,8 @@ def delete(path: schemas.SchedulePath) -> Response:
 def pause(path: schemas.SchedulePath) -> Response:
     """Pause a schedule
 
-    Nothing is due until it is resumed; a slot that waits for the end of a batch is left out. What it has submitted goes
-    on.
+    It fires nothing until it is resumed. A slot that waits for the end of a batch is skipped. Submitted batches
+    continue.
     """
     with db.session_scope(current().engine) as session:
         kept = definitions.pause(session, path.schedule, tenant=auth.tenant())
@@ -137,7 +137,7 @@ def pause(path: schemas.SchedulePath) -> Response:
     "/<schedule>/resume", operation_id="resumeSchedule", responses={200: schemas.Schedule, **openapi.problems(404)}
 )
 def resume(path: schemas.SchedulePath) -> Response:
-    """Resume a schedule, with the next slot from now on"""
+    """Resume a schedule, starting with the next slot from now"""
     with db.session_scope(current().engine) as session:
         kept = definitions.resume(session, path.schedule, tenant=auth.tenant())
         if kept.changed:
@@ -150,8 +150,8 @@ def resume(path: schemas.SchedulePath) -> Response:
 def run(path: schemas.SchedulePath, header: schemas.SubmitHeader) -> Response:
     """Fire a schedule now
 
-    Paused or not, with new data or without. Its `overlap` holds: 409 where that is `skip` and the batch before has not
-    ended. The answer is the firing, with its batch unless it waits.
+    This works even if the schedule is paused or there is no new data. `overlap` applies: 409 if it is `skip` and the
+    previous batch has not ended. The answer is the firing, with its batch unless it waits.
     """
     scope = f"{auth.tenant()} POST /v1/schedules/run"
     key = Key(scope, header.idempotency_key, "") if header.idempotency_key else None
@@ -174,7 +174,7 @@ def run(path: schemas.SchedulePath, header: schemas.SubmitHeader) -> Response:
     "/<schedule>/firings", operation_id="listFirings", responses={200: schemas.FiringList, **openapi.problems(404)}
 )
 def history(path: schemas.SchedulePath, query: schemas.PageQuery) -> Response:
-    """List what came of a schedule's slots, newest first"""
+    """List the results of a schedule's slots, newest first"""
     with db.read_scope(current().engine) as session:
         schedule = definitions.get(session, path.schedule, tenant=auth.tenant())
         rows, more = firings.history(session, schedule.id, **query.model_dump())

@@ -33,10 +33,11 @@ _BODY: dict[str, Any] = {
     responses={201: schemas.NewWebhook, **openapi.problems(404, 409, 413, 415)},
 )
 def create() -> Response:
-    """Make a webhook of the own tenant
+    """Create a webhook of your tenant
 
-    The answer is the only place where the secret to verify with is ever shown. With `only` it is for one job or batch
-    that has not ended (409), or one schedule, and is forgotten a week after the end of that.
+    Only this answer contains the secret that verifies messages. With `only` the webhook is for one schedule, or for one
+    job or batch (409 if that has ended). Once that has ended, it is deleted a week after its last
+    message.
     """
     wanted = bodies.wanted(schemas.WebhookRequest, "There can be no such webhook.")
     service = current()
@@ -50,7 +51,7 @@ def create() -> Response:
 
 @api.get("", operation_id="listWebhooks", responses={200: schemas.WebhookList})
 def index(query: schemas.PageQuery) -> Response:
-    """List the webhooks of the own tenant, newest first"""
+    """List the webhooks of your tenant, newest first"""
     with db.read_scope(current().engine) as session:
         rows, more = subscriptions.page(session, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.WebhookList(data=[described(row) for row in rows], has_more=more))
@@ -58,14 +59,14 @@ def index(query: schemas.PageQuery) -> Response:
 
 @api.get("/<webhook_id>", operation_id="getWebhook", responses={200: schemas.Webhook, **openapi.problems(404)})
 def show(path: schemas.WebhookPath) -> Response:
-    """Look at a webhook"""
+    """Get a webhook"""
     with db.read_scope(current().engine) as session:
         return openapi.answer(described(subscriptions.get(session, path.webhook_id, tenant=auth.tenant())))
 
 
 @api.delete("/<webhook_id>", operation_id="deleteWebhook", responses={204: None, **openapi.problems(404)})
 def delete(path: schemas.WebhookPath) -> Response:
-    """Delete a webhook, what it was to be told, and its log"""
+    """Delete a webhook, its unsent messages and its log"""
     with db.session_scope(current().engine) as session:
         subscriptions.delete(session, path.webhook_id, tenant=auth.tenant())
         auth.note(session, "webhook.delete", path.webhook_id)
@@ -76,9 +77,9 @@ def delete(path: schemas.WebhookPath) -> Response:
     "/<webhook_id>/rotate", operation_id="rotateWebhook", responses={200: schemas.NewWebhook, **openapi.problems(404)}
 )
 def rotate(path: schemas.WebhookPath) -> Response:
-    """Give a webhook a new secret, which is shown this once
+    """Give a webhook a new secret, which only this answer contains
 
-    For 24 hours messages are signed with the one before as well, so that the receiver can change over.
+    For 24 hours messages are also signed with the old secret, so that the receiver can switch.
     """
     with db.session_scope(current().engine) as session:
         row = subscriptions.rotate(session, path.webhook_id, tenant=auth.tenant())
@@ -88,9 +89,9 @@ def rotate(path: schemas.WebhookPath) -> Response:
 
 @api.post("/<webhook_id>/test", operation_id="testWebhook", responses={200: schemas.Delivery, **openapi.problems(404)})
 def test(path: schemas.WebhookPath) -> Response:
-    """Send `webhook.test` at once and say what came of it
+    """Send `webhook.test` at once and return the result
 
-    That takes 20 seconds at most. It is not tried again. One that arrives enables a webhook that is disabled.
+    This takes 20 seconds at most. The message is not retried. If it arrives, a disabled webhook is enabled again.
     """
     service = current()
     # It holds a thread as a long poll does, so both together are kept to as many.
@@ -116,7 +117,7 @@ def test(path: schemas.WebhookPath) -> Response:
     responses={200: schemas.DeliveryList, **openapi.problems(404)},
 )
 def deliveries(path: schemas.WebhookPath, query: schemas.PageQuery) -> Response:
-    """List the messages of a webhook, newest first, with what came of them"""
+    """List the messages of a webhook and their results, newest first"""
     with db.read_scope(current().engine) as session:
         rows, more = subscriptions.deliveries(session, path.webhook_id, tenant=auth.tenant(), **query.model_dump())
     return openapi.answer(schemas.DeliveryList(data=[described_delivery(row) for row in rows], has_more=more))
@@ -128,9 +129,9 @@ def deliveries(path: schemas.WebhookPath, query: schemas.PageQuery) -> Response:
     responses={202: schemas.Delivery, **openapi.problems(404, 409)},
 )
 def redeliver(path: schemas.DeliveryPath) -> Response:
-    """Send a message once more, under its own id
+    """Send a message again, with the same id
 
-    It is sent within seconds, whether it had arrived or not. A webhook that is disabled is sent nothing (409).
+    It is sent within seconds, even if it had arrived before. 409 if the webhook is disabled.
     """
     with db.session_scope(current().engine) as session:
         row = subscriptions.redeliver(session, path.webhook_id, path.delivery_id, tenant=auth.tenant())

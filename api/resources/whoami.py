@@ -17,7 +17,7 @@ api = openapi.blueprint("whoami", __name__, prefix="/v1/whoami", about="Who asks
 
 @api.get("", operation_id="whoAmI", responses={200: schemas.Identity})
 def show() -> Response:
-    """Look at the own tenant: what the key may do, and what the tenant has and may have"""
+    """Get your tenant: what the key may do, and what the tenant uses of its quotas"""
     who = auth.identity()
     with db.read_scope(current().engine) as session:
         found = quotas(tenants.get(session, auth.tenant()), tenants.use(session, auth.tenant()))

@@ -17,7 +17,7 @@ api = openapi.blueprint("workers", __name__, prefix="/v1/workers", about="The pr
 
 @api.get("", operation_id="listWorkers", responses={200: schemas.WorkerList})
 def index() -> Response:
-    """List the workers that were seen within the last minute, and what they are doing"""
+    """List the workers with a heartbeat within the last minute, and what they are doing"""
     with db.read_scope(current().engine) as session:
         rows = workers.seen(session)
         ours = control.known(session, [row.job_id for row in rows if row.job_id], tenant=auth.tenant())
