@@ -1,1 +1,1 @@
-"""HTTP and nothing else: one module a resource."""
+"""The HTTP API, with one module per resource and no other logic."""

@@ -1,8 +1,8 @@
-"""Who asks, and what that one may do: API keys, and the one table from route to scope.
+"""Authentication and authorization: API keys, and the table from route to scope.
 
-A request shows its key as `Authorization: Bearer ll_...`. Where no key is needed (`Settings.needs_keys`) everybody is
-the tenant `default` and may do everything; but a service that thinks itself alone on its machine, and hears from
-elsewhere or under another name (a proxy, a page that has its own name point here), asks for a key all the same.
+A request sends its key as `Authorization: Bearer ll_...`. If no key is needed (`Settings.needs_keys`), every
+client is the tenant `default` and may do everything. A service that listens only on its own machine still requires a
+key if a request comes from elsewhere or under another host name (a proxy, or a page whose name points here).
 """
 
 from __future__ import annotations

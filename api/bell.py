@@ -1,7 +1,7 @@
-"""The doorbell that the API rings: a Celery message by task name, so that nothing of the worker is imported.
+"""The doorbell of the API: a Celery message sent by task name, so that the API imports nothing of the worker.
 
-A bell may be lost without harm (the scheduler rings again for what waits), so ringing must never hold up a request:
-the broker gets a fifth of a second, and after a failure it is left alone for a second.
+A lost doorbell does no harm, because the scheduler sends another one for waiting jobs. So sending must never delay a
+request: it times out after 0.2 s, and after a failure the API does not try the broker again for 1 s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads what requests carry: the text of a spec, the bytes of an upload."""
+"""Reads the bodies of requests: the text of a spec, the bytes of an upload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files on their way out: single ones with ranges, several as a zip that is never whole in memory or on disk."""
+"""Downloads: single files with ranges, several as a zip that is streamed and never whole in memory or on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys that a process of the API has verified lately, so that most requests ask the database nothing."""
+"""A cache of the keys that this process has verified, so that most requests need no query of the database."""
 
 from __future__ import annotations
 

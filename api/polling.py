@@ -1,4 +1,4 @@
-"""Long polls: an answer that is held back until there is news."""
+"""Long polls: an answer waits until the resource changes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How often somebody may ask: fixed windows, counted in the broker's Redis for all processes together.
+"""Rate limits: requests per fixed window, counted in the broker's Redis for all processes together.
 
-A count is `INCR` and `EXPIRE` on `loopline:limit:<what>:<who>:<window>`: one round trip, no script. A Redis that does
-not answer within a fifth of a second is left alone for a few, and each process counts for itself meanwhile: a request
-never fails, and hardly waits, because the broker is away.
+A count is `INCR` and `EXPIRE` on `loopline:limit:<what>:<who>:<window>`: one round trip, no script. If Redis
+does not answer within 0.2 s, it is not asked for a few seconds, and each process counts its own requests. So no request
+fails, and none waits long, while the broker is down.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a view needs of the house: made once by create_app, reached through current()."""
+"""What views need (engine, storage, settings, doorbell): made once by create_app, reached through current()."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named places where a test may let a process die or an operation fail. In production nothing is armed.
+"""Named places at which a test can kill the process or make an operation fail. In production they do nothing.
 
 A point stands right after something has happened that must not be lost or done twice: `checkpoint.tensors_written` is
 passed when the tensors are on disk and the JSON is not. It costs one look at an empty dictionary.

@@ -1,7 +1,7 @@
 """Idempotency keys: a request that is sent twice does its work once.
 
-The key is kept in the transaction of what it made, with a hash of the request. Of many requests at once with one key
-the database lets one through; the others wait for its commit and replay it.
+The key is stored in the same transaction as the new resource, with a hash of the request. Of concurrent requests with
+one key the database lets one through; the others wait for its commit and replay its answer.
 Protocol: draft-ietf-httpapi-idempotency-key-header.
 """
 

@@ -1,4 +1,4 @@
-"""Files that nobody else on the machine may read: the database, what the broker holds, logs, data sets and models."""
+"""Files that no other user of the machine may read: the database, the broker's data, logs, data sets and models."""
 
 from __future__ import annotations
 

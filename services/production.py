@@ -1,6 +1,6 @@
-"""What is fit for trying out only: `LOOPLINE_PRODUCTION=true` lets no process start with it.
+"""Settings that are unsafe in production: with `LOOPLINE_PRODUCTION=true` no process starts with them.
 
-A sentence names the variable and the way out, and never the secret.
+Each error names the variable and the remedy, and never contains the secret.
 """
 
 from __future__ import annotations

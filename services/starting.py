@@ -1,4 +1,4 @@
-"""How a process of the service ends when it cannot have what it needs: with a sentence and no traceback."""
+"""Ends a process that cannot start (settings, database, port) with a sentence instead of a traceback."""
 
 from __future__ import annotations
 

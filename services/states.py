@@ -1,4 +1,4 @@
-"""The states of a job, the moves between them, and why a job is where it is.
+"""The states of a job, the moves between them, and the reasons for a state.
 
     queued -> running -> succeeded | failed | cancelled         running -> queued: lost, given back, or tried again
     queued <-> paused <- running                                 queued -> failed: waited too long

@@ -1,4 +1,4 @@
-"""Text from elsewhere: made fit for a database, kept free of what nobody sees, shown so that everybody does."""
+"""Cleans text from outside: makes it valid for a database, removes invisible characters, and quotes it for messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in sentences for a person: with a body, a parameter or a setting.
+"""Turns the errors that pydantic finds in a body, a parameter or a setting into sentences for people.
 
 A problem of a request says where (a JSON pointer) and what is allowed there. A sentence about a setting names its
 variable.

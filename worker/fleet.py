@@ -1,4 +1,4 @@
-"""One Celery worker a GPU: finds the GPUs, tests each, starts a worker on each, and keeps them up.
+"""One Celery worker per GPU: finds the GPUs, tests each, starts a worker on each, and restarts workers that end.
 
 A member of the fleet is a device with its processes: first the self-test, and when that has passed a Celery worker that
 sees this device and no other. One that ends by itself begins anew, with the self-test, so a GPU that was lost is tried

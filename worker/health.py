@@ -1,7 +1,7 @@
 """The health check of a worker's container: `python -m worker.health`.
 
-It exits with 0 when workers of this host were seen lately, one of them at least can work, and none leaves work lying;
-with 1 and a sentence otherwise. It reads the same LOOPLINE_ settings as the worker, and asks the database only.
+Exit status 0: workers of this host sent heartbeats recently, at least one can work, and none ignores waiting jobs.
+Otherwise 1, with a sentence. It reads the same LOOPLINE_ settings as the worker, and queries only the database.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Celery is told, and what its main process and its pool children do when they start and stop."""
+"""The configuration of Celery, and the start and stop of its main process and its pool children."""
 
 from __future__ import annotations
 

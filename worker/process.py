@@ -1,4 +1,4 @@
-"""What the operating system does for a process that must not outlive its parent."""
+"""Processes that must not outlive their parent, by means of the operating system."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The sign of life of a worker, and its end when it has fallen deaf or lost its GPU.
+"""The heartbeat of a worker, and its end if it no longer receives messages or has lost its GPU.
 
-A thread beside the one that works tells the database every few seconds that the worker is there. It also sees a fault
-that Celery has: after an outage of the broker a worker may be connected and never hear a bell again. A worker that is
-idle, hears nothing, and leaves runnable jobs lying ends itself, so that whoever keeps it starts it anew.
+A thread writes a heartbeat to the database every few seconds. It also detects a fault of Celery: after an outage of the
+broker a worker may be connected and never receive a message again. An idle worker that receives nothing while runnable
+jobs wait ends itself, so that its supervisor (Docker, `python -m worker`) restarts it.
 """
 
 from __future__ import annotations

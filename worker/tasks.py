@@ -1,4 +1,4 @@
-"""What a doorbell makes a worker do."""
+"""The Celery task that a doorbell starts: claim jobs and run them."""
 
 from __future__ import annotations
 

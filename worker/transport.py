@@ -1,7 +1,7 @@
-"""Celery's way to Redis, which survives whatever lies in a queue.
+"""Celery's transport to Redis, made robust against foreign entries in a queue.
 
-Kombu's own takes for granted that a queue holds nothing but its messages: a text that is no JSON, or JSON that is no
-message, ends the worker. Here it is dropped with a line in the log.
+Kombu's own transport expects only its own messages: an entry that is not JSON, or not a message, ends the worker. Here
+such an entry is dropped with a line in the log.
 """
 
 from __future__ import annotations

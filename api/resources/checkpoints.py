@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/checkpoints: places from which training goes on exactly."""
+"""/v1/jobs/{id}/checkpoints: saved states from which training continues exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/events and /logs: what happened to a job, and what its trainers said."""
+"""/v1/jobs/{id}/events and /logs: what happened to a job, and the log lines of its trainers."""
 
 from __future__ import annotations
 

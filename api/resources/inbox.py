@@ -1,4 +1,4 @@
-"""/v1/inbox: what came of the files that lie in the inbox."""
+"""/v1/inbox: the files in the inbox and the result of each."""
 
 from __future__ import annotations
 

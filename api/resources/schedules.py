@@ -1,4 +1,4 @@
-"""/v1/schedules: submit by the clock, look at what came of it, pause, run now."""
+"""/v1/schedules: submit batches at set times, list the results, pause, run now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/v1/webhooks: who is told what happens to the tenant's jobs, batches, schedules and models."""
+"""/v1/webhooks: addresses that receive the events of the tenant's jobs, batches, schedules and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/v1/whoami: who the service takes the request to be from."""
+"""/v1/whoami: the tenant and key of the request."""
 
 from __future__ import annotations
 

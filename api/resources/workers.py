@@ -1,4 +1,4 @@
-"""/v1/workers: who takes jobs."""
+"""/v1/workers: the workers that run jobs."""
 
 from __future__ import annotations
 

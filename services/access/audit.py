@@ -1,6 +1,6 @@
-"""Who did what: an entry for each change that somebody asked for, written in the transaction that made it.
+"""The audit: an entry for each requested change, written in the same transaction as the change.
 
-What was refused is not here: it changed nothing, and a stranger could fill the database with it.
+Refused requests are not recorded: they changed nothing, and anybody could fill the database with them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tenants: whose something is, and how much of it each may have.
+"""Tenants: who owns a resource, and how much of it each tenant may have.
 
-A limit is checked in the transaction that would pass it, behind a lock on the tenant's row, so that of many at once
-exactly as many go through as there is room for. A tenant without limits is never locked.
+A limit is checked in the transaction that would exceed it, under a lock on the tenant's row. So of many concurrent
+requests exactly as many succeed as the limit allows. A tenant without limits is never locked.
 """
 
 from __future__ import annotations

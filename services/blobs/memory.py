@@ -1,8 +1,8 @@
-"""How much memory uploads may take together while they are read, over all processes that share a data folder.
+"""A limit on the memory that all uploads together use while they are read, over all processes with one data folder.
 
-A small upload may expand to a gigabyte, and several at once are each within their own limit. So the memory is cut into
-PARTS, each with a file; whoever reads an upload locks as many files as its arrays need. The kernel frees the locks of a
-process that dies, so nothing is ever lost and nothing is to be cleaned up.
+A small upload may expand to a gigabyte, and several at once are each within their own limit. So the memory is divided
+into PARTS, each with a file. Reading an upload locks as many files as its arrays need. The kernel releases the locks of
+a process that dies, so no part is ever lost and nothing needs to be cleaned up.
 """
 
 from __future__ import annotations

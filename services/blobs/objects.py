@@ -1,4 +1,4 @@
-"""The object store: where blobs lie when several hosts share them. S3, or a server that speaks as S3 does.
+"""The object store, in which several hosts share blobs: S3, or a server with the same protocol.
 
 What is large is streamed: a file goes up in parts, an object comes down in blocks, and neither is ever whole in memory.
 Every request has its timeouts and a few tries. What the store cannot answer is StorageUnavailable, what it has not is

@@ -1,8 +1,8 @@
 """The inbox: a folder, or a prefix of the object store, where files become versions of data sets by themselves.
 
-What lies at `TENANT/NAME/anything.npz` becomes the next version of the data set NAME. Its place decides that, nothing
-in it; and no client chooses a place. Files stay where they are: what came of each is remembered with its size and time,
-so that one is taken in once, and again when it was written anew. Any number of schedulers may look.
+The file `TENANT/NAME/anything.npz` becomes the next version of the data set NAME. Only its path decides this, and no
+client chooses a path. Files are not moved. The database records the result of each file with its size and time, so that
+a file is read once, and again when it changes. Any number of schedulers may read the inbox.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happened to a job, told to people: its events, and the lines that its trainers logged.
+"""The events of a job, for people to read, and the lines that its trainers logged.
 
 A change of state is written down by a trigger of the database, so that none can go without (migrations/). The rest is
 written here, fenced like every write of a worker. Ids ascend within a job in the order things happened.

@@ -1,4 +1,4 @@
-"""Whose turn it is: the tenants whose jobs wait in a queue take turns, and so do the batches of a tenant.
+"""Fair queueing: the tenants with jobs in a queue take turns, and so do the batches of a tenant.
 
 The queued jobs of one tenant, in one queue and at one priority, are a lane. The lanes of a priority are served by
 start-time fair queueing (Goyal, Vin and Cheng 1996): the lane with the least `turn` goes next, and its `turn` then

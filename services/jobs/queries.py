@@ -1,4 +1,4 @@
-"""Jobs as they are looked at: what clients see of them, in one query, as plain rows.
+"""Queries of jobs for clients: each list in one query, as plain rows.
 
 No objects are made of these rows, and their JSON columns come as the text that the database holds, which answers pass
 on as it is: it was validated when it came. So looking costs little, however large the table is (`make bench

@@ -1,4 +1,4 @@
-"""Retraining: which models a job begins with and has to beat, and what becomes of its result in the registry.
+"""Retraining: the models that a job starts from and has to beat, and the registration of its result.
 
 Which versions those are is written down at the job's first claim, so that every attempt means the same ones. What the
 trainer found stands in the result; the version and the move of the alias are made in the transaction in which the job

@@ -1,6 +1,6 @@
-"""Which workers there are, what they are doing, and whether work is stuck beside them.
+"""The list of workers and what each one does, and the check for jobs that no worker takes.
 
-A worker's row is news for people, and no right to anything: leases are on the jobs.
+A worker's row only informs people and grants no rights: leases are on the jobs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Schedules: what to submit when, which slots are due, and what came of each."""
+"""Schedules: what to submit and when, which slots are due, and the result of each slot."""

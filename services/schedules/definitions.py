@@ -1,7 +1,7 @@
-"""Schedules: when to submit what. What comes of their slots stands in firings.py, how slots are found in cron.py.
+"""The schedules: what to submit and when. Their slots are computed in cron.py, and fired in firings.py.
 
 The row is the truth: `next_slot` is the slot that comes next, `due_at` when it is to be fired. Both are moved in the
-transaction that writes down what came of a slot, so whatever dies, no slot is lost and none is fired twice.
+transaction that records the result of a slot. So no slot is lost or fired twice, whichever process dies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes of the slots of schedules: one row for each, written in the transaction that submits its batch.
+"""Firings: one row for each slot of a schedule, written in the transaction that submits its batch.
 
 The scheduler's part is three looks that take no lock (`ended`, `waiting`, `due`), and for each thing found a
 transaction of its own that holds the schedule's row and looks again: any number of schedulers may do so at once, and

@@ -1,4 +1,4 @@
-"""What came of a slot: written down, counted after the commit, and told to webhooks in the same transaction."""
+"""Records the result of a slot, writes its webhook messages in the same transaction, and counts it after the commit."""
 
 from __future__ import annotations
 

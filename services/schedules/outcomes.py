@@ -1,4 +1,4 @@
-"""What may come of a slot of a schedule, and why, each reason with a sentence for a person.
+"""The possible outcomes of a slot of a schedule, and their reasons, each with a sentence for people.
 
 waiting -> fired -> succeeded | failed | cancelled | deleted         skipped, missed, refused: at once
 waiting -> skipped | refused

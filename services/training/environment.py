@@ -1,4 +1,4 @@
-"""What the environment of a process that trains must hold before it starts: libraries read it once, when they load."""
+"""The environment variables that a training process needs before it starts: libraries read them once, at import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model can be judged by: a row for each metric. Imports neither torch nor numpy, so that all can use it.
+"""The table of metrics, one row each. It imports neither torch nor numpy, so that every module can use it.
 
 The names stand in specs (`best_by`, `retrain.gate.metric`) and, with the split before them, in records and results:
 `validation_accuracy`. The formulas are in metrics.py and gate/scores.py.

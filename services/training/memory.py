@@ -1,4 +1,4 @@
-"""Going on when the device has run out of memory: with micro-batches, whose updates are those of the whole batch.
+"""Continues after the device ran out of memory, with micro-batches that give the same update as the whole batch.
 
 An update sees the same samples with the same weights however they are cut, so it is the same up to rounding (with batch
 normalisation and dropout: the same in distribution).

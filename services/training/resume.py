@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one, and whether it belongs to this spec and this data."""
+"""Resuming: chooses a checkpoint and checks that it belongs to this spec and this data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits, what runs, who works and who is told: asked of the database at each scrape of the scheduler's metrics."""
+"""Gauges of jobs, workers, schedules and webhooks, read from the database at each scrape of the scheduler's metrics."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Objects that nothing refers to any more, and caches: by the hour, what was left behind by whatever died or froze.
+"""Deletes, once an hour, objects that no row refers to and old cache files. Processes that died or froze leave them.
 
-What is young is left alone: a blob comes before the row that counts on it.
+Young objects are kept, because a blob is written before the row that refers to it.
 """
 
 from __future__ import annotations

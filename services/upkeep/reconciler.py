@@ -1,4 +1,4 @@
-"""What the scheduler does at every tick: bring back what was lost. It holds no state; any number may run at once."""
+"""One pass of the scheduler: it recovers lost jobs. It keeps no state, so any number of schedulers may run at once."""
 
 from __future__ import annotations
 

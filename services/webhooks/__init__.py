@@ -1,1 +1,1 @@
-"""Webhooks: who subscribes to what, the messages, and how one is sent."""
+"""Webhooks: the subscriptions, the messages, and how a message is sent."""

@@ -1,8 +1,8 @@
-"""What webhooks are told: the table of events, and the messages that are written as one happens.
+"""The events of webhooks: their table, and the messages that are written when one happens.
 
-A message is written in the transaction of the change that it tells of, so there is one exactly when there was a change.
-Whoever makes such a change calls `announce`; that costs one look at an index where nobody wants to know. The messages
-lie in the outbox then: subscriptions.py.
+A message is written in the transaction of the change that it reports, so it exists exactly if the change was committed.
+Code that makes such a change calls `announce`, which costs one index lookup if nobody subscribes. The messages are then
+in the outbox (subscriptions.py).
 """
 
 from __future__ import annotations

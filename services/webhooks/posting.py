@@ -1,4 +1,4 @@
-"""One webhook message sent once: signed as Standard Webhooks has it, to an address that was judged, within 15 s.
+"""Sends one webhook message once: signed as in Standard Webhooks, to a checked address, within 15 s.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. Signing is three lines here,
 and the specification's own library, which receivers verify with, verifies them in the tests: so neither judges itself.

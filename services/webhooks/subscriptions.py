@@ -1,9 +1,8 @@
-"""Webhooks: who is told what happens to a tenant's jobs, batches, schedules and models, and the outbox of what
-they are told.
+"""The webhooks of a tenant, the events that each one receives, and the outbox of their messages.
 
-A message is written in the transaction of what it tells of: news.py. A sender claims it for `LEASE_SECONDS`, sends it,
-and writes down what came of it; one that dies in between is followed by another: a message arrives at least once, with
-one id. What may be connected to stands in addresses.py, how it is sent in posting.py, and the loop in
+A message is written in the transaction of the change that it reports (news.py). A sender claims it for `LEASE_SECONDS`,
+sends it and records the result. If the sender dies, another one sends it: a message arrives at least once, with one id.
+What may be connected to stands in addresses.py, how it is sent in posting.py, and the loop in
 `worker/scheduler/outbox.py`.
 """
 

@@ -1,1 +1,1 @@
-"""One attempt at a job: the trainer trains, and what it says is written down, fenced by the lease."""
+"""One attempt at a job: the trainer trains, and its events are written to the database, fenced by the lease."""

@@ -1,6 +1,6 @@
-"""A thread beside an attempt that runs its errands to the object store, one after the other.
+"""A thread that transfers files between an attempt and the object store, one after the other.
 
-The attempt goes on renewing its lease meanwhile, whatever the network does.
+Meanwhile the attempt continues to renew its lease, even if the network hangs.
 """
 
 from __future__ import annotations

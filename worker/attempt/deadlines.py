@@ -1,4 +1,4 @@
-"""When an attempt has what to do, by the monotonic clock."""
+"""The deadlines of an attempt, by the monotonic clock, in seconds."""
 
 from __future__ import annotations
 

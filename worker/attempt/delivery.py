@@ -1,4 +1,4 @@
-"""What comes to an attempt before it begins, and where its files must be before the database hears of them.
+"""Fetches the files that an attempt needs, and stores its files before the database refers to them.
 
 Without an object store everything lies in the folder: it is there when the order goes out, and what the trainer tells
 of is only looked at. With one, the data set and the checkpoint to go on from are fetched first, and a checkpoint or

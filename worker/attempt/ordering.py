@@ -1,4 +1,4 @@
-"""In which order events may be written while checkpoints are on their way to the object store.
+"""The order in which events may be written while checkpoints are being uploaded to the object store.
 
 Numbers and notes may overtake a checkpoint on its way. What is told of checkpoints keeps its order, so that `heard`
 means what it does without a store. Nothing overtakes a `started` or `rolled_back`, which change the place from which

@@ -1,4 +1,4 @@
-"""Writes down what a trainer said: many events in one transaction, fenced by the attempt's lease."""
+"""Writes the events of a trainer to the database: many in one transaction, fenced by the attempt's lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one pool process works with, and what it knows of itself."""
+"""What one pool process works with: engine, storage, settings, GPU and spare trainer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which checkpoints of an attempt are in the object store, and what is written of those that are not.
+"""The checkpoints of an attempt that are in the object store, and the record of those that are not.
 
-A checkpoint that the store does not take is skipped. The trainer, which has it on disk, then counts on it and gives up
+A checkpoint that cannot be stored is skipped. The trainer, which has it on disk, then counts on it and gives up
 older ones; those stay in the database and the store until a newer one is there.
 """
 

@@ -1,6 +1,6 @@
-"""What a trainer says, in the worker's own log: the logger `trainer`, under the job, attempt and request it trains for.
+"""Writes the trainer's events into the worker's log, by the logger `trainer`, with the ids of job, attempt and request.
 
-The trainer itself logs nowhere: it knows no request, and all it says passes through its supervisor anyway.
+The trainer itself writes no log: it does not know the request, and its supervisor receives every event anyway.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""GPUs: which there are, and what to do about what goes wrong with them."""
+"""GPUs: finding them, and advice for their errors."""

@@ -1,4 +1,4 @@
-"""What goes wrong with GPUs: from the words of a driver, CUDA or torch to what it most likely is and how to mend it.
+"""Advice for GPU errors: from a message of the driver, CUDA or torch to the likely cause and the remedy.
 
 Written after the manuals of the NVIDIA driver and the NVIDIA Container Toolkit and torch's own messages. No torch here.
 """

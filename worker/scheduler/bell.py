@@ -1,4 +1,4 @@
-"""The doorbell that the scheduler rings, through the same Celery app that the workers run."""
+"""The doorbell of the scheduler, sent through the Celery app that the workers run."""
 
 from __future__ import annotations
 

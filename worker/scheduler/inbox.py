@@ -1,7 +1,6 @@
-"""Looks into the inbox, in a thread of the scheduler and as often as that looks for lost jobs: what lies there becomes
-versions of data sets.
+"""Reads the inbox every LOOPLINE_RECONCILE_SECONDS, in a thread of the scheduler: files become data set versions.
 
-A file is taken in when two looks have found it the same: one that is still being written is left alone.
+A file is accepted when two passes in a row found it unchanged, so a file that is still being written is not read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The scheduler: `python -m worker.scheduler`. It brings back what was lost, every few seconds.
+"""The scheduler: `python -m worker.scheduler`. It recovers lost jobs, every few seconds.
 
-It holds nothing: each pass reads the database, submits what schedules want by now, takes back jobs whose lease ran out,
-and rings where jobs wait. Any number may run; one that dies is missed by nobody for long. Threads of its process send
-what webhooks are told, and take in what comes into the inbox.
+It keeps no state. Each pass reads the database, fires due schedules, takes back jobs whose lease has expired, and
+notifies the workers of queues with waiting jobs. Any number may run, and one may die without harm. Threads of its
+process send webhook messages and read the inbox.
 """
 
 from __future__ import annotations

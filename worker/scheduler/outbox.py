@@ -1,8 +1,8 @@
-"""Sends what stands in the outbox of webhooks: threads of the scheduler's process, so that a receiver that hangs holds
-up nothing else. Any number of schedulers may run.
+"""Sends the messages in the outbox of webhooks, in threads of the scheduler's process, so that a receiver that hangs
+delays nothing else. Any number of schedulers may run.
 
-A message belongs to its sender by a lease in the database, so whatever dies here, nothing is lost; and nothing waits
-for these threads when the process ends.
+A sender holds a lease on its message in the database. So no message is lost if a thread or process dies, and the
+process does not wait for these threads when it ends.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The gate: is a retrained model better than the one before, and could that be luck?"""
+"""The gate: decides whether a retrained model is significantly better than the previous one."""
