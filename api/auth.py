@@ -137,7 +137,7 @@ def note(session: Session, action: str, resource_id: str) -> None:
 
 
 def is_known() -> bool:
-    """Whether a request to an open route comes from somebody who would be let in: others are told less."""
+    """Whether a request to an open route is authenticated; other requests get a shorter answer."""
     try:
         _authenticate()
     except LooplineError:

@@ -181,7 +181,7 @@ def _as_response(ready: AnyResponse) -> Response:
 
 
 def _database(error: DBAPIError | PoolTimeout) -> Response:
-    """The database is locked, full or away: the client is told when to come back, the log is told why."""
+    """The database is locked, full or unreachable: the answer says when to retry, the log says why."""
     _record("database error", error)
     return _ours(errors.Unavailable("The database cannot answer now; try again in a few seconds."))
 

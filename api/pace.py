@@ -336,7 +336,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         return answer
 
     def _answer_error(self, conn: Connection) -> Next:
-        """An error that the application did not turn into an answer: told, unless half of another answer is out."""
+        """Answers an error that the application did not handle, unless part of another answer was already sent."""
         if conn.sent:
             return Next.CLOSE
         refused = refusals.refusal(500, BROKEN)

@@ -26,7 +26,7 @@ CONNECTIONS = 4096
 
 
 def options(settings: Settings) -> dict[str, Any]:
-    """What gunicorn is told."""
+    """The settings of gunicorn."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
@@ -44,7 +44,7 @@ def options(settings: Settings) -> dict[str, Any]:
 
 
 def end_polls_with(worker: Worker) -> None:
-    """Lets long polls end when their process is told to stop, so that it does not linger for a minute."""
+    """Ends long polls when their process is asked to stop, so that it does not take a minute."""
     worker.wsgi.extensions["loopline"].closing = lambda: not worker.alive
 
 
@@ -87,7 +87,7 @@ def _allow_descriptors() -> None:
 
 
 def main() -> None:
-    """Runs until it is told to stop; the database is brought up to date first, once for all processes."""
+    """Runs until it is asked to stop. First it migrates the database, once for all processes."""
     with exit_on_error("Loopline's API"):
         settings = Settings()
         logs.configure(settings)

@@ -31,13 +31,13 @@ class Service:
     keyring: Keyring
     rates: Rates
     closing: Callable[[], bool] = lambda: False
-    """Whether this process was told to stop: long polls then end at once."""
+    """Whether this process was asked to stop: long polls then end at once."""
     waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
     heavy: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_HEAVY))
     """Documents that take a while to read slow down all other threads of the process, so few are read at once."""
     ready_said: tuple[float, Mapping[str, str]] = (-math.inf, MappingProxyType({}))
-    """When it was last tried whether this process can do what it promises, and what came of it."""
+    """The time of the last readiness check (monotonic clock, seconds) and its result."""
     trying: threading.Lock = field(default_factory=threading.Lock)
     wrote_at: float = field(default_factory=time.monotonic)
     """When the database last took a write of such a try."""

@@ -223,7 +223,7 @@ def forget_old(session: Session) -> int:
 
 
 def _tell(session: Session, schedule: Schedule, rows: Sequence[Firing], older: int) -> None:
-    """Announce what came of slots that were found together: of those that were missed the newest one, for all."""
+    """Announce the outcomes of slots that were found together; of the missed ones only the newest is announced."""
     missed = [row for row in rows if row.outcome == Outcome.MISSED]
     if missed:
         ledger.announce(session, schedule, missed[-1], besides=len(missed) - 1 + older)

@@ -43,7 +43,7 @@ def record(session: Session, firing: Firing) -> Firing:
 
 
 def announce(session: Session, schedule: Schedule, firing: Firing, *, besides: int = 0) -> None:
-    """Announce what a firing has come to; `besides` is how many slots were missed with it and are not told of."""
+    """Announce the outcome of a firing; `besides` is the number of slots missed with it that are not announced."""
     if (event := EVENTS.get(Outcome(firing.outcome))) is not None:
         news.announce(session, event, schedule.tenant, lambda: _news(session, schedule, firing, besides))
 

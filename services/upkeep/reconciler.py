@@ -26,7 +26,7 @@ class Pass:
     """Queues that have runnable jobs and whose bell was rung."""
     forgotten_keys: int
     ended: Sequence[str] = ()
-    """Batches whose end was written down and told."""
+    """Batches whose end was recorded and announced to webhooks."""
 
 
 def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:

@@ -54,16 +54,16 @@ OF_STATUS: Mapping[Status, str] = {
 
 @dataclass(frozen=True)
 class News:
-    """What is told of an event."""
+    """The content of an event."""
 
     at: float
     """When it happened, by the database's clock."""
     data: Mapping[str, Any]
     """As JSON has it; times are those of `moment`."""
     subjects: Collection[str] = ()
-    """Ids of what it is about, from the narrowest on: a webhook that is for one thing only hears of it by these."""
+    """Ids of its resources, the narrowest first; a webhook for one resource receives the event if its id is here."""
     tags: Sequence[Mapping[str, Any]] = ()
-    """Of each job that it is about: a webhook with tags hears of it if one of these has all of them."""
+    """The tags of each job of the event; a webhook with tags receives it if one of these has all of them."""
     job_id: str | None = None
 
 

@@ -2,8 +2,8 @@
 
 A message is written in the transaction of the change that it reports (news.py). A sender claims it for `LEASE_SECONDS`,
 sends it and records the result. If the sender dies, another one sends it: a message arrives at least once, with one id.
-What may be connected to stands in addresses.py, how it is sent in posting.py, and the loop in
-`worker/scheduler/outbox.py`.
+addresses.py decides which addresses are allowed, posting.py sends a message, and `worker/scheduler/outbox.py` is the
+loop.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def create(
     tags: Mapping[str, str] | None = None,
     tenant: str,
 ) -> Webhook:
-    """A new webhook, told of `events` (else the usual ones); `only` is the id of the job, batch or schedule it is for.
+    """Create a webhook for `events` (None: the usual ones); `only` is the id of the job, batch or schedule it is for.
 
     That its URL may be sent to is for the caller to check, outside of a transaction.
 
@@ -133,7 +133,7 @@ def _check_room(session: Session, tenant: str, only: str | None) -> None:
 
 
 def _wanted_of(session: Session, only: str, events: Collection[str] | None, tenant: str) -> Collection[str]:
-    """What a webhook for `only` is told of. Holds the row against its end, so that this is told or refused."""
+    """The events of a webhook for `only` (default: the usual ones). Locks its row, so that no end is missed."""
     if only.startswith("job_"):
         status = session.scalar(
             select(Job.status).where(Job.id == clean(only, 100), Job.tenant == tenant).with_for_update(read=True)
@@ -184,7 +184,7 @@ def get(session: Session, webhook_id: str, *, tenant: str, lock: bool = False) -
 
 
 def delete(session: Session, webhook_id: str, *, tenant: str) -> None:
-    """Delete a webhook, what it was to be told, and its log.
+    """Delete a webhook, its unsent messages and its log.
 
     Raises:
         WebhookNotFound: there is none, or it is another tenant's.
@@ -255,7 +255,7 @@ def redeliver(session: Session, webhook_id: str, delivery_id: str, *, tenant: st
 
 
 def begin_test(session: Session, webhook_id: str, *, tenant: str) -> Message:
-    """A test message, claimed by the caller, who sends it and records what came of it.
+    """A test message, claimed by the caller, who sends it and records the result.
 
     Raises:
         WebhookNotFound: there is no such webhook, or it is another tenant's.
@@ -293,7 +293,7 @@ def claim(session: Session, *, without: Collection[str] = ()) -> Message | None:
 
 
 def record(session: Session, message: Message, outcome: SendResult) -> None:
-    """Write down what came of an attempt. A failure counts only while the message was not claimed by another since."""
+    """Record the result of an attempt. A failure counts only if no other sender has claimed the message since."""
     told = {"last_status": outcome.status, "last_error": outcome.error, "last_answer": outcome.answer or None}
     if outcome.delivered:
         arrived = {"delivered_at": now(), "given_up_at": None, "next_at": None}

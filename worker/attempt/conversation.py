@@ -138,7 +138,7 @@ class Attempt:
     # The lease
 
     def keep_lease(self) -> None:
-        """Renew when it is time, and hear what is asked of this attempt; between renewals a look costs no write."""
+        """Renew the lease when it is due and read requests to cancel or pause; between renewals this only reads."""
         try:
             if (began := time.monotonic()) >= self.deadlines.renew:
                 self.renew(began)

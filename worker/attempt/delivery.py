@@ -54,7 +54,7 @@ BACKLOG = 4
 
 
 class Delivery:
-    """Of an attempt whose blobs lie in the folder alone: everything is at hand as soon as it is told."""
+    """The delivery of an attempt without an object store: every file is in the local folder at once."""
 
     fd: int | None = None
     """Readable when there is news."""
@@ -105,11 +105,11 @@ class Delivery:
         return True
 
     def take(self, event: Event) -> None:
-        """The trainer told of something."""
+        """Takes one event of the trainer."""
         self.queue.append(event)
 
     def released(self, *, ended: bool) -> list[Event]:
-        """The events that are to be written now; `ended`: the trainer has told its last."""
+        """The events to write now; `ended`: the trainer has sent its last event."""
         released, self.queue = self.queue, []
         return released
 
@@ -267,7 +267,7 @@ class StoreDelivery(Delivery):
         return failed(Reason.STORAGE_UNAVAILABLE, error.message)
 
     def committed(self, batch: Batch) -> None:
-        """Delete the objects that the database has just forgotten; it was told by this very attempt."""
+        """Delete the objects whose rows this attempt has just removed from the database."""
         if gone := self.checkpoints.committed(batch.events):
             self.courier.send(partial(self._delete, gone))
 
@@ -302,7 +302,7 @@ class StoreDelivery(Delivery):
         return future.done() or (self.patience.is_cut_short and self.patience.is_over(time.monotonic()))
 
     def _waits_on(self, error: StorageUnavailable) -> bool:
-        """Whether there is patience left with a store that is away; the wait is told when it begins."""
+        """Whether to keep waiting for an unreachable store; the start of the wait is logged."""
         if self.patience.begin(now := time.monotonic()):
             log.warning(
                 "%s: cannot reach the object store, the attempt waits for it: %s", self.job.id, error.__cause__ or error

@@ -75,7 +75,7 @@ class Batch:
     end: End | None
     retry_seconds: float
     heard: int = 0
-    """How many events about checkpoints the attempt has told of with this batch and those before it."""
+    """Number of checkpoint events in this batch and the batches before it."""
 
     def write(self, session: Session) -> None:
         """Raises LeaseLost when the job is another's to write."""

@@ -18,27 +18,27 @@ from worker.gpu.devices import Gpu
 
 
 class Ear:
-    """What the process heard last and is doing: written by the thread that works, read by the one that tells of it."""
+    """The last doorbell and the work of the process: written by the working thread, read by the heartbeat."""
 
     def __init__(self) -> None:
         self.heard_at: float | None = None
-        """When a bell was heard, by the monotonic clock."""
+        """When the last doorbell arrived, by the monotonic clock in seconds; None before the first."""
         self.job_id: str | None = None
         self.is_busy = False
         self._idle_since = time.monotonic()
 
     def hear(self) -> None:
-        """A bell was heard; the process looks for work and does it."""
+        """A doorbell arrived; the process now looks for work."""
         self.heard_at = time.monotonic()
         self.is_busy = True
 
     def rest(self) -> None:
-        """There is nothing left to do."""
+        """The process has no more work."""
         self._idle_since = time.monotonic()
         self.is_busy = False
 
     def idle_seconds(self) -> float:
-        """How long the process has had nothing to do, and heard no bell."""
+        """Seconds for which the process has had no work and received no doorbell."""
         return 0.0 if self.is_busy else time.monotonic() - self._idle_since
 
 
@@ -61,7 +61,7 @@ class Slot:
     gpu: Gpu = field(default_factory=Gpu)
 
     def may_claim(self) -> bool:
-        """Whether a job may be taken: the worker is not told to end, and what its trainers compute on is there."""
+        """Whether the worker may claim a job: it is not shutting down, and its device works."""
         if (trouble := self.spares.trouble()) is not None:
             self.gpu.lose(trouble)
         return not self.drain and self.gpu.look()

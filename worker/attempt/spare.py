@@ -225,7 +225,7 @@ class Spares:
         self._trouble: str | None = None
 
     def trouble(self) -> str | None:
-        """Why the device cannot be used, as told by a spare that could not warm up on it; None where none did."""
+        """Why the device cannot be used, from a spare that failed to warm up on it; None if none failed."""
         self._bury()
         return self._trouble
 

@@ -124,7 +124,7 @@ def _tidy(slot: Slot, job_id: str) -> None:
 
 
 def order(slot: Slot, claim: Claim) -> Order:
-    """What the trainer is told. It checks the checkpoint itself, and takes one before it where that is damaged."""
+    """The order for the trainer. The trainer checks the checkpoint itself, and uses an earlier one if it is damaged."""
     job, sha, step = claim.job, claim.dataset_sha256, claim.checkpoint_step
     return Order(
         spec=job.spec,

@@ -134,7 +134,7 @@ class Outbox:
 
 
 def deliver(engine: Engine, guard: Guard, message: Message) -> None:
-    """Send a message that was claimed, and write down what came of it. Raises Unavailable."""
+    """Send a claimed message and record the result. Raises Unavailable."""
     try:
         outcome = post(guard, message.url, message.secrets, message.id, message.body)
     except Exception:  # ours: it must not be sent for ever, a lease at a time
