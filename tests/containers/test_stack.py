@@ -189,9 +189,9 @@ def a_killed_worker_is_followed(stack: Stack) -> None:
     )
     began, step = time.monotonic(), job.refresh().progress.step
     stack.run("docker", "kill", owner.partition(":")[0])
-    eventually(lambda: job.refresh().attempt == 2 and job.refresh().progress.step > step, "a second attempt")
+    eventually(lambda: any(event.type == "resumed" for event in job.events()), "a second attempt that resumed")
+    eventually(lambda: job.refresh().progress.step > step, "a step of it")
     told("a worker killed beside another", f"{time.monotonic() - began:.0f} s to a step that is new")
-    assert any(event.type == "resumed" for event in job.events())
     job.cancel()
     assert ended(job).status == "cancelled"
     stack.compose("up", "--detach", "--wait", "--scale", "worker=1", "worker")
