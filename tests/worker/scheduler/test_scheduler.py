@@ -50,6 +50,6 @@ def test_the_scheduler_waits_for_tables_and_then_works(settings: Settings, tmp_p
 
 def test_the_scheduler_stops_when_told(start: Callable[..., Process]) -> None:
     process = start("worker.scheduler")
-    while b"the scheduler looks" not in process.log.read_bytes():
+    while b"scheduler started" not in process.log.read_bytes():
         assert process.popen.poll() is None
     assert process.stop(5) == 0
