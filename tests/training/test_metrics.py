@@ -17,7 +17,7 @@ from services.training.measures import MEASURES
 from services.training.metrics import class_weights
 from services.training.spec.fields import MSE, Training
 from services.training.tasks import known
-from services.training.tasks.task import Task
+from services.training.tasks.task import Judged, Task
 
 Y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
 
@@ -187,7 +187,7 @@ def test_r2_of_targets_that_do_not_vary_is_undefined_whatever_their_mean_is_roun
     value, scale = torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
     targets = torch.full((37, 1), value)
     assert metrics_of("mse", targets + 0.1, targets, [scale])["r2"] is None
-    scores = task("mse").scores("r2", MSE(name="mse"), targets + 0.1, targets.double() * scale)
+    scores = task("mse").scores("r2", MSE(name="mse"), Judged(targets + 0.1, targets.double() * scale))
     assert not math.isfinite(float(scores.value(scores.sums.sum(axis=0))))  # nothing passes a gate by it
 
 

@@ -23,6 +23,7 @@ from services.training.loop import Run, evaluate, fit
 from services.training.spec import check_data, parse
 from services.training.spec.fields import CrossEntropy
 from services.training.tasks import known, tags
+from services.training.tasks.task import Judged
 from tests.training.building import document, events, make_run, same, spec_for, tagged, timeless, trained, weights_of
 
 
@@ -237,7 +238,7 @@ def test_the_gate_sums_over_sequences_to_the_metric_over_steps(metric: str) -> N
     arrays = tagged()
     run = make_run(arrays, training={"epochs": 1})
     outputs, targets = plain(run, arrays, np.arange(24))
-    scores = tags.TASK.scores(metric, CrossEntropy(), outputs.detach(), targets, steps=arrays.lengths)
+    scores = tags.TASK.scores(metric, CrossEntropy(), Judged(outputs.detach(), targets, steps=arrays.lengths))
     expected = {"loss": F.cross_entropy(outputs, targets).item(), **tags.TASK.metrics(outputs, targets)}
     assert len(scores.sums) == 24
     assert float(scores.value(scores.sums.sum(axis=0))) == pytest.approx(expected[metric], rel=1e-5)

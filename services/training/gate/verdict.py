@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from services.training.measures import MEASURES
 from services.training.messages import Event, Level, Note, SavedModel
 from services.training.spec import Spec
 from services.training.spec.fields import Gate, Retrain
+from services.training.tasks.task import Judged
 
 Baselines = Mapping[str, SavedModel | None]
 """By role: `warm_start` and `against`."""
@@ -148,10 +149,11 @@ class Retraining:
             outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, batch))
         scaling = self.data.target_scaling
         outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
-        new = task.scores(metric, loss, outputs, targets, weights, scaling.scale, part.steps)
+        judged = Judged(outputs, targets, weights, scaling.scale, part.steps)
+        new = task.scores(metric, loss, judged)
         comparison = None
         if before is not None and before.answers is not None:
-            old = task.scores(metric, loss, before.answers, targets, weights, scaling.scale, part.steps)
+            old = task.scores(metric, loss, replace(judged, outputs=before.answers))
             comparison = paired.compare(
                 new,
                 old,

@@ -12,7 +12,7 @@ from services.text import HIDDEN_IN_WORDS, is_plain
 from services.training.files import scan
 from services.training.files.archive import Findings
 from services.training.measures import Answers
-from services.training.tasks.task import Described, Target, Task
+from services.training.tasks.task import Described, Judged, Target, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,20 +101,12 @@ class Classes(Task):
 
         return metrics.of_classes(outputs.argmax(dim=1), targets, outputs.shape[1])
 
-    def scores(
-        self,
-        metric: str,
-        loss: Loss,
-        outputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | None = None,
-        scale: list[float] | None = None,
-        steps: NDArray[np.int64] | None = None,
-    ) -> Scores:
+    def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from services.training.gate import scores
 
+        outputs, targets = judged.outputs, judged.targets
         if metric == "loss":
-            return scores.mean(scores.cross_entropies(loss, outputs.double(), targets, weights))
+            return scores.mean(scores.cross_entropies(loss, outputs.double(), targets, judged.weights))
         return scores.of_classes(metric, outputs.argmax(dim=1), targets, outputs.shape[1])
 
 

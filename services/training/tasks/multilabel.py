@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from services.training.files.suspicion import Suspicion
 from services.training.measures import Answers
-from services.training.tasks.task import Task
+from services.training.tasks.task import Judged, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,20 +85,12 @@ class Multilabel(Task):
             return metrics.of_classes(predicted[:, 0], actual[:, 0], 2)
         return metrics.of_labels(predicted, actual)
 
-    def scores(
-        self,
-        metric: str,
-        loss: Loss,
-        outputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | None = None,
-        scale: list[float] | None = None,
-        steps: NDArray[np.int64] | None = None,
-    ) -> Scores:
+    def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from torch.nn import functional as F
 
         from services.training.gate import scores
 
+        outputs, targets = judged.outputs, judged.targets
         if metric == "loss":
             each = F.binary_cross_entropy_with_logits(outputs.double(), targets.double(), reduction="none")
             return scores.mean(each.mean(dim=1))

@@ -12,7 +12,7 @@ from services.training.files import scan
 from services.training.files.archive import Findings
 from services.training.files.suspicion import Suspicion
 from services.training.tasks.classes import Classes, check_kinds
-from services.training.tasks.task import Described
+from services.training.tasks.task import Described, Judged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,22 +119,14 @@ class Tags(Classes):
 
         return metrics.of_classes(kept, targets, width)
 
-    def scores(
-        self,
-        metric: str,
-        loss: Loss,
-        outputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | None = None,
-        scale: list[float] | None = None,
-        steps: NDArray[np.int64] | None = None,
-    ) -> Scores:
+    def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         """Of whole sequences, whose `steps` there are: steps of one sequence are no samples of their own."""
         from services.training.gate import scores
 
+        outputs, targets, steps = judged.outputs, judged.targets, judged.steps
         assert steps is not None, "the steps of each sequence"  # noqa: S101
         if metric == "loss":
-            each = scores.cross_entropies(loss, outputs.double(), targets, weights)
+            each = scores.cross_entropies(loss, outputs.double(), targets, judged.weights)
             return scores.mean_of_groups(each, steps)
         return scores.of_grouped_classes(metric, outputs.argmax(dim=1), targets, outputs.shape[1], steps)
 

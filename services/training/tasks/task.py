@@ -39,6 +39,20 @@ class Described:
     """How often each of `classes` occurs."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a model answered beside what is true, in the unit of the data, on the CPU."""
+
+    outputs: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+    """Those of `class_weights`."""
+    scale: list[float] | None = None
+    """That of targets which training has scaled: by it a huber loss tells large errors from small ones."""
+    steps: NDArray[np.int64] | None = None
+    """The valid steps of each sequence."""
+
+
 class Task(ABC):
     """One kind of target, and how a model of it is trained and judged.
 
@@ -148,17 +162,5 @@ class Task(ABC):
         return self.metrics(kept, targets, scale)
 
     @abstractmethod
-    def scores(
-        self,
-        metric: str,
-        loss: Loss,
-        outputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | None = None,
-        scale: list[float] | None = None,
-        steps: NDArray[np.int64] | None = None,
-    ) -> Scores:
-        """What each sample adds to a metric or to the loss. The sums over all samples make the metric or the loss.
-        On the CPU; `weights` are those of `class_weights`, and `scale` is that of targets that training has
-        scaled, by which a huber loss tells large errors from small ones. `steps` are the valid
-        steps of each sequence."""
+    def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
+        """What each sample adds to a metric or to the loss. The sums over all samples make the metric or the loss."""

@@ -13,7 +13,7 @@ from services.training.files.archive import Findings
 from services.training.files.suspicion import Suspicion
 from services.training.measures import Answers
 from services.training.tasks.multilabel import as_long_as_x, is_one_hot, one_hot
-from services.training.tasks.task import Task
+from services.training.tasks.task import Judged, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,25 +127,16 @@ class Values(Task):
         factors = outputs.new_tensor(scale)  # the shift is in both alike, so it plays no part
         return metrics.of_values(outputs * factors, targets * factors)
 
-    def scores(
-        self,
-        metric: str,
-        loss: Loss,
-        outputs: Tensor,
-        targets: Tensor,
-        weights: Tensor | None = None,
-        scale: list[float] | None = None,
-        steps: NDArray[np.int64] | None = None,
-    ) -> Scores:
+    def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from torch.nn import functional as F
 
         from services.training.gate import scores
 
-        outputs, targets = outputs.double(), targets.double()
+        outputs, targets = judged.outputs.double(), judged.targets.double()
         if metric != "loss":
             return scores.of_values(metric, outputs, targets)
         if loss.name == "huber":
-            unit = outputs.new_tensor(1.0 if scale is None else scale)
+            unit = outputs.new_tensor(1.0 if judged.scale is None else judged.scale)
             each = F.huber_loss(outputs / unit, targets / unit, delta=loss.delta, reduction="none") * unit.square()
         else:
             each = (outputs - targets).square() if loss.name == "mse" else (outputs - targets).abs()

@@ -14,6 +14,7 @@ from services.training.gate.paired import EXCHANGES, Scores, compare
 from services.training.measures import MEASURES
 from services.training.spec.fields import BCE, MAE, MSE, CrossEntropy, Huber, Loss
 from services.training.tasks import classes, known
+from services.training.tasks.task import Judged
 
 
 def right(hits: NDArray[np.float64]) -> Scores:
@@ -112,7 +113,7 @@ def test_sums_over_samples_make_the_metrics_that_training_reports(loss: Loss, ki
     expected["loss"] = float(task.loss(loss, targets, columns)(outputs, targets))
     assert expected.keys() >= ({"accuracy", "macro_f1"} if kind != "values" else {"mae", "rmse", "r2"})
     for metric, value in expected.items():
-        scores = task.scores(metric, loss, outputs, targets, weights)
+        scores = task.scores(metric, loss, Judged(outputs, targets, weights))
         assert float(scores.value(scores.sums.sum(axis=0))) == pytest.approx(value, rel=1e-5), metric
 
 
@@ -124,9 +125,9 @@ def test_exchanging_answers_is_evaluating_the_exchanged_answers(metric: str) -> 
     new, old = torch.randn(2, 30, 3, generator=generator)
     swap = torch.rand(30, generator=generator) < 0.5
     mixed = torch.where(swap[:, None], old, new)
-    a, b = (task.scores(metric, loss, each, targets) for each in (new, old))
+    a, b = (task.scores(metric, loss, Judged(each, targets)) for each in (new, old))
     exchanged = a.sums.sum(axis=0) - (a.sums - b.sums)[swap.numpy()].sum(axis=0)
-    direct = task.scores(metric, loss, mixed, targets)
+    direct = task.scores(metric, loss, Judged(mixed, targets))
     assert float(a.value(exchanged)) == pytest.approx(float(direct.value(direct.sums.sum(axis=0))))
 
 
