@@ -332,9 +332,12 @@ def read_scope(engine: Engine) -> Iterator[Session]:
 
 
 class Query:
-    """A SELECT that is made once and asked often, with its parameters by name. Its rows have the names of its columns,
-    and the values that the driver gives: booleans of SQLite are 0 and 1. With `binary` PostgreSQL sends bytes as they
-    are, and not as digits."""
+    """A statement that returns rows, built once and run often, with its parameters by name.
+
+    Its rows have the names of its columns and the values that the driver gives: booleans of SQLite are 0 and 1. With
+    `binary` PostgreSQL sends bytes as they are, and not as digits. If the driver fails, the statement runs again
+    through SQLAlchemy. So on an engine it may run twice, and one that writes must allow for that (as in `lanes.py`).
+    """
 
     def __init__(self, statement: sa.Select[Any] | sa.CompoundSelect[Any], *, binary: bool = False) -> None:
         self._statement = statement
