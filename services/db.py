@@ -359,8 +359,8 @@ class Query:
         """The same without names, for when there are thousands."""
         if isinstance(source, sa.Connection):
             return self._execute(source, parameters)
-        # By the driver alone: SQLAlchemy takes longer than most answers. What goes wrong is for SQLAlchemy to see,
-        # which knows whether a connection is lost; and whoever listens to statements is to hear of these.
+        # By the driver alone: SQLAlchemy takes longer than most answers. If it fails, SQLAlchemy runs it again,
+        # because it knows whether a connection is lost. If somebody listens to statements, SQLAlchemy runs it at once.
         if (
             not source.dispatch.before_cursor_execute
             and (found := self._execute_without_begin(source, parameters)) is not None

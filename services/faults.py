@@ -15,8 +15,8 @@ POINTS = frozenset(
         "transaction.committed",  # the database has it, and the caller does not know yet
         "checkpoint.epochs_written",  # those so far, and neither of the checkpoint's own files
         "checkpoint.tensors_written",  # of two files the first
-        "checkpoint.written",  # both files, and nobody was told
-        "result.written",  # all files of the model, and nobody was told
+        "checkpoint.written",  # both files are written, and no event was sent
+        "result.written",  # all files of the model are written, and no event was sent
         "supervisor.claimed",  # the job is ours, and no trainer has heard of it
         "supervisor.finishing",  # the trainer has finished, and the outcome is not in the database
         "bell.due",  # a job is committed, and its bell was not rung

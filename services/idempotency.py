@@ -32,7 +32,7 @@ class Key:
 
 
 def claim(session: Session, key: Key) -> str | None:
-    """Take the key for this transaction (then `settle` it), or hear the id of what an earlier request made with it.
+    """Take the key for this transaction (then `settle` it), or return the id of what an earlier request made with it.
 
     Of two requests at once the second waits here for the end of the first one's transaction.
 

@@ -1,4 +1,4 @@
-"""The tables. What may happen to their rows stands in the folder of each noun (`jobs/`, `datasets/`).
+"""The tables. What may happen to their rows is in the folder of each noun (`jobs/`, `datasets/`).
 
 Times are seconds since 1970 by the database's clock. Ids are `job_`, `ds_` and the like and 26 characters: 48 bits of
 milliseconds and 80 random ones, so they sort by age and cannot be guessed.
@@ -153,7 +153,7 @@ class Dataset(Base):
 
 
 class InboxFile(Base):
-    """What came of a file in the inbox: a data set, or a sentence that says why it is none."""
+    """The result for a file in the inbox: a data set, or a sentence that says why there is none."""
 
     __tablename__ = "inbox_files"
 
@@ -170,8 +170,8 @@ class InboxFile(Base):
 
 
 class Batch(Base):
-    """Jobs that were submitted together. What there is to know of it stands in them, but for its end; it outlives
-    them."""
+    """Jobs that were submitted together. Everything about a batch but its end is in the rows of its jobs. The
+    row of a batch outlives its jobs."""
 
     __tablename__ = "batches"
 
@@ -185,7 +185,7 @@ class Batch(Base):
     request_id: Mapped[str | None]
     created_at: Mapped[float]
     ended_at: Mapped[float | None]
-    """When its last job ended, once a scheduler has seen that and told it; never taken back."""
+    """When its last job ended. A scheduler sets it when it announces the end, and nobody changes it after that."""
 
     __table_args__ = (
         Index("ix_batches_tenant_id", "tenant", "id"),
@@ -416,7 +416,7 @@ class Schedule(Base):
 
 
 class Firing(Base):
-    """A slot of a schedule, or a run that somebody asked for, and what came of it. One row a slot: it fires once."""
+    """A slot of a schedule, or a run that somebody requested, and its outcome. One row per slot: it fires once."""
 
     __tablename__ = "schedule_firings"
 
@@ -638,7 +638,7 @@ class ModelAlias(Base):
 
 
 class Webhook(Base):
-    """An address that is told what happens to a tenant's jobs, batches, schedules and models."""
+    """An address to which events of a tenant's jobs, batches, schedules and models are sent."""
 
     __tablename__ = "webhooks"
 
@@ -646,7 +646,7 @@ class Webhook(Base):
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     url: Mapped[str]
     events: Mapped[list[str]]
-    """Those of `services.webhooks.news.EVENTS` that it is told of."""
+    """Those of `services.webhooks.news.EVENTS` that are sent to it."""
     only: Mapped[str | None]
     """The id of the job, batch or schedule that it is for; None: for all of the tenant's."""
     tags: Mapped[dict[str, Any]]

@@ -43,7 +43,7 @@ KNOWN = frozenset(
         *("changethis", "changeit", "replaceme", "mysecretpassword", "yourpassword", "supersecret", "secretpassword"),
     }
 )
-"""Passwords that stand in examples and images, in small letters and without what stands around and between them."""
+"""Passwords of examples and images, in small letters and without separators."""
 
 
 class Url(NamedTuple):

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a job stands."""
+    """The states of a job."""
 
     QUEUED = "queued"
     """Waits for a worker, or for `not_before`."""

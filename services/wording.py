@@ -18,7 +18,7 @@ from services.errors import Problem
 from services.text import HIDDEN_IN_WORDS, visible
 
 MAX_PROBLEMS = 100
-"""The most that are told apart; nobody reads on, and wording each takes a while."""
+"""The most problems that are listed one by one: nobody reads more, and wording each takes time."""
 
 WORDS = {
     "int_type": "a whole number",

@@ -53,7 +53,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "worker_concurrency": 1,
         "worker_prefetch_multiplier": 1,
-        "worker_disable_prefetch": True,  # a bell in hand while every slot is taken would be one that nobody else hears
+        "worker_disable_prefetch": True,  # a doorbell held while every slot is busy would reach no other worker
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_remote_control": False,
         "worker_send_task_events": settings.celery_events,

@@ -104,7 +104,7 @@ def create(
 
 
 def verify(session: Session, text: str) -> Identity:
-    """Whose key this is. That a key was revoked or has ended is told only to who has its secret.
+    """The identity behind a key. Only a client with the right secret learns that a key was revoked or has expired.
 
     Raises:
         Unauthorized: nobody's.
@@ -132,7 +132,7 @@ def scopes_of(key: ApiKey) -> frozenset[Scope]:
 
 
 def note_use(session: Session, key_id: str) -> None:
-    """Note that the key was used now, unless that stands there already or another transaction holds the row."""
+    """Note that the key was used now, unless a recent use is noted already or another transaction holds the row."""
     stale = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now() - USED_SECONDS)
     free = select(ApiKey.id).where(ApiKey.id == key_id, stale).with_for_update(skip_locked=True).scalar_subquery()
     session.execute(sa.update(ApiKey).where(ApiKey.id == free).values(last_used_at=now()))

@@ -37,7 +37,7 @@ class Use:
     """Jobs that wait: queued, or paused, which a resume makes queued."""
     running: int
     bytes: int
-    """Of uploaded data sets; content that stands under two names counts twice."""
+    """Of uploaded data sets; content under two names counts twice."""
 
 
 def create(session: Session, name: str, *, share: float | None = None, **limits: int | None) -> Tenant:

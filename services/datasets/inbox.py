@@ -120,7 +120,7 @@ def fresh(session: Session, entries: Collection[Entry]) -> tuple[Sequence[Entry]
 
 
 def forget(session: Session, places: Sequence[str]) -> None:
-    """What came of files that are gone."""
+    """Delete the records of files that are gone."""
     for first in range(0, len(places), 500):
         session.execute(sa.delete(InboxFile).where(InboxFile.place.in_(places[first : first + 500])))
 
@@ -180,7 +180,7 @@ def _folders(root: Path) -> Sequence[os.DirEntry[str]]:
 
 
 def page(session: Session, *, tenant: str, limit: int = 20, after: str | None = None) -> tuple[Sequence[Any], bool]:
-    """What came of the files that lie there, newest first, older than the place `after`; and whether there are more."""
+    """The results for the files in the inbox, newest first, older than the place `after`; whether there are more."""
     query = select(InboxFile).where(InboxFile.tenant == tenant).order_by(InboxFile.at.desc(), InboxFile.place)
     if after is not None:
         last = select(InboxFile.at).where(InboxFile.tenant == tenant, InboxFile.place == after).scalar_subquery()

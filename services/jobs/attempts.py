@@ -32,7 +32,7 @@ MAX_RETRY_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Flags:
-    """What the owner of a lease is asked to do, told at every renewal."""
+    """What the owner of a lease is asked to do. Every renewal returns it."""
 
     cancel: bool = False
     pause: bool = False
@@ -88,7 +88,7 @@ def orphans(session: Session, worker: str) -> Sequence[Lease]:
 
 
 def renew(session: Session, lease: Lease, lease_seconds: float) -> Flags:
-    """Lengthen the lease to `lease_seconds` from now, and hear what is asked of its owner.
+    """Extend the lease to `lease_seconds` from now, and return what clients ask of its owner.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.

@@ -111,7 +111,7 @@ def submit(
 def check(
     session: Session, document: Mapping[str, Any], *, tenant: str = tenants.DEFAULT, accepted: bool = False
 ) -> Sequence[Wanted]:
-    """The jobs that the document stands for now; nothing is made. `accepted`: the document was before.
+    """The jobs that the document expands to. Inserts nothing. `accepted`: this document was accepted before.
 
     Raises:
         SpecInvalid: as `submit`.

@@ -101,7 +101,7 @@ def _insertion(*names: str) -> Any:
 
 
 def get(session: Session, job_id: str, *, tenant: str | None = None) -> Job:
-    """The job as it stands in the database.
+    """The job as it is in the database.
 
     Raises:
         JobNotFound: there is none, or it is another tenant's.

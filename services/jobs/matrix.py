@@ -1,4 +1,4 @@
-"""The specs that a batch's document stands for: those of its list, and of each `matrix` every combination of values.
+"""Expands a batch's document into specs: those of its list, and every combination of values of each `matrix`.
 
 Problems are told where they lie in that document, whatever job they were found in.
 """
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Source:
-    """A spec of the document, where it is (a JSON pointer), and what it stands for."""
+    """A spec of the document, the JSON pointer to it, and the specs that it expands to."""
 
     prefix: str
     paths: Sequence[str]
@@ -124,7 +124,7 @@ def _paths(document: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _size(document: Mapping[str, Any]) -> int:
-    """How many specs the document stands for, if its matrix is right; 1 where it has none."""
+    """How many specs the document expands to, if its matrix is valid; 1 without a matrix."""
     matrix = document.get("matrix")
     lists = matrix.values() if isinstance(matrix, Mapping) else ()
     return math.prod(len(values) for values in lists if isinstance(values, list))
@@ -151,7 +151,7 @@ def expand(document: Mapping[str, Any]) -> Sequence[Cell]:
 
 
 def value(document: Mapping[str, Any], path: str) -> Any:
-    """What stands at a dotted path; None where nothing does."""
+    """The value at a dotted path, or None."""
     found: Any = document
     for key in path.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -186,8 +186,8 @@ def fire_waiting(session: Session, schedule_id: str) -> Sequence[Firing]:
 
 
 def fire(session: Session, found: Due) -> Sequence[Firing]:
-    """Write down what comes of the slots that are due, submit the batch of the newest one if it is not too late, and
-    move the schedule on. Nothing where another does it, or somebody has changed the schedule since the look."""
+    """Record the outcomes of the due slots, submit the batch of the newest one if it is not too late, and advance the
+    schedule. Does nothing if another scheduler is doing this, or if the schedule has changed since `found` was read."""
     slots = _slots(found)  # which may take seconds, so before the transaction begins
     schedule = definitions.locked_or_none(session, found.schedule.id, skip_locked=True)
     if schedule is None or not _is_as_it_was(schedule, found.schedule):
@@ -337,8 +337,8 @@ def _ending(outcome: Outcome, counts: Mapping[str, int], batch_id: str) -> str |
 
 
 def _has_new_data(session: Session, schedule: Schedule) -> bool:
-    """Whether a data set has another version than at the newest run that did not fail; also where that cannot be said,
-    which is told when the batch is submitted."""
+    """Whether a data set has another version than at the newest run that did not fail. True as well if a data set
+    cannot be found: the submission then says so."""
     ran = (Firing.schedule_id == schedule.id, Firing.outcome.in_([Outcome.FIRED, Outcome.SUCCEEDED]))
     before = session.scalar(select(Firing).where(*ran).order_by(Firing.id.desc()).limit(1))
     if before is None:

@@ -25,7 +25,7 @@ EVENTS: Mapping[Outcome, str] = {
     Outcome.MISSED: "schedule.missed",
     Outcome.REFUSED: "schedule.refused",
 }
-"""What webhooks are told of an outcome; of one that waits nothing yet."""
+"""The webhook event of each outcome. A slot that waits has none yet."""
 
 
 def expect_counts() -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What came of a slot, or of a run that somebody asked for."""
+    """The outcome of a slot, or of a run that somebody requested."""
 
     FIRED = "fired"
     """Its batch was submitted, and has not ended."""

@@ -183,8 +183,8 @@ def _train(order: Order, threads: int | None, *, quiet: bool) -> int:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], StopReason | None]]:
-    """Turns a first Ctrl-C or SIGTERM into a stop that leaves a checkpoint; a second one ends the process where it
-    stands. The name of the signal is the reason of the stop."""
+    """Turns a first Ctrl-C or SIGTERM into a stop that leaves a checkpoint; a second one ends the process at
+    once. The name of the signal is the reason of the stop."""
     asked: list[StopReason] = []
     plain: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {one: signal.getsignal(one) for one in plain}

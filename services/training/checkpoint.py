@@ -67,7 +67,7 @@ class Saved:
 
 
 def save(run: Run, directory: Path) -> Saved:
-    """Writes a checkpoint of the run as it stands between two updates.
+    """Writes a checkpoint of the run, between two updates.
 
     Raises NoRoom where the disk is full, or would be but for RESERVE, and another OSError where it refuses otherwise;
     the checkpoints before are untouched then, and nothing of this one is left.

@@ -36,7 +36,7 @@ Epoch = epochs.Epoch
 
 SMALLEST_LOSS_SCALE = 2.0**-14
 LARGE = 1e6
-"""Numbers of this size in the data are told of where training diverges: they are the likelier cause."""
+"""If training diverges and the data has numbers of this size, the message names them as the likely cause."""
 UPDATES_BETWEEN_LOOKS = 32
 """On a GPU the host looks at losses this often; the weights are guarded on the device meanwhile."""
 EVALUATION_BATCH = 256
@@ -450,7 +450,7 @@ def answers(
 
 @evaluating()
 def unanswered(run: Run, part: Part, batch: int) -> int:
-    """To how many samples of a part the model gives no finite answer, as it stands in evaluation mode."""
+    """The number of samples of a part for which the model, in evaluation mode, gives no finite answer."""
     outputs, _ = answers(run.model, part, run.device, run.training.precision, batch)
     return int((~outputs.isfinite()).any(dim=1).sum())
 
@@ -471,7 +471,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 @evaluating()
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
-    """The loss over a whole part as one batch, and its metrics, with the model as it stands in evaluation mode."""
+    """The loss over a whole part as one batch, and its metrics, with the model in evaluation mode."""
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     targets = part.y[rows].to(run.device)
     metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)

@@ -30,7 +30,7 @@ class Smaller:
         run.state.batches.micro, run.state.batches.evaluation = self.micro_batch, self.evaluation_batch
 
     def sentence(self, run: Run, resumed: bool) -> str:
-        """`run` stands where training goes on."""
+        """What happened and what follows from it. `run` is where training continues."""
         place = f"from step {run.state.step}" if resumed else "from the start"
         if self.evaluating:
             return (

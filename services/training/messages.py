@@ -115,7 +115,7 @@ class Order(_Message):
 
 @dataclass(frozen=True, slots=True)
 class Lease(_Message):
-    """The lease was renewed: the trainer ends itself at `until`, by the monotonic clock, unless it hears another."""
+    """The lease was renewed: the trainer ends itself at `until`, by the monotonic clock, unless another one arrives."""
 
     until: float
 
@@ -243,7 +243,7 @@ class RolledBack(_Message):
 
 @dataclass(frozen=True, slots=True)
 class Note(_Message):
-    """Something that happened to the job and that people are told: it becomes an event of the job."""
+    """Something that happened to the job and that people should see: it becomes an event of the job."""
 
     type: str
     level: Level

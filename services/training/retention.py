@@ -54,7 +54,7 @@ class Retention:
         return epoch_ended and when.every_epochs is not None and run.state.epoch % when.every_epochs == 0
 
     def save(self, run: Run, *, must: bool = False) -> Iterator[Event]:
-        """Saves the run as it stands; one that the disk refuses is skipped, unless it `must` be."""
+        """Saves a checkpoint of the run. If the disk refuses it, it is skipped, unless it `must` be saved."""
         self._saved_at = time.monotonic()
         try:
             saved = checkpoint.save(run, self.directory)

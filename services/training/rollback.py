@@ -47,7 +47,7 @@ def _seed(seed: int, rollbacks: int) -> int:
 
 
 def sentence_of(error: Diverged, run: Run) -> str:
-    """What a rollback is told as."""
+    """The sentence that reports a rollback."""
     on = run.training.on_divergence
     assert on is not None, "it was rolled back"  # noqa: S101
     place = f"from the end of epoch {run.state.epoch} (step {run.state.step})" if run.state.epoch else "from the start"

@@ -1,4 +1,4 @@
-"""One order to train, carried out: data, resuming, training, checkpoints, the result; told as a stream of events.
+"""Carries out one order: data, resuming, training, checkpoints, the result. It yields a stream of events.
 
 The trainer process sends these events (`messages.py`) up its pipe, and `python -m services.training` shows them on a
 terminal.
@@ -224,7 +224,7 @@ class Training:
                 yield EpochEnded(epoch, best_of(run))
             reason = stop()
             if reason or run.finished or self.retention.is_due(run, now, epoch_ended=epoch is not None):
-                yield from self._steps(now)  # what lies before a checkpoint is told before it
+                yield from self._steps(now)  # the numbers before a checkpoint are sent before it
                 goes_on_from_here = reason not in (None, StopReason.CANCEL) and not run.finished
                 yield from self.retention.save(run, must=goes_on_from_here)
             if reason and not run.finished:
@@ -251,7 +251,7 @@ class Training:
         return offered
 
     def _rolled_back(self, error: Diverged) -> Iterator[Event]:
-        """Tells of a rollback, and saves where the run stands now before it removes what came of the way it left."""
+        """Reports a rollback, and saves a checkpoint of the run before it deletes those of the abandoned steps."""
         run = self.run
         data = {
             "rollback": run.state.rollbacks.count,
@@ -312,8 +312,8 @@ class Training:
         )
 
     def _steps_due(self, now: float) -> bool:
-        """The first update of this process is told at once, for it shows that the run could be built; the rest twice
-        a second."""
+        """Whether to send the new updates now. The first one of this process is sent at once, because it shows that
+        the run could be built; the rest are sent twice a second."""
         run = self.run
         fresh = run.state.steps_in_epoch - run.state.reported
         return not self._has_sent_steps or fresh >= STEPS_AT_MOST or now - self._steps_at >= STEPS_EVERY_SECONDS
@@ -350,8 +350,8 @@ def _layers_in_float32(run: Run) -> Event:
 
 
 def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> Iterator[Event]:
-    """Writes the result of a run that has ended: the best weights, what they are worth, and the history. What comes of
-    a retraining is told before."""
+    """Writes the result of a run that has ended: the best weights, their metrics, and the history. The events of a
+    retraining come first."""
     restore_best(run)
     directory.mkdir(parents=True, exist_ok=True)
     check_answers(run)

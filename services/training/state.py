@@ -60,7 +60,7 @@ class Batches:
 
 @dataclass
 class State:
-    """Where a run stands between two updates."""
+    """The state of a run between two updates."""
 
     batches: Batches
     epoch: int = 0
@@ -138,7 +138,7 @@ class State:
         if "epoch.reports" in tensors:
             state.reports = list(tensors["epoch.reports"].to(device))
             state.outputs = list(torch.split(tensors["epoch.outputs"].to(device), document["output_sizes"]))
-            state.reported = len(state.reports)  # what lies before a checkpoint was told before it
+            state.reported = len(state.reports)  # the reports before a checkpoint were sent before it
         return state
 
     def gone_back(self, epoch: int, step: int) -> State:

@@ -49,7 +49,7 @@ OF_STATUS: Mapping[Status, str] = {
     Status.FAILED: "job.failed",
     Status.CANCELLED: "job.cancelled",
 }
-"""What there is to be told of a job, by the state that it has come to."""
+"""The event of a job, by its new state."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ KEPT = 1000
 
 @dataclass(frozen=True)
 class SendResult:
-    """What came of sending a message once."""
+    """The result of one try to send a message."""
 
     status: int | None
     """What the receiver answered; None when it did not."""
@@ -67,8 +67,8 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def post(guard: Guard, url: str, secrets: Sequence[str], message_id: str, body: bytes) -> SendResult:
-    """Send a message, signed with each of the secrets, and say what came of it; raises nothing that a receiver could
-    cause. Only a 2xx is a delivery."""
+    """Send a message, signed with each of the secrets, and return the result. A receiver cannot cause an
+    exception. Only a 2xx is a delivery."""
     deadline = time.monotonic() + TOTAL_SECONDS
     try:
         place, addresses = guard.check(url)

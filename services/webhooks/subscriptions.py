@@ -42,7 +42,7 @@ MOST = 20
 MOST_ONLY = 200
 """And for one job, batch or schedule each."""
 USUAL = ("job.succeeded", "job.failed", "job.cancelled")
-"""What a webhook is told of that does not say."""
+"""The events of a webhook that names none."""
 USUAL_OF_BATCH = ("batch.ended",)
 """And one that is for a batch."""
 USUAL_OF_SCHEDULE = ("schedule.ended", "schedule.missed", "schedule.refused")
@@ -62,7 +62,7 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 KEPT_SECONDS = 30 * 86_400.0
 """Messages are forgotten when they are older."""
 SPENT_SECONDS = 7 * 86_400.0
-"""A webhook for one thing that has ended, or was deleted, is forgotten when it was told nothing for so long."""
+"""A webhook for one job, batch or schedule that has ended or was deleted is deleted after so long without an event."""
 GONE = 410
 
 

@@ -75,8 +75,8 @@ class Delivery:
         return not self.queue
 
     def arrived(self) -> list[Event] | None:
-        """What is to be told before the order goes out, perhaps a failure instead of it; None while things are on
-        their way."""
+        """The events that come before the order, or a failure in the place of the order; None while files are on their
+        way."""
         return self._with_history([])
 
     def _with_history(self, told: list[Event]) -> list[Event] | None:

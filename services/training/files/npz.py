@@ -3,7 +3,7 @@
     x        numbers, (samples, length, features), or (samples, length) for one feature
     y        integers or strings (samples,): classes; integers or strings (samples, length), or (samples, length, 1):
              tags, a class for each step; 0 and 1 (samples, k): multilabel; floats (samples,) or (samples, k): values
-    lengths  integers (samples,), optional: the valid steps of each row; what stands behind them is padding
+    lengths  integers (samples,), optional: the valid steps of each row; what follows them is padding
     split    0, 1, 2 or "train", "validation", "test" (samples,), optional
 
 `archive.py` describes and loads the arrays; here they are held to the limits and their contents are checked.
@@ -61,9 +61,12 @@ _DEFAULT = Limits()
 def read(file: Path | BinaryIO, limits: Limits = _DEFAULT, *, admit: Callable[[int], object] | None = None) -> Arrays:
     """Read and check an `.npz` from a path or a seekable binary file.
 
-    Takes the memory of the result and a few MiB. `admit` hears how many bytes the arrays take at most, when the headers
-    were found right and before anything is allocated. Raises DatasetInvalid with every problem at once, each naming its
-    array and the first ten rows concerned, counted from 0; OSError where the file itself cannot be read.
+    Takes the memory of the result and a few MiB. `admit` is called with the most bytes that the arrays can take, after
+    the headers were found valid and before anything is allocated.
+
+    Raises:
+        DatasetInvalid: with every problem at once, each with its array and the first ten rows concerned, from 0 on.
+        OSError: the file itself cannot be read.
     """
     findings = Findings()
     found: dict[str, NDArray[Any]] = {}

@@ -121,11 +121,11 @@ class Retraining:
             self.before = Before(name, None, str(error), has_seen=False)
 
     def beginning(self) -> list[Event]:
-        """What is told of a run that begins, and not of one that goes on from a checkpoint."""
+        """The events of a run that starts at step 0; a run that resumes from a checkpoint has none."""
         return self.notes
 
     def conclude(self, run: Run) -> tuple[list[Event], dict[str, Any] | None]:
-        """What is told at the end, and what stands in the result. The run has its best weights."""
+        """The events at the end, and the entry of the result. The run must have its best weights."""
         if self.retrain is None:
             return [], None
         self.notes = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LUCK = 1e-3
 """How probable it may be that a pattern in y is there by chance."""
 MANY_LABELS = 8
-"""Labels of a sequence from which on it is told that there are as many of them as x has steps."""
+"""If there are this many labels or more, and as many as x has steps, a warning says so."""
 
 
 class Multilabel(Task):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from services.training.spec.fields import Loss
 
 PADDING = -1
-"""What stands in y behind the end of a sequence, where y is whole numbers; where it is words, an empty one."""
+"""The value of y after the end of a sequence, if y is whole numbers; if it is words, it is an empty one."""
 MANY_TAGS = 100
 """Different whole numbers beyond which a warning says that they are taken for tags."""
 
