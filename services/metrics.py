@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -394,8 +394,15 @@ class _Together:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         self._forget_dead()
-        found: Iterable[Family] = MultiProcessCollector(None, self._folder).collect()  # type: ignore[no-untyped-call]
+        found: Iterable[Family] = MultiProcessCollector.merge(self._readable())  # type: ignore[no-untyped-call]
         return found
+
+    def _readable(self) -> Iterator[str]:
+        """The files that have a beginning: the library fails on one that a process has only just created."""
+        for path in Path(self._folder).glob("*.db"):
+            with suppress(FileNotFoundError):  # another scrape has removed it as that of a dead process
+                if path.stat().st_size:
+                    yield str(path)
 
     def _forget_dead(self) -> None:
         """Gauges tell of now: those of processes that are gone are removed, however they ended."""

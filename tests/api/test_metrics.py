@@ -136,6 +136,14 @@ def test_a_process_that_dies_takes_no_count_along(start: Callable[..., Api]) -> 
     assert before.isdisjoint(child.pid for child in api.children())
 
 
+def test_a_scrape_bears_a_file_that_a_process_has_only_just_created(start: Callable[..., Api]) -> None:
+    api = start()
+    [folder] = api.folder.glob("loopline-metrics-*")
+    httpx.get(f"{api.url}/v1/workers")
+    (folder / f"counter_{os.getpid()}.db").touch()
+    assert until_counted(api, 1, route="/v1/workers").total("loopline_http_requests_total", route="/v1/workers") == 1
+
+
 def test_the_end_leaves_neither_listener_nor_folder(start: Callable[..., Api]) -> None:
     api = start()
     assert len(list(api.folder.glob("loopline-metrics-*"))) == 1
