@@ -306,7 +306,7 @@ def test_a_frozen_worker_on_another_host_changes_nothing_that_counts_when_it_tha
     counted = {file["object"]: stored(store, file) for file in recorded(engine, job.id)}
     os.kill(child, signal.SIGCONT)
     deadline = time.monotonic() + 15
-    while f"{job.id}: attempt 1 is over" not in frozen.log.read_text():
+    while f"{job.id}: attempt 1 has lost its lease" not in frozen.log.read_text():
         assert time.monotonic() < deadline, frozen.log.read_text()
         time.sleep(0.01)
     late = Storage(tmp_path / "frozen", store)
