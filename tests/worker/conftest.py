@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -131,15 +132,18 @@ def bell(settings: Settings) -> Iterator[CeleryDoorbell]:
 
 @pytest.fixture
 def kernel_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Says how often the kernel has killed for want of memory, in a cgroup that this process seems to be in."""
+    """Says how often the kernel has killed for lack of memory, in a cgroup whose members are this thread's children."""
     proc = tmp_path / "proc"
     proc.mkdir()
     (proc / "cgroup").write_text("0::/\n")
     (proc / "mountinfo").write_text(f"30 23 0:26 / {proc} rw - cgroup2 cgroup2 rw\n")
+    (proc / "cgroup.procs").symlink_to(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children")
     monkeypatch.setattr(oom, "PROC", proc)
 
     def count(kills: int) -> None:
-        (proc / "memory.events").write_text(f"oom 0\noom_kill {kills}\n")
+        new = proc / "new"
+        new.write_text(f"oom 0\noom_kill {kills}\n")
+        new.replace(proc / "memory.events.local")  # at once: the attempt reads it at any time
 
     count(0)
     return count

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker.process import die_at, die_with_parent, let_alarms_kill
+from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 from worker.trainer import lines
 
 STEPS_PER_EPOCH = 4
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int)
     die_with_parent(parser.parse_args().parent)
     let_alarms_kill()
+    be_first_to_be_killed()
     threading.Thread(target=listen, daemon=True).start()
     send(event="ready", protocol=1, device="cpu")
     order = inbox.get()

@@ -90,7 +90,7 @@ class Attempt:
         self.asked: StopReason | None = None  # what the trainer was asked to stop for
         self.step = claim.job.step
         self.began = time.monotonic()
-        self.kills = oom.kills()
+        self.memory = oom.History()
         self.renewed = claim.at
         self.deadlines = Deadlines(renew=claim.at + slot.settings.renew_seconds, look=claim.at + LOOK_SECONDS)
         if self.job.max_runtime_seconds is not None:
@@ -110,6 +110,7 @@ class Attempt:
             self.keep_lease()
             self.stop_in_time()
             self.start()
+            self.memory.update(time.monotonic())
             self.listen()
             self.write()
 
@@ -297,8 +298,7 @@ class Attempt:
             log.warning("%s: the lease was not renewed in time, so the trainer ended itself", self.job.id)
             return Stopped(StopReason.LEASE)
         if status == -signal.SIGKILL:
-            told = oom.sentence(self.kills, oom.kills())
-            return failed(Reason.OUT_OF_MEMORY_HOST if told == oom.KILLED else Reason.TRAINER_CRASHED, told)
+            return failed(*self.memory.judge(self.trainer.pid))
         how = f"was ended by {signal_name(status)}" if status < 0 else f"ended with exit status {status}"
         if status == 0:
             how = "ended without a result"
