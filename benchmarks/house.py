@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 CODE = ("services", "worker", "api", "client/loopline", "local")
 
 ROOMS = (
+    "client/loopline/files",  # what people's files hold: for the client and for the service
     "services",  # the ground: errors, settings, database, metrics, words
     "services/training/measures.py",
     "services/training/files/rounding.py",

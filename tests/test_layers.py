@@ -51,6 +51,13 @@ def services() -> list[str]:
     return [module for module in modules("services") if not module.startswith("services.training")]
 
 
+FILES = "loopline.files"
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
 def worker(*, trainer: bool) -> list[str]:
     return [module for module in modules("worker") if module.startswith("worker.trainer") == trainer]
 
@@ -82,8 +89,12 @@ LAYERS = {
         },
     ),
     "client": (
-        modules("client/loopline", package="loopline"),
-        {"services", "api", "worker", "flask", "sqlalchemy", "celery", "redis", "torch", "numpy"},
+        [module for module in modules("client/loopline", package="loopline") if not is_within(module, FILES)],
+        {"services", "api", "worker", "flask", "sqlalchemy", "celery", "redis", "torch", "numpy", "pyarrow"},
+    ),
+    "client, its reading of files": (
+        [module for module in modules("client/loopline", package="loopline") if is_within(module, FILES)],
+        {"services", "api", "worker", "torch", "pydantic", "httpx", "rich", "typer", "pandas"},
     ),
 }
 
@@ -109,10 +120,6 @@ def brought_along(names: list[str]) -> dict[str, list[str]]:
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def is_within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
 
 
 @pytest.mark.parametrize("layer", LAYERS)

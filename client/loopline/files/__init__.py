@@ -1,0 +1,5 @@
+"""Reads the files that people have: tables, archives of recordings, text. The client and the service both use it.
+
+It needs numpy and pyarrow: `pip install "loopline[files]"`. Nothing else of the client is needed, and nothing here asks
+a service.
+"""

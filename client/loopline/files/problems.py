@@ -1,0 +1,51 @@
+"""What is wrong with a file, in sentences that name the place and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+MOST_PROBLEMS = 100
+"""A report of more than these helps nobody."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    where: str
+    """The place, as the owner of the file would name it: `line 700,001`, `column load_mw`, `walk_3.csv`; or empty."""
+    detail: str
+    """What is wrong there and what to do about it."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.detail}" if self.where else self.detail
+
+
+class FileInvalid(Exception):
+    """A file cannot be read as what it should be. `problems` has everything that was found, at least one."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1:,} more)")
+        self.problems = list(problems)
+
+
+@dataclass
+class Findings:
+    """Collects problems, so that a file is refused with all of them at once."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, where: str, detail: str) -> None:
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(where, detail))
+
+    def check(self) -> None:
+        """Raises FileInvalid if there are problems."""
+        if self.problems:
+            raise FileInvalid(self.problems)
+
+
+def refuse(where: str, detail: str) -> FileInvalid:
+    """The error for a file with this one problem."""
+    return FileInvalid([Problem(where, detail)])
