@@ -192,7 +192,7 @@ def _check_sizes_of_numbers(train: Part, rows: NDArray[np.int64]) -> None:
 
 def part_of(arrays: Arrays, rows: NDArray[np.int64], scaling: Scaling) -> Part:
     """Some rows as a model sees them that was trained with this scaling; their targets are left out (zeros)."""
-    chosen = Arrays(x=arrays.x[rows], lengths=arrays.lengths[rows], y=arrays.y[rows])
+    chosen = arrays.chosen(rows)
     by_step = known.of_y(arrays.y).by_step
     targets = torch.zeros(int(chosen.lengths.sum()) if by_step else len(rows))
     return _part(_scaled(chosen, scaling), chosen.lengths, targets, np.arange(len(rows)), by_step)
