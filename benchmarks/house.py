@@ -26,7 +26,6 @@ ROOMS = (
     "client/loopline/files",  # what people's files hold: for the client and for the service
     "services",  # the ground: errors, settings, database, metrics, words
     "services/training/measures.py",
-    "services/training/files/rounding.py",
     "services/training/files/archive.py",
     "services/training/files/scan.py",
     "services/training/files/suspicion.py",

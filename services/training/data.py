@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.files.rounding import ROUNDING
 from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
 from services.training.files.npz import Arrays
-from services.training.files.rounding import ROUNDING
 from services.training.spec import Spec, shares
 from services.training.spec.fields import Data, Split
 from services.training.tasks import known

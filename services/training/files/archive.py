@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+from loopline.files.rounding import Sample
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
-from services.training.files.rounding import Sample
 
 MEMBERS = ("x", "y", "lengths", "split")
 SAVE_AGAIN = "save it with np.savez_compressed(path, x=x, y=y)"

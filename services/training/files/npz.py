@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from loopline.files import rounding
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files import rounding, scan
+from services.training.files import scan
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.files.summary import DatasetSummary
 from services.training.tasks import known

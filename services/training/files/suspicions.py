@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from loopline.files import rounding
 from numpy.typing import NDArray
 
-from services.training.files import rounding
 from services.training.files.npz import Arrays
 from services.training.files.suspicion import Suspicion
 from services.training.tasks import known

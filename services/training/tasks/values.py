@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from loopline.files import rounding
 from numpy.typing import NDArray
 
-from services.training.files import rounding, scan
+from services.training.files import scan
 from services.training.files.archive import Findings
 from services.training.files.suspicion import Suspicion
 from services.training.measures import Answers

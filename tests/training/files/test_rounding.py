@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loopline.files import rounding
+from loopline.files.rounding import Sample, lost
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid
 from services.training.data import part_of, prepare, split_rows
-from services.training.files import npz, rounding
+from services.training.files import npz
 from services.training.files.npz import Arrays
-from services.training.files.rounding import Sample, lost
 from services.training.model import SequenceModel
 from services.training.spec import parse
 from services.training.spec.fields import Split
