@@ -59,10 +59,10 @@ def _targets(sequences: Sequences, lengths: NDArray[np.int64]) -> NDArray[Any]:
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
     if kind == "multilabel":
         return y.astype(np.int64)
-    found: NDArray[Any] = np.asarray(sequences.classes)[y]
+    labels: NDArray[Any] = np.asarray(sequences.classes)[y]
     if kind == "classes":
-        return found
-    return _padded(found, lengths, "" if found.dtype.kind == "U" else tags.PADDING)[:, :, np.newaxis]
+        return labels
+    return _padded(labels, lengths, "" if labels.dtype.kind == "U" else tags.PADDING)[:, :, np.newaxis]
 
 
 def _refused(detail: str) -> DatasetInvalid:
