@@ -17,7 +17,7 @@ from services import logs, metrics
 REQUEST_ID, ROUTE = "loopline.request_id", "loopline.route"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 QUIET = "/v1/health/"
-"""Probes that are answered well are told at debug only."""
+"""Probes that are answered well are logged at debug level only."""
 MAX_PATH = 300
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def answered(environ: Mapping[str, Any], status: int, seconds: float, sent_bytes
     metrics.REQUESTS.inc(method=known, route=route, status=str(status))
     metrics.REQUEST_SECONDS.observe(seconds, method=known, route=route)
     level = logging.DEBUG if route.startswith(QUIET) and status < 400 else logging.INFO
-    told = {
+    fields = {
         "method": method,
         "route": route,
         "path": path,
@@ -56,4 +56,4 @@ def answered(environ: Mapping[str, Any], status: int, seconds: float, sent_bytes
         "bytes": sent_bytes,
         "request_id": environ.get(REQUEST_ID),
     }
-    log.log(level, "%s %s %d", method, path, status, extra=told)
+    log.log(level, "%s %s %d", method, path, status, extra=fields)

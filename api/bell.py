@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from services import metrics
 from services.jobs.doorbell import RING
 
-PATIENCE_SECONDS = 0.2
+TIMEOUT_SECONDS = 0.2
 PAUSE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,11 @@ class CeleryDoorbell:
     def __init__(self, broker_url: str) -> None:
         self._app = Celery("loopline-bell", broker=broker_url, set_as_current=False)  # type: ignore[no-untyped-call]
         self._app.conf.update(
-            broker_connection_timeout=PATIENCE_SECONDS,
+            broker_connection_timeout=TIMEOUT_SECONDS,
             broker_connection_retry=False,
             broker_transport_options={
-                "socket_connect_timeout": PATIENCE_SECONDS,
-                "socket_timeout": PATIENCE_SECONDS,
+                "socket_connect_timeout": TIMEOUT_SECONDS,
+                "socket_timeout": TIMEOUT_SECONDS,
                 "max_retries": 0,
             },
             task_ignore_result=True,
@@ -54,7 +54,7 @@ class CeleryDoorbell:
                 metrics.BELLS.inc(result="failed")
                 return False
             error = self._send(queue)
-            if error and time.monotonic() - began < PATIENCE_SECONDS / 2:
+            if error and time.monotonic() - began < TIMEOUT_SECONDS / 2:
                 error = self._send(queue)
             if error:
                 self._silent_until = time.monotonic() + PAUSE_SECONDS

@@ -70,17 +70,17 @@ def one_of_few() -> Iterator[None]:
         heavy.release()
 
 
-def wanted(kind: type[T], told: str, *, optional: bool = False) -> T:
+def wanted(kind: type[T], message: str, *, optional: bool = False) -> T:
     """The body as a `kind`; one that is `optional` may be left out.
 
-    Raises Invalid, which says `told`, with every problem, and what `document` raises.
+    Raises Invalid, which says `message`, with every problem, and what `document` raises.
     """
     absent = optional and not request.content_length and "Transfer-Encoding" not in request.headers
     given = {} if absent else document()[0]
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        raise Invalid(told, problems_of(error, kind, given)) from None
+        raise Invalid(message, problems_of(error, kind, given)) from None
 
 
 def upload(settings: Settings) -> Readable:

@@ -70,7 +70,7 @@ class Connection:
         self.who = neighbours(client[0]) if isinstance(client, tuple) else ""
         self.reader = PacedReader(sock, slow)
         self.state = State.HEAD
-        self.deadline = time.monotonic() + reading.PATIENCE_SECONDS
+        self.deadline = time.monotonic() + reading.TIMEOUT_SECONDS
         self.came, self.out = bytearray(), bytearray()
         self.counted = 0
         """Of `out`, what the worker counts as waiting for the client."""
@@ -96,7 +96,7 @@ class Connection:
             return True
         if self.request is None:
             if not self.came:  # the first byte of a request: from here on its time counts
-                self.deadline = time.monotonic() + reading.PATIENCE_SECONDS
+                self.deadline = time.monotonic() + reading.TIMEOUT_SECONDS
             self.came += data
         else:
             self._append(data)
@@ -190,7 +190,7 @@ class Connection:
         self.came += self.reader.take_buffered()
         self._begin()
         self.state = State.HEAD
-        self.deadline = time.monotonic() + (reading.PATIENCE_SECONDS if self.came else idle_seconds)
+        self.deadline = time.monotonic() + (reading.TIMEOUT_SECONDS if self.came else idle_seconds)
 
     def close(self) -> None:
         self.sock.close()

@@ -79,8 +79,8 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """One problem document; `problems` become its `errors`, each with a JSON pointer into the request."""
-    told = document(status, code, detail, title=title, problems=problems, request_id=g.get("request_id"))
-    response = Response(json.dumps(told) + "\n", status=status, content_type=MEDIA_TYPE)
+    content = document(status, code, detail, title=title, problems=problems, request_id=g.get("request_id"))
+    response = Response(json.dumps(content) + "\n", status=status, content_type=MEDIA_TYPE)
     response.headers.update(headers or {})
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -203,8 +203,8 @@ def _unforeseen(error: Exception) -> Response:
 
 
 def _record(what: str, error: Exception) -> None:
-    told = {"request_id": g.get("request_id")}
-    log.error("%s on %s %s", what, request.method, request.path, exc_info=error, extra=told)
+    fields = {"request_id": g.get("request_id")}
+    log.error("%s on %s %s", what, request.method, request.path, exc_info=error, extra=fields)
 
 
 def parameters_invalid(error: ValidationError) -> Response:

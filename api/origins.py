@@ -50,8 +50,8 @@ def _sentences(origin: str | None, site: str | None) -> str:
     """What was refused, and how a tool sends it. The headers are shown in ASCII: they may hold anything."""
     shown = (origin or "").encode("ascii", "replace").decode()[:_MOST_SHOWN]
     who = f"A web page of another origin ({shown})" if origin else "A web page of another origin"
-    told = f"{who} sent this request, and no such page may change anything here. "
-    told += "A tool that is no browser sends neither `Origin` nor `Sec-Fetch-Site`: leave both headers out."
+    message = f"{who} sent this request, and no such page may change anything here. "
+    message += "A tool that is no browser sends neither `Origin` nor `Sec-Fetch-Site`: leave both headers out."
     if site is None:
-        told += " A proxy between the two must pass on the `Host` that the browser sent."
-    return told
+        message += " A proxy between the two must pass on the `Host` that the browser sent."
+    return message

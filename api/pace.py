@@ -366,7 +366,7 @@ def _descriptors() -> int:
 def _log(conn: Connection | None, refused: Refusal) -> None:
     """In log and metrics, of what the application never saw."""
     request = conn.request if conn is not None else None
-    told = {access.REQUEST_ID: refused.request_id}
+    environ = {access.REQUEST_ID: refused.request_id}
     if request is not None:
-        told |= {"REQUEST_METHOD": request.method, "RAW_URI": request.uri}
-    access.answered(told, refused.status, 0.0, len(refused.content))
+        environ |= {"REQUEST_METHOD": request.method, "RAW_URI": request.uri}
+    access.answered(environ, refused.status, 0.0, len(refused.content))

@@ -19,7 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from api.bell import PATIENCE_SECONDS
+from api.bell import TIMEOUT_SECONDS
 from services.errors import RateLimited
 
 PREFIX = "loopline:limit:"
@@ -53,8 +53,8 @@ class Rates:
         self._rate, self._clock = rate, clock
         self._redis = redis.Redis.from_url(
             broker_url,
-            socket_connect_timeout=PATIENCE_SECONDS,
-            socket_timeout=PATIENCE_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
         self._silent_until = 0.0

@@ -1,7 +1,7 @@
 """Reads the bodies of requests, and keeps those who send slowly from holding the server's threads.
 
 A body that is longer than `connections.SMALL_BODY_BYTES`, or comes in chunks, is read by the thread that answers the
-request, as the application asks for it. It is waited for PATIENCE_SECONDS in all, and longer only while its bytes come
+request, as the application asks for it. It is waited for TIMEOUT_SECONDS in all, and longer only while its bytes come
 at SLOWEST_BYTES_PER_SECOND. Whoever sends below FAST_BYTES_PER_SECOND is waited for by SLOW_THREADS of a process's
 threads and no more.
 """
@@ -17,7 +17,7 @@ from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]
 from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 from werkzeug.exceptions import RequestTimeout
 
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 SLOWEST_BYTES_PER_SECOND = 1_000.0
 FAST_BYTES_PER_SECOND = 100_000.0
 AT_ONCE_SECONDS = 0.5
@@ -64,7 +64,7 @@ class PacedReader(Unreader):  # type: ignore[misc]
             if not self.slow.acquire(blocking=False):
                 raise RequestTimeout("The request did not come in time: too many others are slow as well.")
             try:
-                if not self._readable(PATIENCE_SECONDS + self.received / SLOWEST_BYTES_PER_SECOND - self.waited):
+                if not self._readable(TIMEOUT_SECONDS + self.received / SLOWEST_BYTES_PER_SECOND - self.waited):
                     raise RequestTimeout("The request did not come in time: its bytes come too slowly.")
             finally:
                 self.slow.release()

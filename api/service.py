@@ -36,12 +36,12 @@ class Service:
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
     heavy: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_HEAVY))
     """Documents that take a while to read slow down all other threads of the process, so few are read at once."""
-    ready_said: tuple[float, Mapping[str, str]] = (-math.inf, MappingProxyType({}))
+    ready_checks: tuple[float, Mapping[str, str]] = (-math.inf, MappingProxyType({}))
     """The time of the last readiness check (monotonic clock, seconds) and its result."""
     trying: threading.Lock = field(default_factory=threading.Lock)
     wrote_at: float = field(default_factory=time.monotonic)
     """When the database last took a write of such a try."""
-    blobs_said: tuple[float, str] = (-math.inf, "")
+    blobs_check: tuple[float, str] = (-math.inf, "")
     """When the object store was asked last whether it is there, and what it said."""
 
 

@@ -75,7 +75,7 @@ def together(name: str, few: Engine) -> Iterator[dict[str, object]]:
     """One claimer, and eight at once."""
     url = few.url.render_as_string(hide_password=False)
     ways = {"tenants": "ours", "alone": "ours", "plain": "plain"}
-    told = {"alone": "beside a tenant that is alone", "plain": "beside plain claims"}
+    label = {"alone": "beside a tenant that is alone", "plain": "beside plain claims"}
     for count in (1, 8):
         took: dict[str, list[float]] = {queue: [] for queue in ways}
         with claimers(url, count) as processes:
@@ -85,7 +85,7 @@ def together(name: str, few: Engine) -> Iterator[dict[str, object]]:
                     took[queue] += [one] if turn else []  # the first one opens connections and fills caches
         rate = {queue: AT_ONCE / min(took[queue]) for queue in ways}
         who = "1 claimer" if count == 1 else f"{count} claimers"
-        for other, beside in told.items():
+        for other, beside in label.items():
             yield {
                 "what": f"claims a second on {name}, {who}: two tenants take turns {beside}",
                 "ours": f"{rate['tenants']:.0f}/s",
@@ -128,12 +128,12 @@ def rows() -> Iterator[dict[str, object]]:
         for name in ("SQLite", "PostgreSQL"):
             with filled(Path(place), name, FEW) as few, filled(Path(place), name, MANY) as many:
                 small, large = fastest((few, "tenants"), (many, "tenants"))
-                told = f"{MANY:,} jobs of {TENANTS[MANY]:,} tenants beside {FEW:,} jobs of {TENANTS[FEW]}"
-                yield row(f"a claim on {name} with {told}", large, small)
+                label = f"{MANY:,} jobs of {TENANTS[MANY]:,} tenants beside {FEW:,} jobs of {TENANTS[FEW]}"
+                yield row(f"a claim on {name} with {label}", large, small)
                 small, large = fastest((few, "batch"), (many, "batch"))
-                told = f"a batch of {BATCH[MANY]:,} and another tenant beside one of {BATCH[FEW]:,}"
-                yield row(f"a claim on {name} with {told}", large, small)
+                label = f"a batch of {BATCH[MANY]:,} and another tenant beside one of {BATCH[FEW]:,}"
+                yield row(f"a claim on {name} with {label}", large, small)
                 alone, turn = fastest((few, "alone"), (few, "tenants"))
-                told = "two tenants take turns beside a tenant that is alone"
-                yield row(f"a claim on {name} when {told}", turn, alone) | {"at_least": None}
+                label = "two tenants take turns beside a tenant that is alone"
+                yield row(f"a claim on {name} when {label}", turn, alone) | {"at_least": None}
                 yield from together(name, few)

@@ -43,7 +43,7 @@ def run(_: argparse.Namespace) -> int:
     settings = Settings()
     shown = Path(settings.data_dir)
     print(f"Starting Loopline in {shown}", flush=True)
-    with Launcher(settings, told(), on_stop=stopping, on_restart=partial(print, flush=True)) as service:
+    with Launcher(settings, part_printer(), on_stop=stopping, on_restart=partial(print, flush=True)) as service:
         if settings.port not in (0, service.settings.port):
             print(f"Port {settings.port} is taken; using {service.settings.port}.")
         print(addresses(service), flush=True)
@@ -61,10 +61,10 @@ def show(_: argparse.Namespace) -> int:
     """Run the demo."""
     from local import demo  # the client comes along, which `run` does not need
 
-    return demo.run(told())
+    return demo.run(part_printer())
 
 
-def told(write: Callable[[str], None] = lambda line: print(line, flush=True)) -> Callable[[Part], None]:
+def part_printer(write: Callable[[str], None] = lambda line: print(line, flush=True)) -> Callable[[Part], None]:
     """A line for each part that has started."""
     return lambda part: write(f"  {part.name:<10} {'started' if part.seconds is None else f'{part.seconds:5.2f} s'}")
 

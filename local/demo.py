@@ -119,14 +119,14 @@ def measured(epoch: Epoch, job: Job) -> float | None:
 
 def epoch_line(epoch: Epoch, epochs: int | None, is_best: bool) -> str:
     total = str(epochs or "?")
-    told = {
+    shown = {
         "loss": epoch.train_loss,
         "accuracy": epoch.metrics.get("train_accuracy"),
         "validation loss": epoch.validation_loss,
         "validation accuracy": epoch.metrics.get("validation_accuracy"),
         "gradient norm": epoch.grad_norm_mean,
     }
-    numbers = [f"{name} {value:.4f}" for name, value in told.items() if value is not None]
+    numbers = [f"{name} {value:.4f}" for name, value in shown.items() if value is not None]
     return f"  epoch {epoch.epoch:>{len(total)}}/{total}   " + "   ".join(numbers) + (" *" if is_best else "")
 
 

@@ -71,7 +71,7 @@ class Part:
     seconds: float | None = None
     """How long it took to start; None while it starts."""
 
-    def fate(self) -> str | None:
+    def exit_message(self) -> str | None:
         """How the process has ended; None while it runs."""
         if (status := self.process.poll()) is None:
             return None
@@ -79,8 +79,8 @@ class Part:
 
     def check(self) -> None:
         """Raises Failed when the process has ended."""
-        if (fate := self.fate()) is not None:
-            raise Failed(f"The {self.name} {fate}. The end of {self.log}:\n{last_lines(self.log)}")
+        if (exit_message := self.exit_message()) is not None:
+            raise Failed(f"The {self.name} {exit_message}. The end of {self.log}:\n{last_lines(self.log)}")
 
 
 class Launcher:
@@ -146,7 +146,7 @@ class Launcher:
         """Until a part ends by itself that has been started again too often; raises Failed then."""
         while True:
             for part in list(self.parts):
-                if part.fate() is not None:
+                if part.exit_message() is not None:
                     self._start_again(part)
             time.sleep(0.25)
 
@@ -155,7 +155,7 @@ class Launcher:
         if len(recent) >= MOST_RESTARTS:
             part.check()
         kept = part.log.with_suffix(".log.1")
-        self.on_restart(f"The {part.name} {part.fate()} and is started again; its log is kept in {kept}.")
+        self.on_restart(f"The {part.name} {part.exit_message()} and is started again; its log is kept in {kept}.")
         time.sleep(FIRST_WAIT_SECONDS * 2 ** len(recent))
         self._restarts[part.name] = [*recent, time.monotonic()]
         self.parts.remove(part)

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def migrate(session: Session, options: Options) -> Iterable[str]:
     """Bring the database's schema up to date, as the API does when it starts."""
-    tell(f"The database is at revision {db.REVISION}.")
+    print_note(f"The database is at revision {db.REVISION}.")
     return ()
 
 
@@ -78,7 +78,7 @@ def create_tenant(session: Session, options: Options) -> Iterable[str]:
     """Make a tenant; without limits it may have as much as it likes."""
     made = tenants.create(session, options.name, **changes(options))
     audit.record(session, Actor(made.name), "tenant.create")
-    tell(f"The tenant {made.name} is there. Make its first key: {as_typed('keys create --tenant', made.name)}")
+    print_note(f"The tenant {made.name} is there. Make its first key: {as_typed('keys create --tenant', made.name)}")
     return ()
 
 
@@ -103,8 +103,8 @@ def create_key(session: Session, options: Options) -> Iterable[str]:
     key, text = keys.create(session, options.tenant, scopes, name=options.name, expires_seconds=seconds)
     audit.record(session, Actor(key.tenant), "key.create", key.id)
     ends = f"ends {when(key.expires_at)}" if key.expires_at else "does not end by itself"
-    tell(f"{key.id} of the tenant {key.tenant} may {key.scopes.replace(',', ', ')} and {ends}.")
-    tell("This is the only time that it is shown; clients read it from LOOPLINE_API_KEY.")
+    print_note(f"{key.id} of the tenant {key.tenant} may {key.scopes.replace(',', ', ')} and {ends}.")
+    print_note("This is the only time that it is shown; clients read it from LOOPLINE_API_KEY.")
     return [text]
 
 
@@ -118,7 +118,7 @@ def revoke_key(session: Session, options: Options) -> Iterable[str]:
     """End a key; running services refuse it within a few seconds."""
     key = keys.revoke(session, options.id)
     audit.record(session, Actor(key.tenant), "key.revoke", key.id)
-    tell(f"{key.id} of the tenant {key.tenant} is revoked since {when(key.revoked_at)}.")
+    print_note(f"{key.id} of the tenant {key.tenant} is revoked since {when(key.revoked_at)}.")
     return ()
 
 
@@ -167,7 +167,7 @@ def table(rows: Iterable[dict[str, str]]) -> list[str]:
     """Rows in columns, under their names; nothing where there are none."""
     found = [{name: visible(cell) for name, cell in row.items()} for row in rows]
     if not found:
-        tell("There is nothing to list.")
+        print_note("There is nothing to list.")
         return []
     lines = [[*found[0]], *([*row.values()] for row in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -178,7 +178,7 @@ def when(seconds: float | None) -> str:
     return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def tell(line: str) -> None:
+def print_note(line: str) -> None:
     print(visible(line), file=sys.stderr)
 
 

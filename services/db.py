@@ -61,7 +61,7 @@ _GONE = (
     "The database's file was deleted or moved while it was in use; put it back, or restore it from a backup, and start "
     "the service again."
 )
-_SQLITE_TOLD = {
+_SQLITE_MESSAGES = {
     "SQLITE_FULL": "The disk that the database lies on is full; free space.",
     "SQLITE_READONLY_DBMOVED": _GONE,
     "SQLITE_IOERR_FSTAT": _GONE,
@@ -192,11 +192,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     # between, whatever the busy timeout; so writers take the write lock first.
     options = connection.get_execution_options()
     read_only = options.get(_READ_ONLY, False)
-    patience = 0.0 if options.get(_WITHOUT_WAIT, False) else BUSY_SECONDS
+    wait_seconds = 0.0 if options.get(_WITHOUT_WAIT, False) else BUSY_SECONDS
     if not read_only:
         _set_pragmas(connection, query_only="OFF", busy_timeout="0")
-        _wait_for_turn(connection, patience)
-    _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(patience * 1000)))
+        _wait_for_turn(connection, wait_seconds)
+    _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(wait_seconds * 1000)))
     if read_only and not options.get(_ONE_STATEMENT, False):
         _driver_of(connection).execute("BEGIN")
 
@@ -443,7 +443,7 @@ def _read_only_translated() -> Iterator[None]:
 
 def _sentence(error: DBAPIError) -> str:
     code = _code(error)
-    what = next((told for name, told in _SQLITE_TOLD.items() if code.startswith(name)), None)
+    what = next((message for name, message in _SQLITE_MESSAGES.items() if code.startswith(name)), None)
     return what or f"The database cannot answer now ({_first_line(error)}); try again soon."
 
 

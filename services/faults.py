@@ -22,7 +22,7 @@ POINTS = frozenset(
         "bell.due",  # a job is committed, and its bell was not rung
         "dataset.placed",  # an upload lies in its place, and has no row
         "batch.ended",  # a batch has ended and its messages are written, nothing is committed
-        "batch.told",  # they are committed, and the scheduler goes on to the next thing
+        "batch.committed",  # they are committed, and the scheduler goes on to the next thing
         "firing.written",  # a slot has its row and its batch, and nothing is committed
         "webhook.claimed",  # a message is ours to send, and nothing was sent
         "webhook.sent",  # the receiver has answered, and the database does not know

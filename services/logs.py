@@ -88,10 +88,10 @@ def _formatter(as_json: bool) -> logging.Formatter:
 
 def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Keep each text within its line, and a terminal from obeying it; indent a traceback. (JSON escapes by itself.)"""
-    told = {key: _one_line(value) if isinstance(value, str) else value for key, value in event.items()}
+    fields = {key: _one_line(value) if isinstance(value, str) else value for key, value in event.items()}
     if isinstance(traceback := event.get("exception"), str):
-        told["exception"] = "\n".join(f"    {_one_line(line)}" for line in traceback.split("\n"))
-    return told
+        fields["exception"] = "\n".join(f"    {_one_line(line)}" for line in traceback.split("\n"))
+    return fields
 
 
 def _one_line(text: str) -> str:

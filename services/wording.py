@@ -109,12 +109,12 @@ def setting_sentences(error: ValidationError) -> Iterator[str]:
     for entry in error.errors(include_url=False):
         if entry["type"] == "default_factory_not_called":  # another setting is wrong, and has a sentence of its own
             continue
-        told = entry["msg"].removeprefix("Value error, ").removesuffix(".")
+        message = entry["msg"].removeprefix("Value error, ").removesuffix(".")
         if not entry["loc"]:  # it is about several settings, and names them itself
-            yield f"{told}."
+            yield f"{message}."
             continue
         setting = str(entry["loc"][0])
-        about = f": {told}" if entry["type"] == "value_error" else f" {_of_value(entry, (setting,))}"
+        about = f": {message}" if entry["type"] == "value_error" else f" {_of_value(entry, (setting,))}"
         yield f"LOOPLINE_{setting.upper()}{about}."
 
 
@@ -182,7 +182,7 @@ def _sentence(error: Mapping[str, Any], path: tuple[Any, ...], model: type[BaseM
         return _unknown_key(path, model, document)
     if kind in COMPLETE:
         return str(error["msg"])
-    union = next((told for place, told in UNIONS.items() if path[-len(place) :] == place), None)
+    union = next((message for place, message in UNIONS.items() if path[-len(place) :] == place), None)
     return f"{union}; got {_shown(error.get('input'))}" if union else _of_value(error, path)
 
 

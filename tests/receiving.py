@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Heard:
+class Request:
     """One request."""
 
     path: str
@@ -39,7 +39,7 @@ class Receiver:
     """Answers with `replies` in turn, the last one for good."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.heard: list[Heard] = []
+        self.received: list[Request] = []
         self.replies: list[Reply] = [status(204)]
         self.news = threading.Condition()
         self.ending = threading.Event()
@@ -49,7 +49,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 with receiver.news:
-                    receiver.heard.append(Heard(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                    receiver.received.append(Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                     reply = receiver.replies.pop(0) if len(receiver.replies) > 1 else receiver.replies[0]
                     receiver.news.notify_all()
                 with suppress(OSError):  # the other side may have had enough
@@ -67,11 +67,11 @@ class Receiver:
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
         self.thread.start()
 
-    def until(self, count: int, seconds: float = 20.0) -> list[Heard]:
-        """What was heard, once it is so much."""
+    def until(self, count: int, seconds: float = 20.0) -> list[Request]:
+        """The requests, once there are so many."""
         with self.news:
-            assert self.news.wait_for(lambda: len(self.heard) >= count, seconds), self.heard
-            return list(self.heard)
+            assert self.news.wait_for(lambda: len(self.received) >= count, seconds), self.received
+            return list(self.received)
 
     def hang(self, handler: BaseHTTPRequestHandler) -> None:
         """A reply that never comes."""

@@ -121,7 +121,7 @@ class Fleet:
                 self._begin(member)
             elif member.trouble is not None and now >= member.say_at:
                 member.say_at = now + SAY_SECONDS
-                self._tell(member)
+                self._report_broken(member)
         elif process.has_exited(member.process):
             status = self._reap(member)
             if member.is_testing:
@@ -152,7 +152,7 @@ class Fleet:
         wait = RETEST_SECONDS * 2 ** min(member.failed_tests, 3)
         member.failed_tests += 1
         member.begin_at, member.say_at = time.monotonic() + wait, time.monotonic() + SAY_SECONDS
-        self._tell(member)
+        self._report_broken(member)
         log.error(
             "%s (%s) failed its self-test and takes no jobs: %s",
             member.device.label,
@@ -186,8 +186,8 @@ class Fleet:
             log.warning("no GPU works, the worker uses the CPU; set LOOPLINE_DEVICE=cuda to fail instead")
             self.members = [Member(CPU)]
             return
-        told = "; ".join(f"{member.device.label}: {member.trouble}" for member in self.members)
-        raise GivenUp(f"No GPU can be used. {told}")
+        troubles = "; ".join(f"{member.device.label}: {member.trouble}" for member in self.members)
+        raise GivenUp(f"No GPU can be used. {troubles}")
 
     # Processes
 
@@ -230,7 +230,7 @@ class Fleet:
 
     # The list of workers
 
-    def _tell(self, member: Member) -> None:
+    def _report_broken(self, member: Member) -> None:
         """Say among the workers that there is one that cannot work."""
         self._write(
             lambda session: workers.beat(
@@ -239,7 +239,7 @@ class Fleet:
                 queues=self.settings.queue_names,
                 state=workers.State.BROKEN,
                 job_id=None,
-                heard_seconds_ago=None,
+                doorbell_seconds_ago=None,
             )
         )
 

@@ -137,10 +137,10 @@ def fp16(bench: Bench) -> str:
 
 
 def learnt(bench: Bench, precision: str) -> str:
-    told = losses(bench.train(precision, bench.spec(precision=precision)))
-    if not told[-1] <= LEARNT * told[0]:
-        raise Wrong(f"the loss went from {told[0]:.4f} to {told[-1]:.4f}: it learns nothing")
-    return f"the loss went from {told[0]:.4f} to {told[-1]:.4f}"
+    curve = losses(bench.train(precision, bench.spec(precision=precision)))
+    if not curve[-1] <= LEARNT * curve[0]:
+        raise Wrong(f"the loss went from {curve[0]:.4f} to {curve[-1]:.4f}: it learns nothing")
+    return f"the loss went from {curve[0]:.4f} to {curve[-1]:.4f}"
 
 
 def resume(bench: Bench) -> str:

@@ -24,7 +24,7 @@ from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares, trainer_command
 from worker.drain import Drain
 from worker.gpu.devices import gpu_of
-from worker.pulse import Pulse, end_parent
+from worker.heartbeat import Heartbeat, end_parent
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Worker:
 
     _drain: Drain
     _slot: Slot
-    _pulse: Pulse
+    _heartbeat: Heartbeat
 
     def __init__(self, command: Sequence[str] | None) -> None:
         self._command = command
@@ -118,11 +118,11 @@ class Worker:
             worker=name(),
             gpu=gpu_of(settings.device, os.environ),
         )
-        self._pulse = Pulse(self._slot, end=partial(end_parent, os.getppid()))
-        self._pulse.start()
+        self._heartbeat = Heartbeat(self._slot, end=partial(end_parent, os.getppid()))
+        self._heartbeat.start()
 
     def on_process_shutdown(self, **_: Any) -> None:
-        self._pulse.stop()
+        self._heartbeat.stop()
         self._slot.spares.end()
         self._slot.engine.dispose()
 

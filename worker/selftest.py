@@ -48,7 +48,7 @@ class Step:
 
 
 @dataclass
-class Patient:
+class Machine:
     """What is tested, and what is known of it: the facts that advice is given with."""
 
     wanted: str
@@ -61,44 +61,44 @@ class Patient:
         return self.device
 
 
-def steps(wanted: str, tests: dict[str, Callable[[Patient], str]] | None = None) -> Iterator[Step]:
+def steps(wanted: str, tests: dict[str, Callable[[Machine], str]] | None = None) -> Iterator[Step]:
     """Each step as it has ended; one that fails is the last."""
-    patient = Patient(wanted)
+    machine = Machine(wanted)
     for name, test in (tests or TESTS).items():
         began = time.monotonic()
         try:
-            detail = test(patient)
+            detail = test(machine)
         except Exception as error:  # noqa: BLE001  the one edge: whatever goes wrong is what is asked for
-            told = f"{type(error).__name__}: {error}"
-            yield Step(name, False, time.monotonic() - began, advised(told, patient.facts))
+            message = f"{type(error).__name__}: {error}"
+            yield Step(name, False, time.monotonic() - began, advised(message, machine.facts))
             return
         yield Step(name, True, time.monotonic() - began, detail)
 
 
-def driver(patient: Patient) -> str:
+def driver(machine: Machine) -> str:
     import torch
 
     from services.training.run import device_of
 
-    patient.facts["torch"] = str(torch.__version__)
-    if patient.wanted == "auto" and not torch.cuda.is_available():
-        patient.wanted = "cpu"
-    if patient.wanted == "cpu":
-        patient.device = torch.device("cpu")
+    machine.facts["torch"] = str(torch.__version__)
+    if machine.wanted == "auto" and not torch.cuda.is_available():
+        machine.wanted = "cpu"
+    if machine.wanted == "cpu":
+        machine.device = torch.device("cpu")
         return f"torch {torch.__version__} on the CPU, {torch.get_num_threads()} threads"
-    patient.facts |= {"cuda": str(torch.version.cuda), "driver": _driver_version()}
+    machine.facts |= {"cuda": str(torch.version.cuda), "driver": _driver_version()}
     if torch.version.cuda is None:
         raise RuntimeError("torch is built without CUDA")
     torch.cuda.init()  # type: ignore[no-untyped-call]  # unlike is_available() it says what is wrong
-    patient.device = device_of(patient.wanted)
-    major, minor = torch.cuda.get_device_capability(patient.device)
-    patient.facts |= {
-        "name": torch.cuda.get_device_name(patient.device),
+    machine.device = device_of(machine.wanted)
+    major, minor = torch.cuda.get_device_capability(machine.device)
+    machine.facts |= {
+        "name": torch.cuda.get_device_name(machine.device),
         "capability": f"{major}.{minor}",
         "architectures": ", ".join(torch.cuda.get_arch_list()),
     }
-    told = "{name} (compute capability {capability}), driver {driver}, torch {torch} for CUDA {cuda}"
-    return told.format_map(patient.facts)
+    message = "{name} (compute capability {capability}), driver {driver}, torch {torch} for CUDA {cuda}"
+    return message.format_map(machine.facts)
 
 
 def _driver_version() -> str:
@@ -110,33 +110,33 @@ def _driver_version() -> str:
     return "(unknown)"
 
 
-def allocate(patient: Patient) -> str:
+def allocate(machine: Machine) -> str:
     import torch
 
-    size = ALLOCATED_BYTES if patient.place.type == "cuda" else ALLOCATED_BYTES // 16
-    block = torch.ones(size // 4, device=patient.place)
+    size = ALLOCATED_BYTES if machine.place.type == "cuda" else ALLOCATED_BYTES // 16
+    block = torch.ones(size // 4, device=machine.place)
     if float(block.sum(dtype=torch.float64)) != size // 4:
         raise RuntimeError(f"CUDA memory is not what was written to it ({size >> 20} MiB)")
-    if patient.place.type != "cuda":
+    if machine.place.type != "cuda":
         return f"{size >> 20} MiB written and read"
-    free, total = torch.cuda.mem_get_info(patient.place)
+    free, total = torch.cuda.mem_get_info(machine.place)
     return f"{size >> 20} MiB written and read; {free / 1e9:.1f} of {total / 1e9:.1f} GB are free beside them"
 
 
-def multiply(patient: Patient) -> str:
+def multiply(machine: Machine) -> str:
     import torch
 
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=draw) for _ in range(2))
-    error = _error((a.to(patient.place) @ b.to(patient.place)).cpu(), (a.double() @ b.double()).float())
+    error = _error((a.to(machine.place) @ b.to(machine.place)).cpu(), (a.double() @ b.double()).float())
     return f"512 x 512, {error:.1e} of the largest value off the CPU's"
 
 
-def recurrent(patient: Patient) -> str:
+def recurrent(machine: Machine) -> str:
     import torch
     from torch import nn
 
-    if patient.place.type == "cuda" and not torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
+    if machine.place.type == "cuda" and not torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
         raise RuntimeError("cuDNN is not available")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -144,9 +144,9 @@ def recurrent(patient: Patient) -> str:
         x = torch.randn(4, 12, 8)
     here = nn.LSTM(8, 32, num_layers=2, bidirectional=True, batch_first=True)
     here.load_state_dict(there.state_dict())
-    there.to(patient.place)
+    there.to(machine.place)
     results = []
-    for rnn, place in ((there, patient.place), (here, torch.device("cpu"))):
+    for rnn, place in ((there, machine.place), (here, torch.device("cpu"))):
         packed = nn.utils.rnn.pack_padded_sequence(x.to(place), torch.tensor([12, 9, 5, 1]), batch_first=True)
         outputs, _ = rnn(packed)
         outputs.data.square().sum().backward()
@@ -154,18 +154,18 @@ def recurrent(patient: Patient) -> str:
         results.append((outputs.data.detach().cpu(), torch.cat(gradients).cpu()))
     forward, backward = (_error(got, wanted) for got, wanted in zip(*results, strict=True))
     by = "torch"
-    if patient.place.type == "cuda":
+    if machine.place.type == "cuda":
         by = f"cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
     return f"LSTM by {by}: outputs {forward:.1e}, gradients {backward:.1e} of the largest off the CPU's"
 
 
-def precision(patient: Patient) -> str:
+def precision(machine: Machine) -> str:
     import torch
 
     from services.training.model import DTYPES, FUNCTIONS, works_in
 
-    if patient.place.type == "cuda":
-        x = torch.randn(256, 256, device=patient.place, dtype=torch.float16)
+    if machine.place.type == "cuda":
+        x = torch.randn(256, 256, device=machine.place, dtype=torch.float16)
         if not bool((x @ x).isfinite().all()):
             raise RuntimeError("CUDA: a product in fp16 is not finite")
     works, lacking = 0, []
@@ -173,12 +173,12 @@ def precision(patient: Patient) -> str:
         for mode in FUNCTIONS:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "RNN module weights are not part", UserWarning)  # cuDNN's, in bf16
-                ways = [works_in(dtype, mode, both, patient.place) for both in (False, True)]
+                ways = [works_in(dtype, mode, both, machine.place) for both in (False, True)]
             works += sum(ways)
             if not all(ways):
                 lacking.append(f"{mode.lower()} in {name}")
-    told = f"{works} of {2 * len(DTYPES) * len(FUNCTIONS)} kinds of recurrent layers train in bf16 or fp16"
-    return told + (f"; in float32 instead: {', '.join(lacking)}" if lacking else "")
+    message = f"{works} of {2 * len(DTYPES) * len(FUNCTIONS)} kinds of recurrent layers train in bf16 or fp16"
+    return message + (f"; in float32 instead: {', '.join(lacking)}" if lacking else "")
 
 
 def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -188,7 +188,7 @@ def _error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return error
 
 
-TESTS: dict[str, Callable[[Patient], str]] = {
+TESTS: dict[str, Callable[[Machine], str]] = {
     "driver": driver,
     "allocate": allocate,
     "multiply": multiply,

@@ -26,11 +26,11 @@ def ring(slot: Slot, queue: object) -> int:
             "ignored a notification for the queue %.100r: this worker listens to %s", queue, slot.settings.queues
         )
         return 0
-    slot.ear.hear()
+    slot.activity.begin()
     try:
         return _work_off(slot, queue)
     finally:
-        slot.ear.rest()
+        slot.activity.end()
 
 
 def _work_off(slot: Slot, queue: str) -> int:

@@ -31,11 +31,11 @@ from services.training.messages import (
     PROTOCOL,
     Event,
     Failed,
-    Heard,
     Lease,
     Order,
     ProtocolError,
     Ready,
+    Recorded,
     Steps,
     Stop,
     StopReason,
@@ -76,7 +76,7 @@ def main() -> int:
     except ProtocolError as error:
         send(Failed("trainer_crashed", str(error), None))
         return 1
-    return train(run.events(order, stop=inbox.stop, heard=inbox.heard), send)
+    return train(run.events(order, stop=inbox.stop, recorded=inbox.recorded), send)
 
 
 def train(events: Iterable[Event], send: Send) -> int:
@@ -86,7 +86,7 @@ def train(events: Iterable[Event], send: Send) -> int:
         for event in events:
             is_built = is_built or isinstance(event, Steps)
             send(event)
-    except Exception as error:  # noqa: BLE001  the one edge: here a failure is told with its traceback
+    except Exception as error:  # noqa: BLE001  the one edge: here a failure is sent with its traceback
         send(failure(error, is_built=is_built))
         return 1
     return 0
@@ -132,7 +132,7 @@ class Inbox:
         self._fd = fd
         self._orders: queue.SimpleQueue[Order | ProtocolError] = queue.SimpleQueue()
         self._stop: StopReason | None = None
-        self._heard = 0
+        self._recorded = 0
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def order(self) -> Order:
@@ -146,9 +146,9 @@ class Inbox:
         """Why the training is to stop, or None; asked after every step, so it costs no more than an attribute."""
         return self._stop
 
-    def heard(self) -> int:
+    def recorded(self) -> int:
         """How many of this attempt's events about checkpoints are in the database."""
-        return self._heard
+        return self._recorded
 
     def _read(self) -> None:
         for line in lines(self._fd):
@@ -162,8 +162,8 @@ class Inbox:
         match request:
             case Lease(until):
                 die_at(until)
-            case Heard(count):
-                self._heard = count
+            case Recorded(count):
+                self._recorded = count
             case Stop(reason):
                 self._stop = reason
             case Order():

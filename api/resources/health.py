@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from api import auth, openapi, schemas
-from api.bell import PATIENCE_SECONDS
+from api.bell import TIMEOUT_SECONDS
 from api.service import Service, current
 from services import db
 from services.errors import LooplineError, StorageUnavailable
@@ -19,9 +19,9 @@ from services.jobs import workers
 
 READY_SECONDS = 1.0
 LOCKED_SECONDS = 30.0
-BLOBS_SECONDS, BLOBS_PATIENCE_SECONDS = 5.0, 3.0
+BLOBS_SECONDS, BLOBS_TIMEOUT_SECONDS = 5.0, 3.0
 
-UNTOLD = "not well; ask with an API key to hear why"
+NOT_SHOWN = "not well; ask with an API key to hear why"
 
 api = openapi.blueprint("health", __name__, prefix="/v1/health", about="Is the service up, and can it work?")
 
@@ -63,17 +63,17 @@ def working() -> Response:
 
 def _tried(service: Service) -> Mapping[str, str]:
     """What the process can do; asked by many at once, one of them tries."""
-    at, told = service.ready_said
-    if time.monotonic() < at + READY_SECONDS or not service.trying.acquire(blocking=not told):
-        return told
+    at, checks_before = service.ready_checks
+    if time.monotonic() < at + READY_SECONDS or not service.trying.acquire(blocking=not checks_before):
+        return checks_before
     try:
-        if service.ready_said[0] == at:
+        if service.ready_checks[0] == at:
             work = _work(service)
             if work["database"] == "ok":
                 work["database"] = _writes(service)
             checks = {**work, "folder": _folder(service), "broker": _broker(service.settings.broker_url)}
-            service.ready_said = (time.monotonic(), {**checks, **_blobs(service)})
-        return service.ready_said[1]
+            service.ready_checks = (time.monotonic(), {**checks, **_blobs(service)})
+        return service.ready_checks[1]
     finally:
         service.trying.release()
 
@@ -100,8 +100,8 @@ def _folder(service: Service) -> str:
 
 def _shown(checks: Mapping[str, str]) -> dict[str, str]:
     """The checks; to strangers no more than whether all is well, for the reasons name hosts and queues."""
-    told = all(said == "ok" for said in checks.values()) or auth.is_known()
-    return {what: said if told or said == "ok" else UNTOLD for what, said in checks.items()}
+    with_reasons = all(said == "ok" for said in checks.values()) or auth.is_known()
+    return {what: said if with_reasons or said == "ok" else NOT_SHOWN for what, said in checks.items()}
 
 
 def _all_well(checks: Mapping[str, str]) -> bool:
@@ -122,8 +122,8 @@ def _work(service: Service) -> dict[str, str]:
 def _broker(url: str) -> str:
     client = redis.Redis.from_url(
         url,
-        socket_connect_timeout=PATIENCE_SECONDS,
-        socket_timeout=PATIENCE_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        socket_timeout=TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
     try:
@@ -140,12 +140,12 @@ def _blobs(service: Service) -> dict[str, str]:
     store = service.storage.objects
     if store is None:
         return {}
-    at, told = service.blobs_said
+    at, answer = service.blobs_check
     if time.monotonic() >= at + BLOBS_SECONDS:
         try:
-            store.check(BLOBS_PATIENCE_SECONDS)
-            told = "ok"
+            store.check(BLOBS_TIMEOUT_SECONDS)
+            answer = "ok"
         except StorageUnavailable as error:
-            told = error.message
-        service.blobs_said = (time.monotonic(), told)
-    return {"blobs": told}
+            answer = error.message
+        service.blobs_check = (time.monotonic(), answer)
+    return {"blobs": answer}

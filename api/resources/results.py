@@ -59,10 +59,10 @@ def _finished(job_id: str) -> Job:
         job = control.get(session, identified(job_id), tenant=auth.tenant())
         kept = [str(row.step) for row in progress.checkpoints(session, job.id)]
     if job.status in TERMINAL and job.status != Status.SUCCEEDED and not job.files:
-        told = f"This job has no model: it ended as {job.status}."
+        message = f"This job has no model: it ended as {job.status}."
         if kept:
-            told += f" Checkpoints are kept of steps {', '.join(kept)}: GET /v1/jobs/{job.id}/checkpoints/STEP."
-        raise ModelNotReady(told)
+            message += f" Checkpoints are kept of steps {', '.join(kept)}: GET /v1/jobs/{job.id}/checkpoints/STEP."
+        raise ModelNotReady(message)
     if job.status not in TERMINAL:
         raise ModelNotReady
     return job

@@ -126,8 +126,8 @@ class Batch:
         etag, batch = None, self
         while True:
             asked_at = time.monotonic()
-            patience = max(0.0, min(POLL_SECONDS, deadline - asked_at))
-            changed, seen = self._poll(etag, patience if etag or not every else 0.0)
+            seconds = max(0.0, min(POLL_SECONDS, deadline - asked_at))
+            changed, seen = self._poll(etag, seconds if etag or not every else 0.0)
             etag = seen if every else None  # without one the service holds each answer until the end
             if changed is None and every and time.monotonic() - asked_at > SILENCE_SECONDS:
                 changed = self._of_silence(batch)
@@ -168,7 +168,7 @@ class Batch:
             self._path(),
             params={"wait": round(wait)} if wait >= 0.5 else None,
             headers={"If-None-Match": etag} if etag else None,
-            patience=wait,
+            wait_seconds=wait,
         )
         if response.status_code == 304:
             return None, etag

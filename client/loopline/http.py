@@ -99,18 +99,18 @@ class Http:
         params: Params | None = None,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
-        patience: float = 0.0,
+        wait_seconds: float = 0.0,
         expected: int = 200,
         once: bool = False,
     ) -> httpx.Response:
         """Sends one request and returns its answer: a 2xx, a 304, or the status that is `expected` besides.
 
-        `patience` is added to the time that an answer may take; `once` is for what must not be repeated.
+        `wait_seconds` is added to the time that an answer may take; `once` is for what must not be repeated.
         Raises ServiceUnreachable, or what `error_in` makes of the answer.
         """
 
         def one() -> httpx.Response:
-            with self._open(method, path, params, headers, body, patience, expected) as response:
+            with self._open(method, path, params, headers, body, wait_seconds, expected) as response:
                 return self._read(response)
 
         return one() if once else self._retrying(one)
@@ -165,10 +165,12 @@ class Http:
         params: Params | None,
         headers: Mapping[str, str] | None,
         body: Body | None,
-        patience: float = 0.0,
+        wait_seconds: float = 0.0,
         expected: int = 200,
     ) -> Iterator[httpx.Response]:
-        timeout = httpx.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout), read=self.timeout + patience)
+        timeout = httpx.Timeout(
+            self.timeout, connect=min(CONNECT_SECONDS, self.timeout), read=self.timeout + wait_seconds
+        )
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
             with self._client.stream(

@@ -150,7 +150,7 @@ class Job:
         etag, job = None, self
         while True:
             asked_at = time.monotonic()
-            changed, etag = self._poll(etag, wait=_patience(deadline) if etag else 0.0)
+            changed, etag = self._poll(etag, wait=_seconds_left(deadline) if etag else 0.0)
             if changed is None and job.status == "running" and time.monotonic() - asked_at > SILENCE_SECONDS:
                 changed = self._of_silence(job)
             if changed:
@@ -206,11 +206,11 @@ class Job:
 
     def events(self, after: int = 0, *, follow: bool = False) -> Iterator[Event]:
         """What happened to the job, in that order, from the event after `after`. follow: until the job ends."""
-        return (Event.of(each) for each in self._told("events", "id", after, follow))
+        return (Event.of(each) for each in self._entries("events", "id", after, follow))
 
     def logs(self, after: int = 0, *, follow: bool = False) -> Iterator[LogLine]:
         """What its trainers logged and printed, from the line after `after`. follow: until the job ends."""
-        return (LogLine.of(each) for each in self._told("logs", "number", after, follow))
+        return (LogLine.of(each) for each in self._entries("logs", "number", after, follow))
 
     def epochs(self, after: int = 0) -> Iterator[Epoch]:
         """The epochs that have ended, in order, from the one after `after`."""
@@ -253,7 +253,7 @@ class Job:
         http = self._connection
         return Job.of(http.object_in(http.send("POST", self._path(verb))), http)
 
-    def _told(self, what: str, key: str, after: int, follow: bool) -> Iterator[Document]:
+    def _entries(self, what: str, key: str, after: int, follow: bool) -> Iterator[Document]:
         """Entries below the job, each once. Whatever adds one changes the job, so that a poll hears of it."""
         for _ in self.changes() if follow else (self,):
             for entry in self._connection.pages(self._path(what), {"after": after, "limit": 1000}, key=key):
@@ -268,7 +268,7 @@ class Job:
             self._path(),
             params={"wait": round(wait)} if wait >= 0.5 else None,
             headers={"If-None-Match": etag} if etag else None,
-            patience=wait,
+            wait_seconds=wait,
         )
         if response.status_code == 304:
             return None, etag
@@ -279,18 +279,18 @@ class Job:
         deadline = _deadline(timeout)
         while True:
             asked_at = time.monotonic()
-            job, _ = self._poll(None, wait=_patience(deadline))
+            job, _ = self._poll(None, wait=_seconds_left(deadline))
             if job is not None and job.terminal:
                 return job
             _check(deadline, job or self, timeout)
-            time.sleep(max(0.0, min(IDLE_PAUSE_SECONDS - (time.monotonic() - asked_at), _patience(deadline))))
+            time.sleep(max(0.0, min(IDLE_PAUSE_SECONDS - (time.monotonic() - asked_at), _seconds_left(deadline))))
 
 
 def _deadline(timeout: float | None) -> float:
     return float("inf") if timeout is None else time.monotonic() + timeout
 
 
-def _patience(deadline: float) -> float:
+def _seconds_left(deadline: float) -> float:
     return max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
 
 

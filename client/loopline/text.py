@@ -122,13 +122,13 @@ def understood(dataset: Dataset) -> str:
 def targets(dataset: Dataset) -> str:
     """What there is to predict: `9 classes`, `12 tags, one for each step`, `3 yes-or-no labels`."""
     many = dataset.target_dim or 1
-    told = {
+    words = {
         "classes": f"{many} classes",
         "tags": f"{count(many, 'tag')}, one for each step",
         "multilabel": count(many, "yes-or-no label"),
         "values": f"{many} values to predict" if many > 1 else "values",
     }
-    return told.get(dataset.target, dataset.target)
+    return words.get(dataset.target, dataset.target)
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

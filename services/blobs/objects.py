@@ -162,14 +162,14 @@ class S3:
         """A question that costs the store little. Raises StorageUnavailable when there is no answer in time."""
         self._call("list_objects_v2", timeout=seconds, Prefix=self._prefix, MaxKeys=1)
 
-    def _pages(self, method: str, prefix: str, ask: str, told: str, **also: Any) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, method: str, prefix: str, ask: str, marker: str, **also: Any) -> Iterator[Mapping[str, Any]]:
         more: dict[str, Any] = {}
         while True:
             page = self._call(method, Prefix=self._prefix + prefix, **also, **more)
             yield page
             if not page.get("IsTruncated"):
                 return
-            more = {ask: page[told]}
+            more = {ask: page[marker]}
 
     def _call(
         self, method: str, *, missing: bool = False, timeout: float | None = None, **arguments: Any
@@ -284,8 +284,8 @@ def from_settings(settings: Settings) -> S3 | None:
     )
 
 
-def _check(path: Path, found: str, told: str) -> None:
-    if found != told:
+def _check(path: Path, found: str, expected: str) -> None:
+    if found != expected:
         raise Changed(f"{path.name} has another hash")
 
 

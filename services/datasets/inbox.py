@@ -157,8 +157,8 @@ def _remember(session: Session, entry: Entry, *, dataset_id: str | None = None, 
     db.lock(session, "inbox")
     session.execute(sa.delete(InboxFile).where(InboxFile.place == entry.place))
     row = {"place": entry.place, "tenant": entry.tenant, "stamp": entry.stamp, "at": now()}
-    told = None if error is None else clean(error, MOST_ERROR)
-    session.execute(sa.insert(InboxFile).values(**row, dataset_id=dataset_id, error=told))
+    message = None if error is None else clean(error, MOST_ERROR)
+    session.execute(sa.insert(InboxFile).values(**row, dataset_id=dataset_id, error=message))
 
 
 def _opened(source: Source, entry: Entry) -> BinaryIO | Reading:

@@ -116,12 +116,12 @@ def succeed(session: Session, lease: Lease, result: Mapping[str, Any], files: Se
     """
     job = owned(session, lease)
     concluded = retraining.conclude(session, job, result)
-    told = None
+    message = None
     if "retrain" in concluded:
-        told, decision = concluded["retrain"]["message"], concluded["retrain"]["decision"]
+        message, decision = concluded["retrain"]["message"], concluded["retrain"]["decision"]
         metrics.after_commit(session, metrics.RETRAININGS.inc, queue=job.queue, decision=decision)
     kept = [dict(file) for file in files]
-    return moves.end(session, job, Status.SUCCEEDED, result=concluded, files=kept, message=told)
+    return moves.end(session, job, Status.SUCCEEDED, result=concluded, files=kept, message=message)
 
 
 def fail(
@@ -147,14 +147,14 @@ def fail(
     """
     why = Reason(reason)
     job = owned(session, lease)
-    told = moves.explain(why, message)
+    explained = moves.explain(why, message)
     used_up = job.failures >= job.max_retries and not job.cancel_requested
     if not retry or why in PERMANENT or used_up or (why == Reason.STALLED and _has_stalled(session, job)):
-        return moves.end(session, job, Status.FAILED, reason=why, message=told, **_offered(result, files))
+        return moves.end(session, job, Status.FAILED, reason=why, message=explained, **_offered(result, files))
     wait = min(retry_seconds * 2**job.failures, MAX_RETRY_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
-    retold = f"Attempt {job.attempt} failed ({why}) and is tried again: {told}"
+    retry_message = f"Attempt {job.attempt} failed ({why}) and is tried again: {explained}"
     values = {"failures": job.failures + 1, "not_before": now() + wait}
-    return moves.requeue(session, job, reason=why, message=retold, **values)
+    return moves.requeue(session, job, reason=why, message=retry_message, **values)
 
 
 def give_back(session: Session, lease: Lease) -> Job:
@@ -217,13 +217,13 @@ def expire(session: Session, *, grace_seconds: float = 0.0, limit: int = 100) ->
     lanes.enter(session, {lanes.lane_of(job) for job in silent})
     for job in silent:
         metrics.after_commit(session, metrics.EXPIRIES.inc)
-        told = f"Worker {job.worker} was lost during attempt {job.attempt}."
-        moved.append(_lose(session, job, told, until=job.lease_until).id)
+        message = f"Worker {job.worker} was lost during attempt {job.attempt}."
+        moved.append(_lose(session, job, message, until=job.lease_until).id)
     for job in _take(session, select(Job).where(*_late()).limit(limit)):
         waited = job.spec["limits"]["max_queue_seconds"]
         late = f"No worker was free within limits.max_queue_seconds ({waited:g} s): raise it, or run more workers."
-        told = moves.explain(Reason.TIME_LIMIT, late)
-        moved.append(moves.move(session, job, Status.FAILED, reason=Reason.TIME_LIMIT, message=told).id)
+        message = moves.explain(Reason.TIME_LIMIT, late)
+        moved.append(moves.move(session, job, Status.FAILED, reason=Reason.TIME_LIMIT, message=message).id)
     return moved
 
 
@@ -233,12 +233,12 @@ def any_expired(session: Session, *, grace_seconds: float = 0.0) -> bool:
     return bool(session.scalar(select(found)))
 
 
-def _lose(session: Session, job: Job, told: str, until: float | None = None) -> Job:
+def _lose(session: Session, job: Job, why: str, until: float | None = None) -> Job:
     if job.lost >= MAX_LOST and not job.cancel_requested:
-        message = moves.explain(Reason.WORKER_LOST, told)
+        message = moves.explain(Reason.WORKER_LOST, why)
         return moves.end(session, job, Status.FAILED, reason=Reason.WORKER_LOST, message=message, until=until)
     values = {"lost": job.lost + 1, "until": until}
-    return moves.requeue(session, job, reason=Reason.WORKER_LOST, message=f"{told} The job goes on.", **values)
+    return moves.requeue(session, job, reason=Reason.WORKER_LOST, message=f"{why} The job goes on.", **values)
 
 
 def _silent(grace_seconds: float) -> tuple[ColumnElement[bool], ...]:

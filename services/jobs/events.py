@@ -112,8 +112,8 @@ def add(
     """Add an event to a job whose row this transaction holds."""
     known = level if level in set(Level) - {Level.OUTPUT} else Level.INFO
     row = {"job_id": job.id, "type": type, "level": known, "attempt": job.attempt, "worker": job.worker}
-    told = {"message": clean(message, MAX_MESSAGE), "data": None if data is None else dict(data)}
-    session.execute(sa.insert(Event).values(**row, **told, at=now()))
+    content = {"message": clean(message, MAX_MESSAGE), "data": None if data is None else dict(data)}
+    session.execute(sa.insert(Event).values(**row, **content, at=now()))
 
 
 def log(session: Session, lease: Lease, lines: Sequence[Line]) -> Job:

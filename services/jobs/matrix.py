@@ -1,6 +1,6 @@
 """Expands a batch's document into specs: those of its list, and every combination of values of each `matrix`.
 
-Problems are told where they lie in that document, whatever job they were found in.
+Problems are reported where they lie in that document, whatever job they were found in.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ def located(wrong: Sequence[tuple[Source, Cell, Sequence[Problem]]]) -> Sequence
         for problem in problems:
             where = (source.prefix, cell.locate(problem.pointer), problem.detail)
             cells.setdefault(where, []).append((source, cell))
-    told = []
+    found = []
     for (prefix, pointer, detail), having in cells.items():
         source, first = having[0]
         if len(having) < len(source.cells) and not pointer.startswith("/matrix/"):
             detail += f" (in {len(having)} of {len(source.cells)} combinations, such as {first.label})"
-        told.append(Problem(prefix + pointer, detail))
-    return _shortened(told)
+        found.append(Problem(prefix + pointer, detail))
+    return _shortened(found)
 
 
 def _entries(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

@@ -84,12 +84,12 @@ def move(
     before = Status(job.status)
     if to not in ALLOWED[before]:
         raise IllegalMove(f"A job that is {before} cannot become {to}.")
-    told = message or (reason.sentence if reason else None)
+    sentence = message or (reason.sentence if reason else None)
     if to in TERMINAL:
         values["finished_at"] = now()
     if to == Status.QUEUED:
         values["turn"] = lanes.back(job)
-    moved = write(session, job, status=to, reason=reason, message=told, **values)
+    moved = write(session, job, status=to, reason=reason, message=sentence, **values)
     if before == Status.QUEUED:
         lanes.close(session, lanes.lane_of(moved))
     news.announce_job(session, moved)

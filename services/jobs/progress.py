@@ -219,9 +219,9 @@ def checkpoint(
     row = {"job_id": job.id, "step": step, "epoch": epoch, "best": best, "attempt": job.attempt}
     session.execute(sa.insert(Checkpoint).values(**row, files=[dict(file) for file in files], created_at=now()))
     size = sum(file["bytes"] for file in files)
-    told = f"Checkpoint at step {step} (epoch {epoch}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
+    message = f"Checkpoint at step {step} (epoch {epoch}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
     events.add(
-        session, job, events.Type.CHECKPOINT, told, data={"step": step, "epoch": epoch, "best": best, "bytes": size}
+        session, job, events.Type.CHECKPOINT, message, data={"step": step, "epoch": epoch, "best": best, "bytes": size}
     )
     if step > job.checkpoint_step:
         job.checkpoint_step, job.lost = step, 0

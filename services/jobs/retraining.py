@@ -59,7 +59,7 @@ def baselines(session: Session, job: Job) -> Mapping[str, Baseline | None] | Non
 def conclude(session: Session, job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a job that succeeds in this transaction, with what became of it in the registry.
 
-    What goes wrong there is told, and costs the job nothing.
+    What goes wrong there is recorded, and costs the job nothing.
     """
     if (retrain := job.spec.get("retrain")) is None:
         return dict(result)
@@ -107,15 +107,15 @@ def _registered(
             registry.promote(session, model, str(version), alias=alias, reason=f"{why} ({job.id})", tenant=job.tenant)
     except AliasMoved as error:
         return {"version": version, **_held_back(session, job, name, alias, error.message)}
-    told = f"{name} is {model}@{alias} now. {why}"
-    events.add(session, job, Type.PROMOTED, told, data={"model": name, "alias": alias})
-    return {"version": version, "decision": "promoted", "message": told}
+    message = f"{name} is {model}@{alias} now. {why}"
+    events.add(session, job, Type.PROMOTED, message, data={"model": name, "alias": alias})
+    return {"version": version, "decision": "promoted", "message": message}
 
 
 def _held_back(session: Session, job: Job, name: str, alias: str, why: str) -> dict[str, Any]:
-    told = f"{name} was not made {alias}. {why}"
-    events.add(session, job, Type.HELD_BACK, told, data={"model": name, "alias": alias})
-    return {"decision": "held_back", "message": told}
+    message = f"{name} was not made {alias}. {why}"
+    events.add(session, job, Type.HELD_BACK, message, data={"model": name, "alias": alias})
+    return {"decision": "held_back", "message": message}
 
 
 def _check_unmoved(session: Session, job: Job, retrain: Mapping[str, Any]) -> None:

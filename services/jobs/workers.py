@@ -43,10 +43,10 @@ def beat(
     queues: Sequence[str],
     state: str,
     job_id: str | None,
-    heard_seconds_ago: float | None,
+    doorbell_seconds_ago: float | None,
 ) -> None:
     """Say that the worker `name` is there: the queues it listens to, and how long ago it heard a bell (None: never)."""
-    heard_at = None if heard_seconds_ago is None else now() - heard_seconds_ago
+    heard_at = None if doorbell_seconds_ago is None else now() - doorbell_seconds_ago
     values = {
         "queues": ",".join(queues),
         "state": State(state),

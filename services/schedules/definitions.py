@@ -239,8 +239,8 @@ def _check(session: Session, name: str, wanted: Definition, tenant: str) -> None
     if not problems and wanted.jitter_seconds:
         shortest = cron.shortest_wait(wanted.cron, wanted.time_zone, clock(session))
         if wanted.jitter_seconds >= shortest:
-            told = f"must be shorter than the shortest time between two slots, which is {shortest:,.0f} s here"
-            problems.append(Problem("/jitter_seconds", told))
+            detail = f"must be shorter than the shortest time between two slots, which is {shortest:,.0f} s here"
+            problems.append(Problem("/jitter_seconds", detail))
     problems += _problems_of_specs(session, wanted, tenant)
     if problems:
         raise ScheduleInvalid(problems)

@@ -36,7 +36,7 @@ KEPT_SECONDS = 400 * 86_400.0
 MOST_FORGOTTEN = 1000
 """At a time."""
 MOST_MESSAGE = 1000
-PROBLEMS_TOLD = 3
+MOST_PROBLEMS = 3
 REFUSALS = (Invalid, Conflict, NotFound)
 """What is wrong with what is to be submitted, and not with the database or with us."""
 
@@ -157,8 +157,8 @@ def end(session: Session, firing_id: str) -> Sequence[Firing]:
     counts = {str(status): number for status, number in summary.counts.items()}
     became = retraining.outcome(batches.members(session, firing.batch_id))
     parts = [firing.message, _ending(outcome, counts, firing.batch_id), became and clean(became, MOST_MESSAGE)]
-    told = " ".join(filter(None, parts)) or None
-    values = {"outcome": outcome, "counts": counts, "message": told, "ended_at": definitions.clock(session)}
+    message = " ".join(filter(None, parts)) or None
+    values = {"outcome": outcome, "counts": counts, "message": message, "ended_at": definitions.clock(session)}
     statement = update(Firing).where(Firing.id == firing.id, Firing.outcome == Outcome.FIRED).values(values)
     done = session.scalars(statement.returning(Firing), execution_options={"populate_existing": True}).all()
     for row in done:
@@ -321,10 +321,10 @@ def _settle(firing: Firing, outcome: Outcome, reason: Reason, more: str = "") ->
 def _refuse(firing: Firing, error: LooplineError, at: float) -> None:
     firing.outcome, firing.reason, firing.ended_at = Outcome.REFUSED, error.code, at
     problems = definitions.within_submit(error.problems) if isinstance(error, Invalid) else ()
-    told = [error.message, *(f"{problem}." for problem in problems[:PROBLEMS_TOLD])]
-    if len(problems) > PROBLEMS_TOLD:
-        told.append(f"And {len(problems) - PROBLEMS_TOLD} more.")
-    firing.message = clean(" ".join(told), MOST_MESSAGE) + " The next slot tries again; so does running it now."
+    sentences = [error.message, *(f"{problem}." for problem in problems[:MOST_PROBLEMS])]
+    if len(problems) > MOST_PROBLEMS:
+        sentences.append(f"And {len(problems) - MOST_PROBLEMS} more.")
+    firing.message = clean(" ".join(sentences), MOST_MESSAGE) + " The next slot tries again; so does running it now."
 
 
 def _ending(outcome: Outcome, counts: Mapping[str, int], batch_id: str) -> str | None:

@@ -51,8 +51,8 @@ def announce(session: Session, schedule: Schedule, firing: Firing, *, besides: i
 def skip_waiting(session: Session, schedule: Schedule, at: float, reason: Reason) -> None:
     """Let what waits for the end of a batch be skipped; the caller holds the schedule."""
     waiting = (Firing.schedule_id == schedule.id, Firing.outcome == sa.literal_column(f"'{Outcome.WAITING}'"))
-    told = {"outcome": Outcome.SKIPPED, "reason": reason, "message": reason.sentence, "ended_at": at}
-    statement = update(Firing).where(*waiting).values(told).returning(Firing)
+    skipped = {"outcome": Outcome.SKIPPED, "reason": reason, "message": reason.sentence, "ended_at": at}
+    statement = update(Firing).where(*waiting).values(skipped).returning(Firing)
     for firing in session.scalars(statement, execution_options={"populate_existing": True}).all():
         announce(session, schedule, record(session, firing))
 

@@ -70,8 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         where, why = Path(error.filename or options.out), error.strerror or error
         below = where == options.out or options.out in where.parents
-        told = f"Cannot write to {options.out}: {why}. Name another folder with --out." if below else f"{where}: {why}"
-        print(visible(told), file=sys.stderr)
+        message = (
+            f"Cannot write to {options.out}: {why}. Name another folder with --out." if below else f"{where}: {why}"
+        )
+        print(visible(message), file=sys.stderr)
         return 1
     except Interrupted as stopped:
         return _stopped(options, stopped.signal)

@@ -29,10 +29,16 @@ def of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     value, plain = metrics.get(metric), found[metric]
     is_beaten = value is not None and (plain is None or MEASURES[name].is_better(value, plain))
     words = task.plain_words(answer, data.classes)
-    told = None
+    message = None
     if not is_beaten and value is not None:
-        told = (
+        message = (
             f"The model does not beat its baseline: {metric} is {value:.4g}, and always answering with {words} gives "
             f"{plain:.4g}."
         )
-    return {"answer": words, "metrics": epochs.finite(found), "metric": metric, "is_beaten": is_beaten, "message": told}
+    return {
+        "answer": words,
+        "metrics": epochs.finite(found),
+        "metric": metric,
+        "is_beaten": is_beaten,
+        "message": message,
+    }

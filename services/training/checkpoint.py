@@ -164,8 +164,8 @@ def read(path: Path) -> dict[str, Any]:
     """The JSON of a checkpoint, its own hash checked. Raises CheckpointCorrupt."""
     try:
         body: dict[str, Any] = json.loads(path.read_bytes())
-        told = body.pop("sha256")
-        whole = body["format"] == FORMAT and told == _hash_of(body)
+        expected = body.pop("sha256")
+        whole = body["format"] == FORMAT and expected == _hash_of(body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{path.name} cannot be read: {error}") from error
     if not whole:

@@ -109,7 +109,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Batch:
+class MiniBatch:
     """x (batch, time, features) cut to its longest sequence; lengths (batch,) or None where all are equal; targets."""
 
     x: Tensor
@@ -428,7 +428,7 @@ def _cut(rows: NDArray[np.int64], most: int, least: int) -> list[NDArray[np.int6
     return np.array_split(rows, max(1, min(math.ceil(len(rows) / most), len(rows) // least)))
 
 
-def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0) -> Iterator[Batch]:
+def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0) -> Iterator[MiniBatch]:
     """The batches of an order from number `skip` on, on the device.
 
     Samples are gathered a window at a time and batches are views of it: one gather serves many small batches.
@@ -446,13 +446,13 @@ def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0)
         yield from _gather(part, window, device)
 
 
-def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[Batch]:
+def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
     sizes = [len(rows) for rows in window]
     if part.lengths is None:
         xs, ys = _moved(part, part.x, np.concatenate(window), device)
         each = part.x.shape[1] if part.by_step else 1
         for x, y in zip(torch.split(xs, sizes), torch.split(ys, [each * size for size in sizes]), strict=True):
-            yield Batch(x, None, y)
+            yield MiniBatch(x, None, y)
         return
     lengths = part.lengths.cpu().numpy()
     for rows in window:
@@ -460,7 +460,7 @@ def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -
         uniform = bool((lengths[rows] == longest).all())
         chosen = torch.from_numpy(rows)
         x, y = _moved(part, part.x[:, :longest], rows, device)
-        yield Batch(x, None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device), y)
+        yield MiniBatch(x, None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device), y)
 
 
 def _moved(part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -81,13 +81,13 @@ def _in_common(file: BinaryIO, records: Sequence[Epoch]) -> Written:
     return found
 
 
-def load(directory: Path, told: Mapping[str, Any]) -> list[Epoch]:
+def load(directory: Path, expected: Mapping[str, Any]) -> list[Epoch]:
     """The records that a checkpoint counts on. Raises OSError, or ValueError where they are not what it says."""
-    if not told["epochs"]:
+    if not expected["epochs"]:
         return []
     with (directory / NAME).open("rb") as file:
-        data = file.read(told["bytes"])
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        data = file.read(expected["bytes"])
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
         raise ValueError(f"{NAME} is damaged or cut off: its hash is another than was written")
     return [json.loads(line) for line in data.splitlines()]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from services.errors import Diverged
 from services.training import epochs
-from services.training.data import Batch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
+from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import learning_rate
@@ -55,7 +55,7 @@ class Update(NamedTuple):
     """What the network answered in training: (samples, output_size), or one row per valid step."""
 
 
-Step = Callable[["Run", list[Batch]], Update]
+Step = Callable[["Run", list[MiniBatch]], Update]
 """Makes one update of a run from the batches given. It raises Diverged, or raises `run.halted` on the device."""
 
 
@@ -215,7 +215,7 @@ def fit(run: Run) -> Iterator[Epoch | None]:
     restore_best(run)
 
 
-def autograd_step(run: Run, batches: list[Batch]) -> Update:
+def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
     """One update: forward, backward, clip, update. Several batches are one update whose gradient is that of them all.
 
     On the CPU a loss or norm that is not finite raises Diverged here; on a GPU `run.halted` keeps the weights as they

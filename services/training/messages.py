@@ -1,6 +1,6 @@
 """What a supervisor and its trainer say to each other: a line of JSON per message, on two pipes.
 
-The supervisor sends requests (`Order`, `Lease`, `Stop`, `Heard`), the trainer sends events. Each message is a frozen
+The supervisor sends requests (`Order`, `Lease`, `Stop`, `Recorded`), the trainer sends events. Each message is a frozen
 dataclass here. `to_json` writes one; `read_event` and `read_request` read one, and refuse what is not understood with
 a sentence that names the field and what was expected. The first event is `ready`, and carries the version of this
 protocol: after an upgrade in place, a worker of the old version may start a trainer of the new one.
@@ -128,13 +128,13 @@ class Stop(_Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard(_Message):
-    """How many of the attempt's events about checkpoints are in the database."""
+class Recorded(_Message):
+    """How many of the attempt's events about checkpoints are in the database; `heard` in a message."""
 
     count: int
 
 
-Request = Order | Lease | Stop | Heard
+Request = Order | Lease | Stop | Recorded
 
 
 # What the trainer sends
@@ -303,7 +303,7 @@ Event = (
 )
 End = Finished | Stopped | Failed
 
-REQUESTS: Mapping[str, type[Request]] = {"order": Order, "lease": Lease, "stop": Stop, "heard": Heard}
+REQUESTS: Mapping[str, type[Request]] = {"order": Order, "lease": Lease, "stop": Stop, "heard": Recorded}
 EVENTS: Mapping[str, type[Event]] = {
     "ready": Ready,
     "started": Started,
@@ -385,7 +385,7 @@ def _read(sender: str, key: str, kinds: Mapping[str, type[M]], document: object)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        told = first["msg"].removeprefix("Value error, ")
-        what = f"`{where}`: {told[:1].lower()}{told[1:]}" if where else told
+        detail = first["msg"].removeprefix("Value error, ")
+        what = f"`{where}`: {detail[:1].lower()}{detail[1:]}" if where else detail
         got = "" if first["type"] in ("missing", "value_error") else f"; got {first['input']!r:.100}"
         raise ProtocolError(f"The {sender} sent a message `{name}` that is not whole: {what}{got}.") from error

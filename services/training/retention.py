@@ -13,8 +13,8 @@ from services.training import checkpoint
 from services.training.loop import Run
 from services.training.messages import CheckpointDeleted, CheckpointSaved, Event, File, Note
 
-Heard = Callable[[], float]
-"""How many of the events about checkpoints whoever keeps the records has written down."""
+Recorded = Callable[[], float]
+"""How many of the events about checkpoints are in the database."""
 SETTLE_SECONDS = 2.0
 """How long the end of a run waits until what was sent about checkpoints has been written down."""
 
@@ -26,8 +26,8 @@ class Retention:
     other way round, a supervisor that dies or is frozen in between would count on files that are gone.
     """
 
-    def __init__(self, directory: Path, heard: Heard = lambda: math.inf) -> None:
-        self.directory, self.heard = directory, heard
+    def __init__(self, directory: Path, recorded: Recorded = lambda: math.inf) -> None:
+        self.directory, self.recorded = directory, recorded
         self.saved: list[checkpoint.Saved] = []
         """Those on disk that somebody may go on from, oldest first."""
         self._saved_at = time.monotonic()
@@ -75,14 +75,14 @@ class Retention:
 
     def prune(self, keep_last: int) -> Iterator[Event]:
         """Announces the end of superfluous checkpoints, and deletes those whose end was written down."""
-        registered = [s for s in self.saved if self._sent_of.get(s.step, 0) <= self.heard()]
+        registered = [s for s in self.saved if self._sent_of.get(s.step, 0) <= self.recorded()]
         for old in checkpoint.superfluous(registered, keep_last):
             self._sent += 1
             self._doomed.append((self._sent, old.step))
             self.saved.remove(old)
             yield CheckpointDeleted(old.step)
-        heard = self.heard()
-        for number, step in [doomed for doomed in self._doomed if doomed[0] <= heard]:
+        recorded = self.recorded()
+        for number, step in [doomed for doomed in self._doomed if doomed[0] <= recorded]:
             checkpoint.delete(self.directory, step)
             self._doomed.remove((number, step))
 
@@ -90,7 +90,7 @@ class Retention:
         """Waits until all was written down, for SETTLE_SECONDS at most, and leaves no more than were asked for."""
         deadline = time.monotonic() + SETTLE_SECONDS
         yield from self.prune(keep_last)
-        while self.heard() < self._sent and time.monotonic() < deadline:
+        while self.recorded() < self._sent and time.monotonic() < deadline:
             time.sleep(0.002)
             yield from self.prune(keep_last)
         yield from self.prune(keep_last)

@@ -46,7 +46,7 @@ from services.training.messages import (
     StopReason,
 )
 from services.training.resume import resume, take_up
-from services.training.retention import Heard, Retention
+from services.training.retention import Recorded, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, data_warnings, parse, stored
 from services.training.spec.footprint import GATES, check_fits, host_bytes, of_synthetic
@@ -122,11 +122,12 @@ def warm(device: torch.device) -> None:
             pass
 
 
-def events(order: Order, stop: Stop = lambda: None, heard: Heard = lambda: math.inf) -> Iterator[Event]:
+def events(order: Order, stop: Stop = lambda: None, recorded: Recorded = lambda: math.inf) -> Iterator[Event]:
     """Carries out one order and yields what happens.
 
     The events that change which epoch is the best (started, epoch, rolled_back) say which one it is. `stop` is asked
-    after every update and answers with a reason to end; `heard` says how many events about checkpoints were recorded.
+    after every update and answers with a reason to end; `recorded` counts the events about checkpoints that
+    are in the database.
     Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
     spec = stored(order.spec)
@@ -148,7 +149,7 @@ def events(order: Order, stop: Stop = lambda: None, heard: Heard = lambda: math.
     retraining = Retraining(spec, arrays, device, order.baselines)
     del arrays  # what is needed of them is in there
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
-    training = Training(first, Retention(Path(order.directory), heard), retraining, path)
+    training = Training(first, Retention(Path(order.directory), recorded), retraining, path)
     del first  # it may have to make room for a smaller one
     yield from training.events(order.resume, stop)
 

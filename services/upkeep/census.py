@@ -29,7 +29,7 @@ STATUSES = ("runnable", "waiting", "running", "paused")
 Values = dict[tuple[str, ...], float]
 """By the values of a metric's labels."""
 OVERDUE_SECONDS = 60.0
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 """A database that takes longer counts as away: Prometheus itself waits for 10 s."""
 
 
@@ -102,7 +102,7 @@ class Census:
         answer: SimpleQueue[Count | None] = SimpleQueue()
         threading.Thread(target=self._count, args=(answer,), name="census", daemon=True).start()
         try:
-            return answer.get(timeout=PATIENCE_SECONDS)
+            return answer.get(timeout=TIMEOUT_SECONDS)
         except Empty:
             return None
 
@@ -136,10 +136,10 @@ class Census:
         yield _family(metrics.LISTENING, listening)
         yield _family(metrics.WORKERS, present)
         yield _family(metrics.STUCK, {(): counted.stuck})
-        told = counted.messages
-        yield _family(metrics.WEBHOOKS, {("enabled",): told.enabled, ("disabled",): told.disabled})
-        yield _family(metrics.MESSAGES, {(): told.waiting})
-        yield _family(metrics.MESSAGE_SECONDS, {(): told.oldest_seconds})
+        messages = counted.messages
+        yield _family(metrics.WEBHOOKS, {("enabled",): messages.enabled, ("disabled",): messages.disabled})
+        yield _family(metrics.MESSAGES, {(): messages.waiting})
+        yield _family(metrics.MESSAGE_SECONDS, {(): messages.oldest_seconds})
         yield _family(metrics.OVERDUE, {(): counted.overdue})
 
 

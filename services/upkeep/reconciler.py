@@ -67,7 +67,7 @@ def _end(engine: Engine, batch_id: str) -> bool:
     with db.session_scope(engine) as session:
         ended = batches.end(session, batch_id)
     if ended:
-        faults.point("batch.told")
+        faults.point("batch.committed")
     return ended
 
 

@@ -169,10 +169,10 @@ def resolve(place: Place) -> Sequence[Address]:
 
     def ask() -> None:
         try:
-            told = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+            answers = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             return
-        found.extend(str(one[4][0]) for one in told)
+        found.extend(str(one[4][0]) for one in answers)
 
     # The system's resolver has no time limit that we could set.
     asking = threading.Thread(target=ask, name="resolve", daemon=True)

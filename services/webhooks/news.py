@@ -76,9 +76,9 @@ def announce(session: Session, event: str, tenant: str, news: Callable[[], News]
     listening = [webhook for webhook in session.scalars(_enabled(), {"tenant": tenant}) if event in webhook.events]
     if not listening:
         return
-    told = news()
-    text = payload(event, told.at, told.data)
-    rows = [row(webhook, event, told.job_id, text) for webhook in listening if _is_for(webhook, told)]
+    content = news()
+    text = payload(event, content.at, content.data)
+    rows = [row(webhook, event, content.job_id, text) for webhook in listening if _is_for(webhook, content)]
     if rows:
         session.execute(sa.insert(Delivery).values([{**each, "attempts": 0, "next_at": now()} for each in rows]))
 
@@ -128,10 +128,10 @@ def moment(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _is_for(webhook: Webhook, told: News) -> bool:
-    if webhook.only is not None and webhook.only not in told.subjects:
+def _is_for(webhook: Webhook, content: News) -> bool:
+    if webhook.only is not None and webhook.only not in content.subjects:
         return False
-    return not webhook.tags or any(webhook.tags.items() <= tags.items() for tags in told.tags)
+    return not webhook.tags or any(webhook.tags.items() <= tags.items() for tags in content.tags)
 
 
 def _job_data(job: Job) -> dict[str, Any]:

@@ -156,8 +156,8 @@ def _wanted_of(session: Session, only: str, events: Collection[str] | None, tena
         if session.scalar(known.with_for_update(read=True)) is None:
             raise ScheduleNotFound(f"There is no schedule {clean(only, 100)}.")
         return _checked(events or USUAL_OF_SCHEDULE, ("job", "batch", "schedule"), "a schedule")
-    told = "must be the id of a job, a batch or a schedule, `job_...`, `batch_...` or `sch_...`"
-    raise Invalid("A webhook can be for one job, batch or schedule only, or for all.", [Problem("/only", told)])
+    detail = "must be the id of a job, a batch or a schedule, `job_...`, `batch_...` or `sch_...`"
+    raise Invalid("A webhook can be for one job, batch or schedule only, or for all.", [Problem("/only", detail)])
 
 
 def _checked(events: Collection[str], nouns: Collection[str], what: str) -> Collection[str]:
@@ -294,10 +294,10 @@ def claim(session: Session, *, without: Collection[str] = ()) -> Message | None:
 
 def record(session: Session, message: Message, outcome: SendResult) -> None:
     """Record the result of an attempt. A failure counts only if no other sender has claimed the message since."""
-    told = {"last_status": outcome.status, "last_error": outcome.error, "last_answer": outcome.answer or None}
+    answered = {"last_status": outcome.status, "last_error": outcome.error, "last_answer": outcome.answer or None}
     if outcome.delivered:
         arrived = {"delivered_at": now(), "given_up_at": None, "next_at": None}
-        session.execute(_write(Delivery, message.id, {**told, **arrived}))
+        session.execute(_write(Delivery, message.id, {**answered, **arrived}))
         metrics.after_commit(session, metrics.DELIVERIES.inc, outcome="delivered")
         alive = {"delivered_at": now(), "failures": 0, "quiet_until": 0.0}
         enabled = {"disabled_at": None, "disabled_reason": None} if message.event == news.TEST else {}
@@ -305,7 +305,7 @@ def record(session: Session, message: Message, outcome: SendResult) -> None:
         return
     again = _wait_seconds(message, outcome)
     values = {"next_at": None, "given_up_at": now()} if again is None else {"next_at": now() + again}
-    failed = _write(Delivery, message.id, {**told, **values}).where(Delivery.attempts == message.attempt)
+    failed = _write(Delivery, message.id, {**answered, **values}).where(Delivery.attempts == message.attempt)
     if not rowcount(session.execute(failed)):
         return
     given_up = again is None and message.event != news.TEST
@@ -359,8 +359,8 @@ def forget_spent(session: Session) -> int:
     )
     lately = now() - SPENT_SECONDS
     waits = sa.or_(Delivery.next_at.is_not(None), Delivery.created_at > lately)
-    told = select(Delivery.id).where(Delivery.webhook_id == Webhook.id, waits)
-    spent = (Webhook.only.is_not(None), Webhook.created_at < lately, ~sa.exists(going_on), ~told.exists())
+    pending = select(Delivery.id).where(Delivery.webhook_id == Webhook.id, waits)
+    spent = (Webhook.only.is_not(None), Webhook.created_at < lately, ~sa.exists(going_on), ~pending.exists())
     ids = session.scalars(select(Webhook.id).where(*spent).order_by(Webhook.id)).all()
     if ids:
         session.execute(sa.delete(Delivery).where(Delivery.webhook_id.in_(ids)))
@@ -395,10 +395,8 @@ def _disable_if_dead(session: Session, webhook: Webhook, message: Message) -> No
     """Give a webhook up with a message, unless others have arrived since: then that one is what it does not take."""
     created = session.scalar(select(Delivery.created_at).where(Delivery.id == message.id))
     if created is not None and (webhook.delivered_at or 0.0) < created:
-        told = (
-            f"No message arrived since the first attempt at {message.id}, which was given up after {message.attempt}."
-        )
-        _disable(session, webhook, told)
+        why = f"No message arrived since the first attempt at {message.id}, which was given up after {message.attempt}."
+        _disable(session, webhook, why)
 
 
 def _disable(session: Session, webhook: Webhook, reason: str) -> None:

@@ -313,7 +313,7 @@ def test_the_job_of_a_worker_is_told_to_its_tenant_only(world: World) -> None:
 
     job_id = world.fresh(ACME, "jobs.cancel")["job_id"]
     with db.session_scope(world.service.engine) as session:
-        workers.beat(session, "a:1", queues=["default"], state="busy", job_id=job_id, heard_seconds_ago=1.0)
+        workers.beat(session, "a:1", queues=["default"], state="busy", job_id=job_id, doorbell_seconds_ago=1.0)
     for tenant, told in ((ACME, job_id), (BETA, None)):
         headers = {"Authorization": f"Bearer {world.keys[tenant, Scope.READ]}"}
         [worker] = world.client.get("/v1/workers", headers=headers).get_json()["data"]

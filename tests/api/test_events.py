@@ -102,8 +102,8 @@ def test_workers_are_listed_with_what_they_do(any_app: Flask, spec: dict[str, An
     assert client.get("/v1/workers").get_json() == {"object": "list", "data": [], "has_more": False}
     job_id = client.post("/v1/jobs", json=spec).get_json()["id"]
     with db.session_scope(engine) as session:
-        workers.beat(session, "b:2", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
-        workers.beat(session, "a:1", queues=["default", "night"], state="busy", job_id=job_id, heard_seconds_ago=3.0)
+        workers.beat(session, "b:2", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
+        workers.beat(session, "a:1", queues=["default", "night"], state="busy", job_id=job_id, doorbell_seconds_ago=3.0)
     busy, idle = client.get("/v1/workers").get_json()["data"]
     assert (busy["name"], busy["queues"], busy["state"], busy["job_id"]) == (
         "a:1",

@@ -68,10 +68,10 @@ def test_jobs_that_nobody_takes_turn_the_check_of_workers_red(
     ready = client.get("/v1/health/ready")  # jobs are accepted all the same
     assert (ready.status_code, ready.get_json()["status"]) == (200, "degraded")
     with db.session_scope(engine) as session:
-        workers.beat(session, "w:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+        workers.beat(session, "w:1", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
     assert "w:1 is idle and does not take them." in client.get("/v1/health/working").get_json()["checks"]["workers"]
     with db.session_scope(engine) as session:
-        workers.beat(session, "w:1", queues=["default"], state="busy", job_id=job_id, heard_seconds_ago=1.0)
+        workers.beat(session, "w:1", queues=["default"], state="busy", job_id=job_id, doorbell_seconds_ago=1.0)
     assert client.get("/v1/health/working").status_code == 200
 
 
@@ -99,7 +99,7 @@ def test_a_damaged_database_is_503_and_says_so(
 
 def asked(app: Flask) -> tuple[int, dict[str, str]]:
     """What readiness says when it is tried anew."""
-    app.extensions["loopline"].ready_said = (-math.inf, {})
+    app.extensions["loopline"].ready_checks = (-math.inf, {})
     answer = app.test_client().get("/v1/health/ready")
     assert answer.get_json()["status"] == ("ready" if answer.status_code == 200 else "unavailable")
     return answer.status_code, answer.get_json()["checks"]

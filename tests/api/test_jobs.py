@@ -376,8 +376,8 @@ def test_a_job_whose_worker_is_silent_says_since_when_and_not_when_it_ends(
         assert listed["silent_since"] == found["silent_since"]
         return found
 
-    heard, silent = silent_for(12), silent_for(40)
-    assert heard["silent_since"] is None
+    recent, silent = silent_for(12), silent_for(40)
+    assert recent["silent_since"] is None
     since = datetime.fromisoformat(silent["silent_since"])
     assert 39 < (datetime.now(UTC) - since).total_seconds() < 60
     assert (silent["status"], silent["progress"]["eta_seconds"]) == ("running", None)

@@ -101,7 +101,7 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
         registry.register(session, "toy", ids[2], note="a try")
         registry.promote(session, "toy", "1")
         control.pause(session, ids[4])
-        workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+        workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
         hook = subscriptions.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant="default").id
         message = subscriptions.begin_test(session, hook, tenant="default").id
     told = {"webhook_id": [hook], "delivery_id": [message]}

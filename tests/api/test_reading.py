@@ -20,7 +20,7 @@ Pair = tuple[socket.socket, PacedReader]
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     """A client's socket, and the server's reader of it, which is impatient and takes one slow client at a time."""
     monkeypatch.setattr(reading, "AT_ONCE_SECONDS", 0.02)
-    monkeypatch.setattr(reading, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(reading, "TIMEOUT_SECONDS", 0.3)
     client, server = socket.socketpair()
     with client, server:
         server.setblocking(False)

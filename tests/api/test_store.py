@@ -196,7 +196,7 @@ def test_a_store_that_is_away_is_degraded(
 ) -> None:
     monkeypatch.setattr(health, "READY_SECONDS", 0.0)
     monkeypatch.setattr(health, "BLOBS_SECONDS", 0.0)
-    monkeypatch.setattr(health, "BLOBS_PATIENCE_SECONDS", 30.0)  # the machine may be busy
+    monkeypatch.setattr(health, "BLOBS_TIMEOUT_SECONDS", 30.0)  # the machine may be busy
     client = make_app(sqlite_url, broker_url=broker_url, **store_settings).test_client()
     assert client.get("/v1/health/ready").get_json() == {
         "status": "ready",

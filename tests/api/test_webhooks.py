@@ -89,9 +89,9 @@ def test_a_test_says_what_came_of_it_and_stands_in_the_log(client: FlaskClient, 
         ("delivered", 204, None),
     ]
     assert client.get(f"/v1/webhooks/{made['id']}").get_json()["disabled_at"] is None  # by the last one
-    for heard, one in zip(receiver.heard, outcomes, strict=True):
-        assert Verifier(made["secret"]).verify(heard.body, heard.headers) == one["payload"]
-        assert (one["event"], heard.headers["webhook-id"]) == ("webhook.test", one["id"])
+    for request, one in zip(receiver.received, outcomes, strict=True):
+        assert Verifier(made["secret"]).verify(request.body, request.headers) == one["payload"]
+        assert (one["event"], request.headers["webhook-id"]) == ("webhook.test", one["id"])
     page = client.get(f"/v1/webhooks/{made['id']}/deliveries?limit=2").get_json()
     assert (page["data"], page["has_more"]) == ([outcomes[2], outcomes[1]], True)
     rest = client.get(f"/v1/webhooks/{made['id']}/deliveries?after={outcomes[1]['id']}").get_json()
@@ -125,7 +125,7 @@ def test_too_many_tests_at_once_are_told_to_wait(client: FlaskClient, receiver: 
         pass
     answer = client.post(f"/v1/webhooks/{made['id']}/test")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
-    assert receiver.heard == []
+    assert receiver.received == []
 
 
 def test_a_receiver_inside_is_refused_unless_it_is_allowed(
@@ -139,7 +139,7 @@ def test_a_receiver_inside_is_refused_unless_it_is_allowed(
     tried = careful.post(f"/v1/webhooks/{made['id']}/test").get_json()
     assert (tried["state"], tried["last_status"]) == ("given_up", None)
     assert tried["last_error"].startswith("Nothing was sent: 127.0.0.1 is no public address")
-    assert receiver.heard == []
+    assert receiver.received == []
 
 
 def test_an_unknown_event_is_told_with_those_there_are(client: FlaskClient) -> None:
@@ -182,8 +182,8 @@ def test_a_secret_is_changed_and_both_verify(client: FlaskClient, receiver: Rece
     shown = client.get(f"/v1/webhooks/{made['id']}").get_json()
     assert shown == {key: value for key, value in changed.items() if key != "secret"}
     client.post(f"/v1/webhooks/{made['id']}/test")
-    [heard] = receiver.heard
+    [request] = receiver.received
     for secret in (made["secret"], changed["secret"]):
-        assert Verifier(secret).verify(heard.body, heard.headers)["type"] == "webhook.test"
+        assert Verifier(secret).verify(request.body, request.headers)["type"] == "webhook.test"
     assert client.get("/v1/audit").get_json()["data"][1]["action"] == "webhook.rotate"
     assert client.post("/v1/webhooks/wh_1/rotate").status_code == 404

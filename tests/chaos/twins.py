@@ -41,10 +41,10 @@ def _twin(spec: Mapping[str, Any], data: Path, folder: Path) -> Twin:
     files = [str(folder / "order.json"), str(folder / "events.jsonl")]
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.chaos.twin", *files]
     subprocess.run(command, cwd=ROOT, env=trainer_environment(os.environ), check=True, timeout=300)
-    return told(json_lines(folder / "events.jsonl"), folder)
+    return twin_of(json_lines(folder / "events.jsonl"), folder)
 
 
-def told(events: list[dict[str, Any]], folder: Path) -> Twin:
+def twin_of(events: list[dict[str, Any]], folder: Path) -> Twin:
     """The twin, put together from what it told of itself."""
     steps = [event for event in events if event["event"] == "steps"]
     finished = events[-1]

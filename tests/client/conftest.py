@@ -50,10 +50,10 @@ class Bell(FakeDoorbell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard = threading.Event()
+        self.was_rung = threading.Event()
 
     def ring(self, queue: str) -> bool:
-        self.heard.set()
+        self.was_rung.set()
         return super().ring(queue)
 
 

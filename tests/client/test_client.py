@@ -341,6 +341,6 @@ def test_a_data_set_is_deleted(client: Client, npz: Path) -> None:
 def test_workers_are_listed(service: Any, client: Client) -> None:
     assert client.workers() == []
     with db.session_scope(service.engine) as session:
-        workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+        workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
     (worker,) = client.workers()
     assert (worker.name, worker.queues, worker.state, worker.heard_at) == ("a:1", ["default"], "idle", None)

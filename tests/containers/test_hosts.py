@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.containers.stack import Stack, eventually
-from tests.containers.test_stack import LONG, ended, make_key, needs_docker, submitted, told
+from tests.containers.test_stack import LONG, ended, make_key, needs_docker, report, submitted
 
 pytestmark = needs_docker
 STORE = {
@@ -41,7 +41,7 @@ def test_a_worker_on_another_machine_goes_on_with_what_the_first_began(tmp_path:
     began = time.monotonic()
     server.compose("kill", "worker")
     eventually(lambda: any(event.type == "resumed" for event in job.events()), "a second attempt that goes on")
-    told("a machine dies beside another one", f"{time.monotonic() - began:.0f} s until the other goes on")
+    report("a machine dies beside another one", f"{time.monotonic() - began:.0f} s until the other goes on")
     job.cancel()
     assert ended(job).status == "cancelled"
 

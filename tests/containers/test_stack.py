@@ -68,12 +68,12 @@ def live(stack: Stack) -> None:
 def start(stack: Stack) -> None:
     began = time.monotonic()
     stack.run("docker", "compose", "build")
-    told("images built", f"{time.monotonic() - began:.0f} s")
+    report("images built", f"{time.monotonic() - began:.0f} s")
     for name, (whole, ours) in stack.image_sizes().items():
-        told(f"image {name}", f"{whole / 1e6:.0f} MB, {ours / 1e6:.0f} MB of it beyond its base")
+        report(f"image {name}", f"{whole / 1e6:.0f} MB, {ours / 1e6:.0f} MB of it beyond its base")
     began = time.monotonic()
     stack.as_written("server", "Start")
-    told("from nothing to healthy", f"{time.monotonic() - began:.1f} s")
+    report("from nothing to healthy", f"{time.monotonic() - began:.1f} s")
     assert "Loopline is up" in stack.run("docker/up.sh")  # a second start changes nothing
 
 
@@ -88,7 +88,7 @@ def first_job(stack: Stack) -> None:
     began = time.monotonic()
     job = submitted(stack, epochs=2)
     eventually(lambda: job.refresh().progress.epoch >= 1, "a first epoch")
-    told("from POST to the first epoch", f"{time.monotonic() - began:.2f} s")
+    report("from POST to the first epoch", f"{time.monotonic() - began:.2f} s")
     assert ended(job).status == "succeeded"
 
 
@@ -191,7 +191,7 @@ def a_killed_worker_is_followed(stack: Stack) -> None:
     stack.run("docker", "kill", owner.partition(":")[0])
     eventually(lambda: any(event.type == "resumed" for event in job.events()), "a second attempt that resumed")
     eventually(lambda: job.refresh().progress.step > step, "a step of it")
-    told("a worker killed beside another", f"{time.monotonic() - began:.0f} s to a step that is new")
+    report("a worker killed beside another", f"{time.monotonic() - began:.0f} s to a step that is new")
     job.cancel()
     assert ended(job).status == "cancelled"
     stack.compose("up", "--detach", "--wait", "--scale", "worker=1", "worker")
@@ -215,7 +215,7 @@ def an_upgrade_keeps_what_is_queued(stack: Stack) -> None:
     stack.compose("run", "--rm", "--no-deps", "--entrypoint", "alembic", "migrate", "downgrade", "-1")
     began = time.monotonic()
     stack.as_written("operations", "Upgrade")
-    told("upgraded, from the schema before", f"{time.monotonic() - began:.0f} s to healthy")
+    report("upgraded, from the schema before", f"{time.monotonic() - began:.0f} s to healthy")
     make_key(stack)
     assert {ended(stack.client().get(job.id)).status for job in waiting} == {"succeeded"}
 
@@ -233,7 +233,7 @@ def drains_and_stops(stack: Stack) -> None:
     eventually(lambda: job.refresh().progress.epoch >= 5, "some epochs")
     began = time.monotonic()
     stack.as_written("operations", "Drain a host")
-    told("drained and started", f"{time.monotonic() - began:.1f} s")
+    report("drained and started", f"{time.monotonic() - began:.1f} s")
     eventually(lambda: job.refresh().attempt == 2 and job.refresh().progress.epoch >= 6, "a second attempt")
     assert (job.refresh().raw["lost"], job.refresh().raw["failures"]) == (0, 0)
     stack.as_written("server", "Stop")
@@ -274,7 +274,7 @@ PROMETHEUS = "prom/prometheus:v3.5.0"
 def prometheus_finds_every_process(stack: Stack) -> None:
     found = subprocess.run(["docker", "image", "inspect", PROMETHEUS], capture_output=True, check=False)
     if found.returncode and subprocess.run(["docker", "pull", "-q", PROMETHEUS], check=False).returncode:
-        return told("Prometheus", f"not tried: {PROMETHEUS} is not to be had here")
+        return report("Prometheus", f"not tried: {PROMETHEUS} is not to be had here")
     stack.compose("--profile", "monitoring", "up", "--detach", "prometheus")
     [container] = stack.containers("prometheus")
     [(_, _, port)] = ports(container)
@@ -377,5 +377,5 @@ def is_up(stack: Stack) -> bool:
         return False
 
 
-def told(what: str, figure: str) -> None:
+def report(what: str, figure: str) -> None:
     print(f"  {what:<34} {figure}", flush=True)

@@ -185,7 +185,7 @@ def test_a_queue_that_has_become_empty_shows_a_zero(engine: Engine, make_job: Ma
 def test_workers_are_shown_by_state_and_by_queue(engine: Engine, read: Read) -> None:
     with db.session_scope(engine) as session:
         for name, queues, state in (("a:1", ["default", "night"], "idle"), ("b:2", ["default"], "busy")):
-            workers.beat(session, name, queues=queues, state=state, job_id=None, heard_seconds_ago=None)
+            workers.beat(session, name, queues=queues, state=state, job_id=None, doorbell_seconds_ago=None)
     found = read()
     assert found.value("loopline_workers", state="idle") == found.value("loopline_workers", state="busy") == 1
     assert found.value("loopline_queue_workers", queue="default") == 2
@@ -236,7 +236,7 @@ def test_a_database_that_is_away_fails_no_scrape() -> None:
 
 def test_a_database_that_hangs_holds_up_no_scrape(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One scrape waits its while; another that comes meanwhile does not wait at all."""
-    monkeypatch.setattr("services.upkeep.census.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("services.upkeep.census.TIMEOUT_SECONDS", 0.3)
     engine, go_on = db.engine(sqlite_url), threading.Event()
     sa.event.listen(engine, "begin", lambda _: go_on.wait(30))
     settings = Settings(metrics_port=free_port())

@@ -459,10 +459,10 @@ def everybody_was_told(client: Client, hook: str, receiver: Receiver) -> None:
     together are one message."""
     expected = len(BERLIN) + len(SYDNEY) - 1
     deadline = time.monotonic() + 60
-    while len({one.headers["webhook-id"] for one in receiver.heard}) < expected:
-        assert time.monotonic() < deadline, receiver.heard
+    while len({one.headers["webhook-id"] for one in receiver.received}) < expected:
+        assert time.monotonic() < deadline, receiver.received
         time.sleep(0.1)
-    told = {one.headers["webhook-id"]: json.load(io.BytesIO(one.body)) for one in receiver.heard}
+    told = {one.headers["webhook-id"]: json.load(io.BytesIO(one.body)) for one in receiver.received}
     kinds = [one["type"].removeprefix("schedule.") for one in told.values()]
     table = [row[1] for row in BERLIN + SYDNEY]
     for kind in ("skipped", "refused"):

@@ -261,7 +261,7 @@ def test_the_demo_trains_and_says_where_the_model_lies(
         port = probe.getsockname()[1]
     monkeypatch.setenv("LOOPLINE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("LOOPLINE_PORT", str(port))
-    assert demo.run(command.told()) == 0
+    assert demo.run(command.part_printer()) == 0
     said = capsys.readouterr().out
     assert re.search(r"Test accuracy  0\.\d{4}", said)
     model = Path(re.search(r"The model +(.+)", said).group(1))  # type: ignore[union-attr]

@@ -166,8 +166,8 @@ def test_a_real_cron_daemon_retrains_and_a_receiver_that_fails_at_first_is_told(
         assert len([*client.batches()]) == len([*client.models.versions("speakers")]) == 1
         deadline = time.monotonic() + 60
         while not all(one.delivered_at for one in client.deliveries(hook.id)):
-            assert time.monotonic() < deadline, receiver.heard
+            assert time.monotonic() < deadline, receiver.received
             time.sleep(0.2)
-    heard = {one.headers["webhook-id"]: json.loads(one.body) for one in receiver.heard}
-    assert sorted(one["type"] for one in heard.values()) == ["batch.ended", "model.promoted"]
-    assert len(receiver.heard) == 4  # two of them in vain
+    payloads = {one.headers["webhook-id"]: json.loads(one.body) for one in receiver.received}
+    assert sorted(one["type"] for one in payloads.values()) == ["batch.ended", "model.promoted"]
+    assert len(receiver.received) == 4  # two of them in vain

@@ -257,24 +257,24 @@ def test_a_run_killed_at_a_random_moment_and_resumed_equals_an_unbroken_one(
     unbroken, killed = order("rnn", "unbroken"), order("rnn", "killed")
     carry_out(unbroken)
     killed["spec"] |= often
-    heard = random.randint(1, 8)
+    seen = random.randint(1, 8)
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps([killed | {"wait": True}])],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write("." * (heard + 2))  # it may be up to two checkpoints further on by then
+        process.stdin.write("." * (seen + 2))  # it may be up to two checkpoints further on by then
         process.stdin.flush()
         checkpoints = (line for line in process.stdout if '"event": "checkpoint"' in line)
-        for _ in range(heard):
+        for _ in range(seen):
             next(checkpoints)
         process.kill()
         process.stdout.read()
     assert process.returncode == -signal.SIGKILL
     told = carry_out(killed | {"resume": NEWEST})
-    assert told[0]["resumed_from"]["step"] in range(heard, heard + 4)
-    assert outcome(killed) == outcome(unbroken), f"killed after {heard} checkpoints"
+    assert told[0]["resumed_from"]["step"] in range(seen, seen + 4)
+    assert outcome(killed) == outcome(unbroken), f"killed after {seen} checkpoints"
     names = {path.name for path in Path(killed["directory"]).glob("checkpoint-*")}
     assert {Path(name).stem + suffix for name in names for suffix in (".json", ".safetensors")} == names
 
@@ -537,13 +537,13 @@ def test_best_is_what_was_taken_at_the_end_of_the_best_epoch_only(tmp_path: Path
     assert [s.step for s in saved if s.best] == [5, 10][: run.state.best.epoch]
 
 
-def told(step: int, best: bool = False) -> checkpoint.Saved:
+def saved_at(step: int, best: bool = False) -> checkpoint.Saved:
     blank = checkpoint.File("", 0, "")
     return checkpoint.Saved(step, 0, best, (blank, blank))
 
 
 def test_the_last_few_and_the_newest_best_are_kept() -> None:
-    kept = [told(1), told(2, best=True), told(3, best=True), told(4), told(5)]
+    kept = [saved_at(1), saved_at(2, best=True), saved_at(3, best=True), saved_at(4), saved_at(5)]
     assert [s.step for s in checkpoint.superfluous(kept, 1)] == [1, 2, 4]
     assert [s.step for s in checkpoint.superfluous(kept, 3)] == [1, 2]
     assert checkpoint.superfluous(kept[3:], 2) == []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid
 from services.training import data
-from services.training.data import Batch, Order, Part, batches_of, in_order, order_of, prepare, split_rows
+from services.training.data import MiniBatch, Order, Part, batches_of, in_order, order_of, prepare, split_rows
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.spec.fields import Split
@@ -376,7 +376,7 @@ def a_part(lengths: bool) -> Part:
     return Part(x=x, lengths=chosen, y=torch.arange(20))
 
 
-def flat(found: Iterator[Batch]) -> list[tuple[Any, Any, Any]]:
+def flat(found: Iterator[MiniBatch]) -> list[tuple[Any, Any, Any]]:
     return [(b.x.tolist(), None if b.lengths is None else b.lengths.tolist(), b.y.tolist()) for b in found]
 
 

@@ -90,7 +90,7 @@ def compared(cell: str, optimizer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def told(run: Run) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
+def losses_and_weights(run: Run) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
     """The (loss, norm) of every update of a run, and the weights after the last of them."""
     seen, last = [], {}
     for epoch in fit(run):
@@ -106,7 +106,7 @@ def test_training_is_the_loop_one_would_write_by_hand(cell: str, kind: type[nn.R
     named, by_hand = OPTIMIZERS[optimizer]
     spec = compared(cell, named)
     expected = plain_loop(make_run(classes(22), **spec), kind, by_hand)
-    seen, last = told(make_run(classes(22), **spec))
+    seen, last = losses_and_weights(make_run(classes(22), **spec))
     assert len(seen) == len(expected.losses) == 3 * 6
     # The same arithmetic in torch's fused and unfused optimizers rounds apart by a unit in the last place an update.
     assert [loss for loss, _ in seen] == pytest.approx(expected.losses, rel=2e-5)
@@ -130,7 +130,7 @@ def test_with_the_same_optimizer_it_is_that_loop_bit_for_bit(
 ) -> None:
     spec = compared(cell[0], named)
     expected = plain_loop(make_run(classes(22), **spec), cell[1], by_hand)
-    seen, last = told(make_run(classes(22), **spec))
+    seen, last = losses_and_weights(make_run(classes(22), **spec))
     assert seen == list(zip(expected.losses, expected.norms, strict=True))
     assert same(last, expected.weights)
 

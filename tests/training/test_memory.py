@@ -17,7 +17,7 @@ from torch import Tensor
 
 from services.errors import OutOfMemory
 from services.training import checkpoint, loop
-from services.training.data import Batch, Order, in_pieces, prepare
+from services.training.data import MiniBatch, Order, in_pieces, prepare
 from services.training.files import npz
 from services.training.loop import Run, Step, Update
 from services.training.messages import NEWEST, DeviceMemory, Finished
@@ -65,7 +65,7 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int,
     def make(samples: int, *, from_step: int = 1) -> list[tuple[int, int]]:
         taken: list[tuple[int, int]] = []
 
-        def step(run: Run, batches: list[Batch]) -> Update:
+        def step(run: Run, batches: list[MiniBatch]) -> Update:
             if run.state.step + 1 >= from_step and max(len(batch.y) for batch in batches) > samples:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             taken.append((run.state.step + 1, len(batches)))
@@ -229,7 +229,7 @@ def test_the_run_that_did_not_fit_is_let_go_before_there_is_another(
         begin(self, *arguments)
         alive.append(weakref.ref(self))
 
-    def step(run: Run, batches: list[Batch]) -> Update:
+    def step(run: Run, batches: list[MiniBatch]) -> Update:
         if len(alive) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(run, batches)
@@ -248,7 +248,7 @@ def test_the_run_that_did_not_fit_is_let_go_before_there_is_another(
 def test_the_step_that_a_run_was_given_makes_the_updates_of_smaller_batches_too(tmp_path: Path) -> None:
     taken: list[int] = []
 
-    def step(run: Run, batches: list[Batch]) -> Update:
+    def step(run: Run, batches: list[MiniBatch]) -> Update:
         if max(len(batch.y) for batch in batches) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         taken.append(len(batches))

@@ -19,7 +19,6 @@ from services.training.messages import (
     Failed,
     File,
     Finished,
-    Heard,
     Lease,
     Log,
     Note,
@@ -27,6 +26,7 @@ from services.training.messages import (
     Place,
     ProtocolError,
     Ready,
+    Recorded,
     Request,
     RolledBack,
     SavedModel,
@@ -65,7 +65,7 @@ ALL_REQUESTS: list[Request] = [
     Order({}, None, "job", "newest", "cpu", "ab", True, "j", 2, {"against": SavedModel("m", None), "warm_start": None}),
     Lease(12.5),
     Stop(StopReason.PAUSE),
-    Heard(3),
+    Recorded(3),
 ]
 
 

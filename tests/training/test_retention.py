@@ -25,15 +25,15 @@ def saved_after_each_update(run: Run, kept: Retention, updates: int) -> list[Che
 
 
 def test_a_superfluous_checkpoint_is_announced_and_goes_only_when_that_was_written_down(tmp_path: Path) -> None:
-    run, heard = make_run(checkpoints={"keep_last": 2}), [0]
-    kept = Retention(tmp_path, heard=lambda: heard[0])
+    run, recorded = make_run(checkpoints={"keep_last": 2}), [0]
+    kept = Retention(tmp_path, recorded=lambda: recorded[0])
     sent = saved_after_each_update(run, kept, 3)
     assert [type(event) for event in sent] == [CheckpointSaved] * 3  # none was written down, so none is superfluous
-    heard[0] = 3
+    recorded[0] = 3
     assert [*kept.prune(2)] == [CheckpointDeleted(1)]
     assert (kept.steps, steps_on_disk(tmp_path)) == ([2, 3], [1, 2, 3])
     assert [*kept.prune(2)] == []
-    heard[0] = 4
+    recorded[0] = 4
     assert [*kept.prune(2)] == []
     assert steps_on_disk(tmp_path) == [2, 3]
 
@@ -41,10 +41,13 @@ def test_a_superfluous_checkpoint_is_announced_and_goes_only_when_that_was_writt
 def test_the_end_waits_for_what_was_sent_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "SETTLE_SECONDS", 0.01)
     run = make_run(checkpoints={"keep_last": 1})
-    kept = Retention(tmp_path, heard=lambda: 2)
+    kept = Retention(tmp_path, recorded=lambda: 2)
     saved_after_each_update(run, kept, 2)
     assert [*kept.settle(1)] == []
-    assert (kept.steps, steps_on_disk(tmp_path)) == ([2], [1, 2])  # the third event, the end of the first, is not heard
+    assert (kept.steps, steps_on_disk(tmp_path)) == (
+        [2],
+        [1, 2],
+    )  # the third event, the end of the first, is not recorded
 
 
 def test_what_lies_on_disk_is_found_again_and_forgotten_from_a_place_on(tmp_path: Path) -> None:

@@ -261,18 +261,18 @@ def test_what_the_keeper_of_the_records_counts_on_is_not_deleted(order: Callable
     asked = order(checkpoints={"every_steps": 2, "keep_last": 1})
     written: list[int] = []  # checkpoints that the keeper has in its records, a while after it was told of them
     late: list[Event] = []
-    heard = [0]
-    for event in events(asked, after(15, "drain"), heard=lambda: heard[0]):
+    recorded = [0]
+    for event in events(asked, after(15, "drain"), recorded=lambda: recorded[0]):
         if event["event"] in ("checkpoint", "checkpoint_deleted"):
             late.append(event)
         if len(late) > 3:
             oldest = late.pop(0)
-            heard[0] += 1
+            recorded[0] += 1
             written = [step for step in written if step != oldest["step"]]
             written += [oldest["step"]] if oldest["event"] == "checkpoint" else []
         there = names(asked["directory"]) if written else set()
         assert {f"checkpoint-{step:09d}.json" for step in written} <= there
-    assert heard[0] > 3
+    assert recorded[0] > 3
     assert len(written) < 6
 
 
@@ -280,7 +280,7 @@ def test_a_run_ends_with_no_more_checkpoints_than_asked_for_once_its_keeper_has_
     order: Callable[..., Event],
 ) -> None:
     asked = order(checkpoints={"every_steps": 2, "keep_last": 1})
-    told = events(asked, heard=lambda: time.monotonic() - began > 0.2 and 99)
+    told = events(asked, recorded=lambda: time.monotonic() - began > 0.2 and 99)
     began = time.monotonic()
     assert list(told)[-1]["event"] == "finished"
     assert 1 <= len([name for name in names(asked["directory"]) if name.startswith("checkpoint-")]) // 2 <= 2

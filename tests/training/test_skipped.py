@@ -12,7 +12,7 @@ from torch import Tensor
 
 from services.errors import Diverged
 from services.training import checkpoint
-from services.training.data import Batch, prepare
+from services.training.data import MiniBatch, prepare
 from services.training.files.npz import Arrays
 from services.training.loop import Run, Step, Update, autograd_step, fit
 from services.training.rollback import roll_back
@@ -52,7 +52,7 @@ def overflow(run: Run, updates: int) -> None:
 def passing_over(updates: int) -> Step:
     """A step that lets the run's first updates never reach the optimizer."""
 
-    def step(run: Run, batches: list[Batch]) -> Update:
+    def step(run: Run, batches: list[MiniBatch]) -> Update:
         if run.state.step >= updates:
             return autograd_step(run, batches)
         (batch,) = batches

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from services import faults
-from worker import pulse
+from worker import heartbeat
 from worker.gpu import devices
 from worker.pool import create_app
 
-pulse.END_SECONDS = 2.0
+heartbeat.END_SECONDS = 2.0
 devices.DEV = Path(os.environ.get("STUB_DEV", "/dev"))
 
 

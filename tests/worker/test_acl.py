@@ -52,7 +52,7 @@ def test_a_job_runs_and_nothing_is_refused(
 ) -> None:
     worker = start_worker(celery_events=monitored)
     if monitored:
-        assert heard(settings.broker_url, meanwhile=lambda: bell.ring("default"))
+        assert receives_event(settings.broker_url, meanwhile=lambda: bell.ring("default"))
     first, second = make_job(), make_job()
     assert api_bell.CeleryDoorbell(settings.broker_url).ring("default")
     watch.until(first.id, lambda job: job.status == "succeeded")
@@ -64,7 +64,7 @@ def test_a_job_runs_and_nothing_is_refused(
     assert server.get(next(server.scan_iter("loopline:limit:key:mine:*"))) == b"1"
 
 
-def heard(broker_url: str, meanwhile: Callable[[], object]) -> str:
+def receives_event(broker_url: str, meanwhile: Callable[[], object]) -> str:
     """The kind of an event that reaches one of Celery's monitors, as Flower is."""
     kinds: list[str] = []
     app = Celery(broker=broker_url, set_as_current=False)

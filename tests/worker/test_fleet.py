@@ -20,7 +20,7 @@ from services.orm import Job
 from services.settings import Settings
 from tests.worker.attempt.test_supervisor import go
 from tests.worker.gpu.test_devices import FIRST, SECOND, TWO
-from tests.worker.test_pulse import listed, wait_until
+from tests.worker.test_heartbeat import listed, wait_until
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
 from worker.fleet import CELERY
 from worker.scheduler.bell import CeleryDoorbell
@@ -47,7 +47,7 @@ import json, os, sys
 from services import logs
 from services.settings import Settings
 from services.blobs.storage import Storage
-from worker import fleet, pulse
+from worker import fleet, heartbeat
 fleet.RETEST_SECONDS = 0.5
 settings = Settings()
 logs.configure(settings)

@@ -52,7 +52,7 @@ def retrain(made: Job | None) -> dict[str, Any]:
     return found
 
 
-def told(engine: Engine, job_id: str) -> Sequence[str]:
+def event_types(engine: Engine, job_id: str) -> Sequence[str]:
     with db.read_scope(engine) as session:
         return [row.type for row in events.page(session, job_id)[0] if row.type not in ("status", "checkpoint")]
 
@@ -65,12 +65,12 @@ def test_the_first_is_promoted_and_the_next_begins_with_it_and_is_compared_with_
     tasks.ring(slot, "default")
     done = watch.job(first.id)
     assert (done.status, retrain(done)["decision"], retrain(done)["warm_start"]) == ("succeeded", "promoted", None)
-    assert told(engine, first.id) == ["retraining", "warm_start", "gate", "registered", "promoted"]
+    assert event_types(engine, first.id) == ["retraining", "warm_start", "gate", "registered", "promoted"]
     done = watch.job(second.id)
     assert (done.status, retrain(done)["warm_start"]) == ("succeeded", "drawn@1")
     assert retrain(done)["gate"]["against"] == "drawn@1"
     verdict = "promoted" if retrain(done)["gate"]["passed"] else "held_back"
-    assert told(engine, second.id) == ["retraining", "warm_start", "drift", "gate", "registered", verdict]
+    assert event_types(engine, second.id) == ["retraining", "warm_start", "drift", "gate", "registered", verdict]
     with db.read_scope(engine) as session:
         assert [row.version for row in registry.versions(session, "drawn")[0]] == [2, 1]
 
@@ -93,7 +93,7 @@ def test_a_retraining_whose_trainer_is_killed_concludes_as_one_that_was_not(
     assert gates[0]["comparison"] == gates[1]["comparison"]
     models = [storage.job_file(one.id, "model.safetensors").read_bytes() for one in (unbroken, broken)]
     assert models[0] == models[1]
-    assert told(engine, broken.id).count("registered") == 1
+    assert event_types(engine, broken.id).count("registered") == 1
 
 
 def test_a_host_fetches_the_model_to_beat_from_the_store(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.selftest import TESTS, Patient, _error, steps
+from worker.selftest import TESTS, Machine, _error, steps
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,11 +54,11 @@ def test_a_gpu_that_is_not_there_fails_with_the_fix_and_the_exit_status() -> Non
     ],
 )
 def test_a_step_that_fails_is_the_last_and_says_what_to_do(name: str, error: Exception, fix: str) -> None:
-    def passes(patient: Patient) -> str:
-        patient.facts |= {"name": "Tesla K80", "capability": "3.7"}
+    def passes(machine: Machine) -> str:
+        machine.facts |= {"name": "Tesla K80", "capability": "3.7"}
         return "well"
 
-    def fails(patient: Patient) -> str:
+    def fails(machine: Machine) -> str:
         raise error
 
     taken = list(steps("cuda", {one: fails if one == name else passes for one in TESTS}))

@@ -22,9 +22,9 @@ from services.training.messages import (
     EpochEnded,
     Event,
     Failed,
-    Heard,
     Order,
     ProtocolError,
+    Recorded,
     Started,
     Steps,
     Stop,
@@ -32,13 +32,13 @@ from services.training.messages import (
     StopReason,
 )
 from services.training.messages import Lease as Renewed
-from worker.attempt import delivery, oom, voice
+from worker.attempt import delivery, oom, reporting
 from worker.attempt.deadlines import NEVER, Deadlines
 from worker.attempt.delivery import failed
-from worker.attempt.record import Batch, Trace, log_lines, progress_lines, trace
+from worker.attempt.record import Record, Trace, log_lines, progress_lines, trace
+from worker.attempt.reporting import Gauges
 from worker.attempt.slot import Claim, Slot
 from worker.attempt.spare import Trainer, signal_name
-from worker.attempt.voice import Dials
 from worker.gpu.advice import DEVICE_LOST, advised
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,11 @@ class Attempt:
     def __init__(self, slot: Slot, claim: Claim, trainer: Trainer, order: Order) -> None:
         self.slot, self.job, self.trainer, self.order = slot, claim.job, trainer, order
         self.lease = Lease.of(claim.job)
-        self.delivery = delivery.of(slot, claim)  # holds events that have come and are in no batch yet
+        self.delivery = delivery.of(slot, claim)  # holds events that have come and are in no record yet
         self.state = State.WAITING_FOR_FILES
-        self.unanswered: Batch | None = None  # whose commit the database did not answer: it is written again
+        self.unanswered: Record | None = None  # whose commit the database did not answer: it is written again
         self.last: End | None = None  # the event that ends the attempt, once it has come
-        self.heard = 0  # events about checkpoints that are in the database
+        self.recorded = 0  # events about checkpoints that are in the database
         self.started: Started | None = None  # the event that says that training has begun, once it has come
         self.device_trouble: str | None = None  # why the device cannot be used, where that ended the attempt
         self.asked: StopReason | None = None  # what the trainer was asked to stop for
@@ -98,7 +98,7 @@ class Attempt:
         self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or NEVER
         self.news = FIRST  # kinds of events of which none is written yet
         self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
-        self.dials = Dials()
+        self.gauges = Gauges()
         trainer.watch(slot.drain.fd)
         if self.delivery.fd is not None:
             trainer.watch(self.delivery.fd)
@@ -122,7 +122,7 @@ class Attempt:
 
     def close(self) -> None:
         self.delivery.close()
-        self.dials.rest()
+        self.gauges.reset()
 
     def start(self) -> None:
         """Give the trainer its order, once."""
@@ -227,12 +227,12 @@ class Attempt:
         """Take in what the trainer says, waiting for it at most to the next thing to do; note its death or silence."""
         if self.state is State.ENDING:
             self.delivery.wait(max(0.0, min(self.deadlines.write - time.monotonic(), TICK_SECONDS)))
-            if self.delivery.heed() and self.unanswered is None:
+            if self.delivery.collect() and self.unanswered is None:
                 self.deadlines.write = 0.0
             return
         try:
-            self.take_in(self.trainer.wait(self.patience()))
-            self.delivery.heed()
+            self.take_in(self.trainer.wait(self.seconds_to_wait()))
+            self.delivery.collect()
             if self.last is None and self.trainer.has_exited():
                 self.take_in(self.trainer.rest())
                 if self.last is None:
@@ -252,8 +252,8 @@ class Attempt:
                 self.deadlines.write = 0.0
             if isinstance(event, Started):
                 self.started = event
-            self.dials.read(event)
-            voice.tell(event)
+            self.gauges.update(event)
+            reporting.write_event(event)
             if isinstance(event, End):
                 self.last = self.judged(event)
                 self.move(State.ENDING)
@@ -270,7 +270,7 @@ class Attempt:
         self.device_trouble = advised(last.message)
         return last if self.started else Stopped(StopReason.DEVICE_LOST)
 
-    def patience(self) -> float:
+    def seconds_to_wait(self) -> float:
         """How long to wait for the trainer before something else is due, in seconds."""
         self.deadlines.stall = self.stalled_at()
         has_events = self.delivery.has_news or self.unanswered is not None
@@ -282,10 +282,10 @@ class Attempt:
         """When the trainer has been silent for too long. One that was asked to stop has another limit."""
         if self.state is not State.TRAINING:
             return NEVER
-        return max(self.began, self.trainer.heard_at) + self.max_stall_seconds
+        return max(self.began, self.trainer.last_event_at) + self.max_stall_seconds
 
     def stall(self) -> End:
-        silent = time.monotonic() - max(self.began, self.trainer.heard_at)
+        silent = time.monotonic() - max(self.began, self.trainer.last_event_at)
         limit = f"limits.max_stall_seconds is {self.max_stall_seconds:g}"
         return failed(Reason.STALLED, f"The trainer said nothing for {silent:.0f} s at step {self.step} ({limit}).")
 
@@ -313,54 +313,54 @@ class Attempt:
         """What has come, in one transaction; it stays for later when the database cannot answer."""
         if time.monotonic() < self.deadlines.write:
             return
-        batch = self.unanswered or self.next_batch()
-        if batch is None:
+        record = self.unanswered or self.next_record()
+        if record is None:
             if self.state is State.ENDING:  # its files are on their way
                 self.deadlines.write = time.monotonic() + TICK_SECONDS
             return
-        if batch.end is not None:
+        if record.end is not None:
             faults.point("supervisor.finishing")
         try:
             with db.session_scope(self.slot.engine) as session:
                 is_written = self.unanswered is not None and trace(session, self.lease) != self.trace
                 if not is_written:
-                    batch.write(session)
+                    record.write(session)
                 left = trace(session, self.lease)
         except Unavailable as error:
             log.warning(
-                "%s: cannot write %d events to the database, will try again: %s", self.job.id, len(batch.events), error
+                "%s: cannot write %d events to the database, will try again: %s", self.job.id, len(record.events), error
             )
-            self.unanswered = batch
+            self.unanswered = record
             self.deadlines.write = time.monotonic() + LOOK_SECONDS
             return
         self.unanswered, self.trace = None, left
         self.deadlines.write = time.monotonic() + WRITE_SECONDS
-        self.news -= {type(event) for event in batch.events}
-        self.delivery.committed(batch)
-        if batch.end is not None:
+        self.news -= {type(event) for event in record.events}
+        self.delivery.committed(record)
+        if record.end is not None:
             self.move(State.DONE)
-        elif batch.heard > self.heard:
-            self.heard = batch.heard
-            self.trainer.send(Heard(batch.heard))
-        if any(isinstance(event, Steps) for event in batch.events):
+        elif record.recorded > self.recorded:
+            self.recorded = record.recorded
+            self.trainer.send(Recorded(record.recorded))
+        if any(isinstance(event, Steps) for event in record.events):
             self.slot.spares.prepare()  # the first step is out: now the next spare may have the processor too
 
-    def next_batch(self) -> Batch | None:
+    def next_record(self) -> Record | None:
         """What there is to write now, checked against the files; None when there is nothing."""
         released = self.delivery.released(ended=self.last is not None)
-        events = [one for event in released for one in self.delivery.told(event)]
+        events = [one for event in released for one in self.delivery.to_write(event)]
         end = self.delivery.end(self.last) if self.last is not None and self.delivery.is_done else None
-        told = [*events, *([end] if end else [])]
-        said = [line for event in told for line in log_lines(event)]
+        written = [*events, *([end] if end else [])]
+        said = [line for event in written for line in log_lines(event)]
         epochs = self.job.spec["training"]["epochs"]
-        lines = [line for event in told for line in (*log_lines(event), *progress_lines(event, epochs))]
+        lines = [line for event in written for line in (*log_lines(event), *progress_lines(event, epochs))]
         now = time.monotonic()
         if end or (self.trainer.output.has_lines and now >= self.deadlines.output):
             self.deadlines.output = now + OUTPUT_SECONDS
             printed = [Line(Level.OUTPUT, text) for text in self.trainer.output.take(all=end is not None)]
             said, lines = said + printed, lines + printed
-        heard = self.heard + sum(isinstance(event, CheckpointSaved | CheckpointDeleted) for event in released)
-        voice.say(said)
-        if not (events or lines or end or heard > self.heard):
+        recorded = self.recorded + sum(isinstance(event, CheckpointSaved | CheckpointDeleted) for event in released)
+        reporting.write_lines(said)
+        if not (events or lines or end or recorded > self.recorded):
             return None
-        return Batch(self.job, events, lines, end, self.slot.settings.retry_seconds, heard)
+        return Record(self.job, events, lines, end, self.slot.settings.retry_seconds, recorded)

@@ -34,7 +34,7 @@ class Courier:
         self._errands.put((future, errand))
         return future
 
-    def heed(self) -> bool:
+    def collect(self) -> bool:
         """Whether an errand has ended since this was asked last."""
         with suppress(BlockingIOError):
             return bool(os.read(self.fd, 4096))
@@ -53,7 +53,7 @@ class Courier:
             future, errand = order
             try:
                 future.set_result(errand())
-            except Exception as error:  # noqa: BLE001  it is raised again, or told, where the future is asked
+            except Exception as error:  # noqa: BLE001  it is raised again, or logged, where the result is used
                 future.set_exception(error)
             with suppress(BlockingIOError):  # full of news already
                 os.write(self._bell, b"!")

@@ -5,7 +5,7 @@ of is only looked at. With one, the data set and the checkpoint to go on from ar
 result is written down only after its files are in the store. Training goes on meanwhile, and so does the lease.
 
 With a store, `ordering.py` says which events may be written already, `stored.py` what is written of a checkpoint, and
-`patience.py` how long a store that is away is waited for.
+`store_wait.py` how long a store that is away is waited for.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from services.training.messages import (
 )
 from worker.attempt.courier import Courier
 from worker.attempt.ordering import releasable
-from worker.attempt.patience import Patience
-from worker.attempt.record import Batch
+from worker.attempt.record import Record
 from worker.attempt.slot import Claim, Slot
+from worker.attempt.store_wait import StoreWait
 from worker.attempt.stored import StoredCheckpoints, not_registered
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ class Delivery:
         way."""
         return self._with_history([])
 
-    def _with_history(self, told: list[Event]) -> list[Event] | None:
+    def _with_history(self, events: list[Event]) -> list[Event] | None:
         try:
-            return told if self._has_history() else None
+            return events if self._has_history() else None
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 return [failed(Reason.STORAGE_FULL, f"The job's epochs so far do not fit on the disk: {error}.")]
@@ -113,7 +113,7 @@ class Delivery:
         released, self.queue = self.queue, []
         return released
 
-    def told(self, event: Event) -> list[Event]:
+    def to_write(self, event: Event) -> list[Event]:
         """A released event as it is written, or what has to be written instead because its files are not what it
         says."""
         if isinstance(event, CheckpointSaved) and (damage := _damage(self.slot.storage, self.job.id, event.files)):
@@ -129,13 +129,13 @@ class Delivery:
                 return _without_files(event, f"The trainer's result is not whole: {damage}.")
         return event
 
-    def committed(self, batch: Batch) -> None:
-        """The database has what is in this batch."""
+    def committed(self, record: Record) -> None:
+        """The database has what is in this record."""
 
     def hurry(self) -> None:
         """Nobody wants to wait for the end any more."""
 
-    def heed(self) -> bool:
+    def collect(self) -> bool:
         """Whether something was brought since this was asked last."""
         return False
 
@@ -155,7 +155,7 @@ class StoreDelivery(Delivery):
         self.store, self.courier = store, Courier()
         self.fd = self.courier.fd
         self.checkpoints = StoredCheckpoints({row.step: transfers.keys_of(row.files) for row in claim.checkpoints})
-        self.patience = Patience(slot.patience_seconds)
+        self.store_wait = StoreWait(slot.store_wait_seconds)
         self.uploads: dict[int, Future[tuple[File, ...]]] = {}  # by the id of an event in the queue
         self.fetching: Future[list[str]] | None = None
         self.result: Future[tuple[File, ...]] | None = None
@@ -176,10 +176,10 @@ class StoreDelivery(Delivery):
         error = self.fetching.exception()
         if isinstance(error, StorageUnavailable):
             if self._waits_on(error):
-                self.fetching = None if self.patience.may_retry(time.monotonic()) else self.fetching
+                self.fetching = None if self.store_wait.may_retry(time.monotonic()) else self.fetching
                 return None
             return [failed(Reason.STORAGE_UNAVAILABLE, error.message)]
-        self.patience.reset()
+        self.store_wait.reset()
         if isinstance(error, Gone):
             return [failed(Reason.DATASET_INVALID, str(error))]
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -217,7 +217,7 @@ class StoreDelivery(Delivery):
         return tuple(File(**file) for file in shared)
 
     def released(self, *, ended: bool) -> list[Event]:
-        self.courier.heed()
+        self.courier.collect()
         self.is_fresh = False
         self.has_ended = ended
         released, self.queue = releasable(self.queue, self._is_settled)  # a warning may join the queue meanwhile
@@ -232,13 +232,13 @@ class StoreDelivery(Delivery):
         error = _error(upload)
         if not (self.has_ended and isinstance(error, StorageUnavailable) and self._waits_on(error)):
             return True
-        if self.patience.may_retry(time.monotonic()):
+        if self.store_wait.may_retry(time.monotonic()):
             self._upload(event, self.sent)
         return False
 
-    def told(self, event: Event) -> list[Event]:
+    def to_write(self, event: Event) -> list[Event]:
         if not isinstance(event, CheckpointSaved):
-            return self.checkpoints.told(event)
+            return self.checkpoints.to_write(event)
         upload = self.uploads.pop(id(event))
         error = _error(upload)
         if error is not None:
@@ -260,15 +260,15 @@ class StoreDelivery(Delivery):
         if isinstance(event, Stopped):  # nobody waits for these: there is the last checkpoint
             return _without_files(event, error.message)
         if self._waits_on(error):
-            self.result = None if self.patience.may_retry(time.monotonic()) else self.result
+            self.result = None if self.store_wait.may_retry(time.monotonic()) else self.result
             return None
-        if self.patience.is_cut_short:
+        if self.store_wait.is_cut_short:
             return Stopped(StopReason.DRAIN)
         return failed(Reason.STORAGE_UNAVAILABLE, error.message)
 
-    def committed(self, batch: Batch) -> None:
+    def committed(self, record: Record) -> None:
         """Delete the objects whose rows this attempt has just removed from the database."""
-        if gone := self.checkpoints.committed(batch.events):
+        if gone := self.checkpoints.committed(record.events):
             self.courier.send(partial(self._delete, gone))
 
     def _delete(self, keys: Sequence[str]) -> None:
@@ -281,10 +281,10 @@ class StoreDelivery(Delivery):
             )
 
     def hurry(self) -> None:
-        self.patience.end()
+        self.store_wait.end()
 
-    def heed(self) -> bool:
-        brought = self.courier.heed()
+    def collect(self) -> bool:
+        brought = self.courier.collect()
         self.is_fresh = self.is_fresh or brought
         return brought
 
@@ -298,18 +298,18 @@ class StoreDelivery(Delivery):
     def _is_done(self, future: Future[Any]) -> bool:
         """Whether an errand has ended, or a worker that shuts down has waited long enough for it."""
         if self.has_ended and self.slot.drain:
-            self.patience.cut_short(time.monotonic(), self.slot.stop_seconds)
-        return future.done() or (self.patience.is_cut_short and self.patience.is_over(time.monotonic()))
+            self.store_wait.cut_short(time.monotonic(), self.slot.stop_seconds)
+        return future.done() or (self.store_wait.is_cut_short and self.store_wait.is_over(time.monotonic()))
 
     def _waits_on(self, error: StorageUnavailable) -> bool:
         """Whether to keep waiting for an unreachable store; the start of the wait is logged."""
-        if self.patience.begin(now := time.monotonic()):
+        if self.store_wait.begin(now := time.monotonic()):
             log.warning(
                 "%s: cannot reach the object store, the attempt waits for it: %s", self.job.id, error.__cause__ or error
             )
             self.queue.append(_warning(f"The attempt waits for the object store. {error.message}"))
             self.is_fresh = True
-        return not self.patience.is_over(now)
+        return not self.store_wait.is_over(now)
 
 
 def of(slot: Slot, claim: Claim) -> Delivery:

@@ -1,6 +1,6 @@
 """The order in which events may be written while checkpoints are being uploaded to the object store.
 
-Numbers and notes may overtake a checkpoint on its way. What is told of checkpoints keeps its order, so that `heard`
+Numbers and notes may overtake a checkpoint on its way. Events about checkpoints keep their order, so that `recorded`
 means what it does without a store. Nothing overtakes a `started` or `rolled_back`, which change the place from which
 the run is told, nor do these overtake a checkpoint: one from a past that was left would come back.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from services.training.messages import CheckpointDeleted, CheckpointSaved, Event, RolledBack, Started
 
 PLACES = (Started, RolledBack)
-"""Change the place from which the run is told."""
+"""Change the place from which the run continues."""
 ORDERED = (*PLACES, CheckpointSaved, CheckpointDeleted)
 
 

@@ -65,7 +65,7 @@ class Epochs:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Record:
     """What is written in one transaction: events in their order, the log's lines, and the end if it has come."""
 
     job: Job
@@ -74,8 +74,8 @@ class Batch:
     lines: Sequence[Line]
     end: End | None
     retry_seconds: float
-    heard: int = 0
-    """Number of checkpoint events in this batch and the batches before it."""
+    recorded: int = 0
+    """Number of checkpoint events in this record and the records before it."""
 
     def write(self, session: Session) -> None:
         """Raises LeaseLost when the job is another's to write."""
@@ -96,9 +96,9 @@ class Batch:
                 offered = {} if files is None else {"result": result, "files": [as_dict(file) for file in files]}
                 self._stopped(session, lease, reason, offered)
             case Failed(advice.DEVICE_LOST, message):
-                told = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
-                log.warning("%s: %s", lease.job_id, told)
-                attempts.lose(session, lease, told)
+                lost = f"The GPU of {self.job.worker} failed during attempt {lease.attempt} ({message})."
+                log.warning("%s: %s", lease.job_id, lost)
+                attempts.lose(session, lease, lost)
             case Failed(code, message):
                 why = Reason(code) if code in set(Reason) else Reason.TRAINER_CRASHED
                 self._failed(session, lease, why, message)
@@ -206,9 +206,9 @@ def log_lines(event: Event) -> list[Line]:
 
 
 def progress_lines(event: Event, epochs: int) -> list[Line]:
-    """The lines of a run's course in the job's log; the worker's has its own (`voice.tell`).
+    """The lines of a run's course in the job's log; the worker's has its own (`reporting.write_event`).
 
-    Of a run of many epochs about MAX_EPOCH_LINES are told, evenly spaced, so that they crowd out nothing else.
+    Of a run of many epochs about MAX_EPOCH_LINES are written, evenly spaced, so that they crowd out nothing else.
     """
     every = math.ceil(epochs / MAX_EPOCH_LINES)
     match event:
@@ -216,8 +216,8 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
             place = f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else ""
             return [Line(Level.INFO, f"Training on {device}: {epochs} epochs of {steps} steps{place}.")]
         case EpochEnded(numbers, epoch=epoch) if epoch == 1 or epoch % every == 0:
-            told = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
-            return [Line(Level.INFO, f"epoch {epoch} of {epochs}: {told}")]
+            metrics_text = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
+            return [Line(Level.INFO, f"epoch {epoch} of {epochs}: {metrics_text}")]
         case RolledBack(message=message):
             return [Line(Level.WARNING, message)]
         case Finished({"best_epoch": best, "epochs": trained}):

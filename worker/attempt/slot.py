@@ -17,22 +17,22 @@ from worker.drain import Drain
 from worker.gpu.devices import Gpu
 
 
-class Ear:
+class Activity:
     """The last doorbell and the work of the process: written by the working thread, read by the heartbeat."""
 
     def __init__(self) -> None:
-        self.heard_at: float | None = None
+        self.doorbell_at: float | None = None
         """When the last doorbell arrived, by the monotonic clock in seconds; None before the first."""
         self.job_id: str | None = None
         self.is_busy = False
         self._idle_since = time.monotonic()
 
-    def hear(self) -> None:
+    def begin(self) -> None:
         """A doorbell arrived; the process now looks for work."""
-        self.heard_at = time.monotonic()
+        self.doorbell_at = time.monotonic()
         self.is_busy = True
 
-    def rest(self) -> None:
+    def end(self) -> None:
         """The process has no more work."""
         self._idle_since = time.monotonic()
         self.is_busy = False
@@ -55,9 +55,9 @@ class Slot:
     """Its name, which no other process has or had: what is claimed under it is this process's."""
     stop_seconds: float = 20.0
     """How long a trainer may take to stop when asked to, a checkpoint included, before it is killed."""
-    patience_seconds: float = 600.0
+    store_wait_seconds: float = 600.0
     """How long an attempt waits for an object store that is away, before it begins or to bring in its result."""
-    ear: Ear = field(default_factory=Ear)
+    activity: Activity = field(default_factory=Activity)
     gpu: Gpu = field(default_factory=Gpu)
 
     def may_claim(self) -> bool:

@@ -69,7 +69,7 @@ class Trainer:
         self._unsent, self._unread = bytearray(), bytearray()
         self.output = Output()
         """What it prints."""
-        self.heard_at = time.monotonic()
+        self.last_event_at = time.monotonic()
         """When anything last came from it, by the monotonic clock; printed text does not count."""
         self.is_silent = False
         """Whether no event can come any more."""
@@ -172,7 +172,7 @@ class Trainer:
 
     def _read_events(self) -> list[Event]:
         chunk = self._read(self._events)
-        self.heard_at = time.monotonic()
+        self.last_event_at = time.monotonic()
         if not chunk:
             self.is_silent = True
             self._selector.unregister(self._events)
@@ -226,18 +226,18 @@ class Spares:
 
     def trouble(self) -> str | None:
         """Why the device cannot be used, from a spare that failed to warm up on it; None if none failed."""
-        self._bury()
+        self._remove_dead()
         return self._trouble
 
     def prepare(self) -> None:
         """Start spares until there are enough; those that died while waiting are replaced."""
-        self._bury()
+        self._remove_dead()
         while len(self._spares) < self._count:
             self._spares.append(self._start())
 
     def take(self) -> Trainer:
         """A trainer for one attempt, warm if a spare has had the time. Its owner must end it."""
-        self._bury()
+        self._remove_dead()
         return self._spares.pop(0) if self._spares else self._start()
 
     def end(self) -> None:
@@ -248,7 +248,7 @@ class Spares:
     def _start(self) -> Trainer:
         return Trainer(self._command, self._environment)
 
-    def _bury(self) -> None:
+    def _remove_dead(self) -> None:
         dead = [spare for spare in self._spares if spare.has_exited()]
         self._spares = [spare for spare in self._spares if spare not in dead]
         for spare in dead:

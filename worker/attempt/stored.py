@@ -30,7 +30,7 @@ class StoredCheckpoints:
         """By step, the keys of the objects that the database counts on."""
         self._kept_back: list[int] = []  # steps that the trainer gave up while newer ones did not reach the store
         self._is_newest_missing = False
-        self._is_skipping = False  # the store did not take the newest one; this is told once
+        self._is_skipping = False  # the store did not take the newest one; this is written once
 
     def arrived(self, event: CheckpointSaved, files: tuple[File, ...]) -> list[Event]:
         """A checkpoint is in the store: those that were kept back for it may go."""
@@ -46,7 +46,7 @@ class StoredCheckpoints:
         was_skipping, self._is_skipping = self._is_skipping, True
         return [] if was_skipping else [_skipped(event.step, error)]
 
-    def told(self, event: Event) -> list[Event]:
+    def to_write(self, event: Event) -> list[Event]:
         """What is written of any other event."""
         match event:
             case CheckpointDeleted(step) if self._is_newest_missing:

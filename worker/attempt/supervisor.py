@@ -86,7 +86,7 @@ def supervise(slot: Slot, claim: Claim) -> None:
 def _supervise(slot: Slot, claim: Claim) -> None:
     job = claim.job
     log.info("%s: attempt %d begins", job.id, job.attempt)
-    slot.ear.job_id = job.id
+    slot.activity.job_id = job.id
     trainer = slot.spares.take()
     try:
         with closing(Attempt(slot, claim, trainer, order(slot, claim))) as attempt:
@@ -101,7 +101,7 @@ def _supervise(slot: Slot, claim: Claim) -> None:
         _give_up(slot, Lease.of(job), f"{type(error).__name__}: {error}.")
     finally:
         trainer.end()
-        slot.ear.job_id = None
+        slot.activity.job_id = None
         if not slot.drain and slot.gpu.trouble is None:
             slot.spares.prepare()
 

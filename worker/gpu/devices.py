@@ -1,4 +1,4 @@
-"""Which GPUs a machine has, told by `nvidia-smi`, and whether the one of this worker can still be opened.
+"""Which GPUs a machine has, according to `nvidia-smi`, and whether the one of this worker can still be opened.
 
 Neither costs an import of torch, and looking costs microseconds: a device file is opened and closed again.
 """

@@ -13,7 +13,7 @@ from services import metrics
 from services.jobs.doorbell import RING
 from services.settings import Settings
 
-PATIENCE_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ class CeleryDoorbell:
     def __init__(self, settings: Settings) -> None:
         self._app = Celery("loopline-bell", broker=settings.broker_url, set_as_current=False)
         self._app.conf.update(
-            broker_connection_timeout=PATIENCE_SECONDS,
+            broker_connection_timeout=TIMEOUT_SECONDS,
             broker_connection_retry=False,
             broker_transport_options={
-                "socket_connect_timeout": PATIENCE_SECONDS,
-                "socket_timeout": PATIENCE_SECONDS,
+                "socket_connect_timeout": TIMEOUT_SECONDS,
+                "socket_timeout": TIMEOUT_SECONDS,
                 "max_retries": 0,
             },
             task_publish_retry=False,

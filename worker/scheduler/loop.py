@@ -44,7 +44,7 @@ def run(settings: Settings, engine: Engine, bell: Doorbell, stop: threading.Even
             db.check_schema(engine)  # the API brings it up to date, and may not have come to that yet
             keep_schedules(engine)  # first, so that the same pass rings for what they submit
             done = reconcile(engine, bell, settings)
-            tell(engine, done.expired)
+            log_expired(engine, done.expired)
             for batch_id in done.ended:
                 log.info("batch %s has ended", batch_id)
             if time.monotonic() >= sweep_at:
@@ -61,7 +61,7 @@ def keep_schedules(engine: Engine) -> None:
     """Write down which batches of schedules have ended, fire what has waited for that, then what is due.
 
     Each in a transaction of its own, after a look that takes no lock. What is wrong with one keeps neither the others
-    nor the leases of jobs waiting: it is told, and tried again at the next pass.
+    nor the leases of jobs waiting: it is logged, and tried again at the next pass.
     """
     steps: Sequence[tuple[Callable[[Session], Sequence[Any]], Callable[[Session, Any], Sequence[Firing]]]] = (
         (firings.ended, firings.end),
@@ -88,11 +88,11 @@ def _keep(engine: Engine, act: Callable[[Session, Any], Sequence[Firing]], found
         log.exception("cannot process a schedule (%s)", found)
         return
     for name, firing in done:
-        told = firing.message or firing.batch_id
-        log.info("schedule %s (%s): %s, %s", name, firing.schedule_id, firing.outcome, told)
+        detail = firing.message or firing.batch_id
+        log.info("schedule %s (%s): %s, %s", name, firing.schedule_id, firing.outcome, detail)
 
 
-def tell(engine: Engine, expired: Sequence[str]) -> None:
+def log_expired(engine: Engine, expired: Sequence[str]) -> None:
     """A line for each job that was moved, which carries the id of the request that submitted it. Raises Unavailable."""
     if expired:
         with db.read_scope(engine) as session:

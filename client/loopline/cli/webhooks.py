@@ -58,8 +58,8 @@ def create_webhook(
         webhook = client.create_webhook(url, events=events, only=only, tags=wanted)
     if as_json:
         return print_json(webhook.raw)
-    told = ", ".join(webhook.events) + (f" of {webhook.only}" if webhook.only else "")
-    note(f"{webhook.id} is told of {told}. Its secret, to verify with, is not shown again.")
+    subjects = ", ".join(webhook.events) + (f" of {webhook.only}" if webhook.only else "")
+    note(f"{webhook.id} is told of {subjects}. Its secret, to verify with, is not shown again.")
     return say(webhook.secret)
 
 

@@ -128,7 +128,7 @@ def watched(client: Client, batch: Batch, back: str) -> Batch:
 
 def _live(console: Console, batch: Batch) -> Batch:
     shown = _Drawn(console, batch)
-    on_retry(shown.tell)
+    on_retry(shown.show_retry)
     drawing = Live(shown, console=console, refresh_per_second=8, transient=True)
     try:
         with drawing:
@@ -168,7 +168,7 @@ class _Drawn:
     def __init__(self, console: Console, batch: Batch) -> None:
         self.console, self.batch, self.trouble = console, batch, ""
 
-    def tell(self, trouble: str) -> None:
+    def show_retry(self, trouble: str) -> None:
         """Shows what goes wrong until something is new."""
         self.trouble = trouble
 

@@ -80,15 +80,15 @@ def event(shown: Event) -> Text:
         parts = [moved + whose + (f" ({shown.reason})" if shown.reason else ""), shown.message]
     else:
         parts = [shown.type.replace("_", " "), shown.message]
-    return _told(shown.at, shown.level, ": ".join(part for part in parts if part))
+    return _timed_line(shown.at, shown.level, ": ".join(part for part in parts if part))
 
 
 def log_line(shown: LogLine) -> Text:
     """`2026-01-02 03:04:05  warning  what the trainer said`."""
-    return _told(shown.at, shown.level, f"{shown.level:<7}  {shown.text}")
+    return _timed_line(shown.at, shown.level, f"{shown.level:<7}  {shown.text}")
 
 
-def _told(at: datetime | None, level: str, said: str) -> Text:
+def _timed_line(at: datetime | None, level: str, said: str) -> Text:
     time = at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else text.NOTHING
     line = Text.assemble((time, "dim"), "  ", (text.printable(said), table.LEVELS.get(level, "")), no_wrap=True)
     line.overflow = "ignore"

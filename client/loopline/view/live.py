@@ -37,7 +37,7 @@ class LiveView:
         self.epochs += epochs
         self.trouble = ""
 
-    def tell(self, trouble: str) -> None:
+    def show_retry(self, trouble: str) -> None:
         """Shows what goes wrong until something is new."""
         self.trouble = trouble
 
@@ -59,8 +59,8 @@ class LiveView:
         name = f" {self.job.name}" if self.job.name else ""
         again = f", attempt {self.job.attempt}" if self.job.attempt > 1 else ""
         place = f", {jobs.waiting(self.job)}" if self.job.position is not None else ""
-        told = f": {self.job.message}" if self.job.message and not self.job.terminal else ""
-        return Text.assemble((self.job.id, "bold"), name, " ", jobs.status(self.job), again, place, told)
+        message = f": {self.job.message}" if self.job.message and not self.job.terminal else ""
+        return Text.assemble((self.job.id, "bold"), name, " ", jobs.status(self.job), again, place, message)
 
     def _latest(self) -> list[RenderableType]:
         """As many of the epochs as the terminal is high, the best one green."""

@@ -80,8 +80,8 @@ def deliveries(found: Iterable[Delivery]) -> table.Listing:
     return table.Listing(rows, drop=("created",), wrap=("event",), below=("because", "about"))
 
 
-def _subject(told: Delivery) -> str:
-    data = below(told.payload, "data")
+def _subject(delivery: Delivery) -> str:
+    data = below(delivery.payload, "data")
     return text.printable(str(data.get("id") or data.get("model") or text.NOTHING))
 
 

@@ -63,7 +63,7 @@ def in_sight(client: Client, what: str, back: str) -> Iterator[None]:
 
 def _live(console: Console, job: Job, typed: Typed) -> Job:
     shown = LiveView(console, job, typed)
-    on_retry(shown.tell)
+    on_retry(shown.show_retry)
     thinned_at = 0.0
     with drawn(shown):
         for job, epochs in job.follow():  # noqa: B020  (the same job, as it is now)

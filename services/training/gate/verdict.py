@@ -85,8 +85,8 @@ class Retraining:
             self._note("warm_start", self.cold, "warning", model=named.model)
             return prepare(arrays, self.spec)
         self.warm = named.model
-        told = f"Training begins with the weights and the scaling of {self.warm}."
-        self._note("warm_start", told, model=self.warm)
+        message = f"Training begins with the weights and the scaling of {self.warm}."
+        self._note("warm_start", message, model=self.warm)
         return prepared
 
     def _look_back(self, arrays: Arrays, device: torch.device, named: SavedModel | None) -> None:
@@ -200,23 +200,29 @@ def verdict(
         against = gate.against or retrain.promote
         return "first", f"There was no {retrain.model}@{against} to compare with: {metric} {value:.4g} is the first."
     if comparison is None:
-        told = f"{before.name} {before.trouble}, so they cannot be compared"
-        return "not_comparable", f"{told}: look at both, and promote by hand."
+        message = f"{before.name} {before.trouble}, so they cannot be compared"
+        return "not_comparable", f"{message}: look at both, and promote by hand."
     c = comparison
     if not math.isfinite(c.improvement):
         return "not_comparable", f"{metric} of {before.name} on the test samples is no finite number: promote by hand."
-    told = (
+    message = (
         f"{metric} {c.new:.4g}, and {c.old:.4g} of {before.name} on the same {c.samples:,} test samples "
         f"({_signed(c.improvement)}; they answer {c.differing:,} differently; p = {c.p_value:.2g})"
     )
     if c.improvement <= 0:
-        return "not_better", f"It is no better: {told}."
+        return "not_better", f"It is no better: {message}."
     if c.p_value > gate.error_rate:
-        return "could_be_luck", f"It may be better by luck alone: {told}; the gate asks for p <= {gate.error_rate:g}."
+        return (
+            "could_be_luck",
+            f"It may be better by luck alone: {message}; the gate asks for p <= {gate.error_rate:g}.",
+        )
     if gate.margin > 0 and c.at_least < gate.margin:
         sure = f"with a confidence of {1 - gate.error_rate:.4g} it is only {_signed(c.at_least)} or more"
-        return "below_margin", f"It is not better by enough: {told}; {sure}, and gate.margin asks for {gate.margin:g}."
-    return "better", f"It is better: {told}."
+        return (
+            "below_margin",
+            f"It is not better by enough: {message}; {sure}, and gate.margin asks for {gate.margin:g}.",
+        )
+    return "better", f"It is better: {message}."
 
 
 def _signed(improvement: float) -> str:

@@ -91,9 +91,11 @@ def _check(where: str, there: int | None, parts: Mapping[str, int]) -> None:
     needed = sum(parts.values())
     if there is None or needed <= there:
         return
-    told = ", ".join(f"{shown(size)} for {what}" for what, size in sorted(parts.items(), key=lambda part: -part[1]))
+    parts_text = ", ".join(
+        f"{shown(size)} for {what}" for what, size in sorted(parts.items(), key=lambda part: -part[1])
+    )
     raise TooLargeToTrain(
-        f"The job needs {shown(needed)} of memory or more, and {where} has {shown(there)}: {told}. Lower "
+        f"The job needs {shown(needed)} of memory or more, and {where} has {shown(there)}: {parts_text}. Lower "
         "architecture.hidden_size, num_layers or training.batch_size, use less data, or a queue whose workers have "
         "more memory."
     )

@@ -163,13 +163,13 @@ def _bar(gate: Gate, metric: str) -> Iterator[Problem]:
         if measure.higher_is_better:
             yield Problem(place, f"is always reached: {metric} is at least {measure.least:g}; got {bar:g}")
         else:
-            told = f"{metric} is at least {measure.least:g}, and this is the most that may pass"
-            yield Problem(place, f"can never be reached: {told}; got {bar:g}")
+            range_text = f"{metric} is at least {measure.least:g}, and this is the most that may pass"
+            yield Problem(place, f"can never be reached: {range_text}; got {bar:g}")
     if bar is not None and bar > measure.most:
         yield Problem(place, f"can never be reached: {metric} is at most {measure.most:g}; got {bar:g}")
     if gate.margin > measure.most - measure.least:
-        told = f"{metric} is from {measure.least:g} to {measure.most:g}"
-        yield Problem("/retrain/gate/margin", f"can never be reached: {told}; got {gate.margin:g}")
+        range_text = f"{metric} is from {measure.least:g} to {measure.most:g}"
+        yield Problem("/retrain/gate/margin", f"can never be reached: {range_text}; got {gate.margin:g}")
 
 
 def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:

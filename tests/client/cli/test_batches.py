@@ -158,7 +158,7 @@ def test_wait_prints_a_line_for_each_job_and_leaves_as_the_worst(
     run: Run, service: Any, client: Client, files: list[str], in_background: Background, outcomes: Any, code: int
 ) -> None:
     def work() -> None:
-        assert service.bell.heard.wait(30)
+        assert service.bell.was_rung.wait(30)
         end(service, client, *outcomes)
 
     in_background(work)
@@ -217,9 +217,9 @@ def test_a_silent_worker_is_said_with_the_batch(
     with db.session_scope(service.engine) as session:
         left = db.now() + 20  # of 60 seconds
         session.execute(sa.update(Job).where(Job.id == job.id).values(lease_until=left))
-    silent, *heard = next(looks).jobs
+    silent, *others_shown = next(looks).jobs
     assert silent.silent_since is not None
-    assert [one.silent_since for one in heard] == [None for _ in others]
+    assert [one.silent_since for one in others_shown] == [None for _ in others]
     shown = run("batches", "show", "last").stdout
     assert re.search(r"^running +a +epoch 0/\d+, nothing heard for 4\d s", shown, re.MULTILINE)
     assert shown.count("nothing heard") == 1

@@ -153,7 +153,7 @@ def test_submit_leaves_with_the_code_of_the_end(
     run: Run, service: Any, client: Client, job_file: Path, in_background: Background, how: str, end: str, code: int
 ) -> None:
     def worker() -> None:
-        assert service.bell.heard.wait(20)
+        assert service.bell.was_rung.wait(20)
         job = client.last()
         if end == "complete":
             service.complete(job.id)
@@ -173,7 +173,7 @@ def test_submit_with_json_and_watch_keeps_stdout_for_the_job(
     run: Run, service: Any, client: Client, job_file: Path, in_background: Background
 ) -> None:
     def worker() -> None:
-        assert service.bell.heard.wait(20)
+        assert service.bell.was_rung.wait(20)
         service.complete(client.last().id)
 
     in_background(worker)
@@ -555,7 +555,7 @@ def test_a_paused_job_is_waited_for_and_says_so_once(
     run: Run, service: Any, client: Client, job_file: Path, in_background: Background, how: str
 ) -> None:
     def person_and_worker() -> None:
-        assert service.bell.heard.wait(20)
+        assert service.bell.was_rung.wait(20)
         job = client.last().pause()
         service.seen(job.id)
         job.resume()
@@ -576,8 +576,8 @@ def test_workers_are_listed_and_their_absence_is_a_sentence(
     assert run("workers").stdout == "No workers are up. Jobs are accepted and wait until one starts.\n"
     job_id = client.submit(tiny).id
     with db.session_scope(service.engine) as session:
-        workers.beat(session, "a:1", queues=["default", "night"], state="idle", job_id=None, heard_seconds_ago=None)
-        workers.beat(session, "b:2", queues=["default"], state="busy", job_id=job_id, heard_seconds_ago=90)
+        workers.beat(session, "a:1", queues=["default", "night"], state="idle", job_id=None, doorbell_seconds_ago=None)
+        workers.beat(session, "b:2", queues=["default"], state="busy", job_id=job_id, doorbell_seconds_ago=90)
     header, idle, busy = run("workers").stdout.splitlines()
     assert header.split() == ["worker", "state", "job", "queues", "started", "seen", "heard", "a", "bell"]
     assert re.split(" {2,}", idle) == ["a:1", "idle", "-", "default, night", "just now", "just now", "never"]
@@ -601,7 +601,7 @@ def test_a_silent_worker_is_said_with_the_job_and_with_the_worker(
     job = client.submit(tiny)
     service.start(job.id)
     with db.session_scope(service.engine) as session:
-        workers.beat(session, "test:1", queues=["default"], state="busy", job_id=job.id, heard_seconds_ago=None)
+        workers.beat(session, "test:1", queues=["default"], state="busy", job_id=job.id, doorbell_seconds_ago=None)
         session.execute(sa.update(Worker).values(seen_at=db.now() - 40))
         session.execute(sa.update(Job).values(lease_until=db.now() + 20))  # of 60 seconds
     assert re.search(r"status +running, nothing heard for 4\d s\n", run("show", job.id).stdout)

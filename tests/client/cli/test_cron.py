@@ -88,7 +88,7 @@ def looking(night: Night, keyed: Any) -> Iterator[Client]:
 
 def work(service: Any, client: Client, *outcomes: str) -> None:
     """The worker's part: the jobs of the only batch end so, once they are there."""
-    assert service.bell.heard.wait(CRON_SECONDS)
+    assert service.bell.was_rung.wait(CRON_SECONDS)
     [batch] = client.batches()
     for row, outcome in zip(batch.refresh().jobs, outcomes, strict=True):
         if outcome == "succeeded":

@@ -179,7 +179,7 @@ WRONG = [[], {}, "word", True, -1, 2**70, [[1]], {"a": {"a": 1}}, "2026-13-01T00
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_wrong_kinds_are_no_traceback_and_no_failed_job(run: Any, stub: Stub, words: tuple[str, ...]) -> None:
-    def told() -> None:
+    def check() -> None:
         done = run(words)
         # 1 says of nothing but `webhooks test` that something went wrong that the service knows of.
         assert done.exit_code in (0, 2, 3, 4) or words == ("webhooks", "test"), done.exception
@@ -188,11 +188,11 @@ def test_wrong_kinds_are_no_traceback_and_no_failed_job(run: Any, stub: Stub, wo
 
     for wrong in WRONG[:: 1 + len(WRONG) // 3]:
         stub.change = lambda answer, wrong=wrong: wrong if answer else answer
-        told()
+        check()
         stub.change = lambda answer, wrong=wrong: (
             answer | {"data": wrong} if "data" in answer else dict.fromkeys(answer, wrong)
         )
-        told()
+        check()
     stub.change = lambda answer: answer
     for number in range(4):
         leaves = iter(range(number, 10_000))
@@ -203,7 +203,7 @@ def test_wrong_kinds_are_no_traceback_and_no_failed_job(run: Any, stub: Stub, wo
             return wrong if at % 3 == 0 and wrong.__hash__ else plausible(schema)
 
         stub.leaf = leaf
-        told()
+        check()
 
 
 def test_a_list_that_does_not_end_is_left(run: Any, stub: Stub) -> None:

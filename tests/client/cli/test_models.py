@@ -51,8 +51,8 @@ def blocks(kind: str) -> Iterator[str]:
 def work(service: Any, count: int) -> None:
     """Trains the next jobs that come, so to say."""
     for _ in range(count):
-        assert service.bell.heard.wait(60)
-        service.bell.heard.clear()
+        assert service.bell.was_rung.wait(60)
+        service.bell.was_rung.clear()
         with db.read_scope(service.engine) as session:
             [job] = queries.page(session.connection(), tenant="default", limit=20, status="queued").rows
         service.start(job.id)

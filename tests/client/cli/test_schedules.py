@@ -85,7 +85,7 @@ def until_it_waits(service: Any) -> None:
 def work(service: Any, ended: threading.Event) -> None:
     """Trains what comes, so to say."""
     while not ended.is_set():
-        service.bell.heard.wait(0.05)
+        service.bell.was_rung.wait(0.05)
         finish(service)
 
 
@@ -203,7 +203,7 @@ def test_a_run_that_fails_says_so_to_cron(
     run("schedules", "set", nightly)
 
     def fail() -> None:
-        assert service.bell.heard.wait(30)
+        assert service.bell.was_rung.wait(30)
         finish(service, fail=1)
 
     in_background(fail)

@@ -49,7 +49,7 @@ def test_webhooks_are_made_tested_looked_at_and_deleted(
     assert (made.url, made.events, made.tags) == (receiver.url, ["job.queued"], {"team": "speech"})
     tested = client.test_webhook(made.id)
     assert (tested.state, tested.event, tested.last_status) == ("delivered", "webhook.test", 204)
-    assert Verifier(made.secret).verify(receiver.heard[0].body, receiver.heard[0].headers) == tested.payload
+    assert Verifier(made.secret).verify(receiver.received[0].body, receiver.received[0].headers) == tested.payload
     assert client.webhook(made.id).delivered_at is not None
     job = client.submit(tiny | {"tags": {"team": "speech"}})
     client.submit(tiny)
@@ -77,7 +77,9 @@ def test_a_webhook_for_one_batch_and_a_new_secret(
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", done.stdout)
     assert "The one before signs too until" in done.stderr
     tested = client.test_webhook(made.id)
-    assert Verifier(done.stdout.strip()).verify(receiver.heard[0].body, receiver.heard[0].headers) == tested.payload
+    assert (
+        Verifier(done.stdout.strip()).verify(receiver.received[0].body, receiver.received[0].headers) == tested.payload
+    )
     shown = run("webhooks", "show", made.id).stdout
     assert "signs too until" in shown
     assert batch.id in shown

@@ -35,7 +35,7 @@ from services.webhooks.news import OF_STATUS
 PICK = st.integers(0, 1000)
 VERBS = (
     *("create", "claim", "wait", "cancel", "pause", "pause", "resume"),
-    *("start", "record", "record_steps", "record_steps", "checkpoint", "checkpoint", "renew", "go_back", "tell"),
+    *("start", "record", "record_steps", "record_steps", "checkpoint", "checkpoint", "renew", "go_back", "log"),
     *("lose", "lose", "lose", "give_back", "succeed", "fail", "fail", "cancelled", "paused"),
     *("zombie", "zombie", "zombie"),
 )
@@ -276,7 +276,7 @@ class Life(RuleBasedStateMachine):
         job.steps, job.epochs = position, {epoch for epoch in job.epochs if epoch <= position // 2}
         job.checkpoint_step = min(job.checkpoint_step, position)
 
-    def tell(self, pick: int, size: int) -> None:
+    def log(self, pick: int, size: int) -> None:
         job, lease = self.running(pick)
         self.do(lambda s: events.log(s, lease, [events.Line("info", "a line")] * size))
         job.log_lines += size

@@ -65,7 +65,7 @@ def production(engine: Engine) -> int | None:
         return registry.aliases(session, ["m"])["m"].get("production")
 
 
-def told(engine: Engine, lease: Lease) -> Sequence[str]:
+def event_types(engine: Engine, lease: Lease) -> Sequence[str]:
     with db.read_scope(engine) as session:
         rows: Sequence[Event] = events.page(session, lease.job_id, after=0, limit=100)[0]
         return [row.type for row in rows if row.type != "status"]
@@ -76,7 +76,7 @@ def test_the_first_that_passes_becomes_production_and_the_next_has_to_beat_it(en
     assert look(engine, first) == {"warm_start": None, "against": None}
     done = succeed(engine, first)
     assert (done["decision"], done["version"], production(engine)) == ("promoted", 1, 1)
-    assert told(engine, first) == ["retraining", "registered", "promoted"]
+    assert event_types(engine, first) == ["retraining", "registered", "promoted"]
     second = claim(warm_start="production")
     assert look(engine, second) == {"warm_start": "m@1", "against": "m@1"}
     assert succeed(engine, second)["decision"] == "promoted"
@@ -94,7 +94,7 @@ def test_one_that_does_not_pass_is_a_version_and_no_more(engine: Engine, claim: 
     done = succeed(engine, worse, passed=False)
     assert (done["decision"], done["version"], production(engine)) == ("held_back", 2, 1)
     assert done["message"] == "m@2 was not made production. It is no better."
-    assert told(engine, worse) == ["retraining", "registered", "held_back"]
+    assert event_types(engine, worse) == ["retraining", "registered", "held_back"]
 
 
 def test_without_a_gate_whatever_comes_is_promoted_and_without_an_alias_nothing_is(
@@ -132,7 +132,7 @@ def test_every_attempt_is_compared_with_what_the_first_one_was(engine: Engine, c
         assert attempts.expire(session) == [lease.job_id]
     again = claimed(engine)
     assert (again.job_id, look(engine, again)["against"]) == (lease.job_id, "m@1")
-    assert told(engine, again).count("retraining") == 1
+    assert event_types(engine, again).count("retraining") == 1
 
 
 def test_one_that_was_compared_with_what_is_no_more_in_production_is_held_back(engine: Engine, claim: Claim) -> None:
@@ -201,7 +201,7 @@ def test_a_registry_that_refuses_costs_the_job_nothing(
     done = succeed(engine, lease)
     assert (done["decision"], done["version"]) == ("failed", None)
     assert done["message"] == "The result could not be registered as m: No more versions."
-    assert told(engine, lease) == ["retraining", "warning"]
+    assert event_types(engine, lease) == ["retraining", "warning"]
 
 
 def test_other_jobs_know_nothing_of_all_this(engine: Engine, make_job: Callable[..., Job]) -> None:

@@ -15,7 +15,7 @@ from services.orm import Job, Worker
 
 
 def beat(session: Session, name: str = "a:1:x", state: str = "idle", queues: tuple[str, ...] = ("default",)) -> None:
-    workers.beat(session, name, queues=queues, state=state, job_id=None, heard_seconds_ago=5.0)
+    workers.beat(session, name, queues=queues, state=state, job_id=None, doorbell_seconds_ago=5.0)
 
 
 def age(session: Session, seconds: float) -> None:

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from services.schedules import cron
 
 
-def told(expression: str, zone: str, after: str, count: int) -> list[str]:
+def next_slots(expression: str, zone: str, after: str, count: int) -> list[str]:
     """The next slots after a time by the zone's clocks, by them too."""
     since = datetime.fromisoformat(after).replace(tzinfo=cron.zone(zone)).timestamp()
     return [cron.local(slot, zone).isoformat() for slot in islice(cron.slots(expression, zone, since), count)]
 
 
 def test_a_time_that_does_not_exist_comes_right_after_the_gap() -> None:
-    assert told("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", 2) == [
+    assert next_slots("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", 2) == [
         "2026-03-29T03:00:00+02:00",
         "2026-03-30T02:30:00+02:00",
     ]
-    assert told("0,30 2,3 * * *", "Europe/Berlin", "2026-03-29T00:00", 3) == [
+    assert next_slots("0,30 2,3 * * *", "Europe/Berlin", "2026-03-29T00:00", 3) == [
         "2026-03-29T03:00:00+02:00",
         "2026-03-29T03:30:00+02:00",
         "2026-03-30T02:00:00+02:00",
@@ -32,7 +32,7 @@ def test_a_time_that_does_not_exist_comes_right_after_the_gap() -> None:
 
 def test_a_time_that_comes_twice_is_due_the_first_time_alone() -> None:
     nights = ["2026-04-05T02:30:00+11:00", "2026-04-06T02:30:00+10:00"]
-    assert told("30 2 * * *", "Australia/Sydney", "2026-04-04T12:00", 2) == nights
+    assert next_slots("30 2 * * *", "Australia/Sydney", "2026-04-04T12:00", 2) == nights
     for minute in (0, 10, 30, 59):  # whoever asks in the second of the two hours
         asked = datetime(2026, 4, 5, 2, minute, tzinfo=cron.zone("Australia/Sydney"), fold=1).timestamp()
         assert (
@@ -41,23 +41,23 @@ def test_a_time_that_comes_twice_is_due_the_first_time_alone() -> None:
 
 
 def test_what_goes_by_the_time_that_passes_is_due_in_both_hours() -> None:
-    assert told("*/30 * * * *", "Australia/Sydney", "2026-04-05T01:40", 5) == [
+    assert next_slots("*/30 * * * *", "Australia/Sydney", "2026-04-05T01:40", 5) == [
         "2026-04-05T02:00:00+11:00",
         "2026-04-05T02:30:00+11:00",
         "2026-04-05T02:00:00+10:00",
         "2026-04-05T02:30:00+10:00",
         "2026-04-05T03:00:00+10:00",
     ]
-    assert told("*/30 * * * *", "Europe/Berlin", "2026-03-29T01:00", 2) == [
+    assert next_slots("*/30 * * * *", "Europe/Berlin", "2026-03-29T01:00", 2) == [
         "2026-03-29T01:30:00+01:00",
         "2026-03-29T03:00:00+02:00",
     ]
 
 
 def test_every_two_hours_is_two_oclock_twice_or_never_where_clocks_change() -> None:
-    sydney = told("0 */2 * * *", "Australia/Sydney", "2026-04-05T00:30", 3)
+    sydney = next_slots("0 */2 * * *", "Australia/Sydney", "2026-04-05T00:30", 3)
     assert [slot[11:16] for slot in sydney] == ["02:00", "02:00", "04:00"]
-    berlin = told("0 */2 * * *", "Europe/Berlin", "2026-03-28T23:30", 2)
+    berlin = next_slots("0 */2 * * *", "Europe/Berlin", "2026-03-28T23:30", 2)
     assert [slot[11:16] for slot in berlin] == ["00:00", "04:00"]
 
 

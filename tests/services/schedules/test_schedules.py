@@ -89,7 +89,7 @@ def rows(engine: Engine, schedule: Schedule | None = None) -> list[Firing]:
         return [*session.scalars(query if schedule is None else query.where(Firing.schedule_id == schedule.id))]
 
 
-def told(engine: Engine) -> list[tuple[str | None, str, str | None]]:
+def outcomes_of(engine: Engine) -> list[tuple[str | None, str, str | None]]:
     """Of every firing, oldest first, its slot in UTC, its outcome and its reason."""
     return [
         (None if row.slot is None else f"{cron.local(row.slot, 'UTC'):%d %H:%M}", row.outcome, row.reason)
@@ -229,7 +229,7 @@ def test_after_downtime_the_newest_slot_is_fired_and_the_others_are_missed(
     make(cron="0 * * * *", catch_up_seconds=3 * 3600)
     clock.set("2026-11-24T18:20:00")
     keep_schedules(engine)
-    assert told(engine) == [
+    assert outcomes_of(engine) == [
         ("24 13:00", "missed", "downtime"),
         ("24 14:00", "missed", "downtime"),
         ("24 15:00", "missed", "downtime"),
@@ -284,7 +284,7 @@ def test_a_clock_that_is_set_back_fires_nothing_again(
         definitions.resume(session, "nightly")
     clock.set("2026-11-25T02:30:00")
     keep_schedules(engine)
-    assert told(engine) == [("25 02:30", "succeeded", None)]
+    assert outcomes_of(engine) == [("25 02:30", "succeeded", None)]
     with db.read_scope(engine) as session:
         assert definitions.get(session, "nightly").next_slot == clock.now + DAY
 
@@ -305,7 +305,7 @@ def test_skip_leaves_a_slot_out_while_the_batch_before_goes_on(
     finish(engine)
     clock.set("2026-11-27T02:30:00")
     keep_schedules(engine)
-    assert [outcome for _, outcome, _ in told(engine)] == ["succeeded", "skipped", "fired"]
+    assert [outcome for _, outcome, _ in outcomes_of(engine)] == ["succeeded", "skipped", "fired"]
 
 
 def test_queue_lets_one_slot_wait_and_fires_it_at_the_end_of_the_batch_before(
@@ -315,7 +315,7 @@ def test_queue_lets_one_slot_wait_and_fires_it_at_the_end_of_the_batch_before(
     for day in (25, 26, 27):
         clock.set(f"2026-11-{day}T02:30:00")
         keep_schedules(engine)
-    assert told(engine) == [
+    assert outcomes_of(engine) == [
         ("25 02:30", "fired", None),
         ("26 02:30", "skipped", "superseded"),
         ("27 02:30", "waiting", None),
@@ -324,7 +324,7 @@ def test_queue_lets_one_slot_wait_and_fires_it_at_the_end_of_the_batch_before(
     clock.now += HOUR
     keep_schedules(engine)
     keep_schedules(engine)
-    assert [outcome for _, outcome, _ in told(engine)] == ["succeeded", "skipped", "fired"]
+    assert [outcome for _, outcome, _ in outcomes_of(engine)] == ["succeeded", "skipped", "fired"]
     assert (count(engine, Batch), rows(engine)[2].message) == (2, None)
     with db.read_scope(engine) as session:
         assert batches.get(session, rows(engine)[2].batch_id or "").name == "nightly 2026-11-27 02:30"
@@ -407,7 +407,7 @@ def test_without_new_data_a_slot_is_skipped_unless_the_run_before_failed(
     second = upload(scope, storage, npz_bytes(2))
     clock.set("2026-11-28T02:30:00")
     keep_schedules(engine)
-    assert [(slot, outcome, reason) for slot, outcome, reason in told(engine)] == [
+    assert [(slot, outcome, reason) for slot, outcome, reason in outcomes_of(engine)] == [
         ("25 02:30", "failed", None),
         ("26 02:30", "succeeded", None),
         ("27 02:30", "skipped", "no_new_data"),
@@ -433,7 +433,7 @@ def test_a_data_set_that_was_deleted_refuses_the_slot_and_the_next_one_tries_aga
     upload(scope, storage, npz_bytes(2))
     clock.set("2026-11-26T02:30:00")
     keep_schedules(engine)
-    assert told(engine) == [("25 02:30", "refused", "spec_invalid"), ("26 02:30", "fired", None)]
+    assert outcomes_of(engine) == [("25 02:30", "refused", "spec_invalid"), ("26 02:30", "fired", None)]
     assert "/submit/data/dataset: no data set named `speech`" in (rows(engine)[0].message or "")
 
 
@@ -480,7 +480,7 @@ def test_a_pause_makes_no_rows_and_a_resume_begins_with_what_comes_then(
         assert not definitions.resume(session, "nightly").changed
     clock.set("2026-11-30T06:00:00")
     keep_schedules(engine)
-    assert told(engine) == [
+    assert outcomes_of(engine) == [
         ("25 02:30", "succeeded", None),
         ("26 02:30", "skipped", "paused"),
         ("30 06:00", "fired", None),
@@ -507,7 +507,7 @@ def test_a_run_by_hand_obeys_the_overlap_and_not_the_pause(
         assert firings.run(session, "nightly")[0].outcome == "waiting"
     finish(engine)
     keep_schedules(engine)
-    assert told(engine) == [(None, "succeeded", "run_now"), (None, "fired", "run_now")]
+    assert outcomes_of(engine) == [(None, "succeeded", "run_now"), (None, "fired", "run_now")]
     with scope() as session:
         definitions.put(session, "nightly", Definition("30 2 * * *", SPEC, overlap="replace"))
         assert firings.run(session, "nightly")[0].reason == "replaced"
@@ -521,7 +521,7 @@ def test_a_run_by_hand_counts_for_the_overlap_of_slots(
         firings.run(session, "nightly")
     clock.set("2026-11-25T02:30:00")
     keep_schedules(engine)
-    assert told(engine) == [(None, "fired", "run_now"), ("25 02:30", "skipped", "overlap")]
+    assert outcomes_of(engine) == [(None, "fired", "run_now"), ("25 02:30", "skipped", "overlap")]
 
 
 def test_a_run_that_is_asked_for_twice_with_one_key_is_one(make: Callable[..., Schedule], scope: Scope) -> None:
@@ -612,7 +612,7 @@ def test_old_firings_are_forgotten_and_what_is_open_is_not(
     clock.now += 401 * DAY
     with scope() as session:
         assert firings.forget_old(session) == 1
-    assert told(engine) == [("25 02:30", "fired", None)]
+    assert outcomes_of(engine) == [("25 02:30", "fired", None)]
 
 
 # Many at once

@@ -91,7 +91,7 @@ def test_a_sweep_takes_what_no_job_refers_to_and_nothing_else(
 
 def test_workers_that_are_long_gone_are_forgotten(engine: Engine, settings: Settings) -> None:
     with db.session_scope(engine) as session:
-        workers.beat(session, "a", queues=["default"], state="idle", job_id=None, heard_seconds_ago=None)
+        workers.beat(session, "a", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
         session.execute(sa.update(Worker).values(seen_at=0.0))
     reconciler.reconcile(engine, FakeDoorbell(), settings)
     with db.read_scope(engine) as session:

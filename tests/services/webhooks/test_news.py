@@ -53,7 +53,7 @@ def hook(engine: Engine, *events: str, **given: Any) -> Webhook:
         return subscriptions.create(session, url, events=events or None, tenant=tenant, **given)
 
 
-def told(engine: Engine, *hooks: Webhook) -> list[tuple[str, dict[str, Any]]]:
+def messages(engine: Engine, *hooks: Webhook) -> list[tuple[str, dict[str, Any]]]:
     """What was written for these webhooks, or for all, oldest first: events and their data."""
     query = sa.select(Delivery).order_by(Delivery.id)
     if hooks:
@@ -86,7 +86,7 @@ def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_ea
     with db.session_scope(engine) as session:
         attempts.succeed(session, _lease(session), {"metrics": {"test_loss": 0.5}}, [])
         attempts.fail(session, _lease(session), "trainer_crashed", "It fell. " * 100, retry=False)
-    assert (over(engine), end(engine, batch_id), told(engine)) == ([], False, [])
+    assert (over(engine), end(engine, batch_id), messages(engine)) == ([], False, [])
     cancel(engine, third)
     assert over(engine) == [batch_id]
     with db.read_scope(engine) as session:
@@ -94,7 +94,7 @@ def test_a_batch_ends_with_the_last_of_its_jobs_and_is_told_with_what_came_of_ea
     assert (before.terminal, before.ended_at) == (True, None)
     assert end(engine, batch_id)
     assert (over(engine), end(engine, batch_id)) == ([], False)
-    [(event, data)] = told(engine, webhook)
+    [(event, data)] = messages(engine, webhook)
     assert (event, data["id"], data["name"], data["status"], data["total"]) == (
         "batch.ended",
         batch_id,
@@ -133,7 +133,7 @@ def test_a_batch_of_many_jobs_names_some_and_counts_all(
     with db.session_scope(engine) as session:
         attempts.fail(session, _lease(session), "diverged", retry=False)
     assert end(engine, batch_id)
-    [(_, data)] = told(engine)
+    [(_, data)] = messages(engine)
     assert ([one["id"] for one in data["jobs"]], data["total"]) == ([ids[2], ids[0]], 3)  # failures first
 
 
@@ -145,7 +145,7 @@ def test_a_batch_whose_jobs_were_deleted_has_ended(engine: Engine, make_batch: M
         with db.session_scope(engine) as session:
             control.delete(session, job_id)
     assert end(engine, batch_id)
-    [(_, data)] = told(engine)
+    [(_, data)] = messages(engine)
     assert (data["total"], data["jobs"]) == (0, [])
     assert data["ended_at"] >= data["created_at"]
 
@@ -167,7 +167,7 @@ def test_of_many_schedulers_at_once_one_tells_the_end_of_a_batch(
         with ThreadPoolExecutor(4) as pool:
             seen += [batch_id for ended in pool.map(lambda one: end(engine, one), [batch_id] * 4) if ended]
         assert seen == [batch_id]
-    assert [data["id"] for _, data in told(engine, webhook)] == known
+    assert [data["id"] for _, data in messages(engine, webhook)] == known
 
 
 def test_an_end_that_is_rolled_back_is_told_by_the_next(engine: Engine, make_batch: MakeBatch) -> None:
@@ -177,9 +177,9 @@ def test_an_end_that_is_rolled_back_is_told_by_the_next(engine: Engine, make_bat
     with suppress(ZeroDivisionError), db.session_scope(engine) as session:
         assert batches.end(session, batch_id)
         raise ZeroDivisionError
-    assert (told(engine), over(engine)) == ([], [batch_id])
+    assert (messages(engine), over(engine)) == ([], [batch_id])
     assert end(engine, batch_id)
-    assert len(told(engine)) == 1
+    assert len(messages(engine)) == 1
 
 
 def test_the_end_of_a_batch_is_for_those_who_want_it(engine: Engine, make_batch: MakeBatch) -> None:
@@ -192,9 +192,9 @@ def test_the_end_of_a_batch_is_for_those_who_want_it(engine: Engine, make_batch:
     batch_id, ids = make_batch({"team": "speech"}, {"night": "yes"})
     cancel(engine, *ids)
     assert end(engine, batch_id)
-    assert [event for event, _ in told(engine, speech)] == ["batch.ended"]
-    assert told(engine, others) == told(engine, both) == []  # no job has both tags
-    assert [event for event, _ in told(engine, ends_of_jobs)] == ["job.cancelled", "job.cancelled"]
+    assert [event for event, _ in messages(engine, speech)] == ["batch.ended"]
+    assert messages(engine, others) == messages(engine, both) == []  # no job has both tags
+    assert [event for event, _ in messages(engine, ends_of_jobs)] == ["job.cancelled", "job.cancelled"]
 
 
 def test_moves_of_an_alias_are_told_with_the_job_behind_the_version(
@@ -217,7 +217,8 @@ def test_moves_of_an_alias_are_told_with_the_job_behind_the_version(
         registry.rollback(session, "vowels")
         registry.demote(session, "vowels", "production")
     moved = [
-        [data[key] for key in ("action", "from_version", "to_version", "job_id")] for _, data in told(engine, everyone)
+        [data[key] for key in ("action", "from_version", "to_version", "job_id")]
+        for _, data in messages(engine, everyone)
     ]
     assert moved == [
         ["promote", None, 1, made[0]],
@@ -225,14 +226,14 @@ def test_moves_of_an_alias_are_told_with_the_job_behind_the_version(
         ["rollback", 2, 1, made[0]],
         ["demote", 1, None, made[0]],
     ]
-    event, second = told(engine, everyone)[1]
+    event, second = messages(engine, everyone)[1]
     assert (event, second["model"], second["alias"], second["reason"]) == (
         "model.promoted",
         "vowels",
         "production",
         "better",
     )
-    assert [data["action"] for _, data in told(engine, speech)] == ["promote", "rollback", "demote"]
+    assert [data["action"] for _, data in messages(engine, speech)] == ["promote", "rollback", "demote"]
 
 
 def test_a_webhook_for_one_job_or_batch_hears_of_nothing_else(engine: Engine, make_batch: MakeBatch) -> None:
@@ -243,9 +244,9 @@ def test_a_webhook_for_one_job_or_batch_hears_of_nothing_else(engine: Engine, ma
     cancel(engine, *ids, *others)
     assert end(engine, one)
     assert end(engine, other)
-    assert [(event, data["id"]) for event, data in told(engine, of_job)] == [("job.cancelled", ids[0])]
-    assert [(event, data["id"]) for event, data in told(engine, of_batch)] == [("batch.ended", one)]
-    assert [(event, data["id"]) for event, data in told(engine, all_of_batch)] == [
+    assert [(event, data["id"]) for event, data in messages(engine, of_job)] == [("job.cancelled", ids[0])]
+    assert [(event, data["id"]) for event, data in messages(engine, of_batch)] == [("batch.ended", one)]
+    assert [(event, data["id"]) for event, data in messages(engine, all_of_batch)] == [
         ("job.cancelled", ids[0]),
         ("job.cancelled", ids[1]),
         ("batch.ended", one),
@@ -293,8 +294,8 @@ def test_a_webhook_made_while_its_job_ends_is_refused_or_hears_of_it(
         with ThreadPoolExecutor(2) as pool:
             made, ended = pool.submit(make, job.id), pool.submit(cancel, engine, job.id)
             ended.result()
-        heard = [data["id"] for _, data in told(engine) if data["id"] == job.id]
-        assert len(heard) == made.result()
+        about_job = [data["id"] for _, data in messages(engine) if data["id"] == job.id]
+        assert len(about_job) == made.result()
 
 
 def test_those_for_one_job_or_batch_count_apart(
@@ -333,7 +334,7 @@ def test_a_webhook_is_forgotten_a_week_after_what_it_was_for(engine: Engine, mak
         session.execute(sa.update(Delivery).values(created_at=db.now() - subscriptions.SPENT_SECONDS - 1))
         session.execute(sa.update(Delivery).where(Delivery.webhook_id == of_batch.id).values(next_at=db.now()))
     assert forget() == sorted([of_job.id, of_deleted.id])
-    assert told(engine, of_job, of_deleted) == []
+    assert messages(engine, of_job, of_deleted) == []
     with db.session_scope(engine) as session:
         session.execute(sa.update(Delivery).values(next_at=None))
     assert forget() == [of_batch.id]

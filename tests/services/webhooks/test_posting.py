@@ -45,16 +45,16 @@ def test_the_receiver_in_the_documents_takes_what_is_sent_and_nothing_that_was_c
     app: Flask = there["app"]
     with receiving() as receiver:
         assert send(receiver.url, secret).delivered
-        [heard] = receiver.heard
-    body = heard.body.replace(b"webhook.test", b'job.failed","data":{"id":"job_1"},"x":"')
+        [request] = receiver.received
+    body = request.body.replace(b"webhook.test", b'job.failed","data":{"id":"job_1"},"x":"')
     client = app.test_client()
     app.testing = True
     with pytest.raises(WebhookVerificationError):
-        client.post("/loopline", data=body, headers=heard.headers)
+        client.post("/loopline", data=body, headers=request.headers)
     full = b'{"type":"job.failed","data":{"id":"job_1"}}'
     headers = {
-        **heard.headers,
-        "webhook-signature": sign(secret, "msg_1", int(heard.headers["webhook-timestamp"]), full),
+        **request.headers,
+        "webhook-signature": sign(secret, "msg_1", int(request.headers["webhook-timestamp"]), full),
     }
     assert client.post("/loopline", data=full, headers={**headers, "content-length": str(len(full))}).status_code == 204
 
@@ -87,14 +87,14 @@ def test_https_is_for_the_name_that_was_asked_for_at_the_address_that_was_judged
     tls.sni_callback = lambda _socket, name, _context: names.append(name)  # type: ignore[assignment,return-value]
     with receiving(tls) as receiver:
         assert send(f"https://localhost:{receiver.port}/hook?a=b") == SendResult(204, None)
-        [heard] = receiver.heard
-        assert (heard.path, heard.headers["host"]) == ("/hook?a=b", f"localhost:{receiver.port}")
+        [request] = receiver.received
+        assert (request.path, request.headers["host"]) == ("/hook?a=b", f"localhost:{receiver.port}")
         assert names == ["localhost"]
         other = send(f"https://127.0.0.1:{receiver.port}/hook")  # the certificate is for another name
         assert "certificate verify failed" in (other.error or "")
         plain = send(f"http://127.0.0.1:{receiver.port}/hook")
         assert not plain.delivered
-        assert len(receiver.heard) == 1
+        assert len(receiver.received) == 1
 
 
 def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

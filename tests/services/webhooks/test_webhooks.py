@@ -38,7 +38,7 @@ def outbox(engine: Engine) -> list[Delivery]:
         return [*session.scalars(sa.select(Delivery).order_by(Delivery.id))]
 
 
-def told(engine: Engine) -> list[str]:
+def messages(engine: Engine) -> list[str]:
     return [row.event for row in outbox(engine)]
 
 
@@ -101,13 +101,13 @@ def test_a_move_that_is_rolled_back_is_not_told(engine: Engine, make_job: MakeJo
 
     with pytest.raises(ZeroDivisionError):
         cancel_in_vain()
-    assert told(engine) == []
+    assert messages(engine) == []
     with db.session_scope(engine) as session:
         control.cancel(session, job.id)
-    assert told(engine) == ["job.cancelled"]
+    assert messages(engine) == ["job.cancelled"]
     with db.session_scope(engine) as session:
         control.delete(session, job.id)
-    assert told(engine) == ["job.cancelled"]  # of a job that is deleted too
+    assert messages(engine) == ["job.cancelled"]  # of a job that is deleted too
 
 
 def test_a_webhook_hears_what_it_asked_for_of_its_own_tenant(engine: Engine, make_job: MakeJob) -> None:

@@ -43,7 +43,7 @@ from tests.worker.test_trainer import numbers
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks
 from worker.attempt.delivery import StoreDelivery
-from worker.attempt.record import Batch
+from worker.attempt.record import Record
 from worker.attempt.slot import Claim, Slot
 from worker.attempt.spare import Spares, trainer_command
 from worker.scheduler.bell import CeleryDoorbell
@@ -206,7 +206,7 @@ def test_a_store_that_stays_away_fails_the_attempt_and_says_so(
 ) -> None:
     job = make_job(limits={"max_retries": 0})
     with s3_server.away():
-        tasks.ring(make_host(patience_seconds=0.2), "default")
+        tasks.ring(make_host(store_wait_seconds=0.2), "default")
     failed = watch.job(job.id)
     assert (failed.status, failed.reason) == ("failed", "storage_unavailable")
     assert "The object store cannot answer now" in (failed.message or "")
@@ -349,8 +349,8 @@ def written(delivery: StoreDelivery, *, until: str, ended: bool = False) -> list
     deadline = time.monotonic() + 20
     while not any(one.startswith(until) for one in shown):
         assert time.monotonic() < deadline, shown
-        written = [one for event in delivery.released(ended=ended) for one in delivery.told(event)]
-        delivery.committed(Batch(delivery.job, written, [], None, 0))
+        written = [one for event in delivery.released(ended=ended) for one in delivery.to_write(event)]
+        delivery.committed(Record(delivery.job, written, [], None, 0))
         events = [to_json(one) for one in written]
         shown += [f"{one['event']} {one.get('step', one.get('first_step', ''))}".strip() for one in events]
         delivery.wait(0.05)

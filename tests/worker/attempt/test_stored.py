@@ -21,7 +21,7 @@ from services.training.messages import (
     Steps,
 )
 from worker.attempt.ordering import ORDERED, PLACES, releasable
-from worker.attempt.patience import RETRY_SECONDS, Patience
+from worker.attempt.store_wait import RETRY_SECONDS, StoreWait
 from worker.attempt.stored import StoredCheckpoints
 
 AWAY = StorageUnavailable("The object store is away.")
@@ -101,16 +101,16 @@ def test_older_checkpoints_stay_while_the_newest_is_missing_and_go_when_one_arri
     [note] = checkpoints.missing(saved(8), AWAY)
     assert isinstance(note, Note)
     assert (note.type, note.data) == ("checkpoint_skipped", {"step": 8})
-    assert checkpoints.told(CheckpointDeleted(4)) == []
+    assert checkpoints.to_write(CheckpointDeleted(4)) == []
     assert checkpoints.missing(saved(12), AWAY) == []  # told once
-    [event] = checkpoints.told(started(8, [8]))
+    [event] = checkpoints.to_write(started(8, [8]))
     assert isinstance(event, Started)
     assert event.checkpoints == [8, 4]
     assert checkpoints.committed([event]) == []
     events = checkpoints.arrived(saved(16), stored(16))
     assert [type(event) for event in events] == [CheckpointSaved, CheckpointDeleted]
     assert checkpoints.committed(events) == ["key-4"]
-    assert checkpoints.told(CheckpointDeleted(16)) == [CheckpointDeleted(16)]
+    assert checkpoints.to_write(CheckpointDeleted(16)) == [CheckpointDeleted(16)]
     [again] = checkpoints.missing(saved(20), AWAY)  # a new trouble, told anew
     assert isinstance(again, Note)
 
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_logged_and_leaves_the_older_ones_too() -> None:
     assert checkpoints.missing(saved(8), ValueError("it has 3 bytes")) == [
         Log("info", "checkpoint 8 not registered: it has 3 bytes")
     ]
-    assert checkpoints.told(CheckpointDeleted(4)) == []
+    assert checkpoints.to_write(CheckpointDeleted(4)) == []
 
 
 @pytest.mark.parametrize("event", [rolled_back(4), started(4, [4]), started(4, None)])
@@ -134,16 +134,16 @@ def test_what_a_rollback_left_behind_is_not_kept_back() -> None:
     checkpoints = StoredCheckpoints({4: ["key-4"], 8: ["key-8"]})
     checkpoints.missing(saved(12), AWAY)
     for step in (4, 8):
-        checkpoints.told(CheckpointDeleted(step))
-    assert checkpoints.told(rolled_back(4)) == [rolled_back(4)]
+        checkpoints.to_write(CheckpointDeleted(step))
+    assert checkpoints.to_write(rolled_back(4)) == [rolled_back(4)]
     assert checkpoints.arrived(saved(5), stored(5))[1:] == [CheckpointDeleted(4)]
 
 
-# Patience
+# StoreWait
 
 
 def test_the_wait_begins_once_and_ends_after_its_time() -> None:
-    patience = Patience(600.0)
+    patience = StoreWait(600.0)
     assert not patience.is_over(1e9)
     assert patience.begin(100.0)
     assert not patience.begin(101.0)
@@ -154,7 +154,7 @@ def test_the_wait_begins_once_and_ends_after_its_time() -> None:
 
 
 def test_a_worker_that_shuts_down_cuts_the_wait_short_once() -> None:
-    patience = Patience(600.0)
+    patience = StoreWait(600.0)
     patience.cut_short(100.0, 20.0)
     patience.cut_short(110.0, 20.0)
     assert patience.is_cut_short
@@ -162,16 +162,16 @@ def test_a_worker_that_shuts_down_cuts_the_wait_short_once() -> None:
 
 
 def test_a_shutdown_makes_no_wait_longer_and_a_cancelled_job_waits_no_more() -> None:
-    patience = Patience(10.0)
+    patience = StoreWait(10.0)
     patience.begin(100.0)
     patience.cut_short(105.0, 20.0)
     assert patience.is_over(110.0)
-    other = Patience(600.0)
+    other = StoreWait(600.0)
     other.end()
     assert other.is_over(0.0)
 
 
 def test_it_is_tried_again_once_a_second() -> None:
-    patience = Patience(600.0)
+    patience = StoreWait(600.0)
     tries = [patience.may_retry(at) for at in (10.0, 10.0 + RETRY_SECONDS / 2, 10.0 + RETRY_SECONDS)]
     assert tries == [True, False, True]

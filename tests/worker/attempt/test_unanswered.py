@@ -17,7 +17,7 @@ from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt import conversation
-from worker.attempt.record import Batch
+from worker.attempt.record import Record
 from worker.attempt.slot import Slot
 
 MakeJob = Callable[..., Job]
@@ -70,11 +70,11 @@ def test_each_write_of_an_attempt_is_interrupted_once(
 ) -> None:
     """Connection reset during every kind of write, the final commit among them, before or after it took place."""
     job, slot = make_job(tags={"stub": "discuss"}), make_slot()
-    seen: list[Batch] = []
+    seen: list[Record] = []
     due = False
-    write = Batch.write
+    write = Record.write
 
-    def watched(batch: Batch, session: Session) -> None:
+    def watched(batch: Record, session: Session) -> None:
         nonlocal due
         due = not any(batch is one for one in seen)
         seen.append(batch)
@@ -88,7 +88,7 @@ def test_each_write_of_an_attempt_is_interrupted_once(
                 go(slot.storage, job)  # what was told is in this batch, and the end is not
             raise Unavailable("Connection reset by peer.")
 
-    monkeypatch.setattr(Batch, "write", watched)
+    monkeypatch.setattr(Record, "write", watched)
     faults.arm(point, reset)
     tasks.ring(slot, "default")
     faults.disarm()

@@ -17,13 +17,13 @@ from services.jobs import workers
 from services.orm import Job
 from services.settings import Settings
 from tests.worker.attempt.test_supervisor import go, ringing
-from tests.worker.test_pulse import listed
+from tests.worker.test_heartbeat import listed
 from tests.worker.watching import Process, Watch, wait_until, waits_for_bells
 from worker import health, tasks
 from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares
 from worker.gpu.devices import Gpu
-from worker.pulse import Pulse
+from worker.heartbeat import Heartbeat
 from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
@@ -60,8 +60,8 @@ def test_a_job_whose_trainer_holds_the_gpu_open_goes_on_and_then_the_worker_ends
     slot = make_slot(gpu=Gpu([node]), settings=made.settings.model_copy(update={"renew_seconds": 0.05}))
     running, behind = make_job(tags={"stub": "hold"}, priority=5), make_job()
     ended: list[str] = []
-    pulse = Pulse(slot, end=lambda: ended.append("lost"))
-    pulse.start()
+    heartbeat = Heartbeat(slot, end=lambda: ended.append("lost"))
+    heartbeat.start()
     with ringing(slot):
         watch.until(running.id, lambda job: job.step == 1)
         node.unlink()
@@ -73,7 +73,7 @@ def test_a_job_whose_trainer_holds_the_gpu_open_goes_on_and_then_the_worker_ends
         watch.until(running.id, lambda job: job.status == "succeeded")
         wait_until(lambda: ended)
     assert watch.job(behind.id).status == "queued"
-    pulse.stop()
+    heartbeat.stop()
 
 
 @pytest.mark.parametrize(("stub", "lost"), [("device", 1), ("cold", 0)])
@@ -140,7 +140,7 @@ def test_hosts_whose_workers_are_all_broken_are_unwell(
     def beat(name: str, state: str) -> None:
         with db.session_scope(engine) as session:
             name = f"{socket.gethostname()}:{name}"
-            workers.beat(session, name, queues=["default"], state=state, job_id=None, heard_seconds_ago=None)
+            workers.beat(session, name, queues=["default"], state=state, job_id=None, doorbell_seconds_ago=None)
 
     beat("gpu-0", "broken")
     assert health.main([]) == 1
@@ -153,7 +153,7 @@ def test_hosts_whose_workers_are_all_broken_are_unwell(
 
 def test_a_worker_that_is_broken_does_not_count_as_one_that_listens(engine: Engine, make_job: MakeJob) -> None:
     with db.session_scope(engine) as session:
-        workers.beat(session, "a:gpu-0", queues=["default"], state="broken", job_id=None, heard_seconds_ago=None)
+        workers.beat(session, "a:gpu-0", queues=["default"], state="broken", job_id=None, doorbell_seconds_ago=None)
     make_job()
     time.sleep(0.05)
     with db.read_scope(engine) as session:

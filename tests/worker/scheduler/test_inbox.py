@@ -59,7 +59,7 @@ class World:
         with db.read_scope(self.engine) as session:
             return [row.version for row in datasets.page(session, name=name, tenant=tenant)[0]]
 
-    def told(self, tenant: str = "default") -> dict[str, str | None]:
+    def errors(self, tenant: str = "default") -> dict[str, str | None]:
         with db.read_scope(self.engine) as session:
             return {row.place: row.error for row in inbox.page(session, tenant=tenant)[0]}
 
@@ -83,7 +83,7 @@ def test_files_become_versions_in_the_order_of_their_times(world: World, npz_byt
         assert world.storage.dataset_path(oldest.sha256).read_bytes() == npz_bytes(1)
     world.look(3)
     assert world.versions() == [3, 2, 1]
-    assert world.told() == dict.fromkeys([f"default/waves/{seed}.npz" for seed in (1, 2, 3)])
+    assert world.errors() == dict.fromkeys([f"default/waves/{seed}.npz" for seed in (1, 2, 3)])
 
 
 class SlowFolder(Folder):
@@ -131,7 +131,7 @@ def test_leases_are_renewed_while_a_file_is_read(
     watcher.look(world.settings, world.engine, world.storage, source, seen)
     assert len(renewed) > 10
     assert world.versions() == [1]
-    assert world.told() == {"default/waves/today.npz": None}
+    assert world.errors() == {"default/waves/today.npz": None}
 
 
 def test_a_file_that_is_being_written_is_left_alone_until_it_stays_the_same(world: World, npz_bytes: Upload) -> None:
@@ -142,7 +142,7 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_stays_the_same(worl
         assert world.versions() == []
     world.look(1)
     assert world.versions() == [1]
-    assert world.told() == {"default/waves/today.npz": None}
+    assert world.errors() == {"default/waves/today.npz": None}
 
 
 def test_a_file_that_is_written_anew_is_a_new_version_and_the_same_content_is_none(
@@ -163,13 +163,13 @@ def test_a_file_that_is_no_data_set_is_told_and_tried_again_when_it_was_mended(w
     world.put("nobody/waves/today.npz", npz_bytes(1), 1.0)
     world.look(3)
     assert world.versions() == []
-    told = world.told()
+    told = world.errors()
     assert "not" in (told["default/waves/today.npz"] or "")
     assert "is no name for a data set" in (told["default/Bad Name!/today.npz"] or "")
-    assert "There is no tenant" in (world.told("nobody")["nobody/waves/today.npz"] or "")
+    assert "There is no tenant" in (world.errors("nobody")["nobody/waves/today.npz"] or "")
     world.put("default/waves/today.npz", npz_bytes(1), 2.0)
     world.look()
-    assert (world.versions(), world.told()["default/waves/today.npz"]) == ([1], None)
+    assert (world.versions(), world.errors()["default/waves/today.npz"]) == ([1], None)
 
 
 def test_what_is_no_file_of_a_data_set_is_passed_over(world: World, npz_bytes: Upload, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_what_is_no_file_of_a_data_set_is_passed_over(world: World, npz_bytes: U
     (world.root / "default" / "linked").symlink_to(elsewhere)
     (world.root / "default" / "waves" / "folder.npz").mkdir()
     world.look(3)
-    assert world.told() == {}
+    assert world.errors() == {}
 
 
 def test_one_file_that_makes_trouble_keeps_no_other_waiting(
@@ -205,7 +205,7 @@ def test_one_file_that_makes_trouble_keeps_no_other_waiting(
     monkeypatch.setattr(Folder, "open", opened)
     world.look()
     assert world.versions() == [1]
-    assert world.told() == {
+    assert world.errors() == {
         "default/waves/mine.npz": "The scheduler may not read it.",
         "default/waves/whole.npz": None,
     }
@@ -218,7 +218,7 @@ def test_what_is_wrong_is_said_once(world: World) -> None:
     world.put("default/Bad Name!/today.npz", b"no zip")
     world.put("default/waves/today.npz", b"no zip")
     world.look()
-    for error in world.told().values():
+    for error in world.errors().values():
         assert error is not None
         sentences = [part for part in error.split(": ") if len(part) > 20]
         assert len(sentences) == len(set(sentences)), error
@@ -231,8 +231,8 @@ def test_a_tenants_files_are_its_own_and_its_quota_holds(world: World, npz_bytes
     world.put("acme/waves/2.npz", npz_bytes(2), 2.0)
     world.look()
     assert (world.versions(tenant="acme"), world.versions()) == ([1], [])
-    assert "bytes" in (world.told("acme")["acme/waves/2.npz"] or "")
-    assert world.told() == {}
+    assert "bytes" in (world.errors("acme")["acme/waves/2.npz"] or "")
+    assert world.errors() == {}
 
 
 def test_what_is_gone_is_forgotten_and_its_data_set_stays(world: World, npz_bytes: Upload) -> None:
@@ -240,7 +240,7 @@ def test_what_is_gone_is_forgotten_and_its_data_set_stays(world: World, npz_byte
     world.look()
     path.unlink()
     world.look(1)
-    assert (world.versions(), world.told()) == ([1], {})
+    assert (world.versions(), world.errors()) == ([1], {})
 
 
 def test_many_that_look_at_once_take_a_file_in_once(world: World, npz_bytes: Upload) -> None:

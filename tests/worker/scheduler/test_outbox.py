@@ -98,8 +98,8 @@ def test_a_receiver_that_fails_at_first_gets_the_same_message_again_with_a_valid
     assert sender.send_one()
     arrived = settled(engine, 2)
     first, second = receiver.until(2)
-    for heard in (first, second):
-        payload = Verifier(webhook.secret).verify(heard.body, heard.headers)
+    for request in (first, second):
+        payload = Verifier(webhook.secret).verify(request.body, request.headers)
         assert (payload["type"], payload["data"]["id"]) == ("job.queued", job.id)
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == arrived.id
     assert (first.body, first.path) == (second.body, "/hook")
@@ -119,9 +119,9 @@ def test_a_receiver_that_fails_at_first_is_told_of_the_end_of_a_batch_once(
     hurry(engine)
     assert sender.send_one()
     arrived = settled(engine, 2)
-    for heard in receiver.until(2):
-        payload = Verifier(webhook.secret).verify(heard.body, heard.headers)
-        assert (heard.headers["webhook-id"], payload["type"]) == (arrived.id, "batch.ended")
+    for request in receiver.until(2):
+        payload = Verifier(webhook.secret).verify(request.body, request.headers)
+        assert (request.headers["webhook-id"], payload["type"]) == (arrived.id, "batch.ended")
         assert (payload["data"]["id"], payload["data"]["counts"]["cancelled"]) == (ended, 2)
     assert not sender.send_one()
 
@@ -134,13 +134,13 @@ def test_both_secrets_verify_while_a_receiver_changes_over(
         rotated = subscriptions.rotate(session, webhook.id, tenant="default").secret
     make_job()
     assert sender.send_one()
-    [heard] = receiver.until(1)
+    [request] = receiver.until(1)
     assert rotated != webhook.secret
     for secret in (rotated, webhook.secret):
-        assert Verifier(secret).verify(heard.body, heard.headers)["type"] == "job.queued"
+        assert Verifier(secret).verify(request.body, request.headers)["type"] == "job.queued"
     with pytest.raises(WebhookVerificationError):
-        Verifier(posting.new_secret()).verify(heard.body, heard.headers)
-    assert heard.headers["webhook-signature"].count("v1,") == 2
+        Verifier(posting.new_secret()).verify(request.body, request.headers)
+    assert request.headers["webhook-signature"].count("v1,") == 2
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(engine: Engine, receiver: Receiver) -> None:
@@ -148,7 +148,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(engine: Engine, receiver: R
     outcome = sent(engine, receiver)
     assert outcome.status == 307
     assert "redirects are not followed" in (outcome.error or "")
-    assert [heard.path for heard in receiver.heard] == ["/hook"]
+    assert [request.path for request in receiver.received] == ["/hook"]
 
 
 def test_a_receiver_that_hangs_or_never_ends_its_answer_is_left_in_time(
@@ -205,9 +205,9 @@ def test_a_receiver_that_hangs_holds_up_no_other(
         job = make_job()
         while sender.send_one():
             pass
-        [heard] = other.until(1)
-        assert json.loads(heard.body)["data"]["id"] == job.id
-        assert len(receiver.heard) <= 2 * outbox.MOST_EACH
+        [request] = other.until(1)
+        assert json.loads(request.body)["data"]["id"] == job.id
+        assert len(receiver.received) <= 2 * outbox.MOST_EACH
         receiver.ending.set()
 
 
@@ -224,19 +224,19 @@ def test_a_scheduler_that_dies_between_claim_and_record_loses_no_message(
     dying = start("tests.worker.dying_scheduler", point, webhook_allow=LOOPBACK)
     assert dying.popen.wait(60) == -9
     before = 0 if point == "webhook.claimed" else 1
-    assert len(receiver.heard) == before
+    assert len(receiver.received) == before
     with db.read_scope(engine) as session:
         row = session.scalars(sa.select(Delivery)).one()
     assert (row.attempts, row.delivered_at) == (1, None)
     hurry(engine)  # the lease is over
     start("worker.scheduler", webhook_allow=LOOPBACK)
-    heard = receiver.until(before + 1, 60)
-    assert {one.headers["webhook-id"] for one in heard} == {row.id}
-    for one in heard:
+    request = receiver.until(before + 1, 60)
+    assert {one.headers["webhook-id"] for one in request} == {row.id}
+    for one in request:
         Verifier(webhook.secret).verify(one.body, one.headers)
 
 
-@pytest.mark.parametrize("point", ["batch.ended", "batch.told"])
+@pytest.mark.parametrize("point", ["batch.ended", "batch.committed"])
 def test_a_scheduler_that_dies_as_a_batch_ends_tells_it_once(
     engine: Engine, ended: str, receiver: Receiver, start: Callable[..., Process], point: str
 ) -> None:
@@ -246,13 +246,13 @@ def test_a_scheduler_that_dies_as_a_batch_ends_tells_it_once(
     for _ in range(2):
         start("worker.scheduler", webhook_allow=LOOPBACK)
     hurry(engine)  # what the dead one may have begun to send
-    heard = receiver.until(1, 60)
+    request = receiver.until(1, 60)
     deadline = time.monotonic() + 20
     while not (row := only_message(engine)).delivered_at:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert {one.headers["webhook-id"] for one in heard} == {row.id}
-    assert Verifier(webhook.secret).verify(heard[0].body, heard[0].headers)["data"]["id"] == ended
+    assert {one.headers["webhook-id"] for one in request} == {row.id}
+    assert Verifier(webhook.secret).verify(request[0].body, request[0].headers)["data"]["id"] == ended
 
 
 def only_message(engine: Engine) -> Delivery:

@@ -21,19 +21,19 @@ from worker.attempt.slot import Slot
 
 LONGEST_SECONDS = workers.SEEN_SECONDS / 4
 END_SECONDS = 10.0
-"""How long a worker that is told to end may take before it is killed."""
+"""How long a worker that was asked to end may take before it is killed."""
 
 log = logging.getLogger(__name__)
 
 
-class Pulse(threading.Thread):
+class Heartbeat(threading.Thread):
     """Beats until `stop`. It starts no process: Linux would tie that to this thread's life.
 
-    `end` is called, once, when the worker is found deaf, or has lost its GPU.
+    `end` is called, once, when the worker receives no doorbells any more, or has lost its GPU.
     """
 
     def __init__(self, slot: Slot, end: Callable[[], None]) -> None:
-        super().__init__(name="pulse", daemon=True)
+        super().__init__(name="heartbeat", daemon=True)
         self._slot, self._end = slot, end
         self._seconds = min(slot.settings.renew_seconds, LONGEST_SECONDS)
         self._stopped = threading.Event()
@@ -50,46 +50,46 @@ class Pulse(threading.Thread):
                     return
             except Unavailable as error:
                 log.warning("cannot write this worker's heartbeat: %s", error)
-            except Exception:  # the one edge: a mistake of ours must not still the pulse
+            except Exception:  # the one edge: a mistake of ours must not stop the heartbeat
                 log.exception("unexpected error in the heartbeat")
             self._stopped.wait(self._seconds)
 
     def reason_to_end(self) -> str | None:
         """Why this worker had better be started anew; None when it is well. Raises Unavailable."""
-        if self.is_broken() and not self._slot.ear.is_busy:
+        if self.is_broken() and not self._slot.activity.is_busy:
             return self._slot.gpu.trouble
-        if self.is_deaf():
+        if self.is_cut_off():
             seconds = self._slot.settings.stuck_seconds
-            return f"it heard no bell for {seconds:g} s while jobs wait for it, and takes itself for cut off"
+            return f"it received no doorbell for {seconds:g} s while jobs wait for it"
         return None
 
     def beat(self) -> None:
         """Tell the database that this worker is there, and what it does. Raises Unavailable."""
-        slot, ear = self._slot, self._slot.ear
+        slot, activity = self._slot, self._slot.activity
         with db.session_scope(slot.engine) as session:
             workers.beat(
                 session,
                 slot.worker,
                 queues=slot.settings.queue_names,
                 state=self.state(),
-                job_id=ear.job_id,
-                heard_seconds_ago=None if ear.heard_at is None else time.monotonic() - ear.heard_at,
+                job_id=activity.job_id,
+                doorbell_seconds_ago=None if activity.doorbell_at is None else time.monotonic() - activity.doorbell_at,
             )
 
     def state(self) -> workers.State:
         if self.is_broken():
             return workers.State.BROKEN
-        return workers.State.BUSY if self._slot.ear.is_busy else workers.State.IDLE
+        return workers.State.BUSY if self._slot.activity.is_busy else workers.State.IDLE
 
     def is_broken(self) -> bool:
         """Whether the GPU is gone. A trainer that holds it open may go on for long; nothing is claimed after its job,
         and then the worker ends: its fleet tests the GPU before it starts another."""
         return not self._slot.gpu.look()
 
-    def is_deaf(self) -> bool:
+    def is_cut_off(self) -> bool:
         """Whether it has been idle for long, unrung, with work for it waiting as long. Raises Unavailable."""
         slot, seconds = self._slot, self._slot.settings.stuck_seconds
-        if slot.drain or slot.ear.idle_seconds() < seconds:
+        if slot.drain or slot.activity.idle_seconds() < seconds:
             return False
         with db.read_scope(slot.engine) as session:
             return workers.runnable_for(session, slot.settings.queue_names, seconds)

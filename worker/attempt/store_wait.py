@@ -7,7 +7,7 @@ from worker.attempt.deadlines import NEVER
 RETRY_SECONDS = 1.0
 
 
-class Patience:
+class StoreWait:
     """The wait for the store. The caller brings the time, by the monotonic clock."""
 
     def __init__(self, seconds: float) -> None:

@@ -37,7 +37,7 @@ LEVELS: dict[str, int] = {
 log = logging.getLogger("trainer")
 
 
-def say(lines: Sequence[Line]) -> None:
+def write_lines(lines: Sequence[Line]) -> None:
     """Lines that the job's log gets, in the worker's too: the newest MAX_LINES of a batch, and how many came before."""
     if len(lines) > MAX_LINES:
         log.info("… %d lines of the job's log are omitted", len(lines) - MAX_LINES)
@@ -45,7 +45,7 @@ def say(lines: Sequence[Line]) -> None:
         log.log(LEVELS.get(line.level, logging.INFO), "%s", clean(line.text, MAX_LINE))
 
 
-def tell(event: Event) -> None:
+def write_event(event: Event) -> None:
     """A line for an event that begins or ends a run; epochs and checkpoints, of which there may be many, at debug."""
     match event:
         case Started(epochs, steps, device=device):
@@ -67,15 +67,15 @@ def tell(event: Event) -> None:
             log.error("training failed: %s: %s", reason, message)
 
 
-class Dials:
+class Gauges:
     """What the gauges of this worker process show of the run that it trains: docs/metrics.md."""
 
     def __init__(self) -> None:
         self._device: str | None = None
         self._shown: list[tuple[metrics.Gauge, dict[str, str]]] = []
 
-    def read(self, event: Event) -> None:
-        """Show what an event tells."""
+    def update(self, event: Event) -> None:
+        """Show the numbers of an event."""
         match event:
             case Started(device=device):
                 self._device = device
@@ -90,8 +90,8 @@ class Dials:
                 for kind in ("allocated", "reserved", "peak"):
                     self._show(metrics.GPU_MEMORY, memory.get(kind), kind=kind)
 
-    def rest(self) -> None:
-        """The run is over: nothing of it is shown on."""
+    def reset(self) -> None:
+        """The run is over: its numbers are no longer shown."""
         for gauge, kind in self._shown:
             self._show(gauge, float("nan") if gauge in (metrics.LOSS, metrics.EPOCH) else 0.0, **kind)
 

@@ -18,9 +18,9 @@ from services.settings import Settings
 from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.proxy import Proxy
 from tests.worker.watching import Process, Watch, is_alive, wait_until, waits_for_bells
-from worker import health, pulse
+from worker import health, heartbeat
 from worker.attempt.slot import Slot
-from worker.pulse import Pulse
+from worker.heartbeat import Heartbeat
 from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
@@ -41,9 +41,9 @@ def listed(engine: Engine) -> list[Worker]:
 
 @pytest.fixture
 def beating(slot: Slot) -> Iterator[list[str]]:
-    """A pulse; what it was ended with is in the list."""
+    """A heartbeat; what it was ended with is in the list."""
     ended: list[str] = []
-    made = Pulse(slot, end=lambda: ended.append("deaf"))
+    made = Heartbeat(slot, end=lambda: ended.append("deaf"))
     made.start()
     yield ended
     made.stop()
@@ -68,7 +68,7 @@ def test_a_worker_is_listed_while_it_lives_with_what_it_does(
 
 
 def test_a_worker_that_ends_in_good_order_is_listed_no_more(engine: Engine, slot: Slot) -> None:
-    made = Pulse(slot, end=lambda: None)
+    made = Heartbeat(slot, end=lambda: None)
     made.start()
     wait_until(lambda: listed(engine))
     made.stop()
@@ -102,7 +102,7 @@ def test_a_worker_that_is_told_to_end_does_not_take_itself_for_deaf(
 
 
 @pytest.mark.parametrize("error", [Unavailable("The database is away."), ZeroDivisionError()])
-def test_a_pulse_survives_every_error(
+def test_a_heartbeat_survives_every_error(
     engine: Engine, slot: Slot, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     tries = []
@@ -112,8 +112,8 @@ def test_a_pulse_survives_every_error(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(pulse.workers, "beat", refuse)
-        made = Pulse(slot, end=lambda: None)
+        patched.setattr(heartbeat.workers, "beat", refuse)
+        made = Heartbeat(slot, end=lambda: None)
         made.start()
         wait_until(lambda: len(tries) > 2)
     wait_until(lambda: listed(engine))
@@ -123,7 +123,7 @@ def test_a_pulse_survives_every_error(
 def test_a_parent_that_does_not_end_is_killed(start: Callable[..., Process]) -> None:
     source = (
         "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "from worker.pulse import end_parent\n"
+        "from worker.heartbeat import end_parent\n"
         "parent = os.getpid()\n"
         "if os.fork() == 0: end_parent(parent, seconds=0.3)\n"
         "else: time.sleep(60)\n"
@@ -150,7 +150,7 @@ def test_a_worker_whose_broker_swallows_everything_ends_to_be_started_anew(
         job = make_job()
         worker.popen.wait(30)
         assert not is_alive(child)
-        assert "heard no bell for 1.5 s while jobs wait" in worker.log.read_text()
+        assert "received no doorbell for 1.5 s while jobs wait" in worker.log.read_text()
         assert watch.job(job.id).status == "queued"
         start_worker()
         assert bell.ring("default")
@@ -185,7 +185,7 @@ def test_idle_workers_beside_work_that_waits_are_unwell_and_busy_ones_are_not(
 
     def beat(state: str) -> None:
         with db.session_scope(engine) as session:
-            workers.beat(session, name, queues=["default"], state=state, job_id=None, heard_seconds_ago=None)
+            workers.beat(session, name, queues=["default"], state=state, job_id=None, doorbell_seconds_ago=None)
 
     beat("idle")
     assert health.main([]) == 0
