@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -31,3 +32,8 @@ def test_the_specs_that_people_are_shown_are_valid() -> None:
     assert len(shown) >= 3
     for text in shown:
         parse(loads(text))
+
+
+def test_every_field_of_the_spec_has_a_meaning() -> None:
+    page = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (`\w+`) \|.*\| +\|$", page, re.MULTILINE) == []

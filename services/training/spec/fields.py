@@ -79,33 +79,49 @@ class Architecture(Strict):
 class Adam(Strict):
     name: Literal["adam"] = "adam"
     lr: float = Field(1e-3, gt=0.0, le=10.0)
+    """The learning rate: the step size of an update, before `lr_schedule` changes it."""
     weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    """An L2 penalty: this times each weight is added to its gradient. 0 turns it off."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(
         (0.9, 0.999), strict=False
     )
+    """How slowly the running means of the gradient and of its square change: each is 0 or more, and less than 1. The
+    defaults are torch's."""
     eps: float = Field(1e-8, gt=0.0, le=1.0)
+    """A small number added to the denominator, so that nothing is divided by zero. The default is torch's."""
 
 
 class AdamW(Adam):
     name: Literal["adamw"] = "adamw"  # type: ignore[assignment]
     weight_decay: float = Field(0.01, ge=0.0, le=10.0)
+    """Each update first multiplies each weight by 1 - learning rate * weight_decay (Loshchilov and Hutter 2019). 0
+    turns it off."""
 
 
 class SGD(Strict):
     name: Literal["sgd"] = "sgd"
     lr: float = Field(1e-2, gt=0.0, le=100.0)
+    """The learning rate: the step size of an update, before `lr_schedule` changes it."""
     weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    """An L2 penalty: this times each weight is added to its gradient. 0 turns it off."""
     momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """The share of the previous update direction that is kept in the next one. 0 turns momentum off."""
     nesterov: bool = False
+    """True uses Nesterov's momentum. It needs `momentum` above 0."""
 
 
 class RMSprop(Strict):
     name: Literal["rmsprop"] = "rmsprop"
     lr: float = Field(1e-2, gt=0.0, le=10.0)
+    """The learning rate: the step size of an update, before `lr_schedule` changes it."""
     weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    """An L2 penalty: this times each weight is added to its gradient. 0 turns it off."""
     momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """The share of the previous update direction that is kept in the next one. 0 turns momentum off."""
     alpha: float = Field(0.99, ge=0.0, lt=1.0)
+    """How slowly the running mean of the squared gradient changes. The default is torch's."""
     eps: float = Field(1e-8, gt=0.0, le=1.0)
+    """A small number added to the denominator, so that nothing is divided by zero. The default is torch's."""
 
 
 class CrossEntropy(Strict):
@@ -156,7 +172,9 @@ class Step(Warm):
 
     name: Literal["step"] = "step"
     step_size: int = Field(10, ge=1)
+    """The number of epochs between two reductions of the learning rate."""
     gamma: float = Field(0.1, gt=0.0, le=1.0)
+    """Each reduction multiplies the learning rate by this factor. The default divides it by 10."""
 
 
 class Cosine(Warm):
@@ -187,7 +205,9 @@ class Plateau(Warm):
 
     name: Literal["plateau"] = "plateau"
     factor: float = Field(0.1, gt=0.0, lt=1.0)
+    """Each reduction multiplies the learning rate by this factor. The default divides it by 10."""
     patience: int = Field(10, ge=0)
+    """Epochs without a lower loss that are accepted before the learning rate is reduced."""
     threshold: float = Field(1e-4, ge=0.0)
     """The loss counts as fallen if it is below best loss * (1 - threshold)."""
     min_lr: float = Field(0.0, ge=0.0)
@@ -199,6 +219,7 @@ class EarlyStopping(Strict):
     computed on the validation split, or on the training split if there is no validation split."""
 
     patience: int = Field(10, ge=1)
+    """Epochs without an improvement after which the run ends."""
     min_delta: float = Field(0.0, ge=0.0)
     """A change of `best_by` counts as an improvement only if it is larger than this."""
 
@@ -264,10 +285,15 @@ class Synthetic(Strict):
     samples * length * features * 4 bytes is at most 4 GiB."""
 
     samples: int = Field(1000, ge=4, le=1_000_000)
+    """The number of sequences."""
     length: int = Field(50, ge=1, le=100_000)
+    """Steps per sequence; all sequences are equally long."""
     features: int = Field(10, ge=1, le=10_000)
+    """Numbers per step."""
     classes: int = Field(2, ge=2, le=10_000)
+    """The number of different labels. Each sequence has one label."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """The seed of the random numbers. The same seed and sizes give the same data."""
 
 
 class Split(Strict):
@@ -295,7 +321,9 @@ class Data(Strict):
     dataset: Plain | None = Field(None, min_length=1, max_length=1024)
     """The name or id of an uploaded data set. `python -m services.training` takes a path of an .npz instead."""
     synthetic: Synthetic | None = None
+    """Random sequences in the place of a data set. Null: `dataset` names the data."""
     split: Split = Split()
+    """How the samples are divided into training, validation and test."""
     scaling: Literal["none", "standard", "minmax"] = "none"
     """The scaling of each feature. It is fitted on the training split only and saved with the model."""
     target_scaling: Literal["none", "standard"] | None = None
@@ -385,16 +413,21 @@ class Spec(Strict):
     """One job as asked for; immutable once accepted."""
 
     name: Plain | None = Field(None, min_length=1, max_length=200)
+    """A name for people, shown in lists. Several jobs may have the same one. Null: the job has only its id."""
     preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
     """A named architecture; `loopline presets` lists them. Fields in `architecture` override it."""
     architecture: Architecture
     """You can omit it if there is a `preset`."""
     training: Training = Training()
+    """The epochs, the loss, the optimizer and everything else about the training loop."""
     data: Data
+    """The sequences to train on, and how they are split and scaled."""
     checkpoints: Checkpoints = Checkpoints()
+    """When the state of the training is saved."""
     retrain: Retrain | None = None
     """Null registers no model; the result stays with the job."""
     limits: Limits = Limits()
+    """How long the job may wait and run, and how often it is retried."""
     queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     """Only workers that listen to this queue run the job (`LOOPLINE_QUEUES`)."""
     priority: int = Field(0, ge=-1000, le=1000)
