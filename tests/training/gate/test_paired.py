@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -11,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from services.training.gate.paired import EXCHANGES, Scores, compare
+from services.training.gate.verdict import Before, verdict
 from services.training.measures import MEASURES
-from services.training.spec.fields import BCE, MAE, MSE, CrossEntropy, Huber, Loss
+from services.training.spec.fields import BCE, MAE, MSE, CrossEntropy, Gate, Huber, Loss, Retrain
 from services.training.tasks import classes, known
 from services.training.tasks.task import Judged
 
@@ -134,3 +137,21 @@ def test_exchanging_answers_is_evaluating_the_exchanged_answers(metric: str) -> 
 def test_which_metrics_point_upwards() -> None:
     up = {name for name, measure in MEASURES.items() if measure.higher_is_better}
     assert up == {"accuracy", "label_accuracy", "macro_f1", "r2"}
+
+
+def test_the_table_of_worked_numbers_is_what_the_gate_decides() -> None:
+    """docs/retraining.md: 400 test samples, of which both models answer 340 alike."""
+    page = (Path(__file__).parents[3] / "docs" / "retraining.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([0-9.]+) \| ([0-9.]+) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for better, worse, improvement, p, decisions in rows:
+        found = []
+        for margin, error_rate in ((0.0, 0.05), (0.02, 0.05), (0.0, 0.01), (0.02, 0.01)):
+            both = answers(int(better), int(worse), same=340)
+            c = compare(*both, higher_is_better=True, error_rate=error_rate)
+            gate = Gate(margin=margin, error_rate=error_rate)
+            before = Before("vowels@1", None, None, has_seen=False)
+            reason, _ = verdict(gate, "accuracy", c.new, Retrain(model="vowels"), before, c)
+            found.append(f"`{reason}`" + (f" ({c.at_least:.3f})" if margin and c.p_value <= error_rate else ""))
+        assert (improvement, p) == (f"{c.improvement:.2f}", f"{c.p_value:.2g}")
+        assert decisions.split(" | ") == found
