@@ -45,7 +45,8 @@ def test_the_package_works_without_the_service(tmp_path: Path) -> None:
 
 def test_everything_that_is_imported_is_declared() -> None:
     project = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["files"]]
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in wanted}
     source = "\n".join(path.read_text() for path in (CLIENT / "loopline").rglob("*.py"))
     imported = set(re.findall(r"^ *(?:from|import) ([a-z]+)", source, re.MULTILINE))
     foreign = imported - sys.stdlib_module_names - {"loopline"}
