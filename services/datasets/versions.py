@@ -7,8 +7,8 @@ under the same name is the same version; under another name it is another row an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,11 +20,11 @@ from services import db, paging
 from services.access import tenants
 from services.blobs import transfers
 from services.blobs.storage import Incoming, Readable, Storage
+from services.datasets.checking import CHECKER
 from services.db import now
 from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
 from services.states import TERMINAL
-from services.training.files import npz, suspicions
 from services.training.files.npz import Limits
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
@@ -69,9 +69,9 @@ def received(
     """
     db.check_no_session("a data set is received")
     with storage.incoming(file, max_bytes) as incoming:
-        content, suspected = _examined(storage, incoming, limits)
+        checked = CHECKER.check(incoming.path, storage.room, limits)
         transfers.share_dataset(storage, incoming)
-        yield Received(incoming, content, suspected, storage)
+        yield Received(incoming, checked.content, checked.suspected, storage)
 
 
 def add(session: Session, upload: Received, *, name: str, tenant: str = tenants.DEFAULT) -> Added:
@@ -168,20 +168,6 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or _ID.fullmatch(name):
         allowed = "1 to 100 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit"
         raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
-
-
-def _examined(storage: Storage, incoming: Incoming, limits: Limits) -> tuple[DatasetSummary, Sequence[Suspicion]]:
-    """Read and check the file. Until its arrays are gone, it has a part of the memory that all uploads may take."""
-    with ExitStack() as stack:
-        return _read(incoming, limits, lambda wanted: stack.enter_context(storage.room.taken(wanted)))
-
-
-def _read(
-    incoming: Incoming, limits: Limits, admit: Callable[[int], None]
-) -> tuple[DatasetSummary, Sequence[Suspicion]]:
-    """In a function of its own, so that the arrays are gone before the memory is another's."""
-    arrays = npz.read(incoming.path, limits, admit=admit)
-    return npz.summarise(arrays), suspicions.of(arrays)
 
 
 def _insert(

@@ -1,0 +1,163 @@
+"""Has files checked by a process of their own (`services/training/files/check.py`)."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from services.blobs.memory import Room
+from services.errors import DatasetInvalid, Problem
+from services.training.files.npz import Limits
+from services.training.files.summary import DatasetSummary
+from services.training.files.suspicion import Suspicion
+
+INHERITED = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|PATH|TE?MP|TMPDIR|TZ|VIRTUAL_ENV|PYTHON\w+")
+"""What the process may know of the environment. Everything else, above all addresses and passwords, stays here."""
+ROOT = Path(__file__).resolve().parent.parent.parent
+CPU_SECONDS = 600
+"""Processor time that the check of one file may take."""
+SPARE_BYTES = 512 << 20
+"""Memory that a check may take besides the arrays of the file."""
+MOST_LINE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a file holds."""
+
+    content: DatasetSummary
+    suspected: Sequence[Suspicion]
+
+
+class Checker:
+    """A process that checks files. It starts with the first file, and again if it was killed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    def check(self, path: Path, room: Room, limits: Limits) -> Checked:
+        """What the file holds.
+
+        Raises:
+            DatasetInvalid: it is no data set.
+            Busy: other uploads take the memory that there is for reading them.
+        """
+        asked = {
+            "path": str(path),
+            "limits": asdict(limits),
+            "memory_bytes": limits.max_bytes + SPARE_BYTES,
+            "seconds": CPU_SECONDS,
+        }
+        with self._conversation() as channel, channel.makefile("rwb") as lines, ExitStack() as held:
+            _send(lines, asked)
+            while True:
+                message = _read(lines)
+                if message is None:
+                    raise _crashed()
+                if "needs" in message:
+                    held.enter_context(room.taken(message["needs"]))  # Busy closes the socket, which ends the check
+                    _send(lines, {"granted": True})
+                elif "invalid" in message:
+                    raise DatasetInvalid(message["invalid"], [Problem(*one) for one in message["problems"]])
+                elif "summary" in message:
+                    return _checked(message)
+
+    def close(self) -> None:
+        """End the process with all its checks."""
+        with self._lock:
+            self._forget()
+
+    def _conversation(self) -> socket.socket:
+        """A socket to a fork of the process."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            for attempt in (1, 2):
+                try:
+                    socket.send_fds(self._requests or self._start(), [b"."], [theirs.fileno()])
+                except OSError:  # it was killed meanwhile
+                    self._forget()
+                    if attempt == 2:
+                        ours.close()
+                        raise
+                else:
+                    return ours
+        raise AssertionError("the loop returns or raises")
+
+    def _start(self) -> socket.socket:
+        self._requests, theirs = socket.socketpair()
+        known = {name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "services.training.files"],
+                cwd=ROOT,
+                stdin=theirs.fileno(),
+                env={**known, "OPENBLAS_NUM_THREADS": "1"},  # a process that forks has one thread
+                process_group=0,
+            )
+        return self._requests
+
+    def _forget(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+        self._requests = self._process = None
+
+
+def _send(lines: Any, message: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError):  # it crashed: reading says so
+        lines.write(json.dumps(message).encode() + b"\n")
+        lines.flush()
+
+
+def _read(lines: Any) -> dict[str, Any] | None:
+    """The next message; None where the check has ended without one."""
+    with suppress(ConnectionResetError, ValueError):
+        line = lines.readline(MOST_LINE_BYTES)
+        found = json.loads(line) if line else None
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _checked(message: dict[str, Any]) -> Checked:
+    return Checked(
+        DatasetSummary.model_validate(message["summary"]), [Suspicion(**one) for one in message["suspicions"]]
+    )
+
+
+def _crashed() -> DatasetInvalid:
+    return DatasetInvalid(
+        "The file could not be checked: its reader took too much memory or processor time, or it crashed. "
+        "Save the file again, or upload a part of it."
+    )
+
+
+CHECKER = Checker()
+"""The one of this process."""
+
+
+def _begin_anew() -> None:
+    """In a fork: the process and its socket are the parent's."""
+    requests, CHECKER._requests = CHECKER._requests, None
+    if requests is not None:
+        requests.close()
+    CHECKER._process = None
+    CHECKER._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+atexit.register(CHECKER.close)

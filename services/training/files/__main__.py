@@ -1,0 +1,50 @@
+"""`python -m services.training.files`: checks files, each in a fork of this process.
+
+It has imported what reading needs, so a check begins in milliseconds. Whoever started it sends one socket for each file
+over standard input, which is a socket too. When that one is closed, this process and all its checks end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+from services.training.files import check
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the forks
+    with socket.socket(fileno=os.dup(0)) as requests:
+        while True:
+            sent, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
+            if not sent:
+                break
+            for descriptor in descriptors:
+                _fork(descriptor, requests)
+    os.killpg(0, signal.SIGKILL)  # it leads the group of its checks
+
+
+def _fork(descriptor: int, requests: socket.socket) -> None:
+    if os.fork():
+        os.close(descriptor)
+        return
+    status = 1
+    try:
+        requests.close()
+        os.close(0)
+        with socket.socket(fileno=descriptor) as channel:
+            check.run(channel)
+        status = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # whoever asked is gone
+    except BaseException:  # noqa: BLE001  (it goes no further than this fork, and is printed)
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Checks one file in a process of its own: `__main__.py` starts it, `services/datasets/checking.py` asks for it.
+
+A stranger's file is read here and nowhere else, under limits that the kernel holds. So a file that a reader gets wrong
+costs one process, and neither the API nor its memory. Both ends send JSON, a line each; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from services.errors import DatasetInvalid
+from services.training.files import npz, suspicions
+from services.training.files.npz import Limits
+
+NO_FILES_BYTES = 1 << 20
+"""What a check may write where it has nothing to store."""
+
+
+class Declined(Exception):
+    """Whoever asked has no memory for this file now."""
+
+
+class Conversation:
+    """The check's end of the socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._lines = channel.makefile("rb")
+        self._channel = channel
+
+    def read(self) -> dict[str, Any]:
+        """The next message. Raises EOFError when nobody is there any more."""
+        line = self._lines.readline()
+        if not line:
+            raise EOFError
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def admit(self, wanted_bytes: int) -> None:
+        """Waits until the file may take so many bytes of memory. Raises Declined."""
+        self.send({"needs": wanted_bytes})
+        if not self.read()["granted"]:
+            raise Declined
+
+
+def run(channel: socket.socket) -> None:
+    """Reads what is asked, checks the file and sends the result, or what is wrong with the file."""
+    conversation = Conversation(channel)
+    asked = conversation.read()
+    conversation.send({"pid": os.getpid()})
+    _hold_to(asked["memory_bytes"], asked["seconds"])
+    with suppress(Declined):
+        try:
+            result = checked(asked, conversation)
+        except DatasetInvalid as invalid:
+            problems = [[problem.pointer, problem.detail] for problem in invalid.problems]
+            result = {"invalid": invalid.message, "problems": problems}
+        except MemoryError:
+            result = {"invalid": "The file needs more memory to be read than there is for one upload.", "problems": []}
+        conversation.send(result)
+
+
+def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
+    """The summary of a data set and what may be wrong with it. Raises DatasetInvalid, Declined."""
+    arrays = npz.read(Path(asked["path"]), Limits(**asked["limits"]), admit=conversation.admit)
+    found = [suspicion.document() for suspicion in suspicions.of(arrays)]
+    return {"summary": npz.summarise(arrays).model_dump(mode="json"), "suspicions": found}
+
+
+def _hold_to(memory_bytes: int, seconds: int) -> None:
+    """Limits this process: memory beyond what it has now, processor time, the size of files, and no core dumps."""
+    now = 0
+    with suppress(OSError):  # not Linux
+        now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    for limit, value in (
+        (resource.RLIMIT_AS, now + memory_bytes if now else resource.RLIM_INFINITY),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, NO_FILES_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, most = resource.getrlimit(limit)
+        if value != resource.RLIM_INFINITY:
+            lower = value if most == resource.RLIM_INFINITY else min(value, most)
+            resource.setrlimit(limit, (lower, lower))

@@ -1,0 +1,159 @@
+"""The process that checks files: what it may do, and what its death costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from services.blobs.memory import Room
+from services.datasets import checking
+from services.datasets.checking import Checker
+from services.errors import Busy, DatasetInvalid
+from services.training.files.npz import Limits
+
+ROOT = Path(__file__).parent.parent.parent.parent
+
+
+@pytest.fixture
+def checker() -> Iterator[Checker]:
+    made = Checker()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path / "room", 1 << 30)
+
+
+@pytest.fixture
+def file(tmp_path: Path, npz_bytes: Callable[..., bytes]) -> Path:
+    path = tmp_path / "d.npz"
+    path.write_bytes(npz_bytes())
+    return path
+
+
+def server(checker: Checker) -> psutil.Process:
+    assert checker._process is not None
+    return psutil.Process(checker._process.pid)
+
+
+def gone(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        process.wait(20)
+    return not process.is_running()
+
+
+def until_idle(checker: Checker) -> None:
+    deadline = time.monotonic() + 20
+    while server(checker).children():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_files_are_checked_in_forks_of_one_process(checker: Checker, room: Room, file: Path) -> None:
+    assert checker.check(file, room, Limits()).content.samples > 0
+    first = server(checker).pid
+    assert checker.check(file, room, Limits()).content == checker.check(file, room, Limits()).content
+    assert server(checker).pid == first
+    until_idle(checker)
+
+
+def test_it_knows_no_address_and_no_password(
+    checker: Checker, room: Room, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPLINE_DATABASE_URL", "postgresql://hush")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    checker.check(file, room, Limits())
+    assert "hush" not in str(server(checker).environ())
+
+
+def test_a_check_that_is_killed_refuses_its_file_alone(checker: Checker, tmp_path: Path, file: Path) -> None:
+    class Deadly(Room):
+        @contextmanager
+        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+            [child] = server(checker).children()
+            child.kill()
+            yield
+
+    with pytest.raises(DatasetInvalid, match="could not be checked: its reader took too much memory"):
+        checker.check(file, Deadly(tmp_path / "room", 1), Limits())
+    assert checker.check(file, Room(tmp_path / "room", 1 << 30), Limits()).content.samples > 0
+
+
+def test_a_process_that_was_killed_is_started_again(checker: Checker, room: Room, file: Path) -> None:
+    checker.check(file, room, Limits())
+    before = server(checker)
+    before.kill()
+    assert gone(before)
+    assert checker.check(file, room, Limits()).content.samples > 0
+    assert server(checker).pid != before.pid
+
+
+def test_a_file_that_takes_more_memory_than_there_is_for_one_is_refused(
+    checker: Checker, room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, limits = tmp_path / "large.npz", Limits()
+    np.savez(path, x=np.ones((64, 1 << 16, 8), np.float32), y=np.arange(64) % 2)
+    monkeypatch.setattr(checking, "SPARE_BYTES", (64 << 20) - limits.max_bytes)  # half of what x takes
+    with pytest.raises(DatasetInvalid, match="needs more memory to be read than there is for one upload"):
+        checker.check(path, room, limits)
+
+
+def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: Path) -> None:
+    class Full(Room):
+        @contextmanager
+        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+            raise Busy
+            yield
+
+    with pytest.raises(Busy):
+        checker.check(file, Full(tmp_path / "room", 1), Limits())
+    until_idle(checker)
+
+
+def test_it_ends_with_the_process_that_started_it(file: Path, tmp_path: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from services.blobs.memory import Room
+from services.datasets.checking import CHECKER
+from services.training.files.npz import Limits
+CHECKER.check(Path({str(file)!r}), Room(Path({str(tmp_path / "room")!r}), 1 << 30), Limits())
+print(CHECKER._process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        checking_process = psutil.Process(int(parent.stdout.readline()))
+        assert re.search("services.training.files", " ".join(checking_process.cmdline()))
+        parent.kill()
+    assert gone(checking_process)
+
+
+def test_a_fork_has_a_process_of_its_own(room: Room, file: Path) -> None:
+    checking.CHECKER.check(file, room, Limits())
+    before = server(checking.CHECKER)
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        checking.CHECKER.check(file, room, Limits())
+        os.write(write, str(server(checking.CHECKER).pid).encode())
+        checking.CHECKER.close()
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        theirs = int(said.read())
+    os.waitpid(child, 0)
+    assert theirs != before.pid
+    assert not psutil.pid_exists(theirs)
+    assert checking.CHECKER.check(file, room, Limits()).content.samples > 0
