@@ -1,13 +1,13 @@
-"""The gunicorn worker that serves the API: no client keeps others from being answered by being slow.
+"""The gunicorn worker that serves the API. A slow client does not delay the answers to other clients.
 
-One loop waits for all clients and never for a single one; threads do what takes work. The loop reads the head of a
-request, and a small body. A thread makes the answer and sends what the client takes at once. Where the client takes no
-more, the rest of the answer waits with the connection, and the thread goes on to others. Some thread makes and sends
-that rest when the client has read. So neither silence, nor a slow head, nor an answer that nobody reads holds a thread.
-A long body does, within bounds: see reading.py.
+One event loop waits for all clients at once. It reads the head of each request, and the body if it is small. Then a
+thread computes the answer and sends as much of it as the client accepts at once. If the client does not accept all of
+it, the rest stays with the connection and the thread serves other clients. A thread sends the rest when the client has
+read more. So no thread waits for a silent client, for a slow head, or for a client that does not read its answer.
+Reading a large body does occupy a thread, within the limits in reading.py.
 
-An address has a bounded share of the threads and of the connections: see shares.py. The answers that wait for their
-clients are bounded over all of them; past that, the worker closes the connection that has taken nothing for longest.
+Each address gets a limited share of the threads and connections: see shares.py. All unsent answers together are limited
+too. Above this limit the worker closes the connection whose client has not read anything for the longest time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Reads the bodies of requests, and keeps those who send slowly from holding the server's threads.
+"""Reads the bodies of requests, and limits how many threads slow senders can occupy.
 
-A body that is longer than `connections.SMALL_BODY_BYTES`, or comes in chunks, is read by the thread that answers the
-request, as the application asks for it. It is waited for TIMEOUT_SECONDS in all, and longer only while its bytes come
-at SLOWEST_BYTES_PER_SECOND. Whoever sends below FAST_BYTES_PER_SECOND is waited for by SLOW_THREADS of a process's
-threads and no more.
+The thread that answers a request also reads its body, if the body is longer than `connections.SMALL_BODY_BYTES` or
+chunked. The thread reads when the application asks for more. All waits together may take TIMEOUT_SECONDS, plus one
+second per SLOWEST_BYTES_PER_SECOND bytes received. At most SLOW_THREADS threads of a process read from senders that
+are slower than FAST_BYTES_PER_SECOND.
 """
 
 from __future__ import annotations

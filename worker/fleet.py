@@ -1,12 +1,13 @@
 """One Celery worker per GPU: finds the GPUs, tests each, starts a worker on each, and restarts workers that end.
 
-A member of the fleet is a device with its processes: first the self-test, and when that has passed a Celery worker that
-sees this device and no other. One that ends by itself begins anew, with the self-test, so a GPU that was lost is tried
-again and nothing is claimed on it meanwhile. A member whose self-test fails says so as a worker that is `broken`. When
-no member is left that works, or a worker ends again and again, the fleet ends with an error: whoever keeps it (Docker,
-systemd, `make run`) starts it again, and in a container that is what brings a lost GPU back.
+A member of the fleet is a device and its process. The process is first the self-test. If it passes, the process is a
+Celery worker that sees only this device. If a worker exits, its member starts again with the self-test. So a lost GPU
+is tested again, and no job is claimed on it meanwhile. A member whose self-test failed is listed as a `broken` worker.
 
-Every process is a session of its own and is told by the kernel when the fleet dies. No torch here.
+The fleet exits with an error if no member works, or if a worker exits again and again. Then Docker, systemd or `make
+run` restarts the fleet. In a container, only this restart makes a lost GPU usable again.
+
+Every process has its own session, and the kernel sends it a signal when the fleet dies. This module imports no torch.
 """
 
 from __future__ import annotations

@@ -1,15 +1,22 @@
-"""The trainer process: spec in on a pipe, events out on another. It has no database, no broker and no secrets.
+"""The trainer process. It reads its order from one pipe and writes events to another.
+
+It has no database, no broker and no secrets.
 
     python -m worker.trainer --parent PID [--device auto] [--threads N]
 
-It warms up (imports torch, takes one tiny training step), says `ready`, and waits for one order on its standard input.
-Then it trains, sending events to the descriptor LOOPLINE_EVENTS_FD, and ends. It dies with the supervisor that started
-it: by the kernel's hand on Linux, and everywhere when its standard input ends. It also dies when its supervisor does
-not say in time that the lease was renewed: one that is frozen could not stop it, and another attempt may follow. Where
-memory runs out it is the first that the kernel kills: its job goes on from a checkpoint, its supervisor says so.
+It warms up first: it imports torch and does one small training step. Then it sends `ready` and waits for one order on
+its standard input. It trains, writes events to the file descriptor LOOPLINE_EVENTS_FD, and exits. It ends early in
+three cases:
 
-Exit status: 0 the last event was `finished` or `stopped`; 1 it was `failed`; 2 bad command line; 3 the supervisor is
-gone; SIGALRM: it heard of no renewal. Any other, or a signal, and no last event: it crashed.
+- Its supervisor has died. On Linux the kernel then kills the trainer; elsewhere it exits when its standard input ends.
+- The supervisor did not report in time that it renewed the lease. The supervisor may be frozen, and another attempt may
+  start.
+- Memory runs out. The kernel kills a trainer before any other process. The supervisor records this, and the job is
+  retried from its last checkpoint.
+
+Exit status: 0 if the last event was `finished` or `stopped`; 1 if it was `failed`; 2 for a bad command line; 3 if the
+supervisor is gone; SIGALRM if the lease was not renewed in time. With any other status or signal, and without a last
+event, the trainer crashed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Client and command of Loopline: submit training jobs over HTTP and wait for their models."""
+"""The Python client and the command of Loopline: submit training jobs over HTTP, and download their models."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ __all__ = [
 ]
 
 _MODULES = ("errors", "types", "schedules", "batch", "job", "client")
-"""Where the public names are. The first two import nothing heavy."""
+"""The module of each public name. The first two import no large library."""
 
 
 def __getattr__(name: str) -> object:
-    """Loads a public name when it is first used: httpx alone would triple the time that `loopline --help` takes."""
+    """Imports a public name when it is first used. Importing httpx would triple the time of `loopline --help`."""
     if name in __all__:
         for module in _MODULES:
             if (found := getattr(import_module(f"{__name__}.{module}"), name, None)) is not None:

@@ -1,4 +1,4 @@
-"""Jobs that were submitted together, as one table, as they were when they were read."""
+"""A batch: jobs that were submitted together, as one table. It shows the state at the time of the request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loopline.job import POLL_SECONDS, SILENCE_SECONDS
 from loopline.types import Best, Document, known, moment
 
 PAUSE_SECONDS = 1.0
-"""Between two looks: a table of a thousand jobs is long, and something about one of them changes all the time."""
+"""Seconds between two requests. A table of a thousand jobs is long, and one of them changes all the time."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class BatchJob:
     reason: str | None = None
     message: str | None = None
     cell: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What it has at each path of the batch's matrix."""
+    """Its values of the batch's matrix, by path."""
     warnings: list[str] = field(default_factory=list, hash=False)
-    """What of its data may have been meant otherwise than the service takes it."""
+    """Warnings that the service may have understood the data in another way than you meant."""
     attempt: int = 0
     epoch: int = 0
     epochs: int | None = None
     fraction: float = 0.0
     best: Best | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
-    """Of its result; empty until it has succeeded."""
+    """The metrics of its result; empty until the job has succeeded."""
     silent_since: datetime | None = None
-    """It runs, and its worker has given no sign of life since then."""
+    """The time of the worker's last heartbeat, if the job runs and its worker is silent; else None."""
     seconds: float | None = None
-    """From its start to its end; None before both."""
+    """Seconds from its start to its end; None before the end."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -71,13 +71,13 @@ class Batch:
     """The schedule that submitted it."""
     fraction: float = 0.0
     jobs: tuple[BatchJob, ...] = field(default=(), repr=False)
-    """In the order in which they were asked for; none in a list of batches."""
+    """Its jobs, in the order of the submission; empty in a list of batches."""
     created_at: datetime | None = None
     finished_at: datetime | None = None
     ended_at: datetime | None = None
-    """When its last job ended, once the service has told those who want to know."""
+    """When its last job ended. It is set once the service has recorded the end and queued its messages."""
     replayed: bool = False
-    """Whether this answered a submission whose idempotency key had come before."""
+    """Whether the batch existed already: the idempotency key was used before."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
     _http: Http | None = field(default=None, repr=False, compare=False)
 
@@ -98,7 +98,7 @@ class Batch:
 
     @property
     def seconds(self) -> float | None:
-        """From its submission to the end of its last job; None before that."""
+        """Seconds from the submission to the end of the last job; None before that end."""
         if self.created_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.created_at).total_seconds()
@@ -108,19 +108,19 @@ class Batch:
         return Batch.of(self._connection.get_object(self._path()), self._connection)
 
     def wait(self, timeout: float | None = None) -> Batch:
-        """Waits until every job has ended, well or not, and returns the batch: `status` and `jobs` say how.
+        """Waits until every job has ended and returns the batch. `status` and `jobs` say how the jobs ended.
 
-        timeout: seconds, or None to wait for as long as it takes. Raises WaitTimeout; the jobs then go on.
+        timeout: seconds; None waits without a limit. Raises WaitTimeout after it; the jobs continue.
         """
         for batch in self.changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
             pass
         return batch
 
     def changes(self, timeout: float | None = None, *, every: bool = True) -> Iterator[Batch]:
-        """The batch as it is now, and again each time something about it has changed; the last one has ended.
+        """Yields the batch now, and again after each change. The last one yielded has ended.
 
-        every: False is for who waits for the end alone, and looks up twice a minute meanwhile.
-        Raises WaitTimeout when `timeout` seconds have passed before that.
+        every: False yields only about twice a minute until the end, for callers that need only the end.
+        Raises WaitTimeout if the batch has not ended after `timeout` seconds.
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         etag, batch = None, self
@@ -141,13 +141,13 @@ class Batch:
             time.sleep(max(0.0, min(PAUSE_SECONDS - (time.monotonic() - asked_at), deadline - time.monotonic())))
 
     def _of_silence(self, batch: Batch) -> Batch | None:
-        """The batch, if a worker has fallen silent, or is heard of again: no poll is answered for that."""
+        """The batch, if one of its workers is newly silent or no longer silent. No poll reports that."""
         seen = batch.refresh()
         silent = [{job.id for job in each.jobs if job.silent_since} for each in (batch, seen)]
         return seen if silent[0] != silent[1] else None
 
     def cancel(self) -> Batch:
-        """Asks for every job that has not ended to be stopped: at once when it waits, at its next step when it runs."""
+        """Cancels every job that has not ended. Waiting jobs end at once, running jobs at their next step."""
         http = self._connection
         return Batch.of(http.object_in(http.send("POST", f"{self._path()}/cancel")), http)
 
@@ -161,7 +161,7 @@ class Batch:
         return f"/v1/batches/{quote(self.id, safe='')}"
 
     def _poll(self, etag: str | None, wait: float) -> tuple[Batch | None, str | None]:
-        """The batch if it is not as it was at `etag`, else None, after at most `wait` seconds; and its etag."""
+        """The batch if it is not that of this `etag`, else None; and the new etag. Takes at most `wait` seconds."""
         http = self._connection
         response = http.send(
             "GET",

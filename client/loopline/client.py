@@ -1,4 +1,4 @@
-"""The way in: a Client knows where the service is and speaks to it."""
+"""The Client, which sends requests to one service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from loopline.schedules import Schedules
 from loopline.types import Dataset, Delivery, Health, Identity, InboxFile, Key, Preset, Webhook, Worker
 
 Spec = Mapping[str, Any] | str | Path | specs.SpecFile
-"""A mapping, the path of a YAML or JSON file, or such a file that was read."""
+"""A mapping, the path of a YAML or JSON file, or a SpecFile."""
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CHUNK_BYTES = 1 << 18
@@ -33,17 +33,18 @@ PAGE = 100
 
 
 class Client:
-    """Speaks to a Loopline service.
+    """A client of one Loopline service.
 
         with Client() as client:
             job = client.submit("job.yaml").wait()
             job.download("model")
 
-    base_url: where the service is; else $LOOPLINE_URL, else http://127.0.0.1:8080.
-    api_key: else what is in the file api_key_file or $LOOPLINE_API_KEY_FILE, else $LOOPLINE_API_KEY, else none.
+    base_url: the URL of the service. The default is $LOOPLINE_URL, else http://127.0.0.1:8080.
+    api_key: the API key. The default is the content of the file api_key_file or $LOOPLINE_API_KEY_FILE, else
+        $LOOPLINE_API_KEY, else no key.
     timeout: seconds that one answer may take.
-    retry_seconds: for how long a request is repeated when the connection breaks or the service is briefly away.
-    A client may be shared between threads. Every method raises ServiceUnreachable when nothing answers.
+    retry_seconds: how long a request is retried if the connection breaks or the service is unavailable.
+    Threads may share a client. Every method raises ServiceUnreachable if nothing answers.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Client:
 
     @property
     def retry_seconds(self) -> float:
-        """For how long a request is repeated when the connection breaks or the service is briefly away."""
+        """How long a request is retried if the connection breaks or the service is unavailable, in seconds."""
         return self._http.retry_seconds
 
     @retry_seconds.setter
@@ -85,11 +86,12 @@ class Client:
         self._http.retry_seconds = seconds
 
     def submit(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submits a job: a mapping, or the path of a YAML or JSON file, which is sent as it is.
+        """Submits a job. The spec is a mapping, or the path of a YAML or JSON file, which is sent unchanged.
 
-        Where the spec's `data.dataset` is a path to a file (relative to the spec's own folder), the file is uploaded
-        first and named in its place. Two calls with the same `idempotency_key` come to the same job; without one, a
-        key is made for each call, so that a connection that breaks never doubles a job.
+        If the spec's `data.dataset` is the path of a file (relative to the folder of the spec), the file is uploaded
+        first, and the spec that is sent has the name of the data set instead. Two calls with the same
+        `idempotency_key` return the same job. Without this argument each call gets its own key, so a retry after a
+        broken connection does not create a second job.
         Raises BadRequest with every problem of the spec.
         """
         response = self._submitted("/v1/jobs", self._readied(spec), idempotency_key)
@@ -102,9 +104,9 @@ class Client:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Batch:
-        """Submits jobs together, all of them or none: a list of specs, or one spec with a `matrix`.
+        """Submits several jobs, all of them or none, as a list of specs or as one spec with a `matrix`.
 
-        Each is what `submit` takes. name: of the batch; else that of the spec with the matrix, or none.
+        Each spec is given as in `submit`. name: the name of the batch; default: the name of the spec with the matrix.
         Raises BadRequest with every problem of every job.
         """
         if isinstance(spec, Mapping | str | Path | specs.SpecFile):
@@ -124,7 +126,7 @@ class Client:
         return Batch.of(self._http.get_object(f"/v1/batches/{quote(batch_id, safe='')}"), self._http)
 
     def batches(self, *, page_size: int = PAGE) -> Iterator[Batch]:
-        """Every batch, newest first, without its jobs, read page by page as you go."""
+        """Iterates over all batches, newest first, without their jobs. Pages are requested as needed."""
         return (Batch.of(document, self._http) for document in self._http.pages("/v1/batches", {"limit": page_size}))
 
     def _readied(self, spec: Spec) -> specs.SpecFile:
@@ -152,9 +154,9 @@ class Client:
         full: bool = False,
         page_size: int = PAGE,
     ) -> Iterator[Job]:
-        """Every job that fits, newest first, read page by page as you go. tag: `key:value`.
+        """Iterates over the jobs that match, newest first. Pages are requested as needed. tag: `key:value`.
 
-        full: with their specs. Without it the `spec` of each is empty, until `refresh()`; that costs the service less.
+        full: include the specs. Without it `spec` is empty until `refresh()`, which is faster for the service.
         """
         params = {"status": status, "queue": queue, "tag": tag, "name": name, "limit": page_size}
         if full:
@@ -174,10 +176,10 @@ class Client:
         *,
         on_bytes: Callable[[int, int], None] | None = None,
     ) -> Dataset:
-        """Uploads an .npz file as a data set, named after the file (`My Set.npz`: `my-set`) unless told otherwise.
+        """Uploads an .npz file as a data set, named after the file (`My Set.npz`: `my-set`) unless a name is given.
 
-        The same content under the same name is the same data set, however often it is sent.
-        on_bytes: called with the bytes sent so far and in all. Raises BadRequest, saying which rows are wrong.
+        Uploading the same content under the same name again returns the same data set.
+        on_bytes: called with the bytes sent so far and the total. Raises BadRequest, which names the invalid rows.
         """
         file = Path(path)
         try:
@@ -213,13 +215,13 @@ class Client:
         return Dataset.of(self._http.get_object(f"/v1/datasets/{quote(reference, safe='@')}"))
 
     def inbox(self) -> Iterator[InboxFile]:
-        """What came of the files in the service's inbox, newest first."""
+        """The files in the service's inbox and their data sets or errors, newest first."""
         return (InboxFile.of(document) for document in self._http.pages("/v1/inbox", {}))
 
     def delete_dataset(self, reference: str) -> Dataset:
-        """Deletes one version of a data set (an id, `vowels@3`, or the name of one that has no other) and returns it.
+        """Deletes one version of a data set and returns it. Give an id, `vowels@3`, or a name with only one version.
 
-        Raises NotFound; Conflict while a job that has not ended uses it; BadRequest where a name has several versions.
+        Raises NotFound; Conflict while a job that has not ended uses it; BadRequest if the name has several versions.
         """
         found = self.dataset(reference)
         with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
@@ -233,26 +235,26 @@ class Client:
 
     @property
     def schedules(self) -> Schedules:
-        """Batches by the clock: `client.schedules.set("nightly.yaml")`."""
+        """The schedules: `client.schedules.set("nightly.yaml")`."""
         return Schedules(self._http)
 
     def workers(self) -> list[Worker]:
-        """The workers that were seen within the last minute."""
+        """The workers that sent a heartbeat within the last minute."""
         return [Worker.of(document) for document in self._http.pages("/v1/workers", {}, key="name")]
 
     def whoami(self) -> Identity:
-        """Who the service takes this client for: its tenant, what its key may do, and what of its quotas is used."""
+        """The tenant of this client, the scopes of its key, and how much of each quota is used."""
         return Identity.of(self._http.get_object("/v1/whoami"))
 
     def keys(self, *, page_size: int = PAGE) -> Iterator[Key]:
-        """Every API key of the tenant, newest first, revoked ones too. Takes a key with the scope `admin`."""
+        """All API keys of the tenant, newest first, including revoked ones. Needs a key with the scope `admin`."""
         return (Key.of(document) for document in self._http.pages("/v1/keys", {"limit": page_size}))
 
     def create_key(self, scopes: Iterable[str], *, name: str | None = None, expires_days: float | None = None) -> Key:
-        """A new API key of the tenant; `key.key` is the key itself, which is never shown again.
+        """Creates an API key of the tenant. `key.key` is the key itself; it cannot be read again.
 
-        scopes: of `read`, `submit`, `admin`. A connection that breaks is not tried again here: the first key might be
-        there, and nobody would have seen it.
+        scopes: any of `read`, `submit` and `admin`. If the connection breaks, this is not retried, because the first
+        request may have created a key that nobody saw.
         """
         wanted = {"scopes": [*scopes], "name": name, "expires_days": expires_days}
         body = json.dumps(wanted).encode()
@@ -260,11 +262,11 @@ class Client:
         return Key.of(self._http.object_in(self._http.send("POST", "/v1/keys", headers=headers, body=body, once=True)))
 
     def revoke_key(self, key_id: str) -> Key:
-        """Ends an API key of the tenant, and returns it; within a few seconds it is refused. Raises NotFound."""
+        """Revokes an API key of the tenant and returns it. It stops working within a few seconds. Raises NotFound."""
         return Key.of(self._http.object_in(self._http.send("DELETE", f"/v1/keys/{quote(key_id, safe='')}")))
 
     def webhooks(self, *, page_size: int = PAGE) -> Iterator[Webhook]:
-        """Every webhook of the tenant, newest first. Takes a key with the scope `admin`, as all about webhooks."""
+        """All webhooks of the tenant, newest first. Every method for webhooks needs a key with the scope `admin`."""
         return (Webhook.of(document) for document in self._http.pages("/v1/webhooks", {"limit": page_size}))
 
     def webhook(self, webhook_id: str) -> Webhook:
@@ -279,11 +281,12 @@ class Client:
         only: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Webhook:
-        """A new webhook; `webhook.secret`, to verify with, is never shown again.
+        """Creates a webhook. `webhook.secret` verifies its messages; it cannot be read again.
 
-        events: such as `job.failed`; else the three ends of jobs. only: the id of the job, batch or schedule
-        it is for, of which the end is told else; one that has ended is a Conflict. tags: only of jobs that have all of
-        these. A connection that breaks is not tried again here, as with keys.
+        events: such as `job.failed`. The default is the three ends of a job; with `only`, the end of that subject.
+        only: the id of one job, batch or schedule. Raises Conflict if it has ended already.
+        tags: send messages only about jobs that have all these tags.
+        If the connection breaks, this is not retried, as in `create_key`.
         """
         given = {"url": url, "only": only, "tags": dict(tags or {}), "events": list(events or ())}
         body = json.dumps({key: value for key, value in given.items() if value}).encode()
@@ -292,38 +295,38 @@ class Client:
         return Webhook.of(self._http.object_in(made))
 
     def delete_webhook(self, webhook_id: str) -> None:
-        """Deletes a webhook, what it was to be told, and its log. Raises NotFound."""
+        """Deletes a webhook, its unsent messages and its log. Raises NotFound."""
         self.webhook(webhook_id)
         with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
             self._http.send("DELETE", _webhook(webhook_id))
 
     def rotate_webhook(self, webhook_id: str) -> Webhook:
-        """The webhook with a new `secret`, shown this once; the old one signs too until `old_secret_until`. Raises
-        NotFound. A connection that breaks is not tried again here."""
+        """Gives the webhook a new `secret`, which cannot be read again. The old secret also signs until
+        `old_secret_until`. Raises NotFound. If the connection breaks, this is not retried."""
         rotated = self._http.send("POST", f"{_webhook(webhook_id)}/rotate", once=True)
         return Webhook.of(self._http.object_in(rotated))
 
     def test_webhook(self, webhook_id: str) -> Delivery:
-        """Sends a test message at once; what came of it is in `state` and `last_error`. Raises NotFound."""
+        """Sends a test message at once. `state` and `last_error` have the result. Raises NotFound."""
         path = f"{_webhook(webhook_id)}/test"
         return Delivery.of(self._http.object_in(self._http.send("POST", path, once=True)))
 
     def deliveries(self, webhook_id: str, *, page_size: int = PAGE) -> Iterator[Delivery]:
-        """Every message of a webhook of the last 30 days, newest first. Raises NotFound."""
+        """All messages of a webhook from the last 30 days, newest first. Raises NotFound."""
         pages = self._http.pages(f"{_webhook(webhook_id)}/deliveries", {"limit": page_size})
         return (Delivery.of(document) for document in pages)
 
     def redeliver(self, webhook_id: str, delivery_id: str) -> Delivery:
-        """Has a message sent once more, under its own id. Raises NotFound; Conflict while the webhook is disabled."""
+        """Sends a message again, with the same id. Raises NotFound; Conflict while the webhook is disabled."""
         path = f"{_webhook(webhook_id)}/deliveries/{quote(delivery_id, safe='')}/redeliver"
         return Delivery.of(self._http.object_in(self._http.send("POST", path)))
 
     def presets(self) -> list[Preset]:
-        """The named architectures that a spec may start from."""
+        """The named architectures that a spec can use as its base."""
         return [Preset.of(document) for document in self._http.pages("/v1/presets", {}, key="name")]
 
     def health(self) -> Health:
-        """Whether the service can take work. Raises ServiceUnreachable when nothing answers at all."""
+        """Whether the service can accept jobs. Raises ServiceUnreachable if nothing answers."""
         return Health.of(self._http.object_in(self._http.send("GET", "/v1/health/ready", expected=503)))
 
 
@@ -332,7 +335,7 @@ def _webhook(webhook_id: str) -> str:
 
 
 def _api_key(given: str | None, file: str | Path | None) -> str | None:
-    """The key from the first of the places that may hold it. Raises BadRequest for what is none, and for no file."""
+    """The key from the first source that has one. Raises BadRequest if it is not a valid key or the file is missing."""
     file = file or os.environ.get("LOOPLINE_API_KEY_FILE")
     if file and not given:
         try:

@@ -1,4 +1,4 @@
-"""Unpacks a zip of result files into a folder, each file whole or not at all."""
+"""Unpacks a zip of result files into a folder. Each file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def into(folder: Path, fetch: Callable[[Path], None]) -> list[Path]:
-    """Fetches a zip with `fetch(path)` and unpacks it into the folder, which is made; returns the files written.
+    """Fetches a zip with `fetch(path)` and unpacks it into the folder, which is created. Returns the files written.
 
-    Everything is written beside its place under a name of its own that ends in `.part` and renamed when whole, so a
-    file of an earlier download, or of another one under way, is there in full at any moment.
-    Raises DownloadFailed when the zip is not whole or holds anything but plain file names.
+    Each file is first written beside its final path, under a random name that ends in `.part`, and renamed when it is
+    complete. So files of an earlier or parallel download are complete at any moment.
+    Raises DownloadFailed if the zip is incomplete or contains anything but plain file names.
     """
     made = not folder.exists()
     try:
@@ -60,7 +60,7 @@ def _extracted(package: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) 
 
 @contextmanager
 def _part(folder: Path) -> Iterator[Path]:
-    """An empty file of our own, gone at the end unless it was renamed."""
+    """A new empty file, which is deleted at the end unless it was renamed."""
     path = folder / f".loopline-{uuid4().hex}.part"
     path.touch(exist_ok=False)
     try:

@@ -1,19 +1,19 @@
-"""Every error that the client raises on purpose, in one tree.
+"""All errors that the client raises on purpose.
 
     LooplineError
-    ├── ServiceUnreachable     nothing answers there, or not in time
-    ├── ServiceError           something answers, but it failed or is not Loopline
-    ├── BadRequest             the request cannot be right: `problems` holds every one of them
+    ├── ServiceUnreachable     nothing answers at the address, or not in time
+    ├── ServiceError           the service failed, or it is not Loopline
+    ├── BadRequest             the request is invalid; `problems` lists every mistake
     ├── NotAllowed             the API key is missing, wrong, or may not do this
     ├── NotFound               no such job, data set, model or preset
-    ├── Conflict               right in itself, but not now
-    ├── JobFailed              the job that was waited for failed; it is in `job`
-    ├── JobCancelled           the job that was waited for was cancelled; it is in `job`
-    ├── WaitTimeout            the waiting ended before the job did; it goes on, and is in `job`
-    └── DownloadFailed         what came was not whole, or not safe to unpack
+    ├── Conflict               the request does not fit the current state
+    ├── JobFailed              the job failed; it is in `job`
+    ├── JobCancelled           the job was cancelled; it is in `job`
+    ├── WaitTimeout            the job has not ended in time; it continues, and is in `job`
+    └── DownloadFailed         the download is incomplete, or not safe to unpack
 
-`str(error)` is one or more sentences, with the problems of a request that they do not tell already listed below them,
-each by its JSON pointer.
+`str(error)` is one or more sentences. Below them are the problems that the sentences do not mention, each with its JSON
+pointer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a request: where (a JSON pointer, RFC 6901) and what is allowed there."""
+    """One problem of a request: where it is (a JSON pointer, RFC 6901), and what is allowed there."""
 
     pointer: str
     detail: str

@@ -34,12 +34,12 @@ from loopline.errors import (
 CONNECT_SECONDS = 5.0
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 MOST_BYTES = 64 << 20
-"""A hundred jobs with the longest specs are less."""
+"""The largest answer that is accepted. A hundred jobs with the longest specs are smaller."""
 MOST_PAGES = 10_000
 LEAST_BYTES = 4096
-"""What a download brings in the time that one answer may take, or more."""
+"""The smallest number of bytes that a download must receive per timeout."""
 ON_THE_WAY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
-"""Headers that say how a body came, which has been read."""
+"""Headers about the transfer of a body, which do not apply once the body has been read."""
 RETRIED_CODES = frozenset({"idempotency_in_flight"})
 KINDS: dict[int, type[LooplineError]] = {401: NotAllowed, 403: NotAllowed, 404: NotFound, 409: Conflict, 410: NotFound}
 
@@ -49,7 +49,7 @@ Params = Mapping[str, str | int | float | None]
 
 
 class Http:
-    """A connection to one service. It retries for `retry_seconds`; 0 means that everything is tried once."""
+    """A connection to one service. It retries requests for `retry_seconds`; 0 turns retries off."""
 
     def __init__(self, base_url: str, api_key: str | None, *, timeout: float, retry_seconds: float) -> None:
         self.base_url = checked_url(base_url)
@@ -75,7 +75,7 @@ class Http:
         return self.object_in(self.send("GET", path, params=params))
 
     def pages(self, path: str, params: Params, *, key: str = "id") -> Iterator[dict[str, Any]]:
-        """Every entry of a list, read page by page as you go; `key` is the field that `after` continues from."""
+        """Iterates over a list, page by page. `key` is the field whose last value is sent as `after`."""
         after: Any = params.get("after")
         for _ in range(MOST_PAGES):
             page = self.get_object(path, {**params, "after": after})
@@ -103,10 +103,10 @@ class Http:
         expected: int = 200,
         once: bool = False,
     ) -> httpx.Response:
-        """Sends one request and returns its answer: a 2xx, a 304, or the status that is `expected` besides.
+        """Sends one request and returns its answer if the status is 2xx, 304 or `expected`.
 
-        `wait_seconds` is added to the time that an answer may take; `once` is for what must not be repeated.
-        Raises ServiceUnreachable, or what `error_in` makes of the answer.
+        `wait_seconds` is added to the time that an answer may take. `once` turns retries off.
+        Raises ServiceUnreachable, or the error that `error_in` returns for the answer.
         """
 
         def one() -> httpx.Response:
@@ -116,7 +116,7 @@ class Http:
         return one() if once else self._retrying(one)
 
     def download(self, path: str, target: Path, on_bytes: Callable[[int, int | None], None] | None = None) -> None:
-        """Writes the answer to a GET into a file as it comes, from the start again when the connection breaks."""
+        """Writes the answer to a GET into a file. If the connection breaks, it starts again from the beginning."""
 
         def once() -> None:
             with self._open("GET", path, None, {"Accept": "*/*"}, None) as response, target.open("wb") as file:
@@ -140,7 +140,7 @@ class Http:
         deadline = time.monotonic() + self.retry_seconds
 
         def pause(error: Exception) -> bool | float:
-            """Whether to try again; a number says in how many seconds."""
+            """Whether to try again; a number is the pause in seconds."""
             if not _may_retry(error) or time.monotonic() >= deadline:
                 return False
             asked = error.retry_after_seconds if isinstance(error, LooplineError) else None
@@ -192,9 +192,9 @@ class Http:
             raise ServiceUnreachable(f"Nothing answers at {self.base_url} ({_reason(error)}).") from error
 
     def _read(self, response: httpx.Response) -> httpx.Response:
-        """The answer with its body read, within the time that an answer may take and a size that none of ours has.
+        """Reads the body of an answer, within the timeout and MOST_BYTES, and returns the whole answer.
 
-        httpx's own timeout begins anew with each byte. Raises ServiceUnreachable, ServiceError.
+        httpx's own timeout restarts with each byte. Raises ServiceUnreachable, ServiceError.
         """
         deadline, body = time.monotonic() + self.timeout, bytearray()
         for chunk in response.iter_bytes():
@@ -210,7 +210,7 @@ class Http:
         return ServiceError(f"What answers at {self.base_url} does not speak Loopline: {what}.")
 
     def object_in(self, response: httpx.Response) -> dict[str, Any]:
-        """The JSON object of an answer. Raises ServiceError when it holds anything else: then this is not Loopline."""
+        """The JSON object of an answer. Raises ServiceError for any other body: it is not Loopline's."""
         document = _json(response)
         if not isinstance(document, dict):
             raise ServiceError(
@@ -221,7 +221,7 @@ class Http:
         return document
 
     def error_in(self, response: httpx.Response) -> LooplineError:
-        """The error that an answer stands for, from its problem document (RFC 9457) where it has one."""
+        """The error for an answer, made from its problem document (RFC 9457) if it has one."""
         status = response.status_code
         if response.has_redirect_location:
             where = response.headers["Location"]
@@ -256,7 +256,7 @@ class Http:
 
 
 def checked_url(text: str) -> httpx.URL:
-    """The address of a service. Raises BadRequest when it is not an http one."""
+    """The URL of a service. Raises BadRequest if it is not an http URL."""
     try:
         url = httpx.URL(text.strip().rstrip("/"))
     except httpx.InvalidURL as error:
@@ -267,7 +267,7 @@ def checked_url(text: str) -> httpx.URL:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a proxy in the environment must not be asked."""
+    """Whether requests to this host must bypass the proxy of the environment."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -281,7 +281,7 @@ def _may_retry(error: Exception) -> bool:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, as our service sends them; the other form, a date, falls back to our own pauses."""
+    """The pause in seconds, as the service sends it. For a date it is None, and the client uses its own pauses."""
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdigit() else None
 
@@ -296,7 +296,7 @@ def _text(found: object) -> str | None:
 
 
 def _json(response: httpx.Response) -> Any:
-    """What the body says; None where it is not JSON. (Python's reader would take NaN as well.)"""
+    """The body as JSON; None if it is not JSON. (Python's parser would also accept NaN.)"""
     try:
         return response.json(parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -317,6 +317,6 @@ def _described(response: httpx.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What the operating system said, without its number; httpx's own class name where it said nothing."""
+    """The operating system's message without its number; httpx's class name if there is none."""
     text = str(error) or type(error).__name__
     return text.partition("] ")[2] if text.startswith("[Errno") else text

@@ -1,4 +1,4 @@
-"""A job as it was when it was read, with the verbs to go on from there."""
+"""A job as it was at the time of the request, and methods that act on it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TIMES = ("created_at", "started_at", "finished_at", "waits_until", "silent_since
 
 @dataclass(frozen=True)
 class _Place:
-    """What a job has in other forms than its document."""
+    """Fields of a job that its document has in another form."""
 
     name: str = "default"
     position: int | None = None
@@ -49,7 +49,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class Job:
-    """One request to train. Its fields do not change: `refresh()`, `wait()` and `follow()` return newer ones."""
+    """One request to train. The fields never change; `refresh()`, `wait()` and `follow()` return new objects."""
 
     id: str
     status: str
@@ -59,22 +59,22 @@ class Job:
     message: str | None = None
     queue: str = "default"
     position: int | None = None
-    """Jobs ahead of it in its queue; None when it does not wait."""
+    """The number of jobs ahead of it in its queue; None if it does not wait."""
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
     dataset_id: str | None = None
     dataset_name: str | None = None
     warnings: list[str] = field(default_factory=list, compare=False)
-    """What of its data may have been meant otherwise than the service takes it."""
+    """Warnings that the service may have understood the data in another way than you meant."""
     attempt: int = 0
     failures: int = 0
-    """Attempts that failed and were tried again."""
+    """The number of attempts that failed and were retried."""
     lost: int = 0
-    """Attempts whose worker disappeared since the last new checkpoint."""
+    """The number of attempts since the last new checkpoint whose worker disappeared."""
     waits_until: datetime | None = None
-    """The time before which a job that is tried again does not start."""
+    """A job that is retried does not start before this time."""
     silent_since: datetime | None = None
-    """It runs, and its worker has given no sign of life since then."""
+    """The time of the worker's last heartbeat, if the job runs and its worker is silent; else None."""
     progress: Progress = field(default_factory=Progress)
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)
@@ -107,7 +107,7 @@ class Job:
 
     @property
     def seconds(self) -> float | None:
-        """From its start to its end; None before both."""
+        """Seconds from its start to its end; None before the end."""
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()
@@ -117,10 +117,10 @@ class Job:
         return Job.of(self._connection.get_object(self._path()), self._connection)
 
     def wait(self, timeout: float | None = None, on_epoch: Callable[[Epoch], object] | None = None) -> Job:
-        """Waits for the job to succeed and returns it, calling `on_epoch` with each epoch as it ends, in order, once.
+        """Waits until the job has succeeded and returns it. Calls `on_epoch` once for each epoch, in order.
 
-        timeout: seconds, or None to wait for as long as it takes. The waiting costs the service next to nothing.
-        Raises JobFailed, JobCancelled, or WaitTimeout (the job then goes on).
+        timeout: seconds; None waits without a limit. Waiting costs the service almost nothing.
+        Raises JobFailed, JobCancelled, or WaitTimeout (the job continues).
         """
         if on_epoch is None:
             job = self._ended(timeout)
@@ -131,7 +131,7 @@ class Job:
         return job.check()
 
     def follow(self, timeout: float | None = None) -> Iterator[tuple[Job, list[Epoch]]]:
-        """The job each time it has changed, and the epochs that have ended since; the last one yielded has ended.
+        """Yields the job after each change, with the epochs that ended since. The last job yielded has ended.
 
         Raises WaitTimeout when `timeout` seconds have passed before that.
         """
@@ -142,7 +142,7 @@ class Job:
             yield job, epochs
 
     def changes(self, timeout: float | None = None) -> Iterator[Job]:
-        """The job as it is now, and again each time it has changed; the last one yielded has ended.
+        """Yields the job now, and again after each change. The last job yielded has ended.
 
         Raises WaitTimeout when `timeout` seconds have passed before that.
         """
@@ -163,12 +163,12 @@ class Job:
             time.sleep(max(0.0, (PAUSE_SECONDS if changed else IDLE_PAUSE_SECONDS) - (time.monotonic() - asked_at)))
 
     def _of_silence(self, job: Job) -> Job | None:
-        """The job, if its worker has fallen silent, or is heard of again: no poll is answered for that."""
+        """The job, if its worker has become silent, or is no longer silent. The service answers no poll for that."""
         seen = job.refresh()
         return seen if (seen.silent_since is None) != (job.silent_since is None) else None
 
     def check(self) -> Job:
-        """The job itself. Raises JobFailed or JobCancelled when it ended that way."""
+        """Returns the job itself. Raises JobFailed or JobCancelled if it ended that way."""
         if self.status == "failed":
             raise JobFailed(f"Job {self.id} failed{_because(self)}", self)
         if self.status == "cancelled":
@@ -176,21 +176,21 @@ class Job:
         return self
 
     def cancel(self) -> Job:
-        """Asks for the job to be stopped: at once when it waits, at its next step when it runs.
+        """Cancels the job. A waiting job ends at once, a running job at its next step.
 
         Cancelling a job that has ended changes nothing.
         """
         return self._asked("cancel")
 
     def pause(self) -> Job:
-        """Asks for the job to be paused: at once when it waits; when it runs, as soon as it has saved its place.
+        """Pauses the job. A waiting job pauses at once, a running job after it has saved a checkpoint.
 
         Raises Conflict when it has ended.
         """
         return self._asked("pause")
 
     def resume(self) -> Job:
-        """Queues a paused job again, to go on where it stood, or takes back a pause that was only asked for.
+        """Queues a paused job again; it continues where it stopped. Withdraws a pause that has not happened yet.
 
         Raises Conflict when it has ended.
         """
@@ -199,30 +199,30 @@ class Job:
     def delete(self) -> None:
         """Deletes a job that has ended, with its model, checkpoints, events and log.
 
-        Raises Conflict while it may still run. A job that is gone already is no error.
+        Raises Conflict while the job may still run. Deleting a job that does not exist is no error.
         """
         with suppress(NotFound):
             self._connection.send("DELETE", self._path())
 
     def events(self, after: int = 0, *, follow: bool = False) -> Iterator[Event]:
-        """What happened to the job, in that order, from the event after `after`. follow: until the job ends."""
+        """The events of the job, oldest first, with ids above `after`. follow: yields new ones until the job ends."""
         return (Event.of(each) for each in self._entries("events", "id", after, follow))
 
     def logs(self, after: int = 0, *, follow: bool = False) -> Iterator[LogLine]:
-        """What its trainers logged and printed, from the line after `after`. follow: until the job ends."""
+        """The job's log, with line numbers above `after`. follow: yields new lines until the job ends."""
         return (LogLine.of(each) for each in self._entries("logs", "number", after, follow))
 
     def epochs(self, after: int = 0) -> Iterator[Epoch]:
-        """The epochs that have ended, in order, from the one after `after`."""
+        """The epochs that have ended, in order, with numbers above `after`."""
         pages = self._connection.pages(self._path("epochs"), {"after": after, "limit": 1000}, key="epoch")
         return (Epoch.of(record) for record in pages)
 
     def steps(self, points: int = 500) -> Steps:
-        """Loss and gradient norm of the steps so far, thinned to at most about `points` of them."""
+        """Loss and gradient norm of the steps so far, reduced to about `points` of them."""
         return Steps.of(self._connection.get_object(self._path("steps"), {"points": points}))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The checkpoints that are kept."""
+        """The checkpoints that can be downloaded."""
         return [Checkpoint.of(each) for each in self._connection.pages(self._path("checkpoints"), {}, key="step")]
 
     def download(
@@ -234,8 +234,9 @@ class Job:
     ) -> list[Path]:
         """Writes the model (weights, its description and the history) into a folder; returns the files.
 
-        checkpoint: the step of a checkpoint to fetch instead. on_bytes: called with the bytes come so far and in all.
-        Raises NotFound before the job has succeeded, DownloadFailed when what came is not whole.
+        checkpoint: the step of a checkpoint to download instead.
+        on_bytes: called with the bytes received and the total.
+        Raises NotFound before the job has succeeded, DownloadFailed if the download is incomplete.
         """
         path = self._path("model") if checkpoint is None else self._path("checkpoints", str(checkpoint))
         return download.into(Path(folder), lambda target: self._connection.download(path, target, on_bytes))
@@ -254,14 +255,14 @@ class Job:
         return Job.of(http.object_in(http.send("POST", self._path(verb))), http)
 
     def _entries(self, what: str, key: str, after: int, follow: bool) -> Iterator[Document]:
-        """Entries below the job, each once. Whatever adds one changes the job, so that a poll hears of it."""
+        """Iterates over a list below the job, each entry once. A new entry changes the job, so a poll is answered."""
         for _ in self.changes() if follow else (self,):
             for entry in self._connection.pages(self._path(what), {"after": after, "limit": 1000}, key=key):
                 yield entry
                 after = entry[key]
 
     def _poll(self, etag: str | None, *, wait: float) -> tuple[Job | None, str | None]:
-        """The job if it is not as it was at `etag`, else None, after at most `wait` seconds; and its etag."""
+        """The job if it is not that of this `etag`, else None; and the new etag. Takes at most `wait` seconds."""
         http = self._connection
         response = http.send(
             "GET",
@@ -275,7 +276,7 @@ class Job:
         return Job.of(http.object_in(response), http), response.headers.get("ETag")
 
     def _ended(self, timeout: float | None) -> Job:
-        """The job when it has ended. Without an etag the service holds each answer until then."""
+        """Waits for the end of the job. Without an etag, the service answers only at the end or the timeout."""
         deadline = _deadline(timeout)
         while True:
             asked_at = time.monotonic()
@@ -301,6 +302,6 @@ def _check(deadline: float, job: Job, timeout: float | None) -> None:
 
 
 def _because(job: Job) -> str:
-    """`(diverged): Training diverged at step 7.`, or less where the service said less."""
+    """`(diverged): Training diverged at step 7.`, or a part of it if the service sent less."""
     reason = f" ({job.reason})" if job.reason else ""
     return f"{reason}: {job.message}" if job.message else f"{reason}."

@@ -1,4 +1,4 @@
-"""The metrics that jobs report, in the order in which one says more than the next, and which way each points."""
+"""The metrics that jobs report, the most informative first, and whether higher or lower is better."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ METRICS = tuple(name for name in HIGHER_IS_BETTER if name != "loss")
 
 
 def points_up(recorded: str) -> bool:
-    """Whether more is better of a number as a result has it: `test_accuracy`. A metric that is not known points up."""
+    """Whether a higher value is better, for a name as in a result: `test_accuracy`. True for an unknown metric."""
     return HIGHER_IS_BETTER.get(recorded.partition("_")[2], True)

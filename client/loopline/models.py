@@ -1,4 +1,4 @@
-"""The registry: models by name, their versions, and the aliases that point at them."""
+"""The registry: models, their versions, and the aliases that point at versions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class Models:
-    """What `client.models` is. A version is named `vowels@3`, `vowels@production` or `vowels@latest`; the name alone is
-    the latest. Every method raises NotFound where there is no such model, version or alias."""
+    """The methods of `client.models`. A version is given as `vowels@3`, `vowels@production` or `vowels@latest`; a name
+    alone means the latest. Every method raises NotFound if the model, version or alias does not exist."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
@@ -44,7 +44,7 @@ class Models:
         return ModelVersion.of(self._http.get_object(_version_path(reference)))
 
     def register(self, name: str, job_id: str, *, note: str | None = None) -> ModelVersion:
-        """The result of a job as the next version of a model; a job that is one already stays that version.
+        """Registers the result of a job as the next version of a model. A registered job keeps its version.
 
         Raises Conflict unless the job has succeeded.
         """
@@ -53,9 +53,9 @@ class Models:
     def promote(
         self, reference: str, *, alias: str = PRODUCTION, reason: str | None = None, expected: int | None = None
     ) -> ModelVersion:
-        """Lets the alias point at a version, at once for everybody, and returns that.
+        """Moves the alias to a version, and returns that version.
 
-        expected: do it only if the alias points at this version now, or at none for 0; else raises Conflict.
+        expected: the version at which the alias must point now; 0 means none. Raises Conflict if it does not.
         """
         name, at, ref = reference.partition("@")
         if not at:
@@ -66,16 +66,16 @@ class Models:
     def rollback(
         self, name: str, *, alias: str = PRODUCTION, reason: str | None = None, expected: int | None = None
     ) -> ModelVersion:
-        """Lets the alias point at the version that it was promoted from, and returns that.
+        """Moves the alias back to the version before its last promotion, and returns that version.
 
-        A connection that breaks is not tried again here: it might go back two. expected: as in `promote`.
-        Raises Conflict where there is nothing before.
+        If the connection breaks, this is not retried, because it could go back twice. expected: as in `promote`.
+        Raises Conflict if there is no version before.
         """
         wanted = {"reason": reason, "expected": expected}
         return self._sent("POST", _path(name, "aliases", alias, "rollback"), wanted, once=True)
 
     def demote(self, name: str, alias: str) -> ModelVersion:
-        """Takes the alias away from the version that it points at, and returns that."""
+        """Deletes the alias, and returns the version that it pointed at."""
         found = self.version(f"{name}@{alias}")
         with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
             self._http.send("DELETE", _path(name, "aliases", alias))
@@ -90,14 +90,16 @@ class Models:
     ) -> Sequence[Path]:
         """Writes a version (weights, its description and the history) into a folder; returns the files.
 
-        on_bytes: called with the bytes come so far and in all. Raises DownloadFailed when what came is not whole.
+        on_bytes: called with the bytes received and the total. Raises DownloadFailed if the download is incomplete.
         """
         path = f"{_version_path(reference)}/download"
         return download.into(Path(folder), lambda target: self._http.download(path, target, on_bytes))
 
     def delete(self, reference: str) -> ModelVersion:
-        """Deletes one version, said by its number, and returns it; its job stays. Raises Conflict while an alias points
-        at it."""
+        """Deletes one version, given by its number, and returns it. Its job stays.
+
+        Raises Conflict while an alias points at the version.
+        """
         found = self.version(reference)
         with suppress(NotFound):
             self._http.send("DELETE", _version_path(reference))

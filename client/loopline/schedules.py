@@ -1,4 +1,4 @@
-"""Schedules: batches that the service submits by the clock, and what came of each slot."""
+"""Schedules: batches that the service submits at set times, and the result of each slot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TIMES = ("paused_at", "created_at", "updated_at", "due_at")
 
 @dataclass(frozen=True)
 class Firing:
-    """A slot of a schedule, or a run that somebody asked for, and what came of it: see docs/schedules.md."""
+    """The record of a slot, or of a run that somebody requested, with its outcome: see docs/schedules.md."""
 
     id: str
     outcome: str
@@ -33,12 +33,12 @@ class Firing:
     `missed`, `refused`."""
     schedule_id: str = ""
     slot: datetime | None = None
-    """When it was due, by the clocks of the schedule's time zone; None for a run that somebody asked for."""
+    """When it was due, in the schedule's time zone; None for a run that somebody requested."""
     reason: str | None = None
     message: str | None = None
     batch_id: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Jobs of its batch by status."""
+    """The number of jobs of its batch in each status."""
     created_at: datetime | None = None
     ended_at: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
@@ -51,7 +51,7 @@ class Firing:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to submit what. `next` are its next slots, by the clocks of its time zone; none while it is paused."""
+    """When to submit what. `next` are its next slots, in its time zone; empty while it is paused."""
 
     id: str
     name: str
@@ -64,7 +64,7 @@ class Schedule:
     only_new_data: bool = False
     next: tuple[datetime, ...] = ()
     due_at: datetime | None = None
-    """When the first of them is to be fired: with its jitter."""
+    """When the first of these slots will be fired, with its jitter."""
     last: Firing | None = None
     paused_at: datetime | None = None
     created_at: datetime | None = None
@@ -82,25 +82,25 @@ class Schedule:
 
 
 class Schedules:
-    """What `client.schedules` is. Schedules are told apart by name; an id works as well. Every method raises NotFound
-    where there is no such schedule."""
+    """The methods of `client.schedules`. A schedule is given by its name or id. Every method raises NotFound if the
+    schedule does not exist."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
 
     def list(self, *, page_size: int = PAGE) -> Iterator[Schedule]:
-        """Every schedule, by name, without what it submits."""
+        """All schedules, by name, without the specs that they submit."""
         pages = self._http.pages("/v1/schedules", {"limit": page_size}, key="name")
         return (Schedule.of(each) for each in pages)
 
     def get(self, name: str) -> Schedule:
-        """A schedule: what comes next, and what came of its newest slot."""
+        """A schedule, with its next slots and the result of the newest one."""
         return Schedule.of(self._http.get_object(_path(name)))
 
     def set(self, schedule: Mapping[str, Any] | str | Path | specs.SpecFile, *, name: str | None = None) -> Schedule:
-        """Makes or replaces a schedule: a mapping, or the path of a YAML or JSON file. The same again changes nothing.
+        """Creates or replaces a schedule, from a mapping or a YAML or JSON file. Repeating this changes nothing.
 
-        name: else that in the document, else that of the file. Raises BadRequest with every problem.
+        name: default: the name in the document, else the name of the file. Raises BadRequest with every problem.
         """
         document = copy.copy(schedule) if isinstance(schedule, specs.SpecFile) else specs.read(schedule)
         try:
@@ -120,36 +120,36 @@ class Schedules:
         return self._schedule("PUT", _path(called), headers=headers, body=document.text.encode())
 
     def delete(self, name: str) -> Schedule:
-        """Deletes a schedule with its history, and returns it; its batches stay and go on."""
+        """Deletes a schedule with its history, and returns it. Its batches continue."""
         found = self.get(name)
         with suppress(NotFound):  # gone already: the answer to a first try was lost on the way
             self._http.send("DELETE", _path(name))
         return found
 
     def pause(self, name: str) -> Schedule:
-        """Nothing of it is due until it is resumed."""
+        """Pauses the schedule: no slot is fired until it is resumed."""
         return self._schedule("POST", _path(name, "pause"))
 
     def resume(self, name: str) -> Schedule:
-        """It goes on with the next slot from now on."""
+        """Resumes the schedule with its next slot from now."""
         return self._schedule("POST", _path(name, "resume"))
 
     def run(self, name: str, *, idempotency_key: str | None = None) -> Firing:
-        """Fires it now, paused or not. Two calls with the same `idempotency_key` are one run.
+        """Fires the schedule now, even if it is paused. Two calls with the same `idempotency_key` are one run.
 
-        Raises Conflict where its overlap is `skip` and the batch before has not ended.
+        Raises Conflict if its overlap is `skip` and its last batch has not ended.
         """
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         return Firing.of(self._http.object_in(self._http.send("POST", _path(name, "run"), headers=headers)))
 
     def firings(self, name: str, *, page_size: int = PAGE) -> Iterator[Firing]:
-        """What came of its slots, newest first, read page by page as you go."""
+        """Iterates over its firings, newest first. Pages are requested as needed."""
         pages = self._http.pages(_path(name, "firings"), {"limit": page_size})
         return (Firing.of(each) for each in pages)
 
     def begun(self, firing: Firing) -> Firing:
-        """The firing once it waits for no other batch any more: it has one itself, or was left out. Raises NotFound
-        where it was forgotten meanwhile."""
+        """Waits until the firing no longer waits for another batch, and returns it: it has a batch, or was skipped.
+        Raises NotFound if its record was deleted meanwhile."""
         while firing.outcome == "waiting":
             time.sleep(LOOK_SECONDS)
             newer = (each for each in self.firings(firing.schedule_id) if each.id <= firing.id)

@@ -1,8 +1,8 @@
-"""The document that is sent as a spec: a mapping, or the text of a YAML or JSON file.
+"""The spec that is sent: a mapping, or the text of a YAML or JSON file.
 
-The service alone says what a spec means. A file goes out as it is; where something in it must change (`--set`, a data
-set that had to be uploaded first), the tree of the YAML is edited, not the values, so that every other word arrives as
-it was written.
+Only the service interprets a spec, so a file is sent unchanged if possible. If something must change (`--set`, or a
+data set that had to be uploaded first), the client edits the YAML tree and not parsed values. So everything else
+arrives as it was written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LISTED = "/matrix/data.dataset"
 
 @dataclass
 class SpecFile:
-    """The text of a spec, its media type, the folder that paths in it start from, and the file it was read from."""
+    """The text of a spec, its media type, the folder for its relative paths, and the file it was read from."""
 
     text: str
     media_type: str
@@ -38,14 +38,14 @@ class SpecFile:
     source: str = field(default="A spec", compare=False)
 
     def value(self, path: tuple[str, ...]) -> str | None:
-        """The word at a path of keys; None where there is none, or something else."""
+        """The text at a path of keys; None if there is none, or another type."""
         node: yaml.Node | None = self._tree()
         for key in path:
             node = _child(node, key)
         return node.value if isinstance(node, yaml.ScalarNode) else None
 
     def words(self, path: tuple[str, ...]) -> list[str] | None:
-        """The words of a list at a path of keys; None where there is no list, or something else in it."""
+        """The texts of a list at a path of keys; None if there is no list, or it contains another type."""
         node: yaml.Node | None = self._tree()
         for key in path:
             node = _child(node, key)
@@ -54,16 +54,16 @@ class SpecFile:
         return words if items is not None and len(words) == len(items) else None
 
     def has_matrix(self) -> bool:
-        """Whether it stands for many jobs; a text that cannot be read does not."""
+        """Whether the spec has a `matrix`; false if the text cannot be parsed."""
         try:
             return _child(self._tree(), "matrix") is not None
         except BadRequest:
             return False
 
     def set(self, path: tuple[str, ...], value: str, *, verbatim: bool = False) -> None:
-        """Puts a value, as it would be written in YAML, at a path of keys; `verbatim` takes it as text.
+        """Sets the value at a path of keys. The value is parsed as YAML, or taken as text with `verbatim`.
 
-        Raises BadRequest when the value is not YAML or the path leads through something that is not a mapping.
+        Raises BadRequest if the value is not YAML, or a part of the path is not a mapping.
         """
         tree = self._tree()
         if _is_null(tree):
@@ -86,7 +86,7 @@ class SpecFile:
 
 
 def read(source: str | Path | Mapping[str, Any]) -> SpecFile:
-    """A spec from a file or a mapping. Raises BadRequest when there is no such file or it cannot be sent."""
+    """Reads a spec from a file or a mapping. Raises BadRequest if the file does not exist or cannot be sent."""
     if isinstance(source, Mapping):
         return SpecFile(_dumped(source), "application/json", Path())
     path = Path(source)
@@ -101,7 +101,7 @@ def read(source: str | Path | Mapping[str, Any]) -> SpecFile:
 
 
 def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
-    """The specs as one batch. Raises BadRequest when one of them cannot be read."""
+    """Combines the specs into one batch. Raises BadRequest if one of them cannot be read."""
     trees = []
     for spec in specs:
         try:
@@ -116,9 +116,9 @@ def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
 
 
 def with_local_dataset(spec: SpecFile, upload: Callable[[Path], str]) -> SpecFile:
-    """The spec with `data.dataset`, and those of its matrix, uploaded and replaced where they are paths to files.
+    """Uploads each data set that `data.dataset` or the matrix gives as a file path, and replaces the path by its name.
 
-    Raises BadRequest when there is no such file.
+    Raises BadRequest if a file does not exist.
     """
     try:
         named, listed = spec.value(DATASET), spec.words(DATASETS)
@@ -145,12 +145,12 @@ def _file(spec: SpecFile, named: str, pointer: str) -> Path:
 
 
 def is_path(dataset: str) -> bool:
-    """Whether what stands for a data set is a path to a file: names hold no slash and do not end in .npz."""
+    """Whether a data set is given as the path of a file. Names contain no slash and do not end in .npz."""
     return dataset.startswith((".", "~")) or "/" in dataset or "\\" in dataset or dataset.lower().endswith(".npz")
 
 
 def dataset_name(path: Path) -> str:
-    """The name of a data set that is named as its file: `My Vowels (2).npz` becomes `my-vowels-2`."""
+    """The name of a data set for a file name: `My Vowels (2).npz` becomes `my-vowels-2`."""
     letters = path.stem.lower().encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9._-]+", "-", letters).strip("._-")[:100] or "data"
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: durations, sizes, metrics, times and sparklines. Imports nothing but the library."""
+"""Formats numbers for people: durations, sizes, metrics, times and sparklines. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNSEEN = (
     r"\u2028\u2029"  # ends of lines and of paragraphs
     r"\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # of no width
 )
-"""Characters that a terminal obeys, or that nobody sees, as they stand in a regular expression between brackets."""
+"""Control characters and invisible characters, written for the brackets of a regular expression."""
 SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 CONTROL = re.compile(f"[{UNSEEN}]")
 CONTROL_BUT_NEWLINES = re.compile(f"(?!\n)[{UNSEEN}]")
@@ -51,7 +51,7 @@ def size(count: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A measured number: `0.0123`, `2.197`, `1.2e-05`; `-` for one that is missing or was not finite."""
+    """A measured number: `0.0123`, `2.197`, `1.2e-05`; `-` if it is missing or was not finite."""
     if value is None:
         return NOTHING
     if isinstance(value, int) or value == 0:
@@ -64,7 +64,7 @@ def percent(fraction: float | None) -> str:
 
 
 def ago(moment: datetime | None, now: datetime | None = None) -> str:
-    """How long ago a time was: `just now`, `5 min ago`, `3 d ago`."""
+    """The time since a moment: `just now`, `5 min ago`, `3 d ago`."""
     if moment is None:
         return NOTHING
     seconds = seconds_since(moment, now)
@@ -75,12 +75,12 @@ def ago(moment: datetime | None, now: datetime | None = None) -> str:
 
 
 def seconds_since(moment: datetime | None, now: datetime | None = None) -> float:
-    """How many seconds ago a time was; 0 for none."""
+    """Seconds since a time; 0 for None."""
     return 0.0 if moment is None else ((now or datetime.now(UTC)) - moment).total_seconds()
 
 
 def when(moment: datetime | None) -> str:
-    """A time in the reader's own time zone, to the second."""
+    """A time in the local time zone, to the second."""
     return NOTHING if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z").strip()
 
 
@@ -90,28 +90,28 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def printable(line: str) -> str:
-    """Somebody else's words without what a terminal would obey, or what nobody sees: see UNSEEN."""
+    """Text from others without control characters and invisible characters: see UNSEEN."""
     return line if line.isprintable() else CONTROL.sub("", SEQUENCE.sub("", line.expandtabs(4)))
 
 
 def one_line(words: str) -> str:
-    """The same on one line: what is between two words is one space."""
+    """The same on one line, with one space between words."""
     return printable(" ".join(words.split()))
 
 
 def lines(words: str) -> str:
-    """The same of several lines, which stay as many."""
+    """The same for several lines; their number does not change."""
     return words if words.isprintable() else CONTROL_BUT_NEWLINES.sub("", SEQUENCE.sub("", words.expandtabs(4)))
 
 
 def as_json(document: object, indent: int | None = None) -> str:
-    """JSON that says the same as the document, and in which a terminal finds nothing to obey."""
+    """The document as JSON, without characters that control a terminal."""
     dumped = json.dumps(document, indent=indent, ensure_ascii=False)
     return CONTROL_BUT_NEWLINES.sub(lambda found: json.dumps(found.group())[1:-1], dumped)
 
 
 def understood(dataset: Dataset) -> str:
-    """What the service took a data set for: `640 sequences of 7 to 29 steps, 12 features, 9 classes`."""
+    """How the service understood a data set: `640 sequences of 7 to 29 steps, 12 features, 9 classes`."""
     low, high = dataset.min_length, dataset.max_length
     steps = count(high, "step") if low == high else f"{low} to {high} steps"
     values = "values to predict (float y)" if dataset.target == "values" and (dataset.target_dim or 1) == 1 else ""
@@ -132,7 +132,7 @@ def targets(dataset: Dataset) -> str:
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The values as a line of bars at most `width` wide, each bar the mean of its share; a gap for none."""
+    """The values as a line of at most `width` bars. Each bar is the mean of its part of the values; None is a gap."""
     if not values or width < 1:
         return ""
     columns = min(width, len(values))

@@ -1,7 +1,7 @@
-"""What the service answers, as frozen dataclasses.
+"""The answers of the service, as frozen dataclasses.
 
-Fields that this version does not know are kept in `raw` and otherwise ignored; fields that an older service does not
-send take their defaults. Numbers that were not finite are None. Times are aware datetimes in UTC.
+Fields that this version does not know are only in `raw`. Fields that an older service does not send have their
+defaults. Numbers that were not finite are None. Times are aware datetimes in UTC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from loopline.errors import ServiceError
 
 Document = Mapping[str, Any]
 LARGEST = 2**63
-"""No number of a service is as large."""
+"""The service never sends a larger number."""
 
 
 class _Known(NamedTuple):
@@ -26,10 +26,10 @@ class _Known(NamedTuple):
 
 
 def known(cls: type, document: Document, *, besides: Collection[str] = ()) -> dict[str, Any]:
-    """The entries of a document that are fields of the dataclass, and the document itself where there is a `raw`.
+    """The entries of a document that are fields of the dataclass, and the document itself for the field `raw`.
 
-    `besides`: fields that the document has in another form. Raises ServiceError where a field is not of its kind, or
-    one is missing that has no default: then this is not Loopline, or another version of it.
+    `besides`: fields that the document has in another form. Raises ServiceError if a field has a wrong type, or if a
+    field without a default is missing: then the service is not Loopline, or another version of it.
     """
     if not isinstance(document, Mapping):
         raise _strange(f"a {cls.__name__} is no object")
@@ -47,7 +47,7 @@ def known(cls: type, document: Document, *, besides: Collection[str] = ()) -> di
 
 
 def below(document: Document, name: str) -> Document:
-    """The object under a name in a document; an empty one where there is none."""
+    """The object under a name in a document; empty if there is none."""
     found = document.get(name) or {}
     if not isinstance(found, Mapping):
         raise _strange(f"`{name}` is no object")
@@ -82,7 +82,7 @@ def _fields(cls: type) -> dict[str, _Known]:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a value out of JSON can stand for a field of this kind."""
+    """Whether a JSON value has the type of a field."""
     origin, of = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -104,7 +104,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: epochs and steps done and in all, the fraction from 0 to 1, and the seconds still expected."""
+    """The progress of a job: epochs and steps, done and total, the fraction (0 to 1), and the expected seconds left."""
 
     epoch: int = 0
     epochs: int | None = None
@@ -120,7 +120,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, and the metric that says so."""
+    """The best epoch so far, and the metric that decides this."""
 
     epoch: int
     metric: str = ""
@@ -133,21 +133,21 @@ class Best:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished training came to: final metrics, the best epoch, and whether it stopped early. Of a retraining,
-    `retrain` says what became of the model: `model`, `version`, `decision` (such as `promoted`), `message`, `gate`.
+    """The result of a training: final metrics, the best epoch, and whether it stopped early. For a retraining,
+    `retrain` has `model`, `version`, `decision` (such as `promoted`), `message` and `gate`.
     """
 
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     best_epoch: int | None = None
     complete: bool = True
-    """False where the job was cut short: these are its best weights until then."""
+    """False if the job was stopped early; then the result has its best weights until then."""
     incomplete_because: str | None = None
     epochs: int | None = None
     stopped_early: bool = False
     retrain: Document | None = None
     baseline: Document | None = None
-    """The plainest answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
-    which the model is compared with it, `is_beaten`, and a `message` if it is not."""
+    """A trivial answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
+    which the model is compared with it, `is_beaten`, and a `message` if it is not beaten."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -157,7 +157,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training data. `raw` holds every recorded number; `epoch["train_accuracy"]` reads one."""
+    """One pass over the training data. `raw` has every recorded number; `epoch["train_accuracy"]` reads one."""
 
     epoch: int
     train_loss: float | None = None
@@ -179,7 +179,7 @@ class Epoch:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """What was measured beside the losses: accuracy, macro F1, MAE and so on, of both splits."""
+        """The metrics other than the losses: accuracy, macro F1, MAE and so on, of both splits."""
         return {name: value for name, value in self.raw.items() if _is_metric(name, value)}
 
 
@@ -190,7 +190,7 @@ def _is_metric(name: str, value: object) -> bool:
 
 @dataclass(frozen=True)
 class Steps:
-    """Loss and gradient norm (before clipping) of each step, thinned to the number of points asked for."""
+    """Loss and gradient norm (before clipping) of the steps, reduced to the requested number of points."""
 
     step: tuple[int, ...] = ()
     loss: tuple[float | None, ...] = ()
@@ -209,7 +209,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Files from which training goes on exactly, known by the step they were written after."""
+    """Files from which training continues exactly. `step` is the step after which they were written."""
 
     step: int
     epoch: int = 0
@@ -264,7 +264,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that takes jobs, as it was last seen; `heard_at` is when a doorbell last reached it."""
+    """A process that runs jobs, as of its last heartbeat. `heard_at` is when it last received a doorbell."""
 
     name: str
     queues: list[str] = field(default_factory=list, hash=False)
@@ -283,15 +283,15 @@ class Worker:
 
 @dataclass(frozen=True)
 class InboxFile:
-    """A file in the service's inbox, by its place there, and the data set that it became, or why it is none."""
+    """A file in the service's inbox, with its path there, and its data set or the error."""
 
     id: str
     dataset_id: str | None = None
     dataset: str | None = None
-    """As a spec names it: `vowels@7`."""
+    """The name for a spec: `vowels@7`."""
     error: str | None = None
     warnings: list[str] = field(default_factory=list, hash=False)
-    """Those of the data set."""
+    """The warnings about the data set."""
     at: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
@@ -302,7 +302,7 @@ class InboxFile:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An immutable version of uploaded sequences. `reference` (`vowels@3`) names it in a spec for good."""
+    """An immutable version of uploaded sequences. `reference` (`vowels@3`) always names this version in a spec."""
 
     id: str
     name: str = ""
@@ -319,7 +319,7 @@ class Dataset:
     class_counts: list[int] | None = field(default=None, hash=False)
     given_split: Mapping[str, int] | None = field(default=None, hash=False)
     warnings: list[str] = field(default_factory=list, hash=False)
-    """What may have been meant otherwise than the service takes it."""
+    """Warnings that the service may have understood the data in another way than you meant."""
     created_at: datetime | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
@@ -364,7 +364,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Model:
-    """A name in the registry. `aliases` says at which version each points; `latest` is the newest version."""
+    """A name in the registry. `aliases` has the version of each alias; `latest` is the newest version."""
 
     name: str
     latest: ModelVersion
@@ -378,7 +378,7 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelMove:
-    """An alias of a model was moved: `promote`, `rollback` or `demote`, by which API key, and why."""
+    """One move of an alias: `promote`, `rollback` or `demote`, the API key that did it, and the reason."""
 
     id: int
     alias: str = ""
@@ -397,7 +397,7 @@ class ModelMove:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named fragment of a spec, any field of which a spec may override."""
+    """A named part of a spec. A spec that uses it can override every field."""
 
     name: str
     description: str = ""
@@ -411,7 +411,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class Key:
-    """An API key. `key`, the key itself, is there only in the answer to the request that made it."""
+    """An API key. `key`, the key itself, is set only in the answer to the request that created it."""
 
     id: str
     name: str | None = None
@@ -432,8 +432,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Webhook:
-    """An address that is told what happens to jobs, batches, schedules and models. `secret` is there only in the
-    answer to the one that made it, or changed it."""
+    """A URL that receives news about jobs, batches, schedules and models. `secret` is set only in the answer to the
+    request that created or changed it."""
 
     id: str
     url: str = field(default="", repr=False)
@@ -457,7 +457,7 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message for a webhook: `pending`, `delivered` or `given_up`, and what came of the newest attempt at it."""
+    """A message for a webhook: `pending`, `delivered` or `given_up`, with the result of the newest attempt."""
 
     id: str
     webhook_id: str = ""
@@ -483,7 +483,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Quota:
-    """How much of something a tenant has, and may have; None is no limit."""
+    """How much a tenant uses, and its limit; None means no limit."""
 
     used: int = 0
     limit: int | None = None
@@ -495,7 +495,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the service takes the client for. `quotas` are those of the tenant: `queued`, `running`, `bytes`."""
+    """The tenant and key of the client. `quotas` are those of the tenant: `queued`, `running`, `bytes`."""
 
     tenant: str
     key_id: str | None = None
@@ -511,7 +511,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Health:
-    """Whether the service can take work: `ready`, `degraded` (it can, but say a broker is down) or `unavailable`."""
+    """Whether the service can accept jobs: `ready`, `degraded` (for example without its broker) or `unavailable`."""
 
     status: str
     checks: Mapping[str, str] = field(default_factory=dict, hash=False)

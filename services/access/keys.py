@@ -1,8 +1,8 @@
 """API keys: shown once, stored as a hash, looked up by their id, compared in constant time.
 
-A key is `ll_<id>_<secret>`. The secret is 32 random bytes, so a plain SHA-256 keeps it: a slow hash protects what
-people make up, and nobody guesses 256 bits. The id is no secret; it says which hash to compare with, and names the key
-in lists and in the audit.
+A key is `ll_<id>_<secret>`. The secret is 32 random bytes, so one SHA-256 protects it enough. A slow hash protects
+passwords that people invent, but nobody can guess 256 random bits. The id is not secret: it selects the hash to compare
+with, and names the key in lists and in the audit log.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""Blobs on their way between the local folder and the object store. Where no store is set there is nothing to do.
+"""Transfers blobs between the local folder and the object store. Without an object store there is nothing to do.
 
-With a store set, it holds the truth, and the folder of each host is where trainers work and a cache of data sets.
+With an object store, the store has the files that count. The folder of each host is the trainers' working folder and a
+cache of data sets.
 
     <prefix>/datasets/<sha256[:2]>/<sha256>.npz
     <prefix>/jobs/<job id>/<attempt>-<random>/checkpoint-000000004.json ...     no two uploads share a folder
 
-An object of a job is written once: its key is drawn at random when it is sent, and stands as `object` beside name, size
-and hash in the row that counts on it. So an attempt that was frozen and has lost its job can overwrite nothing, and
-what it deletes is what a fenced transaction of its own has forgotten before: nobody can have come to count on it since.
-What it uploads in vain is swept. Data sets are named by content: whoever writes one writes the same.
+Each object of a job is written once, under a random key. The row that refers to it stores this key as `object`, beside
+name, size and hash. So an attempt that lost its job while it was frozen cannot overwrite anything. It deletes an object
+only after a fenced transaction of its own has removed the row that referred to it, and no later row can refer to the
+same key. Objects that no row refers to are deleted by the hourly cleanup. The key of a data set is the hash of its
+content, so every upload to that key writes the same bytes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Batches: jobs that are submitted together, accepted whole or refused whole, looked at and cancelled as one.
+"""Batches: jobs that are submitted together, all of them or none. They can be read and cancelled together.
 
-A batch is a name and an id that its jobs share; all that there is to know of it is counted from their rows, so it
-cannot disagree with them. Each job can be looked at, cancelled or deleted by itself as well.
+A batch is an id and a name that its jobs share. Its counts are computed from the rows of its jobs, so they always agree
+with the jobs. Each job can also be read, cancelled or deleted alone.
 
-Its end is the one thing that is written down, by the scheduler: of two last jobs that end at once each move would see
-the other one unfinished, and to hold the batch in every move would make all of them wait for each other.
+Only the end of a batch is stored. The scheduler writes it, because the jobs cannot: if the last two jobs end at the
+same time, each transaction still sees the other job as running. Locking the batch in every transaction would prevent
+this, but then all jobs of a batch would wait for each other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which addresses a webhook may be sent to: none inside a network of ours, however it is spelled.
+"""Which addresses a webhook may be sent to: no address inside a private network, however it is written.
 
-A URL is read strictly, its name resolved once, every address that comes of it judged, and the connection made to one
-of those very addresses: a name that resolves otherwise a moment later gains nothing. `ipaddress.is_global` is no judge:
-that of Python 3.11 lets NAT64, 6to4, `::127.0.0.1` and multicast pass.
+The URL is parsed strictly, and its host name is resolved once. Every resulting address is checked, and the connection
+goes to one of these addresses. So it does not help an attacker if the name resolves to another address a moment later.
+`ipaddress.is_global` is not enough: in Python 3.11 it accepts NAT64, 6to4, `::127.0.0.1` and multicast addresses.
 
 https://www.iana.org/assignments/iana-ipv4-special-registry, https://www.iana.org/assignments/iana-ipv6-special-registry
 """
