@@ -37,8 +37,8 @@ class Sequences:
     schema: Schema
     y: NDArray[Any] | None = None
     """By `targets`. classes: int64 (sequences,), indices into `classes`. tags: int64 (steps,). multilabel: int8
-    (sequences, k). values: float64 (sequences, k). step_values: float64 (steps, k), NaN where missing. None: there is nothing to predict
-    but the sequences themselves."""
+    (sequences, k). values: float64 (sequences, k). step_values: float64 (steps, k), NaN where missing.
+    None: there is nothing to predict but the sequences themselves."""
     targets: Targets | None = None
     target_names: tuple[str, ...] = ()
     classes: tuple[int | str, ...] | None = None
