@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopline.files import long, rounding, wide
-from loopline.files.columns import Floats, Reader, Rows, Values, kind_of, numbered
+from loopline.files.features import Floats, Reader, Rows, Values, kind_of, numbered
 from loopline.files.limits import Limits
 from loopline.files.long import Arrangement
 from loopline.files.names import check_names

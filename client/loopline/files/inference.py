@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from loopline.files import hints, looks
 from loopline.files.build import SPLITS
-from loopline.files.columns import Numbered, numbered
+from loopline.files.features import Numbered, numbered
 from loopline.files.looks import Look
 from loopline.files.names import check_names, named_by
 from loopline.files.schema import Layout, Schema

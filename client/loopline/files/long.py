@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loopline.files.columns import Reader, Rows, different, floats, indices, kind_of, rows_named
+from loopline.files.features import Reader, Rows, different, floats, indices, kind_of, rows_named
 from loopline.files.table import Table
 
 MOST_CHARACTERS = 256

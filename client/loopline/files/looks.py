@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopline.files.columns import ArrowKind, Floats, Rows, different, floats, indices, kind_of, plain
+from loopline.files.features import ArrowKind, Floats, Rows, different, floats, indices, kind_of, plain
 
 MOST_ROWS = 1_000_000
 """Rows that are looked at, from the first on."""

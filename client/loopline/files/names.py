@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from loopline.files.columns import Numbered, numbered
+from loopline.files.features import Numbered, numbered
 from loopline.files.problems import Findings
 from loopline.files.schema import Schema
 from loopline.files.table import Table

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopline.files.columns import Floats, Reader, Rows, Values
+from loopline.files.features import Floats, Reader, Rows, Values
 from loopline.files.long import Arrangement
 from loopline.files.sequences import Targets
 

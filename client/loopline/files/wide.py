@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loopline.files.columns import NUMBER, UNNAMED, Reader, Rows, Values, different, kind_of, numbered, plain
+from loopline.files.features import NUMBER, UNNAMED, Reader, Rows, Values, different, kind_of, numbered, plain
 from loopline.files.long import Arrangement, named
 from loopline.files.problems import Findings
 from loopline.files.sequences import Column

@@ -1,4 +1,4 @@
-"""Columns of a table: what kind of values they have, their values as numbers, and numbered columns as one feature."""
+"""Columns as features: what kind of values they have, their values as numbers, and numbered columns as one feature."""
 
 from __future__ import annotations
 
