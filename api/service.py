@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from api.keyring import Keyring
 from api.rates import Rates
 from services.blobs.storage import Storage
+from services.group_commit import GroupCommit
 from services.jobs.doorbell import Doorbell
 from services.settings import Settings
 
@@ -26,6 +27,7 @@ MAX_WAITING, MAX_HEAVY = 40, 2
 class Service:
     settings: Settings
     engine: Engine
+    commits: GroupCommit
     storage: Storage
     bell: Doorbell
     keyring: Keyring

@@ -72,7 +72,7 @@ _SQLITE_MESSAGES = {
 
 _RESTING_SINCE = "loopline_resting_since"
 _READ_ONLY = "loopline_read_only"
-_WITHOUT_WAIT = "loopline_without_wait"
+_WAIT_SECONDS = "loopline_wait_seconds"
 _ONE_STATEMENT = "loopline_one_statement"
 _FRESH = "loopline_fresh"
 
@@ -192,23 +192,24 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     # between, whatever the busy timeout; so writers take the write lock first.
     options = connection.get_execution_options()
     read_only = options.get(_READ_ONLY, False)
-    wait_seconds = 0.0 if options.get(_WITHOUT_WAIT, False) else BUSY_SECONDS
+    wait_seconds = options.get(_WAIT_SECONDS, BUSY_SECONDS)
     if not read_only:
         _set_pragmas(connection, query_only="OFF", busy_timeout="0")
         _wait_for_turn(connection, wait_seconds)
     _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(wait_seconds * 1000)))
     if read_only and not options.get(_ONE_STATEMENT, False):
-        _driver_of(connection).execute("BEGIN")
+        driver_of(connection).execute("BEGIN")
 
 
-def _driver_of(connection: sa.Connection) -> sqlite3.Connection:
+def driver_of(connection: sa.Connection) -> sqlite3.Connection:
+    """SQLite's own connection below one of SQLAlchemy."""
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
 def _set_pragmas(connection: sa.Connection, **wanted: str) -> None:
     """Straight to the driver, and only what has changed: SQLAlchemy takes ten times as long as SQLite."""
     for name in (name for name, value in wanted.items() if connection.info.get(name) != value):
-        _driver_of(connection).execute(f"PRAGMA {name} = {wanted[name]}")
+        driver_of(connection).execute(f"PRAGMA {name} = {wanted[name]}")
         connection.info[name] = wanted[name]
 
 
@@ -221,7 +222,7 @@ def _wait_for_turn(connection: sa.Connection, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
-            _driver_of(connection).execute("BEGIN IMMEDIATE")
+            driver_of(connection).execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 break
@@ -242,7 +243,8 @@ _thread = _Thread()
 
 
 @contextmanager
-def _open_scope() -> Iterator[None]:
+def open_scope() -> Iterator[None]:
+    """While a transaction of this thread is open, as `check_no_session` sees it."""
     _thread.scopes += 1
     try:
         yield
@@ -270,14 +272,24 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
     Raises:
         Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
     """
-    with _open_scope(), _translated_errors(), _read_only_translated():
-        used = engine if wait else engine.execution_options(**{_WITHOUT_WAIT: True})
+    with open_scope(), translated_errors(), _read_only_translated():
+        used = engine if wait else engine.execution_options(**{_WAIT_SECONDS: 0.0})
         with Session(used, expire_on_commit=False, info={_FRESH: True}) as session, session.begin():
             event.listen(session, "after_begin", _note_begin)
             yield session
             faults.point("transaction.written")
         metrics.committed(session)
         faults.point("transaction.committed")
+
+
+def begin(engine: Engine, *, wait_seconds: float) -> sa.RootTransaction:
+    """A transaction that may write, on a connection of its own. SQLite's lock is waited for so many seconds."""
+    connection = engine.connect().execution_options(**{_WAIT_SECONDS: wait_seconds})
+    try:
+        return connection.begin()
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _note_begin(session: Session, _transaction: object, _connection: object) -> None:
@@ -327,7 +339,7 @@ def read_scope(engine: Engine) -> Iterator[Session]:
     if engine.dialect.name == "postgresql":
         options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
     reading = engine.execution_options(**options)
-    with _open_scope(), _translated_errors(), Session(reading, expire_on_commit=False) as session:
+    with open_scope(), translated_errors(), Session(reading, expire_on_commit=False) as session:
         yield session
 
 
@@ -366,7 +378,7 @@ class Query:
             and (found := self._execute_without_begin(source, parameters)) is not None
         ):
             return found
-        with _open_scope(), _translated_errors(), _for_one_statement(source).connect() as connection:
+        with open_scope(), translated_errors(), _for_one_statement(source).connect() as connection:
             return self._execute(connection, parameters)
 
     def _execute(self, connection: sa.Connection, parameters: dict[str, Any]) -> Sequence[Any]:
@@ -380,7 +392,7 @@ class Query:
         values: Any = compiled.construct_params(parameters)
         _thread.trusts = True
         try:
-            with _open_scope(), _translated_errors():
+            with open_scope(), translated_errors():
                 pooled = engine.raw_connection()
         except engine.dialect.loaded_dbapi.Error:
             return None
@@ -415,7 +427,8 @@ def _for_one_statement(engine: Engine) -> Engine:
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """Raise Unavailable, with a sentence that says what to do, for a database that cannot answer."""
     try:
         yield
     except PoolTimeout as error:
@@ -483,7 +496,7 @@ def check_schema(engine: Engine) -> None:
         SchemaMismatch: it was never migrated, is behind, or is newer.
         Unavailable: the database cannot be reached.
     """
-    with _translated_errors(), engine.execution_options(**{_READ_ONLY: True}).connect() as connection:
+    with translated_errors(), engine.execution_options(**{_READ_ONLY: True}).connect() as connection:
         found = _revision(connection)
     if found == REVISION:
         return
@@ -506,7 +519,7 @@ def migrate(engine: Engine) -> None:
         SchemaMismatch: the database has a revision that this code does not know.
         Unavailable: the database cannot be reached, or another start held the lock for too long.
     """
-    with _translated_errors():
+    with translated_errors():
         with engine.execution_options(**{_READ_ONLY: True}).connect() as connection:
             if _revision(connection) == REVISION:
                 return

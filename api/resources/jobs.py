@@ -61,8 +61,9 @@ def submit(header: schemas.SubmitHeader) -> Response:
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/jobs"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
-    with db.session_scope(current().engine) as session:
-        job, replayed = submission.submit(session, document, key=key, request_id=g.request_id, tenant=auth.tenant())
+    parsed = submission.read(document)
+    with current().commits.session_scope() as session:
+        job, replayed = submission.submit(session, parsed, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "job.submit", job.id)
         resource = described(session, job.id)

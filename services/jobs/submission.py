@@ -48,18 +48,17 @@ class SubmittedJob(NamedTuple):
 
 def submit(
     session: Session,
-    document: Mapping[str, Any],
+    parsed: Parsed,
     *,
     key: Key | None = None,
     request_id: str | None = None,
     tenant: str = tenants.DEFAULT,
 ) -> SubmittedJob:
-    """The job that the document asks for: a new one, or the one that an earlier request with this key made.
+    """The job that a document asks for: a new one, or the one that an earlier request with this key made.
 
     Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
     another request; IdempotencyInFlight while that request is under way; QuotaExceeded.
     """
-    parsed = read(document)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return SubmittedJob(control.get(session, earlier, tenant=tenant), replayed=True)
     [job] = control.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)

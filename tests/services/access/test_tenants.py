@@ -41,7 +41,7 @@ def submit(engine: Engine, make_spec: Callable[..., Spec]) -> Submit:
 
     def one(tenant: str, **given: Any) -> Job:
         with db.session_scope(engine) as session:
-            return submission.submit(session, document, tenant=tenant, **given).job
+            return submission.submit(session, submission.read(document), tenant=tenant, **given).job
 
     return one
 
@@ -160,7 +160,7 @@ def test_a_spec_can_name_no_data_set_of_another_tenant(
     for name in (theirs, "secret-project", "secret-projec"):
         document = {**make_spec().document(), "data": {"dataset": name}}
         with pytest.raises(SpecInvalid) as refused, db.session_scope(engine) as session:
-            submission.submit(session, document, tenant="default")
+            submission.submit(session, submission.read(document), tenant="default")
         assert "known: none yet" in str(refused.value)
         assert "did you mean" not in str(refused.value)
 
