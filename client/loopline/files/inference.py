@@ -175,7 +175,11 @@ class _Inference:
         if order is not None:
             return "long", "likely", f"`{order[0]}` has the place of each row, so a row is a step"
         if group[0] and not self.look.unique(group[0]):
-            return "long", "likely", f"rows that follow each other have the same `{group[0][0]}`, so a row is a step"
+            return (
+                "long",
+                "guess" if stem else "likely",
+                f"rows that follow each other have the same `{group[0][0]}`, so a row is a step",
+            )
         return self._by_smoothness()
 
     def _by_smoothness(self) -> tuple[Layout, Sure, str]:
