@@ -32,6 +32,7 @@ ROOMS = (
     "services/training/tasks",
     "services/training/files",
     "services/training/spec",
+    "services/training/preprocessing",
     "services/training",
     "services/training/gate",
     "services/training/run.py",

@@ -33,9 +33,10 @@ from torch import Tensor
 from services import faults
 from services.errors import CheckpointCorrupt
 from services.training import epochs
-from services.training.data import UNSCALED
 from services.training.loop import Epoch, Run
 from services.training.messages import File
+from services.training.preprocessing.scaling import UNSCALED
+from services.training.spec.fields import Data
 
 FORMAT = 1
 NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
@@ -146,6 +147,8 @@ def load_into(run: Run, path: Path) -> None:
         raise CheckpointCorrupt(f"{path.name} belongs to targets that were scaled otherwise.")
     if body["model"]["scaling"] != run.data.scaling.document():  # that of a model that this run does not begin with
         raise CheckpointCorrupt(f"{path.name} belongs to data that was scaled otherwise.")
+    if body["model"].get("preprocessing") != card(run).get("preprocessing"):
+        raise CheckpointCorrupt(f"{path.name} belongs to data that was prepared otherwise.")
     try:
         data = path.with_suffix(".safetensors").read_bytes()
     except OSError as error:
@@ -282,6 +285,13 @@ def restore(
         torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
 
 
+ADDED_TO_DATA = (
+    *("max_length", "cut", "stride", "missing", "missing_mask", "differences", "categories", "embedding_size"),
+    *("scaling_over", "patch"),
+)
+"""Fields of a spec's `data` that older versions did not know; they did what the defaults say."""
+
+
 def spec_hash(run: Run) -> str:
     """What of a spec a checkpoint depends on: the network, its training and its data; not names, limits or places."""
     return _hash_of(essence(run.spec.document()))
@@ -302,12 +312,20 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
         parts["data"]["split"] = {k: v for k, v in parts["data"]["split"].items() if k != "method"}
     if parts["data"].get("target_scaling") == "none":
         parts["data"].pop("target_scaling")
+    for name in ADDED_TO_DATA:
+        if parts["data"].get(name) == Data.model_fields[name].default:
+            parts["data"].pop(name, None)
+    loss = parts["training"].get("loss")
+    if isinstance(loss, Mapping) and loss.get("pos_weight") is None:
+        parts["training"]["loss"] = {key: value for key, value in loss.items() if key != "pos_weight"}
     return parts
 
 
 def card(run: Run) -> dict[str, Any]:
     """What one needs beside the weights to use them: how to build the network, and what to do to its input
-    and to its output."""
+    and to its output. Without `preprocessing`, scaling is all that is done to the input."""
+    prepared = run.data.preprocessing
+    says_more = not prepared.is_plain or any(not each.name.isdigit() for each in prepared.steps.features)
     return {
         "task": run.data.task.name,
         "spec": run.spec.document(),
@@ -316,6 +334,7 @@ def card(run: Run) -> dict[str, Any]:
         "classes": run.data.classes,
         "scaling": run.data.scaling.document(),
         "target_scaling": run.data.target_scaling.document(),
+        **({"preprocessing": prepared.document(), "static_size": run.data.static_size} if says_more else {}),
         "precision_of_layers": run.precision_of_layers,
     }
 

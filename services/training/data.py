@@ -4,82 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from loopline.files.rounding import ROUNDING
 from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
+from services.training.files import scan
 from services.training.files.npz import Arrays
+from services.training.preprocessing.fitted import Choices, Inputs, Preprocessing, fit_all, gaps_in
+from services.training.preprocessing.scaling import UNSCALED, Scaling, standard
 from services.training.spec import Spec, shares
-from services.training.spec.fields import Data, Split
+from services.training.spec.fields import Split
 from services.training.tasks import known
 from services.training.tasks.task import Task
 
 WINDOW_BYTES = 64 << 20
 """How much of a shuffled epoch is gathered at once; batches are views of such a window."""
-SCALED_AT_ONCE = 1 << 20
-"""Numbers whose float64 copies are in memory at a time, where a data set needs those."""
 TOO_LARGE = 2.0**64
 """Numbers from here on have squares, as in a gradient's norm or a mean squared error, that float32 cannot hold."""
 POOL_BATCHES = 16
 """Batches of similar length are cut from random pools of this many, so that their company changes every epoch."""
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """What was fitted on the training split: each feature, or target, becomes (x - shift) / scale."""
-
-    name: str
-    shift: list[float] | None = None
-    scale: list[float] | None = None
-
-    def document(self) -> dict[str, Any]:
-        return {"name": self.name, "shift": self.shift, "scale": self.scale}
-
-    def applied(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Values (..., columns), scaled before they are cast, so that float32 holds their differences."""
-        if self.shift is None:
-            return values.astype(np.float32)
-        scaled = (values.astype(np.float64) - np.asarray(self.shift)) / np.asarray(self.scale)
-        found: NDArray[np.float32] = scaled.astype(np.float32)
-        return found
-
-    def undone(self, values: Tensor) -> Tensor:
-        """Values (..., columns) in the unit of the data, float64 where they were scaled."""
-        if self.shift is None:
-            return values
-        return values.double() * values.new_tensor(self.scale, dtype=torch.float64) + values.new_tensor(
-            self.shift, dtype=torch.float64
-        )
-
-
-UNSCALED = Scaling("none")
-"""The target scaling of whatever was written before there was any."""
+FILL_OR_DROP = "set data.missing to forward, mean or linear to fill them, or to drop to leave these samples out"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the split, on the CPU: x (samples, time, features), lengths or None where all are full, targets."""
+    """One part of the split, on the CPU: x (samples, time, channels), lengths or None where all are full, targets."""
 
     x: Tensor
     lengths: Tensor | None
     y: Tensor
     by_step: bool = False
     """Whether y has the targets of each valid step, of one sequence after the other."""
+    static: Tensor | None = None
+    """(samples, values): what the head reads beside the pooled steps."""
+    weights: Tensor | None = None
+    """What the loss of each of y is multiplied by: (samples,), or (steps,) of targets of steps."""
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device) -> Part:
-        lengths = self.lengths.to(device) if self.lengths is not None else None
-        return Part(self.x.to(device), lengths, self.y.to(device), self.by_step)
+        lengths, static, weights = (
+            None if each is None else each.to(device) for each in (self.lengths, self.static, self.weights)
+        )
+        return Part(self.x.to(device), lengths, self.y.to(device), self.by_step, static, weights)
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -100,21 +77,37 @@ class Prepared:
     validation: Part | None
     test: Part | None
     classes: list[int | str] | None
-    scaling: Scaling
+    preprocessing: Preprocessing
     target_scaling: Scaling
     input_size: int
     output_size: int
+    rows: dict[str, NDArray[np.int64]]
+    """Of each part, the rows of the data set."""
+    left_out: dict[str, int]
+    """Of each part, how many samples were left out because of missing values."""
     sha256: str | None = None
     """Of the file that the data was read from; None for synthetic data, which the spec describes fully."""
+
+    @property
+    def scaling(self) -> Scaling:
+        return self.preprocessing.scaling
+
+    @property
+    def static_size(self) -> int:
+        """Values that the head reads beside the pooled steps."""
+        return 0 if self.train.static is None else self.train.static.shape[1]
 
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """x (batch, time, features) cut to its longest sequence; lengths (batch,) or None where all are equal; targets."""
+    """x (batch, time, channels) cut to its longest sequence; lengths (batch,) or None where all are equal; targets;
+    static (batch, values) and weights, one for each target, if the data has them."""
 
     x: Tensor
     lengths: Tensor | None
     y: Tensor
+    static: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def _places(lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -125,22 +118,24 @@ def _places(lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.i
 
 
 def prepare(
-    arrays: Arrays, spec: Spec, scaling: Scaling | None = None, target_scaling: Scaling | None = None
+    arrays: Arrays, spec: Spec, preprocessing: Preprocessing | None = None, target_scaling: Scaling | None = None
 ) -> Prepared:
-    """Splits and scales a data set as the spec says, or with the scalings that a model was trained with.
+    """Splits and preprocesses a data set as the spec says, or with the preprocessing that a model was trained with.
 
     Raises DatasetInvalid when a part of the split cannot be used.
     """
-    rows = split_rows(arrays, spec.data.split)
+    drawn = split_rows(arrays, spec.data.split)
+    rows = _without_gaps(arrays, spec, drawn)
     if spec.architecture.batch_norm and len(rows["train"]) < 2:
         detail = "batch_norm needs at least two training samples, and the split leaves one"
         raise DatasetInvalid(f"{detail[0].upper()}{detail[1:]}.", [Problem("/architecture/batch_norm", detail)])
-    scaling = scaling or fit_scaling(arrays, rows["train"], spec.data)
-    scaled = _scaled(arrays, scaling)
+    preprocessing = preprocessing or fit_all(arrays, rows["train"], spec.data)
+    inputs = preprocessing.applied(arrays)
     task = known.chosen(known.of_y(arrays.y).name, spec.training.loss)
     target_scaling = _target_scaling(task, arrays.y, rows["train"], spec, target_scaling)
     y, classes, output_size = task.targets(arrays.y, arrays.lengths, target_scaling)
-    parts = {name: _part(scaled, arrays.lengths, y, chosen, task.by_step) for name, chosen in rows.items()}
+    weights = _weights(arrays, rows["train"], by_step=task.by_step)
+    parts = {name: _part(inputs, y, chosen, task.by_step, weights) for name, chosen in rows.items()}
     if classes is not None and not task.by_step:
         _check_labels(y, classes, rows, spec.data.split)
     elif spec.training.best_by == "r2":
@@ -152,11 +147,64 @@ def prepare(
         validation=parts["validation"] if len(rows["validation"]) else None,
         test=parts["test"] if len(rows["test"]) else None,
         classes=classes,
-        scaling=scaling,
+        preprocessing=preprocessing,
         target_scaling=target_scaling,
-        input_size=arrays.x.shape[2],
+        input_size=inputs.x.shape[2],
         output_size=output_size,
+        rows=rows,
+        left_out={name: len(chosen) - len(rows[name]) for name, chosen in drawn.items()},
     )
+
+
+def _without_gaps(arrays: Arrays, spec: Spec, rows: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    """The rows of each part, without those that `missing: drop` leaves out.
+
+    Raises DatasetInvalid where there are missing values and nothing is said of them, or where nothing is left of a
+    part.
+    """
+    method = spec.data.missing
+    if method not in ("refuse", "drop"):
+        return rows
+    gaps, columns = gaps_in(arrays, Choices.of(spec.data))
+    if not gaps.any():
+        return rows
+    if method == "refuse":
+        where = f"{_names_of(arrays, columns)} in {_named(arrays, np.flatnonzero(gaps))}"
+        detail = f"values are missing ({where}): {FILL_OR_DROP}"
+        raise DatasetInvalid(f"The data cannot be used as it is: {detail}.", [Problem("/data/missing", detail)])
+    found = {name: chosen[~gaps[chosen]] for name, chosen in rows.items()}
+    problems = [
+        Problem("/data/missing", f"drop leaves nothing of the {name} split: each of its samples has a missing value")
+        for name, chosen in rows.items()
+        if len(chosen) and not len(found[name])
+    ]
+    if problems:
+        raise DatasetInvalid(f"The data has too many missing values: {problems[0].detail}.", problems)
+    return found
+
+
+def _names_of(arrays: Arrays, chosen: NDArray[np.bool_]) -> str:
+    """Features and values of whole sequences by name."""
+    names = [column.name for column in (*arrays.columns, *arrays.static_columns)]
+    found = [names[place] for place in np.flatnonzero(chosen)]
+    return ", ".join(found[:10]) + (f" and {len(found) - 10:,} more" if len(found) > 10 else "")
+
+
+def _named(arrays: Arrays, rows: NDArray[np.int64]) -> str:
+    """The first of some samples, by their ids if they have any."""
+    if arrays.groups is None:
+        return scan.listed(rows)
+    shown = ", ".join(arrays.groups[rows[:10]].tolist())
+    return shown + (f" and {len(rows) - 10:,} more ({len(rows):,} in all)" if len(rows) > 10 else "")
+
+
+def _weights(arrays: Arrays, train: NDArray[np.int64], *, by_step: bool) -> Tensor | None:
+    """What the loss of each target is multiplied by, so that the mean over the targets of training is 1."""
+    if arrays.weights is None:
+        return None
+    steps = arrays.lengths if by_step else np.ones(len(arrays), np.int64)
+    mean = float((arrays.weights[train] * steps[train]).sum() / steps[train].sum())
+    return torch.from_numpy(np.repeat(arrays.weights / mean, steps).astype(np.float32))
 
 
 def _check_that_they_vary(name: str, parts: dict[str, Part]) -> None:
@@ -190,17 +238,16 @@ def _check_sizes_of_numbers(train: Part, rows: NDArray[np.int64]) -> None:
         raise DatasetInvalid(f"The data is too large to train on: {problems[0].detail}.", problems)
 
 
-def part_of(arrays: Arrays, rows: NDArray[np.int64], scaling: Scaling) -> Part:
-    """Some rows as a model sees them that was trained with this scaling; their targets are left out (zeros)."""
+def part_of(arrays: Arrays, rows: NDArray[np.int64], preprocessing: Preprocessing) -> Part:
+    """Some rows as a model sees them that was trained with this preprocessing; their targets are left out (zeros)."""
     chosen = arrays.chosen(rows)
     by_step = known.of_y(arrays.y).by_step
     targets = torch.zeros(int(chosen.lengths.sum()) if by_step else len(rows))
-    return _part(_scaled(chosen, scaling), chosen.lengths, targets, np.arange(len(rows)), by_step)
+    return _part(preprocessing.applied(chosen), targets, np.arange(len(rows)), by_step)
 
 
-def _part(
-    x: NDArray[np.float32], lengths: NDArray[np.int64], y: Tensor, rows: NDArray[np.int64], by_step: bool
-) -> Part:
+def _part(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], by_step: bool, weights: Tensor | None = None) -> Part:
+    x, lengths = inputs.x, inputs.lengths
     whole = len(rows) == len(x)
     chosen = lengths[rows]
     longest = int(chosen.max()) if len(chosen) else 1
@@ -210,6 +257,8 @@ def _part(
         lengths=None if bool((chosen == longest).all()) else torch.from_numpy(chosen),
         y=y if whole else y[index],
         by_step=by_step,
+        static=None if inputs.static is None else torch.from_numpy(inputs.static[rows]),
+        weights=None if weights is None else weights[index],
     )
 
 
@@ -224,16 +273,7 @@ def _target_scaling(
         return given
     if spec.data.target_scaling != "standard":
         return UNSCALED
-    return _standard(columns[train])
-
-
-def _standard(rows: NDArray[Any]) -> Scaling:
-    """Mean zero and deviation one of each column; a column that is constant, to rounding, keeps scale 1."""
-    values = rows.astype(np.float64)
-    least, most = values.min(axis=0), values.max(axis=0)
-    constant = most - least <= ROUNDING * np.maximum(np.abs(least), np.abs(most))
-    scale = np.where(constant, 1.0, values.std(axis=0))
-    return Scaling("standard", [float(v) for v in values.mean(axis=0)], [float(v) for v in scale])
+    return standard(columns[train])
 
 
 def _check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]], split: Split) -> None:
@@ -340,43 +380,6 @@ def _draw(
     return np.sort(np.concatenate(chosen)) if chosen else shuffled[:0]
 
 
-def fit_scaling(arrays: Arrays, train: NDArray[np.int64], data: Data) -> Scaling:
-    """Fits each feature's shift and scale on the valid steps of the training rows; a constant feature keeps scale 1."""
-    if data.scaling == "none":
-        return Scaling("none")
-    steps = _valid_steps(arrays.x[train], arrays.lengths[train])
-    if data.scaling == "standard":
-        shift = steps.mean(axis=0, dtype=np.float64)
-        scale = steps.std(axis=0, dtype=np.float64)
-    else:
-        shift = steps.min(axis=0).astype(np.float64)
-        scale = steps.max(axis=0).astype(np.float64) - shift
-    scale = np.where(scale > ROUNDING * np.abs(shift), scale, 1.0)
-    return Scaling(data.scaling, [float(v) for v in shift], [float(v) for v in scale])
-
-
-def _valid_steps(x: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
-    if int(lengths.min()) == x.shape[1]:
-        return x.reshape(-1, x.shape[2])
-    valid: NDArray[Any] = x[np.arange(x.shape[1]) < lengths[:, None]]
-    return valid
-
-
-def _scaled(arrays: Arrays, scaling: Scaling) -> NDArray[np.float32]:
-    if scaling.shift is None:
-        return arrays.x.astype(np.float32, copy=False)
-    if arrays.x.dtype == np.float64:
-        x: NDArray[np.float32] = np.empty(arrays.x.shape, np.float32)
-        rows = max(1, SCALED_AT_ONCE // max(1, x[0].size))
-        for start in range(0, len(x), rows):
-            x[start : start + rows] = scaling.applied(arrays.x[start : start + rows])
-    else:
-        x = np.subtract(arrays.x, np.asarray(scaling.shift, np.float32))
-        x /= np.asarray(scaling.scale, np.float32)
-    x[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0.0  # padding stays zero
-    return x
-
-
 @dataclass(frozen=True)
 class Order:
     """The order of one epoch: the rows of every batch. A function of (seed, epoch), so its state is two integers."""
@@ -449,27 +452,46 @@ def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0)
 def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
     sizes = [len(rows) for rows in window]
     if part.lengths is None:
-        xs, ys = _moved(part, part.x, np.concatenate(window), device)
         each = part.x.shape[1] if part.by_step else 1
-        for x, y in zip(torch.split(xs, sizes), torch.split(ys, [each * size for size in sizes]), strict=True):
-            yield MiniBatch(x, None, y)
+        whole = _moved(part, part.x, np.concatenate(window), device)
+        targets = [each * size for size in sizes]
+        for x, y, static, weights in zip(
+            torch.split(whole.x, sizes),
+            torch.split(whole.y, targets),
+            _split(whole.static, sizes),
+            _split(whole.weights, targets),
+            strict=True,
+        ):
+            yield MiniBatch(x, None, y, static, weights)
         return
     lengths = part.lengths.cpu().numpy()
     for rows in window:
         longest = int(lengths[rows].max())
         uniform = bool((lengths[rows] == longest).all())
         chosen = torch.from_numpy(rows)
-        x, y = _moved(part, part.x[:, :longest], rows, device)
-        yield MiniBatch(x, None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device), y)
+        found = _moved(part, part.x[:, :longest], rows, device)
+        yield replace(found, lengths=None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device))
 
 
-def _moved(part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Some sequences of a part on the device, of x as it is given, and their targets."""
+def _split(values: Tensor | None, sizes: list[int]) -> Sequence[Tensor | None]:
+    return [None] * len(sizes) if values is None else torch.split(values, sizes)
+
+
+def _moved(part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device) -> MiniBatch:
+    """Some sequences of a part on the device, of x as it is given, without their lengths."""
     index, places = torch.from_numpy(rows), torch.from_numpy(part.places(rows))
+    taken = ((x, index), (part.y, places), (part.static, index), (part.weights, places))
     if x.device == device:
-        return x.index_select(0, index.to(device)), part.y.index_select(0, places.to(device))
-    xs, ys = x.index_select(0, index).pin_memory(), part.y.index_select(0, places).pin_memory()
-    return xs.to(device, non_blocking=True), ys.to(device, non_blocking=True)
+        moved = [None if values is None else values.index_select(0, at.to(device)) for values, at in taken]
+    else:
+        moved = [
+            None if values is None else values.index_select(0, at).pin_memory().to(device, non_blocking=True)
+            for values, at in taken
+        ]
+    xs, ys, static, weights = moved
+    assert xs is not None  # noqa: S101
+    assert ys is not None  # noqa: S101
+    return MiniBatch(xs, None, ys, static, weights)
 
 
 def place(part: Part, device: torch.device) -> Part:

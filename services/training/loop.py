@@ -29,7 +29,7 @@ from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import learning_rate
 from services.training.spec import Spec
-from services.training.spec.fields import Optimizer, Plateau
+from services.training.spec.fields import Architecture, Optimizer, Plateau
 from services.training.state import Batches, Best, State
 
 Epoch = epochs.Epoch
@@ -84,13 +84,15 @@ class Run:
         self.statistics = list(self.model.buffers())  # of batch normalisation: a forward pass changes them
         self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
-        self.loss = prepared.task.loss(loss, self.train_part.y.to(self.device), prepared.output_size)
+        targets = self.train_part.y.to(self.device)
+        self.loss = prepared.task.loss(loss, targets, prepared.output_size)
+        self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
         self.state = State(Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH)))
 
     def first_model(self) -> SequenceModel:
         """The network as it begins; what is drawn after it goes on from the seed's draw of its weights."""
         torch.manual_seed(self.training.seed)
-        model = SequenceModel(self.spec.architecture, self.data.input_size, self.data.output_size)
+        model = network(self.spec.architecture, self.data)
         if self.initial is not None:
             model.load_state_dict(self.initial)
         return model.to(self.device)
@@ -119,6 +121,13 @@ class Run:
             state = self.optimizer.state[parameter]
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def weighted_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """The mean loss over samples, each multiplied by its weight if there are weights."""
+        if weights is None:
+            return self.loss(outputs, targets)
+        mean: Tensor = (self.losses(outputs, targets) * weights).mean()
+        return mean
 
     def _placed(self, part: Part) -> Part:
         return place(part, self.device)
@@ -189,6 +198,19 @@ class Run:
         return error
 
 
+def network(architecture: Architecture, data: Prepared) -> SequenceModel:
+    """The network for data that was prepared, its weights drawn from torch's generator."""
+    steps = data.preprocessing.steps
+    return SequenceModel(
+        architecture,
+        data.input_size,
+        data.output_size,
+        static_size=data.static_size,
+        embeddings=steps.embeddings,
+        patch=steps.choices.patch,
+    )
+
+
 def fit(run: Run) -> Iterator[Epoch | None]:
     """Trains until the run is finished; yields each epoch's record as it ends, and None after every other update.
 
@@ -230,8 +252,8 @@ def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
     answers = []
     for batch in batches:
         with run.autocast():
-            outputs = run.model(batch.x, batch.lengths).float()  # (batch, output_size)
-            loss = run.loss(outputs, batch.y)
+            outputs = run.model(batch.x, batch.lengths, batch.static).float()  # (batch, output_size)
+            loss = run.weighted_loss(outputs, batch.y, batch.weights)
         if len(batches) > 1:
             loss = loss * (len(batch.y) / samples)
         (run.scaler.scale(loss) if run.scaler else loss).backward()  # type: ignore[no-untyped-call]
@@ -443,7 +465,7 @@ def answers(
     found = []
     for piece in batches_of(part, order, device):
         with autocast(device, precision):
-            found.append(model(piece.x, piece.lengths).float())
+            found.append(model(piece.x, piece.lengths, piece.static).float())
     model.train(was_training)
     return torch.cat(found), torch.from_numpy(part.places(np.concatenate(order.batches)))
 
@@ -475,7 +497,8 @@ def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     targets = part.y[rows].to(run.device)
     metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)
-    return {"loss": float(run.loss(outputs, targets)), **metrics}
+    weights = None if part.weights is None else part.weights[rows].to(run.device)
+    return {"loss": float(run.weighted_loss(outputs, targets, weights)), **metrics}
 
 
 def _optimizer(chosen: Optimizer, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

@@ -31,6 +31,25 @@ def cross_entropy(loss: Loss, weights: Tensor | None) -> Callable[[Tensor, Tenso
     )
 
 
+def cross_entropies(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """The same loss of each sample, times the weight of its class: (samples,)."""
+    weights = None if weights is None else weights.to(outputs.dtype)
+    smoothing = getattr(loss, "label_smoothing", 0.0)
+    return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=smoothing, reduction="none")
+
+
+def positive_weights(chosen: Any, targets: Tensor) -> Tensor | None:
+    """What the loss of a yes of each label is multiplied by: (labels,). `balanced` is noes / yeses among `targets`
+    (samples, labels), those of training."""
+    if chosen is None:
+        return None
+    labels = targets.shape[1]
+    if chosen == "balanced":
+        yes = targets.double().sum(dim=0)
+        return ((len(targets) - yes).clamp(min=1) / yes.clamp(min=1)).float()
+    return torch.tensor(chosen if isinstance(chosen, list) else [chosen] * labels, device=targets.device)
+
+
 def class_weights(chosen: Any, targets: Tensor, classes: int) -> Tensor | None:
     """What the loss of a sample of each class is multiplied by: (classes,). The chosen weights, divided by the mean
     weight of the training samples, whose classes `targets` are; so the mean factor over these samples is 1.

@@ -1,4 +1,4 @@
-"""SequenceModel: a recurrent network, a pooling over time, and a linear head.
+"""SequenceModel: vectors for words where there are any, a recurrent network, a pooling over time, and a linear head.
 
 The parts carry torch's own names and are created in the order of the plain network that one would write by hand, so the
 same seed gives the same parameters. Sequences of different lengths come zero-padded beside their lengths, and padding
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -24,17 +25,31 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class SequenceModel(nn.Module):
-    """Maps x (batch, time, features) to (batch, output_size). With the pooling `none` it is (valid steps,
+    """Maps x (batch, time, channels) to (batch, output_size). With the pooling `none` it is (valid steps,
     output_size), one sequence after the other."""
 
-    def __init__(self, architecture: Architecture, input_size: int, output_size: int) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        input_size: int,
+        output_size: int,
+        *,
+        static_size: int = 0,
+        embeddings: Sequence[tuple[int, int]] = (),
+        patch: int = 1,
+    ) -> None:
+        """`input_size` is the number of channels, `static_size` that of the values which the head reads beside the
+        pooled steps. The last channels of a step are numbers of words; `embeddings` has how many words there are, with
+        0 for an unknown one, and the size of their vectors. With a `patch` a step is this many steps side by side."""
         super().__init__()
         a = architecture
         self.architecture = a
+        self.patch = patch
+        self.embeddings = nn.ModuleList(nn.Embedding(words, size, padding_idx=0) for words, size in embeddings)
         options: dict[str, Any] = {"nonlinearity": a.nonlinearity or "tanh"} if a.cell == "rnn" else {}
         cell = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[a.cell]
         self.rnn: nn.RNNBase = cell(
-            input_size,
+            input_size + patch * sum(size - 1 for _, size in embeddings),
             a.hidden_size,
             a.num_layers,
             batch_first=True,
@@ -46,17 +61,36 @@ class SequenceModel(nn.Module):
         self.attention = nn.Linear(width, 1) if a.pooling == "attention" else None
         self.norm = nn.BatchNorm1d(width) if a.batch_norm else None
         self.head_dropout = nn.Dropout(a.head_dropout)
-        self.head = nn.Linear(width, output_size)
+        self.head = nn.Linear(width + static_size, output_size)
         initialise(self.rnn, a)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x (batch, time, features); lengths (batch,) of at least 1, or None where every step is valid."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None, static: Tensor | None = None) -> Tensor:
+        """x (batch, time, channels); lengths (batch,) of at least 1, or None where every step is valid; static (batch,
+        static_size)."""
+        if len(self.embeddings):
+            x = self._looked_up(x)
         pooled = self.pool(x, lengths)
         if self.norm is not None:
             pooled = self.norm(pooled)
         if self.architecture.head_dropout:
             pooled = self.head_dropout(pooled)
+        if static is not None:
+            pooled = torch.cat((pooled, self._beside(static, x, lengths).to(pooled.dtype)), dim=1)
         return F.linear(pooled, self.head.weight, self.head.bias)
+
+    def _looked_up(self, x: Tensor) -> Tensor:
+        """x with the vectors of words in the place of their numbers."""
+        batch, time, _ = x.shape
+        steps = x.view(batch, time, self.patch, -1)
+        first = steps.shape[3] - len(self.embeddings)
+        vectors = [table(steps[..., first + place].long()) for place, table in enumerate(self.embeddings)]
+        return torch.cat((steps[..., :first], *vectors), dim=3).view(batch, time, -1)
+
+    def _beside(self, static: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """static (batch, values) for each row of what is pooled."""
+        if self.architecture.pooling != "none":
+            return static
+        return static.repeat_interleave(x.shape[1] if lengths is None else lengths, dim=0)
 
     def pool(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The recurrent network's answer, pooled over the valid steps: (batch, directions * hidden_size)."""

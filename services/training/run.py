@@ -22,7 +22,7 @@ import torch
 from services import faults
 from services.errors import Diverged, NotFinite
 from services.training import baseline, checkpoint, epochs
-from services.training.data import prepare
+from services.training.data import Prepared, prepare
 from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
@@ -60,6 +60,8 @@ WORTH_A_THREAD = 4_000_000
 MODEL_FORMAT = "loopline-model/1"
 SCALED_MODEL_FORMAT = "loopline-model/2"
 """Where the targets were scaled: what the network answers is to be put back into the data's unit (`target_scaling`)."""
+PREPARED_MODEL_FORMAT = "loopline-model/3"
+"""Where more than a scaling is done to the input (`preprocessing`)."""
 CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
@@ -148,10 +150,19 @@ def events(order: Order, stop: Stop = lambda: None, recorded: Recorded = lambda:
     use_threads(spec)
     retraining = Retraining(spec, arrays, device, order.baselines)
     del arrays  # what is needed of them is in there
+    if any(retraining.data.left_out.values()):
+        yield left_out(retraining.data)
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
     training = Training(first, Retention(Path(order.directory), recorded), retraining, path)
     del first  # it may have to make room for a smaller one
     yield from training.events(order.resume, stop)
+
+
+def left_out(data: Prepared) -> Note:
+    """Says how many samples `missing: drop` left out."""
+    counts = [f"{out:,} of {out + len(data.rows[name]):,} {name}" for name, out in data.left_out.items() if out]
+    message = f"Samples with missing values were left out: {', '.join(counts)}."
+    return Note("missing", "warning", message, {"left_out": data.left_out})
 
 
 def _memory_of(device: torch.device) -> tuple[str, int] | None:
@@ -418,6 +429,8 @@ def _write_model(
     """Writes the three files of a model; their records."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
+    if not run.data.preprocessing.is_plain:
+        model_format = PREPARED_MODEL_FORMAT
     return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.files.sequences import Column
 from torch import Tensor
 
 from services.training import epochs, messages, run
@@ -76,6 +77,31 @@ def tagged(samples: int = 24, length: int = 7, kinds: int = 3, *, full: bool = F
     behind = np.arange(length) >= lengths[:, None]
     x[behind], y[behind] = 0.0, tags.PADDING
     return Arrays(x=x, lengths=lengths, y=y)
+
+
+def mixed(samples: int = 24, length: int = 7, *, gaps: bool = True, seed: int = 5) -> Arrays:
+    """Sequences of many lengths with numbers, words and values of whole sequences, some of them missing."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(samples) % 2
+    lengths = rng.integers(2, length + 1, samples)
+    lengths[0] = length
+    x = rng.standard_normal((samples, length, 4)) * (1.0, 5.0, 1.0, 0.3) + (0.0, 40.0, 0.0, -2.0)
+    x[:, :, 0] += y[:, None]
+    x[:, :, 2] = rng.integers(0, 3, (samples, length))
+    static = np.stack((rng.normal(50.0, 9.0, samples), rng.integers(0, 2, samples)), axis=1)
+    if gaps:
+        x[rng.random(x.shape) < 0.15] = np.nan
+        static[rng.random(static.shape) < 0.1] = np.nan
+    x[np.arange(length) >= lengths[:, None]] = 0.0
+    return Arrays(
+        x=x.astype(np.float32),
+        lengths=lengths,
+        y=y,
+        static=static,
+        weights=rng.uniform(0.5, 3.0, samples),
+        features=(Column("pulse"), Column("load"), Column("mode", "category", ("off", "on", "wait")), Column("drift")),
+        static_columns=(Column("age"), Column("sex", "category", ("f", "m"))),
+    )
 
 
 def spec_for(arrays: Arrays, **changes: Any) -> Spec:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from services.training.files import scan
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
-from services.training.files.summary import DatasetSummary
+from services.training.files.summary import Columns, DatasetSummary
 from services.training.tasks import known
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
@@ -178,7 +178,18 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         target_dim=described.width,
         given_split=given,
         bytes=4 * arrays.x.size,
+        inputs=None if arrays.features is None else _counted(arrays.x, arrays.features),
+        static=None if arrays.static is None else _counted(arrays.static, arrays.static_columns),
     )
+
+
+def _counted(values: NDArray[Any], columns: tuple[Column, ...]) -> Columns:
+    """What the columns of values (..., columns) are."""
+    missing = np.zeros(len(columns), np.bool_)
+    for start, stop in scan.blocks(values):
+        missing |= np.isnan(values[start:stop]).reshape(-1, len(columns)).any(axis=0)
+    words = [len(column.categories or ()) for column in columns if column.kind == "category"]
+    return Columns(numbers=len(columns) - len(words), categories=words, gaps=int(missing.sum()))
 
 
 def _within(described: list[Member], limits: Limits, findings: Findings) -> list[Member]:

@@ -61,6 +61,12 @@ def _sample(arrays: Arrays) -> _X:
     most = max(1, _ELEMENTS // (2 * length))
     rows = _rows(samples, max(2, min(_MOST_ROWS, _ELEMENTS // (length * min(features, most)))))
     values = arrays.x[rows, :, :most].astype(np.float64)
+    for place, column in enumerate(arrays.columns[:most]):
+        if column.kind == "category":
+            values[:, :, place] = 0.0  # numbers of words say nothing by their size
+        elif (missing := np.isnan(values[:, :, place])).any():
+            there = values[:, :, place][~missing]
+            values[:, :, place][missing] = there.mean() if len(there) else 0.0
     return _X(values, np.arange(length) < arrays.lengths[rows][:, None], features)
 
 

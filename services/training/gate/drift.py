@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
 from services.training.files.npz import Arrays
@@ -38,6 +39,7 @@ class Sample:
     steps: NDArray[np.float32]
     lengths: NDArray[np.int64]
     y: NDArray[Any]
+    features: tuple[Column, ...]
 
 
 def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
@@ -49,18 +51,18 @@ def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
     which = np.searchsorted(ends, places, side="right")
     steps, y = arrays.x[rows[which], places - (ends - lengths)[which]], arrays.y[rows]
     # In float32, whatever precision is kept, so that profiles of different versions can be compared.
-    return Sample(
-        steps.astype(np.float32, copy=False), lengths, y.astype(np.float32, copy=False) if y.dtype.kind == "f" else y
-    )
+    y = y.astype(np.float32, copy=False) if y.dtype.kind == "f" else y
+    return Sample(steps.astype(np.float32, copy=False), lengths, y, arrays.columns)
 
 
 def profile(taken: Sample) -> Profile:
     """What a later run needs to see whether its samples are like these."""
     columns = taken.steps.astype(np.float64).T
+    described = [_feature(values, column) for values, column in zip(columns, taken.features, strict=True)]
     return {
         "samples": len(taken.y),
         "length": _binned(taken.lengths.astype(np.float64)),
-        "features": [_binned(column) for column in columns],
+        "features": described,
         "targets": _targets(taken.y, taken.lengths),
     }
 
@@ -70,7 +72,10 @@ def between(before: Profile, now: Sample) -> dict[str, Any]:
     population stability indices. Numbers of features that differ in count are left out: they are other features."""
     columns = now.steps.astype(np.float64).T
     known: Sequence[Any] = before["features"]
-    indices = [_index(bins, column) for bins, column in zip(known, columns, strict=False)]
+    indices = [
+        _between_features(bins, values, column)
+        for bins, values, column in zip(known, columns, now.features, strict=False)
+    ]
     order = sorted(range(len(indices)), key=lambda feature: -indices[feature])[:WORST]
     shifted = sum(index > SHIFTED for index in indices)
     targets = _between_targets(before["targets"], now.y, now.lengths)
@@ -110,8 +115,34 @@ def sentence(found: Mapping[str, Any], than: str) -> str:
     return f"The training samples differ from those of {than}: {'; '.join(parts)}."
 
 
+def _feature(values: Floats, column: Column) -> dict[str, Any]:
+    """A profile of one feature, without its gaps: of a category the shares of its words."""
+    values = values[~np.isnan(values)]
+    if column.kind != "category":
+        return _binned(values)
+    codes, counts = np.unique(values.astype(np.int64), return_counts=True)
+    words = column.categories or ()
+    shares = [round(count / len(values), 6) for count in counts.tolist()]
+    return {"labels": [words[code] for code in codes.tolist()], "shares": shares}
+
+
+def _between_features(before: Mapping[str, Any], values: Floats, column: Column) -> float:
+    """The distance of one feature; 0 where it was a number and is a category, or the other way round."""
+    if ("labels" in before) != (column.kind == "category"):
+        return 0.0
+    values = values[~np.isnan(values)]
+    if "labels" not in before:
+        return _index(before, values)
+    now = _feature(values, column)
+    old, new = (dict(zip(side["labels"], side["shares"], strict=True)) for side in (before, now))
+    words = [*dict.fromkeys([*old, *new])]
+    return _stability(*(np.array([side.get(word, 0.0) for word in words]) for side in (old, new)))
+
+
 def _binned(values: Floats) -> dict[str, list[float]]:
     """The edges between tenths of the values and below the least, and the shares of values in the bins between."""
+    if not len(values):
+        return {"edges": [], "shares": [1.0]}
     tenths = np.quantile(values, np.linspace(0.1, 0.9, 9), method="inverted_cdf")
     edges = np.unique([np.nextafter(values.min(), -np.inf), *tenths])
     return {"edges": [float(edge) for edge in edges], "shares": [round(float(s), 6) for s in _shares(edges, values)]}

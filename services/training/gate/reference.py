@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from services.training.data import UNSCALED, Prepared, Scaling, part_of
+from services.training.data import Prepared, part_of
 from services.training.files.npz import Arrays
-from services.training.loop import EVALUATION_BATCH, answers, in_rows
+from services.training.loop import EVALUATION_BATCH, answers, in_rows, network
 from services.training.model import SequenceModel
+from services.training.preprocessing.fitted import Choices, Preprocessing
+from services.training.preprocessing.scaling import UNSCALED, Scaling
 from services.training.spec import Spec
 
 
@@ -42,16 +45,24 @@ class Reference:
         classes: list[int | str] | None = self.card["classes"]
         return classes
 
-    @property
-    def scaling(self) -> Scaling:
-        return Scaling(**self.card["scaling"])
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.read(self.card)
 
     @property
     def target_scaling(self) -> Scaling:
         return Scaling(**self.card["target_scaling"]) if "target_scaling" in self.card else UNSCALED
 
     def network(self) -> SequenceModel:
-        model = SequenceModel(self.spec.architecture, self.card["input_size"], self.card["output_size"])
+        steps = self.preprocessing.steps
+        model = SequenceModel(
+            self.spec.architecture,
+            self.card["input_size"],
+            self.card["output_size"],
+            static_size=self.card.get("static_size", 0),
+            embeddings=steps.embeddings,
+            patch=steps.choices.patch,
+        )
         model.load_state_dict(self.weights)
         return model
 
@@ -68,7 +79,7 @@ def load(name: str, directory: str | None) -> Reference:
         # It was judged when it came, maybe by other rules.
         spec = Spec.model_validate(card["spec"], context={"accepted": True})
         found = Reference(name, spec, card, load_file(Path(directory) / "model.safetensors"))
-        _ = found.classes, found.scaling, found.target_scaling, found.network()
+        _ = found.classes, found.target_scaling, found.network()
     except FileNotFoundError as error:
         raise Unusable("is not there any more") from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -81,8 +92,8 @@ def answered(reference: Reference, arrays: Arrays, rows: NDArray[np.int64], devi
 
     Raises Unusable where it takes other input, or does not fit the device.
     """
-    check_input(reference, arrays.x.shape[2])
-    part, precision = part_of(arrays, rows, reference.scaling), reference.spec.training.precision
+    check_input(reference, arrays.chosen(rows))
+    part, precision = part_of(arrays, rows, reference.preprocessing), reference.spec.training.precision
     batch = EVALUATION_BATCH
     while True:
         try:
@@ -127,7 +138,7 @@ def beginning(reference: Reference, spec: Spec, prepared: Prepared) -> dict[str,
     weights = dict(reference.weights)
     if reference.classes != prepared.classes and reference.card["output_size"] == len(reference.classes or ()):
         torch.manual_seed(spec.training.seed)
-        drawn = SequenceModel(spec.architecture, prepared.input_size, prepared.output_size).state_dict()
+        drawn = network(spec.architecture, prepared).state_dict()
         for name in ("head.weight", "head.bias"):
             weights[name] = _by_label(weights[name], drawn[name], reference.classes or [], prepared.classes or [])
     elif reference.card["output_size"] != prepared.output_size:
@@ -143,7 +154,24 @@ def _by_label(old: Tensor, drawn: Tensor, known: list[int | str], classes: list[
     return rows
 
 
-def check_input(reference: Reference, features: int) -> None:
-    """Raises Unusable where it takes another number of features."""
-    if reference.card["input_size"] != features:
-        raise Unusable(f"takes {reference.card['input_size']} features a step, and the data has {features}")
+def check_input(reference: Reference, arrays: Arrays) -> None:
+    """Raises Unusable where it takes other features, or has no way with the missing values of these samples."""
+    if (why := reference.preprocessing.mismatch(arrays)) is not None:
+        raise Unusable(why)
+
+
+def check_preparation(reference: Reference, spec: Spec) -> None:
+    """Raises Unusable where it reads steps that are prepared otherwise than this spec says. What they are scaled by may
+    differ: a run goes on with the numbers of the model."""
+    had, wanted = reference.preprocessing.steps.choices, Choices.of(spec.data)
+    for field in fields(Choices):
+        old, new = getattr(had, field.name), getattr(wanted, field.name)
+        if old != new and field.name != "scaling_over":
+            raise Unusable(
+                f"prepares its input otherwise (data.{field.name} is {shown(old)} there, and {shown(new)} here)"
+            )
+
+
+def shown(value: Any) -> str:
+    """A value as a spec has it."""
+    return json.dumps(value).strip('"')

@@ -5,7 +5,7 @@ A task (tasks/) says which of them are its own. The metric of all samples is wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +15,6 @@ from torch.nn import functional as F
 
 from services.training.gate.paired import Floats, Scores
 from services.training.metrics import spread
-
-if TYPE_CHECKING:
-    from services.training.spec.fields import Loss
-
-
-def cross_entropies(loss: Loss, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    """The loss of each sample, times the weight of its class: (samples,)."""
-    weights = None if weights is None else weights.double()
-    smoothing = getattr(loss, "label_smoothing", 0.0)
-    return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=smoothing, reduction="none")
 
 
 def of_classes(metric: str, predicted: Tensor, actual: Tensor, classes: int) -> Scores:

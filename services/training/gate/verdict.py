@@ -16,11 +16,19 @@ import torch
 from torch import Tensor
 
 from services.training import measures
-from services.training.data import Prepared, prepare, split_rows
+from services.training.data import Prepared, prepare
 from services.training.files.npz import Arrays
 from services.training.gate import drift, paired
 from services.training.gate.paired import Comparison
-from services.training.gate.reference import Unusable, among, answered, beginning, check_input, load
+from services.training.gate.reference import (
+    Unusable,
+    among,
+    answered,
+    beginning,
+    check_input,
+    check_preparation,
+    load,
+)
 from services.training.loop import Run, answers, evaluating, in_rows
 from services.training.measures import MEASURES
 from services.training.messages import Event, Level, Note, SavedModel
@@ -77,8 +85,9 @@ class Retraining:
             return prepare(arrays, self.spec)
         try:
             reference = load(named.model, named.directory)
-            check_input(reference, arrays.x.shape[2])
-            prepared = prepare(arrays, self.spec, reference.scaling, reference.target_scaling)
+            check_input(reference, arrays)
+            check_preparation(reference, self.spec)
+            prepared = prepare(arrays, self.spec, reference.preprocessing, reference.target_scaling)
             self.initial = beginning(reference, self.spec, prepared)
         except Unusable as error:
             self.cold = f"{named.model} {error}: training begins from scratch."
@@ -92,7 +101,7 @@ class Retraining:
     def _look_back(self, arrays: Arrays, device: torch.device, named: SavedModel | None) -> None:
         """Ask the model to compare with what there is to be asked of it."""
         assert self.retrain is not None  # noqa: S101
-        rows = split_rows(arrays, self.spec.data.split)
+        rows = self.data.rows
         taken = drift.sample(arrays, rows["train"])
         self.profile = drift.profile(taken)
         if named is None:
@@ -149,7 +158,7 @@ class Retraining:
             outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, batch))
         scaling = self.data.target_scaling
         outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
-        judged = Judged(outputs, targets, weights, scaling.scale, part.steps)
+        judged = Judged(outputs, targets, weights, scaling.scale, part.steps, part.weights)
         new = task.scores(metric, loss, judged)
         comparison = None
         if before is not None and before.answers is not None:

@@ -156,6 +156,15 @@ class BCE(Strict):
     """This loss is for two classes, or several yes-or-no targets per sequence. It is computed from logits."""
 
     name: Literal["bce"] = "bce"
+    pos_weight: (
+        Literal["balanced"]
+        | Annotated[float, Field(gt=0.0, le=1e9)]
+        | Annotated[list[Annotated[float, Field(gt=0.0, le=1e9)]], Field(min_length=1)]
+        | None
+    ) = None
+    """What the loss of each yes is multiplied by: one number, a list with one for each label, or `balanced`: the number
+    of noes divided by the number of yeses of the label, counted in the training split. Of two classes the second one
+    is the yes."""
 
 
 class Warm(Strict):
@@ -316,7 +325,13 @@ class Split(Strict):
 
 
 class Data(Strict):
-    """These fields choose the sequences and how they are prepared. Give either `dataset` or `synthetic`."""
+    """These fields choose the sequences and how they are prepared. Give either `dataset` or `synthetic`.
+
+    The preparation has an order. First `max_length` and `stride` choose the steps. Then `missing` fills gaps,
+    `differences` are taken, numbers are scaled, categories become channels, and mask channels are appended. Last,
+    `patch` puts steps side by side. All that is computed from data is computed from the training split alone. It is
+    saved with the model and applied to every split.
+    """
 
     dataset: Plain | None = Field(None, min_length=1, max_length=1024)
     """The name or id of an uploaded data set. `python -m services.training` takes a path of an .npz instead."""
@@ -324,8 +339,39 @@ class Data(Strict):
     """Random sequences in the place of a data set. Null: `dataset` names the data."""
     split: Split = Split()
     """How the samples are divided into training, validation and test."""
-    scaling: Literal["none", "standard", "minmax"] = "none"
-    """The scaling of each feature. It is fitted on the training split only and saved with the model."""
+    max_length: int | None = Field(None, ge=1, le=10_000_000)
+    """The largest number of steps of a sequence; the rest is cut off. Null cuts nothing."""
+    cut: Literal["start", "end"] = "end"
+    """Where `max_length` cuts: `end` keeps the first steps, `start` keeps the last ones."""
+    stride: int = Field(1, ge=1, le=1_000_000)
+    """2 reads every second step, 3 every third, beginning with the first step that `max_length` leaves."""
+    missing: Literal["refuse", "drop", "forward", "mean", "linear"] = "refuse"
+    """What to do about missing values. `refuse`: reject the job. `drop`: leave out sequences that have any; an event
+    says how many. `forward`: repeat the value before; a gap at the start gets the mean of the training split. `mean`:
+    the mean of the training split. `linear`: a line between the values on both sides; a gap at the start or at the end
+    repeats the nearest value. A category gets the commonest word instead of a mean, and with `linear` the word before.
+    A value of a whole sequence gets the mean."""
+    missing_mask: bool = False
+    """True appends a channel for each feature with gaps in the training split: 1 where a value was missing, else 0."""
+    differences: Literal["append", "replace"] | None = None
+    """The change of each number since the step before (0 at the first step): appended as features, or instead of the
+    numbers. Null takes none."""
+    categories: Literal["one_hot", "embedding"] = "one_hot"
+    """How the network reads a feature of words. `one_hot`: a channel for each word of the training split. `embedding`:
+    a vector for each word, which is trained. A word that the training split does not have is zeros in both. Values of
+    whole sequences are always one-hot."""
+    embedding_size: int | None = Field(None, ge=1, le=1024)
+    """The size of the vectors. Null: half the number of words, at most 50."""
+    scaling: Literal["none", "standard", "minmax", "robust"] = "none"
+    """The scaling of each feature. `standard`: minus the mean, divided by the standard deviation. `minmax`: from 0 to
+    1. `robust`: minus the median, divided by the distance between the quartiles. It is fitted on the training split
+    only and saved with the model. Values of whole sequences are scaled too."""
+    scaling_over: Literal["train", "per_sequence"] = "train"
+    """What the scaling is computed from. `per_sequence`: each sequence is scaled by its own steps. Values of whole
+    sequences are scaled over the training split all the same."""
+    patch: int = Field(1, ge=1, le=10_000)
+    """This many steps become one, with their channels side by side. Long series train about this many times faster.
+    The last patch of a sequence is filled up with zeros."""
     target_scaling: Literal["none", "standard"] | None = None
     """The scaling of each value to predict. `standard`: the value minus its mean, divided by its standard deviation.
     Null means `standard` if the targets are values. It is fitted on the training split only and saved with the model.

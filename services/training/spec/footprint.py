@@ -14,6 +14,7 @@ from services.errors import TooLargeToTrain
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec
 from services.training.spec.fields import Architecture, Synthetic
+from services.training.spec.widths import Widths, widths
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUMBER = 4  # bytes of a float32
@@ -29,7 +30,7 @@ class Footprint:
     network: int
     """Weights, gradients, the optimizer's state, and the best epoch's weights."""
     data: int
-    """The data set as it is read, and scaled and divided."""
+    """The data set as it is read, and prepared and divided."""
     batch: int
     """What the forward pass of a batch keeps for the backward pass."""
     sample: int
@@ -39,7 +40,8 @@ class Footprint:
 def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     """What a job needs of memory with this data."""
     a, t = spec.architecture, spec.training
-    parameters = _parameters(a, summary.features, summary.target_dim)
+    w = widths(spec.data, summary)
+    parameters = w.embeddings + _parameters(a, w, summary.target_dim)
     state = {"adam": 2, "adamw": 2, "rmsprop": 1 + (getattr(t.optimizer, "momentum", 0.0) > 0)}
     copies = 3 + state.get(t.optimizer.name, int(getattr(t.optimizer, "momentum", 0.0) > 0))
     kept = GATES[a.cell] + 1 if a.cell != "rnn" else 1  # the gates and the state of each step
@@ -49,9 +51,9 @@ def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
-        data=2 * summary.bytes,
-        batch=step * (summary.max_length + (samples - 1) * summary.min_length),  # one of them is the longest
-        sample=step * (summary.max_length + (least - 1) * summary.min_length),
+        data=summary.bytes + summary.samples * w.longest * w.channels * NUMBER,
+        batch=step * (w.longest + (samples - 1) * w.shortest),  # one of them is the longest
+        sample=step * (w.longest + (least - 1) * w.shortest),
     )
 
 
@@ -101,15 +103,15 @@ def _check(where: str, there: int | None, parts: Mapping[str, int]) -> None:
     )
 
 
-def _parameters(a: Architecture, features: int, outputs: int) -> int:
+def _parameters(a: Architecture, w: Widths, outputs: int) -> int:
     width, directions = a.hidden_size, 2 if a.bidirectional else 1
     layers = sum(
-        GATES[a.cell] * width * ((features if layer == 0 else directions * width) + width + 2)
+        GATES[a.cell] * width * ((w.inputs if layer == 0 else directions * width) + width + 2)
         for layer in range(a.num_layers)
     )
     pooled = directions * width
     attention = pooled + 1 if a.pooling == "attention" else 0
-    return directions * layers + attention + (2 * pooled if a.batch_norm else 0) + (pooled + 1) * outputs
+    return directions * layers + attention + (2 * pooled if a.batch_norm else 0) + (pooled + w.static + 1) * outputs
 
 
 def host_bytes() -> int | None:

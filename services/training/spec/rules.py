@@ -126,11 +126,30 @@ def _data(data: Data, document: Mapping[str, Any]) -> Iterator[Problem]:
         )
     if data.synthetic is not None and data.synthetic.classes > data.synthetic.samples:
         yield Problem("/data/synthetic/classes", f"must be at most the number of samples; got {data.synthetic.classes}")
+    yield from _preparation(data)
     if data.synthetic is not None:
         yield from _drawn_bytes(data.synthetic)
         for name in ("validation", "test"):
             if getattr(data.split, name) == "given":
                 yield Problem(f"/data/split/{name}", "synthetic data gives no split: say a fraction such as 0.2")
+
+
+def _preparation(data: Data) -> Iterator[Problem]:
+    """Fields that act on nothing without another one."""
+    if data.missing_mask and data.missing in ("refuse", "drop"):
+        yield Problem(
+            "/data/missing_mask",
+            f"marks the gaps that data.missing fills, and {data.missing} fills none: set missing to forward, mean or "
+            "linear, or leave the mask out",
+        )
+    if data.embedding_size is not None and data.categories != "embedding":
+        yield Problem("/data/embedding_size", "is the size of an embedding: set data.categories to embedding")
+    if data.scaling_over != "train" and data.scaling == "none":
+        yield Problem(
+            "/data/scaling_over", "says what data.scaling is computed from, and that is none: set it to standard"
+        )
+    if data.cut != "end" and data.max_length is None:
+        yield Problem("/data/cut", "says where data.max_length cuts, and there is none: give the most steps to keep")
 
 
 def _drawn_bytes(drawn: Synthetic) -> Iterator[Problem]:
@@ -177,6 +196,7 @@ def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     yield from _loss_fits(spec.training, summary)
     yield from _pooling_fits(spec, summary)
     yield from _target_scaling_fits(spec, summary)
+    yield from _preparation_fits(spec, summary)
     yield from _split_fits(spec, summary)
     yield from _gate_fits(spec, summary)
 
@@ -204,6 +224,11 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
         yield Problem(
             "/training/best_by", f"for this data set must be one of loss, {', '.join(allowed)}; got {t.best_by}"
         )
+    of_yes = getattr(t.loss, "pos_weight", None)
+    labels = summary.target_dim if summary.classes is None else 1
+    if isinstance(of_yes, list) and len(of_yes) != labels:
+        what = f"each of the {labels} labels" if summary.classes is None else "the second class"
+        yield Problem("/training/loss/pos_weight", f"needs one weight for {what}; got {len(of_yes)}")
     weights = getattr(t.loss, "class_weights", None)
     if isinstance(weights, list) and summary.classes is not None:
         given, needed = len(weights), len(summary.classes)
@@ -234,6 +259,30 @@ def _target_scaling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Proble
     if spec.data.target_scaling == "standard" and not task.scales_targets:
         what = known.named(summary.target).words
         yield Problem("/data/target_scaling", f"is for values to predict, and here are {what}: leave it out")
+
+
+def _preparation_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    data = spec.data
+    if known.chosen(summary.target, spec.training.loss).by_step:
+        for name in ("max_length", "stride", "patch"):
+            if getattr(data, name) not in (None, 1):
+                yield Problem(
+                    f"/data/{name}",
+                    "leaves no answer for each step, and this data set has a class for each step: leave it out",
+                )
+    columns = [each for each in (summary.inputs, summary.static) if each is not None]
+    gaps = sum(each.gaps for each in columns)
+    if gaps and data.missing == "refuse":
+        what = "1 feature has" if gaps == 1 else f"{gaps} features have"
+        yield Problem(
+            "/data/missing",
+            f"{what} missing values: set it to forward, mean or linear to fill them, or to drop to leave out the "
+            "sequences that have any",
+        )
+    if data.categories == "embedding" and not (summary.inputs and summary.inputs.categories):
+        yield Problem("/data/categories", "embedding is for features of words, and here are none: leave it out")
+    if data.differences is not None and summary.inputs is not None and not summary.inputs.numbers:
+        yield Problem("/data/differences", "are of numbers, and here all features are words: leave it out")
 
 
 def _metrics_for(t: Training, summary: DatasetSummary) -> tuple[str, ...]:

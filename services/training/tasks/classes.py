@@ -17,10 +17,10 @@ from services.training.tasks.task import Described, Judged, Target, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from services.training.data import Scaling
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
+    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 
@@ -84,6 +84,12 @@ class Classes(Task):
 
         return metrics.cross_entropy(loss, self.class_weights(loss, targets, width))
 
+    def losses_of_each(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        from services.training import metrics
+
+        weights = self.class_weights(loss, targets, width)
+        return lambda outputs, y: metrics.cross_entropies(loss, outputs, y, weights)
+
     def class_weights(self, loss: Loss, targets: Tensor, width: int) -> Tensor | None:
         from services.training import metrics
 
@@ -102,11 +108,13 @@ class Classes(Task):
         return metrics.of_classes(outputs.argmax(dim=1), targets, outputs.shape[1])
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
+        from services.training import metrics
         from services.training.gate import scores
 
         outputs, targets = judged.outputs, judged.targets
         if metric == "loss":
-            return scores.mean(scores.cross_entropies(loss, outputs.double(), targets, judged.weights))
+            each = metrics.cross_entropies(loss, outputs.double(), targets, judged.weights)
+            return scores.mean(judged.weighted(each))
         return scores.of_classes(metric, outputs.argmax(dim=1), targets, outputs.shape[1])
 
 

@@ -15,9 +15,9 @@ from services.training.tasks.task import Judged, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from services.training.data import Scaling
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
+    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 LUCK = 1e-3
@@ -67,7 +67,19 @@ class Multilabel(Task):
     def loss(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
         from torch.nn import functional as F
 
-        return F.binary_cross_entropy_with_logits
+        weights = self.class_weights(loss, targets, width)
+        if weights is None:
+            return F.binary_cross_entropy_with_logits
+        return lambda outputs, y: F.binary_cross_entropy_with_logits(outputs, y, pos_weight=weights)
+
+    def losses_of_each(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        weights = self.class_weights(loss, targets, width)
+        return lambda outputs, y: _each(outputs, y, weights)
+
+    def class_weights(self, loss: Loss, targets: Tensor, width: int) -> Tensor | None:
+        from services.training import metrics
+
+        return metrics.positive_weights(getattr(loss, "pos_weight", None), targets)
 
     def plain(self, targets: Tensor, width: int) -> Tensor:
         return (targets.mean(dim=0) > 0.5).float() * 2.0 - 1.0
@@ -86,18 +98,24 @@ class Multilabel(Task):
         return metrics.of_labels(predicted, actual)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
-        from torch.nn import functional as F
-
         from services.training.gate import scores
 
         outputs, targets = judged.outputs, judged.targets
         if metric == "loss":
-            each = F.binary_cross_entropy_with_logits(outputs.double(), targets.double(), reduction="none")
-            return scores.mean(each.mean(dim=1))
+            weights = None if judged.weights is None else judged.weights.double()
+            return scores.mean(judged.weighted(_each(outputs.double(), targets.double(), weights)))
         predicted, actual = (outputs > 0).long(), targets.long()
         if outputs.shape[1] == 1:
             return scores.of_classes(metric, predicted[:, 0], actual[:, 0], 2)
         return scores.of_labels(metric, predicted, actual)
+
+
+def _each(outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """The loss of each sample: (samples,). `weights` are those of a yes: (labels,)."""
+    from torch.nn import functional as F
+
+    losses = F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weights, reduction="none")
+    return losses.mean(dim=1)
 
 
 def is_one_hot(y: NDArray[Any]) -> bool:

@@ -17,10 +17,10 @@ from services.training.tasks.task import Described, Judged
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from services.training.data import Scaling
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
+    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 PADDING = -1
@@ -121,13 +121,14 @@ class Tags(Classes):
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         """Of whole sequences, whose `steps` there are: steps of one sequence are no samples of their own."""
+        from services.training import metrics
         from services.training.gate import scores
 
         outputs, targets, steps = judged.outputs, judged.targets, judged.steps
         assert steps is not None, "the steps of each sequence"  # noqa: S101
         if metric == "loss":
-            each = scores.cross_entropies(loss, outputs.double(), targets, judged.weights)
-            return scores.mean_of_groups(each, steps)
+            each = metrics.cross_entropies(loss, outputs.double(), targets, judged.weights)
+            return scores.mean_of_groups(judged.weighted(each), steps)
         return scores.of_grouped_classes(metric, outputs.argmax(dim=1), targets, outputs.shape[1], steps)
 
 

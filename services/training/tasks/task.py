@@ -17,10 +17,10 @@ from services.training.measures import Answers
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from services.training.data import Scaling
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
+    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 Target = Literal["classes", "tags", "multilabel", "values"]
@@ -51,6 +51,12 @@ class Judged:
     """That of targets which training has scaled: by it a huber loss tells large errors from small ones."""
     steps: NDArray[np.int64] | None = None
     """The valid steps of each sequence."""
+    sample_weights: Tensor | None = None
+    """What the loss of each target is multiplied by."""
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """The losses of the targets, times the weights of their samples."""
+        return losses if self.sample_weights is None else losses * self.sample_weights.double()
 
 
 class Task(ABC):
@@ -131,8 +137,13 @@ class Task(ABC):
     def loss(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
         """The spec's loss as a function of (outputs, targets), a mean over samples; `targets` are those of training."""
 
+    @abstractmethod
+    def losses_of_each(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same, but the loss of each sample: (samples,)."""
+
     def class_weights(self, loss: Loss, targets: Tensor, width: int) -> Tensor | None:
-        """What the loss of a sample of each class is multiplied by, from the targets of training: (classes,)."""
+        """What the loss of a sample of each class, or of a yes of each label, is multiplied by, from the targets of
+        training: (classes,) or (labels,)."""
         return None
 
     def metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None = None) -> dict[str, float | None]:

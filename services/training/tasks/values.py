@@ -19,10 +19,10 @@ from services.training.tasks.task import Judged, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from services.training.data import Scaling
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
+    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 MANY_WHOLE = 20
@@ -113,6 +113,9 @@ class Values(Task):
             return lambda outputs, y: F.huber_loss(outputs, y, delta=delta)
         return F.mse_loss if loss.name == "mse" else F.l1_loss
 
+    def losses_of_each(self, loss: Loss, targets: Tensor, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda outputs, y: _each(loss, outputs, y)
+
     def plain(self, targets: Tensor, width: int) -> Tensor:
         return targets.double().mean(dim=0)
 
@@ -129,8 +132,6 @@ class Values(Task):
         return metrics.of_values(outputs * factors, targets * factors)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
-        from torch.nn import functional as F
-
         from services.training.gate import scores
 
         outputs, targets = judged.outputs.double(), judged.targets.double()
@@ -138,10 +139,25 @@ class Values(Task):
             return scores.of_values(metric, outputs, targets)
         if loss.name == "huber":
             unit = outputs.new_tensor(1.0 if judged.scale is None else judged.scale)
-            each = F.huber_loss(outputs / unit, targets / unit, delta=loss.delta, reduction="none") * unit.square()
+            each = (_elements(loss, outputs / unit, targets / unit) * unit.square()).mean(dim=1)
         else:
-            each = (outputs - targets).square() if loss.name == "mse" else (outputs - targets).abs()
-        return scores.mean(each.mean(dim=1))
+            each = _each(loss, outputs, targets)
+        return scores.mean(judged.weighted(each))
+
+
+def _each(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each sample: (samples,)."""
+    return _elements(loss, outputs, targets).mean(dim=1)
+
+
+def _elements(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each value: (samples, targets)."""
+    from torch.nn import functional as F
+
+    if loss.name == "huber":
+        return F.huber_loss(outputs, targets, delta=loss.delta, reduction="none")
+    function = F.mse_loss if loss.name == "mse" else F.l1_loss
+    return function(outputs, targets, reduction="none")
 
 
 def narrowed(y: NDArray[Any]) -> NDArray[Any]:

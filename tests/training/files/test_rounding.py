@@ -129,7 +129,9 @@ def test_the_steps_of_each_sequence_behind_its_end_stay_zero() -> None:
     lengths = 1 + np.arange(200) % 8
     arrays = read(x=timestamps(), y=PACES, lengths=lengths)
     assert arrays.x.dtype == np.float64
-    found = part_of(arrays, np.arange(200), prepare(arrays, spec_for(arrays, data={"scaling": "standard"})).scaling)
+    found = part_of(
+        arrays, np.arange(200), prepare(arrays, spec_for(arrays, data={"scaling": "standard"})).preprocessing
+    )
     behind = np.arange(8) >= lengths[:, None]
     assert not found.x[torch.from_numpy(behind)].any()
 

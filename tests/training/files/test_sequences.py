@@ -67,7 +67,7 @@ def test_a_model_of_a_file_is_that_of_the_npz_bit_for_bit(name: str) -> None:
     runs = [Run(spec, prepare(each, spec)) for each in (arrays, found)]
     assert timeless(trained(runs[0])) == timeless(trained(runs[1]))
     assert same(weights_of(runs[0]), weights_of(runs[1]))
-    assert npz.summarise(found) == npz.summarise(arrays)
+    assert npz.summarise(found).model_copy(update={"inputs": None}) == npz.summarise(arrays)
 
 
 def test_what_sequences_have_besides_goes_along_and_is_chosen_with_them() -> None:

@@ -738,3 +738,66 @@ def spec_or_error(sent: dict[str, Any]) -> Spec | SpecInvalid:
 
 def test_the_valid_document_that_is_mutated_is_valid() -> None:
     parse(FULL)
+
+
+@pytest.mark.parametrize(
+    ("data", "pointer", "told"),
+    [
+        ({"missing_mask": True}, "/data/missing_mask", "marks the gaps that data.missing fills, and refuse fills none"),
+        ({"missing_mask": True, "missing": "drop"}, "/data/missing_mask", "and drop fills none"),
+        ({"embedding_size": 4}, "/data/embedding_size", "set data.categories to embedding"),
+        ({"scaling_over": "per_sequence"}, "/data/scaling_over", "and that is none"),
+        ({"cut": "start"}, "/data/cut", "says where data.max_length cuts, and there is none"),
+        ({"patch": 0}, "/data/patch", ""),
+        ({"missing": "zero"}, "/data/missing", ""),
+    ],
+)
+def test_fields_of_the_preparation_that_act_on_nothing_are_refused(
+    data: dict[str, Any], pointer: str, told: str
+) -> None:
+    found = refused(document(data=data))
+    assert list(found) == [pointer]
+    assert told in found[pointer]
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "pointer", "told"),
+    [
+        ({"data": {"patch": 2}}, {"target": "tags"}, "/data/patch", "a class for each step: leave it out"),
+        ({"data": {"stride": 2}}, {"target": "tags"}, "/data/stride", "a class for each step: leave it out"),
+        ({"data": {"max_length": 2}}, {"target": "tags"}, "/data/max_length", "a class for each step: leave it out"),
+        (
+            {},
+            {"inputs": {"numbers": 3, "categories": [], "gaps": 2}},
+            "/data/missing",
+            "2 features have missing values",
+        ),
+        ({}, {"static": {"numbers": 1, "categories": [], "gaps": 1}}, "/data/missing", "1 feature has missing values"),
+        ({"data": {"categories": "embedding"}}, {}, "/data/categories", "embedding is for features of words"),
+        (
+            {"data": {"differences": "append"}},
+            {"inputs": {"numbers": 0, "categories": [4], "gaps": 0}},
+            "/data/differences",
+            "all features are words",
+        ),
+        (
+            {"training": {"loss": {"name": "bce", "pos_weight": [1.0, 2.0]}}},
+            {},
+            "/training/loss/pos_weight",
+            "needs one weight for the second class; got 2",
+        ),
+        (
+            {"training": {"loss": {"name": "bce", "pos_weight": [1.0, 2.0]}}},
+            {"target": "multilabel", "classes": None, "class_counts": None, "target_dim": 3},
+            "/training/loss/pos_weight",
+            "needs one weight for each of the 3 labels; got 2",
+        ),
+    ],
+)
+def test_a_preparation_that_does_not_fit_the_data_is_refused(
+    spec: dict[str, Any], changes: dict[str, Any], pointer: str, told: str
+) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        check_data(parse(document(**spec)), summary(**changes))
+    assert [problem.pointer for problem in caught.value.problems] == [pointer]
+    assert told in caught.value.problems[0].detail

@@ -1,0 +1,359 @@
+"""All that was fitted on a training split, and how it is applied; see the package for the order of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from loopline.files.sequences import Column
+from numpy.typing import NDArray
+
+from services.training.files import scan
+from services.training.files.npz import Arrays
+from services.training.preprocessing import gaps, scaling, shape
+from services.training.preprocessing.scaling import Scaling, valid_steps
+from services.training.spec.fields import Data
+from services.training.spec.widths import embedding_size, steps_read
+
+_AT_ONCE = 1 << 22
+"""Numbers of x that are worked on at a time."""
+_WITH_GAPS_LEFT = ("refuse", "drop")
+"""Of `missing`: the methods that fill nothing."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The fields of a spec's `data` that say how steps are prepared."""
+
+    max_length: int | None = None
+    cut: str = "end"
+    stride: int = 1
+    missing: str = "refuse"
+    missing_mask: bool = False
+    differences: str | None = None
+    categories: str = "one_hot"
+    embedding_size: int | None = None
+    scaling_over: str = "train"
+    patch: int = 1
+
+    @classmethod
+    def of(cls, data: Data) -> Choices:
+        return cls(**{each.name: getattr(data, each.name) for each in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of the file, as training knows it."""
+
+    name: str
+    words: tuple[str, ...] | None = None
+    """Of a category: the words that training has."""
+    fill: float | None = None
+    """What stands for a gap that has nothing before it: the mean, of a category the number of its commonest word."""
+    mask: bool = False
+    """Whether a channel says where it is missing."""
+    embedding: int | None = None
+    """Numbers of the vector that the network looks up for each word."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted for steps (samples, time, features)."""
+
+    choices: Choices
+    features: tuple[Feature, ...]
+    scaling: Scaling
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether scaling is all there is."""
+        if self.choices.missing not in _WITH_GAPS_LEFT or any(each.words is not None for each in self.features):
+            return False
+        return replace(self.choices, missing="refuse") == Choices()
+
+    @property
+    def embeddings(self) -> list[tuple[int, int]]:
+        """Of each channel at the end of a step that is to be looked up: how many vectors there are, and their size."""
+        return [(len(each.words or ()) + 1, each.embedding) for each in self.features if each.embedding is not None]
+
+    @property
+    def channels(self) -> int:
+        """Numbers that the network reads at each step."""
+        numbers = len(self._numbers) * (2 if self.choices.differences == "append" else 1)
+        words = sum(1 if f.embedding else len(f.words) for f in self.features if f.words is not None)
+        return self.choices.patch * (numbers + words + sum(feature.mask for feature in self.features))
+
+    @property
+    def _numbers(self) -> list[int]:
+        return [place for place, feature in enumerate(self.features) if feature.words is None]
+
+    def applied(
+        self, x: NDArray[Any], lengths: NDArray[np.int64], columns: Sequence[Column]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What the network reads, (samples, steps, channels) with zeros as padding, and how long it is. `columns` are
+        those of x: their categories may be others than those of training."""
+        if self.is_plain:
+            return scaling.scaled(x, lengths, self.scaling), lengths
+        c = self.choices
+        width = steps_read(x.shape[1], c.max_length, c.stride, c.patch)
+        found = np.empty((len(x), width, self.channels), np.float32)
+        rows = max(1, _AT_ONCE // max(1, x.shape[1] * x.shape[2]))
+        read = [np.empty(0, np.int64)]
+        for start in range(0, len(x), rows):
+            block = slice(start, start + rows)
+            found[block], some = self._block(x[block], lengths[block], columns)
+            read.append(some)
+        return found, np.concatenate(read)
+
+    def _block(
+        self, x: NDArray[Any], lengths: NDArray[np.int64], columns: Sequence[Column]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        given, lengths = chosen_steps(x, lengths, self.choices)
+        numbered = recoded(given, columns, self.features)
+        x = filled(numbered, lengths, self.choices, self.features)
+        if self.choices.missing in _WITH_GAPS_LEFT:
+            x = np.where(np.isnan(x), x.dtype.type(0), x)  # of samples that are left out
+        numbers = with_differences(x[:, :, self._numbers], self.choices.differences)
+        if self.choices.scaling_over == "per_sequence" and self.scaling.name != "none":
+            parts = [scaling.scaled_by_itself(numbers, lengths, self.scaling.name)]
+        else:
+            parts = [scaling.scaled(numbers, lengths, self.scaling)]
+        codes = []
+        for place, feature in enumerate(self.features):
+            if feature.words is None:
+                continue
+            code = x[:, :, place].astype(np.int64)
+            if feature.embedding is not None:
+                codes.append(code[:, :, None].astype(np.float32))
+            else:
+                parts.append((code[:, :, None] == np.arange(1, len(feature.words) + 1)).astype(np.float32))
+        masks = [place for place, feature in enumerate(self.features) if feature.mask]
+        parts.append(np.isnan(given[:, :, masks]).astype(np.float32))
+        joined = np.concatenate([*parts, *codes], axis=2)
+        joined[np.arange(joined.shape[1]) >= lengths[:, None]] = 0.0
+        patch = self.choices.patch
+        return shape.patches(joined, patch), -(-lengths // patch)
+
+    def mismatch(self, columns: Sequence[Column], what: str) -> str | None:
+        """Why steps with these columns cannot be prepared; a sentence without its subject, the model."""
+        if len(columns) != len(self.features):
+            return f"takes {len(self.features)} {what}, and the data has {len(columns)}"
+        for column, feature in zip(columns, self.features, strict=True):
+            is_category = column.kind == "category"
+            if is_category != (feature.words is not None):
+                kinds = ("a category", "a number") if is_category else ("a number", "a category")
+                return f"takes {feature.name} as {kinds[1]}, and in the data it is {kinds[0]}"
+            named = not (feature.name.isdigit() or column.name.isdigit())
+            if named and column.name != feature.name:
+                return f"takes {feature.name} where the data has {column.name}"
+        return None
+
+    def document(self) -> dict[str, Any]:
+        listed = [{**asdict(each), "words": None if each.words is None else list(each.words)} for each in self.features]
+        return {**asdict(self.choices), "features": listed}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any], scaled: Scaling) -> Fitted:
+        """Undoes `document`. Raises KeyError, TypeError."""
+        choices = Choices(**{each.name: document[each.name] for each in fields(Choices)})
+        listed = [
+            Feature(**{**each, "words": None if each["words"] is None else tuple(each["words"])})
+            for each in document["features"]
+        ]
+        return cls(choices, tuple(listed), scaled)
+
+
+def fit(
+    x: NDArray[Any], lengths: NDArray[np.int64], columns: Sequence[Column], choices: Choices, scaled: str
+) -> Fitted:
+    """Fits everything on the samples of training: x (samples, time, features) and their lengths."""
+    x, lengths = chosen_steps(x, lengths, choices)
+    features = tuple(
+        Feature(column.name, _words(x[:, :, place], lengths, column.categories or ()))
+        if column.kind == "category"
+        else Feature(column.name)
+        for place, column in enumerate(columns)
+    )
+    if choices.categories == "embedding":
+        features = tuple(replace(each, embedding=_embedding(each, choices.embedding_size)) for each in features)
+    x = recoded(x, columns, features)
+    if choices.missing not in _WITH_GAPS_LEFT:
+        with_gaps = np.isnan(x).any(axis=(0, 1)) & choices.missing_mask
+        features = tuple(
+            replace(each, fill=_fill(x[:, :, [place]], lengths, each), mask=bool(with_gaps[place]))
+            for place, each in enumerate(features)
+        )
+        x = filled(x, lengths, choices, features)
+    numbers = [place for place, each in enumerate(features) if each.words is None]
+    if choices.scaling_over == "per_sequence" or not numbers:
+        return Fitted(choices, features, Scaling(scaled))
+    x = x if len(numbers) == len(features) else x[:, :, numbers]
+    return Fitted(choices, features, scaling.fitted(scaled, with_differences(x, choices.differences), lengths))
+
+
+def chosen_steps(
+    x: NDArray[Any], lengths: NDArray[np.int64], choices: Choices
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The steps of x that are read, and its lengths."""
+    return shape.chosen_steps(x, lengths, choices.max_length, choices.cut, choices.stride)
+
+
+def gaps_in(arrays: Arrays, choices: Choices) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of what is read of a data set, the samples with a missing value (samples,), and the columns with one, first
+    those of x and then those of `static` (columns,)."""
+    rows = np.zeros(len(arrays), np.bool_)
+    columns = np.zeros(arrays.x.shape[2], np.bool_)
+    for start, stop in scan.blocks(arrays.x):
+        x, _ = chosen_steps(arrays.x[start:stop], arrays.lengths[start:stop], choices)
+        missing = np.isnan(x)
+        rows[start:stop] = missing.any(axis=(1, 2))
+        columns |= missing.any(axis=(0, 1))
+    if arrays.static is None:
+        return rows, columns
+    missing = np.isnan(arrays.static)
+    return rows | missing.any(axis=1), np.concatenate((columns, missing.any(axis=0)))
+
+
+def recoded(x: NDArray[Any], columns: Sequence[Column], features: Sequence[Feature]) -> NDArray[Any]:
+    """x with the categories of its columns as numbers of the words that training has; a gap stays one."""
+    if not any(feature.words is not None for feature in features):
+        return x
+    x = x.copy()
+    for place, (column, feature) in enumerate(zip(columns, features, strict=True)):
+        if feature.words is None:
+            continue
+        numbers = {word: float(number) for number, word in enumerate(feature.words, 1)}
+        table = np.array([numbers.get(word, 0.0) for word in column.categories or ()] or [0.0], x.dtype)
+        values = x[:, :, place]
+        missing = np.isnan(values)
+        x[:, :, place] = np.where(missing, np.nan, table[np.where(missing, 0, values).astype(np.int64)])
+    return x
+
+
+def filled(x: NDArray[Any], lengths: NDArray[np.int64], choices: Choices, features: Sequence[Feature]) -> NDArray[Any]:
+    """x without gaps, where they are filled at all."""
+    if choices.missing in _WITH_GAPS_LEFT:
+        return x
+    fills = np.array([feature.fill for feature in features], np.float64)
+    categories = np.array([feature.words is not None for feature in features], np.bool_)
+    return gaps.filled(x, lengths, choices.missing, fills, categories)
+
+
+def with_differences(x: NDArray[Any], choice: str | None) -> NDArray[Any]:
+    """x, or its differences, or both."""
+    if choice is None:
+        return x
+    found = shape.differences(x)
+    return found if choice == "replace" else np.concatenate((x, found), axis=2)
+
+
+def _words(codes: NDArray[Any], lengths: NDArray[np.int64], categories: Sequence[str]) -> tuple[str, ...]:
+    """The words among the valid steps of codes (samples, time)."""
+    found = np.unique(valid_steps(codes[:, :, None], lengths))
+    return tuple(categories[int(code)] for code in found[~np.isnan(found)])
+
+
+def _embedding(feature: Feature, wanted: int | None) -> int | None:
+    if feature.words is None:
+        return None
+    return embedding_size(len(feature.words), wanted)
+
+
+def _fill(x: NDArray[Any], lengths: NDArray[np.int64], feature: Feature) -> float:
+    """The mean, or the commonest number of a word, of one feature (samples, time, 1); 0 where it has no value at
+    all."""
+    values = valid_steps(x, lengths)[:, 0]
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return 0.0
+    if feature.words is None:
+        return float(values.mean(dtype=np.float64))
+    return float(np.bincount(values.astype(np.int64)).argmax())
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What was fitted for a data set: for the steps, and for the values of whole sequences if it has any."""
+
+    steps: Fitted
+    static: Fitted | None = None
+
+    @property
+    def scaling(self) -> Scaling:
+        return self.steps.scaling
+
+    @property
+    def is_plain(self) -> bool:
+        return self.steps.is_plain and self.static is None
+
+    def applied(self, arrays: Arrays) -> Inputs:
+        x, lengths = self.steps.applied(arrays.x, arrays.lengths, arrays.columns)
+        static = None
+        if self.static is not None and arrays.static is not None:
+            once = np.ones(len(arrays), np.int64)
+            found, _ = self.static.applied(arrays.static[:, None, :], once, arrays.static_columns)
+            static = found[:, 0]
+        return Inputs(x, lengths, static)
+
+    def mismatch(self, arrays: Arrays) -> str | None:
+        """Why this data cannot be prepared so; a sentence without its subject, the model."""
+        known = () if self.static is None else self.static.features
+        if len(known) != len(arrays.static_columns):
+            return f"takes {len(known)} values of whole sequences, and the data has {len(arrays.static_columns)}"
+        found = self.steps.mismatch(arrays.columns, "features a step")
+        if found is None and self.static is not None:
+            found = self.static.mismatch(arrays.static_columns, "values of whole sequences")
+        if (
+            found is None
+            and self.steps.choices.missing in _WITH_GAPS_LEFT
+            and any(where.any() for where in gaps_in(arrays, self.steps.choices))
+        ):
+            found = "takes no missing values, and some of these samples have them"
+        return found
+
+    def document(self) -> dict[str, Any]:
+        static = None
+        if self.static is not None:
+            static = {**self.static.document(), "scaling": self.static.scaling.document()}
+        return {**self.steps.document(), "static": static}
+
+    @classmethod
+    def read(cls, card: Mapping[str, Any]) -> Preprocessing:
+        """That of a model.json, also of an older one, which has the scaling alone. Raises KeyError, TypeError."""
+        scaled = Scaling(**card["scaling"])
+        if "preprocessing" not in card:
+            return cls(Fitted(Choices(), tuple(Feature(str(n)) for n in range(card["input_size"])), scaled))
+        document = card["preprocessing"]
+        static = document["static"]
+        below = None if static is None else Fitted.read(static, Scaling(**static["scaling"]))
+        return cls(Fitted.read(document, scaled), below)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the network reads of some samples."""
+
+    x: NDArray[np.float32]
+    """(samples, steps, channels)"""
+    lengths: NDArray[np.int64]
+    """(samples,)"""
+    static: NDArray[np.float32] | None = None
+    """(samples, values)"""
+
+
+def fit_all(arrays: Arrays, rows: NDArray[np.int64], data: Data) -> Preprocessing:
+    """Fits the preprocessing that a spec asks for on the samples of training."""
+    choices = Choices.of(data)
+    needed = data.scaling != "none" or choices != Choices() or any(c.kind == "category" for c in arrays.columns)
+    if needed:
+        steps = fit(arrays.x[rows], arrays.lengths[rows], arrays.columns, choices, data.scaling)
+    else:
+        steps = Fitted(choices, tuple(Feature(column.name) for column in arrays.columns), Scaling("none"))
+    if arrays.static is None:
+        return Preprocessing(steps)
+    of_values = Choices(missing=choices.missing, missing_mask=choices.missing_mask)
+    once = np.ones(len(rows), np.int64)
+    static = fit(arrays.static[rows][:, None, :], once, arrays.static_columns, of_values, data.scaling)
+    return Preprocessing(steps, static)
