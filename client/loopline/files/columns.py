@@ -1,0 +1,186 @@
+"""The columns of a file as they are read, block by block: their forms so far, and the cells that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from loopline.files import values
+from loopline.files.problems import Problem
+from loopline.files.spool import Convert
+from loopline.files.values import WORDS, Form
+
+_SHOWN = 3
+"""Cells of a column that are named."""
+_FEW = 0.01
+"""A column with a smaller share of cells of another form has mistakes; with a larger share it is words."""
+_ALONE = 20
+"""A single cell of another form among at least so many is a mistake too."""
+_SHOWN_LETTERS = 60
+
+
+@dataclass
+class Column:
+    """A column of text cells. `take` reads the cells of one block after the other."""
+
+    name: str
+    numbers: bool = True
+    """Whether words may be numbers: not where the format itself tells numbers and text apart."""
+    form: Form | None = None
+    """None until there is a value."""
+    count: int = 0
+    """Values so far."""
+    lost: int = 0
+    """Values that do not have the column's form."""
+    examples: list[tuple[int, str]] = field(default_factory=list)
+    """The first of them, with their rows."""
+    mixed: tuple[int, str] | None = None
+    """The first cell that is a date of another form."""
+    first: tuple[int, str] | None = None
+    """The first cell."""
+    telling: list[tuple[int, str] | None] = field(default_factory=lambda: [None, None])
+    """The first cells that only one of the two readings of an undecided form can read."""
+
+    @property
+    def type(self) -> pa.DataType:
+        return pa.null() if self.form is None else self.form.type
+
+    @property
+    def is_plain(self) -> bool:
+        return self.form is not None and self.form.is_plain
+
+    def take(self, cells: pa.Array, row: int) -> pa.Array:
+        """The values of the cells from this row on, in the column's type, which may be a new one from now on."""
+        cells = values.cleaned(cells)
+        count = values.count_of(cells)
+        self.count += count
+        if self.form == WORDS:
+            return cells
+        if not count:
+            return pa.nulls(len(cells), self.type)
+        if self.first is None:
+            index = int(np.argmax(cells.is_valid().to_numpy(zero_copy_only=False)))
+            self.first = row + index, cells[index].as_py()
+        if self.form is None:
+            self.form = values.guess(cells, numbers=self.numbers)
+        self._decide(cells, row)
+        read = values.readable(self.form, cells)
+        lost = values.wrong(cells, read)
+        if len(lost) and (wide := values.wider(self.form, cells.take(pa.array(lost)))):
+            self.form = wide
+            self._decide(cells, row)
+            read = values.readable(self.form, cells)
+            lost = values.wrong(cells, read)
+        if len(lost):
+            self._note(self.form, cells, lost, row)
+        return self.form.read(cells) if self.form.other else read
+
+    def _decide(self, cells: pa.Array, row: int) -> None:
+        """Looks for cells that tell which reading is right."""
+        if self.form is None or self.form.other is None:
+            return
+        for number, index in enumerate(values.telling(self.form, cells)):
+            if index is not None and self.telling[number] is None:
+                self.telling[number] = row + index, cells[index].as_py()
+        told = [number for number in (0, 1) if self.telling[number]]
+        if told:
+            self.form = values.readings(self.form)[told[0]]
+
+    def _note(self, form: Form, cells: pa.Array, lost: NDArray[np.int64], row: int) -> None:
+        self.lost += len(lost)
+        for index in lost[: _SHOWN - len(self.examples)].tolist():
+            self.examples.append((row + index, cells[index].as_py()))
+        if form.kind in values.TIMES and self.mixed is None:
+            other = values.are_other_times(form, cells.take(pa.array(lost)))
+            if len(other):
+                index = int(lost[other[0]])
+                self.mixed = row + index, cells[index].as_py()
+
+    @property
+    def is_words(self) -> bool:
+        """Whether, after the last block, too many cells do not fit for these to be mistakes."""
+        if not self.lost or self.mixed:
+            return False
+        return self.lost >= _FEW * self.count and not (self.lost == 1 and self.count >= _ALONE)
+
+    def problems(self, row_name: Callable[[int], str]) -> list[Problem]:
+        """What is wrong after the last block."""
+        found = []
+        if self.form is None:
+            return []
+        if self.mixed is not None and self.first is not None:
+            row, text = self.mixed
+            zones = values.has_zone(text) != values.has_zone(self.first[1])
+            what = "one has a time zone and the other has none" if zones else "the two have different forms"
+            found.append(
+                Problem(
+                    f"{row_name(row)}, column {self.name}",
+                    f"{_shown(text)} is a date or time, and so is {_shown(self.first[1])} ({row_name(self.first[0])}),"
+                    f" but {what}. Write all of them in one form, best like 2024-04-03T14:00:00Z.",
+                )
+            )
+        elif self.lost:
+            found = [
+                Problem(
+                    f"{row_name(row)}, column {self.name}",
+                    f"{_shown(text)} is not {self.form.meaning}, as the other values of the column are"
+                    f" ({self.lost:,} of {self.count:,} are not). Correct the value, or leave the cell"
+                    " empty if it is missing.",
+                )
+                for row, text in self.examples
+            ]
+        if self.form.other is not None and self.first is not None:
+            found.append(Problem(f"column {self.name}", _ambiguous(self.form, self.first[1])))
+        return found
+
+    def choose(self, reading: int) -> tuple[pa.DataType, Convert]:
+        """Decides for one of the two readings; returns how to read the cells that were stored as text."""
+        form = self.form = values.readings(self.form or WORDS)[reading]
+        return form.type, form.read
+
+    def note(self, row_name: Callable[[int], str]) -> str:
+        """Why a column that could have been numbers or dates is words."""
+        row, text = self.examples[0]
+        meaning = "" if self.form is None else self.form.meaning
+        return (
+            f"Column {self.name} is words: {self.lost:,} of {self.count:,} values are not {meaning}, first"
+            f" {_shown(text)} ({row_name(row)})."
+        )
+
+
+def convert_decided(column: Column, old: pa.DataType) -> Convert:
+    """Reads the cells of earlier blocks, stored as text, by what a later block told."""
+    form = column.form or WORDS
+    if pa.types.is_string(old):
+        return form.read
+    return lambda array: array.cast(form.type, safe=False)
+
+
+def agree_on_commas(columns: Sequence[Column]) -> int | None:
+    """Which reading of an undecided comma the other columns of a file speak for: 0 a decimal comma, 1 thousands."""
+    forms = [column.form for column in columns if column.form is not None and column.form.kind == "number"]
+    if any(form.decimal == "," and form.other is None for form in forms):
+        return 0
+    if any(form.decimal == "." for form in forms):
+        return 1
+    return None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_LETTERS else text[:_SHOWN_LETTERS] + "...")
+
+
+def _ambiguous(form: Form, text: str) -> str:
+    if form.kind == "number":
+        return (
+            f"in {_shown(text)} the comma may be a decimal comma or stand between thousands; no value of the"
+            " file tells which. Write numbers without thousands separators and with a decimal point."
+        )
+    return (
+        f"in {_shown(text)} the day or the month may come first; no value of the column tells which."
+        " Write dates like 2024-04-03."
+    )

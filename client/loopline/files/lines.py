@@ -1,0 +1,103 @@
+"""Plain text: one text a line. Where every line has a tab, one side of it is the text's label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopline.files.columns import Column
+from loopline.files.limits import Limits
+from loopline.files.problems import Findings, refuse
+from loopline.files.source import Source
+from loopline.files.spool import Spool
+from loopline.files.table import Table
+from loopline.files.textual import Block, Lines, Text
+
+_MOST_LINES = 0.9
+"""Where so many lines have a tab, the others are mistakes."""
+_BLANK = r"^\s*$"
+
+
+def read(source: Source, work: Path, limits: Limits) -> Table:
+    """A table with the column `text`, and `label` where lines have one, without empty lines. Raises FileInvalid."""
+    with Spool(work, source.name, limits) as spool:
+        text = Text(source, limits)
+        lines, label = Lines(), Column("label")
+        side: str | None = None
+        blank = 0
+        for number, block in enumerate(text.blocks()):
+            found, numbers = _lines(block)
+            if number == 0:
+                side = _side_of_label(found)
+            blank += block.data.count(b"\n") - len(found)
+            if not len(found):
+                continue
+            lines.add(spool.rows, block.line, None if len(found) == block.data.count(b"\n") else numbers)
+            spool.append(_batch(found, side, label, spool.rows, lines))
+        if not spool.rows:
+            raise refuse("", "the file is empty: there is no text. Export it again.")
+        notes = [*text.notes]
+        if label.is_words:  # labels are few: they are read again, as words
+            raise refuse("", f"{label.note(lines.name)} Write all labels as words, or all as numbers.")
+        findings = Findings()
+        for problem in label.problems(lines.name):
+            findings.add(problem.where, problem.detail)
+        findings.check()
+        if side:
+            notes.append(f"The label of a text is {side} the tab.")
+        if blank:
+            notes.append(f"Empty lines were left out ({blank:,}).")
+        return Table(spool.table(), "text", lines.name, tuple(notes))
+
+
+def whole(source: Source, limits: Limits) -> tuple[str, list[str]]:
+    """The text of a whole file, such as one review in a folder of reviews, and notes. Raises FileInvalid."""
+    text = Text(source, limits)
+    parts, size = [], 0
+    for block in text.blocks():
+        size += len(block.data)
+        if size > limits.max_cell_bytes:
+            raise refuse(source.name, f"the text has more than {limits.max_cell_bytes:,} bytes: split it.")
+        parts.append(block.data)
+    return b"".join(parts).decode().strip("\n"), text.notes
+
+
+def _lines(block: Block) -> tuple[pa.Array, np.ndarray[tuple[int], np.dtype[np.int32]]]:
+    """The lines that are not blank, and how far below the first of the block each is."""
+    found = pc.split_pattern(pa.array([block.data[:-1].decode()]), "\n").flatten()
+    blank = pc.match_substring_regex(found, _BLANK).to_numpy(zero_copy_only=False)
+    numbers = np.flatnonzero(~blank).astype(np.int32)
+    return (found if len(numbers) == len(found) else found.take(pa.array(numbers))), numbers
+
+
+def _side_of_label(found: pa.Array) -> str | None:
+    """`before` or `after` the tab, if lines have one: the side with fewer different values, or the shorter one."""
+    has_tab = pc.match_substring(found, "\t")
+    if not len(found) or pc.mean(has_tab.cast(pa.float64())).as_py() < _MOST_LINES:
+        return None
+    found = found.filter(has_tab)
+    sizes = []
+    for reverse, index in ((False, 0), (True, 1)):
+        part = pc.list_element(pc.split_pattern(found, "\t", max_splits=1, reverse=reverse), index)
+        sizes.append((pc.count_distinct(part).as_py(), pc.mean(pc.utf8_length(part)).as_py()))
+    return "before" if sizes[0] <= sizes[1] else "after"
+
+
+def _batch(found: pa.Array, side: str | None, label: Column, row: int, lines: Lines) -> pa.RecordBatch:
+    if side is None:
+        return pa.RecordBatch.from_arrays([found], names=["text"])
+    without = pc.invert(pc.match_substring(found, "\t"))
+    if pc.any(without).as_py():
+        findings = Findings()
+        for index in np.flatnonzero(without.to_numpy(zero_copy_only=False))[:20].tolist():
+            findings.add(
+                lines.name(row + index), f"the line has no tab, so no label. Labels are {side} the tab of each line."
+            )
+        findings.check()
+    parts = pc.split_pattern(found, "\t", max_splits=1, reverse=side == "after")
+    one, two = pc.list_element(parts, 0), pc.list_element(parts, 1)
+    text, labels = (two, one) if side == "before" else (one, two)
+    return pa.RecordBatch.from_arrays([text, label.take(labels, row)], names=["text", "label"])
