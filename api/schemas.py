@@ -99,10 +99,15 @@ class ProblemDocument(Answer):
 
 
 class Page(Answer, Generic[T]):
+    # For each `Page[...]` pydantic would look for the docstrings of its fields in every frame of the stack. That takes
+    # a third of the import.
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
     object: Literal["list"] = "list"
     data: list[T]
-    has_more: bool = False
-    """Whether there is another page: request it with `after` = the id of the last item."""
+    has_more: bool = Field(
+        default=False, description="Whether there is another page: request it with `after` = the id of the last item."
+    )
 
 
 class QueuePlace(Answer):
