@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests spend half of their time waiting for processes, so one more runs at a time than there are cores.
 TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
+# Without bytecode files, each of the many processes that the tests start would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run up down test test-browser test-containers chaos nights gpu-check lint format docs bench house histories lock clean
