@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from services.errors import Diverged
-from services.training import epochs
+from services.training import epochs, optimizers
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import learning_rate
 from services.training.spec import Spec
-from services.training.spec.fields import Architecture, Optimizer, Plateau
+from services.training.spec.fields import Architecture, Plateau
 from services.training.state import Batches, Best, State
 
 Epoch = epochs.Epoch
@@ -99,7 +99,7 @@ class Run:
 
     def begin_optimizing(self) -> None:
         """Takes an optimizer and a loss scale that have seen no gradient."""
-        self.optimizer = _optimizer(self.training.optimizer, self.parameters, self.device)
+        self.optimizer = optimizers.make(self.training.optimizer, self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.training.precision == "fp16" else None
         # A gradient that is not finite raises this flag, and raised it turns every later update into a no-op.
         self.halted = torch.zeros((), device=self.device)
@@ -499,29 +499,3 @@ def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)
     weights = None if part.weights is None else part.weights[rows].to(run.device)
     return {"loss": float(run.weighted_loss(outputs, targets, weights)), **metrics}
-
-
-def _optimizer(chosen: Optimizer, parameters: list[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
-    """torch's optimizer of that name; fused where there is one: a single kernel for all parameters."""
-    if chosen.name == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=chosen.lr,
-            weight_decay=chosen.weight_decay,
-            momentum=chosen.momentum,
-            nesterov=chosen.nesterov,
-            fused=True,
-        )
-    if chosen.name == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters,
-            lr=chosen.lr,
-            weight_decay=chosen.weight_decay,
-            momentum=chosen.momentum,
-            alpha=chosen.alpha,
-            eps=chosen.eps,
-        )
-    kind = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
-    return kind(
-        parameters, lr=chosen.lr, betas=chosen.betas, eps=chosen.eps, weight_decay=chosen.weight_decay, fused=True
-    )

@@ -108,9 +108,10 @@ def device_of(name: str = "auto") -> torch.device:
 
 
 def warm(device: torch.device) -> None:
-    """Takes a training step of each cell: torch's first step in a process costs about a second.
+    """Takes a training step of each cell: torch's first steps in a process take longer.
 
-    Of a common size, so that the libraries below have chosen their kernels and made their buffers when a job comes.
+    They are of a common size, so that the libraries below have chosen their kernels and made their buffers when a job
+    comes.
     """
     arrays = npz.synthetic(samples=80, length=10, features=8, classes=2, seed=0)
     for cell in ("rnn", "lstm", "gru"):

@@ -1,7 +1,7 @@
 """The trainer processes of one pool child: the spare that stands by warm, and the one that is training.
 
-Importing torch takes 1.2 to 2 s and the first training step of a fresh process another second. A spare has done both,
-so a job starts in milliseconds and still gets a process of its own: no CUDA state, no leaked memory, no other job's
+Importing torch takes 1.2 to 2 s, and the first training steps of a fresh process take longer. A spare has done both, so
+a job starts in milliseconds and still gets a process of its own: no CUDA state, no leaked memory, no other job's
 random numbers.
 """
 
