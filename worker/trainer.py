@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import json
 import os
 import queue
@@ -63,8 +64,11 @@ def main() -> int:
     send = _sender()
     inbox = Inbox(sys.stdin.fileno())
 
+    gc.disable()  # importing makes a million objects, none of them garbage
     from services.training import run  # torch comes along: after die_with_parent, before ready
 
+    gc.freeze()
+    gc.enable()
     run.prepare_process(options.threads)
     device = None
     try:
