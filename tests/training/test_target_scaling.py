@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from services.training import checkpoint
-from services.training.data import UNSCALED, prepare, split_rows
+from services.training.data import UNSCALED, prepare
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.gate.reference import load
@@ -22,6 +22,7 @@ from services.training.loop import evaluate, fit
 from services.training.messages import NEWEST
 from services.training.model import SequenceModel
 from services.training.spec import parse
+from services.training.splits import split_rows
 from tests.training.building import (
     classes,
     document,

@@ -1,4 +1,4 @@
-"""How many samples a fraction of a split takes: data.py draws them, rules.py says so before. Imports no torch.
+"""How many samples a fraction of a split takes: splits.py draws them, rules.py says so before. Imports no torch.
 
 A fraction that was asked for is never empty: it takes one sample at least, or says why there is none to take.
 """

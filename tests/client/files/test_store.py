@@ -76,7 +76,9 @@ def test_equal_content_has_equal_bytes_whatever_the_memory_holds() -> None:
 
 def test_the_bytes_are_those_of_every_release() -> None:
     """Hashes of stored files name data sets for good."""
-    assert hashlib.sha256(stored(SMALL)).hexdigest() == "3d65a803596ad8d967a976befe6c4a4e85e3e5b7249ceaae757352e89c8aaddb"
+    assert (
+        hashlib.sha256(stored(SMALL)).hexdigest() == "3d65a803596ad8d967a976befe6c4a4e85e3e5b7249ceaae757352e89c8aaddb"
+    )
 
 
 def test_arrays_are_mapped_in_place_at_multiples_of_64_bytes(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid
-from services.training.data import part_of, prepare, split_rows
+from services.training.data import part_of, prepare
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.model import SequenceModel
 from services.training.spec import parse
 from services.training.spec.fields import Split
+from services.training.splits import split_rows
 from tests.training.building import document, events, make_run, spec_for, trained
 
 RNG = np.random.default_rng(0)
