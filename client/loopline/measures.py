@@ -6,6 +6,8 @@ HIGHER_IS_BETTER = {
     "accuracy": True,
     "label_accuracy": True,
     "macro_f1": True,
+    "mase": False,
+    "smape": False,
     "r2": True,
     "mae": False,
     "rmse": False,

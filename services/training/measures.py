@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Answers = Literal["classes", "labels", "values"]
-"""What a model answers with: one class of several, one yes or no a label, or numbers."""
+Answers = Literal["classes", "labels", "values", "forecasts"]
+"""What a model answers with: one class of several, one yes or no a label, numbers, or the next steps of a series."""
 
 SPLITS = ("test", "validation", "train")
 
@@ -42,12 +42,14 @@ def _row(
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
-        _row("loss", "classes", "labels", "values", up=False),
+        _row("loss", "classes", "labels", "values", "forecasts", up=False),
         _row("accuracy", "classes", "labels", up=True, most=1.0, default=True),
         _row("label_accuracy", "labels", up=True, most=1.0),
         _row("macro_f1", "classes", "labels", up=True, most=1.0),
-        _row("mae", "values", up=False),
-        _row("rmse", "values", up=False, default=True),
+        _row("mase", "forecasts", up=False, default=True),
+        _row("smape", "forecasts", up=False, most=2.0),
+        _row("mae", "values", "forecasts", up=False),
+        _row("rmse", "values", "forecasts", up=False, default=True),
         _row("r2", "values", up=True, least=-math.inf, most=1.0),
     )
 }

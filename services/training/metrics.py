@@ -5,7 +5,7 @@ A task (tasks/) says which of them are its own, and makes predictions of what a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,3 +110,48 @@ def spread(targets: Tensor) -> Tensor:
     """The squared distances of targets (samples, columns) from their means: exactly 0 where a column does not vary,
     although its mean may be off by a rounding error."""
     return (targets - targets.mean(dim=0)).square() * (targets != targets[:1]).any(dim=0)
+
+
+def errors_of_each(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """mse, mae or huber of each number, in the shape of the outputs."""
+    if loss.name == "huber":
+        return F.huber_loss(outputs, targets, delta=loss.delta, reduction="none")
+    return F.mse_loss(outputs, targets, reduction="none") if loss.name == "mse" else (outputs - targets).abs()
+
+
+def pinball(outputs: Tensor, targets: Tensor, quantiles: Sequence[float]) -> Tensor:
+    """The quantile loss of each output (..., quantiles) for targets (...): an error above the quantile q counts q
+    times, one below it 1 - q times (Koenker and Bassett 1978)."""
+    levels = outputs.new_tensor(quantiles)
+    errors = targets[..., None] - outputs
+    return torch.maximum(levels * errors, (levels - 1.0) * errors)
+
+
+def of_forecasts(points: Tensor, targets: Tensor, naive: Tensor) -> dict[str, float | None]:
+    """mase, smape, mae and rmse of numbers (samples, values). `naive` is what each error is divided by for mase; errors
+    where it is 0 are left out, and mase is None if that leaves none."""
+    errors = (points - targets).abs()
+    return {
+        "mase": _mean_of(*scaled_errors(errors, naive)),
+        "smape": float(symmetric_errors(points, targets).mean()),
+        "mae": float(errors.mean()),
+        "rmse": float(errors.square().mean().sqrt()),
+    }
+
+
+def scaled_errors(errors: Tensor, naive: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors divided by those of the naive forecast, 0 where that has none; and where it has some: (samples, values)
+    both."""
+    there = naive > 0
+    return torch.where(there, errors / naive.masked_fill(~there, 1.0), 0.0), there
+
+
+def symmetric_errors(points: Tensor, targets: Tensor) -> Tensor:
+    """2 |error| / (|forecast| + |actual|) of each number: 0 to 2, and 0 where both are 0."""
+    size = points.abs() + targets.abs()
+    return torch.where(size > 0, 2.0 * (points - targets).abs() / size.masked_fill(size == 0, 1.0), 0.0)
+
+
+def _mean_of(values: Tensor, there: Tensor) -> float | None:
+    count = int(there.sum())
+    return float(values.sum()) / count if count else None

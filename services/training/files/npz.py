@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,8 +22,9 @@ from loopline.files import rounding
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files import scan
+from services.training.files import scan, series
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
+from services.training.files.arrays import Arrays as Arrays
 from services.training.files.summary import Columns, DatasetSummary
 from services.training.tasks import known
 
@@ -45,47 +46,6 @@ class Limits:
     plain_labels: bool = True  # False takes labels with something hidden in them, as uploads could have
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """A data set in memory. Steps of `x` from `lengths` on are zero. An `.npz` has nothing below `split`."""
-
-    x: NDArray[Any]
-    """float32 (samples, length, features); float64 where float32 cannot hold the differences of a feature. NaN is a
-    missing value. A feature that is a category has indices into its `Column.categories`."""
-    lengths: NDArray[np.int64]
-    """(samples,), 1 to length."""
-    y: NDArray[Any]
-    """As `services.training.tasks` has it: (samples,), (samples, k) or (samples, length, 1)."""
-    split: NDArray[np.int8] | None = None
-    """(samples,), indices into SPLITS."""
-    static: NDArray[np.float64] | None = None
-    """(samples, static columns): values of whole sequences, of the same form as those in x."""
-    weights: NDArray[np.float64] | None = None
-    """(samples,), above 0: the weight of each sample in the loss."""
-    groups: NDArray[np.str_] | None = None
-    """(samples,): the id of the sequence or series."""
-    ends: NDArray[Any] | None = None
-    """(samples,): the time of the last step, int64 nanoseconds since 1970 or float64."""
-    features: tuple[Column, ...] | None = None
-    """What each feature of x is; None where all are numbers without a name."""
-    static_columns: tuple[Column, ...] = ()
-    """What each column of `static` is."""
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """What each feature of x is; those without a name have their number."""
-        return self.features or tuple(Column(str(number)) for number in range(self.x.shape[2]))
-
-    def chosen(self, rows: NDArray[np.int64]) -> Arrays:
-        """Some of the samples."""
-        found = {name: getattr(self, name) for name in _BY_SAMPLE}
-        return replace(self, **{name: values[rows] for name, values in found.items() if values is not None})
-
-
-_BY_SAMPLE = ("x", "lengths", "y", "split", "static", "weights", "groups", "ends")
 _DEFAULT = Limits()
 
 
@@ -180,6 +140,7 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         bytes=4 * arrays.x.size,
         inputs=None if arrays.features is None else _counted(arrays.x, arrays.features),
         static=None if arrays.static is None else _counted(arrays.static, arrays.static_columns),
+        series=series.summarised(arrays),
     )
 
 

@@ -5,34 +5,71 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from loopline.files.sequences import Sequences
+from loopline.files import rounding
+from loopline.files.sequences import Column, Sequences
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
 from services.training.files.npz import Arrays
 from services.training.tasks import tags, values
 
+_LOOKED_AT = 1 << 16
+"""Steps by which it is decided how precisely values are kept."""
+
 
 def arrays(sequences: Sequences) -> Arrays:
     """The sequences one below the other, padded with zeros to the longest. If all have the same length, `x` shares the
     memory of `sequences.x`.
 
+    Values to predict at each step become features: a forecast reads their past. `y` then has no columns.
+
     Raises DatasetInvalid if there is nothing to predict, or nothing that a task here can be trained on.
     """
     lengths = np.asarray(sequences.lengths, np.int64)
-    ends = None if sequences.times is None else sequences.times[np.cumsum(lengths) - 1]
+    times = sequences.times
+    ends = None if times is None else times[np.cumsum(lengths) - 1]
+    x, features, targets = sequences.x, sequences.features, sequences.target_names
+    if is_series := _is_series(sequences):
+        targets = targets or tuple(sequences.schema.target or ())
+    if sequences.targets == "step_values" and sequences.y is not None:
+        x = np.concatenate((x, _narrowed(sequences.y)), axis=1)
+        features = (*features, *map(Column, targets))
     return Arrays(
-        x=_padded(sequences.x, lengths, 0),
+        x=_padded(x, lengths, 0),
         lengths=lengths,
-        y=_targets(sequences, lengths),
+        y=_series_y(lengths) if is_series else _targets(sequences, lengths),
         split=sequences.split,
         static=sequences.static,
         weights=sequences.weights,
         groups=sequences.ids,
         ends=ends,
-        features=sequences.features,
+        features=features,
         static_columns=sequences.static_columns,
+        times=None if times is None else _padded(times, lengths, 0),
+        schema=sequences.schema,
+        targets=targets,
     )
+
+
+def _is_series(sequences: Sequences) -> bool:
+    """Whether what there is to predict are the steps that come next, if anything."""
+    if sequences.texts is not None:
+        return False
+    if sequences.y is None:
+        names = {column.name for column in sequences.features}
+        target = sequences.schema.target or ()
+        return bool(target and names.issuperset(target)) or (not target and sequences.schema.order is not None)
+    return sequences.targets == "step_values"
+
+
+def _narrowed(steps: NDArray[Any]) -> NDArray[Any]:
+    """Values of steps (steps, columns) as float32, unless it cannot hold their differences."""
+    known = steps[~np.isnan(steps).any(axis=1)][:_LOOKED_AT]
+    return steps if rounding.lost(known[np.newaxis]) else steps.astype(np.float32)
+
+
+def _series_y(lengths: NDArray[np.int64]) -> NDArray[Any]:
+    return np.empty((len(lengths), int(lengths.max(initial=1)), 0), np.float32)
 
 
 def _padded(steps: NDArray[Any], lengths: NDArray[np.int64], padding: Any) -> NDArray[Any]:
@@ -52,8 +89,6 @@ def _targets(sequences: Sequences, lengths: NDArray[np.int64]) -> NDArray[Any]:
         raise _refused("it holds texts, and there is no task here that reads texts")
     if y is None or kind is None:
         raise _refused("it has nothing to predict: name its target column")
-    if kind == "step_values":
-        raise _refused("it has values to predict at each step, and there is no task here that predicts those")
     if kind == "values":
         found = values.narrowed(y)
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found

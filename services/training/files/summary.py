@@ -20,6 +20,29 @@ class Columns(BaseModel):
     """How many have missing values."""
 
 
+class SeriesSummary(BaseModel):
+    """What a forecast can be made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    targets: list[str]
+    """The columns to predict; empty if nobody has said which they are."""
+    columns: int
+    """What a model reads at each step: the features and the targets."""
+    known_future: list[str]
+    """The columns whose values are known ahead of time."""
+    gaps: int
+    """How many targets have missing values."""
+    steps: int
+    """Of all series together."""
+    step: str | None = None
+    """The time between two steps, such as `1 hour`; None if it is unknown."""
+    seasons: list[int] = []
+    """The steps of a day and a week, of a week, or of a year: what the time between two steps suggests."""
+    irregular: str | None = None
+    """Where the time between two steps is another one, in words; None if it is nowhere."""
+
+
 class DatasetSummary(BaseModel):
     """The shape and targets of a data set; stored beside it, shown by the API, read by `spec.check_data`."""
 
@@ -37,3 +60,4 @@ class DatasetSummary(BaseModel):
     bytes: int  # of x expanded to float32
     inputs: Columns | None = None  # None: each feature is a number, and nothing is missing
     static: Columns | None = None
+    series: SeriesSummary | None = None  # None: there is nothing that goes on after the last step

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from services.training.gate.paired import Floats, Scores
-from services.training.metrics import spread
+from services.training.metrics import scaled_errors, spread, symmetric_errors
 
 
 def of_classes(metric: str, predicted: Tensor, actual: Tensor, classes: int) -> Scores:
@@ -67,6 +67,16 @@ def of_values(metric: str, outputs: Tensor, targets: Tensor) -> Scores:
     if metric == "rmse":
         return Scores(_columns(squares, torch.ones_like(squares)), _root_of_mean)
     return Scores(_columns(squares, spread(targets).mean(dim=1)), _explained)
+
+
+def of_forecasts(metric: str, points: Tensor, targets: Tensor, naive: Tensor) -> Scores:
+    """mase, smape, mae or rmse of numbers (samples, values)."""
+    if metric == "mase":
+        errors, there = scaled_errors((points - targets).abs(), naive)
+        return Scores(_columns(errors.sum(dim=1), there.sum(dim=1).to(errors.dtype)), _ratio)
+    if metric == "smape":
+        return mean(symmetric_errors(points, targets).mean(dim=1))
+    return of_values(metric, points, targets)
 
 
 def mean(each: Tensor) -> Scores:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from services.training.tasks import classes, multilabel, tags, values
+from services.training.tasks import classes, forecast, multilabel, tags, values
 from services.training.tasks.task import Target, Task
 
 if TYPE_CHECKING:
     from services.training.spec.fields import Loss
 
-TASKS: tuple[Task, ...] = (classes.TASK, tags.TASK, multilabel.TASK, values.TASK)
+TASKS: tuple[Task, ...] = (classes.TASK, forecast.TASK, tags.TASK, multilabel.TASK, values.TASK)
 """In the order in which they are asked whether a `y` is theirs."""
 
 

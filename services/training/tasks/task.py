@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
-Target = Literal["classes", "tags", "multilabel", "values"]
+Target = Literal["classes", "series", "tags", "multilabel", "values"]
 """What the targets of a data set are, as its summary says it."""
 
 
@@ -122,6 +122,8 @@ class Task(ABC):
     """Whether `data.target_scaling` acts on them."""
     stratifies = False
     """Whether each sequence has one label, which a split keeps in proportion."""
+    of_series = False
+    """Whether what there is to predict are the next steps of x."""
     by_step = False
     """Whether there is a target for each step, and so the head answers at each step."""
 
