@@ -61,7 +61,8 @@ def fill(engine: Engine, queue: str, count: int) -> None:
     spec = parse({**SPEC, "queue": queue})
     with db.session_scope(engine) as session:
         [job] = control.create_all(session, [control.Wanted(spec, {}, dataset_id=None)])
-        columns = {column.name: getattr(job, column.name) for column in Job.__table__.columns}
+        row = session.get_one(Job, job.id)
+        columns = {column.name: getattr(row, column.name) for column in Job.__table__.columns}
         rows = [columns | {"id": new_id("job"), "priority": n % 5} for n in range(count - 1)]
         if rows:
             session.execute(sa.insert(Job), rows)

@@ -16,11 +16,11 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -343,20 +343,80 @@ def read_scope(engine: Engine) -> Iterator[Session]:
         yield session
 
 
-class Query:
-    """A statement that returns rows, built once and run often, with its parameters by name.
+class _Compiled(NamedTuple):
+    """A statement in the words of a dialect."""
+
+    text: str
+    order: Sequence[str]
+    """SQLite: the names of its parameters, in their order."""
+    constants: Mapping[str, Any]
+    """Values of those parameters that are part of the statement."""
+    converters: Sequence[tuple[str, Callable[[Any], Any]]]
+    """What turns the value of a parameter into one of the driver, such as JSON into text."""
+
+    @classmethod
+    def of(cls, statement: Any, dialect: sa.Dialect) -> _Compiled:
+        compiled = statement.compile(dialect=dialect)
+        constants = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
+        found = ((name, bind.type.dialect_impl(dialect)) for name, bind in compiled.binds.items())
+        converters = [(name, kind.bind_processor(dialect)) for name, kind in found]
+        used = [(name, convert) for name, convert in converters if convert is not None]
+        return cls(compiled.string, compiled.positiontup or (), constants, used)
+
+
+class Statement:
+    """A statement that is built once and run often, with its parameters by name.
+
+    The driver alone runs it, because SQLAlchemy takes longer than most statements. Python's defaults of columns are not
+    filled in. If somebody listens to statements, SQLAlchemy runs it.
+    """
+
+    def __init__(self, statement: sa.Executable, *, binary: bool = False) -> None:
+        self._statement: Any = statement
+        self._binary = binary
+        self._compiled: dict[str, _Compiled] = {}
+
+    def execute(self, connection: sa.Connection, **parameters: Any) -> Any:
+        """Run it in the transaction of a connection; returns the driver's cursor.
+
+        Raises:
+            DBAPIError: as `connection.execute`.
+        """
+        if connection.engine.dispatch.before_cursor_execute or not connection.in_transaction():
+            return cast(sa.CursorResult[Any], connection.execute(self._statement, parameters)).cursor
+        dialect, driver = connection.dialect, connection.connection.driver_connection
+        try:
+            return self._run(dialect, driver, parameters)
+        except dialect.loaded_dbapi.Error as error:
+            if dialect.is_disconnect(error, cast(Any, driver), None):
+                connection.invalidate(error)
+            text = self._compiled[dialect.name].text
+            raise DBAPIError.instance(text, None, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
+
+    def _run(self, dialect: sa.Dialect, driver: Any, parameters: dict[str, Any]) -> Any:
+        if (compiled := self._compiled.get(dialect.name)) is None:
+            compiled = self._compiled[dialect.name] = _Compiled.of(self._statement, dialect)
+        values = {**compiled.constants, **parameters}
+        for name, convert in compiled.converters:
+            values[name] = convert(values[name])
+        if dialect.name == "sqlite":
+            return driver.execute(compiled.text, [values[name] for name in compiled.order])
+        return driver.execute(compiled.text, values, binary=self._binary)
+
+
+class Query(Statement):
+    """A statement that returns rows.
 
     Its rows have the names of its columns and the values that the driver gives: booleans of SQLite are 0 and 1. With
-    `binary` PostgreSQL sends bytes as they are, and not as digits. If the driver fails, the statement runs again
-    through SQLAlchemy. So on an engine it may run twice, and one that writes must allow for that (as in `lanes.py`).
+    `binary` PostgreSQL sends bytes as they are, and not as digits. If the driver fails on an engine, the statement runs
+    again through SQLAlchemy. So on an engine it may run twice, and one that writes must allow for that (as in
+    `lanes.py`).
     """
 
     def __init__(self, statement: sa.Select[Any] | sa.CompoundSelect[Any], *, binary: bool = False) -> None:
-        self._statement = statement
-        self._binary = binary
+        super().__init__(statement, binary=binary)
         made: Any = collections.namedtuple
         self._named = made("Row", [column.name for column in statement.selected_columns])._make
-        self._compiled: dict[str, sa.Compiled] = {}
 
     def rows(self, source: Engine | sa.Connection, **parameters: Any) -> list[Any]:
         """The answer within the transaction of a connection; or, of an engine, in a transaction of its own, for which
@@ -370,26 +430,18 @@ class Query:
     def tuples(self, source: Engine | sa.Connection, **parameters: Any) -> Sequence[Any]:
         """The same without names, for when there are thousands."""
         if isinstance(source, sa.Connection):
-            return self._execute(source, parameters)
-        # By the driver alone: SQLAlchemy takes longer than most answers. If it fails, SQLAlchemy runs it again,
-        # because it knows whether a connection is lost. If somebody listens to statements, SQLAlchemy runs it at once.
+            return cast(Sequence[Any], self.execute(source, **parameters).fetchall())
+        # If the driver fails, SQLAlchemy runs it again, because it knows whether a connection is lost.
         if (
             not source.dispatch.before_cursor_execute
             and (found := self._execute_without_begin(source, parameters)) is not None
         ):
             return found
         with open_scope(), translated_errors(), _for_one_statement(source).connect() as connection:
-            return self._execute(connection, parameters)
-
-    def _execute(self, connection: sa.Connection, parameters: dict[str, Any]) -> Sequence[Any]:
-        cursor: Any = cast(sa.CursorResult[Any], connection.execute(self._statement, parameters)).cursor
-        found: Sequence[Any] = cursor.fetchall()
-        return found
+            cursor: Any = cast(sa.CursorResult[Any], connection.execute(self._statement, parameters)).cursor
+            return cast(Sequence[Any], cursor.fetchall())
 
     def _execute_without_begin(self, engine: Engine, parameters: dict[str, Any]) -> Sequence[Any] | None:
-        if (compiled := self._compiled.get(engine.dialect.name)) is None:
-            compiled = self._compiled[engine.dialect.name] = self._statement.compile(engine)
-        values: Any = compiled.construct_params(parameters)
         _thread.trusts = True
         try:
             with open_scope(), translated_errors():
@@ -399,13 +451,12 @@ class Query:
         finally:
             _thread.trusts = False
         driver: Any = pooled.driver_connection
+        is_postgresql = engine.dialect.name == "postgresql"
         try:
-            if engine.dialect.name == "sqlite":
-                ordered = [values[name] for name in cast(Any, compiled).positiontup]
-                found: Sequence[Any] = driver.execute(compiled.string, ordered).fetchall()
-            else:
+            if is_postgresql:
                 driver.autocommit = True
-                found = driver.execute(compiled.string, values, binary=self._binary).fetchall()
+            found: Sequence[Any] = self._run(engine.dialect, driver, parameters).fetchall()
+            if is_postgresql:
                 driver.autocommit = False
         except BaseException as error:
             pooled.invalidate()  # whatever it was: on PostgreSQL the connection would go on without transactions

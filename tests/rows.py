@@ -25,7 +25,8 @@ def create_job(
 ) -> Job:
     """One new queued job."""
     wanted = control.Wanted(spec, requested or {}, dataset_id)
-    return control.create_all(session, [wanted], request_id=request_id, tenant=tenant)[0]
+    [made] = control.create_all(session, [wanted], request_id=request_id, tenant=tenant)
+    return session.get_one(Job, made.id)
 
 
 def transitions(session: Session, job_id: str) -> Sequence[Event]:

@@ -19,7 +19,6 @@ from services.blobs import transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
 from services.jobs import control, progress, queries, submission
-from services.orm import Job
 from services.settings import Settings
 from services.states import TERMINAL, Status
 
@@ -63,10 +62,11 @@ def submit(header: schemas.SubmitHeader) -> Response:
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
     parsed = submission.read(document)
     with current().commits.session_scope() as session:
-        job, replayed = submission.submit(session, parsed, key=key, request_id=g.request_id, tenant=auth.tenant())
+        job_id, replayed = submission.submit(session, parsed, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
-            auth.note(session, "job.submit", job.id)
-        resource = described(session, job.id)
+            auth.note(session, "job.submit", job_id)
+        job = queries.one(session.connection(), job_id, tenant=auth.tenant())
+        resource = _document(job, queries.position(job), full=True)
     if not replayed:
         log.info("%s: submitted to the queue %s", job.id, job.queue, extra={"job_id": job.id})
         _ring(job)
@@ -187,7 +187,7 @@ def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     return openapi.answer({"object": "steps", **numbers, "total": found.total})
 
 
-def _ring(job: Job) -> None:
+def _ring(job: Any) -> None:
     faults.point("bell.due")
     current().bell.ring(job.queue)
 

@@ -6,7 +6,7 @@ Refused requests are not recorded: they changed nothing, and anybody could fill 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from services import paging
-from services.db import now
+from services.db import Statement, now
 from services.orm import AuditEntry
 from services.text import clean
 
@@ -33,16 +33,15 @@ class Actor:
 def record(session: Session, actor: Actor, action: str, resource_id: str | None = None) -> None:
     """Write down that `actor` did `action`, a noun and a verb such as `job.cancel`, to a resource."""
     resource = None if resource_id is None else clean(resource_id, 200)
-    session.execute(_insert(), {**asdict(actor), "action": action, "resource_id": resource})
+    _insert().execute(session.connection(), **vars(actor), action=action, resource_id=resource)
 
 
 @cache
-def _insert() -> sa.Insert:
-    """Made once: to make it takes longer than to ask it."""
+def _insert() -> Statement:
     names = ("tenant", "key_id", "request_id", "remote_address", "action", "resource_id")
     table: Any = AuditEntry.__table__  # the class would do the same more slowly
     values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
-    return sa.insert(table).values(at=now(), **values)
+    return Statement(sa.insert(table).values(at=now(), **values))
 
 
 def page(

@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services.db import now
+from services.db import Query, now
 from services.errors import BadRequest, Problem, QuotaExceeded, TenantExists, TenantNotFound
 from services.orm import DEFAULT_TENANT, Dataset, Job, Tenant
 from services.states import Status
@@ -100,8 +99,8 @@ def check_queued(session: Session, name: str, more: int = 1) -> None:
         TenantNotFound: there is no such tenant.
         QuotaExceeded: they would be too many.
     """
-    known = session.execute(_max_queued(), {"tenant": name}).one_or_none()
-    if (known or get(session, name)).max_queued is None:
+    known = _max_queued().rows(session.connection(), tenant=name) or [get(session, name)]
+    if known[0].max_queued is None:
         return
     most = _locked(session, name).max_queued
     if most is not None and (waiting := _jobs(session, name, *_WAITING)) + more > most:
@@ -114,9 +113,9 @@ def check_queued(session: Session, name: str, more: int = 1) -> None:
 
 
 @cache
-def _max_queued() -> sa.Select[Any]:
-    """Every job that is created asks this. The whole row takes five times as long."""
-    return select(Tenant.max_queued).where(Tenant.name == sa.bindparam("tenant"))
+def _max_queued() -> Query:
+    """Every job that is created asks this."""
+    return Query(select(Tenant.max_queued).where(Tenant.name == sa.bindparam("tenant")))
 
 
 def check_bytes(session: Session, name: str, more: int) -> None:

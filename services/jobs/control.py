@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from services import metrics
 from services.access import tenants
-from services.db import now
+from services.db import Statement, now
 from services.errors import DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.jobs import events, lanes, moves, progress
 from services.orm import Checkpoint, Dataset, IdempotencyKey, Job, ModelVersion, new_id
@@ -41,6 +41,13 @@ class Wanted(NamedTuple):
     """What of its data may have been meant otherwise."""
 
 
+class Created(NamedTuple):
+    """A job that was made."""
+
+    id: str
+    queue: str
+
+
 def create_all(
     session: Session,
     wanted: Sequence[Wanted],
@@ -48,7 +55,7 @@ def create_all(
     request_id: str | None = None,
     tenant: str = tenants.DEFAULT,
     batch_id: str | None = None,
-) -> Sequence[Job]:
+) -> Sequence[Created]:
     """New queued jobs, in the order given: all of them, or none.
 
     Raises:
@@ -65,15 +72,14 @@ def create_all(
     return [_insert(session, each, places.next(line), **whose) for each, line in zip(wanted, lines, strict=True)]
 
 
-def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) -> Job:
+def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) -> Created:
     spec, limits = wanted.spec, wanted.spec.limits
+    made = Created(new_id("job"), spec.queue)
     values = {
-        "id": new_id("job"),
+        **made._asdict(),
         "name": spec.name,
-        "status": Status.QUEUED,
         "spec": spec.document(),
         "requested": dict(wanted.requested),
-        "queue": spec.queue,
         "priority": spec.priority,
         "turn": turn,
         "tags": dict(spec.tags),
@@ -84,20 +90,22 @@ def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) 
         "epochs": spec.training.epochs,
         **whose,
     }
-    job: Job = session.scalars(_insertion(*values), {**values, "max_queue_seconds": limits.max_queue_seconds}).one()
-    metrics.after_commit(session, metrics.SUBMITTED.inc, queue=job.queue)
-    news.announce_job(session, job)
-    return job
+    statement = _insertion(*values)
+    statement.execute(session.connection(), **values, max_queue_seconds=limits.max_queue_seconds)
+    metrics.after_commit(session, metrics.SUBMITTED.inc, queue=spec.queue)
+    news.announce_new_job(session, made.id, tenant=whose["tenant"] or tenants.DEFAULT)
+    return made
 
 
 @cache
-def _insertion(*names: str) -> Any:
-    """Insert a job with these columns given, and return it. Made once: to make it takes longer than to ask it."""
-    table: Any = Job.__table__  # the class would do the same more slowly
-    values = {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
+def _insertion(*names: str) -> Statement:
+    """Insert a queued job with these columns given."""
+    table: Any = Job.__table__
+    values: dict[str, Any] = {column.name: column.default.arg for column in table.c if column.default is not None}
+    values |= {name: sa.bindparam(name, type_=table.c[name].type) for name in names}
     deadline = now() + sa.bindparam("max_queue_seconds", type_=sa.Double())  # null without a limit
     times = {"queue_deadline": deadline, "created_at": now(), "updated_at": now()}
-    return select(Job).from_statement(sa.insert(table).values(**values, **times).returning(*table.c))
+    return Statement(sa.insert(table).values(status=Status.QUEUED.value, **values, **times))
 
 
 def get(session: Session, job_id: str, *, tenant: str | None = None) -> Job:

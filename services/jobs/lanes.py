@@ -182,7 +182,7 @@ class Places:
         return turn
 
     def _first(self, key: Key) -> float:
-        row = self._session.execute(_ends(), key._asdict()).one()
+        [row] = _ends().rows(self._session.connection(), **key._asdict())
         first: float = row.first
         return first if self._in_batch or row.alone is None else max(first, row.alone + 1.0)
 
@@ -201,16 +201,15 @@ def lane_of(job: Job) -> Key:
 
 
 @cache
-def _ends() -> sa.Select[Any]:
-    """Where a batch that is queued in a lane begins, and the last job there without a batch. Made once: to make it
-    takes longer than to ask it."""
+def _ends() -> Query:
+    """Where a batch that is queued in a lane begins, and the last job there without a batch."""
     line = [getattr(Job, name) == sa.bindparam(name) for name in Key._fields]
     line.append(Job.status == _QUEUED)
     # Jobs that came back stand at the head too, with the turn that it had then.
     head = select(func.min(Job.turn)).where(*line, Job.attempt == 0).scalar_subquery()
     end = select(func.max(Job.turn)).where(*line).scalar_subquery()
     alone = select(func.max(Job.turn)).where(*line, Job.batch_id.is_(None)).scalar_subquery()
-    return select(func.coalesce(head, end, 0.0).label("first"), alone.label("alone"))
+    return Query(select(func.coalesce(head, end, 0.0).label("first"), alone.label("alone")))
 
 
 # A parameter must not have the name of a column: in an UPDATE, SQLAlchemy would take it for that column's new value.

@@ -18,7 +18,7 @@ from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.jobs import control
 from services.jobs.control import Wanted
-from services.orm import Dataset, Job
+from services.orm import Dataset
 from services.text import is_plain
 from services.training.spec import Spec, check_data, parse
 from services.training.spec.fields import Synthetic
@@ -42,7 +42,7 @@ class Parsed(NamedTuple):
 class SubmittedJob(NamedTuple):
     """A job, and whether an earlier request with the same Idempotency-Key had made it."""
 
-    job: Job
+    job_id: str
     replayed: bool
 
 
@@ -60,11 +60,11 @@ def submit(
     another request; IdempotencyInFlight while that request is under way; QuotaExceeded.
     """
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
-        return SubmittedJob(control.get(session, earlier, tenant=tenant), replayed=True)
+        return SubmittedJob(earlier, replayed=True)
     [job] = control.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)
     if key is not None:
         idempotency.settle(session, key, job.id)
-    return SubmittedJob(job, replayed=False)
+    return SubmittedJob(job.id, replayed=False)
 
 
 def read(document: Mapping[str, Any], *, accepted: bool = False) -> Parsed:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.db import now
+from services.db import Query, now
 from services.orm import Batch, Delivery, Job, Webhook, new_id
 from services.states import Status
 
@@ -73,6 +73,9 @@ def announce(session: Session, event: str, tenant: str, news: Callable[[], News]
     `news` is asked only if there is one that may, so it may ask the database. This locks nothing but what it inserts,
     and can be called with any row held.
     """
+    session.flush()
+    if not _listening().tuples(session.connection(), tenant=tenant):
+        return
     listening = [webhook for webhook in session.scalars(_enabled(), {"tenant": tenant}) if event in webhook.events]
     if not listening:
         return
@@ -85,17 +88,28 @@ def announce(session: Session, event: str, tenant: str, news: Callable[[], News]
 
 @cache
 def _enabled() -> sa.Select[Webhook]:
-    """The webhooks of a tenant. Every move of a job asks this, so it is made once."""
+    """The webhooks of a tenant."""
     return select(Webhook).where(Webhook.tenant == sa.bindparam("tenant"), Webhook.disabled_at.is_(None))
+
+
+@cache
+def _listening() -> Query:
+    """Has a row if a tenant has a webhook. Every move of a job asks this."""
+    return Query(_enabled().with_only_columns(Webhook.id).limit(sa.literal_column("1", sa.Integer())))
 
 
 def announce_job(session: Session, job: Job) -> None:
     """Announce the state that a job has come to in this transaction."""
+    announce(session, OF_STATUS[Status(job.status)], job.tenant, lambda: _job_news(session, job))
 
-    def news() -> News:
-        return News(job.updated_at, _job_data(job), subjects_of(session, job), [job.tags], job.id)
 
-    announce(session, OF_STATUS[Status(job.status)], job.tenant, news)
+def announce_new_job(session: Session, job_id: str, *, tenant: str) -> None:
+    """Announce a job that this transaction has made."""
+    announce(session, OF_STATUS[Status.QUEUED], tenant, lambda: _job_news(session, session.get_one(Job, job_id)))
+
+
+def _job_news(session: Session, job: Job) -> News:
+    return News(job.updated_at, _job_data(job), subjects_of(session, job), [job.tags], job.id)
 
 
 def subjects_of(session: Session, job: Job) -> Sequence[str]:

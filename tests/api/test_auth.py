@@ -117,7 +117,8 @@ class World:
         end, a data set that no job uses, a key, a webhook that leads nowhere and a message of it, a model of two
         versions of which the second is in production."""
         with db.session_scope(self.service.engine) as session:
-            job = submission.submit(session, submission.read(self.spec), tenant=tenant).job
+            job_id = submission.submit(session, submission.read(self.spec), tenant=tenant).job_id
+            job = control.get(session, job_id)
             if endpoint not in WAITS:
                 self._train(session, job.id)
             summary = self._dataset(session, tenant)
@@ -126,7 +127,7 @@ class World:
             model = f"model-{tenant}"
             if endpoint.startswith("registry."):
                 for version in ("1", "2"):
-                    trained = submission.submit(session, submission.read(self.spec), tenant=tenant).job.id
+                    trained = submission.submit(session, submission.read(self.spec), tenant=tenant).job_id
                     self._train(session, trained)
                     registry.register(session, model, trained, tenant=tenant)
                     registry.promote(session, model, version, tenant=tenant)

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+from sqlalchemy.orm import Session
 
 from services import db
 from services.errors import Unavailable
@@ -123,7 +125,8 @@ def test_sqlite_keeps_foreign_keys_and_a_journal_that_is_safe_here(sqlite_url: s
 
 def test_a_fork_forgets_the_connections_of_its_parent(database_url: str) -> None:
     program = """
-import os, sys, sqlalchemy as sa
+import os, sys, sqlalchemy as safrom sqlalchemy.orm import Session
+
 from services import db
 engine = db.engine(sys.argv[1])
 with engine.connect() as connection:
@@ -180,3 +183,45 @@ def test_a_query_that_fails_leaves_no_connection_without_transactions(engine: En
         session.execute(sa.insert(IdempotencyKey).values(row))
         session.rollback()
     assert query.rows(engine, key="k") == []
+
+
+def test_a_statement_of_the_driver_fails_as_one_of_sqlalchemy(engine: Engine, queued_job: Job) -> None:
+    row = {"name": "default", "created_at": 0.0}
+    insert = db.Statement(sa.insert(Tenant).values({name: sa.bindparam(name) for name in row}))
+    with pytest.raises(IntegrityError), db.session_scope(engine) as session:
+        insert.execute(session.connection(), **row)
+    with db.session_scope(engine) as session:  # the connection works
+        insert.execute(session.connection(), **{**row, "name": "acme"})
+        with pytest.raises(IntegrityError), db.savepoint(session):
+            insert.execute(session.connection(), **row)
+    with db.read_scope(engine) as session:
+        assert session.get(Tenant, "acme") is not None
+
+
+def test_a_statement_of_the_driver_takes_values_as_sqlalchemy_does(engine: Engine, queued_job: Job) -> None:
+    table: Any = Job.__table__
+    values = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in ("tags", "pause_requested")}
+    change = db.Statement(sa.update(table).where(table.c.queue == "default").values(values))
+    with db.session_scope(engine) as session:
+        change.execute(session.connection(), new_tags={"a": "ö"}, new_pause_requested=True)
+    with db.read_scope(engine) as session:
+        job = control.get(session, queued_job.id)
+        assert (job.tags, job.pause_requested) == ({"a": "ö"}, True)
+    with pytest.raises(ValueError), db.session_scope(engine) as session:
+        change.execute(session.connection(), new_tags={"a": math.nan}, new_pause_requested=True)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_statement_of_the_driver_whose_connection_is_cut_is_unavailable(engine: Engine, queued_job: Job) -> None:
+    look = db.Query(sa.select(Job.id))
+
+    def look_after_cut(session: Session) -> None:
+        pid = session.scalar(sa.select(sa.func.pg_backend_pid()))
+        with db.session_scope(engine) as other:
+            other.execute(sa.select(sa.func.pg_terminate_backend(pid)))
+        look.rows(session.connection())
+
+    with pytest.raises(Unavailable), db.session_scope(engine) as session:
+        look_after_cut(session)
+    with db.session_scope(engine) as session:
+        assert len(look.rows(session.connection())) == 1

@@ -41,7 +41,8 @@ def submit(engine: Engine, make_spec: Callable[..., Spec]) -> Submit:
 
     def one(tenant: str, **given: Any) -> Job:
         with db.session_scope(engine) as session:
-            return submission.submit(session, submission.read(document), tenant=tenant, **given).job
+            made = submission.submit(session, submission.read(document), tenant=tenant, **given)
+            return control.get(session, made.job_id)
 
     return one
 
