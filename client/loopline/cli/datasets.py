@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopline.cli.shared import AsJson, connected, print_json
+from loopline.cli.shared import FAILED, AsJson, connected, print_json
+from loopline.errors import LooplineError
 from loopline.view.notes import meter, note, say, warned
 
 if TYPE_CHECKING:
     from loopline.client import Client
+    from loopline.files.inspection import Inspection
     from loopline.types import Dataset
 
 
 datasets = typer.Typer(
-    help="List, show, upload and delete data sets.\n\nExample: loopline datasets upload vowels.npz",
+    help="Inspect, upload, list, show and delete data sets.\n\nExample: loopline datasets upload vowels.npz",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -82,6 +84,86 @@ def upload_dataset(
     if as_json:
         return print_json(dataset.raw)
     return say(f"{dataset.reference} ({dataset.id})")
+
+
+def named(flag: str, help_: str) -> Any:
+    return typer.Option(flag, metavar="NAME", help=help_)
+
+
+@datasets.command(name="inspect")
+def inspect_file(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file with data, or a folder of one file per sequence.")
+    ],
+    target: Annotated[list[str] | None, named("--target", "Column to predict. May be repeated.")] = None,
+    group: Annotated[
+        list[str] | None, named("--group", "Column that names the sequence, or series, of a row. May be repeated.")
+    ] = None,
+    order: Annotated[str | None, named("--order", "Column that orders the steps: numbers, dates or times.")] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout", metavar="LAYOUT", help="wide: a row is a sequence. long: a row is a step. files, text."
+        ),
+    ] = None,
+    features: Annotated[
+        list[str] | None, named("--features", "Column that a model sees at each step. May be repeated.")
+    ] = None,
+    static: Annotated[
+        list[str] | None, named("--static", "Column with one value per sequence. May be repeated.")
+    ] = None,
+    text: Annotated[str | None, named("--text", "Column of texts.")] = None,
+    known_future: Annotated[
+        list[str] | None, named("--known-future", "Feature that is known ahead of time. May be repeated.")
+    ] = None,
+    weight: Annotated[str | None, named("--weight", "Column with the weight of each sequence.")] = None,
+    split: Annotated[str | None, named("--split", "Column that says train, validation or test.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")] = False,
+) -> None:
+    """Show how a file is understood and what is wrong with it.
+
+    This needs no service. The exit code is 1 if the file cannot be trained on as it is.
+
+    Example: loopline datasets inspect demand.csv --target load_mw
+    """
+    given = {
+        **{"target": target, "group": group, "order": order, "layout": layout, "features": features, "static": static},
+        **{"text": text, "known_future": known_future, "weight": weight, "split": split},
+    }
+    found = inspected(file, {name: value for name, value in given.items() if value})
+    if as_json:
+        print_json(found.document())
+    else:
+        from loopline.files.describe import describe
+
+        say("\n".join(describe(found)))
+    if not found.is_trainable:
+        raise typer.Exit(FAILED)
+
+
+def inspected(file: Path, given: dict[str, Any]) -> Inspection:
+    """The inspection of a file on this computer. Raises LooplineError if that cannot begin."""
+    import tempfile
+
+    try:
+        from loopline.files.inspection import inspect
+        from loopline.files.schema import Schema
+    except ModuleNotFoundError as error:
+        missing = f"Reading files needs {error.name}, which is not installed."
+        raise LooplineError(f'{missing} Install it: pip install "loopline[files]"') from None
+    if not file.exists():
+        raise LooplineError(f"There is no file {file}.")
+    if file.suffix == ".npz":
+        raise LooplineError(f"The service checks .npz files when you upload them: loopline datasets upload {file}")
+    try:
+        schema = Schema.from_document(given)
+    except ValueError as error:
+        raise LooplineError(f"{error}.") from None
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            return inspect(file, schema, Path(work))
+    except OSError as error:
+        raise LooplineError(f"Cannot read {file}: {error.strerror or error}.") from None
 
 
 @datasets.command(name="inbox")

@@ -85,13 +85,10 @@ def _of_what_is_there(sequences: Sequences) -> Iterator[Remark]:
     if not sequences.features and sequences.texts is None and sequences.targets != "step_values":
         yield Remark("problem", "no_features", (), "", "no feature is left for a model; name some (--features NAME)")
     if sequences.y is None:
-        yield Remark(
-            "warning",
-            "no_target",
-            (),
-            "",
-            "there is nothing to predict but the next step; name a target (--target NAME)",
-        )
+        out = "name a target (--target NAME)"
+        if sequences.schema.target is None:  # there are no columns
+            out = "for targets, save x and y with np.savez"
+        yield Remark("warning", "no_target", (), "", f"there is nothing to predict but the next step; {out}")
     elif count == 1 and sequences.targets in ("classes", "multilabel", "values"):
         out = "give the column that names the sequence of a row (--group NAME), or more sequences"
         yield Remark("problem", "one_sequence", (), "", f"there is one sequence, and nothing to test on; {out}")

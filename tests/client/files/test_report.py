@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import loopline.files
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -212,3 +216,17 @@ def test_layouts_that_were_taken_wrongly_stand_out() -> None:
 
 def test_a_forecast_of_a_series_alone_is_fine() -> None:
     assert reported(table(timestamp=hourly(50), load=RNG.normal(size=50)), target="load").is_trainable
+
+
+def test_every_kind_of_remark_is_documented_with_its_severity() -> None:
+    folder, page = Path(loopline.files.__path__[0]), Path(__file__).parents[3] / "docs" / "files.md"
+    calls = [
+        node
+        for name in ("remarks.py", "leaks.py")
+        for node in ast.walk(ast.parse((folder / name).read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Remark"
+    ]
+    made = {tuple(ast.literal_eval(argument) for argument in reversed(call.args[:2])) for call in calls}
+    rows = re.findall(r"^\| (`.*`) \| (problem|warning|note) \|", page.read_text(), re.MULTILINE)
+    listed = {(kind.strip("`"), severity) for kinds_, severity in rows for kind in kinds_.split(", ")}
+    assert listed == made - {("note", "note")}
