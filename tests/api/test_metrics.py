@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,35 +58,46 @@ class Api:
         return found[0]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Api]]:
-    started: list[Api] = []
-
-    def begin(**settings: str) -> Api:
-        port, metrics_port = free_port(), free_port()
-        environment = {
-            **os.environ,
-            "LOOPLINE_DATA_DIR": str(tmp_path),
-            "LOOPLINE_BROKER_URL": "redis://:broker-secret@127.0.0.1:1/0",
-            "LOOPLINE_PORT": str(port),
-            "LOOPLINE_METRICS_PORT": str(metrics_port),
-            "TMPDIR": str(tmp_path),
-            **settings,
-        }
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", "api"], cwd=ROOT, env=environment, stderr=log)
-        started.append(Api(process, f"http://127.0.0.1:{port}", metrics_port, tmp_path))
+@contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[Api]:
+    """An API that is up, until the end of the context."""
+    port, metrics_port = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "LOOPLINE_DATA_DIR": str(folder),
+        "LOOPLINE_BROKER_URL": "redis://:broker-secret@127.0.0.1:1/0",
+        "LOOPLINE_PORT": str(port),
+        "LOOPLINE_METRICS_PORT": str(metrics_port),
+        "TMPDIR": str(folder),
+        **settings,
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "api"], cwd=ROOT, env=environment, stderr=log)
+    try:
+        api = Api(process, f"http://127.0.0.1:{port}", metrics_port, folder)
         transport = httpx.HTTPTransport(retries=10)  # with growing pauses, about 25 s
         with httpx.Client(transport=transport) as client:
-            assert client.get(f"{started[-1].url}/v1/presets").status_code == 200
+            assert client.get(f"{api.url}/v1/presets").status_code == 200
         scrape_when_up(metrics_port)
-        return started[-1]
+        yield api
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(30)
 
-    yield begin
-    for api in started:
-        if api.process.poll() is None:
-            api.process.terminate()
-        api.process.wait(30)
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """Starts an API that no other test uses."""
+    with ExitStack() as started:
+        yield lambda **settings: started.enter_context(serving(tmp_path, **settings))
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One API for the tests of this module that look only at their own requests."""
+    with serving(tmp_path_factory.mktemp("api")) as started:
+        yield started
 
 
 def until_counted(api: Api, number: int, **labels: str) -> Scrape:
@@ -136,8 +148,7 @@ def test_a_process_that_dies_takes_no_count_along(start: Callable[..., Api]) -> 
     assert before.isdisjoint(child.pid for child in api.children())
 
 
-def test_a_scrape_bears_a_file_that_a_process_has_only_just_created(start: Callable[..., Api]) -> None:
-    api = start()
+def test_a_scrape_bears_a_file_that_a_process_has_only_just_created(api: Api) -> None:
     [folder] = api.folder.glob("loopline-metrics-*")
     httpx.get(f"{api.url}/v1/workers")
     (folder / f"counter_{os.getpid()}.db").touch()
@@ -155,8 +166,7 @@ def test_the_end_leaves_neither_listener_nor_folder(start: Callable[..., Api]) -
         probe.bind(("127.0.0.1", api.port))
 
 
-def test_what_clients_invent_makes_no_series(start: Callable[..., Api]) -> None:
-    api = start()
+def test_what_clients_invent_makes_no_series(api: Api) -> None:
     for number in range(30):
         httpx.request(f"MADE{number}", f"{api.url}/invented/{number}?and={number}")
     found = until_counted(api, 30, route="(none)")
@@ -168,10 +178,7 @@ def test_what_clients_invent_makes_no_series(start: Callable[..., Api]) -> None:
 # Log lines
 
 
-def test_every_request_has_one_line_with_what_it_was_and_its_id(
-    start: Callable[..., Api], spec: dict[str, Any]
-) -> None:
-    api = start()
+def test_every_request_has_one_line_with_what_it_was_and_its_id(api: Api, spec: dict[str, Any]) -> None:
     answer = httpx.post(f"{api.url}/v1/jobs?token=hush", json={}, headers={"X-Request-Id": "night-7"})
     line = api.awaited(logger="api.access", request_id="night-7")
     assert (line["event"], line["level"]) == ("POST /v1/jobs 422", "info")
@@ -188,17 +195,15 @@ def test_every_request_has_one_line_with_what_it_was_and_its_id(
     assert len([line for line in mine if line["logger"] == "api.access"]) == 1
 
 
-def test_probes_that_are_answered_well_are_told_at_debug_only(start: Callable[..., Api]) -> None:
-    api = start()
+def test_probes_that_are_answered_well_are_told_at_debug_only(api: Api) -> None:
     assert httpx.get(f"{api.url}/v1/health/live").status_code == 200
     httpx.get(f"{api.url}/v1/presets", headers={"X-Request-Id": "last"})
     api.awaited(request_id="last")
     assert api.lines(route="/v1/health/live") == []
 
 
-def test_no_client_can_forge_a_line(start: Callable[..., Api]) -> None:
+def test_no_client_can_forge_a_line(api: Api) -> None:
     """Encoded line ends, a terminal's escapes, an id that is none, bytes that are no text."""
-    api = start()
     raw = (
         b'GET /v1/%0A%1b[2J{"event":"forged"}?a=%0Ab HTTP/1.1\r\nHost: x\r\nX-Request-Id: a b\r\n'
         b"X-Other: \xff\xfe\r\nAuthorization: Bearer hush-hush-7\r\nConnection: close\r\n\r\n"
@@ -206,8 +211,8 @@ def test_no_client_can_forge_a_line(start: Callable[..., Api]) -> None:
     with socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=10) as connection:
         connection.sendall(raw)
         assert connection.recv(100).startswith(b"HTTP/1.1 404")
-    line = api.awaited(logger="api.access", status=404)
-    assert line["path"] == '/v1/%0A%1b[2J{"event":"forged"}'
+    line = api.awaited(logger="api.access", path='/v1/%0A%1b[2J{"event":"forged"}')
+    assert line["status"] == 404
     assert line["request_id"].startswith("req_")
     assert api.lines(event="forged") == []  # and every line was JSON
     assert "hush" not in api.text()
