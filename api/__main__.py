@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from api.server import main
+import gc
 
 if __name__ == "__main__":
+    gc.disable()  # importing makes many objects, none of them garbage
+    from api.server import main
+
+    gc.freeze()
+    gc.enable()
     main()

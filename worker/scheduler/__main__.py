@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from worker.scheduler.loop import main
+import gc
 
 if __name__ == "__main__":
+    gc.disable()  # importing makes many objects, none of them garbage
+    from worker.scheduler.loop import main
+
+    gc.freeze()
+    gc.enable()
     main()
