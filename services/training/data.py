@@ -250,6 +250,8 @@ def _part(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], by_step: bool, wei
     whole = len(rows) == len(x)
     chosen = lengths[rows]
     longest = int(chosen.max()) if len(chosen) else 1
+    if whole and not x.flags.writeable:  # it is mapped from a file
+        x = x.copy()
     index = torch.from_numpy(_places(lengths, rows) if by_step else rows)
     return Part(
         x=torch.from_numpy(x[:, :longest] if whole else x[rows, :longest]),

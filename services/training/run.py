@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loopline.files import store
+from loopline.files.problems import FileInvalid
 
 from services import faults
-from services.errors import Diverged, NotFinite
+from services.errors import DatasetInvalid, Diverged, NotFinite, Problem
 from services.training import baseline, checkpoint, epochs
 from services.training.data import Prepared, prepare
-from services.training.files import npz, suspicions
+from services.training.files import npz, sequences, suspicions
 from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, EvaluationOutOfMemory, Run, evaluate, fit, restore_best, unanswered
@@ -180,8 +182,16 @@ def _sha256(path: Path) -> str:
 
 
 def read_arrays(spec: Spec, path: Path | None) -> Arrays:
-    """The data a spec asks for: read from the path, or drawn."""
+    """The data a spec asks for: read from the path, which is that of a stored data set or of an `.npz`, or drawn.
+
+    Raises DatasetInvalid.
+    """
     synthetic = spec.data.synthetic
+    if path is not None and store.is_stored(path):
+        try:
+            return sequences.arrays(store.read(path))
+        except FileInvalid as error:
+            raise DatasetInvalid(str(error), [Problem("/data/dataset", str(error))]) from error
     if path is not None:
         return npz.read(path, npz.Limits(max_bytes=host_bytes() or sys.maxsize, plain_labels=False))
     assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101

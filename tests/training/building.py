@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from loopline.files.sequences import Column
+from loopline.files.schema import Schema
+from loopline.files.sequences import Column, Sequences
+from numpy.typing import NDArray
 from torch import Tensor
 
 from services.training import epochs, messages, run
@@ -102,6 +104,30 @@ def mixed(samples: int = 24, length: int = 7, *, gaps: bool = True, seed: int = 
         features=(Column("pulse"), Column("load"), Column("mode", "category", ("off", "on", "wait")), Column("drift")),
         static_columns=(Column("age"), Column("sex", "category", ("f", "m"))),
     )
+
+
+def flat(arrays: Arrays, values: NDArray[Any]) -> NDArray[Any]:
+    """The valid steps, one sequence after the other."""
+    return values[np.arange(values.shape[1]) < arrays.lengths[:, None]]
+
+
+def as_sequences(arrays: Arrays, **more: Any) -> Sequences:
+    """What a file with these data would become."""
+    y, kinds = arrays.y, None
+    target = "values"
+    if arrays.y.dtype.kind in "iU":
+        labels = flat(arrays, y)[:, 0] if y.ndim == 3 else y
+        target = "tags" if y.ndim == 3 else "classes"
+        kinds, y = np.unique(labels, return_inverse=True)
+    elif y.ndim == 1:
+        y = y[:, None]
+    names = tuple(Column(f"f{number}") for number in range(arrays.x.shape[2]))
+    found = None if kinds is None else tuple(kinds.tolist())
+    given = {"features": arrays.features or names, "schema": Schema(), "y": y, "targets": target, "classes": found}
+    columns = y.shape[1] if target == "values" else 1
+    given |= {"ids": arrays.groups, "target_names": tuple(f"y{number}" for number in range(columns))}
+    given |= {name: getattr(arrays, name) for name in ("static", "static_columns", "weights", "split")}
+    return Sequences(flat(arrays, arrays.x), arrays.lengths, **(given | more))
 
 
 def spec_for(arrays: Arrays, **changes: Any) -> Spec:

@@ -80,10 +80,10 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int,
 def evaluates_at_most(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = SequenceModel.forward
 
-    def forward(self: SequenceModel, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self: SequenceModel, x: Tensor, lengths: Tensor | None = None, static: Tensor | None = None) -> Tensor:
         if not self.training and len(x) > samples:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return whole(self, x, lengths)
+        return whole(self, x, lengths, static)
 
     monkeypatch.setattr(SequenceModel, "forward", forward)
 

@@ -48,6 +48,8 @@ _HEADER = re.compile(
 )
 """Of an array, as numpy writes it; numpy's own reader would take Python for it."""
 _CHUNK = 1 << 22
+_FIRST_NAME = 30
+"""Where the name of the first file stands in a zip."""
 _DAMAGED = (Damaged, ValueError, TypeError, KeyError, OverflowError, EOFError, SyntaxError, RecursionError)
 
 
@@ -59,6 +61,13 @@ def write(path: Path, sequences: Sequences) -> None:
         for name, array in _arrays(sequences).items():
             header = _header(array)
             aligned.write(archive, f"{name}.npy", _chunks(header, array), len(header) + array.nbytes)
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a file begins as those of `write` do. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        head = file.read(_FIRST_NAME + len(DOCUMENT))
+    return head.startswith(b"PK\x03\x04") and head[_FIRST_NAME:] == DOCUMENT.encode()
 
 
 def read(path: Path, *, mapped: bool = True) -> Sequences:

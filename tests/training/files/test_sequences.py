@@ -17,6 +17,7 @@ from services.training.files import series as files_series
 from services.training.files.npz import Arrays
 from services.training.loop import Run
 from tests.training.building import (
+    as_sequences,
     classes,
     of_many_lengths,
     same,
@@ -27,28 +28,6 @@ from tests.training.building import (
     values,
     weights_of,
 )
-
-
-def flat(arrays: Arrays, values: NDArray[Any]) -> NDArray[Any]:
-    """The valid steps, one sequence after the other."""
-    return values[np.arange(values.shape[1]) < arrays.lengths[:, None]]
-
-
-def as_sequences(arrays: Arrays, **more: Any) -> Sequences:
-    """What a file with these data would become."""
-    y, kinds = arrays.y, None
-    target = "values"
-    if arrays.y.dtype.kind in "iU":
-        labels = flat(arrays, y)[:, 0] if y.ndim == 3 else y
-        target = "tags" if y.ndim == 3 else "classes"
-        kinds, y = np.unique(labels, return_inverse=True)
-    elif y.ndim == 1:
-        y = y[:, None]
-    names = tuple(Column(f"f{number}") for number in range(arrays.x.shape[2]))
-    found = None if kinds is None else tuple(kinds.tolist())
-    given = {"features": names, "schema": Schema(), "y": y, "targets": target, "classes": found}
-    return Sequences(flat(arrays, arrays.x), arrays.lengths, **(given | more))
-
 
 DATA = {
     "classes": classes(),
