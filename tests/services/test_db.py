@@ -125,8 +125,7 @@ def test_sqlite_keeps_foreign_keys_and_a_journal_that_is_safe_here(sqlite_url: s
 
 def test_a_fork_forgets_the_connections_of_its_parent(database_url: str) -> None:
     program = """
-import os, sys, sqlalchemy as safrom sqlalchemy.orm import Session
-
+import os, sys, sqlalchemy as sa
 from services import db
 engine = db.engine(sys.argv[1])
 with engine.connect() as connection:
