@@ -99,7 +99,7 @@ def _one_version(session: Session, asked: str) -> Dataset:
 
 def described(row: Dataset) -> schemas.Dataset:
     """The data set as clients see it: its row, and what its summary counts."""
-    counted = versions.summary(row).model_dump(exclude={"bytes", "inputs", "static", "series"})
+    counted = versions.summary(row).model_dump(exclude={"bytes", "inputs", "static", "series", "groups", "times"})
     return schemas.Dataset(
         id=row.id,
         name=row.name,

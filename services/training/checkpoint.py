@@ -308,8 +308,12 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
         parts["training"].pop("epochs")
     if parts["training"].get("on_divergence") is None:
         parts["training"].pop("on_divergence", None)
-    if parts["data"]["split"].get("method") == "random":
-        parts["data"]["split"] = {k: v for k, v in parts["data"]["split"].items() if k != "method"}
+    split = parts["data"]["split"]
+    if split.get("method") == "random":
+        split = {key: value for key, value in split.items() if key != "method"}
+    if split.get("by") is None:
+        split = {key: value for key, value in split.items() if key != "by"}
+    parts["data"]["split"] = split
     if parts["data"].get("target_scaling") == "none":
         parts["data"].pop("target_scaling")
     for name in ADDED_TO_DATA:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -10,48 +12,58 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
+from services.training.files import grouping
+from services.training.files.grouping import Groups
 from services.training.files.npz import Arrays
 from services.training.spec import shares
 from services.training.spec.fields import Split
 from services.training.tasks import known
 
+Parts = dict[str, NDArray[np.int64]]
+"""By name, the rows of parts of a split, ascending."""
 
-def split_rows(arrays: Arrays, split: Split) -> dict[str, NDArray[np.int64]]:
-    """The rows of each part, ascending. A fraction is drawn from split.seed and never touches rows given elsewhere.
 
-    Raises DatasetInvalid when nothing is left to train on, or a fraction above 0 has no rows.
+def split_rows(arrays: Arrays, split: Split) -> Parts:
+    """The rows of each part. A fraction is taken as `split.method` says, and never from rows given elsewhere.
+
+    Raises DatasetInvalid when nothing is left to train on, when a fraction above 0 has no rows, or when a part that the
+    data set gives breaks what the method promises.
     """
     given = arrays.split
-    rows: dict[str, NDArray[np.int64]] = {}
+    rows: Parts = {}
     left = np.arange(len(arrays.x))
     fractions: dict[str, float] = {}
-    for code, name, fallback in ((2, "test", 0.0), (1, "validation", 0.2)):
-        share = getattr(split, name)
+    for code, name in ((2, "test"), (1, "validation")):
         marked = np.flatnonzero(given == code) if given is not None else np.array([], dtype=np.int64)
-        if share == "given" or (share is None and len(marked)):
+        share = shares.of_part(split, name, marked=bool(len(marked)))
+        if share == "given":
             rows[name] = marked
             left = np.setdiff1d(left, marked, assume_unique=True)
         else:
-            fractions[name] = fallback if share is None else share
-    to_divide = left
-    if split.method == "content":
-        rows |= _by_content(arrays, left, fractions, split.seed)
-        left = np.setdiff1d(left, np.concatenate([rows[name] for name in fractions]), assume_unique=True)
+            fractions[name] = share
+    groups = _groups(arrays, split) if split.method == "group" else None
+    if groups is not None:
+        drawn = _by_group(groups.of[left], left, fractions, split.seed)
+    elif split.method == "time":
+        drawn = _by_time(_ends(arrays)[left], left, fractions)
+    elif split.method == "content":
+        drawn = _by_content(arrays, left, fractions, split.seed)
     else:
-        rng = np.random.default_rng([split.seed, 0x5EED])
-        for name, share in fractions.items():  # of all samples, so that a fraction means the same in any order
-            wanted = share * len(arrays.x) if len(fractions) == 2 else share * len(left)
-            rows[name] = _draw(arrays.y, left, wanted, rng, stratify=split.stratify)
-            left = np.setdiff1d(left, rows[name], assume_unique=True)
-    rows = {"train": left, "validation": rows["validation"], "test": rows["test"]}
-    _check_sizes(arrays, split, rows, to_divide, fractions)
+        drawn = _at_random(arrays, left, fractions, split)
+    train = np.setdiff1d(left, np.concatenate([left[:0], *drawn.values()]), assume_unique=True)
+    rows = {"train": train} | {name: (rows | drawn)[name] for name in ("validation", "test")}
+    _check_sizes(arrays, split, rows, left, fractions)
+    if groups is not None:
+        _check_groups(groups, rows)
+    elif split.method == "time":
+        _check_order(_ends(arrays), rows)
     return rows
 
 
 def _check_sizes(
     arrays: Arrays,
     split: Split,
-    rows: dict[str, NDArray[np.int64]],
+    rows: Parts,
     divided: NDArray[np.int64],
     fractions: dict[str, float],
 ) -> None:
@@ -71,9 +83,7 @@ def _check_sizes(
         raise DatasetInvalid(f"The split has an empty part: {problems[0]}.", problems)
 
 
-def _by_content(
-    arrays: Arrays, rows: NDArray[np.int64], fractions: dict[str, float], seed: int
-) -> dict[str, NDArray[np.int64]]:
+def _by_content(arrays: Arrays, rows: NDArray[np.int64], fractions: dict[str, float], seed: int) -> Parts:
     """Each row's part by a hash of its valid steps: the same in whatever company, and for all its copies."""
     key = seed.to_bytes(8, "little")
     place = np.empty(len(rows))
@@ -86,6 +96,110 @@ def _by_content(
         chosen[name] = rows[(place >= begin) & (place < begin + share)]
         begin += share
     return chosen
+
+
+def _at_random(arrays: Arrays, rows: NDArray[np.int64], fractions: dict[str, float], split: Split) -> Parts:
+    rng = np.random.default_rng([split.seed, 0x5EED])
+    chosen, samples = {}, len(rows)
+    for name, share in fractions.items():
+        chosen[name] = _draw(arrays.y, rows, share * samples, rng, stratify=split.stratify)
+        rows = np.setdiff1d(rows, chosen[name], assume_unique=True)
+    return chosen
+
+
+def _by_group(of: NDArray[np.int64], rows: NDArray[np.int64], fractions: dict[str, float], seed: int) -> Parts:
+    """Whole groups at random, until a part has about as many samples as it is to have. `of` (rows,) are the groups."""
+    numbers, of = np.unique(of, return_inverse=True)
+    sizes = np.bincount(of.reshape(-1), minlength=len(numbers))
+    free = np.random.default_rng([seed, 0x5EED]).permutation(len(numbers))
+    chosen = {}
+    for name, share, others in _with_others(fractions):
+        taken = _groups_of(sizes[free], share * len(rows), most=len(free) - others)
+        chosen[name] = rows[np.isin(of.reshape(-1), free[taken])]
+        free = np.delete(free, taken)
+    return chosen
+
+
+def _groups_of(sizes: NDArray[np.int64], wanted: float, most: int) -> list[int]:
+    """The places of at most so many groups, in this order, that together have about `wanted` samples: one at least."""
+    taken: list[int] = []
+    total = 0
+    if wanted <= 0 or most < 1:
+        return taken
+    for place, size in enumerate(sizes.tolist()):
+        if abs(total + size - wanted) < abs(total - wanted):
+            taken.append(place)
+            total += size
+            if len(taken) == most or total >= wanted:
+                break
+    return taken or [int(sizes.argmin())]
+
+
+def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, float]) -> Parts:
+    """The latest rows for the test and those before them for validation. `ends` (rows,) are their times."""
+    times, of = np.unique(ends, return_inverse=True)
+    up_to = np.concatenate(([0], np.cumsum(np.bincount(of.reshape(-1), minlength=len(times)))))
+    chosen, stop = {}, len(times)
+    for name, share, others in _with_others(fractions):
+        begin = stop
+        if share > 0 and stop > others:
+            begins = np.arange(others, stop)  # of the times that the part may begin with, the one of the nearest size
+            begin = int(begins[np.abs(up_to[stop] - up_to[begins] - share * len(rows)).argmin()])
+        chosen[name] = rows[(of.reshape(-1) >= begin) & (of.reshape(-1) < stop)]
+        stop = begin
+    return chosen
+
+
+def _with_others(fractions: dict[str, float]) -> Iterator[tuple[str, float, int]]:
+    """Each part with its share, and how many parts after it need something too: training does."""
+    shares_left = list(fractions.values())
+    for place, (name, share) in enumerate(fractions.items(), 1):
+        yield name, share, 1 + sum(one > 0 for one in shares_left[place:])
+
+
+def _groups(arrays: Arrays, split: Split) -> Groups:
+    """The groups that the split keeps together. Raises DatasetInvalid where the data set has none."""
+    columns = grouping.columns(arrays)
+    column = split.by or next((name for name, naming in columns.items() if naming), None)
+    if column not in columns:
+        detail = f"the data set has no column {split.by}" if split.by else "no column of the data set names sequences"
+        raise DatasetInvalid(f"The split needs groups, and {detail}.", [Problem("/data/split/method", detail)])
+    return grouping.by(arrays, column)
+
+
+def _ends(arrays: Arrays) -> NDArray[Any]:
+    """When each sample ends. Raises DatasetInvalid where the data set has no times."""
+    if arrays.ends is None:
+        detail = "the data set has no times"
+        raise DatasetInvalid(f"The split needs times, and {detail}.", [Problem("/data/split/method", detail)])
+    return arrays.ends
+
+
+def _check_groups(groups: Groups, rows: Parts) -> None:
+    """Raises DatasetInvalid where a part that the data set gives has only some of a group."""
+    seen: dict[str, NDArray[np.int64]] = {name: np.unique(groups.of[chosen]) for name, chosen in rows.items()}
+    for first, second in combinations(seen, 2):
+        both = np.intersect1d(seen[first], seen[second], assume_unique=True)
+        if len(both):
+            shown = ", ".join(str(name) for name in groups.names[both[:10]])
+            more = f" and {len(both) - 10:,} more" if len(both) > 10 else ""
+            detail = (
+                f"{groups.column} {shown}{more} would be in both {first} and {second}, because the data set gives one "
+                "of these parts: give all rows of a group the same part, or set both parts to fractions"
+            )
+            raise DatasetInvalid(f"The split tears groups apart: {detail}.", [Problem("/data/split", detail)])
+
+
+def _check_order(ends: NDArray[Any], rows: Parts) -> None:
+    """Raises DatasetInvalid where a part that the data set gives is not later than what it is to be later than."""
+    parts = [(name, ends[chosen]) for name, chosen in rows.items() if len(chosen)]
+    for (first, before), (second, after) in pairwise(parts):
+        if before.max() >= after.min():
+            detail = (
+                f"the {second} split begins before the {first} split ends, because the data set gives one of them: set "
+                "both parts to fractions, or take method: given if that is meant"
+            )
+            raise DatasetInvalid(f"The split is not in the order of time: {detail}.", [Problem("/data/split", detail)])
 
 
 def _draw(
@@ -102,12 +216,16 @@ def _draw(
     return np.sort(np.concatenate(chosen)) if chosen else shuffled[:0]
 
 
-def check_labels(y: Tensor, classes: list[int | str], rows: dict[str, NDArray[np.int64]], split: Split) -> None:
+def check_labels(y: Tensor, classes: list[int | str], rows: Parts, split: Split) -> None:
     """Raises DatasetInvalid where a label is judged by but not trained on: without stratification it may happen."""
     labels = y.numpy().reshape(len(y)).astype(np.int64)
     known = np.unique(labels[rows["train"]])
-    by_content = split.method == "content"
-    advice = "give more sequences of each class" if by_content else "set data.split.stratify to true"
+    advice = {
+        "content": "give more sequences of each class",
+        "group": "give more groups with each class, or set another data.split.seed",
+        "time": "give earlier sequences of each class, or leave out the classes that are new",
+        "given": "mark some of these rows as train",
+    }.get(split.method, "set data.split.stratify to true")
     problems = []
     for name in ("validation", "test"):
         strange = rows[name][~np.isin(labels[rows[name]], known)]

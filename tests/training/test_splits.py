@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from loopline.files.build import build
+from loopline.files.schema import Schema
 from numpy.typing import NDArray
 
-from services.errors import DatasetInvalid
+from services.errors import DatasetInvalid, SpecInvalid
+from services.training.checkpoint import essence
 from services.training.data import prepare
-from services.training.files import npz
+from services.training.files import npz, sequences, suspicions
 from services.training.files.npz import Arrays
+from services.training.spec import data_warnings, parse
 from services.training.spec.fields import Split
 from services.training.spec.rules import counts_of_split
 from services.training.splits import split_rows
-from tests.training.building import classes, of_many_lengths, spec_for, values
+from tests.client.files.tables import table
+from tests.training.building import classes, document, make_run, of_many_lengths, spec_for, trained, values
 
 
 def unequal(samples: int = 100, split: NDArray[np.int8] | None = None) -> Arrays:
@@ -238,3 +245,211 @@ def test_by_content_a_label_without_training_rows_is_told_what_to_do_about() -> 
     rare.y[split_rows(rare, BY_CONTENT)["test"][0]] = 1
     with pytest.raises(DatasetInvalid, match="give more sequences of each class"):
         prepare(rare, spec_for(rare, data={"split": {"validation": 0.2, "test": 0.3, "method": "content"}}))
+
+
+# ---- whole groups, and the order of time
+
+SESSIONS = Schema(group=("person", "day"), order="at", features=("pulse",), static=("site",), target=("state",))
+
+
+def recordings(people: dict[str, int], steps: int = 3) -> Arrays:
+    """Recordings as a table has them, a row a step: so many of each person, on days that follow each other."""
+    rows = [
+        (person, f"day{number}", site, step + 10 * number + place, place + number + step / 7)
+        for place, (person, days) in enumerate(people.items())
+        for number in range(days)
+        for site in ["north" if place % 2 else "south"]
+        for step in range(steps)
+    ]
+    person, day, site, at, pulse = map(list, zip(*rows, strict=True))
+    state = ["ab"[int(name[3:]) % 2] for name in day]
+    return sequences.arrays(build(table(person=person, day=day, site=site, at=at, pulse=pulse, state=state), SESSIONS))
+
+
+def with_groups(sizes: list[int], seed: int = 0) -> Arrays:
+    """Sequences of groups of these sizes, mixed."""
+    names = np.array([f"g{number}" for number, size in enumerate(sizes) for _ in range(size)])
+    return replace(values(samples=len(names)), groups=np.random.default_rng(seed).permutation(names))
+
+
+def parts_of(arrays: Arrays, **split: Any) -> dict[str, NDArray[np.int64]]:
+    return split_rows(arrays, Split.model_validate(split))
+
+
+def told(arrays: Arrays, split: dict[str, Any]) -> list[str]:
+    """The problems of a spec with this split and such data, before anything is trained."""
+    with pytest.raises(SpecInvalid) as caught:
+        spec_for(arrays, data={"split": {"validation": None, **split}})
+    return [str(problem) for problem in caught.value.problems]
+
+
+SHARES = st.sampled_from([0.0, 1e-9, 0.1, 0.25, 0.4])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=12), SHARES, SHARES, st.integers(0, 99))
+def test_no_group_is_in_two_parts_and_the_parts_are_everything(
+    sizes: list[int], validation: float, test: float, seed: int
+) -> None:
+    arrays = with_groups(sizes, seed)
+    assert arrays.groups is not None
+    rows = parts_of(arrays, validation=validation, test=test, method="group", seed=seed)
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(arrays)))
+    names = [set(arrays.groups[chosen]) for chosen in rows.values()]
+    assert sum(map(len, names)) == len(set.union(*names)) == len(sizes)
+    assert [bool(names[place]) for place in (1, 2)] == [validation > 0, test > 0]
+    for name, share in (("validation", validation), ("test", test)):
+        assert abs(len(rows[name]) - share * len(arrays)) <= max(sizes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=6, max_size=60), SHARES, SHARES, st.booleans())
+def test_by_time_the_past_is_trained_on_and_equal_times_stay_together(
+    ends: list[int], validation: float, test: float, dates: bool
+) -> None:
+    assume(len(set(ends)) > 2)
+    times = np.array(ends, np.int64) * 10**9 if dates else np.array(ends, np.float64)
+    arrays = replace(values(samples=len(ends)), ends=times)
+    rows = parts_of(arrays, validation=validation, test=test, method="time")
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(ends)))
+    assert [len(rows[name]) > 0 for name in ("validation", "test")] == [validation > 0, test > 0]
+    of_parts = [times[chosen] for chosen in rows.values() if len(chosen)]
+    assert all(before.max() < after.min() for before, after in pairwise(of_parts))
+
+
+def test_by_time_a_share_is_as_exact_as_the_times_allow() -> None:
+    arrays = replace(values(samples=100), ends=np.random.default_rng(0).permutation(100).astype(np.int64))
+    rows = parts_of(arrays, validation=0.15, test=0.1, method="time")
+    assert {name: len(chosen) for name, chosen in rows.items()} == {"train": 75, "validation": 15, "test": 10}
+    assert arrays.ends is not None
+    assert set(arrays.ends[rows["test"]].tolist()) == set(range(90, 100))
+
+
+def test_groups_do_not_depend_on_the_order_of_rows() -> None:
+    arrays = with_groups([3, 5, 2, 7, 4, 4])
+    assert arrays.groups is not None
+    moved = np.random.default_rng(1).permutation(len(arrays))
+    first = parts_of(arrays, test=0.2, method="group")
+    second = parts_of(arrays.chosen(moved), test=0.2, method="group")
+    for name, rows in first.items():
+        assert set(arrays.groups[rows]) == set(arrays.groups[moved][second[name]])
+    other = parts_of(arrays, test=0.2, method="group", seed=3)
+    assert set(arrays.groups[other["test"]]) != set(arrays.groups[first["test"]])
+
+
+def test_of_several_columns_that_name_a_recording_the_first_is_the_group_unless_another_is_named() -> None:
+    arrays = recordings({"ann": 4, "bob": 3, "cy": 5, "di": 4})
+    assert arrays.groups is not None
+    person, day = np.array([name.split("/") for name in arrays.groups]).T
+    assert arrays.static is not None
+    for by, values_of in ((None, person), ("person", person), ("day", day), ("site", arrays.static[:, 0])):
+        test = {"test": 0.25} if by != "site" else {"test": 0.0}
+        rows = parts_of(arrays, validation=0.25, method="group", by=by, **test)
+        seen = [set(values_of[chosen].tolist()) for chosen in rows.values()]
+        assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+def test_a_person_that_a_model_could_learn_by_heart_is_no_help_in_a_split_by_group() -> None:
+    """Each person has a constant of their own and a class of their own: by it a random split is solved, and a split by
+    group is not."""
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(20), 10)
+    label, mark = np.arange(20) % 2, rng.standard_normal((20, 6))
+    x = np.repeat(mark[person][:, None, :], 4, axis=1) + 0.01 * rng.standard_normal((200, 4, 6))
+    arrays = Arrays(
+        x=x.astype(np.float32),
+        lengths=np.full(200, 4),
+        y=label[person],
+        groups=np.array([f"p{number}" for number in person]),
+    )
+    training = {"epochs": 40, "batch_size": 20, "optimizer": {"name": "adam", "lr": 0.02}}
+    scores = {}
+    for method in ("random", "group"):
+        run = make_run(arrays, training=training, data={"split": {"validation": 0.3, "method": method}})
+        scores[method] = trained(run)[-1]["validation_accuracy"]
+    assert scores["random"] == 1.0
+    assert scores["group"] is not None
+    assert scores["group"] < 0.8
+
+
+def test_given_parts_are_taken_whole_and_nothing_is_drawn_beside_them() -> None:
+    arrays = unequal(split=np.repeat([0, 2], [70, 30]).astype(np.int8))
+    rows = parts_of(arrays, method="given")
+    assert {name: len(chosen) for name, chosen in rows.items()} == {"train": 70, "validation": 0, "test": 30}
+    found = told(arrays, {"method": "given", "validation": 0.2})
+    assert found == [
+        "/data/split/validation: with the method given the data set says which rows these are: leave it out, or choose "
+        "a method that draws them, such as random"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"method": "group"}, "no column of the data set names its sequences: upload it with --group"),
+        ({"method": "time"}, "the data set has no times: upload it with the column that orders its steps (--order)"),
+        ({"method": "given"}, "the data set marks no rows as validation or test: upload it with a `split`"),
+        ({"by": "person"}, "is for the method group, and this one is random: leave it out"),
+        ({"method": "group", "by": "x"}, "the data set has no such columns; got x"),
+    ],
+)
+def test_a_method_that_the_data_has_nothing_for_is_refused_with_a_way_out(split: dict[str, Any], said: str) -> None:
+    [problem] = told(values(), split)
+    assert said in problem
+
+
+def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
+    [problem] = told(recordings({"ann": 2, "bob": 2}), {"method": "group", "by": "hospital"})
+    assert problem.endswith("the data set has person, day, site; got hospital")
+
+
+def test_too_few_groups_or_times_are_refused_before_training() -> None:
+    [problem] = told(with_groups([5, 9]), {"method": "group", "validation": 0.2, "test": 0.2})
+    assert problem.startswith("/data/split/validation: a share of 0.2 is empty: the 14 samples are of too few groups")
+    [problem] = told(replace(values(), ends=np.zeros(24)), {"method": "time"})
+    assert "end at too few different times" in problem
+
+
+def test_a_given_part_that_tears_a_group_apart_or_is_not_the_latest_is_refused() -> None:
+    marked = replace(with_groups([4, 4, 4]), split=(np.arange(12) % 4 == 0).astype(np.int8) * 2)
+    with pytest.raises(DatasetInvalid, match=r"id g1, g2 would be in both .* give all rows of a group the same part"):
+        parts_of(marked, method="group", validation=0.0)
+    late = replace(values(samples=12), ends=np.arange(12), split=(np.arange(12) < 3).astype(np.int8) * 2)
+    with pytest.raises(DatasetInvalid, match="the test split begins before the train split ends"):
+        parts_of(late, method="time", validation=0.0)
+
+
+def test_names_that_cannot_be_told_apart_are_no_groups() -> None:
+    arrays = replace(recordings({"ann/b": 2, "bob": 2}), static=None, static_columns=())
+    assert npz.summarise(arrays).groups == []
+
+
+def test_a_class_that_only_a_later_part_has_is_told_with_what_to_do() -> None:
+    arrays = replace(classes(30, kinds=3), ends=np.arange(30))
+    arrays.y[:] = np.arange(30) // 27
+    with pytest.raises(DatasetInvalid, match="give earlier sequences of each class, or leave out the classes"):
+        prepare(arrays, spec_for(arrays, data={"split": {"method": "time", "validation": 0.1}}))
+
+
+def test_what_was_split_without_a_column_goes_on_from_checkpoints_of_before() -> None:
+    document = spec_for(classes()).document()
+    split = document["data"]["split"]
+    before = {name: value for name, value in split.items() if name != "by"}
+    assert essence(document) == essence(document | {"data": document["data"] | {"split": before}})
+
+
+def test_repeated_names_under_a_random_split_are_warned_of() -> None:
+    arrays = recordings({"ann": 4, "bob": 3, "cy": 1})
+    found = suspicions.of(arrays)
+
+    def warned(**split: Any) -> list[str]:
+        spec = parse(document(data={"split": {"validation": 0.2, **split}}))
+        return [one for one in data_warnings.for_job(found, spec, npz.summarise(arrays)) if "names" in one]
+
+    [message] = warned()
+    assert message == (
+        "person ann names 4 sequences (2 of the 3 names have several), and the split is random, so a model is tested "
+        "on names that it was trained on. If it is for new ones, set data.split.method to group."
+    )
+    assert len(warned(method="content")) == 1
+    assert warned(method="group") == warned(method="time") == warned(validation=0.0) == []

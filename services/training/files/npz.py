@@ -22,10 +22,10 @@ from loopline.files import rounding
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files import scan, series
+from services.training.files import grouping, scan, series
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.files.arrays import Arrays as Arrays
-from services.training.files.summary import Columns, DatasetSummary
+from services.training.files.summary import Columns, DatasetSummary, Grouping
 from services.training.tasks import known
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
@@ -141,6 +141,11 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         inputs=None if arrays.features is None else _counted(arrays.x, arrays.features),
         static=None if arrays.static is None else _counted(arrays.static, arrays.static_columns),
         series=series.summarised(arrays),
+        groups=[
+            Grouping(column=column, groups=len(grouping.by(arrays, column).names), names=names)
+            for column, names in grouping.columns(arrays).items()
+        ],
+        times=None if arrays.ends is None else len(np.unique(arrays.ends)),
     )
 
 

@@ -43,6 +43,18 @@ class SeriesSummary(BaseModel):
     """Where the time between two steps is another one, in words; None if it is nowhere."""
 
 
+class Grouping(BaseModel):
+    """A column by which a split can keep sequences together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    column: str
+    groups: int
+    """How many different values it has."""
+    names: bool
+    """Whether it names the sequences; the first that does is the default."""
+
+
 class DatasetSummary(BaseModel):
     """The shape and targets of a data set; stored beside it, shown by the API, read by `spec.check_data`."""
 
@@ -61,3 +73,5 @@ class DatasetSummary(BaseModel):
     inputs: Columns | None = None  # None: each feature is a number, and nothing is missing
     static: Columns | None = None
     series: SeriesSummary | None = None  # None: there is nothing that goes on after the last step
+    groups: list[Grouping] = []
+    times: int | None = None  # how many different times sequences end at; None where steps have no times

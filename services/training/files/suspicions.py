@@ -15,6 +15,7 @@ import numpy as np
 from loopline.files import rounding
 from numpy.typing import NDArray
 
+from services.training.files import grouping
 from services.training.files.npz import Arrays
 from services.training.files.suspicion import Suspicion
 from services.training.tasks import known
@@ -46,6 +47,7 @@ def of(arrays: Arrays) -> list[Suspicion]:
         *_of_order(x),
         *(_of_padding(x) if full else ()),
         *_of_windows(arrays),
+        *_of_groups(arrays),
     ]
 
 
@@ -224,8 +226,34 @@ def _of_windows(arrays: Arrays) -> Iterator[Suspicion]:
             "overlapping_windows",
             "drawn_split",
             "The sequences are overlapping windows of a series, and are split at random, so validation and test hold "
-            "steps that training has seen and look too good. Save a `split` array, with the latest part for both.",
+            f"steps that training has seen and look too good. {_way_out(arrays)}",
         )
+
+
+def _way_out(arrays: Arrays) -> str:
+    if arrays.ends is not None:
+        return "Set data.split.method to time."
+    return "Save a `split` array, with the latest part for both."
+
+
+def _of_groups(arrays: Arrays) -> Iterator[Suspicion]:
+    """Several sequences of one person, machine or day."""
+    column = next((name for name, naming in grouping.columns(arrays).items() if naming), None)
+    if column is None:
+        return
+    groups = grouping.by(arrays, column)
+    sizes = np.bincount(groups.of, minlength=len(groups.names))
+    repeated = np.flatnonzero(sizes > 1)
+    if not len(repeated) or len(groups.names) == 1:
+        return
+    largest = int(sizes.argmax())
+    yield Suspicion(
+        "repeated_ids",
+        "drawn_split",
+        f"{column} {groups.names[largest]} names {sizes[largest]:,} sequences ({len(repeated):,} of the "
+        f"{len(groups.names):,} names have several), and the split is random, so a model is tested on names that it "
+        "was trained on. If it is for new ones, set data.split.method to group.",
+    )
 
 
 def _overlaps(arrays: Arrays, row: int, first: NDArray[Any], where: NDArray[Any]) -> bool:

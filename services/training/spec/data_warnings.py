@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
-from services.training.spec.fields import Spec
+from services.training.spec import shares
+from services.training.spec.fields import Spec, Split
 
 
 def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, summary: DatasetSummary) -> list[str]:
@@ -27,10 +28,7 @@ def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, s
 
 
 def _is_drawn(spec: Spec | None, summary: DatasetSummary) -> bool:
-    """Whether a part of the split is drawn at random."""
-    marked = summary.given_split or {}
-    for name, fallback in (("validation", 0.2), ("test", 0.0)):
-        share = None if spec is None else getattr(spec.data.split, name)
-        if share != "given" and (share or (share is None and fallback and not marked.get(name))):
-            return True
-    return False
+    """Whether a part of the split is drawn at random, each sequence by itself."""
+    marked, split = summary.given_split or {}, Split() if spec is None else spec.data.split
+    parts = [shares.of_part(split, name, marked=bool(marked.get(name))) for name in ("validation", "test")]
+    return split.method in ("random", "content") and any(share not in ("given", 0.0) for share in parts)

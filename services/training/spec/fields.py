@@ -306,17 +306,23 @@ class Synthetic(Strict):
 
 
 class Split(Strict):
-    """These fields divide the samples into training, validation and test. A number is the fraction of samples to draw;
-    with classes, the draw is stratified. `given` uses the split of the data set. A fraction above 0 takes at least one
-    sample. If it cannot, the job is rejected."""
+    """These fields divide the samples into training, validation and test. A number is the fraction of the samples, and
+    `method` says which ones. `given` uses the split of the data set. A fraction above 0 takes at least one sample. If
+    it cannot, the job is rejected."""
 
     validation: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Null uses the split of the data set, or 0.2 if it has none."""
     test: Literal["given"] | Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Null uses the split of the data set, or 0.0 if it has none."""
-    method: Literal["random", "content"] = "random"
-    """How a fraction is drawn. With `content`, the values of a sequence decide its part. So it stays in that part in
-    every later version of the data set, and no model is tested on samples that an earlier one was trained on."""
+    method: Literal["random", "group", "time", "given", "content"] = "random"
+    """Which samples make up a fraction. `random`: any. `group`: whole groups, such as all sequences of one person, so
+    no group is in two parts. `time`: the latest by the time of their last step, so the past is trained on and the
+    future is the test; samples of the same time are in the same part. `given`: all parts are those of the data set.
+    `content`: the values of a sequence decide its part. So it stays in that part in every later version of the data
+    set, and no model is tested on samples that an earlier one was trained on."""
+    by: Plain | None = Field(None, min_length=1, max_length=1024)
+    """For the method `group`: the column whose values are the groups. It is one of the columns that name a sequence, or
+    one with a value for each sequence. Null: the first column that names a sequence."""
     stratify: bool = True
     """For the method `random`: draw the same fraction of each class. Data with a class for each
     step, with labels or with values is never stratified."""

@@ -127,6 +127,7 @@ def _data(data: Data, document: Mapping[str, Any]) -> Iterator[Problem]:
     if data.synthetic is not None and data.synthetic.classes > data.synthetic.samples:
         yield Problem("/data/synthetic/classes", f"must be at most the number of samples; got {data.synthetic.classes}")
     yield from _preparation(data)
+    yield from _split(data.split)
     if data.synthetic is not None:
         yield from _drawn_bytes(data.synthetic)
         for name in ("validation", "test"):
@@ -150,6 +151,16 @@ def _preparation(data: Data) -> Iterator[Problem]:
         )
     if data.cut != "end" and data.max_length is None:
         yield Problem("/data/cut", "says where data.max_length cuts, and there is none: give the most steps to keep")
+
+
+def _split(split: Split) -> Iterator[Problem]:
+    if split.by is not None and split.method != "group":
+        yield Problem("/data/split/by", f"is for the method group, and this one is {split.method}: leave it out")
+    if split.method == "given":
+        for name in ("validation", "test"):
+            if isinstance(getattr(split, name), float):
+                detail = "with the method given the data set says which rows these are: leave it out, or choose a "
+                yield Problem(f"/data/split/{name}", f"{detail}method that draws them, such as random")
 
 
 def _drawn_bytes(drawn: Synthetic) -> Iterator[Problem]:
@@ -303,6 +314,9 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
                 f"/data/split/{name}",
                 f"the data set marks no rows as {name}: say a fraction such as 0.2, or upload it with a `split` array",
             )
+    if (problem := _method_fits(split, summary) or _too_few(split, summary)) is not None:
+        yield problem
+        return
     counts = counts_of_split(spec, summary)
     if counts["train"] < 1:
         yield Problem("/data/split", f"leaves nothing to train on: the data set has {summary.samples} samples")
@@ -318,15 +332,62 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
                 yield Problem(f"/data/split/{name}", shares.why_empty(split, share, left, kinds))
 
 
+def _method_fits(split: Split, summary: DatasetSummary) -> Problem | None:
+    """What a data set lacks that the method of its split needs."""
+    place, otherwise = "/data/split/method", "or choose another method, such as random"
+    if split.method == "given" and not any((summary.given_split or {}).get(name) for name in ("validation", "test")):
+        return Problem(
+            place, f"the data set marks no rows as validation or test: upload it with a `split`, {otherwise}"
+        )
+    if split.method == "time" and summary.times is None:
+        return Problem(
+            place, f"the data set has no times: upload it with the column that orders its steps (--order), {otherwise}"
+        )
+    if split.method != "group":
+        return None
+    columns = {group.column: group.names for group in summary.groups}
+    if split.by is not None and split.by not in columns:
+        has = f"has {_listed(list(columns))}" if columns else "has no such columns"
+        detail = f"must be a column that names sequences, or that has a value for each sequence: the data set {has}"
+        return Problem("/data/split/by", f"{detail}; got {split.by}")
+    if split.by is None and not any(columns.values()):
+        advice = f"upload it with --group, {otherwise}"
+        if columns:
+            advice = f"name another column with data.split.by ({_listed(list(columns))})"
+        return Problem(place, f"no column of the data set names its sequences: {advice}")
+    return None
+
+
+def _too_few(split: Split, summary: DatasetSummary) -> Problem | None:
+    """Fewer groups, or times, than parts: each of them goes to one part as a whole."""
+    given, fractions = _given_and_drawn(split, summary)
+    asked = [name for name, share in fractions.items() if share > 0]
+    if given or not asked or split.method not in ("group", "time"):
+        return None
+    if split.method == "time" and summary.series is not None:
+        return None  # the windows of a forecast end at other times than their series
+    found = summary.times or 0
+    if split.method == "group":
+        found = next(group.groups for group in summary.groups if split.by in (group.column, None))
+    if found > len(asked):
+        return None
+    name = asked[max(0, found - 1)]
+    return Problem(f"/data/split/{name}", shares.why_empty(split, fractions[name], summary.samples, None))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")
+
+
 def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
-    """How many samples each part gets: exactly, or about as many where that is by content or where rows are given."""
+    """How many samples each part gets: exactly, or about as many if rows are given or the method is not random."""
     split = spec.data.split
     given, fractions = _given_and_drawn(split, summary)
     left = summary.samples - sum(given.values())  # a fraction is of what is not given to another part
     counts = {"train": 0, **given}
     if split.method == "content":
         counts |= {name: round(left * share) for name, share in fractions.items()}
-    elif not known.named(summary.target).stratifies or not split.stratify or given:
+    elif split.method in ("group", "time") or not known.named(summary.target).stratifies or not split.stratify or given:
         counts |= {name: shares.of_all(left, left * share) for name, share in fractions.items()}
     else:
         labels = _class_counts(summary)
@@ -340,12 +401,12 @@ def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
 def _given_and_drawn(split: Split, summary: DatasetSummary) -> tuple[dict[str, int], dict[str, float]]:
     """Of the parts beside training the rows of those that the data set marks, and the fractions of the others."""
     marked, given, drawn = summary.given_split or {}, {}, {}
-    for name, fallback in (("test", 0.0), ("validation", 0.2)):
-        share = getattr(split, name)
-        if share == "given" or (share is None and marked.get(name)):
+    for name in ("test", "validation"):
+        share = shares.of_part(split, name, marked=bool(marked.get(name)))
+        if share == "given":
             given[name] = marked.get(name, 0)
         else:
-            drawn[name] = fallback if share is None else share
+            drawn[name] = share
     return given, drawn
 
 

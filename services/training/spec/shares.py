@@ -6,8 +6,19 @@ A fraction that was asked for is never empty: it takes one sample at least, or s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from services.training.spec.fields import Split
+
+
+def of_part(split: Split, name: str, *, marked: bool) -> float | Literal["given"]:
+    """The share of the validation or test part. `marked`: the data set marks rows for it."""
+    share: float | Literal["given"] | None = getattr(split, name)
+    if share is None and (marked or split.method == "given"):
+        return "given"
+    if share is None:
+        return {"validation": 0.2, "test": 0.0}[name]
+    return share
 
 
 def of_all(samples: int, wanted: float) -> int:
@@ -36,6 +47,16 @@ def why_empty(split: Split, share: float, samples: int, classes: int | None) -> 
         return (
             f"a share of {share:g} is empty: the content of none of the {samples:,} sequences falls into it; raise the "
             f"share, give more sequences, {instead}"
+        )
+    if split.method == "group":
+        return (
+            f"a share of {share:g} is empty: the {samples:,} samples are of too few groups, and training, validation "
+            f"and test need a group each; name another column with data.split.by, {instead}"
+        )
+    if split.method == "time":
+        return (
+            f"a share of {share:g} is empty: the {samples:,} samples end at too few different times, and training, "
+            f"validation and test need one each; choose another method, {instead}"
         )
     if split.stratify and classes is not None:
         return (
