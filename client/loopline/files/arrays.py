@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,29 @@ from loopline.files.limits import Limits
 from loopline.files.problems import refuse
 from loopline.files.source import Source, too_large
 
+# What a damaged header makes numpy, ast and tokenize raise.
+_BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    TokenError,
+)
 SHAPES = "(samples, length, features), or (samples, length) for one feature"
 
 
 def read(path: Path, limits: Limits = Limits()) -> NDArray[Any]:  # noqa: B008 (it is frozen)
     """(samples, length, features), mapped from the file and not read. Raises FileInvalid."""
     source = Source.of(path)
+    if source.head(6) != b"\x93NUMPY":
+        raise refuse("", "this is not an .npy array. Save it with np.save.")
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    except _BROKEN as error:
         if "Object arrays" in str(error) or "Python objects" in str(error):
             raise refuse(
                 "", "the array has Python objects, which are never read. Save it as numbers: x.astype(float)."

@@ -25,8 +25,9 @@ from loopline.files.problems import Findings, refuse
 from loopline.files.source import Source
 from loopline.files.spool import Spool
 from loopline.files.table import Table
-from loopline.files.textual import Block, Lines, Text
+from loopline.files.textual import Block, Lines, Text, count_byte
 
+QUOTE = ord('"')
 _AHEAD = 2
 """Blocks that are parsed at the same time."""
 
@@ -147,10 +148,10 @@ class _Reading:
             end = _complete(data, self.dialect.delimiter)
             rest = data[end:]
             if len(rest) > self.limits.max_cell_bytes:
-                raise self._unclosed(line + data.count(b"\n", 0, end))
+                raise self._unclosed(line + count_byte(data[:end]))
             if end:
                 yield self._without_repeats(Block(data[:end], line))
-                line += data.count(b"\n", 0, end)
+                line += count_byte(data[:end])
         if rest:
             raise self._unclosed(line)
 
@@ -168,8 +169,9 @@ class _Reading:
         for _ in range(self.dialect.skipped):
             position = data.index(b"\n", position) + 1
         if self.dialect.has_header:
-            ends = _row_starts(data[position : position + self.limits.max_cell_bytes], self.dialect.delimiter)
-            end = position + int(ends[1]) if len(ends) > 1 else len(data)
+            end = data.index(b"\n", position) + 1
+            while end < len(data) and _complete(data[position:end], self.dialect.delimiter) < end - position:
+                end = data.index(b"\n", end) + 1
             self.header, position = data[position:end], end
         return data[position:], 1 + data.count(b"\n", 0, position)
 
@@ -279,7 +281,7 @@ class _Reading:
 
     def _mark(self, block: Block, rows: int) -> None:
         offsets = None
-        breaks = block.data.count(b"\n")
+        breaks = count_byte(block.data)
         blank = breaks - rows - sum(line >= block.line for line in self.repeated) * self.header.count(b"\n")
         if breaks != rows:
             found = _row_lines(block.data, self.dialect.delimiter)
@@ -296,7 +298,7 @@ def _quoted(delimiter: str) -> re.Pattern[bytes]:
 
 def _complete(data: bytes, delimiter: str) -> int:
     """Where the last row begins that is cut off within quotes; else the end."""
-    if data.count(b'"') % 2 == 0:
+    if b'"' not in data or count_byte(data, QUOTE) % 2 == 0:
         return len(data)
     row, behind = 0, 0
     for match in _quoted(delimiter).finditer(data):

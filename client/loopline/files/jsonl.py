@@ -25,7 +25,7 @@ from loopline.files.problems import FileInvalid, Findings, refuse
 from loopline.files.source import Source
 from loopline.files.spool import Spool
 from loopline.files.table import Table
-from loopline.files.textual import Block, Lines, Text
+from loopline.files.textual import Block, Lines, Text, count_byte
 from loopline.files.values import WORDS
 
 _DEEPEST = 3
@@ -111,7 +111,7 @@ class _Reading:
         full = table is not None and table.schema.names == list(self.types)
         if not full or not table.schema.equals(pa.schema(self.types)):
             table = _parse(block.data, self.types)
-        breaks = block.data.count(b"\n")
+        breaks = count_byte(block.data)
         if table is None or table.num_rows != breaks:
             numbers, objects = self._objects(block, spool)
             table = self._table(objects)

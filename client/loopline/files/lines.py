@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 
 from loopline.files.columns import Column
 from loopline.files.limits import Limits
@@ -14,7 +15,7 @@ from loopline.files.problems import Findings, refuse
 from loopline.files.source import Source
 from loopline.files.spool import Spool
 from loopline.files.table import Table
-from loopline.files.textual import Block, Lines, Text
+from loopline.files.textual import Block, Lines, Text, count_byte
 
 _MOST_LINES = 0.9
 """Where so many lines have a tab, the others are mistakes."""
@@ -32,11 +33,12 @@ def read(source: Source, work: Path, limits: Limits) -> Table:
             found, numbers = _lines(block)
             if number == 0:
                 side = _side_of_label(found)
-            blank += block.data.count(b"\n") - len(found)
+            breaks = count_byte(block.data)
+            blank += breaks - len(found)
             if not len(found):
                 continue
-            lines.add(spool.rows, block.line, None if len(found) == block.data.count(b"\n") else numbers)
-            spool.append(_batch(found, side, label, spool.rows, lines))
+            lines.add(spool.rows, block.line, None if len(found) == breaks else numbers)
+            spool.append(_batch(block.data, found, side, label, spool.rows, lines))
         if not spool.rows:
             raise refuse("", "the file is empty: there is no text. Export it again.")
         notes = [*text.notes]
@@ -66,11 +68,32 @@ def whole(source: Source, limits: Limits) -> tuple[str, list[str]]:
 
 
 def _lines(block: Block) -> tuple[pa.Array, np.ndarray[tuple[int], np.dtype[np.int32]]]:
-    """The lines that are not blank, and how far below the first of the block each is."""
-    found = pc.split_pattern(pa.array([block.data[:-1].decode()]), "\n").flatten()
+    """The lines that are not blank, and how far below the first of the block each is: nothing if none is blank."""
+    found = _split(block.data)
+    content = np.frombuffer(b"\n" + block.data, np.uint8)
+    if not ((content[:-1] == 10) & (content[1:] <= 32)).any():
+        return found, np.empty(0, np.int32)
     blank = pc.match_substring_regex(found, _BLANK).to_numpy(zero_copy_only=False)
     numbers = np.flatnonzero(~blank).astype(np.int32)
-    return (found if len(numbers) == len(found) else found.take(pa.array(numbers))), numbers
+    return found.take(pa.array(numbers)), numbers
+
+
+def _split(data: bytes) -> pa.Array:
+    if b"\x1f" in data or b"\n\n" in data or data.startswith(b"\n"):
+        return pc.split_pattern(pa.array([data[:-1].decode()]), "\n").flatten()
+    return _parts(data, "\x1f", 1)[0]
+
+
+def _parts(data: bytes, delimiter: str, count: int) -> list[pa.Array]:
+    """Each line in so many parts; faster than to split texts."""
+    names = [str(number) for number in range(count)]
+    table = csv.read_csv(
+        pa.py_buffer(data),
+        read_options=csv.ReadOptions(use_threads=False, column_names=names, block_size=max(len(data) + 1, 1 << 10)),
+        parse_options=csv.ParseOptions(delimiter=delimiter, quote_char=False),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), check_utf8=False),
+    )
+    return [column.combine_chunks() for column in table.columns]
 
 
 def _side_of_label(found: pa.Array) -> str | None:
@@ -86,18 +109,21 @@ def _side_of_label(found: pa.Array) -> str | None:
     return "before" if sizes[0] <= sizes[1] else "after"
 
 
-def _batch(found: pa.Array, side: str | None, label: Column, row: int, lines: Lines) -> pa.RecordBatch:
+def _batch(data: bytes, found: pa.Array, side: str | None, label: Column, row: int, lines: Lines) -> pa.RecordBatch:
     if side is None:
         return pa.RecordBatch.from_arrays([found], names=["text"])
-    without = pc.invert(pc.match_substring(found, "\t"))
-    if pc.any(without).as_py():
+    tabs = pc.count_substring(found, "\t").to_numpy()
+    if not tabs.all():
         findings = Findings()
-        for index in np.flatnonzero(without.to_numpy(zero_copy_only=False))[:20].tolist():
+        for index in np.flatnonzero(tabs == 0)[:20].tolist():
             findings.add(
                 lines.name(row + index), f"the line has no tab, so no label. Labels are {side} the tab of each line."
             )
         findings.check()
-    parts = pc.split_pattern(found, "\t", max_splits=1, reverse=side == "after")
-    one, two = pc.list_element(parts, 0), pc.list_element(parts, 1)
+    if tabs.max() == 1 and len(found) == count_byte(data):
+        one, two = _parts(data, "\t", 2)
+    else:
+        parts = pc.split_pattern(found, "\t", max_splits=1, reverse=side == "after")
+        one, two = pc.list_element(parts, 0), pc.list_element(parts, 1)
     text, labels = (two, one) if side == "before" else (one, two)
     return pa.RecordBatch.from_arrays([text, label.take(labels, row)], names=["text", "label"])

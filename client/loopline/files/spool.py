@@ -17,6 +17,9 @@ from loopline.files.source import too_large
 IN_MEMORY = 16 << 20
 """Bytes up to which no file is made."""
 
+_SMALL, _MOST_SMALL = 16 << 10, 256
+"""Batches of fewer bytes are put together when there are so many."""
+
 Convert = Callable[[pa.Array], pa.Array]
 
 
@@ -27,7 +30,7 @@ class Spool:
         self._work, self._name, self._limits = work, name, limits
         self._schema: pa.Schema | None = None
         self._batches: list[pa.RecordBatch] = []
-        self._bytes = 0
+        self._bytes = self._small = 0
         self._file: Path | None = None
         self._writer: pa.RecordBatchFileWriter | None = None
         self.rows = 0
@@ -78,11 +81,12 @@ class Spool:
         self._rewrite(schema, changes)
 
     def _rewrite(self, schema: pa.Schema, changes: dict[int, tuple[pa.DataType, Convert]]) -> None:
-        old, batches = self._file, list(self._batches)
-        stored = self._stored()
-        self._file, self._writer, self._batches, self._bytes, self._schema = None, None, [], 0, schema
+        old = self._file
+        stored = self._stored() if old is not None else iter(self._batches)
+        self._file, self._writer, self._schema = None, None, schema
+        self._batches, self._bytes, self._small = [], 0, 0
         try:
-            for batch in stored if old is not None else batches:
+            for batch in stored:
                 self._add(_converted(batch, schema, changes))
         finally:
             if old is not None:
@@ -98,26 +102,27 @@ class Spool:
         self._bytes += batch.nbytes
         if self._bytes > max(4 * self._limits.max_bytes, IN_MEMORY):  # numbers of one digit become eight bytes
             raise too_large(self._name, self._limits)
-        if self._writer is None:
-            self._batches.append(batch)
-            if self._bytes > IN_MEMORY:
-                self._to_disk()
-            return
-        self._writer.write_batch(batch)
+        self._batches.append(batch)
+        self._small = self._small + 1 if batch.nbytes < _SMALL else 0
+        if self._small == _MOST_SMALL:  # of many little files; each batch costs time at every later use
+            self._batches[-_MOST_SMALL:] = [pa.concat_batches(self._batches[-_MOST_SMALL:])]
+            self._small = 0
+        if self._bytes > IN_MEMORY and not self._small:
+            self._to_disk()
 
     def _to_disk(self) -> None:
-        handle, name = tempfile.mkstemp(dir=self._work, prefix="rows-", suffix=".arrow")
-        os.close(handle)
-        self._file = Path(name)
-        self._writer = pa.ipc.new_file(name, self.schema)
+        if self._writer is None:
+            handle, name = tempfile.mkstemp(dir=self._work, prefix="rows-", suffix=".arrow")
+            os.close(handle)
+            self._file = Path(name)
+            self._writer = pa.ipc.new_file(name, self.schema)
         for batch in self._batches:
             self._writer.write_batch(batch)
         self._batches = []
 
     def _stored(self) -> Iterator[pa.RecordBatch]:
         """The batches of the file, which is complete after this."""
-        if self._file is None:
-            return iter(())
+        self._to_disk()
         self._close()
         reader = pa.ipc.open_file(pa.memory_map(str(self._file)))
         return (reader.get_batch(index) for index in range(reader.num_record_batches))

@@ -77,7 +77,7 @@ def _parsed(header: list[str]) -> _Header:
     for line, text in enumerate(header, 1):
         if not text.startswith("@"):
             continue
-        name, *words = text[1:].split()
+        name, *words = text[1:].split() or [""]
         given = words[0].lower() if words else ""
         if name.lower() == "timestamps" and given == "true":
             raise refuse(
@@ -151,7 +151,11 @@ class _Series:
         return pa.RecordBatch.from_arrays(arrays, names=names)
 
     def _values(self, cells: pa.Array, counts: np.ndarray[tuple[int], np.dtype[np.int32]], dimension: int) -> pa.Array:
-        flat = values.cleaned(cells.flatten())
+        flat = cells.flatten()
+        quick = values.numbers(flat)
+        if quick is not None:
+            return quick
+        flat = values.cleaned(flat)
         read = values.Form("number").read(flat)
         lost = values.wrong(flat, read)
         if len(lost):

@@ -26,7 +26,8 @@ ZONED = pa.timestamp("us", "UTC")
 
 Kind = Literal["boolean", "integer", "number", "date", "time", "zoned", "words"]
 _MISSING = pa.array(MISSING)
-_SAMPLE = 500
+_SAMPLE, _MOST = 500, 5000
+"""Cells that are looked at to find the forms that are possible, and to choose one."""
 _ENOUGH = 0.95
 """A form needs this share of the first cells of a column; the others are reported, or the column is words."""
 
@@ -92,8 +93,23 @@ ISO = (Form("date"), Form("time"), Form("zoned"))
 
 def cleaned(cells: pa.Array) -> pa.Array:
     """Without the spaces around cells; a missing value is null."""
-    cells = pc.utf8_trim_whitespace(cells)
+    if _has_spaces(cells):
+        cells = pc.utf8_trim_whitespace(cells)
     return pc.if_else(pc.is_in(cells, value_set=_MISSING), pa.scalar(None, pa.string()), cells)
+
+
+def _has_spaces(cells: pa.Array) -> bool:
+    """Whether a cell may begin or end with a space. Beyond ASCII it may."""
+    _, offsets, data = cells.buffers()
+    if data is None or offsets is None or not len(cells):
+        return False
+    bounds = np.frombuffer(offsets, np.int32)[cells.offset : cells.offset + len(cells) + 1]
+    if bounds[0] == bounds[-1]:
+        return False
+    letters = np.frombuffer(data, np.uint8)[: bounds[-1]]
+    full = bounds[1:] > bounds[:-1]
+    ends = np.concatenate([letters[bounds[:-1][full]], letters[bounds[1:][full] - 1]])
+    return bool(((ends <= 32) | (ends >= 127)).any())
 
 
 def count_of(cells: pa.Array) -> int:
@@ -114,14 +130,13 @@ def guess(cells: pa.Array, *, numbers: bool = True) -> Form:
 
     `cells` is clean and has at least one value.
     """
+    cells = _spread(cells.drop_null(), _MOST)
     if numbers:
         for kind in ("integer", "number"):
             form = Form(kind)
             if _whole(cells, form.type) is not None:
                 return _with_plus(form, cells)
-    sample = cells.drop_null()
-    if len(sample) > _SAMPLE:
-        sample = sample.take(pa.array(np.linspace(0, len(sample) - 1, _SAMPLE).astype(np.int64)))
+    sample = _spread(cells, _SAMPLE)
     texts = sample.to_pylist()
     candidates = [*(_numbers(texts) if numbers else ()), *ISO, *_dates(texts)]
     shares = [(count_of(readable(form, sample)) / len(sample), form) for form in candidates]
@@ -136,6 +151,13 @@ def guess(cells: pa.Array, *, numbers: bool = True) -> Form:
         best = max(times, key=lambda each: each[0])[1]
         return best
     return WORDS
+
+
+def _spread(cells: pa.Array, count: int) -> pa.Array:
+    """So many of the cells, evenly spread, or all."""
+    if len(cells) <= count:
+        return cells
+    return cells.take(pa.array(np.linspace(0, len(cells) - 1, count).astype(np.int64)))
 
 
 def _with_plus(form: Form, cells: pa.Array) -> Form:
@@ -187,6 +209,14 @@ def wider(form: Form, lost: pa.Array) -> Form | None:
     if form.kind == "integer" and (found := guess(lost)).kind == "number":
         return found
     return None
+
+
+def numbers(cells: pa.Array) -> pa.Array | None:
+    """Cells that are all numbers, NaN as null; None if one is something else."""
+    found = _whole(cells, pa.float64())
+    if found is None or not pc.any(pc.is_nan(found)).as_py():
+        return found
+    return pc.if_else(pc.is_nan(found), pa.scalar(None, pa.float64()), found)
 
 
 def _whole(cells: pa.Array, kind: pa.DataType) -> pa.Array | None:

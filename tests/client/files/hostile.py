@@ -267,6 +267,7 @@ FILES = (
         "class.ts", b"@problemName x\n@classLabel true a b\n@data\n1:a\n1:c\n", says="line 5: the label is none of"
     ),
     Hostile("words.ts", b"@problemName x\n@data\n1,2\n3,x\n", says="line 4, dimension 0, step 1: 'x' is not a number"),
+    Hostile("nameless.ts", b"@problemName x\n@\n@data\n1,x\n", says="line 4, dimension 0, step 1: 'x' is not a number"),
     Hostile("no_data.ts", b"@problemName x\n", says="there is no line @data"),
     Hostile(
         "half_labelled.txt",

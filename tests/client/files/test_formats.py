@@ -356,3 +356,13 @@ def test_an_array_is_mapped(tmp_path: Path) -> None:
     (tmp_path / "lie.npy").write_bytes((tmp_path / "x.npy").read_bytes().replace(b"(2, 3)", b"(9, 9)"))
     with pytest.raises(FileInvalid, match=r"this is not an \.npy array, or it is damaged"):
         arrays.read(tmp_path / "lie.npy")
+
+
+@pytest.mark.parametrize("in_memory", [0, 16 << 20])
+def test_many_little_files_become_few_batches(in_memory: int, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
+    path = files(work.parent / "data", {f"{number:03}.csv": f"v\n{number}\n" for number in range(520)})
+    table = formats.read(path, work)
+    assert table.data.column("v").to_pylist() == list(range(520))
+    assert table.data.column("v").num_chunks < 20
+    assert list(work.iterdir()) == []
