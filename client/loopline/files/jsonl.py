@@ -187,16 +187,19 @@ class _Reading:
 
 
 def _array(found: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_floating(kind):  # integers beyond 64 bits too
-        found = [None if value is None else float(value) for value in found]
-    elif pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
-        found = [None if one is None else [None if value is None else float(value) for value in one] for one in found]
-    return pa.array(found, kind)
+    return pa.array(_floats(found, kind) if "double" in str(kind) else found, kind)
+
+
+def _floats(found: list[Any], kind: pa.DataType) -> list[Any]:
+    """The values of a column of numbers, or of lists of them; integers beyond 64 bits become numbers too."""
+    if pa.types.is_list(kind):
+        return [None if one is None else _floats(one, kind.value_type) for one in found]
+    return [None if value is None else float(value) for value in found]
 
 
 def _parse(data: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
     """What pyarrow reads; None where it finds something else than these columns."""
-    if _depth(data) > _DEEPEST - 1 or any(pa.types.is_null(kind) for kind in types.values()):
+    if b"NaN" in data or _depth(data) > _DEEPEST or any(pa.types.is_null(kind) for kind in types.values()):
         return None
     try:
         return pj.read_json(
@@ -239,19 +242,25 @@ def _type(value: Any, where: str) -> pa.DataType:
     if isinstance(value, str):
         return pa.string()
     if isinstance(value, list):
-        return pa.list_(_item_type(value, where))
+        return pa.list_(_item_type(value, where, deepest=False))
     raise refuse(where, "the value is an object. Give each of its values a key of its own.")
 
 
-def _item_type(items: list[Any], where: str) -> pa.DataType:
+def _item_type(items: list[Any], where: str, *, deepest: bool) -> pa.DataType:
     kinds = {type(item) for item in items} - {type(None)}
     if kinds <= {int, float}:
         whole = kinds == {int} and all(item is None or -(1 << 63) <= item < 1 << 63 for item in items)
         return pa.int64() if whole else pa.float64() if kinds else pa.null()
     if kinds in ({bool}, {str}):
         return pa.bool_() if kinds == {bool} else pa.string()
+    if kinds == {list} and not deepest:
+        inner: pa.DataType | None = pa.null()
+        for item in items:
+            inner = inner and _common(inner, _item_type(item or [], where, deepest=True))
+        if inner is not None and not pa.types.is_string(inner):
+            return pa.list_(inner)
     raise refuse(
-        where, "the list has lists, objects or several types of values. Write a key with a list for each feature."
+        where, "the list has objects, or several types of values. Write a key with a list of numbers for each feature."
     )
 
 

@@ -171,6 +171,8 @@ def _unreadable(kind: pa.DataType) -> str | None:
         return "the column has values within values. Write each of them as a column of its own."
     if _is_list(kind):
         inner = kind.value_type
+        if _is_list(inner):
+            inner = inner.value_type
         plain = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_boolean(inner)
         return (
             None if plain or _is_text(inner) else "a list must have numbers or words. Write a column for each feature."

@@ -252,7 +252,18 @@ FILES = (
     ),
     Hostile("types.jsonl", b'{"a": 1}\n{"a": "x"}\n', says="line 2, key a: the value is text, but line 1 has a number"),
     Hostile("nested.jsonl", b'{"a": {"b": 1}}\n', says="line 1, key a: the value is an object"),
-    Hostile("lists.jsonl", b'{"a": [[1], [2]]}\n', says="line 1, key a: the list has lists"),
+    Hostile("lists.jsonl", b'{"a": [[[1]]]}\n', says="line 1, key a: the list has objects, or several types"),
+    Hostile("mixed_list.jsonl", b'{"a": [1, "x"]}\n', says="line 1, key a: the list has objects, or several types"),
+    Hostile(
+        "table.jsonl",
+        b'{"a": [[1, 2], [3, 4.5]]}\n{"a": [[], null, [NaN]]}\n',
+        rows=({"a": [[1.0, 2.0], [3.0, 4.5]]}, {"a": [[], None, [None]]}),
+    ),
+    Hostile(
+        "tables.parquet",
+        parquet(pa.table({"x": [[[1.0, float("nan")], [2.0, 3.0]], None]})),
+        rows=({"x": [[1.0, None], [2.0, 3.0]]}, {"x": None}),
+    ),
     Hostile("pretty.json", json.dumps({"a": 1}, indent=1).encode(), says="line 1: this is no JSON object"),
     Hostile("array.json", b'[{"a": 1}]', says="this is a JSON array"),
     Hostile(
