@@ -51,7 +51,7 @@ from services.training.resume import resume, take_up
 from services.training.retention import Recorded, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, data_warnings, parse, stored
-from services.training.spec.footprint import GATES, check_fits, host_bytes, of_synthetic
+from services.training.spec.footprint import GATES, check_fits, check_padded, host_bytes, of_synthetic
 
 Stop = Callable[[], StopReason | None]
 Offered = tuple[dict[str, Any], tuple[File, ...]]
@@ -184,14 +184,16 @@ def _sha256(path: Path) -> str:
 def read_arrays(spec: Spec, path: Path | None) -> Arrays:
     """The data a spec asks for: read from the path, which is that of a stored data set or of an `.npz`, or drawn.
 
-    Raises DatasetInvalid.
+    Raises DatasetInvalid, TooLargeToTrain.
     """
     synthetic = spec.data.synthetic
     if path is not None and store.is_stored(path):
         try:
-            return sequences.arrays(store.read(path))
+            found = store.read(path)
         except FileInvalid as error:
             raise DatasetInvalid(str(error), [Problem("/data/dataset", str(error))]) from error
+        check_padded(found.x.itemsize * found.x.shape[1], found.lengths)
+        return sequences.arrays(found)
     if path is not None:
         return npz.read(path, npz.Limits(max_bytes=host_bytes() or sys.maxsize, plain_labels=False))
     assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101

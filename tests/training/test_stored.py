@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from loopline.files import store
 
-from services.errors import DatasetInvalid, SpecInvalid
+from services.errors import DatasetInvalid, SpecInvalid, TooLargeToTrain
 from services.training.files import npz
 from services.training.files.npz import Arrays
+from services.training.spec import footprint
 from tests.training.building import as_sequences, classes, document, events, mixed, of_many_lengths, tagged, timeless
 
 Event = dict[str, Any]
@@ -73,6 +74,18 @@ def test_how_many_sequences_were_left_out_is_told(tmp_path: Path) -> None:
     assert note["message"].startswith("Samples with missing values were left out: ")
     assert sum(note["data"]["left_out"].values()) == 5
     assert told[-1]["event"] == "finished"
+
+
+def test_sequences_that_fit_only_without_padding_are_refused_with_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long recording among short ones: a stored kilobyte becomes a megabyte."""
+    lengths = np.array([1000, *[1] * 999])
+    x = np.zeros((1000, 1000, 1), np.float32)
+    path = stored(Arrays(x=x, lengths=lengths, y=np.arange(1000) % 2), tmp_path / "data")
+    monkeypatch.setattr(footprint, "host_bytes", lambda: 3_000_000)
+    with pytest.raises(TooLargeToTrain, match=r"padded to the longest, which has 1,000 steps, and the median has 1\."):
+        trained_on(path, tmp_path / "out")
 
 
 def test_a_damaged_file_is_the_data_sets_problem(tmp_path: Path) -> None:

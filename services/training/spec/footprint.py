@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.errors import TooLargeToTrain
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec
@@ -87,6 +90,21 @@ def check_fits(spec: Spec, summary: DatasetSummary, device: tuple[str, int] | No
     else:
         activations = f"the activations of a batch of {min(spec.training.batch_size, summary.samples):,}"
         _check("this machine", host, {network: need.network, "the data": need.data, activations: need.batch})
+
+
+def check_padded(step: int, lengths: NDArray[np.int64]) -> None:
+    """`step` is the size of a step in bytes.
+
+    Raises TooLargeToTrain where sequences of these lengths, padded to the longest, need more than this machine has.
+    """
+    longest, there = int(lengths.max(initial=0)), host_bytes()
+    needed = len(lengths) * longest * step
+    if there is not None and needed > there:
+        raise TooLargeToTrain(
+            f"The data needs {shown(needed)} of memory, and this machine has {shown(there)}: each of the "
+            f"{len(lengths):,} sequences is padded to the longest, which has {longest:,} steps, and the median has "
+            f"{int(np.median(lengths)):,}. Split the longest ones, or use a queue whose workers have more memory."
+        )
 
 
 def _check(where: str, there: int | None, parts: Mapping[str, int]) -> None:

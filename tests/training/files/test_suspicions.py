@@ -14,7 +14,7 @@ from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
 from services.training.spec import loads, parse
 from services.training.spec.data_warnings import for_job
-from tests.training.building import classes, document, of_many_lengths, values
+from tests.training.building import classes, document, mixed, of_many_lengths, values
 
 ROOT = Path(__file__).parents[3]
 
@@ -267,3 +267,11 @@ def test_the_specs_of_the_examples_are_told_nothing() -> None:
     arrays = npz.read(ROOT / "data" / "japanese-vowels.npz")
     spec = parse(loads((ROOT / "examples" / "vowels.yaml").read_bytes()))
     assert for_job(suspicions.of(arrays), spec, npz.summarise(arrays)) == []
+
+
+def test_gaps_hide_nothing_and_numbers_of_words_say_nothing() -> None:
+    arrays = mixed(60)
+    arrays.x[:, :, 2] *= 5_000.0  # words of a large vocabulary
+    assert suspicions.of(arrays) == []
+    arrays.x[:, :, 1] *= 100.0
+    assert [found.code for found in suspicions.of(arrays)] == ["large_x"]

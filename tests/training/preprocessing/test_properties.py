@@ -68,16 +68,33 @@ def data_for(preparation: dict[str, Any], seed: int = 5) -> Arrays:
     return replace(arrays, x=x, static=static)
 
 
+SHAPES = ("patch", "stride", "max_length", "cut")
+"""Fields that leave no answer for each step."""
+
+
+def with_tags(arrays: Arrays) -> Arrays:
+    """The same sequences, with a tag for each step."""
+    steps = arrays.x.shape[1]
+    y = (np.arange(steps) + arrays.y[:, None])[:, :, None] % 3
+    y[np.arange(steps) >= arrays.lengths[:, None]] = -1
+    return replace(arrays, y=y)
+
+
 def padded(arrays: Arrays, steps: int) -> Arrays:
     """The same data with more padding."""
-    more = np.zeros((len(arrays), steps, arrays.x.shape[2]), arrays.x.dtype)
-    return replace(arrays, x=np.concatenate((arrays.x, more), axis=1))
+    more = ((0, 0), (0, steps), (0, 0))
+    y = np.pad(arrays.y, more, constant_values=-1) if arrays.y.ndim == 3 else arrays.y
+    return replace(arrays, x=np.pad(arrays.x, more), y=y)
 
 
 @settings(max_examples=60, deadline=None)
-@given(preparation=preparations(), architecture=ARCHITECTURES)
-def test_padding_never_changes_an_answer(preparation: dict[str, Any], architecture: dict[str, Any]) -> None:
+@given(preparation=preparations(), architecture=ARCHITECTURES, tags=st.booleans())
+def test_padding_never_changes_an_answer(preparation: dict[str, Any], architecture: dict[str, Any], tags: bool) -> None:
     arrays = data_for(preparation)
+    if tags:
+        arrays = with_tags(arrays)
+        preparation = {key: value for key, value in preparation.items() if key not in SHAPES}
+        architecture = {**architecture, "pooling": "none"}
     run = make_run(arrays, data=preparation, architecture=architecture)
     fitted = run.data.preprocessing
     assert prepare(padded(arrays, 5), run.spec).preprocessing == fitted
