@@ -15,6 +15,7 @@ from loopline.files.features import Floats, Reader, Rows, Values, kind_of, numbe
 from loopline.files.limits import Limits
 from loopline.files.long import Arrangement
 from loopline.files.names import check_names
+from loopline.files.problems import refuse
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column, Sequences
 from loopline.files.table import Table
@@ -38,9 +39,6 @@ def build(table: Table, schema: Schema, limits: Limits = _DEFAULT) -> Sequences:
     """
     reader = Reader(table, limits)
     check_names(table, schema)
-    if table.data.num_rows == 0:
-        reader.findings.add("", "the file has no rows")
-        reader.findings.check()
     if schema.layout == "text":
         return _of_texts(reader, schema)
     found = _wide(reader, schema) if schema.layout == "wide" else _long(reader, schema)
@@ -160,7 +158,9 @@ def _stems(table: Table, target: Sequence[str]) -> list[str]:
 
 
 def _of_texts(reader: Reader, schema: Schema) -> Sequences:
-    column = reader.column(schema.text or "")
+    if not schema.text:
+        raise refuse("", "no column has texts; name one (--text NAME), or give another layout (--layout)")
+    column = reader.column(schema.text)
     count = len(column)
     if kind_of(column.type) != "category":
         reader.findings.add(f"column {schema.text}", f"`{schema.text}` has {column.type}, not texts")
@@ -240,7 +240,8 @@ def _known(values: Floats) -> Floats:
     found = np.take_along_axis(values, before, axis=1)
     first = np.take_along_axis(values, known.argmax(axis=1)[:, None], axis=1)
     found = np.where(np.isnan(found), first, found)
-    return np.where(np.isnan(found), np.nanmean(found) if known.any() else 0.0, found)
+    some = values[known][0] if known.any() else 0.0
+    return np.where(np.isnan(found), some, found)
 
 
 # ---- what a sequence has besides

@@ -437,7 +437,6 @@ class _Inference:
             if name not in (self.given.known_future or ())
             and self.look.distinct_words(name) <= MOST_WORDS
             and self.look.constant_in(name, group)
-            and self.look.distinct([name]) > 1
         ]
         if found:
             self._decide("static", found, "likely", f"one value in each `{_listed(group)}`")

@@ -36,6 +36,7 @@ class Look:
         self.codes = cache(self._codes)
         self.distinct_words = cache(self._distinct_words)
         self._together = cache(self._codes_together)
+        self._distinct = cache(self._count_distinct)
         self._words = cache(self._mean_words)
 
     def _kind(self, name: str) -> ArrowKind:
@@ -54,6 +55,8 @@ class Look:
     def _codes(self, name: str) -> Rows:
         """A number for each row, the same for equal values; -1 where there is none."""
         column = self.column(name)
+        if self.kind(name) in ("list", "other"):  # which Arrow does not compare
+            return np.arange(self.rows)
         return np.nan_to_num(indices(column, different(column)), nan=-1).astype(np.int64)
 
     def _codes_together(self, names: tuple[str, ...]) -> Rows:
@@ -63,11 +66,18 @@ class Look:
             codes = np.unique((codes + 1) * (int(more.max(initial=0)) + 2) + more, return_inverse=True)[1]
         return codes
 
-    def distinct(self, names: Sequence[str]) -> int:
-        codes = self._together(tuple(names))
+    def _count_distinct(self, names: tuple[str, ...]) -> int:
+        if len(names) == 1 and self.kind(names[0]) not in ("list", "other"):
+            return int(pc.count_distinct(self.column(names[0]), mode="only_valid").as_py())
+        codes = self._together(names)
         return len(np.unique(codes[codes >= 0]))
 
+    def distinct(self, names: Sequence[str]) -> int:
+        """How many different values the columns together have."""
+        return self._distinct(tuple(names))
+
     def runs(self, names: Sequence[str]) -> int:
+        """How many pieces of rows have the same values as the row above."""
         return 1 + int(np.count_nonzero(np.diff(self._together(tuple(names)))))
 
     def unique(self, names: Sequence[str]) -> bool:
@@ -107,12 +117,13 @@ class Look:
         return bool(len(values) > 1 and values[0] in (0, 1) and (np.diff(values) == 1).all())
 
     def constant_in(self, name: str, group: Sequence[str]) -> bool:
-        """Whether a column has one value in each group."""
+        """Whether a column has one value in each group, and not the same one in all."""
         codes = self._together(tuple(group))
-        first = np.full(int(codes.max(initial=0)) + 2, -2)
-        own = self.codes(name)
+        own = floats(self.column(name)) if self.kind(name) in ("number", "boolean") else self.codes(name).astype(float)
+        own = np.nan_to_num(own, nan=np.inf)  # missing values are equal
+        first = np.zeros(int(codes.max(initial=0)) + 2)
         first[codes[::-1]] = own[::-1]
-        return bool((first[codes] == own).all())
+        return bool((first[codes] == own).all() and (own != own[:1]).any())
 
     def _mean_words(self, name: str) -> float:
         column = self.column(name).slice(0, _SAMPLE_ROWS).drop_null()

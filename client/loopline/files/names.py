@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from loopline.files.features import Numbered, numbered
+from loopline.files.features import Numbered, kind_of, numbered
 from loopline.files.problems import Findings
 from loopline.files.schema import Schema
 from loopline.files.table import Table
 
 ROLES = ("group", "order", "features", "static", "text", "target", "known_future", "weight", "split")
 _ONLY_ROLE = ("group", "order", "static", "text", "weight", "split")
-"""A column with one of these roles has no other one. A target may be a feature as well: the past of a forecast."""
+"""A column with one of these roles has one value per row, and no other role. A target may be a feature as well: the past
+of a forecast."""
 
 
 def check_names(table: Table, schema: Schema) -> None:
@@ -29,12 +30,24 @@ def check_names(table: Table, schema: Schema) -> None:
                 findings.add("", f"there is no column `{name}`{_near(name, [*columns, *stems])}")
             elif name not in columns and role not in ("features", "target", "known_future"):
                 findings.add("", f"{_stem(stems[name])}, and {role} takes single columns")
+            elif role in _ONLY_ROLE and name not in twice:
+                _check_plain(table, role, name, findings)
     for role in _ONLY_ROLE:
         for other in ROLES:
             if other != role and (other not in _ONLY_ROLE or ROLES.index(other) > ROLES.index(role)):
                 both = sorted(set(named_by(schema, role)) & set(named_by(schema, other)))
                 _add_both(findings, role, other, both)
+    if not table.data.num_rows:
+        findings.add("", "the file has no rows")
     findings.check()
+
+
+def _check_plain(table: Table, role: str, name: str, findings: Findings) -> None:
+    """Refuses lists and the like where one value is needed."""
+    type_ = table.data.schema.field(name).type
+    if kind_of(type_) in ("list", "other"):
+        what = "lists" if kind_of(type_) == "list" else f"values of the type {type_}"
+        findings.add(f"column {name}", f"`{name}` has {what}, and {role} takes one value per row")
 
 
 def _add_both(findings: Findings, role: str, other: str, names: Iterable[str]) -> None:
