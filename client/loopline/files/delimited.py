@@ -232,11 +232,10 @@ class _Reading:
         if not table.num_rows:
             return
         self._mark(block, table.num_rows)
+        (parts,) = table.combine_chunks().to_batches()
         arrays = []
-        for index, column in enumerate(self.columns):
+        for index, (column, cells) in enumerate(zip(self.columns, parts.columns, strict=True)):
             before = column.type
-            cells = table.column(index).combine_chunks()
-            cells = cells if isinstance(cells, pa.Array) else cells.chunk(0)
             if self.raw:
                 pass
             elif pa.types.is_string(cells.type):

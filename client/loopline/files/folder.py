@@ -102,7 +102,8 @@ def _by_manifest(manifest: Member, files: Sequence[Member], work: Path, limits: 
     if missing:
         shown = ", ".join(map(repr, missing[:_SHOWN]))
         findings.add(
-            manifest.name, f"{len(missing):,} files are not listed, such as {shown}. List them, or delete them."
+            manifest.name,
+            f"not all files are listed; missing: {shown} ({len(missing):,} in all). List them, or delete them.",
         )
     for row in sorted(set(rows.values()) - set(matched))[:_SHOWN]:
         findings.add(

@@ -99,11 +99,12 @@ class Spool:
         return pa.Table.from_batches(list(self._stored()), self.schema)
 
     def _add(self, batch: pa.RecordBatch) -> None:
-        self._bytes += batch.nbytes
+        size = batch.nbytes
+        self._bytes += size
         if self._bytes > max(4 * self._limits.max_bytes, IN_MEMORY):  # numbers of one digit become eight bytes
             raise too_large(self._name, self._limits)
         self._batches.append(batch)
-        self._small = self._small + 1 if batch.nbytes < _SMALL else 0
+        self._small = self._small + 1 if size < _SMALL else 0
         if self._small == _MOST_SMALL:  # of many little files; each batch costs time at every later use
             self._batches[-_MOST_SMALL:] = [pa.concat_batches(self._batches[-_MOST_SMALL:])]
             self._small = 0

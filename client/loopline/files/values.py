@@ -25,6 +25,15 @@ TIME = pa.timestamp("us")
 ZONED = pa.timestamp("us", "UTC")
 
 Kind = Literal["boolean", "integer", "number", "date", "time", "zoned", "words"]
+_TYPES: dict[Kind, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "date": pa.date32(),
+    "time": TIME,
+    "zoned": ZONED,
+    "words": pa.string(),
+}
 _MISSING = pa.array(MISSING)
 _SAMPLE, _MOST = 500, 5000
 """Cells that are looked at to find the forms that are possible, and to choose one."""
@@ -57,16 +66,7 @@ class Form:
         """Of the column as it is stored. A column whose form is undecided is stored as text."""
         if self.other is not None:
             return pa.string()
-        kinds: dict[Kind, pa.DataType] = {
-            "boolean": pa.bool_(),
-            "integer": pa.int64(),
-            "number": pa.float64(),
-            "date": pa.date32(),
-            "time": TIME,
-            "zoned": ZONED,
-            "words": pa.string(),
-        }
-        return kinds[self.kind]
+        return _TYPES[self.kind]
 
     @property
     def is_plain(self) -> bool:
