@@ -67,7 +67,7 @@ class Look:
         return codes
 
     def _count_distinct(self, names: tuple[str, ...]) -> int:
-        if len(names) == 1 and self.kind(names[0]) not in ("list", "other"):
+        if len(names) == 1 and self.kind(names[0]) not in ("list", "other", "empty"):
             return int(pc.count_distinct(self.column(names[0]), mode="only_valid").as_py())
         codes = self._together(names)
         return len(np.unique(codes[codes >= 0]))

@@ -12,8 +12,8 @@ from loopline.files.table import Table
 
 ROLES = ("group", "order", "features", "static", "text", "target", "known_future", "weight", "split")
 _ONLY_ROLE = ("group", "order", "static", "text", "weight", "split")
-"""A column with one of these roles has one value per row, and no other role. A target may be a feature as well: the past
-of a forecast."""
+"""A column with one of these roles has one value per row, and no other role. A target may be a feature as well: the
+past of a forecast."""
 
 
 def check_names(table: Table, schema: Schema) -> None:
