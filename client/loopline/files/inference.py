@@ -392,6 +392,12 @@ class _Inference:
         if len(suffixed) == 1:
             self._decide("target", suffixed[0], "likely", f"its name says {re.split('_', suffixed[0])[-1]}")
             return
+        if len(free) > looks.MANY_STEPS and all(re.fullmatch(r"column_\d+", name) for name in free):
+            for name, place in ((free[0], "first"), (free[-1], "last")):
+                if self.look.is_label(name) and not any(map(self.look.may_name, set(free[1:-1]))):
+                    why = f"it is the {place} column, and the only one with whole numbers or words"
+                    self._decide("target", name, "guess", why)
+                    return
         last = self.names[-1]
         if last in free and self.look.kind(last) == "category" and 1 < self.look.distinct([last]) <= self.look.rows / 2:
             why = f"it is the last column and has {self.look.distinct([last]):,} different words"

@@ -99,6 +99,10 @@ class Look:
         values = floats(column)
         return bool(np.array_equal(values, np.floor(values)))
 
+    def is_label(self, name: str) -> bool:
+        """Whether a column has few different whole numbers, or words."""
+        return self.may_name(name) and 1 < self.distinct([name]) <= self.rows / 2
+
     def counts_up(self, name: str) -> bool:
         """Whether a column of numbers mostly grows from row to row; it may begin again, as in the next sequence."""
         values = floats(self.column(name))

@@ -162,6 +162,14 @@ def test_a_given_target_that_is_part_of_the_numbering_is_no_step() -> None:
     assert (found.schema.layout, found.schema.features, found.schema.target) == ("wide", ("column",), ("column_1",))
 
 
+def test_a_label_before_the_readings_of_a_file_without_names_is_guessed() -> None:
+    found = infer(table("tsv", **{"column_1": [1, 2] * 10, **steps("column_", 30, 20, 2)}))
+    assert (found.schema.layout, found.schema.features, found.schema.target) == ("wide", ("column",), ("column_1",))
+    assert sure(found, "target") == "guess"
+    whole = {f"column_{number}": RNG.integers(0, 9, 20) for number in range(1, 30)}
+    assert infer(table("tsv", **whole)).schema.target == ()
+
+
 def test_a_target_that_names_numbered_columns_is_all_of_them() -> None:
     found = infer(table(**steps("x_", 20, 10), **steps("y_", 3, 10)), Schema(target=("y",)))
     assert found.schema.target == ("y_0", "y_1", "y_2")
