@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from loopline.files import store
 from loopline.files.build import build
+from loopline.files.inspection import inspect
 from loopline.files.schema import Schema
 from numpy.typing import NDArray
 
@@ -25,7 +28,7 @@ from services.training.spec.fields import Split
 from services.training.spec.rules import counts_of_split
 from services.training.splits import split_rows
 from tests.client.files.tables import table
-from tests.training.building import classes, document, make_run, of_many_lengths, spec_for, trained, values
+from tests.training.building import classes, document, events, make_run, of_many_lengths, spec_for, trained, values
 
 
 def unequal(samples: int = 100, split: NDArray[np.int8] | None = None) -> Arrays:
@@ -453,3 +456,34 @@ def test_repeated_names_under_a_random_split_are_warned_of() -> None:
     )
     assert len(warned(method="content")) == 1
     assert warned(method="group") == warned(method="time") == warned(validation=0.0) == []
+
+
+def test_a_table_of_recordings_is_split_by_person_from_its_file_to_the_result(tmp_path: Path) -> None:
+    rows = [
+        f"p{person},{walk},{100 * walk + step},{np.sin(step * (1 + kind) / 2):.3f},{'abc'[kind]}"
+        for person in range(9)
+        for walk in range(4)
+        for kind in [(person + walk) % 3]
+        for step in range(8)
+    ]
+    (tmp_path / "walks.csv").write_text("\n".join(["person,walk,at,acc,activity", *rows]))
+    schema = Schema(group=("person", "walk"), order="at", target=("activity",))
+    found = inspect(tmp_path / "walks.csv", schema, tmp_path)
+    assert found.sequences is not None, found.problems
+    store.write(tmp_path / "stored", found.sequences)
+    split = {"method": "group", "validation": 0.25, "test": 0.25}
+    order = {"data": str(tmp_path / "stored"), "directory": str(tmp_path / "out"), "suspect": True}
+    told = list(events({**order, "spec": document(data={"split": split})}))
+    assert [
+        event["message"] for event in told if event.get("type") == "suspicion" and "names" in event["message"]
+    ] == []
+    details = told[-1]["result"]["details"]
+    supports = {name: sum(part["classes"]["support"]) for name, part in details.items()}
+    assert all(support % 4 == 0 for support in supports.values())  # the four walks of a person stay together
+    assert supports == {"validation": 8, "test": 8}
+    by_time = {**split, "method": "time"}
+    told = list(events({**order, "spec": document(data={"split": by_time}), "directory": str(tmp_path / "later")}))
+    assert {name: sum(part["classes"]["support"]) for name, part in told[-1]["result"]["details"].items()} == {
+        "validation": 9,
+        "test": 9,
+    }  # each walk ends at the same time for all
