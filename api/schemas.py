@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from services.datasets.versions import check_name
@@ -73,7 +75,7 @@ SCHEDULE_EXAMPLE: dict[str, Any] = {
 
 
 class Answer(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, serialize_by_alias=True)
 
 
 class FieldProblem(Answer):
@@ -172,64 +174,6 @@ class Baseline(Answer):
     """A sentence if the model does not beat the baseline, else null."""
 
 
-class OfClasses(Answer):
-    """A list for each column, with a value for each class or label: of at most 1,000, those with the largest support. A
-    value is null if it is not defined."""
-
-    name: list[int | str]
-    precision: list[float | None]
-    recall: list[float | None]
-    f1: list[float | None]
-    support: list[int]
-    """How many samples (of tags: steps) truly have it."""
-    auroc: list[float | None]
-    """Each class against the rest; null also if samples * classes is above 100,000,000."""
-
-
-class OfTargets(Answer):
-    """A list for each column, with a value for each target, in the unit of the data."""
-
-    name: list[int | str]
-    mae: list[float | None]
-    rmse: list[float | None]
-    r2: list[float | None]
-
-
-class Average(Answer):
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    auroc: float | None
-
-
-class Confused(Answer):
-    actual: int | str
-    predicted: int | str
-    count: int
-
-
-class Confusion(Answer):
-    matrix: list[list[int]] | None = None
-    """Rows are true classes, columns are answers. Null for more than 50 classes."""
-    largest: list[Confused] = []
-    """At most 20 confusions, the most frequent first."""
-    of_labels: list[list[list[int]]] | None = None
-    """Of yes-or-no labels: [[true no, false yes], [false no, true yes]] of each."""
-
-
-class Details(Answer):
-    """What lies behind the metrics of a split."""
-
-    classes: OfClasses | None = None
-    labels: OfClasses | None = None
-    targets: OfTargets | None = None
-    macro: Average | None = None
-    """The mean over the classes that occur."""
-    weighted: Average | None = None
-    """The mean weighted by support."""
-    confusion: Confusion | None = None
-
-
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
@@ -242,8 +186,6 @@ class Result(Answer):
     stopped_early: bool
     baseline: Baseline | None = None
     """Null for a job that an earlier version of Loopline trained."""
-    details: dict[Literal["validation", "test"], Details] | None = None
-    """By split. Null for one value to predict, for a job that ended early, and for an earlier version of Loopline."""
     retrain: Retrained | None = None
     """Null unless the spec has a `retrain`."""
 
@@ -539,6 +481,16 @@ class Dataset(Answer):
     version: int
     sha256: str
     bytes: int
+    """Size of the stored file."""
+    format: str
+    """The format of the uploaded file, such as `csv`."""
+    source_sha256: str | None
+    source_bytes: int | None
+    """Hash and size of the uploaded file if another form of it is stored; null for an `.npz`."""
+    schema_: dict[str, Any] | None = Field(None, serialization_alias="schema")
+    """Which columns of the file are what: given or inferred. Null for an `.npz`."""
+    report: dict[str, Any] | None = None
+    """What the check of the file found. Null for an `.npz`, and in lists."""
     samples: int
     features: int
     min_length: int
@@ -1015,6 +967,19 @@ class Working(Answer):
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
+def _columns(value: object) -> object:
+    """Names of columns, as a query can give them."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value.split(",")
+
+
+Columns = Annotated[list[Text], BeforeValidator(_columns, json_schema_input_type=str), Field(min_length=1)]
+
+
 def _dataset_name(name: str) -> str:
     try:
         check_name(name)
@@ -1090,6 +1055,35 @@ class StepsQuery(Query):
 class UploadQuery(Query):
     name: Annotated[str, AfterValidator(_dataset_name)]
     """The data set's name; another upload with this name and other content makes its next version."""
+
+    file: Text | None = None
+    """The name of the file on the sender's side. Its ending tells formats apart whose contents look alike."""
+    layout: Literal["wide", "long", "files", "text"] | None = None
+    """Of a table: `wide` (a row is a sequence), `long` (a row is a step), `files` (a file is a sequence), `text` (a row
+    is a text). The fields below name columns: one name, names with commas between them, or a JSON array of names. The
+    service infers what is missing."""
+    group: Columns | None = None
+    """The columns that name the sequence, or series, of a row."""
+    order: Text | None = None
+    """The column that orders the steps of a sequence."""
+    features: Columns | None = None
+    """The columns that a model reads at each step."""
+    static: Columns | None = None
+    """The columns that have one value for each sequence."""
+    text: Text | None = None
+    """The column of texts."""
+    target: Columns | None = None
+    """The columns to predict."""
+    known_future: Columns | None = None
+    """The features whose values are known ahead of time."""
+    weight: Text | None = None
+    """The column with the weight of each sequence in the loss."""
+    split: Text | None = None
+    """The column that says train, validation or test for each sequence."""
+
+    def schema_document(self) -> dict[str, Any]:
+        """What the sender says of the columns."""
+        return self.model_dump(exclude={"name", "file"}, exclude_none=True)
 
 
 class DatasetsQuery(PageQuery):

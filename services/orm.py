@@ -141,7 +141,16 @@ class Dataset(Base):
     version: Mapped[int]
     sha256: Mapped[str] = mapped_column(index=True)
     bytes: Mapped[int] = mapped_column(sa.BigInteger)
-    """Size of the uploaded file."""
+    """Size of the stored file."""
+    format: Mapped[str] = mapped_column(server_default="npz")
+    """Of the uploaded file: a `loopline.files.table.Format`, or `npz`, which is stored as it came."""
+    source_sha256: Mapped[str | None]
+    source_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """Hash and size of the uploaded file, if another form of it is stored."""
+    schema: Mapped[dict[str, Any] | None]
+    """A `loopline.files.schema.Schema`, whole: which columns of the file are what. An `.npz` has none."""
+    report: Mapped[dict[str, Any] | None]
+    """A `loopline.files.report.Report`. An `.npz` has none."""
     summary: Mapped[dict[str, Any]]
     """A `services.training.files.summary.DatasetSummary`."""
     suspicions: Mapped[list[dict[str, Any]] | None]

@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     inbox: InboxPlace | None = Field(
         default=None,
         description="A folder, or a prefix in an object store (with the S3 settings above). Each file "
-        "TENANT/NAME/*.npz in it becomes the next version of the data set NAME (docs/inbox.md). Example: /srv/inbox",
+        "TENANT/NAME/FILE in it becomes the next version of the data set NAME (docs/inbox.md). Example: /srv/inbox",
     )
     host: str = Field(default="127.0.0.1", description="The address that the API listens on.")
     port: int = Field(default=8080, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")

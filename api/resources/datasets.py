@@ -21,7 +21,8 @@ api = openapi.blueprint("datasets", __name__, prefix="/v1/datasets", about="Immu
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
 _BODY = {
     "required": True,
-    "description": "An .npz with `x` (samples, length, features), `y`, and optionally `lengths` and `split`.",
+    "description": "A CSV, Parquet, JSONL, .ts, text or .npy file, a .zip with a file for each sequence, or an .npz "
+    "with `x` (samples, length, features), `y`, and optionally `lengths` and `split`.",
     "content": {
         "application/octet-stream": {"schema": _FILE},
         "application/zip": {"schema": _FILE},
@@ -41,18 +42,24 @@ _BODY = {
 def upload(query: schemas.UploadQuery) -> Response:
     """Upload a data set
 
-    201 for a new version, 200 if this name already has this content. A 422 says which rows are wrong. The service never
-    unpickles anything.
+    201 for a new version, 200 if this name already has this content. A 422 says which rows are wrong. A version whose
+    columns are not described has the schema of the version before it. The service never unpickles anything.
     """
-    service = current()
+    service, tenant = current(), auth.tenant()
     versions.check_name(query.name)
     file, limits = bodies.upload(service.settings), _limits(service.settings)
+    with db.read_scope(service.engine) as session:
+        before = versions.columns_before(session, query.name, tenant=tenant)
+    given = query.schema_document()
+    columns = versions.Columns(given) if given else before
     most = service.settings.max_upload_bytes
     with (
-        versions.received(service.storage, file, limits=limits, max_bytes=most) as upload,
+        versions.received(
+            service.storage, file, file_name=query.file or "", columns=columns, limits=limits, max_bytes=most
+        ) as upload,
         db.session_scope(service.engine) as session,
     ):
-        added = versions.add(session, upload, name=query.name, tenant=auth.tenant())
+        added = versions.add(session, upload, name=query.name, tenant=tenant)
         if added.created:
             auth.note(session, "dataset.upload", added.dataset.id)
         resource = described(added.dataset)
@@ -64,7 +71,7 @@ def index(query: schemas.DatasetsQuery) -> Response:
     """List data sets, newest first"""
     with db.read_scope(current().engine) as session:
         rows, more = versions.page(session, tenant=auth.tenant(), **query.model_dump())
-    return openapi.answer(schemas.DatasetList(data=[described(row) for row in rows], has_more=more))
+    return openapi.answer(schemas.DatasetList(data=[described(row, whole=False) for row in rows], has_more=more))
 
 
 @api.get("/<dataset>", operation_id="getDataset", responses={200: schemas.Dataset, **openapi.problems(404)})
@@ -97,8 +104,8 @@ def _one_version(session: Session, asked: str) -> Dataset:
     return found
 
 
-def described(row: Dataset) -> schemas.Dataset:
-    """The data set as clients see it: its row, and what its summary counts."""
+def described(row: Dataset, *, whole: bool = True) -> schemas.Dataset:
+    """The data set as clients see it: its row, what its summary counts, and its report if it is to be `whole`."""
     counted = versions.summary(row).model_dump(exclude={"bytes", "inputs", "static", "series", "groups", "times"})
     return schemas.Dataset(
         id=row.id,
@@ -106,6 +113,11 @@ def described(row: Dataset) -> schemas.Dataset:
         version=row.version,
         sha256=row.sha256,
         bytes=row.bytes,
+        format=row.format,
+        source_sha256=row.source_sha256,
+        source_bytes=row.source_bytes,
+        schema_=row.schema,
+        report=row.report if whole else None,
         warnings=[*versions.warnings(row)],
         created_at=schemas.moment(row.created_at),
         **counted,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ Spec = Mapping[str, Any] | str | Path | specs.SpecFile
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CHUNK_BYTES = 1 << 18
+CHECK_SECONDS = 600.0
+"""How much longer than other answers that to an upload may take, while the file is checked."""
 PAGE = 100
 
 
@@ -131,7 +134,7 @@ class Client:
 
     def _readied(self, spec: Spec) -> specs.SpecFile:
         document = copy.copy(spec) if isinstance(spec, specs.SpecFile) else specs.read(spec)
-        return specs.with_local_dataset(document, lambda path: self.upload(path).reference)
+        return specs.with_local_dataset(document, lambda path, schema: self.upload(path, schema=schema).reference)
 
     def _submitted(self, path: str, document: specs.SpecFile, idempotency_key: str | None) -> httpx.Response:
         key = idempotency_key or str(uuid4())
@@ -171,17 +174,35 @@ class Client:
 
     def upload(
         self,
-        path: str | Path,
+        data: Any,
         name: str | None = None,
         *,
+        schema: Mapping[str, Any] | None = None,
         on_bytes: Callable[[int, int], None] | None = None,
     ) -> Dataset:
-        """Uploads an .npz file as a data set, named after the file (`My Set.npz`: `my-set`) unless a name is given.
+        """Uploads a data set: the path of a file or of a folder of files, a table of pandas, polars or pyarrow, a numpy
+        array, or a mapping with the arrays x, y, lengths and split.
 
-        Uploading the same content under the same name again returns the same data set.
+        It is named after the file (`My Set.csv`: `my-set`) unless a name is given. Uploading the same content under the
+        same name again returns the same data set.
+        schema: which columns are what, such as `{"target": "label", "group": "id"}`; the rest is inferred.
         on_bytes: called with the bytes sent so far and the total. Raises BadRequest, which names the invalid rows.
         """
-        file = Path(path)
+        if isinstance(data, str | Path) and not Path(data).is_dir():
+            return self._sent(Path(data), name or specs.dataset_name(Path(data)), schema or {}, on_bytes)
+        if isinstance(data, str | Path):
+            data = Path(data)
+            name = name or specs.dataset_name(data)
+        if name is None:
+            raise BadRequest("A data set from memory needs a name: upload(data, name).")
+        from loopline import frames
+
+        with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
+            return self._sent(frames.as_file(data, Path(folder)), name, schema or {}, on_bytes)
+
+    def _sent(
+        self, file: Path, name: str, schema: Mapping[str, Any], on_bytes: Callable[[int, int], None] | None
+    ) -> Dataset:
         try:
             size = file.stat().st_size
             file.open("rb").close()
@@ -197,12 +218,14 @@ class Client:
                     if on_bytes:
                         on_bytes(sent, size)
 
+        columns = {field: value if isinstance(value, str) else json.dumps(value) for field, value in schema.items()}
         response = self._http.send(
             "POST",
             "/v1/datasets",
-            params={"name": name or specs.dataset_name(file)},
+            params={"name": name, "file": file.name[-200:], **columns},
             headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
             body=content,
+            wait_seconds=CHECK_SECONDS,
         )
         return Dataset.of(self._http.object_in(response))
 

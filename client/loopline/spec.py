@@ -18,12 +18,14 @@ from typing import Any
 import yaml
 
 from loopline.errors import BadRequest, Problem
+from loopline.files import SUFFIXES
 
 TEXT = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
 MAPPING = "tag:yaml.org,2002:map"
 SEQUENCE = "tag:yaml.org,2002:seq"
 DATASET = ("data", "dataset")
+SCHEMA = ("data", "schema")
 DATASETS = ("matrix", "data.dataset")
 LISTED = "/matrix/data.dataset"
 
@@ -52,6 +54,19 @@ class SpecFile:
         items = node.value if isinstance(node, yaml.SequenceNode) else None
         words = [item.value for item in items or () if isinstance(item, yaml.ScalarNode)]
         return words if items is not None and len(words) == len(items) else None
+
+    def document(self, path: tuple[str, ...]) -> dict[str, Any]:
+        """The mapping at a path of keys; empty where there is none. Raises BadRequest where it cannot be read."""
+        node: yaml.Node | None = self._tree()
+        for key in path:
+            node = _child(node, key)
+        if not isinstance(node, yaml.MappingNode):
+            return {}
+        try:
+            found: dict[str, Any] = yaml.SafeLoader("").construct_document(node)
+        except yaml.YAMLError as error:
+            raise BadRequest(f"{'.'.join(path)} cannot be read: {error}.") from None
+        return found
 
     def has_matrix(self) -> bool:
         """Whether the spec has a `matrix`; false if the text cannot be parsed."""
@@ -115,8 +130,9 @@ def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
     return SpecFile(text, "application/yaml", Path())
 
 
-def with_local_dataset(spec: SpecFile, upload: Callable[[Path], str]) -> SpecFile:
-    """Uploads each data set that `data.dataset` or the matrix gives as a file path, and replaces the path by its name.
+def with_local_dataset(spec: SpecFile, upload: Callable[[Path, Mapping[str, Any]], str]) -> SpecFile:
+    """Uploads each data set that `data.dataset` or the matrix gives as a path, and replaces the path by its name.
+    `upload` is called with the path and the spec's `data.schema`.
 
     Raises BadRequest if a file does not exist.
     """
@@ -128,30 +144,32 @@ def with_local_dataset(spec: SpecFile, upload: Callable[[Path], str]) -> SpecFil
     single = _file(spec, named, "/data/dataset") if named is not None and is_path(named) else None
     if single is None and not files:
         return spec
-    changed = copy.copy(spec)
+    changed, schema = copy.copy(spec), spec.document(SCHEMA)
     if single is not None:
-        changed.set(DATASET, upload(single), verbatim=True)
+        changed.set(DATASET, upload(single, schema), verbatim=True)
     if files:
-        words = [upload(files[place]) if place in files else word for place, word in enumerate(listed or [])]
+        words = [upload(files[place], schema) if place in files else word for place, word in enumerate(listed or [])]
         changed.set(DATASETS, json.dumps(words))
     return changed
 
 
 def _file(spec: SpecFile, named: str, pointer: str) -> Path:
     path = spec.folder / Path(named).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise BadRequest("The spec has 1 problem.", problems=[Problem(pointer, f"there is no file {path}")])
     return path
 
 
 def is_path(dataset: str) -> bool:
-    """Whether a data set is given as the path of a file. Names contain no slash and do not end in .npz."""
-    return dataset.startswith((".", "~")) or "/" in dataset or "\\" in dataset or dataset.lower().endswith(".npz")
+    """Whether a data set is given as a path. Names contain no slash and do not end like a file."""
+    return dataset.startswith((".", "~")) or "/" in dataset or "\\" in dataset or dataset.lower().endswith(SUFFIXES)
 
 
 def dataset_name(path: Path) -> str:
-    """The name of a data set for a file name: `My Vowels (2).npz` becomes `my-vowels-2`."""
-    letters = path.stem.lower().encode("ascii", "ignore").decode()
+    """The name of a data set for the name of a file or folder: `My Vowels (2).npz` becomes `my-vowels-2`."""
+    stem = path.name.lower()
+    ending = next((suffix for suffix in SUFFIXES if stem.endswith(suffix)), path.suffix.lower())
+    letters = stem.removesuffix(ending).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9._-]+", "-", letters).strip("._-")[:100] or "data"
 
 

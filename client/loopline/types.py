@@ -148,9 +148,6 @@ class Result:
     baseline: Document | None = None
     """A trivial answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
     which the model is compared with it, `is_beaten`, and a `message` if it is not beaten."""
-    details: Mapping[str, Document] | None = None
-    """By split: for `classes`, `labels` or `targets` a list for each column (`name`, `f1`, ...), the averages `macro`
-    and `weighted`, and `confusion`. `pandas.DataFrame(result.details["test"]["classes"])` is a table of them."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -312,6 +309,12 @@ class Dataset:
     version: int = 1
     sha256: str = ""
     bytes: int = 0
+    format: str = "npz"
+    """Of the file that was uploaded."""
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Which columns of the file are what; None for an `.npz`."""
+    report: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    """What the check of the file found; None for an `.npz`, and in lists."""
     samples: int = 0
     features: int = 0
     min_length: int = 0

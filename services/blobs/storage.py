@@ -129,6 +129,22 @@ class Storage:
         finally:
             part.unlink(missing_ok=True)
 
+    @contextmanager
+    def work(self) -> Iterator[Path]:
+        """An empty folder for the block."""
+        folder = self._folder("work") / secrets.token_hex(8)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def arrived(self, path: Path) -> Incoming:
+        """A file that was made here, hashed and safe on the disk, as if it had been uploaded."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return Incoming(path, path.stat().st_size, sha256(path))
+
     def keep_dataset(self, incoming: Incoming) -> Path:
         """Move an upload to its place, within the transaction that adds its row. The same content is kept once."""
         path = self.dataset_path(incoming.sha256)

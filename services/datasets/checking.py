@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ INHERITED = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|PATH|TE?MP|TM
 ROOT = Path(__file__).resolve().parent.parent.parent
 CPU_SECONDS = 600
 """Processor time that the check of one file may take."""
+STORED = "stored.npz"
+"""The name, in the work folder, of the file that is kept of a table."""
+FILE_RATIO = 4
+"""The largest file that a check may write, beside the most bytes of a data set: columns of words take more."""
 SPARE_BYTES = 512 << 20
 """Memory that a check may take besides the arrays of the file."""
 MOST_LINE_BYTES = 64 << 20
@@ -36,8 +40,28 @@ MOST_LINE_BYTES = 64 << 20
 class Checked:
     """What a file holds."""
 
+    format: str
+    """A `loopline.files.table.Format`, or `npz`."""
     content: DatasetSummary
     suspected: Sequence[Suspicion]
+    schema: dict[str, Any] | None = None
+    """A whole `loopline.files.schema.Schema`; an `.npz` has none."""
+    report: dict[str, Any] | None = None
+    stored: Path | None = None
+    """The sequences of a table, in the work folder; an `.npz` is kept as it is."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file to be checked, and what its sender says of it."""
+
+    path: Path
+    work: Path
+    """An empty folder, for what the check writes."""
+    name: str = ""
+    """What the sender calls the file; it helps to tell formats apart, and never becomes a path."""
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of a `loopline.files.schema.Schema` that are not to be inferred."""
 
 
 class Checker:
@@ -48,7 +72,7 @@ class Checker:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
 
-    def check(self, path: Path, room: Room, limits: Limits) -> Checked:
+    def check(self, upload: Upload, room: Room, limits: Limits) -> Checked:
         """What the file holds.
 
         Raises:
@@ -56,9 +80,14 @@ class Checker:
             Busy: other uploads take the memory that there is for reading them.
         """
         asked = {
-            "path": str(path),
+            "path": str(upload.path),
+            "work": str(upload.work),
+            "stored": str(upload.work / STORED),
+            "name": upload.name,
+            "schema": dict(upload.schema),
             "limits": asdict(limits),
             "memory_bytes": limits.max_bytes + SPARE_BYTES,
+            "file_bytes": FILE_RATIO * limits.max_bytes,
             "seconds": CPU_SECONDS,
         }
         with self._conversation() as channel, channel.makefile("rwb") as lines, ExitStack() as held:
@@ -73,7 +102,7 @@ class Checker:
                 elif "invalid" in message:
                     raise DatasetInvalid(message["invalid"], [Problem(*one) for one in message["problems"]])
                 elif "summary" in message:
-                    return _checked(message)
+                    return _checked(message, upload.work)
 
     def close(self) -> None:
         """End the process with all its checks."""
@@ -133,9 +162,15 @@ def _read(lines: Any) -> dict[str, Any] | None:
     return None
 
 
-def _checked(message: dict[str, Any]) -> Checked:
+def _checked(message: dict[str, Any], work: Path) -> Checked:
+    is_table = message["format"] != "npz"
     return Checked(
-        DatasetSummary.model_validate(message["summary"]), [Suspicion(**one) for one in message["suspicions"]]
+        format=message["format"],
+        content=DatasetSummary.model_validate(message["summary"]),
+        suspected=[Suspicion(**one) for one in message["suspicions"]],
+        schema=message.get("schema"),
+        report=message.get("report"),
+        stored=work / STORED if is_table else None,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import sqlalchemy as sa
+from loopline.files import SUFFIXES
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
@@ -56,7 +57,7 @@ class Source(Protocol):
     """Where the files lie."""
 
     def entries(self) -> Iterator[Entry]:
-        """Every `.npz` two folders down. Raises StorageUnavailable, OSError."""
+        """Every file two folders down that can be read as a data set. Raises StorageUnavailable, OSError."""
 
     def open(self, entry: Entry) -> BinaryIO | Reading:
         """Raises FileNotFoundError, StorageUnavailable, OSError."""
@@ -73,7 +74,7 @@ class Folder:
             for name in _folders(Path(tenant.path)):
                 with os.scandir(name.path) as files:
                     for one in files:
-                        named = one.name.endswith(".npz") and (name.path + one.name).isprintable()
+                        named = one.name.endswith(SUFFIXES) and (name.path + one.name).isprintable()
                         if named and one.is_file(follow_symlinks=False):
                             about = one.stat(follow_symlinks=False)
                             stamp = f"{about.st_size}-{about.st_mtime_ns}-{about.st_ino}"
@@ -94,7 +95,7 @@ class Bucket:
         for found in self.store.list(""):
             tenant, _, rest = found.key.partition("/")
             name, _, file = rest.partition("/")
-            if tenant and name and file.endswith(".npz") and "/" not in file and found.key.isprintable():
+            if tenant and name and file.endswith(SUFFIXES) and "/" not in file and found.key.isprintable():
                 yield Entry(tenant, name, file, f"{found.bytes}-{found.modified}", found.modified)
 
     def open(self, entry: Entry) -> Reading:
@@ -135,13 +136,21 @@ def ingest(engine: Engine, storage: Storage, source: Source, entry: Entry, setti
         OSError: it cannot be kept now.
     """
     try:
+        versions.check_name(entry.name)
         with db.read_scope(engine) as session:
             tenants.get(session, entry.tenant)
-        versions.check_name(entry.name)
+            columns = versions.columns_before(session, entry.name, tenant=entry.tenant)
         limits = Limits(max_bytes=settings.max_dataset_bytes)
         with (
             closing(_opened(source, entry)) as file,
-            versions.received(storage, file, limits=limits, max_bytes=settings.max_upload_bytes) as upload,
+            versions.received(
+                storage,
+                file,
+                file_name=entry.file,
+                columns=columns,
+                limits=limits,
+                max_bytes=settings.max_upload_bytes,
+            ) as upload,
             db.session_scope(engine) as session,
         ):
             added = versions.add(session, upload, name=entry.name, tenant=entry.tenant)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import func, select
@@ -20,14 +20,13 @@ from services import db, paging
 from services.access import tenants
 from services.blobs import transfers
 from services.blobs.storage import Incoming, Readable, Storage
-from services.datasets.checking import CHECKER
+from services.datasets.checking import CHECKER, Checked, Upload
 from services.db import now
-from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem
+from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, Problem
 from services.orm import Dataset, Job, new_id
 from services.states import TERMINAL
 from services.training.files.npz import Limits
 from services.training.files.summary import DatasetSummary
-from services.training.files.suspicion import Suspicion
 from services.training.spec import Spec, data_warnings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -35,6 +34,15 @@ _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _DEFAULT_LIMITS = Limits()
 MAX_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of an upload are: fields of a `loopline.files.schema.Schema`, and who says so."""
+
+    schema: Mapping[str, Any]
+    version: str | None = None
+    """The version of the data set that had them; None where the sender names them."""
 
 
 class Added(NamedTuple):
@@ -49,17 +57,25 @@ class Received:
     """An upload that was read, checked and put beside the data sets, for as long as the block of `received` lasts."""
 
     incoming: Incoming
-    content: DatasetSummary
-    suspected: Sequence[Suspicion]
+    """The file to keep: the upload itself, or the sequences that were read from it."""
+    source: Incoming
+    """The upload."""
+    checked: Checked
     storage: Storage
 
 
 @contextmanager
 def received(
-    storage: Storage, file: Readable, *, limits: Limits = _DEFAULT_LIMITS, max_bytes: int = MAX_BYTES
+    storage: Storage,
+    file: Readable,
+    *,
+    file_name: str = "",
+    columns: Columns | None = None,
+    limits: Limits = _DEFAULT_LIMITS,
+    max_bytes: int = MAX_BYTES,
 ) -> Iterator[Received]:
     """Read and check an upload, which may take long: so it takes no session, and refuses to begin while this thread
-    has one open.
+    has one open. `columns` are those that are not to be inferred.
 
     Raises:
         DatasetInvalid: the file is no data set; names arrays and rows.
@@ -68,10 +84,11 @@ def received(
         StorageUnavailable: the object store cannot take it now.
     """
     db.check_no_session("a data set is received")
-    with storage.incoming(file, max_bytes) as incoming:
-        checked = CHECKER.check(incoming.path, storage.room, limits)
+    with storage.incoming(file, max_bytes) as source, storage.work() as work:
+        checked = _checked(storage, Upload(source.path, work, file_name), columns or Columns({}), limits)
+        incoming = source if checked.stored is None else storage.arrived(checked.stored)
         transfers.share_dataset(storage, incoming)
-        yield Received(incoming, checked.content, checked.suspected, storage)
+        yield Received(incoming, source, checked, storage)
 
 
 def add(session: Session, upload: Received, *, name: str, tenant: str = tenants.DEFAULT) -> Added:
@@ -95,7 +112,7 @@ def add(session: Session, upload: Received, *, name: str, tenant: str = tenants.
     transfers.keep_dataset(upload.storage, incoming)
     if known is not None:
         return Added(known, created=False)
-    return Added(_insert(session, tenant, name, incoming, upload.content, upload.suspected), created=True)
+    return Added(_insert(session, tenant, name, upload), created=True)
 
 
 def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
@@ -111,6 +128,12 @@ def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Data
     return found
 
 
+def columns_before(session: Session, name: str, *, tenant: str) -> Columns | None:
+    """The columns of the newest version of a name, to read the next one with; None if there are none."""
+    newest = session.scalar(_visible(tenant).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1))
+    return None if newest is None or not newest.schema else Columns(newest.schema, f"{name}@{newest.version}")
+
+
 def get_many(session: Session, ids: Sequence[str], *, tenant: str) -> Mapping[str, Dataset]:
     """By id, those that are there."""
     return {row.id: row for row in session.scalars(_visible(tenant).where(Dataset.id.in_(ids)))}
@@ -124,6 +147,27 @@ def summary(dataset: Dataset) -> DatasetSummary:
 def warnings(dataset: Dataset, spec: Spec | None = None) -> Sequence[str]:
     """What may have been meant otherwise, of a job with this spec; without one, of a job that leaves it at defaults."""
     return data_warnings.for_job(dataset.suspicions or (), spec, summary(dataset))
+
+
+def unlike_schema(dataset: Dataset, spec: Spec) -> list[Problem]:
+    """Where the data set's columns are not what the spec says they are."""
+    wanted = spec.data.schema_
+    if wanted is None:
+        return []
+    has, name = dataset.schema or {}, f"{dataset.name}@{dataset.version}"
+    return [
+        Problem(
+            f"/data/schema/{field}",
+            f"the data set {name} has {_shown_columns(has.get(field))} here; leave the field out, or upload the file "
+            "again with this schema",
+        )
+        for field, value in wanted.model_dump(exclude_none=True).items()
+        if (has.get(field) or []) != value
+    ]
+
+
+def _shown_columns(value: str | list[str] | None) -> str:
+    return "nothing" if not value else value if isinstance(value, str) else ", ".join(value)
 
 
 def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
@@ -170,24 +214,33 @@ def check_name(name: str) -> None:
         raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
 
 
-def _insert(
-    session: Session,
-    tenant: str,
-    name: str,
-    incoming: Incoming,
-    content: DatasetSummary,
-    suspected: Sequence[Suspicion],
-) -> Dataset:
+def _checked(storage: Storage, upload: Upload, columns: Columns, limits: Limits) -> Checked:
+    try:
+        return CHECKER.check(replace(upload, schema=columns.schema), storage.room, limits)
+    except DatasetInvalid as error:
+        if columns.version is None or not error.problems:
+            raise
+        hint = f"Its columns are those of {columns.version}: name them again if they have changed."
+        raise DatasetInvalid(f"{error.message} {hint}", error.problems) from None
+
+
+def _insert(session: Session, tenant: str, name: str, upload: Received) -> Dataset:
+    checked = upload.checked
     newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.tenant == tenant, Dataset.name == name))
     insert = sa.insert(Dataset).values(
         id=new_id("ds"),
         tenant=tenant,
         name=name,
         version=(newest or 0) + 1,
-        sha256=incoming.sha256,
-        bytes=incoming.bytes,
-        summary=content.model_dump(mode="json"),
-        suspicions=[suspicion.document() for suspicion in suspected],
+        sha256=upload.incoming.sha256,
+        bytes=upload.incoming.bytes,
+        format=checked.format,
+        source_sha256=None if upload.source is upload.incoming else upload.source.sha256,
+        source_bytes=None if upload.source is upload.incoming else upload.source.bytes,
+        schema=checked.schema,
+        report=checked.report,
+        summary=checked.content.model_dump(mode="json"),
+        suspicions=[suspicion.document() for suspicion in checked.suspected],
         created_at=now(),
     )
     return session.scalars(insert.returning(Dataset)).one()

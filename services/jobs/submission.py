@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from loopline.files import SUFFIXES
 from sqlalchemy.orm import Session
 
 from services import idempotency
@@ -81,8 +82,9 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
     Raises SpecInvalid with every problem, that of the data set's name too.
     """
     dataset, unknown = _dataset(session, parsed, tenant, found)
-    if parsed.spec is None or unknown:
-        raise SpecInvalid([*parsed.problems, *unknown])
+    unlike = versions.unlike_schema(dataset, parsed.spec) if dataset and parsed.spec else []
+    if parsed.spec is None or unknown or unlike:
+        raise SpecInvalid([*parsed.problems, *unknown, *unlike])
     summary = versions.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
     spec = check_data(parsed.spec, summary)
     warnings = versions.warnings(dataset, parsed.spec) if dataset else ()
@@ -109,7 +111,7 @@ def _looked_up(session: Session, wanted: str, tenant: str) -> Found:
 
 
 def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "~")) or "/" in name or "\\" in name or name.lower().endswith(".npz")
+    return name.startswith((".", "~")) or "/" in name or "\\" in name or name.lower().endswith(SUFFIXES)
 
 
 def _upload_first(path: str) -> str:

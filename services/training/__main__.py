@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "job",
         type=Path,
-        help="the spec, in YAML or JSON; data.dataset may be the path of an .npz file, relative to the spec",
+        help="the spec, in YAML or JSON; data.dataset may be the path of a file (CSV, Parquet, .npz, ...), relative to "
+        "the spec",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the model, history and checkpoints"
@@ -155,7 +156,7 @@ def _data_path(spec: Spec, job: Path) -> Path | None:
     path = job.parent / spec.data.dataset
     if not path.is_file():
         detail = (
-            f"there is no file {path}; without the service this is the path of an .npz, relative to the spec, "
+            f"there is no file {path}; without the service this is the path of a file, relative to the spec, "
             "such as ../data/japanese-vowels.npz"
         )
         raise SpecInvalid([Problem("/data/dataset", detail)])

@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loopline.files import store
-from loopline.files.problems import FileInvalid
 
 from services import faults
-from services.errors import DatasetInvalid, Diverged, NotFinite, Problem
+from services.errors import Diverged, NotFinite
 from services.training import baseline, checkpoint, epochs
 from services.training.data import Prepared, prepare
-from services.training.files import npz, sequences, suspicions
+from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
-from services.training.loop import Epoch, EvaluationOutOfMemory, Run, details, evaluate, fit, restore_best, unanswered
+from services.training.loop import Epoch, EvaluationOutOfMemory, Run, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.messages import Best as BestEpoch
 from services.training.messages import (
@@ -182,20 +180,17 @@ def _sha256(path: Path) -> str:
 
 
 def read_arrays(spec: Spec, path: Path | None) -> Arrays:
-    """The data a spec asks for: read from the path, which is that of a stored data set or of an `.npz`, or drawn.
+    """The data a spec asks for: read from the path, which is that of a data set or of any file that could become one,
+    or drawn.
 
     Raises DatasetInvalid, TooLargeToTrain.
     """
     synthetic = spec.data.synthetic
-    if path is not None and store.is_stored(path):
-        try:
-            found = store.read(path)
-        except FileInvalid as error:
-            raise DatasetInvalid(str(error), [Problem("/data/dataset", str(error))]) from error
-        check_padded(found.x.itemsize * found.x.shape[1], found.lengths)
-        return sequences.arrays(found)
     if path is not None:
-        return npz.read(path, npz.Limits(max_bytes=host_bytes() or sys.maxsize, plain_labels=False))
+        schema = spec.data.schema_
+        given = {} if schema is None else schema.model_dump(exclude_none=True)
+        limits = npz.Limits(max_bytes=host_bytes() or sys.maxsize, plain_labels=False)
+        return reading.read(path, limits, given, lambda found: check_padded(found.x[:1].nbytes, found.lengths))
     assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101
     return npz.synthetic(synthetic.samples, synthetic.length, synthetic.features, synthetic.classes, synthetic.seed)
 
@@ -395,9 +390,6 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         "metrics": epochs.finite(metrics),
         "baseline": baseline.of(run, metrics),
     }
-    parts = {"validation": run.data.validation, "test": run.data.test}
-    found = {name: details(run, part) for name, part in parts.items() if part is not None}
-    result["details"] = {name: each for name, each in found.items() if each is not None} or None
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
     profile = {}

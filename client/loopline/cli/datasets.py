@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loopline.cli import columns
 from loopline.cli.shared import FAILED, AsJson, connected, print_json
 from loopline.errors import LooplineError
 from loopline.view.notes import meter, note, say, warned
@@ -35,7 +37,7 @@ def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         return print_json([dataset.raw for dataset in found])
     if not found:
-        return say("No data sets yet. Upload one: loopline datasets upload FILE.npz")
+        return say("No data sets yet. Upload one: loopline datasets upload FILE")
     from loopline.view import datasets as view
     from loopline.view import table
 
@@ -66,28 +68,50 @@ def show_dataset(
 def upload_dataset(
     ctx: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An .npz file with the arrays x, y and, if lengths differ, lengths.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A CSV, Parquet, JSONL, .ts, text, .npy, .npz or .zip file, or a folder of files."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Name of the data set. [default: the file's name]")
     ] = None,
+    target: columns.Target = None,
+    group: columns.Group = None,
+    order: columns.Order = None,
+    layout: columns.Layout = None,
+    features: columns.Features = None,
+    static: columns.Static = None,
+    text: columns.TextColumn = None,
+    known_future: columns.KnownFuture = None,
+    weight: columns.Weight = None,
+    split: columns.Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload an .npz file as a data set.
+    """Upload a file, or a folder of files, as a data set.
 
-    Uploading the same content under the same name again creates no new version.
+    Columns that you do not name are inferred; a name that you use again keeps its columns. Uploading the same content
+    under the same name again creates no new version.
 
-    Example: loopline datasets upload vowels.npz --name vowels
+    Example: loopline datasets upload walks.csv --target activity --group walk --order time
     """
+    schema = columns.given(
+        target=target,
+        group=group,
+        order=order,
+        layout=layout,
+        features=features,
+        static=static,
+        text=text,
+        known_future=known_future,
+        weight=weight,
+        split=split,
+    )
     with connected(ctx) as client:
-        dataset = upload_file(client, file, name)
+        dataset = upload_file(client, file, name, schema=schema)
     if as_json:
         return print_json(dataset.raw)
     return say(f"{dataset.reference} ({dataset.id})")
-
-
-def named(flag: str, help_: str) -> Any:
-    return typer.Option(flag, metavar="NAME", help=help_)
 
 
 @datasets.command(name="inspect")
@@ -95,29 +119,16 @@ def inspect_file(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A file with data, or a folder of one file per sequence.")
     ],
-    target: Annotated[list[str] | None, named("--target", "Column to predict. May be repeated.")] = None,
-    group: Annotated[
-        list[str] | None, named("--group", "Column that names the sequence, or series, of a row. May be repeated.")
-    ] = None,
-    order: Annotated[str | None, named("--order", "Column that orders the steps: numbers, dates or times.")] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            "--layout", metavar="LAYOUT", help="wide: a row is a sequence. long: a row is a step. files, text."
-        ),
-    ] = None,
-    features: Annotated[
-        list[str] | None, named("--features", "Column that a model sees at each step. May be repeated.")
-    ] = None,
-    static: Annotated[
-        list[str] | None, named("--static", "Column with one value per sequence. May be repeated.")
-    ] = None,
-    text: Annotated[str | None, named("--text", "Column of texts.")] = None,
-    known_future: Annotated[
-        list[str] | None, named("--known-future", "Feature that is known ahead of time. May be repeated.")
-    ] = None,
-    weight: Annotated[str | None, named("--weight", "Column with the weight of each sequence.")] = None,
-    split: Annotated[str | None, named("--split", "Column that says train, validation or test.")] = None,
+    target: columns.Target = None,
+    group: columns.Group = None,
+    order: columns.Order = None,
+    layout: columns.Layout = None,
+    features: columns.Features = None,
+    static: columns.Static = None,
+    text: columns.TextColumn = None,
+    known_future: columns.KnownFuture = None,
+    weight: columns.Weight = None,
+    split: columns.Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")] = False,
 ) -> None:
     """Show how a file is understood and what is wrong with it.
@@ -126,11 +137,19 @@ def inspect_file(
 
     Example: loopline datasets inspect demand.csv --target load_mw
     """
-    given = {
-        **{"target": target, "group": group, "order": order, "layout": layout, "features": features, "static": static},
-        **{"text": text, "known_future": known_future, "weight": weight, "split": split},
-    }
-    found = inspected(file, {name: value for name, value in given.items() if value})
+    schema = columns.given(
+        target=target,
+        group=group,
+        order=order,
+        layout=layout,
+        features=features,
+        static=static,
+        text=text,
+        known_future=known_future,
+        weight=weight,
+        split=split,
+    )
+    found = inspected(file, schema)
     if as_json:
         print_json(found.document())
     else:
@@ -200,12 +219,14 @@ def delete_dataset(
     say(f"Deleted {gone.reference} ({gone.id}).")
 
 
-def upload_file(client: Client, path: Path, name: str | None, *, warn: bool = True) -> Dataset:
+def upload_file(
+    client: Client, path: Path, name: str | None, *, schema: Mapping[str, Any] | None = None, warn: bool = True
+) -> Dataset:
     """Uploads a data set and prints that. warn=False omits warnings; the job submitted next prints those that apply."""
     from loopline import text
 
     with meter(f"Uploading {path}") as on_bytes:
-        dataset = client.upload(path, name, on_bytes=on_bytes)
+        dataset = client.upload(path, name, schema=schema, on_bytes=on_bytes)
     note(f"Uploaded {path} as {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
     newest = client.dataset(dataset.name)
     if newest.version != dataset.version:

@@ -53,7 +53,7 @@ def submit(
     """Submit a job, or several as a batch.
 
     Several files, or one file with a `matrix`, make a batch. The service accepts all of its jobs or none.
-    If data.dataset is the path of an .npz file, the file is uploaded first.
+    If data.dataset is the path of a file or folder, it is uploaded first, with the columns that data.schema names.
 
     Example: loopline submit job.yaml --watch --set training.epochs=5
     """
@@ -107,7 +107,9 @@ def readied(client: Client, file: str, settings: list[str]) -> SpecFile:
     spec = from_stdin() if file == "-" else specs.read(file)
     for setting in settings:
         apply(spec, setting)
-    return specs.with_local_dataset(spec, lambda path: datasets.upload_file(client, path, None, warn=False).reference)
+    return specs.with_local_dataset(
+        spec, lambda path, schema: datasets.upload_file(client, path, None, schema=schema, warn=False).reference
+    )
 
 
 def from_stdin() -> SpecFile:

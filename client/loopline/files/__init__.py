@@ -3,3 +3,19 @@
 It needs numpy and pyarrow: `pip install "loopline[files]"`. Nothing else of the client is needed, and nothing here asks
 a service.
 """
+
+SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".jsonl",
+    ".ts",
+    ".txt",
+    ".csv.gz",
+    ".tsv.gz",
+    ".jsonl.gz",
+    ".zip",
+    ".npy",
+    ".npz",
+)
+"""The endings of the files that can be read."""

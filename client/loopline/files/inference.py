@@ -265,7 +265,9 @@ class _Inference:
             return False
         by_name = self.schema.group is not None or all(hints.names_group(name) for name in group)
         repeated = self.look.distinct(group) <= self.look.rows / 2
-        return repeated and (by_name or (not self.look.unique([order]) and self._in_runs(group)))
+        if not repeated or by_name:
+            return repeated
+        return not self.look.unique([order]) and (self._in_runs(group) or self.look.counts_within(order, group))
 
     def _in_runs(self, group: Sequence[str]) -> bool:
         distinct = self.look.distinct(group)

@@ -113,6 +113,16 @@ class Look:
         whole = np.array_equal(values, np.floor(values))
         return bool(whole or falls <= (1 - _COUNTED_UP) * len(steps))
 
+    def counts_within(self, name: str, group: Sequence[str]) -> bool:
+        """Whether a column has consecutive whole numbers within each group, in whatever order the rows are."""
+        if self.kind(name) != "number":
+            return False
+        values, codes = floats(self.column(name)), self._together(tuple(group))
+        if np.isnan(values).any() or not np.array_equal(values, np.floor(values)):
+            return False
+        place = np.lexsort((values, codes))
+        return bool((np.diff(values[place])[np.diff(codes[place]) == 0] == 1).all())
+
     def counts_rows(self, name: str) -> bool:
         """Whether a column has 0, 1, 2, ... or 1, 2, 3, ..."""
         if self.kind(name) != "number":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -10,6 +10,9 @@ from rich.text import Text
 from loopline import text
 from loopline.types import Dataset, InboxFile
 from loopline.view import table
+
+MOST_COLUMNS = 12
+"""Names that a row shows."""
 
 
 def datasets(found: Iterable[Dataset]) -> table.Listing:
@@ -60,6 +63,7 @@ def dataset(shown: Dataset) -> RenderableType:
     ]
     if shown.given_split:
         rows.append(("split", ", ".join(f"{name}: {count}" for name, count in shown.given_split.items())))
+    rows += _schema(shown)
     rows += table.warnings(shown.warnings)
     rows += [("size", text.size(shown.bytes)), ("sha256", shown.sha256), ("created", text.when(shown.created_at))]
     if not shown.classes:
@@ -68,6 +72,18 @@ def dataset(shown: Dataset) -> RenderableType:
     labelled = zip(shown.classes, counts, strict=False)
     what, where = ("tag", "steps") if shown.target == "tags" else ("class", "sequences")
     return Group(table.pairs(rows), "", table.Listing([{what: str(label), where: count} for label, count in labelled]))
+
+
+def _schema(shown: Dataset) -> Iterator[tuple[str, str]]:
+    """What each column of the file is."""
+    if shown.schema is None:
+        return
+    yield "format", f"{shown.format}, {shown.schema.get('layout', '')}"
+    for field, value in shown.schema.items():
+        if value and field != "layout":
+            names = [value] if isinstance(value, str) else [str(name) for name in value]
+            more = f" and {len(names) - MOST_COLUMNS:,} more" if len(names) > MOST_COLUMNS else ""
+            yield field.replace("_", " "), text.printable(", ".join(names[:MOST_COLUMNS])) + more
 
 
 def _lengths(shown: Dataset) -> str:

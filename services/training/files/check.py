@@ -10,16 +10,24 @@ import json
 import os
 import resource
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from services.errors import DatasetInvalid
-from services.training.files import npz, suspicions
-from services.training.files.npz import Limits
+from loopline.files import store
+from loopline.files.remark import Remark
 
-NO_FILES_BYTES = 1 << 20
-"""What a check may write where it has nothing to store."""
+from services.errors import DatasetInvalid
+from services.training.files import npz, reading, suspicions, tables
+from services.training.files.npz import Arrays, Limits
+from services.training.files.sequences import arrays
+from services.training.files.suspicion import Suspicion
+
+TABLE_RATIO = 4
+"""Memory that the check of a table takes beside the size of its file. The table itself is mapped from the disk."""
+SMALL_BYTES = 1 << 20
+"""A table of at most this size is checked without asking for memory."""
 
 
 class Declined(Exception):
@@ -56,7 +64,7 @@ def run(channel: socket.socket) -> None:
     conversation = Conversation(channel)
     asked = conversation.read()
     conversation.send({"pid": os.getpid()})
-    _hold_to(asked["memory_bytes"], asked["seconds"])
+    _hold_to(asked["memory_bytes"], asked["file_bytes"], asked["seconds"])
     with suppress(Declined):
         try:
             result = checked(asked, conversation)
@@ -69,13 +77,37 @@ def run(channel: socket.socket) -> None:
 
 
 def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
-    """The summary of a data set and what may be wrong with it. Raises DatasetInvalid, Declined."""
-    arrays = npz.read(Path(asked["path"]), Limits(**asked["limits"]), admit=conversation.admit)
-    found = [suspicion.document() for suspicion in suspicions.of(arrays)]
-    return {"summary": npz.summarise(arrays).model_dump(mode="json"), "suspicions": found}
+    """The summary of a data set, what may be wrong with it, and of a table its schema and report. The sequences of a
+    table are written to a file. Raises DatasetInvalid, Declined."""
+    path, limits = Path(asked["path"]), Limits(**asked["limits"])
+    if reading.is_npz(path):
+        return {"format": "npz", **_described(npz.read(path, limits, admit=conversation.admit))}
+    work = Path(asked["work"])
+    if path.stat().st_size > SMALL_BYTES:
+        conversation.admit(TABLE_RATIO * path.stat().st_size)
+    found = tables.read(tables.named(path, asked["name"], work), work, asked["schema"], limits.max_bytes)
+    sequences, report = found.sequences, found.report
+    assert sequences is not None and report is not None, "tables.read() raises otherwise"  # noqa: S101, PT018
+    store.write(Path(asked["stored"]), sequences)
+    notes = [*(found.table.notes if found.table else ()), *sequences.notes]
+    reasons = [reason.document() for reason in found.inferred.reasons] if found.inferred else []
+    return {
+        "format": found.table.format if found.table else "npy",
+        "schema": sequences.schema.document(),
+        "report": {**report.document(), "notes": notes, "reasons": reasons},
+        **_described(arrays(sequences), [one for one in report.remarks if one.severity == "warning"]),
+    }
 
 
-def _hold_to(memory_bytes: int, seconds: int) -> None:
+def _described(arrays: Arrays, remarks: Sequence[Remark] = ()) -> dict[str, Any]:
+    found = [*(Suspicion(one.kind, "always", str(one)) for one in remarks), *suspicions.of(arrays)]
+    return {
+        "summary": npz.summarise(arrays).model_dump(mode="json"),
+        "suspicions": [suspicion.document() for suspicion in found],
+    }
+
+
+def _hold_to(memory_bytes: int, file_bytes: int, seconds: int) -> None:
     """Limits this process: memory beyond what it has now, processor time, the size of files, and no core dumps."""
     now = 0
     with suppress(OSError):  # not Linux
@@ -83,7 +115,7 @@ def _hold_to(memory_bytes: int, seconds: int) -> None:
     for limit, value in (
         (resource.RLIMIT_AS, now + memory_bytes if now else resource.RLIM_INFINITY),
         (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, NO_FILES_BYTES),
+        (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
     ):
         _, most = resource.getrlimit(limit)

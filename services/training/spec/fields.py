@@ -19,7 +19,12 @@ from services.training.spec.presets import PRESETS
 
 class Strict(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        frozen=True,
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
     )
 
 
@@ -330,6 +335,36 @@ class Split(Strict):
     """Separate from training.seed, so that runs with different training seeds are tested on the same samples."""
 
 
+Column = Annotated[Plain, Field(min_length=1, max_length=200)]
+Columns = Annotated[list[Column], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class Schema(Strict):
+    """Which columns of a table are what. `loopline submit` sends these fields with a file that it uploads; the service
+    infers the others. If `dataset` is the name of a data set, its columns must be what these fields say."""
+
+    layout: Literal["wide", "long", "files", "text"] | None = None
+    """`wide`: a row is a sequence. `long`: a row is a step. `files`: a file is a sequence. `text`: a row is a text."""
+    group: Columns | None = None
+    """The columns that name the sequence, or series, of a row."""
+    order: Column | None = None
+    """The column that orders the steps of a sequence: a number, a date or a time."""
+    features: Columns | None = None
+    """The columns that the model reads at each step."""
+    static: Columns | None = None
+    """The columns that have one value for each sequence."""
+    text: Column | None = None
+    """The column of texts."""
+    target: Columns | None = None
+    """The columns to predict."""
+    known_future: Columns | None = None
+    """The features whose values are known ahead of time, such as holidays."""
+    weight: Column | None = None
+    """The column with the weight of each sequence in the loss."""
+    split: Column | None = None
+    """The column that says train, validation or test for each sequence."""
+
+
 class Data(Strict):
     """These fields choose the sequences and how they are prepared. Give either `dataset` or `synthetic`.
 
@@ -340,7 +375,10 @@ class Data(Strict):
     """
 
     dataset: Plain | None = Field(None, min_length=1, max_length=1024)
-    """The name or id of an uploaded data set. `python -m services.training` takes a path of an .npz instead."""
+    """The name or id of an uploaded data set. `loopline submit` and `python -m services.training` take the path of
+    a file too."""
+    schema_: Schema | None = Field(None, alias="schema")
+    """Which columns of the table are what. Null leaves everything to be inferred."""
     synthetic: Synthetic | None = None
     """Random sequences in the place of a data set. Null: `dataset` names the data."""
     split: Split = Split()

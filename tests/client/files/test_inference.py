@@ -103,6 +103,15 @@ def test_a_group_without_a_telling_name_is_found_by_its_runs_and_said_to_be_a_gu
     assert sure(found, "group") == "guess"
 
 
+def test_shuffled_rows_of_unnamed_sequences_are_found_by_their_counts() -> None:
+    rows = RNG.permutation(len(OF_RECORDING))
+    second = np.concatenate([np.arange(length) for length in LENGTHS])
+    walks = np.array([f"w{number}" for number in OF_RECORDING])
+    found = infer(table(walk=walks[rows], second=second[rows], ax=noise(len(rows)), label=RECORDINGS["label"][rows]))
+    assert (found.schema.layout, found.schema.group, found.schema.order) == ("long", ("walk",), "second")
+    assert (found.schema.target, sure(found, "group")) == (("label",), "guess")
+
+
 def test_sensors_with_numbers_in_rows_of_cycles_are_features_and_no_steps() -> None:
     columns = {"unit": np.repeat(np.arange(20), 30), "cycle": np.tile(np.arange(1, 31), 20), **steps("s", 21, 600, 1)}
     found = infer(table(**columns))

@@ -17,7 +17,7 @@ import pytest
 
 from services.blobs.memory import Room
 from services.datasets import checking
-from services.datasets.checking import Checker
+from services.datasets.checking import Checker, Upload
 from services.errors import Busy, DatasetInvalid
 from services.training.files.npz import Limits
 
@@ -37,10 +37,10 @@ def room(tmp_path: Path) -> Room:
 
 
 @pytest.fixture
-def file(tmp_path: Path, npz_bytes: Callable[..., bytes]) -> Path:
+def file(tmp_path: Path, npz_bytes: Callable[..., bytes]) -> Upload:
     path = tmp_path / "d.npz"
     path.write_bytes(npz_bytes())
-    return path
+    return Upload(path, tmp_path)
 
 
 def server(checker: Checker) -> psutil.Process:
@@ -61,7 +61,7 @@ def until_idle(checker: Checker) -> None:
         time.sleep(0.01)
 
 
-def test_files_are_checked_in_forks_of_one_process(checker: Checker, room: Room, file: Path) -> None:
+def test_files_are_checked_in_forks_of_one_process(checker: Checker, room: Room, file: Upload) -> None:
     assert checker.check(file, room, Limits()).content.samples > 0
     first = server(checker).pid
     assert checker.check(file, room, Limits()).content == checker.check(file, room, Limits()).content
@@ -70,7 +70,7 @@ def test_files_are_checked_in_forks_of_one_process(checker: Checker, room: Room,
 
 
 def test_it_knows_no_address_and_no_password(
-    checker: Checker, room: Room, file: Path, monkeypatch: pytest.MonkeyPatch
+    checker: Checker, room: Room, file: Upload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOPLINE_DATABASE_URL", "postgresql://hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
@@ -78,7 +78,7 @@ def test_it_knows_no_address_and_no_password(
     assert "hush" not in str(server(checker).environ())
 
 
-def test_a_check_that_is_killed_refuses_its_file_alone(checker: Checker, tmp_path: Path, file: Path) -> None:
+def test_a_check_that_is_killed_refuses_its_file_alone(checker: Checker, tmp_path: Path, file: Upload) -> None:
     class Deadly(Room):
         @contextmanager
         def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
@@ -91,7 +91,7 @@ def test_a_check_that_is_killed_refuses_its_file_alone(checker: Checker, tmp_pat
     assert checker.check(file, Room(tmp_path / "room", 1 << 30), Limits()).content.samples > 0
 
 
-def test_a_process_that_was_killed_is_started_again(checker: Checker, room: Room, file: Path) -> None:
+def test_a_process_that_was_killed_is_started_again(checker: Checker, room: Room, file: Upload) -> None:
     checker.check(file, room, Limits())
     before = server(checker)
     before.kill()
@@ -107,10 +107,10 @@ def test_a_file_that_takes_more_memory_than_there_is_for_one_is_refused(
     np.savez(path, x=np.ones((64, 1 << 16, 8), np.float32), y=np.arange(64) % 2)
     monkeypatch.setattr(checking, "SPARE_BYTES", (64 << 20) - limits.max_bytes)  # half of what x takes
     with pytest.raises(DatasetInvalid, match="needs more memory to be read than there is for one upload"):
-        checker.check(path, room, limits)
+        checker.check(Upload(path, tmp_path), room, limits)
 
 
-def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: Path) -> None:
+def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: Upload) -> None:
     class Full(Room):
         @contextmanager
         def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
@@ -122,14 +122,14 @@ def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: 
     until_idle(checker)
 
 
-def test_it_ends_with_the_process_that_started_it(file: Path, tmp_path: Path) -> None:
+def test_it_ends_with_the_process_that_started_it(file: Upload, tmp_path: Path) -> None:
     script = f"""
 import time
 from pathlib import Path
 from services.blobs.memory import Room
-from services.datasets.checking import CHECKER
+from services.datasets.checking import CHECKER, Upload
 from services.training.files.npz import Limits
-CHECKER.check(Path({str(file)!r}), Room(Path({str(tmp_path / "room")!r}), 1 << 30), Limits())
+CHECKER.check(Upload(Path({str(file.path)!r}), Path()), Room(Path({str(tmp_path / "room")!r}), 1 << 30), Limits())
 print(CHECKER._process.pid, flush=True)
 time.sleep(60)
 """
@@ -141,7 +141,7 @@ time.sleep(60)
     assert gone(checking_process)
 
 
-def test_a_fork_has_a_process_of_its_own(room: Room, file: Path) -> None:
+def test_a_fork_has_a_process_of_its_own(room: Room, file: Upload) -> None:
     checking.CHECKER.check(file, room, Limits())
     before = server(checking.CHECKER)
     read, write = os.pipe()

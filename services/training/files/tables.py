@@ -1,0 +1,42 @@
+"""From a file of any format to sequences. It needs pyarrow, which no other module here imports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loopline.files import SUFFIXES
+from loopline.files.inspection import Inspection, inspect
+from loopline.files.limits import Limits
+from loopline.files.schema import Schema
+
+from services.errors import DatasetInvalid, Problem
+
+
+def read(path: Path, work: Path, schema: Mapping[str, Any], max_bytes: int) -> Inspection:
+    """The sequences of a table, or of an array without targets. A large table is mapped from a file in `work`.
+
+    Raises DatasetInvalid with everything that is wrong, by row and column.
+    """
+    try:
+        columns = Schema.from_document(schema)
+    except ValueError as error:
+        raise DatasetInvalid(f"The schema is not valid: {error}.", [Problem("/query", str(error))]) from None
+    found = inspect(path, columns, work, Limits(max_bytes=max_bytes))
+    wrong = [str(problem) for problem in found.problems]
+    if found.report is not None:
+        wrong += [str(remark) for remark in found.report.remarks if remark.severity == "problem"]
+    if wrong:
+        more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+        message = f"The file cannot be read as a data set: {wrong[0]}{more}"
+        raise DatasetInvalid(message, [Problem("/file", one) for one in wrong])
+    return found
+
+
+def named(path: Path, name: str, work: Path) -> Path:
+    """A link to the file that has the ending of `name`: the ending tells formats apart whose contents look alike."""
+    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    link = work / f"upload{ending}"
+    link.hardlink_to(path)
+    return link

@@ -1,0 +1,194 @@
+"""From the files that people have to a trained model: each format through the command, the API and a real worker."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import yaml
+from loopline import BadRequest, Client
+
+from tests.system.conftest import Service, clean
+
+ROOT = Path(__file__).parent.parent.parent
+WALKS = [
+    (f"w{number:02}", number % 2, [[math.sin(step * (0.3 + number % 2)), step / 10] for step in range(8 + number % 5)])
+    for number in range(40)
+]
+"""(id, class, steps): the frequency of the first feature is the class."""
+NAMES = ("walk", "run")
+SPEC = {
+    "architecture": {"cell": "gru", "hidden_size": 16, "pooling": "mean"},
+    "training": {"epochs": 12, "batch_size": 8, "optimizer": {"lr": 0.02}},
+    "data": {"split": {"test": 0.2}},
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    service = Service(tmp_path_factory.mktemp("files"))
+    try:
+        yield service.url()
+        assert service.stop() == 0
+    finally:
+        service.end()
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    for name, kind, steps in WALKS:
+        for place, (x, y) in enumerate(steps):
+            yield {"walk": name, "second": place, "acc_x": x, "acc_y": y, "activity": NAMES[kind]}
+
+
+def as_csv(path: Path, found: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(found[0]))
+        writer.writeheader()
+        writer.writerows(found)
+    return path
+
+
+def long_csv(folder: Path) -> Path:
+    shuffled = [*rows()]
+    random.Random(7).shuffle(shuffled)
+    return as_csv(folder / "long.csv", shuffled)
+
+
+def wide_csv_gz(folder: Path) -> Path:
+    longest = max(len(steps) for *_, steps in WALKS)
+    found = []
+    for name, kind, steps in WALKS:
+        row: dict[str, Any] = {"id": name}
+        for place in range(longest):
+            row[f"acc_x_{place}"] = steps[place][0] if place < len(steps) else ""
+        for place in range(longest):
+            row[f"acc_y_{place}"] = steps[place][1] if place < len(steps) else ""
+        found.append({**row, "activity": NAMES[kind]})
+    path = as_csv(folder / "wide.csv", found)
+    packed = folder / "wide.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    return packed
+
+
+def parquet(folder: Path) -> Path:
+    pa.parquet.write_table(pa.Table.from_pylist([*rows()]), folder / "table.parquet")
+    return folder / "table.parquet"
+
+
+def jsonl(folder: Path) -> Path:
+    lines = [
+        {"id": name, "acc_x": [x for x, _ in steps], "acc_y": [y for _, y in steps], "activity": NAMES[kind]}
+        for name, kind, steps in WALKS
+    ]
+    path = folder / "lines.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def ts(folder: Path) -> Path:
+    head = ["@problemName walks", "@timeStamps false", "@univariate false", "@dimensions 2", "@equalLength false"]
+    lines = [*head, f"@classLabel true {' '.join(NAMES)}", "@data"]
+    for _, kind, steps in WALKS:
+        dimensions = (",".join(str(step[place]) for step in steps) for place in (0, 1))
+        lines.append(":".join((*dimensions, NAMES[kind])))
+    path = folder / "archive.ts"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def recordings(folder: Path) -> Path:
+    for name, kind, steps in WALKS:
+        below = folder / "recordings" / NAMES[kind]
+        below.mkdir(parents=True, exist_ok=True)
+        as_csv(below / f"{name}.csv", [{"acc_x": x, "acc_y": y} for x, y in steps])
+    return folder / "recordings"
+
+
+FILES: list[Callable[[Path], Path]] = [long_csv, wide_csv_gz, parquet, jsonl, ts, recordings]
+
+
+def loopline(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loopline.cli", *words],
+        cwd=folder,
+        env=clean({"LOOPLINE_URL": url, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "client")))}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("write", FILES, ids=lambda write: write.__name__)
+def test_one_command_goes_from_a_file_to_a_model(url: str, tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    path = write(tmp_path)
+    data = {**SPEC["data"], "dataset": f"./{path.name}"}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**SPEC, "data": data}))
+    done = loopline(url, tmp_path, "submit", "job.yaml", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert job["status"] == "succeeded"
+    with Client(url) as client:
+        dataset = client.dataset(job["dataset"]["id"])
+        result = client.get(job["id"]).result
+    assert (dataset.samples, dataset.features, dataset.min_length, dataset.max_length) == (40, 2, 8, 12)
+    assert dataset.classes == sorted(NAMES)
+    assert result.metrics["test_accuracy"] is not None
+    assert result.metrics["test_accuracy"] >= 0.9
+
+
+def test_a_table_in_memory_is_uploaded_as_it_is(url: str) -> None:
+    with Client(url) as client:
+        made = client.upload(pa.Table.from_pylist([*rows()]), "from-memory")
+        again = client.upload(pa.Table.from_pylist([*rows()]), "from-memory")
+        arrays = client.upload({"x": np.zeros((4, 3, 1), np.float32), "y": np.array([0, 1, 0, 1])}, "arrays")
+    assert (made.samples, made.target, made.format) == (40, "classes", "parquet")
+    assert again.id == made.id
+    assert (arrays.samples, arrays.format) == (4, "npz")
+
+
+def test_a_later_version_is_read_as_the_first_one_was(url: str, tmp_path: Path) -> None:
+    path = long_csv(tmp_path)
+    with Client(url) as client:
+        client.upload(path, "kept", schema={"features": ["acc_x"], "target": "activity"})
+        path.write_text(path.read_text().replace(",0.0,0.0,", ",0.5,0.0,"))
+        second = client.upload(path, "kept")
+        assert (second.version, second.features) == (2, 1)
+        path.write_text(path.read_text().replace("acc_x", "acceleration"))
+        with pytest.raises(BadRequest) as caught:
+            client.upload(path, "kept")
+    assert "there is no column `acc_x`" in str(caught.value)
+    assert "Its columns are those of kept@2" in str(caught.value)
+
+
+def test_a_bad_line_is_named_by_its_number_and_nothing_is_kept(url: str, tmp_path: Path) -> None:
+    path = long_csv(tmp_path)
+    lines = path.read_text().splitlines()
+    lines[99] = lines[99].replace(",", ";")
+    path.write_text("\n".join(lines))
+    done = loopline(url, tmp_path, "datasets", "upload", "long.csv", "--name", "bad")
+    assert done.returncode == 2
+    assert "line 100" in done.stderr
+    with Client(url) as client:
+        assert [dataset for dataset in client.datasets() if dataset.name == "bad"] == []
+
+
+def test_a_spec_that_says_something_else_of_the_columns_is_refused(url: str, tmp_path: Path) -> None:
+    with Client(url) as client:
+        dataset = client.upload(long_csv(tmp_path), "columns")
+        with pytest.raises(BadRequest) as caught:
+            client.submit({**SPEC, "data": {"dataset": dataset.reference, "schema": {"target": "acc_y"}}})
+    assert "has activity here" in str(caught.value)
