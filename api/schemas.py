@@ -174,6 +174,64 @@ class Baseline(Answer):
     """A sentence if the model does not beat the baseline, else null."""
 
 
+class OfClasses(Answer):
+    """A list for each column, with a value for each class or label: of at most 1,000, those with the largest support. A
+    value is null if it is not defined."""
+
+    name: list[int | str]
+    precision: list[float | None]
+    recall: list[float | None]
+    f1: list[float | None]
+    support: list[int]
+    """How many samples (of tags: steps) truly have it."""
+    auroc: list[float | None]
+    """Each class against the rest; null also if samples * classes is above 100,000,000."""
+
+
+class OfTargets(Answer):
+    """A list for each column, with a value for each target, in the unit of the data."""
+
+    name: list[int | str]
+    mae: list[float | None]
+    rmse: list[float | None]
+    r2: list[float | None]
+
+
+class Average(Answer):
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    auroc: float | None
+
+
+class Confused(Answer):
+    actual: int | str
+    predicted: int | str
+    count: int
+
+
+class Confusion(Answer):
+    matrix: list[list[int]] | None = None
+    """Rows are true classes, columns are answers. Null for more than 50 classes."""
+    largest: list[Confused] = []
+    """At most 20 confusions, the most frequent first."""
+    of_labels: list[list[list[int]]] | None = None
+    """Of yes-or-no labels: [[true no, false yes], [false no, true yes]] of each."""
+
+
+class Details(Answer):
+    """What lies behind the metrics of a split."""
+
+    classes: OfClasses | None = None
+    labels: OfClasses | None = None
+    targets: OfTargets | None = None
+    macro: Average | None = None
+    """The mean over the classes that occur."""
+    weighted: Average | None = None
+    """The mean weighted by support."""
+    confusion: Confusion | None = None
+
+
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
@@ -186,6 +244,8 @@ class Result(Answer):
     stopped_early: bool
     baseline: Baseline | None = None
     """Null for a job that an earlier version of Loopline trained."""
+    details: dict[Literal["validation", "test"], Details] | None = None
+    """By split. Null for one value to predict, for a job that ended early, and for an earlier version of Loopline."""
     retrain: Retrained | None = None
     """Null unless the spec has a `retrain`."""
 

@@ -112,6 +112,38 @@ this metric, `message` says so in a sentence, and so does an event (`baseline`, 
 event, because there is nothing in it to learn. `model.json`, `GET /v1/jobs/{job_id}` and `loopline show` have the
 baseline too.
 """
+DETAILS = """\
+## Details
+
+A result also has `details` of the validation and the test split. They are computed once, from the best weights:
+
+| for | what there is |
+| --- | --- |
+| classes, and a class for each step | `classes`, `macro`, `weighted`, `confusion` |
+| yes-or-no labels | `labels`, `macro`, `weighted`, `confusion` |
+| several values | `targets`: `mae`, `rmse` and `r2` of each |
+
+    "details": {"test": {
+      "classes": {"name": ["ok", "worn"], "precision": [0.9, 0.7], "recall": [0.95, 0.6], "f1": [0.92, 0.65],
+                  "support": [40, 10], "auroc": [0.97, 0.97]},
+      "macro": {"precision": 0.8, "...": 0}, "weighted": {"precision": 0.86, "...": 0},
+      "confusion": {"matrix": [[38, 2], [4, 6]], "largest": [{"actual": "worn", "predicted": "ok", "count": 4}]}}}
+
+- Each column is a list with a value for each class, so `pandas.DataFrame(details["test"]["classes"])` is a table.
+  `support` is the number of samples (of steps, for a class for each step). A value that is not defined is null: the
+  precision of a class that is never the answer, or the recall of a class without samples.
+- `auroc` ranks the samples by the probability of a class: it is the probability that a sample of the class is ranked
+  above another one, where equal ranks count half. It is null if samples times classes is above 100,000,000.
+- `macro` is the mean over the classes that occur among answers or targets. `weighted` weighs them by `support`. In both
+  an undefined precision or recall counts as 0, as in scikit-learn. `macro` of `f1` is the metric `macro_f1`.
+- Rows of the confusion `matrix` are the true classes, columns are the answers. For more than 50 classes there is no
+  matrix. `largest` has the 20 most frequent confusions. Yes-or-no labels have `of_labels` instead: for each label
+  [[true no, false yes], [false no, true yes]].
+- Of more than 1,000 classes, labels or targets only 1,000 are listed: the classes and labels with the largest support.
+- A job that was cancelled or reached its time limit has no details.
+
+`model.json`, `GET /v1/jobs/{job_id}` and `loopline show` have them too.
+"""
 SETTINGS_HEAD = """\
 # Settings
 
@@ -136,6 +168,7 @@ def spec_page() -> str:
     parts.append(TARGETS)
     parts.append(METRICS_OF_MODELS)
     parts.append(BASELINES)
+    parts.append(DETAILS)
     parts.append("## Presets\n\n| preset | description | architecture |\n| --- | --- | --- |")
     for name, preset in PRESETS.items():
         fragment = yaml.safe_dump(preset.fragment["architecture"], default_flow_style=True, sort_keys=False, width=999)

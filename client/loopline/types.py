@@ -148,6 +148,9 @@ class Result:
     baseline: Document | None = None
     """A trivial answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
     which the model is compared with it, `is_beaten`, and a `message` if it is not beaten."""
+    details: Mapping[str, Document] | None = None
+    """By split: for `classes`, `labels` or `targets` a list for each column (`name`, `f1`, ...), the averages `macro`
+    and `weighted`, and `confusion`. `pandas.DataFrame(result.details["test"]["classes"])` is a table of them."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

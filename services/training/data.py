@@ -84,6 +84,8 @@ class Prepared:
     """Of each part, the rows of the data set."""
     left_out: dict[str, int]
     """Of each part, how many samples were left out because of missing values."""
+    target_names: tuple[str, ...] = ()
+    """Those of the values or labels to predict, if they have names."""
     sha256: str | None = None
     """Of the file that the data was read from; None for synthetic data, which the spec describes fully."""
 
@@ -151,6 +153,7 @@ def prepare(
         input_size=inputs.x.shape[2],
         output_size=output_size,
         rows=rows,
+        target_names=arrays.targets,
         left_out={name: len(chosen) - len(rows[name]) for name, chosen in drawn.items()},
     )
 

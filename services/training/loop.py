@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
@@ -489,6 +489,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@evaluating()
+def details(run: Run, part: Part) -> Any:
+    """What lies behind the metrics of a whole part (`Task.details`); None if there is nothing."""
+    outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
+    names: Sequence[int | str] = run.data.classes or run.data.target_names or range(outputs.shape[1])
+    return run.data.task.details(outputs, part.y[rows].to(run.device), names, run.data.target_scaling.scale)
 
 
 @evaluating()

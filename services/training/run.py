@@ -26,7 +26,7 @@ from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
 from services.training.gate.verdict import Retraining
-from services.training.loop import Epoch, EvaluationOutOfMemory, Run, evaluate, fit, restore_best, unanswered
+from services.training.loop import Epoch, EvaluationOutOfMemory, Run, details, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.messages import Best as BestEpoch
 from services.training.messages import (
@@ -390,6 +390,9 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         "metrics": epochs.finite(metrics),
         "baseline": baseline.of(run, metrics),
     }
+    parts = {"validation": run.data.validation, "test": run.data.test}
+    found = {name: details(run, part) for name, part in parts.items() if part is not None}
+    result["details"] = {name: each for name, each in found.items() if each is not None} or None
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
     profile = {}

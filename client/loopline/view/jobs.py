@@ -11,7 +11,7 @@ from rich.text import Text
 from loopline import measures, text
 from loopline.job import Job
 from loopline.types import Checkpoint, Document, Epoch, Event, LogLine, Result, below
-from loopline.view import table
+from loopline.view import details, table
 
 MAX_POSITION = 1000
 """The service counts no more jobs ahead of one."""
@@ -68,7 +68,8 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows += [(word, text.when(at)) for word, at in _times(shown) if at]
     if shown.seconds is not None:
         rows.append(("took", text.duration(shown.seconds)))
-    return Group(table.pairs(rows), Text("\nspec", "dim"), table.spec(shown.spec))
+    behind = details.shown(shown.result.details) if shown.result and shown.result.details else ()
+    return Group(table.pairs(rows), *behind, Text("\nspec", "dim"), table.spec(shown.spec))
 
 
 def event(shown: Event) -> Text:

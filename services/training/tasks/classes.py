@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +106,12 @@ class Classes(Task):
         from services.training import metrics
 
         return metrics.of_classes(outputs.argmax(dim=1), targets, outputs.shape[1])
+
+    def details(self, outputs: Tensor, targets: Tensor, names: Sequence[int | str], scale: list[float] | None) -> Any:
+        from services.training import details
+
+        among = outputs.double().logsumexp(dim=1)  # one class is ranked by its probability
+        return details.of_classes(outputs.argmax(dim=1), targets, names, lambda n: outputs[:, n].double() - among)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from services.training import metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +96,14 @@ class Multilabel(Task):
         if outputs.shape[1] == 1:
             return metrics.of_classes(predicted[:, 0], actual[:, 0], 2)
         return metrics.of_labels(predicted, actual)
+
+    def details(self, outputs: Tensor, targets: Tensor, names: Sequence[int | str], scale: list[float] | None) -> Any:
+        from services.training import details
+
+        if len(names) == outputs.shape[1]:
+            return details.of_labels(outputs, targets, names)
+        yes = outputs[:, 0]  # of two classes
+        return details.of_classes((yes > 0).long(), targets[:, 0].long(), names, lambda n: yes if n else -yes)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from services.training.gate import scores

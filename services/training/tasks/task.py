@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,6 +155,11 @@ class Task(ABC):
 
     @abstractmethod
     def _metrics(self, outputs: Tensor, targets: Tensor, scale: list[float] | None) -> dict[str, float | None]: ...
+
+    def details(self, outputs: Tensor, targets: Tensor, names: Sequence[int | str], scale: list[float] | None) -> Any:
+        """What lies behind the metrics, for a result: the scores of each class, label or target. None if there is
+        nothing. `names` are those of the classes, or of the targets."""
+        return None
 
     @abstractmethod
     def plain(self, targets: Tensor, width: int) -> Tensor:

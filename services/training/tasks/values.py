@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,16 @@ class Values(Task):
             return metrics.of_values(outputs, targets)
         factors = outputs.new_tensor(scale)  # the shift is in both alike, so it plays no part
         return metrics.of_values(outputs * factors, targets * factors)
+
+    def details(self, outputs: Tensor, targets: Tensor, names: Sequence[int | str], scale: list[float] | None) -> Any:
+        import torch
+
+        from services.training import details
+
+        if outputs.shape[1] == 1:
+            return None  # the metrics say it
+        factors = outputs.new_tensor(1.0 if scale is None else scale, dtype=torch.float64)
+        return details.of_values(outputs.double() * factors, targets.double() * factors, names)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from services.training.gate import scores

@@ -242,6 +242,40 @@ def test_cancel_says_what_happens(run: Run, service: Any, client: Client, tiny: 
     assert "running (cancelling)" in run("list").stdout
 
 
+def test_show_tells_the_scores_of_each_class_and_what_is_confused(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    names = ["up\x1b[2Jwards", *range(1, 30)]
+    classes = {
+        "name": names,
+        "precision": [None, *[0.5] * 29],
+        "recall": [0.25] * 30,
+        "f1": [0.125, *[number / 30 for number in range(1, 30)]],
+        "support": [4] * 30,
+        "auroc": [0.75] * 30,
+    }
+    average = {"precision": 0.4, "recall": 0.25, "f1": 0.3125, "auroc": 0.75}
+    largest = [{"actual": 2, "predicted": "up\x1b[2Jwards", "count": 3}]
+    confusion = {"matrix": None, "largest": largest}
+    details = {"test": {"classes": classes, "macro": average, "weighted": average, "confusion": confusion}}
+    service.succeed(job.id, details=details)
+    shown = run("show", job.id).stdout
+    assert "classes of the test split (the 20 worst of 30)" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["1", "0.5000", "0.2500", "0.0333", "4", "0.7500"] in lines
+    assert ["macro", "0.4000", "0.2500", "0.3125", "0.7500"] in lines
+    assert not any(line[:1] == ["29"] for line in lines)
+    assert "\x1b" not in shown
+    assert "2 taken for up" in shown
+    assert shown.count("wards: 3 times") == 1
+    found = client.get(job.id).result
+    assert found is not None
+    assert found.details is not None
+    assert found.details["test"]["classes"]["f1"] == classes["f1"]
+
+
 def test_a_model_that_is_incomplete_is_shown_and_downloaded_as_such(
     run: Run, service: Any, client: Client, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
