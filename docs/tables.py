@@ -36,7 +36,8 @@ data: {dataset: japanese-vowels}
 
 - A spec is JSON or YAML of at most 262,144 characters. In YAML it has at most 10,000 keys and values.
 - Keys that are not listed here are rejected. Numbers in quotes are rejected too.
-- `loss`, `optimizer` and `lr_schedule` take a name, as above, or a mapping with a `name` and the fields of that name.
+- `task`, `loss`, `optimizer` and `lr_schedule` take a name, as above, or a mapping with a `name` and the fields of that
+  name.
 - The best epoch, early stopping and the `plateau` schedule use the validation split. If there is no validation split,
   they use the training split.
 
@@ -45,7 +46,8 @@ data: {dataset: japanese-vowels}
 TARGETS = """\
 ## Targets
 
-The data set decides what is learnt. [examples/README.md](../examples/README.md) describes its arrays.
+The data set decides what is learnt, and `task` can say it. A task that does not fit the data set is rejected.
+[examples/README.md](../examples/README.md) describes the arrays, [forecasting.md](forecasting.md) the forecasts.
 
 | `y` | is | losses, the default first |
 | --- | --- | --- |
@@ -53,8 +55,10 @@ The data set decides what is learnt. [examples/README.md](../examples/README.md)
 | whole numbers or words, (samples, length) | a class for each step | `cross_entropy` |
 | 0 and 1, (samples, labels) | yes-or-no labels | `bce` |
 | floats, (samples,) or (samples, targets) | values to predict | `mse`, `mae`, `huber` |
+| the next steps of a table's column (`task: forecast`) | a forecast | `mse`, `mae`, `huber`; `pinball` with quantiles |
 
-- With `mse`, `mae` or `huber`, classes that are numbers and yes-or-no labels are values to predict too.
+- With `mse`, `mae` or `huber`, or with `task: regression`, classes that are numbers and yes-or-no labels are values to
+  predict too.
 - Whole numbers with as many columns as `x` has steps are a class for each step. If you mean values, save
   `y.astype(np.float32)`; earlier versions of Loopline took such arrays for values. If the numbers are only 0 and 1,
   they are yes-or-no labels; if you mean a class for each step, save `y[:, :, None]`.
@@ -74,8 +78,10 @@ and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
 | `accuracy` | several yes-or-no labels | The share of samples with every label right. |
 | `label_accuracy` | several yes-or-no labels | The share of labels that are right, over all samples. |
 | `macro_f1` | classes, also of steps, and labels | The mean F1 of the classes or labels, each with the same weight. |
-| `mae` | values | The mean absolute error over all samples and targets. |
-| `rmse` | values | The root of the mean squared error over all samples and targets. |
+| `mase` | forecasts | The mean absolute error, divided by that of the seasonal naive forecast in the training period. |
+| `smape` | forecasts | The mean of 2 \\|error\\| / (\\|forecast\\| + \\|actual\\|), from 0 to 2. |
+| `mae` | values, forecasts | The mean absolute error over all samples and targets. |
+| `rmse` | values, forecasts | The root of the mean squared error over all samples and targets. |
 | `r2` | values | 1 - (the sum of squared errors) / (the sum of squared distances from the mean). |
 
 - A yes-or-no label counts as yes if its probability is above 0.5. One wrong label makes the whole sample wrong for
@@ -94,7 +100,8 @@ BASELINES = """\
 ## Baselines
 
 A result has a `baseline` beside its `metrics`. It contains the same metrics, on the same splits, of a trivial model
-that gives the same answer to every sample. That answer is computed from the training split alone.
+that gives the same answer to every sample. That answer is computed from the training split alone. For forecasts it is
+the best of the naive forecasts; `others` has the metrics of the other ones.
 
 | for | the answer |
 | --- | --- |
@@ -102,15 +109,16 @@ that gives the same answer to every sample. That answer is computed from the tra
 | a class for each step | the most frequent class of all valid steps |
 | yes-or-no labels | for each label the more frequent of yes and no |
 | values | the mean of each target |
+| forecasts | the last value, or the value one season before, whichever is better |
 
     "metrics": {"test_loss": 0.21, "test_accuracy": 0.93, "test_macro_f1": 0.92},
     "baseline": {"answer": "the most frequent class (3)", "metrics": {"test_accuracy": 0.24, "test_macro_f1": 0.04},
                  "metric": "test_accuracy", "is_beaten": true, "message": null}
 
-`metric` is accuracy, or rmse for values, on the test split if there is one. If the model does not beat the baseline by
-this metric, `message` says so in a sentence, and so does an event (`baseline`, a warning). Synthetic data gets no such
-event, because there is nothing in it to learn. `model.json`, `GET /v1/jobs/{job_id}` and `loopline show` have the
-baseline too.
+`metric` is accuracy, rmse for values, or mase for forecasts, on the test split if there is one. If the model does not
+beat the baseline by this metric, `message` says so in a sentence, and so does an event (`baseline`, a warning).
+Synthetic data gets no such event, because there is nothing in it to learn. `model.json`, `GET /v1/jobs/{job_id}` and
+`loopline show` have the baseline too.
 """
 DETAILS = """\
 ## Details
@@ -122,6 +130,7 @@ A result also has `details` of the validation and the test split. They are compu
 | classes, and a class for each step | `classes`, `macro`, `weighted`, `confusion` |
 | yes-or-no labels | `labels`, `macro`, `weighted`, `confusion` |
 | several values | `targets`: `mae`, `rmse` and `r2` of each |
+| forecasts | `horizon`: the metrics of each step; `targets`, if there are several; `quantiles`, if there are any |
 
     "details": {"test": {
       "classes": {"name": ["ok", "worn"], "precision": [0.9, 0.7], "recall": [0.95, 0.6], "f1": [0.92, 0.65],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from services.training import epochs, measures
+from services.training import epochs, forecasts, measures
 from services.training.loop import Run
 from services.training.measures import MEASURES, SPLITS
 
@@ -15,6 +15,8 @@ def of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     `{"answer", "metrics", "metric", "is_beaten", "message"}`. `metric` is the one by which the model beats it or does
     not, on the test split if there is one. `message` is a sentence where it does not."""
     task, data = run.data.task, run.data
+    if task.of_series:
+        return forecasts.baseline(run, metrics)
     answer = task.plain(data.train.y, data.output_size)  # (output_size,)
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     found: dict[str, float | None] = {}

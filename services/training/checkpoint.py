@@ -147,7 +147,7 @@ def load_into(run: Run, path: Path) -> None:
         raise CheckpointCorrupt(f"{path.name} belongs to targets that were scaled otherwise.")
     if body["model"]["scaling"] != run.data.scaling.document():  # that of a model that this run does not begin with
         raise CheckpointCorrupt(f"{path.name} belongs to data that was scaled otherwise.")
-    if body["model"].get("preprocessing") != card(run).get("preprocessing"):
+    if any(body["model"].get(name) != card(run).get(name) for name in ("preprocessing", "forecast")):
         raise CheckpointCorrupt(f"{path.name} belongs to data that was prepared otherwise.")
     try:
         data = path.with_suffix(".safetensors").read_bytes()
@@ -304,6 +304,9 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     What is left out of a spec and was unknown to the version that wrote a checkpoint is none either.
     """
     parts = {key: dict(document[key]) for key in ("architecture", "training", "data")}
+    task = document.get("task")
+    if isinstance(task, Mapping) and len(task) > 1:  # a name alone says what the data set says too
+        parts["task"] = dict(task)
     if parts["training"]["lr_schedule"]["name"] in ("constant", "step", "plateau"):
         parts["training"].pop("epochs")
     if parts["training"].get("on_divergence") is None:
@@ -339,6 +342,7 @@ def card(run: Run) -> dict[str, Any]:
         "scaling": run.data.scaling.document(),
         "target_scaling": run.data.target_scaling.document(),
         **({"preprocessing": prepared.document(), "static_size": run.data.static_size} if says_more else {}),
+        **run.data.card(),
         "precision_of_layers": run.precision_of_layers,
     }
 

@@ -57,6 +57,29 @@ class Part:
         )
         return Part(self.x.to(device), lengths, self.y.to(device), self.by_step, static, weights)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of the steps of one sample."""
+        return self.x[0].nbytes if len(self) else 1
+
+    @property
+    def static_size(self) -> int:
+        """Values that the head reads beside the pooled steps."""
+        return 0 if self.static is None else self.static.shape[1]
+
+    @property
+    def answers(self) -> int:
+        """How many targets there are: one for each sample, or for each valid step."""
+        return len(self.y) if self.by_step else len(self)
+
+    def targets(self, places: Tensor) -> Tensor:
+        """Those at these places (`places`), where they are."""
+        return self.y[places.to(self.y.device)]
+
+    def pieces(self, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
+        """The batches of these rows on the device."""
+        return _gather(self, window, device)
+
     @cached_property
     def steps(self) -> NDArray[np.int64]:
         """The valid steps of each sequence."""
@@ -96,7 +119,11 @@ class Prepared:
     @property
     def static_size(self) -> int:
         """Values that the head reads beside the pooled steps."""
-        return 0 if self.train.static is None else self.train.static.shape[1]
+        return self.train.static_size
+
+    def card(self) -> dict[str, Any]:
+        """What model.json says beside what it says of every model."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -336,17 +363,17 @@ def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0)
 
     Samples are gathered a window at a time and batches are views of it: one gather serves many small batches.
     """
-    row_bytes = part.x[0].nbytes if len(part) else 1
+    row_bytes = part.row_bytes
     window: list[NDArray[np.int64]] = []
     held = 0
     for rows in order.batches[skip:]:
         if window and held + len(rows) * row_bytes > WINDOW_BYTES:
-            yield from _gather(part, window, device)
+            yield from part.pieces(window, device)
             window, held = [], 0
         window.append(rows)
         held += len(rows) * row_bytes
     if window:
-        yield from _gather(part, window, device)
+        yield from part.pieces(window, device)
 
 
 def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:

@@ -371,7 +371,7 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
     places = [run.train_part.places(r) for r in rows]
     sizes = [sum(len(p) for p in places[i : i + accumulate]) for i in range(0, len(rows), accumulate)]
     weights = torch.tensor(sizes, dtype=torch.float64)
-    targets = run.train_part.y[torch.from_numpy(np.concatenate(places)).to(run.train_part.y.device)].to(run.device)
+    targets = run.train_part.targets(torch.from_numpy(np.concatenate(places))).to(run.device)
     train = run.data.task.metrics_of_kept(
         torch.cat(run.state.outputs), targets, run.data.output_size, run.data.target_scaling.scale
     )
@@ -496,14 +496,14 @@ def details(run: Run, part: Part) -> Any:
     """What lies behind the metrics of a whole part (`Task.details`); None if there is nothing."""
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     names: Sequence[int | str] = run.data.classes or run.data.target_names or range(outputs.shape[1])
-    return run.data.task.details(outputs, part.y[rows].to(run.device), names, run.data.target_scaling.scale)
+    return run.data.task.details(outputs, part.targets(rows).to(run.device), names, run.data.target_scaling.scale)
 
 
 @evaluating()
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model in evaluation mode."""
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
-    targets = part.y[rows].to(run.device)
+    targets = part.targets(rows).to(run.device)
     metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)
     weights = None if part.weights is None else part.weights[rows].to(run.device)
     return {"loss": float(run.weighted_loss(outputs, targets, weights)), **metrics}

@@ -62,6 +62,8 @@ SCALED_MODEL_FORMAT = "loopline-model/2"
 """Where the targets were scaled: what the network answers is to be put back into the data's unit (`target_scaling`)."""
 PREPARED_MODEL_FORMAT = "loopline-model/3"
 """Where more than a scaling is done to the input (`preprocessing`)."""
+FORECAST_MODEL_FORMAT = "loopline-model/4"
+"""Where the answer is a forecast: `forecast` says of how many steps and columns, and how series were scaled."""
 CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
@@ -442,6 +444,8 @@ def _write_model(
     model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
     if not run.data.preprocessing.is_plain:
         model_format = PREPARED_MODEL_FORMAT
+    if run.data.task.of_series:
+        model_format = FORECAST_MODEL_FORMAT
     return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),
@@ -466,7 +470,7 @@ def check_answers(run: Run) -> None:
     for name, part, batch in parts:
         if part is not None and (missing := unanswered(run, part, batch)):
             unit = "steps" if part.by_step else "samples"
-            found.append(f"{missing:,} of the {len(part.y):,} {name} {unit}")
+            found.append(f"{missing:,} of the {part.answers:,} {name} {unit}")
     if found:
         how = "" if run.training.precision == "float32" else f" (computed in {run.training.precision})"
         raise _not_finite(run, f"give no finite answer to {', '.join(found)}{how}")

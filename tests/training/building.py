@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,50 @@ def as_sequences(arrays: Arrays, **more: Any) -> Sequences:
     given |= {"ids": arrays.groups, "target_names": tuple(f"y{number}" for number in range(columns))}
     given |= {name: getattr(arrays, name) for name in ("static", "static_columns", "weights", "split")}
     return Sequences(flat(arrays, arrays.x), arrays.lengths, **(given | more))
+
+
+def hourly(
+    lengths: Sequence[int],
+    *,
+    known: tuple[str, ...] = (),
+    timed: bool = True,
+    gaps: bool = False,
+    target: tuple[str, ...] = ("load",),
+    seed: int = 4,
+) -> Arrays:
+    """Series of a load with a daily wave, a temperature and a wind; all of them end at the same hour."""
+    rng = np.random.default_rng(seed)
+    longest = max(lengths)
+    x = rng.standard_normal((len(lengths), longest, 3)).cumsum(axis=1) * 0.1
+    x[:, :, 0] += np.sin(np.arange(longest) * 2 * np.pi / 24) + 5.0
+    if gaps:
+        x[rng.random(x.shape) < 0.03] = np.nan
+    counts = np.array(lengths, np.int64)
+    x[np.arange(longest) >= counts[:, None]] = 0.0
+    hours = (
+        np.where(np.arange(longest) < counts[:, None], np.arange(longest) + (longest - counts)[:, None], 0)
+        * 3_600_000_000_000
+    )
+    return Arrays(
+        x=x.astype(np.float32),
+        lengths=counts,
+        y=np.empty((len(lengths), longest, 0), np.float32),
+        groups=np.array(list("abcdefgh")[: len(lengths)]),
+        ends=hours[np.arange(len(lengths)), counts - 1] if timed else None,
+        features=(Column("load"), Column("heat"), Column("wind")),
+        times=hours if timed else None,
+        schema=Schema(group=("place",), order="hour", target=target, known_future=known),
+        targets=target,
+    )
+
+
+def forecast_spec(arrays: Arrays, **changes: Any) -> Spec:
+    """A spec of a small forecast that has met its data."""
+    small = {"task": {"name": "forecast", "lookback": 5, "horizon": 3}, "data": {"missing": "forward"}}
+    asked = document(**_merged(small, changes))
+    if "split" not in changes.get("data", {}):
+        del asked["data"]["split"]
+    return check_data(parse(asked), npz.summarise(arrays))
 
 
 def spec_for(arrays: Arrays, **changes: Any) -> Spec:

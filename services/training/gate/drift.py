@@ -8,7 +8,7 @@ stability index, the sum of (q - p) ln(q / p) over bins; above 0.2 is commonly t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,13 @@ def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
     # In float32, whatever precision is kept, so that profiles of different versions can be compared.
     y = y.astype(np.float32, copy=False) if y.dtype.kind == "f" else y
     return Sample(steps.astype(np.float32, copy=False), lengths, y, arrays.columns)
+
+
+def of_series(training: Arrays, targets: Sequence[int]) -> Sample:
+    """Of the training period of series, whose targets are these features. Their values at the same steps are y."""
+    taken = sample(training, np.arange(len(training)))
+    y = taken.steps[:, list(targets)]
+    return replace(taken, y=y[~np.isnan(y).any(axis=1)])
 
 
 def profile(taken: Sample) -> Profile:

@@ -16,13 +16,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from services.training import windows
 from services.training.data import Prepared, part_of
 from services.training.files.npz import Arrays
 from services.training.loop import EVALUATION_BATCH, answers, in_rows, network
 from services.training.model import SequenceModel
+from services.training.preparing import target_scaling
 from services.training.preprocessing.fitted import Choices, Preprocessing
-from services.training.preprocessing.scaling import UNSCALED, Scaling
-from services.training.spec import Spec
+from services.training.preprocessing.scaling import Scaling
+from services.training.spec import Spec, tasks
+from services.training.spec.fields import Forecast
+from services.training.tasks import forecast
+from services.training.windows import Fit, Windows
 
 
 class Unusable(Exception):
@@ -51,7 +56,7 @@ class Reference:
 
     @property
     def target_scaling(self) -> Scaling:
-        return Scaling(**self.card["target_scaling"]) if "target_scaling" in self.card else UNSCALED
+        return target_scaling(self.card)
 
     def network(self) -> SequenceModel:
         steps = self.preprocessing.steps
@@ -92,17 +97,57 @@ def answered(reference: Reference, arrays: Arrays, rows: NDArray[np.int64], devi
 
     Raises Unusable where it takes other input, or does not fit the device.
     """
-    check_input(reference, arrays.chosen(rows))
-    part, precision = part_of(arrays, rows, reference.preprocessing), reference.spec.training.precision
+    if tasks.forecast(reference.spec) is None:
+        check_input(reference, arrays.chosen(rows))
+        part = part_of(arrays, rows, reference.preprocessing)
+    else:
+        check_input(reference, arrays)
+        part = _windows(reference, arrays, rows)
+    precision = reference.spec.training.precision
     batch = EVALUATION_BATCH
     while True:
         try:
             found = in_rows(*answers(reference.network().to(device), part, device, precision, batch))
-            return reference.target_scaling.undone(found)
+            return _in_unit(reference, found, arrays, rows)
         except torch.OutOfMemoryError:
             batch //= 2
         if not batch:
             raise Unusable("does not fit the memory of the device")
+
+
+def _windows(reference: Reference, arrays: Arrays, rows: NDArray[np.int64]) -> Windows:
+    """The windows that predict the same steps, as the model sees them, whose look-back may be another one."""
+    task = reference.spec.task
+    assert isinstance(task, Forecast)  # noqa: S101
+    part = windows.part_of(arrays, rows, Fit.read(reference.card), task)
+    if (rows % part.longest < part.lookback).any():
+        raise Unusable(f"reads {part.lookback:,} steps before a forecast, and some of these samples have fewer")
+    return part
+
+
+def _in_unit(reference: Reference, answers: Tensor, arrays: Arrays, rows: NDArray[np.int64]) -> Tensor:
+    """Answers in the unit of the data."""
+    if (task := tasks.forecast(reference.spec)) is None:
+        return reference.target_scaling.undone(answers)
+    units = windows.units(arrays, Fit.read(reference.card))
+    judge = forecast.Forecast(tasks.window(task)[1], units.shift.shape[1], task.quantiles or (), units)
+    return judge.unscaled(answers, torch.from_numpy(rows // arrays.x.shape[1]))
+
+
+def check_task(reference: Reference, spec: Spec, said: Mapping[str, Any]) -> None:
+    """Raises Unusable where it predicts something else. `said` is what model.json will say of the new model's task
+    (`Prepared.card`)."""
+    had = reference.card.get("forecast")
+    wanted = said.get("forecast")
+    if (had is None) != (wanted is None):
+        raise Unusable("has other targets than this data set")
+    if had is None or wanted is None:
+        return
+    for name in ("targets", "horizon", "quantiles", "known_future"):
+        if had[name] != wanted[name]:
+            raise Unusable(f"forecasts something else ({name} is {shown(had[name])} there, {shown(wanted[name])} here)")
+    if (had["fit"]["inputs"] is None) != (wanted["fit"]["inputs"] is None):
+        raise Unusable("scales its series otherwise (data.scaling_over)")
 
 
 def among(answered: Tensor, known: list[int | str] | None, classes: list[int | str] | None, name: str) -> Tensor:

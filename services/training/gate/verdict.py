@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from services.training import measures
-from services.training.data import Prepared, prepare
+from services.training.data import Prepared
 from services.training.files.npz import Arrays
 from services.training.gate import drift, paired
 from services.training.gate.paired import Comparison
@@ -27,14 +27,17 @@ from services.training.gate.reference import (
     beginning,
     check_input,
     check_preparation,
+    check_task,
     load,
 )
 from services.training.loop import Run, answers, evaluating, in_rows
 from services.training.measures import MEASURES
 from services.training.messages import Event, Level, Note, SavedModel
+from services.training.preparing import arrays_for, prepare
 from services.training.spec import Spec
 from services.training.spec.fields import Gate, Retrain
 from services.training.tasks.task import Judged
+from services.training.windows import training_steps
 
 Baselines = Mapping[str, SavedModel | None]
 """By role: `warm_start` and `against`."""
@@ -58,6 +61,7 @@ class Retraining:
 
     def __init__(self, spec: Spec, arrays: Arrays, device: torch.device, baselines: Baselines | None) -> None:
         self.spec = spec
+        arrays = arrays_for(arrays, spec)
         self.retrain = spec.retrain if baselines is not None else None
         self.notes: list[Event] = []
         self.initial: dict[str, Tensor] | None = None
@@ -87,7 +91,8 @@ class Retraining:
             reference = load(named.model, named.directory)
             check_input(reference, arrays)
             check_preparation(reference, self.spec)
-            prepared = prepare(arrays, self.spec, reference.preprocessing, reference.target_scaling)
+            prepared = prepare(arrays, self.spec, reference.card)
+            check_task(reference, self.spec, prepared.card())
             self.initial = beginning(reference, self.spec, prepared)
         except Unusable as error:
             self.cold = f"{named.model} {error}: training begins from scratch."
@@ -102,7 +107,10 @@ class Retraining:
         """Ask the model to compare with what there is to be asked of it."""
         assert self.retrain is not None  # noqa: S101
         rows = self.data.rows
-        taken = drift.sample(arrays, rows["train"])
+        if self.data.task.of_series:
+            taken = drift.of_series(*training_steps(arrays, self.spec.data.split))
+        else:
+            taken = drift.sample(arrays, rows["train"])
         self.profile = drift.profile(taken)
         if named is None:
             return
@@ -119,6 +127,7 @@ class Retraining:
         try:
             if (reference.spec.architecture.pooling == "none") != self.data.task.by_step:
                 raise Unusable("has other targets than this data set")
+            check_task(reference, self.spec, self.data.card())
             found = answered(reference, arrays, rows["test"], device)
             found = among(found, reference.classes, self.data.classes, "this data set")
             if found.shape[1] != self.data.output_size:
@@ -156,8 +165,8 @@ class Retraining:
         with evaluating():
             batch = run.state.batches.evaluation
             outputs = in_rows(*answers(run.model, part, run.device, run.training.precision, batch))
-        scaling = self.data.target_scaling
-        outputs, targets = scaling.undone(outputs), scaling.undone(part.y)  # both models are judged in the data's unit
+        scaling, targets = self.data.target_scaling, part.targets(torch.arange(part.answers))
+        outputs, targets = task.in_unit(outputs, targets, scaling)  # both models are judged in the data's unit
         judged = Judged(outputs, targets, weights, scaling.scale, part.steps, part.weights)
         new = task.scores(metric, loss, judged)
         comparison = None
@@ -245,5 +254,7 @@ def _has_not_seen(before: Spec, now: Spec) -> bool:
     old, new = before.data.split, now.data.split
     if new.test in (None, "given"):
         return old.test in (None, "given")
+    if old.method == new.method == "time":  # the border only moves on
+        return old.test == new.test and old.validation == new.validation
     both = old.method == new.method == "content" and old.seed == new.seed
     return both and old.test == new.test and old.validation == new.validation

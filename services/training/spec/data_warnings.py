@@ -19,7 +19,7 @@ def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, s
     holds = {"always", "loss_unsaid", "unscaled", "drawn_split"}
     if spec is not None:
         holds = {"always", "drawn_split"}
-        holds |= {"loss_unsaid"} if spec.training.loss is None else set()
+        holds |= {"loss_unsaid"} if spec.training.loss is None and spec.task is None else set()
         holds |= {"unscaled"} if spec.data.scaling == "none" else set()
         holds |= {"targets_unscaled"} if spec.data.target_scaling == "none" else set()
     if not _is_drawn(spec, summary):

@@ -157,6 +157,12 @@ class Huber(Strict):
     """Above this error the loss grows linearly. With `data.target_scaling: standard` it is in standard deviations."""
 
 
+class Pinball(Strict):
+    """The quantile loss, for forecasts with `task.quantiles` (Koenker and Bassett 1978)."""
+
+    name: Literal["pinball"] = "pinball"
+
+
 class BCE(Strict):
     """This loss is for two classes, or several yes-or-no targets per sequence. It is computed from logits."""
 
@@ -251,7 +257,7 @@ class OnDivergence(Strict):
 
 
 Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
-Loss = Annotated[CrossEntropy | MSE | MAE | Huber | BCE, Field(discriminator="name")]
+Loss = Annotated[CrossEntropy | MSE | MAE | Huber | Pinball | BCE, Field(discriminator="name")]
 LRSchedule = Annotated[Constant | Step | Cosine | OneCycle | Plateau, Field(discriminator="name")]
 
 
@@ -266,7 +272,8 @@ class Training(Strict):
     accumulation_steps: int = Field(1, ge=1, le=100_000)
     """Forward and backward passes per update."""
     loss: Annotated[Loss | None, _named(Loss | None)] = None
-    """Null: cross_entropy for classes (also of steps), bce for several yes-or-no targets, mse for values."""
+    """Null: cross_entropy for classes (also of steps), bce for several yes-or-no targets, mse for values and forecasts,
+    pinball for forecasts with quantiles."""
     optimizer: Annotated[Optimizer, _named(Optimizer, "adam")] = Adam()
     """The method that updates the weights, with its learning rate `lr`."""
     max_grad_norm: float | None = Field(1.0, gt=0.0)
@@ -465,7 +472,8 @@ class Gate(Strict):
     better by at least `margin`, and the difference must be statistically significant."""
 
     metric: Literal[tuple(MEASURES)] | None = None  # type: ignore[valid-type]
-    """The metric by which both are compared. Null: accuracy for classes and yes-or-no targets, rmse for values."""
+    """The metric by which both are compared. Null: accuracy for classes and yes-or-no targets, rmse for
+    values, mase for forecasts."""
     margin: float = Field(0.0, ge=0.0)
     """The smallest improvement that passes, in the unit of the metric. The improvement must be at least this
     large with a confidence of 1 - error_rate."""
@@ -496,6 +504,61 @@ class Retrain(Strict):
     """True reports how the training samples differ from those of the model that it is compared with."""
 
 
+class Classification(Strict):
+    name: Literal["classification"] = "classification"
+
+
+class Regression(Strict):
+    name: Literal["regression"] = "regression"
+
+
+class Tagging(Strict):
+    name: Literal["tagging"] = "tagging"
+
+
+Season = Annotated[int, Field(ge=2, le=100_000)]
+Quantile = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Forecast(Strict):
+    """The next `horizon` steps of each series, from the `lookback` steps before them; a sample is a window of both.
+    [forecasting.md](forecasting.md) shows how. The defaults of three fields are others with this task: `data.scaling`
+    is `standard`, `data.split.method` is `time`, and both shares of the split are 0.15."""
+
+    name: Literal["forecast"] = "forecast"
+    horizon: int | None = Field(None, ge=1, le=10_000)
+    """The steps to predict, all at once. Null: one season, such as the 24 steps of a day; 1 if there is no season."""
+    lookback: int | None = Field(None, ge=1, le=100_000)
+    """The steps that the model reads before them. Null: the longest season, or three horizons if that is more, but at
+    most a quarter of the longest series."""
+    stride: int = Field(1, ge=1, le=1_000_000)
+    """The steps between the starts of two windows. 24 takes one window per day of an hourly series."""
+    season: Annotated[
+        list[Season] | None, BeforeValidator(lambda value: [value] if isinstance(value, int) else value)
+    ] = Field(None, max_length=4)
+    """The seasons of the baselines, in steps: a number or a list. Null: those that the time between two steps suggests,
+    such as 24 and 168 for hours, 7 for days, 12 for months. The first one also scales `mase`."""
+    quantiles: list[Quantile] | None = Field(None, min_length=1, max_length=99)
+    """Quantiles to predict instead of one value, such as `[0.1, 0.5, 0.9]`. They need 0.5, which is the forecast that
+    metrics judge. Null predicts one value."""
+
+
+Task = Annotated[Classification | Regression | Tagging | Forecast, Field(discriminator="name")]
+TO_COME = {"next_step": "predicts the next step of a text or series", "text": "classifies texts"}
+"""Tasks that have a name but cannot be trained yet."""
+
+
+def _known_task(value: object) -> object:
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if isinstance(name, str) and name in TO_COME:
+        raise PydanticCustomError(
+            "task_to_come",
+            "{name} {does}, and this version cannot train it yet: use classification, regression, tagging or forecast",
+            {"name": name, "does": TO_COME[name]},
+        )
+    return value
+
+
 Tag = Annotated[Plain, Field(min_length=1, max_length=100)]
 
 
@@ -506,6 +569,10 @@ class Spec(Strict):
     """A name for people, shown in lists. Several jobs may have the same one. Null: the job has only its id."""
     preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
     """A named architecture; `loopline presets` lists them. Fields in `architecture` override it."""
+    task: Annotated[Task | None, _named(Task | None), BeforeValidator(_known_task)] = None
+    """What is learnt; a name, or a mapping with a `name` and the fields of that name. It must fit the data set. Null
+    takes what the targets are: classes and labels are classification, values regression, a class for each step tagging.
+    """
     architecture: Architecture
     """You can omit it if there is a `preset`."""
     training: Training = Training()

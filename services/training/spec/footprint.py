@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.errors import TooLargeToTrain
 from services.training.files.summary import DatasetSummary
-from services.training.spec import Spec
+from services.training.spec import Spec, tasks
 from services.training.spec.fields import Architecture, Synthetic
 from services.training.spec.widths import Widths, widths
 
@@ -42,7 +42,8 @@ class Footprint:
 
 def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     """What a job needs of memory with this data."""
-    a, t = spec.architecture, spec.training
+    a, t, bytes_of_data = spec.architecture, spec.training, summary.bytes
+    summary = tasks.as_trained(spec, summary)
     w = widths(spec.data, summary)
     parameters = w.embeddings + _parameters(a, w, summary.target_dim)
     state = {"adam": 2, "adamw": 2, "rmsprop": 1 + (getattr(t.optimizer, "momentum", 0.0) > 0)}
@@ -54,7 +55,8 @@ def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
-        data=summary.bytes + summary.samples * w.longest * w.channels * NUMBER,
+        data=bytes_of_data
+        + (bytes_of_data if tasks.forecast(spec) else summary.samples * w.longest * w.channels * NUMBER),
         batch=step * (w.longest + (samples - 1) * w.shortest),  # one of them is the longest
         sample=step * (w.longest + (least - 1) * w.shortest),
     )

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from services.errors import Problem, SpecInvalid
 from services.training.files.summary import DatasetSummary
-from services.training.spec import rules
+from services.training.spec import rules, tasks
 from services.training.spec.fields import Spec, Training
 from services.training.spec.presets import PRESETS
 from services.training.tasks import known
@@ -30,6 +30,7 @@ def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
     with the wrong fields left out).
     """
     merged = _with_preset(document)
+    merged = _merged(tasks.defaults(merged), merged)
     try:
         spec = Spec.model_validate(merged, context={"accepted": accepted})
         problems: list[Problem] = []
@@ -57,17 +58,20 @@ def stored(document: Mapping[str, Any]) -> Spec:
 
 
 def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
-    """Checks that the spec fits the data set and fills in what the data decides: the loss, the scaling of targets, and
-    the pooling where there is a class for each step.
+    """Checks that the spec fits the data set and fills in what the data decides: the task, the loss, the scaling of
+    targets, and the pooling where there is a class for each step.
 
     Raises SpecInvalid with every problem.
     """
-    problems = list(rules.data_problems(spec, summary))
+    problems = list(tasks.problems(spec, summary))
+    if not problems:
+        spec, summary = tasks.resolved(spec, summary), tasks.as_trained(spec, summary)
+        problems = list(rules.data_problems(spec, summary))
     if problems:
         raise SpecInvalid(problems)
     training, data = spec.training, spec.data
     if training.loss is None:
-        default = known.named(summary.target).losses[summary.target][0]
+        default = tasks.default_loss(spec, summary)
         training = training.model_copy(update={"loss": Training.model_validate({"loss": default}).loss})
     if data.target_scaling is None:
         scaling = "standard" if known.chosen(summary.target, training.loss).scales_targets else "none"
@@ -75,7 +79,8 @@ def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
     architecture = spec.architecture
     if known.chosen(summary.target, training.loss).by_step:
         architecture = architecture.model_copy(update={"pooling": "none"})
-    return spec.model_copy(update={"architecture": architecture, "training": training, "data": data})
+    spec = spec.model_copy(update={"architecture": architecture, "training": training, "data": data})
+    return spec.model_copy(update={"task": tasks.named(spec, summary)})
 
 
 def _with_preset(document: Mapping[str, Any]) -> dict[str, Any]:

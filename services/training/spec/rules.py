@@ -308,6 +308,8 @@ def _answers(t: Training, summary: DatasetSummary) -> Answers:
 
 def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     split, given = spec.data.split, summary.given_split or {}
+    if split.method == "time" and known.named(summary.target).of_series:
+        return  # periods are divided, not samples: tasks.py has looked at them
     for name in ("validation", "test"):
         if getattr(split, name) == "given" and not given.get(name):
             yield Problem(

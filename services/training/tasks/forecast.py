@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
-LOSSES = ("mse", "mae", "huber")
+LOSSES = ("mse", "mae", "huber", "pinball")
 MEDIAN = 0.5
 
 
@@ -81,7 +81,7 @@ class Forecast(Task):
     def refusal(self, loss: str, summary: DatasetSummary) -> str | None:
         if loss in LOSSES:
             return None
-        return f"{loss} is for classes and labels, and a forecast has values: use {', '.join(LOSSES)}"
+        return f"{loss} is for classes and labels, and a forecast has values: use {', '.join(LOSSES[:-1])}"
 
     def answers(self, width: int) -> Answers:
         return "forecasts"
@@ -136,8 +136,9 @@ class Forecast(Task):
         """(samples, horizon * targets, quantiles)"""
         return outputs.view(len(outputs), -1, len(self.quantiles))
 
-    def in_unit(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs and targets in the unit of the data, float64; the number of the series stays."""
+    def in_unit(self, outputs: Tensor, targets: Tensor, scaling: Scaling | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs and targets in the unit of the data, float64; the number of the series stays. `units` have all
+        scalings."""
         import torch
 
         series = targets[:, -1]
@@ -180,17 +181,22 @@ class Forecast(Task):
         """What MASE divides by, for each value of each sample: (samples, horizon * targets)."""
         return self._units(series)[2].repeat(1, self.horizon)
 
-    def at_each_step(self, outputs: Tensor, targets: Tensor) -> dict[str, list[float | None]]:
-        """Each metric at each step of the horizon."""
-        from services.training import metrics
-
-        found, actual = self.in_unit(self.points(outputs), targets)
+    def details(self, outputs: Tensor, targets: Tensor, names: Sequence[int | str], scale: list[float] | None) -> Any:
+        """`horizon` has the metrics of each step, `targets` those of each target if there are several, and `quantiles`
+        the share of actual values that are not above each quantile."""
+        points, actual = self.in_unit(self.points(outputs), targets)
         naive = self._naive(actual[:, -1])
-        steps = [
-            metrics.of_forecasts(*(each[:, begin : begin + self.width] for each in (found, actual[:, :-1], naive)))
-            for begin in range(0, self.horizon * self.width, self.width)
-        ]
-        return {name: [step[name] for step in steps] for name in steps[0]}
+        by_value = [each.view(len(each), self.horizon, self.width) for each in (points, actual[:, :-1], naive)]
+        steps = {"step": list(range(1, self.horizon + 1)), **_of_each(by_value, 1)}
+        found: dict[str, Any] = {"horizon": steps}
+        if self.width > 1:
+            found["targets"] = {"name": list(names), **_of_each(by_value, 2)}
+        if self.quantiles:
+            answers = self._by_quantile(self.ordered(outputs))
+            below = targets[:, :-1, None] <= answers
+            shares = below.double().mean(dim=(0, 1)).tolist()
+            found["quantiles"] = {"quantile": list(self.quantiles), "share_below": [round(each, 6) for each in shares]}
+        return found
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         """In the unit of the data. A loss is that of scaled values, as in training."""
@@ -207,6 +213,18 @@ class Forecast(Task):
             each = self._elements(loss)(scaled, torch.cat((future, series[:, None].double()), dim=1))
             return scores.mean(judged.weighted(each.mean(dim=1)))
         return scores.of_forecasts(metric, self.points(outputs), actual, self._naive(series))
+
+
+def _of_each(values: Sequence[Tensor], dim: int) -> dict[str, list[float | None]]:
+    """The metrics of each step (dim 1) or target (dim 2). `values` (samples, horizon, targets) are forecasts, actual
+    values, and what mase divides by."""
+    from services.training import metrics
+
+    each = [
+        metrics.of_forecasts(*(value.select(dim, place).flatten(1) for value in values))
+        for place in range(values[0].shape[dim])
+    ]
+    return {name: [one[name] for one in each] for name in each[0]}
 
 
 TASK = Forecast()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TASKS: tuple[Task, ...] = (classes.TASK, forecast.TASK, tags.TASK, multilabel.TASK, values.TASK)
 """In the order in which they are asked whether a `y` is theirs."""
 
+SERIES: Target = forecast.TASK.name
+"""The targets of a data set that a forecast is trained on."""
+
 
 def of_y(y: NDArray[Any], steps: int | None = None) -> Task:
     """The task that y means by itself: in its final form, or as it was read beside an x of so many `steps`."""

@@ -170,6 +170,10 @@ class Task(ABC):
     def plain_words(self, outputs: Tensor, classes: list[int | str] | None) -> str:
         """What that model always answers with: `the most frequent class (3)`."""
 
+    def in_unit(self, outputs: Tensor, targets: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
+        """Outputs and targets in the unit of the data; `scaling` is that of the targets."""
+        return scaling.undone(outputs), scaling.undone(targets)
+
     def kept(self, outputs: Tensor) -> Tensor:
         """What is kept of outputs in training, until the metrics of the epoch are worked out."""
         return outputs

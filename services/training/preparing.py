@@ -1,0 +1,35 @@
+"""Prepares a data set for the task of a spec: sequences as they are, or windows of series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.training import data, windows
+from services.training.data import Prepared
+from services.training.files.npz import Arrays
+from services.training.preprocessing.fitted import Preprocessing
+from services.training.preprocessing.scaling import UNSCALED, Scaling
+from services.training.spec import Spec, tasks
+
+
+def arrays_for(arrays: Arrays, spec: Spec) -> Arrays:
+    """The data set as the task of the spec takes it."""
+    return windows.with_targets(arrays) if tasks.forecast(spec) else arrays
+
+
+def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None) -> Prepared:
+    """Splits and preprocesses a data set as the spec says, or as for the model of a model.json.
+
+    Raises DatasetInvalid when a part of the split cannot be used.
+    """
+    if tasks.forecast(spec):
+        return windows.prepare(arrays, spec, None if card is None else windows.Fit.read(card))
+    if card is None:
+        return data.prepare(arrays, spec)
+    return data.prepare(arrays, spec, Preprocessing.read(card), target_scaling(card))
+
+
+def target_scaling(card: Mapping[str, Any]) -> Scaling:
+    """That of a model.json; an old one has none."""
+    return Scaling(**card["target_scaling"]) if "target_scaling" in card else UNSCALED
