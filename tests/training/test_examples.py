@@ -8,12 +8,42 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loopline.files import formats, store
+from loopline.files.build import build
+from loopline.files.inference import infer
+from loopline.files.schema import Schema
 
-from services.training.spec import loads
+from services.training.spec import loads, parse
 from tests.training.building import events
 
 ROOT = Path(__file__).parents[2]
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
+
+
+def test_the_weather_is_forecast_better_than_by_any_naive_forecast(tmp_path: Path) -> None:
+    """With a quarter of the epochs and half of the windows of the example."""
+    table = formats.read(ROOT / "data" / "weather.csv.gz", tmp_path)
+    inferred = infer(table, Schema(target=("temp_f",)))
+    store.write(tmp_path / "weather", build(table, inferred.schema))
+    spec = loads((ROOT / "examples" / "weather.yaml").read_bytes())
+    spec["training"]["epochs"] = 3
+    spec["task"]["stride"] = 12
+    order = {
+        "spec": parse(spec).document(),
+        "data": str(tmp_path / "weather"),
+        "directory": str(tmp_path / "model"),
+        "device": "cpu",
+    }
+    told = [*events(order)]
+    result = told[-1]["result"]
+    plain = result["baseline"]
+    assert plain["is_beaten"]
+    assert len(plain["others"]) == 2
+    naive = [each["test_mase"] for each in (plain["metrics"], *plain["others"].values())]
+    assert result["metrics"]["test_mase"] < min(naive)
+    steps = result["details"]["test"]["horizon"]["mae"]
+    assert len(steps) == 24
+    assert steps[0] < steps[-1]
 
 
 @pytest.fixture
