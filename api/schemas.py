@@ -185,7 +185,7 @@ class OfClasses(Answer):
     support: list[int]
     """How many samples (of tags: steps) truly have it."""
     auroc: list[float | None]
-    """Each class against the rest; null also if samples * classes is above 100,000,000."""
+    """Each class against the rest; null also if samples * classes is above 20,000,000."""
 
 
 class OfTargets(Answer):

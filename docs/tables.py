@@ -142,7 +142,7 @@ A result also has `details` of the validation and the test split. They are compu
   `support` is the number of samples (of steps, for a class for each step). A value that is not defined is null: the
   precision of a class that is never the answer, or the recall of a class without samples.
 - `auroc` ranks the samples by the probability of a class: it is the probability that a sample of the class is ranked
-  above another one, where equal ranks count half. It is null if samples times classes is above 100,000,000.
+  above another one, where equal ranks count half. It is null if samples times classes is above 20,000,000.
 - `macro` is the mean over the classes that occur among answers or targets. `weighted` weighs them by `support`. In both
   an undefined precision or recall counts as 0, as in scikit-learn. `macro` of `f1` is the metric `macro_f1`.
 - Rows of the confusion `matrix` are the true classes, columns are the answers. For more than 50 classes there is no

@@ -19,7 +19,7 @@ LARGEST = 20
 """The most confusions that are kept as a list."""
 MOST_NAMED = 1000
 """The most classes, labels or targets that are kept one by one; of more, those with the largest support."""
-MOST_RANKED = 100_000_000
+MOST_RANKED = 20_000_000
 """The most numbers that are sorted for AUROC: samples times classes. Beyond it there is none."""
 
 Details = dict[str, Any]
@@ -59,14 +59,12 @@ def of_values(outputs: Tensor, targets: Tensor, names: Sequence[Name]) -> Detail
 
 def auroc(scores: Tensor, positive: Tensor) -> float | None:
     """How probable it is that a positive sample has a higher score than a negative one, equal scores counting half;
-    None where there are no samples of a kind. By ranks (Mann and Whitney 1947)."""
-    yes = int(positive.sum())
-    no = len(positive) - yes
-    if not yes or not no:
+    None where there are no samples of a kind (Mann and Whitney 1947)."""
+    own, others = scores[positive].contiguous(), scores[~positive].sort().values
+    if not len(own) or not len(others):
         return None
-    _, place, counts = scores.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
-    ranks = counts.cumsum(0).double() - (counts.double() - 1.0) / 2.0  # of equal scores the mean of their ranks
-    return float((ranks[place[positive]].sum() - yes * (yes + 1) / 2.0) / (yes * no))
+    below = torch.searchsorted(others, own).sum() + torch.searchsorted(others, own, right=True).sum()  # twice each
+    return float(below.double() / 2.0 / (len(own) * len(others)))
 
 
 def _scored(hits: Tensor, predicted: Tensor, actual: Tensor) -> dict[str, list[Any]]:
