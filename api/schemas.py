@@ -194,7 +194,26 @@ class OfTargets(Answer):
     name: list[int | str]
     mae: list[float | None]
     rmse: list[float | None]
-    r2: list[float | None]
+    r2: list[float | None] | None = None
+    smape: list[float | None] | None = None
+    """Of forecasts."""
+    mase: list[float | None] | None = None
+
+
+class OfSteps(Answer):
+    """A list for each column, with a value for each step of a forecast's horizon."""
+
+    step: list[int]
+    mae: list[float | None]
+    rmse: list[float | None]
+    smape: list[float | None]
+    mase: list[float | None]
+
+
+class OfQuantiles(Answer):
+    quantile: list[float]
+    share_below: list[float]
+    """The share of actual values that are not above each quantile."""
 
 
 class Average(Answer):
@@ -230,6 +249,8 @@ class Details(Answer):
     weighted: Average | None = None
     """The mean weighted by support."""
     confusion: Confusion | None = None
+    horizon: OfSteps | None = None
+    quantiles: OfQuantiles | None = None
 
 
 class Result(Answer):

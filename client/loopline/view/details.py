@@ -13,26 +13,19 @@ from loopline.types import Document
 from loopline.view import table
 
 MOST_ROWS = 20
-"""Of more classes, those with the lowest F1 are shown."""
+"""Of more classes or labels, those with the lowest F1 are shown; of anything else, the first ones."""
 MOST_CONFUSIONS = 5
+KINDS = {"classes": "classes", "labels": "labels", "targets": "targets", "horizon": "steps of the horizon"}
+"""What there may be a table of, and what its rows are."""
 
 
 def shown(found: Mapping[str, Document]) -> Iterator[RenderableType]:
     """The details of the test split, or of validation if there is no test split."""
     split = "test" if "test" in found else "validation"
     details = found.get(split) or {}
-    kind = next((kind for kind in ("classes", "labels", "targets") if details.get(kind)), None)
-    if kind is None:
-        return
-    rows = _rows(details[kind])
-    kept = rows
-    if len(rows) > MOST_ROWS:
-        worst = "f1" if kind != "targets" else "r2"
-        kept = sorted(rows, key=lambda row: -1.0 if row[worst] is None else row[worst])[:MOST_ROWS]
-    which = f" (the {MOST_ROWS} worst of {len(rows):,})" if len(rows) > MOST_ROWS else ""
-    yield Text(f"\n{kind} of the {split} split{which}", "dim")
-    averages = [{"name": word, "support": "", **(details.get(word) or {})} for word in ("macro", "weighted")]
-    yield table.Listing([_cells(row) for row in [*kept, *(averages if kind != "targets" else [])]], wrap=("name",))
+    for kind, head in KINDS.items():
+        if details.get(kind):
+            yield from _table(f"{head} of the {split} split", details, kind)
     largest = ((details.get("confusion") or {}).get("largest") or [])[:MOST_CONFUSIONS]
     if largest:
         yield Text("\nmost frequent confusions", "dim")
@@ -40,6 +33,19 @@ def shown(found: Mapping[str, Document]) -> Iterator[RenderableType]:
         yield Text(
             text.one_line(f"{each['actual']} taken for {each['predicted']}: {text.count(each['count'], 'time')}")
         )
+
+
+def _table(head: str, details: Document, kind: str) -> Iterator[RenderableType]:
+    rows = _rows(details[kind])
+    kept = rows[:MOST_ROWS]
+    if len(rows) > MOST_ROWS and "f1" in rows[0]:
+        kept = sorted(rows, key=lambda row: -1.0 if row["f1"] is None else row["f1"])[:MOST_ROWS]
+    if len(rows) > MOST_ROWS:
+        head += f" (the {MOST_ROWS} {'worst' if 'f1' in rows[0] else 'first'} of {len(rows):,})"
+    yield Text(f"\n{head}", "dim")
+    if "f1" in rows[0]:
+        kept += [{"name": word, "support": "", **(details.get(word) or {})} for word in ("macro", "weighted")]
+    yield table.Listing([_cells(row) for row in kept], wrap=("name",))
 
 
 def _rows(columns: Document) -> list[dict[str, Any]]:

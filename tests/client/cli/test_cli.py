@@ -276,6 +276,21 @@ def test_show_tells_the_scores_of_each_class_and_what_is_confused(
     assert found.details["test"]["classes"]["f1"] == classes["f1"]
 
 
+def test_show_tells_the_errors_of_each_target_and_of_each_step_of_a_forecast(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    errors = {"mase": [0.5, None], "smape": [0.25, 0.75], "mae": [3.0, 4.0], "rmse": [5.0, 6.0]}
+    horizon = {"step": [1, 2], **errors}
+    details = {"horizon": horizon, "targets": {"name": ["load", "wind"], **errors}}
+    service.succeed(job.id, details={"validation": details})
+    lines = [line.split() for line in run("show", job.id).stdout.splitlines()]
+    assert ["load", "0.5000", "0.2500", "3.0000", "5.0000"] in lines
+    assert ["2", "-", "0.7500", "4.0000", "6.0000"] in lines
+    assert ["steps", "of", "the", "horizon", "of", "the", "validation", "split"] in lines
+
+
 def test_a_model_that_is_incomplete_is_shown_and_downloaded_as_such(
     run: Run, service: Any, client: Client, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
