@@ -150,6 +150,62 @@ def test_one_command_goes_from_a_file_to_a_model(url: str, tmp_path: Path, write
     assert result.metrics["test_accuracy"] >= 0.9
 
 
+def hourly(folder: Path, *, without: int | None = None) -> Path:
+    """The load of two towns: a wave of a day, and some noise."""
+    noise = random.Random(3)
+    found = [
+        {
+            "hour": f"2024-03-{1 + hour // 24:02}T{hour % 24:02}:00:00Z",
+            "town": town,
+            "load_mw": round(50 + 20 * math.sin(hour * math.pi / 12) + noise.gauss(0, 3), 2),
+            "is_holiday": hour // 24 % 7 == 3,
+        }
+        for town in ("north", "south")
+        for hour in range(30 * 24)
+        if hour != without
+    ]
+    return as_csv(folder / "demand.csv", found)
+
+
+FORECAST = {
+    "task": {"name": "forecast", "horizon": 24, "lookback": 48, "stride": 4},
+    "architecture": {"cell": "gru", "hidden_size": 16},
+    "training": {"epochs": 8, "batch_size": 32, "optimizer": {"lr": 0.01}},
+    "data": {"dataset": "./demand.csv", "schema": {"target": "load_mw", "known_future": ["is_holiday"]}},
+}
+
+
+def test_one_command_goes_from_hours_to_a_forecast_that_beats_the_day_before(url: str, tmp_path: Path) -> None:
+    hourly(tmp_path)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(FORECAST))
+    done = loopline(url, tmp_path, "submit", "job.yaml", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert job["status"] == "succeeded"
+    assert job["spec"]["task"]["season"] == [24, 168]
+    with Client(url) as client:
+        dataset = client.dataset(job["dataset"]["id"])
+        result = client.get(job["id"]).result
+    assert (dataset.target, dataset.samples, dataset.features) == ("series", 2, 2)
+    assert result.baseline is not None
+    assert result.baseline["is_beaten"]
+    assert result.baseline["metric"] == "test_mase"
+    assert len(result.baseline["others"]) == 2
+    assert result.details is not None
+    assert len(result.details["test"]["horizon"]["mae"]) == 24
+    shown = loopline(url, tmp_path, "show", job["id"])
+    assert "before: beaten" in shown.stdout
+
+
+def test_a_missing_hour_is_named_before_anything_is_trained(url: str, tmp_path: Path) -> None:
+    hourly(tmp_path, without=100)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(FORECAST))
+    done = loopline(url, tmp_path, "submit", "job.yaml", "--wait")
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "the step of north from 2024-03-05 03:00:00 to 2024-03-05 05:00:00 is 2 hours, and most are 1 hour" in told
+
+
 def test_a_table_in_memory_is_uploaded_as_it_is(url: str) -> None:
     with Client(url) as client:
         made = client.upload(pa.Table.from_pylist([*rows()]), "from-memory")
