@@ -72,6 +72,12 @@ class Part:
         """How many targets there are: one for each sample, or for each valid step."""
         return len(self.y) if self.by_step else len(self)
 
+    @property
+    def blocks(self) -> NDArray[np.int64] | None:
+        """Of each sample, the number of the block of samples that may depend on each other; None if all samples are
+        taken as independent."""
+        return None
+
     def targets(self, places: Tensor) -> Tensor:
         """Those at these places (`places`), where they are."""
         return self.y[places.to(self.y.device)]

@@ -7,6 +7,7 @@ into the period before: that is known by then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,8 +48,11 @@ class Windows(Part):
     """The steps of a series in x."""
     lookback: int = 1
     horizon: int = 1
+    stride: int = 1
     known: Tensor | None = None
     """(steps, values): what is known ahead of time, scaled."""
+    when: NDArray[Any] | None = None
+    """(windows,): the time of each first step, or its place in the series."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -71,6 +75,17 @@ class Windows(Part):
     @property
     def steps(self) -> Rows:
         return np.full(len(self), self.lookback)
+
+    @property
+    def blocks(self) -> Rows | None:
+        """Windows whose first steps are within one horizon overlap, and series may move together: these windows are one
+        block."""
+        if self.when is None:
+            return None
+        times, place = np.unique(self.when, return_inverse=True)
+        apart = np.diff(times)
+        per_step = apart.min() if len(apart) else 1
+        return np.asarray((times[place] - times[0]) // (per_step * math.ceil(self.horizon / self.stride)), np.int64)
 
     def places(self, rows: Rows) -> Rows:
         return rows
@@ -231,7 +246,9 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
     parts, left_out = {}, {}
     for name, period in periods.items():
         found, left_out[name] = _found(series, period, task, spec.data)
-        parts[name] = replace(all_windows, first=found)
+        row, step = found // all_windows.longest, found % all_windows.longest
+        when = step if arrays.times is None else arrays.times[row, step]
+        parts[name] = replace(all_windows, first=found, when=when)
     _check_parts(parts, spec, task)
     weights = _weights(arrays, parts)
     parts = {name: replace(part, weights=weights[name]) for name, part in parts.items()}
@@ -366,6 +383,7 @@ def _windows(arrays: Arrays, series: Series, fitted: Fit, task: Forecast) -> Win
         longest=longest,
         lookback=lookback,
         horizon=horizon,
+        stride=task.stride,
         known=known,
     )
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from services.training import checkpoint, forecasts, run
+from services.training.gate.paired import Scores
+from services.training.gate.scores import in_blocks
 from services.training.gate.verdict import Retraining
 from services.training.loop import Run, evaluate, fit
 from services.training.measures import MEASURES
@@ -269,7 +271,7 @@ def retrained(arrays: Any, directory: Path, baselines: dict[str, SavedModel | No
 
 @pytest.mark.parametrize("over", ["train", "per_sequence"])
 def test_a_retrained_forecast_is_compared_window_by_window(tmp_path: Path, over: str) -> None:
-    arrays = hourly([120, 90])
+    arrays = hourly([120, 120])
     data = {"data": {"scaling_over": over}}
     retrained(arrays, tmp_path / "1", {"warm_start": None, "against": None}, **data)
     saved = SavedModel("load@1", str(tmp_path / "1"))
@@ -277,11 +279,29 @@ def test_a_retrained_forecast_is_compared_window_by_window(tmp_path: Path, over:
     gate = again["gate"]
     assert again["warm_start"] == "load@1"
     assert (gate["metric"], gate["against"]) == ("mase", "load@1")
-    assert gate["comparison"]["samples"] == gate["samples"] > 10
+    assert gate["samples"] == 2 * (18 - 3 + 1)
+    assert gate["comparison"]["samples"] == 6  # blocks of a horizon: windows overlap, and series move together
     before = json.loads((tmp_path / "1" / "model.json").read_text())
     assert gate["comparison"]["old"] == pytest.approx(before["metrics"]["test_mase"], rel=1e-4)
     assert again["drift"] is not None
     assert not again["drift"]["shifted"]
+
+
+def test_windows_within_a_horizon_are_one_block_in_all_series() -> None:
+    part = Windows(
+        x=torch.zeros(120, 1),
+        lengths=None,
+        y=torch.zeros(120, 1),
+        first=np.concatenate((np.arange(20, 30, 2), np.arange(80, 90, 2))),
+        longest=60,
+        horizon=4,
+        stride=2,
+        when=np.tile(np.arange(20, 30, 2), 2),
+    )
+    assert part.blocks is not None
+    assert part.blocks.tolist() == [0, 0, 1, 1, 2] * 2
+    scores = in_blocks(Scores(np.ones((10, 2)), lambda sums: sums[..., 0]), part.blocks)
+    assert scores.sums.tolist() == [[4.0, 4.0], [4.0, 4.0], [2.0, 2.0]]
 
 
 def test_a_model_with_another_horizon_is_no_match(tmp_path: Path) -> None:

@@ -79,6 +79,16 @@ def of_forecasts(metric: str, points: Tensor, targets: Tensor, naive: Tensor) ->
     return of_values(metric, points, targets)
 
 
+def in_blocks(scores: Scores, blocks: NDArray[np.int64] | None) -> Scores:
+    """The scores of whole blocks of samples, which are compared as one; `blocks` (samples,) has their numbers."""
+    if blocks is None:
+        return scores
+    numbers, of = np.unique(blocks, return_inverse=True)
+    sums = np.zeros((len(numbers), scores.sums.shape[1]))
+    np.add.at(sums, of, scores.sums)
+    return Scores(sums, scores.value)
+
+
 def mean(each: Tensor) -> Scores:
     """A metric that is the mean of a number of each sample (samples,)."""
     return Scores(_columns(each, torch.ones_like(each)), _ratio)

@@ -30,6 +30,7 @@ from services.training.gate.reference import (
     check_task,
     load,
 )
+from services.training.gate.scores import in_blocks
 from services.training.loop import Run, answers, evaluating, in_rows
 from services.training.measures import MEASURES
 from services.training.messages import Event, Level, Note, SavedModel
@@ -168,10 +169,10 @@ class Retraining:
         scaling, targets = self.data.target_scaling, part.targets(torch.arange(part.answers))
         outputs, targets = task.in_unit(outputs, targets, scaling)  # both models are judged in the data's unit
         judged = Judged(outputs, targets, weights, scaling.scale, part.steps, part.weights)
-        new = task.scores(metric, loss, judged)
+        new = in_blocks(task.scores(metric, loss, judged), part.blocks)
         comparison = None
         if before is not None and before.answers is not None:
-            old = task.scores(metric, loss, replace(judged, outputs=before.answers))
+            old = in_blocks(task.scores(metric, loss, replace(judged, outputs=before.answers)), part.blocks)
             comparison = paired.compare(
                 new,
                 old,

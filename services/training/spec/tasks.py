@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.errors import Problem
-from services.training.files.summary import DatasetSummary, SeriesSummary
+from services.training.files.summary import Columns, DatasetSummary, SeriesSummary
 from services.training.spec.fields import Classification, Forecast, Regression, Spec, Tagging
 from services.training.tasks import known
 
@@ -224,6 +224,7 @@ def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
             "features": series.columns,
             "max_length": lookback,
             "min_length": lookback,
+            "static": _beside(summary, horizon * len(series.known_future)),
             "target": known.SERIES,
             "classes": None,
             "class_counts": None,
@@ -231,3 +232,11 @@ def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
             "given_split": None if spec.data.split.method == "time" else summary.given_split,
         }
     )
+
+
+def _beside(summary: DatasetSummary, known_future: int) -> Columns | None:
+    """What the head reads beside the steps: values of whole series, and numbers that are known ahead of time."""
+    static = summary.static or Columns(numbers=0, categories=[], gaps=0)
+    if not known_future:
+        return summary.static
+    return static.model_copy(update={"numbers": static.numbers + known_future})

@@ -194,7 +194,7 @@ def test_what_a_spec_says_goes_before_the_defaults_of_a_forecast() -> None:
 
 
 def test_the_memory_of_a_forecast_is_that_of_its_steps_and_of_a_batch_of_windows() -> None:
-    arrays = hourly([5000])
+    arrays = hourly([5000], known=("wind",))
     spec = forecast_spec(arrays, task={"name": "forecast", "lookback": 100, "horizon": 24})
     needed = footprint(spec, npz.summarise(arrays))
     assert needed.data == 2 * 4 * 5000 * 3
