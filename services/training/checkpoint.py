@@ -287,7 +287,7 @@ def restore(
 
 ADDED_TO_DATA = (
     *("max_length", "cut", "stride", "missing", "missing_mask", "differences", "categories", "embedding_size"),
-    *("scaling_over", "patch"),
+    *("scaling_over", "patch", "text"),
 )
 """Fields of a spec's `data` that older versions did not know; they did what the defaults say."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,45 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Ragged(Part):
+    """Sequences of very different lengths, such as texts: only a batch is padded. x (steps, channels) has one sequence
+    after the other."""
+
+    sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(samples,): the steps of each sequence."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, device: torch.device) -> Ragged:
+        static, weights = (None if each is None else each.to(device) for each in (self.static, self.weights))
+        return replace(self, x=self.x.to(device), y=self.y.to(device), static=static, weights=weights)
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.sizes.max(initial=1)) * self.x.shape[1] * self.x.element_size()
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        return self.sizes
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.sizes) - self.sizes
+
+    def pieces(self, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
+        for rows in window:
+            sizes = self.sizes[rows]
+            steps = np.arange(int(sizes.max()))
+            valid = steps < sizes[:, None]
+            places = torch.from_numpy(np.where(valid, self._starts[rows][:, None] + steps, 0)).to(self.x.device)
+            padding = torch.from_numpy(~valid).to(self.x.device)
+            lengths = None if valid.all() else torch.from_numpy(sizes).to(device)
+            found = _moved(self, self.x[places].masked_fill_(padding[:, :, None], 0.0), rows, device, gathered=True)
+            yield replace(found, lengths=lengths)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A data set ready for training."""
 
@@ -183,7 +222,7 @@ def prepare(
         classes=classes,
         preprocessing=preprocessing,
         target_scaling=target_scaling,
-        input_size=inputs.x.shape[2],
+        input_size=inputs.x.shape[-1],
         output_size=output_size,
         rows=rows,
         target_names=arrays.targets,
@@ -283,9 +322,11 @@ def part_of(arrays: Arrays, rows: NDArray[np.int64], preprocessing: Preprocessin
 
 def _part(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], by_step: bool, weights: Tensor | None = None) -> Part:
     x, lengths = inputs.x, inputs.lengths
-    whole = len(rows) == len(x)
+    whole = len(rows) == len(lengths)
     chosen = lengths[rows]
     longest = int(chosen.max()) if len(chosen) else 1
+    if x.ndim == 2:
+        return _ragged(inputs, y, rows, weights)
     if whole and not x.flags.writeable:  # it is mapped from a file
         x = x.copy()
     index = torch.from_numpy(_places(lengths, rows) if by_step else rows)
@@ -296,6 +337,19 @@ def _part(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], by_step: bool, wei
         by_step=by_step,
         static=None if inputs.static is None else torch.from_numpy(inputs.static[rows]),
         weights=None if weights is None else weights[index],
+    )
+
+
+def _ragged(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], weights: Tensor | None) -> Ragged:
+    index, sizes = torch.from_numpy(rows), inputs.lengths[rows]
+    uniform = len(rows) > 0 and bool((sizes == sizes[0]).all())
+    return Ragged(
+        x=torch.from_numpy(inputs.x[_places(inputs.lengths, rows)]),
+        lengths=None if uniform else torch.from_numpy(sizes),
+        y=y[index],
+        static=None if inputs.static is None else torch.from_numpy(inputs.static[rows]),
+        weights=None if weights is None else weights[index],
+        sizes=sizes,
     )
 
 
@@ -410,10 +464,14 @@ def _split(values: Tensor | None, sizes: list[int]) -> Sequence[Tensor | None]:
     return [None] * len(sizes) if values is None else torch.split(values, sizes)
 
 
-def _moved(part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device) -> MiniBatch:
-    """Some sequences of a part on the device, of x as it is given, without their lengths."""
+def _moved(
+    part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device, *, gathered: bool = False
+) -> MiniBatch:
+    """Some sequences of a part on the device, without their lengths. `x` has all of its sequences, or, `gathered`,
+    these only."""
     index, places = torch.from_numpy(rows), torch.from_numpy(part.places(rows))
-    taken = ((x, index), (part.y, places), (part.static, index), (part.weights, places))
+    of_x = torch.arange(len(rows)) if gathered else index
+    taken = ((x, of_x), (part.y, places), (part.static, index), (part.weights, places))
     if x.device == device:
         moved = [None if values is None else values.index_select(0, at.to(device)) for values, at in taken]
     else:

@@ -200,14 +200,14 @@ class Run:
 
 def network(architecture: Architecture, data: Prepared) -> SequenceModel:
     """The network for data that was prepared, its weights drawn from torch's generator."""
-    steps = data.preprocessing.steps
+    prepared = data.preprocessing
     return SequenceModel(
         architecture,
         data.input_size,
         data.output_size,
         static_size=data.static_size,
-        embeddings=steps.embeddings,
-        patch=steps.choices.patch,
+        embeddings=prepared.embeddings,
+        patch=prepared.steps.choices.patch,
     )
 
 

@@ -64,6 +64,8 @@ PREPARED_MODEL_FORMAT = "loopline-model/3"
 """Where more than a scaling is done to the input (`preprocessing`)."""
 FORECAST_MODEL_FORMAT = "loopline-model/4"
 """Where the answer is a forecast: `forecast` says of how many steps and columns, and how series were scaled."""
+TEXT_MODEL_FORMAT = "loopline-model/5"
+"""Where the input are texts: `preprocessing.text` says how they are read."""
 CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
@@ -446,6 +448,8 @@ def _write_model(
         model_format = PREPARED_MODEL_FORMAT
     if run.data.task.of_series:
         model_format = FORECAST_MODEL_FORMAT
+    if run.data.preprocessing.text is not None:
+        model_format = TEXT_MODEL_FORMAT
     return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),

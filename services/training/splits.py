@@ -84,12 +84,16 @@ def _check_sizes(
 
 
 def _by_content(arrays: Arrays, rows: NDArray[np.int64], fractions: dict[str, float], seed: int) -> Parts:
-    """Each row's part by a hash of its valid steps: the same in whatever company, and for all its copies."""
+    """Each row's part by a hash of its valid steps, or of its text: the same in whatever company, and for all its
+    copies."""
     key = seed.to_bytes(8, "little")
     place = np.empty(len(rows))
     for at, row in enumerate(rows):
-        steps = np.ascontiguousarray(arrays.x[row, : arrays.lengths[row]], np.float32)  # whatever is kept of it
-        digest = hashlib.blake2b(steps.data, digest_size=8, key=key).digest()
+        if arrays.texts is not None:
+            content = arrays.texts[row].encode()
+        else:
+            content = np.ascontiguousarray(arrays.x[row, : arrays.lengths[row]], np.float32).data  # whatever is kept
+        digest = hashlib.blake2b(content, digest_size=8, key=key).digest()
         place[at] = int.from_bytes(digest, "little") / 2**64
     chosen, begin = {}, 0.0
     for name, share in fractions.items():

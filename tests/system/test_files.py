@@ -150,6 +150,44 @@ def test_one_command_goes_from_a_file_to_a_model(url: str, tmp_path: Path, write
     assert result.metrics["test_accuracy"] >= 0.9
 
 
+def reviews(folder: Path) -> Path:
+    """Lines of text, each with its label after a tab."""
+    drawn = random.Random(5)
+    said = {"good": ("great", "Lovely", "warm"), "bad": ("cold", "awful", "Poor")}
+    common = "the room was quite and we found it very there".split()  # noqa: SIM905
+    lines = []
+    for number in range(80):
+        label = ("good", "bad")[number % 2]
+        words = [drawn.choice(common) for _ in range(drawn.randrange(4, 15))]
+        words.insert(drawn.randrange(len(words)), drawn.choice(said[label]))
+        lines.append(f"{' '.join(words)}.\t{label}\n")
+    path = folder / "reviews.txt"
+    path.write_text("".join(lines))
+    return path
+
+
+def test_one_command_goes_from_lines_of_text_to_a_model(url: str, tmp_path: Path) -> None:
+    path = reviews(tmp_path)
+    spec = {**SPEC, "data": {**SPEC["data"], "dataset": f"./{path.name}"}}
+    spec["architecture"] = {"cell": "gru", "hidden_size": 16, "pooling": "max"}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
+    done = loopline(url, tmp_path, "submit", "job.yaml", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert job["status"] == "succeeded"
+    assert job["spec"]["data"]["text"]["by"] == "words"
+    with Client(url) as client:
+        dataset = client.dataset(job["dataset"]["id"])
+        result = client.get(job["id"]).result
+    assert (dataset.samples, dataset.features, dataset.format) == (80, 1, "text")
+    assert dataset.max_length == max(len(line.split("\t")[0]) for line in path.read_text().splitlines())
+    assert result.metrics["test_accuracy"] is not None
+    assert result.metrics["test_accuracy"] >= 0.9
+    refused = loopline(url, tmp_path, "submit", "job.yaml", "--set", "data.differences=append")
+    assert refused.returncode == 2
+    assert "here are texts: leave it out" in " ".join(refused.stderr.split())
+
+
 def hourly(folder: Path, *, without: int | None = None) -> Path:
     """The load of two towns: a wave of a day, and some noise."""
     noise = random.Random(3)

@@ -106,6 +106,26 @@ def mixed(samples: int = 24, length: int = 7, *, gaps: bool = True, seed: int = 
     )
 
 
+def texts(samples: int = 40, *, seed: int = 7) -> Arrays:
+    """Sentences of many lengths. One word in each says its class."""
+    rng = np.random.default_rng(seed)
+    said = [("Lovely", "great", "fine"), ("awful", "Poor", "cold")]
+    common = ["the", "room", "was,", "and", "food!", "we", "found", "it", "Very", "quite"]
+    found = []
+    for row in range(samples):
+        words = rng.choice(common, rng.integers(1, 12)).tolist()
+        words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(said[row % 2])))
+        found.append(" ".join(words))
+    return of_texts(found, np.arange(samples) % 2)
+
+
+def of_texts(found: Sequence[str], y: NDArray[Any], **more: Any) -> Arrays:
+    """A data set of texts."""
+    x = np.empty((len(found), 1, 0), np.float32)
+    given = np.array([*found, None], np.object_)[:-1]
+    return Arrays(x=x, lengths=np.ones(len(found), np.int64), y=y, texts=given, features=(), **more)
+
+
 def flat(arrays: Arrays, values: NDArray[Any]) -> NDArray[Any]:
     """The valid steps, one sequence after the other."""
     return values[np.arange(values.shape[1]) < arrays.lengths[:, None]]

@@ -130,6 +130,35 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
     assert not list(out.glob("*.part"))
 
 
+TEXTS = """\
+architecture: {cell: gru, hidden_size: 8, pooling: max}
+training: {epochs: 12, batch_size: 8, optimizer: {lr: 0.03}}
+data: {dataset: NAME, split: {validation: 0.2, test: 0.2}, text: {min_count: 1}}
+"""
+
+
+@pytest.mark.parametrize("name", ["reviews.txt", "reviews.csv"])
+def test_a_model_is_trained_from_a_file_of_texts(command: Command, tmp_path: Path, name: str) -> None:
+    said = {"good": "a great room, and we slept well in it", "bad": "the room was cold, we never slept"}
+    rows = [(f"{number} nights: {said[label]}", label) for number in range(30) for label in said]
+    if name.endswith("txt"):
+        lines = [f"{text}\t{label}" for text, label in rows]
+    else:
+        lines = ["review,mood", *(f'"{text}",{label}' for text, label in rows)]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    (tmp_path / "job.yaml").write_text(TEXTS.replace("NAME", name))
+    done = command(tmp_path / "job.yaml", "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert (card["format"], card["classes"]) == ("loopline-model/5", ["bad", "good"])
+    assert card["metrics"]["test_accuracy"] == 1.0
+    text = card["preprocessing"]["text"]
+    assert (text["by"], card["spec"]["data"]["text"]["by"]) == ("words", "words")
+    assert {"great", "cold", ","} <= set(text["entries"])
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert len(weights["embeddings.0.weight"]) == 2 + len(text["entries"])
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     command: Command, write: Callable[..., Path], tmp_path: Path, sent: signal.Signals, code: int

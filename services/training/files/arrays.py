@@ -42,6 +42,8 @@ class Arrays:
     """That of the file; an `.npz` has none."""
     targets: tuple[str, ...] = ()
     """The names of what there is to predict, if it has names."""
+    texts: NDArray[np.object_] | None = None
+    """(samples,): a str each. Then x has no features, and each length is 1."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -57,4 +59,4 @@ class Arrays:
         return replace(self, **{name: values[rows] for name, values in found.items() if values is not None})
 
 
-_BY_SAMPLE = ("x", "lengths", "y", "split", "static", "weights", "groups", "ends", "times")
+_BY_SAMPLE = ("x", "lengths", "y", "split", "static", "weights", "groups", "ends", "times", "texts")

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from services.training.files import grouping, scan, series
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.files.arrays import Arrays as Arrays
-from services.training.files.summary import Columns, DatasetSummary, Grouping
+from services.training.files.summary import Columns, DatasetSummary, Grouping, TextSummary
+from services.training.files.tokens import counts
 from services.training.tasks import known
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
@@ -127,25 +128,42 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         rows = np.bincount(split, minlength=len(SPLITS)).tolist()
         given = {name: count for name, count in zip(SPLITS, rows, strict=True) if count}
     samples, _, features = arrays.x.shape
+    lengths, size, texts = arrays.lengths, 4 * arrays.x.size, None
+    if arrays.texts is not None:
+        lengths, texts = _of_texts(arrays.texts)
+        features, size = 1, sum(len(text.encode()) for text in arrays.texts)
     return DatasetSummary(
         samples=samples,
         features=features,
-        max_length=int(arrays.lengths.max()),
-        min_length=int(arrays.lengths.min()),
+        max_length=int(lengths.max()),
+        min_length=int(lengths.min()),
         target=task.name,
         classes=described.classes,
         class_counts=described.class_counts,
         target_dim=described.width,
         given_split=given,
-        bytes=4 * arrays.x.size,
-        inputs=None if arrays.features is None else _counted(arrays.x, arrays.features),
+        bytes=size,
+        inputs=None if arrays.features is None or texts else _counted(arrays.x, arrays.features),
         static=None if arrays.static is None else _counted(arrays.static, arrays.static_columns),
         series=series.summarised(arrays),
+        texts=texts,
         groups=[
             Grouping(column=column, groups=len(grouping.by(arrays, column).names), names=names)
             for column, names in grouping.columns(arrays).items()
         ],
         times=None if arrays.ends is None else len(np.unique(arrays.ends)),
+    )
+
+
+def _of_texts(texts: NDArray[np.object_]) -> tuple[NDArray[np.int64], TextSummary]:
+    """The characters of each text, and how long the texts are in words. An empty text counts as one of each."""
+    characters, words = np.maximum(np.array([counts(text) for text in texts], np.int64), 1).T
+    return characters, TextSummary(
+        characters=int(characters.sum()),
+        words=int(words.sum()),
+        longest_in_words=int(words.max()),
+        shortest_in_words=int(words.min()),
+        median_in_words=int(np.median(words)),
     )
 
 

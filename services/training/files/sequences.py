@@ -48,6 +48,7 @@ def arrays(sequences: Sequences) -> Arrays:
         times=None if times is None else _padded(times, lengths, 0),
         schema=sequences.schema,
         targets=targets,
+        texts=None if sequences.texts is None else np.array(sequences.texts, np.object_),
     )
 
 
@@ -85,8 +86,6 @@ def _padded(steps: NDArray[Any], lengths: NDArray[np.int64], padding: Any) -> ND
 def _targets(sequences: Sequences, lengths: NDArray[np.int64]) -> NDArray[Any]:
     """y in the form of the tasks."""
     y, kind = sequences.y, sequences.targets
-    if sequences.texts is not None:
-        raise _refused("it holds texts, and there is no task here that reads texts")
     if y is None or kind is None:
         raise _refused("it has nothing to predict: name its target column")
     if kind == "values":

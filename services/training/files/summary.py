@@ -43,6 +43,19 @@ class SeriesSummary(BaseModel):
     """Where the time between two steps is another one, in words; None if it is nowhere."""
 
 
+class TextSummary(BaseModel):
+    """How long the texts of a data set are, by either way to read them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    characters: int
+    """Of all texts together."""
+    words: int
+    longest_in_words: int
+    shortest_in_words: int
+    median_in_words: int
+
+
 class Grouping(BaseModel):
     """A column by which a split can keep sequences together."""
 
@@ -69,9 +82,10 @@ class DatasetSummary(BaseModel):
     class_counts: list[int] | None  # of each of `classes`, in the same order
     target_dim: int  # outputs a model needs: the number of classes, or the columns of y
     given_split: dict[str, int] | None  # rows of each named split, such as {"train": 270, "test": 370}
-    bytes: int  # of x expanded to float32
+    bytes: int  # of x expanded to float32, or of the texts
     inputs: Columns | None = None  # None: each feature is a number, and nothing is missing
     static: Columns | None = None
     series: SeriesSummary | None = None  # None: there is nothing that goes on after the last step
+    texts: TextSummary | None = None  # None: there are none; otherwise lengths are in characters
     groups: list[Grouping] = []
     times: int | None = None  # how many different times sequences end at; None where steps have no times

@@ -44,15 +44,32 @@ class Sample:
 
 def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
     """Of these rows."""
+    if arrays.texts is not None:
+        return _of_texts(arrays, arrays.texts[rows], rows)
     lengths = arrays.lengths[rows]
     most = max(LEAST_STEPS, MOST_VALUES // arrays.x.shape[2])
     places = np.unique(np.linspace(0, int(lengths.sum()) - 1, most).astype(np.int64))  # among all steps, end to end
     ends = np.cumsum(lengths)
     which = np.searchsorted(ends, places, side="right")
-    steps, y = arrays.x[rows[which], places - (ends - lengths)[which]], arrays.y[rows]
+    steps = arrays.x[rows[which], places - (ends - lengths)[which]]
     # In float32, whatever precision is kept, so that profiles of different versions can be compared.
-    y = y.astype(np.float32, copy=False) if y.dtype.kind == "f" else y
-    return Sample(steps.astype(np.float32, copy=False), lengths, y, arrays.columns)
+    return Sample(steps.astype(np.float32, copy=False), lengths, _compared(arrays.y[rows]), arrays.columns)
+
+
+def _compared(y: NDArray[Any]) -> NDArray[Any]:
+    return y.astype(np.float32, copy=False) if y.dtype.kind == "f" else y
+
+
+def _of_texts(arrays: Arrays, texts: NDArray[np.object_], rows: NDArray[np.int64]) -> Sample:
+    """The characters of some texts are steps of a category, and lengths are in characters."""
+    lengths = np.array([len(text) for text in texts], np.int64)
+    some = np.unique(
+        np.linspace(0, len(texts) - 1, max(1, int(MOST_VALUES // max(1.0, lengths.mean()))), dtype=np.int64)
+    )
+    joined = "".join(texts[some])[:MOST_VALUES]
+    found, codes = np.unique(np.frombuffer(joined.encode("utf-32-le"), np.uint32), return_inverse=True)
+    column = Column("text", "category", tuple(map(chr, found.tolist())))
+    return Sample(codes.reshape(-1, 1).astype(np.float32), lengths, _compared(arrays.y[rows]), (column,))
 
 
 def of_series(training: Arrays, targets: Sequence[int]) -> Sample:

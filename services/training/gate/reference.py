@@ -24,8 +24,9 @@ from services.training.model import SequenceModel
 from services.training.preparing import target_scaling
 from services.training.preprocessing.fitted import Choices, Preprocessing
 from services.training.preprocessing.scaling import Scaling
+from services.training.preprocessing.texts import Vocabulary
 from services.training.spec import Spec, tasks
-from services.training.spec.fields import Forecast
+from services.training.spec.fields import Forecast, Text
 from services.training.tasks import forecast
 from services.training.windows import Fit, Windows
 
@@ -59,14 +60,14 @@ class Reference:
         return target_scaling(self.card)
 
     def network(self) -> SequenceModel:
-        steps = self.preprocessing.steps
+        prepared = self.preprocessing
         model = SequenceModel(
             self.spec.architecture,
             self.card["input_size"],
             self.card["output_size"],
             static_size=self.card.get("static_size", 0),
-            embeddings=steps.embeddings,
-            patch=steps.choices.patch,
+            embeddings=prepared.embeddings,
+            patch=prepared.steps.choices.patch,
         )
         model.load_state_dict(self.weights)
         return model
@@ -215,6 +216,17 @@ def check_preparation(reference: Reference, spec: Spec) -> None:
             raise Unusable(
                 f"prepares its input otherwise (data.{field.name} is {shown(old)} there, and {shown(new)} here)"
             )
+    if (vocabulary := reference.preprocessing.text) is not None and spec.data.text is not None:
+        _check_vocabulary(vocabulary, spec.data.text)
+
+
+def _check_vocabulary(had: Vocabulary, wanted: Text) -> None:
+    """Raises Unusable where a vocabulary was made otherwise than this spec says. Made in the same way it serves on:
+    its words keep their vectors, and what is new since then is unknown."""
+    for name, new in wanted.model_dump().items():
+        old = getattr(had, name)
+        if old != new and new is not None:
+            raise Unusable(f"has another vocabulary (data.text.{name} is {shown(old)} there, and {shown(new)} here)")
 
 
 def shown(value: Any) -> str:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from services.training.files import scan
 from services.training.files.npz import Arrays
-from services.training.preprocessing import gaps, scaling, shape
+from services.training.preprocessing import gaps, scaling, shape, texts
+from services.training.preprocessing.choices import Choices as Choices
 from services.training.preprocessing.scaling import Scaling, valid_steps
+from services.training.preprocessing.texts import Vocabulary
 from services.training.spec.fields import Data
 from services.training.spec.widths import embedding_size, steps_read
 
@@ -21,26 +23,6 @@ _AT_ONCE = 1 << 22
 """Numbers of x that are worked on at a time."""
 _WITH_GAPS_LEFT = ("refuse", "drop")
 """Of `missing`: the methods that fill nothing."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The fields of a spec's `data` that say how steps are prepared."""
-
-    max_length: int | None = None
-    cut: str = "end"
-    stride: int = 1
-    missing: str = "refuse"
-    missing_mask: bool = False
-    differences: str | None = None
-    categories: str = "one_hot"
-    embedding_size: int | None = None
-    scaling_over: str = "train"
-    patch: int = 1
-
-    @classmethod
-    def of(cls, data: Data) -> Choices:
-        return cls(**{each.name: getattr(data, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -275,10 +257,12 @@ def _fill(x: NDArray[Any], lengths: NDArray[np.int64], feature: Feature) -> floa
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What was fitted for a data set: for the steps, and for the values of whole sequences if it has any."""
+    """What was fitted for a data set: for the steps, for the values of whole sequences if it has any, and for texts."""
 
     steps: Fitted
+    """Of texts only its choices are used."""
     static: Fitted | None = None
+    text: Vocabulary | None = None
 
     @property
     def scaling(self) -> Scaling:
@@ -286,10 +270,18 @@ class Preprocessing:
 
     @property
     def is_plain(self) -> bool:
-        return self.steps.is_plain and self.static is None
+        return self.steps.is_plain and self.static is None and self.text is None
+
+    @property
+    def embeddings(self) -> list[tuple[int, int]]:
+        """Of each channel at the end of a step that is to be looked up: how many vectors there are, and their size."""
+        return self.steps.embeddings if self.text is None else [(self.text.rows, self.text.embedding_size)]
 
     def applied(self, arrays: Arrays) -> Inputs:
-        x, lengths = self.steps.applied(arrays.x, arrays.lengths, arrays.columns)
+        if self.text is not None and arrays.texts is not None:
+            x, lengths = self.text.applied(arrays.texts, self.steps.choices)
+        else:
+            x, lengths = self.steps.applied(arrays.x, arrays.lengths, arrays.columns)
         static = None
         if self.static is not None and arrays.static is not None:
             once = np.ones(len(arrays), np.int64)
@@ -300,6 +292,9 @@ class Preprocessing:
     def mismatch(self, arrays: Arrays) -> str | None:
         """Why this data cannot be prepared so; a sentence without its subject, the model."""
         known = () if self.static is None else self.static.features
+        if (self.text is None) != (arrays.texts is None):
+            had, has = ("no texts", "texts") if self.text is None else ("texts", "none")
+            return f"takes {had}, and the data has {has}"
         if len(known) != len(arrays.static_columns):
             return f"takes {len(known)} values of whole sequences, and the data has {len(arrays.static_columns)}"
         found = self.steps.mismatch(arrays.columns, "features a step")
@@ -317,7 +312,8 @@ class Preprocessing:
         static = None
         if self.static is not None:
             static = {**self.static.document(), "scaling": self.static.scaling.document()}
-        return {**self.steps.document(), "static": static}
+        text = {} if self.text is None else {"text": self.text.document()}
+        return {**self.steps.document(), "static": static, **text}
 
     @classmethod
     def read(cls, card: Mapping[str, Any]) -> Preprocessing:
@@ -328,7 +324,8 @@ class Preprocessing:
         document = card["preprocessing"]
         static = document["static"]
         below = None if static is None else Fitted.read(static, Scaling(**static["scaling"]))
-        return cls(Fitted.read(document, scaled), below)
+        text = Vocabulary.read(document["text"]) if "text" in document else None
+        return cls(Fitted.read(document, scaled), below, text)
 
 
 @dataclass(frozen=True)
@@ -336,7 +333,7 @@ class Inputs:
     """What the network reads of some samples."""
 
     x: NDArray[np.float32]
-    """(samples, steps, channels)"""
+    """(samples, steps, channels); of texts (steps, channels), one text after the other."""
     lengths: NDArray[np.int64]
     """(samples,)"""
     static: NDArray[np.float32] | None = None
@@ -347,13 +344,18 @@ def fit_all(arrays: Arrays, rows: NDArray[np.int64], data: Data) -> Preprocessin
     """Fits the preprocessing that a spec asks for on the samples of training."""
     choices = Choices.of(data)
     needed = data.scaling != "none" or choices != Choices() or any(c.kind == "category" for c in arrays.columns)
-    if needed:
+    text = None
+    if arrays.texts is not None:
+        assert data.text is not None, "check_data() fills it in"  # noqa: S101
+        text = texts.fit(arrays.texts[rows], data.text, choices)
+        steps = Fitted(choices, (), Scaling(data.scaling))
+    elif needed:
         steps = fit(arrays.x[rows], arrays.lengths[rows], arrays.columns, choices, data.scaling)
     else:
         steps = Fitted(choices, tuple(Feature(column.name) for column in arrays.columns), Scaling("none"))
     if arrays.static is None:
-        return Preprocessing(steps)
+        return Preprocessing(steps, text=text)
     of_values = Choices(missing=choices.missing, missing_mask=choices.missing_mask)
     once = np.ones(len(rows), np.int64)
     static = fit(arrays.static[rows][:, None, :], once, arrays.static_columns, of_values, data.scaling)
-    return Preprocessing(steps, static)
+    return Preprocessing(steps, static, text)

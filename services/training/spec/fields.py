@@ -372,6 +372,28 @@ class Schema(Strict):
     """The column that says train, validation or test for each sequence."""
 
 
+class Text(Strict):
+    """These fields say how texts become sequences of numbers. Each text is normalised (Unicode NFC) and cut into
+    characters or words. A word is letters, digits and underscores in a row; any other character that is no white space
+    is a word of its own. The vocabulary is made from the training split alone and saved with the model. The network
+    reads a vector for each entry, which is trained. Everything else is one entry of its own, `unknown`."""
+
+    by: Literal["characters", "words"] | None = None
+    """Null: `words`, or `characters` if the median text has at most 3 words. Such texts are names, codes, DNA, or in a
+    language without spaces, and their characters say more than whole words, most of which occur once. Longer texts are
+    read by words because a sequence is then about five times shorter."""
+    lowercase: bool = True
+    """False keeps capital letters apart from small ones."""
+    max_vocabulary: int = Field(20_000, ge=1, le=200_000)
+    """The most frequent entries of the training split are kept, at most so many. If several are equally frequent, those
+    that come first in Unicode's order are kept."""
+    min_count: int = Field(2, ge=1, le=1_000_000)
+    """Entries that occur less often in the training split are unknown. With 1 the vector of unknown words is trained
+    only if `max_vocabulary` leaves words out."""
+    embedding_size: int | None = Field(None, ge=1, le=1024)
+    """The size of the vectors. Null: half the number of entries, at most 50."""
+
+
 class Data(Strict):
     """These fields choose the sequences and how they are prepared. Give either `dataset` or `synthetic`.
 
@@ -386,12 +408,15 @@ class Data(Strict):
     a file too."""
     schema_: Schema | None = Field(None, alias="schema")
     """Which columns of the table are what. Null leaves everything to be inferred."""
+    text: Text | None = None
+    """How texts are read. Null: as the defaults say, if the data set has texts."""
     synthetic: Synthetic | None = None
     """Random sequences in the place of a data set. Null: `dataset` names the data."""
     split: Split = Split()
     """How the samples are divided into training, validation and test."""
     max_length: int | None = Field(None, ge=1, le=10_000_000)
-    """The largest number of steps of a sequence; the rest is cut off. Null cuts nothing."""
+    """The largest number of steps of a sequence; the rest is cut off. The steps of a text are its characters or words.
+    Null cuts nothing."""
     cut: Literal["start", "end"] = "end"
     """Where `max_length` cuts: `end` keeps the first steps, `start` keeps the last ones."""
     stride: int = Field(1, ge=1, le=1_000_000)

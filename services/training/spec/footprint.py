@@ -55,8 +55,7 @@ def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
-        data=bytes_of_data
-        + (bytes_of_data if tasks.forecast(spec) else summary.samples * w.longest * w.channels * NUMBER),
+        data=bytes_of_data + (bytes_of_data if tasks.forecast(spec) else w.steps * w.channels * NUMBER),
         batch=step * (w.longest + (samples - 1) * w.shortest),  # one of them is the longest
         sample=step * (w.longest + (least - 1) * w.shortest),
     )

@@ -19,6 +19,7 @@ from services.training.files.summary import DatasetSummary
 from services.training.spec import rules, tasks
 from services.training.spec.fields import Spec, Training
 from services.training.spec.presets import PRESETS
+from services.training.spec.widths import of_texts
 from services.training.tasks import known
 from services.wording import problems_of, without
 
@@ -59,7 +60,7 @@ def stored(document: Mapping[str, Any]) -> Spec:
 
 def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
     """Checks that the spec fits the data set and fills in what the data decides: the task, the loss, the scaling of
-    targets, and the pooling where there is a class for each step.
+    targets, how texts are read, and the pooling where there is a class for each step.
 
     Raises SpecInvalid with every problem.
     """
@@ -76,6 +77,8 @@ def check_data(spec: Spec, summary: DatasetSummary) -> Spec:
     if data.target_scaling is None:
         scaling = "standard" if known.chosen(summary.target, training.loss).scales_targets else "none"
         data = data.model_copy(update={"target_scaling": scaling})
+    if summary.texts is not None:
+        data = data.model_copy(update={"text": of_texts(data.text, summary.texts)})
     architecture = spec.architecture
     if known.chosen(summary.target, training.loss).by_step:
         architecture = architecture.model_copy(update={"pooling": "none"})

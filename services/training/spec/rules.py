@@ -292,6 +292,10 @@ def _preparation_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         )
     if data.categories == "embedding" and not (summary.inputs and summary.inputs.categories):
         yield Problem("/data/categories", "embedding is for features of words, and here are none: leave it out")
+    if data.text is not None and summary.texts is None:
+        yield Problem("/data/text", "says how texts are read, and this data set has none: leave it out")
+    if data.differences is not None and summary.texts is not None:
+        yield Problem("/data/differences", "are of numbers, and here are texts: leave it out")
     if data.differences is not None and summary.inputs is not None and not summary.inputs.numbers:
         yield Problem("/data/differences", "are of numbers, and here all features are words: leave it out")
 

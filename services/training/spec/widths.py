@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from services.training.files.summary import Columns, DatasetSummary
-from services.training.spec.fields import Data
+from services.training.files.summary import Columns, DatasetSummary, TextSummary
+from services.training.spec.fields import Data, Text
 
 MOST_OF_EMBEDDING = 50
+FEW_WORDS = 3
+"""Texts of so many words are read by their characters if nothing is said."""
 
 
 def steps_read(length: int, max_length: int | None, stride: int, patch: int) -> int:
@@ -20,6 +22,13 @@ def steps_read(length: int, max_length: int | None, stride: int, patch: int) -> 
 def embedding_size(words: int, wanted: int | None) -> int:
     """The size of the vectors of so many words."""
     return wanted or max(1, min(MOST_OF_EMBEDDING, (words + 1) // 2))
+
+
+def of_texts(text: Text | None, texts: TextSummary) -> Text:
+    """How texts are read, with what a spec leaves to the data set filled in."""
+    text = text or Text()
+    by = text.by or ("characters" if texts.median_in_words <= FEW_WORDS else "words")
+    return text.model_copy(update={"by": by})
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Widths:
     longest: int
     """Steps that are read of the longest sequence."""
     shortest: int
+    steps: int
+    """Steps of all sequences that are kept in memory."""
 
 
 def widths(data: Data, summary: DatasetSummary) -> Widths:
@@ -52,10 +63,16 @@ def widths(data: Data, summary: DatasetSummary) -> Widths:
     static = 0
     if (values := summary.static) is not None:
         static = values.numbers + sum(values.categories) + (values.gaps if data.missing_mask else 0)
-    longest, shortest = (
-        steps_read(length, data.max_length, data.stride, data.patch)
-        for length in (summary.max_length, summary.min_length)
-    )
+    low, high, steps_kept = summary.min_length, summary.max_length, None
+    if (texts := summary.texts) is not None:
+        text, total = of_texts(data.text, texts), texts.characters
+        if text.by == "words":
+            low, high, total = texts.shortest_in_words, texts.longest_in_words, texts.words
+        entries = min(text.max_vocabulary, total)
+        sizes = [(entries + 2, embedding_size(entries, text.embedding_size))]
+        channels, inputs = 1, sizes[0][1]
+        steps_kept = min(total // data.stride, summary.samples * (data.max_length or total)) // data.patch
+    longest, shortest = (steps_read(length, data.max_length, data.stride, data.patch) for length in (high, low))
     return Widths(
         channels=data.patch * channels,
         inputs=data.patch * inputs,
@@ -63,4 +80,5 @@ def widths(data: Data, summary: DatasetSummary) -> Widths:
         static=static,
         longest=longest,
         shortest=shortest,
+        steps=summary.samples * longest if steps_kept is None else steps_kept,
     )

@@ -88,16 +88,24 @@ def test_yes_or_no_labels_are_labels() -> None:
     assert npz.summarise(found).target == "multilabel"
 
 
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        ({"y": None, "targets": None}, "nothing to predict"),
-        ({"texts": ("a",) * 24}, "holds texts"),
-    ],
-)
-def test_what_no_task_can_be_trained_on_is_refused_with_a_sentence(more: dict[str, Any], told: str) -> None:
-    with pytest.raises(DatasetInvalid, match=told):
-        sequences.arrays(as_sequences(classes(), **more))
+def test_what_no_task_can_be_trained_on_is_refused_with_a_sentence() -> None:
+    with pytest.raises(DatasetInvalid, match="nothing to predict"):
+        sequences.arrays(as_sequences(classes(), y=None, targets=None))
+
+
+def test_texts_are_counted_by_both_ways_to_read_them() -> None:
+    texts = ("one two, three", "", "e\u0301te\u0301") * 8
+    found = sequences.arrays(as_sequences(classes(features=0), texts=texts))
+    summary = npz.summarise(found)
+    assert (summary.samples, summary.features, summary.min_length, summary.max_length) == (24, 1, 1, 14)
+    assert summary.texts is not None
+    assert summary.texts.model_dump() == {
+        "characters": 8 * (14 + 1 + 3),
+        "words": 8 * (4 + 1 + 1),
+        "longest_in_words": 4,
+        "shortest_in_words": 1,
+        "median_in_words": 1,
+    }
 
 
 STEPS = 10

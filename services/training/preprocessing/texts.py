@@ -1,0 +1,92 @@
+"""Texts as sequences of numbers: 0 is padding, 1 what the vocabulary does not have, 2 its commonest entry."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.errors import DatasetInvalid, Problem
+from services.training.files.tokens import By, tokens
+from services.training.preprocessing.choices import Choices
+from services.training.spec.fields import Text
+from services.training.spec.widths import embedding_size
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2
+"""The numbers of padding, of what is unknown, and of the first entry of a vocabulary."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The characters or words of the training split, and the choices that it was made by."""
+
+    by: By
+    lowercase: bool
+    max_vocabulary: int
+    min_count: int
+    embedding_size: int
+    """Numbers of the vector of each entry."""
+    entries: tuple[str, ...]
+    """The most frequent one first."""
+
+    @property
+    def rows(self) -> int:
+        """How many vectors the network needs."""
+        return FIRST + len(self.entries)
+
+    def applied(self, texts: Iterable[str], choices: Choices) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The numbers of texts, one text after the other (steps, `choices.patch`), and the steps of each text. A text
+        without any character or word is one that is unknown."""
+        place = {entry: number for number, entry in enumerate(self.entries, FIRST)}
+        codes, ends = array("i"), array("q")
+        for text in texts:
+            found = chosen(tokens(text, self.by, lowercase=self.lowercase), choices)
+            codes.extend([place.get(token, UNKNOWN) for token in found] or [UNKNOWN])
+            codes.extend([PADDING] * (-len(codes) % choices.patch))
+            ends.append(len(codes) // choices.patch)
+        lengths = np.array(ends, np.int64)
+        lengths[1:] -= lengths[:-1].copy()
+        return np.array(codes, np.float32).reshape(-1, choices.patch), lengths
+
+    def document(self) -> dict[str, Any]:
+        return {**vars(self), "entries": list(self.entries)}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Vocabulary:
+        """Undoes `document`. Raises KeyError, TypeError."""
+        return cls(**{**document, "entries": tuple(document["entries"])})
+
+
+def fit(texts: Iterable[str], text: Text, choices: Choices) -> Vocabulary:
+    """The vocabulary of the texts of training: the most frequent entries first, equally frequent ones by code point.
+
+    Raises DatasetInvalid where nothing is frequent enough.
+    """
+    assert text.by is not None, "check_data() fills it in"  # noqa: S101
+    by = text.by
+    counted = Counter(chain.from_iterable(chosen(tokens(one, by, lowercase=text.lowercase), choices) for one in texts))
+    kept = [entry for entry, count in counted.items() if count >= text.min_count]
+    if not kept:
+        detail = (
+            f"none of the {len(counted):,} {text.by} of the training split occurs {text.min_count:,} times: lower it, "
+            "or give more texts"
+        )
+        raise DatasetInvalid(f"There is no vocabulary: {detail}.", [Problem("/data/text/min_count", detail)])
+    kept.sort(key=lambda entry: (-counted[entry], entry))
+    entries = tuple(kept[: text.max_vocabulary])
+    size = embedding_size(len(entries), text.embedding_size)
+    return Vocabulary(text.by, text.lowercase, text.max_vocabulary, text.min_count, size, entries)
+
+
+def chosen(found: Sequence[str], choices: Choices) -> Sequence[str]:
+    """What is read of a text: `shape.chosen_steps` of one sequence."""
+    most = choices.max_length
+    if most is not None and len(found) > most:
+        found = found[-most:] if choices.cut == "start" else found[:most]
+    return found[:: choices.stride]
