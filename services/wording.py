@@ -38,7 +38,7 @@ WORDS = {
     "tuple_type": "a list",
     "int_parsing_size": "a whole number in range",
 }
-COMPLETE = {"unknown_event", "dataset_name", "task_to_come"}
+COMPLETE = {"unknown_event", "dataset_name", "no_task"}
 """Errors of our own validators, whose messages are whole sentences."""
 BOUNDS = {
     "greater_than_equal": ("ge", "at least"),

@@ -569,18 +569,17 @@ class Forecast(Strict):
 
 
 Task = Annotated[Classification | Regression | Tagging | Forecast, Field(discriminator="name")]
-TO_COME = {"next_step": "predicts the next step of a text or series", "text": "classifies texts"}
-"""Tasks that have a name but cannot be trained yet."""
+NO_TASKS = {
+    "next_step": "next_step cannot be trained by this version yet: use classification, regression, tagging or forecast",
+    "text": "text is no task: use classification, and a data set of texts",
+}
+"""Names that people give to a task."""
 
 
 def _known_task(value: object) -> object:
     name = value.get("name") if isinstance(value, Mapping) else value
-    if isinstance(name, str) and name in TO_COME:
-        raise PydanticCustomError(
-            "task_to_come",
-            "{name} {does}, and this version cannot train it yet: use classification, regression, tagging or forecast",
-            {"name": name, "does": TO_COME[name]},
-        )
+    if isinstance(name, str) and name in NO_TASKS:
+        raise PydanticCustomError("no_task", "{why}", {"why": NO_TASKS[name]})
     return value
 
 
