@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from loopline.files.build import build
 from loopline.files.inference import infer
 from loopline.files.schema import Schema
 
+from services.training.run import read_arrays
 from services.training.spec import loads, parse
+from services.training.splits import split_rows
 from tests.training.building import events
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,26 @@ def test_the_weather_is_forecast_better_than_by_any_naive_forecast(tmp_path: Pat
     steps = result["details"]["test"]["horizon"]["mae"]
     assert len(steps) == 24
     assert steps[0] < steps[-1]
+
+
+def test_names_are_told_apart_better_than_by_their_last_letter(tmp_path: Path) -> None:
+    """With a third of the epochs of the example."""
+    spec = loads((ROOT / "examples" / "names.yaml").read_bytes())
+    spec["training"]["epochs"] = 7
+    path = ROOT / "data" / "names.txt"
+    order = {"spec": parse(spec).document(), "data": str(path), "directory": str(tmp_path / "model"), "device": "cpu"}
+    result = [*events(order)][-1]["result"]
+    arrays = read_arrays(parse(spec), path)
+    assert arrays.texts is not None
+    rows = split_rows(arrays, parse(spec).data.split)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows["train"]:
+        counts[arrays.texts[row][-1]][str(arrays.y[row])] += 1
+    found = [(counts[arrays.texts[row][-1]] or Counter(["female"])).most_common(1)[0][0] for row in rows["test"]]
+    right = np.array(found) == arrays.y[rows["test"]]
+    assert (len(right), round(float(np.mean(right)), 3)) == (1032, 0.824)  # as examples/README.md says
+    assert result["baseline"]["metrics"]["test_accuracy"] == pytest.approx(0.778, abs=5e-4)
+    assert result["metrics"]["test_accuracy"] > np.mean(right) + 0.02
 
 
 @pytest.fixture
