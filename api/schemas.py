@@ -593,6 +593,20 @@ class DatasetList(Page[Dataset]):
     """Data sets, newest first."""
 
 
+class Upload(Answer):
+    """A file that is sent in several requests."""
+
+    object: Literal["upload"] = "upload"
+    id: str
+    bytes: int
+    """How many the file has."""
+    offset: int
+    """How many have arrived."""
+    dataset_id: str | None
+    """The data set that was made of it."""
+    created_at: datetime
+
+
 class ModelData(Answer):
     """The version of a data set that a model was trained from; it may have been deleted since."""
 
@@ -1133,10 +1147,26 @@ class StepsQuery(Query):
     """The most points to return; longer series are thinned out evenly."""
 
 
+class UploadPath(Path):
+    upload_id: str
+
+
+class BeginUploadQuery(Query):
+    bytes: int = Field(ge=1, le=MAX_ID)
+    """How many bytes the file has."""
+
+
+class ContinueUploadQuery(Query):
+    offset: int = Field(ge=0, le=MAX_ID)
+    """How many bytes of the file were sent before."""
+
+
 class UploadQuery(Query):
     name: Annotated[str, AfterValidator(_dataset_name)]
     """The data set's name; another upload with this name and other content makes its next version."""
 
+    upload: Text | None = None
+    """An upload whose bytes are taken; the request then has no body."""
     file: Text | None = None
     """The name of the file on the sender's side. Its ending tells formats apart whose contents look alike."""
     layout: Literal["wide", "long", "files", "text"] | None = None
@@ -1164,7 +1194,7 @@ class UploadQuery(Query):
 
     def schema_document(self) -> dict[str, Any]:
         """What the sender says of the columns."""
-        return self.model_dump(exclude={"name", "file"}, exclude_none=True)
+        return self.model_dump(exclude={"name", "file", "upload"}, exclude_none=True)
 
 
 class DatasetsQuery(PageQuery):

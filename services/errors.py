@@ -5,6 +5,7 @@
     │   ├── JobNotFound
     │   ├── BatchNotFound
     │   ├── DatasetNotFound
+    │   ├── UploadNotFound
     │   ├── CheckpointNotFound
     │   ├── ModelNotReady
     │   ├── ModelNotFound          of the registry
@@ -24,6 +25,7 @@
     │   ├── JobNotEnded
     │   ├── IdempotencyConflict
     │   ├── IdempotencyInFlight
+    │   ├── UploadConflict
     │   ├── DatasetInUse
     │   ├── JobNotSucceeded
     │   ├── ModelNotFinite
@@ -107,6 +109,12 @@ class DatasetNotFound(NotFound):
     """There is no data set with this id or name."""
 
     code = "dataset_not_found"
+
+
+class UploadNotFound(NotFound):
+    """There is no upload with this id: it has ended, or was deleted. Begin again."""
+
+    code = "upload_not_found"
 
 
 class CheckpointNotFound(NotFound):
@@ -239,6 +247,12 @@ class IdempotencyInFlight(Conflict):
     """A request with this Idempotency-Key is still under way; try again in a second."""
 
     code = "idempotency_in_flight"
+
+
+class UploadConflict(Conflict):
+    """The upload has not as many bytes as the request says, or another request is using it."""
+
+    code = "upload_conflict"
 
 
 class DatasetInUse(Conflict):

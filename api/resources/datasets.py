@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from api import auth, bodies, openapi, schemas
 from api.service import current
 from services import db
+from services.blobs.storage import Readable
+from services.blobs.uploads import Uploads
 from services.datasets import versions
 from services.errors import BadRequest, Problem
 from services.orm import Dataset
@@ -37,7 +39,7 @@ _BODY = {
     "",
     operation_id="uploadDataset",
     request_body=_BODY,
-    responses={200: schemas.Dataset, 201: schemas.Dataset, **openapi.problems(409, 413, 415)},
+    responses={200: schemas.Dataset, 201: schemas.Dataset, **openapi.problems(404, 409, 413, 415)},
 )
 def upload(query: schemas.UploadQuery) -> Response:
     """Upload a data set
@@ -47,15 +49,32 @@ def upload(query: schemas.UploadQuery) -> Response:
     """
     service, tenant = current(), auth.tenant()
     versions.check_name(query.name)
-    file, limits = bodies.upload(service.settings), _limits(service.settings)
+    if query.upload is None:
+        return _added(query, bodies.upload(service.settings))
+    uploads = Uploads(service.storage)
+    sent = uploads.get(query.upload, tenant)
+    if sent.dataset_id is not None:  # the answer to the first request was lost
+        with db.read_scope(service.engine) as session:
+            return openapi.answer(described(versions.get(session, sent.dataset_id, tenant=tenant)))
+    with uploads.whole(sent) as file:
+        answer = _added(query, file)
+        uploads.end(sent, answer.get_json()["id"])
+    return answer
+
+
+def _added(query: schemas.UploadQuery, file: Readable) -> Response:
+    service, tenant = current(), auth.tenant()
     with db.read_scope(service.engine) as session:
         before = versions.columns_before(session, query.name, tenant=tenant)
     given = query.schema_document()
-    columns = versions.Columns(given) if given else before
-    most = service.settings.max_upload_bytes
     with (
         versions.received(
-            service.storage, file, file_name=query.file or "", columns=columns, limits=limits, max_bytes=most
+            service.storage,
+            file,
+            file_name=query.file or "",
+            columns=versions.Columns(given) if given else before,
+            limits=_limits(service.settings),
+            max_bytes=service.settings.max_upload_bytes,
         ) as upload,
         db.session_scope(service.engine) as session,
     ):

@@ -17,6 +17,7 @@ from uuid import uuid4
 import httpx
 
 from loopline import spec as specs
+from loopline import uploading
 from loopline.batch import Batch
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
@@ -29,7 +30,8 @@ Spec = Mapping[str, Any] | str | Path | specs.SpecFile
 """A mapping, the path of a YAML or JSON file, or a SpecFile."""
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-CHUNK_BYTES = 1 << 18
+RESUMED_BYTES = 8 << 20
+"""A larger file is sent so that an interrupted upload can be continued."""
 CHECK_SECONDS = 600.0
 """How much longer than other answers that to an upload may take, while the file is checked."""
 PAGE = 100
@@ -209,25 +211,18 @@ class Client:
         except OSError as error:
             raise BadRequest(f"Cannot read {file}: {error.strerror}.") from None
 
-        def content() -> Iterator[bytes]:
-            sent = 0
-            with file.open("rb") as source:
-                while chunk := source.read(CHUNK_BYTES):
-                    yield chunk
-                    sent += len(chunk)
-                    if on_bytes:
-                        on_bytes(sent, size)
-
         columns = {field: value if isinstance(value, str) else json.dumps(value) for field, value in schema.items()}
-        response = self._http.send(
-            "POST",
-            "/v1/datasets",
-            params={"name": name, "file": file.name[-200:], **columns},
-            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
-            body=content,
-            wait_seconds=CHECK_SECONDS,
+        params: dict[str, Any] = {"name": name, "file": file.name[-200:], **columns}
+        headers = {"Content-Type": "application/octet-stream"}
+        if size <= RESUMED_BYTES:
+            body: Callable[[], Iterator[bytes]] | None = lambda: uploading.content(file, 0, size, on_bytes)  # noqa: E731
+            headers["Content-Length"] = str(size)
+        else:
+            params["upload"], body = uploading.send(self._http, file, size, on_bytes), None
+        answer = self._http.send(
+            "POST", "/v1/datasets", params=params, headers=headers, body=body, wait_seconds=CHECK_SECONDS
         )
-        return Dataset.of(self._http.object_in(response))
+        return Dataset.of(self._http.object_in(answer))
 
     def datasets(self, *, page_size: int = PAGE) -> Iterator[Dataset]:
         """Every version of every data set, newest first."""

@@ -24,6 +24,7 @@ from api.keyring import Keyring
 from services import db
 from services.access import keys, tenants
 from services.access.keys import Identity, Scope
+from services.blobs.uploads import Uploads
 from services.datasets import versions
 from services.jobs import attempts, batches, control, progress, submission
 from services.jobs.leases import Lease
@@ -100,6 +101,10 @@ class World:
         """What goes with a request about these things, so that it is a good one."""
         if endpoint == "datasets.upload":
             return {"data": self.content, "content_type": "application/zip", "query_string": {"name": "toy"}}
+        if endpoint == "uploads.begin":
+            return {"query_string": {"bytes": 4}}
+        if endpoint == "uploads.add":
+            return {"data": b"0123", "content_type": "application/octet-stream", "query_string": {"offset": 0}}
         documents = {
             "jobs.submit": self.spec,
             "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
@@ -137,6 +142,7 @@ class World:
             told = subscriptions.begin_test(session, hook.id, tenant=tenant)
         made = {"job_id": job.id, "batch_id": batch.id, "webhook_id": hook.id, "delivery_id": told.id}
         made["schedule"] = schedule.id
+        made["upload_id"] = Uploads(self.service.storage).begin(tenant, 4, most_bytes=4).id
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
     def _train(self, session: Any, job_id: str) -> None:

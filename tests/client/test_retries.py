@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import time
@@ -148,6 +149,51 @@ def test_something_else_at_the_address_is_told_apart(
 def test_an_upload_starts_from_the_beginning_again(service: Any, client: Client, npz: Path) -> None:
     service.wrap(hanging_up(times=1, then=service.app.wsgi_app))
     assert client.upload(npz).reference == "small@1"
+
+
+def test_a_large_upload_goes_on_where_it_broke(
+    service: Any, client: Client, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three requests with bytes two break: after a part of them has arrived, and after all of them have."""
+    monkeypatch.setattr("loopline.client.RESUMED_BYTES", 0)
+    large = tmp_path / "large.npz"
+    large.write_bytes(npz.read_bytes())
+    size, parts = large.stat().st_size, [1000, None]
+
+    def layer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "PUT" or not parts:
+            return service.app.wsgi_app(environ, start_response)
+        some = parts.pop(0)
+        if some is not None:
+            environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(some))
+            environ["CONTENT_LENGTH"] = str(some)
+        for _ in service.app.wsgi_app(environ, lambda *_: lambda data: None):
+            pass
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        start_response("200 OK", [])
+        return []
+
+    service.wrap(layer)
+    sent: list[int] = []
+    assert client.upload(large, on_bytes=lambda done, _: sent.append(done)).reference == "large@1"
+    assert sent[-1] == size
+    assert parts == []
+    assert client.upload(npz, "large").reference == "large@1"  # the same content
+
+
+def test_an_upload_whose_last_answer_is_lost_is_one_version(
+    service: Any, client: Client, npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopline.client.RESUMED_BYTES", 0)
+    breaking = hanging_up(times=1, then=service.app.wsgi_app)
+
+    def layer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        ends = environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] == "/v1/datasets"
+        return (breaking if ends else service.app.wsgi_app)(environ, start_response)
+
+    service.wrap(layer)
+    assert client.upload(npz).reference == "small@1"
+    assert [dataset.reference for dataset in client.datasets()] == ["small@1"]
 
 
 def test_a_download_that_breaks_off_is_fetched_again(

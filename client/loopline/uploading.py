@@ -1,0 +1,63 @@
+"""Sends a large file in as many requests as it takes: after a broken connection it continues where it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from loopline.errors import Conflict, ServiceError, ServiceUnreachable
+from loopline.http import Http
+
+CHUNK_BYTES = 1 << 18
+PAUSE_SECONDS = 0.2
+
+OnBytes = Callable[[int, int], None]
+
+
+def content(file: Path, offset: int, size: int, on_bytes: OnBytes | None) -> Iterator[bytes]:
+    """The bytes of a file from an offset on. `on_bytes` is called with the bytes sent so far and the total."""
+    with file.open("rb") as source:
+        source.seek(offset)
+        while chunk := source.read(CHUNK_BYTES):
+            yield chunk
+            offset += len(chunk)
+            if on_bytes:
+                on_bytes(offset, size)
+
+
+def send(http: Http, file: Path, size: int, on_bytes: OnBytes | None) -> str:
+    """Sends a file and returns the id of the upload. It gives up when nothing has arrived for `http.retry_seconds`.
+
+    Raises ServiceUnreachable, BadRequest, TooLarge.
+    """
+    begun = http.object_in(http.send("POST", "/v1/uploads", params={"bytes": size}))
+    upload, offset = str(begun["id"]), 0
+    deadline = time.monotonic() + http.retry_seconds
+    while offset < size:
+        try:
+            answer = http.send(
+                "PUT",
+                f"/v1/uploads/{upload}",
+                params={"offset": offset},
+                headers={"Content-Type": "application/octet-stream", "Content-Length": str(size - offset)},
+                body=lambda start=offset: content(file, start, size, on_bytes),
+                once=True,
+            )
+            arrived = _offset(http.object_in(answer))
+        except (ServiceUnreachable, Conflict):  # a conflict: the broken request has not ended there
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(PAUSE_SECONDS)
+            arrived = _offset(http.get_object(f"/v1/uploads/{upload}"))
+        if arrived > offset:
+            deadline = time.monotonic() + http.retry_seconds
+        offset = arrived
+    return upload
+
+
+def _offset(document: object) -> int:
+    found = document.get("offset") if isinstance(document, dict) else None
+    if not isinstance(found, int):
+        raise ServiceError("The service does not say how much of the upload has arrived.")
+    return found
