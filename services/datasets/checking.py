@@ -90,15 +90,15 @@ class Checker:
             "file_bytes": FILE_RATIO * limits.max_bytes,
             "seconds": CPU_SECONDS,
         }
-        with self._conversation() as channel, channel.makefile("rwb") as lines, ExitStack() as held:
-            _send(lines, asked)
+        with self._conversation() as channel, channel.makefile("rb") as lines, ExitStack() as held:
+            _send(channel, asked)
             while True:
                 message = _read(lines)
                 if message is None:
                     raise _crashed()
                 if "needs" in message:
                     held.enter_context(room.taken(message["needs"]))  # Busy closes the socket, which ends the check
-                    _send(lines, {"granted": True})
+                    _send(channel, {"granted": True})
                 elif "invalid" in message:
                     raise DatasetInvalid(message["invalid"], [Problem(*one) for one in message["problems"]])
                 elif "summary" in message:
@@ -147,10 +147,9 @@ class Checker:
         self._requests = self._process = None
 
 
-def _send(lines: Any, message: dict[str, Any]) -> None:
-    with suppress(BrokenPipeError):  # it crashed: reading says so
-        lines.write(json.dumps(message).encode() + b"\n")
-        lines.flush()
+def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it crashed: reading says so
+        channel.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _read(lines: Any) -> dict[str, Any] | None:

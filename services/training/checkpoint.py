@@ -322,6 +322,8 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     for name in ADDED_TO_DATA:
         if parts["data"].get(name) == Data.model_fields[name].default:
             parts["data"].pop(name, None)
+    if parts["data"].get("schema") is None:
+        parts["data"].pop("schema", None)
     loss = parts["training"].get("loss")
     if isinstance(loss, Mapping) and loss.get("pos_weight") is None:
         parts["training"]["loss"] = {key: value for key, value in loss.items() if key != "pos_weight"}

@@ -59,7 +59,7 @@ def test_a_job_that_waits_is_paused_at_once_and_says_how_it_goes_on(
     assert job["queue"]["position"] is None
     assert client.post(f"{path}/pause").get_json() == job  # again: as it is
     assert answer.headers["ETag"] == client.get(path).headers["ETag"]
-    bell.was_rung.clear()
+    bell.rung.clear()
     answer = client.post(f"{path}/resume")
     assert (answer.status_code, answer.get_json()["status"], answer.get_json()["message"]) == (202, "queued", None)
     assert bell.rung == ["default"]
@@ -72,7 +72,7 @@ def test_a_running_job_is_asked_to_pause_and_may_be_left_alone_after_all(
     lease = claimed(any_app)
     job = client.post(f"{path}/pause").get_json()
     assert (job["status"], job["pause_requested"]) == ("running", True)
-    bell.was_rung.clear()
+    bell.rung.clear()
     job = client.post(f"{path}/resume").get_json()
     assert (job["status"], job["pause_requested"], bell.rung) == ("running", False, [])
     client.post(f"{path}/pause")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -94,21 +96,21 @@ def test_a_value_that_is_not_yaml_is_refused() -> None:
 
 def test_a_data_set_beside_the_spec_is_uploaded_and_named_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "vowels.npz").write_bytes(b"")
-    uploaded: list[Path] = []
+    uploaded: list[tuple[Path, Mapping[str, Any]]] = []
 
-    def upload(path: Path) -> str:
-        uploaded.append(path)
+    def upload(path: Path, schema: Mapping[str, Any]) -> str:
+        uploaded.append((path, schema))
         return "vowels@3"
 
     sent = with_local_dataset(SpecFile(YAML, "application/yaml", tmp_path), upload)
-    assert uploaded == [tmp_path / "vowels.npz"]
+    assert uploaded == [(tmp_path / "vowels.npz", {})]
     assert yaml.safe_load(sent.text)["data"] == {"dataset": "vowels@3"}
     assert "lr: 1e-3" in sent.text
 
 
 def test_a_data_set_that_is_not_there_is_a_problem_of_the_spec(tmp_path: Path) -> None:
     with pytest.raises(BadRequest) as refused:
-        with_local_dataset(SpecFile(YAML, "application/yaml", tmp_path), lambda _: "never")
+        with_local_dataset(SpecFile(YAML, "application/yaml", tmp_path), lambda *_: "never")
     assert [problem.pointer for problem in refused.value.problems] == ["/data/dataset"]
     assert "there is no file" in str(refused.value)
 

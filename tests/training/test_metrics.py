@@ -31,7 +31,7 @@ def loss(named: Any, targets: Tensor = Y, outputs: int = 3) -> Any:
 
 def task(loss: str) -> Task:
     """The task that is trained with this loss."""
-    return next(task for task in known.TASKS if task.trains_on(loss))
+    return next(task for task in known.TASKS if task.trains_on(loss) and not task.of_series)
 
 
 def metrics_of(
