@@ -111,12 +111,20 @@ def as_json(document: object, indent: int | None = None) -> str:
 
 
 def understood(dataset: Dataset) -> str:
-    """How the service understood a data set: `640 sequences of 7 to 29 steps, 12 features, 9 classes`."""
-    low, high = dataset.min_length, dataset.max_length
-    steps = count(high, "step") if low == high else f"{low} to {high} steps"
+    """How the service understood a data set: `640 sequences of 7 to 29 steps, 12 features, 9 classes`, or
+    `5160 texts of 2 to 11 characters, 2 classes`."""
+    low, high, step = dataset.min_length, dataset.max_length, steps_of(dataset)
+    steps = count(high, step) if low == high else f"{low} to {high} {step}s"
     values = "values to predict (float y)" if dataset.target == "values" and (dataset.target_dim or 1) == 1 else ""
     meant = values or targets(dataset)
+    if step == "character":
+        return f"{count(dataset.samples, 'text')} of {steps}, {meant}"
     return f"{count(dataset.samples, 'sequence')} of {steps}, {count(dataset.features, 'feature')}, {meant}"
+
+
+def steps_of(dataset: Dataset) -> str:
+    """What the lengths of a data set count, in the singular."""
+    return "character" if (dataset.schema or {}).get("layout") == "text" else "step"
 
 
 def targets(dataset: Dataset) -> str:

@@ -58,7 +58,7 @@ def dataset(shown: Dataset) -> RenderableType:
         ("id", shown.id),
         ("sequences", str(shown.samples)),
         ("features", str(shown.features)),
-        ("length", f"{_lengths(shown)} steps"),
+        ("length", f"{_lengths(shown)} {text.steps_of(shown)}s"),
         ("target", text.targets(shown)),
     ]
     if shown.given_split:

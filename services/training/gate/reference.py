@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from services.errors import DatasetInvalid
 from services.training import windows
 from services.training.data import Prepared, part_of
 from services.training.files.npz import Arrays
 from services.training.loop import EVALUATION_BATCH, answers, in_rows, network
 from services.training.model import SequenceModel
 from services.training.preparing import target_scaling
+from services.training.preprocessing import texts
 from services.training.preprocessing.fitted import Choices, Preprocessing
 from services.training.preprocessing.scaling import Scaling
 from services.training.preprocessing.texts import Vocabulary
@@ -29,6 +31,9 @@ from services.training.spec import Spec, tasks
 from services.training.spec.fields import Forecast, Text
 from services.training.tasks import forecast
 from services.training.windows import Fit, Windows
+
+MOST_LACKING = 0.05
+"""Of what a new vocabulary knows of the training texts, the share that one may lack that a run goes on with."""
 
 
 class Unusable(Exception):
@@ -220,9 +225,25 @@ def check_preparation(reference: Reference, spec: Spec) -> None:
         _check_vocabulary(vocabulary, spec.data.text)
 
 
+def check_words(reference: Reference, spec: Spec, arrays: Arrays, train: NDArray[np.int64]) -> None:
+    """Raises Unusable where its vocabulary lacks too much of the texts of training."""
+    had, wanted = reference.preprocessing.text, spec.data.text
+    if had is None or wanted is None or arrays.texts is None:
+        return
+    found, choices = arrays.texts[train], reference.preprocessing.steps.choices
+    try:
+        newer = texts.fit(found, wanted, choices)
+    except DatasetInvalid:  # nothing is frequent enough
+        return
+    if (share := had.lacks(newer, found, choices)) > MOST_LACKING:
+        raise Unusable(
+            f"has an old vocabulary, which lacks {share:.0%} of the {had.by} in the training texts that a new one has"
+        )
+
+
 def _check_vocabulary(had: Vocabulary, wanted: Text) -> None:
-    """Raises Unusable where a vocabulary was made otherwise than this spec says. Made in the same way it serves on:
-    its words keep their vectors, and what is new since then is unknown."""
+    """Raises Unusable where a vocabulary was made otherwise than this spec says. If it was made in the same way, its
+    entries keep their vectors, and what is new since then is unknown."""
     for name, new in wanted.model_dump().items():
         old = getattr(had, name)
         if old != new and new is not None:

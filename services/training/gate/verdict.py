@@ -28,6 +28,7 @@ from services.training.gate.reference import (
     check_input,
     check_preparation,
     check_task,
+    check_words,
     load,
 )
 from services.training.gate.scores import in_blocks
@@ -94,6 +95,7 @@ class Retraining:
             check_preparation(reference, self.spec)
             prepared = prepare(arrays, self.spec, reference.card)
             check_task(reference, self.spec, prepared.card())
+            check_words(reference, self.spec, arrays, prepared.rows["train"])
             self.initial = beginning(reference, self.spec, prepared)
         except Unusable as error:
             self.cold = f"{named.model} {error}: training begins from scratch."

@@ -54,6 +54,11 @@ class Vocabulary:
         lengths[1:] -= lengths[:-1].copy()
         return np.array(codes, np.float32).reshape(-1, choices.patch), lengths
 
+    def lacks(self, newer: Vocabulary, texts: NDArray[np.object_], choices: Choices) -> float:
+        """Which share of what is read of texts a newer vocabulary knows and this one does not."""
+        (old, _), (new, _) = (each.applied(texts, choices) for each in (self, newer))
+        return float(((old == UNKNOWN) & (new >= FIRST)).sum() / (new != PADDING).sum())
+
     def document(self) -> dict[str, Any]:
         return {**vars(self), "entries": list(self.entries)}
 

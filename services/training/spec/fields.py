@@ -518,9 +518,9 @@ class Retrain(Strict):
     model: str = Field(pattern=MODEL_NAME)
     """The model's name in the registry. The first version creates it."""
     warm_start: str | None = Field(None, pattern=ALIAS_OR_VERSION)
-    """The alias or version whose weights and scaling training starts with, such as `production`. Null starts from
-    scratch. If the version does not exist yet or has another network, training starts from scratch and an event says
-    so."""
+    """The alias or version whose weights, scaling and vocabulary training starts with, such as `production`. Null
+    starts from scratch. If the version does not exist yet or has another network, training starts from scratch and an
+    event says so."""
     promote: str | None = Field("production", pattern=ALIAS)
     """The alias that is moved to the new version if it passes the gate. Null moves no alias."""
     gate: Gate | None = Gate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -322,6 +323,13 @@ def test_a_warm_start_keeps_the_vocabulary_and_begins_cold_where_it_is_made_othe
     told, notes = finished(texts(80), tmp_path / "three", tmp_path / "one", warm=True, text={"by": "characters"})
     assert told["retrain"]["warm_start"] is None
     assert "has another vocabulary (data.text.by is words there, and characters here)" in notes[0]
+    arrays = texts(80)
+    assert arrays.texts is not None
+    newer = replace(arrays, texts=arrays.texts + " brandnew")
+    told, notes = finished(newer, tmp_path / "four", tmp_path / "one", warm=True)
+    assert told["retrain"]["warm_start"] is None
+    assert re.search(r"has an old vocabulary, which lacks \d+% of the words in the training texts", notes[0])
+    assert "brandnew" in card(tmp_path / "four")["preprocessing"]["text"]["entries"]
 
 
 def test_a_model_of_numbers_is_not_asked_about_texts(tmp_path: Path) -> None:
