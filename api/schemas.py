@@ -1072,7 +1072,7 @@ def _columns(value: object) -> object:
     return value.split(",")
 
 
-Columns = Annotated[list[Text], BeforeValidator(_columns, json_schema_input_type=str), Field(min_length=1)]
+Columns = Annotated[list[Text], BeforeValidator(_columns, json_schema_input_type=str)]
 
 
 def _dataset_name(name: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from services.errors import Problem
 from services.text import HIDDEN_IN_WORDS, visible
@@ -257,13 +258,13 @@ def _shown(value: Any) -> str:
 def _unknown_key(path: tuple[Any, ...], model: type[BaseModel], document: Any) -> str:
     key = str(path[-1])
     members = _members_at(path[:-1], model, document)
-    fields = sorted({name for member in members[:1] for name in member.model_fields})
+    fields = sorted({name for member in members[:1] for name in _fields(member)})
     meant = ALIASES.get(key, key)
     near = [meant] if meant in fields else difflib.get_close_matches(key, fields, n=1, cutoff=0.7)
     if "architecture" in model.model_fields:  # a spec
         near = near or [PLACES[name] for name in [meant] if name in PLACES]
     guess = f"did you mean `{near[0]}`? " if near else ""
-    others = [_tag(member) for member in members[1:] if key in member.model_fields]
+    others = [_tag(member) for member in members[1:] if key in _fields(member)]
     if others:
         guess = f"it belongs to {' and '.join(others)}; "
     return f"there is no such field; {guess}allowed here: {', '.join(fields)}"
@@ -282,7 +283,7 @@ def _members_at(path: Sequence[Any], model: type[BaseModel], document: Any) -> l
     """The models that could stand at this path, the one chosen by `name` first."""
     members, place = [model], document
     for part in path:
-        field = members[0].model_fields.get(str(part)) if members else None
+        field = _fields(members[0]).get(str(part)) if members else None
         members = list(_models_in(field.annotation)) if field else []
         place = _step(place, part)
         name = place.get("name") if isinstance(place, Mapping) else None
@@ -296,6 +297,11 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         for argument in typing.get_args(annotation):
             yield from _models_in(argument)
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by the names that a client gives them."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _tag(member: type[BaseModel]) -> str:

@@ -266,7 +266,7 @@ _plain_integers = _by_cast(pa.int64(), _DIGITS, lambda cells: pc.replace_substri
 def _read_numbers(form: Form, cells: pa.Array) -> pa.Array:
     if form.thousands:
         mark, point = re.escape(form.thousands), re.escape(form.decimal)
-        grouped = rf"^[+-]?([0-9]{{1,3}}({mark}[0-9]{{3}})+|[0-9]+)({point}[0-9]*)?$"
+        grouped = rf"^[+-]?([1-9][0-9]{{0,2}}({mark}[0-9]{{3}})+|[0-9]+)({point}[0-9]*)?$"
         cells = pc.if_else(pc.match_substring_regex(cells, grouped), cells, pa.scalar(None, pa.string()))
         cells = pc.replace_substring(cells, form.thousands, "")
     elif form.decimal != ".":  # a point would be read as one of thousands by its writer

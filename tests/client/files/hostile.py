@@ -130,6 +130,12 @@ FILES = (
         notes=("The delimiter is a semicolon.", "Numbers have a decimal comma."),
     ),
     Hostile(
+        "leading_zeros.csv",
+        csv("a;b\n-0,690;x\n1,016;y\n"),
+        rows=({"a": -0.69, "b": "x"}, {"a": 1.016, "b": "y"}),
+        notes=("The delimiter is a semicolon.", "Numbers have a decimal comma."),
+    ),
+    Hostile(
         "comma_of_what.csv", csv("a;b\n1,500;x\n2,250;y\n"), says="column a: in '1,500' the comma may be a decimal"
     ),
     Hostile("thousands.csv", csv('a,b\n"1,234.5",x\n"12",y\n'), rows=({"a": 1234.5, "b": "x"}, {"a": 12.0, "b": "y"})),

@@ -594,6 +594,16 @@ def test_the_words_of_other_libraries_are_understood(document: dict[str, Any], p
     assert found[pointer].startswith(f"there is no such field; did you mean `{field}`? allowed here: ")
 
 
+@pytest.mark.parametrize(
+    ("data", "pointer", "field"),
+    [({"shema": {}}, "/data/shema", "schema"), ({"schema": {"targett": "y"}}, "/data/schema/targett", "target")],
+)
+def test_fields_are_named_as_a_client_gives_them(data: dict[str, Any], pointer: str, field: str) -> None:
+    found = refused(document(data={"dataset": "walks", **data}))[pointer]
+    assert f"did you mean `{field}`?" in found
+    assert "schema_" not in found
+
+
 def test_an_unknown_kind_lists_those_there_are() -> None:
     problems = refused(document(training={"optimizer": {"name": "lion"}, "lr_schedule": "linear"}))
     assert problems["/training/optimizer"] == 'name must be one of adam, adamw, sgd, rmsprop; got "lion"'
