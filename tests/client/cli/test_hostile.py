@@ -31,6 +31,7 @@ OWN = re.compile(r"\x1b\[[\d;]*m")
 """What our own console says to a terminal where nothing is drawn in place: colours."""
 
 ARGUMENTS: dict[str, list[str]] = {
+    "datasets inspect": [],
     "submit": ["job.yaml", "--wait"],
     "list": [],
     "presets": [],
@@ -94,12 +95,16 @@ def run(stub: Stub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, npz: Path) 
     return invoke
 
 
+ASKING = {words: command for words, command in COMMANDS.items() if words != ("datasets", "inspect")}
+"""The commands that ask a service."""
+
+
 def takes_json(words: tuple[str, ...]) -> bool:
     return any("--json" in param.opts for param in COMMANDS[words].params)
 
 
 @pytest.mark.parametrize("leaf", [evil, almost], ids=["every text", "all but the few words"])
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", ASKING, ids=" ".join)
 def test_nothing_that_a_server_says_is_obeyed(run: Any, stub: Stub, words: tuple[str, ...], leaf: Any) -> None:
     stub.leaf = leaf
     done = run(words)
@@ -108,7 +113,7 @@ def test_nothing_that_a_server_says_is_obeyed(run: Any, stub: Stub, words: tuple
     assert done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("words", [words for words in COMMANDS if takes_json(words)], ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in ASKING if takes_json(words)], ids=" ".join)
 def test_json_stays_json_and_says_the_same(run: Any, stub: Stub, words: tuple[str, ...]) -> None:
     stub.leaf = almost
     done = run(words, "--json")
@@ -121,7 +126,7 @@ def test_json_stays_json_and_says_the_same(run: Any, stub: Stub, words: tuple[st
     assert json.dumps(EVIL)[1:-1] in json.dumps(told)
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", ASKING, ids=" ".join)
 def test_no_refusal_is_obeyed_either(run: Any, stub: Stub, words: tuple[str, ...]) -> None:
     stub.leaf = evil
     for stub.status, codes in ((404, {2}), (422, {2}), (500, {3})):
@@ -129,6 +134,17 @@ def test_no_refusal_is_obeyed_either(run: Any, stub: Stub, words: tuple[str, ...
         assert done.exit_code in codes
         assert OBEYED.findall(done.stdout + done.stderr) == []
         assert "owned" in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_nothing_in_a_file_is_obeyed(run: Any, tmp_path: Path, options: list[str]) -> None:
+    name = EVIL.replace("\r\n", "")
+    rows = "".join(f"{place},{place % 5},{name}{place % 2}\n" for place in range(60))
+    (tmp_path / "evil.csv").write_text(f"t,{name},label\n{rows}", encoding="utf-8", newline="")
+    done = run(("datasets", "inspect"), str(tmp_path / "evil.csv"), *options)
+    assert done.exit_code in (0, 1)
+    assert OBEYED.findall(done.stdout + done.stderr) == []
+    assert "owned" in done.stdout
 
 
 def test_what_stands_in_headers_is_not_obeyed(run: Any, stub: Stub) -> None:
@@ -144,7 +160,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", ASKING, ids=" ".join)
 def test_a_terminal_hears_of_colours_and_of_nothing_else(
     run: Any, stub: Stub, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +193,7 @@ def test_all_that_is_said_goes_through_the_filter() -> None:
 WRONG = [[], {}, "word", True, -1, 2**70, [[1]], {"a": {"a": 1}}, "2026-13-01T00:00:00"]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", ASKING, ids=" ".join)
 def test_wrong_kinds_are_no_traceback_and_no_failed_job(run: Any, stub: Stub, words: tuple[str, ...]) -> None:
     def check() -> None:
         done = run(words)
