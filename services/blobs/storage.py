@@ -139,6 +139,14 @@ class Storage:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def sweep_work(self, *, older_than_seconds: float = STRAY_SECONDS) -> int:
+        """Delete the folders of `work` whose process was killed; returns how many."""
+        before = time.time() - older_than_seconds
+        old = [folder for folder in self.root.glob("work/*") if folder.stat().st_mtime < before]
+        for folder in old:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(old)
+
     def arrived(self, path: Path) -> Incoming:
         """A file that was made here, hashed and safe on the disk, as if it had been uploaded."""
         with path.open("rb") as file:

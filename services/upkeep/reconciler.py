@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 
 from services import db, faults, idempotency
 from services.blobs.storage import STRAY_SECONDS, Storage
+from services.blobs.uploads import Uploads
 from services.datasets import versions
 from services.jobs import attempts, batches, control, lanes, workers
 from services.jobs.doorbell import Doorbell
@@ -86,5 +87,6 @@ def sweep(engine: Engine, storage: Storage) -> int:
         ended = control.files_of_resting(session, within_seconds=3 * STRAY_SECONDS)
     for job_id in left:
         storage.remove_job(job_id)
+    swept += storage.sweep_work() + Uploads(storage).sweep()
     swept += len(left) + sum(len(storage.stray_job_files(job_id, kept)) for job_id, kept in ended.items())
     return swept if storage.objects is None else swept + leftovers.sweep_store(engine, storage.objects)

@@ -12,6 +12,8 @@ from sqlalchemy.engine import Engine
 
 from services import db, idempotency
 from services.blobs.storage import Storage
+from services.blobs.uploads import Uploads
+from services.errors import UploadNotFound
 from services.jobs import attempts, control, progress, workers
 from services.jobs.leases import Lease
 from services.orm import IdempotencyKey, Job, Worker, new_id
@@ -87,6 +89,23 @@ def test_a_sweep_takes_what_no_job_refers_to_and_nothing_else(
         os.utime(path.parent, (0, 0))
     assert reconciler.sweep(engine, storage) == 3
     assert [path.exists() for path in (*kept, *strays, unheard_of)] == [True, True, False, False, False, True]
+
+
+def test_a_sweep_takes_the_work_of_killed_checks_and_forgotten_uploads(engine: Engine, storage: Storage) -> None:
+    uploads = Uploads(storage)
+    forgotten = uploads.begin("team", 4, most_bytes=4)
+    with storage.work() as mine:
+        killed = mine.with_name("0123456789abcdef")
+        killed.mkdir()
+        (killed / "upload.csv").write_text("a,b")
+        assert reconciler.sweep(engine, storage) == 0  # all young
+        os.utime(killed, (0, 0))
+        os.utime(storage.root / "uploads" / f"{forgotten.id}.part", (0, 0))
+        assert reconciler.sweep(engine, storage) == 2
+        assert mine.exists()
+        assert not killed.exists()
+    with pytest.raises(UploadNotFound):
+        uploads.get(forgotten.id, "team")
 
 
 def test_workers_that_are_long_gone_are_forgotten(engine: Engine, settings: Settings) -> None:
