@@ -25,8 +25,8 @@ from services.training.files.suspicion import Suspicion
 INHERITED = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|PATH|TE?MP|TMPDIR|TZ|VIRTUAL_ENV|PYTHON\w+")
 """What the process may know of the environment. Everything else, above all addresses and passwords, stays here."""
 ROOT = Path(__file__).resolve().parent.parent.parent
-CPU_SECONDS = 600
-"""Processor time that the check of one file may take."""
+CHECK_SECONDS = 600
+"""Time, and processor time, that the check of one file may take."""
 STORED = "stored.npz"
 """The name, in the work folder, of the file that is kept of a table."""
 FILE_RATIO = 4
@@ -88,7 +88,7 @@ class Checker:
             "limits": asdict(limits),
             "memory_bytes": limits.max_bytes + SPARE_BYTES,
             "file_bytes": FILE_RATIO * limits.max_bytes,
-            "seconds": CPU_SECONDS,
+            "seconds": CHECK_SECONDS,
         }
         with self._conversation() as channel, channel.makefile("rb") as lines, ExitStack() as held:
             _send(channel, asked)
@@ -142,8 +142,11 @@ class Checker:
         if self._requests is not None:
             self._requests.close()
         if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
+            try:
+                self._process.wait(10)  # it ends when its socket is closed
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._requests = self._process = None
 
 
@@ -175,7 +178,7 @@ def _checked(message: dict[str, Any], work: Path) -> Checked:
 
 def _crashed() -> DatasetInvalid:
     return DatasetInvalid(
-        "The file could not be checked: its reader took too much memory or processor time, or it crashed. "
+        "The file could not be checked: its reader took too much memory or time, or it crashed. "
         "Save the file again, or upload a part of it."
     )
 

@@ -7,8 +7,8 @@ costs one process, and neither the API nor its memory. Both ends send JSON, a li
 from __future__ import annotations
 
 import json
-import os
 import resource
+import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -63,7 +63,6 @@ def run(channel: socket.socket) -> None:
     """Reads what is asked, checks the file and sends the result, or what is wrong with the file."""
     conversation = Conversation(channel)
     asked = conversation.read()
-    conversation.send({"pid": os.getpid()})
     _hold_to(asked["memory_bytes"], asked["file_bytes"], asked["seconds"])
     with suppress(Declined):
         try:
@@ -108,7 +107,9 @@ def _described(arrays: Arrays, remarks: Sequence[Remark] = ()) -> dict[str, Any]
 
 
 def _hold_to(memory_bytes: int, file_bytes: int, seconds: int) -> None:
-    """Limits this process: memory beyond what it has now, processor time, the size of files, and no core dumps."""
+    """Limits this process: memory beyond what it has now, time, the size of its files, and no core dumps."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)  # the kernel ends it, whatever it waits for
     now = 0
     with suppress(OSError):  # not Linux
         now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()

@@ -86,7 +86,7 @@ def test_a_check_that_is_killed_refuses_its_file_alone(checker: Checker, tmp_pat
             child.kill()
             yield
 
-    with pytest.raises(DatasetInvalid, match="could not be checked: its reader took too much memory"):
+    with pytest.raises(DatasetInvalid, match="could not be checked: its reader took too much memory or time"):
         checker.check(file, Deadly(tmp_path / "room", 1), Limits())
     assert checker.check(file, Room(tmp_path / "room", 1 << 30), Limits()).content.samples > 0
 
@@ -108,6 +108,17 @@ def test_a_file_that_takes_more_memory_than_there_is_for_one_is_refused(
     monkeypatch.setattr(checking, "SPARE_BYTES", (64 << 20) - limits.max_bytes)  # half of what x takes
     with pytest.raises(DatasetInvalid, match="needs more memory to be read than there is for one upload"):
         checker.check(Upload(path, tmp_path), room, limits)
+
+
+def test_a_check_that_waits_for_ever_is_ended(
+    checker: Checker, room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no processor time, so only the clock can end it."""
+    monkeypatch.setattr(checking, "CHECK_SECONDS", 1)
+    os.mkfifo(tmp_path / "silent")
+    with pytest.raises(DatasetInvalid, match="too much memory or time"):
+        checker.check(Upload(tmp_path / "silent", tmp_path), room, Limits())
+    until_idle(checker)
 
 
 def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: Upload) -> None:
