@@ -128,9 +128,7 @@ def _check_binary(source: Source, head: bytes) -> None:
             raise refuse(source.name, f"this is {name}. These can be read: {ACCEPTED}.")
     suffix = Path(source.name).suffix.lower()
     if suffix in (".parquet", ".npy", ".npz", ".zip"):
-        raise refuse(
-            source.name, f"the file is named {suffix}, but it is none: its beginning is another. Export it again."
-        )
+        raise refuse(source.name, f"the file is named {suffix}, but its content has another format. Export it again.")
 
 
 def _text_format(source: Source, limits: Limits) -> tuple[str, str]:

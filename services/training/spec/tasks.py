@@ -95,9 +95,9 @@ def _of_forecast(spec: Spec, task: Forecast, summary: DatasetSummary) -> Iterato
         what = known.named(summary.target).words
         yield Problem(
             "/task",
-            f"a forecast needs a column of numbers with a value for each step, and this data set has {what} of whole "
-            "sequences, or no names of columns: upload a table with the columns that order and predict "
-            "(--order NAME --target NAME)",
+            "a forecast needs a column of numbers with a value for each step, and the target of this data set is "
+            f"{what}: upload the table again, and name the column of numbers (--target NAME) and the column of times "
+            "(--order NAME)",
         )
         return
     if not series.targets:

@@ -412,7 +412,8 @@ def test_what_came_of_files_in_the_inbox_is_listed(run: Run, service: Any, clien
     _, first, second = run("datasets", "inbox").stdout.splitlines()
     assert re.split(" {2,}", first) == ["default/waves/whole.npz", "just now", "waves@1"]
     assert re.search(
-        "no data set: The file cannot be read as a data set: the file is named .npz, but it is none", second
+        "no data set: The file cannot be read as a data set: the file is named .npz, but its content has another",
+        second,
     )
     page = json.loads(run("datasets", "inbox", "--json").stdout)
     assert [row["id"] for row in page] == [whole.id, broken.id]

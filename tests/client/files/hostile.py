@@ -244,7 +244,7 @@ FILES = (
         "structs.parquet", parquet(pa.table({"v": [{"x": 1}]})), says="column v: the column has values within values"
     ),
     Hostile("bytes.parquet", parquet(pa.table({"v": [b"\xff"]})), says="column v: the column has bytes, not text"),
-    Hostile("not.parquet", SIXTEEN.encode(), says="the file is named .parquet, but it is none"),
+    Hostile("not.parquet", SIXTEEN.encode(), says="the file is named .parquet, but its content has another format"),
     Hostile(
         "lists.parquet", parquet(pa.table({"x": [[1.0, float("nan")], None]})), rows=({"x": [1.0, None]}, {"x": None})
     ),
