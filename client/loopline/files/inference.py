@@ -146,7 +146,7 @@ class _Inference:
     def _layout_and_reason(self) -> tuple[Layout, Sure, str]:
         given = self.given
         if given.layout:
-            return given.layout, "given", "you gave it"
+            return given.layout, "given", f"you gave it{self._doubt(given.layout)}"
         if self.table.format in ("text", "folder", "ts"):
             layouts: dict[str, Layout] = {"text": "text", "folder": "files", "ts": "long"}
             return layouts[self.table.format], "certain", f"that is what the format {self.table.format} has"
@@ -158,10 +158,19 @@ class _Inference:
             return "wide", "certain", f"`{lists[0]}` has a list in each row, so a row is a sequence"
         return self._by_looks()
 
+    def _doubt(self, layout: Layout) -> str:
+        """What speaks against a layout that was given."""
+        if layout not in ("wide", "long") or self.table.format in ("text", "folder", "ts"):
+            return ""
+        found, sure, why = self._by_looks()
+        return f", though it looks {found}: {why}" if found != layout and sure != "guess" else ""
+
     def _by_looks(self) -> tuple[Layout, Sure, str]:
         stem = max(self._stems(), key=lambda stem: len(stem.columns), default=None)
         group, order = self._place()
-        in_steps = order is not None and not self.look.unique([order[0]]) and self.look.unique([*group[0], order[0]])
+        in_steps = (
+            order is not None and not self.look.unique([order[0]]) and self.look.nearly_unique([*group[0], order[0]])
+        )
         if stem and not in_steps and (order is None or len(stem.columns) >= looks.MANY_STEPS):
             many = len(stem.columns)
             repeats = bool(group[0]) and not self.look.unique(group[0]) and many < looks.MANY_STEPS
@@ -223,7 +232,7 @@ class _Inference:
 
     def _text_column(self) -> tuple[str, Sure, str] | None:
         words = self._free("category")
-        named = [name for name in hints.called(hints.TEXTS, words) if self.look.is_text(name)]
+        named = [name for name in hints.called(hints.TEXTS, words) if self.look.has_sentences(name)]
         if named:
             return (
                 named[0],
@@ -261,9 +270,9 @@ class _Inference:
             return False
         if not group:
             return self.look.unique([order])
-        if not self.look.unique([*group, order]):
-            return False
         by_name = self.schema.group is not None or all(hints.names_group(name) for name in group)
+        if not (self.look.nearly_unique if by_name else self.look.unique)([*group, order]):
+            return False
         repeated = self.look.distinct(group) <= self.look.rows / 2
         if not repeated or by_name:
             return repeated
@@ -303,7 +312,8 @@ class _Inference:
     def _order_reason(self, order: str, group: Sequence[str]) -> tuple[Sure, str]:
         what = {"time": "has times", "category": "has words"}.get(self.look.kind(order), "has numbers that count up")
         within = f" of one `{_listed(group)}`" if group else ""
-        return "likely", f"it {what}, different in each row{within}"
+        nearly = "" if self.look.unique([*group, order]) else "nearly "
+        return "likely", f"it {what}, different in {nearly}each row{within}"
 
     # ---- the layouts
 
@@ -439,6 +449,8 @@ class _Inference:
         group = self.schema.group or ()
         if not group or self.look.distinct(group) < 2:
             return
+        words = self._free("number", "boolean", "category")
+        self._leave_out_owners([name for name in words if self.look.constant_in(name, group)])
         found = [
             name
             for name in self._free("number", "boolean", "category")
@@ -453,6 +465,7 @@ class _Inference:
         if self.given.features:
             self._decide("static", None, "likely", "you gave the features; give other columns with --static NAME")
             return
+        self._leave_out_owners(self._free("number", "boolean", "category"))
         for name in self._free():
             if self.look.kind(name) not in ("number", "boolean", "category") or (
                 self.look.distinct_words(name) > min(MOST_WORDS, self.look.rows / 2)
@@ -462,6 +475,17 @@ class _Inference:
                 self._leave_out(name, "it counts the rows of the file")
         if names := self._free("number", "boolean", "category"):
             self._decide("static", names, "likely", "each has one value per sequence")
+
+    def _leave_out_owners(self, names: Sequence[str]) -> None:
+        """Of columns with one value per sequence, those that name whom it belongs to: a model would learn the names."""
+        for name in names:
+            if hints.names_group(name) and self.look.may_name(name) and name not in (self.given.known_future or ()):
+                both = " ".join(f"--group {one}" for one in (name, *(self.schema.group or ())))
+                self._leave_out(
+                    name,
+                    "it names whom a sequence belongs to, which a model would learn by heart; to split by it, give "
+                    f"{both} and set data.split.by; to learn from it, give --static {name}",
+                )
 
     def _names_of_rows(self) -> None:
         """The group of rows that are sequences: their id, or whom they belong to."""

@@ -21,6 +21,7 @@ SMOOTH = 0.8
 _SAMPLE_ROWS = 2_000
 _TEXT_WORDS = 3.0
 _COUNTED_UP = 0.95
+_NEARLY = 0.98
 
 
 class Look:
@@ -55,6 +56,8 @@ class Look:
     def _codes(self, name: str) -> Rows:
         """A number for each row, the same for equal values; -1 where there is none."""
         column = self.column(name)
+        if self.kind(name) == "empty":
+            return np.full(self.rows, -1)
         if self.kind(name) in ("list", "other"):  # which Arrow does not compare
             return np.arange(self.rows)
         return np.nan_to_num(indices(column, different(column)), nan=-1).astype(np.int64)
@@ -83,6 +86,10 @@ class Look:
     def unique(self, names: Sequence[str]) -> bool:
         """Whether the columns together are different in each row."""
         return self.distinct(names) == self.rows
+
+    def nearly_unique(self, names: Sequence[str]) -> bool:
+        """Whether the columns together are different in each row but for a few, which may be there twice by mistake."""
+        return self.distinct(names) >= _NEARLY * self.rows
 
     def _distinct_words(self, name: str) -> int:
         """How many different words a column has; 0 for numbers."""
@@ -148,9 +155,13 @@ class Look:
     def words_each(self, name: str) -> int:
         return round(self._words(name))
 
+    def has_sentences(self, name: str) -> bool:
+        """Whether a column of words has several words a row."""
+        return self._words(name) >= _TEXT_WORDS
+
     def is_text(self, name: str) -> bool:
         """Whether a column of words has sentences, most of them different."""
-        return self._words(name) >= _TEXT_WORDS and self.distinct_words(name) > self.rows / 2
+        return self.has_sentences(name) and self.distinct_words(name) > self.rows / 2
 
     def roughness(self, names: Sequence[str]) -> tuple[float, float]:
         """How rough numbers are from row to row, and from column to column: near 0 if smooth, 1 for noise."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 MOST_PROBLEMS = 100
 """A report of more than these helps nobody."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,23 @@ class FileInvalid(Exception):
     """A file cannot be read as what it should be. `problems` has everything that was found, at least one."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__(str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1:,} more)")
-        self.problems = list(problems)
+        self.problems = _merged(problems)
+        more = len(self.problems) - 1
+        super().__init__(f"{self.problems[0]} (and {more:,} more)" if more else str(self.problems[0]))
+
+
+def _merged(problems: Sequence[Problem]) -> list[Problem]:
+    """The same problem in several places, as one that names the first of them."""
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem.detail, []).append(problem.where)
+    return [Problem(_listed(where), detail) for detail, where in places.items()]
+
+
+def _listed(places: Sequence[str]) -> str:
+    shown = [place for place in places[:_SHOWN] if place]
+    more = len(places) - _SHOWN
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 and shown else "")
 
 
 @dataclass

@@ -16,6 +16,8 @@ from loopline.files.table import Table
 
 _ORDER = ("problem", "warning", "note")
 _SHOWN = 3
+_FEW = 0.1
+"""Of the sequences, those whose classes may have been mistyped."""
 _FILL = "say what to do with them: data.missing is drop, forward, mean or linear"
 
 
@@ -129,8 +131,29 @@ def _of_classes(sequences: Sequences, places: _Places) -> Iterator[Remark]:
             where,
             f"only one {what} has the class {named}, which is too few to learn and to test; add some, or leave it out",
         )
+    if what == "step":
+        yield from _of_nearly_constant_tags(sequences, places)
     if sequences.split is not None:
         yield from _of_unseen_classes(sequences, target)
+
+
+def _of_nearly_constant_tags(sequences: Sequences, places: _Places) -> Iterator[Remark]:
+    """A class that is wrong in a few rows makes the classes of sequences look like tags of steps."""
+    assert sequences.y is not None  # noqa: S101
+    count = len(sequences.lengths)
+    starts = np.cumsum(sequences.lengths) - sequences.lengths
+    other = np.flatnonzero(sequences.y != np.repeat(sequences.y[starts], sequences.lengths))
+    varying = np.unique(np.searchsorted(starts, other, side="right"))
+    if 0 < len(varying) <= _FEW * count:
+        [name] = sequences.target_names
+        yield Remark(
+            "warning",
+            "nearly_constant_tags",
+            (name,),
+            _and([places.step(int(step)) for step in other[:_SHOWN]], len(other)),
+            f"`{name}` changes within {len(varying):,} of {count:,} sequences, and is taken as a class for each step; "
+            "if it is meant as one class for a whole sequence, give all rows of a sequence the same",
+        )
 
 
 def _of_unseen_classes(sequences: Sequences, target: tuple[str, ...]) -> Iterator[Remark]:

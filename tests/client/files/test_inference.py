@@ -237,3 +237,36 @@ def test_two_columns_of_one_name_are_refused() -> None:
     twice = Table(pa.table([[1], [2]], names=["a", "a"]), "csv", str)
     with pytest.raises(FileInvalid, match="two columns have the name `a`"):
         infer(twice)
+
+
+def test_a_row_that_is_there_twice_does_not_hide_the_group() -> None:
+    rows = np.insert(np.arange(len(OF_RECORDING)), 7, 7)
+    found = infer(table(**{name: values[rows] for name, values in RECORDINGS.items()}))
+    assert (found.schema.layout, found.schema.group, found.schema.order) == ("long", ("recording_id",), "t")
+    assert why(found, "order") == "it has numbers that count up, different in nearly each row of one `recording_id`"
+
+
+def test_a_layout_that_is_given_against_all_looks_is_told() -> None:
+    found = infer(table(**RECORDINGS), Schema(layout="wide"))
+    assert why(found, "layout").startswith("you gave it, though it looks long: `t` has the place of each row")
+    assert why(infer(table(**RECORDINGS), Schema(layout="long")), "layout") == "you gave it"
+
+
+def test_whom_a_sequence_belongs_to_is_learnt_from_only_if_you_say_so() -> None:
+    subject = OF_RECORDING // 10
+    found = infer(table(**RECORDINGS, subject=subject))
+    assert found.schema.static == ("height",)
+    assert "--group subject --group recording_id and set data.split.by" in why(found, "unused", "subject")
+    assert infer(table(**RECORDINGS, subject=subject), Schema(static=("subject",))).schema.static == ("subject",)
+    wide = table(**steps("x_", 20, 30), window=range(30), subject=np.arange(30) // 6, label=["a", "b"] * 15)
+    assert infer(wide).schema.group == ("subject",)
+    named = table(**steps("x_", 20, 30), window_id=range(30), subject=np.arange(30) // 6, label=["a", "b"] * 15)
+    found = infer(named)
+    assert (found.schema.group, found.schema.static) == (("window_id",), ())
+    assert why(found, "unused", "subject").startswith("it names whom a sequence belongs to")
+
+
+def test_texts_that_repeat_are_texts_if_their_column_is_named_so() -> None:
+    message = ["please call me back", "where is my parcel now", "thank you so much"] * 20
+    found = infer(table(message=message, label=["a", "b", "c"] * 20))
+    assert (found.schema.layout, found.schema.text, found.schema.target) == ("text", "message", ("label",))

@@ -230,3 +230,12 @@ def test_every_kind_of_remark_is_documented_with_its_severity() -> None:
     rows = re.findall(r"^\| (`.*`) \| (problem|warning|note) \|", page.read_text(), re.MULTILINE)
     listed = {(kind.strip("`"), severity) for kinds_, severity in rows for kind in kinds_.split(", ")}
     assert listed == made - {("note", "note")}
+
+
+def test_a_class_that_was_mistyped_in_one_row_is_told() -> None:
+    ids, label = np.repeat(np.arange(30), 10), np.repeat(["a", "b", "a"], 100).astype("U9")
+    label[14] = "bb"
+    found = reported(table(id=ids, t=np.tile(np.arange(10), 30), v=RNG.normal(size=300), label=label))
+    assert found.targets == "tags"
+    told = str(remark(found, "nearly_constant_tags"))
+    assert told.startswith("line 16: `label` changes within 1 of 30 sequences, and is taken as a class for each step;")
