@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import psycopg
 import pytest
@@ -48,6 +49,9 @@ from services.training.files import npz
 from services.training.spec import Spec, parse
 from tests.ports import free_port
 from tests.rows import create_job
+
+hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("untimed")
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
 # httpx reads the system's certificates for each client and each `httpx.get`, for 20 ms of processor time.

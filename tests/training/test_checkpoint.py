@@ -233,7 +233,7 @@ def specs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.booleans(), st.integers(1, 8))
 def test_whatever_a_spec_says_it_trains_and_goes_on_exactly(spec: dict[str, Any], full: bool, updates: int) -> None:
     arrays = classes(20) if full else of_many_lengths(classes(20))

@@ -168,7 +168,7 @@ def test_an_order_is_a_function_of_seed_and_epoch(lengths: NDArray[np.int64] | N
     assert batches(lengths=lengths) != batches(lengths=lengths, seed=1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     samples=st.integers(1, 300),
     batch_size=st.integers(1, 40),

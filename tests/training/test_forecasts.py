@@ -138,7 +138,7 @@ def test_the_sums_of_the_gate_make_the_metrics_and_the_loss(loss: Loss, quantile
         assert float(scores.value(scores.sums.sum(axis=0))) == pytest.approx(value, rel=1e-5), metric
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 50))
 def test_a_naive_forecast_repeats_the_values_of_a_season_before(season: int, horizon: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -131,7 +131,7 @@ def test_a_class_that_is_never_right_counts_as_zero() -> None:
     assert found == {"accuracy": 0.5, "macro_f1": pytest.approx((2 * 2 / 6 + 0) / 2)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 5), st.integers(1, 30), st.integers(0, 1000))
 def test_metrics_of_classes_are_their_definitions(classes: int, samples: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

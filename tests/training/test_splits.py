@@ -58,7 +58,7 @@ def test_a_stratified_split_holds_every_class_in_proportion() -> None:
     assert counts == {"train": [42, 21, 7], "validation": [12, 6, 2], "test": [6, 3, 1]}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 12), min_size=2, max_size=6),
     validation=st.floats(0, 0.6),
@@ -289,7 +289,7 @@ def told(arrays: Arrays, split: dict[str, Any]) -> list[str]:
 SHARES = st.sampled_from([0.0, 1e-9, 0.1, 0.25, 0.4])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=12), SHARES, SHARES, st.integers(0, 99))
 def test_no_group_is_in_two_parts_and_the_parts_are_everything(
     sizes: list[int], validation: float, test: float, seed: int
@@ -305,7 +305,7 @@ def test_no_group_is_in_two_parts_and_the_parts_are_everything(
         assert abs(len(rows[name]) - share * len(arrays)) <= max(sizes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 9), min_size=6, max_size=60), SHARES, SHARES, st.booleans())
 def test_by_time_the_past_is_trained_on_and_equal_times_stay_together(
     ends: list[int], validation: float, test: float, dates: bool

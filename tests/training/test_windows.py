@@ -67,7 +67,7 @@ def many(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
     return arrays, changes
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(many())
 def test_no_window_crosses_a_border_between_parts_or_series(case: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = case
@@ -88,7 +88,7 @@ def test_no_window_crosses_a_border_between_parts_or_series(case: tuple[Arrays, 
             latest = max(latest, int(arrays.times[row, last].max()))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(many())
 def test_padding_never_changes_a_window(case: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = case

@@ -442,7 +442,6 @@ def test_any_order_of_verbs_keeps_the_promises(engine: Engine, make_spec: Callab
         settings=settings(
             max_examples=12,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

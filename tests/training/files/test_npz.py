@@ -241,7 +241,7 @@ def same(a: npz.Arrays, b: npz.Arrays) -> bool:
 
 
 @given(arrays=data_sets(), compress=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_written_is_read_back(arrays: npz.Arrays, compress: bool) -> None:
     file = io.BytesIO()
     npz.write(file, arrays, compress=compress)
@@ -266,7 +266,7 @@ def test_numpy_reads_what_is_written(tmp_path: Path) -> None:
 
 
 @given(data=st.data(), compress=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(data: st.DataObject, compress: bool) -> None:
     content = bytearray(saved(x=X, y=Y, lengths=np.array([1, 2, 3, 3]), compress=compress).getvalue())
     for _ in range(data.draw(st.integers(1, 4))):

@@ -194,7 +194,7 @@ def test_many_values_in_yaml_are_refused_before_they_cost_much(text: str) -> Non
     assert time.monotonic() - began < 10
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(st.characters())
     | st.binary()

@@ -727,7 +727,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(mutations() | st.dictionaries(text, json_values, max_size=4))
 def test_whatever_is_sent_is_a_spec_or_a_list_of_problems(sent: dict[str, Any]) -> None:
     outcome = spec_or_error(sent)
