@@ -24,6 +24,10 @@ from services.training.files.suspicion import Suspicion
 
 INHERITED = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|PATH|TE?MP|TMPDIR|TZ|VIRTUAL_ENV|PYTHON\w+")
 """What the process may know of the environment. Everything else, above all addresses and passwords, stays here."""
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # a process that forks has one thread
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve more than they were asked for
+}
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHECK_SECONDS = 600
 """Time, and processor time, that the check of one file may take."""
@@ -97,6 +101,7 @@ class Checker:
                 if message is None:
                     raise _crashed()
                 if "needs" in message:
+                    held.close()  # it asks for all that it needs: nobody holds a part and waits for another
                     held.enter_context(room.taken(message["needs"]))  # Busy closes the socket, which ends the check
                     _send(channel, {"granted": True})
                 elif "invalid" in message:
@@ -133,7 +138,7 @@ class Checker:
                 [sys.executable, "-m", "services.training.files"],
                 cwd=ROOT,
                 stdin=theirs.fileno(),
-                env={**known, "OPENBLAS_NUM_THREADS": "1"},  # a process that forks has one thread
+                env={**known, **_ENVIRONMENT},
                 process_group=0,
             )
         return self._requests

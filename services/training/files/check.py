@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,17 @@ from services.errors import DatasetInvalid
 from services.training.files import npz, reading, suspicions, tables
 from services.training.files.npz import Arrays, Limits
 from services.training.files.sequences import arrays
-from services.training.files.suspicion import Suspicion
+from services.training.files.suspicion import Suspicion, When
 
-TABLE_RATIO = 4
-"""Memory that the check of a table takes beside the size of its file. The table itself is mapped from the disk."""
-SMALL_BYTES = 1 << 20
-"""A table of at most this size is checked without asking for memory."""
+EARLY_BYTES = 32 << 20
+"""Memory that a check may take before it was granted any, and what the checks of arrays take besides the arrays."""
+TABLE_BYTES = 64 << 20
+"""Memory that the check of a small table takes."""
+PLAIN_RATIO, PACKED_RATIO = 4, 16
+"""Memory that most larger tables take beside the size of the file: numbers as CSV, and what is packed or has texts. The
+table itself is mapped from the disk. If this is not enough, the check asks for twice as much, and reads again."""
+_DATA = 5
+"""Of the figures of /proc/self/statm: what the kernel counts against RLIMIT_DATA."""
 
 
 class Declined(Exception):
@@ -35,11 +41,12 @@ class Declined(Exception):
 
 
 class Conversation:
-    """The check's end of the socket."""
+    """The check's end of the socket. The kernel holds the check to the memory that it was granted here."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._lines = channel.makefile("rb")
         self._channel = channel
+        self._granted = self._least = 0
 
     def read(self) -> dict[str, Any]:
         """The next message. Raises EOFError when nobody is there any more."""
@@ -54,9 +61,19 @@ class Conversation:
 
     def admit(self, wanted_bytes: int) -> None:
         """Waits until the file may take so many bytes of memory. Raises Declined."""
+        wanted_bytes = max(wanted_bytes, self._least)
+        if wanted_bytes <= self._granted:
+            return
         self.send({"needs": wanted_bytes})
         if not self.read()["granted"]:
             raise Declined
+        self._granted = wanted_bytes
+        _allow(EARLY_BYTES + wanted_bytes)
+
+    def want_more(self, most_bytes: int) -> bool:
+        """Ask for twice as much from now on. False where the file had the most already."""
+        self._least = min(2 * max(self._granted, EARLY_BYTES), most_bytes)
+        return self._granted < most_bytes
 
 
 def run(channel: socket.socket) -> None:
@@ -79,12 +96,29 @@ def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]
     """The summary of a data set, what may be wrong with it, and of a table its schema and report. The sequences of a
     table are written to a file. Raises DatasetInvalid, Declined."""
     path, limits = Path(asked["path"]), Limits(**asked["limits"])
-    if reading.is_npz(path):
-        return {"format": "npz", **_described(npz.read(path, limits, admit=conversation.admit))}
-    work = Path(asked["work"])
-    if path.stat().st_size > SMALL_BYTES:
-        conversation.admit(TABLE_RATIO * path.stat().st_size)
-    found = tables.read(tables.named(path, asked["name"], work), work, asked["schema"], limits.max_bytes)
+    is_npz = reading.is_npz(path)
+    if not is_npz:
+        path = tables.named(path, asked["name"], Path(asked["work"]))
+    while True:
+        try:
+            if is_npz:
+                return {"format": "npz", **_described(npz.read(path, limits, admit=conversation.admit))}
+            conversation.admit(min(_first_bytes(path), asked["memory_bytes"]))
+            return _table(path, asked, limits)
+        except MemoryError:  # nobody knows before how much a table takes
+            if not conversation.want_more(asked["memory_bytes"]):
+                raise
+
+
+def _first_bytes(path: Path) -> int:
+    """Memory that the check of a table asks for at first."""
+    ratio = PLAIN_RATIO if path.suffix in (".csv", ".tsv") else PACKED_RATIO
+    return max(TABLE_BYTES, ratio * path.stat().st_size)
+
+
+def _table(path: Path, asked: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Of a table or an array without targets."""
+    found = tables.read(path, Path(asked["work"]), asked["schema"], limits.max_bytes)
     sequences, report = found.sequences, found.report
     assert sequences is not None and report is not None, "tables.read() raises otherwise"  # noqa: S101, PT018
     store.write(Path(asked["stored"]), sequences)
@@ -99,20 +133,24 @@ def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]
 
 
 def _described(arrays: Arrays, remarks: Sequence[Remark] = ()) -> dict[str, Any]:
-    found = [*(Suspicion(one.kind, "always", str(one)) for one in remarks), *suspicions.of(arrays)]
+    found = [*map(_suspicion, remarks), *suspicions.of(arrays)]
     return {
         "summary": npz.summarise(arrays).model_dump(mode="json"),
         "suspicions": [suspicion.document() for suspicion in found],
     }
 
 
+def _suspicion(remark: Remark) -> Suspicion:
+    when: When = "unfilled" if remark.kind in ("missing_values", "missing_targets") else "always"
+    return Suspicion(remark.kind, when, str(remark))
+
+
 def _hold_to(memory_bytes: int, file_bytes: int, seconds: int) -> None:
-    """Limits this process: memory beyond what it has now, time, the size of its files, and no core dumps."""
+    """Limits this process: memory and addresses beyond what it has now, time, the size of its files, no core dumps."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)  # the kernel ends it, whatever it waits for
-    now = 0
-    with suppress(OSError):  # not Linux
-        now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    now = _pages(0)
+    _allow(EARLY_BYTES)
     for limit, value in (
         (resource.RLIMIT_AS, now + memory_bytes if now else resource.RLIM_INFINITY),
         (resource.RLIMIT_CPU, seconds),
@@ -123,3 +161,19 @@ def _hold_to(memory_bytes: int, file_bytes: int, seconds: int) -> None:
         if value != resource.RLIM_INFINITY:
             lower = value if most == resource.RLIM_INFINITY else min(value, most)
             resource.setrlimit(limit, (lower, lower))
+
+
+@cache
+def _pages(which: int) -> int:
+    """A figure of /proc/self/statm in bytes, when it was first asked for; 0 where there is none."""
+    with suppress(OSError):  # not Linux
+        return int(Path("/proc/self/statm").read_text("ascii").split()[which]) * resource.getpagesize()
+    return 0
+
+
+def _allow(memory_bytes: int) -> None:
+    """Memory that this process may take beyond what it had when it began. Mapped files are not counted."""
+    if now := _pages(_DATA):
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        value = now + memory_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (value if most == resource.RLIM_INFINITY else min(value, most), most))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-When = Literal["always", "loss_unsaid", "unscaled", "targets_unscaled", "drawn_split"]
+When = Literal["always", "loss_unsaid", "unscaled", "targets_unscaled", "drawn_split", "unfilled"]
 """Whether it applies: in any job; in one whose spec names no loss, has `scaling: none`, or has `target_scaling: none`;
-in one whose validation or test split is drawn at random."""
+in one whose validation or test split is drawn at random; in one that refuses missing values."""
 
 
 @dataclass(frozen=True)

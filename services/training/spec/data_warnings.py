@@ -16,11 +16,12 @@ def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, s
     The spec is the one that was submitted: after `check_data` has filled in the loss, nobody can tell who chose it.
     """
     documents = [each.document() if isinstance(each, Suspicion) else each for each in found]
-    holds = {"always", "loss_unsaid", "unscaled", "drawn_split"}
+    holds = {"always", "loss_unsaid", "unscaled", "drawn_split", "unfilled"}
     if spec is not None:
         holds = {"always", "drawn_split"}
         holds |= {"loss_unsaid"} if spec.training.loss is None and spec.task is None else set()
         holds |= {"unscaled"} if spec.data.scaling == "none" else set()
+        holds |= {"unfilled"} if spec.data.missing == "refuse" else set()
         holds |= {"targets_unscaled"} if spec.data.target_scaling == "none" else set()
     if not _is_drawn(spec, summary):
         holds -= {"drawn_split"}

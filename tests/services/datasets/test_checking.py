@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import subprocess
@@ -108,6 +109,46 @@ def test_a_file_that_takes_more_memory_than_there_is_for_one_is_refused(
     monkeypatch.setattr(checking, "SPARE_BYTES", (64 << 20) - limits.max_bytes)  # half of what x takes
     with pytest.raises(DatasetInvalid, match="needs more memory to be read than there is for one upload"):
         checker.check(Upload(path, tmp_path), room, limits)
+
+
+class Counting(Room):
+    """Notes what is asked for, and how much is taken at once."""
+
+    def __init__(self, folder: Path, total_bytes: int) -> None:
+        super().__init__(folder, total_bytes)
+        self.asked: list[int] = []
+        self.held = self.most = 0
+
+    @contextmanager
+    def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+        with super().taken(wanted_bytes, wait_seconds=wait_seconds):
+            self.asked.append(wanted_bytes)
+            self.held += 1
+            self.most = max(self.most, self.held)
+            yield
+            self.held -= 1
+
+
+@pytest.mark.parametrize("total_bytes", [1 << 30, 1 << 20])
+def test_a_check_has_no_more_memory_than_it_was_granted(checker: Checker, tmp_path: Path, total_bytes: int) -> None:
+    """A packed table takes far more than its size. The kernel refuses it, so it gives back what it had and asks for
+    twice as much. With room for a single file too it is read in the end."""
+    path, room = tmp_path / "packed.csv.gz", Counting(tmp_path / "room", total_bytes)
+    rows = [f"{number},{','.join('0123456789')}\n" for number in range(10)]
+    path.write_bytes(gzip.compress(("step," + ",".join("abcdefghij") + "\n" + "".join(rows * 40_000)).encode(), 1))
+    found = checker.check(Upload(path, tmp_path, path.name, {"layout": "long", "target": "step"}), room, Limits())
+    assert found.content.features > 1
+    assert room.asked[0] < (1 << 27)
+    assert len(room.asked) > 1
+    assert room.asked == [room.asked[0] << place for place in range(len(room.asked))]
+    assert (room.held, room.most) == (0, 1)
+
+
+def test_the_check_of_many_small_sequences_gets_more_than_their_arrays_take(checker: Checker, tmp_path: Path) -> None:
+    path, room = tmp_path / "many.npz", Counting(tmp_path / "room", 1 << 30)
+    np.savez(path, x=np.zeros((4_000_000, 1), np.float32), y=np.arange(4_000_000) % 2)
+    assert checker.check(Upload(path, tmp_path), room, Limits()).content.samples == 4_000_000
+    assert (room.held, room.most) == (0, 1)
 
 
 def test_a_check_that_waits_for_ever_is_ended(

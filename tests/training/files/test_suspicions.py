@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.training.files import npz, suspicions
 from services.training.files.npz import Arrays
+from services.training.files.suspicion import Suspicion
 from services.training.spec import loads, parse
 from services.training.spec.data_warnings import for_job
 from tests.training.building import classes, document, mixed, of_many_lengths, values
@@ -254,6 +255,14 @@ def test_each_kind_of_job_is_told_what_applies_to_it() -> None:
     assert len(applies("windows", data={"split": {"validation": "given", "test": 0.1}})) == 1
     assert applies("windows", data={"split": {"validation": "given", "test": "given"}}) == []
     assert applies("windows", data={"split": {"validation": 0.0}}) == []
+
+
+def test_missing_values_are_told_to_a_job_that_refuses_them() -> None:
+    found = [Suspicion("missing_values", "unfilled", "`load` has gaps")]
+    summary = npz.summarise(classes())
+    assert for_job(found, None, summary) == for_job(found, parse(document(data={"scaling": "none"})), summary)
+    assert for_job(found, None, summary) == ["`load` has gaps"]
+    assert for_job(found, parse(document(data={"missing": "linear"})), summary) == []
 
 
 def test_windows_with_a_split_of_their_own_are_not_split_at_random() -> None:
