@@ -311,6 +311,8 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
         parts["training"].pop("epochs")
     if parts["training"].get("on_divergence") is None:
         parts["training"].pop("on_divergence", None)
+    if parts["training"].get("bptt_steps") is None:
+        parts["training"].pop("bptt_steps", None)
     split = parts["data"]["split"]
     if split.get("method") == "random":
         split = {key: value for key, value in split.items() if key != "method"}

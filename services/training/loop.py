@@ -24,6 +24,7 @@ from torch import Tensor
 
 from services.errors import Diverged
 from services.training import epochs, optimizers
+from services.training.bptt import Carried, Unrolled, answer
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
@@ -53,6 +54,8 @@ class Update(NamedTuple):
     """1 where the gradient was clipped, else 0."""
     answers: Tensor
     """What the network answered in training: (samples, output_size), or one row per valid step."""
+    carried: Carried = Carried()
+    """The states from which the next windows of long sequences begin."""
 
 
 Step = Callable[["Run", list[MiniBatch]], Update]
@@ -137,6 +140,9 @@ class Run:
         return None if self.data.train.lengths is None else self.data.train.lengths.numpy()
 
     def order(self, epoch: int) -> Order:
+        train = self.data.train
+        if isinstance(train, Unrolled):
+            return train.order(self.training.batch_size, (self.training.seed, epoch))
         return order_of(
             epoch,
             seed=self.training.seed,
@@ -228,6 +234,7 @@ def fit(run: Run) -> Iterator[Epoch | None]:
             rate = run.set_learning_rate(total_steps=steps * run.training.epochs)
             update = run.make_update(run, list(islice(batches, count)))
             run.state.keep(update.loss, update.grad_norm, update.clipped, run.data.task.kept(update.answers))
+            run.state.carried = update.carried
             if run.device.type != "cpu" and run.state.step % UPDATES_BETWEEN_LOOKS == 0:
                 _look(run)
             if run.state.steps_in_epoch < steps:
@@ -248,11 +255,12 @@ def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
         parameter.grad = None
     before = list(map(torch.clone, run.statistics))
     samples = sum(len(batch.y) for batch in batches)
-    total = None
+    total, carried = None, run.state.carried
     answers = []
     for batch in batches:
         with run.autocast():
-            outputs = run.model(batch.x, batch.lengths, batch.static).float()  # (batch, output_size)
+            outputs, carried = answer(run.model, batch, carried)  # (batch, output_size)
+            outputs = outputs.float()
             loss = run.weighted_loss(outputs, batch.y, batch.weights)
         if len(batches) > 1:
             loss = loss * (len(batch.y) / samples)
@@ -283,7 +291,7 @@ def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
         run.scaler.update()
     else:
         run.optimizer.step()
-    return Update(total, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers))
+    return Update(total, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers), carried)
 
 
 def _clamped(run: Run, gradients: list[Tensor], grad_norm: Tensor) -> tuple[Tensor, Tensor]:
@@ -349,6 +357,7 @@ def _take_back(run: Run, index: int) -> None:
     """Forgets the updates of this epoch from `index` on; since `run.halted` was raised they have changed nothing."""
     run.state.step -= len(run.state.reports) - index
     del run.state.reports[index:], run.state.outputs[index:]
+    run.state.carried = Carried()  # those after the last good update are gone
     run.state.reported = min(run.state.reported, index)
 
 
@@ -360,6 +369,7 @@ def _end_epoch(run: Run, order: Order, rate: float) -> Epoch:
     _keep_best(run, record)
     run.state.untaken = run.state.reports[run.state.reported :]
     run.state.reports, run.state.outputs, run.state.seconds, run.state.reported = [], [], 0.0, 0
+    run.state.carried = Carried()
     return record
 
 
@@ -453,28 +463,38 @@ def evaluating() -> Iterator[None]:
 
 
 @torch.no_grad()
+def answered(
+    model: SequenceModel, part: Part, device: torch.device, precision: str, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a model answers to a whole part, in evaluation mode, a batch at a time: outputs (samples, output_size) on
+    the device, and the place in the part's y (samples,) that each belongs to."""
+    was_training = model.training
+    model.eval()
+    if isinstance(part, Unrolled):
+        order = part.order(batch, None)
+    else:
+        order = in_order(len(part), batch, None if part.lengths is None else part.lengths.numpy())
+    carried = Carried()
+    for rows, piece in zip(order.batches, batches_of(part, order, device), strict=True):
+        with autocast(device, precision):
+            outputs, carried = answer(model, piece, carried)
+        yield outputs.float(), torch.from_numpy(part.places(rows))
+    model.train(was_training)
+
+
 def answers(
     model: SequenceModel, part: Part, device: torch.device, precision: str, batch: int = EVALUATION_BATCH
 ) -> tuple[Tensor, Tensor]:
-    """What a model answers to a whole part, in evaluation mode: outputs (samples, output_size) on the device, and the
-    place in the part's y (samples,) that each belongs to."""
-    was_training = model.training
-    model.eval()
-    lengths = None if part.lengths is None else part.lengths.numpy()
-    order = in_order(len(part), batch, lengths)
-    found = []
-    for piece in batches_of(part, order, device):
-        with autocast(device, precision):
-            found.append(model(piece.x, piece.lengths, piece.static).float())
-    model.train(was_training)
-    return torch.cat(found), torch.from_numpy(part.places(np.concatenate(order.batches)))
+    """The same of all batches together."""
+    outputs, places = zip(*answered(model, part, device, precision, batch), strict=True)
+    return torch.cat(outputs), torch.cat(places)
 
 
 @evaluating()
 def unanswered(run: Run, part: Part, batch: int) -> int:
     """The number of samples of a part for which the model, in evaluation mode, gives no finite answer."""
-    outputs, _ = answers(run.model, part, run.device, run.training.precision, batch)
-    return int((~outputs.isfinite()).any(dim=1).sum())
+    found = answered(run.model, part, run.device, run.training.precision, batch)
+    return sum(int((~outputs.isfinite()).any(dim=1).sum()) for outputs, _ in found)
 
 
 def in_rows(outputs: Tensor, rows: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from torch.nn.utils.rnn import PackedSequence
 from services.training.spec.fields import Architecture
 from services.training.spec.footprint import GATES
 
+Recurred = TypeVar("Recurred")
+Hidden = tuple[Tensor, ...]
+"""What a recurrent network carries from step to step: h, or h and c; () for zeros."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """torch's names of the precisions that a spec may ask for beside float32."""
 
@@ -69,7 +72,23 @@ class SequenceModel(nn.Module):
         static_size)."""
         if len(self.embeddings):
             x = self._looked_up(x)
-        pooled = self.pool(x, lengths)
+        return self._answered(self.pool(x, lengths), x, lengths, static)
+
+    def continued(
+        self, x: Tensor, lengths: Tensor | None, static: Tensor | None, state: Hidden
+    ) -> tuple[Tensor, Hidden]:
+        """`forward` with the pooling `none`, from a state on and not from zeros; and the state after the last step of
+        x. A state is h (layers, batch, hidden_size), or h and c of an LSTM; () stands for zeros. That of a sequence
+        which ends before the others here is of no use. Raises NotImplementedError for a bidirectional network."""
+        if self.rnn.bidirectional:
+            raise NotImplementedError("what reads backwards begins at the end of a sequence")
+        if len(self.embeddings):
+            x = self._looked_up(x)
+        outputs, state = self._cast(x, lambda x: self._recur_on(x, lengths, state))
+        return self._answered(_valid(outputs, lengths), x, lengths, static), state
+
+    def _answered(self, pooled: Tensor, x: Tensor, lengths: Tensor | None, static: Tensor | None) -> Tensor:
+        """What the head makes of what is pooled (rows, width): (rows, output_size)."""
         if self.norm is not None:
             pooled = self.norm(pooled)
         if self.architecture.head_dropout:
@@ -97,9 +116,7 @@ class SequenceModel(nn.Module):
         outputs, final = self.recur(x, lengths)
         pooling = self.architecture.pooling
         if pooling == "none":
-            if lengths is None:
-                return outputs.flatten(0, 1)
-            return outputs[torch.arange(outputs.shape[1], device=x.device) < lengths[:, None]]
+            return _valid(outputs, lengths)
         if pooling == "final":
             return final
         if pooling == "last":
@@ -133,14 +150,18 @@ class SequenceModel(nn.Module):
 
         Under autocast the layers are computed in float32 where this machine cannot compute them in the type asked for.
         """
+        return self._cast(x, lambda x: self._recur(x, lengths))
+
+    def _cast(self, x: Tensor, recur: Callable[[Tensor], Recurred]) -> Recurred:
+        """What the recurrent layers make of x in the precision that is asked for, or in float32."""
         device = x.device
         if not torch.is_autocast_enabled(device.type):
-            return self._recur(x, lengths)
+            return recur(x)
         dtype = torch.get_autocast_dtype(device.type)
         if works_in(dtype, self.rnn.mode, self.rnn.bidirectional, device):
-            return self._recur_in(dtype, x, lengths)
+            return _cast_to(dtype, x, recur)
         with torch.autocast(device.type, enabled=False):
-            return self._recur(x.float(), lengths)
+            return recur(x.float())
 
     def precision_of_layers(self, precision: str, device: torch.device) -> str:
         """In which precision the recurrent layers are computed on this device, where a spec asks for this one."""
@@ -148,16 +169,34 @@ class SequenceModel(nn.Module):
             return precision
         return "float32"
 
-    def _recur_in(self, dtype: torch.dtype, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Under autocast to this type.
+    def _recur_on(self, x: Tensor, lengths: Tensor | None, state: Hidden) -> tuple[Tensor, Hidden]:
+        """Outputs (batch, time, hidden_size), right at valid steps, and the state after them.
 
-        On a GPU bf16 is a cast of our own: under autocast cuDNN's recurrent networks run in fp16, whichever type was
-        asked for (ATen/cudnn/AutocastRNN.cpp), and nobody scales the loss of a bf16 run.
+        Steps after the end cannot reach those before it, so padding needs no care.
         """
-        if x.is_cuda and dtype == torch.bfloat16:
-            with torch.autocast("cuda", enabled=False):
-                return self._recur(x.to(dtype), lengths)
-        return self._recur(x, lengths)
+        weights, layers = _weights(self.rnn), self.rnn.num_layers
+        if x.is_cuda and self._draws_within() and torch.are_deterministic_algorithms_enabled():
+            return self._recur_layers_on(x, state)
+        outputs, *after = _call(self.rnn, x, weights, layers, False, state)
+        if lengths is not None and self._overflowed(after[0]):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            found, hidden = self.rnn(packed, state[0] if state else None)
+            outputs, _ = nn.utils.rnn.pad_packed_sequence(found, batch_first=True, total_length=x.shape[1])
+            after = [hidden]
+        return outputs, tuple(after)
+
+    def _recur_layers_on(self, x: Tensor, state: Hidden) -> tuple[Tensor, Hidden]:
+        """Layer by layer: see `_recur_layers`."""
+        weights, layers = _weights(self.rnn), self.rnn.num_layers
+        per_layer = len(weights) // layers
+        found: list[list[Tensor]] = []
+        for layer in range(layers):
+            if layer and self._draws_within():
+                x = F.dropout(x, self.rnn.dropout)
+            own = weights[layer * per_layer : (layer + 1) * per_layer]
+            x, *after = _call(self.rnn, x, own, 1, False, tuple(each[layer : layer + 1] for each in state))
+            found.append(after)
+        return x, tuple(torch.cat(each) for each in zip(*found, strict=True))
 
     def _recur(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         if x.is_cuda and self._draws_within() and torch.are_deterministic_algorithms_enabled():
@@ -266,10 +305,29 @@ class SequenceModel(nn.Module):
         return x, final
 
 
+def _valid(outputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """The valid steps of outputs (batch, time, width), one sequence after the other."""
+    if lengths is None:
+        return outputs.flatten(0, 1)
+    return outputs[torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]]
+
+
+def _cast_to(dtype: torch.dtype, x: Tensor, recur: Callable[[Tensor], Recurred]) -> Recurred:
+    """Under autocast to this type.
+
+    On a GPU bf16 is a cast of our own: under autocast cuDNN's recurrent networks run in fp16, whichever type was asked
+    for (ATen/cudnn/AutocastRNN.cpp), and nobody scales the loss of a bf16 run.
+    """
+    if x.is_cuda and dtype == torch.bfloat16:
+        with torch.autocast("cuda", enabled=False):
+            return recur(x.to(dtype))
+    return recur(x)
+
+
 def _call(
-    rnn: nn.RNNBase, x: Tensor, weights: list[Tensor], num_layers: int, bidirectional: bool
+    rnn: nn.RNNBase, x: Tensor, weights: list[Tensor], num_layers: int, bidirectional: bool, given: Hidden = ()
 ) -> tuple[Tensor, ...]:
-    """One of torch's recurrent functions from a zero state: (outputs, hidden, ...).
+    """One of torch's recurrent functions, from a zero state if none is given: (outputs, hidden, ...).
 
     The same arithmetic as calling the module, without its checks: a third of a tiny network's time.
     """
@@ -279,7 +337,8 @@ def _call(
         zeros = zeros.to(torch.get_autocast_dtype(x.device.type))
     elif weights[0].dtype != x.dtype:
         weights = [weight.to(x.dtype) for weight in weights]
-    state = (zeros, zeros) if rnn.mode == "LSTM" else zeros
+    begin = tuple(each.to(zeros.dtype) for each in given) if given else (zeros, zeros)
+    state = begin if rnn.mode == "LSTM" else begin[0]
     dropout = rnn.dropout if num_layers > 1 else 0.0
     function = FUNCTIONS[rnn.mode]
     result: tuple[Tensor, ...] = function(
@@ -342,7 +401,7 @@ def _probed(model: SequenceModel, dtype: torch.dtype | None, device: torch.devic
     x = torch.linspace(-1.0, 1.0, 4 * 5 * 3).view(4, 5, 3).to(device)
     lengths = None if lengths is None else lengths.to(device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        _, final = model._recur(x, lengths) if dtype is None else model._recur_in(dtype, x, lengths)
+        _, final = model._recur(x, lengths) if dtype is None else _cast_to(dtype, x, lambda x: model._recur(x, lengths))
     final.float().sum().backward()  # type: ignore[no-untyped-call]
     gradients = [weight.grad for weight in _weights(model.rnn) if weight.grad is not None]
     return torch.cat([tensor.detach().float().flatten() for tensor in (final, *gradients)])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from services.training import data, windows
+from services.training import bptt, data, windows
 from services.training.data import Prepared
 from services.training.files.npz import Arrays
 from services.training.preprocessing.fitted import Preprocessing
@@ -25,9 +26,11 @@ def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None) -
     """
     if tasks.forecast(spec):
         return windows.prepare(arrays, spec, None if card is None else windows.Fit.read(card))
-    if card is None:
-        return data.prepare(arrays, spec)
-    return data.prepare(arrays, spec, Preprocessing.read(card), target_scaling(card))
+    before = () if card is None else (Preprocessing.read(card), target_scaling(card))
+    prepared = data.prepare(arrays, spec, *before)
+    if spec.training.bptt_steps is None:
+        return prepared
+    return replace(prepared, train=bptt.unrolled(prepared.train, spec.training.bptt_steps))
 
 
 def target_scaling(card: Mapping[str, Any]) -> Scaling:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from services.training import epochs
+from services.training.bptt import Carried
 from services.training.epochs import Epoch
 from services.training.schedule import PlateauState
 
@@ -80,6 +81,9 @@ class State:
     outputs: list[Tensor] = field(default_factory=list, metadata=APART)
     """Of the epoch under way, per update: what the network answered in training."""
 
+    carried: Carried = field(default_factory=Carried, metadata=APART)
+    """Within the epoch under way: the states from which the next windows of long sequences begin (bptt.py)."""
+
     written: epochs.Written | None = field(default=None, metadata=APART)
     """What of the history is in the file beside the checkpoints."""
     reported: int = field(default=0, metadata=APART)
@@ -117,7 +121,7 @@ class State:
         found = {f"best.{name}": tensor for name, tensor in self.best.weights.items()} if self.best else {}
         if self.reports:
             found |= {"epoch.reports": torch.stack(self.reports), "epoch.outputs": torch.cat(self.outputs)}
-        return found
+        return found | self.carried.tensors()
 
     def loaded(
         self, document: Mapping[str, Any], tensors: Mapping[str, Tensor], history: list[Epoch], device: torch.device
@@ -139,6 +143,7 @@ class State:
             state.reports = list(tensors["epoch.reports"].to(device))
             state.outputs = list(torch.split(tensors["epoch.outputs"].to(device), document["output_sizes"]))
             state.reported = len(state.reports)  # the reports before a checkpoint were sent before it
+        state.carried = Carried.read(tensors, device)
         return state
 
     def gone_back(self, epoch: int, step: int) -> State:

@@ -271,6 +271,12 @@ class Training(Strict):
     """Samples per forward pass. An update uses batch_size * accumulation_steps samples."""
     accumulation_steps: int = Field(1, ge=1, le=100_000)
     """Forward and backward passes per update."""
+    bptt_steps: int | None = Field(None, ge=1, le=1_000_000)
+    """The steps of a window of truncated back-propagation through time, for data with a target at each step. Longer
+    sequences are trained in windows of so many steps, one after the other, and an update sees one window of each
+    sequence of a batch. A window begins with the state that the one before it left, and the gradient stops at its
+    border. So a network can be trained on sequences of any length, but learns only what at most so many steps show.
+    Null: 64 for `task: next_step`; with other tasks the gradient goes back to the beginning of each sequence."""
     loss: Annotated[Loss | None, _named(Loss | None)] = None
     """Null: cross_entropy for classes (also of steps), bce for several yes-or-no targets, mse for values and forecasts,
     pinball for forecasts with quantiles."""

@@ -52,12 +52,13 @@ def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     step = kept * a.hidden_size * a.num_layers * (2 if a.bidirectional else 1) * (4 if t.precision == "float32" else 2)
     least = 2 if a.batch_norm else 1
     samples = min(t.batch_size, summary.samples)
+    longest, shortest = (min(steps, t.bptt_steps or steps) for steps in (w.longest, w.shortest))
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
         data=bytes_of_data + (bytes_of_data if tasks.forecast(spec) else w.steps * w.channels * NUMBER),
-        batch=step * (w.longest + (samples - 1) * w.shortest),  # one of them is the longest
-        sample=step * (w.longest + (least - 1) * w.shortest),
+        batch=step * (longest + (samples - 1) * shortest),  # one of them is the longest
+        sample=step * (longest + (least - 1) * shortest),
     )
 
 

@@ -60,11 +60,30 @@ def _training(spec: Spec) -> Iterator[Problem]:
         yield Problem("/training/optimizer/nesterov", "needs a momentum greater than 0, such as 0.9")
     if spec.architecture.batch_norm and t.batch_size == 1:
         yield Problem("/training/batch_size", "must be at least 2 with batch_norm, which compares samples of one batch")
+    yield from _bptt(spec)
     yield from _on_divergence(spec)
     yield from _beyond_float32(t.model_dump(), "/training")
     yield from _min_lr(t)
     if t.loss is not None:
         yield from _metric_for_loss(t)
+
+
+def _bptt(spec: Spec) -> Iterator[Problem]:
+    a = spec.architecture
+    if spec.training.bptt_steps is None:
+        return
+    if a.bidirectional:
+        yield Problem(
+            "/architecture/bidirectional",
+            "reads each sequence from its end, and training.bptt_steps carries the state from its beginning: set it to "
+            "false, or leave bptt_steps out",
+        )
+    if a.batch_norm:
+        yield Problem(
+            "/architecture/batch_norm",
+            "compares samples of one batch, and with training.bptt_steps a batch has only a window of each: leave one "
+            "of them out",
+        )
 
 
 def _beyond_float32(value: Any, pointer: str) -> Iterator[Problem]:
@@ -206,6 +225,7 @@ def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     """What does not fit between the spec and the data set."""
     yield from _loss_fits(spec.training, summary)
     yield from _pooling_fits(spec, summary)
+    yield from _bptt_fits(spec, summary)
     yield from _target_scaling_fits(spec, summary)
     yield from _preparation_fits(spec, summary)
     yield from _split_fits(spec, summary)
@@ -263,6 +283,22 @@ def _pooling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
             "none gives an answer for each step, and this data set has targets of whole sequences: use last, final, "
             "mean, max or attention",
         )
+
+
+def _bptt_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
+    task = known.chosen(summary.target, spec.training.loss)
+    if spec.training.bptt_steps is None or task.by_step:
+        return
+    instead = "task.lookback says how many steps it reads"
+    if not task.of_series:
+        instead = (
+            "shorten long sequences with data.patch (several steps become one), data.stride or data.max_length instead"
+        )
+    yield Problem(
+        "/training/bptt_steps",
+        f"needs a target at each step, and here are {task.words}: only the last window of a sequence would be trained. "
+        f"Leave it out; {instead}",
+    )
 
 
 def _target_scaling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
