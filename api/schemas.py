@@ -253,6 +253,18 @@ class Details(Answer):
     quantiles: OfQuantiles | None = None
 
 
+class Sample(Answer):
+    """Text that a model wrote, drawn from what it answers."""
+
+    text: str
+    start: str
+    """What it goes on from; empty for the beginning of a line."""
+    steps: int
+    """How many characters or words were drawn."""
+    temperature: float
+    seed: int
+
+
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
@@ -267,6 +279,8 @@ class Result(Answer):
     """Null for a job that an earlier version of Loopline trained."""
     details: dict[Literal["validation", "test"], Details] | None = None
     """By split. Null for one value to predict, for a job that ended early, and for an earlier version of Loopline."""
+    sample: Sample | None = None
+    """Null unless the task is `next_step`."""
     retrain: Retrained | None = None
     """Null unless the spec has a `retrain`."""
 

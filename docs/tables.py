@@ -47,7 +47,8 @@ TARGETS = """\
 ## Targets
 
 The data set decides what is learnt, and `task` can say it. A task that does not fit the data set is rejected.
-[examples/README.md](../examples/README.md) describes the arrays, [forecasting.md](forecasting.md) the forecasts.
+[examples/README.md](../examples/README.md) describes the arrays, [forecasting.md](forecasting.md) the forecasts,
+and [next-step.md](next-step.md) the language models.
 
 | `y` | is | losses, the default first |
 | --- | --- | --- |
@@ -56,6 +57,7 @@ The data set decides what is learnt, and `task` can say it. A task that does not
 | 0 and 1, (samples, labels) | yes-or-no labels | `bce` |
 | floats, (samples,) or (samples, targets) | values to predict | `mse`, `mae`, `huber` |
 | the next steps of a table's column (`task: forecast`) | a forecast | `mse`, `mae`, `huber`; `pinball` with quantiles |
+| the next character or word of texts (`task: next_step`) | a language model | `cross_entropy` |
 
 - With `mse`, `mae` or `huber`, or with `task: regression`, classes that are numbers and yes-or-no labels are values to
   predict too.
@@ -73,6 +75,9 @@ and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
 
 | metric | for | meaning |
 | --- | --- | --- |
+| `perplexity` | the next step of texts | e to the power of the loss, so the number of equally likely choices. |
+| `bits_per_step` | the next step of texts | The loss in bits: per character, or per word. |
+| `accuracy` | the next step of texts | The share of characters or words that are right. |
 | `accuracy` | classes | The share of samples whose class is right. |
 | `accuracy` | a class for each step | The share of valid steps whose class is right. |
 | `accuracy` | several yes-or-no labels | The share of samples with every label right. |
@@ -101,7 +106,8 @@ BASELINES = """\
 
 A result has a `baseline` beside its `metrics`. It contains the same metrics, on the same splits, of a trivial model
 that gives the same answer to every sample. That answer is computed from the training split alone. For forecasts it is
-the best of the naive forecasts; `others` has the metrics of the other ones.
+the best of the naive forecasts, and for the next step of texts the better one of two models that count; `others` has
+the metrics of the other ones.
 
 | for | the answer |
 | --- | --- |
@@ -110,15 +116,16 @@ the best of the naive forecasts; `others` has the metrics of the other ones.
 | yes-or-no labels | for each label the more frequent of yes and no |
 | values | the mean of each target |
 | forecasts | the last value, or the value one season before, whichever is better |
+| the next step of texts | the most frequent character or word, or a bigram model, whichever is better |
 
     "metrics": {"test_loss": 0.21, "test_accuracy": 0.93, "test_macro_f1": 0.92},
     "baseline": {"answer": "the most frequent class (3)", "metrics": {"test_accuracy": 0.24, "test_macro_f1": 0.04},
                  "metric": "test_accuracy", "is_beaten": true, "message": null}
 
-`metric` is accuracy, rmse for values, or mase for forecasts, on the test split if there is one. If the model does not
-beat the baseline by this metric, `message` says so in a sentence, and so does an event (`baseline`, a warning).
-Synthetic data gets no such event, because there is nothing in it to learn. `model.json`, `GET /v1/jobs/{job_id}` and
-`loopline show` have the baseline too.
+`metric` is accuracy, rmse for values, mase for forecasts, or perplexity for the next step of texts, on the test split
+if there is one. If the model does not beat the baseline by this metric, `message` says so in a sentence, and so does an
+event (`baseline`, a warning). Synthetic data gets no such event, because there is nothing in it to learn. `model.json`,
+`GET /v1/jobs/{job_id}` and `loopline show` have the baseline too.
 """
 DETAILS = """\
 ## Details

@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     return "\n".join(_HIDDEN.sub(lambda found: repr(found.group())[1:-1], line) for line in text.split("\n"))
 
 
+def plain_lines(text: str) -> str:
+    """The text without what is hidden in it. Lines stay lines."""
+    return "\n".join(_HIDDEN.sub("", line) for line in text.replace("\t", " ").split("\n"))
+
+
 def clean(text: str, most: int) -> str:
     """At most `most` characters of what every database takes: no NUL, no lone surrogates."""
     short = text if len(text) <= most else f"{text[:most]}…"

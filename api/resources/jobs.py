@@ -262,7 +262,8 @@ def silent_since(row: Any, settings: Settings) -> float | None:
 
 def result(text: str | None) -> dict[str, Any] | None:
     """A `schemas.Result`, which says of jobs from before there were retrainings or baselines that they have none."""
-    return None if text is None else {"retrain": None, "baseline": None, "details": None, **json.loads(text)}
+    unsaid = dict.fromkeys(("retrain", "baseline", "details", "sample"))
+    return None if text is None else {**unsaid, **json.loads(text)}
 
 
 def _links(job_id: str, *, has_model: bool) -> dict[str, str | None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 HIGHER_IS_BETTER = {
+    "perplexity": False,
+    "bits_per_step": False,
     "accuracy": True,
     "label_accuracy": True,
     "macro_f1": True,

@@ -135,6 +135,7 @@ def targets(dataset: Dataset) -> str:
         "tags": f"{count(many, 'tag')}, one for each step",
         "multilabel": count(many, "yes-or-no label"),
         "values": f"{many} values to predict" if many > 1 else "values",
+        "text": "without labels",
     }
     return words.get(dataset.target, dataset.target)
 

@@ -151,6 +151,8 @@ class Result:
     details: Mapping[str, Document] | None = None
     """By split: for `classes`, `labels` or `targets` a list for each column (`name`, `f1`, ...), the averages `macro`
     and `weighted`, and `confusion`. `pandas.DataFrame(result.details["test"]["classes"])` is a table of them."""
+    sample: Document | None = None
+    """Of `task: next_step`: `text` that the model wrote, with its `start`, `steps`, `temperature` and `seed`."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

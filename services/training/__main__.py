@@ -282,6 +282,9 @@ def _print_result(result: dict[str, Any], directory: Path) -> None:
     plain = result["baseline"]
     print(f"  {'baseline':<{wide}} {plain['metric']} {_number(plain['metrics'][plain['metric']])} ({plain['answer']})")
     print(f"  {'model':<{wide}} {directory / 'model.safetensors'}")
+    if (sample := result.get("sample")) is not None:
+        print(f"Text that it wrote (temperature {sample['temperature']}, seed {sample['seed']}):")
+        print(visible(sample["text"]))
 
 
 def _number(value: float | None) -> str:

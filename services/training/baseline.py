@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from services.training import epochs, forecasts, measures
+from services.training import epochs, forecasts, measures, ngrams
+from services.training.continuation import Continuation
 from services.training.loop import Run
 from services.training.measures import MEASURES, SPLITS
 
@@ -17,6 +18,8 @@ def of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     task, data = run.data.task, run.data
     if task.of_series:
         return forecasts.baseline(run, metrics)
+    if isinstance(run.data, Continuation):
+        return ngrams.baseline(run, metrics)
     answer = task.plain(data.train.y, data.output_size)  # (output_size,)
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     found: dict[str, float | None] = {}

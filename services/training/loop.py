@@ -41,6 +41,8 @@ LARGE = 1e6
 UPDATES_BETWEEN_LOOKS = 32
 """On a GPU the host looks at losses this often; the weights are guarded on the device meanwhile."""
 EVALUATION_BATCH = 256
+ANSWERS_AT_ONCE = 1 << 24
+"""Numbers that the head answers with in a batch of windows in evaluation, at most."""
 
 
 class Update(NamedTuple):
@@ -393,6 +395,7 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
         "train_loss": float((reports[:, 0] * weights).sum() / weights.sum()),
         "validation_loss": validation.pop("loss", None),
     }
+    train |= run.data.task.metrics_of_loss(record["train_loss"] or 0.0)
     record |= {f"train_{name}": value for name, value in train.items()}
     record |= {f"validation_{name}": value for name, value in validation.items()}
     return record | {
@@ -471,7 +474,7 @@ def answered(
     was_training = model.training
     model.eval()
     if isinstance(part, Unrolled):
-        order = part.order(batch, None)
+        order = part.order(min(batch, max(1, ANSWERS_AT_ONCE // (part.length * model.head.out_features))), None)
     else:
         order = in_order(len(part), batch, None if part.lengths is None else part.lengths.numpy())
     carried = Carried()
@@ -511,9 +514,25 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
+def _evaluated_by_windows(run: Run, part: Unrolled) -> dict[str, float | None]:
+    """The same of a part whose answers are too many to be kept."""
+    losses, right = 0.0, 0.0
+    for outputs, places in answered(run.model, part, run.device, run.training.precision, run.state.batches.evaluation):
+        targets = part.targets(places).to(run.device)
+        each = run.losses(outputs, targets)
+        if part.weights is not None:
+            each = each * part.weights[places.to(part.weights.device)].to(run.device)
+        losses += float(each.double().sum())
+        right += float((outputs.argmax(dim=1) == targets).sum())
+    loss = losses / part.answers
+    return {"loss": loss, "accuracy": right / part.answers, **run.data.task.metrics_of_loss(loss)}
+
+
 @evaluating()
 def details(run: Run, part: Part) -> Any:
     """What lies behind the metrics of a whole part (`Task.details`); None if there is nothing."""
+    if isinstance(part, Unrolled):
+        return None
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     names: Sequence[int | str] = run.data.classes or run.data.target_names or range(outputs.shape[1])
     return run.data.task.details(outputs, part.targets(rows).to(run.device), names, run.data.target_scaling.scale)
@@ -522,6 +541,8 @@ def details(run: Run, part: Part) -> Any:
 @evaluating()
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model in evaluation mode."""
+    if isinstance(part, Unrolled):
+        return _evaluated_by_windows(run, part)
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     targets = part.targets(rows).to(run.device)
     metrics = run.data.task.metrics(outputs, targets, run.data.target_scaling.scale)

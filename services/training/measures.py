@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Answers = Literal["classes", "labels", "values", "forecasts"]
-"""What a model answers with: one class of several, one yes or no a label, numbers, or the next steps of a series."""
+Answers = Literal["classes", "labels", "values", "forecasts", "steps"]
+"""What a model answers with: one class of several, one yes or no a label, numbers, the next steps of a series, or the
+next step of a text at each step."""
 
 SPLITS = ("test", "validation", "train")
 
@@ -42,8 +43,10 @@ def _row(
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
-        _row("loss", "classes", "labels", "values", "forecasts", up=False),
-        _row("accuracy", "classes", "labels", up=True, most=1.0, default=True),
+        _row("loss", "classes", "labels", "values", "forecasts", "steps", up=False),
+        _row("perplexity", "steps", up=False, least=1.0, default=True),
+        _row("bits_per_step", "steps", up=False),
+        _row("accuracy", "classes", "labels", "steps", up=True, most=1.0, default=True),
         _row("label_accuracy", "labels", up=True, most=1.0),
         _row("macro_f1", "classes", "labels", up=True, most=1.0),
         _row("mase", "forecasts", up=False, default=True),

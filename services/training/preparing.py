@@ -1,4 +1,4 @@
-"""Prepares a data set for the task of a spec: sequences as they are, or windows of series."""
+"""Prepares a data set for the task of a spec: sequences as they are, windows of series, or streams of texts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from services.training import bptt, data, windows
+from services.training import bptt, continuation, data, windows
 from services.training.data import Prepared
 from services.training.files.npz import Arrays
 from services.training.preprocessing.fitted import Preprocessing
 from services.training.preprocessing.scaling import UNSCALED, Scaling
 from services.training.spec import Spec, tasks
+from services.training.spec.fields import NextStep
 
 
 def arrays_for(arrays: Arrays, spec: Spec) -> Arrays:
     """The data set as the task of the spec takes it."""
+    if isinstance(spec.task, NextStep):
+        return continuation.texts_alone(arrays)
     return windows.with_targets(arrays) if tasks.forecast(spec) else arrays
 
 
@@ -26,6 +29,8 @@ def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None) -
     """
     if tasks.forecast(spec):
         return windows.prepare(arrays, spec, None if card is None else windows.Fit.read(card))
+    if isinstance(spec.task, NextStep):
+        return continuation.prepare(arrays, spec, None if card is None else Preprocessing.read(card).text)
     before = () if card is None else (Preprocessing.read(card), target_scaling(card))
     prepared = data.prepare(arrays, spec, *before)
     if spec.training.bptt_steps is None:

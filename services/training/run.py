@@ -21,7 +21,8 @@ import torch
 
 from services import faults
 from services.errors import Diverged, NotFinite
-from services.training import baseline, checkpoint, epochs
+from services.training import baseline, checkpoint, epochs, sampling
+from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
@@ -66,6 +67,8 @@ FORECAST_MODEL_FORMAT = "loopline-model/4"
 """Where the answer is a forecast: `forecast` says of how many steps and columns, and how series were scaled."""
 TEXT_MODEL_FORMAT = "loopline-model/5"
 """Where the input are texts: `preprocessing.text` says how they are read."""
+NEXT_STEP_MODEL_FORMAT = "loopline-model/6"
+"""Where the answer is what comes next in a text, at each step: what is unknown, or an entry of the vocabulary."""
 CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
@@ -397,6 +400,8 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     parts = {"validation": run.data.validation, "test": run.data.test}
     found = {name: details(run, part) for name, part in parts.items() if part is not None}
     result["details"] = {name: each for name, each in found.items() if each is not None} or None
+    if isinstance(run.data, Continuation):
+        result["sample"] = sampling.of_result(run)
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
     profile = {}
@@ -450,6 +455,8 @@ def _write_model(
         model_format = FORECAST_MODEL_FORMAT
     if run.data.preprocessing.text is not None:
         model_format = TEXT_MODEL_FORMAT
+    if isinstance(run.data, Continuation):
+        model_format = NEXT_STEP_MODEL_FORMAT
     return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),

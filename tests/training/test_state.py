@@ -9,10 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from services.training import checkpoint
+from services.training.bptt import Carried
 from services.training.loop import Run
 from services.training.state import Batches, Best, Rollbacks, State, Stopping
 from tests.training.building import classes, make_run, timeless, trained
@@ -88,6 +90,7 @@ def full() -> State:
     state.best = Best(2, 0.25, {"weight": torch.ones(2)})
     state.history = [{"epoch": 1}, {"epoch": 2}]
     state.reports, state.outputs = [torch.ones(3), torch.zeros(3)], [torch.ones(4, 2), torch.ones(3, 2)]
+    state.carried = Carried(np.array([3, 1]), (torch.ones(1, 2, 4), torch.zeros(1, 2, 4)))
     return state
 
 
@@ -96,13 +99,25 @@ def test_what_is_saved_is_loaded_whole() -> None:
     found = State(Batches(256)).loaded(saved.document(), saved.tensors(), saved.history, CPU)
     assert found.seconds >= saved.seconds
     for one in fields(State):
-        if one.name not in {"seconds", "best", "reports", "outputs", "reported", "written", "untaken", "began"}:
+        if one.name not in {
+            "seconds",
+            "best",
+            "reports",
+            "outputs",
+            "reported",
+            "written",
+            "untaken",
+            "began",
+            "carried",
+        }:
             assert getattr(found, one.name) == getattr(saved, one.name), one.name
             assert getattr(found, one.name) != getattr(State(Batches(256)), one.name), one.name
     assert found.best is not None
     assert (found.best.epoch, found.best.value) == (2, 0.25)
     assert torch.equal(found.best.weights["weight"], torch.ones(2))
     assert [len(outputs) for outputs in found.outputs] == [4, 3]
+    assert found.carried.sequences.tolist() == [3, 1]
+    assert [each.sum() for each in found.carried.state] == [8.0, 0.0]
     assert torch.equal(torch.stack(found.reports), torch.stack(saved.reports))
     assert (found.reported, found.written, found.untaken) == (2, None, [])
 

@@ -1,4 +1,5 @@
-"""Plain text: one text a line. Where every line has a tab, one side of it is the text's label."""
+"""Plain text: one text a line. Where every line has a tab, one side of it is the text's label, and empty lines are left
+out. Without labels they are kept: the lines are those of one long text."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _BLANK = r"^\s*$"
 
 
 def read(source: Source, work: Path, limits: Limits) -> Table:
-    """A table with the column `text`, and `label` where lines have one, without empty lines. Raises FileInvalid."""
+    """A table with the column `text`, and `label` where lines have one. Raises FileInvalid."""
     with Spool(work, source.name, limits) as spool:
         text = Text(source, limits)
         lines, label = Lines(), Column("label")
@@ -35,11 +36,13 @@ def read(source: Source, work: Path, limits: Limits) -> Table:
                 side = _side_of_label(found)
             breaks = count_byte(block.data)
             blank += breaks - len(found)
+            if side is None:
+                found = _split(block.data)
             if not len(found):
                 continue
             lines.add(spool.rows, block.line, None if len(found) == breaks else numbers)
             spool.append(_batch(block.data, found, side, label, spool.rows, lines))
-        if not spool.rows:
+        if spool.rows == (blank if side is None else 0):
             raise refuse("", "the file is empty: there is no text. Export it again.")
         notes = [*text.notes]
         if label.is_words:  # labels are few: they are read again, as words
@@ -50,7 +53,7 @@ def read(source: Source, work: Path, limits: Limits) -> Table:
         findings.check()
         if side:
             notes.append(f"The label of a text is {side} the tab.")
-        if blank:
+        if side and blank:
             notes.append(f"Empty lines were left out ({blank:,}).")
         return Table(spool.table(), "text", lines.name, tuple(notes))
 

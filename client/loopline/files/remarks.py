@@ -86,7 +86,13 @@ def _of_what_is_there(sequences: Sequences) -> Iterator[Remark]:
     count = len(sequences.lengths)
     if not sequences.features and sequences.texts is None and sequences.targets != "step_values":
         yield Remark("problem", "no_features", (), "", "no feature is left for a model; name some (--features NAME)")
-    if sequences.y is None:
+    if sequences.y is None and sequences.texts is not None:
+        detail = (
+            "the texts have no labels, so a model can learn to predict how they go on (task: next_step); for labels, "
+            "name a target (--target NAME), or write a tab and the label in each line"
+        )
+        yield Remark("note", "no_labels", (), "", detail)
+    elif sequences.y is None:
         out = "name a target (--target NAME)"
         if sequences.schema.target is None:  # there are no columns
             out = "for targets, save x and y with np.savez"
@@ -246,6 +252,8 @@ def _of_equal_sequences(sequences: Sequences, survey: Survey, places: _Places) -
     copies = np.flatnonzero(survey.same_as != numbers)
     if not copies.size or (sequences.texts is None and not sequences.features):
         return
+    if sequences.texts is not None and sequences.y is None:
+        return  # the lines of one text
     first, original = int(copies[0]), int(survey.same_as[copies[0]])
     where = places.sequences(copies)
     are = "is a copy of another one" if len(copies) == 1 else "are copies of others"

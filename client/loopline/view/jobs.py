@@ -68,7 +68,10 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows += [(word, text.when(at)) for word, at in _times(shown) if at]
     if shown.seconds is not None:
         rows.append(("took", text.duration(shown.seconds)))
-    behind = details.shown(shown.result.details) if shown.result and shown.result.details else ()
+    behind = tuple(details.shown(shown.result.details)) if shown.result and shown.result.details else ()
+    if shown.result and shown.result.sample:
+        wrote = sample(shown.result.sample)
+        behind = (*behind, Text(f"\n{wrote[0]}", "dim"), *map(Text, wrote[1:]))
     return Group(table.pairs(rows), *behind, Text("\nspec", "dim"), table.spec(shown.spec))
 
 
@@ -180,6 +183,12 @@ def _came_to(result: Result, typed: Typed) -> Iterator[tuple[str, str | Text]]:
         yield "model", f"incomplete: {cut_short(result)}; {typed('download')}"
 
 
+def sample(found: Document) -> list[str]:
+    """What a model wrote: a line that says so, and the lines of the text."""
+    head = f"text that the model wrote (temperature {found.get('temperature')}, seed {found.get('seed')})"
+    return [head, *text.lines(str(found.get("text", ""))).split("\n")]
+
+
 def baseline(found: Document) -> str:
     """`test_accuracy 0.1342 with the most frequent class (3): not beaten`"""
     value = text.number((found.get("metrics") or {}).get(found.get("metric")))
@@ -203,7 +212,11 @@ def ending(shown: Job) -> str:
         became = f"\n{shown.message}" if shown.message else ""
         plain = (shown.result.baseline or {}).get("message") if shown.result else None
         doubt = f"\n{plain}" if plain else ""
-        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{doubt}{became}"
+        wrote = ""
+        if shown.result and shown.result.sample:
+            head, *lines = sample(shown.result.sample)
+            wrote = "\n".join([f"\n{head[0].upper()}{head[1:]}:", *(f"  {line}" for line in lines)])
+        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{doubt}{became}{wrote}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
     left = shown.result

@@ -37,7 +37,7 @@ def arrays(sequences: Sequences) -> Arrays:
     return Arrays(
         x=_padded(x, lengths, 0),
         lengths=lengths,
-        y=_series_y(lengths) if is_series else _targets(sequences, lengths),
+        y=_y(sequences, lengths, is_series=is_series),
         split=sequences.split,
         static=sequences.static,
         weights=sequences.weights,
@@ -69,8 +69,13 @@ def _narrowed(steps: NDArray[Any]) -> NDArray[Any]:
     return steps if rounding.lost(known[np.newaxis]) else steps.astype(np.float32)
 
 
-def _series_y(lengths: NDArray[np.int64]) -> NDArray[Any]:
-    return np.empty((len(lengths), int(lengths.max(initial=1)), 0), np.float32)
+def _y(sequences: Sequences, lengths: NDArray[np.int64], *, is_series: bool) -> NDArray[Any]:
+    """y in the form of the tasks."""
+    if is_series:
+        return np.empty((len(lengths), int(lengths.max(initial=1)), 0), np.float32)
+    if sequences.texts is not None and sequences.y is None:
+        return np.empty((len(lengths), 0), np.int64)
+    return _targets(sequences, lengths)
 
 
 def _padded(steps: NDArray[Any], lengths: NDArray[np.int64], padding: Any) -> NDArray[Any]:
@@ -84,7 +89,6 @@ def _padded(steps: NDArray[Any], lengths: NDArray[np.int64], padding: Any) -> ND
 
 
 def _targets(sequences: Sequences, lengths: NDArray[np.int64]) -> NDArray[Any]:
-    """y in the form of the tasks."""
     y, kind = sequences.y, sequences.targets
     if y is None or kind is None:
         raise _refused("it has nothing to predict: name its target column")

@@ -85,6 +85,8 @@ def _rows(samples: int, most: int) -> NDArray[np.int64]:
 
 def _of_targets(arrays: Arrays) -> Iterator[Suspicion]:
     columns = 1 if arrays.y.ndim == 1 else arrays.y.shape[1]
+    if not columns:
+        return
     y = arrays.y.reshape(len(arrays.y), columns)[_rows(len(arrays.y), max(2, _ELEMENTS // columns))]
     yield from known.of_y(arrays.y).suspicions(y, arrays.x.shape[1])
 

@@ -11,6 +11,7 @@ import unicodedata
 from typing import Literal
 
 By = Literal["characters", "words"]
+LINE_BREAK = "\n"
 WORD = re.compile(r"\w+|[^\w\s]")
 
 

@@ -40,10 +40,14 @@ class Vocabulary:
         """How many vectors the network needs."""
         return FIRST + len(self.entries)
 
+    def places(self) -> dict[str, int]:
+        """The number of each entry."""
+        return {entry: number for number, entry in enumerate(self.entries, FIRST)}
+
     def applied(self, texts: Iterable[str], choices: Choices) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The numbers of texts, one text after the other (steps, `choices.patch`), and the steps of each text. A text
         without any character or word is one that is unknown."""
-        place = {entry: number for number, entry in enumerate(self.entries, FIRST)}
+        place = self.places()
         codes, ends = array("i"), array("q")
         for text in texts:
             found = chosen(tokens(text, self.by, lowercase=self.lowercase), choices)
@@ -76,6 +80,12 @@ def fit(texts: Iterable[str], text: Text, choices: Choices) -> Vocabulary:
     assert text.by is not None, "check_data() fills it in"  # noqa: S101
     by = text.by
     counted = Counter(chain.from_iterable(chosen(tokens(one, by, lowercase=text.lowercase), choices) for one in texts))
+    return of_counts(counted, text)
+
+
+def of_counts(counted: Mapping[str, int], text: Text) -> Vocabulary:
+    """The same of the characters or words themselves, and how often each of them occurs."""
+    assert text.by is not None, "check_data() fills it in"  # noqa: S101
     kept = [entry for entry, count in counted.items() if count >= text.min_count]
     if not kept:
         detail = (

@@ -69,8 +69,8 @@ class Architecture(Strict):
     """Dropout between the recurrent layers, as in torch. It needs at least two layers."""
     pooling: Literal["last", "final", "mean", "max", "attention", "none"] = "last"
     """The input of the head. `last`: the output at the last valid step. `final`: the last state of each direction.
-    `mean`, `max`, `attention`: all valid steps, pooled. `none`: each valid step, for data with a class for each step.
-    With such data `last` becomes `none`, and the other poolings are rejected."""
+    `mean`, `max`, `attention`: all valid steps, pooled. `none`: each valid step, for data with a class for each step
+    and for `task: next_step`. With these `last` becomes `none`, and the other poolings are rejected."""
     batch_norm: bool = False
     """True adds BatchNorm1d before the head."""
     head_dropout: float = Field(0.0, ge=0.0, lt=1.0)
@@ -130,8 +130,8 @@ class RMSprop(Strict):
 
 
 class CrossEntropy(Strict):
-    """This loss is for one class per sequence, or for a class for each step. With a class for each step it is a mean
-    over the valid steps."""
+    """This loss is for one class per sequence, for a class for each step, and for the next step of a text. With a class
+    for each step it is a mean over the valid steps. The next step of a text takes neither weights nor smoothing."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0.0, le=1e9)]] | None = None
@@ -574,10 +574,22 @@ class Forecast(Strict):
     metrics judge. Null predicts one value."""
 
 
-Task = Annotated[Classification | Regression | Tagging | Forecast, Field(discriminator="name")]
+class NextStep(Strict):
+    """The next character or word of a text, at every step. [next-step.md](next-step.md) shows how. The defaults of four
+    fields are others with this task: `data.text.by` is `characters`, `data.text.lowercase` is false, and both shares of
+    the split are 0.1. Of a table only the texts are read."""
+
+    name: Literal["next_step"] = "next_step"
+    joined: bool | None = None
+    """True joins all texts, in their order, with a line break after each. This one text is divided by place: training
+    gets its beginning, and the test its end. False keeps each text a sequence of its own, which begins and ends with a
+    line break, and divides the texts as `data.split` says. Null: true if the data set has nothing but texts, as a text
+    file without labels has."""
+
+
+Task = Annotated[Classification | Regression | Tagging | Forecast | NextStep, Field(discriminator="name")]
 NO_TASKS = {
-    "next_step": "next_step cannot be trained by this version yet: use classification, regression, tagging or forecast",
-    "text": "text is no task: use classification, and a data set of texts",
+    "text": "text is no task: use classification for texts with labels, or next_step to predict how texts go on",
 }
 """Names that people give to a task."""
 

@@ -13,7 +13,7 @@ from services.training import measures
 from services.training.files.summary import DatasetSummary
 from services.training.measures import MEASURES, Answers
 from services.training.spec import shares
-from services.training.spec.fields import Architecture, Data, Gate, Spec, Split, Synthetic, Training
+from services.training.spec.fields import Architecture, Data, Gate, NextStep, Spec, Split, Synthetic, Training
 from services.training.tasks import known
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
@@ -65,14 +65,19 @@ def _training(spec: Spec) -> Iterator[Problem]:
     yield from _beyond_float32(t.model_dump(), "/training")
     yield from _min_lr(t)
     if t.loss is not None:
-        yield from _metric_for_loss(t)
+        yield from _metric_for_loss(t, of_text=isinstance(spec.task, NextStep))
 
 
 def _bptt(spec: Spec) -> Iterator[Problem]:
-    a = spec.architecture
-    if spec.training.bptt_steps is None:
+    a, is_next_step = spec.architecture, isinstance(spec.task, NextStep)
+    if spec.training.bptt_steps is None and not is_next_step:
         return
-    if a.bidirectional:
+    if a.bidirectional and is_next_step:
+        yield Problem(
+            "/architecture/bidirectional",
+            "reads each text from its end, and so it has read what next_step is to predict: set it to false",
+        )
+    elif a.bidirectional:
         yield Problem(
             "/architecture/bidirectional",
             "reads each sequence from its end, and training.bptt_steps carries the state from its beginning: set it to "
@@ -81,8 +86,8 @@ def _bptt(spec: Spec) -> Iterator[Problem]:
     if a.batch_norm:
         yield Problem(
             "/architecture/batch_norm",
-            "compares samples of one batch, and with training.bptt_steps a batch has only a window of each: leave one "
-            "of them out",
+            "compares samples of one batch, and with training.bptt_steps a batch has only a window of each: leave it "
+            "out",
         )
 
 
@@ -122,11 +127,10 @@ def _on_divergence(spec: Spec) -> Iterator[Problem]:
         )
 
 
-def _metric_for_loss(t: Training) -> Iterator[Problem]:
+def _metric_for_loss(t: Training, *, of_text: bool) -> Iterator[Problem]:
     assert t.loss is not None  # noqa: S101
-    allowed = dict.fromkeys(
-        name for task in known.TASKS if task.trains_on(t.loss.name) for name in measures.judging(task.answers(SEVERAL))
-    )
+    fitting = [task for task in known.TASKS if task.trains_on(t.loss.name) and (task.name == known.TEXT) == of_text]
+    allowed = dict.fromkeys(name for task in fitting for name in measures.judging(task.answers(SEVERAL)))
     if t.best_by not in ("loss", *allowed):
         yield Problem(
             "/training/best_by", f"with {t.loss.name} must be one of loss, {', '.join(allowed)}; got {t.best_by}"
@@ -251,7 +255,7 @@ def _loss_fits(t: Training, summary: DatasetSummary) -> Iterator[Problem]:
     if name is not None and (why := known.named(summary.target).refusal(name, summary)) is not None:
         yield Problem("/training/loss", why)
     allowed = _metrics_for(t, summary)
-    if t.best_by not in ("loss", *allowed) and (t.loss is None or t.best_by == "label_accuracy"):
+    if t.best_by not in ("loss", *allowed):
         yield Problem(
             "/training/best_by", f"for this data set must be one of loss, {', '.join(allowed)}; got {t.best_by}"
         )
@@ -275,7 +279,7 @@ def _pooling_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         if pooling not in ("last", "none"):
             yield Problem(
                 "/architecture/pooling",
-                f"{pooling} makes one answer of all steps, and this data set has a class for each step: leave it out",
+                f"{pooling} makes one answer of all steps, and this data set has {_at_each(summary)}: leave it out",
             )
     elif pooling == "none":
         yield Problem(
@@ -315,7 +319,7 @@ def _preparation_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
             if getattr(data, name) not in (None, 1):
                 yield Problem(
                     f"/data/{name}",
-                    "leaves no answer for each step, and this data set has a class for each step: leave it out",
+                    f"leaves no answer for each step, and this data set has {_at_each(summary)}: leave it out",
                 )
     columns = [each for each in (summary.inputs, summary.static) if each is not None]
     gaps = sum(each.gaps for each in columns)
@@ -336,6 +340,10 @@ def _preparation_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         yield Problem("/data/differences", "are of numbers, and here all features are words: leave it out")
 
 
+def _at_each(summary: DatasetSummary) -> str:
+    return "a character or word to predict at each step" if summary.target == known.TEXT else "a class for each step"
+
+
 def _metrics_for(t: Training, summary: DatasetSummary) -> tuple[str, ...]:
     """The metrics, besides the loss, that a run with this loss reports of this data set."""
     return measures.judging(_answers(t, summary))
@@ -350,6 +358,8 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     split, given = spec.data.split, summary.given_split or {}
     if split.method == "time" and known.named(summary.target).of_series:
         return  # periods are divided, not samples: tasks.py has looked at them
+    if isinstance(spec.task, NextStep) and spec.task.joined:
+        return  # it is divided by place
     for name in ("validation", "test"):
         if getattr(split, name) == "given" and not given.get(name):
             yield Problem(

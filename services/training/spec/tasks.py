@@ -6,16 +6,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.errors import Problem
-from services.training.files.summary import Columns, DatasetSummary, SeriesSummary
-from services.training.spec.fields import Classification, Forecast, Regression, Spec, Tagging
+from services.training.files.summary import Columns, DatasetSummary, SeriesSummary, TextSummary
+from services.training.spec.fields import Classification, Forecast, NextStep, Regression, Spec, Tagging
 from services.training.tasks import known
 
 SHARES = {"validation": 0.15, "test": 0.15}
 """Of a forecast, where a spec has none."""
+SHARES_OF_TEXT = {"validation": 0.1, "test": 0.1}
+TEXT = {"by": "characters", "lowercase": False}
+"""How next_step reads texts, where a spec says nothing of it."""
+BPTT_STEPS = 64
+LEAST_VOCABULARY = 2
+"""What is unknown, and an entry: the vocabulary itself is known when the text is read."""
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "classification": ("classes", "multilabel"),
     "regression": ("values", "classes", "multilabel"),
     "tagging": ("tags",),
+    "next_step": ("text",),
 }
 """By task, the targets of data sets that it can be trained on."""
 INSTEAD = {"classes": "classification", "multilabel": "classification", "tags": "tagging", "values": "regression"}
@@ -30,10 +37,13 @@ MOST_OF_SERIES = 4
 def defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a document's `data` whose defaults are others for its task than those of `fields.py`."""
     task, data = document.get("task"), document.get("data")
-    if (task.get("name") if isinstance(task, Mapping) else task) != "forecast" or not isinstance(data, Mapping):
+    name = task.get("name") if isinstance(task, Mapping) else task
+    if name not in ("forecast", "next_step") or not isinstance(data, Mapping):
         return {}
     split = data.get("split")
     is_given = isinstance(split, Mapping) and split.get("method") == "given"
+    if name == "next_step":
+        return {"data": {"text": TEXT, "split": {} if is_given else SHARES_OF_TEXT}}
     return {"data": {"scaling": "standard", "split": {"method": "time", **({} if is_given else SHARES)}}}
 
 
@@ -54,6 +64,14 @@ def problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     task = spec.task
     if isinstance(task, Forecast):
         yield from _of_forecast(spec, task, summary)
+    elif isinstance(task, NextStep):
+        yield from _of_next_step(spec, task, summary)
+    elif summary.target == known.TEXT:
+        yield Problem(
+            "/task",
+            "this data set has texts without labels, so a model can only learn how they go on: set task to next_step, "
+            "or upload the file with its labels (--target NAME, or a tab and the label in each line)",
+        )
     elif known.named(summary.target).of_series:
         yield Problem(
             "/task",
@@ -79,6 +97,50 @@ def problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         yield Problem(
             "/training/loss", "pinball is for the quantiles of a forecast: set task.quantiles, or leave the loss out"
         )
+
+
+def _of_next_step(spec: Spec, task: NextStep, summary: DatasetSummary) -> Iterator[Problem]:
+    if summary.texts is None:
+        instead = f"set task to {INSTEAD[summary.target]}" if summary.target in INSTEAD else ""
+        if summary.series is not None:
+            instead = "set task to {name: forecast, horizon: 1} to predict the next values"
+        yield Problem("/task", f"next_step is for texts, and this data set has numbers or words of a table: {instead}")
+        return
+    for name in ("class_weights", "label_smoothing"):
+        if getattr(spec.training.loss, name, None):
+            yield Problem(
+                f"/training/loss/{name}",
+                "would make the loss another number than that of the perplexity: leave it out",
+            )
+    if spec.retrain is not None:
+        yield Problem(
+            "/retrain",
+            "the gate cannot compare language models, because another text has another vocabulary: leave it out, and "
+            "give the model a version when the job has succeeded (`loopline models register`)",
+        )
+    split = spec.data.split
+    if not _is_joined(task, summary):
+        return
+    if split.method not in ("random", "time"):
+        yield Problem(
+            "/data/split/method",
+            f"{split.method} is for separate texts, and these are joined to one, which is divided by place: leave it "
+            "out, or set task.joined to false",
+        )
+    for name in SHARES:
+        if getattr(split, name) == "given":
+            yield Problem(
+                f"/data/split/{name}",
+                "the data set marks whole texts, and these are joined to one: give a fraction such as 0.1, or set "
+                "task.joined to false",
+            )
+
+
+def _is_joined(task: NextStep, summary: DatasetSummary) -> bool:
+    if task.joined is not None:
+        return task.joined
+    has_more = summary.groups or summary.static is not None or summary.given_split is not None
+    return summary.target == known.TEXT and not has_more
 
 
 def _wanted(name: str) -> str:
@@ -172,7 +234,16 @@ def _of_preparation(spec: Spec, series: SeriesSummary) -> Iterator[Problem]:
 
 
 def resolved(spec: Spec, summary: DatasetSummary) -> Spec:
-    """The spec with what a forecast leaves to the data set filled in."""
+    """The spec with what a forecast, or next_step, leaves to the data set filled in."""
+    if isinstance(spec.task, NextStep) and summary.texts is not None:
+        joined, split, training = _is_joined(spec.task, summary), spec.data.split, spec.training
+        if joined:
+            split = split.model_copy(update={"method": "time"})
+        if training.bptt_steps is None:
+            training = training.model_copy(update={"bptt_steps": BPTT_STEPS})
+        data = spec.data.model_copy(update={"split": split})
+        named = spec.task.model_copy(update={"joined": joined})
+        return spec.model_copy(update={"task": named, "training": training, "data": data})
     if (task := forecast(spec)) is None or summary.series is None:
         return spec
     return spec.model_copy(update={"task": _resolved(task, summary, summary.series)})
@@ -198,10 +269,10 @@ def default_loss(spec: Spec, summary: DatasetSummary) -> str:
     return known.named(summary.target).losses[summary.target][0]
 
 
-def named(spec: Spec, summary: DatasetSummary) -> Classification | Regression | Tagging | Forecast:
+def named(spec: Spec, summary: DatasetSummary) -> Classification | Regression | Tagging | Forecast | NextStep:
     """The task of a spec that has its loss."""
-    if (task := forecast(spec)) is not None:
-        return task
+    if isinstance(spec.task, Forecast | NextStep):
+        return spec.task
     name = INSTEAD[known.chosen(summary.target, spec.training.loss).name]
     kinds: dict[str, type[Classification | Regression | Tagging]] = {
         "classification": Classification,
@@ -212,7 +283,9 @@ def named(spec: Spec, summary: DatasetSummary) -> Classification | Regression | 
 
 
 def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
-    """The data set as a job with this spec sees it: a forecast sees windows of series."""
+    """The data set as a job with this spec sees it: a forecast sees windows of series, and next_step texts alone."""
+    if isinstance(spec.task, NextStep) and summary.texts is not None:
+        return _texts_alone(resolved(spec, summary), summary, summary.texts)
     task, series = forecast(spec), summary.series
     if task is None or series is None:
         return summary
@@ -232,6 +305,22 @@ def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
             "given_split": None if spec.data.split.method == "time" else summary.given_split,
         }
     )
+
+
+def _texts_alone(spec: Spec, summary: DatasetSummary, texts: TextSummary) -> DatasetSummary:
+    alone = {"target": known.TEXT, "classes": None, "class_counts": None, "target_dim": LEAST_VOCABULARY}
+    alone |= {"static": None, "inputs": None}
+    if not (isinstance(spec.task, NextStep) and spec.task.joined):
+        return summary.model_copy(update=alone)
+    characters, words = (count + summary.samples for count in (texts.characters, texts.words))  # with line breaks
+    joined = texts.model_copy(
+        update={"characters": characters, "words": words, "longest_in_words": words, "shortest_in_words": words}
+    )
+    windows = -(
+        -(words if spec.data.text and spec.data.text.by == "words" else characters) // (spec.training.bptt_steps or 1)
+    )
+    lengths = {"max_length": characters, "min_length": characters, "samples": windows}
+    return summary.model_copy(update={**alone, **lengths, "texts": joined, "given_split": None, "groups": []})
 
 
 def _beside(summary: DatasetSummary, known_future: int) -> Columns | None:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from services.training.tasks import classes, forecast, multilabel, tags, values
+from services.training.tasks import classes, forecast, multilabel, next_step, tags, values
 from services.training.tasks.task import Target, Task
 
 if TYPE_CHECKING:
     from services.training.spec.fields import Loss
 
-TASKS: tuple[Task, ...] = (classes.TASK, forecast.TASK, tags.TASK, multilabel.TASK, values.TASK)
+TASKS: tuple[Task, ...] = (classes.TASK, forecast.TASK, tags.TASK, next_step.TASK, multilabel.TASK, values.TASK)
 """In the order in which they are asked whether a `y` is theirs."""
 
 SERIES: Target = forecast.TASK.name
 """The targets of a data set that a forecast is trained on."""
+TEXT: Target = next_step.TASK.name
+"""The targets of a data set of texts that are to be continued."""
 
 
 def of_y(y: NDArray[Any], steps: int | None = None) -> Task:

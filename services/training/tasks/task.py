@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
-Target = Literal["classes", "series", "tags", "multilabel", "values"]
+Target = Literal["classes", "series", "tags", "text", "multilabel", "values"]
 """What the targets of a data set are, as its summary says it."""
 
 
@@ -182,6 +182,10 @@ class Task(ABC):
         self, kept: Tensor, targets: Tensor, width: int, scale: list[float] | None = None
     ) -> dict[str, float | None]:
         return self.metrics(kept, targets, scale)
+
+    def metrics_of_loss(self, loss: float) -> dict[str, float | None]:
+        """The metrics that say the same as the mean loss, in other units."""
+        return {}
 
     @abstractmethod
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:

@@ -214,6 +214,22 @@ def test_show_tells_everything_about_a_job(run: Run, service: Any, client: Clien
     assert json.loads(run("show", job.id, "--json").stdout)["id"] == job.id
 
 
+def test_text_that_a_model_wrote_is_shown_and_commands_no_terminal(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny).id
+    service.start(job)
+    text = "To be,\nor not\x1b[2J to be\x07.\n\nExeunt"
+    service.succeed(job, sample={"text": text, "start": "", "steps": 31, "temperature": 0.8, "seed": 0})
+    for command in ("watch", "show"):
+        shown = run(command, job).stdout
+        assert "ext that the model wrote (temperature 0.8, seed 0)" in shown
+        lines = [line.strip() for line in shown.splitlines()]
+        at = lines.index("To be,")
+        assert lines[at : at + 4] == ["To be,", "or not to be.", "", "Exeunt"]
+        assert "\x1b" not in shown
+
+
 def test_a_model_that_does_not_beat_its_baseline_is_said_to(
     run: Run, service: Any, client: Client, tiny: dict[str, Any]
 ) -> None:

@@ -96,6 +96,12 @@ def test_folders_texts_and_arrays(tmp_path: Path) -> None:
     assert "classes       2: run (1), walk (2)" in shown
     (tmp_path / "lines.txt").write_text("good film\tpos\nbad film\tneg\nfine\tpos\n")
     assert "target        label: one class for each text" in inspected(tmp_path / "lines.txt").stdout
+    (tmp_path / "prose.txt").write_text("It was the best of times,\nit was the worst of times.\n\n" * 9)
+    done = inspected(tmp_path / "prose.txt")
+    said = " ".join(done.stdout.split())
+    assert "a model can learn to predict how they go on (task: next_step)" in said
+    assert "copies" not in said
+    assert (done.exit_code, said[-21:]) == (0, "It can be trained on.")
     np.save(tmp_path / "x.npy", RNG.normal(size=(10, 5, 2)))
     shown = inspected(tmp_path / "x.npy").stdout
     assert "sequences     10 of 5 steps" in shown

@@ -243,12 +243,25 @@ def test_ts_has_a_row_for_each_step(work: Path) -> None:
         ("a fine film\tgood\na dull film\tbad\nanother fine film\tgood\n", {"text": "a fine film", "label": "good"}),
         ("1\ta fine film\n0\ta dull film\n1\tanother fine film\n", {"text": "a fine film", "label": 1}),
         ("a line\n\nanother\n", {"text": "a line"}),
+        ("\n\nanother\n", {"text": ""}),
     ],
 )
 def test_plain_text_is_a_text_a_line(text: str, row: dict[str, Any], work: Path) -> None:
     table = read(text, work, "file.txt")
     assert (table.format, table.data.to_pylist()[0]) == ("text", row)
     assert table.row_name(table.data.num_rows - 1) == "line 3"
+
+
+def test_empty_lines_are_left_out_where_there_are_labels_and_kept_where_there_are_none(work: Path) -> None:
+    labelled = read("a\tx\n\n \nb\ty\nc\tx\n", work, "file.txt")
+    assert labelled.data.column("text").to_pylist() == ["a", "b", "c"]
+    assert [labelled.row_name(row) for row in range(3)] == ["line 1", "line 4", "line 5"]
+    assert any("Empty lines were left out (2)" in note for note in labelled.notes)
+    plain = read("\none, two\n\n \nthree\n\n", work, "file.txt")
+    assert plain.data.column("text").to_pylist() == ["", "one, two", "", " ", "three", ""]
+    assert plain.notes == ()
+    with pytest.raises(FileInvalid, match="the file is empty"):
+        read(" \n\n\n\n", work, "blank.txt")
 
 
 def files(folder: Path, members: dict[str, str]) -> Path:

@@ -147,8 +147,7 @@ def test_unequal_steps_are_refused_with_the_first_gap() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("next_step", "cannot be trained by this version yet: use classification"),
-        ("text", "use classification, and a data set of texts"),
+        ("text", "use classification for texts with labels, or next_step"),
     ],
 )
 def test_names_that_are_no_tasks_are_refused_with_a_sentence(name: str, told: str) -> None:
