@@ -574,11 +574,17 @@ class Dataset(Answer):
     id: str
     name: str
     version: int
+    status: Literal["ready", "validating", "rejected"]
+    """`validating` while the file is being checked, which no job waits for. Then `ready`; or `rejected` for good."""
+    message: str | None
+    """Why it was rejected."""
+    problems: list[FieldProblem] | None
+    """Everything that is wrong with a rejected file, as a 422 would say it."""
     sha256: str
     bytes: int
-    """Size of the stored file."""
-    format: str
-    """The format of the uploaded file, such as `csv`."""
+    """Size of the stored file. Until the data set is ready, hash and size are those of the uploaded file."""
+    format: str | None
+    """The format of the uploaded file, such as `csv`. This, and what the check counts, is null unless it is ready."""
     source_sha256: str | None
     source_bytes: int | None
     """Hash and size of the uploaded file if another form of it is stored; null for an `.npz`."""
@@ -586,12 +592,12 @@ class Dataset(Answer):
     """Which columns of the file are what: given or inferred. Null for an `.npz`."""
     report: dict[str, Any] | None = None
     """What the check of the file found. Null for an `.npz`, and in lists."""
-    samples: int
-    features: int
-    min_length: int
-    max_length: int
-    target: Target
-    target_dim: int
+    samples: int | None
+    features: int | None
+    min_length: int | None
+    max_length: int | None
+    target: Target | None
+    target_dim: int | None
     """Classes, tags, yes-or-no labels or values to predict."""
     classes: list[int | str] | None
     class_counts: list[int] | None

@@ -27,6 +27,7 @@
     │   ├── IdempotencyInFlight
     │   ├── UploadConflict
     │   ├── DatasetInUse
+    │   ├── DatasetValidating
     │   ├── JobNotSucceeded
     │   ├── ModelNotFinite
     │   ├── JobRegistered
@@ -259,6 +260,12 @@ class DatasetInUse(Conflict):
     """Jobs that are not finished use this data set; cancel them first or wait."""
 
     code = "dataset_in_use"
+
+
+class DatasetValidating(Conflict):
+    """The data set is still being checked; use it when it is ready."""
+
+    code = "dataset_validating"
 
 
 class ModelNotFinite(Conflict):

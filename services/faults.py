@@ -20,6 +20,8 @@ POINTS = frozenset(
         "supervisor.claimed",  # the job is ours, and no trainer has heard of it
         "supervisor.finishing",  # the trainer has finished, and the outcome is not in the database
         "bell.due",  # a job is committed, and its bell was not rung
+        "check.claimed",  # the check of an upload is ours, and has not begun
+        "check.ended",  # it has ended, and the database does not know
         "dataset.placed",  # an upload lies in its place, and has no row
         "batch.ended",  # a batch has ended and its messages are written, nothing is committed
         "batch.committed",  # they are committed, and the scheduler goes on to the next thing

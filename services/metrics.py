@@ -219,6 +219,10 @@ STUCK = Asked(
 OVERDUE = Asked(
     "loopline_schedules_overdue", "Schedules whose slot has been due for more than a minute and was not fired."
 )
+CHECK_AGE = Asked(
+    "loopline_dataset_checks_oldest_seconds",
+    "How long the oldest data set that is `validating` has been so, in seconds; 0 if there is none.",
+)
 
 WEBHOOKS = Asked("loopline_webhooks", "Webhooks, by state: `enabled`, `disabled`.", ("state",))
 MESSAGES = Asked("loopline_deliveries_waiting", "Messages that are waiting to be sent or retried.")

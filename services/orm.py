@@ -155,10 +155,40 @@ class Dataset(Base):
     """A `services.training.files.summary.DatasetSummary`."""
     suspicions: Mapped[list[dict[str, Any]] | None]
     """`services.training.files.suspicion.Suspicion`s: what may have been meant otherwise. None: nobody looked."""
+    status: Mapped[str] = mapped_column(server_default="ready")
+    """A `services.states.DatasetStatus`. Until it is ready, `sha256` and `bytes` are of the file as it was uploaded,
+    and `summary` is empty."""
+    message: Mapped[str | None]
+    """Why it was rejected, in a sentence."""
+    problems: Mapped[list[dict[str, Any]] | None]
+    """What is wrong with a rejected one: `pointer` and `detail` of each problem."""
+    same_as: Mapped[str | None]
+    """The id of the version that had this content already, as the check found; then this one is deleted."""
     created_at: Mapped[float]
     deleted_at: Mapped[float | None]
 
     __table_args__ = (UniqueConstraint("tenant", "name", "version"), Index("ix_datasets_tenant_id", "tenant", "id"))
+
+
+class DatasetCheck(Base):
+    """The check of a data set that is `validating`: what it needs, and who does it. It is deleted when it has ended."""
+
+    __tablename__ = "dataset_checks"
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    file_name: Mapped[str]
+    """What the sender calls the file."""
+    schema: Mapped[dict[str, Any]] = mapped_column(sa.JSON())
+    """The fields of a `loopline.files.schema.Schema` that are not to be inferred."""
+    schema_of: Mapped[str | None]
+    """The version, such as `walks@2`, that `schema` was taken over from; None: the sender gave it."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Counts the claims, and is the fencing token."""
+    lost: Mapped[int] = mapped_column(default=0)
+    """How many attempts ended without a word."""
+    lease_until: Mapped[float | None]
+    """None: nobody is checking it."""
+    not_before: Mapped[float] = mapped_column(default=0.0)
 
 
 class InboxFile(Base):

@@ -195,9 +195,10 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="How long a worker owns a job without renewing its lease, in seconds of database time.",
+        description="How long a worker owns a job, or a scheduler the check of a file, without renewing its lease, in "
+        "seconds of database time.",
     )
-    renew_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease, in seconds.")
+    renew_seconds: float = Field(default=10.0, gt=0, description="How often a lease is renewed, in seconds.")
     grace_seconds: float = Field(
         default=15.0,
         ge=0,
@@ -233,6 +234,13 @@ class Settings(BaseSettings):
         gt=0,
         description="How many bytes of memory all uploads together may use while they are read, in all processes that "
         "share LOOPLINE_DATA_DIR. A larger upload is read alone. An upload waits for 10 s; then it gets 503 `busy`.",
+    )
+    check_wait_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=60,
+        description="How long an upload waits for the check of its file, in seconds. A longer check is done by the "
+        "scheduler, for up to 10 minutes: the answer is 202, and the data set is `validating` until then.",
     )
     trainer_threads: int | None = Field(
         default=None, ge=1, description="Threads of one trainer process; by default as many as the machine has."

@@ -44,6 +44,17 @@ ALLOWED: Mapping[Status, frozenset[Status]] = {
 TERMINAL = frozenset(status for status, moves in ALLOWED.items() if not moves)
 
 
+class DatasetStatus(StrEnum):
+    """The states of a version of a data set. One that is `ready` or `rejected` stays so."""
+
+    VALIDATING = "validating"
+    """Its file was received, and its check takes longer than its sender waited. The scheduler checks it."""
+    READY = "ready"
+    """Jobs can use it."""
+    REJECTED = "rejected"
+    """The check found that the file is no data set. The row says why, and has no file."""
+
+
 class Reason(StrEnum):
     """Why a job ended, and what a person can do about it (`sentence`)."""
 

@@ -40,8 +40,8 @@ from services import db
 from services.blobs import objects
 from services.blobs.objects import S3
 from services.blobs.storage import Readable, Storage
-from services.datasets import versions
-from services.datasets.versions import Received
+from services.datasets import receiving
+from services.datasets.receiving import Received
 from services.orm import Base, Job
 from services.settings import Settings
 from services.training.environment import ENVIRONMENT
@@ -88,7 +88,7 @@ def pytest_collection_finish() -> None:
 
 def received(storage: Storage, file: Readable, **limits: Any) -> Received:
     """What was received by a thread that has no session, until nobody has it any more."""
-    context = versions.received(storage, file, **limits)
+    context = receiving.received(storage, file, **limits)
     with ThreadPoolExecutor(1) as pool:
         upload = pool.submit(context.__enter__).result()
     weakref.finalize(upload, context.__exit__, None, None, None)

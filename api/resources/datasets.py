@@ -12,14 +12,18 @@ from api.service import current
 from services import db
 from services.blobs.storage import Readable
 from services.blobs.uploads import Uploads
-from services.datasets import versions
+from services.datasets import receiving, versions
 from services.errors import BadRequest, Problem
 from services.orm import Dataset
 from services.settings import Settings
+from services.states import DatasetStatus
 from services.training.files.npz import Limits
+from services.training.files.summary import DatasetSummary
 
 api = openapi.blueprint("datasets", __name__, prefix="/v1/datasets", about="Immutable versions of uploaded sequences.")
 
+_UNSHOWN = {"bytes", "inputs", "static", "series", "texts", "groups", "times"}
+_NOT_COUNTED = dict.fromkeys(DatasetSummary.model_fields.keys() - _UNSHOWN)
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
 _BODY = {
     "required": True,
@@ -39,13 +43,21 @@ _BODY = {
     "",
     operation_id="uploadDataset",
     request_body=_BODY,
-    responses={200: schemas.Dataset, 201: schemas.Dataset, **openapi.problems(404, 409, 413, 415)},
+    responses={
+        200: schemas.Dataset,
+        201: schemas.Dataset,
+        202: schemas.Dataset,
+        **openapi.problems(404, 409, 413, 415),
+    },
 )
 def upload(query: schemas.UploadQuery) -> Response:
     """Upload a data set
 
     201 for a new version, 200 if this name already has this content. A 422 says which rows are wrong. A version whose
     columns are not described has the schema of the version before it. The service never unpickles anything.
+
+    202 if the check of the file takes longer than 10 s. The version is `validating`; ask for it at `Location` until it
+    is `ready` or `rejected`.
     """
     service, tenant = current(), auth.tenant()
     versions.check_name(query.name)
@@ -55,7 +67,7 @@ def upload(query: schemas.UploadQuery) -> Response:
     sent = uploads.get(query.upload, tenant)
     if sent.dataset_id is not None:  # the answer to the first request was lost
         with db.read_scope(service.engine) as session:
-            return openapi.answer(described(versions.get(session, sent.dataset_id, tenant=tenant)))
+            return _answer(versions.get(session, sent.dataset_id, tenant=tenant), 200)
     with uploads.whole(sent) as file:
         answer = _added(query, file)
         uploads.end(sent, answer.get_json()["id"])
@@ -68,21 +80,27 @@ def _added(query: schemas.UploadQuery, file: Readable) -> Response:
         before = versions.columns_before(session, query.name, tenant=tenant)
     given = query.schema_document()
     with (
-        versions.received(
+        receiving.received(
             service.storage,
             file,
             file_name=query.file or "",
-            columns=versions.Columns(given) if given else before,
+            columns=receiving.Columns(given) if given else before,
             limits=_limits(service.settings),
             max_bytes=service.settings.max_upload_bytes,
+            wait_seconds=service.settings.check_wait_seconds,
         ) as upload,
         db.session_scope(service.engine) as session,
     ):
         added = versions.add(session, upload, name=query.name, tenant=tenant)
         if added.created:
             auth.note(session, "dataset.upload", added.dataset.id)
-        resource = described(added.dataset)
-    return openapi.answer(resource, 201 if added.created else 200, {"Location": f"{api.url_prefix}/{resource.id}"})
+    return _answer(added.dataset, 201 if added.created else 200)
+
+
+def _answer(row: Dataset, status: int) -> Response:
+    """The data set; with 202 instead of `status` while it is being checked."""
+    status = 202 if row.status == DatasetStatus.VALIDATING else status
+    return openapi.answer(described(row), status, {"Location": f"{api.url_prefix}/{row.id}"})
 
 
 @api.get("", operation_id="listDatasets", responses={200: schemas.DatasetList})
@@ -125,19 +143,23 @@ def _one_version(session: Session, asked: str) -> Dataset:
 
 def described(row: Dataset, *, whole: bool = True) -> schemas.Dataset:
     """The data set as clients see it: its row, what its summary counts, and its report if it is to be `whole`."""
-    counted = versions.summary(row).model_dump(exclude={"bytes", "inputs", "static", "series", "groups", "times"})
+    is_ready = row.status == DatasetStatus.READY
+    counted = versions.summary(row).model_dump(exclude=_UNSHOWN) if is_ready else _NOT_COUNTED
     return schemas.Dataset(
         id=row.id,
         name=row.name,
         version=row.version,
         sha256=row.sha256,
         bytes=row.bytes,
-        format=row.format,
+        status=row.status,
+        message=row.message,
+        problems=None if row.problems is None else [schemas.FieldProblem(**problem) for problem in row.problems],
+        format=row.format or None,
         source_sha256=row.source_sha256,
         source_bytes=row.source_bytes,
         schema_=row.schema,
         report=row.report if whole else None,
-        warnings=[*versions.warnings(row)],
+        warnings=[*versions.warnings(row)] if is_ready else [],
         created_at=schemas.moment(row.created_at),
         **counted,
     )

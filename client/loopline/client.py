@@ -33,7 +33,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 RESUMED_BYTES = 8 << 20
 """A larger file is sent so that an interrupted upload can be continued."""
 CHECK_SECONDS = 600.0
-"""How much longer than other answers that to an upload may take, while the file is checked."""
+"""How much longer than other answers that to an upload may take: an older service answers after the check."""
 PAGE = 100
 
 
@@ -180,7 +180,9 @@ class Client:
         name: str | None = None,
         *,
         schema: Mapping[str, Any] | None = None,
-        on_bytes: Callable[[int, int], None] | None = None,
+        on_bytes: uploading.OnBytes | None = None,
+        on_check: uploading.OnCheck | None = None,
+        wait: bool = True,
     ) -> Dataset:
         """Uploads a data set: the path of a file or of a folder of files, a table of pandas, polars or pyarrow, a numpy
         array, or a mapping with the arrays x, y, lengths and split.
@@ -188,10 +190,27 @@ class Client:
         It is named after the file (`My Set.csv`: `my-set`) unless a name is given. Uploading the same content under the
         same name again returns the same data set.
         schema: which columns are what, such as `{"target": "label", "group": "id"}`; the rest is inferred.
-        on_bytes: called with the bytes sent so far and the total. Raises BadRequest, which names the invalid rows.
+        on_bytes: called with the bytes sent so far and the total.
+        wait: wait for a check that takes longer than the service's answer, as `wait_for_check` does with `on_check`.
+        Without it the data set may be `validating`; no job can use it until it is `ready`.
+        Raises BadRequest, which names the invalid rows.
         """
+        dataset = self._uploaded(data, name, schema or {}, on_bytes)
+        return self.wait_for_check(dataset, on_check=on_check) if wait else dataset
+
+    def wait_for_check(self, dataset: Dataset, *, on_check: uploading.OnCheck | None = None) -> Dataset:
+        """Waits until the service has checked a data set, and returns it as it is then.
+
+        on_check: called every second with the data set and the seconds of waiting so far.
+        Raises BadRequest with every problem if the data set was rejected, as `upload` does; NotFound if it was deleted.
+        """
+        return uploading.checked(self._http, dataset, on_check)
+
+    def _uploaded(
+        self, data: Any, name: str | None, schema: Mapping[str, Any], on_bytes: uploading.OnBytes | None
+    ) -> Dataset:
         if isinstance(data, str | Path) and not Path(data).is_dir():
-            return self._sent(Path(data), name or specs.dataset_name(Path(data)), schema or {}, on_bytes)
+            return self._sent(Path(data), name or specs.dataset_name(Path(data)), schema, on_bytes)
         if isinstance(data, str | Path):
             data = Path(data)
             name = name or specs.dataset_name(data)
@@ -200,11 +219,9 @@ class Client:
         from loopline import frames
 
         with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
-            return self._sent(frames.as_file(data, Path(folder)), name, schema or {}, on_bytes)
+            return self._sent(frames.as_file(data, Path(folder)), name, schema, on_bytes)
 
-    def _sent(
-        self, file: Path, name: str, schema: Mapping[str, Any], on_bytes: Callable[[int, int], None] | None
-    ) -> Dataset:
+    def _sent(self, file: Path, name: str, schema: Mapping[str, Any], on_bytes: uploading.OnBytes | None) -> Dataset:
         try:
             size = file.stat().st_size
             file.open("rb").close()

@@ -312,6 +312,12 @@ class Dataset:
     id: str
     name: str = ""
     version: int = 1
+    status: str = "ready"
+    """`validating` while the service checks the file, then `ready` or `rejected`. Only a ready one has counts."""
+    message: str | None = None
+    """Why it was rejected."""
+    problems: list[Document] = field(default_factory=list, hash=False)
+    """What is wrong with a rejected one: `pointer` and `detail` of each problem."""
     sha256: str = ""
     bytes: int = 0
     format: str = "npz"

@@ -1,18 +1,28 @@
-"""Sends a large file in as many requests as it takes: after a broken connection it continues where it was."""
+"""Sends a large file in as many requests as it takes: after a broken connection it continues where it was.
+
+Also waits for the end of a check that has not ended when the service answers.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
-from loopline.errors import Conflict, ServiceError, ServiceUnreachable
+from loopline.errors import BadRequest, Conflict, Problem, ServiceError, ServiceUnreachable
 from loopline.http import Http
+from loopline.types import Dataset
 
 CHUNK_BYTES = 1 << 18
 PAUSE_SECONDS = 0.2
 
+FIRST_WAIT_SECONDS, LAST_WAIT_SECONDS = 0.5, 5.0
+"""Between two questions whether a check has ended."""
+TICK_SECONDS = 1.0
+
 OnBytes = Callable[[int, int], None]
+OnCheck = Callable[[Dataset, float], None]
 
 
 def content(file: Path, offset: int, size: int, on_bytes: OnBytes | None) -> Iterator[bytes]:
@@ -61,3 +71,25 @@ def _offset(document: object) -> int:
     if not isinstance(found, int):
         raise ServiceError("The service does not say how much of the upload has arrived.")
     return found
+
+
+def checked(http: Http, dataset: Dataset, on_check: OnCheck | None) -> Dataset:
+    """The data set when its check has ended. `on_check` is called every second meanwhile, with the data set and the
+    seconds of waiting so far.
+
+    Raises BadRequest, with every problem, if it was rejected; NotFound if it was deleted.
+    """
+    began_at, wait_seconds = time.monotonic(), FIRST_WAIT_SECONDS
+    while dataset.status == "validating":
+        ask_at = time.monotonic() + wait_seconds
+        while (left := ask_at - time.monotonic()) > 0:
+            if on_check:
+                on_check(dataset, time.monotonic() - began_at)
+            time.sleep(min(left, TICK_SECONDS))
+        wait_seconds = min(1.5 * wait_seconds, LAST_WAIT_SECONDS)
+        dataset = Dataset.of(http.get_object(f"/v1/datasets/{quote(dataset.id, safe='')}"))
+    if dataset.status == "rejected":
+        problems = [Problem(str(each.get("pointer") or ""), str(each.get("detail") or "")) for each in dataset.problems]
+        message = dataset.message or f"The data set {dataset.reference} was rejected."
+        raise BadRequest(message, status=422, code="dataset_invalid", problems=problems)
+    return dataset

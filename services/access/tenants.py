@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from services.db import Query, now
 from services.errors import BadRequest, Problem, QuotaExceeded, TenantExists, TenantNotFound
 from services.orm import DEFAULT_TENANT, Dataset, Job, Tenant
-from services.states import Status
+from services.states import DatasetStatus, Status
 from services.text import clean
 
 DEFAULT = DEFAULT_TENANT
@@ -180,7 +180,7 @@ def _jobs(session: Session, tenant: str, *statuses: Status) -> int:
 
 
 def _bytes(session: Session, tenant: str) -> int:
-    there = (Dataset.tenant == tenant, Dataset.deleted_at.is_(None))
+    there = (Dataset.tenant == tenant, Dataset.deleted_at.is_(None), Dataset.status != DatasetStatus.REJECTED)
     return int(session.scalar(select(func.coalesce(func.sum(Dataset.bytes), 0)).where(*there)) or 0)
 
 

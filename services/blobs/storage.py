@@ -1,6 +1,6 @@
 """Blobs: data sets, checkpoints and models, as files under one root.
 
-    blobs/datasets/<sha256[:2]>/<sha256>.npz
+    blobs/datasets/<sha256[:2]>/<sha256>.npz                         or an upload of any format, until it was checked
     blobs/jobs/<job id>/checkpoint-000000004.{json,safetensors}      shared by all attempts: names carry the step
     blobs/jobs/<job id>/history.jsonl                                the epochs that its checkpoints count on
     blobs/jobs/<job id>/model.safetensors  model.json  history.json
@@ -163,6 +163,10 @@ class Storage:
         incoming.path.replace(path)
         fsync_folder(path.parent)
         return path
+
+    def remove_dataset(self, sha256: str) -> None:
+        """Delete the file of a data set, if it is here. Who has opened it can read it to its end."""
+        self.dataset_path(sha256).unlink(missing_ok=True)
 
     def dataset_place(self, sha256: str) -> Path:
         """Where the data set with this hash lies, its folder made."""

@@ -68,6 +68,37 @@ def keep_dataset(held: Storage, incoming: Incoming) -> None:
         raise StorageUnavailable("This content was being deleted while it came again; upload it once more.")
 
 
+def fetch_upload(held: Storage, sha256: str, work: Path, go_on: GoOn) -> Path:
+    """An upload that was kept and not checked yet, on this host's disk: in the folder `work`, if it was in the store.
+
+    Raises:
+        Gone: it is not there any more, or is damaged.
+        StorageUnavailable: the store cannot answer.
+        OSError: the local disk is full.
+    """
+    path = held.dataset_path(sha256) if held.objects is None else work / "upload"
+    try:
+        if held.objects is not None:
+            _receive(held.objects, dataset_key(sha256), path, sha256, go_on)
+        elif not path.exists():
+            raise FileNotFoundError
+    except (FileNotFoundError, Changed) as error:
+        what = "damaged" if isinstance(error, Changed) else "gone"
+        raise Gone(f"The uploaded file is {what}: upload it again.") from error
+    return path
+
+
+def remove_dataset(held: Storage, sha256: str) -> None:
+    """Delete a file that no data set has, within a transaction that holds the lock of `keep_dataset`. What a store
+    that is away keeps is left to the sweep."""
+    held.remove_dataset(sha256)
+    if held.objects is not None:
+        try:
+            held.objects.delete([dataset_key(sha256)], LOOK_SECONDS)
+        except StorageUnavailable as error:
+            log.warning("cannot delete the file of a data set, the scheduler will delete it: %s", error)
+
+
 # Attempts
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,10 @@ FILE_RATIO = 4
 SPARE_BYTES = 512 << 20
 """Memory that a check may take besides the arrays of the file."""
 MOST_LINE_BYTES = 64 << 20
+
+
+class CheckUnfinished(Exception):
+    """The check of a file takes longer than its sender waits."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,12 @@ class Checker:
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
 
-    def check(self, upload: Upload, room: Room, limits: Limits) -> Checked:
-        """What the file holds.
+    def check(self, upload: Upload, room: Room, limits: Limits, *, wait_seconds: float | None = None) -> Checked:
+        """What the file holds. A check that takes longer than `wait_seconds` is ended.
 
         Raises:
-            DatasetInvalid: it is no data set.
+            DatasetInvalid: it is no data set, or its check takes longer than CHECK_SECONDS.
+            CheckUnfinished: the check takes longer than `wait_seconds`.
             Busy: other uploads take the memory that there is for reading them.
         """
         asked = {
@@ -92,12 +98,16 @@ class Checker:
             "limits": asdict(limits),
             "memory_bytes": limits.max_bytes + SPARE_BYTES,
             "file_bytes": FILE_RATIO * limits.max_bytes,
-            "seconds": CHECK_SECONDS,
+            "seconds": CHECK_SECONDS if wait_seconds is None else wait_seconds,
+            "cpu_seconds": CHECK_SECONDS,
         }
         with self._conversation() as channel, channel.makefile("rb") as lines, ExitStack() as held:
+            began_at = time.monotonic()  # before the check sets its clock
             _send(channel, asked)
             while True:
                 message = _read(lines)
+                if message is None and wait_seconds is not None and time.monotonic() >= began_at + wait_seconds:
+                    raise CheckUnfinished
                 if message is None:
                     raise _crashed()
                 if "needs" in message:

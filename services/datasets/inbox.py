@@ -24,7 +24,7 @@ from services import db, paging
 from services.access import tenants
 from services.blobs.objects import S3, Reading
 from services.blobs.storage import Storage
-from services.datasets import versions
+from services.datasets import receiving, versions
 from services.db import now
 from services.errors import Invalid, LooplineError, QuotaExceeded, TenantNotFound, TooLarge
 from services.orm import InboxFile
@@ -143,7 +143,7 @@ def ingest(engine: Engine, storage: Storage, source: Source, entry: Entry, setti
         limits = Limits(max_bytes=settings.max_dataset_bytes)
         with (
             closing(_opened(source, entry)) as file,
-            versions.received(
+            receiving.received(
                 storage,
                 file,
                 file_name=entry.file,

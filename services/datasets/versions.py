@@ -1,15 +1,15 @@
 """Data sets: immutable versions of uploaded sequences, named by content.
 
-A data set is found by its id (`ds_...`), its name (the newest version), `name@3` or `name@latest`. The same content
-under the same name is the same version; under another name it is another row and the same file.
+A data set is found by its id (`ds_...`), its name (the newest version that is ready), `name@3` or `name@latest`. The
+same content under the same name is the same version; under another name it is another row and the same file.
+
+A file whose check takes long becomes a version that is `validating`. `validation.py` says what comes of it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -19,30 +19,23 @@ from sqlalchemy.orm import Session
 from services import db, paging
 from services.access import tenants
 from services.blobs import transfers
-from services.blobs.storage import Incoming, Readable, Storage
-from services.datasets.checking import CHECKER, Checked, Upload
+from services.blobs.storage import Storage
+from services.datasets.checking import Checked
+from services.datasets.receiving import Columns, Received
 from services.db import now
-from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, Problem
-from services.orm import Dataset, Job, new_id
-from services.states import TERMINAL
-from services.training.files.npz import Limits
+from services.errors import BadRequest, DatasetInUse, DatasetNotFound, Problem, QuotaExceeded
+from services.orm import Dataset, DatasetCheck, Job, new_id
+from services.states import TERMINAL, DatasetStatus
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec, data_warnings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_DEFAULT_LIMITS = Limits()
-MAX_BYTES = 512 << 20
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the columns of an upload are: fields of a `loopline.files.schema.Schema`, and who says so."""
-
-    schema: Mapping[str, Any]
-    version: str | None = None
-    """The version of the data set that had them; None where the sender names them."""
+MOST_VALIDATING = 32
+"""Data sets of one tenant whose check has not ended."""
+FORGET_SECONDS = 30 * 86400.0
+"""After this time a rejected version is deleted."""
 
 
 class Added(NamedTuple):
@@ -52,85 +45,65 @@ class Added(NamedTuple):
     created: bool
 
 
-@dataclass(frozen=True)
-class Received:
-    """An upload that was read, checked and put beside the data sets, for as long as the block of `received` lasts."""
-
-    incoming: Incoming
-    """The file to keep: the upload itself, or the sequences that were read from it."""
-    source: Incoming
-    """The upload."""
-    checked: Checked
-    storage: Storage
-
-
-@contextmanager
-def received(
-    storage: Storage,
-    file: Readable,
-    *,
-    file_name: str = "",
-    columns: Columns | None = None,
-    limits: Limits = _DEFAULT_LIMITS,
-    max_bytes: int = MAX_BYTES,
-) -> Iterator[Received]:
-    """Read and check an upload, which may take long: so it takes no session, and refuses to begin while this thread
-    has one open. `columns` are those that are not to be inferred.
-
-    Raises:
-        DatasetInvalid: the file is no data set; names arrays and rows.
-        TooLarge: the file has more than `max_bytes`.
-        Busy: other uploads take the memory that there is for reading them.
-        StorageUnavailable: the object store cannot take it now.
-    """
-    db.check_no_session("a data set is received")
-    with storage.incoming(file, max_bytes) as source, storage.work() as work:
-        checked = _checked(storage, Upload(source.path, work, file_name), columns or Columns({}), limits)
-        incoming = source if checked.stored is None else storage.arrived(checked.stored)
-        transfers.share_dataset(storage, incoming)
-        yield Received(incoming, source, checked, storage)
-
-
 def add(session: Session, upload: Received, *, name: str, tenant: str = tenants.DEFAULT) -> Added:
-    """Keep what was received as the next version of `name`; content that `name` already has is not added again.
+    """Keep what was received as the next version of `name`; content that `name` already has is not added again. An
+    upload that was not checked becomes a version that is `validating`.
 
     What another tenant has is new all the same, and counts; only the file on disk is one.
 
     Raises:
         BadRequest: the name is not one.
         TenantNotFound: there is no such tenant.
-        QuotaExceeded: the tenant has as many bytes as it may.
+        QuotaExceeded: the tenant has as many bytes, or unfinished checks, as it may.
         StorageUnavailable: the object store cannot answer now.
     """
     check_name(name)
-    incoming = upload.incoming
-    db.lock(session, "datasets")  # versions are numbered one by one, and the sweep must not run between row and file
-    same = (Dataset.name == name, Dataset.sha256 == incoming.sha256)
-    known = session.scalar(_visible(tenant).where(*same).limit(1))
+    lock(session)
+    known = with_content(session, tenant, name, upload.incoming.sha256)
+    if known is None and upload.checked is None:
+        known = _under_check(session, tenant, name, upload)
     if known is None:
-        tenants.check_bytes(session, tenant, incoming.bytes)
-    transfers.keep_dataset(upload.storage, incoming)
+        tenants.check_bytes(session, tenant, upload.incoming.bytes)
+        if upload.checked is None:
+            _check_validating(session, tenant)
+    transfers.keep_dataset(upload.storage, upload.incoming)
     if known is not None:
         return Added(known, created=False)
     return Added(_insert(session, tenant, name, upload), created=True)
 
 
+def lock(session: Session) -> None:
+    """Hold the data sets to the end of the transaction: versions are numbered one by one, and no sweep may run between
+    a row and its file."""
+    db.lock(session, "datasets")
+
+
+def with_content(session: Session, tenant: str, name: str, sha256: str) -> Dataset | None:
+    """The version of a name that is ready and has this content."""
+    same = (Dataset.name == name, Dataset.sha256 == sha256, Dataset.status == DatasetStatus.READY)
+    return session.scalar(_visible(tenant).where(*same).limit(1))
+
+
 def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
-    """The data set with this id, name, `name@version` or `name@latest`. Without a tenant, which is for workers, give an
-    id: names are each tenant's own.
+    """The data set with this id, name, `name@version` or `name@latest`. A name means its newest version that is ready,
+    or if none is, the newest. Without a tenant, which is for workers, give an id: names are each tenant's own.
 
     Raises:
         DatasetNotFound: there is none, it was deleted, or it is another tenant's.
     """
-    found = session.scalar(_visible(tenant).where(*_matching(id_or_name)).order_by(Dataset.version.desc()).limit(1))
-    if found is None:
-        raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}.")
-    return found
+    matching = _visible(tenant).where(*_matching(id_or_name)).order_by(Dataset.version.desc()).limit(1)
+    found = session.scalar(matching.where(Dataset.status == DatasetStatus.READY)) or session.scalar(matching)
+    if found is not None:
+        return found
+    if (other := _same_as(session, id_or_name, tenant)) is not None:
+        return get(session, other, tenant=tenant)
+    raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}.")
 
 
 def columns_before(session: Session, name: str, *, tenant: str) -> Columns | None:
-    """The columns of the newest version of a name, to read the next one with; None if there are none."""
-    newest = session.scalar(_visible(tenant).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1))
+    """The columns of the newest version of a name that is ready, to read the next one with; None if there are none."""
+    of_name = _visible(tenant).where(Dataset.name == name, Dataset.status == DatasetStatus.READY)
+    newest = session.scalar(of_name.order_by(Dataset.version.desc()).limit(1))
     return None if newest is None or not newest.schema else Columns(newest.schema, f"{name}@{newest.version}")
 
 
@@ -140,34 +113,13 @@ def get_many(session: Session, ids: Sequence[str], *, tenant: str) -> Mapping[st
 
 
 def summary(dataset: Dataset) -> DatasetSummary:
-    """What the data set holds, to check a spec against."""
+    """What a data set that is ready holds, to check a spec against."""
     return DatasetSummary.model_validate(dataset.summary)
 
 
 def warnings(dataset: Dataset, spec: Spec | None = None) -> Sequence[str]:
     """What may have been meant otherwise, of a job with this spec; without one, of a job that leaves it at defaults."""
     return data_warnings.for_job(dataset.suspicions or (), spec, summary(dataset))
-
-
-def unlike_schema(dataset: Dataset, spec: Spec) -> list[Problem]:
-    """Where the data set's columns are not what the spec says they are."""
-    wanted = spec.data.schema_
-    if wanted is None:
-        return []
-    has, name = dataset.schema or {}, f"{dataset.name}@{dataset.version}"
-    return [
-        Problem(
-            f"/data/schema/{field}",
-            f"the data set {name} has {_shown_columns(has.get(field))} here; leave the field out, or upload the file "
-            "again with this schema",
-        )
-        for field, value in wanted.model_dump(exclude_none=True).items()
-        if (has.get(field) or []) != value
-    ]
-
-
-def _shown_columns(value: str | list[str] | None) -> str:
-    return "nothing" if not value else value if isinstance(value, str) else ", ".join(value)
 
 
 def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
@@ -187,9 +139,17 @@ def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> D
     if users:
         jobs = "1 job that has not ended uses" if users == 1 else f"{users} jobs that have not ended use"
         raise DatasetInUse(f"{jobs} the data set {found.name}@{found.version}; cancel or wait, then delete it.")
+    session.execute(sa.delete(DatasetCheck).where(DatasetCheck.dataset_id == found.id))  # who checks it sees that
     found.deleted_at = session.scalar(select(now()))
     session.flush()
     return found
+
+
+def forget_rejected(session: Session, *, older_than_seconds: float = FORGET_SECONDS) -> int:
+    """Delete rejected versions that are so old; returns how many."""
+    old = (Dataset.status == DatasetStatus.REJECTED, Dataset.created_at < now() - older_than_seconds)
+    forgotten = sa.update(Dataset).where(Dataset.deleted_at.is_(None), *old).values(deleted_at=now(), problems=None)
+    return db.rowcount(session.execute(forgotten))
 
 
 def sweep(session: Session, storage: Storage) -> int:
@@ -198,9 +158,15 @@ def sweep(session: Session, storage: Storage) -> int:
 
 
 def hashes(session: Session) -> frozenset[str]:
-    """Of all data sets that have a name, to the end of the transaction: none is added meanwhile."""
-    db.lock(session, "datasets")
-    return frozenset(session.scalars(select(Dataset.sha256).where(Dataset.deleted_at.is_(None))))
+    """Of all data sets that have a file, to the end of the transaction: none is added meanwhile."""
+    lock(session)
+    return frozenset(session.scalars(select(Dataset.sha256).where(*_HAS_FILE)))
+
+
+def is_wanted(session: Session, sha256: str) -> bool:
+    """Whether a data set has this file, to the end of the transaction."""
+    lock(session)
+    return session.scalar(select(Dataset.id).where(Dataset.sha256 == sha256, *_HAS_FILE).limit(1)) is not None
 
 
 def check_name(name: str) -> None:
@@ -214,36 +180,69 @@ def check_name(name: str) -> None:
         raise BadRequest(f"{_shown(name)} is no name for a data set.", [Problem("/name", f"must be {allowed}")])
 
 
-def _checked(storage: Storage, upload: Upload, columns: Columns, limits: Limits) -> Checked:
-    try:
-        return CHECKER.check(replace(upload, schema=columns.schema), storage.room, limits)
-    except DatasetInvalid as error:
-        if columns.version is None or not error.problems:
-            raise
-        hint = f"Its columns are those of {columns.version}: name them again if they have changed."
-        raise DatasetInvalid(f"{error.message} {hint}", error.problems) from None
-
-
 def _insert(session: Session, tenant: str, name: str, upload: Received) -> Dataset:
-    checked = upload.checked
     newest = session.scalar(select(func.max(Dataset.version)).where(Dataset.tenant == tenant, Dataset.name == name))
-    insert = sa.insert(Dataset).values(
-        id=new_id("ds"),
-        tenant=tenant,
-        name=name,
-        version=(newest or 0) + 1,
-        sha256=upload.incoming.sha256,
-        bytes=upload.incoming.bytes,
-        format=checked.format,
-        source_sha256=None if upload.source is upload.incoming else upload.source.sha256,
-        source_bytes=None if upload.source is upload.incoming else upload.source.bytes,
-        schema=checked.schema,
-        report=checked.report,
-        summary=checked.content.model_dump(mode="json"),
-        suspicions=[suspicion.document() for suspicion in checked.suspected],
-        created_at=now(),
-    )
-    return session.scalars(insert.returning(Dataset)).one()
+    values = {"id": new_id("ds"), "tenant": tenant, "name": name, "version": (newest or 0) + 1, "created_at": now()}
+    values |= _unchecked(upload) if upload.checked is None else ready(upload, upload.checked)
+    made = session.scalars(sa.insert(Dataset).values(values).returning(Dataset)).one()
+    if upload.checked is None:
+        file_name, columns = upload.source.name, upload.source.columns
+        wanted = {"file_name": file_name, "schema": {**columns.schema}, "schema_of": columns.version}
+        session.execute(sa.insert(DatasetCheck).values(dataset_id=made.id, **wanted))
+    return made
+
+
+def ready(upload: Received, checked: Checked) -> dict[str, Any]:
+    """What the row of a data set that is ready says of its file."""
+    source = None if upload.source.file is upload.incoming else upload.source.file
+    return {
+        "status": DatasetStatus.READY,
+        "sha256": upload.incoming.sha256,
+        "bytes": upload.incoming.bytes,
+        "format": checked.format,
+        "source_sha256": None if source is None else source.sha256,
+        "source_bytes": None if source is None else source.bytes,
+        "schema": checked.schema,
+        "report": checked.report,
+        "summary": checked.content.model_dump(mode="json"),
+        "suspicions": [suspicion.document() for suspicion in checked.suspected],
+    }
+
+
+def _unchecked(upload: Received) -> dict[str, Any]:
+    held = {"sha256": upload.incoming.sha256, "bytes": upload.incoming.bytes}
+    return {"status": DatasetStatus.VALIDATING, **held, "format": "", "summary": {}}
+
+
+def _under_check(session: Session, tenant: str, name: str, upload: Received) -> Dataset | None:
+    """The version of a name that is being checked and has this file, of this name and with these columns: the same
+    request came before."""
+    same = (Dataset.name == name, Dataset.sha256 == upload.incoming.sha256, Dataset.status == DatasetStatus.VALIDATING)
+    pairs = select(Dataset, DatasetCheck).join(DatasetCheck).where(Dataset.tenant == tenant, *same)
+    for row, check in session.execute(pairs.where(Dataset.deleted_at.is_(None))):
+        if (check.file_name, check.schema) == (upload.source.name, upload.source.columns.schema):
+            return row
+    return None
+
+
+def _check_validating(session: Session, tenant: str) -> None:
+    waiting = select(func.count()).select_from(DatasetCheck).join(Dataset).where(Dataset.tenant == tenant)
+    if (session.scalar(waiting) or 0) >= MOST_VALIDATING:
+        raise QuotaExceeded(
+            f"The service is still checking {MOST_VALIDATING} data sets of the tenant {tenant}, which is the most at "
+            "once: wait until one is ready, or delete one."
+        )
+
+
+def _same_as(session: Session, id_or_name: str, tenant: str | None) -> str | None:
+    """The id of the version whose content was found in another upload, of which this is the id."""
+    if not _ID.fullmatch(id_or_name):
+        return None
+    of_tenant = () if tenant is None else (Dataset.tenant == tenant,)
+    return session.scalar(select(Dataset.same_as).where(Dataset.id == id_or_name, *of_tenant))
+
+
+_HAS_FILE = (Dataset.deleted_at.is_(None), Dataset.status != DatasetStatus.REJECTED)
 
 
 def _visible(tenant: str | None) -> sa.Select[Dataset]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from services import idempotency
 from services.access import tenants
-from services.datasets import versions
+from services.datasets import usable, versions
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.jobs import control
@@ -58,7 +58,7 @@ def submit(
     """The job that a document asks for: a new one, or the one that an earlier request with this key made.
 
     Raises SpecInvalid with every problem, that of its data set's name too; IdempotencyConflict where the key came with
-    another request; IdempotencyInFlight while that request is under way; QuotaExceeded.
+    another request; IdempotencyInFlight while that request is under way; DatasetValidating; QuotaExceeded.
     """
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return SubmittedJob(earlier, replayed=True)
@@ -79,10 +79,10 @@ def read(document: Mapping[str, Any], *, accepted: bool = False) -> Parsed:
 def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Wanted:
     """The spec as it fits its data set. `found` keeps data sets that were looked up, for the specs that follow.
 
-    Raises SpecInvalid with every problem, that of the data set's name too.
+    Raises SpecInvalid with every problem, that of the data set's name too; DatasetValidating while it is being checked.
     """
     dataset, unknown = _dataset(session, parsed, tenant, found)
-    unlike = versions.unlike_schema(dataset, parsed.spec) if dataset and parsed.spec else []
+    unlike = usable.unlike_schema(dataset, parsed.spec) if dataset and parsed.spec else []
     if parsed.spec is None or unknown or unlike:
         raise SpecInvalid([*parsed.problems, *unknown, *unlike])
     summary = versions.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
@@ -92,7 +92,10 @@ def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found
 
 
 def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Found:
-    """The data set that the document names, or why there is none; silent where that is no name at all."""
+    """The data set that the document names, or why there is none; silent where that is no name at all.
+
+    Raises DatasetValidating.
+    """
     data = parsed.document.get("data")
     wanted = data.get("dataset") if isinstance(data, Mapping) else None
     if not isinstance(wanted, str) or (parsed.spec is None and not is_plain(wanted)):  # parse() has said so already
@@ -104,10 +107,12 @@ def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Fou
 
 def _looked_up(session: Session, wanted: str, tenant: str) -> Found:
     try:
-        return versions.get(session, wanted, tenant=tenant), []
+        found = versions.get(session, wanted, tenant=tenant)
     except DatasetNotFound:
         advice = _upload_first(wanted) if _looks_like_a_path(wanted) else _unknown(session, wanted, tenant)
         return None, [Problem("/data/dataset", advice)]
+    usable.check_validated(found)
+    return (None, rejected) if (rejected := usable.why_rejected(found)) else (found, [])
 
 
 def _looks_like_a_path(name: str) -> bool:

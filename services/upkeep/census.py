@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db, metrics
+from services.datasets import validation
 from services.db import now
 from services.errors import Unavailable
 from services.jobs import workers
@@ -51,6 +52,8 @@ class Count:
     """Of webhooks."""
     overdue: int
     """Schedules that should have been fired (`schedules.overdue`)."""
+    oldest_check_seconds: float
+    """Of the data sets whose check has not ended."""
 
 
 def count(session: Session, *, stuck_seconds: float) -> Count:
@@ -73,6 +76,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
         stuck=len(workers.stuck(session, stuck_seconds)),
         messages=subscriptions.backlog(session),
         overdue=definitions.overdue(session, seconds=OVERDUE_SECONDS),
+        oldest_check_seconds=validation.oldest_seconds(session),
     )
 
 
@@ -141,6 +145,7 @@ class Census:
         yield _family(metrics.MESSAGES, {(): messages.waiting})
         yield _family(metrics.MESSAGE_SECONDS, {(): messages.oldest_seconds})
         yield _family(metrics.OVERDUE, {(): counted.overdue})
+        yield _family(metrics.CHECK_AGE, {(): counted.oldest_check_seconds})
 
 
 def _family(metric: metrics.Metric, values: Values) -> Family:

@@ -73,13 +73,14 @@ def _end(engine: Engine, batch_id: str) -> bool:
 
 
 def sweep(engine: Engine, storage: Storage) -> int:
-    """Delete files that nothing refers to any more, and lanes without jobs; for once an hour.
+    """Delete files that nothing refers to any more, old rejected data sets, and lanes without jobs; for once an hour.
 
     Returns how many files.
     """
     with db.session_scope(engine) as session:
         lanes.close_empty(session)
         lanes.forget(session)
+        versions.forget_rejected(session)
     with db.session_scope(engine) as session:
         swept = versions.sweep(session, storage)
     with db.read_scope(engine) as session:

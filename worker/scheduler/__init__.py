@@ -1,1 +1,1 @@
-"""The scheduler: brings back lost jobs, submits due schedules, sends webhooks and reads the inbox."""
+"""The scheduler: brings back lost jobs, submits due schedules, sends webhooks, reads the inbox and checks uploads."""

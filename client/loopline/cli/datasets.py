@@ -11,7 +11,7 @@ import typer
 from loopline.cli import columns
 from loopline.cli.shared import FAILED, AsJson, connected, print_json
 from loopline.errors import LooplineError
-from loopline.view.notes import meter, note, say, warned
+from loopline.view.notes import changing, meter, note, say, warned
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -86,12 +86,15 @@ def upload_dataset(
     known_future: columns.KnownFuture = None,
     weight: columns.Weight = None,
     split: columns.Split = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait for a check that takes long; `show` says how it ended.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Upload a file, or a folder of files, as a data set.
 
     Columns that you do not name are inferred; a name that you use again keeps its columns. Uploading the same content
-    under the same name again creates no new version.
+    under the same name again creates no new version. The command waits until the service has checked the file.
 
     Example: loopline datasets upload walks.csv --target activity --group walk --order time
     """
@@ -108,7 +111,7 @@ def upload_dataset(
         split=split,
     )
     with connected(ctx) as client:
-        dataset = upload_file(client, file, name, schema=schema)
+        dataset = upload_file(client, file, name, schema=schema, wait=not no_wait)
     if as_json:
         return print_json(dataset.raw)
     return say(f"{dataset.reference} ({dataset.id})")
@@ -220,13 +223,27 @@ def delete_dataset(
 
 
 def upload_file(
-    client: Client, path: Path, name: str | None, *, schema: Mapping[str, Any] | None = None, warn: bool = True
+    client: Client,
+    path: Path,
+    name: str | None,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    warn: bool = True,
+    wait: bool = True,
 ) -> Dataset:
     """Uploads a data set and prints that. warn=False omits warnings; the job submitted next prints those that apply."""
     from loopline import text
 
     with meter(f"Uploading {path}") as on_bytes:
-        dataset = client.upload(path, name, schema=schema, on_bytes=on_bytes)
+        dataset = client.upload(path, name, schema=schema, on_bytes=on_bytes, wait=False)
+    if wait:
+        dataset = _checked(client, dataset)
+    elif dataset.status == "validating":
+        note(
+            f"Uploaded {path} as {dataset.reference}, which the service is still checking. See how it ends with: "
+            f"loopline datasets show {dataset.reference}"
+        )
+        return dataset
     note(f"Uploaded {path} as {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
     newest = client.dataset(dataset.name)
     if newest.version != dataset.version:
@@ -237,3 +254,17 @@ def upload_file(
     if warn:
         warned(dataset.warnings)
     return dataset
+
+
+def _checked(client: Client, dataset: Dataset) -> Dataset:
+    """Shows how long the check takes. Returns the data set when it has ended; raises BadRequest if it is rejected."""
+    if dataset.status != "validating":
+        return client.wait_for_check(dataset)
+    from loopline.view.watching import in_sight
+
+    def on_check(checking: Dataset, seconds: float) -> None:
+        show(f"Checking {checking.reference}, {seconds:.0f} s")
+
+    back = f"loopline datasets show {dataset.reference}"
+    with in_sight(client, f"The check of {dataset.reference}", back), changing() as show:
+        return client.wait_for_check(dataset, on_check=on_check)

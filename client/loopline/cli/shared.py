@@ -42,6 +42,7 @@ BY_ERROR: dict[type[errors.LooplineError], int] = {
 }
 COMMANDS_OF_ROUTES = (
     (r"POST /v1/datasets\?name=NAME", "`loopline datasets upload FILE --name NAME`"),
+    (r"GET /v1/datasets/([\w.@-]+)", r"`loopline datasets show \1`"),
     (r"DELETE /v1/models/([\w.-]+)/versions/(\d+)", r"`loopline models delete \1@\2`"),
     (r"POST /v1/batches/(\w+)/cancel", r"`loopline batches cancel \1`"),
     (r"GET /v1/jobs/(\w+)/checkpoints/STEP", r"`loopline download \1 --checkpoint STEP`"),

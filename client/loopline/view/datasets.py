@@ -11,6 +11,8 @@ from loopline import text
 from loopline.types import Dataset, InboxFile
 from loopline.view import table
 
+STATUS = {"validating": Text("being checked", "yellow"), "rejected": Text("rejected", "red")}
+"""Of a data set that is not ready."""
 MOST_COLUMNS = 12
 """Names that a row shows."""
 
@@ -19,10 +21,10 @@ def datasets(found: Iterable[Dataset]) -> table.Listing:
     rows = [
         {
             "data set": dataset.reference,
-            "sequences": str(dataset.samples),
-            "features": str(dataset.features),
-            "length": _lengths(dataset),
-            "target": text.targets(dataset),
+            "sequences": _if_ready(dataset, str(dataset.samples)),
+            "features": _if_ready(dataset, str(dataset.features)),
+            "length": _if_ready(dataset, _lengths(dataset)),
+            "target": STATUS.get(dataset.status) or text.targets(dataset),
             "size": text.size(dataset.bytes),
             "created": text.ago(dataset.created_at),
             "id": dataset.id,
@@ -53,6 +55,8 @@ def _no_dataset(error: str) -> Text:
 
 
 def dataset(shown: Dataset) -> RenderableType:
+    if shown.status in STATUS:
+        return table.pairs(_unready(shown))
     rows: list[tuple[str, str | Text]] = [
         ("data set", shown.reference),
         ("id", shown.id),
@@ -72,6 +76,19 @@ def dataset(shown: Dataset) -> RenderableType:
     labelled = zip(shown.classes, counts, strict=False)
     what, where = ("tag", "steps") if shown.target == "tags" else ("class", "sequences")
     return Group(table.pairs(rows), "", table.Listing([{what: str(label), where: count} for label, count in labelled]))
+
+
+def _unready(shown: Dataset) -> Iterator[tuple[str, str | Text]]:
+    yield from (("data set", shown.reference), ("id", shown.id), ("status", STATUS[shown.status]))
+    if shown.message:
+        yield "message", text.one_line(shown.message)
+    for problem in shown.problems:
+        yield "problem", Text(text.one_line(str(problem.get("detail") or "")), "red")
+    yield from (("size", text.size(shown.bytes)), ("created", text.when(shown.created_at)))
+
+
+def _if_ready(shown: Dataset, words: str) -> str:
+    return text.NOTHING if shown.status in STATUS else words
 
 
 def _schema(shown: Dataset) -> Iterator[tuple[str, str]]:

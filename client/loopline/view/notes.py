@@ -55,6 +55,27 @@ def on_retry(say: Callable[[str], object]) -> None:
 
 
 @contextmanager
+def changing() -> Iterator[Callable[[str], None]]:
+    """Gives the function that shows a line which changes: in place where stderr is a terminal, and elsewhere only when
+    it is called first. The line is cleared at the end."""
+    shown = False
+
+    def show(words: str) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            typer.echo(f"\r\x1b[2K{text.printable(words)}", err=True, nl=False)
+        elif not shown:
+            note(words)
+        shown = True
+
+    try:
+        yield show
+    finally:
+        if shown and sys.stderr.isatty():
+            typer.echo("\r\x1b[2K", err=True, nl=False)
+
+
+@contextmanager
 def meter(words: str) -> Iterator[Callable[[int, int | None], None]]:
     """Shows how far a transfer is, where stderr is a terminal and the transfer takes longer than half a second.
 

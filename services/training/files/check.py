@@ -80,7 +80,7 @@ def run(channel: socket.socket) -> None:
     """Reads what is asked, checks the file and sends the result, or what is wrong with the file."""
     conversation = Conversation(channel)
     asked = conversation.read()
-    _hold_to(asked["memory_bytes"], asked["file_bytes"], asked["seconds"])
+    _hold_to(asked["memory_bytes"], asked["file_bytes"], asked["seconds"], asked["cpu_seconds"])
     with suppress(Declined):
         try:
             result = checked(asked, conversation)
@@ -145,15 +145,15 @@ def _suspicion(remark: Remark) -> Suspicion:
     return Suspicion(remark.kind, when, str(remark))
 
 
-def _hold_to(memory_bytes: int, file_bytes: int, seconds: int) -> None:
+def _hold_to(memory_bytes: int, file_bytes: int, seconds: float, cpu_seconds: int) -> None:
     """Limits this process: memory and addresses beyond what it has now, time, the size of its files, no core dumps."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)  # the kernel ends it, whatever it waits for
+    signal.setitimer(signal.ITIMER_REAL, seconds)  # the kernel ends it, whatever it waits for
     now = _pages(0)
     _allow(EARLY_BYTES)
     for limit, value in (
         (resource.RLIMIT_AS, now + memory_bytes if now else resource.RLIM_INFINITY),
-        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
     ):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from services import db
 from services.blobs.storage import Storage
-from services.datasets import versions
+from services.datasets import receiving, versions
 from services.datasets.versions import Added
 from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, TooLarge
 from services.jobs import control
@@ -126,7 +126,7 @@ def test_an_upload_holds_no_transaction_while_it_arrives(engine: Engine, storage
                 control.cancel(other, queued_job.id)
             return b""
 
-    with pytest.raises(DatasetInvalid), versions.received(storage, Slow()):
+    with pytest.raises(DatasetInvalid), receiving.received(storage, Slow()):
         pass
 
 
@@ -137,7 +137,7 @@ def test_an_upload_cannot_be_received_within_a_session(engine: Engine, storage: 
             raise AssertionError
 
     with pytest.raises(RuntimeError, match="session is open while a data set is received"), scope(engine):  # noqa: SIM117
-        with versions.received(storage, Unread()):
+        with receiving.received(storage, Unread()):
             pass
     assert not storage.root.exists()
 
