@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,14 @@ from torch import Tensor
 from services.errors import DatasetInvalid, Problem
 from services.training.files import scan
 from services.training.files.npz import Arrays
-from services.training.preprocessing.fitted import Choices, Inputs, Preprocessing, fit_all, gaps_in
+from services.training.files.steps import FileSteps
+from services.training.in_file import InFile
+from services.training.parts import MiniBatch as MiniBatch
+from services.training.parts import Part as Part
+from services.training.parts import Ragged, Window, places_of
+from services.training.preprocessing.fitted import Choices, Inputs, Preprocessing, gaps_in
+from services.training.preprocessing.fitting import fit_all
+from services.training.preprocessing.later import Later
 from services.training.preprocessing.scaling import UNSCALED, Scaling, standard
 from services.training.spec import Spec
 from services.training.splits import check_labels, split_rows
@@ -32,107 +38,6 @@ POOL_BATCHES = 16
 
 
 FILL_OR_DROP = "set data.missing to forward, mean or linear to fill them, or to drop to leave these samples out"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the split, on the CPU: x (samples, time, channels), lengths or None where all are full, targets."""
-
-    x: Tensor
-    lengths: Tensor | None
-    y: Tensor
-    by_step: bool = False
-    """Whether y has the targets of each valid step, of one sequence after the other."""
-    static: Tensor | None = None
-    """(samples, values): what the head reads beside the pooled steps."""
-    weights: Tensor | None = None
-    """What the loss of each of y is multiplied by: (samples,), or (steps,) of targets of steps."""
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def to(self, device: torch.device) -> Part:
-        lengths, static, weights = (
-            None if each is None else each.to(device) for each in (self.lengths, self.static, self.weights)
-        )
-        return Part(self.x.to(device), lengths, self.y.to(device), self.by_step, static, weights)
-
-    @property
-    def row_bytes(self) -> int:
-        """Of the steps of one sample."""
-        return self.x[0].nbytes if len(self) else 1
-
-    @property
-    def static_size(self) -> int:
-        """Values that the head reads beside the pooled steps."""
-        return 0 if self.static is None else self.static.shape[1]
-
-    @property
-    def answers(self) -> int:
-        """How many targets there are: one for each sample, or for each valid step."""
-        return len(self.y) if self.by_step else len(self)
-
-    @property
-    def blocks(self) -> NDArray[np.int64] | None:
-        """Of each sample, the number of the block of samples that may depend on each other; None if all samples are
-        taken as independent."""
-        return None
-
-    def targets(self, places: Tensor) -> Tensor:
-        """Those at these places (`places`), where they are."""
-        return self.y[places.to(self.y.device)]
-
-    def pieces(self, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
-        """The batches of these rows on the device."""
-        return _gather(self, window, device)
-
-    @cached_property
-    def steps(self) -> NDArray[np.int64]:
-        """The valid steps of each sequence."""
-        return np.full(len(self), self.x.shape[1]) if self.lengths is None else self.lengths.cpu().numpy()
-
-    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the targets of these sequences are in y, in their order."""
-        return _places(self.steps, rows) if self.by_step else rows
-
-
-@dataclass(frozen=True)
-class Ragged(Part):
-    """Sequences of very different lengths, such as texts: only a batch is padded. x (steps, channels) has one sequence
-    after the other."""
-
-    sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """(samples,): the steps of each sequence."""
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def to(self, device: torch.device) -> Ragged:
-        static, weights = (None if each is None else each.to(device) for each in (self.static, self.weights))
-        return replace(self, x=self.x.to(device), y=self.y.to(device), static=static, weights=weights)
-
-    @property
-    def row_bytes(self) -> int:
-        return int(self.sizes.max(initial=1)) * self.x.shape[1] * self.x.element_size()
-
-    @cached_property
-    def steps(self) -> NDArray[np.int64]:
-        return self.sizes
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        return np.cumsum(self.sizes) - self.sizes
-
-    def pieces(self, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
-        for rows in window:
-            sizes = self.sizes[rows]
-            steps = np.arange(int(sizes.max()))
-            valid = steps < sizes[:, None]
-            places = torch.from_numpy(np.where(valid, self._starts[rows][:, None] + steps, 0)).to(self.x.device)
-            padding = torch.from_numpy(~valid).to(self.x.device)
-            lengths = None if valid.all() else torch.from_numpy(sizes).to(device)
-            found = _moved(self, self.x[places].masked_fill_(padding[:, :, None], 0.0), rows, device, gathered=True)
-            yield replace(found, lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -171,25 +76,6 @@ class Prepared:
         return {}
 
 
-@dataclass(frozen=True)
-class MiniBatch:
-    """x (batch, time, channels) cut to its longest sequence; lengths (batch,) or None where all are equal; targets;
-    static (batch, values) and weights, one for each target, if the data has them."""
-
-    x: Tensor
-    lengths: Tensor | None
-    y: Tensor
-    static: Tensor | None = None
-    weights: Tensor | None = None
-
-
-def _places(lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of sequences whose steps stand one after the other, the places of the steps of some."""
-    starts, counts = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
-    found: NDArray[np.int64] = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    return found
-
-
 def prepare(
     arrays: Arrays, spec: Spec, preprocessing: Preprocessing | None = None, target_scaling: Scaling | None = None
 ) -> Prepared:
@@ -203,7 +89,7 @@ def prepare(
         detail = "batch_norm needs at least two training samples, and the split leaves one"
         raise DatasetInvalid(f"{detail[0].upper()}{detail[1:]}.", [Problem("/architecture/batch_norm", detail)])
     preprocessing = preprocessing or fit_all(arrays, rows["train"], spec.data)
-    inputs = preprocessing.applied(arrays)
+    inputs = _inputs(arrays, preprocessing)
     task = known.chosen(known.of_y(arrays.y).name, spec.training.loss)
     target_scaling = _target_scaling(task, arrays.y, rows["train"], spec, target_scaling)
     y, classes, output_size = task.targets(arrays.y, arrays.lengths, target_scaling)
@@ -222,7 +108,7 @@ def prepare(
         classes=classes,
         preprocessing=preprocessing,
         target_scaling=target_scaling,
-        input_size=inputs.x.shape[-1],
+        input_size=inputs.channels,
         output_size=output_size,
         rows=rows,
         target_names=arrays.targets,
@@ -297,10 +183,12 @@ def _check_sizes_of_numbers(train: Part, rows: NDArray[np.int64]) -> None:
     """Raises DatasetInvalid where the first update could only diverge, whatever the learning rate is."""
     problems = []
     scalings = {"x": "data.scaling", "y": "data.target_scaling"}
-    for (name, scaling), numbers in zip(scalings.items(), (train.x, train.y), strict=True):
-        if not numbers.is_floating_point() or float(torch.stack(numbers.aminmax()).abs().max()) < TOO_LARGE:
+    for name, scaling in scalings.items():
+        if name == "y" and not train.y.is_floating_point():
             continue
-        peaks = numbers.reshape(len(numbers), -1).abs().amax(dim=1)
+        if (train.peak() if name == "x" else float(torch.stack(train.y.aminmax()).abs().max())) < TOO_LARGE:
+            continue
+        peaks = train.peaks() if name == "x" else train.y.reshape(len(train.y), -1).abs().amax(dim=1)
         bad = rows[(~(peaks < TOO_LARGE)).numpy()]
         where = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10:,} more" if len(bad) > 10 else "")
         detail = (
@@ -317,40 +205,44 @@ def part_of(arrays: Arrays, rows: NDArray[np.int64], preprocessing: Preprocessin
     chosen = arrays.chosen(rows)
     by_step = known.of_y(arrays.y).by_step
     targets = torch.zeros(int(chosen.lengths.sum()) if by_step else len(rows))
-    return _part(preprocessing.applied(chosen), targets, np.arange(len(rows)), by_step)
+    return _part(_inputs(chosen, preprocessing), targets, np.arange(len(rows)), by_step)
 
 
-def _part(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], by_step: bool, weights: Tensor | None = None) -> Part:
-    x, lengths = inputs.x, inputs.lengths
-    whole = len(rows) == len(lengths)
+def _inputs(arrays: Arrays, preprocessing: Preprocessing) -> Inputs | Later:
+    """What the network reads of all samples."""
+    if isinstance(arrays.x, FileSteps):
+        return Later.of(arrays.x, arrays, preprocessing)
+    return preprocessing.applied(arrays)
+
+
+def _part(
+    inputs: Inputs | Later, y: Tensor, rows: NDArray[np.int64], by_step: bool, weights: Tensor | None = None
+) -> Part:
+    lengths = inputs.lengths
     chosen = lengths[rows]
     longest = int(chosen.max()) if len(chosen) else 1
-    if x.ndim == 2:
-        return _ragged(inputs, y, rows, weights)
-    if whole and not x.flags.writeable:  # it is mapped from a file
-        x = x.copy()
-    index = torch.from_numpy(_places(lengths, rows) if by_step else rows)
-    return Part(
-        x=torch.from_numpy(x[:, :longest] if whole else x[rows, :longest]),
+    index = torch.from_numpy(places_of(lengths, rows) if by_step else rows)
+    static = None if inputs.static is None else torch.from_numpy(inputs.static[rows])
+    found = Part(
+        x=torch.empty((len(rows), longest, 0)),
         lengths=None if bool((chosen == longest).all()) else torch.from_numpy(chosen),
-        y=y if whole else y[index],
+        y=y if len(rows) == len(lengths) else y[index],
         by_step=by_step,
-        static=None if inputs.static is None else torch.from_numpy(inputs.static[rows]),
+        static=static,
         weights=None if weights is None else weights[index],
     )
+    if isinstance(inputs, Later):
+        return InFile(**vars(found), inputs=inputs.chosen(rows))
+    if inputs.x.ndim == 2:
+        x, sizes = torch.from_numpy(inputs.x[places_of(lengths, rows)]), chosen
+        return Ragged(**vars(replace(found, x=x, y=y[index])), sizes=sizes)
+    return replace(found, x=_rows_of(inputs.x, rows, longest))
 
 
-def _ragged(inputs: Inputs, y: Tensor, rows: NDArray[np.int64], weights: Tensor | None) -> Ragged:
-    index, sizes = torch.from_numpy(rows), inputs.lengths[rows]
-    uniform = len(rows) > 0 and bool((sizes == sizes[0]).all())
-    return Ragged(
-        x=torch.from_numpy(inputs.x[_places(inputs.lengths, rows)]),
-        lengths=None if uniform else torch.from_numpy(sizes),
-        y=y[index],
-        static=None if inputs.static is None else torch.from_numpy(inputs.static[rows]),
-        weights=None if weights is None else weights[index],
-        sizes=sizes,
-    )
+def _rows_of(x: NDArray[np.float32], rows: NDArray[np.int64], longest: int) -> Tensor:
+    if len(rows) < len(x):
+        return torch.from_numpy(x[rows, :longest])
+    return torch.from_numpy((x if x.flags.writeable else x.copy())[:, :longest])  # if not, it is mapped from a file
 
 
 def _target_scaling(
@@ -423,66 +315,20 @@ def batches_of(part: Part, order: Order, device: torch.device, *, skip: int = 0)
 
     Samples are gathered a window at a time and batches are views of it: one gather serves many small batches.
     """
-    row_bytes = part.row_bytes
-    window: list[NDArray[np.int64]] = []
+    return part.batches(_windows(order.batches[skip:], part.row_bytes), device)
+
+
+def _windows(batches: Sequence[NDArray[np.int64]], row_bytes: int) -> Iterator[Window]:
+    window: Window = []
     held = 0
-    for rows in order.batches[skip:]:
+    for rows in batches:
         if window and held + len(rows) * row_bytes > WINDOW_BYTES:
-            yield from part.pieces(window, device)
+            yield window
             window, held = [], 0
         window.append(rows)
         held += len(rows) * row_bytes
     if window:
-        yield from part.pieces(window, device)
-
-
-def _gather(part: Part, window: list[NDArray[np.int64]], device: torch.device) -> Iterator[MiniBatch]:
-    sizes = [len(rows) for rows in window]
-    if part.lengths is None:
-        each = part.x.shape[1] if part.by_step else 1
-        whole = _moved(part, part.x, np.concatenate(window), device)
-        targets = [each * size for size in sizes]
-        for x, y, static, weights in zip(
-            torch.split(whole.x, sizes),
-            torch.split(whole.y, targets),
-            _split(whole.static, sizes),
-            _split(whole.weights, targets),
-            strict=True,
-        ):
-            yield MiniBatch(x, None, y, static, weights)
-        return
-    lengths = part.lengths.cpu().numpy()
-    for rows in window:
-        longest = int(lengths[rows].max())
-        uniform = bool((lengths[rows] == longest).all())
-        chosen = torch.from_numpy(rows)
-        found = _moved(part, part.x[:, :longest], rows, device)
-        yield replace(found, lengths=None if uniform else part.lengths[chosen.to(part.lengths.device)].to(device))
-
-
-def _split(values: Tensor | None, sizes: list[int]) -> Sequence[Tensor | None]:
-    return [None] * len(sizes) if values is None else torch.split(values, sizes)
-
-
-def _moved(
-    part: Part, x: Tensor, rows: NDArray[np.int64], device: torch.device, *, gathered: bool = False
-) -> MiniBatch:
-    """Some sequences of a part on the device, without their lengths. `x` has all of its sequences, or, `gathered`,
-    these only."""
-    index, places = torch.from_numpy(rows), torch.from_numpy(part.places(rows))
-    of_x = torch.arange(len(rows)) if gathered else index
-    taken = ((x, of_x), (part.y, places), (part.static, index), (part.weights, places))
-    if x.device == device:
-        moved = [None if values is None else values.index_select(0, at.to(device)) for values, at in taken]
-    else:
-        moved = [
-            None if values is None else values.index_select(0, at).pin_memory().to(device, non_blocking=True)
-            for values, at in taken
-        ]
-    xs, ys, static, weights = moved
-    assert xs is not None  # noqa: S101
-    assert ys is not None  # noqa: S101
-    return MiniBatch(xs, None, ys, static, weights)
+        yield window
 
 
 def place(part: Part, device: torch.device) -> Part:
@@ -490,7 +336,7 @@ def place(part: Part, device: torch.device) -> Part:
     if device.type != "cuda":
         return part
     free, _ = torch.cuda.mem_get_info(device)
-    return part.to(device) if part.x.nbytes < free / 4 else part
+    return part.to(device) if part.nbytes < free / 4 else part
 
 
 def in_order(samples: int, batch_size: int, lengths: NDArray[np.int64] | None = None) -> Order:

@@ -199,8 +199,10 @@ class Run:
     def diverged(self, step: int, loss: float, grad_norm: float) -> Diverged:
         lr = self.optimizer.param_groups[0]["lr"]
         error = Diverged(epoch=self.state.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
-        for name, numbers in (("scaling", self.train_part.x), ("target_scaling", self.train_part.y)):
-            if numbers.is_floating_point() and (peak := float(torch.stack(numbers.aminmax()).abs().max())) >= LARGE:
+        y = self.train_part.y
+        largest_y = float(torch.stack(y.aminmax()).abs().max()) if y.is_floating_point() else 0.0
+        for name, peak in (("scaling", self.train_part.peak()), ("target_scaling", largest_y)):
+            if peak >= LARGE:
                 what = "training data has" if name == "scaling" else "values to predict have"
                 error.add(f"The {what} numbers of up to {peak:.3g}, so set data.{name} to standard first.")
         return error

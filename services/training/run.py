@@ -26,6 +26,7 @@ from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
+from services.training.files.steps import IN_FILE_FROM, FileSteps
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, EvaluationOutOfMemory, Run, details, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
@@ -49,7 +50,7 @@ from services.training.messages import (
 from services.training.resume import resume, take_up
 from services.training.retention import Recorded, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
-from services.training.spec import Spec, check_data, data_warnings, parse, stored
+from services.training.spec import Spec, check_data, data_warnings, parse, stored, tasks
 from services.training.spec.footprint import GATES, check_fits, check_padded, host_bytes, of_synthetic
 
 Stop = Callable[[], StopReason | None]
@@ -132,12 +133,17 @@ def warm(device: torch.device) -> None:
             pass
 
 
-def events(order: Order, stop: Stop = lambda: None, recorded: Recorded = lambda: math.inf) -> Iterator[Event]:
+def events(
+    order: Order,
+    stop: Stop = lambda: None,
+    recorded: Recorded = lambda: math.inf,
+    in_file_from: int = IN_FILE_FROM,
+) -> Iterator[Event]:
     """Carries out one order and yields what happens.
 
     The events that change which epoch is the best (started, epoch, rolled_back) say which one it is. `stop` is asked
     after every update and answers with a reason to end; `recorded` counts the events about checkpoints that
-    are in the database.
+    are in the database. Steps that take `in_file_from` bytes or more stay in their file.
     Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
     spec = stored(order.spec)
@@ -146,13 +152,13 @@ def events(order: Order, stop: Stop = lambda: None, recorded: Recorded = lambda:
     device = device_of(order.device)
     if spec.data.synthetic is not None:
         check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of(device))
-    arrays = read_arrays(spec, path)
+    arrays = read_arrays(spec, path, in_file_from)
     summary = npz.summarise(arrays)
     if order.suspect:
         for message in data_warnings.for_job(suspicions.of(arrays), spec, summary):
             yield Note("suspicion", "warning", message, {})
     spec = check_data(spec, summary)
-    check_fits(spec, summary, _memory_of(device))
+    check_fits(spec, summary, _memory_of(device), in_file=isinstance(arrays.x, FileSteps))
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
@@ -186,9 +192,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_arrays(spec: Spec, path: Path | None) -> Arrays:
+def read_arrays(spec: Spec, path: Path | None, in_file_from: int | None = None) -> Arrays:
     """The data a spec asks for: read from the path, which is that of a data set or of any file that could become one,
-    or drawn.
+    or drawn. Steps of a stored data set that take `in_file_from` bytes or more stay in their file, unless they
+    are read in windows (a forecast, `bptt_steps`).
 
     Raises DatasetInvalid, TooLargeToTrain.
     """
@@ -197,7 +204,13 @@ def read_arrays(spec: Spec, path: Path | None) -> Arrays:
         schema = spec.data.schema_
         given = {} if schema is None else schema.model_dump(exclude_none=True)
         limits = npz.Limits(max_bytes=host_bytes() or sys.maxsize, plain_labels=False)
-        return reading.read(path, limits, given, lambda found: check_padded(found.x[:1].nbytes, found.lengths))
+        return reading.read(
+            path,
+            limits,
+            given,
+            lambda found: check_padded(found.x[:1].nbytes, found.lengths),
+            in_file_from if tasks.forecast(spec) is None and spec.training.bptt_steps is None else None,
+        )
     assert synthetic is not None, "a spec without synthetic data needs a path"  # noqa: S101
     return npz.synthetic(synthetic.samples, synthetic.length, synthetic.features, synthetic.classes, synthetic.seed)
 

@@ -22,7 +22,8 @@ from services.training.data import TOO_LARGE, MiniBatch, Part, Prepared
 from services.training.files import series as all_series
 from services.training.files.npz import Arrays
 from services.training.files.series import Series
-from services.training.preprocessing.fitted import Preprocessing, fit_all
+from services.training.preprocessing.fitted import Preprocessing
+from services.training.preprocessing.fitting import fit_all
 from services.training.preprocessing.scaling import UNSCALED, Scaling, standard
 from services.training.spec import Spec
 from services.training.spec.fields import Data, Forecast, Split
@@ -284,7 +285,7 @@ def units(arrays: Arrays, fitted: Fit) -> Units:
 def training_steps(arrays: Arrays, split: Split) -> tuple[Arrays, list[int]]:
     """The steps of the training period alone, without the series that have none; and which features are targets."""
     ends = periods_of(arrays, split)["train"].end
-    return _cut(arrays, arrays.x, ends), list(all_series.read(arrays).targets)
+    return _cut(arrays, arrays.x_in_memory, ends), list(all_series.read(arrays).targets)
 
 
 # ---- periods
@@ -436,14 +437,15 @@ def _fit(arrays: Arrays, series: Series, spec: Spec, ends: Rows, before: Fit | N
 
 def _without_gaps(training: Arrays) -> Arrays:
     """The steps that have all values."""
-    steps = training.x.shape[1]
-    whole = ~np.isnan(training.x).any(axis=2) & (np.arange(steps) < training.lengths[:, None])
+    given = training.x_in_memory
+    steps = given.shape[1]
+    whole = ~np.isnan(given).any(axis=2) & (np.arange(steps) < training.lengths[:, None])
     if not whole.any():
         detail = "drop leaves nothing of the training period: each step has a missing value"
         raise DatasetInvalid(f"The data has too many missing values: {detail}.", [Problem("/data/missing", detail)])
     order = np.argsort(~whole, axis=1, kind="stable")
     counts = whole.sum(axis=1)
-    x = np.take_along_axis(training.x, order[:, :, None], axis=1)
+    x = np.take_along_axis(given, order[:, :, None], axis=1)
     x[np.arange(steps) >= counts[:, None]] = 0.0
     return replace(training, x=x, lengths=counts)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopline.files.aligned import Damaged
+from loopline.files.mapping import release
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column, Kind, Sequences, Targets
 
@@ -93,7 +94,12 @@ def _classes(value: Any) -> tuple[int | str, ...] | None:
 def _all(array: NDArray[Any], holds: Callable[[NDArray[Any]], Any]) -> bool:
     """Whether something holds for an array, looked at in pieces."""
     rows = max(1, _BLOCK // max(1, array.nbytes // max(1, len(array))))
-    return all(bool(np.all(holds(array[start : start + rows]))) for start in range(0, len(array), rows))
+    for start in range(0, len(array), rows):
+        found = bool(np.all(holds(array[start : start + rows])))
+        release(array)
+        if not found:
+            return False
+    return True
 
 
 def _check_categories(x: NDArray[Any], features: tuple[Column, ...]) -> None:

@@ -10,14 +10,16 @@ from loopline.files.schema import Schema
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
+from services.training.files.steps import FileSteps
+
 
 @dataclass(frozen=True)
 class Arrays:
     """A data set. Steps of `x` from `lengths` on are zero. An `.npz` has nothing below `split`."""
 
-    x: NDArray[Any]
+    x: NDArray[Any] | FileSteps
     """float32 (samples, length, features); float64 where float32 cannot hold the differences of a feature. NaN is a
-    missing value. A feature that is a category has indices into its `Column.categories`."""
+    missing value. A feature that is a category has indices into its `Column.categories`. `FileSteps` are in a file."""
     lengths: NDArray[np.int64]
     """(samples,), 1 to length."""
     y: NDArray[Any]
@@ -53,10 +55,16 @@ class Arrays:
         """What each feature of x is; those without a name have their number."""
         return self.features or tuple(Column(str(number)) for number in range(self.x.shape[2]))
 
+    @property
+    def x_in_memory(self) -> NDArray[Any]:
+        """x as a whole, read from its file if it is in one."""
+        return self.x[:] if isinstance(self.x, FileSteps) else self.x
+
     def chosen(self, rows: NDArray[np.int64]) -> Arrays:
         """Some of the samples."""
         found = {name: getattr(self, name) for name in _BY_SAMPLE}
-        return replace(self, **{name: values[rows] for name, values in found.items() if values is not None})
+        x = self.x.chosen(rows) if isinstance(self.x, FileSteps) else self.x[rows]
+        return replace(self, x=x, **{name: values[rows] for name, values in found.items() if values is not None})
 
 
-_BY_SAMPLE = ("x", "lengths", "y", "split", "static", "weights", "groups", "ends", "times", "texts")
+_BY_SAMPLE = ("lengths", "y", "split", "static", "weights", "groups", "ends", "times", "texts")

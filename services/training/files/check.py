@@ -22,7 +22,8 @@ from loopline.files.remark import Remark
 from services.errors import DatasetInvalid
 from services.training.files import npz, reading, suspicions, tables
 from services.training.files.npz import Arrays, Limits
-from services.training.files.sequences import arrays
+from services.training.files.sequences import arrays, padded_bytes
+from services.training.files.steps import IN_FILE_FROM
 from services.training.files.suspicion import Suspicion, When
 
 EARLY_BYTES = 32 << 20
@@ -124,12 +125,16 @@ def _table(path: Path, asked: dict[str, Any], limits: Limits) -> dict[str, Any]:
     store.write(Path(asked["stored"]), sequences)
     notes = [*(found.table.notes if found.table else ()), *sequences.notes]
     reasons = [reason.document() for reason in found.inferred.reasons] if found.inferred else []
-    return {
+    result = {
         "format": found.table.format if found.table else "npy",
         "schema": sequences.schema.document(),
         "report": {**report.document(), "notes": notes, "reasons": reasons},
-        **_described(arrays(sequences), [one for one in report.remarks if one.severity == "warning"]),
     }
+    if padded_bytes(sequences) >= IN_FILE_FROM:
+        del found  # and its sequences: what follows reads them from the file
+        sequences = store.read(Path(asked["stored"]))
+    remarks = [one for one in report.remarks if one.severity == "warning"]
+    return result | _described(arrays(sequences, IN_FILE_FROM), remarks)
 
 
 def _described(arrays: Arrays, remarks: Sequence[Remark] = ()) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from services.training.files import grouping, scan, series
 from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
 from services.training.files.arrays import Arrays as Arrays
+from services.training.files.steps import FileSteps, blocks_of
 from services.training.files.summary import Columns, DatasetSummary, Grouping, TextSummary
 from services.training.files.tokens import counts
 from services.training.tasks import known
@@ -167,11 +168,11 @@ def _of_texts(texts: NDArray[np.object_]) -> tuple[NDArray[np.int64], TextSummar
     )
 
 
-def _counted(values: NDArray[Any], columns: tuple[Column, ...]) -> Columns:
+def _counted(values: NDArray[Any] | FileSteps, columns: tuple[Column, ...]) -> Columns:
     """What the columns of values (..., columns) are."""
     missing = np.zeros(len(columns), np.bool_)
-    for start, stop in scan.blocks(values):
-        missing |= np.isnan(values[start:stop]).reshape(-1, len(columns)).any(axis=0)
+    for _, _, block in blocks_of(values):
+        missing |= np.isnan(block).reshape(-1, len(columns)).any(axis=0)
     words = [len(column.categories or ()) for column in columns if column.kind == "category"]
     return Columns(numbers=len(columns) - len(words), categories=words, gaps=int(missing.sum()))
 

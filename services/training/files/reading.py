@@ -16,7 +16,7 @@ from loopline.files.sequences import Sequences
 from services.errors import DatasetInvalid, Problem
 from services.training.files import npz
 from services.training.files.npz import Arrays, Limits
-from services.training.files.sequences import arrays
+from services.training.files.sequences import arrays, stay_in_file
 
 
 def read(
@@ -24,9 +24,11 @@ def read(
     limits: Limits,
     schema: Mapping[str, Any] | None = None,
     check: Callable[[Sequences], object] = lambda found: None,
+    in_file_from: int | None = None,
 ) -> Arrays:
     """The arrays in a file. `schema` has the fields of a `loopline.files.schema.Schema` that are not to be inferred.
-    `check` is called with sequences before they are padded, and may raise.
+    `check` is called with sequences before they are padded, and may raise. Steps of a stored data set that take
+    `in_file_from` bytes or more are not read.
 
     Raises DatasetInvalid, OSError.
     """
@@ -35,8 +37,9 @@ def read(
             stored = store.read(path)
         except FileInvalid as error:
             raise DatasetInvalid(str(error), [Problem("/data/dataset", str(error))]) from error
-        check(stored)
-        return arrays(stored)
+        if not stay_in_file(stored, in_file_from):
+            check(stored)
+        return arrays(stored, in_file_from)
     if is_npz(path):
         return npz.read(path, limits)
     from services.training.files import tables

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loopline.files import rounding
+from loopline.files import mapping, rounding
 from loopline.files.sequences import Column, Sequences
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
 from services.training.files.npz import Arrays
+from services.training.files.steps import FileSteps
 from services.training.tasks import tags, values
 
 _LOOKED_AT = 1 << 16
 """Steps by which it is decided how precisely values are kept."""
 
 
-def arrays(sequences: Sequences) -> Arrays:
+def stay_in_file(sequences: Sequences, from_bytes: int | None) -> bool:
+    """Whether steps are read when they are needed: they are mapped from a file, and take so many bytes or more if they
+    are padded to the longest sequence. Series do not."""
+    if from_bytes is None or not isinstance(sequences.x, np.memmap) or padded_bytes(sequences) < from_bytes:
+        return False
+    return sequences.x.shape[1] > 0 and not _is_series(sequences)
+
+
+def padded_bytes(sequences: Sequences) -> int:
+    """What the steps take if they are padded to the longest sequence."""
+    return len(sequences.lengths) * int(sequences.lengths.max()) * sequences.x[:1].nbytes
+
+
+def arrays(sequences: Sequences, in_file_from: int | None = None) -> Arrays:
     """The sequences one below the other, padded with zeros to the longest. If all have the same length, `x` shares the
-    memory of `sequences.x`.
+    memory of `sequences.x`. If `x` takes `in_file_from` bytes or more, it stays in the file that it is mapped from.
 
     Values to predict at each step become features: a forecast reads their past. `y` then has no columns.
 
@@ -28,6 +43,12 @@ def arrays(sequences: Sequences) -> Arrays:
     lengths = np.asarray(sequences.lengths, np.int64)
     times = sequences.times
     ends = None if times is None else times[np.cumsum(lengths) - 1]
+    in_file = stay_in_file(sequences, in_file_from)
+    if in_file and sequences.targets != "tags":
+        times = None  # only series and tags, which may be series too, need each time
+    for mapped in (sequences.times, sequences.y):
+        if in_file and mapped is not None:
+            mapping.release(mapped)
     x, features, targets = sequences.x, sequences.features, sequences.target_names
     if is_series := _is_series(sequences):
         targets = targets or tuple(sequences.schema.target or ())
@@ -35,7 +56,7 @@ def arrays(sequences: Sequences) -> Arrays:
         x = np.concatenate((x, _narrowed(sequences.y)), axis=1)
         features = (*features, *map(Column, targets))
     return Arrays(
-        x=_padded(x, lengths, 0),
+        x=_steps(x, lengths) if in_file else _padded(x, lengths, 0),
         lengths=lengths,
         y=_y(sequences, lengths, is_series=is_series),
         split=sequences.split,
@@ -50,6 +71,11 @@ def arrays(sequences: Sequences) -> Arrays:
         targets=targets,
         texts=None if sequences.texts is None else np.array(sequences.texts, np.object_),
     )
+
+
+def _steps(mapped: NDArray[Any], lengths: NDArray[np.int64]) -> FileSteps:
+    assert isinstance(mapped, np.memmap), "stay_in_file() says so"  # noqa: S101
+    return FileSteps.of(Path(mapped.filename or ""), mapped.offset, mapped.dtype, mapped.shape[1], lengths)
 
 
 def _is_series(sequences: Sequences) -> bool:

@@ -44,7 +44,7 @@ class Series:
 def read(arrays: Arrays) -> Series:
     """The series of a data set whose summary has a `series` with targets."""
     names, inside = _targets(arrays)
-    values, columns = arrays.x, arrays.columns
+    values, columns = arrays.x_in_memory, arrays.columns
     if not inside:  # whole numbers, which could be classes too
         values = np.concatenate((values, arrays.y.astype(values.dtype)), axis=2)
         columns = (*columns, *map(Column, names))
@@ -59,9 +59,10 @@ def summarised(arrays: Arrays) -> SeriesSummary | None:
         return None
     names, inside = _targets(arrays)
     gaps = 0
-    if inside:
+    if inside and names:
+        x = arrays.x_in_memory
         place = {column.name: number for number, column in enumerate(arrays.columns)}
-        gaps = sum(bool(np.isnan(arrays.x[:, :, place[name]]).any()) for name in names)
+        gaps = sum(bool(np.isnan(x[:, :, place[name]]).any()) for name in names)
     steps = _steps(arrays)
     return SeriesSummary(
         targets=list(names),

@@ -16,6 +16,7 @@ from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
 from services.training.files.npz import Arrays
+from services.training.files.steps import FileSteps
 from services.training.tasks import known
 
 SHIFTED = 0.2
@@ -51,7 +52,8 @@ def sample(arrays: Arrays, rows: NDArray[np.int64]) -> Sample:
     places = np.unique(np.linspace(0, int(lengths.sum()) - 1, most).astype(np.int64))  # among all steps, end to end
     ends = np.cumsum(lengths)
     which = np.searchsorted(ends, places, side="right")
-    steps = arrays.x[rows[which], places - (ends - lengths)[which]]
+    at = rows[which], places - (ends - lengths)[which]
+    steps = arrays.x.at(*at) if isinstance(arrays.x, FileSteps) else arrays.x[at]
     # In float32, whatever precision is kept, so that profiles of different versions can be compared.
     return Sample(steps.astype(np.float32, copy=False), lengths, _compared(arrays.y[rows]), arrays.columns)
 

@@ -10,18 +10,17 @@ import numpy as np
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files import scan
 from services.training.files.npz import Arrays
-from services.training.preprocessing import gaps, scaling, shape, texts
+from services.training.files.steps import blocks_of
+from services.training.preprocessing import gaps, scaling, shape
 from services.training.preprocessing.choices import Choices as Choices
-from services.training.preprocessing.scaling import Scaling, valid_steps
+from services.training.preprocessing.scaling import Scaling
 from services.training.preprocessing.texts import Vocabulary
-from services.training.spec.fields import Data
 from services.training.spec.widths import embedding_size, steps_read
 
 _AT_ONCE = 1 << 22
 """Numbers of x that are worked on at a time."""
-_WITH_GAPS_LEFT = ("refuse", "drop")
+WITH_GAPS_LEFT = ("refuse", "drop")
 """Of `missing`: the methods that fill nothing."""
 
 
@@ -51,7 +50,7 @@ class Fitted:
     @property
     def is_plain(self) -> bool:
         """Whether scaling is all there is."""
-        if self.choices.missing not in _WITH_GAPS_LEFT or any(each.words is not None for each in self.features):
+        if self.choices.missing not in WITH_GAPS_LEFT or any(each.words is not None for each in self.features):
             return False
         return replace(self.choices, missing="refuse") == Choices()
 
@@ -95,7 +94,7 @@ class Fitted:
         given, lengths = chosen_steps(x, lengths, self.choices)
         numbered = recoded(given, columns, self.features)
         x = filled(numbered, lengths, self.choices, self.features)
-        if self.choices.missing in _WITH_GAPS_LEFT:
+        if self.choices.missing in WITH_GAPS_LEFT:
             x = np.where(np.isnan(x), x.dtype.type(0), x)  # of samples that are left out
         numbers = with_differences(x[:, :, self._numbers], self.choices.differences)
         if self.choices.scaling_over == "per_sequence" and self.scaling.name != "none":
@@ -147,34 +146,6 @@ class Fitted:
         return cls(choices, tuple(listed), scaled)
 
 
-def fit(
-    x: NDArray[Any], lengths: NDArray[np.int64], columns: Sequence[Column], choices: Choices, scaled: str
-) -> Fitted:
-    """Fits everything on the samples of training: x (samples, time, features) and their lengths."""
-    x, lengths = chosen_steps(x, lengths, choices)
-    features = tuple(
-        Feature(column.name, _words(x[:, :, place], lengths, column.categories or ()))
-        if column.kind == "category"
-        else Feature(column.name)
-        for place, column in enumerate(columns)
-    )
-    if choices.categories == "embedding":
-        features = tuple(replace(each, embedding=_embedding(each, choices.embedding_size)) for each in features)
-    x = recoded(x, columns, features)
-    if choices.missing not in _WITH_GAPS_LEFT:
-        with_gaps = np.isnan(x).any(axis=(0, 1)) & choices.missing_mask
-        features = tuple(
-            replace(each, fill=_fill(x[:, :, [place]], lengths, each), mask=bool(with_gaps[place]))
-            for place, each in enumerate(features)
-        )
-        x = filled(x, lengths, choices, features)
-    numbers = [place for place, each in enumerate(features) if each.words is None]
-    if choices.scaling_over == "per_sequence" or not numbers:
-        return Fitted(choices, features, Scaling(scaled))
-    x = x if len(numbers) == len(features) else x[:, :, numbers]
-    return Fitted(choices, features, scaling.fitted(scaled, with_differences(x, choices.differences), lengths))
-
-
 def chosen_steps(
     x: NDArray[Any], lengths: NDArray[np.int64], choices: Choices
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -182,13 +153,26 @@ def chosen_steps(
     return shape.chosen_steps(x, lengths, choices.max_length, choices.cut, choices.stride)
 
 
+def with_embeddings(features: tuple[Feature, ...], choices: Choices) -> tuple[Feature, ...]:
+    """Categories as the network looks them up, if it does."""
+    if choices.categories != "embedding":
+        return features
+    return tuple(replace(each, embedding=_embedding(each, choices.embedding_size)) for each in features)
+
+
+def _embedding(feature: Feature, wanted: int | None) -> int | None:
+    if feature.words is None:
+        return None
+    return embedding_size(len(feature.words), wanted)
+
+
 def gaps_in(arrays: Arrays, choices: Choices) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Of what is read of a data set, the samples with a missing value (samples,), and the columns with one, first
     those of x and then those of `static` (columns,)."""
     rows = np.zeros(len(arrays), np.bool_)
     columns = np.zeros(arrays.x.shape[2], np.bool_)
-    for start, stop in scan.blocks(arrays.x):
-        x, _ = chosen_steps(arrays.x[start:stop], arrays.lengths[start:stop], choices)
+    for start, stop, block in blocks_of(arrays.x):
+        x, _ = chosen_steps(block, arrays.lengths[start:stop], choices)
         missing = np.isnan(x)
         rows[start:stop] = missing.any(axis=(1, 2))
         columns |= missing.any(axis=(0, 1))
@@ -216,7 +200,7 @@ def recoded(x: NDArray[Any], columns: Sequence[Column], features: Sequence[Featu
 
 def filled(x: NDArray[Any], lengths: NDArray[np.int64], choices: Choices, features: Sequence[Feature]) -> NDArray[Any]:
     """x without gaps, where they are filled at all."""
-    if choices.missing in _WITH_GAPS_LEFT:
+    if choices.missing in WITH_GAPS_LEFT:
         return x
     fills = np.array([feature.fill for feature in features], np.float64)
     categories = np.array([feature.words is not None for feature in features], np.bool_)
@@ -229,30 +213,6 @@ def with_differences(x: NDArray[Any], choice: str | None) -> NDArray[Any]:
         return x
     found = shape.differences(x)
     return found if choice == "replace" else np.concatenate((x, found), axis=2)
-
-
-def _words(codes: NDArray[Any], lengths: NDArray[np.int64], categories: Sequence[str]) -> tuple[str, ...]:
-    """The words among the valid steps of codes (samples, time)."""
-    found = np.unique(valid_steps(codes[:, :, None], lengths))
-    return tuple(categories[int(code)] for code in found[~np.isnan(found)])
-
-
-def _embedding(feature: Feature, wanted: int | None) -> int | None:
-    if feature.words is None:
-        return None
-    return embedding_size(len(feature.words), wanted)
-
-
-def _fill(x: NDArray[Any], lengths: NDArray[np.int64], feature: Feature) -> float:
-    """The mean, or the commonest number of a word, of one feature (samples, time, 1); 0 where it has no value at
-    all."""
-    values = valid_steps(x, lengths)[:, 0]
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return 0.0
-    if feature.words is None:
-        return float(values.mean(dtype=np.float64))
-    return float(np.bincount(values.astype(np.int64)).argmax())
 
 
 @dataclass(frozen=True)
@@ -281,13 +241,16 @@ class Preprocessing:
         if self.text is not None and arrays.texts is not None:
             x, lengths = self.text.applied(arrays.texts, self.steps.choices)
         else:
-            x, lengths = self.steps.applied(arrays.x, arrays.lengths, arrays.columns)
-        static = None
-        if self.static is not None and arrays.static is not None:
-            once = np.ones(len(arrays), np.int64)
-            found, _ = self.static.applied(arrays.static[:, None, :], once, arrays.static_columns)
-            static = found[:, 0]
-        return Inputs(x, lengths, static)
+            x, lengths = self.steps.applied(arrays.x_in_memory, arrays.lengths, arrays.columns)
+        return Inputs(x, lengths, self.static_values(arrays))
+
+    def static_values(self, arrays: Arrays) -> NDArray[np.float32] | None:
+        """What the head reads beside the pooled steps: (samples, values)."""
+        if self.static is None or arrays.static is None:
+            return None
+        once = np.ones(len(arrays), np.int64)
+        found, _ = self.static.applied(arrays.static[:, None, :], once, arrays.static_columns)
+        return found[:, 0]
 
     def mismatch(self, arrays: Arrays) -> str | None:
         """Why this data cannot be prepared so; a sentence without its subject, the model."""
@@ -302,7 +265,7 @@ class Preprocessing:
             found = self.static.mismatch(arrays.static_columns, "values of whole sequences")
         if (
             found is None
-            and self.steps.choices.missing in _WITH_GAPS_LEFT
+            and self.steps.choices.missing in WITH_GAPS_LEFT
             and any(where.any() for where in gaps_in(arrays, self.steps.choices))
         ):
             found = "takes no missing values, and some of these samples have them"
@@ -339,23 +302,7 @@ class Inputs:
     static: NDArray[np.float32] | None = None
     """(samples, values)"""
 
-
-def fit_all(arrays: Arrays, rows: NDArray[np.int64], data: Data) -> Preprocessing:
-    """Fits the preprocessing that a spec asks for on the samples of training."""
-    choices = Choices.of(data)
-    needed = data.scaling != "none" or choices != Choices() or any(c.kind == "category" for c in arrays.columns)
-    text = None
-    if arrays.texts is not None:
-        assert data.text is not None, "check_data() fills it in"  # noqa: S101
-        text = texts.fit(arrays.texts[rows], data.text, choices)
-        steps = Fitted(choices, (), Scaling(data.scaling))
-    elif needed:
-        steps = fit(arrays.x[rows], arrays.lengths[rows], arrays.columns, choices, data.scaling)
-    else:
-        steps = Fitted(choices, tuple(Feature(column.name) for column in arrays.columns), Scaling("none"))
-    if arrays.static is None:
-        return Preprocessing(steps, text=text)
-    of_values = Choices(missing=choices.missing, missing_mask=choices.missing_mask)
-    once = np.ones(len(rows), np.int64)
-    static = fit(arrays.static[rows][:, None, :], once, arrays.static_columns, of_values, data.scaling)
-    return Preprocessing(steps, static, text)
+    @property
+    def channels(self) -> int:
+        """Numbers that the network reads at each step."""
+        return int(self.x.shape[-1])

@@ -63,6 +63,11 @@ def fitted(name: str, x: NDArray[Any], lengths: NDArray[np.int64]) -> Scaling:
     else:
         shift = steps.min(axis=0).astype(np.float64)
         scale = steps.max(axis=0).astype(np.float64) - shift
+    return of_steps(name, shift, scale)
+
+
+def of_steps(name: str, shift: NDArray[np.float64], scale: NDArray[np.float64]) -> Scaling:
+    """That of features with this shift and scale, (features,) both. A constant feature keeps scale 1."""
     scale = np.where(scale > ROUNDING * np.abs(shift), scale, 1.0)
     return Scaling(name, [float(v) for v in shift], [float(v) for v in scale])
 

@@ -27,6 +27,13 @@ def chosen_steps(
     return x, lengths
 
 
+def lengths_read(lengths: NDArray[np.int64], max_length: int | None, stride: int, patch: int) -> NDArray[np.int64]:
+    """The steps that a network reads of sequences of so many; see `widths.steps_read`."""
+    kept = lengths if max_length is None else np.minimum(lengths, max_length)
+    kept = -(-kept // stride)
+    return -(-kept // patch)
+
+
 def differences(x: NDArray[Any]) -> NDArray[Any]:
     """Of each step of x (samples, time, features) to the step before; of the first step zeros."""
     found = np.zeros_like(x)

@@ -40,8 +40,8 @@ class Footprint:
     """The same of as few samples as can be trained on at a time."""
 
 
-def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
-    """What a job needs of memory with this data."""
+def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False) -> Footprint:
+    """What a job needs of memory with this data. `in_file`: its steps stay in their file."""
     a, t, bytes_of_data = spec.architecture, spec.training, summary.bytes
     summary = tasks.as_trained(spec, summary)
     w = widths(spec.data, summary)
@@ -52,11 +52,12 @@ def footprint(spec: Spec, summary: DatasetSummary) -> Footprint:
     step = kept * a.hidden_size * a.num_layers * (2 if a.bidirectional else 1) * (4 if t.precision == "float32" else 2)
     least = 2 if a.batch_norm else 1
     samples = min(t.batch_size, summary.samples)
+    prepared = w.steps * w.channels * NUMBER
     longest, shortest = (min(steps, t.bptt_steps or steps) for steps in (w.longest, w.shortest))
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
-        data=bytes_of_data + (bytes_of_data if tasks.forecast(spec) else w.steps * w.channels * NUMBER),
+        data=0 if in_file else bytes_of_data + (bytes_of_data if tasks.forecast(spec) else prepared),
         batch=step * (longest + (samples - 1) * shortest),  # one of them is the longest
         sample=step * (longest + (least - 1) * shortest),
     )
@@ -78,12 +79,14 @@ def of_synthetic(drawn: Synthetic) -> DatasetSummary:
     )
 
 
-def check_fits(spec: Spec, summary: DatasetSummary, device: tuple[str, int] | None = None) -> None:
+def check_fits(
+    spec: Spec, summary: DatasetSummary, device: tuple[str, int] | None = None, *, in_file: bool = False
+) -> None:
     """`device` is the name of a GPU and its memory in bytes; without one the machine's processor trains.
 
     Raises TooLargeToTrain, with the numbers, where the job needs more than there is.
     """
-    need, host = footprint(spec, summary), host_bytes()
+    need, host = footprint(spec, summary, in_file=in_file), host_bytes()
     network = f"the network of {need.parameters:,} parameters with gradients and optimizer"
     if device is not None:
         name, there = device

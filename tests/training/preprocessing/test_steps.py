@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from services.errors import DatasetInvalid
 from services.training.data import Prepared, prepare
 from services.training.files.npz import Arrays
-from services.training.preprocessing.fitted import Choices, Preprocessing, fit
+from services.training.preprocessing.fitted import Choices, Preprocessing
+from services.training.preprocessing.fitting import fit
 from tests.training.building import classes, mixed, spec_for, tagged
 
 NAN = np.nan

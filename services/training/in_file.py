@@ -1,0 +1,96 @@
+"""A part of a split whose steps stay in their file: a window of batches is in memory, and the next one is prepared.
+
+A thread reads and prepares one window while the training computes with the one before. It decides nothing: which rows
+come when is known before an epoch begins, and each sample is prepared by itself. So no number depends on its timing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.training.parts import MiniBatch, Part, Window, beside, divided, with_lengths
+from services.training.preprocessing.later import Later
+
+BLOCK_BYTES = 4 << 20
+"""Prepared steps that are looked at, or moved to a device, at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InFile(Part):
+    """Samples that are read when they are needed. x has their number and their steps, and no channels."""
+
+    inputs: Later
+
+    def to(self, device: torch.device) -> Part:
+        """All of it on a device, in memory."""
+        x = torch.empty((len(self), self.x.shape[1], self.inputs.channels), device=device)
+        for rows in self._blocks():
+            x[rows[0] : rows[-1] + 1] = self._prepared(rows, self.x.shape[1], device)
+        return Part(x, self.lengths, self.y, self.by_step, self.static, self.weights).to(device)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.x.shape[1] * self.inputs.channels * self.x.element_size()
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * self.row_bytes
+
+    def peaks(self) -> Tensor:
+        found = np.empty(len(self), np.float32)
+        for rows in self._blocks():
+            block = self._prepared(rows, self.x.shape[1], torch.device("cpu")).flatten(1).numpy()
+            found[rows] = np.maximum(block.max(axis=1), -block.min(axis=1))
+        return torch.from_numpy(found)
+
+    def peak(self) -> float:
+        return float(self.peaks().max())
+
+    def batches(self, windows: Iterable[Window], device: torch.device) -> Iterator[MiniBatch]:
+        ahead: deque[tuple[Window, Future[list[Tensor]]]] = deque()
+        with ThreadPoolExecutor(1, "loopline-data") as reader:
+            for window in windows:
+                ahead.append((window, reader.submit(self._gathered, window, device)))
+                if len(ahead) > 1:
+                    yield from self._moved(*ahead.popleft(), device)
+            while ahead:
+                yield from self._moved(*ahead.popleft(), device)
+
+    def pieces(self, window: Window, device: torch.device) -> Iterator[MiniBatch]:
+        return self.batches([window], device)
+
+    def _gathered(self, window: Window, device: torch.device) -> list[Tensor]:
+        """The steps of the batches of a window: in one piece where all samples have the same length."""
+        if self.lengths is None:
+            return [self._prepared(np.concatenate(window), self.x.shape[1], device)]
+        lengths = self.lengths.numpy()
+        return [self._prepared(rows, int(lengths[rows].max()), device) for rows in window]
+
+    def _moved(self, window: Window, gathered: Future[list[Tensor]], device: torch.device) -> Iterator[MiniBatch]:
+        xs = [x if x.device == device else x.to(device, non_blocking=True) for x in gathered.result()]
+        del gathered  # it holds what was gathered
+        if self.lengths is None:
+            yield from divided(self, window, xs.pop(), device)
+            return
+        for x, rows in zip(xs, window, strict=True):
+            yield with_lengths(self, MiniBatch(x, None, *beside(self, rows, device)), rows, device)
+
+    def _prepared(self, rows: NDArray[np.int64], steps: int, device: torch.device) -> Tensor:
+        """In memory from which a GPU can copy while the host goes on, if that is where it is needed."""
+        shape = (len(rows), steps, self.inputs.channels)
+        found = torch.empty(shape, dtype=torch.float32, pin_memory=device.type == "cuda")
+        self.inputs.prepare(rows, found.numpy())
+        return found
+
+    def _blocks(self) -> Iterator[NDArray[np.int64]]:
+        size = max(1, BLOCK_BYTES // self.row_bytes)
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
