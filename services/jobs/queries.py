@@ -101,8 +101,9 @@ def members(source: Source, batch_id: str) -> Sequence[Any]:
 def epochs(source: Source, job_id: str, after: int, limit: int) -> tuple[bytes, bool]:
     """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more."""
     query = _epochs(source.dialect.name)
-    [(records, more)] = query.tuples(source, job_id=job_id, after=after, limit=limit)
-    return records or b"", bool(more)
+    [(records, count, last)] = query.tuples(source, job_id=job_id, after=after, limit=limit)
+    more = count == limit and bool(_epochs_after().tuples(source, job_id=job_id, after=last))
+    return records or b"", more
 
 
 def _of(rows: Sequence[Any], job_id: str, tenant: str | None) -> Any:
@@ -193,8 +194,15 @@ def _epochs(dialect: str) -> Query:
     else:
         ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), some.c.epoch)
         joined = func.convert_to(func.string_agg(some.c.record, ordered), sa.literal_column("'UTF8'"))
-    more = these.with_only_columns(sa.literal_column("1")).limit(_number(1)).offset(limit).exists()
-    return Query(select(joined.label("records"), more.label("more")).select_from(some), binary=True)
+    ends = (func.count().label("count"), func.max(some.c.epoch).label("last"))
+    return Query(select(joined.label("records"), *ends).select_from(some), binary=True)
+
+
+@cache
+def _epochs_after() -> Query:
+    e = Epoch.__table__.c
+    after = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
+    return Query(select(e.epoch).where(*after).limit(_number(1)))
 
 
 def _line(job: Any, queue: Any, tenant: Any) -> tuple[ColumnElement[bool], ...]:

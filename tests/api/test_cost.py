@@ -125,8 +125,9 @@ def test_epochs_come_as_one_value_in_their_order(any_app: Flask, filled: dict[st
                 seen = client.get(f"/v1/jobs/{job}/epochs?after={after}&limit={limit}").get_json()
             assert (seen["data"], seen["has_more"]) == (wanted[:limit], len(wanted) > limit)
             assert client.get(f"/v1/jobs/{job}/epochs?after={after}&limit={limit}").get_json() == seen  # no listener
+            [joined] = [one for one in made if re.search("group_concat|string_agg", one[0])]
             with engine.connect() as connection:
-                assert len(connection.exec_driver_sql(*made[-1]).all()) == 1
+                assert len(connection.exec_driver_sql(*joined).all()) == 1
 
 
 @pytest.mark.parametrize(("path", "most"), STATEMENTS.items())
