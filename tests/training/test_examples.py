@@ -49,6 +49,25 @@ def test_the_weather_is_forecast_better_than_by_any_naive_forecast(tmp_path: Pat
     assert steps[0] < steps[-1]
 
 
+def test_the_sea_is_forecast_better_than_by_the_year_before(tmp_path: Path) -> None:
+    """The error of the year before is computed here once more, from the file alone."""
+    path = ROOT / "data" / "sea.csv"
+    spec = loads((ROOT / "examples" / "sea.yaml").read_bytes())
+    order = {"spec": parse(spec).document(), "data": str(path), "directory": str(tmp_path / "model"), "device": "cpu"}
+    result = [*events(order)][-1]["result"]
+    celsius = np.array([float(line.split(",")[1]) for line in path.read_text().splitlines()[1:]])
+    first = len(celsius) - round(0.15 * len(celsius))
+    windows = range(first, len(celsius) - 6 + 1)
+    year_before = np.mean([np.abs(celsius[one : one + 6] - celsius[one - 12 : one - 6]) for one in windows])
+    plain = result["baseline"]
+    assert plain["answer"] == "the value 12 steps before"
+    assert plain["metrics"]["test_mae"] == pytest.approx(year_before, rel=1e-5)
+    assert round(plain["metrics"]["test_mae"], 2) == 0.95  # as examples/README.md says
+    assert round(plain["others"]["the last value"]["test_mae"], 2) == 2.59
+    assert result["metrics"]["test_mae"] == pytest.approx(0.66, abs=0.03)
+    assert plain["is_beaten"]
+
+
 def test_names_are_told_apart_better_than_by_their_last_letter(tmp_path: Path) -> None:
     """With a third of the epochs of the example."""
     spec = loads((ROOT / "examples" / "names.yaml").read_bytes())
