@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -233,6 +234,21 @@ def test_one_command_goes_from_hours_to_a_forecast_that_beats_the_day_before(url
     assert len(result.details["test"]["horizon"]["mae"]) == 24
     shown = loopline(url, tmp_path, "show", job["id"])
     assert "before: beaten" in shown.stdout
+
+
+def test_the_commands_of_the_examples_run_as_documented(url: str) -> None:
+    """As examples/README.md shows them, but for one epoch, and without anybody who watches."""
+    page = (ROOT / "examples" / "README.md").read_text()
+    commands = re.findall(r"^    loopline (.+ (?:data|examples)/.+)$", page, re.MULTILINE)
+    submitted = [command for command in commands if command.startswith("submit ")]
+    assert len(submitted) == len([*(ROOT / "examples").glob("*.yaml")])
+    for command in commands:
+        words = command.replace("--watch", "--wait --set training.epochs=1").split()
+        done = loopline(url, ROOT, *words)
+        assert done.returncode == 0, done.stderr
+    with Client(url) as client:
+        trained = {job.name for job in client.jobs() if job.status == "succeeded"}
+    assert {"vowels", "weather", "sea", "names"} <= trained
 
 
 def test_a_missing_hour_is_named_before_anything_is_trained(url: str, tmp_path: Path) -> None:
