@@ -35,6 +35,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.util import LRUCache
+from werkzeug.routing import Rule
 
 from services import db
 from services.blobs import objects
@@ -50,6 +51,21 @@ from services.training.spec import Spec, parse
 from tests.ports import free_port
 from tests.rows import create_job
 
+MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY_BYTES = 6 << 30
+
+
+def _use_memory_for_files() -> None:
+    """Put temporary files into memory where there is enough: tests would wait for the disk half of their time. Set
+    TMPDIR for another place."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK | os.X_OK):
+        return
+    if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+_use_memory_for_files()
+
 hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)  # the machine may be busy
 hypothesis.settings.load_profile("untimed")
 
@@ -62,6 +78,16 @@ for dialect in (PGDialect_psycopg, SQLiteDialect_pysqlite):
     dialect.__eq__ = lambda self, other: type(self) is type(other)
     dialect.__hash__ = lambda self: hash(type(self))
 sa.create_engine = functools.partial(sa.create_engine, execution_options={"compiled_cache": LRUCache(2000)})
+# Werkzeug compiles a function for each route of each app, which takes most of the time that making an app takes.
+_compile, _builders = Rule._compile_builder, {}
+
+
+def _builder(rule: Rule, append_unknown: bool = True) -> Any:
+    key = (rule.rule, tuple(rule._trace), repr(rule.defaults), append_unknown)
+    return _builders.get(key) or _builders.setdefault(key, _compile(rule, append_unknown))
+
+
+Rule._compile_builder = _builder  # type: ignore[method-assign]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
 
 

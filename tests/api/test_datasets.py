@@ -280,6 +280,8 @@ def test_an_upload_that_finds_no_room_is_told_when_to_come_again(
         answer = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ)
         assert (answer.status_code, answer.get_json()["code"], answer.headers["Retry-After"]) == (503, "busy", "5")
         assert leftovers(service) == []
-        bad = client.post("/v1/datasets?name=toy", data=b"no zip", content_type=NPZ)
-        assert bad.status_code == 422  # what is wrong is told at once
+        bad = io.BytesIO()
+        np.savez(bad, x=np.array([{}]), y=np.array([{}]))
+        told = client.post("/v1/datasets?name=toy", data=bad.getvalue(), content_type=NPZ)
+        assert told.status_code == 422  # what is wrong with the headers is told at once
     assert client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ).status_code == 201
