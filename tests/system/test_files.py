@@ -189,6 +189,42 @@ def test_one_command_goes_from_lines_of_text_to_a_model(url: str, tmp_path: Path
     assert "here are texts: leave it out" in " ".join(refused.stderr.split())
 
 
+def test_one_command_goes_from_a_text_to_a_model_that_writes(url: str, tmp_path: Path) -> None:
+    drawn = random.Random(6)
+    words = "the cat sat on a mat and saw the dog run to a hat".split()  # noqa: SIM905
+    lines = [" ".join(drawn.choice(words) for _ in range(8)).capitalize() + "." for _ in range(80)]
+    (tmp_path / "prose.txt").write_text("\n\n".join(lines))
+    spec = {
+        "task": "next_step",
+        "architecture": {"cell": "gru", "hidden_size": 32},
+        "training": {"epochs": 15, "batch_size": 8, "bptt_steps": 32, "optimizer": {"lr": 0.02}},
+        "data": {"dataset": "./prose.txt"},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(spec))
+    done = loopline(url, tmp_path, "submit", "job.yaml", "--watch")
+    assert done.returncode == 0, done.stderr
+    assert "Text that the model wrote (temperature 0.8, seed 0):" in done.stdout
+    with Client(url) as client:
+        job = next(iter(client.jobs()))
+        dataset = client.dataset(job.raw["dataset"]["id"])
+        job.download(tmp_path / "model")
+    assert (dataset.samples, dataset.target, dataset.format) == (159, "text", "text")
+    assert job.result is not None
+    assert job.result.baseline is not None
+    assert job.result.baseline["is_beaten"], job.result
+    assert job.result.metrics["test_perplexity"] < 4
+    assert job.result.sample is not None
+    text = job.result.sample["text"]
+    assert sum(word.lower().strip(".") in words for word in text.split()) > 0.5 * len(text.split())
+    assert json.loads((tmp_path / "model" / "model.json").read_text())["sample"] == job.result.sample
+    assert text.split("\n")[0].strip() in done.stdout
+    listed = loopline(url, tmp_path, "datasets", "list")
+    assert "without labels" in " ".join(listed.stdout.split())
+    refused = loopline(url, tmp_path, "submit", "job.yaml", "--set", "task=classification")
+    assert refused.returncode == 2
+    assert "set task to next_step" in " ".join(refused.stderr.split())
+
+
 def hourly(folder: Path, *, without: int | None = None) -> Path:
     """The load of two towns: a wave of a day, and some noise."""
     noise = random.Random(3)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from loopline.files import formats, store
 from loopline.files.build import build
 from loopline.files.inference import infer
 from loopline.files.schema import Schema
+from torch import nn
 
 from services.training.run import read_arrays
 from services.training.spec import loads, parse
@@ -86,6 +89,63 @@ def test_names_are_told_apart_better_than_by_their_last_letter(tmp_path: Path) -
     assert (len(right), round(float(np.mean(right)), 3)) == (1032, 0.824)  # as examples/README.md says
     assert result["baseline"]["metrics"]["test_accuracy"] == pytest.approx(0.778, abs=5e-4)
     assert result["metrics"]["test_accuracy"] > np.mean(right) + 0.02
+
+
+def by_hand(text: str, validation: int, epochs: int) -> tuple[float, int]:
+    """The perplexity of the validation part, the end of a text, after so many epochs of characters.yaml in plain
+    PyTorch; and how many characters the vocabulary has."""
+    train = text[:-validation]
+    counts = Counter(train)
+    entries = sorted((letter for letter in counts if counts[letter] >= 2), key=lambda letter: (-counts[letter], letter))
+    number = {letter: place for place, letter in enumerate(entries, 2)}  # 0 is padding, 1 is unknown
+    codes = torch.tensor([number.get(letter, 1) for letter in text])
+    x, y = codes[: len(train) - 1].view(32, -1), codes[1 : len(train)].view(32, -1) - 1
+    torch.manual_seed(0)
+    embedding = nn.Embedding(len(entries) + 2, (len(entries) + 1) // 2, padding_idx=0)
+    rnn = nn.GRU(embedding.embedding_dim, 128, batch_first=True)
+    head = nn.Linear(128, len(entries) + 1)
+    parameters = [*embedding.parameters(), *rnn.parameters(), *head.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.005)
+    found = []
+    for _ in range(epochs):
+        state = None
+        for begin in range(0, x.shape[1], 64):
+            outputs, state = rnn(embedding(x[:, begin : begin + 64]), state)
+            state = state.detach()
+            loss = nn.functional.cross_entropy(head(outputs).flatten(0, 1), y[:, begin : begin + 64].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+        with torch.no_grad():
+            streams = [stream - 1 for stream in codes[len(train) + 1 :].tensor_split((validation - 1) // 1024)]
+            starts = codes[len(train) : -1].tensor_split((validation - 1) // 1024)
+            losses = [
+                nn.functional.cross_entropy(head(rnn(embedding(inputs[None]))[0][0]), targets, reduction="sum")
+                for inputs, targets in zip(starts, streams, strict=True)
+            ]
+        found.append(math.exp(sum(map(float, losses)) / (validation - 1)))
+    return min(found), len(entries)
+
+
+def test_characters_are_predicted_as_by_a_loop_in_plain_pytorch_and_better_than_by_counting(tmp_path: Path) -> None:
+    """With a third of the text of the example, 50 windows of each stream, and a fifth of the epochs."""
+    spec = loads((ROOT / "examples" / "characters.yaml").read_bytes())
+    spec["training"]["epochs"] = 2
+    spec["data"]["split"] = {"validation": 0.1, "test": 0.0}
+    text = (ROOT / "data" / "shakespeare.txt").read_text()[:113_778]
+    path = tmp_path / "shakespeare.txt"
+    path.write_text(text)
+    order = {"spec": parse(spec).document(), "data": str(path), "directory": str(tmp_path / "model"), "device": "cpu"}
+    result = [*events(order)][-1]["result"]
+    expected, entries = by_hand(text + "\n", 11_378, 2)
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert len(card["preprocessing"]["text"]["entries"]) == entries
+    assert result["metrics"]["validation_perplexity"] == pytest.approx(expected, rel=1e-3)
+    plain = result["baseline"]
+    assert plain["is_beaten"]
+    assert result["metrics"]["validation_perplexity"] < plain["metrics"]["validation_perplexity"] < 14
+    assert plain["answer"] == "a bigram model, which knows the character before"
 
 
 @pytest.fixture

@@ -53,6 +53,6 @@ def test_the_api_documents_every_metric_of_an_epoch() -> None:
 
 
 def test_the_log_shows_the_losses_and_the_default_metrics() -> None:
-    names = ("loss", "accuracy", "mase", "rmse")
+    names = ("loss", "perplexity", "accuracy", "mase", "rmse")
     shown = tuple(f"{split}_{name}" for name in names for split in ("train", "validation"))
     assert SHOWN[: len(shown)] == shown
