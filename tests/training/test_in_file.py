@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopline.files import store
 
+from services.errors import DatasetInvalid
 from services.training import checkpoint, data, run
 from services.training.data import Part, batches_of, order_of, prepare
 from services.training.files import npz, reading, steps
@@ -275,6 +276,59 @@ def test_a_part_can_be_moved_into_memory_as_a_whole(tmp_path: Path) -> None:
         order = order_of(1, seed=0, samples=len(kept), batch_size=6)
         for one, other in zip(batches_of(kept, order, CPU), batches_of(moved, order, CPU), strict=True):
             assert torch.equal(one.x, other.x)
+
+
+@pytest.mark.parametrize("arrays", [classes(60), of_many_lengths(classes(60)), tagged(60)], ids=["full", "cut", "tags"])
+def test_an_npz_that_is_not_compressed_stays_in_its_file_too(arrays: Arrays, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    x = arrays.x_in_memory.copy()
+    x[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = np.nan  # padding may be anything
+    npz.write(path, replace(arrays, x=x))
+    here, there = (reading.read(path, Limits(), in_file_from=threshold) for threshold in (None, 0))
+    assert isinstance(there.x, FileSteps)
+    np.testing.assert_array_equal(there.x_in_memory, here.x_in_memory)
+    assert npz.summarise(there) == npz.summarise(here)
+    changes = {"data": {"scaling": "standard"}, "architecture": {"pooling": "none" if arrays.y.ndim == 3 else "last"}}
+    runs = []
+    for each in (here, there):
+        spec = spec_for(each, **changes)
+        runs.append(Run(spec, prepare(each, spec)))
+        trained(runs[-1])
+    assert isinstance(runs[1].train_part, InFile)
+    assert timeless(runs[1].state.history) == timeless(runs[0].state.history)
+    assert same(weights_of(runs[1]), weights_of(runs[0]))
+
+
+@pytest.mark.parametrize("spoil", ["bytes", "nan", "lengths"])
+def test_an_npz_that_stays_in_its_file_is_checked_as_one_that_is_read(spoil: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    arrays = of_many_lengths(classes(60))
+    if spoil == "nan":
+        arrays.x_in_memory[7, 0, 1] = np.nan
+    if spoil == "lengths":
+        arrays.lengths[3] = 99
+    npz.write(path, arrays)
+    if spoil == "bytes":
+        content = bytearray(path.read_bytes())
+        content[500] ^= 1
+        path.write_bytes(content)
+    said = []
+    for threshold in (None, 0):
+        with pytest.raises(DatasetInvalid) as refused:
+            reading.read(path, Limits(), in_file_from=threshold)
+        said.append((refused.value.message, refused.value.problems))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("how", ["compressed", "float64", "fortran"])
+def test_an_npz_whose_x_is_not_as_in_memory_is_read_as_a_whole(how: str, tmp_path: Path) -> None:
+    arrays = classes(60)
+    x = arrays.x_in_memory.astype(np.float64) if how == "float64" else arrays.x_in_memory
+    save = np.savez_compressed if how == "compressed" else np.savez
+    save(tmp_path / "data.npz", x=np.asfortranarray(x) if how == "fortran" else x, y=arrays.y)
+    found = reading.read(tmp_path / "data.npz", Limits(), in_file_from=0)
+    np.testing.assert_array_equal(found.x_in_memory, arrays.x)
+    assert isinstance(found.x, np.ndarray)
 
 
 def test_a_small_data_set_is_read_as_a_whole(tmp_path: Path) -> None:

@@ -183,6 +183,24 @@ def load(
     return array
 
 
+def checked_start(archive: zipfile.ZipFile, member: Member) -> int:
+    """Where the numbers of an array that is not compressed begin in the file. Its bytes are read once.
+
+    Raises one of BROKEN where its bytes or checksum are wrong.
+    """
+    with archive.open(member.info) as stream:
+        left = member.info.file_size
+        while left:
+            left -= len(_exactly(stream, min(left, _CHUNK)))
+        if stream.read(1):
+            raise EOFError("more bytes than its header says")
+    assert archive.fp is not None  # noqa: S101  (it is open)
+    record = _record(archive.fp, member.info.header_offset, _LOCAL, b"PK\x03\x04")
+    if record is None:
+        raise EOFError("it ends too soon")
+    return member.info.header_offset + _LOCAL.size + int(record[-2]) + int(record[-1]) + member.header_bytes
+
+
 def _check_representable(chunk: NDArray[Any], member: Member) -> None:
     if chunk.dtype.kind == "U":
         codes = chunk.astype(member.target, copy=False).view(np.uint32).reshape(chunk.size, -1)
@@ -233,7 +251,7 @@ def _check_directory(stream: BinaryIO) -> None:
         raise _refused(f"the zip file is damaged or holds more than arrays: {SAVE_AGAIN}")
 
 
-def _record(stream: BinaryIO, position: int, layout: struct.Struct, signature: bytes) -> tuple[Any, ...] | None:
+def _record(stream: IO[bytes], position: int, layout: struct.Struct, signature: bytes) -> tuple[Any, ...] | None:
     if position < 0:
         return None
     stream.seek(position)

@@ -103,7 +103,8 @@ def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]
     while True:
         try:
             if is_npz:
-                return {"format": "npz", **_described(npz.read(path, limits, admit=conversation.admit))}
+                found = npz.read(path, limits, admit=conversation.admit, in_file_from=IN_FILE_FROM)
+                return {"format": "npz", **_described(found)}
             conversation.admit(min(_first_bytes(path), asked["memory_bytes"]))
             return _table(path, asked, limits)
         except MemoryError:  # nobody knows before how much a table takes

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +23,19 @@ from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
 from services.training.files import grouping, scan, series
-from services.training.files.archive import BROKEN, MEMBERS, Findings, Member, damaged, load, members, opened
+from services.training.files.archive import (
+    BROKEN,
+    MEMBERS,
+    Findings,
+    Member,
+    checked_start,
+    damaged,
+    load,
+    members,
+    opened,
+)
 from services.training.files.arrays import Arrays as Arrays
-from services.training.files.steps import FileSteps, blocks_of
+from services.training.files.steps import FileSteps, OpenFile, blocks_of
 from services.training.files.summary import Columns, DatasetSummary, Grouping, TextSummary
 from services.training.files.tokens import counts
 from services.training.tasks import known
@@ -49,33 +59,63 @@ class Limits:
 
 
 _DEFAULT = Limits()
+NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
-def read(file: Path | BinaryIO, limits: Limits = _DEFAULT, *, admit: Callable[[int], object] | None = None) -> Arrays:
+def read(
+    file: Path | BinaryIO,
+    limits: Limits = _DEFAULT,
+    *,
+    admit: Callable[[int], object] | None = None,
+    in_file_from: int | None = None,
+) -> Arrays:
     """Read and check an `.npz` from a path or a seekable binary file.
 
     Takes the memory of the result and a few MiB. `admit` is called with the most bytes that the arrays can take, after
-    the headers were found valid and before anything is allocated.
+    the headers were found valid and before anything is allocated. An `x` of `in_file_from` bytes or more stays in the
+    file at this path, if it is float32 and not compressed.
 
     Raises:
         DatasetInvalid: with every problem at once, each with its array and the first ten rows concerned, from 0 on.
         OSError: the file itself cannot be read.
     """
     findings = Findings()
-    found: dict[str, NDArray[Any]] = {}
+    found: dict[str, NDArray[Any] | FileSteps] = {}
     with opened(file) as archive:
         wanted = _within(members(archive, findings), limits, findings)
+        path = file if isinstance(file, Path) else None
+        in_file = [member for member in wanted if path and _stays_in_file(member, in_file_from)]
         if wanted and admit:
-            admit(sum(member.cost for member in wanted))
+            admit(sum(member.cost for member in wanted if member not in in_file))
         for member in wanted:
             try:
-                found[member.name] = _loaded(archive, member)
+                if path and member in in_file:
+                    found[member.name] = _steps(path, archive, member)
+                else:
+                    found[member.name] = _loaded(archive, member)
             except BROKEN as error:
                 findings.add(member.name, damaged(member.name, error))
     arrays = _checked(found, limits, findings)
     if arrays is None or findings.problems:
         raise findings.error()
     return arrays
+
+
+def _stays_in_file(member: Member, from_bytes: int | None) -> bool:
+    """Whether an array is read when it is needed: it is x, large, and in the file as it would be in memory."""
+    if member.name != "x" or from_bytes is None or member.cost < from_bytes:
+        return False
+    is_plain = member.info.compress_type == zipfile.ZIP_STORED and not member.fortran_order
+    return is_plain and member.dtype.str == "<f4" and 0 not in member.shape
+
+
+def _steps(path: Path, archive: zipfile.ZipFile, member: Member) -> FileSteps:
+    """x in its file, as if each sequence were as long as the longest. Raises one of BROKEN where its bytes or checksum
+    are wrong."""
+    samples, longest, features = (*member.shape, 1)[:3]
+    starts = np.arange(samples, dtype=np.int64) * longest
+    lengths = np.full(samples, longest, np.int64)
+    return FileSteps(OpenFile(path), checked_start(archive, member), member.dtype, features, starts, lengths, longest)
 
 
 def _loaded(archive: zipfile.ZipFile, member: Member) -> NDArray[Any]:
@@ -221,13 +261,17 @@ def _check_shape(member: Member, steps: int | None, limits: Limits, findings: Fi
             findings.add(member.name, f"{member.name} has no {what}: its shape is {member.shape}")
 
 
-def _checked(found: dict[str, NDArray[Any]], limits: Limits, findings: Findings) -> Arrays | None:
+def _checked(read: dict[str, NDArray[Any] | FileSteps], limits: Limits, findings: Findings) -> Arrays | None:
     """Check the contents, put them into their final form and note what is wrong; None where x or y is missing."""
-    x, y = found.get("x"), found.get("y")
-    if x is not None and x.ndim == 2:
+    x = read.get("x")
+    found = {name: array for name, array in read.items() if isinstance(array, np.ndarray)}
+    y = found.get("y")
+    if isinstance(x, np.ndarray) and x.ndim == 2:
         x = x[:, :, np.newaxis]
-    _check_row_counts(found, findings)
+    _check_row_counts(read, findings)
     lengths = _lengths(found.get("lengths"), x, findings)
+    if isinstance(x, FileSteps) and lengths is not None:
+        x = replace(x, lengths=np.clip(lengths, 1, x.longest))
     if x is not None:
         _check_x(x, lengths, findings)
     split = _split(found.get("split"), findings)
@@ -239,7 +283,7 @@ def _checked(found: dict[str, NDArray[Any]], limits: Limits, findings: Findings)
     return Arrays(x=x, lengths=lengths, y=y, split=split)
 
 
-def _check_row_counts(found: dict[str, NDArray[Any]], findings: Findings) -> None:
+def _check_row_counts(found: dict[str, NDArray[Any] | FileSteps], findings: Findings) -> None:
     counts = {name: len(found[name]) for name in MEMBERS if name in found}
     first, rows = next(iter(counts.items()), ("", 0))
     if counts and not any(counts.values()):
@@ -253,7 +297,9 @@ def _check_row_counts(found: dict[str, NDArray[Any]], findings: Findings) -> Non
             )
 
 
-def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Findings) -> NDArray[np.int64] | None:
+def _lengths(
+    lengths: NDArray[Any] | None, x: NDArray[Any] | FileSteps | None, findings: Findings
+) -> NDArray[np.int64] | None:
     """The valid steps of each row; None where they do not fit x."""
     if lengths is None:
         return None if x is None else np.full(len(x), x.shape[1], dtype=np.int64)
@@ -270,11 +316,11 @@ def _lengths(lengths: NDArray[Any] | None, x: NDArray[Any] | None, findings: Fin
     return lengths if len(lengths) == len(x) else None
 
 
-def _check_x(x: NDArray[Any], lengths: NDArray[np.int64] | None, findings: Findings) -> None:
+def _check_x(x: NDArray[Any] | FileSteps, lengths: NDArray[np.int64] | None, findings: Findings) -> None:
     """Zero the padding, then look for numbers that are not finite."""
-    if lengths is not None:
+    if lengths is not None and isinstance(x, np.ndarray):
         _zero_padding(x, lengths)
-    rows = scan.not_finite(x)
+    rows = np.concatenate([start + scan.not_finite(block) for start, _, block in blocks_of(x)] or [NO_ROWS])
     if rows.size:
         way_out = "fill these steps, or leave the rows out"
         if lengths is None or (lengths == x.shape[1]).all():

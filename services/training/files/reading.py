@@ -27,8 +27,8 @@ def read(
     in_file_from: int | None = None,
 ) -> Arrays:
     """The arrays in a file. `schema` has the fields of a `loopline.files.schema.Schema` that are not to be inferred.
-    `check` is called with sequences before they are padded, and may raise. Steps of a stored data set that take
-    `in_file_from` bytes or more are not read.
+    `check` is called with sequences before they are padded, and may raise. Steps of a stored data set, or of an
+    `.npz` that is not compressed, stay in the file if they take `in_file_from` bytes or more.
 
     Raises DatasetInvalid, OSError.
     """
@@ -41,7 +41,7 @@ def read(
             check(stored)
         return arrays(stored, in_file_from)
     if is_npz(path):
-        return npz.read(path, limits)
+        return npz.read(path, limits, in_file_from=in_file_from)
     from services.training.files import tables
 
     with tempfile.TemporaryDirectory(prefix="loopline-") as work:

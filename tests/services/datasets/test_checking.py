@@ -20,6 +20,7 @@ from services.blobs.memory import Room
 from services.datasets import checking
 from services.datasets.checking import Checker, Upload
 from services.errors import Busy, DatasetInvalid
+from services.training.files import check
 from services.training.files.npz import Limits
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -180,6 +181,7 @@ import time
 from pathlib import Path
 from services.blobs.memory import Room
 from services.datasets.checking import CHECKER, Upload
+from services.training.files import check
 from services.training.files.npz import Limits
 CHECKER.check(Upload(Path({str(file.path)!r}), Path()), Room(Path({str(tmp_path / "room")!r}), 1 << 30), Limits())
 print(CHECKER._process.pid, flush=True)
@@ -209,3 +211,37 @@ def test_a_fork_has_a_process_of_its_own(room: Room, file: Upload) -> None:
     assert theirs != before.pid
     assert not psutil.pid_exists(theirs)
     assert checking.CHECKER.check(file, room, Limits()).content.samples > 0
+
+
+def test_a_large_array_is_checked_in_little_memory(checker: Checker, tmp_path: Path) -> None:
+    """300 MB, where 48 MiB are left for uploads."""
+    x = np.zeros((300, 1000, 250), np.float32)
+    x[::2] = 1.0
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(300) % 2)
+    del x
+    small = Room(tmp_path / "small", 48 << 20)
+    found = checker.check(Upload(tmp_path / "d.npz", tmp_path), small, Limits())
+    assert (found.content.samples, found.content.bytes) == (300, 300_000_000)
+
+
+def test_a_table_is_described_from_its_stored_form_as_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is if it is large. Sequences differ in length, and have words and gaps."""
+    rows = [
+        f"{walk},{step},{(walk * step) % 7 or ''},{'on' if step % 3 else 'off'},{walk % 2}"
+        for walk in range(40)
+        for step in range(2 + walk % 5)
+    ]
+    path = tmp_path / "d.csv"
+    path.write_text("\n".join(["walk,step,speed,mode,kind", *rows]))
+    said = []
+    for threshold in (1 << 40, 0):
+        monkeypatch.setattr(check, "IN_FILE_FROM", threshold)
+        work = tmp_path / str(threshold)
+        work.mkdir()
+        schema = {"group": ["walk"], "order": "step", "target": ["kind"]}
+        asked = {"work": str(work), "stored": str(work / "stored.npz"), "schema": schema}
+        said.append(check._table(path, asked, Limits()))
+    assert said[0] == said[1]
+    assert said[0]["summary"]["samples"] == 40
