@@ -124,8 +124,19 @@ class DatasetRef(Answer):
 
 
 class Progress(Answer):
+    """Epochs and steps are numbered over the whole job, with all its folds."""
+
     epoch: int
     epochs: int | None
+    """With folds an estimate from above, until the last one has ended: a fold may stop early."""
+    fold: int | None = None
+    """The fold that is trained, from 1; one more than `folds` is the final model. Null for a job without folds, and
+    before it starts."""
+    folds: int | None = None
+    fold_epoch: int | None = None
+    """The epochs of this fold that have ended."""
+    fold_epochs: int | None = None
+    """The most epochs that this fold may take."""
     step: int
     steps: int | None
     fraction: float
@@ -265,16 +276,49 @@ class Sample(Answer):
     seed: int
 
 
+class FoldSamples(Answer):
+    train: int
+    validation: int
+
+
+class FoldResult(Answer):
+    """A model of a cross-validation, judged on the samples that it was not trained on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    fold: int
+    best_epoch: int
+    """The number within the fold, as `epochs`."""
+    epochs: int
+    stopped_early: bool
+    seed: int
+    """The `training.seed` that this fold was trained with."""
+    samples: FoldSamples
+    metrics: dict[str, float | None]
+    """Of the validation part, with the weights of the best epoch."""
+
+
 class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
     complete: bool = True
     """False for the best weights of a job that was cancelled or reached its time limit; they are never registered."""
     incomplete_because: Literal["cancelled", "time_limit"] | None = None
+    fold: int | None = None
+    """Of an incomplete model of a job with folds: the fold that was trained; one more than their number is the final
+    model."""
     metrics: dict[str, float | None]
     best_epoch: int | None
+    """The epoch whose weights are the model. With folds, `best_epoch` and `epochs` are those of the final model alone.
+    """
     epochs: int
     stopped_early: bool
+    folds: list[FoldResult] | None = None
+    """The folds that have ended. Null for a job without folds; so are the next two."""
+    mean: dict[str, float | None] | None = None
+    """The mean of each metric over the folds."""
+    std: dict[str, float | None] | None = None
+    """The sample standard deviation of each metric over the folds; null for a single fold."""
     baseline: Baseline | None = None
     """Null for a job that an earlier version of Loopline trained."""
     details: dict[Literal["validation", "test"], Details] | None = None
@@ -462,6 +506,11 @@ class Epoch(Answer):
     model_config = ConfigDict(extra="allow", json_schema_extra=_with_measures)
 
     epoch: int
+    """From 1, over the whole job with all its folds."""
+    fold: int | None = None
+    """Of a job with folds, from 1; one more than the number of folds is the final model. Else the field is left out."""
+    fold_epoch: int | None = None
+    """The number of the epoch within its fold; it comes with `fold`."""
     lr: float | None = None
     grad_norm_mean: float | None = None
     """Before clipping."""
@@ -477,13 +526,15 @@ class EpochList(Page[Epoch]):
 
 
 class Steps(Answer):
-    """Loss and gradient norm by step, thinned out to at most `points`; three lists of one length."""
+    """Loss and gradient norm by step, thinned out to at most `points`; lists of one length."""
 
     object: Literal["steps"] = "steps"
     step: list[int]
     loss: list[float | None]
     grad_norm: list[float | None]
     """Before clipping."""
+    fold: list[int] | None = None
+    """The fold of each step. Null for a job without folds."""
     total: int
     """Steps recorded."""
 
@@ -498,6 +549,8 @@ class Checkpoint(Answer):
     id: int
     epoch: int
     step: int
+    fold: int | None = None
+    """Null for a job without folds."""
     best: bool
     bytes: int
     sha256: str
@@ -1148,6 +1201,8 @@ class JobQuery(Query):
 class EpochsQuery(Query):
     after: int = Field(0, ge=0, le=MAX_INTEGER)
     limit: int = Field(1000, ge=1, le=10_000)
+    fold: int | None = Field(None, ge=1, le=MAX_INTEGER)
+    """Only the epochs of this fold; one more than the number of folds is the final model."""
 
 
 class EventsQuery(Query):
@@ -1165,6 +1220,8 @@ class LogsQuery(Query):
 class StepsQuery(Query):
     points: int = Field(500, ge=2, le=10_000)
     """The most points to return; longer series are thinned out evenly."""
+    fold: int | None = Field(None, ge=1, le=MAX_INTEGER)
+    """Only the steps of this fold; one more than the number of folds is the final model."""
 
 
 class UploadPath(Path):

@@ -293,6 +293,8 @@ class Job(Base):
     steps: Mapped[int | None] = mapped_column(sa.BigInteger)
     checkpoint_step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     """The furthest step that a checkpoint was ever made at."""
+    fold: Mapped[dict[str, Any] | None]
+    """Of a job with folds: the `services.training.messages.FoldProgress` that it is at."""
     best: Mapped[dict[str, Any] | None]
     """`{"epoch", "metric", "value"}`"""
     trainer: Mapped[dict[str, Any] | None]
@@ -499,6 +501,9 @@ class Epoch(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Over the whole job, with all its folds."""
+    fold: Mapped[int] = mapped_column(default=0, server_default="0")
+    """0 of a job without folds."""
     record: Mapped[dict[str, Any]]
 
 
@@ -510,6 +515,8 @@ class StepChunk(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     first_step: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
     last_step: Mapped[int] = mapped_column(sa.BigInteger)
+    fold: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of all these steps; 0 of a job without folds."""
     loss: Mapped[bytes] = mapped_column(sa.LargeBinary)
     grad_norm: Mapped[bytes] = mapped_column(sa.LargeBinary)
 
@@ -522,6 +529,8 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
     epoch: Mapped[int]
+    fold: Mapped[int] = mapped_column(default=0, server_default="0")
+    """0 of a job without folds."""
     best: Mapped[bool]
     attempt: Mapped[int]
     files: Mapped[list[dict[str, Any]]]

@@ -46,6 +46,7 @@ def described(row: Checkpoint) -> schemas.Checkpoint:
     return schemas.Checkpoint(
         id=row.step,
         epoch=row.epoch,
+        fold=row.fold or None,
         step=row.step,
         best=row.best,
         bytes=sum(file["bytes"] for file in row.files),

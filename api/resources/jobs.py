@@ -26,6 +26,8 @@ api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is o
 
 MISSED_RENEWALS = 2.5
 """After so many a worker counts as silent."""
+MAY_LACK = ("retrain", "baseline", "details", "sample", "folds", "mean", "std")
+"""Of a result."""
 JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 
 log = logging.getLogger(__name__)
@@ -172,7 +174,7 @@ def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
     """List the epochs of a job, ascending"""
     engine = current().engine
     queries.revision(engine, identified(path.job_id), tenant=auth.tenant())
-    records, more = queries.epochs(engine, path.job_id, query.after, query.limit)
+    records, more = queries.epochs(engine, path.job_id, query.after, query.limit, query.fold)
     end = b'],"has_more":%s}\n' % (b"true" if more else b"false")
     return openapi.pieces([b'{"object":"list","data":[', records, end])
 
@@ -182,8 +184,8 @@ def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
     """List loss and gradient norm by step, thinned out"""
     with db.read_scope(current().engine) as session:
         queries.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
-        found = progress.steps(session, path.job_id, points=query.points)
-    numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm}
+        found = progress.steps(session, path.job_id, points=query.points, fold=query.fold)
+    numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm, "fold": found.fold}
     return openapi.answer({"object": "steps", **numbers, "total": found.total})
 
 
@@ -261,9 +263,8 @@ def silent_since(row: Any, settings: Settings) -> float | None:
 
 
 def result(text: str | None) -> dict[str, Any] | None:
-    """A `schemas.Result`, which says of jobs from before there were retrainings or baselines that they have none."""
-    unsaid = dict.fromkeys(("retrain", "baseline", "details", "sample"))
-    return None if text is None else {**unsaid, **json.loads(text)}
+    """A `schemas.Result`, with null for what the job has not, or is from before there was it."""
+    return None if text is None else {**dict.fromkeys(MAY_LACK), **json.loads(text)}
 
 
 def _links(job_id: str, *, has_model: bool) -> dict[str, str | None]:
@@ -286,9 +287,14 @@ def _progress(row: Any, now: float, *, is_silent: bool) -> dict[str, Any]:
     """How far the job is, and how long it may still take. `now` is in seconds since 1970."""
     done = row.status == Status.SUCCEEDED
     fraction = 1.0 if done else row.step / row.steps if row.steps else 0.0
+    fold = json.loads(row.fold) if row.fold else {}
     return {
         "epoch": row.epoch,
         "epochs": row.epochs,
+        "fold": fold.get("number"),
+        "folds": fold.get("folds"),
+        "fold_epoch": max(0, row.epoch - fold["epochs_before"]) if fold else None,
+        "fold_epochs": fold.get("epochs"),
         "step": row.step,
         "steps": row.steps,
         "fraction": min(fraction, 1.0),

@@ -212,14 +212,16 @@ class Job:
         """The job's log, with line numbers above `after`. follow: yields new lines until the job ends."""
         return (LogLine.of(each) for each in self._entries("logs", "number", after, follow))
 
-    def epochs(self, after: int = 0) -> Iterator[Epoch]:
-        """The epochs that have ended, in order, with numbers above `after`."""
-        pages = self._connection.pages(self._path("epochs"), {"after": after, "limit": 1000}, key="epoch")
+    def epochs(self, after: int = 0, *, fold: int | None = None) -> Iterator[Epoch]:
+        """The epochs that have ended, in order, with numbers above `after`; those of one fold, or all of them."""
+        wanted = {"after": after, "limit": 1000} | ({} if fold is None else {"fold": fold})
+        pages = self._connection.pages(self._path("epochs"), wanted, key="epoch")
         return (Epoch.of(record) for record in pages)
 
-    def steps(self, points: int = 500) -> Steps:
-        """Loss and gradient norm of the steps so far, reduced to about `points` of them."""
-        return Steps.of(self._connection.get_object(self._path("steps"), {"points": points}))
+    def steps(self, points: int = 500, *, fold: int | None = None) -> Steps:
+        """Loss and gradient norm of the steps so far, of one fold or all, reduced to about `points` of them."""
+        wanted = {"points": points} | ({} if fold is None else {"fold": fold})
+        return Steps.of(self._connection.get_object(self._path("steps"), wanted))
 
     def checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that can be downloaded."""

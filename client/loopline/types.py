@@ -104,10 +104,18 @@ def _fits(value: object, kind: Any) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a job: epochs and steps, done and total, the fraction (0 to 1), and the expected seconds left."""
+    """The progress of a job: epochs and steps, done and total, the fraction (0 to 1), and the expected seconds left.
+
+    With folds these are of all folds together. `fold_epoch` and `fold_epochs` are of the fold that is trained; a `fold`
+    above `folds` is the final model.
+    """
 
     epoch: int = 0
     epochs: int | None = None
+    fold: int | None = None
+    folds: int | None = None
+    fold_epoch: int | None = None
+    fold_epochs: int | None = None
     step: int = 0
     steps: int | None = None
     fraction: float = 0.0
@@ -132,6 +140,25 @@ class Best:
 
 
 @dataclass(frozen=True)
+class FoldResult:
+    """One fold of a cross-validation: the metrics of its validation part, with the weights of its best epoch."""
+
+    fold: int
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    best_epoch: int | None = None
+    epochs: int | None = None
+    stopped_early: bool = False
+    seed: int | None = None
+    samples: Mapping[str, int] = field(default_factory=dict)
+    """How many samples it was trained on (`train`) and judged by (`validation`)."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
 class Result:
     """The result of a training: final metrics, the best epoch, and whether it stopped early. For a retraining,
     `retrain` has `model`, `version`, `decision` (such as `promoted`), `message` and `gate`.
@@ -144,6 +171,12 @@ class Result:
     incomplete_because: str | None = None
     epochs: int | None = None
     stopped_early: bool = False
+    folds: list[FoldResult] | None = None
+    """The folds that have ended, if `data.split.folds` was set; `mean` and `std` are over them, by metric."""
+    mean: Mapping[str, float | None] | None = None
+    std: Mapping[str, float | None] | None = None
+    fold: int | None = None
+    """Of an incomplete model of a job with folds: the fold that was trained."""
     retrain: Document | None = None
     baseline: Document | None = None
     """A trivial answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
@@ -157,14 +190,20 @@ class Result:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        return cls(**known(cls, document))
+        found = known(cls, document)
+        return cls(**found | {"folds": [FoldResult.of(each) for each in found["folds"]] if "folds" in found else None})
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training data. `raw` has every recorded number; `epoch["train_accuracy"]` reads one."""
+    """One pass over the training data. `raw` has every recorded number; `epoch["train_accuracy"]` reads one.
+
+    `epoch` is numbered over the whole job, `fold_epoch` within its fold.
+    """
 
     epoch: int
+    fold: int | None = None
+    fold_epoch: int | None = None
     train_loss: float | None = None
     validation_loss: float | None = None
     lr: float | None = None
@@ -201,11 +240,13 @@ class Steps:
     loss: tuple[float | None, ...] = ()
     grad_norm: tuple[float | None, ...] = ()
     total: int = 0
+    fold: tuple[int, ...] = ()
+    """The fold of each step; empty for a job without folds."""
 
     @classmethod
     def of(cls, document: Document) -> Self:
         found = known(cls, document)
-        series = {name: tuple(found.get(name, ())) for name in ("step", "loss", "grad_norm")}
+        series = {name: tuple(found.get(name, ())) for name in ("step", "loss", "grad_norm", "fold")}
         return cls(**series, total=found.get("total", 0))
 
     def __len__(self) -> int:
@@ -218,6 +259,7 @@ class Checkpoint:
 
     step: int
     epoch: int = 0
+    fold: int | None = None
     best: bool = False
     bytes: int = 0
     sha256: str | None = None

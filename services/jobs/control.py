@@ -87,7 +87,7 @@ def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) 
         "warnings": [*wanted.warnings],
         "max_retries": limits.max_retries,
         "max_runtime_seconds": limits.max_runtime_seconds,
-        "epochs": spec.training.epochs,
+        "epochs": spec.training.epochs * (1 if spec.data.split.folds is None else spec.data.split.folds + 1),
         **whose,
     }
     statement = _insertion(*values)

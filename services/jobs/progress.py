@@ -35,6 +35,8 @@ class Steps:
     grad_norm: Sequence[float | None]
     total: int
     """How many steps are recorded."""
+    fold: Sequence[int] | None = None
+    """Of each step, if the job has folds."""
 
 
 def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> Sequence[dict[str, Any]]:
@@ -43,14 +45,13 @@ def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> 
     return session.scalars(query).all()
 
 
-def steps(session: Session, job_id: str, points: int = 500) -> Steps:
+def steps(session: Session, job_id: str, points: int = 500, fold: int | None = None) -> Steps:
     """Loss and gradient norm by step, at most `points` (2 or more) of them: the first, the last, and of each stretch
-    between the least and the greatest loss."""
-    query = (
-        select(StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm)
-        .where(StepChunk.job_id == job_id)
-        .order_by(StepChunk.first_step)
-    )
+    between the least and the greatest loss. Of one fold, or of the whole job."""
+    columns = (StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm, StepChunk.fold)
+    query = select(*columns).where(StepChunk.job_id == job_id).order_by(StepChunk.first_step)
+    if fold is not None:
+        query = query.where(StepChunk.fold == fold)
     chunks = session.execute(query).all()
     if not chunks:
         return Steps([], [], [], 0)
@@ -58,7 +59,12 @@ def steps(session: Session, job_id: str, points: int = 500) -> Steps:
     loss = series.unpack(b"".join(chunk.loss for chunk in chunks))
     grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))
     chosen = series.thin(loss, max(points, 2))
-    return Steps(step[chosen].tolist(), series.plain(loss[chosen]), series.plain(grad_norm[chosen]), len(step))
+    folds = None
+    if any(chunk.fold for chunk in chunks):
+        each = np.repeat([chunk.fold for chunk in chunks], [chunk.last_step - chunk.first_step + 1 for chunk in chunks])
+        folds = each[chosen].tolist()
+    numbers = series.plain(loss[chosen]), series.plain(grad_norm[chosen])
+    return Steps(step[chosen].tolist(), *numbers, len(step), folds)
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
@@ -88,9 +94,11 @@ def started(
     steps_per_epoch: int,
     info: Mapping[str, Any],
     best: Mapping[str, Any] | None = None,
+    fold: Mapping[str, Any] | None = None,
 ) -> Job:
     """The trainer has begun; `info` is what it said (device, threads, parameters, resumed_from). Which epoch is the
-    best so far, here and below, is for the trainer to say.
+    best so far, here and below, is for the trainer to say. `fold` is the `FoldProgress` of a job with folds, whose
+    epochs and steps, here and below, are numbered over all of them.
 
     What an earlier attempt recorded beyond the position that this one resumes from is forgotten: it will come again. So
     are checkpoints whose files are not among `info["checkpoints"]`, the steps of those that it found.
@@ -103,18 +111,36 @@ def started(
         session,
         lease,
         epochs=epochs,
-        steps=epochs * steps_per_epoch,
+        steps=epochs * steps_per_epoch if fold is None else fold["total_steps"],
         step=resumed["step"],
         trainer={**info, "steps_per_epoch": steps_per_epoch},
+        **({} if fold is None else {"fold": dict(fold)}),
     )
     _forget_after(session, job, resumed["epoch"], resumed["step"], best)
     if (there := info.get("checkpoints")) is not None:
         gone = (Checkpoint.job_id == job.id, Checkpoint.step.not_in(there))
         session.execute(sa.delete(Checkpoint).where(*gone))
     if resumed["step"]:
-        place = f"Attempt {job.attempt} goes on from step {resumed['step']} (epoch {resumed['epoch']})."
+        place = f"Attempt {job.attempt} goes on from step {resumed['step']} ({_epoch(resumed['epoch'], fold)})."
         events.add(session, job, events.Type.RESUMED, place, data=resumed)
     return job
+
+
+def fold_started(session: Session, lease: Lease, fold: Mapping[str, Any]) -> Job:
+    """The next fold has begun. No epoch of it has ended yet, so none is the best.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease, fold=dict(fold), epochs=fold["total_epochs"], steps=fold["total_steps"], best=None)
+    events.add(session, job, events.Type.FOLD, _began(fold), data={"fold": fold["number"], "folds": fold["folds"]})
+    return job
+
+
+def _began(fold: Mapping[str, Any]) -> str:
+    if fold["number"] > fold["folds"]:
+        return f"The training of the final model begins: {fold['epochs']} epochs on all samples outside the test."
+    return f"Fold {fold['number']} of {fold['folds']} begins."
 
 
 def rolled_back(
@@ -160,7 +186,8 @@ def record_all(
     rows = [{key: _finite(value) for key, value in record.items()} for record in records]
     job = owned(session, lease, epoch=rows[-1]["epoch"], progress_at=now())
     session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch >= rows[0]["epoch"]))
-    session.execute(sa.insert(Epoch), [{"job_id": job.id, "epoch": row["epoch"], "record": row} for row in rows])
+    of_job = [{"job_id": job.id, "epoch": row["epoch"], "fold": row.get("fold") or 0, "record": row} for row in rows]
+    session.execute(sa.insert(Epoch), of_job)
     job.best = None if best is None else dict(best)
     session.flush()
     return job
@@ -172,9 +199,10 @@ def record_steps(
     first_step: int,
     loss: Sequence[float | None],
     grad_norm: Sequence[float | None],
+    fold: int = 0,
 ) -> Job:
-    """Keep the numbers of neighbouring steps from `first_step` on (1 is the first of the run), in the place of all that
-    was recorded from there on.
+    """Keep the numbers of neighbouring steps of one fold from `first_step` on (1 is the first of the job), in the place
+    of all that was recorded from there on.
 
     Raises:
         LeaseLost: another attempt, or nobody, owns the job now.
@@ -190,13 +218,14 @@ def record_steps(
     before = session.scalar(
         select(StepChunk).where(
             StepChunk.job_id == job.id,
+            StepChunk.fold == fold,
             StepChunk.last_step == first_step - 1,
             StepChunk.first_step > last_step - CHUNK_STEPS,
         )
     )
     if before is None:
-        row = {"job_id": job.id, "first_step": first_step, "last_step": last_step, "loss": new[0], "grad_norm": new[1]}
-        session.execute(sa.insert(StepChunk).values(row))
+        place = {"job_id": job.id, "first_step": first_step, "last_step": last_step, "fold": fold}
+        session.execute(sa.insert(StepChunk).values(**place, loss=new[0], grad_norm=new[1]))
     else:
         before.last_step, before.loss, before.grad_norm = last_step, before.loss + new[0], before.grad_norm + new[1]
         session.flush()
@@ -204,7 +233,14 @@ def record_steps(
 
 
 def checkpoint(
-    session: Session, lease: Lease, *, epoch: int, step: int, best: bool, files: Sequence[Mapping[str, Any]]
+    session: Session,
+    lease: Lease,
+    *,
+    epoch: int,
+    step: int,
+    best: bool,
+    files: Sequence[Mapping[str, Any]],
+    fold: int = 0,
 ) -> Job:
     """Register a checkpoint that lies whole on disk: `files` are `{"name", "bytes", "sha256"}`. A new furthest one is
     progress: the count of lost workers begins again.
@@ -216,10 +252,11 @@ def checkpoint(
     if best:
         session.execute(update(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.best).values(best=False))
     session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
-    row = {"job_id": job.id, "step": step, "epoch": epoch, "best": best, "attempt": job.attempt}
+    row = {"job_id": job.id, "step": step, "epoch": epoch, "fold": fold, "best": best, "attempt": job.attempt}
     session.execute(sa.insert(Checkpoint).values(**row, files=[dict(file) for file in files], created_at=now()))
     size = sum(file["bytes"] for file in files)
-    message = f"Checkpoint at step {step} (epoch {epoch}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
+    where = _epoch(epoch, {"number": fold} if fold else None)
+    message = f"Checkpoint at step {step} ({where}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
     events.add(
         session, job, events.Type.CHECKPOINT, message, data={"step": step, "epoch": epoch, "best": best, "bytes": size}
     )
@@ -258,6 +295,10 @@ def _forget_steps(session: Session, job_id: str, first_step: int) -> None:
         keep = 4 * (first_step - chunk.first_step)  # bytes: float32
         chunk.last_step, chunk.loss, chunk.grad_norm = first_step - 1, chunk.loss[:keep], chunk.grad_norm[:keep]
     session.flush()
+
+
+def _epoch(epoch: int, fold: Mapping[str, Any] | None) -> str:
+    return f"epoch {epoch}" if fold is None else f"epoch {epoch}, fold {fold['number']}"
 
 
 def _finite(value: Any) -> Any:

@@ -98,11 +98,13 @@ def members(source: Source, batch_id: str) -> Sequence[Any]:
     return _members().rows(source, batch_id=batch_id)
 
 
-def epochs(source: Source, job_id: str, after: int, limit: int) -> tuple[bytes, bool]:
-    """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more."""
-    query = _epochs(source.dialect.name)
-    [(records, count, last)] = query.tuples(source, job_id=job_id, after=after, limit=limit)
-    more = count == limit and bool(_epochs_after().tuples(source, job_id=job_id, after=last))
+def epochs(source: Source, job_id: str, after: int, limit: int, fold: int | None = None) -> tuple[bytes, bool]:
+    """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more. Of one
+    fold, or of the whole job."""
+    query, chosen = _epochs(source.dialect.name, fold is not None), {} if fold is None else {"fold": fold}
+    [(records, count, last)] = query.tuples(source, job_id=job_id, after=after, limit=limit, **chosen)
+    beyond = _epochs_after(fold is not None)
+    more = count == limit and bool(beyond.tuples(source, job_id=job_id, after=last, **chosen))
     return records or b"", more
 
 
@@ -122,7 +124,7 @@ def _columns(*, full: bool) -> Sequence[ColumnElement[Any]]:
         "epoch epochs step steps attempt_started_at progress_at lease_until cancel_requested pause_requested revision "
         "created_at started_at finished_at"
     )
-    texts = [_J.tags, _J.warnings, _J.best, _J.result, *([_J.spec] if full else [])]
+    texts = [_J.tags, _J.warnings, _J.fold, _J.best, _J.result, *([_J.spec] if full else [])]
     # Where a run resumed counts for the estimate of its end only.
     trainer = sa.cast(sa.case((_J.status == sa.literal_column("'running'"), _J.trainer)), sa.Text).label("trainer")
     dataset = Dataset.__table__.c.name.label("dataset_name")
@@ -179,13 +181,15 @@ def _members() -> Query:
 
 
 @cache
-def _epochs(dialect: str) -> Query:
+def _epochs(dialect: str, of_fold: bool) -> Query:
     """One value for all of them, in bytes: thousands of rows take longer to receive, and a text has to be encoded."""
     e = Epoch.__table__.c
     limit = sa.bindparam("limit", type_=sa.Integer())
     record = sa.type_coerce(e.record, sa.Text) if dialect == "sqlite" else sa.cast(e.record, sa.Text)
     these = select(e.epoch, record.label("record"))
     these = these.where(e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after")).order_by(e.epoch)
+    if of_fold:
+        these = these.where(e.fold == sa.bindparam("fold"))
     some = these.limit(limit).subquery()
     joined: ColumnElement[Any]
     if dialect == "sqlite":
@@ -199,10 +203,11 @@ def _epochs(dialect: str) -> Query:
 
 
 @cache
-def _epochs_after() -> Query:
+def _epochs_after(of_fold: bool) -> Query:
     e = Epoch.__table__.c
     after = (e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after"))
-    return Query(select(e.epoch).where(*after).limit(_number(1)))
+    of = (e.fold == sa.bindparam("fold"),) if of_fold else ()
+    return Query(select(e.epoch).where(*after, *of).limit(_number(1)))
 
 
 def _line(job: Any, queue: Any, tenant: Any) -> tuple[ColumnElement[bool], ...]:

@@ -90,6 +90,8 @@ def save(run: Run, directory: Path) -> Saved:
         "history": history,
         "state": state,
     }
+    if (fold := run.fold.document()) is not None:
+        body["fold"] = fold
     body["sha256"] = _hash_of(body)
     text = json.dumps(body, allow_nan=False).encode()
     there_was_one = path.exists()  # of this very update, from before the run was built again
@@ -103,12 +105,12 @@ def save(run: Run, directory: Path) -> Saved:
         raise
     faults.point("checkpoint.written")
     best = run.state.best is not None and run.state.best.epoch == run.state.epoch and run.state.steps_in_epoch == 0
-    return Saved(run.state.step, run.state.epoch, best, (record, weights))
+    return Saved(run.state.step, run.epochs_made, best, (record, weights))
 
 
 def _append_epochs(run: Run, directory: Path) -> dict[str, Any]:
     try:
-        run.state.written = epochs.append(directory, run.state.history, run.state.written)
+        run.state.written = epochs.append(directory, [*run.fold.records, *run.state.history], run.state.written)
     except OSError as error:
         run.state.written = None
         if error.errno in FULL:
@@ -139,6 +141,8 @@ def load_into(run: Run, path: Path) -> None:
     body = read(path)
     if body["spec_sha256"] != spec_hash(run):
         raise CheckpointCorrupt(f"{path.name} belongs to another spec.")
+    if body.get("fold") != run.fold.document():
+        raise CheckpointCorrupt(f"{path.name} belongs to another fold.")
     digests = body.get("data_sha256"), run.data.sha256  # a version before this was written down left it out
     if None not in digests and digests[0] != digests[1]:
         raise CheckpointCorrupt(f"{path.name} belongs to other data.")
@@ -156,7 +160,7 @@ def load_into(run: Run, path: Path) -> None:
     if hashlib.sha256(data).hexdigest() != body["tensors_sha256"]:
         raise CheckpointCorrupt(f"The tensors of {path.name} are damaged: their hash is another than was written.")
     try:
-        history = epochs.load(path.parent, body["history"]) if "history" in body else None
+        history = epochs.load(path.parent, body["history"])[len(run.fold.records) :] if "history" in body else None
         tensors = load(data)
         restore(run, tensors, _meant(body["state"]), history)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -316,8 +320,7 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     split = parts["data"]["split"]
     if split.get("method") == "random":
         split = {key: value for key, value in split.items() if key != "method"}
-    if split.get("by") is None:
-        split = {key: value for key, value in split.items() if key != "by"}
+    split = {key: value for key, value in split.items() if key not in ("by", "folds") or value is not None}
     parts["data"]["split"] = split
     if parts["data"].get("target_scaling") == "none":
         parts["data"].pop("target_scaling")

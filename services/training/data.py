@@ -25,7 +25,7 @@ from services.training.preprocessing.fitting import fit_all
 from services.training.preprocessing.later import Later
 from services.training.preprocessing.scaling import UNSCALED, Scaling, standard
 from services.training.spec import Spec
-from services.training.splits import check_labels, split_rows
+from services.training.splits import Parts, check_labels, split_rows
 from services.training.tasks import known
 from services.training.tasks.task import Task
 
@@ -77,13 +77,18 @@ class Prepared:
 
 
 def prepare(
-    arrays: Arrays, spec: Spec, preprocessing: Preprocessing | None = None, target_scaling: Scaling | None = None
+    arrays: Arrays,
+    spec: Spec,
+    preprocessing: Preprocessing | None = None,
+    target_scaling: Scaling | None = None,
+    drawn: Parts | None = None,
 ) -> Prepared:
     """Splits and preprocesses a data set as the spec says, or with the preprocessing that a model was trained with.
+    `drawn` are the rows of each part, where they are known.
 
     Raises DatasetInvalid when a part of the split cannot be used.
     """
-    drawn = split_rows(arrays, spec.data.split)
+    drawn = split_rows(arrays, spec.data.split) if drawn is None else drawn
     rows = _without_gaps(arrays, spec, drawn)
     if spec.architecture.batch_norm and len(rows["train"]) < 2:
         detail = "batch_norm needs at least two training samples, and the split leaves one"

@@ -30,8 +30,8 @@ from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import learning_rate
 from services.training.spec import Spec
-from services.training.spec.fields import Architecture, Plateau
-from services.training.state import Batches, Best, State
+from services.training.spec.fields import Architecture, Plateau, Training
+from services.training.state import ONLY, Batches, Best, Fold, State
 
 Epoch = epochs.Epoch
 
@@ -74,12 +74,14 @@ class Run:
         device: torch.device | str = "cpu",
         initial: Mapping[str, Tensor] | None = None,
         step: Step | None = None,
+        fold: Fold = ONLY,
     ) -> None:
         """`spec` has its loss filled in (spec.check_data). The first weights are `initial`, or else the seed alone
         decides them, on any device. `step` makes an update; by default autograd_step."""
         self.initial = initial
         self.make_update: Step = step or autograd_step
-        self.spec, self.training, self.device = spec, spec.training, torch.device(device)
+        self.spec, self.training, self.device = spec, _training_of(spec, fold), torch.device(device)
+        self.fold = fold
         loss = self.training.loss
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
         self.data = prepared
@@ -92,7 +94,8 @@ class Run:
         targets = self.train_part.y.to(self.device)
         self.loss = prepared.task.loss(loss, targets, prepared.output_size)
         self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
-        self.state = State(Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH)))
+        batches = Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH))
+        self.state = State(batches, step=fold.steps_before)
 
     def first_model(self) -> SequenceModel:
         """The network as it begins; what is drawn after it goes on from the seed's draw of its weights."""
@@ -165,7 +168,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.state.stopping.stopped or self.state.epoch >= self.training.epochs
+        return self.state.stopping.stopped or self.state.epoch >= self.most_epochs
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs after which the run ends. The learning rate follows `training.epochs` even if there are fewer."""
+        return self.training.epochs if self.fold.epochs is None else self.fold.epochs
+
+    @property
+    def epochs_made(self) -> int:
+        """Epochs that have ended, with those of the folds before."""
+        return len(self.fold.records) + self.state.epoch
 
     def autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.training.precision)
@@ -174,7 +187,7 @@ class Run:
         rate = self.state.rollbacks.lr_factor * learning_rate(
             self.training.lr_schedule,
             self.training.optimizer.lr,
-            step=self.state.step,
+            step=self.state.step - self.fold.steps_before,
             epoch=self.state.epoch + 1,
             total_steps=total_steps,
             plateau=self.state.plateau,
@@ -199,6 +212,8 @@ class Run:
     def diverged(self, step: int, loss: float, grad_norm: float) -> Diverged:
         lr = self.optimizer.param_groups[0]["lr"]
         error = Diverged(epoch=self.state.epoch + 1, step=step, loss=loss, grad_norm=grad_norm, lr=lr)
+        if self.fold.number:
+            error.add(f"It was {self.fold.name}.")
         y = self.train_part.y
         largest_y = float(torch.stack(y.aminmax()).abs().max()) if y.is_floating_point() else 0.0
         for name, peak in (("scaling", self.train_part.peak()), ("target_scaling", largest_y)):
@@ -206,6 +221,16 @@ class Run:
                 what = "training data has" if name == "scaling" else "values to predict have"
                 error.add(f"The {what} numbers of up to {peak:.3g}, so set data.{name} to standard first.")
         return error
+
+
+def _training_of(spec: Spec, fold: Fold) -> Training:
+    """The training of a spec, as one of its folds has it. Fold 1 and the final model have the spec's seed, each other
+    fold the next one; and the final model has no validation part that could stop it."""
+    if not fold.number:
+        return spec.training
+    if fold.is_last:
+        return spec.training.model_copy(update={"early_stopping": None})
+    return spec.training.model_copy(update={"seed": (spec.training.seed + fold.number - 1) % 2**63})
 
 
 def network(architecture: Architecture, data: Prepared) -> SequenceModel:
@@ -392,8 +417,10 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
     validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
     seconds = run.state.elapsed
     norms = reports[:, 1][torch.isfinite(reports[:, 1])]
+    in_fold = {"fold": run.fold.number, "fold_epoch": run.state.epoch + 1} if run.fold.number else {}
     record: Epoch = {
-        "epoch": run.state.epoch + 1,
+        "epoch": run.epochs_made + 1,
+        **in_fold,
         "train_loss": float((reports[:, 0] * weights).sum() / weights.sum()),
         "validation_loss": validation.pop("loss", None),
     }
@@ -412,7 +439,8 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
 
 def _keep_best(run: Run, record: Epoch) -> None:
     value = _judged(run, record, run.training.best_by)
-    if run.state.best is None or _better(run.training.best_by, value, run.state.best.value):
+    keeps_last = run.fold.epochs is not None  # how long is long enough was decided before
+    if keeps_last or run.state.best is None or _better(run.training.best_by, value, run.state.best.value):
         weights = {key: tensor.detach().clone() for key, tensor in run.model.state_dict().items()}
         run.state.best = Best(run.state.epoch, value, weights)
 

@@ -82,6 +82,21 @@ class Best(_Message):
 
 
 @dataclass(frozen=True, slots=True)
+class FoldProgress(_Message):
+    """Which fold a job is at, and what all of them come to as far as is known: a fold may stop early. Epochs and steps
+    are numbered over the whole job."""
+
+    number: int
+    """From 1; one more than `folds` is the final model."""
+    folds: int
+    epochs: int
+    """Of this fold, at most."""
+    epochs_before: int
+    total_epochs: int
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class SavedModel(_Message):
     """A version of a model and the folder of its files; None where they are gone."""
 
@@ -164,13 +179,22 @@ class Started(_Message):
     """The steps of those on disk; None where the trainer does not list them."""
     details: dict[str, Any] = field(default_factory=dict)
     """What else a trainer reports about itself; stored with the job."""
+    fold: FoldProgress | None = None
+    """None of a job without folds. With folds, `epochs` are those of the whole job."""
 
     def info(self) -> dict[str, Any]:
         """What is stored with the job."""
         written = to_json(self)
-        for name in ("event", "epochs", "steps_per_epoch", "best", "details"):
+        for name in ("event", "epochs", "steps_per_epoch", "best", "details", "fold"):
             written.pop(name, None)
         return {**written, **self.details}
+
+
+@dataclass(frozen=True, slots=True)
+class FoldStarted(_Message):
+    """The next fold begins, or the training of the final model."""
+
+    fold: FoldProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +204,8 @@ class Steps(_Message):
     first_step: int
     loss: list[float | None]
     grad_norm: list[float | None]
+    fold: int = 0
+    """0 of a job without folds."""
 
     def __post_init__(self) -> None:
         if len(self.loss) != len(self.grad_norm) or not self.loss:
@@ -205,6 +231,11 @@ class EpochEnded(_Message):
     def epoch(self) -> int:
         return int(self.record["epoch"] or 0)
 
+    @property
+    def fold(self) -> int:
+        """0 of a job without folds."""
+        return int(self.record.get("fold") or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory(_Message):
@@ -221,6 +252,8 @@ class CheckpointSaved(_Message):
     step: int
     best: bool
     files: tuple[File, ...]
+    fold: int = 0
+    """0 of a job without folds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +322,7 @@ class Failed(_Message):
 Event = (
     Ready
     | Started
+    | FoldStarted
     | Steps
     | EpochEnded
     | DeviceMemory
@@ -307,6 +341,7 @@ REQUESTS: Mapping[str, type[Request]] = {"order": Order, "lease": Lease, "stop":
 EVENTS: Mapping[str, type[Event]] = {
     "ready": Ready,
     "started": Started,
+    "fold": FoldStarted,
     "steps": Steps,
     "epoch": EpochEnded,
     "device": DeviceMemory,

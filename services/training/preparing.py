@@ -13,6 +13,7 @@ from services.training.preprocessing.fitted import Preprocessing
 from services.training.preprocessing.scaling import UNSCALED, Scaling
 from services.training.spec import Spec, tasks
 from services.training.spec.fields import NextStep
+from services.training.splits import Parts
 
 
 def arrays_for(arrays: Arrays, spec: Spec) -> Arrays:
@@ -22,8 +23,9 @@ def arrays_for(arrays: Arrays, spec: Spec) -> Arrays:
     return windows.with_targets(arrays) if tasks.forecast(spec) else arrays
 
 
-def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None) -> Prepared:
-    """Splits and preprocesses a data set as the spec says, or as for the model of a model.json.
+def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None, drawn: Parts | None = None) -> Prepared:
+    """Splits and preprocesses a data set as the spec says, or as for the model of a model.json. `drawn` are the rows of
+    each part, where they are known.
 
     Raises DatasetInvalid when a part of the split cannot be used.
     """
@@ -31,8 +33,9 @@ def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None) -
         return windows.prepare(arrays, spec, None if card is None else windows.Fit.read(card))
     if isinstance(spec.task, NextStep):
         return continuation.prepare(arrays, spec, None if card is None else Preprocessing.read(card).text)
-    before = () if card is None else (Preprocessing.read(card), target_scaling(card))
-    prepared = data.prepare(arrays, spec, *before)
+    fitted = None if card is None else Preprocessing.read(card)
+    scaling = None if card is None else target_scaling(card)
+    prepared = data.prepare(arrays, spec, fitted, scaling, drawn)
     if spec.training.bptt_steps is None:
         return prepared
     return replace(prepared, train=bptt.unrolled(prepared.train, spec.training.bptt_steps))

@@ -23,26 +23,37 @@ def resume(run: Run, directory: Path, wanted: str | None, data: Path | None) -> 
         checkpoint.discard_after(directory, -1)
         return None
     if wanted == NEWEST:
-        yield from _check_newest(run, directory, data)
-    found = take_up(run, directory, at_most=None if wanted == NEWEST else checkpoint.step_of(Path(wanted)))
+        yield from check_newest(run, directory, data)
+    found = take_up(run, directory, at_most=bound(wanted))
+    yield from report(found, wanted)
+    return found
+
+
+def bound(wanted: str) -> int | None:
+    """The step after which no checkpoint is taken, if there is one."""
+    return None if wanted == NEWEST else checkpoint.step_of(Path(wanted))
+
+
+def report(found: Path | None, wanted: str) -> Iterator[Event]:
+    """Says so if another checkpoint was found than the `wanted` one, or none."""
     if found is None:
         yield Log("warning", "There is no checkpoint that is whole; training starts from the beginning.")
     elif wanted != NEWEST and Path(wanted).name != found.name:
         yield Log("warning", f"{Path(wanted).name} is damaged or missing; training goes on from {found.name}.")
-    return found
 
 
 def take_up(run: Run, directory: Path, *, at_most: int | None = None) -> Path | None:
-    """Puts the run where the newest whole checkpoint is, and deletes those beyond it."""
+    """Puts the run where the newest whole checkpoint of it is, and deletes those beyond it."""
     found = checkpoint.resume(run, directory, at_most=at_most)
-    checkpoint.discard_after(directory, run.state.step if found else -1)
+    is_begun = found is not None or run.fold.number > 1  # the last checkpoint of the fold before is its beginning
+    checkpoint.discard_after(directory, run.state.step if is_begun else -1)
     return found
 
 
-def _check_newest(run: Run, directory: Path, data: Path | None) -> Iterator[Event]:
+def check_newest(run: Run, directory: Path, data: Path | None) -> Iterator[Event]:
     """Raises Invalid where the directory's checkpoints are of another spec or of other data: going on would mix both,
     or delete the checkpoints. Warns where the newest one does not say which data it is of."""
-    body = _newest_readable(directory)
+    body = newest_readable(directory)
     if body is None:
         return
     if body["spec_sha256"] != checkpoint.spec_hash(run):
@@ -64,7 +75,7 @@ def _check_newest(run: Run, directory: Path, data: Path | None) -> Iterator[Even
         )
 
 
-def _newest_readable(directory: Path) -> dict[str, Any] | None:
+def newest_readable(directory: Path) -> dict[str, Any] | None:
     for path in checkpoint.newest_first(directory):
         try:
             return checkpoint.read(path)

@@ -70,7 +70,7 @@ class Retention:
         self._doomed = [(number, step) for number, step in self._doomed if step != saved.step]
         self._sent += 1
         self._sent_of[saved.step] = self._sent
-        yield CheckpointSaved(saved.epoch, saved.step, saved.best, saved.files)
+        yield CheckpointSaved(saved.epoch, saved.step, saved.best, saved.files, run.fold.number)
         yield from self.prune(run.spec.checkpoints.keep_last)
 
     def prune(self, keep_last: int) -> Iterator[Event]:

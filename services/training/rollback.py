@@ -36,7 +36,7 @@ def roll_back(run: Run) -> bool:
 
 def _cut_back(run: Run, epoch: int) -> None:
     """Forgets what came after the end of an epoch."""
-    run.state = run.state.gone_back(epoch, epoch * run.steps_per_epoch)
+    run.state = run.state.gone_back(epoch, run.fold.steps_before + epoch * run.steps_per_epoch)
     for record in run.state.history:
         watch(run, record)
 

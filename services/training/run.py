@@ -21,12 +21,13 @@ import torch
 
 from services import faults
 from services.errors import Diverged, NotFinite
-from services.training import baseline, checkpoint, epochs, sampling
+from services.training import baseline, checkpoint, epochs, folds, sampling
 from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
 from services.training.files.steps import IN_FILE_FROM, FileSteps
+from services.training.folds import Folds
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, EvaluationOutOfMemory, Run, details, evaluate, fit, restore_best, unanswered
 from services.training.memory import Smaller, give_back, smaller, usage
@@ -37,6 +38,7 @@ from services.training.messages import (
     Event,
     File,
     Finished,
+    FoldStarted,
     Log,
     Note,
     Order,
@@ -162,14 +164,43 @@ def events(
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
+    retention = Retention(Path(order.directory), recorded)
+    if spec.data.split.folds:
+        yield from _fold_by_fold(Folds(spec, arrays, device, sha256), retention, order, stop)
+        return
     retraining = Retraining(spec, arrays, device, order.baselines)
     del arrays  # what is needed of them is in there
     if any(retraining.data.left_out.values()):
         yield left_out(retraining.data)
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
-    training = Training(first, Retention(Path(order.directory), recorded), retraining, path)
+    training = Training(first, retention, retraining, path)
     del first  # it may have to make room for a smaller one
     yield from training.events(order.resume, stop)
+
+
+def _fold_by_fold(job: Folds, retention: Retention, order: Order, stop: Stop) -> Iterator[Event]:
+    """Trains each fold and then the final model, from the place on where the order resumes."""
+    if order.resume is None:
+        prepared = job.check()
+        if any(prepared.left_out.values()):
+            yield left_out(prepared)
+        del prepared
+    run, resumed = yield from job.resume(retention.directory, order.resume, Path(order.data) if order.data else None)
+    training = Training(run, retention)
+    del run  # only one of them has room on the device
+    yield from training.begin(resumed)
+    yield from training.train(stop)
+    while training.result is not None:  # a fold has ended, and was not stopped
+        if (reason := stop()) is not None:
+            yield from training.stopped(reason)
+            return
+        fold, batches = job.after(training.run, training.result), training.run.state.batches
+        del training.run
+        give_back(job.device)
+        training.run = job.run(fold, batches)
+        if (progress := folds.progress_of(training.run)) is not None:
+            yield FoldStarted(progress)
+        yield from training.train(stop)
 
 
 def left_out(data: Prepared) -> Note:
@@ -223,6 +254,8 @@ class Training:
     ) -> None:
         self.run, self.retention, self.retraining, self.data = run, retention, retraining, data
         self.directory = retention.directory
+        self.result: dict[str, Any] | None = None
+        """Of a fold that has ended and that another one follows."""
         self._steps_at = time.monotonic()
         self._has_sent_steps = False
         self._measured_at = -math.inf
@@ -230,12 +263,21 @@ class Training:
     def events(self, wanted: str | None, stop: Stop) -> Iterator[Event]:
         """Trains from the `wanted` checkpoint on; see the order's `resume`."""
         resumed = yield from resume(self.run, self.directory, wanted, self.data)
+        yield from self.begin(resumed)
+        yield from self.train(stop)
+
+    def begin(self, resumed: Path | None) -> Iterator[Event]:
+        """Says where training begins: after this checkpoint, if there is one."""
         self.retention.take_stock()
         yield self._started(resumed)
         if self.run.precision_of_layers != self.run.training.precision:
             yield _layers_in_float32(self.run)
         if resumed is None and self.retraining is not None:
             yield from self.retraining.beginning()
+
+    def train(self, stop: Stop) -> Iterator[Event]:
+        """Trains the run to its end, or until it is to stop."""
+        self.result = None
         while True:
             try:
                 yield from self._train(stop)
@@ -254,7 +296,7 @@ class Training:
             yield from again  # out here nothing refers to the failure, nor to what its traceback held of the device
 
     def _train(self, stop: Stop) -> Iterator[Event]:
-        """Trains to the end and writes the result, or until it is to stop."""
+        """Trains to the end, or until it is to stop; the last run of the job then writes the result."""
         run = self.run
         for epoch in fit(run):
             now = time.monotonic()
@@ -265,16 +307,30 @@ class Training:
             reason = stop()
             if reason or run.finished or self.retention.is_due(run, now, epoch_ended=epoch is not None):
                 yield from self._steps(now)  # the numbers before a checkpoint are sent before it
-                goes_on_from_here = reason not in (None, StopReason.CANCEL) and not run.finished
-                yield from self.retention.save(run, must=goes_on_from_here)
-            if reason and not run.finished:
-                offered = None
-                if reason in CUT_SHORT:
-                    offered = yield from self._cut_short(CUT_SHORT[reason])
-                yield Stopped(reason, *(offered or ()))
-                return
+                if reason and not (run.finished and run.fold.is_last):
+                    yield from self.stopped(reason)
+                    return
+                yield from self.retention.save(run)
+        if not run.fold.is_last:
+            yield from self._fold_ended()
+            return
         yield from self.retention.settle(run.spec.checkpoints.keep_last)
         yield from finish(run, self.directory, self.retraining)
+
+    def stopped(self, reason: StopReason) -> Iterator[Event]:
+        """Saves the place of the run and ends. What nobody goes on with is offered as a model."""
+        yield from self.retention.save(self.run, must=reason != StopReason.CANCEL)
+        offered = None
+        if reason in CUT_SHORT:
+            offered = yield from self._cut_short(CUT_SHORT[reason])
+        yield Stopped(reason, *(offered or ()))
+
+    def _fold_ended(self) -> Iterator[Event]:
+        check_answers(self.run)
+        result = folds.result_of(self.run)
+        check_losses(self.run, result["metrics"])
+        self.result = result
+        yield folds.note_of(self.run, result)
 
     def _cut_short(self, why: str) -> Generator[Event, None, Offered | None]:
         """Offers the best weights of a run that nobody goes on with: what the last event says of them, if anything."""
@@ -299,21 +355,21 @@ class Training:
             "diverged_at_step": error.step,
             "lr": error.lr,
         }
-        yield RolledBack(run.state.epoch, run.state.step, best_of(run), sentence_of(error, run), data)
+        yield RolledBack(run.epochs_made, run.state.step, best_of(run), sentence_of(error, run), data)
         yield from self.retention.save(run)
         self.retention.forget_after(run.state.step)
 
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
         spec, data, device, initial = self.run.spec, self.run.data, self.run.device, self.run.initial
-        make_update = self.run.make_update
+        make_update, fold = self.run.make_update, self.run.fold
         del self.run  # before there is another: the device has no room for two
         give_back(device)
-        self.run = Run(spec, data, device, initial, make_update)
+        self.run = Run(spec, data, device, initial, make_update, fold)
         found = take_up(self.run, self.directory)
         self.retention.take_stock()
         less.apply(self.run)
-        resumed = found is not None
+        resumed = found is not None or fold.steps_before > 0
         yield Note("micro_batch", "warning", less.sentence(self.run, resumed), less.document(self.run, resumed))
         yield self._started(found)
         yield from self.retention.save(self.run)  # so that a later attempt begins with what fits
@@ -338,17 +394,19 @@ class Training:
             error.add(f"The last checkpoint is that of step {steps[-1]}.")
 
     def _started(self, resumed: Path | None) -> Event:
-        run = self.run
+        run, fold = self.run, folds.progress_of(self.run)
+        is_begun = resumed is not None or run.fold.steps_before > 0
         return Started(
-            epochs=run.training.epochs,
+            epochs=run.training.epochs if fold is None else fold.total_epochs,
             steps_per_epoch=run.steps_per_epoch,
-            resumed_from=Place(run.state.epoch, run.state.step) if resumed else None,
+            resumed_from=Place(run.epochs_made, run.state.step) if is_begun else None,
             best=best_of(run),
             parameters=sum(p.numel() for p in run.parameters),
             device=str(run.device),
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             checkpoints=self.retention.steps,
+            fold=fold,
         )
 
     def _steps_due(self, now: float) -> bool:
@@ -364,7 +422,7 @@ class Training:
         if reports:
             self._has_sent_steps = True
             loss, grad_norm = zip(*reports, strict=True)
-            yield Steps(first, _all_finite(loss), _all_finite(grad_norm))
+            yield Steps(first, _all_finite(loss), _all_finite(grad_norm), self.run.fold.number)
         yield from self._memory(now)
 
     def _memory(self, now: float) -> Iterator[Event]:
@@ -417,6 +475,7 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         result["sample"] = sampling.of_result(run)
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
+    result |= folds.summary(run.fold)
     profile = {}
     if retraining is not None:
         notes, concluded = retraining.conclude(run)
@@ -448,6 +507,8 @@ def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
         **({"rollbacks": run.state.rollbacks.count} if run.training.on_divergence else {}),
         "metrics": metrics,
         "baseline": baseline.of(run, metrics),
+        **({"fold": run.fold.number} if run.fold.number else {}),
+        **folds.summary(run.fold),
     }
     return result, _write_model(run, directory, run.state.best.weights, result)
 
@@ -473,7 +534,7 @@ def _write_model(
     return (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
         _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),
-        _write_json(directory / "history.json", {"epochs": run.state.history}),
+        _write_json(directory / "history.json", {"epochs": folds.history_of(run)}),
     )
 
 
@@ -509,6 +570,8 @@ def check_losses(run: Run, metrics: dict[str, float | None]) -> None:
 
 def _not_finite(run: Run, what: str) -> NotFinite:
     epoch = run.state.best.epoch if run.state.best else run.state.epoch
+    if run.fold.number:
+        what += f"; it was {run.fold.name}"
     return NotFinite(
         epoch=epoch,
         step=run.state.step,
@@ -525,7 +588,8 @@ def best_of(run: Run) -> BestEpoch | None:
         return None
     split = "validation" if run.data.validation is not None else "train"
     value = run.state.best.value if math.isfinite(run.state.best.value) else None
-    return BestEpoch(run.state.best.epoch, f"{split}_{run.training.best_by}", value)
+    epoch = len(run.fold.records) + run.state.best.epoch
+    return BestEpoch(epoch, f"{split}_{run.training.best_by}", value)
 
 
 def _train_metrics(epoch: Epoch) -> dict[str, float | None]:

@@ -15,16 +15,22 @@ from services.errors import DatasetInvalid, Problem
 from services.training.files import grouping
 from services.training.files.grouping import Groups
 from services.training.files.npz import Arrays
-from services.training.spec import shares
+from services.training.spec import folds, shares
 from services.training.spec.fields import Split
 from services.training.tasks import known
 
+CODES = {"validation": 1, "test": 2}
+"""What marks a row in the `split` of a data set."""
 Parts = dict[str, NDArray[np.int64]]
 """By name, the rows of parts of a split, ascending."""
 
 
+EMPTY: NDArray[np.int64] = np.array([], np.int64)
+
+
 def split_rows(arrays: Arrays, split: Split) -> Parts:
-    """The rows of each part. A fraction is taken as `split.method` says, and never from rows given elsewhere.
+    """The rows of each part. A fraction is taken as `split.method` says, and never from rows given elsewhere. With
+    folds there is no validation part: all that is not for the test is for training (`split_folds`).
 
     Raises DatasetInvalid when nothing is left to train on, when a fraction above 0 has no rows, or when a part that the
     data set gives breaks what the method promises.
@@ -33,8 +39,8 @@ def split_rows(arrays: Arrays, split: Split) -> Parts:
     rows: Parts = {}
     left = np.arange(len(arrays.x))
     fractions: dict[str, float] = {}
-    for code, name in ((2, "test"), (1, "validation")):
-        marked = np.flatnonzero(given == code) if given is not None else np.array([], dtype=np.int64)
+    for name in shares.names(split):
+        marked = np.flatnonzero(given == CODES[name]) if given is not None else EMPTY
         share = shares.of_part(split, name, marked=bool(len(marked)))
         if share == "given":
             rows[name] = marked
@@ -43,21 +49,90 @@ def split_rows(arrays: Arrays, split: Split) -> Parts:
             fractions[name] = share
     groups = _groups(arrays, split) if split.method == "group" else None
     if groups is not None:
-        drawn = _by_group(groups.of[left], left, fractions, split.seed)
+        drawn = _by_group(groups.of[left], left, fractions, split)
     elif split.method == "time":
-        drawn = _by_time(_ends(arrays)[left], left, fractions)
+        drawn = _by_time(_ends(arrays)[left], left, fractions, split)
     elif split.method == "content":
         drawn = _by_content(arrays, left, fractions, split.seed)
     else:
         drawn = _at_random(arrays, left, fractions, split)
     train = np.setdiff1d(left, np.concatenate([left[:0], *drawn.values()]), assume_unique=True)
-    rows = {"train": train} | {name: (rows | drawn)[name] for name in ("validation", "test")}
+    rows = {"train": train} | {name: (rows | drawn).get(name, EMPTY) for name in ("validation", "test")}
     _check_sizes(arrays, split, rows, left, fractions)
     if groups is not None:
         _check_groups(groups, rows)
     elif split.method == "time":
         _check_order(_ends(arrays), rows)
     return rows
+
+
+def split_folds(arrays: Arrays, split: Split) -> list[Parts]:
+    """The rows of each part for each fold, and last for the final model, which trains on all that is not for the test.
+
+    Each row that is not for the test is for validation in one fold; by time those of the first period are in none. No
+    fold has a test part: nothing of it is even looked at before the final model.
+
+    Raises DatasetInvalid as `split_rows` does, and when there is too little for so many folds.
+    """
+    assert split.folds is not None, "the split has folds"  # noqa: S101
+    final = split_rows(arrays, split)
+    rows = final["train"]
+    fold_of = _fold_of(arrays, rows, split)
+    found: list[Parts] = []
+    for fold in range(1, split.folds + 1):
+        is_trained_on = fold_of < fold if split.method == "time" else fold_of != fold
+        found.append({"train": rows[is_trained_on], "validation": rows[fold_of == fold], "test": EMPTY})
+    return [*found, final]
+
+
+def _fold_of(arrays: Arrays, rows: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
+    """(rows,): the fold that each is for validation in, from 1 on; by time, 0 for the first period."""
+    assert split.folds is not None  # noqa: S101
+    rng = np.random.default_rng([split.seed, 0xF01D])
+    units = np.arange(len(rows))
+    if split.method == "group":
+        units = _groups(arrays, split).of[rows]
+    elif split.method == "time":
+        units = _ends(arrays)[rows]
+    there, needed = len(np.unique(units)), folds.units_needed(split)
+    if there < needed:
+        what = {"group": "groups", "time": "times at which samples end"}.get(split.method, "samples")
+        detail = f"{split.folds} folds need {needed} {what} outside the test, and there are {there}: set fewer folds"
+        raise DatasetInvalid(f"The data cannot be divided: {detail}.", [Problem(folds.PLACE, detail)])
+    if split.method == "group":
+        return _dealt_groups(units, split.folds, rng)
+    if split.method == "time":
+        return _periods(units, split.folds + 1)
+    order = rng.permutation(len(rows))
+    if split.stratify and known.of_y(arrays.y).stratifies:  # one class after the other, so each is dealt evenly
+        order = order[np.argsort(arrays.y[rows][order], kind="stable")]
+    fold_of = np.empty(len(rows), np.int64)
+    fold_of[order] = np.arange(len(rows)) % split.folds + 1
+    return fold_of
+
+
+def _dealt_groups(groups: NDArray[Any], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Whole groups, the largest first, each to the fold with the fewest samples so far. `groups` is (rows,)."""
+    _, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    shuffled = rng.permutation(len(sizes))
+    dealt, totals = np.empty(len(sizes), np.int64), np.zeros(count, np.int64)
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        dealt[group] = totals.argmin()
+        totals[dealt[group]] += sizes[group]
+    fold_of: NDArray[np.int64] = dealt[of.reshape(-1)] + 1
+    return fold_of
+
+
+def _periods(ends: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The number of the period that each time is in: periods of about as many samples, numbered from 0."""
+    times, of, sizes = np.unique(ends, return_inverse=True, return_counts=True)
+    before = np.concatenate(([0], np.cumsum(sizes)))
+    begins = [0]
+    for period in range(1, count):
+        choices = np.arange(begins[-1] + 1, len(times) - (count - period) + 1)
+        begins.append(int(choices[np.abs(before[choices] - period * len(ends) / count).argmin()]))
+    found: NDArray[np.int64] = np.searchsorted(begins, of.reshape(-1), side="right") - 1
+    return found
 
 
 def _check_sizes(
@@ -111,13 +186,13 @@ def _at_random(arrays: Arrays, rows: NDArray[np.int64], fractions: dict[str, flo
     return chosen
 
 
-def _by_group(of: NDArray[np.int64], rows: NDArray[np.int64], fractions: dict[str, float], seed: int) -> Parts:
+def _by_group(of: NDArray[np.int64], rows: NDArray[np.int64], fractions: dict[str, float], split: Split) -> Parts:
     """Whole groups at random, until a part has about as many samples as it is to have. `of` (rows,) are the groups."""
     numbers, of = np.unique(of, return_inverse=True)
     sizes = np.bincount(of.reshape(-1), minlength=len(numbers))
-    free = np.random.default_rng([seed, 0x5EED]).permutation(len(numbers))
+    free = np.random.default_rng([split.seed, 0x5EED]).permutation(len(numbers))
     chosen = {}
-    for name, share, others in _with_others(fractions):
+    for name, share, others in _with_others(fractions, split):
         taken = _groups_of(sizes[free], share * len(rows), most=len(free) - others)
         chosen[name] = rows[np.isin(of.reshape(-1), free[taken])]
         free = np.delete(free, taken)
@@ -139,12 +214,12 @@ def _groups_of(sizes: NDArray[np.int64], wanted: float, most: int) -> list[int]:
     return taken or [int(sizes.argmin())]
 
 
-def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, float]) -> Parts:
+def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, float], split: Split) -> Parts:
     """The latest rows for the test and those before them for validation. `ends` (rows,) are their times."""
     times, of = np.unique(ends, return_inverse=True)
     up_to = np.concatenate(([0], np.cumsum(np.bincount(of.reshape(-1), minlength=len(times)))))
     chosen, stop = {}, len(times)
-    for name, share, others in _with_others(fractions):
+    for name, share, others in _with_others(fractions, split):
         begin = stop
         if share > 0 and stop > others:
             begins = np.arange(others, stop)  # of the times that the part may begin with, the one of the nearest size
@@ -154,11 +229,12 @@ def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, f
     return chosen
 
 
-def _with_others(fractions: dict[str, float]) -> Iterator[tuple[str, float, int]]:
-    """Each part with its share, and how many parts after it need something too: training does."""
+def _with_others(fractions: dict[str, float], split: Split) -> Iterator[tuple[str, float, int]]:
+    """Each part with its share, and how many parts after it need something too: training does, and each fold."""
     shares_left = list(fractions.values())
+    training = folds.units_needed(split) if split.folds else 1
     for place, (name, share) in enumerate(fractions.items(), 1):
-        yield name, share, 1 + sum(one > 0 for one in shares_left[place:])
+        yield name, share, training + sum(one > 0 for one in shares_left[place:])
 
 
 def _groups(arrays: Arrays, split: Split) -> Groups:

@@ -8,7 +8,7 @@ its default.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -22,6 +22,49 @@ from services.training.schedule import PlateauState
 
 APART: Mapping[str, Any] = {"apart": True}
 """Of a field that is not written into the checkpoint's JSON: a tensor, the history, or of this process alone."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which of the runs of a job a run is, and what those before it came to (`folds.py`).
+
+    A job without folds has one run, number 0, and nothing before it. Epochs and steps are numbered over the whole job.
+    """
+
+    number: int = 0
+    """From 1; one more than `folds` is the final model."""
+    folds: int = 0
+    epochs: int | None = None
+    """Of the final model: it is trained for exactly so many, and its last weights are kept."""
+    steps_before: int = 0
+    records: Sequence[Epoch] = ()
+    """Of the epochs of the folds before, in their order."""
+    results: Sequence[Mapping[str, Any]] = ()
+    """Of the folds that have ended."""
+    epochs_after: int = 0
+    steps_after: int = 0
+    """About as many updates will be made after this run."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the job ends with this run."""
+        return self.number == 0 or self.number > self.folds
+
+    @property
+    def name(self) -> str:
+        """`fold 2 of 5`"""
+        return "the final model" if self.is_last else f"fold {self.number} of {self.folds}"
+
+    def document(self) -> dict[str, Any] | None:
+        """What a checkpoint says of it; None of the only run of a job."""
+        if not self.number:
+            return None
+        results = [dict(result) for result in self.results]
+        return {"number": self.number, "folds": self.folds, "steps_before": self.steps_before, "results": results}
+
+
+ONLY = Fold()
+"""The only run of a job without folds."""
 
 
 @dataclass

@@ -19,6 +19,8 @@ from services.training.messages import (
     Failed,
     File,
     Finished,
+    FoldProgress,
+    FoldStarted,
     Lease,
     Log,
     Note,
@@ -41,16 +43,21 @@ from services.training.messages import (
 )
 
 BEST = Best(2, "validation_loss", 0.25)
+FOLD = FoldProgress(number=2, folds=5, epochs=3, epochs_before=3, total_epochs=18, total_steps=72)
 FILE = File("model.json", 12, "ab" * 32)
 
 ALL_EVENTS: list[Event] = [
     Ready(PROTOCOL, "cpu"),
     Started(3, 4, Place(1, 4), BEST, 10, "cpu", 1, "2.9", [4], {"pid": 7}),
     Started(3, 4, None, None, 10, "cpu", 1, "2.9"),
+    Started(18, 4, Place(4, 16), BEST, 10, "cpu", 1, "2.9", fold=FOLD),
+    FoldStarted(FOLD),
     Steps(5, [0.5, None], [1.0, 2.0]),
+    Steps(5, [0.5, None], [1.0, 2.0], 2),
     EpochEnded({"epoch": 1, "train_loss": 0.5, "validation_loss": None}, BEST),
     DeviceMemory({"allocated": 1, "reserved": 2, "peak": 3}),
     CheckpointSaved(1, 4, True, (FILE, File("model.safetensors", 3, "cd" * 32, "jobs/x"))),
+    CheckpointSaved(4, 16, True, (FILE,), 2),
     CheckpointDeleted(4),
     RolledBack(0, 0, None, "It goes on from the start.", {"lr": 0.1}),
     Note("gate", "info", "It is better.", {"metric": "loss"}),

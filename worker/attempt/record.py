@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import sqlalchemy as sa
@@ -29,6 +29,8 @@ from services.training.messages import (
     Event,
     Failed,
     Finished,
+    FoldProgress,
+    FoldStarted,
     Log,
     Note,
     Ready,
@@ -124,18 +126,20 @@ class Record:
 
 def _apply(session: Session, lease: Lease, event: Event | Epochs) -> None:
     match event:
-        case Started(epochs, steps, best=best):
-            info = event.info()
-            progress.started(session, lease, epochs=epochs, steps_per_epoch=steps, info=info, best=_document(best))
-        case Steps(first, loss, grad_norm):
-            progress.record_steps(session, lease, first, loss, grad_norm)
+        case Started(epochs, steps, best=best, fold=fold):
+            info, sizes = event.info(), {"epochs": epochs, "steps_per_epoch": steps}
+            progress.started(session, lease, **sizes, info=info, best=_document(best), fold=_document(fold))
+        case FoldStarted(fold):
+            progress.fold_started(session, lease, as_dict(fold))
+        case Steps(first, loss, grad_norm, fold=number):
+            progress.record_steps(session, lease, first, loss, grad_norm, number)
         case EpochEnded(record, best):
             progress.record_all(session, lease, [record], best=_document(best))
         case Epochs(records, best):
             progress.record_all(session, lease, records, best=_document(best))
-        case CheckpointSaved(epoch, step, is_best, files):
+        case CheckpointSaved(epoch, step, is_best, files, fold=number):
             written = [as_dict(file) for file in files]
-            progress.checkpoint(session, lease, epoch=epoch, step=step, best=is_best, files=written)
+            progress.checkpoint(session, lease, epoch=epoch, step=step, best=is_best, files=written, fold=number)
         case CheckpointDeleted(step):
             progress.drop_checkpoint(session, lease, step)
         case RolledBack(epoch, step, best, message, data):
@@ -151,8 +155,8 @@ def _apply(session: Session, lease: Lease, event: Event | Epochs) -> None:
             assert_never(event)
 
 
-def _document(best: Best | None) -> dict[str, Any] | None:
-    return None if best is None else as_dict(best)
+def _document(part: Best | FoldProgress | None) -> dict[str, Any] | None:
+    return None if part is None else as_dict(part)
 
 
 def merged(events: Sequence[Event]) -> list[Event | Epochs]:
@@ -172,13 +176,13 @@ def merged(events: Sequence[Event]) -> list[Event | Epochs]:
                     steps[-1].loss.extend(event.loss)
                     steps[-1].grad_norm.extend(event.grad_norm)
                 else:
-                    steps.append(Steps(event.first_step, [*event.loss], [*event.grad_norm]))
+                    steps.append(replace(event, loss=[*event.loss], grad_norm=[*event.grad_norm]))
             case EpochEnded():
                 if epochs and epochs[-1][-1].epoch < event.epoch:
                     epochs[-1].append(event)
                 else:
                     epochs.append([event])
-            case Started() | RolledBack():
+            case Started() | FoldStarted() | RolledBack():
                 done += [*steps, *map(_together, epochs), event]
                 steps, epochs = [], []
             case _:
@@ -188,7 +192,8 @@ def merged(events: Sequence[Event]) -> list[Event | Epochs]:
 
 def _follows(before: Steps, event: Steps) -> bool:
     many = len(before.loss) + len(event.loss)
-    return event.first_step == before.last_step + 1 and many <= progress.CHUNK_STEPS
+    follows = event.first_step == before.last_step + 1 and event.fold == before.fold
+    return follows and many <= progress.CHUNK_STEPS
 
 
 def _together(epochs: Sequence[EpochEnded]) -> Epochs:
@@ -217,7 +222,10 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
             return [Line(Level.INFO, f"Training on {device}: {epochs} epochs of {steps} steps{place}.")]
         case EpochEnded(numbers, epoch=epoch) if epoch == 1 or epoch % every == 0:
             metrics_text = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
-            return [Line(Level.INFO, f"epoch {epoch} of {epochs}: {metrics_text}")]
+            return [Line(Level.INFO, f"{_place(event, epochs)}: {metrics_text}")]
+        case FoldStarted(fold):
+            name = "the final model" if fold.number > fold.folds else f"fold {fold.number} of {fold.folds}"
+            return [Line(Level.INFO, f"Training {name}: at most {fold.epochs} epochs.")]
         case RolledBack(message=message):
             return [Line(Level.WARNING, message)]
         case Finished({"best_epoch": best, "epochs": trained}):
@@ -225,6 +233,12 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
         case Stopped(reason):
             return [Line(Level.INFO, f"Training stopped ({reason}).")]
     return []
+
+
+def _place(event: EpochEnded, epochs: int) -> str:
+    if event.fold:
+        return f"fold {event.fold}, epoch {event.record.get('fold_epoch')}"
+    return f"epoch {event.epoch} of {epochs}"
 
 
 def _number(value: object) -> str:

@@ -91,7 +91,7 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
     with connected(ctx) as client:
         job = chosen(client, job_id)
         job = watching.watched(client, job, typed_for(ctx, job), sys.stdout)
-        say(ending(job))
+        say_ending(job)
         leave_as(ctx, job)
 
 
@@ -261,10 +261,15 @@ def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:
     return count
 
 
-def ending(job: Job) -> str:
-    from loopline.view import jobs
+def say_ending(job: Job) -> None:
+    """Prints how a job ended; before that a table of its folds, if it has any."""
+    from loopline.view import folds, jobs, table
 
-    return jobs.ending(job)
+    if job.result is not None and job.result.folds:
+        console = table.console()
+        for each in folds.shown(job.result):
+            console.print(each)
+    say(jobs.ending(job))
 
 
 def leave_as(ctx: typer.Context, job: Job) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from loopline import errors
 from loopline.cli import batches, datasets
-from loopline.cli.jobs import ending, leave_as, typed_for
+from loopline.cli.jobs import leave_as, say_ending, typed_for
 from loopline.cli.shared import AsJson, connected, print_json, typed
 from loopline.view.notes import note, say, warned
 
@@ -96,7 +96,7 @@ def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json
     if as_json:
         print_json(job.raw)
     else:
-        say(ending(job))
+        say_ending(job)
     leave_as(ctx, job)
 
 

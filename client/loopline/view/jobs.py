@@ -10,8 +10,8 @@ from rich.text import Text
 
 from loopline import measures, text
 from loopline.job import Job
-from loopline.types import Checkpoint, Document, Epoch, Event, LogLine, Result, below
-from loopline.view import details, table
+from loopline.types import Checkpoint, Document, Epoch, Event, LogLine, Progress, Result, below
+from loopline.view import details, folds, table
 
 MAX_POSITION = 1000
 """The service counts no more jobs ahead of one."""
@@ -62,17 +62,19 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     if shown.result:
         rows += _came_to(shown.result, typed)
     for head, kept in zip(["checkpoints", *[""] * len(checkpoints)], checkpoints, strict=False):
-        rows.append((head, f"step {kept.step} (epoch {kept.epoch}{', best' if kept.best else ''})"))
+        fold = f", fold {kept.fold}" if kept.fold else ""
+        rows.append((head, f"step {kept.step} (epoch {kept.epoch}{fold}{', best' if kept.best else ''})"))
     if shown.tags:
         rows.append(("tags", ", ".join(f"{key}: {value}" for key, value in shown.tags.items())))
     rows += [(word, text.when(at)) for word, at in _times(shown) if at]
     if shown.seconds is not None:
         rows.append(("took", text.duration(shown.seconds)))
+    each = folds.shown(shown.result) if shown.result else ()
     behind = tuple(details.shown(shown.result.details)) if shown.result and shown.result.details else ()
     if shown.result and shown.result.sample:
         wrote = sample(shown.result.sample)
         behind = (*behind, Text(f"\n{wrote[0]}", "dim"), *map(Text, wrote[1:]))
-    return Group(table.pairs(rows), *behind, Text("\nspec", "dim"), table.spec(shown.spec))
+    return Group(table.pairs(rows), *each, *behind, Text("\nspec", "dim"), table.spec(shown.spec))
 
 
 def event(shown: Event) -> Text:
@@ -152,16 +154,26 @@ def epochs_of(shown: Job) -> str:
 
 
 def progress(shown: Job) -> str:
-    """`epoch 3/20, step 12/80 (15%), 12 s left`."""
+    """`epoch 3/20, step 12/80 (15%), 12 s left`, or `fold 3 of 5, epoch 12 of 20, ...`."""
     now = shown.progress
     steps = f", step {now.step}/{now.steps}" if now.steps else ""
     left = f", {text.duration(now.eta_seconds)} left" if now.eta_seconds is not None and not shown.terminal else ""
-    return f"epoch {epochs_of(shown)}{steps} ({text.percent(now.fraction)}){left}"
+    return f"{place(shown)}{steps} ({text.percent(now.fraction)}){left}"
+
+
+def place(shown: Job) -> str:
+    """`epoch 3/20`, or `fold 3 of 5, epoch 12 of 20`."""
+    return folds.place(shown.progress) or f"epoch {epochs_of(shown)}"
 
 
 def best_of(shown: Job) -> str:
-    best = shown.best
-    return f"{best.metric} {text.number(best.value)} (epoch {best.epoch})" if best else text.NOTHING
+    best, now = shown.best, shown.progress
+    if best is None:
+        return text.NOTHING
+    where = f"epoch {best.epoch}"
+    if now.fold is not None:  # it is of the fold that is trained
+        where = f"{folds.name(now.fold, now.folds)}, epoch {best.epoch - now.epoch + (now.fold_epoch or 0)}"
+    return f"{best.metric} {text.number(best.value)} ({where})"
 
 
 def short(metric: str) -> str:
@@ -177,6 +189,8 @@ def metrics(found: Document) -> str:
 
 def _came_to(result: Result, typed: Typed) -> Iterator[tuple[str, str | Text]]:
     yield "result", metrics(result.metrics)
+    if result.folds:
+        yield text.count(len(result.folds), "fold"), folds.spread(result)
     if result.baseline:
         yield "baseline", baseline(result.baseline)
     if not result.complete:
@@ -199,7 +213,8 @@ def baseline(found: Document) -> str:
 def cut_short(result: Result) -> str:
     """What an incomplete model is: `the best weights of epoch 3, after 7 epochs (cancelled)`."""
     after = f"after {result.epochs} epoch{'' if result.epochs == 1 else 's'}"
-    return f"the best weights of epoch {result.best_epoch}, {after} ({result.incomplete_because or 'cut short'})"
+    fold = f" of fold {result.fold}" if result.fold else ""
+    return f"the best weights of epoch {result.best_epoch}{fold}, {after} ({result.incomplete_because or 'cut short'})"
 
 
 def ending(shown: Job) -> str:
@@ -212,11 +227,14 @@ def ending(shown: Job) -> str:
         became = f"\n{shown.message}" if shown.message else ""
         plain = (shown.result.baseline or {}).get("message") if shown.result else None
         doubt = f"\n{plain}" if plain else ""
+        crossed = ""
+        if shown.result and shown.result.folds:
+            crossed = f"\n{text.count(len(shown.result.folds), 'fold')}: {folds.spread(shown.result)}"
         wrote = ""
         if shown.result and shown.result.sample:
             head, *lines = sample(shown.result.sample)
             wrote = "\n".join([f"\n{head[0].upper()}{head[1:]}:", *(f"  {line}" for line in lines)])
-        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{doubt}{became}{wrote}"
+        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{crossed}{doubt}{became}{wrote}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
     left = shown.result
@@ -226,13 +244,15 @@ def ending(shown: Job) -> str:
     )
 
 
-def epoch_line(epoch: Epoch, total: int | None) -> str:
-    """One epoch as a line of words and numbers, for logs."""
+def epoch_line(epoch: Epoch, now: Progress) -> str:
+    """One epoch as a line of words and numbers, for logs. `now` is the progress of its job."""
+    total = now.epochs
     numbers: list[tuple[str, float | None]] = [("loss", epoch.train_loss), ("val loss", epoch.validation_loss)]
     name, value = metric_of(epoch)
     numbers += [(name, value), ("lr", epoch.lr), ("grad norm", epoch.grad_norm_mean)]
     width = len(str(total)) if total else 0
-    head = f"epoch {epoch.epoch:>{width}}/{total}" if total else f"epoch {epoch.epoch}"
+    plain = f"epoch {epoch.epoch:>{width}}/{total}" if total else f"epoch {epoch.epoch}"
+    head = folds.head(epoch, now) or plain
     measured = [
         f"{word} {f'{found:.2e}' if word == 'lr' else f'{text.number(found):<6}'}"
         for word, found in numbers

@@ -74,8 +74,9 @@ class LiveView:
         return [*note, table.Listing(cells, drop=("time", "clipped", "lr", "grad norm"), right=True)]
 
     def _cells(self, epoch: Epoch, metric: str, validated: bool) -> dict[str, str | Text]:
+        in_fold = {"fold": str(epoch.fold), "epoch": str(epoch.fold_epoch)} if epoch.fold else {}
         numbers = {
-            "epoch": str(epoch.epoch),
+            **(in_fold or {"epoch": str(epoch.epoch)}),
             "loss": text.number(epoch.train_loss),
             **({"val loss": text.number(epoch.validation_loss)} if validated else {}),
             **({metric: text.number(jobs.metric_of(epoch)[1])} if metric else {}),
@@ -96,7 +97,7 @@ class LiveView:
         now = self.job.progress
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
-            f"epoch {jobs.epochs_of(self.job)}",
+            jobs.place(self.job),
             ProgressBar(total=1.0, completed=now.fraction, width=max(10, min(40, self.console.width - 40))),
             text.percent(now.fraction),
             f"{text.duration(now.eta_seconds)} left" if now.eta_seconds is not None else "",

@@ -91,6 +91,6 @@ def _lines(console: Console, job: Job, typed: Typed) -> Job:
             if job.status == "paused":
                 note(jobs.way_on(job, typed))
         for epoch in epochs:
-            console.print(jobs.epoch_line(epoch, job.progress.epochs))
+            console.print(jobs.epoch_line(epoch, job.progress))
         console.file.flush()
     return job

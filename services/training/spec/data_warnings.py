@@ -31,5 +31,6 @@ def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, s
 def _is_drawn(spec: Spec | None, summary: DatasetSummary) -> bool:
     """Whether a part of the split is drawn at random, each sequence by itself."""
     marked, split = summary.given_split or {}, Split() if spec is None else spec.data.split
-    parts = [shares.of_part(split, name, marked=bool(marked.get(name))) for name in ("validation", "test")]
-    return split.method in ("random", "content") and any(share not in ("given", 0.0) for share in parts)
+    parts = [shares.of_part(split, name, marked=bool(marked.get(name))) for name in shares.names(split)]
+    drawn = split.folds is not None or any(share not in ("given", 0.0) for share in parts)
+    return split.method in ("random", "content") and drawn

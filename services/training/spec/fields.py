@@ -341,6 +341,12 @@ class Split(Strict):
     by: Plain | None = Field(None, min_length=1, max_length=1024)
     """For the method `group`: the column whose values are the groups. It is one of the columns that name a sequence, or
     one with a value for each sequence. Null: the first column that names a sequence."""
+    folds: int | None = Field(None, ge=2, le=20)
+    """Cross-validation: so many models are trained one after the other as one job, and each sample outside the test is
+    in the validation part of one of them. The result reports each fold, the mean and the spread. Then the model to use
+    is trained on all these samples, for the mean of the folds' best epochs. [folds.md](folds.md) explains it. Leave
+    `validation` out. With `time`, each fold trains on the past and is validated on the period after it. Null trains one
+    model."""
     stratify: bool = True
     """For the method `random`: draw the same fraction of each class. Data with a class for each
     step, with labels or with values is never stratified."""

@@ -12,7 +12,7 @@ from services.errors import Problem
 from services.training import measures
 from services.training.files.summary import DatasetSummary
 from services.training.measures import MEASURES, Answers
-from services.training.spec import shares
+from services.training.spec import folds, shares
 from services.training.spec.fields import Architecture, Data, Gate, NextStep, Spec, Split, Synthetic, Training
 from services.training.tasks import known
 
@@ -35,6 +35,7 @@ def problems(spec: Spec, document: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _training(spec)
     yield from _data(spec.data, document)
     yield from _retrain(spec)
+    yield from folds.problems(spec)
 
 
 def _architecture(a: Architecture) -> Iterator[Problem]:
@@ -233,6 +234,7 @@ def data_problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     yield from _target_scaling_fits(spec, summary)
     yield from _preparation_fits(spec, summary)
     yield from _split_fits(spec, summary)
+    yield from folds.data_problems(spec, summary)
     yield from _gate_fits(spec, summary)
 
 
@@ -377,7 +379,7 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         yield Problem("/architecture/batch_norm", "needs at least two training samples")
     if split.method == "random":  # what falls to a share by its content is not known yet
         kinds = len(summary.classes or ()) if known.named(summary.target).stratifies else None
-        given_rows, fractions = _given_and_drawn(split, summary)
+        given_rows, fractions = shares.given_and_drawn(split, summary)
         for name, share in fractions.items():
             if share > 0 and counts[name] == 0:
                 left = summary.samples - sum(given_rows.values())
@@ -412,9 +414,9 @@ def _method_fits(split: Split, summary: DatasetSummary) -> Problem | None:
 
 def _too_few(split: Split, summary: DatasetSummary) -> Problem | None:
     """Fewer groups, or times, than parts: each of them goes to one part as a whole."""
-    given, fractions = _given_and_drawn(split, summary)
+    given, fractions = shares.given_and_drawn(split, summary)
     asked = [name for name, share in fractions.items() if share > 0]
-    if given or not asked or split.method not in ("group", "time"):
+    if given or not asked or split.folds or split.method not in ("group", "time"):
         return None
     if split.method == "time" and summary.series is not None:
         return None  # the windows of a forecast end at other times than their series
@@ -434,7 +436,7 @@ def _listed(names: list[str]) -> str:
 def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     """How many samples each part gets: exactly, or about as many if rows are given or the method is not random."""
     split = spec.data.split
-    given, fractions = _given_and_drawn(split, summary)
+    given, fractions = shares.given_and_drawn(split, summary)
     left = summary.samples - sum(given.values())  # a fraction is of what is not given to another part
     counts = {"train": 0, **given}
     if split.method == "content":
@@ -447,19 +449,10 @@ def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
             taken = shares.of_each_class(labels, share * (left if len(fractions) == 2 else sum(labels)))
             labels = [count - drawn for count, drawn in zip(labels, taken, strict=True)]
             counts[name] = sum(taken)
-    return counts | {"train": summary.samples - sum(counts.values())}
-
-
-def _given_and_drawn(split: Split, summary: DatasetSummary) -> tuple[dict[str, int], dict[str, float]]:
-    """Of the parts beside training the rows of those that the data set marks, and the fractions of the others."""
-    marked, given, drawn = summary.given_split or {}, {}, {}
-    for name in ("test", "validation"):
-        share = shares.of_part(split, name, marked=bool(marked.get(name)))
-        if share == "given":
-            given[name] = marked.get(name, 0)
-        else:
-            drawn[name] = share
-    return given, drawn
+    left = summary.samples - sum(counts.values())
+    if split.folds:
+        return counts | folds.counts(split, left)
+    return counts | {"train": left}
 
 
 def _class_counts(summary: DatasetSummary) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from services.training.files.summary import DatasetSummary
 from services.training.spec.fields import Split
 
 
@@ -19,6 +20,23 @@ def of_part(split: Split, name: str, *, marked: bool) -> float | Literal["given"
     if share is None:
         return {"validation": 0.2, "test": 0.0}[name]
     return share
+
+
+def names(split: Split) -> tuple[str, ...]:
+    """The parts that are divided from training before anything else. Folds are made of what they leave."""
+    return ("test",) if split.folds else ("test", "validation")
+
+
+def given_and_drawn(split: Split, summary: DatasetSummary) -> tuple[dict[str, int], dict[str, float]]:
+    """Of these parts the rows of those that the data set marks, and the fractions of the others."""
+    marked, given, drawn = summary.given_split or {}, {}, {}
+    for name in names(split):
+        share = of_part(split, name, marked=bool(marked.get(name)))
+        if share == "given":
+            given[name] = marked.get(name, 0)
+        else:
+            drawn[name] = share
+    return given, drawn
 
 
 def of_all(samples: int, wanted: float) -> int:
