@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from loopline.files.inference import infer
 from loopline.files.schema import Schema
 from torch import nn
 
+from services.training.files import npz
 from services.training.run import read_arrays
 from services.training.spec import loads, parse
 from services.training.splits import split_rows
@@ -50,6 +52,34 @@ def test_the_weather_is_forecast_better_than_by_any_naive_forecast(tmp_path: Pat
     steps = result["details"]["test"]["horizon"]["mae"]
     assert len(steps) == 24
     assert steps[0] < steps[-1]
+
+
+def test_the_vowels_train_the_same_from_the_text_of_their_archive(tmp_path: Path) -> None:
+    """The archive has two `.ts` files with six decimals, as are written here. The model is the same, bit for bit."""
+    arrays = npz.read(VOWELS)
+    with zipfile.ZipFile(tmp_path / "vowels.zip", "w") as archive:
+        for part, name in ((0, "TRAIN"), (2, "TEST")):
+            head = "@problemName JapaneseVowels\n@timeStamps false\n@classLabel true 1 2 3 4 5 6 7 8 9\n@data\n"
+            assert arrays.split is not None
+            lines = [_series(arrays, row) for row in np.flatnonzero(arrays.split == part)]
+            archive.writestr(f"JapaneseVowels_{name}.ts", head + "".join(lines))
+    spec = loads((ROOT / "examples" / "vowels.yaml").read_bytes())
+    spec["training"]["epochs"] = 3
+    weights, histories = [], []
+    for path in (VOWELS, tmp_path / "vowels.zip"):
+        order = {"spec": spec, "data": str(path), "directory": str(tmp_path / path.stem), "device": "cpu"}
+        told = [*events(order)]
+        weights.append((tmp_path / path.stem / "model.safetensors").read_bytes())
+        histories.append([loss for event in told if event["event"] == "steps" for loss in event["loss"]])
+        assert told[-1]["result"]["metrics"]["test_accuracy"] > 0.5
+    assert weights[0] == weights[1]
+    assert histories[0] == histories[1]
+
+
+def _series(arrays: npz.Arrays, row: int) -> str:
+    """A line of a `.ts` file."""
+    steps = arrays.x[row, : arrays.lengths[row]]
+    return ":".join(",".join(f"{value:.6f}" for value in column) for column in steps.T) + f":{arrays.y[row]}\n"
 
 
 def test_the_sea_is_forecast_better_than_by_the_year_before(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """A folder, or a zip of one, with a file for each sequence: a long table with the columns `file` and, where folders are
 classes, `folder`. A `manifest.csv` may give each file a label and more.
+
+The archives of time series have two files instead, `NAME_TRAIN.ts` and `NAME_TEST.ts`, with many sequences in each.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from loopline.files import columns, delimited
 from loopline.files.columns import Column
@@ -19,7 +23,7 @@ from loopline.files.limits import Limits
 from loopline.files.members import Member
 from loopline.files.problems import FileInvalid, Findings, Problem, refuse
 from loopline.files.spool import Spool
-from loopline.files.table import Table
+from loopline.files.table import Format, Table
 from loopline.files.values import WORDS
 
 Read = Callable[[Member], Table]
@@ -28,6 +32,8 @@ Read = Callable[[Member], Table]
 MANIFEST = ("manifest.csv", "manifest.tsv")
 PARTS = {"train", "training", "validation", "valid", "val", "test", "testing"}
 """Names of folders that say which part of the data a file belongs to."""
+_NAMED_PART = re.compile(r"_(TRAIN|TEST)\.ts$", re.IGNORECASE)
+"""The two files of a data set in the archives of time series."""
 _FILE = ("file", "filename", "path")
 _SHOWN = 5
 
@@ -50,7 +56,8 @@ def read(members: Sequence[Member], read_one: Read, work: Path, limits: Limits, 
             found = [column for column in reading.columns.values() if column.is_words]
             if not found:
                 reading.finish(spool)
-                return Table(spool.table(), "folder", reading.row_name, (*reading.said, *notes))
+                kind: Format = "ts" if reading.is_ts else "folder"
+                return Table(spool.table(), kind, reading.row_name, (*reading.said, *notes))
             notes += [column.note(reading.row_name) for column in found]
         words |= {column.name for column in found}
 
@@ -73,10 +80,11 @@ def _by_folder(files: Sequence[Member]) -> _Extras:
         extras.types["folder"] = pa.string()
         for value, folders in zip(extras.values, rest, strict=True):
             value["folder"] = "/".join(folders) or None
-    if parts:
+    named = [_NAMED_PART.search(member.name) for member in files]
+    if parts or all(named):
         extras.types["split"] = pa.string()
-        for value, member in zip(extras.values, files, strict=True):
-            value["split"] = member.folders[0].lower()
+        for value, member, found in zip(extras.values, files, named, strict=True):
+            value["split"] = (found[1] if found and not parts else member.folders[0]).lower()
     return extras
 
 
@@ -131,6 +139,10 @@ class _Reading:
     """Those of text cells, whose types are found over all files."""
     starts: list[int] = field(default_factory=list)
     tables: list[tuple[str, Callable[[int], str]]] = field(default_factory=list)
+    is_ts: bool = False
+    """Whether a file has many sequences, and not one."""
+    series: int = 0
+    """Of these, those of the files before: their ids go on from file to file."""
     notes: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     """By note, the file that it was first made for."""
@@ -168,6 +180,9 @@ class _Reading:
         found = table.data.column_names
         if not self.names:
             self.names, self.types = found, {one.name: one.type for one in table.data.schema}
+            self.is_ts = table.format == "ts"
+            if self.is_ts:  # its sequences have an id
+                self.extras.types.pop("file")
             self.columns = {
                 one: Column(one, form=WORDS if one in self.words else None)
                 for one in found
@@ -181,7 +196,7 @@ class _Reading:
             raise refuse(name, f"the file has no column {missing[0]!r}. All files need the same columns.")
         if more := [one for one in found if one not in self.names]:
             raise refuse(name, f"only this file has a column {more[0]!r}. All files need the same columns.")
-        if (table.format in ("csv", "tsv")) != bool(self.columns):
+        if (table.format in ("csv", "tsv")) != bool(self.columns) or (table.format == "ts") != self.is_ts:
             raise refuse(name, "the file has another format than the first file. Write all files in one format.")
         for one in table.data.schema:
             wide = _common(self.types[one.name], one.type)
@@ -196,7 +211,12 @@ class _Reading:
     def _append(self, table: Table, name: str, extra: dict[str, Any], spool: Spool) -> None:
         self.starts.append(spool.rows)
         self.tables.append((name, table.row_name))
-        for batch in table.data.select(self.names).to_batches():
+        data = table.data.select(self.names)
+        if self.is_ts:
+            ids = pc.add(data.column("id"), self.series)
+            self.series = pc.max(ids).as_py() + 1
+            data = data.set_column(self.names.index("id"), "id", ids)
+        for batch in data.to_batches():
             arrays = [
                 pa.repeat(pa.scalar(extra.get(one), kind), batch.num_rows) for one, kind in self.extras.types.items()
             ]
