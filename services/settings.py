@@ -233,14 +233,15 @@ class Settings(BaseSettings):
         default=1024 * MIB,
         gt=0,
         description="How many bytes of memory all uploads together may use while they are read, in all processes that "
-        "share LOOPLINE_DATA_DIR. A larger upload is read alone. An upload waits for 10 s; then it gets 503 `busy`.",
+        "share LOOPLINE_DATA_DIR. A larger upload is read alone. One that gets no memory within "
+        "LOOPLINE_CHECK_WAIT_SECONDS is checked later: the answer is 202.",
     )
     check_wait_seconds: float = Field(
         default=10.0,
         gt=0,
         le=60,
-        description="How long an upload waits for the check of its file, in seconds. A longer check is done by the "
-        "scheduler, for up to 10 minutes: the answer is 202, and the data set is `validating` until then.",
+        description="How long an upload waits for memory and for the check of its file, in seconds. A longer check is "
+        "done by the scheduler, in up to 10 minutes: the answer is 202, and the data set is `validating` until then.",
     )
     trainer_threads: int | None = Field(
         default=None, ge=1, description="Threads of one trainer process; by default as many as the machine has."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from services.blobs.memory import Room
-from services.errors import DatasetInvalid, Problem
+from services.errors import Busy, DatasetInvalid, Problem
 from services.training.files.npz import Limits
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
@@ -86,8 +86,8 @@ class Checker:
 
         Raises:
             DatasetInvalid: it is no data set, or its check takes longer than CHECK_SECONDS.
-            CheckUnfinished: the check takes longer than `wait_seconds`.
-            Busy: other uploads take the memory that there is for reading them.
+            CheckUnfinished: the check takes longer than `wait_seconds`, or waits so long for memory.
+            Busy: without `wait_seconds`: other uploads take the memory that there is for reading them.
         """
         asked = {
             "path": str(upload.path),
@@ -112,7 +112,13 @@ class Checker:
                     raise _crashed()
                 if "needs" in message:
                     held.close()  # it asks for all that it needs: nobody holds a part and waits for another
-                    held.enter_context(room.taken(message["needs"]))  # Busy closes the socket, which ends the check
+                    left = None if wait_seconds is None else began_at + wait_seconds - time.monotonic()
+                    try:  # an error closes the socket, which ends the check
+                        held.enter_context(room.taken(message["needs"], wait_seconds=left))
+                    except Busy:
+                        if wait_seconds is None:
+                            raise
+                        raise CheckUnfinished from None
                     _send(channel, {"granted": True})
                 elif "invalid" in message:
                     raise DatasetInvalid(message["invalid"], [Problem(*one) for one in message["problems"]])

@@ -69,7 +69,7 @@ def received(
     Raises:
         DatasetInvalid: the file is no data set; names arrays and rows.
         TooLarge: the file has more than `max_bytes`.
-        Busy: other uploads take the memory that there is for reading them.
+        Busy: without `wait_seconds`: other uploads take the memory that there is for reading them.
         StorageUnavailable: the object store cannot take it now.
     """
     db.check_no_session("a data set is received")

@@ -14,6 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api.service import Service
+from tests.checking import do_checks
 
 NPZ = "application/octet-stream"
 
@@ -272,16 +273,19 @@ def test_what_a_form_calls_its_file_goes_nowhere(
     assert len(kept) == (answer.status_code == 201)
 
 
-def test_an_upload_that_finds_no_room_is_told_when_to_come_again(
-    client: FlaskClient, service: Service, npz_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+def test_an_upload_that_finds_no_memory_is_kept_and_checked_later(
+    make_app: Callable[..., Flask], sqlite_url: str, npz_bytes: Callable[..., bytes]
 ) -> None:
-    monkeypatch.setattr("services.blobs.memory.WAIT_SECONDS", 0)
+    app = make_app(sqlite_url, check_wait_seconds=0.3)
+    client, service = app.test_client(), app.extensions["loopline"]
     with service.storage.room.taken(1 << 40):
         answer = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ)
-        assert (answer.status_code, answer.get_json()["code"], answer.headers["Retry-After"]) == (503, "busy", "5")
+        assert (answer.status_code, answer.get_json()["status"]) == (202, "validating")
         assert leftovers(service) == []
         bad = io.BytesIO()
         np.savez(bad, x=np.array([{}]), y=np.array([{}]))
-        told = client.post("/v1/datasets?name=toy", data=bad.getvalue(), content_type=NPZ)
+        told = make_app(sqlite_url).test_client().post("/v1/datasets?name=toy", data=bad.getvalue(), content_type=NPZ)
         assert told.status_code == 422  # what is wrong with the headers is told at once
-    assert client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type=NPZ).status_code == 201
+    assert do_checks(service.settings, service.engine) == 1
+    ready = client.get(answer.headers["Location"]).get_json()
+    assert (ready["status"], ready["samples"]) == ("ready", 12)
