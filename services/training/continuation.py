@@ -46,7 +46,13 @@ class Continuation(Prepared):
     """Texts ready for training."""
 
     def card(self) -> dict[str, Any]:
-        return {"static_size": 0}
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        shares = {
+            name: round(float((part.y == next_step.UNKNOWN).double().mean()), 6)
+            for name, part in parts.items()
+            if part is not None
+        }
+        return {"static_size": 0, "unknown_share": shares}
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from services.errors import SpecInvalid
+from services.errors import Diverged, SpecInvalid
 from services.training import checkpoint
 from services.training.bptt import Carried, Unrolled, Window, answer
-from services.training.data import batches_of
+from services.training.data import MiniBatch, batches_of
 from services.training.files import npz
 from services.training.files.npz import Arrays
-from services.training.loop import Run, answers, fit, in_rows, unanswered
+from services.training.loop import Run, Update, answers, autograd_step, fit, in_rows, unanswered
 from services.training.model import SequenceModel
 from services.training.preparing import prepare
+from services.training.rollback import roll_back
 from services.training.spec import check_data, parse
 from services.training.spec.footprint import footprint
 from tests.training.building import (
@@ -147,6 +148,47 @@ def test_a_run_goes_on_exactly_within_a_sequence(tmp_path: Path, architecture: d
     trained(again)
     assert timeless(again.state.history) == timeless(unbroken.state.history)
     assert same(again.model.state_dict(), unbroken.model.state_dict())
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_half_precision_carries_its_state_and_goes_on_exactly(tmp_path: Path, cell: str) -> None:
+    """Computed in float32 where this machine cannot do better."""
+    arrays = tagged(samples=8, length=17)
+    training = {"bptt_steps": 4, "batch_size": 4, "epochs": 2, "precision": "bf16"}
+    changes: dict[str, Any] = {"architecture": {"cell": cell, "hidden_size": 16}, "training": training}
+    unbroken = run_of(arrays, **changes)
+    trained(unbroken)
+    run = run_of(arrays, **changes)
+    for _ in islice(fit(run), 3):
+        pass
+    assert len(run.state.carried.sequences)
+    checkpoint.save(run, tmp_path)
+    again = run_of(arrays, **changes)
+    assert checkpoint.resume(again, tmp_path) is not None
+    trained(again)
+    assert timeless(again.state.history) == timeless(unbroken.state.history)
+
+
+def test_a_run_that_diverges_within_a_sequence_goes_back_and_carries_nothing_over() -> None:
+    arrays = tagged(samples=8, length=17)
+    training = {"bptt_steps": 4, "batch_size": 4, "epochs": 3, "on_divergence": {"lr_factor": 0.5}}
+    spec = spec_for(arrays, training=training)
+    failures = iter([False] * 8 + [True] + [False] * 100)
+
+    def step(run: Run, batches: list[MiniBatch]) -> Update:
+        update = autograd_step(run, batches)
+        if next(failures):
+            raise run.diverged(run.state.step + 1, float("nan"), 1.0)
+        return update
+
+    run = Run(spec, prepare(arrays, spec), step=step)
+    with pytest.raises(Diverged):
+        trained(run)
+    assert run.state.steps_in_epoch == 8 % run.steps_per_epoch > 0
+    assert len(run.state.carried.sequences)
+    assert roll_back(run)
+    assert (run.state.epoch, run.state.carried.sequences.tolist()) == (1, [])
+    assert len(trained(run)) == 2
 
 
 def test_the_state_matters_and_begins_at_zero_in_each_sequence() -> None:

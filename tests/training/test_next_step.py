@@ -31,7 +31,18 @@ from services.training.spec import Spec, check_data, parse
 from services.training.spec.fields import Architecture
 from services.training.spec.footprint import footprint
 from services.training.tasks import next_step
-from tests.training.building import classes, document, events, of_texts, same, texts, timeless, trained, weights_of
+from tests.training.building import (
+    classes,
+    document,
+    events,
+    hourly,
+    of_texts,
+    same,
+    texts,
+    timeless,
+    trained,
+    weights_of,
+)
 
 LETTERS = "abcdefg,.\n"
 
@@ -158,6 +169,10 @@ def test_what_stands_in_other_parts_changes_nothing_that_is_learnt() -> None:
     assert vocabulary_of(runs[0]) == vocabulary_of(runs[1])
     assert bool((part_of(runs[1], "test").y == next_step.UNKNOWN).any())
     assert not bool((part_of(runs[0], "test").y == next_step.UNKNOWN).any())
+    assert runs[0].data.card()["unknown_share"] == {"train": 0.0, "validation": 0.0, "test": 0.0}
+    assert runs[1].data.card()["unknown_share"]["test"] == pytest.approx(
+        float((part_of(runs[1], "test").y == next_step.UNKNOWN).double().mean()), abs=1e-6
+    )
     for run in runs:
         trained(run)
     first, second = ([record["train_loss"] for record in run.state.history] for run in runs)
@@ -484,6 +499,8 @@ def test_what_makes_no_sense_for_a_text_is_refused(changes: dict[str, Any], poin
 def test_numbers_are_sent_to_the_tasks_that_fit_them() -> None:
     with pytest.raises(SpecInvalid, match=r"next_step is for texts, .*: set task to classification"):
         spec_of(classes())
+    with pytest.raises(SpecInvalid, match=r"next_step is for texts, .*: set task to \{name: forecast, horizon: 1\}"):
+        spec_of(hourly([60, 60]))
 
 
 def test_texts_without_labels_are_for_this_task_alone() -> None:

@@ -22,7 +22,6 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
     "classification": ("classes", "multilabel"),
     "regression": ("values", "classes", "multilabel"),
     "tagging": ("tags",),
-    "next_step": ("text",),
 }
 """By task, the targets of data sets that it can be trained on."""
 INSTEAD = {"classes": "classification", "multilabel": "classification", "tags": "tagging", "values": "regression"}
