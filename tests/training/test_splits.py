@@ -28,7 +28,17 @@ from services.training.spec.fields import Split
 from services.training.spec.rules import counts_of_split
 from services.training.splits import split_rows
 from tests.client.files.tables import table
-from tests.training.building import classes, document, events, make_run, of_many_lengths, spec_for, trained, values
+from tests.training.building import (
+    classes,
+    document,
+    events,
+    make_run,
+    mixed,
+    of_many_lengths,
+    spec_for,
+    trained,
+    values,
+)
 
 
 def unequal(samples: int = 100, split: NDArray[np.int8] | None = None) -> Arrays:
@@ -207,6 +217,23 @@ def test_by_content_padding_counts_for_nothing_and_copies_stay_together() -> Non
     once, twice = split_rows(arrays, BY_CONTENT), split_rows(doubled, BY_CONTENT)
     for name in once:
         assert twice[name].tolist() == [*once[name], *(once[name] + 200)]
+
+
+@settings(max_examples=60)
+@given(
+    st.data(), st.integers(0, 2**32 - 1), st.integers(0, 5), st.sampled_from([0.2, 0.4]), st.sampled_from([0.2, 0.4])
+)
+def test_by_content_company_order_and_padding_never_move_a_sample(
+    data: st.DataObject, seed: int, padding: int, validation: float, test: float
+) -> None:
+    split = Split(validation=validation, test=test, method="content", seed=seed)
+    arrays = mixed(60, seed=seed % 100)
+    part = {row: name for name, rows in split_rows(arrays, split).items() for row in rows.tolist()}
+    kept = np.array(data.draw(st.permutations(range(60)))[: data.draw(st.integers(30, 60))])
+    x = np.pad(arrays.x[kept], ((0, 0), (0, padding), (0, 0)), constant_values=data.draw(st.sampled_from([0.0, 9.0])))
+    later = Arrays(x=x, lengths=arrays.lengths[kept], y=arrays.y[kept])
+    found = split_rows(later, split)
+    assert {kept[row]: name for name, rows in found.items() for row in rows} == {row: part[row] for row in kept}
 
 
 def test_by_content_another_seed_draws_other_parts_and_a_given_part_stays() -> None:
