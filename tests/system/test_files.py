@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,39 @@ def test_a_spec_that_says_something_else_of_the_columns_is_refused(url: str, tmp
         with pytest.raises(BadRequest) as caught:
             client.submit({**SPEC, "data": {"dataset": dataset.reference, "schema": {"target": "acc_y"}}})
     assert "has activity here" in str(caught.value)
+
+
+def test_a_schedule_retrains_on_tables_that_come_through_the_inbox(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    """The columns that the first table was read with hold for the next one, although its columns stand in another
+    order."""
+    inbox = tmp_path / "inbox" / "default" / "walks"
+    inbox.mkdir(parents=True)
+    nights = {"monday": 24, "tuesday": 40}
+    service = start(tmp_path / "var", LOOPLINE_INBOX=str(tmp_path / "inbox"), LOOPLINE_RECONCILE_SECONDS="1")
+    url = service.url()
+    spec = {**SPEC, "data": {"dataset": "walks", "split": {"method": "content", "validation": 0.1, "test": 0.3}}}
+    spec["retrain"] = {"model": "walks", "promote": "production", "gate": {"metric": "accuracy"}}
+    schedule = {"name": "nightly", "cron": "0 3 1 1 *", "submit": spec}
+    (tmp_path / "schedule.yaml").write_text(yaml.safe_dump(schedule))
+    with Client(url) as client:
+        for version, (night, count) in enumerate(nights.items(), 1):
+            found = [row for row in rows() if int(row["walk"][1:]) < count]
+            if version == 2:
+                found = [dict(reversed(row.items())) for row in found]
+            as_csv(inbox / f"{night}.part", found).rename(inbox / f"{night}.csv")
+            deadline = time.monotonic() + 60
+            while not [one for one in client.datasets() if one.version == version]:
+                assert time.monotonic() < deadline, service.said
+                time.sleep(0.2)
+            if version == 1:
+                assert loopline(url, tmp_path, "schedules", "set", "schedule.yaml").returncode == 0
+            done = loopline(url, tmp_path, "schedules", "run", "nightly", "--wait")
+            assert done.returncode == 0, done.stderr
+            trained = client.last()
+            assert client.dataset(trained.raw["dataset"]["id"]).version == version
+            assert trained.status == "succeeded"
+        newest = client.dataset("walks")
+        assert (newest.samples, newest.schema["group"], newest.schema["order"]) == (40, ["walk"], "second")
+        assert [model.version for model in client.models.versions("walks")] == [2, 1]
