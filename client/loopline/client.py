@@ -7,7 +7,9 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -99,7 +101,8 @@ class Client:
         broken connection does not create a second job.
         Raises BadRequest with every problem of the spec.
         """
-        response = self._submitted("/v1/jobs", self._readied(spec), idempotency_key)
+        with self.uploads() as uploaded:
+            response = self._submitted("/v1/jobs", self._readied(spec, uploaded), idempotency_key)
         return Job.of(self._http.object_in(response), self._http)
 
     def submit_batch(
@@ -114,15 +117,16 @@ class Client:
         Each spec is given as in `submit`. name: the name of the batch; default: the name of the spec with the matrix.
         Raises BadRequest with every problem of every job.
         """
-        if isinstance(spec, Mapping | str | Path | specs.SpecFile):
-            document = self._readied(spec)
-            if name is not None and document.has_matrix():
-                document.set(("name",), name, verbatim=True)
-            elif name is not None:  # the job keeps its own
-                document = specs.together([document], name)
-        else:
-            document = specs.together([self._readied(each) for each in spec], name)
-        response = self._submitted("/v1/batches", document, idempotency_key)
+        with self.uploads() as uploaded:
+            if isinstance(spec, Mapping | str | Path | specs.SpecFile):
+                document = self._readied(spec, uploaded)
+                if name is not None and document.has_matrix():
+                    document.set(("name",), name, verbatim=True)
+                elif name is not None:  # the job keeps its own
+                    document = specs.together([document], name)
+            else:
+                document = specs.together([self._readied(each, uploaded) for each in spec], name)
+            response = self._submitted("/v1/batches", document, idempotency_key)
         replayed = response.headers.get("Idempotency-Replayed") == "true"
         return Batch.of(self._http.object_in(response), self._http, replayed=replayed)
 
@@ -134,9 +138,24 @@ class Client:
         """Iterates over all batches, newest first, without their jobs. Pages are requested as needed."""
         return (Batch.of(document, self._http) for document in self._http.pages("/v1/batches", {"limit": page_size}))
 
-    def _readied(self, spec: Spec) -> specs.SpecFile:
+    @contextmanager
+    def uploads(self, on_withdrawn: Callable[[Dataset], object] = lambda dataset: None) -> Iterator[list[Dataset]]:
+        """For the data sets that are uploaded for a job. If the job is refused, the new ones are deleted again."""
+        uploaded: list[Dataset] = []
+        try:
+            yield uploaded
+        except BadRequest:
+            for dataset in uploading.withdraw(self._http, uploaded):
+                on_withdrawn(dataset)
+            raise
+
+    def _readied(self, spec: Spec, uploaded: list[Dataset]) -> specs.SpecFile:
+        def upload(path: Path, schema: Mapping[str, Any]) -> str:
+            uploaded.append(self.upload(path, schema=schema))
+            return uploaded[-1].reference
+
         document = copy.copy(spec) if isinstance(spec, specs.SpecFile) else specs.read(spec)
-        return specs.with_local_dataset(document, lambda path, schema: self.upload(path, schema=schema).reference)
+        return specs.with_local_dataset(document, upload)
 
     def _submitted(self, path: str, document: specs.SpecFile, idempotency_key: str | None) -> httpx.Response:
         key = idempotency_key or str(uuid4())
@@ -239,7 +258,7 @@ class Client:
         answer = self._http.send(
             "POST", "/v1/datasets", params=params, headers=headers, body=body, wait_seconds=CHECK_SECONDS
         )
-        return Dataset.of(self._http.object_in(answer))
+        return replace(Dataset.of(self._http.object_in(answer)), is_new=answer.status_code != HTTPStatus.OK)
 
     def datasets(self, *, page_size: int = PAGE) -> Iterator[Dataset]:
         """Every version of every data set, newest first."""

@@ -145,12 +145,31 @@ def with_local_dataset(spec: SpecFile, upload: Callable[[Path, Mapping[str, Any]
     if single is None and not files:
         return spec
     changed, schema = copy.copy(spec), spec.document(SCHEMA)
+
+    def uploaded(path: Path, pointer: str) -> str:
+        try:
+            return upload(path, schema)
+        except BadRequest as error:
+            raise _of_spec(error, pointer) from error
+
     if single is not None:
-        changed.set(DATASET, upload(single, schema), verbatim=True)
+        changed.set(DATASET, uploaded(single, "/data/dataset"), verbatim=True)
     if files:
-        words = [upload(files[place], schema) if place in files else word for place, word in enumerate(listed or [])]
+        words = [
+            uploaded(files[place], f"{LISTED}/{place}") if place in files else word
+            for place, word in enumerate(listed or [])
+        ]
         changed.set(DATASETS, json.dumps(words))
     return changed
+
+
+def _of_spec(error: BadRequest, pointer: str) -> BadRequest:
+    """The error of an upload with the places in the spec that its problems are about."""
+    problems = []
+    for one in error.problems:
+        place = pointer if one.pointer == "/file" else one.pointer.replace("/query/", "/data/schema/", 1)
+        problems.append(Problem(place, one.detail))
+    return BadRequest(error.message, status=error.status, code=error.code, problems=problems)
 
 
 def _file(spec: SpecFile, named: str, pointer: str) -> Path:

@@ -380,6 +380,8 @@ class Dataset:
     warnings: list[str] = field(default_factory=list, hash=False)
     """Warnings that the service may have understood the data in another way than you meant."""
     created_at: datetime | None = None
+    is_new: bool = field(default=False, compare=False)
+    """Whether this upload made the version. Otherwise the name had the same content already."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

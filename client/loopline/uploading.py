@@ -6,11 +6,13 @@ Also waits for the end of a check that has not ended when the service answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from loopline.errors import BadRequest, Conflict, Problem, ServiceError, ServiceUnreachable
+from loopline.errors import BadRequest, Conflict, LooplineError, Problem, ServiceError, ServiceUnreachable
 from loopline.http import Http
 from loopline.types import Dataset
 
@@ -87,9 +89,22 @@ def checked(http: Http, dataset: Dataset, on_check: OnCheck | None) -> Dataset:
                 on_check(dataset, time.monotonic() - began_at)
             time.sleep(min(left, TICK_SECONDS))
         wait_seconds = min(1.5 * wait_seconds, LAST_WAIT_SECONDS)
-        dataset = Dataset.of(http.get_object(f"/v1/datasets/{quote(dataset.id, safe='')}"))
+        now = Dataset.of(http.get_object(f"/v1/datasets/{quote(dataset.id, safe='')}"))
+        dataset = replace(now, is_new=dataset.is_new)
     if dataset.status == "rejected":
         problems = [Problem(str(each.get("pointer") or ""), str(each.get("detail") or "")) for each in dataset.problems]
         message = dataset.message or f"The data set {dataset.reference} was rejected."
         raise BadRequest(message, status=422, code="dataset_invalid", problems=problems)
     return dataset
+
+
+def withdraw(http: Http, datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Deletes the data sets that were uploaded for a job which was then refused: what a wrong spec says of the columns
+    would hold for later versions too. Returns those that are gone."""
+    gone = []
+    for dataset in datasets:
+        if dataset.is_new:
+            with suppress(LooplineError):  # the error of the job matters more
+                http.send("DELETE", f"/v1/datasets/{quote(dataset.id, safe='')}")
+                gone.append(dataset)
+    return gone

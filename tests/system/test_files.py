@@ -341,6 +341,34 @@ def test_a_spec_that_says_something_else_of_the_columns_is_refused(url: str, tmp
     assert "has activity here" in str(caught.value)
 
 
+def test_a_refused_job_leaves_no_data_set_behind(url: str, tmp_path: Path) -> None:
+    """Otherwise its columns, which may be what was wrong, would hold for the next version too. What was there before
+    stays."""
+    path = long_csv(tmp_path).rename(tmp_path / "refused.csv")
+    wrong = {**SPEC, "task": "classification", "data": {"dataset": str(path), "schema": {"target": "acc_x"}}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(wrong))
+    with Client(url) as client:
+        for _ in range(2):
+            done = loopline(url, tmp_path, "submit", "job.yaml")
+            assert done.returncode == 2
+            assert re.search(r"Deleted refused@\d again, because the job was refused", done.stderr)
+            with pytest.raises(BadRequest):
+                client.submit(wrong)
+            assert [one for one in client.datasets() if one.name == "refused"] == []
+        before = client.upload(path, schema={"target": "acc_x"})
+        with pytest.raises(BadRequest):
+            client.submit(wrong)
+        assert client.dataset("refused").id == before.id
+        client.delete_dataset(before.reference)
+
+
+def test_a_column_that_a_spec_misspells_is_named_where_it_stands(url: str, tmp_path: Path) -> None:
+    wrong = {**SPEC, "data": {"dataset": str(long_csv(tmp_path)), "schema": {"layout": "longer"}}}
+    with Client(url) as client, pytest.raises(BadRequest) as caught:
+        client.submit(wrong)
+    assert [problem.pointer for problem in caught.value.problems] == ["/data/schema/layout"]
+
+
 def test_a_schedule_retrains_on_tables_that_come_through_the_inbox(
     start: Callable[..., Service], tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,12 @@ from loopline.cli.shared import AsJson, connected, print_json, typed
 from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from loopline.client import Client
     from loopline.job import Job
     from loopline.spec import SpecFile
+    from loopline.types import Dataset
 
 
 def submit(
@@ -57,8 +60,8 @@ def submit(
 
     Example: loopline submit job.yaml --watch --set training.epochs=5
     """
-    with connected(ctx) as client:
-        read = [readied(client, file, settings or []) for file in files]
+    with connected(ctx) as client, client.uploads(_withdrawn) as uploaded:
+        read = [readied(client, file, settings or [], uploaded) for file in files]
         if batch or len(read) > 1 or read[0].has_matrix():
             following = {"watch": watch, "wait": wait, "as_json": as_json}
             return batches.submit(ctx, client, files, read, name=name, idempotency_key=idempotency_key, **following)
@@ -100,16 +103,22 @@ def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json
     leave_as(ctx, job)
 
 
-def readied(client: Client, file: str, settings: list[str]) -> SpecFile:
+def _withdrawn(dataset: Dataset) -> None:
+    note(f"Deleted {dataset.reference} again, because the job was refused.")
+
+
+def readied(client: Client, file: str, settings: list[str], uploaded: list[Dataset]) -> SpecFile:
     """Reads a spec from a file, applies `--set`, and uploads the data sets that it names by path."""
     from loopline import spec as specs
+
+    def upload(path: Path, schema: Mapping[str, Any]) -> str:
+        uploaded.append(datasets.upload_file(client, path, None, schema=schema, warn=False))
+        return uploaded[-1].reference
 
     spec = from_stdin() if file == "-" else specs.read(file)
     for setting in settings:
         apply(spec, setting)
-    return specs.with_local_dataset(
-        spec, lambda path, schema: datasets.upload_file(client, path, None, schema=schema, warn=False).reference
-    )
+    return specs.with_local_dataset(spec, upload)
 
 
 def from_stdin() -> SpecFile:
