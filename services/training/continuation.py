@@ -35,6 +35,8 @@ Rows = NDArray[np.int64]
 Codes = NDArray[np.int32]
 NONE: Rows = np.empty(0, np.int64)
 PARTS = ("train", "validation", "test")
+EVALUATED_AT_ONCE = 256
+"""Steps of a window of validation or of the test, which changes no result."""
 LEAST_OF_STREAM = 1024
 """Steps of a stream of validation or of the test, at least: each stream begins without a past."""
 MOST_STREAMS = 256
@@ -77,36 +79,27 @@ def prepare(arrays: Arrays, spec: Spec, before: Vocabulary | None = None) -> Con
 
     Raises DatasetInvalid where a part of the split cannot be used, or there is no vocabulary.
     """
-    task, text, training = spec.task, spec.data.text, spec.training
+    task, text, texts = spec.task, spec.data.text, arrays.texts
     assert isinstance(task, NextStep), "another task is prepared by data.py"  # noqa: S101
-    assert arrays.texts is not None, "check_data() asks for texts"  # noqa: S101
+    assert texts is not None, "check_data() asks for texts"  # noqa: S101
     assert text is not None, "check_data() fills it in"  # noqa: S101
-    assert training.bptt_steps is not None, "check_data() fills it in"  # noqa: S101
-    read = _read(arrays.texts, text)
-    places: dict[str, slice] | dict[str, Rows]
+    read = _read(texts, text)
+    rows = dict.fromkeys(PARTS, NONE) if task.joined else split_rows(arrays, spec.data.split)
     if task.joined:
-        places, rows = _by_place(len(read.codes), spec.data.split), dict.fromkeys(PARTS, NONE)
+        places = _by_place(len(read.codes), spec.data.split)
         train = read.codes[places["train"]]
     else:
-        rows = split_rows(arrays, spec.data.split)
         train = read.codes[_of_texts(read.sizes, rows["train"])]
     vocabulary = before or _vocabulary(train, read.entries, text)
-    numbers = _numbers(read, vocabulary)
-    length, weights = training.bptt_steps, None
+    numbers, lengths = _numbers(read, vocabulary), _lengths(spec)
     if task.joined:
-        if arrays.weights is not None:
-            detail = "weights are of separate texts: set task.joined to false, or upload the file without a weight"
-            raise DatasetInvalid(f"The texts cannot be joined: {detail}.", [Problem("/task/joined", detail)])
-        parts = {
-            name: _joined(numbers[place], length, training.batch_size if name == "train" else None)
-            for name, place in places.items()
-        }
+        _check_no_weights(arrays)
+        streams = {"train": spec.training.batch_size}
+        parts = {name: _joined(numbers[place], lengths[name], streams.get(name)) for name, place in places.items()}
     else:
-        if arrays.weights is not None:
-            sizes = read.sizes[rows["train"]]
-            weights = arrays.weights * sizes.sum() / (arrays.weights[rows["train"]] * sizes).sum()
+        begin, weights = vocabulary.places().get(LINE_BREAK, UNKNOWN), _weights(arrays, read.sizes, rows["train"])
         parts = {
-            name: _separate(numbers, read.sizes, chosen, vocabulary, length, weights) for name, chosen in rows.items()
+            name: _separate(numbers, read.sizes, chosen, begin, lengths[name], weights) for name, chosen in rows.items()
         }
     return Continuation(
         task=next_step.TASK,
@@ -121,6 +114,12 @@ def prepare(arrays: Arrays, spec: Spec, before: Vocabulary | None = None) -> Con
         rows=rows,
         left_out=dict.fromkeys(PARTS, 0),
     )
+
+
+def _lengths(spec: Spec) -> dict[str, int]:
+    """The steps of a window of each part."""
+    assert spec.training.bptt_steps is not None, "check_data() fills it in"  # noqa: S101
+    return dict.fromkeys(PARTS, EVALUATED_AT_ONCE) | {"train": spec.training.bptt_steps}
 
 
 def _read(texts: Iterable[str], text: Text) -> _Read:
@@ -180,6 +179,13 @@ def _share(split: Split, name: str) -> float:
     return share
 
 
+def _check_no_weights(arrays: Arrays) -> None:
+    """Raises DatasetInvalid where texts that are joined have weights of their own."""
+    if arrays.weights is not None:
+        detail = "weights are of separate texts: set task.joined to false, or upload the file without a weight"
+        raise DatasetInvalid(f"The texts cannot be joined: {detail}.", [Problem("/task/joined", detail)])
+
+
 def _joined(codes: Codes, length: int, streams: int | None) -> Unrolled:
     """A part of one long text, in streams that are equally long, but for a step: so many, or as many as are long enough
     to be judged."""
@@ -195,14 +201,22 @@ def _joined(codes: Codes, length: int, streams: int | None) -> Unrolled:
 # ---- separate texts
 
 
+def _weights(arrays: Arrays, sizes: Rows, train: Rows) -> NDArray[np.float64] | None:
+    """Of each text, so that the mean over the steps of training is 1."""
+    if arrays.weights is None:
+        return None
+    mean = (arrays.weights[train] * sizes[train]).sum() / sizes[train].sum()
+    return np.asarray(arrays.weights / mean, np.float64)
+
+
 def _separate(
-    codes: Codes, sizes: Rows, rows: Rows, vocabulary: Vocabulary, length: int, weights: NDArray[np.float64] | None
+    codes: Codes, sizes: Rows, rows: Rows, begin: int, length: int, weights: NDArray[np.float64] | None
 ) -> Unrolled:
-    """Some texts: each is predicted from its beginning on, after a line break, to its own line break."""
+    """Some texts: each is predicted from its beginning on, after a line break (`begin`), to its own line break."""
     targets, of = codes[_of_texts(sizes, rows)], sizes[rows]
     inputs = np.empty_like(targets)
     inputs[1:] = targets[:-1]
-    inputs[np.cumsum(of) - of] = vocabulary.places().get(LINE_BREAK, UNKNOWN)
+    inputs[np.cumsum(of) - of] = begin
     each = None if weights is None else torch.from_numpy(np.repeat(weights[rows], of).astype(np.float32))
     return replace(_part(inputs, targets, of, length), weights=each)
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from services.errors import Diverged, SpecInvalid
 from services.training import checkpoint
-from services.training.bptt import Carried, Unrolled, Window, answer
-from services.training.data import MiniBatch, batches_of
+from services.training.bptt import Carried, Unrolled, Window, WindowBatch, answer
+from services.training.data import MiniBatch, batches_of, in_pieces
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, Update, answers, autograd_step, fit, in_rows, unanswered
@@ -238,6 +240,56 @@ def test_each_epoch_has_as_many_updates_whatever_is_drawn() -> None:
         assert np.array_equal(np.sort(np.concatenate(order.batches)), np.arange(len(part)))
         places = np.concatenate([part.places(rows) for rows in order.batches])
         assert np.array_equal(np.sort(places), np.arange(part.answers))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=9),
+    length=st.integers(1, 45),
+    batch=st.integers(1, 10),
+    cut=st.none() | st.integers(1, 3),
+    seed=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 5)),
+)
+@settings(deadline=None)
+def test_every_step_is_read_once_and_after_the_one_before_it(
+    sizes: list[int], length: int, batch: int, cut: int | None, seed: tuple[int, int] | None
+) -> None:
+    """Whatever the lengths are, and however batches are cut. A step holds its number."""
+    steps = sum(sizes)
+    of = np.array(sizes, np.int64)
+    part = Unrolled(
+        x=torch.arange(float(steps))[:, None],
+        lengths=None,
+        y=torch.arange(steps),
+        by_step=True,
+        begins=np.cumsum(of) - of,
+        sizes=of,
+        length=length,
+    )
+    order = part.order(batch, seed)
+    order, counts = in_pieces(order, 1, cut, 1)
+    assert sum(counts) == len(order)
+    read: dict[int, list[int]] = {}
+    carried, seen = Carried(), []
+    for rows, piece in zip(order.batches, batches_of(part, order, CPU), strict=True):
+        assert isinstance(piece, WindowBatch)
+        window, lengths = piece.window, piece.lengths
+        given_state = carried.of(window)
+        assert window.is_first == (not given_state)
+        ends = []
+        for place, sequence in enumerate(window.sequences.tolist()):
+            valid = piece.x.shape[1] if lengths is None else int(lengths[place])
+            numbers = piece.x[place, :valid, 0].long().tolist()
+            before = read.setdefault(sequence, [])
+            if given_state:
+                assert given_state[0][0, place].tolist() == [before[-1]]
+            before += numbers
+            ends.append(float(numbers[-1]))
+            seen += numbers
+        assert piece.y.tolist() == seen[len(seen) - len(piece.y) :] == part.y[part.places(rows)].tolist()
+        carried = carried.after(window, (torch.tensor(ends).view(1, -1, 1),))
+    assert not len(carried.sequences)
+    assert sorted(seen) == list(range(steps))
+    assert all(numbers == sorted(numbers) for numbers in read.values())
 
 
 def test_what_is_carried_of_some_sequences_is_kept_for_them() -> None:
