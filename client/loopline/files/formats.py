@@ -140,8 +140,7 @@ def _text_format(source: Source, limits: Limits) -> tuple[str, str]:
     name = source.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     wide = replace(limits, max_cell_bytes=32 * limits.max_cell_bytes)  # as `ts` has it
-    block = next(Text(source, wide).blocks(), None)
-    data = b"" if block is None else block.data.lstrip()
+    data = next((data for block in Text(source, wide).blocks() if (data := block.data.lstrip())), b"")
     if not data:
         raise refuse("", "the file is empty. Export it again.")
     _check_text(source, data, suffix)

@@ -244,6 +244,7 @@ def test_ts_has_a_row_for_each_step(work: Path) -> None:
         ("1\ta fine film\n0\ta dull film\n1\tanother fine film\n", {"text": "a fine film", "label": 1}),
         ("a line\n\nanother\n", {"text": "a line"}),
         ("\n\nanother\n", {"text": ""}),
+        ("\n\nanother", {"text": ""}),
     ],
 )
 def test_plain_text_is_a_text_a_line(text: str, row: dict[str, Any], work: Path) -> None:
