@@ -470,7 +470,7 @@ class BatchJob(Answer):
     """The share of its steps that are done, from 0 to 1."""
     best: Best | None
     metrics: dict[str, float | None]
-    """The metrics of its result; empty until the job has succeeded."""
+    """The metrics of its result, with folds also the means over them; empty until the job has succeeded."""
     silent_since: datetime | None
     """As in the job: the time of the last heartbeat, if its worker has stopped sending them."""
     seconds: float | None

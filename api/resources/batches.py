@@ -219,7 +219,7 @@ def _row(job: Any, varied: Sequence[str]) -> dict[str, Any]:
         "epochs": job.epochs,
         "fraction": _fraction(job),
         "best": openapi.stored(job.best),
-        "metrics": result.get("metrics") or {},
+        "metrics": batches.metrics_of(result),
         "silent_since": moment_or_none(silent_since(job, current().settings)),
         "seconds": took,
         "links": {"self": f"/v1/jobs/{job.id}"},

@@ -206,6 +206,11 @@ def _over() -> tuple[sa.ColumnElement[bool], ...]:
     return (Batch.ended_at.is_(None), ~is_unfinished(Batch.id))
 
 
+def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """By which jobs of a batch are compared: the metrics of a result, and with folds also the means over them."""
+    return {**(result.get("mean") or {}), **(result.get("metrics") or {})}
+
+
 def _news(session: Session, batch: Batch) -> News:
     columns = (Job.id, Job.name, Job.status, Job.reason, Job.message, Job.result, Job.tags)
     rows = session.execute(select(*columns).where(Job.batch_id == batch.id).order_by(Job.id)).all()
@@ -215,7 +220,7 @@ def _news(session: Session, batch: Batch) -> News:
         {
             **{key: getattr(row, key) for key in ("id", "name", "status", "reason")},
             "message": row.message and clean(row.message, MAX_MESSAGE),
-            "metrics": ((row.status == Status.SUCCEEDED and row.result) or {}).get("metrics") or {},
+            "metrics": metrics_of((row.status == Status.SUCCEEDED and row.result) or {}),
         }
         for row in failed_first[:MOST_TOLD]
     ]

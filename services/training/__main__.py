@@ -21,6 +21,7 @@ from services.training.messages import (
     EpochEnded,
     Event,
     Finished,
+    FoldStarted,
     Log,
     Note,
     Order,
@@ -238,10 +239,12 @@ def _shown(stream: Iterator[Event]) -> Iterator[Event]:
                     place = event.resumed_from
                     progress.update(task, total=event.epochs, completed=place.epoch if place else 0)
                     console.print(_opening(event), soft_wrap=True)
+                case FoldStarted(fold):
+                    progress.update(task, total=fold.total_epochs)
                 case EpochEnded(record):
                     progress.update(task, advance=1, loss=_losses(record, brief=narrow))
                     if not console.is_terminal:
-                        console.print(f"epoch {event.epoch:>4}  {_losses(record)}", soft_wrap=True)
+                        console.print(f"{_place(event)}  {_losses(record)}", soft_wrap=True)
                 case RolledBack(epoch, message=message):
                     progress.update(task, completed=epoch)
                     console.print(visible(message), soft_wrap=True)
@@ -261,6 +264,11 @@ def _opening(event: Started) -> str:
     return text + (f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else "")
 
 
+def _place(event: EpochEnded) -> str:
+    fold = f"fold {event.fold}, " if event.fold else ""
+    return f"{fold}epoch {event.record.get('fold_epoch', event.epoch):>4}"
+
+
 def _losses(record: Epoch, *, brief: bool = False) -> str:
     parts = [f"loss {_number(record['train_loss'])}"]
     if record["validation_loss"] is not None:
@@ -275,6 +283,8 @@ def _losses(record: Epoch, *, brief: bool = False) -> str:
 
 def _print_result(result: dict[str, Any], directory: Path) -> None:
     ended = "stopped early" if result["stopped_early"] else "trained"
+    if "folds" in result:
+        _print_folds(result)
     print(f"{ended.capitalize()} after {result['epochs']} epochs; the best was epoch {result['best_epoch']}.")
     wide = max(22, *(len(name) for name in result["metrics"]), 0)
     for name, value in result["metrics"].items():
@@ -285,6 +295,14 @@ def _print_result(result: dict[str, Any], directory: Path) -> None:
     if (sample := result.get("sample")) is not None:
         print(f"Text that it wrote (temperature {sample['temperature']}, seed {sample['seed']}):")
         print(visible(sample["text"]))
+
+
+def _print_folds(result: dict[str, Any]) -> None:
+    print(f"{len(result['folds'])} folds, by their validation parts:")
+    wide = max(len(name) for name in result["mean"])
+    for name, mean in result["mean"].items():
+        values = "  ".join(_number(fold["metrics"][name]) for fold in result["folds"])
+        print(f"  {name:<{wide}}  {values}  mean {_number(mean)}, standard deviation {_number(result['std'][name])}")
 
 
 def _number(value: float | None) -> str:

@@ -104,3 +104,19 @@ def test_the_result_of_an_incomplete_job_says_which_folds_had_ended(
         attempts.cancelled(session, Lease.of(control.get(session, folded_job)), result=result)
     shown = client.get(f"/v1/jobs/{folded_job}").get_json()["result"]
     assert (shown["fold"], shown["folds"], shown["std"]) == (2, [fold], {"validation_loss": None})
+
+
+def test_jobs_of_a_batch_can_be_compared_by_the_means_of_their_folds(client: FlaskClient, service: Service) -> None:
+    batch = client.post("/v1/batches", json={"jobs": [FOLDED, SPEC]}).get_json()
+    results = [
+        {"metrics": {"test_loss": 1.0}, "mean": {"validation_loss": 0.5}, "std": {"validation_loss": 0.1}},
+        {"metrics": {"validation_loss": 0.7}},
+    ]
+    for result in results:
+        with db.session_scope(service.engine) as session:
+            job = attempts.claim(session, "default", worker="w:1", lease_seconds=60)
+            assert job is not None
+            of_all = {"best_epoch": 1, "epochs": 1, "stopped_early": False}
+            attempts.succeed(session, Lease.of(job), {**of_all, **result}, [])
+    rows = client.get(f"/v1/batches/{batch['id']}").get_json()["jobs"]
+    assert [row["metrics"] for row in rows] == [{"test_loss": 1.0, "validation_loss": 0.5}, {"validation_loss": 0.7}]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loopline.files import store
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid, Diverged, Invalid
@@ -25,7 +26,17 @@ from services.training.loop import Run, Update, fit
 from services.training.messages import NEWEST
 from services.training.spec import check_data, parse
 from services.training.splits import split_folds
-from tests.training.building import classes, document, events, mixed, of_many_lengths, same, timeless, trained
+from tests.training.building import (
+    as_sequences,
+    classes,
+    document,
+    events,
+    mixed,
+    of_many_lengths,
+    same,
+    timeless,
+    trained,
+)
 
 Event = dict[str, Any]
 ARRAYS = of_many_lengths(classes(48), least=2)
@@ -411,6 +422,18 @@ def test_a_device_that_is_too_small_for_a_fold_takes_smaller_batches_from_there_
     again = of("started", told)[1]
     assert (again["fold"]["number"], again["resumed_from"]["step"]) == (2, note["data"]["step"] - 1)
     assert [step for _, step, *_ in steps_of(told)] == list(range(1, len(steps_of(told)) + 1))
+
+
+def test_steps_that_stay_in_their_file_give_the_same_folds(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    store.write(path, as_sequences(ARRAYS, times=None))
+    asked = {"spec": parse(spec(checkpoints={"every_steps": None})).document(), "data": str(path)}
+    told = [
+        list(events({**asked, "directory": str(tmp_path / str(size)), "resume": None}, in_file_from=size))
+        for size in (0, 1 << 30)
+    ]
+    assert steps_of(told[0]) == steps_of(told[1])
+    assert told[0][-1]["result"] == told[1][-1]["result"]
 
 
 def test_data_of_which_a_fold_could_not_be_trained_is_refused_before_anything_is(order: Callable[..., Event]) -> None:

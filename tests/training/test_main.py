@@ -159,6 +159,24 @@ def test_a_model_is_trained_from_a_file_of_texts(command: Command, tmp_path: Pat
     assert len(weights["embeddings.0.weight"]) == 2 + len(text["entries"])
 
 
+def test_folds_are_shown_one_by_one_and_with_their_mean(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = command(
+        write(data={"split": {"validation": None, "folds": 2}}, training={"epochs": 2}), "--out", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    places = [line.partition("  loss")[0] for line in done.stderr.splitlines() if "  loss " in line]
+    assert places[:4] == ["fold 1, epoch    1", "fold 1, epoch    2", "fold 2, epoch    1", "fold 2, epoch    2"]
+    card = json.loads((tmp_path / "out" / "model.json").read_text())
+    lines = done.stdout.splitlines()
+    assert lines[0] == "2 folds, by their validation parts:"
+    losses = [f"{fold['metrics']['validation_loss']:.4f}" for fold in card["folds"]]
+    [told] = [line.split() for line in lines if line.startswith("  validation_loss ")]
+    assert told[1:3] == losses
+    assert told[4] == f"{card['mean']['validation_loss']:.4f},"
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     command: Command, write: Callable[..., Path], tmp_path: Path, sent: signal.Signals, code: int

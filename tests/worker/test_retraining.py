@@ -16,7 +16,7 @@ from services.blobs.storage import Storage
 from services.jobs import events
 from services.models import registry
 from services.orm import Job
-from tests.worker.test_trainer import Noting, kill_at_second_checkpoint
+from tests.worker.test_trainer import Noting, has_two_checkpoints, kill_when
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt.slot import Slot
@@ -83,7 +83,7 @@ def test_a_retraining_whose_trainer_is_killed_concludes_as_one_that_was_not(
     unbroken = make_job(**SPEC, name="unbroken")
     tasks.ring(slot, "default")
     broken = make_job(**{**SPEC, "retrain": {**SPEC["retrain"], "warm_start": "1", "gate": {"against": "1"}}})
-    killer = threading.Thread(target=kill_at_second_checkpoint, args=(storage.job_dir(broken.id), spares))
+    killer = threading.Thread(target=kill_when, args=(has_two_checkpoints, storage.job_dir(broken.id), spares))
     killer.start()
     tasks.ring(slot, "default")
     killer.join()

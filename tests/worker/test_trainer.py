@@ -84,7 +84,8 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
     assert watch.job(unbroken.id).status == "succeeded"
 
     broken = make_job(**SPEC)
-    killer = threading.Thread(target=kill_at_second_checkpoint, args=(storage.job_dir(broken.id), spares, epochs_are))
+    folder = storage.job_dir(broken.id)
+    killer = threading.Thread(target=kill_when, args=(has_two_checkpoints, folder, spares, epochs_are))
     killer.start()
     tasks.ring(slot, "default")
     killer.join()
@@ -104,9 +105,65 @@ def test_a_job_is_trained_and_resumed_exactly_after_a_kill(
         assert history["epochs"] == progress.epochs(session, broken.id)
 
 
-def kill_at_second_checkpoint(folder: Path, spares: Noting, epochs_are: str = "there") -> None:
+@pytest.mark.parametrize("epochs_are", ["there", "gone"])
+def test_a_job_with_folds_is_resumed_exactly_after_a_kill_within_its_second_one(
+    epochs_are: str,
+    engine: Engine,
+    make_job: Callable[..., Job],
+    make_slot: Callable[..., Slot],
+    spares: Noting,
+    storage: Storage,
+    watch: Watch,
+) -> None:
+    slot = make_slot(spares=spares)
+    folded = {**SPEC, "training": {"epochs": 6, "batch_size": 16, "early_stopping": {"patience": 2}}}
+    folded["data"] = {**SPEC["data"], "split": {"folds": 3, "test": 0.2}}
+    unbroken = make_job(**folded)
+    tasks.ring(slot, "default")
+    assert watch.job(unbroken.id).status == "succeeded", watch.job(unbroken.id).message
+
+    broken = make_job(**folded)
+    folder = storage.job_dir(broken.id)
+    killer = threading.Thread(target=kill_when, args=(is_in_second_fold, folder, spares, epochs_are))
+    killer.start()
+    tasks.ring(slot, "default")
+    killer.join()
+
+    done, whole = watch.job(broken.id), watch.job(unbroken.id)
+    assert (done.status, done.attempt) == ("succeeded", 2)
+    assert done.result == whole.result
+    assert (done.fold, done.epoch, done.epochs, done.step, done.steps) == (
+        whole.fold, whole.epoch, whole.epoch, whole.step, whole.step,
+    )  # fmt: skip
+    weights = [storage.job_file(job.id, "model.safetensors").read_bytes() for job in (unbroken, broken)]
+    assert weights[0] == weights[1]
+    with db.read_scope(engine) as session:
+        told = [[numbers(record) for record in progress.epochs(session, job.id)] for job in (unbroken, broken)]
+        assert told[0] == told[1]
+        assert [record["epoch"] for record in told[0]] == list(range(1, len(told[0]) + 1))
+        assert {record["fold"] for record in told[0]} == {1, 2, 3, 4}
+        assert progress.steps(session, broken.id, 5000) == progress.steps(session, unbroken.id, 5000)
+        history = json.loads(storage.job_file(broken.id, "history.json").read_text())
+        assert history["epochs"] == progress.epochs(session, broken.id)
+
+
+def has_two_checkpoints(folder: Path) -> bool:
     """By then the first one has been told."""
-    while len(list(folder.glob("checkpoint-*.json"))) < 2:
+    return len(list(folder.glob("checkpoint-*.json"))) >= 2
+
+
+def is_in_second_fold(folder: Path) -> bool:
+    """Whether two checkpoints are of the second fold: by then the first of them has been told."""
+    found = sorted(folder.glob("checkpoint-*.json"))[-2:]
+    try:
+        folds = [json.loads(path.read_bytes())["fold"]["number"] for path in found]
+    except OSError:
+        return False  # deleted meanwhile
+    return len(folds) == 2 and min(folds) >= 2
+
+
+def kill_when(is_time: Callable[[Path], bool], folder: Path, spares: Noting, epochs_are: str = "there") -> None:
+    while not is_time(folder):
         time.sleep(0.001)
     os.kill(spares.pid, signal.SIGSTOP)  # so that it writes none of them any more
     if epochs_are == "gone":
