@@ -134,6 +134,9 @@ def delete(path: schemas.DatasetPath) -> Response:
 def _one_version(session: Session, asked: str) -> Dataset:
     """The data set that is meant, if no other version could be."""
     found = versions.get(session, asked, tenant=auth.tenant())
+    if asked != found.id and asked.partition("@")[0] != found.name:
+        said = f"this upload had the content of {found.name}@{found.version}; name that version to delete it"
+        raise BadRequest("It is not clear which version to delete.", [Problem("/path/dataset", said)])
     newest, _ = versions.page(session, name=found.name, limit=2, tenant=auth.tenant())
     if len(newest) > 1 and asked in (found.name, f"{found.name}@latest"):
         said = f"`{found.name}` has several versions; say which, such as {found.name}@{found.version}"

@@ -18,7 +18,16 @@ from sqlalchemy.orm import Session, aliased
 
 from services import db, faults, idempotency, paging
 from services.access import tenants
-from services.errors import Conflict, Invalid, LooplineError, NotFound, ScheduleBusy, ScheduleInvalid, SpecInvalid
+from services.errors import (
+    Conflict,
+    DatasetValidating,
+    Invalid,
+    LooplineError,
+    NotFound,
+    ScheduleBusy,
+    ScheduleInvalid,
+    SpecInvalid,
+)
 from services.idempotency import Key
 from services.jobs import batches, retraining
 from services.orm import Firing, Schedule, new_id
@@ -338,14 +347,14 @@ def _ending(outcome: Outcome, counts: Mapping[str, int], batch_id: str) -> str |
 
 def _has_new_data(session: Session, schedule: Schedule) -> bool:
     """Whether a data set has another version than at the newest run that did not fail. True as well if a data set
-    cannot be found: the submission then says so."""
+    cannot be found or used: the submission then says so."""
     ran = (Firing.schedule_id == schedule.id, Firing.outcome.in_([Outcome.FIRED, Outcome.SUCCEEDED]))
     before = session.scalar(select(Firing).where(*ran).order_by(Firing.id.desc()).limit(1))
     if before is None:
         return True
     try:
         jobs = batches.check(session, schedule.submit, tenant=schedule.tenant, accepted=True)
-    except SpecInvalid:
+    except (SpecInvalid, DatasetValidating):
         return True
     return _datasets(job.dataset_id for job in jobs) != before.datasets
 

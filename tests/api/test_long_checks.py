@@ -116,6 +116,11 @@ def test_an_upload_that_is_sent_again_is_the_same_version(client: FlaskClient, s
     found = client.get(late.headers["Location"]).get_json()
     assert (found["id"], found["status"]) == (first.get_json()["id"], "ready")
     assert [one["version"] for one in client.get("/v1/datasets").get_json()["data"]] == [1]
+    refused = client.delete(late.headers["Location"])  # it would be the version of an earlier upload
+    assert (refused.status_code, refused.get_json()["errors"][0]["pointer"]) == (400, "/path/dataset")
+    assert "name that version to delete it" in refused.get_json()["errors"][0]["detail"]
+    assert client.delete("/v1/datasets/walks@1").status_code == 204
+    assert client.get(late.headers["Location"]).status_code == 404
 
 
 def test_a_file_that_came_in_parts_is_checked_too(client: FlaskClient, service: Service) -> None:

@@ -66,7 +66,7 @@ def test_an_upload_goes_to_the_store_and_stays_nowhere_else(
 
 
 def test_an_upload_that_is_none_never_reaches_the_store(client: FlaskClient, store: S3) -> None:
-    assert upload(client, b"no data set").status_code == 422
+    assert upload(client, b"PK\x03\x04 no zip").status_code == 422
     assert list(store.list("")) == []
 
 

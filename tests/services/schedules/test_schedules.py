@@ -35,7 +35,9 @@ from services.jobs.leases import Lease
 from services.orm import Batch, Delivery, Firing, Job, Schedule, Webhook
 from services.schedules import cron, definitions, firings
 from services.schedules.definitions import Definition
+from services.settings import Settings
 from services.webhooks import news, subscriptions
+from tests.checking import UNCHECKED_SECONDS, do_checks
 from tests.conftest import received
 from worker.scheduler.loop import keep_schedules
 
@@ -384,10 +386,10 @@ def test_a_slot_that_is_refused_replaces_nothing(
 # Data
 
 
-def upload(scope: Scope, storage: Storage, content: bytes) -> str:
+def upload(scope: Scope, storage: Storage, content: bytes, *, wait_seconds: float | None = None) -> str:
     with scope() as session:
-        found = versions.add(session, received(storage, BytesIO(content)), name="speech").dataset
-        return found.id
+        file = received(storage, BytesIO(content), wait_seconds=wait_seconds)
+        return versions.add(session, file, name="speech").dataset.id
 
 
 def test_without_new_data_a_slot_is_skipped_unless_the_run_before_failed(
@@ -435,6 +437,37 @@ def test_a_data_set_that_was_deleted_refuses_the_slot_and_the_next_one_tries_aga
     keep_schedules(engine)
     assert outcomes_of(engine) == [("25 02:30", "refused", "spec_invalid"), ("26 02:30", "fired", None)]
     assert "/submit/data/dataset: no data set named `speech`" in (rows(engine)[0].message or "")
+
+
+def test_a_data_set_that_is_being_checked_is_no_new_data_and_refuses_a_slot_that_has_no_other(
+    engine: Engine,
+    make: Callable[..., Schedule],
+    clock: Clock,
+    scope: Scope,
+    storage: Storage,
+    npz_bytes: Callable[..., bytes],
+) -> None:
+    first = upload(scope, storage, npz_bytes(1))
+    make(submit={**SPEC, "data": {"dataset": "speech"}}, only_new_data=True)
+    for day in (25, 26, 27, 28):
+        if day == 26:
+            second = upload(scope, storage, npz_bytes(2), wait_seconds=UNCHECKED_SECONDS)
+        if day == 27:
+            with scope() as session:
+                versions.delete(session, first)
+        if day == 28:
+            assert do_checks(Settings(data_dir=storage.root.parent), engine) == 1
+        clock.set(f"2026-11-{day}T02:30:00")
+        keep_schedules(engine)
+        finish(engine)
+    assert [(outcome, reason) for _, outcome, reason in outcomes_of(engine)] == [
+        ("succeeded", None),
+        ("skipped", "no_new_data"),
+        ("refused", "dataset_validating"),
+        ("fired", None),
+    ]
+    assert "speech@2 is still being checked" in (rows(engine)[2].message or "")
+    assert rows(engine)[3].datasets == [second]
 
 
 # Changes, pauses, runs by hand
