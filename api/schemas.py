@@ -651,7 +651,7 @@ class Dataset(Answer):
     max_length: int | None
     target: Target | None
     target_dim: int | None
-    """Classes, tags, yes-or-no labels or values to predict."""
+    """Classes, tags, yes-or-no labels or values to predict; 0 for texts without labels."""
     classes: list[int | str] | None
     class_counts: list[int] | None
     """Number of sequences of each of `classes`; number of steps if there is a class for each step."""
