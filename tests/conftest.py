@@ -106,6 +106,17 @@ EMPTY = (
 )
 
 
+LONG = (
+    *("tests/system/", "tests/worker/", "tests/training/test_precision.py", "tests/training/test_rollback.py"),
+    *("tests/services/jobs/test_jobs_machine.py", "tests/services/access/test_keys_page.py"),
+)
+"""Where single tests take many seconds. They begin first, so that no process waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 def pytest_collection_finish() -> None:
     """Exempt all modules and collected tests from garbage collection: each search takes half a second."""
     gc.collect()
