@@ -17,6 +17,7 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -219,6 +220,7 @@ def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
     return found
 
 
+@cache
 def here() -> House:
     """The tree as it lies on disk."""
     paths = itertools.chain.from_iterable(sorted((ROOT / folder).rglob("*.py")) for folder in CODE)

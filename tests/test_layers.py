@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,8 @@ LAYERS = {
 }
 
 
-def brought_along(names: list[str]) -> dict[str, list[str]]:
+@cache
+def brought_along(names: tuple[str, ...]) -> dict[str, list[str]]:
     # A broken environment shows that no module reads it when imported: only building Settings does.
     environment = {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
@@ -129,13 +131,13 @@ def test_a_layer_imports_only_what_lies_below_it(layer: str) -> None:
         pytest.skip(f"{layer} has no modules yet")
     crossings = {
         module: sorted(package for package in forbidden if any(is_within(one, package) for one in brought))
-        for module, brought in brought_along(names).items()
+        for module, brought in brought_along(tuple(names)).items()
     }
     assert {module: packages for module, packages in crossings.items() if packages} == {}
 
 
 def test_training_imports_nothing_of_the_services_but_errors_wording_fault_points_and_text() -> None:
-    brought = {one for modules in brought_along(training(torch=True)).values() for one in modules}
+    brought = {one for modules in brought_along(tuple(training(torch=True))).values() for one in modules}
     ours = {module for module in brought if is_within(module, "services")}
     assert {module for module in ours if not is_within(module, "services.training")} <= {
         *("services", "services.errors", "services.faults", "services.text", "services.wording"),
