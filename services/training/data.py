@@ -15,11 +15,11 @@ from torch import Tensor
 from services.errors import DatasetInvalid, Problem
 from services.training.files import scan
 from services.training.files.npz import Arrays
-from services.training.files.steps import FileSteps
+from services.training.files.steps import FileSteps, places_of
 from services.training.in_file import InFile
 from services.training.parts import MiniBatch as MiniBatch
 from services.training.parts import Part as Part
-from services.training.parts import Ragged, Window, places_of
+from services.training.parts import Ragged, Window
 from services.training.preprocessing.fitted import Choices, Inputs, Preprocessing, gaps_in
 from services.training.preprocessing.fitting import fit_all
 from services.training.preprocessing.later import Later

@@ -19,9 +19,6 @@ from torch import Tensor
 from services.training.parts import MiniBatch, Part, Window, beside, divided, with_lengths
 from services.training.preprocessing.later import Later
 
-BLOCK_BYTES = 4 << 20
-"""Prepared steps that are looked at, or moved to a device, at a time."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class InFile(Part):
@@ -31,9 +28,9 @@ class InFile(Part):
 
     def to(self, device: torch.device) -> Part:
         """All of it on a device, in memory."""
-        x = torch.empty((len(self), self.x.shape[1], self.inputs.channels), device=device)
-        for rows in self._blocks():
-            x[rows[0] : rows[-1] + 1] = self._prepared(rows, self.x.shape[1], device)
+        x = torch.zeros((len(self), self.x.shape[1], self.inputs.channels), device=device)
+        for rows, block in self._blocks(device):
+            x[torch.from_numpy(rows).to(device), : block.shape[1]] = block.to(device, non_blocking=True)
         return Part(x, self.lengths, self.y, self.by_step, self.static, self.weights).to(device)
 
     @property
@@ -46,9 +43,9 @@ class InFile(Part):
 
     def peaks(self) -> Tensor:
         found = np.empty(len(self), np.float32)
-        for rows in self._blocks():
-            block = self._prepared(rows, self.x.shape[1], torch.device("cpu")).flatten(1).numpy()
-            found[rows] = np.maximum(block.max(axis=1), -block.min(axis=1))
+        for rows, block in self._blocks(torch.device("cpu")):
+            values = block.flatten(1).numpy()
+            found[rows] = np.maximum(values.max(axis=1), -values.min(axis=1))
         return torch.from_numpy(found)
 
     def peak(self) -> float:
@@ -90,7 +87,8 @@ class InFile(Part):
         self.inputs.prepare(rows, found.numpy())
         return found
 
-    def _blocks(self) -> Iterator[NDArray[np.int64]]:
-        size = max(1, BLOCK_BYTES // self.row_bytes)
-        for start in range(0, len(self), size):
-            yield np.arange(start, min(start + size, len(self)))
+    def _blocks(self, device: torch.device) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """All samples, a few of similar length at a time."""
+        for group in self.inputs.steps.groups():
+            for rows in self.inputs.steps.similar(group):
+                yield rows, self._prepared(rows, int(self.inputs.lengths[rows].max()), device)

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from services.training.files.steps import places_of
+
 Window = list[NDArray[np.int64]]
 """The rows of some batches, which are gathered together."""
 
@@ -144,13 +146,6 @@ class MiniBatch:
     y: Tensor
     static: Tensor | None = None
     weights: Tensor | None = None
-
-
-def places_of(lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of sequences whose steps stand one after the other, the places of the steps of some."""
-    starts, counts = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
-    found: NDArray[np.int64] = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    return found
 
 
 def _gather(part: Part, window: Window, device: torch.device) -> Iterator[MiniBatch]:

@@ -117,6 +117,32 @@ def test_data_in_a_file_trains_to_the_same_numbers_and_weights(made: tuple[Array
     assert same(weights_of(in_file), weights_of(in_memory))
 
 
+@pytest.mark.parametrize("over", ["train", "per_sequence"])
+@pytest.mark.parametrize("scaling", ["standard", "robust", "minmax"])
+@pytest.mark.parametrize("features", [[0], [0, 1], [0, 2], [0, 1, 2, 3]], ids=str)
+@pytest.mark.parametrize("full", [True, False], ids=["full", "cut"])
+def test_long_sequences_are_prepared_to_the_same_bits(
+    full: bool, features: list[int], scaling: str, over: str, tmp_path: Path
+) -> None:
+    """The order of additions differs with the layout in memory, and matters only in sums of many numbers."""
+    arrays = mixed(30, 300)
+    if full:
+        arrays = replace(arrays, lengths=np.full(30, 300))
+    x = arrays.x_in_memory[:, :, features] * np.random.default_rng(0).uniform(0.1, 7.0, (30, 300, 1))
+    if 2 in features:
+        x[:, :, features.index(2)] = arrays.x_in_memory[:, :, 2]
+    chosen = tuple((arrays.features or ())[place] for place in features)
+    prepared = []
+    for each in both(replace(arrays, x=x, features=chosen), tmp_path):
+        changes = {"missing": "linear", "scaling": scaling, "scaling_over": over, "split": {"validation": 0.2}}
+        prepared.append(prepare(each, spec_for(each, data=changes)))
+    in_memory, in_file = prepared
+    assert in_file.preprocessing == in_memory.preprocessing
+    order = order_of(1, seed=0, samples=len(in_memory.train), batch_size=5)
+    for one, other in zip(*(batches_of(each.train, order, CPU) for each in prepared), strict=True):
+        assert torch.equal(one.x, other.x)
+
+
 def of_every_kind(name: str) -> Arrays:
     rng = np.random.default_rng(1)
     groups = np.array([f"person {row // 3}" for row in range(60)])

@@ -211,7 +211,7 @@ def _of_texts(texts: NDArray[np.object_]) -> tuple[NDArray[np.int64], TextSummar
 def _counted(values: NDArray[Any] | FileSteps, columns: tuple[Column, ...]) -> Columns:
     """What the columns of values (..., columns) are."""
     missing = np.zeros(len(columns), np.bool_)
-    for _, _, block in blocks_of(values):
+    for _, block in blocks_of(values):
         missing |= np.isnan(block).reshape(-1, len(columns)).any(axis=0)
     words = [len(column.categories or ()) for column in columns if column.kind == "category"]
     return Columns(numbers=len(columns) - len(words), categories=words, gaps=int(missing.sum()))
@@ -320,7 +320,7 @@ def _check_x(x: NDArray[Any] | FileSteps, lengths: NDArray[np.int64] | None, fin
     """Zero the padding, then look for numbers that are not finite."""
     if lengths is not None and isinstance(x, np.ndarray):
         _zero_padding(x, lengths)
-    rows = np.concatenate([start + scan.not_finite(block) for start, _, block in blocks_of(x)] or [NO_ROWS])
+    rows = np.sort(np.concatenate([NO_ROWS, *(some[scan.not_finite(block)] for some, block in blocks_of(x))]))
     if rows.size:
         way_out = "fill these steps, or leave the rows out"
         if lengths is None or (lengths == x.shape[1]).all():

@@ -106,11 +106,37 @@ class FileSteps:
         """Some of the samples; nothing is read."""
         return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
 
-    def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """All samples, a few at a time: from which one up to which one, and their steps, padded to the longest of
-        them."""
-        for start, stop in pieces(self.lengths, AT_ONCE // max(1, self.features)):
-            yield start, stop, self.padded(np.arange(start, stop), int(self.lengths[start:stop].max()))
+    def groups(self) -> Iterator[NDArray[np.int64]]:
+        """All samples: neighbours that have together about AT_ONCE numbers."""
+        ends = np.cumsum(self.lengths) * self.features
+        numbers = (ends - 1) // AT_ONCE
+        yield from np.split(np.arange(len(self)), np.flatnonzero(np.diff(numbers)) + 1)
+
+    def similar(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The same samples, a few of similar length at a time: the longest one of each time comes last."""
+        ordered = rows[np.argsort(self.lengths[rows], kind="stable")]
+        for start, stop in pieces(self.lengths[ordered], AT_ONCE // max(1, self.features)):
+            yield ordered[start:stop]
+
+    def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """All samples, a few of similar length at a time, with their steps, padded to the longest of them."""
+        for group in self.groups():
+            yield from self.blocks_of_group(group)
+
+    def blocks_of_group(self, group: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+        """The same of one of `groups`, which is read at once. Samples of one length keep their order."""
+        steps, sizes = self.flat(group), self.lengths[group]
+        begins = np.cumsum(sizes) - sizes
+        for rows in self.similar(group):
+            local, longest = rows - group[0], int(self.lengths[rows[-1]])
+            if len(rows) == len(group) and len(steps) == len(rows) * longest:
+                yield rows, steps.reshape(len(rows), longest, self.features)
+                continue
+            block = np.zeros((len(rows), longest, self.features), self.dtype)
+            places = np.arange(longest)
+            inside = places < sizes[local][:, None]
+            block[inside] = steps[(begins[local][:, None] + places)[inside]]
+            yield rows, block
 
     def padded(self, rows: NDArray[np.int64], longest: int) -> NDArray[Any]:
         """Some samples: (rows, longest, features)."""
@@ -160,13 +186,20 @@ class FileSteps:
         return found
 
 
-def blocks_of(x: NDArray[Any] | FileSteps) -> Iterator[tuple[int, int, NDArray[Any]]]:
+def blocks_of(x: NDArray[Any] | FileSteps) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """All samples, a few at a time; see `FileSteps.blocks`."""
     if isinstance(x, FileSteps):
         yield from x.blocks()
         return
     for start, stop in scan.blocks(x):
-        yield start, stop, x[start:stop]
+        yield np.arange(start, stop), x[start:stop]
+
+
+def places_of(lengths: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of sequences whose steps stand one after the other, the places of the steps of some."""
+    starts, counts = (np.cumsum(lengths) - lengths)[rows], lengths[rows]
+    found: NDArray[np.int64] = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    return found
 
 
 def pieces(lengths: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

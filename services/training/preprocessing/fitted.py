@@ -171,10 +171,10 @@ def gaps_in(arrays: Arrays, choices: Choices) -> tuple[NDArray[np.bool_], NDArra
     those of x and then those of `static` (columns,)."""
     rows = np.zeros(len(arrays), np.bool_)
     columns = np.zeros(arrays.x.shape[2], np.bool_)
-    for start, stop, block in blocks_of(arrays.x):
-        x, _ = chosen_steps(block, arrays.lengths[start:stop], choices)
+    for some, block in blocks_of(arrays.x):
+        x, _ = chosen_steps(block, arrays.lengths[some], choices)
         missing = np.isnan(x)
-        rows[start:stop] = missing.any(axis=(1, 2))
+        rows[some] = missing.any(axis=(1, 2))
         columns |= missing.any(axis=(0, 1))
     if arrays.static is None:
         return rows, columns

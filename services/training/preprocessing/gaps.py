@@ -27,6 +27,21 @@ def filled(
         return x
     if method == "mean":
         return np.where(missing, fills, x).astype(x.dtype)
+    rows, features = np.flatnonzero(missing.any(axis=(1, 2))), np.flatnonzero(missing.any(axis=(0, 1)))
+    found = x.copy()
+    at = np.ix_(rows, np.arange(x.shape[1]), features)
+    found[at] = _from_neighbours(x[at], missing[at], lengths[rows], method, fills[features], categories[features])
+    return found
+
+
+def _from_neighbours(
+    x: NDArray[Any],
+    missing: NDArray[np.bool_],
+    lengths: NDArray[np.int64],
+    method: str,
+    fills: NDArray[np.float64],
+    categories: NDArray[np.bool_],
+) -> NDArray[Any]:
     observed = ~missing & (np.arange(x.shape[1]) < lengths[:, None])[:, :, None]
     steps = np.arange(x.shape[1])[:, None]
     before = np.maximum.accumulate(np.where(observed, steps, -1), axis=1)

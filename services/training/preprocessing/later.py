@@ -15,6 +15,9 @@ from services.training.files.steps import AT_ONCE, FileSteps, pieces
 from services.training.preprocessing import shape
 from services.training.preprocessing.fitted import Fitted, Preprocessing
 
+MOST_PADDING = 8
+"""How many times as large as its steps data may be when it is padded, if it is to be prepared as in memory."""
+
 
 @dataclass(frozen=True)
 class Later:
@@ -46,6 +49,13 @@ class Later:
         c = self.fitted.choices
         return shape.lengths_read(self.steps.lengths, c.max_length, c.stride, c.patch)
 
+    @cached_property
+    def _as_in_memory(self) -> bool:
+        """Whether each sample is padded to the longest of all before it is prepared: the last bit of a sum over its
+        steps may depend on that. Data that is mostly padding is never in memory."""
+        there = int(self.steps.lengths.sum()) * self.steps.features
+        return self.fitted.choices.scaling_over == "per_sequence" and self.steps.size <= MOST_PADDING * max(1, there)
+
     def chosen(self, rows: NDArray[np.int64]) -> Later:
         """Some of the samples; nothing is read."""
         static = None if self.static is None else self.static[rows]
@@ -55,12 +65,12 @@ class Later:
         """Reads some samples and prepares them into `found` (rows, steps, channels), whose steps are at least as many
         as those of the longest of them."""
         sizes = self.steps.lengths[rows]
-        # The last bit of a sum over a sequence may depend on its padding, so that is always the same.
-        by_itself = self.fitted.choices.scaling_over == "per_sequence"
-        widths = np.full(len(rows), self.steps.longest) if by_itself else sizes
-        for start, stop in pieces(widths, AT_ONCE // max(1, self.steps.features)):
-            given = self.steps.padded(rows[start:stop], int(widths[start:stop].max()))
-            x, _ = self.fitted.applied(given, sizes[start:stop], self.columns)
+        widths = np.full(len(rows), self.steps.longest) if self._as_in_memory else sizes
+        order = np.argsort(widths, kind="stable")  # so that there is little padding
+        for start, stop in pieces(widths[order], AT_ONCE // max(1, self.steps.features)):
+            at = order[start:stop]
+            given = self.steps.padded(rows[at], int(widths[at[-1]]))
+            x, _ = self.fitted.applied(given, sizes[at], self.columns)
             kept = min(x.shape[1], found.shape[1])
-            found[start:stop, :kept] = x[:, :kept]
-            found[start:stop, kept:] = 0.0
+            found[at, :kept] = x[:, :kept]
+            found[at, kept:] = 0.0

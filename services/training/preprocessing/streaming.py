@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files.steps import FileSteps
+from services.training.files.steps import FileSteps, places_of
 from services.training.preprocessing import quantiles, shape, sums
 from services.training.preprocessing.fitted import (
     WITH_GAPS_LEFT,
@@ -43,14 +43,30 @@ def fit(x: FileSteps, columns: Sequence[Column], choices: Choices, scaled: str) 
 
 
 def _blocks(x: FileSteps, choices: Choices) -> Iterator[Block]:
-    """The steps that are read."""
-    for start, stop, block in x.blocks():
-        yield chosen_steps(block, x.lengths[start:stop], choices)
+    """The steps that are read of all samples, in any order."""
+    for rows, block in x.blocks():
+        yield chosen_steps(block, x.lengths[rows], choices)
 
 
-def _recoded(x: FileSteps, columns: Sequence[Column], choices: Choices, features: Sequence[Feature]) -> Iterator[Block]:
-    for block, lengths in _blocks(x, choices):
-        yield recoded(block, columns, features), lengths
+def _in_order(x: FileSteps, choices: Choices, work: Callable[[Block], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """What `work` makes of the steps that are read, (steps, numbers), of one sample after the other."""
+    for group in x.groups():
+        sizes = x.lengths[group]
+        is_ordered = bool((sizes == sizes[0]).all())
+        lengths = shape.lengths_read(sizes, choices.max_length, choices.stride, 1)
+        found = None
+        for rows, block in x.blocks_of_group(group):
+            made = work(chosen_steps(block, x.lengths[rows], choices))
+            if is_ordered:
+                yield made
+                continue
+            if found is None:
+                found = np.empty((int(lengths.sum()), made.shape[1]), made.dtype)
+            found[places_of(lengths, rows - group[0])] = made
+        if is_ordered:
+            continue
+        assert found is not None, "a group has samples"  # noqa: S101
+        yield found
 
 
 def _with_words(x: FileSteps, columns: Sequence[Column], choices: Choices) -> tuple[Feature, ...]:
@@ -75,14 +91,13 @@ def _with_fills(
     """The features with what stands for their gaps, and whether they have some."""
     counts = np.zeros(len(features), np.int64)
     with_gaps = np.zeros(len(features), np.bool_)
-    for block, lengths in _recoded(x, columns, choices, features):
+    for block, lengths in _blocks(x, choices):
         missing = np.isnan(valid_steps(block, lengths))
         counts += (~missing).sum(axis=0)
         with_gaps |= missing.any(axis=0)
     totals = [sums.column(count, x.dtype) for count in counts.tolist()]
     words = [np.zeros(len(each.words or ()) + 1, np.int64) for each in features]
-    for block, lengths in _recoded(x, columns, choices, features):
-        steps = valid_steps(block, lengths)
+    for steps in _in_order(x, choices, lambda block: valid_steps(recoded(block[0], columns, features), block[1])):
         for place, each in enumerate(features):
             values = steps[:, place][~np.isnan(steps[:, place])]
             if each.words is None:
@@ -127,11 +142,14 @@ class _Numbers:
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """(steps, numbers)"""
+        yield from _in_order(self.x, self.choices, self._of_block)
+
+    def _of_block(self, block: Block) -> NDArray[Any]:
+        x, lengths = block
         numbers = [place for place, each in enumerate(self.features) if each.words is None]
-        for block, lengths in _recoded(self.x, self.columns, self.choices, self.features):
-            some = filled(block, lengths, self.choices, self.features)
-            some = some if len(numbers) == len(self.features) else some[:, :, numbers]
-            yield valid_steps(with_differences(some, self.choices.differences), lengths)
+        x = filled(recoded(x, self.columns, self.features), lengths, self.choices, self.features)
+        x = x if len(numbers) == len(self.features) else x[:, :, numbers]
+        return valid_steps(with_differences(x, self.choices.differences), lengths)
 
     def sum(self, *, squares_from: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Of each number, or of the squares of its distances from these: (numbers,)."""
