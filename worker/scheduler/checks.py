@@ -25,6 +25,7 @@ from services.datasets.checking import Checker
 from services.datasets.receiving import Received, Source
 from services.datasets.validation import Claim
 from services.errors import (
+    Busy,
     DatasetInvalid,
     Invalid,
     LeaseLost,
@@ -224,7 +225,8 @@ class Check:
         if self._lost:
             log.info("the check of %s was taken over, or the data set was deleted", self.claim.reference)
         elif not self._abandoned.is_set():
-            log.warning("cannot check %s now, will try again: %s", self.claim.reference, why)
+            level = logging.INFO if isinstance(why, Busy) else logging.WARNING  # others have the memory
+            log.log(level, "cannot check %s now, will try again: %s", self.claim.reference, why)
             pause_seconds = PAUSE_SECONDS
         self._write(lambda session: validation.release(session, self.claim, pause_seconds=pause_seconds))
 

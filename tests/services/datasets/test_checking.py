@@ -18,7 +18,7 @@ import pytest
 
 from services.blobs.memory import Room
 from services.datasets import checking
-from services.datasets.checking import Checker, Upload
+from services.datasets.checking import Checker, CheckUnfinished, Upload
 from services.errors import Busy, DatasetInvalid
 from services.training.files import check
 from services.training.files.npz import Limits
@@ -161,6 +161,33 @@ def test_a_check_that_waits_for_ever_is_ended(
     with pytest.raises(DatasetInvalid, match="too much memory or time"):
         checker.check(Upload(tmp_path / "silent", tmp_path), room, Limits())
     until_idle(checker)
+
+
+def test_a_check_that_its_sender_does_not_wait_for_is_ended_and_says_nothing_about_the_file(
+    checker: Checker, room: Room, tmp_path: Path, file: Upload
+) -> None:
+    os.mkfifo(tmp_path / "silent")
+    with pytest.raises(CheckUnfinished):
+        checker.check(Upload(tmp_path / "silent", tmp_path), room, Limits(), wait_seconds=0.2)
+    until_idle(checker)
+    with room.taken(1 << 40), pytest.raises(CheckUnfinished):  # it waits for memory
+        checker.check(file, room, Limits(), wait_seconds=0.2)
+    until_idle(checker)
+    assert checker.check(file, room, Limits(), wait_seconds=600).content.samples > 0
+
+
+def test_a_check_that_is_killed_while_its_sender_waits_refuses_its_file(
+    checker: Checker, tmp_path: Path, file: Upload
+) -> None:
+    class Deadly(Room):
+        @contextmanager
+        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+            [child] = server(checker).children()
+            child.kill()
+            yield
+
+    with pytest.raises(DatasetInvalid, match="could not be checked"):
+        checker.check(file, Deadly(tmp_path / "room", 1), Limits(), wait_seconds=600)
 
 
 def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: Upload) -> None:
