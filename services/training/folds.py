@@ -24,7 +24,7 @@ from services.training.data import Prepared
 from services.training.epochs import Epoch
 from services.training.files.npz import Arrays
 from services.training.loop import Run, evaluate
-from services.training.messages import NEWEST, Event, FoldProgress, Note
+from services.training.messages import NEWEST, Event, FoldProgress, Log, Note
 from services.training.preparing import prepare
 from services.training.resume import bound, check_newest, newest_readable, report
 from services.training.spec import Spec
@@ -54,14 +54,16 @@ class Folds:
     def count(self) -> int:
         return len(self.rows) - 1
 
-    def check(self) -> Prepared:
+    def check(self) -> Generator[Event, None, Prepared]:
         """Prepares the data of each fold, so that what cannot be used is known before anything is trained; that of the
-        final model is returned.
+        final model is returned. Says so of each fold: silence for long would be taken for a stall.
 
         Raises DatasetInvalid.
         """
         for number in range(1, self.count + 1):
-            self._prepared(number)
+            sizes = {name: len(rows) for name, rows in self._prepared(number).rows.items()}
+            parts = f"{sizes['train']:,} samples to train on and {sizes['validation']:,} for validation"
+            yield Log("info", f"Fold {number} of {self.count} has {parts}.")
         return self._prepared(self.count + 1)
 
     def run(self, fold: Fold, batches: Batches | None = None) -> Run:

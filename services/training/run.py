@@ -181,7 +181,7 @@ def events(
 def _fold_by_fold(job: Folds, retention: Retention, order: Order, stop: Stop) -> Iterator[Event]:
     """Trains each fold and then the final model, from the place on where the order resumes."""
     if order.resume is None:
-        prepared = job.check()
+        prepared = yield from job.check()
         if any(prepared.left_out.values()):
             yield left_out(prepared)
         del prepared

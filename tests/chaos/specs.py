@@ -56,6 +56,12 @@ _FAMILY: dict[str, dict[str, Any]] = {
         "data": {"synthetic": {**_SYNTHETIC, "samples": 120}, "split": {"validation": 0.25, "test": 0.1}},
         "checkpoints": {"every_steps": 10, "keep_last": 2},
     },
+    "gru-folds": {
+        "architecture": {"cell": "gru", "hidden_size": 8, "pooling": "mean", "head_dropout": 0.2},
+        "training": {"epochs": 14, "batch_size": 16, "early_stopping": {"patience": 4}},
+        "data": {"synthetic": _SYNTHETIC, "split": {"test": 0.15, "folds": 3}, "scaling": "standard"},
+        "checkpoints": {"every_steps": 12, "keep_last": 2},
+    },
     "lstm-one-cycle-vowels": {
         "architecture": {"cell": "lstm", "hidden_size": 12, "num_layers": 2, "dropout": 0.2, "forget_gate_bias": 1.0},
         "training": {

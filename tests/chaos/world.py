@@ -59,7 +59,7 @@ class Outcome:
 class World:
     """Use it as a context: whatever happens, what was started is ended. `keep` leaves the folder."""
 
-    def __init__(self, seed: int, say: Callable[[str], None], *, pace: float = 0.006, variety: int = 6) -> None:
+    def __init__(self, seed: int, say: Callable[[str], None], *, pace: float = 0.006, variety: int = 7) -> None:
         self.seed, self.say, self.pace, self.variety = seed, say, pace, variety
         self.folder = Path(tempfile.mkdtemp(prefix="loopline-chaos-"))
         self.keep = False
