@@ -29,6 +29,7 @@ from services.training.spec.footprint import footprint
 from tests.training.building import (
     classes,
     document,
+    events,
     forecast_spec,
     hourly,
     same,
@@ -191,6 +192,17 @@ def test_a_run_that_diverges_within_a_sequence_goes_back_and_carries_nothing_ove
     assert roll_back(run)
     assert (run.state.epoch, run.state.carried.sequences.tolist()) == (1, [])
     assert len(trained(run)) == 2
+
+
+def test_folds_are_trained_in_windows_too(tmp_path: Path) -> None:
+    npz.write(tmp_path / "tags.npz", tagged(samples=24, length=19))
+    asked = document(training={"epochs": 2, "bptt_steps": 4})
+    asked["data"]["split"] = {"folds": 3, "test": 0.2}
+    order = {"spec": parse(asked).document(), "data": str(tmp_path / "tags.npz"), "directory": str(tmp_path / "model")}
+    told = [*events({**order, "device": "cpu"})]
+    assert [each["event"] for each in told].count("epoch") == 8
+    result = told[-1]["result"]
+    assert result["metrics"]["test_accuracy"] > result["baseline"]["metrics"]["test_accuracy"]
 
 
 def test_the_state_matters_and_begins_at_zero_in_each_sequence() -> None:
