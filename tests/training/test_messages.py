@@ -86,6 +86,19 @@ def test_an_event_is_read_as_it_was_sent(event: Event) -> None:
     assert read_event(json.loads(json.dumps(to_json(event), allow_nan=False))) == event
 
 
+def test_messages_of_a_job_without_folds_are_as_before_there_were_any() -> None:
+    assert json.dumps(to_json(Steps(5, [0.5], [1.0]))) == (
+        '{"event": "steps", "first_step": 5, "loss": [0.5], "grad_norm": [1.0]}'
+    )
+    assert json.dumps(to_json(CheckpointSaved(1, 4, True, ()))) == (
+        '{"event": "checkpoint", "epoch": 1, "step": 4, "best": true, "files": []}'
+    )
+    assert json.dumps(to_json(Started(3, 4, None, None, 10, "cpu", 1, "2.9"))) == (
+        '{"event": "started", "epochs": 3, "steps_per_epoch": 4, "resumed_from": null, "best": null, "parameters": 10, '
+        '"device": "cpu", "threads": 1, "torch": "2.9"}'
+    )
+
+
 @pytest.mark.parametrize("request_", ALL_REQUESTS, ids=lambda request: type(request).__name__)
 def test_a_request_is_read_as_it_was_sent(request_: Request) -> None:
     assert read_request(json.loads(json.dumps(to_json(request_), allow_nan=False))) == request_
