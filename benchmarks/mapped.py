@@ -23,9 +23,9 @@ LARGE, SMALL = 100_000, 4_000
 """Sequences; a large data set has 2.0 GB, a small one 80 MB."""
 MOST_BYTES = 1e9
 MOST_WAITING = 0.03
-LARGE_SECONDS, SMALL_SECONDS = 60.0, 15.0
+LARGE_SECONDS, SMALL_SECONDS = 60.0, 10.0
 """How long to train."""
-ROUNDS = 2
+ROUNDS = 3
 NEVER = 1 << 60
 
 SPEC = {

@@ -6,6 +6,8 @@ come when is known before an epoch begins, and each sample is prepared by itself
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from services.training.parts import MiniBatch, Part, Window, beside, divided, with_lengths
 from services.training.preprocessing.later import Later
+
+MAPPED_BYTES = 1 << 20
+"""From this size on memory does not come from the allocator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +86,7 @@ class InFile(Part):
             yield with_lengths(self, MiniBatch(x, None, *beside(self, rows, device)), rows, device)
 
     def _prepared(self, rows: NDArray[np.int64], steps: int, device: torch.device) -> Tensor:
-        """In memory from which a GPU can copy while the host goes on, if that is where it is needed."""
-        shape = (len(rows), steps, self.inputs.channels)
-        found = torch.empty(shape, dtype=torch.float32, pin_memory=device.type == "cuda")
+        found = _empty((len(rows), steps, self.inputs.channels), device)
         self.inputs.prepare(rows, found.numpy())
         return found
 
@@ -92,3 +95,17 @@ class InFile(Part):
         for group in self.inputs.steps.groups():
             for rows in self.inputs.steps.similar(group):
                 yield rows, self._prepared(rows, int(self.inputs.lengths[rows].max()), device)
+
+
+def _empty(shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Memory for what a device needs: from which a GPU copies while the host goes on, or, if it is large, such as goes
+    back to the system at once. The allocator of a trainer keeps what is freed, and a window between two other things
+    would not fit there again."""
+    size = math.prod(shape)
+    if device.type == "cuda":
+        return torch.empty(shape, pin_memory=True)
+    if size * 4 < MAPPED_BYTES:
+        return torch.empty(shape)
+    return torch.frombuffer(mmap.mmap(-1, size * 4, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.float32).view(
+        shape
+    )

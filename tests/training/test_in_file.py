@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from loopline.files import store
 
 from services.errors import DatasetInvalid
-from services.training import checkpoint, data, run
+from services.training import checkpoint, data, in_file, run
 from services.training.data import Part, batches_of, order_of, prepare
 from services.training.files import npz, reading, steps
 from services.training.files.npz import Arrays, Limits
@@ -95,6 +95,7 @@ def data_sets(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
 def small_windows(patch: pytest.MonkeyPatch) -> None:
     """Makes an epoch of little data one of several windows, and a block of two or three sequences."""
     patch.setattr(data, "WINDOW_BYTES", 1500)
+    patch.setattr(in_file, "MAPPED_BYTES", 800)
     for module in (steps, later):
         patch.setattr(module, "AT_ONCE", 70)
 

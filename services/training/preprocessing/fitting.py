@@ -41,7 +41,9 @@ def fit_all(arrays: Arrays, rows: NDArray[np.int64], data: Data) -> Preprocessin
     elif needed and isinstance(arrays.x, FileSteps):
         steps = streaming.fit(arrays.x.chosen(rows), arrays.columns, choices, data.scaling)
     elif needed:
-        steps = fit(arrays.x[rows], arrays.lengths[rows], arrays.columns, choices, data.scaling)
+        x = arrays.x_in_memory
+        is_whole = len(rows) == len(x) and x.flags.c_contiguous  # then a copy would be the same
+        steps = fit(x if is_whole else x[rows], arrays.lengths[rows], arrays.columns, choices, data.scaling)
     else:
         steps = Fitted(choices, tuple(Feature(column.name) for column in arrays.columns), Scaling("none"))
     if arrays.static is None:
