@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,6 +38,8 @@ FILE_RATIO = 4
 """The largest file that a check may write, beside the most bytes of a data set: columns of words take more."""
 SPARE_BYTES = 512 << 20
 """Memory that a check may take besides the arrays of the file."""
+AFTER_CRASH_BYTES = 512 << 20
+"""Memory that a check has at least when the one before has crashed."""
 MOST_LINE_BYTES = 64 << 20
 
 
@@ -89,7 +91,7 @@ class Checker:
             CheckUnfinished: the check takes longer than `wait_seconds`, or waits so long for memory.
             Busy: without `wait_seconds`: other uploads take the memory that there is for reading them.
         """
-        asked = {
+        asked: dict[str, Any] = {
             "path": str(upload.path),
             "work": str(upload.work),
             "stored": str(upload.work / STORED),
@@ -98,32 +100,29 @@ class Checker:
             "limits": asdict(limits),
             "memory_bytes": limits.max_bytes + SPARE_BYTES,
             "file_bytes": FILE_RATIO * limits.max_bytes,
-            "seconds": CHECK_SECONDS if wait_seconds is None else wait_seconds,
             "cpu_seconds": CHECK_SECONDS,
         }
-        with self._conversation() as channel, channel.makefile("rb") as lines, ExitStack() as held:
-            began_at = time.monotonic()  # before the check sets its clock
-            _send(channel, asked)
-            while True:
-                message = _read(lines)
-                if message is None and wait_seconds is not None and time.monotonic() >= began_at + wait_seconds:
-                    raise CheckUnfinished
-                if message is None:
-                    raise _crashed()
-                if "needs" in message:
-                    held.close()  # it asks for all that it needs: nobody holds a part and waits for another
-                    left = None if wait_seconds is None else began_at + wait_seconds - time.monotonic()
-                    try:  # an error closes the socket, which ends the check
-                        held.enter_context(room.taken(message["needs"], wait_seconds=left))
-                    except Busy:
-                        if wait_seconds is None:
-                            raise
-                        raise CheckUnfinished from None
-                    _send(channel, {"granted": True})
-                elif "invalid" in message:
-                    raise DatasetInvalid(message["invalid"], [Problem(*one) for one in message["problems"]])
-                elif "summary" in message:
-                    return _checked(message, upload.work)
+        began_at, seconds = time.monotonic(), CHECK_SECONDS if wait_seconds is None else wait_seconds
+        granted = least = 0
+        while (left := began_at + seconds - time.monotonic()) > 0:
+            try:
+                with self._conversation() as channel:
+                    _send(channel, asked | {"seconds": left, "least_bytes": least})
+                    for message in _messages(channel, room, None if wait_seconds is None else began_at + seconds):
+                        granted = message.get("needs", granted)
+                        if "summary" in message:
+                            return _checked(message, upload.work)
+            except Busy:
+                if wait_seconds is None:
+                    raise
+                raise CheckUnfinished from None
+            # It ended without a word. A reader may do so instead of saying that it has too little memory.
+            if not granted or granted >= asked["memory_bytes"] or time.monotonic() >= began_at + seconds:
+                break
+            least = min(max(4 * granted, AFTER_CRASH_BYTES), asked["memory_bytes"])
+        if wait_seconds is not None and time.monotonic() >= began_at + seconds:
+            raise CheckUnfinished
+        raise _crashed()
 
     def close(self) -> None:
         """End the process with all its checks."""
@@ -174,6 +173,25 @@ class Checker:
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:
     with suppress(BrokenPipeError, ConnectionResetError):  # it crashed: reading says so
         channel.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _messages(channel: socket.socket, room: Room, until: float | None) -> Iterator[dict[str, Any]]:
+    """What a check says, until it ends. It has the memory that it asks for; which is waited for `until` then.
+
+    Raises:
+        DatasetInvalid: the file is no data set.
+        Busy: others take the memory.
+    """
+    with channel.makefile("rb") as lines, ExitStack() as held:
+        while (message := _read(lines)) is not None:
+            if "needs" in message:
+                held.close()  # it asks for all that it needs: nobody holds a part and waits for another
+                left = None if until is None else until - time.monotonic()
+                held.enter_context(room.taken(message["needs"], wait_seconds=left))  # an error ends the check
+                _send(channel, {"granted": True})
+            elif "invalid" in message:
+                raise DatasetInvalid(message["invalid"], [Problem(*one) for one in message["problems"]])
+            yield message
 
 
 def _read(lines: Any) -> dict[str, Any] | None:

@@ -47,7 +47,8 @@ class Conversation:
     def __init__(self, channel: socket.socket) -> None:
         self._lines = channel.makefile("rb")
         self._channel = channel
-        self._granted = self._least = 0
+        self._granted = 0
+        self._least = 0
 
     def read(self) -> dict[str, Any]:
         """The next message. Raises EOFError when nobody is there any more."""
@@ -71,9 +72,13 @@ class Conversation:
         self._granted = wanted_bytes
         _allow(EARLY_BYTES + wanted_bytes)
 
+    def want(self, least_bytes: int) -> None:
+        """Ask for at least so much from now on."""
+        self._least = least_bytes
+
     def want_more(self, most_bytes: int) -> bool:
         """Ask for twice as much from now on. False where the file had the most already."""
-        self._least = min(2 * max(self._granted, EARLY_BYTES), most_bytes)
+        self.want(min(2 * max(self._granted, EARLY_BYTES), most_bytes))
         return self._granted < most_bytes
 
 
@@ -81,6 +86,7 @@ def run(channel: socket.socket) -> None:
     """Reads what is asked, checks the file and sends the result, or what is wrong with the file."""
     conversation = Conversation(channel)
     asked = conversation.read()
+    conversation.want(asked["least_bytes"])
     _hold_to(asked["memory_bytes"], asked["file_bytes"], asked["seconds"], asked["cpu_seconds"])
     with suppress(Declined):
         try:
@@ -134,7 +140,8 @@ def _table(path: Path, asked: dict[str, Any], limits: Limits) -> dict[str, Any]:
     if padded_bytes(sequences) >= IN_FILE_FROM:
         del found  # and its sequences: what follows reads them from the file
         sequences = store.read(Path(asked["stored"]))
-    remarks = [one for one in report.remarks if one.severity == "warning"]
+    # Of ids that are repeated, `suspicions` says more, and only if a split is random.
+    remarks = [one for one in report.remarks if one.severity == "warning" and one.kind != "repeated_ids"]
     return result | _described(arrays(sequences, IN_FILE_FROM), remarks)
 
 

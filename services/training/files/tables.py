@@ -38,5 +38,6 @@ def named(path: Path, name: str, work: Path) -> Path:
     """A link to the file that has the ending of `name`: the ending tells formats apart whose contents look alike."""
     ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
     link = work / f"upload{ending}"
+    link.unlink(missing_ok=True)  # of a check that has crashed
     link.hardlink_to(path)
     return link

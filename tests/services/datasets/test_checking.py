@@ -126,8 +126,10 @@ class Counting(Room):
             self.asked.append(wanted_bytes)
             self.held += 1
             self.most = max(self.most, self.held)
-            yield
-            self.held -= 1
+            try:
+                yield
+            finally:
+                self.held -= 1
 
 
 @pytest.mark.parametrize("total_bytes", [1 << 30, 1 << 20])
@@ -142,6 +144,24 @@ def test_a_check_has_no_more_memory_than_it_was_granted(checker: Checker, tmp_pa
     assert room.asked[0] < (1 << 27)
     assert len(room.asked) > 1
     assert room.asked == [room.asked[0] << place for place in range(len(room.asked))]
+    assert (room.held, room.most) == (0, 1)
+
+
+def test_a_check_that_crashes_is_tried_again_with_more_memory(checker: Checker, tmp_path: Path, file: Upload) -> None:
+    """A library that gets no memory may end its process instead of raising an error."""
+
+    class DeadlyAtFirst(Counting):
+        @contextmanager
+        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+            with super().taken(wanted_bytes, wait_seconds=wait_seconds):
+                if wanted_bytes < 1 << 30:
+                    [child] = server(checker).children()
+                    child.kill()
+                yield
+
+    room = DeadlyAtFirst(tmp_path / "room", 1 << 30)
+    assert checker.check(file, room, Limits()).content.samples > 0
+    assert room.asked[1:] == [checking.AFTER_CRASH_BYTES, Limits().max_bytes + checking.SPARE_BYTES]
     assert (room.held, room.most) == (0, 1)
 
 
