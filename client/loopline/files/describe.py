@@ -139,10 +139,12 @@ def _of_remarks(report: Report, width: int) -> Iterator[str]:
 def _end(inspection: Inspection) -> str:
     if not inspection.is_trainable:
         return "It cannot be trained on as it is."
-    inferred = inspection.inferred
+    inferred, report = inspection.inferred, inspection.report
+    warned = report is not None and any(remark.severity == "warning" for remark in report.remarks)
+    first = " But read the warnings first." if warned else ""
     if inferred and any(reason.sure == "guess" and reason.value != "none" for reason in inferred.reasons):
-        return "It can be trained on. Some columns are guessed: check them, and name those that are wrong."
-    return "It can be trained on."
+        return f"It can be trained on.{first} Some columns are guessed: check them, and name those that are wrong."
+    return f"It can be trained on.{first}"
 
 
 def _field(name: str, words: str, width: int) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loopline.files.features import Reader, Rows, different, floats, indices, kind_of, rows_named
+from loopline.files.features import Reader, Rows, different, floats, indices, kind_of, plain, rows_named
 from loopline.files.table import Table
 
 MOST_CHARACTERS = 256
@@ -93,8 +93,11 @@ def arranged(reader: Reader, group: Sequence[str], order: str | None) -> Arrange
             "are put together."
         )
     if keys is not None:
-        rows, note = _by_order(reader, keys, sorted_codes, rows, border, bool(group))
+        rows, kept, note = _by_order(reader, keys, sorted_codes, rows, border, bool(group))
         notes += note
+        if not kept.all():
+            rows = np.flatnonzero(kept) if rows is None else rows[kept]
+            count, border = len(rows), (np.cumsum(kept) - 1)[border]
     lengths = np.diff(border, append=count).astype(np.int64)
     times = keys.keys if keys else None
     return Arrangement(
@@ -217,8 +220,9 @@ def _parsed_times(reader: Reader, name: str, values: pa.ChunkedArray) -> pa.Chun
 
 def _by_order(
     reader: Reader, order: Order, codes: Rows, rows: Rows | None, border: Rows, grouped: bool
-) -> tuple[Rows | None, list[str]]:
-    """Rows sorted by the order within each group; and what there is to note. Equal places are a problem."""
+) -> tuple[Rows | None, NDArray[np.bool_], list[str]]:
+    """Rows sorted by the order within each group; which of these are kept; and what there is to note. Rows with equal
+    places are a problem, unless they are copies in all columns."""
     keys = order.keys if rows is None else order.keys[rows]
     within = np.diff(codes) == 0
     falls = np.flatnonzero((np.diff(keys) < 0) & within)
@@ -232,16 +236,26 @@ def _by_order(
         again = np.lexsort((keys, codes))
         rows = again if rows is None else rows[again]
         keys, within = order.keys[rows], np.diff(codes) == 0
-    same = np.flatnonzero((np.diff(keys) == 0) & within)
+    same, kept = np.flatnonzero((np.diff(keys) == 0) & within), np.ones(len(keys), np.bool_)
     if same.size and not any(f"`{order.name}`" in problem.detail for problem in reader.findings.problems):
-        _add_duplicates(
-            reader,
-            order.name,
-            same if rows is None else rows[same],
-            same + 1 if rows is None else rows[same + 1],
-            grouped,
-        )
-    return rows, notes
+        first, second = (same, same + 1) if rows is None else (rows[same], rows[same + 1])
+        equal = _equal(reader.table.data, first, second)
+        if equal.any():
+            kept[same[equal] + 1] = False
+            where = rows_named(reader.table, np.sort(second[equal]))
+            notes.append(f"{where}: a copy of another row in all columns, so it is used once.")
+        if not equal.all():
+            _add_duplicates(reader, order.name, first[~equal], second[~equal], grouped)
+    return rows, kept, notes
+
+
+def _equal(data: pa.Table, first: Rows, second: Rows) -> NDArray[np.bool_]:
+    """Which pairs of rows are the same in all columns."""
+    found = np.ones(len(first), np.bool_)
+    for name in data.column_names:
+        one, other = (plain(data.column(name).take(pa.array(rows))).to_pylist() for rows in (first, second))
+        found &= np.fromiter((a == b for a, b in zip(one, other, strict=True)), np.bool_, len(first))
+    return found
 
 
 def _add_duplicates(reader: Reader, name: str, first: Rows, second: Rows, grouped: bool) -> None:

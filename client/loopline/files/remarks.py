@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -18,6 +19,8 @@ _ORDER = ("problem", "warning", "note")
 _SHOWN = 3
 _FEW = 0.1
 """Of the sequences, those whose classes may have been mistyped."""
+_ALIKE = 0.75
+"""How much two words have in common if one may be the other, mistyped (`difflib`)."""
 _FILL = "say what to do with them: data.missing is drop, forward, mean or linear"
 
 
@@ -152,6 +155,18 @@ def _of_nearly_constant_tags(sequences: Sequences, places: _Places) -> Iterator[
     varying = np.unique(np.searchsorted(starts, other, side="right"))
     if 0 < len(varying) <= _FEW * count:
         [name] = sequences.target_names
+        if mistyped := _mistyped(sequences):
+            wrong, right = mistyped
+            steps = np.flatnonzero(np.asarray(sequences.classes)[sequences.y] == wrong)
+            yield Remark(
+                "problem",
+                "mistyped_class",
+                (name,),
+                _and([places.step(int(step)) for step in steps], len(steps)),
+                f"`{name}` is {wrong!r} here alone; did you mean {right!r}? Correct it: a class of so few steps cannot "
+                "be learnt",
+            )
+            return
         yield Remark(
             "warning",
             "nearly_constant_tags",
@@ -160,6 +175,19 @@ def _of_nearly_constant_tags(sequences: Sequences, places: _Places) -> Iterator[
             f"`{name}` changes within {len(varying):,} of {count:,} sequences, and is taken as a class for each step; "
             "if it is meant as one class for a whole sequence, give all rows of a sequence the same",
         )
+
+
+def _mistyped(sequences: Sequences) -> tuple[str, str] | None:
+    """A word that a few steps have as their class, and the usual one that it resembles."""
+    assert sequences.y is not None and sequences.classes is not None  # noqa: S101, PT018
+    counts = dict(zip(sequences.classes, np.bincount(sequences.y).tolist(), strict=True))
+    usual = [str(word) for word, count in counts.items() if count > _SHOWN]
+    for word, count in counts.items():
+        if not (isinstance(word, str) and word.isalpha()) or count > _SHOWN:
+            continue
+        if close := difflib.get_close_matches(word, usual, 1, _ALIKE):
+            return word, close[0]
+    return None
 
 
 def _of_unseen_classes(sequences: Sequences, target: tuple[str, ...]) -> Iterator[Remark]:

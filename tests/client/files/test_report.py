@@ -7,14 +7,17 @@ import json
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import loopline.files
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files.build import build
 from loopline.files.inference import infer
+from loopline.files.problems import FileInvalid
 from loopline.files.remark import Remark
 from loopline.files.report import MOST_BINS, Bin, Report, report
 from loopline.files.schema import Schema
@@ -233,9 +236,50 @@ def test_every_kind_of_remark_is_documented_with_its_severity() -> None:
 
 
 def test_a_class_that_was_mistyped_in_one_row_is_told() -> None:
+    ids, label = np.repeat(np.arange(30), 10), np.repeat(["walk", "run", "walk"], 100).astype("U9")
+    label[14] = "wlak"
+    found = reported(table(id=ids, t=np.tile(np.arange(10), 30), v=RNG.normal(size=300), label=label))
+    assert not found.is_trainable
+    told = str(remark(found, "mistyped_class"))
+    assert told.startswith("line 16: `label` is 'wlak' here alone; did you mean 'walk'? Correct it")
+
+
+def test_classes_that_change_within_few_sequences_are_told() -> None:
     ids, label = np.repeat(np.arange(30), 10), np.repeat(["a", "b", "a"], 100).astype("U9")
     label[14] = "bb"
     found = reported(table(id=ids, t=np.tile(np.arange(10), 30), v=RNG.normal(size=300), label=label))
     assert found.targets == "tags"
     told = str(remark(found, "nearly_constant_tags"))
     assert told.startswith("line 16: `label` changes within 1 of 30 sequences, and is taken as a class for each step;")
+
+
+def test_rows_that_are_there_twice_are_used_once_and_told() -> None:
+    ids, t, v = np.repeat(np.arange(6), 10), np.tile(np.arange(10), 6), RNG.normal(size=60)
+    rows = np.insert(np.arange(60), [8, 8, 31], [7, 7, 2])  # copies, also far from the row itself
+    found = reported(table(id=ids[rows], t=t[rows], v=v[rows], label=ids[rows] % 2), group="id", order="t")
+    assert found.is_trainable
+    assert (found.sequences, found.steps, found.min_length) == (6, 60, 10)
+    [note] = [one.detail for one in found.remarks if "copy" in one.detail]
+    assert note == "line 10, line 11 and line 35: a copy of another row in all columns, so it is used once."
+
+
+def test_rows_that_contradict_each_other_are_refused() -> None:
+    t, v = np.array([0, 1, 1, 2, 2, 3]), np.array([5.0, 1.0, 2.0, 3.0, 3.0, 4.0])
+    with pytest.raises(FileInvalid, match="line 4: `t` has the value of another row"):
+        reported(table(t=t, v=v), order="t", group=[])
+
+
+@given(st.lists(st.integers(0, 19), max_size=12), st.randoms(use_true_random=False))
+def test_copies_of_rows_change_nothing(copied: list[int], random: Random) -> None:
+    ids, t, v = np.repeat([1, 2], 10), np.tile(np.arange(10), 2), np.arange(20) * 1.5
+    rows = [*range(20), *copied]
+    random.shuffle(rows)
+    schema = Schema.from_document({"group": "id", "order": "t", "features": "v", "target": "label"})
+    whole, found = (
+        build(of := table(id=ids[at], t=t[at], v=v[at], label=ids[at]), infer(of, schema).schema)
+        for at in (np.arange(20), np.array(rows))
+    )
+    assert (found.lengths == whole.lengths).all()
+    assert (found.x == whole.x).all()
+    assert (found.y == whole.y).all()
+    assert (found.times == whole.times).all()
