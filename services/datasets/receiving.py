@@ -104,7 +104,10 @@ def checked(
     except DatasetInvalid as error:
         if columns.version is None or not error.problems:
             raise
-        hint = f"Its columns are those of {columns.version}: name them again if they have changed."
+        hint = (
+            f"It is read as {columns.version} was, which has the same name: name its columns again if they have "
+            "changed, or give it another name if it is something else."
+        )
         raise DatasetInvalid(f"{error.message} {hint}", error.problems) from None
     incoming = source.file if found.stored is None else storage.arrived(found.stored)
     transfers.share_dataset(storage, incoming)

@@ -9,12 +9,28 @@ from services.training import epochs, forecasts, measures, ngrams
 from services.training.continuation import Continuation
 from services.training.loop import Run
 from services.training.measures import MEASURES, SPLITS
+from services.training.tasks import known
+
+FEW_UPDATES = 200
+"""A model that was updated less often has mostly not been trained enough."""
 
 
 def of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     """The baseline of a run with these metrics, learnt from the training split and judged on the same splits as they:
     `{"answer", "metrics", "metric", "is_beaten", "message"}`. `metric` is the one by which the model beats it or does
     not, on the test split if there is one. `message` is a sentence where it does not."""
+    found = _of(run, metrics)
+    if found["message"] and run.state.step < FEW_UPDATES:
+        is_text, scaling = run.data.task.name == known.TEXT, run.spec.data.scaling
+        scale = ", or set data.scaling to standard" if scaling == "none" and not is_text else ""
+        found["message"] += (
+            f" It was updated only {run.state.step:,} times: lower training.batch_size, raise training.epochs or the "
+            f"learning rate{scale}."
+        )
+    return found
+
+
+def _of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     task, data = run.data.task, run.data
     if task.of_series:
         return forecasts.baseline(run, metrics)

@@ -318,7 +318,7 @@ def test_a_later_version_is_read_as_the_first_one_was(url: str, tmp_path: Path) 
         with pytest.raises(BadRequest) as caught:
             client.upload(path, "kept")
     assert "there is no column `acc_x`" in str(caught.value)
-    assert "Its columns are those of kept@2" in str(caught.value)
+    assert "It is read as kept@2 was, which has the same name" in str(caught.value)
 
 
 def test_a_bad_line_is_named_by_its_number_and_nothing_is_kept(url: str, tmp_path: Path) -> None:
@@ -351,7 +351,9 @@ def test_a_refused_job_leaves_no_data_set_behind(url: str, tmp_path: Path) -> No
         for _ in range(2):
             done = loopline(url, tmp_path, "submit", "job.yaml")
             assert done.returncode == 2
-            assert re.search(r"Deleted refused@\d again, because the job was refused", done.stderr)
+            assert re.search(
+                r"Removed refused@\d, which was uploaded for this job, because the job was refused", done.stderr
+            )
             with pytest.raises(BadRequest):
                 client.submit(wrong)
             assert [one for one in client.datasets() if one.name == "refused"] == []

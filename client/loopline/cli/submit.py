@@ -104,7 +104,7 @@ def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json
 
 
 def _withdrawn(dataset: Dataset) -> None:
-    note(f"Deleted {dataset.reference} again, because the job was refused.")
+    note(f"Removed {dataset.reference}, which was uploaded for this job, because the job was refused.")
 
 
 def readied(client: Client, file: str, settings: list[str], uploaded: list[Dataset]) -> SpecFile:

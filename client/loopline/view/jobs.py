@@ -218,15 +218,14 @@ def cut_short(result: Result) -> str:
 
 
 def ending(shown: Job) -> str:
-    """How a job ended, after how long, and what it reached; and a sentence if that is no more than its baseline."""
+    """How a job ended, after how long, what it reached, and whether that is more than its baseline."""
     took = f" after {text.duration(shown.seconds)}" if shown.seconds is not None else ""
     if shown.status == "succeeded":
         reached = metrics(shown.result.metrics) if shown.result else text.NOTHING
         early = ", stopped early" if shown.result and shown.result.stopped_early else ""
         best = f", best epoch {shown.result.best_epoch}" if shown.result and shown.result.best_epoch else ""
         became = f"\n{shown.message}" if shown.message else ""
-        plain = (shown.result.baseline or {}).get("message") if shown.result else None
-        doubt = f"\n{plain}" if plain else ""
+        judged = f"\n{against_baseline(shown.result)}" if shown.result and shown.result.baseline else ""
         crossed = ""
         if shown.result and shown.result.folds:
             crossed = f"\n{text.count(len(shown.result.folds), 'fold')}: {folds.spread(shown.result)}"
@@ -234,7 +233,7 @@ def ending(shown: Job) -> str:
         if shown.result and shown.result.sample:
             head, *lines = sample(shown.result.sample)
             wrote = "\n".join([f"\n{head[0].upper()}{head[1:]}:", *(f"  {line}" for line in lines)])
-        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{crossed}{doubt}{became}{wrote}"
+        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{crossed}{judged}{became}{wrote}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
     left = shown.result
@@ -242,6 +241,16 @@ def ending(shown: Job) -> str:
     return (
         f"Job {shown.id} {'was cancelled' if shown.status == 'cancelled' else shown.status}{took}{why}{said}{offered}"
     )
+
+
+def against_baseline(result: Result) -> str:
+    """Whether a model beats its baseline, as a sentence with both numbers."""
+    plain = result.baseline or {}
+    name = str(plain.get("metric"))
+    if not plain.get("is_beaten"):
+        return str(plain.get("message") or "")
+    value, other = (text.number(found.get(name)) for found in (result.metrics, plain.get("metrics") or {}))
+    return f"It beats its baseline: {short(name)} is {value}, and {other} with {plain.get('answer')}."
 
 
 def epoch_line(epoch: Epoch, now: Progress) -> str:

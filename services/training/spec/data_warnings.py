@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
 from services.training.spec import shares
-from services.training.spec.fields import Spec, Split
+from services.training.spec.fields import Forecast, Spec, Split
 
 
 def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, summary: DatasetSummary) -> list[str]:
@@ -20,7 +20,8 @@ def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, s
     if spec is not None:
         holds = {"always", "drawn_split"}
         holds |= {"loss_unsaid"} if spec.training.loss is None and spec.task is None else set()
-        holds |= {"unscaled"} if spec.data.scaling == "none" else set()
+        scales = isinstance(spec.task, Forecast)  # it has a default of its own
+        holds |= {"unscaled"} if spec.data.scaling == "none" and not scales else set()
         holds |= {"unfilled"} if spec.data.missing == "refuse" else set()
         holds |= {"targets_unscaled"} if spec.data.target_scaling == "none" else set()
     if not _is_drawn(spec, summary):

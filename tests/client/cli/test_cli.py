@@ -129,8 +129,9 @@ def test_a_job_that_is_watched_prints_a_line_for_each_epoch(
         "epoch 1/3  loss 1.0000  val loss 1.1000  val accuracy 0.6000  lr 1.00e-03  grad norm 0.5000  0.2 s"
     )
     assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
-    assert lines[-1].startswith(f"Job {job.id} succeeded after ")
-    assert lines[-1].endswith("best epoch 3. validation_accuracy 0.8000, test_accuracy 0.7500")
+    assert lines[-2].startswith(f"Job {job.id} succeeded after ")
+    assert lines[-1].startswith("It beats its baseline: test accuracy is ")
+    assert lines[-2].endswith("best epoch 3. validation_accuracy 0.8000, test_accuracy 0.7500")
 
 
 def test_watch_leaves_with_the_code_of_the_end(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
@@ -635,7 +636,7 @@ def test_a_paused_job_is_waited_for_and_says_so_once(
     assert done.exit_code == 0, done.output
     assert done.stderr.count(f"Resume it with: loopline resume {job.id}") == 1
     assert done.output.count("paused") == 1 + (how == "--watch")
-    assert "succeeded" in done.stdout.splitlines()[-1]
+    assert "succeeded" in done.stdout.splitlines()[-2]
 
 
 def test_workers_are_listed_and_their_absence_is_a_sentence(

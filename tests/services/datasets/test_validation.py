@@ -188,7 +188,9 @@ def test_columns_that_were_taken_over_are_named_where_they_do_not_fit(
     upload(CSV.replace(b"pace", b"speed"))
     made = finished(engine, storage, claimed(engine))
     assert made.status == "rejected"
-    assert "Its columns are those of walks@1: name them again if they have changed." in (made.message or "")
+    assert "It is read as walks@1 was, which has the same name: name its columns again if they have changed" in (
+        made.message or ""
+    )
 
 
 def test_the_same_upload_again_is_the_version_that_is_being_checked(engine: Engine, upload: Upload) -> None:

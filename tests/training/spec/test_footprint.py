@@ -113,7 +113,7 @@ def test_a_data_set_is_read_as_far_as_the_machine_has_memory(monkeypatch: pytest
     spec = parse(document())
     monkeypatch.setattr(run, "host_bytes", lambda: 2 * GIB)
     given: list[npz.Limits] = []
-    monkeypatch.setattr(npz, "read", lambda path, limits: given.append(limits) or arrays)
+    monkeypatch.setattr(npz, "read", lambda path, limits, **_: given.append(limits) or arrays)
     run.read_arrays(spec, tmp_path / "d.npz")
     assert given[0].max_bytes == 2 * GIB
 
