@@ -103,8 +103,9 @@ class Checker:
             "cpu_seconds": CHECK_SECONDS,
         }
         began_at, seconds = time.monotonic(), CHECK_SECONDS if wait_seconds is None else wait_seconds
-        granted = least = 0
+        least = 0
         while (left := began_at + seconds - time.monotonic()) > 0:
+            granted = 0
             try:
                 with self._conversation() as channel:
                     _send(channel, asked | {"seconds": left, "least_bytes": least})
