@@ -8,6 +8,7 @@ arrives as it was written.
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -175,7 +176,11 @@ def _of_spec(error: BadRequest, pointer: str) -> BadRequest:
 def _file(spec: SpecFile, named: str, pointer: str) -> Path:
     path = spec.folder / Path(named).expanduser()
     if not path.exists():
-        raise BadRequest("The spec has 1 problem.", problems=[Problem(pointer, f"there is no file {path}")])
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, beside, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        place = f"there is no file {path.absolute()}{meant}"
+        raise BadRequest("The spec has 1 problem.", problems=[Problem(pointer, place)])
     return path
 
 

@@ -113,6 +113,13 @@ def test_a_data_set_that_is_not_there_is_a_problem_of_the_spec(tmp_path: Path) -
         with_local_dataset(SpecFile(YAML, "application/yaml", tmp_path), lambda *_: "never")
     assert [problem.pointer for problem in refused.value.problems] == ["/data/dataset"]
     assert "there is no file" in str(refused.value)
+    assert "did you mean" not in str(refused.value)
+
+
+def test_a_data_set_that_is_misspelt_is_named(tmp_path: Path) -> None:
+    (tmp_path / "windows.csv").touch()
+    with pytest.raises(BadRequest, match=r"there is no file .*/windoes\.csv; did you mean windows\.csv\?"):
+        with_local_dataset(SpecFile("data: {dataset: windoes.csv}", "application/yaml", tmp_path), lambda *_: "never")
 
 
 @pytest.mark.parametrize("text", ["data: {dataset: vowels}", "data: {synthetic: {}}", "[", "", "data: 3", "- 1"])
