@@ -152,6 +152,44 @@ def test_one_command_goes_from_a_file_to_a_model(url: str, tmp_path: Path, write
     assert result.metrics["test_accuracy"] >= 0.9
 
 
+OTHER_TASKS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "regression": ({"group": "walk", "order": "second", "target": "height"}, "values", "test_r2"),
+    "tagging": ({"group": "walk", "order": "second", "target": "step"}, "tags", "test_accuracy"),
+    "multilabel": (
+        {"group": "walk", "order": "second", "target": ["fast", "long"]},
+        "multilabel",
+        "test_label_accuracy",
+    ),
+}
+"""Of each task: what the columns are, the target that the service finds, and a metric of the result."""
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_one_command_goes_from_a_file_to_every_other_task(url: str, tmp_path: Path, task: str) -> None:
+    lengths = {name: len(steps) for name, _, steps in WALKS}
+    found = [
+        {key: row[key] for key in ("walk", "second", "acc_x", "acc_y")}
+        | {"height": 1.5 + 0.1 * lengths[row["walk"]]}
+        | {"step": "up" if row["acc_x"] > 0 else "down"}
+        | {"fast": int(row["activity"] == "run"), "long": int(lengths[row["walk"]] > 10)}
+        for row in rows()
+    ]
+    schema, target, metric = OTHER_TASKS[task]
+    kept = {"walk", "second", "acc_x", "acc_y", *([schema["target"]] if task != "multilabel" else schema["target"])}
+    as_csv(tmp_path / f"{task}.csv", [{key: row[key] for key in row if key in kept} for row in found])
+    data = {"dataset": f"{task}.csv", "schema": schema, "split": {"test": 0.2}}
+    cell = {"architecture": {"cell": "gru", "hidden_size": 16}}  # with an answer for each step where one is needed
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**SPEC, **cell, "data": data}))
+    done = loopline(url, tmp_path, "submit", "job.yaml", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    with Client(url) as client:
+        job = client.get(json.loads(done.stdout)["id"])
+        assert client.dataset(job.raw["dataset"]["id"]).target == target
+    assert job.result is not None
+    assert job.result.metrics[metric] is not None
+    assert job.result.baseline is not None
+
+
 def reviews(folder: Path) -> Path:
     """Lines of text, each with its label after a tab."""
     drawn = random.Random(5)
