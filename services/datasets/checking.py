@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,10 @@ class Checker:
         while (left := began_at + seconds - time.monotonic()) > 0:
             granted = 0
             try:
-                with self._conversation() as channel:
+                until = None if wait_seconds is None else began_at + seconds
+                with self._conversation() as channel, closing(_messages(channel, room, until)) as messages:
                     _send(channel, asked | {"seconds": left, "least_bytes": least})
-                    for message in _messages(channel, room, None if wait_seconds is None else began_at + seconds):
+                    for message in messages:
                         granted = message.get("needs", granted)
                         if "summary" in message:
                             return _checked(message, upload.work)
@@ -117,7 +118,7 @@ class Checker:
                 if wait_seconds is None:
                     raise
                 raise CheckUnfinished from None
-            # It ended without a word. A reader may do so instead of saying that it has too little memory.
+            # It ended without an answer, as readers do that crash when they get no memory.
             if not granted or granted >= asked["memory_bytes"] or time.monotonic() >= began_at + seconds:
                 break
             least = min(max(4 * granted, AFTER_CRASH_BYTES), asked["memory_bytes"])
@@ -176,8 +177,8 @@ def _send(channel: socket.socket, message: dict[str, Any]) -> None:
         channel.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _messages(channel: socket.socket, room: Room, until: float | None) -> Iterator[dict[str, Any]]:
-    """What a check says, until it ends. It has the memory that it asks for; which is waited for `until` then.
+def _messages(channel: socket.socket, room: Room, until: float | None) -> Generator[dict[str, Any]]:
+    """What a check says, until it ends. It gets the memory that it asks for, which is waited for `until` then.
 
     Raises:
         DatasetInvalid: the file is no data set.

@@ -450,7 +450,7 @@ class _Inference:
         if not group or self.look.distinct(group) < 2:
             return
         words = self._free("number", "boolean", "category")
-        self._leave_out_owners([name for name in words if self.look.constant_in(name, group)])
+        self._group_owners([name for name in words if self.look.constant_in(name, group)])
         found = [
             name
             for name in self._free("number", "boolean", "category")
@@ -465,7 +465,7 @@ class _Inference:
         if self.given.features:
             self._decide("static", None, "likely", "you gave the features; give other columns with --static NAME")
             return
-        self._leave_out_owners(self._free("number", "boolean", "category"))
+        self._group_owners(self._free("number", "boolean", "category"))
         for name in self._free():
             if self.look.kind(name) not in ("number", "boolean", "category") or (
                 self.look.distinct_words(name) > min(MOST_WORDS, self.look.rows / 2)
@@ -476,16 +476,21 @@ class _Inference:
         if names := self._free("number", "boolean", "category"):
             self._decide("static", names, "likely", "each has one value per sequence")
 
-    def _leave_out_owners(self, names: Sequence[str]) -> None:
-        """Of columns with one value per sequence, those that name whom it belongs to: a model would learn the names."""
+    def _group_owners(self, names: Sequence[str]) -> None:
+        """Of columns with one value per sequence, those that name whom it belongs to. A split may go by them, so they
+        stand before the names of the sequences. A model would learn them by heart, so they are no static values."""
         for name in names:
-            if hints.names_group(name) and self.look.may_name(name) and name not in (self.given.known_future or ()):
-                both = " ".join(f"--group {one}" for one in (name, *(self.schema.group or ())))
-                self._leave_out(
-                    name,
-                    "it names whom a sequence belongs to, which a model would learn by heart; to split by it, give "
-                    f"{both} and set data.split.by; to learn from it, give --static {name}",
-                )
+            if not hints.names_group(name) or not self.look.may_name(name) or name in (self.given.known_future or ()):
+                continue
+            group, before = (name, *(self.schema.group or ())), self.reasons["group"]
+            if self.given.group is None and all(map(self.look.may_be_joined, group)):
+                why = f"{before.why}; `{name}` names whom a sequence belongs to"
+                self.schema = replace(self.schema, group=group)
+                self.reasons["group"] = replace(before, value=_listed(group), why=why)
+                self.taken.add(name)
+            else:
+                why = "it names whom a sequence belongs to, which a model would learn by heart"
+                self._leave_out(name, f"{why}; to learn from it all the same, give --static {name}")
 
     def _names_of_rows(self) -> None:
         """The group of rows that are sequences: their id, or whom they belong to."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from loopline.files.features import Reader, Rows, different, floats, indices, kind_of, plain, rows_named
+from loopline.files.schema import BETWEEN
 from loopline.files.table import Table
 
 MOST_CHARACTERS = 256
@@ -149,7 +150,7 @@ def named(table: Table, columns: dict[str, pa.ChunkedArray], group: Sequence[str
             if np.array_equal(whole, np.floor(whole)) and (np.abs(whole) < 1 << 53).all():
                 found = pa.chunked_array([pa.array(whole.astype(np.int64))])
         parts.append(found.cast(pa.large_string()))
-    words = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, pa.scalar("/", pa.large_string()))
+    words = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, pa.scalar(BETWEEN, pa.large_string()))
     return np.array([word if word is None else word[:MOST_CHARACTERS] for word in words.to_pylist()], np.str_)
 
 
@@ -252,9 +253,15 @@ def _by_order(
 def _equal(data: pa.Table, first: Rows, second: Rows) -> NDArray[np.bool_]:
     """Which pairs of rows are the same in all columns."""
     found = np.ones(len(first), np.bool_)
-    for name in data.column_names:
-        one, other = (plain(data.column(name).take(pa.array(rows))).to_pylist() for rows in (first, second))
-        found &= np.fromiter((a == b for a, b in zip(one, other, strict=True)), np.bool_, len(first))
+    for column in data.columns:
+        one, other = (plain(column.take(pa.array(rows))) for rows in (first, second))
+        if kind_of(column.type) in ("list", "other"):  # which Arrow does not compare
+            same = pa.array([a == b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)])
+        else:
+            same = pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(pc.is_null(one), pc.is_null(other)))
+        found &= np.asarray(
+            same.to_numpy(zero_copy_only=False) if isinstance(same, pa.Array) else same.to_numpy(), bool
+        )
     return found
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopline.files.features import ArrowKind, Floats, Rows, different, floats, indices, kind_of, plain
+from loopline.files.schema import BETWEEN
 
 MOST_ROWS = 1_000_000
 """Rows that are looked at, from the first on."""
@@ -105,6 +106,13 @@ class Look:
             return True
         values = floats(column)
         return bool(np.array_equal(values, np.floor(values)))
+
+    def may_be_joined(self, name: str) -> bool:
+        """Whether a name can be made of the values of a column and of others, and be taken apart again."""
+        column = self._all.column(name)
+        if column.null_count:
+            return False
+        return self.kind(name) != "category" or not pc.any(pc.match_substring(plain(column), BETWEEN)).as_py()
 
     def is_label(self, name: str) -> bool:
         """Whether a column has few different whole numbers, or words."""

@@ -19,6 +19,8 @@ _ORDER = ("problem", "warning", "note")
 _SHOWN = 3
 _FEW = 0.1
 """Of the sequences, those whose classes may have been mistyped."""
+_MOST_COMPARED = 100
+"""Classes whose words are compared with each other."""
 _ALIKE = 0.75
 """How much two words have in common if one may be the other, mistyped (`difflib`)."""
 _FILL = "say what to do with them: data.missing is drop, forward, mean or linear"
@@ -163,8 +165,8 @@ def _of_nearly_constant_tags(sequences: Sequences, places: _Places) -> Iterator[
                 "mistyped_class",
                 (name,),
                 _and([places.step(int(step)) for step in steps], len(steps)),
-                f"`{name}` is {wrong!r} here alone; did you mean {right!r}? Correct it: a class of so few steps cannot "
-                "be learnt",
+                f"`{name}` is {wrong!r} here alone; did you mean {right!r}? Correct it, or delete the rows: a class of "
+                "so few steps cannot be learnt",
             )
             return
         yield Remark(
@@ -182,12 +184,11 @@ def _mistyped(sequences: Sequences) -> tuple[str, str] | None:
     assert sequences.y is not None and sequences.classes is not None  # noqa: S101, PT018
     counts = dict(zip(sequences.classes, np.bincount(sequences.y).tolist(), strict=True))
     usual = [str(word) for word, count in counts.items() if count > _SHOWN]
-    for word, count in counts.items():
-        if not (isinstance(word, str) and word.isalpha()) or count > _SHOWN:
-            continue
-        if close := difflib.get_close_matches(word, usual, 1, _ALIKE):
-            return word, close[0]
-    return None
+    rare = [str(word) for word, count in counts.items() if count <= _SHOWN and str(word).isalpha()]
+    if len(counts) > _MOST_COMPARED:
+        return None
+    found = ((word, difflib.get_close_matches(word, usual, 1, _ALIKE)) for word in rare)
+    return next(((word, close[0]) for word, close in found if close), None)
 
 
 def _of_unseen_classes(sequences: Sequences, target: tuple[str, ...]) -> Iterator[Remark]:

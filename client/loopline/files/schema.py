@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 Layout = Literal["wide", "long", "files", "text"]
+BETWEEN = "/"
+"""Stands between the values of several columns that name a sequence together."""
 
 
 @dataclass(frozen=True)

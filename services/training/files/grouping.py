@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from loopline.files.schema import BETWEEN
 from numpy.typing import NDArray
 
 from services.training.files.arrays import Arrays
 
-BETWEEN = "/"
-"""Stands between the values of several columns that name a sequence together."""
 UNNAMED = "id"
 """What the names of sequences are called if no column is known to hold them."""
 

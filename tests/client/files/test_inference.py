@@ -252,17 +252,27 @@ def test_a_layout_that_is_given_against_all_looks_is_told() -> None:
     assert why(infer(table(**RECORDINGS), Schema(layout="long")), "layout") == "you gave it"
 
 
-def test_whom_a_sequence_belongs_to_is_learnt_from_only_if_you_say_so() -> None:
+def test_whom_a_sequence_belongs_to_may_be_split_by_and_is_learnt_from_only_if_you_say_so() -> None:
     subject = OF_RECORDING // 10
     found = infer(table(**RECORDINGS, subject=subject))
-    assert found.schema.static == ("height",)
-    assert "--group subject --group recording_id and set data.split.by" in why(found, "unused", "subject")
+    assert (found.schema.group, found.schema.static) == (("subject", "recording_id"), ("height",))
+    assert why(found, "group").endswith("; `subject` names whom a sequence belongs to")
+    assert infer(table(**RECORDINGS, subject=subject), found.schema).schema == found.schema
     assert infer(table(**RECORDINGS, subject=subject), Schema(static=("subject",))).schema.static == ("subject",)
-    wide = table(**steps("x_", 20, 30), window=range(30), subject=np.arange(30) // 6, label=["a", "b"] * 15)
-    assert infer(wide).schema.group == ("subject",)
-    named = table(**steps("x_", 20, 30), window_id=range(30), subject=np.arange(30) // 6, label=["a", "b"] * 15)
-    found = infer(named)
-    assert (found.schema.group, found.schema.static) == (("window_id",), ())
+    given = infer(table(**RECORDINGS, subject=subject), Schema(group=("recording_id",)))
+    assert (given.schema.group, given.schema.static) == (("recording_id",), ("height",))
+    assert "learn by heart; to learn from it all the same, give --static" in why(given, "unused", "subject")
+    wide = {**steps("x_", 20, 30), "subject": np.arange(30) // 6, "label": ["a", "b"] * 15}
+    assert infer(table(**wide, window=range(30))).schema.group == ("subject",)
+    found = infer(table(**wide, window_id=range(30)))
+    assert (found.schema.group, found.schema.static) == (("subject", "window_id"), ())
+
+
+@pytest.mark.parametrize("owner", ["a/b", None])
+def test_whom_a_sequence_belongs_to_is_left_out_where_names_could_not_be_told_apart(owner: str | None) -> None:
+    subject = np.array([owner if number < 10 else "someone" for number in OF_RECORDING], object)
+    found = infer(table(**RECORDINGS, subject=subject))
+    assert (found.schema.group, found.schema.static) == (("recording_id",), ("height",))
     assert why(found, "unused", "subject").startswith("it names whom a sequence belongs to")
 
 

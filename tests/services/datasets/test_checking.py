@@ -64,6 +64,42 @@ def until_idle(checker: Checker) -> None:
         time.sleep(0.01)
 
 
+class Counting(Room):
+    """Notes what is asked for, and how much is taken at once."""
+
+    def __init__(self, folder: Path, total_bytes: int) -> None:
+        super().__init__(folder, total_bytes)
+        self.asked: list[int] = []
+        self.held = self.most = 0
+
+    @contextmanager
+    def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+        with super().taken(wanted_bytes, wait_seconds=wait_seconds):
+            self.asked.append(wanted_bytes)
+            self.held += 1
+            self.most = max(self.most, self.held)
+            try:
+                yield
+            finally:
+                self.held -= 1
+
+
+class Deadly(Counting):
+    """Kills a check that asks for less than so many bytes."""
+
+    def __init__(self, folder: Path, checker: Checker, *, below: int = 1 << 60) -> None:
+        super().__init__(folder, 1 << 30)
+        self.checker, self.below = checker, below
+
+    @contextmanager
+    def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+        with super().taken(wanted_bytes, wait_seconds=wait_seconds):
+            if wanted_bytes < self.below:
+                [child] = server(self.checker).children()
+                child.kill()
+            yield
+
+
 def test_files_are_checked_in_forks_of_one_process(checker: Checker, room: Room, file: Upload) -> None:
     assert checker.check(file, room, Limits()).content.samples > 0
     first = server(checker).pid
@@ -82,15 +118,8 @@ def test_it_knows_no_address_and_no_password(
 
 
 def test_a_check_that_is_killed_refuses_its_file_alone(checker: Checker, tmp_path: Path, file: Upload) -> None:
-    class Deadly(Room):
-        @contextmanager
-        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
-            [child] = server(checker).children()
-            child.kill()
-            yield
-
     with pytest.raises(DatasetInvalid, match="could not be checked: its reader took too much memory or time"):
-        checker.check(file, Deadly(tmp_path / "room", 1), Limits())
+        checker.check(file, Deadly(tmp_path / "room", checker), Limits())
     assert checker.check(file, Room(tmp_path / "room", 1 << 30), Limits()).content.samples > 0
 
 
@@ -113,26 +142,6 @@ def test_a_file_that_takes_more_memory_than_there_is_for_one_is_refused(
         checker.check(Upload(path, tmp_path), room, limits)
 
 
-class Counting(Room):
-    """Notes what is asked for, and how much is taken at once."""
-
-    def __init__(self, folder: Path, total_bytes: int) -> None:
-        super().__init__(folder, total_bytes)
-        self.asked: list[int] = []
-        self.held = self.most = 0
-
-    @contextmanager
-    def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
-        with super().taken(wanted_bytes, wait_seconds=wait_seconds):
-            self.asked.append(wanted_bytes)
-            self.held += 1
-            self.most = max(self.most, self.held)
-            try:
-                yield
-            finally:
-                self.held -= 1
-
-
 @pytest.mark.parametrize("total_bytes", [1 << 30, 1 << 20])
 def test_a_check_has_no_more_memory_than_it_was_granted(checker: Checker, tmp_path: Path, total_bytes: int) -> None:
     """A packed table takes far more than its size. The kernel refuses it, so it gives back what it had and asks for
@@ -151,16 +160,7 @@ def test_a_check_has_no_more_memory_than_it_was_granted(checker: Checker, tmp_pa
 def test_a_check_that_crashes_is_tried_again_with_more_memory(checker: Checker, tmp_path: Path, file: Upload) -> None:
     """A library that gets no memory may end its process instead of raising an error."""
 
-    class DeadlyAtFirst(Counting):
-        @contextmanager
-        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
-            with super().taken(wanted_bytes, wait_seconds=wait_seconds):
-                if wanted_bytes < 1 << 30:
-                    [child] = server(checker).children()
-                    child.kill()
-                yield
-
-    room = DeadlyAtFirst(tmp_path / "room", 1 << 30)
+    room = Deadly(tmp_path / "room", checker, below=1 << 30)
     assert checker.check(file, room, Limits()).content.samples > 0
     assert room.asked[1:] == [checking.AFTER_CRASH_BYTES, Limits().max_bytes + checking.SPARE_BYTES]
     assert (room.held, room.most) == (0, 1)
@@ -200,15 +200,8 @@ def test_a_check_that_its_sender_does_not_wait_for_is_ended_and_says_nothing_abo
 def test_a_check_that_is_killed_while_its_sender_waits_refuses_its_file(
     checker: Checker, tmp_path: Path, file: Upload
 ) -> None:
-    class Deadly(Room):
-        @contextmanager
-        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
-            [child] = server(checker).children()
-            child.kill()
-            yield
-
     with pytest.raises(DatasetInvalid, match="could not be checked"):
-        checker.check(file, Deadly(tmp_path / "room", 1), Limits(), wait_seconds=600)
+        checker.check(file, Deadly(tmp_path / "room", checker), Limits(), wait_seconds=600)
 
 
 def test_a_check_that_gets_no_room_ends(checker: Checker, tmp_path: Path, file: Upload) -> None:
