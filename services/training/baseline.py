@@ -20,14 +20,21 @@ def of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     `{"answer", "metrics", "metric", "is_beaten", "message"}`. `metric` is the one by which the model beats it or does
     not, on the test split if there is one. `message` is a sentence where it does not."""
     found = _of(run, metrics)
-    if found["message"] and run.state.step < FEW_UPDATES:
-        is_text, scaling = run.data.task.name == known.TEXT, run.spec.data.scaling
-        scale = ", or set data.scaling to standard" if scaling == "none" and not is_text else ""
-        found["message"] += (
-            f" It was updated only {run.state.step:,} times: lower training.batch_size, raise training.epochs or the "
-            f"learning rate{scale}."
-        )
+    if found["message"]:
+        found["message"] += _advice(run)
     return found
+
+
+def _advice(run: Run) -> str:
+    """What to do about a model that was hardly trained."""
+    updates = run.state.step - run.fold.steps_before
+    if updates >= FEW_UPDATES:
+        return ""
+    is_unscaled = run.spec.data.scaling == "none" and run.data.task.name != known.TEXT
+    return (
+        f" It was updated only {updates:,} time{'' if updates == 1 else 's'}: lower training.batch_size, raise "
+        f"training.epochs or the learning rate{', or set data.scaling to standard' if is_unscaled else ''}."
+    )
 
 
 def _of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
