@@ -82,12 +82,13 @@ class Checker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+        self._is_closed = False
 
     def check(self, upload: Upload, room: Room, limits: Limits, *, wait_seconds: float | None = None) -> Checked:
         """What the file holds. A check that takes longer than `wait_seconds` is ended.
 
         Raises:
-            DatasetInvalid: it is no data set, or its check takes longer than CHECK_SECONDS.
+            DatasetInvalid: it is no data set, its check takes longer than CHECK_SECONDS, or `close` has ended it.
             CheckUnfinished: the check takes longer than `wait_seconds`, or waits so long for memory.
             Busy: without `wait_seconds`: other uploads take the memory that there is for reading them.
         """
@@ -102,13 +103,11 @@ class Checker:
             "file_bytes": FILE_RATIO * limits.max_bytes,
             "cpu_seconds": CHECK_SECONDS,
         }
-        began_at, seconds = time.monotonic(), CHECK_SECONDS if wait_seconds is None else wait_seconds
-        least = 0
-        while (left := began_at + seconds - time.monotonic()) > 0:
-            granted = 0
+        least, until = 0, time.monotonic() + (CHECK_SECONDS if wait_seconds is None else wait_seconds)
+        while (left := until - time.monotonic()) > 0 and (ours := self._conversation()) is not None:
+            granted, waits_until = 0, None if wait_seconds is None else until
             try:
-                until = None if wait_seconds is None else began_at + seconds
-                with self._conversation() as channel, closing(_messages(channel, room, until)) as messages:
+                with ours as channel, closing(_messages(channel, room, waits_until)) as messages:
                     _send(channel, asked | {"seconds": left, "least_bytes": least})
                     for message in messages:
                         granted = message.get("needs", granted)
@@ -119,22 +118,26 @@ class Checker:
                     raise
                 raise CheckUnfinished from None
             # It ended without an answer, as readers do that crash when they get no memory.
-            if not granted or granted >= asked["memory_bytes"] or time.monotonic() >= began_at + seconds:
+            if not granted or granted >= asked["memory_bytes"]:
                 break
             least = min(max(4 * granted, AFTER_CRASH_BYTES), asked["memory_bytes"])
-        if wait_seconds is not None and time.monotonic() >= began_at + seconds:
+        if wait_seconds is not None and time.monotonic() >= until:
             raise CheckUnfinished
         raise _crashed()
 
     def close(self) -> None:
-        """End the process with all its checks."""
+        """End the process with all its checks. It starts no other one."""
         with self._lock:
+            self._is_closed = True
             self._forget()
 
-    def _conversation(self) -> socket.socket:
-        """A socket to a fork of the process."""
+    def _conversation(self) -> socket.socket | None:
+        """A socket to a fork of the process; None after `close`."""
         ours, theirs = socket.socketpair()
         with theirs, self._lock:
+            if self._is_closed:
+                ours.close()
+                return None
             for attempt in (1, 2):
                 try:
                     socket.send_fds(self._requests or self._start(), [b"."], [theirs.fileno()])

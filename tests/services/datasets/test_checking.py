@@ -166,6 +166,26 @@ def test_a_check_that_crashes_is_tried_again_with_more_memory(checker: Checker, 
     assert (room.held, room.most) == (0, 1)
 
 
+def test_a_check_that_is_ended_with_its_process_is_not_tried_again(
+    checker: Checker, tmp_path: Path, file: Upload
+) -> None:
+    class Closing(Counting):
+        @contextmanager
+        def taken(self, wanted_bytes: int, *, wait_seconds: float | None = None) -> Iterator[None]:
+            with super().taken(wanted_bytes, wait_seconds=wait_seconds):
+                checker.close()
+                yield
+
+    room = Closing(tmp_path / "room", 1 << 30)
+    with pytest.raises(DatasetInvalid, match="could not be checked"):
+        checker.check(file, room, Limits())
+    assert len(room.asked) == 1
+    assert checker._process is None
+    with pytest.raises(DatasetInvalid, match="could not be checked"):
+        checker.check(file, room, Limits())
+    assert checker._process is None
+
+
 def test_the_check_of_many_small_sequences_gets_more_than_their_arrays_take(checker: Checker, tmp_path: Path) -> None:
     path, room = tmp_path / "many.npz", Counting(tmp_path / "room", 1 << 30)
     np.savez(path, x=np.zeros((4_000_000, 1), np.float32), y=np.arange(4_000_000) % 2)
