@@ -101,7 +101,7 @@ class Client:
         broken connection does not create a second job.
         Raises BadRequest with every problem of the spec.
         """
-        with self.uploads() as uploaded:
+        with self.uploads_for_job() as uploaded:
             response = self._submitted("/v1/jobs", self._readied(spec, uploaded), idempotency_key)
         return Job.of(self._http.object_in(response), self._http)
 
@@ -117,7 +117,7 @@ class Client:
         Each spec is given as in `submit`. name: the name of the batch; default: the name of the spec with the matrix.
         Raises BadRequest with every problem of every job.
         """
-        with self.uploads() as uploaded:
+        with self.uploads_for_job() as uploaded:
             if isinstance(spec, Mapping | str | Path | specs.SpecFile):
                 document = self._readied(spec, uploaded)
                 if name is not None and document.has_matrix():
@@ -139,7 +139,9 @@ class Client:
         return (Batch.of(document, self._http) for document in self._http.pages("/v1/batches", {"limit": page_size}))
 
     @contextmanager
-    def uploads(self, on_withdrawn: Callable[[Dataset], object] = lambda dataset: None) -> Iterator[list[Dataset]]:
+    def uploads_for_job(
+        self, on_withdrawn: Callable[[Dataset], object] = lambda dataset: None
+    ) -> Iterator[list[Dataset]]:
         """For the data sets that are uploaded for a job. If the job is refused, the new ones are deleted again."""
         uploaded: list[Dataset] = []
         try:

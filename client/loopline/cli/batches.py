@@ -25,25 +25,20 @@ batches = typer.Typer(
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch's id, or `last` for the newest batch.")]
 
 
-def submit(
-    ctx: typer.Context,
-    client: Client,
-    files: Sequence[str],
-    specs: Sequence[SpecFile],
-    *,
-    name: str | None,
-    idempotency_key: str | None,
-    watch: bool,
-    wait: bool,
-    as_json: bool,
-) -> None:
-    """Submits the specs as one batch and prints the result."""
-    from loopline.view import batches as batch_view
-
+def sent(
+    client: Client, files: Sequence[str], specs: Sequence[SpecFile], name: str | None, idempotency_key: str | None
+) -> Batch:
+    """Submits the specs as one batch. Each problem is reported with the name of its file."""
     try:
-        batch = client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
+        return client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
     except errors.BadRequest as error:
         raise errors.BadRequest(error.message, problems=[_of_file(one, files) for one in error.problems]) from None
+
+
+def submitted(ctx: typer.Context, client: Client, batch: Batch, *, watch: bool, wait: bool, as_json: bool) -> None:
+    """Prints a new batch, and follows it if that is wanted."""
+    from loopline.view import batches as batch_view
+
     if not as_json:
         jobs = f"{batch.total} job{'' if batch.total == 1 else 's'}"
         before = " before, with this idempotency key" if batch.replayed else ""

@@ -60,25 +60,23 @@ def submit(
 
     Example: loopline submit job.yaml --watch --set training.epochs=5
     """
-    with connected(ctx) as client, client.uploads(_withdrawn) as uploaded:
-        read = [readied(client, file, settings or [], uploaded) for file in files]
-        if batch or len(read) > 1 or read[0].has_matrix():
-            following = {"watch": watch, "wait": wait, "as_json": as_json}
-            return batches.submit(ctx, client, files, read, name=name, idempotency_key=idempotency_key, **following)
-        [spec] = read
-        if name is not None:
-            spec.set(("name",), name, verbatim=True)
-        job = sent(client, files[0], spec, idempotency_key)
-        if not as_json:
-            say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
-        warned(job.warnings)
-        if watch or wait:
-            follow(ctx, client, job, watch=watch, as_json=as_json)
-        elif as_json:
-            print_json(job.raw)
+    from loopline.batch import Batch
+
+    with connected(ctx) as client:
+        with client.uploads_for_job(_withdrawn) as uploaded:
+            read = [readied(client, file, settings or [], uploaded) for file in files]
+            is_batch = batch or len(read) > 1 or read[0].has_matrix()
+            if name is not None and not is_batch:
+                read[0].set(("name",), name, verbatim=True)
+            made = (
+                batches.sent(client, files, read, name, idempotency_key)
+                if is_batch
+                else sent(client, files[0], read[0], idempotency_key)
+            )
+        if isinstance(made, Batch):
+            batches.submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
         else:
-            note(f"Watch it with: {typed(ctx, 'watch', job.id)}")
-    return None
+            submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
 
 
 def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:
@@ -88,6 +86,19 @@ def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None)
     except errors.BadRequest as error:
         problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
         raise errors.BadRequest(error.message, problems=problems) from None
+
+
+def submitted(ctx: typer.Context, client: Client, job: Job, *, watch: bool, wait: bool, as_json: bool) -> None:
+    """Prints a new job, and follows it if that is wanted."""
+    if not as_json:
+        say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
+    warned(job.warnings)
+    if watch or wait:
+        follow(ctx, client, job, watch=watch, as_json=as_json)
+    elif as_json:
+        print_json(job.raw)
+    else:
+        note(f"Watch it with: {typed(ctx, 'watch', job.id)}")
 
 
 def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json: bool) -> None:
