@@ -227,9 +227,9 @@ def test_by_content_company_order_and_padding_never_move_a_sample(
     data: st.DataObject, seed: int, padding: int, validation: float, test: float
 ) -> None:
     split = Split(validation=validation, test=test, method="content", seed=seed)
-    arrays = mixed(60, seed=seed % 100)
+    arrays = mixed(150, seed=seed % 100)
     part = {row: name for name, rows in split_rows(arrays, split).items() for row in rows.tolist()}
-    kept = np.array(data.draw(st.permutations(range(60)))[: data.draw(st.integers(30, 60))])
+    kept = np.array(data.draw(st.permutations(range(150)))[: data.draw(st.integers(100, 150))])
     x = np.pad(arrays.x[kept], ((0, 0), (0, padding), (0, 0)), constant_values=data.draw(st.sampled_from([0.0, 9.0])))
     later = Arrays(x=x, lengths=arrays.lengths[kept], y=arrays.y[kept])
     found = split_rows(later, split)

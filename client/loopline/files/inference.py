@@ -465,7 +465,7 @@ class _Inference:
         if self.given.features:
             self._decide("static", None, "likely", "you gave the features; give other columns with --static NAME")
             return
-        self._group_owners(self._free("number", "boolean", "category"))
+        self._group_owners(self._free("number", "category"))
         for name in self._free():
             if self.look.kind(name) not in ("number", "boolean", "category") or (
                 self.look.distinct_words(name) > min(MOST_WORDS, self.look.rows / 2)
@@ -482,8 +482,10 @@ class _Inference:
         for name in names:
             if not hints.names_group(name) or not self.look.may_name(name) or name in (self.given.known_future or ()):
                 continue
-            group, before = (name, *(self.schema.group or ())), self.reasons["group"]
-            if self.given.group is None and all(map(self.look.may_be_joined, group)):
+            group, before = (name, *(self.schema.group or ())), self.reasons.get("group")
+            if before is None:
+                self._decide("group", name, "likely", "it names whom a sequence belongs to")
+            elif self.given.group is None and all(map(self.look.may_be_joined, group)):
                 why = f"{before.why}; `{name}` names whom a sequence belongs to"
                 self.schema = replace(self.schema, group=group)
                 self.reasons["group"] = replace(before, value=_listed(group), why=why)

@@ -268,6 +268,15 @@ def test_whom_a_sequence_belongs_to_may_be_split_by_and_is_learnt_from_only_if_y
     assert (found.schema.group, found.schema.static) == (("subject", "window_id"), ())
 
 
+def test_whom_a_sequence_belongs_to_is_seen_where_no_other_column_names_the_sequences() -> None:
+    lists = [[1.0, 2.0]] * 6
+    assert infer(table(t=lists, id=[True, False] * 3)).schema.static == ("id",)  # no name: it has two values
+    numbered = {f"leg{number}_id": [1, 1, 2, 2, 3, 3] for number in range(1, 9)}  # numbered as steps are
+    found = infer(table(t=lists, **numbered))
+    assert set(found.schema.group or ()) == set(numbered)
+    assert infer(table(t=lists, **numbered), found.schema).schema == found.schema
+
+
 @pytest.mark.parametrize("owner", ["a/b", None])
 def test_whom_a_sequence_belongs_to_is_left_out_where_names_could_not_be_told_apart(owner: str | None) -> None:
     subject = np.array([owner if number < 10 else "someone" for number in OF_RECORDING], object)
