@@ -9,7 +9,7 @@ TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-browser test-containers chaos nights gpu-check lint format docs bench house histories lock clean
+.PHONY: help setup demo run up down test properties test-browser test-containers chaos nights gpu-check lint format docs bench house histories lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ down:  ## stop what `make up` started, and keep all data
 
 test: setup  ## run all tests, with SQLite, PostgreSQL and Valkey, which setup installs
 	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
+
+properties: setup  ## test the properties with random examples, ten times as many as `make test` (TIMES=10; 20 minutes)
+	@LOOPLINE_PROPERTIES=$(or $(TIMES),10) PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -m hypothesis \
+	  -n auto --dist worksteal --timeout 1800 $(TESTS)
 
 test-browser: setup  ## test the web pages in a real Chromium; installs it with apt-get if it is missing (as root)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }

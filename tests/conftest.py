@@ -49,6 +49,7 @@ from services.training.environment import ENVIRONMENT
 from services.training.files import npz
 from services.training.spec import Spec, parse
 from tests.ports import free_port
+from tests.properties import profile
 from tests.rows import create_job
 
 MEMORY = Path("/dev/shm")  # noqa: S108
@@ -66,8 +67,8 @@ def _use_memory_for_files() -> None:
 
 _use_memory_for_files()
 
-hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)  # the machine may be busy
-hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("loopline", profile())
+hypothesis.settings.load_profile("loopline")
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
 # httpx reads the system's certificates for each client and each `httpx.get`, for 20 ms of processor time.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import schemathesis
 from flask import Flask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -30,6 +30,7 @@ from services.jobs.leases import Lease
 from services.models import registry
 from services.settings import Settings
 from services.webhooks import subscriptions
+from tests.properties import examples
 from tests.ringing import FakeDoorbell
 
 Put = Callable[[str, str, bytes], dict[str, Any]]
@@ -108,6 +109,7 @@ def known(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes],
     return {**told, "job_id": ids, "dataset": ["toy", "toy@1"], "file": ["model.json"], "step": ["2"], **REGISTERED}
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("operation_id", operations())
 def test_no_request_gets_an_answer_outside_its_schema(
     any_app: Flask, known: dict[str, list[str]], operation_id: str
@@ -116,7 +118,7 @@ def test_no_request_gets_an_answer_outside_its_schema(
     app = Closing(any_app)
     modes = st.one_of(operation.as_strategy(mode) for mode in GenerationMode)
 
-    @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @examples(20, suppress_health_check=list(HealthCheck))
     @given(case=modes, data=st.data())
     def every(case: Any, data: st.DataObject) -> None:
         for name in known.keys() & set(case.path_parameters or ()):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -261,7 +261,6 @@ def test_each_epoch_has_as_many_updates_whatever_is_drawn() -> None:
     cut=st.none() | st.integers(1, 3),
     seed=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 5)),
 )
-@settings(deadline=None)
 def test_every_step_is_read_once_and_after_the_one_before_it(
     sizes: list[int], length: int, batch: int, cut: int | None, seed: tuple[int, int] | None
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -32,6 +32,7 @@ from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
 from services.training.messages import NEWEST
+from tests.properties import examples
 from tests.training.building import (
     TIMES,
     classes,
@@ -233,7 +234,7 @@ def specs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@examples(15, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.booleans(), st.integers(1, 8))
 def test_whatever_a_spec_says_it_trains_and_goes_on_exactly(spec: dict[str, Any], full: bool, updates: int) -> None:
     arrays = classes(20) if full else of_many_lengths(classes(20))

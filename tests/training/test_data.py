@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ from services.training.data import MiniBatch, Order, Part, batches_of, in_order,
 from services.training.files.npz import Arrays
 from services.training.spec.fields import Split
 from services.training.splits import split_rows
+from tests.properties import examples
 from tests.training.building import classes, make_run, of_many_lengths, spec_for, trained, values
 
 CPU = torch.device("cpu")
@@ -168,7 +169,7 @@ def test_an_order_is_a_function_of_seed_and_epoch(lengths: NDArray[np.int64] | N
     assert batches(lengths=lengths) != batches(lengths=lengths, seed=1)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(
     samples=st.integers(1, 300),
     batch_size=st.integers(1, 40),

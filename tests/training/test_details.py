@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from services.training.files.npz import Arrays
 from services.training.loop import Run, answers
 from services.training.loop import details as details_of
 from services.training.tasks import known
+from tests.properties import examples
 from tests.training.building import classes, document, events, make_run, tagged, trained, values
 
 NAMES = ("a", "b", "c", "d")
@@ -50,7 +51,7 @@ def counted(predicted: list[int], actual: list[int], number: int) -> dict[str, A
     return {"precision": precision, "recall": recall, "f1": f1, "support": true}
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), st.booleans()), min_size=1, max_size=30))
 def test_auroc_is_the_share_of_pairs_that_are_ranked_right_and_ties_are_halves(drawn: list[tuple[float, bool]]) -> None:
     scores, positive = map(list, zip(*drawn, strict=True))
@@ -59,7 +60,7 @@ def test_auroc_is_the_share_of_pairs_that_are_ranked_right_and_ties_are_halves(d
     assert found == (None if expected is None else pytest.approx(expected, abs=1e-12))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(-2, 2)), min_size=1, max_size=40))
 def test_scores_of_classes_are_those_counted_by_hand(drawn: list[tuple[int, int, int]]) -> None:
     predicted, actual, scores = map(list, zip(*drawn, strict=True))

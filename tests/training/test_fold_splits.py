@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ from services.training.spec import check_data, parse
 from services.training.spec.fields import Split
 from services.training.spec.rules import counts_of_split
 from services.training.splits import Parts, split_folds, split_rows
+from tests.properties import examples
 from tests.training.building import classes, document, hourly, spec_for, values
 
 FOLDS = st.integers(2, 6)
@@ -45,7 +46,7 @@ def rows(parts: list[Parts], name: str) -> NDArray[np.int64]:
     return np.concatenate([part[name] for part in parts])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.integers(2, 12), min_size=2, max_size=4), FOLDS, st.sampled_from([0.0, 0.15, 0.3]), st.booleans())
 def test_each_sample_is_validated_on_once_and_each_class_in_proportion(
     counts: list[int], folds: int, test: float, stratify: bool
@@ -68,7 +69,7 @@ def test_each_sample_is_validated_on_once_and_each_class_in_proportion(
         assert not stratify or max(each) - min(each) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=14), FOLDS, st.sampled_from([0.0, 1e-9, 0.2, 0.9]))
 def test_no_group_is_trained_and_validated_on(sizes: list[int], folds: int, test: float) -> None:
     assume(len(sizes) >= folds + (test > 0))
@@ -87,7 +88,7 @@ def test_no_group_is_trained_and_validated_on(sizes: list[int], folds: int, test
     assert max(validated) - min(validated) <= max(sizes)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.integers(0, 15), min_size=8, max_size=60), FOLDS, st.sampled_from([0.0, 0.2, 0.9]))
 def test_by_time_each_fold_is_validated_on_what_comes_after_its_training(
     ends: list[int], folds: int, test: float

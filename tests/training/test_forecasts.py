@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ from services.training.spec.fields import MAE, MSE, Huber, Loss, Pinball
 from services.training.tasks.forecast import Forecast, Units
 from services.training.tasks.task import Judged
 from services.training.windows import Forecasting, Windows
+from tests.properties import examples
 from tests.training.building import forecast_spec, hourly, same, timeless, trained, weights_of
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -138,7 +139,7 @@ def test_the_sums_of_the_gate_make_the_metrics_and_the_loss(loss: Loss, quantile
         assert float(scores.value(scores.sums.sum(axis=0))) == pytest.approx(value, rel=1e-5), metric
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 50))
 def test_a_naive_forecast_repeats_the_values_of_a_season_before(season: int, horizon: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files import store
 
@@ -30,6 +30,7 @@ from services.training.loop import Run, fit
 from services.training.messages import read_request
 from services.training.preprocessing import later
 from services.training.spec import Spec
+from tests.properties import examples
 from tests.training.building import (
     as_sequences,
     classes,
@@ -100,7 +101,7 @@ def small_windows(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "AT_ONCE", 70)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(made=data_sets())
 def test_data_in_a_file_trains_to_the_same_numbers_and_weights(made: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = made
@@ -204,7 +205,7 @@ def test_the_whole_result_is_the_same(name: str, split: dict[str, Any], tmp_path
     assert results[0][0]["retrain"]["drift"] is not None
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(made=data_sets(), updates=st.integers(1, 14))
 def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_is_the_same_run(
     made: tuple[Arrays, dict[str, Any]], updates: int
@@ -243,7 +244,7 @@ def test_the_test_split_decides_nothing_that_is_fitted(tmp_path: Path) -> None:
     assert fitted[0] == fitted[1]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(seed=st.integers(0, 1000), features=st.sampled_from([1, 3]), full=st.booleans())
 def test_steps_in_a_file_read_like_an_array(seed: int, features: int, full: bool) -> None:
     rng = np.random.default_rng(seed)

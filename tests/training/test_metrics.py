@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +18,7 @@ from services.training.metrics import class_weights
 from services.training.spec.fields import MSE, Training
 from services.training.tasks import known
 from services.training.tasks.task import Judged, Task
+from tests.properties import examples
 
 Y = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
 
@@ -131,7 +132,7 @@ def test_a_class_that_is_never_right_counts_as_zero() -> None:
     assert found == {"accuracy": 0.5, "macro_f1": pytest.approx((2 * 2 / 6 + 0) / 2)}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(2, 5), st.integers(1, 30), st.integers(0, 1000))
 def test_metrics_of_classes_are_their_definitions(classes: int, samples: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from loopline.files import store
 from loopline.files.build import build
@@ -28,6 +28,7 @@ from services.training.spec.fields import Split
 from services.training.spec.rules import counts_of_split
 from services.training.splits import split_rows
 from tests.client.files.tables import table
+from tests.properties import examples
 from tests.training.building import (
     classes,
     document,
@@ -68,7 +69,7 @@ def test_a_stratified_split_holds_every_class_in_proportion() -> None:
     assert counts == {"train": [42, 21, 7], "validation": [12, 6, 2], "test": [6, 3, 1]}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     counts=st.lists(st.integers(1, 12), min_size=2, max_size=6),
     validation=st.floats(0, 0.6),
@@ -219,7 +220,7 @@ def test_by_content_padding_counts_for_nothing_and_copies_stay_together() -> Non
         assert twice[name].tolist() == [*once[name], *(once[name] + 200)]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     st.data(), st.integers(0, 2**32 - 1), st.integers(0, 5), st.sampled_from([0.2, 0.4]), st.sampled_from([0.2, 0.4])
 )
@@ -316,7 +317,7 @@ def told(arrays: Arrays, split: dict[str, Any]) -> list[str]:
 SHARES = st.sampled_from([0.0, 1e-9, 0.1, 0.25, 0.4])
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=12), SHARES, SHARES, st.integers(0, 99))
 def test_no_group_is_in_two_parts_and_the_parts_are_everything(
     sizes: list[int], validation: float, test: float, seed: int
@@ -332,7 +333,7 @@ def test_no_group_is_in_two_parts_and_the_parts_are_everything(
         assert abs(len(rows[name]) - share * len(arrays)) <= max(sizes)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(st.integers(0, 9), min_size=6, max_size=60), SHARES, SHARES, st.booleans())
 def test_by_time_the_past_is_trained_on_and_equal_times_stay_together(
     ends: list[int], validation: float, test: float, dates: bool

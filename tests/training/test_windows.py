@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column
@@ -21,6 +21,7 @@ from services.training.files.npz import Arrays
 from services.training.loop import Run
 from services.training.preparing import prepare
 from services.training.windows import PARTS, Forecasting, Windows
+from tests.properties import examples
 from tests.training.building import forecast_spec, hourly, same, trained, weights_of
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def many(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
     return arrays, changes
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(many())
 def test_no_window_crosses_a_border_between_parts_or_series(case: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = case
@@ -88,7 +89,7 @@ def test_no_window_crosses_a_border_between_parts_or_series(case: tuple[Arrays, 
             latest = max(latest, int(arrays.times[row, last].max()))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(many())
 def test_padding_never_changes_a_window(case: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = case

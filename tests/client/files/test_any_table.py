@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files import store
 from loopline.files.build import build
@@ -21,6 +21,7 @@ from loopline.files.schema import Layout, Schema
 from loopline.files.table import Format, Table
 
 from tests.client.files.tables import differences
+from tests.properties import examples
 
 NAMES = st.sampled_from(
     (
@@ -84,7 +85,7 @@ def schemas(draw: st.DrawFn, table: Table) -> Schema:
 
 
 @given(st.data())
-@settings(max_examples=400)
+@examples(400)
 def test_any_table_becomes_a_data_set_or_is_refused(data: st.DataObject) -> None:
     table = data.draw(tables())
     with suppress(FileInvalid):

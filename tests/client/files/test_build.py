@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files.build import build
 from loopline.files.inference import infer
@@ -18,6 +18,7 @@ from loopline.files.sequences import Column, Sequences
 from loopline.files.table import Table
 
 from tests.client.files.tables import differences, from_rows, table
+from tests.properties import examples
 
 
 def built(of: Table, **given: Any) -> Sequences:
@@ -82,7 +83,7 @@ SAME = {"features": ["u", "v"], "group": "id", "static": "height", "target": "la
 
 
 @given(sequences())
-@settings(max_examples=60)
+@examples(60)
 def test_wide_lists_and_long_forms_of_the_same_sequences_build_equal_ones(drawn: dict[str, Any]) -> None:
     # A row ends with its last value: make sure that there is one.
     drawn["x"] = [[*x[:-1], (x[-1][0], 1.0)] for x in drawn["x"]]
@@ -93,7 +94,7 @@ def test_wide_lists_and_long_forms_of_the_same_sequences_build_equal_ones(drawn:
 
 
 @given(sequences(), st.randoms(use_true_random=False))
-@settings(max_examples=60)
+@examples(60)
 def test_the_order_of_rows_does_not_matter(drawn: dict[str, Any], random: Any) -> None:
     order = list(range(sum(map(len, drawn["x"]))))
     expected = built(as_long(drawn, order), layout="long", order="t", **SAME)
@@ -102,7 +103,7 @@ def test_the_order_of_rows_does_not_matter(drawn: dict[str, Any], random: Any) -
 
 
 @given(sequences())
-@settings(max_examples=60)
+@examples(60)
 def test_float64_is_kept_exactly_where_it_is_needed(drawn: dict[str, Any]) -> None:
     found = built(as_long(drawn), layout="long", order="t", **SAME)
     expected = np.array([step for x in drawn["x"] for step in x], np.float64)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files import aligned, store
 from loopline.files.problems import FileInvalid
@@ -24,6 +24,7 @@ from loopline.files.sequences import Column, Sequences
 
 from tests.client.files.drawn import sequences
 from tests.client.files.tables import differences
+from tests.properties import examples
 
 SMALL = Sequences(
     x=np.array([[1.5, 0], [np.nan, 1], [3, 0]], np.float32),
@@ -55,7 +56,7 @@ def reading(content: bytes, *, mapped: bool = True) -> Sequences:
 
 
 @given(sequences(), st.booleans())
-@settings(max_examples=80)
+@examples(80)
 def test_what_was_written_is_read_again_exactly_and_in_the_same_bytes(of: Sequences, mapped: bool) -> None:
     content = stored(of)
     again = reading(content, mapped=mapped)
@@ -118,7 +119,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> 
 
 
 @given(st.data())
-@settings(max_examples=300)
+@examples(300)
 def test_a_byte_that_changed_is_noticed_or_does_not_matter(data: st.DataObject) -> None:
     content = bytearray(CONTENT)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy.engine import Engine
@@ -31,6 +31,7 @@ from services.states import ALLOWED, PERMANENT, TERMINAL, Reason, Status
 from services.training.spec import Spec
 from services.webhooks import subscriptions
 from services.webhooks.news import OF_STATUS
+from tests.properties import examples
 
 PICK = st.integers(0, 1000)
 VERBS = (
@@ -435,13 +436,10 @@ class Life(RuleBasedStateMachine):
         assert [move.attempt for move in moves if move.to_status == "running"] == [*range(1, job.attempt + 1)]
 
 
+@pytest.mark.hypothesis
 def test_any_order_of_verbs_keeps_the_promises(engine: Engine, make_spec: Callable[..., Spec]) -> None:
     machine = type("Life", (Life,), {"engine": engine, "make_spec": staticmethod(make_spec)})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=30,
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
+        settings=examples(12, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow]),
     )

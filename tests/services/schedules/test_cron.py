@@ -6,10 +6,11 @@ from datetime import datetime
 from itertools import islice, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.schedules import cron
+from tests.properties import examples
 
 
 def next_slots(expression: str, zone: str, after: str, count: int) -> list[str]:
@@ -79,7 +80,7 @@ def test_every_two_hours_is_two_oclock_twice_or_never_where_clocks_change() -> N
     ),
     after=st.floats(1.5e9, 2.5e9),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_slots_ascend_from_any_moment_and_do_not_depend_on_where_one_begins(
     expression: str, zone: str, after: float
 ) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid
 from services.training.files import npz
+from tests.properties import examples
 
 ROOT = Path(__file__).parents[3]
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
@@ -241,7 +242,7 @@ def same(a: npz.Arrays, b: npz.Arrays) -> bool:
 
 
 @given(arrays=data_sets(), compress=st.booleans())
-@settings(max_examples=40)
+@examples(40)
 def test_what_is_written_is_read_back(arrays: npz.Arrays, compress: bool) -> None:
     file = io.BytesIO()
     npz.write(file, arrays, compress=compress)
@@ -266,7 +267,7 @@ def test_numpy_reads_what_is_written(tmp_path: Path) -> None:
 
 
 @given(data=st.data(), compress=st.booleans())
-@settings(max_examples=200)
+@examples(200)
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(data: st.DataObject, compress: bool) -> None:
     content = bytearray(saved(x=X, y=Y, lengths=np.array([1, 2, 3, 3]), compress=compress).getvalue())
     for _ in range(data.draw(st.integers(1, 4))):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files.sequences import Column
 
@@ -19,6 +19,7 @@ from services.training import checkpoint
 from services.training.data import part_of, prepare
 from services.training.files.npz import Arrays
 from services.training.loop import Run, answers, fit, in_rows
+from tests.properties import examples
 from tests.training.building import make_run, mixed, same, spec_for, timeless, trained, weights_of
 
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def padded(arrays: Arrays, steps: int) -> Arrays:
     return replace(arrays, x=np.pad(arrays.x, more), y=y)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(preparation=preparations(), architecture=ARCHITECTURES, tags=st.booleans())
 def test_padding_never_changes_an_answer(preparation: dict[str, Any], architecture: dict[str, Any], tags: bool) -> None:
     arrays = data_for(preparation)
@@ -110,7 +111,7 @@ def test_padding_never_changes_an_answer(preparation: dict[str, Any], architectu
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(preparation=preparations(), updates=st.integers(1, 14))
 def test_a_resumed_run_is_the_same_run(preparation: dict[str, Any], updates: int) -> None:
     arrays = data_for(preparation)
@@ -157,7 +158,7 @@ def planted(arrays: Arrays, rows: np.ndarray[Any, Any], *, gaps: bool) -> Arrays
     return replace(arrays, x=x, static=static, weights=weights, features=features, static_columns=static_columns)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(preparation=preparations())
 def test_a_signal_in_the_test_split_alone_changes_nothing_that_was_learnt(preparation: dict[str, Any]) -> None:
     arrays = data_for(preparation)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from services.training.preprocessing import quantiles, sums
 from services.training.preprocessing.scaling import QUARTILES
+from tests.properties import examples
 
 COUNTS = st.sampled_from([1, 2, 7, 128, 129, 1000, 8191, 8192, 8193, 70_001, 200_003])
 
@@ -31,7 +32,7 @@ def in_blocks(values: NDArray[Any], seed: int) -> Iterator[NDArray[Any]]:
         start += size
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     seed=st.integers(0, 99),
     rows=COUNTS,
@@ -55,7 +56,7 @@ def test_the_orders_of_addition_differ() -> None:
     assert len({each.sum(axis=0, dtype=np.float64).tobytes() for each in orders}) == 3
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 99),
     rows=COUNTS,

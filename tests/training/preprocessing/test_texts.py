@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files.sequences import Column
 from torch import nn
@@ -35,6 +35,7 @@ from services.training.preprocessing.texts import UNKNOWN, Vocabulary
 from services.training.spec import check_data, parse
 from services.training.spec.footprint import footprint
 from services.training.splits import split_rows
+from tests.properties import examples
 from tests.training.building import (
     classes,
     document,
@@ -195,7 +196,7 @@ ARCHITECTURES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(preparation=PREPARATIONS, architecture=ARCHITECTURES)
 def test_padding_never_changes_an_answer(preparation: dict[str, Any], architecture: dict[str, Any]) -> None:
     arrays = texts()
@@ -211,7 +212,7 @@ def test_padding_never_changes_an_answer(preparation: dict[str, Any], architectu
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(preparation=PREPARATIONS, updates=st.integers(1, 14))
 def test_a_resumed_run_is_the_same_run(preparation: dict[str, Any], updates: int) -> None:
     def begun() -> Run:

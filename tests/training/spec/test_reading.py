@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import SpecInvalid
 from services.training.spec.reading import MAX_CHARACTERS, MAX_DEPTH, MAX_YAML_NODES, loads
+from tests.properties import examples
 
 
 def refused(text: str | bytes, *, yaml: bool = True) -> str:
@@ -194,7 +195,7 @@ def test_many_values_in_yaml_are_refused_before_they_cost_much(text: str) -> Non
     assert time.monotonic() - began < 10
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.text(st.characters())
     | st.binary()

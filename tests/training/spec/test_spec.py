@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import SpecInvalid
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec, check_data, loads, parse, stored
 from services.training.spec.presets import PRESETS
+from tests.properties import examples
 from tests.training.building import document
 
 ARCHITECTURE_EXAMPLE = """
@@ -727,7 +728,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(mutations() | st.dictionaries(text, json_values, max_size=4))
 def test_whatever_is_sent_is_a_spec_or_a_list_of_problems(sent: dict[str, Any]) -> None:
     outcome = spec_or_error(sent)
