@@ -52,11 +52,16 @@ def services() -> list[str]:
     return [module for module in modules("services") if not module.startswith("services.training")]
 
 
-FILES = "loopline.files"
+SHARED = ("loopline.files", "loopline.preprocessing")
+"""Of the client, what the service uses too."""
 
 
 def is_within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
+
+
+def client() -> list[str]:
+    return modules("client/loopline", package="loopline")
 
 
 def worker(*, trainer: bool) -> list[str]:
@@ -90,11 +95,11 @@ LAYERS = {
         },
     ),
     "client": (
-        [module for module in modules("client/loopline", package="loopline") if not is_within(module, FILES)],
+        [module for module in client() if not any(is_within(module, each) for each in SHARED)],
         {"services", "api", "worker", "flask", "sqlalchemy", "celery", "redis", "torch", "numpy", "pyarrow"},
     ),
-    "client, its reading of files": (
-        [module for module in modules("client/loopline", package="loopline") if is_within(module, FILES)],
+    "client, what the service uses too": (
+        [module for module in client() if any(is_within(module, each) for each in SHARED)],
         {"services", "api", "worker", "torch", "pydantic", "httpx", "rich", "typer", "pandas"},
     ),
 }

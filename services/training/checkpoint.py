@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from loopline.preprocessing.scaling import UNSCALED
 from safetensors import SafetensorError
 from safetensors.torch import load
 from safetensors.torch import save as serialise
@@ -35,7 +36,6 @@ from services.errors import CheckpointCorrupt
 from services.training import epochs
 from services.training.loop import Epoch, Run
 from services.training.messages import File
-from services.training.preprocessing.scaling import UNSCALED
 from services.training.spec.fields import Data
 
 FORMAT = 1

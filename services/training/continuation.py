@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.preprocessing.choices import Choices
+from loopline.preprocessing.fitted import Fitted, Preprocessing
+from loopline.preprocessing.scaling import UNSCALED, Scaling
+from loopline.preprocessing.texts import FIRST, UNKNOWN, Vocabulary
+from loopline.preprocessing.tokens import LINE_BREAK, tokens
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
 from services.training.bptt import Unrolled
 from services.training.data import Prepared
 from services.training.files.npz import Arrays
-from services.training.files.tokens import LINE_BREAK, tokens
-from services.training.preprocessing.choices import Choices
-from services.training.preprocessing.fitted import Fitted, Preprocessing
-from services.training.preprocessing.scaling import UNSCALED, Scaling
-from services.training.preprocessing.texts import FIRST, UNKNOWN, Vocabulary, of_counts
+from services.training.preprocessing.vocabularies import of_counts
 from services.training.spec import Spec, shares
 from services.training.spec.fields import NextStep, Split, Text
 from services.training.splits import split_rows

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.preprocessing.fitted import Choices, Inputs, Preprocessing
+from loopline.preprocessing.scaling import UNSCALED, Scaling
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,10 +22,10 @@ from services.training.in_file import InFile
 from services.training.parts import MiniBatch as MiniBatch
 from services.training.parts import Part as Part
 from services.training.parts import Ragged, Window
-from services.training.preprocessing.fitted import Choices, Inputs, Preprocessing, gaps_in
 from services.training.preprocessing.fitting import fit_all
 from services.training.preprocessing.later import Later
-from services.training.preprocessing.scaling import UNSCALED, Scaling, standard
+from services.training.preprocessing.missing import gaps_in
+from services.training.preprocessing.scaling import standard
 from services.training.spec import Spec
 from services.training.splits import Parts, check_labels, split_rows
 from services.training.tasks import known

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from loopline.preprocessing.texts import Vocabulary
 from numpy.typing import NDArray
 
 from services.training import epochs
 from services.training.bptt import Unrolled
 from services.training.loop import Run
 from services.training.measures import SPLITS
-from services.training.preprocessing.texts import Vocabulary
 from services.training.tasks.next_step import TASK, UNKNOWN
 
 Codes = NDArray[np.int64]

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from loopline.preprocessing.fitted import Preprocessing
+from loopline.preprocessing.scaling import UNSCALED, Scaling
+from loopline.preprocessing.series import Fit
+
 from services.training import bptt, continuation, data, windows
 from services.training.data import Prepared
 from services.training.files.npz import Arrays
-from services.training.preprocessing.fitted import Preprocessing
-from services.training.preprocessing.scaling import UNSCALED, Scaling
 from services.training.spec import Spec, tasks
 from services.training.spec.fields import NextStep
 from services.training.splits import Parts
@@ -30,7 +32,7 @@ def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None, d
     Raises DatasetInvalid when a part of the split cannot be used.
     """
     if tasks.forecast(spec):
-        return windows.prepare(arrays, spec, None if card is None else windows.Fit.read(card))
+        return windows.prepare(arrays, spec, None if card is None else Fit.read(card))
     if isinstance(spec.task, NextStep):
         return continuation.prepare(arrays, spec, None if card is None else Preprocessing.read(card).text)
     fitted = None if card is None else Preprocessing.read(card)

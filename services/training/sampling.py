@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from loopline.preprocessing.texts import FIRST, UNKNOWN, Vocabulary
+from loopline.preprocessing.tokens import LINE_BREAK, tokens
 
 from services.text import plain_lines
-from services.training.files.tokens import LINE_BREAK, tokens
 from services.training.loop import Run
 from services.training.model import SequenceModel
-from services.training.preprocessing.texts import FIRST, UNKNOWN, Vocabulary
 
 STEPS = {"characters": 300, "words": 80}
 """Of the sample in a result, by what the model writes."""

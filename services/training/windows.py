@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.preprocessing.scaling import UNSCALED, Scaling
+from loopline.preprocessing.series import BySeries, Fit, Floats
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,9 +24,8 @@ from services.training.data import TOO_LARGE, MiniBatch, Part, Prepared
 from services.training.files import series as all_series
 from services.training.files.npz import Arrays
 from services.training.files.series import Series
-from services.training.preprocessing.fitted import Preprocessing
 from services.training.preprocessing.fitting import fit_all
-from services.training.preprocessing.scaling import UNSCALED, Scaling, standard
+from services.training.preprocessing.scaling import standard
 from services.training.spec import Spec
 from services.training.spec.fields import Data, Forecast, Split
 from services.training.spec.tasks import window
@@ -33,7 +34,6 @@ from services.training.tasks.forecast import Forecast as ForecastTask
 from services.training.tasks.forecast import Units
 
 Rows = NDArray[np.int64]
-Floats = NDArray[np.float64]
 NO_ROWS: Rows = np.empty(0, np.int64)
 PARTS = ("train", "validation", "test")
 
@@ -137,62 +137,6 @@ def _moved(values: Tensor, device: torch.device) -> Tensor:
 
 def _moved_if(values: Tensor | None, device: torch.device) -> Tensor | None:
     return None if values is None else _moved(values, device)
-
-
-@dataclass(frozen=True)
-class BySeries:
-    """Shifts and scales of each series, (series + 1, columns): its own, and at last those for an unknown one."""
-
-    ids: tuple[str, ...]
-    shift: Floats
-    scale: Floats
-
-    def rows(self, ids: tuple[str, ...]) -> tuple[Floats, Floats]:
-        """Those of series with these ids."""
-        place = {name: number for number, name in enumerate(self.ids)}
-        chosen = [place.get(name, len(self.ids)) for name in ids]
-        return self.shift[chosen], self.scale[chosen]
-
-    def document(self) -> dict[str, Any]:
-        return {"ids": list(self.ids), "shift": self.shift.tolist(), "scale": self.scale.tolist()}
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any]) -> BySeries:
-        return cls(tuple(document["ids"]), *(np.asarray(document[name], np.float64) for name in ("shift", "scale")))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What was fitted on the training period."""
-
-    preprocessing: Preprocessing
-    target_scaling: Scaling
-    known: Preprocessing | None = None
-    """Of what is known ahead of time."""
-    inputs: BySeries | None = None
-    """The scaling of the columns of each series, before everything else, where each has its own."""
-    outputs: BySeries | None = None
-    """The scaling of the targets of each series, where each has its own."""
-
-    def document(self) -> dict[str, Any]:
-        known = self.known
-        return {
-            "known": None if known is None else {**known.document(), "scaling": known.scaling.document()},
-            "inputs": None if self.inputs is None else self.inputs.document(),
-            "outputs": None if self.outputs is None else self.outputs.document(),
-        }
-
-    @classmethod
-    def read(cls, card: Mapping[str, Any]) -> Fit:
-        """That of a model.json. Raises KeyError, TypeError."""
-        document = card["forecast"]["fit"]
-        known = document["known"]
-        return cls(
-            Preprocessing.read(card),
-            Scaling(**card["target_scaling"]),
-            None if known is None else Preprocessing.read({"preprocessing": known, "scaling": known["scaling"]}),
-            *(None if document[name] is None else BySeries.read(document[name]) for name in ("inputs", "outputs")),
-        )
 
 
 @dataclass(frozen=True)
@@ -374,7 +318,7 @@ def _windows(arrays: Arrays, series: Series, fitted: Fit, task: Forecast) -> Win
             static_columns=(),
         )
         known = torch.from_numpy(fitted.known.applied(some).x).view(len(series) * longest, -1)
-    shift, scale = _target_units(arrays, series, fitted)
+    shift, scale = fitted.target_units(_ids(arrays), len(series.targets))
     y = ((_target_values(series) - shift[:, None]) / scale[:, None]).astype(np.float32)
     return Windows(
         x=torch.from_numpy(np.require(inputs.x, requirements=["C", "W"])).view(len(series) * longest, -1),
@@ -491,29 +435,11 @@ def _spread(values: NDArray[Any], name: str) -> tuple[float, float]:
 
 
 def _scaled_by_series(arrays: Arrays, values: NDArray[Any], by_series: BySeries | None) -> NDArray[Any]:
-    if by_series is None:
-        return values
-    shift, scale = by_series.rows(_ids(arrays))
-    found: NDArray[Any] = ((values - shift[:, None]) / scale[:, None]).astype(np.float32)
-    found[np.arange(values.shape[1]) >= arrays.lengths[:, None]] = 0.0
-    return found
-
-
-def _target_units(arrays: Arrays, series: Series, fitted: Fit) -> tuple[Floats, Floats]:
-    """The shift and the scale of the targets of each series: (series, targets)."""
-    if fitted.outputs is not None:
-        return fitted.outputs.rows(_ids(arrays))
-    shape = (len(series), len(series.targets))
-    scaling = fitted.target_scaling
-    shift, scale = (
-        np.zeros(shape) if scaling.shift is None else np.broadcast_to(np.asarray(scaling.shift), shape),
-        np.ones(shape) if scaling.scale is None else np.broadcast_to(np.asarray(scaling.scale), shape),
-    )
-    return shift.astype(np.float64), scale.astype(np.float64)
+    return values if by_series is None else by_series.scaled(values, arrays.lengths, _ids(arrays))
 
 
 def _units(arrays: Arrays, series: Series, fitted: Fit, naive: Floats) -> Units:
-    return Units(*_target_units(arrays, series, fitted), naive)
+    return Units(*fitted.target_units(_ids(arrays), len(series.targets)), naive)
 
 
 def naive_errors(values: NDArray[Any], ends: Rows, season: int) -> Floats:

@@ -19,6 +19,7 @@ from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, answers
 from services.training.loop import details as details_of
+from services.training.preprocessing.scaling import undone
 from services.training.tasks import known
 from tests.properties import examples
 from tests.training.building import classes, document, events, make_run, tagged, trained, values
@@ -191,7 +192,7 @@ def test_a_run_tells_them_with_the_names_of_its_classes(kind: str) -> None:
 def test_several_values_are_judged_one_by_one_in_the_unit_of_the_data() -> None:
     arrays = values(samples=40, columns=2)
     run, found = of(replace(arrays, y=arrays.y * (1.0, 100.0) + (0.0, 7.0), targets=("kw", "kvar")))
-    outputs, targets = (run.data.target_scaling.undone(each).double() for each in outputs_of(run))
+    outputs, targets = (undone(each, run.data.target_scaling).double() for each in outputs_of(run))
     errors = (outputs - targets).numpy()
     spread = np.square(targets.numpy() - targets.numpy().mean(axis=0)).sum(axis=0)
     assert found["targets"]["name"] == ["kw", "kvar"]

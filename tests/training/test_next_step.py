@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from loopline.files.sequences import Column
+from loopline.preprocessing.texts import UNKNOWN, Vocabulary
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
@@ -27,7 +28,6 @@ from services.training.loop import Run, evaluate, fit, unanswered
 from services.training.model import SequenceModel
 from services.training.ngrams import Ngrams
 from services.training.preparing import arrays_for, prepare
-from services.training.preprocessing.texts import UNKNOWN, Vocabulary
 from services.training.spec import Spec, check_data, parse
 from services.training.spec.fields import Architecture
 from services.training.spec.footprint import footprint

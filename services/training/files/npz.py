@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from loopline.files import rounding
 from loopline.files.sequences import Column
+from loopline.preprocessing.tokens import counts
 from numpy.typing import NDArray
 
 from services.training.files import grouping, scan, series
@@ -37,7 +38,6 @@ from services.training.files.archive import (
 from services.training.files.arrays import Arrays as Arrays
 from services.training.files.steps import FileSteps, OpenFile, blocks_of
 from services.training.files.summary import Columns, DatasetSummary, Grouping, TextSummary
-from services.training.files.tokens import counts
 from services.training.tasks import known
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.preprocessing.fitted import Choices, Preprocessing
+from loopline.preprocessing.scaling import Scaling
+from loopline.preprocessing.series import Fit
+from loopline.preprocessing.texts import Vocabulary
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,14 +27,13 @@ from services.training.files.npz import Arrays
 from services.training.loop import EVALUATION_BATCH, answers, in_rows, network
 from services.training.model import SequenceModel
 from services.training.preparing import target_scaling
-from services.training.preprocessing import texts
-from services.training.preprocessing.fitted import Choices, Preprocessing
-from services.training.preprocessing.scaling import Scaling
-from services.training.preprocessing.texts import Vocabulary
+from services.training.preprocessing import vocabularies
+from services.training.preprocessing.missing import mismatch
+from services.training.preprocessing.scaling import undone
 from services.training.spec import Spec, tasks
 from services.training.spec.fields import Forecast, Text
 from services.training.tasks import forecast
-from services.training.windows import Fit, Windows
+from services.training.windows import Windows
 
 MOST_LACKING = 0.05
 """Of what a new vocabulary knows of the training texts, the share that one may lack that a run goes on with."""
@@ -134,7 +137,7 @@ def _windows(reference: Reference, arrays: Arrays, rows: NDArray[np.int64]) -> W
 def _in_unit(reference: Reference, answers: Tensor, arrays: Arrays, rows: NDArray[np.int64]) -> Tensor:
     """Answers in the unit of the data."""
     if (task := tasks.forecast(reference.spec)) is None:
-        return reference.target_scaling.undone(answers)
+        return undone(answers, reference.target_scaling)
     units = windows.units(arrays, Fit.read(reference.card))
     judge = forecast.Forecast(tasks.window(task)[1], units.shift.shape[1], task.quantiles or (), units)
     return judge.unscaled(answers, torch.from_numpy(rows // arrays.x.shape[1]))
@@ -207,7 +210,7 @@ def _by_label(old: Tensor, drawn: Tensor, known: list[int | str], classes: list[
 
 def check_input(reference: Reference, arrays: Arrays) -> None:
     """Raises Unusable where it takes other features, or has no way with the missing values of these samples."""
-    if (why := reference.preprocessing.mismatch(arrays)) is not None:
+    if (why := mismatch(reference.preprocessing, arrays)) is not None:
         raise Unusable(why)
 
 
@@ -232,7 +235,7 @@ def check_words(reference: Reference, spec: Spec, arrays: Arrays, train: NDArray
         return
     found, choices = arrays.texts[train], reference.preprocessing.steps.choices
     try:
-        newer = texts.fit(found, wanted, choices)
+        newer = vocabularies.fit(found, wanted, choices)
     except DatasetInvalid:  # nothing is frequent enough
         return
     if (share := had.lacks(newer, found, choices)) > MOST_LACKING:

@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 from loopline.files.sequences import Column
-from numpy.typing import NDArray
-
-from services.training.files.npz import Arrays
-from services.training.files.steps import FileSteps
-from services.training.preprocessing import scaling, streaming, texts
-from services.training.preprocessing.fitted import (
+from loopline.preprocessing.fitted import (
     WITH_GAPS_LEFT,
     Choices,
     Feature,
@@ -23,9 +18,15 @@ from services.training.preprocessing.fitted import (
     filled,
     recoded,
     with_differences,
-    with_embeddings,
 )
-from services.training.preprocessing.scaling import Scaling, valid_steps
+from loopline.preprocessing.scaling import Scaling
+from numpy.typing import NDArray
+
+from services.training.files.npz import Arrays
+from services.training.files.steps import FileSteps
+from services.training.preprocessing import scaling, streaming, vocabularies
+from services.training.preprocessing.embeddings import with_embeddings
+from services.training.preprocessing.scaling import valid_steps
 from services.training.spec.fields import Data
 
 
@@ -36,7 +37,7 @@ def fit_all(arrays: Arrays, rows: NDArray[np.int64], data: Data) -> Preprocessin
     text = None
     if arrays.texts is not None:
         assert data.text is not None, "check_data() fills it in"  # noqa: S101
-        text = texts.fit(arrays.texts[rows], data.text, choices)
+        text = vocabularies.fit(arrays.texts[rows], data.text, choices)
         steps = Fitted(choices, (), Scaling(data.scaling))
     elif needed and isinstance(arrays.x, FileSteps):
         steps = streaming.fit(arrays.x.chosen(rows), arrays.columns, choices, data.scaling)

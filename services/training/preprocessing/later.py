@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 from loopline.files.sequences import Column
+from loopline.preprocessing import shape
+from loopline.preprocessing.fitted import Fitted, Preprocessing
 from numpy.typing import NDArray
 
 from services.training.files.arrays import Arrays
 from services.training.files.steps import AT_ONCE, FileSteps, pieces
-from services.training.preprocessing import shape
-from services.training.preprocessing.fitted import Fitted, Preprocessing
 
 MOST_PADDING = 8
 """How many times as large as its steps data may be when it is padded, if it is to be prepared as in memory."""

@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 from loopline.files.sequences import Column
-from numpy.typing import NDArray
-
-from services.training.files.steps import FileSteps, places_of
-from services.training.preprocessing import quantiles, shape, sums
-from services.training.preprocessing.fitted import (
+from loopline.preprocessing import shape
+from loopline.preprocessing.fitted import (
     WITH_GAPS_LEFT,
     Choices,
     Feature,
@@ -21,9 +18,14 @@ from services.training.preprocessing.fitted import (
     filled,
     recoded,
     with_differences,
-    with_embeddings,
 )
-from services.training.preprocessing.scaling import QUARTILES, Scaling, of_steps, valid_steps
+from loopline.preprocessing.scaling import QUARTILES, Scaling
+from numpy.typing import NDArray
+
+from services.training.files.steps import FileSteps, places_of
+from services.training.preprocessing import quantiles, sums
+from services.training.preprocessing.embeddings import with_embeddings
+from services.training.preprocessing.scaling import of_steps, valid_steps
 
 Block = tuple[NDArray[Any], NDArray[np.int64]]
 """x (samples, time, features) and its lengths."""

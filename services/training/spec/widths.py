@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from loopline.preprocessing.shape import steps_read
 
 from services.training.files.summary import Columns, DatasetSummary, TextSummary
 from services.training.spec.fields import Data, Text
@@ -11,12 +12,6 @@ from services.training.spec.fields import Data, Text
 MOST_OF_EMBEDDING = 50
 FEW_WORDS = 3
 """Texts of so many words are read by their characters if nothing is said."""
-
-
-def steps_read(length: int, max_length: int | None, stride: int, patch: int) -> int:
-    """The steps that a network reads of a sequence of so many."""
-    kept = length if max_length is None else min(length, max_length)
-    return math.ceil(math.ceil(kept / stride) / patch)
 
 
 def embedding_size(words: int, wanted: int | None) -> int:

@@ -13,11 +13,11 @@ from services.training.measures import Answers
 from services.training.tasks.task import Judged, Task
 
 if TYPE_CHECKING:
+    from loopline.preprocessing.scaling import Scaling
     from torch import Tensor
 
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
-    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 LUCK = 1e-3

@@ -13,11 +13,11 @@ from services.training.tasks.task import Described, Judged, Task
 
 if TYPE_CHECKING:
     import numpy as np
+    from loopline.preprocessing.scaling import Scaling
     from torch import Tensor
 
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
-    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 UNKNOWN = 0

@@ -15,12 +15,12 @@ from services.training.tasks.classes import Classes, check_kinds
 from services.training.tasks.task import Described, Judged
 
 if TYPE_CHECKING:
+    from loopline.preprocessing.scaling import Scaling
     from torch import Tensor
 
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
-    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 PADDING = -1

@@ -15,12 +15,12 @@ from services.training.files.suspicion import Suspicion
 from services.training.measures import Answers
 
 if TYPE_CHECKING:
+    from loopline.preprocessing.scaling import Scaling
     from torch import Tensor
 
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
-    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 Target = Literal["classes", "series", "tags", "text", "multilabel", "values"]
@@ -172,7 +172,9 @@ class Task(ABC):
 
     def in_unit(self, outputs: Tensor, targets: Tensor, scaling: Scaling) -> tuple[Tensor, Tensor]:
         """Outputs and targets in the unit of the data; `scaling` is that of the targets."""
-        return scaling.undone(outputs), scaling.undone(targets)
+        from services.training.preprocessing.scaling import undone
+
+        return undone(outputs, scaling), undone(targets, scaling)
 
     def kept(self, outputs: Tensor) -> Tensor:
         """What is kept of outputs in training, until the metrics of the epoch are worked out."""

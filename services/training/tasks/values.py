@@ -17,12 +17,12 @@ from services.training.tasks.multilabel import as_long_as_x, is_one_hot, one_hot
 from services.training.tasks.task import Judged, Task
 
 if TYPE_CHECKING:
+    from loopline.preprocessing.scaling import Scaling
     from torch import Tensor
 
     from services.training.files.npz import Limits
     from services.training.files.summary import DatasetSummary
     from services.training.gate.paired import Scores
-    from services.training.preprocessing.scaling import Scaling
     from services.training.spec.fields import Loss
 
 MANY_WHOLE = 20

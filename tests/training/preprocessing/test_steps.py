@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from loopline.files.sequences import Column
+from loopline.preprocessing.fitted import Choices, Preprocessing
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid
 from services.training.data import Prepared, prepare
 from services.training.files.npz import Arrays
-from services.training.preprocessing.fitted import Choices, Preprocessing
 from services.training.preprocessing.fitting import fit
 from tests.training.building import classes, mixed, spec_for, tagged
 

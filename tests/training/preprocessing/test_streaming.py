@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from loopline.preprocessing.scaling import QUARTILES
 from numpy.typing import NDArray
 
 from services.training.preprocessing import quantiles, sums
-from services.training.preprocessing.scaling import QUARTILES
 from tests.properties import examples
 
 COUNTS = st.sampled_from([1, 2, 7, 128, 129, 1000, 8191, 8192, 8193, 70_001, 200_003])

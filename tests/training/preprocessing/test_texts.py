@@ -18,6 +18,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from loopline.files.sequences import Column
+from loopline.preprocessing.texts import UNKNOWN, Vocabulary
+from loopline.preprocessing.tokens import tokens
 from torch import nn
 
 from services.errors import DatasetInvalid, SpecInvalid
@@ -26,12 +28,10 @@ from services.training import run as runs
 from services.training.data import part_of
 from services.training.files import npz
 from services.training.files.npz import Arrays
-from services.training.files.tokens import tokens
 from services.training.gate import drift
 from services.training.gate.verdict import Retraining
 from services.training.loop import Run, answers, fit, in_rows
 from services.training.messages import Finished, SavedModel
-from services.training.preprocessing.texts import UNKNOWN, Vocabulary
 from services.training.spec import check_data, parse
 from services.training.spec.footprint import footprint
 from services.training.splits import split_rows

@@ -1,4 +1,4 @@
-"""Texts cut into characters or words. Imports no torch.
+"""Texts cut into characters or words.
 
 Texts are normalised to Unicode's form NFC first, so the two ways to write an é are one. A word is letters, digits and
 underscores in a row; any other character that is no white space is a word of its own: `don't.` is `don`, `'`, `t`, `.`.

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files.npz import Arrays
-from services.training.files.steps import blocks_of
-from services.training.preprocessing import gaps, scaling, shape
-from services.training.preprocessing.choices import Choices as Choices
-from services.training.preprocessing.scaling import Scaling
-from services.training.preprocessing.texts import Vocabulary
-from services.training.spec.widths import embedding_size, steps_read
+from loopline.files.sequences import Column
+from loopline.preprocessing import gaps, scaling, shape
+from loopline.preprocessing.choices import Choices as Choices
+from loopline.preprocessing.scaling import Scaling
+from loopline.preprocessing.texts import Vocabulary
 
 _AT_ONCE = 1 << 22
 """Numbers of x that are worked on at a time."""
@@ -78,7 +75,7 @@ class Fitted:
         if self.is_plain:
             return scaling.scaled(x, lengths, self.scaling), lengths
         c = self.choices
-        width = steps_read(x.shape[1], c.max_length, c.stride, c.patch)
+        width = shape.steps_read(x.shape[1], c.max_length, c.stride, c.patch)
         found = np.empty((len(x), width, self.channels), np.float32)
         rows = max(1, _AT_ONCE // max(1, x.shape[1] * x.shape[2]))
         read = [np.empty(0, np.int64)]
@@ -153,35 +150,6 @@ def chosen_steps(
     return shape.chosen_steps(x, lengths, choices.max_length, choices.cut, choices.stride)
 
 
-def with_embeddings(features: tuple[Feature, ...], choices: Choices) -> tuple[Feature, ...]:
-    """Categories as the network looks them up, if it does."""
-    if choices.categories != "embedding":
-        return features
-    return tuple(replace(each, embedding=_embedding(each, choices.embedding_size)) for each in features)
-
-
-def _embedding(feature: Feature, wanted: int | None) -> int | None:
-    if feature.words is None:
-        return None
-    return embedding_size(len(feature.words), wanted)
-
-
-def gaps_in(arrays: Arrays, choices: Choices) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of what is read of a data set, the samples with a missing value (samples,), and the columns with one, first
-    those of x and then those of `static` (columns,)."""
-    rows = np.zeros(len(arrays), np.bool_)
-    columns = np.zeros(arrays.x.shape[2], np.bool_)
-    for some, block in blocks_of(arrays.x):
-        x, _ = chosen_steps(block, arrays.lengths[some], choices)
-        missing = np.isnan(x)
-        rows[some] = missing.any(axis=(1, 2))
-        columns |= missing.any(axis=(0, 1))
-    if arrays.static is None:
-        return rows, columns
-    missing = np.isnan(arrays.static)
-    return rows | missing.any(axis=1), np.concatenate((columns, missing.any(axis=0)))
-
-
 def recoded(x: NDArray[Any], columns: Sequence[Column], features: Sequence[Feature]) -> NDArray[Any]:
     """x with the categories of its columns as numbers of the words that training has; a gap stays one."""
     if not any(feature.words is not None for feature in features):
@@ -215,6 +183,40 @@ def with_differences(x: NDArray[Any], choice: str | None) -> NDArray[Any]:
     return found if choice == "replace" else np.concatenate((x, found), axis=2)
 
 
+class Samples(Protocol):
+    """Sequences as they are read from a file, such as the service's `Arrays`."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def x_in_memory(self) -> NDArray[Any]:
+        """(samples, length, features); steps from `lengths` on are zero."""
+        ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(samples,)"""
+        ...
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """What each feature of x is."""
+        ...
+
+    @property
+    def static(self) -> NDArray[np.float64] | None:
+        """(samples, static columns)"""
+        ...
+
+    @property
+    def static_columns(self) -> Sequence[Column]: ...
+
+    @property
+    def texts(self) -> NDArray[np.object_] | None:
+        """(samples,): a str each. Then x has no features."""
+        ...
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What was fitted for a data set: for the steps, for the values of whole sequences if it has any, and for texts."""
@@ -237,14 +239,14 @@ class Preprocessing:
         """Of each channel at the end of a step that is to be looked up: how many vectors there are, and their size."""
         return self.steps.embeddings if self.text is None else [(self.text.rows, self.text.embedding_size)]
 
-    def applied(self, arrays: Arrays) -> Inputs:
+    def applied(self, arrays: Samples) -> Inputs:
         if self.text is not None and arrays.texts is not None:
             x, lengths = self.text.applied(arrays.texts, self.steps.choices)
         else:
             x, lengths = self.steps.applied(arrays.x_in_memory, arrays.lengths, arrays.columns)
         return Inputs(x, lengths, self.static_values(arrays))
 
-    def static_values(self, arrays: Arrays) -> NDArray[np.float32] | None:
+    def static_values(self, arrays: Samples) -> NDArray[np.float32] | None:
         """What the head reads beside the pooled steps: (samples, values)."""
         if self.static is None or arrays.static is None:
             return None
@@ -252,7 +254,7 @@ class Preprocessing:
         found, _ = self.static.applied(arrays.static[:, None, :], once, arrays.static_columns)
         return found[:, 0]
 
-    def mismatch(self, arrays: Arrays) -> str | None:
+    def mismatch(self, arrays: Samples) -> str | None:
         """Why this data cannot be prepared so; a sentence without its subject, the model."""
         known = () if self.static is None else self.static.features
         if (self.text is None) != (arrays.texts is None):
@@ -263,12 +265,6 @@ class Preprocessing:
         found = self.steps.mismatch(arrays.columns, "features a step")
         if found is None and self.static is not None:
             found = self.static.mismatch(arrays.static_columns, "values of whole sequences")
-        if (
-            found is None
-            and self.steps.choices.missing in WITH_GAPS_LEFT
-            and any(where.any() for where in gaps_in(arrays, self.steps.choices))
-        ):
-            found = "takes no missing values, and some of these samples have them"
         return found
 
     def document(self) -> dict[str, Any]:

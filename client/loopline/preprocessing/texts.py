@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.errors import DatasetInvalid, Problem
-from services.training.files.tokens import By, tokens
-from services.training.preprocessing.choices import Choices
-from services.training.spec.fields import Text
-from services.training.spec.widths import embedding_size
+from loopline.preprocessing.choices import Choices
+from loopline.preprocessing.tokens import By, tokens
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 """The numbers of padding, of what is unknown, and of the first entry of a vocabulary."""
@@ -70,33 +65,6 @@ class Vocabulary:
     def read(cls, document: Mapping[str, Any]) -> Vocabulary:
         """Undoes `document`. Raises KeyError, TypeError."""
         return cls(**{**document, "entries": tuple(document["entries"])})
-
-
-def fit(texts: Iterable[str], text: Text, choices: Choices) -> Vocabulary:
-    """The vocabulary of the texts of training: the most frequent entries first, equally frequent ones by code point.
-
-    Raises DatasetInvalid where nothing is frequent enough.
-    """
-    assert text.by is not None, "check_data() fills it in"  # noqa: S101
-    by = text.by
-    counted = Counter(chain.from_iterable(chosen(tokens(one, by, lowercase=text.lowercase), choices) for one in texts))
-    return of_counts(counted, text)
-
-
-def of_counts(counted: Mapping[str, int], text: Text) -> Vocabulary:
-    """The same of the characters or words themselves, and how often each of them occurs."""
-    assert text.by is not None, "check_data() fills it in"  # noqa: S101
-    kept = [entry for entry, count in counted.items() if count >= text.min_count]
-    if not kept:
-        detail = (
-            f"none of the {len(counted):,} {text.by} of the training split occurs {text.min_count:,} times: lower it, "
-            "or give more texts"
-        )
-        raise DatasetInvalid(f"There is no vocabulary: {detail}.", [Problem("/data/text/min_count", detail)])
-    kept.sort(key=lambda entry: (-counted[entry], entry))
-    entries = tuple(kept[: text.max_vocabulary])
-    size = embedding_size(len(entries), text.embedding_size)
-    return Vocabulary(text.by, text.lowercase, text.max_vocabulary, text.min_count, size, entries)
 
 
 def chosen(found: Sequence[str], choices: Choices) -> Sequence[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-
-from services.training.spec.fields import Data
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,5 +22,6 @@ class Choices:
     patch: int = 1
 
     @classmethod
-    def of(cls, data: Data) -> Choices:
+    def of(cls, data: Any) -> Choices:
+        """Those of a spec's `data`."""
         return cls(**{each.name: getattr(data, each.name) for each in fields(cls)})

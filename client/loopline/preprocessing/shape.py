@@ -27,8 +27,14 @@ def chosen_steps(
     return x, lengths
 
 
+def steps_read(length: int, max_length: int | None, stride: int, patch: int) -> int:
+    """The steps that a network reads of a sequence of so many."""
+    kept = length if max_length is None else min(length, max_length)
+    return math.ceil(math.ceil(kept / stride) / patch)
+
+
 def lengths_read(lengths: NDArray[np.int64], max_length: int | None, stride: int, patch: int) -> NDArray[np.int64]:
-    """The steps that a network reads of sequences of so many; see `widths.steps_read`."""
+    """The steps that a network reads of sequences of so many; see `steps_read`."""
     kept = lengths if max_length is None else np.minimum(lengths, max_length)
     kept = -(-kept // stride)
     return -(-kept // patch)
