@@ -48,6 +48,8 @@ class Type(StrEnum):
     """The device ran out of memory; batches are taken in smaller parts from here on."""
     PRECISION = "precision"
     """The worker cannot compute the recurrent layers in training.precision; it computes them in float32."""
+    MISSING = "missing"
+    """Samples with missing values were left out, or missing rows of series were added (data.missing)."""
     BASELINE = "baseline"
     """The model does not beat the plainest answer to its task."""
     RETRAINING = "retraining"

@@ -22,7 +22,7 @@ def arrays_for(arrays: Arrays, spec: Spec) -> Arrays:
     """The data set as the task of the spec takes it."""
     if isinstance(spec.task, NextStep):
         return continuation.texts_alone(arrays)
-    return windows.with_targets(arrays) if tasks.forecast(spec) else arrays
+    return windows.on_grid(arrays) if tasks.forecast(spec) else arrays
 
 
 def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None, drawn: Parts | None = None) -> Prepared:

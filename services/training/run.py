@@ -27,6 +27,7 @@ from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
 from services.training.files.steps import IN_FILE_FROM, FileSteps
+from services.training.files.summary import SeriesSummary
 from services.training.folds import Folds
 from services.training.gate.verdict import Retraining
 from services.training.loop import Epoch, EvaluationOutOfMemory, Run, details, evaluate, fit, restore_best, unanswered
@@ -161,6 +162,8 @@ def events(
             yield Note("suspicion", "warning", message, {})
     spec = check_data(spec, summary)
     check_fits(spec, summary, _memory_of(device), in_file=isinstance(arrays.x, FileSteps))
+    if summary.series is not None and summary.series.absent and tasks.forecast(spec):
+        yield rows_added(spec, summary.series)
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
     use_threads(spec)
@@ -201,6 +204,16 @@ def _fold_by_fold(job: Folds, retention: Retention, order: Order, stop: Stop) ->
         if (progress := folds.progress_of(training.run)) is not None:
             yield FoldStarted(progress)
         yield from training.train(stop)
+
+
+def rows_added(spec: Spec, series: SeriesSummary) -> Note:
+    """Says how many rows a forecast added, so that all steps of its series are equal."""
+    message = (
+        f"{series.absent:,} rows were missing between the {series.steps:,} of the data, whose usual step is "
+        f"{series.step}. They were added without values, and data.missing is {spec.data.missing}. No forecast is "
+        "judged by a value that was made up."
+    )
+    return Note("missing", "warning", message, {"added": series.absent, "given": series.steps})
 
 
 def left_out(data: Prepared) -> Note:

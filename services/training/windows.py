@@ -21,6 +21,7 @@ from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
 from services.training.data import TOO_LARGE, MiniBatch, Part, Prepared
+from services.training.files import grids
 from services.training.files import series as all_series
 from services.training.files.npz import Arrays
 from services.training.files.series import Series
@@ -160,13 +161,14 @@ class Period:
     end: Rows
 
 
-def with_targets(arrays: Arrays) -> Arrays:
-    """The data set with its targets among the features."""
-    if not arrays.y.shape[2]:
-        return arrays
-    found = all_series.read(arrays)
-    y = np.empty((*found.values.shape[:2], 0), np.float32)
-    return replace(arrays, x=found.values, features=found.columns, y=y)
+def on_grid(arrays: Arrays) -> Arrays:
+    """The data set with its targets among the features, and with a row for each step in time. Rows that were missing
+    have no values."""
+    if arrays.y.shape[2]:
+        found = all_series.read(arrays)
+        y = np.empty((*found.values.shape[:2], 0), np.float32)
+        arrays = replace(arrays, x=found.values, features=found.columns, y=y)
+    return grids.filled(arrays)
 
 
 def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecasting:
@@ -177,7 +179,7 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
     """
     task = spec.task
     assert isinstance(task, Forecast), "another task is prepared by data.py"  # noqa: S101
-    arrays = with_targets(arrays)
+    arrays = on_grid(arrays)
     series = all_series.read(arrays)
     _check_gaps(series, spec.data)
     periods = periods_of(arrays, spec.data.split)

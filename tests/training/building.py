@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,13 @@ def hourly(
         schema=Schema(group=("place",), order="hour", target=target, known_future=known),
         targets=target,
     )
+
+
+def without_rows(arrays: Arrays, *places: int) -> Arrays:
+    """Series of one length that lack the rows at these places."""
+    kept = [name for name in ("x", "y", "times") if getattr(arrays, name) is not None]
+    changed: dict[str, Any] = {name: np.delete(getattr(arrays, name), places, axis=1) for name in kept}
+    return replace(arrays, lengths=arrays.lengths - len(places), **changed)
 
 
 def forecast_spec(arrays: Arrays, **changes: Any) -> Spec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from services.training.tasks.forecast import Forecast, Units
 from services.training.tasks.task import Judged
 from services.training.windows import Forecasting, Windows
 from tests.properties import examples
-from tests.training.building import forecast_spec, hourly, same, timeless, trained, weights_of
+from tests.training.building import events, forecast_spec, hourly, same, timeless, trained, weights_of
 
 QUANTILES = (0.1, 0.5, 0.9)
 CPU = torch.device("cpu")
@@ -334,3 +335,22 @@ def test_the_metrics_of_forecasts_are_rows_of_the_table() -> None:
         "mae",
         "rmse",
     }
+
+
+def test_a_table_that_lacks_rows_is_trained_on_and_an_event_counts_them(tmp_path: Path) -> None:
+    rows = [f"2024-01-{1 + hour // 24:02} {hour % 24:02}:00,{math.sin(hour / 4):.3f}" for hour in range(120)]
+    kept = [row for hour, row in enumerate(rows) if hour not in (20, 21, 110)]
+    (tmp_path / "load.csv").write_text("\n".join(["hour,load", *kept, ""]))
+    spec = {
+        "task": {"name": "forecast", "horizon": 3, "lookback": 6},
+        "architecture": {"cell": "rnn", "hidden_size": 4},
+        "training": {"epochs": 1},
+        "data": {"dataset": "load", "missing": "forward"},
+    }
+    order = {"spec": spec, "data": str(tmp_path / "load.csv"), "directory": str(tmp_path), "resume": None}
+    told = [*events({**order, "device": "cpu"})]
+    added, left_out = [event for event in told if event["event"] == "note" and event["type"] == "missing"]
+    assert added["message"].startswith("3 rows were missing between the 117 of the data, whose usual step is 1 hour.")
+    assert added["data"] == {"added": 3, "given": 117}
+    assert left_out["data"]["left_out"] == {"train": 4, "validation": 0, "test": 3}
+    assert told[-1]["event"] == "finished"

@@ -22,7 +22,7 @@ from services.training.loop import Run
 from services.training.preparing import prepare
 from services.training.windows import PARTS, Forecasting, Windows
 from tests.properties import examples
-from tests.training.building import forecast_spec, hourly, same, trained, weights_of
+from tests.training.building import forecast_spec, hourly, same, trained, weights_of, without_rows
 
 CPU = torch.device("cpu")
 
@@ -211,6 +211,41 @@ def test_windows_with_gaps_are_left_out_and_counted() -> None:
     filled = prepared(arrays, task=task, data={"missing": "forward", "split": split})
     assert isinstance(filled.train, Windows)
     assert set(range(3, 19)) - set(filled.train.first.tolist()) == {14, 15}
+
+
+@pytest.mark.parametrize("missing", ["forward", "mean", "drop"])
+def test_a_series_without_rows_is_as_one_whose_rows_are_empty(missing: str) -> None:
+    empty = hourly([60, 60], known=("wind",))
+    gap = [12, 13, 30, 51]
+    empty.x[:, gap] = np.nan
+    changes: dict[str, Any] = {
+        "task": {"name": "forecast", "lookback": 3, "horizon": 2},
+        "data": {"missing": missing, "missing_mask": missing != "drop"},
+    }
+    expected, found = (prepared(each, **changes) for each in (empty, without_rows(empty, *gap)))
+    assert found.left_out == expected.left_out
+    assert found.left_out["train"] > 0
+    assert found.left_out["test"] > 0
+    for name, part in parts_of(expected).items():
+        other = getattr(found, name)
+        assert np.array_equal(other.when, part.when)
+        for one, two in zip(gathered(part), gathered(other), strict=True):
+            assert not np.isnan(one).any()
+            assert np.array_equal(one, two)
+            ahead = part.first[:, None] % 60 + np.arange(2)
+            assert not np.isin(ahead, gap).any()
+
+
+def test_missing_months_and_numbers_are_added_where_they_lack() -> None:
+    months = np.arange("2020-01", "2022-01", dtype="datetime64[M]").astype("datetime64[ns]").astype(np.int64)
+    numbers = np.arange(24) * 0.1
+    for times in (months, numbers):
+        whole = replace(hourly([24]), times=times[None], ends=times[-1:])
+        found = windows.on_grid(without_rows(whole, 3, 4, 17))
+        assert found.times is not None
+        assert np.allclose(found.times, times, rtol=1e-12)
+        assert np.flatnonzero(np.isnan(found.x[0]).all(axis=1)).tolist() == [3, 4, 17]
+        assert found.lengths.tolist() == [24]
 
 
 def test_missing_values_are_refused_unless_something_is_said_of_them() -> None:

@@ -363,8 +363,8 @@ def _of_times(sequences: Sequences, times: Times, places: _Places) -> Iterator[R
         order,
         places.step(int(times.gaps[0])),
         f"{_counted(len(times.gaps), 'gap')} where the usual step is {times.usual}: {_and(shown, len(times.gaps))}. "
-        "The rows around a gap count as neighbours; add the missing rows with empty cells, and say in data.missing how "
-        "to fill them",
+        "The rows around a gap count as neighbours, except in a forecast: there data.missing adds the missing rows and "
+        "fills them. For other tasks add them with empty cells",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +9,9 @@ import numpy as np
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
+from services.training.files import grids
 from services.training.files.arrays import Arrays
 from services.training.files.summary import SeriesSummary
-
-_SECOND = 1_000_000_000
-_MINUTE, _HOUR, _DAY, _WEEK = (_SECOND * seconds for seconds in (60, 3600, 86_400, 604_800))
-_UNITS = ((_WEEK, "week"), (_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute"), (_SECOND, "second"))
-_MOST_SEASON = 10_000
-"""Steps; longer seasons are not suggested."""
-_YEAR = {1: 12, 2: 6, 3: 4, 6: 2}
-"""The steps of a year, by the months of a step."""
-_SEVERAL_UNLIKE = 1e-6
-"""How far apart, as a share of a step, equal steps of numbers may be: they were rounded."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +53,17 @@ def summarised(arrays: Arrays) -> SeriesSummary | None:
         x = arrays.x_in_memory
         place = {column.name: number for number, column in enumerate(arrays.columns)}
         gaps = sum(bool(np.isnan(x[:, :, place[name]]).any()) for name in names)
-    steps = _steps(arrays)
+    grid = grids.of(arrays)
     return SeriesSummary(
         targets=list(names),
         columns=arrays.x.shape[2] + (0 if inside else len(names)),
         known_future=_known(arrays),
         gaps=gaps,
         steps=int(arrays.lengths.sum()),
-        step=steps.words,
-        seasons=list(steps.seasons),
-        irregular=steps.irregular,
+        step=grid.words,
+        seasons=list(grid.seasons),
+        irregular=grid.irregular,
+        absent=grid.absent,
     )
 
 
@@ -89,76 +80,3 @@ def _targets(arrays: Arrays) -> tuple[tuple[str, ...], bool]:
 def _known(arrays: Arrays) -> list[str]:
     names = {column.name for column in arrays.columns}
     return [name for name in (arrays.schema.known_future if arrays.schema else None) or () if name in names]
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The time between two steps."""
-
-    words: str | None = None
-    seasons: Sequence[int] = ()
-    irregular: str | None = None
-
-
-def _steps(arrays: Arrays) -> _Steps:
-    times = arrays.times
-    if times is None or times.shape[1] < 2:
-        return _Steps()
-    valid = np.arange(1, times.shape[1]) < arrays.lengths[:, None]
-    apart = np.diff(times, axis=1)
-    if not valid.any():
-        return _Steps()
-    is_time = times.dtype.kind == "i"
-    if is_time and (months := _months(times, arrays.lengths)) is not None:
-        seasons = [_YEAR[months]] if months in _YEAR else []
-        return _Steps("1 month" if months == 1 else f"{months} months", seasons)
-    usual = np.median(apart[valid]) if not is_time else np.partition(apart[valid], valid.sum() // 2)[valid.sum() // 2]
-    same = apart == usual if is_time else np.abs(apart - usual) <= _SEVERAL_UNLIKE * abs(usual)
-    words = _duration(int(usual)) if is_time else f"{usual:g}"
-    odd = np.argwhere(valid & ~same)
-    irregular = None
-    if len(odd):
-        row, step = (int(number) for number in odd[0])
-        of = "" if arrays.groups is None else f" of {arrays.groups[row]}"
-        found = _duration(int(apart[row, step])) if is_time else f"{apart[row, step]:g}"
-        where = f"from {_moment(times[row, step], is_time)} to {_moment(times[row, step + 1], is_time)}"
-        irregular = f"the step{of} {where} is {found}, and most are {words}"
-        if len(odd) > 1:
-            irregular += f" ({len(odd):,} steps are not)"
-    return _Steps(words, _seasons(int(usual)) if is_time else [], irregular)
-
-
-def _months(times: NDArray[np.int64], lengths: NDArray[np.int64]) -> int | None:
-    """The months of a step if all steps are so many months from the first moment of their series; None if not."""
-    stamps = times.astype("datetime64[ns]")
-    months = stamps.astype("datetime64[M]")
-    within = stamps - months.astype("datetime64[ns]")
-    valid = np.arange(times.shape[1]) < lengths[:, None]
-    apart = np.diff(months.astype(np.int64), axis=1)[valid[:, 1:]]
-    same_day = (within == within[:, :1]) | ~valid
-    is_so = bool(same_day.all() and apart[0] > 0 and (apart == apart[0]).all())
-    return int(apart[0]) if is_so else None
-
-
-def _seasons(step: int) -> list[int]:
-    """A day and a week for steps of less than a day, a week for days, a year for weeks."""
-    if step <= 0:
-        return []
-    if step == _WEEK:
-        return [52]
-    found = [whole // step for whole in (_DAY, _WEEK) if whole % step == 0 and whole // step > 1]
-    return [season for season in found if season <= _MOST_SEASON]
-
-
-def _duration(nanoseconds: int) -> str:
-    for size, name in _UNITS:
-        if nanoseconds and nanoseconds % size == 0:
-            count = nanoseconds // size
-            return f"1 {name}" if count == 1 else f"{count:,} {name}s"
-    return f"{nanoseconds / _SECOND:g} seconds"
-
-
-def _moment(time: Any, is_time: bool) -> str:
-    if not is_time:
-        return f"{time:g}"
-    return str(np.datetime64(int(time), "ns").astype("datetime64[s]")).replace("T", " ")

@@ -41,6 +41,8 @@ class SeriesSummary(BaseModel):
     """The steps of a day and a week, of a week, or of a year: what the time between two steps suggests."""
     irregular: str | None = None
     """Where the time between two steps is another one, in words; None if it is nowhere."""
+    absent: int = 0
+    """How many rows all series lack, so that their steps are equal; 0 if adding rows does not make them equal."""
 
 
 class TextSummary(BaseModel):

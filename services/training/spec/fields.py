@@ -438,7 +438,8 @@ class Data(Strict):
     says how many. `forward`: repeat the value before; a gap at the start gets the mean of the training split. `mean`:
     the mean of the training split. `linear`: a line between the values on both sides; a gap at the start or at the end
     repeats the nearest value. A category gets the commonest word instead of a mean, and with `linear` the word before.
-    A value of a whole sequence gets the mean."""
+    A value of a whole sequence gets the mean. A forecast also adds the rows that its series lack, and `drop` leaves out
+    the windows with a gap."""
     missing_mask: bool = False
     """True appends a channel for each feature with gaps in the training split: 1 where a value was missing, else 0."""
     differences: Literal["append", "replace"] | None = None

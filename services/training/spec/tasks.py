@@ -170,12 +170,7 @@ def _of_forecast(spec: Spec, task: Forecast, summary: DatasetSummary) -> Iterato
         return
     if both := [name for name in series.targets if name in series.known_future]:
         yield Problem("/task", f"{both[0]} is to be forecast, so it cannot be known ahead of time (known_future)")
-    if series.irregular is not None:
-        yield Problem(
-            "/task",
-            f"a forecast needs equal steps in time, and {series.irregular}: add the missing rows with empty values and "
-            "set data.missing to forward, or remove the rows in between",
-        )
+    yield from _of_gaps(spec, series)
     yield from _of_quantiles(spec, task)
     yield from _of_preparation(spec, series)
     method = spec.data.split.method
@@ -198,6 +193,25 @@ def _of_forecast(spec: Spec, task: Forecast, summary: DatasetSummary) -> Iterato
             "/task",
             f"a window of {lookback:,} + {horizon:,} steps (lookback and horizon) is longer than the longest series, "
             f"which has {summary.max_length:,}: lower task.lookback or task.horizon, or give longer series",
+        )
+
+
+def _of_gaps(spec: Spec, series: SeriesSummary) -> Iterator[Problem]:
+    """Steps that are not equal, unless the rows that are missing are to be added."""
+    if series.irregular is None:
+        return
+    if not series.absent:
+        yield Problem(
+            "/task",
+            f"a forecast needs equal steps in time, and {series.irregular}: bring the rows to equal steps, or remove "
+            "those in between",
+        )
+    elif spec.data.missing == "refuse":
+        rows = "the missing row" if series.absent == 1 else f"the {series.absent:,} missing rows"
+        yield Problem(
+            "/data/missing",
+            f"a forecast needs equal steps in time, and {series.irregular}: set it to forward to add {rows} and repeat "
+            "the value before there, to mean, or to drop to leave out the windows with a gap",
         )
 
 

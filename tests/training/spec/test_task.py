@@ -14,7 +14,7 @@ from services.training.files.npz import Arrays
 from services.training.spec import Spec, check_data, parse, stored
 from services.training.spec.fields import Forecast
 from services.training.spec.footprint import footprint
-from tests.training.building import classes, document, forecast_spec, hourly, tagged, values
+from tests.training.building import classes, document, forecast_spec, hourly, tagged, values, without_rows
 
 LABELS = Arrays(x=classes().x, lengths=classes().lengths, y=np.arange(48).reshape(24, 2) % 2)
 WORDS = Arrays(x=classes().x, lengths=classes().lengths, y=np.array(["a", "b", "c"])[classes().y])
@@ -135,13 +135,33 @@ def test_what_would_let_a_forecast_know_the_future_or_do_nothing_is_refused(
     assert told in found[pointer]
 
 
-def test_unequal_steps_are_refused_with_the_first_gap() -> None:
+def test_missing_rows_are_refused_with_the_first_gap_unless_the_spec_says_how_to_fill_them() -> None:
+    arrays = without_rows(hourly([60]), 31, 32, 40)
+    asked = forecast()
+    found = checked(arrays, **asked)
+    assert found.data.missing == "forward"
+    asked["data"] = {"split": {"method": "time"}}
+    told = refused(arrays, **asked)["/data/missing"]
+    assert "the step of a from 1970-01-02 06:00:00 to 1970-01-02 09:00:00 is 3 hours, and most are 1 hour" in told
+    assert "set it to forward to add the 3 missing rows and repeat the value before there" in told
+
+
+HOUR = 3_600_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (np.arange(60) // 31 * HOUR // 2, "1 step is no multiple of 1 hour: bring the rows to equal steps"),
+        (np.arange(60) // 31 * HOUR * 999, "the series of a lacks 999 rows and has only 60"),
+        (np.cumsum(np.arange(60) % 4) * HOUR, "the usual one: only 15 of 59 are 3 hours: bring the rows"),
+    ],
+)
+def test_steps_that_no_rows_make_equal_are_refused_with_the_reason(after: Any, told: str) -> None:
     arrays = hourly([60])
     assert arrays.times is not None
-    arrays.times[0, 31:] += 3_600_000_000_000
-    told = refused(arrays, **forecast())["/task"]
-    assert "the step of a from 1970-01-02 06:00:00 to 1970-01-02 08:00:00 is 2 hours, and most are 1 hour" in told
-    assert "add the missing rows with empty values and set data.missing to forward" in told
+    arrays.times[0] += after
+    assert told in refused(arrays, **forecast())["/task"]
 
 
 @pytest.mark.parametrize(
