@@ -26,6 +26,8 @@ CODE = ("services", "worker", "api", "client/loopline", "local")
 ROOMS = (
     "client/loopline/files",  # what people's files hold: for the client and for the service
     "client/loopline/preprocessing",  # what a model's input goes through: for the client and for the service
+    "client/loopline/version.py",
+    "client/loopline/prediction",  # answers of a trained model, without the service
     "services",  # the ground: errors, settings, database, metrics, words
     "services/training/measures.py",
     "services/training/files/archive.py",

@@ -52,8 +52,12 @@ def services() -> list[str]:
     return [module for module in modules("services") if not module.startswith("services.training")]
 
 
-SHARED = ("loopline.files", "loopline.preprocessing")
+SHARED = ("loopline.files", "loopline.preprocessing", "loopline.prediction", "loopline.version")
 """Of the client, what the service uses too."""
+
+
+PLAIN_TORCH = "loopline.prediction.torch_network"
+"""It imports torch, and is imported when somebody predicts with torch."""
 
 
 def is_within(module: str, package: str) -> bool:
@@ -99,7 +103,7 @@ LAYERS = {
         {"services", "api", "worker", "flask", "sqlalchemy", "celery", "redis", "torch", "numpy", "pyarrow"},
     ),
     "client, what the service uses too": (
-        [module for module in client() if any(is_within(module, each) for each in SHARED)],
+        [module for module in client() if any(is_within(module, each) for each in SHARED) and module != PLAIN_TORCH],
         {"services", "api", "worker", "torch", "pydantic", "httpx", "rich", "typer", "pandas"},
     ),
 }

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from loopline.job import Job
+    from loopline.prediction.errors import InputInvalid, ModelUnusable
+    from loopline.prediction.loading import TrainedModel, load
     from loopline.schedules import Firing, Schedule
     from loopline.types import (
         Best,
@@ -65,6 +67,7 @@ __all__ = [
     "Health",
     "Identity",
     "InboxFile",
+    "InputInvalid",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -73,6 +76,7 @@ __all__ = [
     "LooplineError",
     "Model",
     "ModelMove",
+    "ModelUnusable",
     "ModelVersion",
     "NotAllowed",
     "NotFound",
@@ -85,22 +89,42 @@ __all__ = [
     "ServiceError",
     "ServiceUnreachable",
     "Steps",
+    "TrainedModel",
     "WaitTimeout",
     "Webhook",
     "Worker",
+    "load",
 ]
 
 _MODULES = ("errors", "types", "schedules", "batch", "job", "client")
 """The module of each public name. The first two import no large library."""
+_PREDICTION = {
+    "InputInvalid": "prediction.errors",
+    "ModelUnusable": "prediction.errors",
+    "TrainedModel": "prediction.loading",
+    "load": "prediction.loading",
+}
+"""Those of models that predict here. They need numpy, which `pip install loopline` alone does not bring."""
 
 
 def __getattr__(name: str) -> object:
     """Imports a public name when it is first used. Importing httpx would triple the time of `loopline --help`."""
+    if name in _PREDICTION:
+        return _of_prediction(name)
     if name in __all__:
         for module in _MODULES:
             if (found := getattr(import_module(f"{__name__}.{module}"), name, None)) is not None:
                 return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _of_prediction(name: str) -> object:
+    try:
+        return getattr(import_module(f"{__name__}.{_PREDICTION[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__name__):
+            raise
+        raise ImportError(f'loopline.{name} needs {error.name}: pip install "loopline[predict]"') from None
 
 
 def __dir__() -> list[str]:

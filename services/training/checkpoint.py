@@ -33,7 +33,7 @@ from torch import Tensor
 
 from services import faults
 from services.errors import CheckpointCorrupt
-from services.training import epochs
+from services.training import epochs, provenance
 from services.training.loop import Epoch, Run
 from services.training.messages import File
 from services.training.spec.fields import Data
@@ -351,6 +351,8 @@ def card(run: Run) -> dict[str, Any]:
         **({"preprocessing": prepared.document(), "static_size": run.data.static_size} if says_more else {}),
         **run.data.card(),
         "precision_of_layers": run.precision_of_layers,
+        "data": {"sha256": run.data.sha256, **run.data.about},
+        "made_with": provenance.of_tools(run.device),
     }
 
 

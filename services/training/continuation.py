@@ -23,6 +23,7 @@ from loopline.preprocessing.tokens import LINE_BREAK, tokens
 from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid, Problem
+from services.training import provenance
 from services.training.bptt import Unrolled
 from services.training.data import Prepared
 from services.training.files.npz import Arrays
@@ -114,6 +115,7 @@ def prepare(arrays: Arrays, spec: Spec, before: Vocabulary | None = None) -> Con
         output_size=vocabulary.rows - UNKNOWN,
         rows=rows,
         left_out=dict.fromkeys(PARTS, 0),
+        about=provenance.of_data(arrays, None),
     )
 
 

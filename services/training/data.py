@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
+from services.training import provenance
 from services.training.files import scan
 from services.training.files.npz import Arrays
 from services.training.files.steps import FileSteps, places_of
@@ -61,6 +62,8 @@ class Prepared:
     """Of each part, how many samples were left out because of missing values."""
     target_names: tuple[str, ...] = ()
     """Those of the values or labels to predict, if they have names."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What model.json says of the data set (`provenance.of_data`)."""
     sha256: str | None = None
     """Of the file that the data was read from; None for synthetic data, which the spec describes fully."""
 
@@ -119,8 +122,14 @@ def prepare(
         output_size=output_size,
         rows=rows,
         target_names=arrays.targets,
+        about=provenance.of_data(arrays, _lengths(arrays, inputs)[rows["train"]]),
         left_out={name: len(chosen) - len(rows[name]) for name, chosen in drawn.items()},
     )
+
+
+def _lengths(arrays: Arrays, inputs: Inputs | Later) -> NDArray[np.int64]:
+    """The steps of all samples; of texts, the characters or words that are read."""
+    return arrays.lengths if arrays.texts is None else inputs.lengths
 
 
 def _without_gaps(arrays: Arrays, spec: Spec, rows: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
+from services.training import provenance
 from services.training.data import TOO_LARGE, MiniBatch, Part, Prepared
 from services.training.files import grids
 from services.training.files import series as all_series
@@ -213,6 +214,7 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
         left_out=left_out,
         target_names=tuple(series.columns[place].name for place in series.targets),
         forecast=_card(series, task, fitted),
+        about=provenance.of_data(arrays, None),
         seasons=tuple(task.season or ()),
     )
 

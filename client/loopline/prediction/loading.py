@@ -1,0 +1,185 @@
+"""Loads the folder of a finished job as a model that answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loopline.files.problems import FileInvalid
+from loopline.files.sequences import Column
+from loopline.prediction import document as documents
+from loopline.prediction import inputs, network, outcome, weights
+from loopline.prediction.answers import Answer, Classification, Forecast, Multilabel, NextStep, Tags, Values
+from loopline.prediction.document import Document
+from loopline.prediction.errors import InputInvalid, ModelUnusable
+from loopline.prediction.given import Given
+from loopline.prediction.outcome import Backend, Computed
+
+BackendName = Literal["onnxruntime", "torch", "numpy"]
+BACKENDS = ("onnxruntime", "torch", "numpy")
+MEDIAN = 0.5
+
+
+def load(path: str | os.PathLike[str], backend: BackendName | None = None, *, device: str = "cpu") -> TrainedModel:
+    """The model in a folder that `loopline download` has made.
+
+    `backend` says what computes: `onnxruntime` (which needs model.onnx), `torch`, or `numpy`. By default it is the
+    first one that is there. `device` is where torch computes, such as `cuda`.
+
+    Raises ModelUnusable if the folder is not that of a model, if its format is newer than this version of loopline, or
+    if the backend is not installed.
+    """
+    folder = Path(path)
+    document = documents.read(folder)
+    chosen = backend or _first(folder)
+    if chosen not in BACKENDS:
+        raise ModelUnusable(f"there is no backend {chosen!r}: give one of {', '.join(BACKENDS)}")
+    return TrainedModel(document, _backend(chosen, folder, document, device), folder)
+
+
+class TrainedModel:
+    """A trained model: its network, and what is done to its input and to its output."""
+
+    def __init__(self, document: Document, backend: Backend, folder: Path) -> None:
+        """Use `load`."""
+        self._document, self._backend, self._folder = document, backend, folder
+
+    def __repr__(self) -> str:
+        a = self._document.architecture
+        return f"<TrainedModel {self.task}, {a.cell} of {a.hidden_size}, with {self.backend}>"
+
+    @property
+    def task(self) -> str:
+        """classification, multilabel, regression, tagging, forecast or next_step."""
+        return self._document.task
+
+    @property
+    def backend(self) -> str:
+        """What computes."""
+        return self._backend.name
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """model.json: the spec, the metrics, what the model was trained on and with."""
+        return self._document.plain
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Those that training recorded for this model."""
+        return cast("Mapping[str, float | None]", self._document.plain["metrics"])
+
+    @property
+    def classes(self) -> tuple[int | str, ...] | None:
+        """The classes or tags, in the order of probabilities."""
+        return self._document.classes
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the values or labels that it predicts."""
+        if self._document.forecast is not None:
+            return self._document.forecast.targets
+        return () if self._document.classes is not None else self._document.target_names
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """What x has at each step, in this order. The words of a category have the numbers from 1 on; 0 is another
+        word."""
+        return documents.columns_of(self._document.features)
+
+    @property
+    def static(self) -> tuple[Column, ...]:
+        """What it reads of each sequence besides."""
+        return documents.columns_of(self._document.static)
+
+    def predict(
+        self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None
+    ) -> Answer:
+        """Answers about sequences.
+
+        `x` is one array (steps, features) or (sequences, steps, features) with `lengths`, a list of arrays (steps,
+        features) of different lengths, or texts. Numbers are as in the data that the model was trained on, and NaN is a
+        missing value. `static` (sequences, values) are the values of whole sequences, if the model reads some;
+        `future` (sequences, horizon, columns) is what is known ahead of time. `ids` name the sequences.
+
+        Raises InputInvalid, which names everything that the model cannot take.
+        """
+        try:
+            given = inputs.check(self._document, self._given(x, lengths, static, future, ids))
+        except FileInvalid as error:
+            raise InputInvalid(error.problems) from error
+        return self._answer(given)
+
+    def _given(self, x: Any, lengths: Any, static: Any, future: Any, ids: Any) -> Given:
+        document = self._document
+        if isinstance(x, str):
+            x = [x]
+        if document.preprocessing.text is not None and isinstance(x, list | tuple):
+            return inputs.of_texts(document, x, static, ids)
+        return inputs.of_arrays(document, x, lengths, static, future, ids)
+
+    def _answer(self, given: Given) -> Answer:
+        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = [
+            (rows, self._backend.outcome(given.batch(rows))) for rows in given.batches()
+        ]
+        return _named(self._document, given, found)
+
+
+def _named(document: Document, given: Given, found: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> Answer:
+    """Outcomes of batches as an answer about all sequences, in their order."""
+    said: dict[str, Any] = {"task": document.task, "ids": given.ids, "warnings": given.warnings}
+    classes = document.classes or ()
+    if document.task == "tagging":
+        by_sequence: dict[int, NDArray[np.float64]] = {}
+        for rows, values in found:
+            pieces = np.split(values, np.cumsum(given.lengths[rows])[:-1])
+            by_sequence |= dict(zip(rows.tolist(), pieces, strict=True))
+        return Tags(**said, classes=classes, probabilities=tuple(by_sequence[row] for row in range(len(given))))
+    order = np.argsort(np.concatenate([rows for rows, _ in found]))
+    values = np.concatenate([each for _, each in found])[order]
+    if document.task == "classification":
+        return Classification(**said, classes=classes, probabilities=values)
+    if document.task == "multilabel":
+        return Multilabel(**said, names=document.target_names, probabilities=values)
+    if document.task == "regression":
+        return Values(**said, names=document.target_names, values=values)
+    if document.forecast is not None:
+        quantiles = document.forecast.quantiles
+        middle = quantiles.index(MEDIAN) if quantiles else 0
+        return Forecast(
+            **said,
+            names=document.forecast.targets,
+            values=values[:, :, :, middle],
+            quantiles=quantiles,
+            by_quantile=values if quantiles else None,
+        )
+    assert document.preprocessing.text is not None, "the next step is one of a text"  # noqa: S101
+    return NextStep(**said, entries=outcome.entries(document.preprocessing.text), probabilities=values)
+
+
+def _first(folder: Path) -> BackendName:
+    if (folder / "model.onnx").exists() and importlib.util.find_spec("onnxruntime") is not None:
+        return "onnxruntime"
+    return "torch" if importlib.util.find_spec("torch") is not None else "numpy"
+
+
+def _backend(name: BackendName, folder: Path, document: Document, device: str) -> Backend:
+    if name == "onnxruntime":
+        raise ModelUnusable("onnxruntime is not supported yet")
+    shape = document.architecture
+    read = weights.read(folder, shape)
+    if name == "numpy":
+        return Computed("numpy", document, network.Network(shape, read))
+    try:
+        from loopline.prediction import torch_network
+    except ImportError:
+        raise ModelUnusable("The backend torch needs PyTorch: pip install torch.") from None
+    try:
+        return Computed("torch", document, torch_network.Network(shape, read, device))
+    except RuntimeError as error:
+        raise ModelUnusable(f"torch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
