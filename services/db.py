@@ -12,7 +12,6 @@ import os
 import random
 import secrets
 import select
-import sqlite3
 import threading
 import time
 import weakref
@@ -42,9 +41,11 @@ from sqlalchemy.sql.functions import FunctionElement
 from services import faults, metrics, private
 from services.errors import SchemaMismatch, Unavailable
 from services.orm import Worker
+from services.sqlite import WAL_IS_SAFE
+from services.sqlite import driver as sqlite3
 
 BUSY_SECONDS = 8.0
-LOOKS_SECONDS = (0.001, 0.015)
+LOOKS_SECONDS = (0.0002, 0.002)
 """Between two looks of a writer that waits for SQLite's lock."""
 TRUSTED_SECONDS = 1.0
 STATEMENT_SECONDS = 30
@@ -53,9 +54,6 @@ REVISION = "0017"
 """The newest migration: the schema that this code works with. A test holds it equal to the head of migrations/."""
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
-
-# https://sqlite.org/wal.html: before 3.51.3 two connections that checkpoint at once can corrupt a WAL database.
-_WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 
 _GONE = (
     "The database's file was deleted or moved while it was in use; put it back, or restore it from a backup, and start "
@@ -75,6 +73,7 @@ _READ_ONLY = "loopline_read_only"
 _WAIT_SECONDS = "loopline_wait_seconds"
 _ONE_STATEMENT = "loopline_one_statement"
 _FRESH = "loopline_fresh"
+_FILE = "loopline_file"
 
 
 class now(FunctionElement[float]):
@@ -168,6 +167,7 @@ def _sqlite(address: URL) -> Engine:
     made = sa.create_engine(
         address,
         json_serializer=_dumps,
+        module=sqlite3,
         pool_size=32,
         max_overflow=64,
         pool_timeout=BUSY_SECONDS,
@@ -175,16 +175,28 @@ def _sqlite(address: URL) -> Engine:
     )
     if file:
         event.listen(made, "do_connect", lambda *_: private.database(file))
-    event.listen(made, "connect", _prepare_sqlite)
+    event.listen(made, "connect", partial(_prepare_sqlite, file))
     event.listen(made, "begin", _begin_sqlite)
     return made
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _prepare_sqlite(file: Path | None, connection: sqlite3.Connection, record: Any) -> None:
+    record.info[_FILE] = file and (file, _identity(file))
     connection.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA journal_mode = {'WAL' if _WAL_IS_SAFE else 'PERSIST'}")
+    _set_journal(connection)
     connection.execute("PRAGMA synchronous = FULL")  # an accepted job survives a power cut
+
+
+def _set_journal(connection: sqlite3.Connection) -> None:
+    for mode in ("WAL", "PERSIST") if WAL_IS_SAFE else ("PERSIST",):
+        try:
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            # Only a connection that is alone can begin or end a WAL: while others use the database, it stays as it is.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -194,11 +206,27 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     read_only = options.get(_READ_ONLY, False)
     wait_seconds = options.get(_WAIT_SECONDS, BUSY_SECONDS)
     if not read_only:
+        _check_file(connection)
         _set_pragmas(connection, query_only="OFF", busy_timeout="0")
         _wait_for_turn(connection, wait_seconds)
     _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(wait_seconds * 1000)))
     if read_only and not options.get(_ONE_STATEMENT, False):
         driver_of(connection).execute("BEGIN")
+
+
+def _check_file(connection: sa.Connection) -> None:
+    """Refuse a write to a file that was deleted or replaced: nobody would find it. With a WAL, SQLite does not look."""
+    opened = connection.info.get(_FILE)
+    if opened and _identity(opened[0]) != opened[1]:
+        raise Unavailable(_GONE)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def driver_of(connection: sa.Connection) -> sqlite3.Connection:

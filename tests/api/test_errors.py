@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import gzip
 import re
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from flask.testing import FlaskClient
 from api import errors as table
 from api.service import MAX_HEAVY, Service
 from services import errors
+from services.sqlite import driver as sqlite3
 
 
 def test_every_error_of_ours_has_a_status_in_the_table() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import resource
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from api.resources import health
 from services import db
 from services.jobs import workers
 from services.orm import Job
+from services.sqlite import driver as sqlite3
 
 
 def test_the_process_is_alive_whatever_else_is_down(make_app: Callable[..., Flask]) -> None:

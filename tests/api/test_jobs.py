@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from services import db, group_commit
 from services.jobs import attempts, control, progress
 from services.jobs.leases import Lease
 from services.orm import Job
+from services.sqlite import driver as sqlite3
 from tests.ringing import FakeDoorbell
 
 UNKNOWN = "job_" + "0" * 26

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from services.errors import LeaseLost, Unavailable
 from services.jobs import attempts, control, events, progress, queries
 from services.jobs.leases import Lease
 from services.orm import Job
+from services.sqlite import driver as sqlite3
 from services.training.spec import Spec
 from tests.rows import create_job, transitions
 from tests.services.conftest import claimed

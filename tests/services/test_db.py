@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from services import db
 from services.errors import Unavailable
 from services.jobs import control
 from services.orm import IdempotencyKey, Job, Tenant
+from services.sqlite import WAL_IS_SAFE
+from services.sqlite import driver as sqlite3
 
 
 def priority(engine: Engine, job_id: str) -> int:
@@ -119,7 +121,41 @@ def test_sqlite_keeps_foreign_keys_and_a_journal_that_is_safe_here(sqlite_url: s
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-        assert mode == ("wal" if sqlite3.sqlite_version_info >= (3, 51, 3) else "persist")
+        assert mode == ("wal" if WAL_IS_SAFE else "persist")
+    engine.dispose()
+
+
+def test_an_older_journal_is_kept_while_others_use_the_database_and_replaced_when_it_is_free(tmp_path: Path) -> None:
+    modes = []
+    with closing(sqlite3.connect(tmp_path / "loopline.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = PERSIST")
+        other.execute("CREATE TABLE t (a)")
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM t").fetchall()
+        for _ in ("in use", "free"):
+            engine = db.engine(f"sqlite:///{tmp_path}/loopline.db")
+            with engine.connect() as connection:
+                modes.append(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+            engine.dispose()
+            other.close()
+    assert modes == ["persist", "wal" if WAL_IS_SAFE else "persist"]
+
+
+def test_a_write_to_a_file_that_was_replaced_is_refused_until_it_is_back(tmp_path: Path) -> None:
+    file, away = tmp_path / "loopline.db", tmp_path / "away.db"
+    engine = db.engine(f"sqlite:///{file}")
+    db.migrate(engine)
+    file.rename(away)
+    for _ in ("gone", "replaced"):
+        with (
+            pytest.raises(Unavailable, match="deleted or moved while it was in use"),
+            db.session_scope(engine) as session,
+        ):
+            session.connection()
+        file.touch()
+    away.replace(file)
+    with db.session_scope(engine) as session:
+        session.connection()
     engine.dispose()
 
 

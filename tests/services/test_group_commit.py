@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ from services import db, group_commit
 from services.errors import Unavailable
 from services.group_commit import GroupCommit
 from services.orm import Job, Tenant
+from services.sqlite import driver as sqlite3
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from services.orm import Job
+from services.sqlite import driver as sqlite3
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
 from worker.scheduler.bell import CeleryDoorbell
 
