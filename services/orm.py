@@ -498,6 +498,7 @@ class Epoch(Base):
     """The recorded numbers of one epoch; a resumed run overwrites from its position."""
 
     __tablename__ = "epochs"
+    __table_args__ = ({"sqlite_with_rowid": False},)  # the records lie in the order in which they are read
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -101,8 +101,17 @@ def members(source: Source, batch_id: str) -> Sequence[Any]:
 def epochs(source: Source, job_id: str, after: int, limit: int, fold: int | None = None) -> tuple[bytes, bool]:
     """The records of epochs after `after`, ascending, as JSON with commas between, and whether there are more. Of one
     fold, or of the whole job."""
-    query, chosen = _epochs(source.dialect.name, fold is not None), {} if fold is None else {"fold": fold}
-    [(records, count, last)] = query.tuples(source, job_id=job_id, after=after, limit=limit, **chosen)
+    name = source.dialect.name
+    if fold is None:
+        [(records, count, last, newest)] = _epochs_within(name).tuples(
+            source, job_id=job_id, after=after, last=after + limit
+        )
+        if count == limit or (newest or 0) <= after + limit:  # there is no gap, as there never is
+            return records or b"", count > 0 and newest > last
+    chosen = {} if fold is None else {"fold": fold}
+    [(records, count, last)] = _epochs(name, fold is not None).tuples(
+        source, job_id=job_id, after=after, limit=limit, **chosen
+    )
     beyond = _epochs_after(fold is not None)
     more = count == limit and bool(beyond.tuples(source, job_id=job_id, after=last, **chosen))
     return records or b"", more
@@ -181,25 +190,46 @@ def _members() -> Query:
 
 
 @cache
+def _epochs_within(dialect: str) -> Query:
+    """The epochs after `after` up to `last`, and the newest of the job: one range of the primary key, and its end.
+
+    One value for all of them, in bytes: thousands of rows take longer to receive, and a text has to be encoded.
+    """
+    e, job_id = Epoch.__table__.c, sa.bindparam("job_id", type_=sa.Text())
+    these = (e.job_id == job_id, e.epoch > sa.bindparam("after"), e.epoch <= sa.bindparam("last"))
+    other = Epoch.__table__.alias("other").c
+    newest = select(func.max(other.epoch)).where(other.job_id == job_id).scalar_subquery()
+    columns = (*_joined(dialect, _record(dialect), e.epoch), newest.label("newest"))
+    return Query(select(*columns).where(*these), binary=True)
+
+
+@cache
 def _epochs(dialect: str, of_fold: bool) -> Query:
-    """One value for all of them, in bytes: thousands of rows take longer to receive, and a text has to be encoded."""
+    """The first epochs after `after`, of one fold or where some are missing."""
     e = Epoch.__table__.c
-    limit = sa.bindparam("limit", type_=sa.Integer())
-    record = sa.type_coerce(e.record, sa.Text) if dialect == "sqlite" else sa.cast(e.record, sa.Text)
-    these = select(e.epoch, record.label("record"))
+    these = select(e.epoch, _record(dialect).label("record"))
     these = these.where(e.job_id == sa.bindparam("job_id"), e.epoch > sa.bindparam("after")).order_by(e.epoch)
     if of_fold:
         these = these.where(e.fold == sa.bindparam("fold"))
-    some = these.limit(limit).subquery()
+    some = these.limit(sa.bindparam("limit", type_=sa.Integer())).subquery()
+    return Query(select(*_joined(dialect, some.c.record, some.c.epoch)).select_from(some), binary=True)
+
+
+def _record(dialect: str) -> ColumnElement[str]:
+    record = Epoch.__table__.c.record
+    return sa.type_coerce(record, sa.Text) if dialect == "sqlite" else sa.cast(record, sa.Text)
+
+
+def _joined(dialect: str, record: Any, epoch: Any) -> Sequence[ColumnElement[Any]]:
+    """Records with commas between, how many they are, and the last epoch."""
     joined: ColumnElement[Any]
     if dialect == "sqlite":
-        # SQLite keeps the order of a subquery that has a LIMIT; before 3.44 an aggregate has no ORDER BY of its own.
-        joined = sa.cast(func.group_concat(some.c.record, sa.literal_column("','")), sa.LargeBinary)
+        # Before 3.44 an aggregate has no ORDER BY. SQLite reads a range of a key, or a subquery with LIMIT, in order.
+        joined = sa.cast(func.group_concat(record, sa.literal_column("','")), sa.LargeBinary)
     else:
-        ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), some.c.epoch)
-        joined = func.convert_to(func.string_agg(some.c.record, ordered), sa.literal_column("'UTF8'"))
-    ends = (func.count().label("count"), func.max(some.c.epoch).label("last"))
-    return Query(select(joined.label("records"), *ends).select_from(some), binary=True)
+        ordered: Any = postgresql.aggregate_order_by(sa.literal_column("','"), epoch)
+        joined = func.convert_to(func.string_agg(record, ordered), sa.literal_column("'UTF8'"))
+    return joined.label("records"), func.count().label("count"), func.max(epoch).label("last")
 
 
 @cache
