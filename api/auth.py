@@ -41,6 +41,7 @@ class Rule(StrEnum):
 
 RULES: dict[str, Scope | Rule] = {
     "jobs.submit": Scope.SUBMIT,
+    "jobs.dry_run": Scope.SUBMIT,
     "jobs.index": Scope.READ,
     "jobs.show": Scope.READ,
     "jobs.cancel": Scope.SUBMIT,
@@ -50,6 +51,7 @@ RULES: dict[str, Scope | Rule] = {
     "jobs.epochs": Scope.READ,
     "jobs.steps": Scope.READ,
     "batches.submit": Scope.SUBMIT,
+    "batches.dry_run": Scope.SUBMIT,
     "batches.index": Scope.READ,
     "batches.show": Scope.READ,
     "batches.cancel": Scope.SUBMIT,

@@ -395,6 +395,63 @@ class Job(JobSummary):
     """The spec as submitted, with its preset and every default filled in."""
 
 
+class Estimate(Answer):
+    """How long a job will take, from the tenant's latest jobs in the same queue whose updates were the most alike."""
+
+    epoch_seconds: float | None
+    """Null if it is unknown; so are `seconds` and `device`."""
+    seconds: float | None
+    """All epochs, of all folds. The job may end earlier (`early_stopping`), but hardly later."""
+    device: str | None
+    """`cpu`, or the name of the GPU that ran the latest job of the queue."""
+    jobs: int
+    """The number of earlier jobs that the estimate is from."""
+    message: str
+    """The estimate as a sentence, or the reason why there is none."""
+
+
+class DrySamples(Answer):
+    train: int
+    validation: int
+    test: int
+
+
+class DryRun(Answer):
+    """What a submission would do. Nothing was stored."""
+
+    object: Literal["dry_run"] = "dry_run"
+    name: str | None
+    spec: dict[str, Any]
+    """The spec with its preset and every default filled in."""
+    dataset: DatasetRef | None
+    unchecked: str | None
+    """The reason why the data set was not looked at: `data.dataset` is a path, so the file is to be uploaded. Then the
+    spec was checked by itself, and the next fields are null. A submission is rejected until the file is uploaded."""
+    parameters: int | None
+    """Of the network, at most. Null for texts: the job makes their vocabulary."""
+    samples: DrySamples | None
+    """The samples of each part; with folds, of one of them. They are approximate if the split is by group, time or
+    content. For a forecast, a sample is a window."""
+    steps_per_epoch: int | None
+    """Updates of the weights in an epoch."""
+    steps: int | None
+    """Updates in all epochs, of all folds."""
+    memory_bytes: int | None
+    """Main memory and GPU memory together that the job needs at least."""
+    warnings: list[str]
+    """What is allowed and rarely meant, in the data and in the spec."""
+    estimate: Estimate
+    cheaper: str | None
+    """A change of the spec that makes an epoch of a forecast much shorter."""
+
+
+class DryRunList(Answer):
+    """A dry run of each job of a batch, in the order of the batch."""
+
+    object: Literal["list"] = "list"
+    data: list[DryRun]
+
+
 class ListedJob(JobSummary):
     """One request to train, as it appears in lists."""
 
@@ -1191,6 +1248,11 @@ class JobsQuery(PageQuery):
     name: Text | None = None
     full: bool = False
     """Include the spec of each job."""
+
+
+class SubmitQuery(Query):
+    dry_run: bool = False
+    """Only check the request and say what it would do. The answer is 200, and nothing is stored."""
 
 
 class JobQuery(Query):

@@ -12,13 +12,13 @@ from flask import Response, g, request
 from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
-from api.resources.jobs import silent_since
+from api.resources.jobs import foreseen, silent_since
 from api.schemas import moment_or_none
 from api.service import current
 from services import db, faults
 from services.errors import BatchNotFound
 from services.idempotency import Key
-from services.jobs import batches, matrix, queries
+from services.jobs import batches, dry_runs, matrix, queries
 from services.jobs.batches import Summary
 from services.orm import Batch
 from services.states import TERMINAL, Status
@@ -71,14 +71,17 @@ _BODY = {
     "",
     operation_id="submitBatch",
     request_body=_BODY,
-    responses={202: schemas.Batch, **openapi.problems(409, 413, 415)},
+    responses={200: schemas.DryRunList, 202: schemas.Batch, **openapi.problems(409, 413, 415)},
 )
-def submit(header: schemas.SubmitHeader) -> Response:
+def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response:
     """Submit jobs together
 
     The body, JSON or YAML, is `{name, jobs: [spec, ...]}` or one spec with a `matrix`. The service accepts all jobs or
-    none: a 422 names every problem of every job.
+    none: a 422 names every problem of every job. With `dry_run=true` nothing is submitted: the answer says what a
+    submission would do.
     """
+    if query.dry_run:
+        return _foreseen()
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/batches"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
@@ -96,6 +99,28 @@ def submit(header: schemas.SubmitHeader) -> Response:
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     resource = _described(batch, summary, members)
     return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_hints(summary), **again})
+
+
+@api.post(
+    "/dry-run",
+    operation_id="dryRunBatch",
+    request_body=_BODY,
+    responses={200: schemas.DryRunList, **openapi.problems(409, 413, 415)},
+)
+def dry_run() -> Response:
+    """Say what a submission of jobs together would do
+
+    This is `POST /v1/batches?dry_run=true` under a path of its own, which a service of an older version rejects with
+    405.
+    """
+    return _foreseen()
+
+
+def _foreseen() -> Response:
+    document, _ = bodies.document()
+    with bodies.one_of_few(), db.read_scope(current().engine) as session:
+        found = dry_runs.of_batch(session, document, auth.tenant())
+    return openapi.answer({"object": "list", "data": [foreseen(each) for each in found]})
 
 
 @api.get("", operation_id="listBatches", responses={200: schemas.BatchList})

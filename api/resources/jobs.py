@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+from dataclasses import asdict, fields
 from typing import Any
 
 from flask import Response, g, request
@@ -18,7 +19,8 @@ from services import db, faults
 from services.blobs import transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
-from services.jobs import control, progress, queries, submission
+from services.jobs import control, dry_runs, progress, queries, submission
+from services.jobs.dry_runs import DryRun
 from services.settings import Settings
 from services.states import TERMINAL, Status
 
@@ -51,14 +53,17 @@ _BODY = {
     "",
     operation_id="submitJob",
     request_body=_BODY,
-    responses={202: schemas.Job, **openapi.problems(409, 413, 415)},
+    responses={200: schemas.DryRun, 202: schemas.Job, **openapi.problems(409, 413, 415)},
 )
-def submit(header: schemas.SubmitHeader) -> Response:
+def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response:
     """Submit a job
 
     The body is the spec, JSON or YAML. The service checks it against its data set at once; a 422 names every
-    problem. The job is accepted even while no worker or broker is up.
+    problem. The job is accepted even while no worker or broker is up. With `dry_run=true` nothing is submitted: the
+    answer says what a submission would do.
     """
+    if query.dry_run:
+        return _foreseen()
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/jobs"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
@@ -74,6 +79,28 @@ def submit(header: schemas.SubmitHeader) -> Response:
         _ring(job)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_freshness(job), **again})
+
+
+@api.post(
+    "/dry-run",
+    operation_id="dryRunJob",
+    request_body=_BODY,
+    responses={200: schemas.DryRun, **openapi.problems(409, 413, 415)},
+)
+def dry_run() -> Response:
+    """Say what a submission would do
+
+    This is `POST /v1/jobs?dry_run=true` under a path of its own. A service of an older version rejects this path with
+    405, but ignores the parameter and submits the job. So programs that may meet one use this path.
+    """
+    return _foreseen()
+
+
+def _foreseen() -> Response:
+    document, _ = bodies.document()
+    with db.read_scope(current().engine) as session:
+        found = dry_runs.of_job(session, submission.read(document), auth.tenant())
+    return openapi.answer(foreseen(found))
 
 
 @api.get("", operation_id="listJobs", responses={200: schemas.JobList})
@@ -187,6 +214,18 @@ def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
         found = progress.steps(session, path.job_id, points=query.points, fold=query.fold)
     numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm, "fold": found.fold}
     return openapi.answer({"object": "steps", **numbers, "total": found.total})
+
+
+def foreseen(found: DryRun) -> dict[str, Any]:
+    """A `schemas.DryRun`."""
+    dataset, rest = found.dataset, {field.name: getattr(found, field.name) for field in fields(found)}
+    return {
+        **rest,
+        "object": "dry_run",
+        "name": found.spec["name"],
+        "dataset": None if dataset is None else {"id": dataset.id, "name": dataset.name},
+        "estimate": asdict(found.estimate),
+    }
 
 
 def _ring(job: Any) -> None:

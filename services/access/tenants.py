@@ -92,8 +92,8 @@ def use(session: Session, name: str) -> Use:
     )
 
 
-def check_queued(session: Session, name: str, more: int = 1) -> None:
-    """Make sure that so many more jobs may wait, to the end of this transaction.
+def check_queued(session: Session, name: str, more: int = 1, *, lock: bool = True) -> None:
+    """Make sure that so many more jobs may wait, to the end of this transaction; without `lock`, just now.
 
     Raises:
         TenantNotFound: there is no such tenant.
@@ -102,7 +102,7 @@ def check_queued(session: Session, name: str, more: int = 1) -> None:
     known = _max_queued().rows(session.connection(), tenant=name) or [get(session, name)]
     if known[0].max_queued is None:
         return
-    most = _locked(session, name).max_queued
+    most = _locked(session, name).max_queued if lock else known[0].max_queued
     if most is not None and (waiting := _jobs(session, name, *_WAITING)) + more > most:
         these = "" if more == 1 else f"; these are {more} more"
         have = "1 job waiting" if waiting == 1 else f"{waiting} jobs waiting"

@@ -10,10 +10,10 @@ this, but then all jobs of a batch would wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import func, select
@@ -33,6 +33,8 @@ from services.states import TERMINAL, Status
 from services.text import clean
 from services.webhooks import news
 from services.webhooks.news import News, moment
+
+Made = TypeVar("Made")
 
 MOST_TOLD = 100
 """Jobs that `batch.ended` names."""
@@ -119,6 +121,12 @@ def check(
     """
     _, sources = matrix.read(document)
     return _fitted(session, sources, _specs(sources, accepted=accepted), tenant)
+
+
+def parsed(document: Mapping[str, Any]) -> tuple[Sequence[Source], Sequence[Sequence[tuple[Cell, Parsed]]]]:
+    """The specs that the document stands for, read. Raises SpecInvalid where it cannot be expanded."""
+    _, sources = matrix.read(document)
+    return sources, _specs(sources, accepted=False)
 
 
 def get(session: Session, batch_id: str, *, tenant: str | None = None) -> Batch:
@@ -252,18 +260,28 @@ def _specs(sources: Sequence[Source], *, accepted: bool) -> Sequence[Sequence[tu
 def _fitted(
     session: Session, sources: Sequence[Source], specs: Sequence[Sequence[tuple[Cell, Parsed]]], tenant: str
 ) -> Sequence[Wanted]:
-    wanted = []
-    wrong = []
     found: dict[str, submission.Found] = {}
+    return for_each(sources, specs, lambda parsed: submission.fitted(session, parsed, tenant, found))
+
+
+def for_each(
+    sources: Sequence[Source], specs: Sequence[Sequence[tuple[Cell, Parsed]]], make: Callable[[Parsed], Made]
+) -> Sequence[Made]:
+    """What `make` makes of each spec.
+
+    Raises SpecInvalid with the problems of all specs, each where it lies in the document.
+    """
+    made = []
+    wrong = []
     for source, cells in zip(sources, specs, strict=True):
         for cell, parsed in cells:
             try:
-                wanted.append(submission.fitted(session, parsed, tenant, found))
+                made.append(make(parsed))
             except SpecInvalid as error:
                 wrong.append((source, cell, error.problems))
     if wrong:
         raise SpecInvalid(matrix.located(wrong))
-    return wanted
+    return made
 
 
 def _insert(

@@ -100,6 +100,14 @@ def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Fou
     wanted = data.get("dataset") if isinstance(data, Mapping) else None
     if not isinstance(wanted, str) or (parsed.spec is None and not is_plain(wanted)):  # parse() has said so already
         return None, []
+    return find(session, wanted, tenant, found)
+
+
+def find(session: Session, wanted: str, tenant: str, found: dict[str, Found]) -> Found:
+    """The data set of this name, or why there is none. `found` keeps what was looked up.
+
+    Raises DatasetValidating.
+    """
     if wanted not in found:
         found[wanted] = _looked_up(session, wanted, tenant)
     return found[wanted]
@@ -109,17 +117,19 @@ def _looked_up(session: Session, wanted: str, tenant: str) -> Found:
     try:
         found = versions.get(session, wanted, tenant=tenant)
     except DatasetNotFound:
-        advice = _upload_first(wanted) if _looks_like_a_path(wanted) else _unknown(session, wanted, tenant)
+        advice = upload_first(wanted) if is_path(wanted) else _unknown(session, wanted, tenant)
         return None, [Problem("/data/dataset", advice)]
     usable.check_validated(found)
     return (None, rejected) if (rejected := usable.why_rejected(found)) else (found, [])
 
 
-def _looks_like_a_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether the name of a data set looks like the path of a file on somebody's computer."""
     return name.startswith((".", "~")) or "/" in name or "\\" in name or name.lower().endswith(SUFFIXES)
 
 
-def _upload_first(path: str) -> str:
+def upload_first(path: str) -> str:
+    """What to do about such a name."""
     return (
         f"`{_short(path)}` looks like a file of yours, which the service cannot see: upload it first, with "
         "POST /v1/datasets?name=NAME, then give that name"

@@ -409,6 +409,7 @@ class Training:
     def _started(self, resumed: Path | None) -> Event:
         run, fold = self.run, folds.progress_of(self.run)
         is_begun = resumed is not None or run.fold.steps_before > 0
+        gpu = _memory_of(run.device)
         return Started(
             epochs=run.training.epochs if fold is None else fold.total_epochs,
             steps_per_epoch=run.steps_per_epoch,
@@ -419,6 +420,7 @@ class Training:
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             checkpoints=self.retention.steps,
+            details={} if gpu is None else {"device_name": gpu[0]},
             fold=fold,
         )
 

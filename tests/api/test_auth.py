@@ -107,7 +107,9 @@ class World:
             return {"data": b"0123", "content_type": "application/octet-stream", "query_string": {"offset": 0}}
         documents = {
             "jobs.submit": self.spec,
+            "jobs.dry_run": self.spec,
             "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
+            "batches.dry_run": self.spec,
             "schedules.create": {"name": "fresh", "cron": "@daily", "submit": self.spec},
             "schedules.put": {"cron": "@hourly", "submit": self.spec},
             "keys.create": {"scopes": ["read"]},

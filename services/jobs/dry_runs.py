@@ -1,0 +1,120 @@
+"""What a submission would do: validated as one, with what can be known before the job runs. Nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from services.access import tenants
+from services.datasets import versions
+from services.errors import SpecInvalid
+from services.jobs import batches, estimates, submission
+from services.jobs.estimates import Estimate, Past
+from services.jobs.submission import Found, Parsed
+from services.orm import Dataset
+from services.training.spec import Spec, cautions
+from services.training.spec.effort import cheaper, effort
+from services.training.spec.fields import Synthetic
+from services.training.spec.footprint import of_synthetic
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What is known of a job that was not submitted."""
+
+    spec: Mapping[str, Any]
+    """With every default filled in; without its data set, only those that do not depend on it."""
+    dataset: Dataset | None
+    unchecked: str | None
+    """Why the data set was not looked at: it is a file that is to be uploaded. Then the fields below are unknown."""
+    warnings: Sequence[str]
+    parameters: int | None
+    """Also unknown for texts: their vocabulary is made when the job begins."""
+    samples: Mapping[str, int] | None
+    steps_per_epoch: int | None
+    steps: int | None
+    memory_bytes: int | None
+    estimate: Estimate
+    cheaper: str | None
+    """How an epoch would take less time."""
+
+
+def of_job(session: Session, parsed: Parsed, tenant: str) -> DryRun:
+    """What a submission of this document would do.
+
+    Raises what `submission.submit` raises.
+    """
+    made = _of(session, parsed, tenant, {}, estimates.past(session, tenant))
+    tenants.check_queued(session, tenant, lock=False)
+    return made
+
+
+def of_batch(session: Session, document: Mapping[str, Any], tenant: str) -> Sequence[DryRun]:
+    """The same of each job of a batch's document.
+
+    Raises what `batches.submit` raises.
+    """
+    sources, specs = batches.parsed(document)
+    known: dict[str, Found] = {}
+    earlier = estimates.past(session, tenant)
+    made = batches.for_each(sources, specs, lambda parsed: _of(session, parsed, tenant, known, earlier))
+    tenants.check_queued(session, tenant, more=len(made), lock=False)
+    return made
+
+
+def _of(session: Session, parsed: Parsed, tenant: str, known: dict[str, Found], earlier: Sequence[Past]) -> DryRun:
+    path = _to_be_uploaded(session, parsed, tenant, known)
+    if path is not None:
+        if parsed.spec is None:
+            raise SpecInvalid(parsed.problems)
+        return _without_data(parsed.spec, path)
+    wanted = submission.fitted(session, parsed, tenant, known)
+    spec, name = wanted.spec, wanted.spec.data.dataset
+    dataset = known[name][0] if name is not None else None
+    summary = versions.summary(dataset) if dataset else of_synthetic(spec.data.synthetic or Synthetic())
+    counted = effort(spec, summary)
+    need, found = counted.need, estimates.estimate(spec, counted, earlier)
+    warnings = [*wanted.warnings, *cautions.of_spec(spec), *cautions.of_data(spec, summary, counted)]
+    if (too_long := estimates.exceeds(found, spec.limits)) is not None:
+        warnings.append(too_long)
+    return DryRun(
+        spec=spec.document(),
+        dataset=dataset,
+        unchecked=None,
+        warnings=warnings,
+        parameters=None if summary.texts else need.parameters,
+        samples=counted.samples,
+        steps_per_epoch=counted.steps_per_epoch,
+        steps=counted.steps_per_epoch * counted.epochs,
+        memory_bytes=need.network + need.data + need.batch,
+        estimate=found,
+        cheaper=cheaper(spec, counted.samples),
+    )
+
+
+def _to_be_uploaded(session: Session, parsed: Parsed, tenant: str, known: dict[str, Found]) -> str | None:
+    """The path of a file in the place of a data set's name, if there is no such data set."""
+    data = parsed.document.get("data")
+    name = data.get("dataset") if isinstance(data, Mapping) else None
+    if not isinstance(name, str) or not submission.is_path(name):
+        return None
+    return name if submission.find(session, name, tenant, known)[0] is None else None
+
+
+def _without_data(spec: Spec, path: str) -> DryRun:
+    return DryRun(
+        spec=spec.document(),
+        dataset=None,
+        unchecked=f"The data was not looked at: {submission.upload_first(path)}.",
+        warnings=[*cautions.of_spec(spec)],
+        parameters=None,
+        samples=None,
+        steps_per_epoch=None,
+        steps=None,
+        memory_bytes=None,
+        estimate=estimates.unknown("the data set is not there yet"),
+        cheaper=None,
+    )
