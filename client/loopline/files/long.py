@@ -255,7 +255,7 @@ def _equal(data: pa.Table, first: Rows, second: Rows) -> NDArray[np.bool_]:
     found = np.ones(len(first), np.bool_)
     for column in data.columns:
         one, other = (plain(column.take(pa.array(rows))) for rows in (first, second))
-        if kind_of(column.type) in ("list", "other"):  # which Arrow does not compare
+        if kind_of(column.type) in ("list", "empty", "other"):  # which Arrow does not compare
             same = pa.array([a == b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)])
         else:
             same = pc.or_(pc.fill_null(pc.equal(one, other), False), pc.and_(pc.is_null(one), pc.is_null(other)))

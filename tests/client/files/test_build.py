@@ -220,6 +220,8 @@ def test_equal_places_are_refused_by_row_with_the_way_out() -> None:
     )
     [said] = problems(from_rows("id t v", ("a", 0, 1.0), ("b", 0, 2.0), ("a", 0, 3.0)), group="id", order="t")
     assert said.startswith("line 4: `t` has the value of a row of the same sequence")
+    empty = problems(from_rows("id t v", (None, 0, 1.0), (None, 0, 2.0)), group="id", order="t")
+    assert "`id` is empty; every row needs the sequence that it belongs to, or goes" in empty[0]
 
 
 def test_times_in_several_forms_are_refused_by_row() -> None:
