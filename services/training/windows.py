@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from loopline.files import grids
 from loopline.preprocessing.scaling import UNSCALED, Scaling
 from loopline.preprocessing.series import BySeries, Fit, Floats
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from torch import Tensor
 from services.errors import DatasetInvalid, Problem
 from services.training import provenance
 from services.training.data import TOO_LARGE, MiniBatch, Part, Prepared
-from services.training.files import grids
 from services.training.files import series as all_series
 from services.training.files.npz import Arrays
 from services.training.files.series import Series
@@ -169,7 +169,11 @@ def on_grid(arrays: Arrays) -> Arrays:
         found = all_series.read(arrays)
         y = np.empty((*found.values.shape[:2], 0), np.float32)
         arrays = replace(arrays, x=found.values, features=found.columns, y=y)
-    return grids.filled(arrays)
+    grid = grids.of(arrays.times, arrays.lengths, arrays.groups)
+    if not grid.absent or arrays.times is None:
+        return arrays
+    x, lengths, times = grids.filled(arrays.x_in_memory, arrays.lengths, arrays.times, grid)
+    return replace(arrays, x=x, lengths=lengths, times=times, y=np.empty((*x.shape[:2], 0), arrays.y.dtype))
 
 
 def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecasting:
@@ -214,7 +218,7 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
         left_out=left_out,
         target_names=tuple(series.columns[place].name for place in series.targets),
         forecast=_card(series, task, fitted),
-        about=provenance.of_data(arrays, None),
+        about={**provenance.of_data(arrays, None), "step": _step(arrays)},
         seasons=tuple(task.season or ()),
     )
 
@@ -498,6 +502,12 @@ def _numbers(series: Series) -> list[int]:
 
 def _ids(arrays: Arrays) -> tuple[str, ...]:
     return tuple(map(str, range(len(arrays)) if arrays.groups is None else arrays.groups.tolist()))
+
+
+def _step(arrays: Arrays) -> dict[str, Any] | None:
+    """The time between two steps."""
+    found = grids.of(arrays.times, arrays.lengths).step
+    return None if found is None else found.document()
 
 
 def _card(series: Series, task: Forecast, fitted: Fit) -> dict[str, Any]:

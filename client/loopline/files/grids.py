@@ -1,15 +1,13 @@
-"""The equal steps in time of series, and the rows that they lack. Imports no torch."""
+"""The equal steps in time of series, the rows that they lack, and the times that come next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from services.training.files.arrays import Arrays
 
 _SECOND = 1_000_000_000
 _MINUTE, _HOUR, _DAY, _WEEK = (_SECOND * seconds for seconds in (60, 3600, 86_400, 604_800))
@@ -20,6 +18,32 @@ _YEAR = {1: 12, 2: 6, 3: 4, 6: 2}
 """The steps of a year, by the months of a step."""
 _ROUNDED = 1e-6
 """How far apart, as a share of a step, equal steps of numbers may be: they were rounded."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The time between two steps."""
+
+    usual: int | float
+    """In nanoseconds, in months, or as a number."""
+    in_months: bool = False
+
+    def after(self, first: NDArray[Any], steps: int) -> NDArray[Any]:
+        """The times of so many steps from the first one of each series on, (series, steps). `first` (series, 1)."""
+        apart = self.usual * np.arange(steps)
+        if not self.in_months:
+            return np.asarray(first + apart)
+        stamps = first.astype("datetime64[ns]")
+        months = stamps.astype("datetime64[M]")
+        return np.asarray(((months + apart).astype("datetime64[ns]") + (stamps - months)).astype(np.int64))
+
+    def document(self) -> dict[str, Any]:
+        return {"usual": self.usual, "in_months": self.in_months}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Step:
+        """Undoes `document`. Raises KeyError."""
+        return cls(document["usual"], bool(document["in_months"]))
 
 
 @dataclass(frozen=True)
@@ -34,9 +58,7 @@ class Grid:
     apart: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
     """(series, longest - 1): from each step to the next one, in steps of the grid; 1 in the padding. Empty if no rows
     can be added."""
-    usual: Any = 0
-    """The time between two steps in nanoseconds, in months, or as a number."""
-    in_months: bool = False
+    step: Step | None = None
 
     @property
     def absent(self) -> int:
@@ -44,92 +66,90 @@ class Grid:
         return int((self.apart - 1).sum())
 
 
-def of(arrays: Arrays) -> Grid:
-    """The grid of a data set whose sequences are series. It takes the commonest time between two steps, the median."""
-    times, lengths = arrays.times, arrays.lengths
+def of(
+    times: NDArray[Any] | None,
+    lengths: NDArray[np.int64],
+    names: Sequence[str] | NDArray[np.str_] | None = None,
+    known: Step | None = None,
+) -> Grid:
+    """The grid of series with these times (series, longest), in nanoseconds since 1970 as int64 or as float64. The step
+    is the `known` one, or the commonest, which is the median. `names` are those of the series."""
     if times is None or times.shape[1] < 2:
-        return Grid()
+        return Grid(step=known)
     valid = np.arange(1, times.shape[1]) < lengths[:, None]
     if not valid.any():
-        return Grid()
+        return Grid(step=known)
     is_time = times.dtype.kind == "i"
-    apart = _months_apart(times, lengths) if is_time else None
+    apart = _months_apart(times, lengths) if is_time and (known is None or known.in_months) else None
     in_months = apart is not None
+    if known is not None and known.in_months and not in_months:
+        return Grid(irregular=f"times are not {_months(int(known.usual))} apart", step=known)
     if apart is None:
         apart = np.diff(times, axis=1)
-    usual = np.partition(apart[valid], valid.sum() // 2)[valid.sum() // 2]
-    if not usual > 0:
+    step = known or Step(np.partition(apart[valid], valid.sum() // 2)[valid.sum() // 2].item(), in_months)
+    if not step.usual > 0:
         return Grid()
-    words = _months(int(usual)) if in_months else _duration(int(usual)) if is_time else f"{usual:g}"
-    seasons = _seasons(int(usual), in_months) if is_time else []
-    steps = np.where(valid, np.rint(apart / usual), 1).astype(np.int64)
-    on_grid = ~valid | (steps > 0) & (np.abs(apart - steps * usual) <= (0 if is_time else _ROUNDED * apart))
+    words = _months(int(step.usual)) if step.in_months else _duration(int(step.usual)) if is_time else f"{step.usual:g}"
+    seasons = _seasons(int(step.usual), step.in_months) if is_time else []
+    steps = np.where(valid, np.rint(apart / step.usual), 1).astype(np.int64)
+    on_grid = ~valid | (steps > 0) & (np.abs(apart - steps * step.usual) <= (0 if is_time else _ROUNDED * apart))
     odd, there = ~on_grid | (steps != 1), int(valid.sum())
     if 2 * (there - int(odd.sum())) < there:
         few = f"no time between two steps is the usual one: only {there - int(odd.sum()):,} of {there:,} are {words}"
-        return Grid(words, seasons, few)
+        return Grid(words, seasons, few, step=step)
     if not odd.any():
-        return Grid(words, seasons, None, steps, usual, in_months)
-    why = _trouble(arrays, steps, on_grid, words)
-    irregular = _first_gap(arrays, odd, words) + (f"; {why}" if why else "")
-    return Grid(words, seasons, irregular, steps[:0] if why else steps, usual, in_months)
+        return Grid(words, seasons, None, steps, step)
+    why = _trouble(lengths, steps, on_grid, words, names)
+    irregular = _first_gap(times, odd, words, names) + (f"; {why}" if why else "")
+    return Grid(words, seasons, irregular, steps[:0] if why else steps, step)
 
 
-def filled(arrays: Arrays) -> Arrays:
-    """The data set with a row for each step of its grid: x of the rows that were added has no values. Of targets beside
-    x there may be none. Where no rows can be added the data set is as it was."""
-    grid = of(arrays)
-    if not grid.absent or arrays.times is None:
-        return arrays
+def filled(
+    x: NDArray[Any], lengths: NDArray[np.int64], times: NDArray[Any], grid: Grid
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
+    """x (series, longest, columns), lengths and times of series with a row for each step of their grid: rows that were
+    added have no values. Where no rows can be added all is as it was."""
+    if not grid.absent or grid.step is None:
+        return x, lengths, times
     places = np.pad(grid.apart.cumsum(axis=1), ((0, 0), (1, 0)))
-    rows, steps = np.nonzero(np.arange(places.shape[1]) < arrays.lengths[:, None])
-    lengths = arrays.lengths + (grid.apart - 1).sum(axis=1)
-    given = arrays.x_in_memory
-    inside = np.arange(lengths.max()) < lengths[:, None]
-    x = np.zeros((*inside.shape, given.shape[2]), given.dtype)
-    x[inside] = np.nan
-    x[rows, places[rows, steps]] = given[rows, steps]
-    times = np.where(inside, _times(arrays.times[:, :1], grid, inside.shape[1]), 0)
-    times[rows, places[rows, steps]] = arrays.times[rows, steps]
-    return replace(arrays, x=x, lengths=lengths, times=times, y=np.empty((*inside.shape, 0), arrays.y.dtype))
+    rows, steps = np.nonzero(np.arange(places.shape[1]) < lengths[:, None])
+    counts = lengths + (grid.apart - 1).sum(axis=1)
+    inside = np.arange(counts.max()) < counts[:, None]
+    found = np.zeros((*inside.shape, x.shape[2]), x.dtype)
+    found[inside] = np.nan
+    found[rows, places[rows, steps]] = x[rows, steps]
+    moments = np.where(inside, grid.step.after(times[:, :1], inside.shape[1]), 0)
+    moments[rows, places[rows, steps]] = times[rows, steps]
+    return found, counts, moments
 
 
-def _times(first: NDArray[Any], grid: Grid, steps: int) -> NDArray[Any]:
-    """The times of so many steps from the first one of each series on: (series, steps)."""
-    after = grid.usual * np.arange(steps)
-    if not grid.in_months:
-        return np.asarray(first + after)
-    stamps = first.astype("datetime64[ns]")
-    months = stamps.astype("datetime64[M]")
-    return np.asarray(((months + after).astype("datetime64[ns]") + (stamps - months)).astype(np.int64))
-
-
-def _trouble(arrays: Arrays, steps: NDArray[np.int64], on_grid: NDArray[np.bool_], words: str) -> str | None:
+def _trouble(
+    lengths: NDArray[np.int64], steps: NDArray[np.int64], on_grid: NDArray[np.bool_], words: str, names: Any
+) -> str | None:
     """Why no rows can be added; None if they can."""
     if not on_grid.all():
         count = int((~on_grid).sum())
         return f"{count:,} {'step is' if count == 1 else 'steps are'} no multiple of {words}"
     absent = (steps - 1).sum(axis=1)
-    row = int((absent - arrays.lengths).argmax())
-    if absent[row] > arrays.lengths[row]:
-        return f"the series{_of(arrays, row)} lacks {absent[row]:,} rows and has only {arrays.lengths[row]:,}"
+    row = int((absent - lengths).argmax())
+    if absent[row] > lengths[row]:
+        return f"the series{_of(names, row)} lacks {absent[row]:,} rows and has only {lengths[row]:,}"
     return None
 
 
-def _first_gap(arrays: Arrays, odd: NDArray[np.bool_], words: str) -> str:
-    assert arrays.times is not None  # noqa: S101
-    times, is_time = arrays.times, arrays.times.dtype.kind == "i"
+def _first_gap(times: NDArray[Any], odd: NDArray[np.bool_], words: str, names: Any) -> str:
+    is_time = times.dtype.kind == "i"
     places = np.argwhere(odd)
     row, step = (int(number) for number in places[0])
     long = times[row, step + 1] - times[row, step]
     found = _duration(int(long)) if is_time else f"{long:g}"
     where = f"from {_moment(times[row, step], is_time)} to {_moment(times[row, step + 1], is_time)}"
-    told = f"the step{_of(arrays, row)} {where} is {found}, and most are {words}"
+    told = f"the step{_of(names, row)} {where} is {found}, and most are {words}"
     return told + (f" ({len(places):,} steps are not)" if len(places) > 1 else "")
 
 
-def _of(arrays: Arrays, row: int) -> str:
-    return "" if arrays.groups is None else f" of {arrays.groups[row]}"
+def _of(names: Any, row: int) -> str:
+    return "" if names is None else f" of {names[row]}"
 
 
 def _months_apart(times: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loopline.files.grids import Step
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column
 from loopline.prediction.errors import ModelUnusable
@@ -92,8 +93,8 @@ class Document:
     """That of the table that the model was trained on; None of arrays, and of older models."""
     lengths: tuple[int, int] | None
     """The steps of the shortest and of the longest sequence of training; for texts, of characters or words."""
-    interval: Mapping[str, Any] | None
-    """The time between two steps of a series (`loopline.files.intervals`)."""
+    step: Step | None
+    """The time between two steps of series."""
     plain: Mapping[str, Any]
     """All of it, as JSON."""
 
@@ -170,7 +171,7 @@ def _read(plain: Mapping[str, Any]) -> Document:
         forecast=_forecast(plain) if task == "forecast" else None,
         schema=Schema.from_document(about["schema"]) if about.get("schema") else None,
         lengths=None if lengths is None else (int(lengths["shortest"]), int(lengths["longest"])),
-        interval=about.get("interval"),
+        step=Step.read(about["step"]) if about.get("step") else None,
         plain=plain,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,8 @@ class Given:
     future: NDArray[np.float64] | None = None
     times: NDArray[Any] | None = None
     """(steps,): int64 nanoseconds since 1970 or float64."""
-    time_kind: Literal["number", "time"] | None = None
+    ahead: NDArray[Any] | None = None
+    """(sequences, horizon): the times of the steps to forecast, if steps have times."""
     warnings: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:

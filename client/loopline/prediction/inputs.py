@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,43 @@ def of_arrays(
     )
 
 
+def of_step(document: Document, step: Any) -> NDArray[Any]:
+    """One step of a sequence, (features,). Raises InputInvalid."""
+    found = _numbers(step, "the step")
+    if found.ndim == 0 and len(document.features) == 1:
+        found = found[None]
+    if found.ndim != 1:
+        raise refused(f"the step has the shape {found.shape}: give (features,)")
+    x = _steps(document, found[None], "the step")
+    check_values(document, Given(x=x, lengths=np.ones(1, np.int64), columns=columns_of(document.features), ids=("0",)))
+    return np.asarray(x[0])
+
+
+def of_static(document: Document, static: Any) -> Given:
+    """A sequence of which there is nothing yet but the values of the whole sequence. Raises InputInvalid."""
+    found = Given(
+        x=np.zeros((1, 0), np.float32), lengths=np.ones(1, np.int64), columns=(), **_besides(document, 1, static, None)
+    )
+    if found.static is not None:
+        _check_numbers(found, found.static, document.static)
+        if not document.takes_gaps:
+            _check_gaps(document, found)
+    return found
+
+
 def check(document: Document, given: Given) -> Given:
     """The sequences with warnings about what training has not seen. Raises InputInvalid where the model has no answer,
     because values are missing, or steps."""
-    _check_numbers(given, given.x, document.features, "")
+    check_values(document, given)
+    warnings = [*given.warnings, *_lengths_beyond(document, given), *_unknown_series(document, given)]
+    return replace(given, warnings=tuple(warnings))
+
+
+def check_values(document: Document, given: Given) -> None:
+    """Raises InputInvalid where the model has no answer."""
+    _check_numbers(given, given.x, document.features)
     if given.static is not None:
-        _check_numbers(given, np.repeat(given.static, given.lengths, axis=0), document.static, "")
-    if not document.takes_gaps:
-        _check_gaps(document, given)
+        _check_numbers(replace(given, lengths=np.ones(len(given), np.int64)), given.static, document.static)
     if document.forecast is not None:
         lookback = document.forecast.lookback
         short = np.flatnonzero(given.lengths < lookback)
@@ -74,8 +104,8 @@ def check(document: Document, given: Given) -> Given:
                 f"the forecast reads the last {lookback:,} steps, and there are {has:,}: give at least {lookback:,}",
                 given.named(short),
             )
-    warnings = [*given.warnings, *_lengths_beyond(document, given)]
-    return Given(**{**vars(given), "warnings": tuple(warnings)})
+    if not document.takes_gaps:
+        _check_gaps(document, given)
 
 
 # ---- steps
@@ -216,7 +246,7 @@ def _future(document: Document, count: int, future: Any) -> NDArray[np.float64] 
 # ---- values
 
 
-def _check_numbers(given: Given, x: NDArray[Any], features: Sequence[Feature], what: str) -> None:
+def _check_numbers(given: Given, x: NDArray[Any], features: Sequence[Feature]) -> None:
     """x (steps, features) of all sequences."""
     with np.errstate(invalid="ignore"):
         beyond = np.abs(x) > _LARGEST
@@ -244,6 +274,11 @@ def _check_gaps(document: Document, given: Given) -> None:
     columns: set[str] = set()
     sequences: set[int] = set()
     missing = np.isnan(given.x)
+    if document.forecast is not None:  # of the steps before the last ones only fillings are read
+        ends = np.cumsum(given.lengths)[:, None]
+        read = np.zeros(len(missing), np.bool_)
+        read[ends - 1 - np.arange(document.forecast.lookback)] = True
+        missing &= read[:, None]
     columns |= {document.features[place].name for place in np.flatnonzero(missing.any(axis=0))}
     if columns:
         sequences |= set(_of_steps(given, np.flatnonzero(missing.any(axis=1))).tolist())
@@ -291,6 +326,19 @@ def _lengths_beyond(document: Document, given: Given) -> list[str]:
                 f"{'answer' if one else 'answers'} may be worse"
             )
     return found
+
+
+def _unknown_series(document: Document, given: Given) -> list[str]:
+    """Warnings about series that have no scaling of their own."""
+    fit = None if document.forecast is None else document.forecast.fit
+    by_series = None if fit is None else fit.inputs or fit.outputs
+    if by_series is None:
+        return []
+    rows = [row for row, name in enumerate(given.ids) if name not in by_series.ids]
+    if not rows:
+        return []
+    is_not = "is not" if len(rows) == 1 else "are not"
+    return [f"{given.named(rows)} {is_not} in training, and scaled as all of training together"]
 
 
 def _listed(features: Sequence[Feature]) -> str:

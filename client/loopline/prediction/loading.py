@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from loopline.files.problems import FileInvalid
 from loopline.files.sequences import Column
 from loopline.prediction import document as documents
-from loopline.prediction import inputs, network, outcome, weights
+from loopline.prediction import inputs, network, outcome, streaming, weights
 from loopline.prediction.answers import Answer, Classification, Forecast, Multilabel, NextStep, Tags, Values
 from loopline.prediction.document import Document
-from loopline.prediction.errors import InputInvalid, ModelUnusable
+from loopline.prediction.errors import InputInvalid, ModelUnusable, refused
 from loopline.prediction.given import Given
 from loopline.prediction.outcome import Backend, Computed
+from loopline.prediction.streaming import Session
 
 BackendName = Literal["onnxruntime", "torch", "numpy"]
 BACKENDS = ("onnxruntime", "torch", "numpy")
@@ -102,10 +104,16 @@ class TrainedModel:
     ) -> Answer:
         """Answers about sequences.
 
-        `x` is one array (steps, features) or (sequences, steps, features) with `lengths`, a list of arrays (steps,
-        features) of different lengths, or texts. Numbers are as in the data that the model was trained on, and NaN is a
-        missing value. `static` (sequences, values) are the values of whole sequences, if the model reads some;
-        `future` (sequences, horizon, columns) is what is known ahead of time. `ids` name the sequences.
+        `x` is one of these:
+
+        - an array (steps, features) or (sequences, steps, features) with `lengths`, or a list of arrays (steps,
+          features) of different lengths. Numbers are as in the data that the model was trained on, and NaN is a missing
+          value. `static` (sequences, values) are the values of whole sequences, if the model reads some; `future`
+          (sequences, horizon, columns) is what is known ahead of time. `ids` name the sequences.
+        - texts: a str or a list of str.
+        - a table with the columns of the data set: of pandas, polars or pyarrow, or a mapping. What there is to predict
+          need not be there. Of a forecast with columns that are known ahead, the last rows have them alone.
+        - the path of a file or folder of any format that can be uploaded, with such columns.
 
         Raises InputInvalid, which names everything that the model cannot take.
         """
@@ -115,11 +123,33 @@ class TrainedModel:
             raise InputInvalid(error.problems) from error
         return self._answer(given)
 
+    def stream(self, *, static: Any = None) -> Session:
+        """A session that takes one sequence step by step, and answers after each. `static` (values,) are the values of
+        the whole sequence, if the model reads some.
+
+        Raises InputInvalid if the model cannot answer before a sequence ends, and says why.
+        """
+        document = self._document
+        if (why := streaming.refusal(document)) is not None:
+            raise refused(why)
+        made = network.Network(document.architecture, weights.read(self._folder, document.architecture))
+        given = inputs.of_static(document, static)
+
+        def named(values: NDArray[np.float64], warnings: Sequence[str]) -> Answer:
+            return _named(document, replace(given, warnings=tuple(warnings)), [(np.zeros(1, np.int64), values)])
+
+        return Session(document, made, document.preprocessing.static_values(given.batch(np.zeros(1, np.int64))), named)
+
     def _given(self, x: Any, lengths: Any, static: Any, future: Any, ids: Any) -> Given:
         document = self._document
-        if isinstance(x, str):
+        reads_texts = document.preprocessing.text is not None
+        if reads_texts and isinstance(x, str):
             x = [x]
-        if document.preprocessing.text is not None and isinstance(x, list | tuple):
+        if _is_table(x) or isinstance(x, str | os.PathLike):
+            if not all(each is None for each in (lengths, static, future, ids)):
+                raise refused("lengths, static, future and ids are for arrays and texts: a table has columns for them")
+            return _of_table_or_file(document, x)
+        if reads_texts and isinstance(x, list | tuple):
             return inputs.of_texts(document, x, static, ids)
         return inputs.of_arrays(document, x, lengths, static, future, ids)
 
@@ -128,6 +158,18 @@ class TrainedModel:
             (rows, self._backend.outcome(given.batch(rows))) for rows in given.batches()
         ]
         return _named(self._document, given, found)
+
+
+def _is_table(x: Any) -> bool:
+    return isinstance(x, Mapping) or hasattr(x, "__arrow_c_stream__")
+
+
+def _of_table_or_file(document: Document, x: Any) -> Given:
+    try:
+        from loopline.prediction import tables
+    except ModuleNotFoundError as error:
+        raise ModelUnusable(f'Tables and files need {error.name}: pip install "loopline[predict]".') from None
+    return tables.of_table(document, x) if _is_table(x) else tables.of_file(document, Path(x))
 
 
 def _named(document: Document, given: Given, found: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> Answer:
@@ -139,7 +181,11 @@ def _named(document: Document, given: Given, found: list[tuple[NDArray[np.int64]
         for rows, values in found:
             pieces = np.split(values, np.cumsum(given.lengths[rows])[:-1])
             by_sequence |= dict(zip(rows.tolist(), pieces, strict=True))
-        return Tags(**said, classes=classes, probabilities=tuple(by_sequence[row] for row in range(len(given))))
+        times = None
+        if given.times is not None:
+            times = tuple(_moments(each) for each in np.split(given.times, np.cumsum(given.lengths)[:-1]))
+        in_order = tuple(by_sequence[row] for row in range(len(given)))
+        return Tags(**said, classes=classes, probabilities=in_order, times=times)
     order = np.argsort(np.concatenate([rows for rows, _ in found]))
     values = np.concatenate([each for _, each in found])[order]
     if document.task == "classification":
@@ -157,9 +203,17 @@ def _named(document: Document, given: Given, found: list[tuple[NDArray[np.int64]
             values=values[:, :, :, middle],
             quantiles=quantiles,
             by_quantile=values if quantiles else None,
+            times=None if given.ahead is None else tuple(_moments(each) for each in given.ahead),
         )
     assert document.preprocessing.text is not None, "the next step is one of a text"  # noqa: S101
     return NextStep(**said, entries=outcome.entries(document.preprocessing.text), probabilities=values)
+
+
+def _moments(times: NDArray[Any]) -> list[Any]:
+    """Times as datetimes in UTC, or as numbers."""
+    if times.dtype.kind != "i":
+        return cast("list[Any]", times.tolist())
+    return cast("list[Any]", times.astype("datetime64[ns]").astype("datetime64[us]").tolist())
 
 
 def _first(folder: Path) -> BackendName:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from loopline.files import grids
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
-from services.training.files import grids
 from services.training.files.arrays import Arrays
 from services.training.files.summary import SeriesSummary
 
@@ -53,7 +53,7 @@ def summarised(arrays: Arrays) -> SeriesSummary | None:
         x = arrays.x_in_memory
         place = {column.name: number for number, column in enumerate(arrays.columns)}
         gaps = sum(bool(np.isnan(x[:, :, place[name]]).any()) for name in names)
-    grid = grids.of(arrays)
+    grid = grids.of(arrays.times, arrays.lengths, arrays.groups)
     return SeriesSummary(
         targets=list(names),
         columns=arrays.x.shape[2] + (0 if inside else len(names)),

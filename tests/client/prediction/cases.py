@@ -127,7 +127,7 @@ FORWARDS = [
 def made(case: Case) -> Run:
     """A run that has ended."""
     arrays = case.arrays()
-    if arrays.schema is not None:
+    if arrays.y.ndim == 3 and arrays.y.dtype.kind == "f":
         spec = forecast_spec(arrays, **case.changes)
     else:
         changes = {**case.changes, "data": {**SPLIT, **case.changes.get("data", {})}}
@@ -147,7 +147,10 @@ class Trained:
 
     @classmethod
     def of(cls, name: str, folder: Path) -> Trained:
-        case = CASES[name]
+        return cls.of_case(CASES[name], folder)
+
+    @classmethod
+    def of_case(cls, case: Case, folder: Path) -> Trained:
         run = made(case)
         for _ in runs.finish(run, folder):
             pass
@@ -167,11 +170,11 @@ class Trained:
     def y(self) -> NDArray[Any]:
         return self.arrays.y[self.rows]
 
-    def asked(self, model: TrainedModel) -> dict[str, Any]:
-        """The samples of the test, as the arguments of `predict`."""
-        if isinstance(self.run.data.test, Windows):
+    def asked(self, model: TrainedModel, rows: NDArray[np.int64] | None = None) -> dict[str, Any]:
+        """Some samples, by default those of the test, as the arguments of `predict`."""
+        if rows is None and isinstance(self.run.data.test, Windows):
             return self._series(model, self.run.data.test)
-        arrays, rows = self.arrays, self.rows
+        arrays, rows = self.arrays, self.rows if rows is None else rows
         static = (
             None if arrays.static is None else self._numbered(arrays.static[rows], arrays.static_columns, model.static)
         )

@@ -1,0 +1,117 @@
+"""A session answers after each step what the model answers about the whole sequence until there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from loopline import InputInvalid, load
+from loopline.prediction.answers import Classification, NextStep, Tags
+
+from tests.client.prediction.cases import FORWARDS, Case, Trained, numbers
+from tests.training.building import mixed, tagged
+
+Model = Callable[[str], Trained]
+CLOSE = {"rtol": 2e-4, "atol": 1e-5}
+
+
+def check(case: Trained, sequences: int = 4) -> None:
+    """Compares every step of some sequences."""
+    model = load(case.folder)
+    asked = case.asked(model)
+    for row, x in enumerate(asked["x"][:sequences]):
+        static = None if asked["static"] is None else asked["static"][row]
+        session = model.stream(static=static)
+        whole = None if static is None else static[None]
+        for step in range(1, len(x) + 1):
+            expected = numbers(model.predict([x[:step]], static=whole))
+            np.testing.assert_allclose(numbers(session.push(x[step - 1]))[-1], expected[-1], **CLOSE)
+        assert session.steps == len(x)
+
+
+@pytest.mark.parametrize("name", [name for name in FORWARDS if name not in ("forecast", "quantiles", "words", "next")])
+def test_each_answer_is_that_about_the_steps_so_far(trained_model: Model, name: str) -> None:
+    check(trained_model(name))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+@pytest.mark.parametrize("pooling", ["last", "final", "mean", "max", "attention"])
+def test_all_cells_and_poolings_are_carried_from_step_to_step(tmp_path: Any, cell: str, pooling: str) -> None:
+    changes = {
+        "architecture": {"cell": cell, "pooling": pooling, "num_layers": 2},
+        "training": {"epochs": 1},
+        "data": {"missing": "forward", "differences": "append", "scaling": "standard", "missing_mask": True},
+    }
+    check(Trained.of_case(Case(lambda: mixed(samples=30), changes), tmp_path), sequences=2)
+
+
+def test_tags_come_step_by_step(tmp_path: Any) -> None:
+    case = Trained.of_case(Case(tagged, {"data": {"scaling": "standard"}}), tmp_path)
+    check(case)
+    answer = load(case.folder).stream().push([0.0, 1.0])
+    assert isinstance(answer, Tags)
+    assert [len(labels) for labels in answer.labels] == [1]
+
+
+def test_texts_come_in_pieces(trained_model: Model) -> None:
+    model = load(trained_model("words").folder)
+    session = model.stream()
+    np.testing.assert_allclose(numbers(session.push("")), numbers(model.predict("")), **CLOSE)
+    for piece, text in (("the room", "the room"), (" was great", "the room was great"), ("!", "the room was great!")):
+        np.testing.assert_allclose(numbers(session.push(piece)), numbers(model.predict(text)), **CLOSE)
+    following = load(trained_model("next").folder)
+    session = following.stream()
+    for piece, text in (("", ""), ("a", "a"), ("b, ", "ab, "), ("\nc", "ab, \nc")):
+        answer = session.push(piece)
+        assert isinstance(answer, NextStep)
+        np.testing.assert_allclose(numbers(answer), numbers(following.predict(text)), **CLOSE)
+
+
+def test_what_cannot_be_answered_before_the_end_is_refused(trained_model: Model, tmp_path: Any) -> None:
+    for name, sentence in (
+        ("attention", "the model reads each sequence backwards too"),
+        ("forecast", "a forecast reads the last 5 steps anew each time"),
+    ):
+        with pytest.raises(InputInvalid, match=sentence):
+            load(trained_model(name).folder).stream()
+    for number, (data, sentence) in enumerate(
+        (
+            ({"missing": "linear"}, "with a line to the next value"),
+            ({"missing": "mean", "scaling": "standard", "scaling_over": "per_sequence"}, "scales each sequence by all"),
+            ({"missing": "mean", "max_length": 3, "cut": "start"}, "the model reads the last 3 steps anew"),
+        )
+    ):
+        changes = {"training": {"epochs": 1}, "data": data}
+        case = Trained.of_case(Case(lambda: mixed(samples=30), changes), tmp_path / str(number))
+        with pytest.raises(InputInvalid, match=sentence):
+            load(case.folder).stream()
+
+
+def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(trained_model: Model) -> None:
+    model = load(trained_model("plain").folder)
+    session, other = model.stream(), model.stream()
+    session.push([1.0, 2.0, 3.0])
+    for step, sentence in (
+        ([1.0, 2.0], "the step: it has 2 features"),
+        ([[1.0, 2.0, 3.0]], r"the step has the shape \(1, 3\)"),
+        ([1.0, float("nan"), 3.0], "values are missing"),
+        ("abc", "it has the type"),
+    ):
+        with pytest.raises(InputInvalid, match=sentence):
+            session.push(step)
+    other.push([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(numbers(session.push(np.ones(3))), numbers(other.push(np.ones(3))))
+    with pytest.raises(InputInvalid, match="the next piece of a text is a str, and this is int"):
+        load(trained_model("words").folder).stream().push(3)
+
+
+def test_a_sequence_that_gets_longer_than_those_of_training_is_answered_with_a_warning(trained_model: Model) -> None:
+    model = load(trained_model("plain").folder)
+    high = model.card["data"]["lengths"]["longest"]
+    session = model.stream()
+    answers = [session.push(np.zeros(3)) for _ in range(high + 1)]
+    assert answers[-2].warnings == ()
+    assert f"the sequence has {high + 1} steps, more than any in training" in answers[-1].warnings[0]
+    assert isinstance(answers[-1], Classification)
