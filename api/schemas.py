@@ -172,11 +172,11 @@ class Retrained(Answer):
 
 
 class Baseline(Answer):
-    """The simplest constant answer to the task, taken from the training split and scored on the same splits as the
+    """The best of the trivial answers to the task, fitted on the training split and scored on the same splits as the
     model."""
 
     answer: str
-    """The constant answer, for example `the most frequent class (3)`."""
+    """The trivial answer, for example `the most frequent class (3)`."""
     metrics: dict[str, float | None]
     metric: str
     """The metric that decides whether the model beats the baseline."""

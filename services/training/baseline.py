@@ -1,25 +1,30 @@
-"""What a model has to beat to have learnt anything: the plainest answer to its task, the same for every sample."""
+"""What a model has to beat to have learnt anything: the plainest answer to its task, the same for every sample, and a
+linear model that knows no order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from services.training import epochs, forecasts, measures, ngrams
+from torch import Tensor
+
+from services.training import forecasts, linear, measures, ngrams, rivals
 from services.training.continuation import Continuation
 from services.training.loop import Run
-from services.training.measures import MEASURES, SPLITS
+from services.training.measures import SPLITS
+from services.training.parts import Part
+from services.training.rivals import Metrics
 from services.training.tasks import known
 
 FEW_UPDATES = 200
 """A model that was updated less often has mostly not been trained enough."""
 
 
-def of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
-    """The baseline of a run with these metrics, learnt from the training split and judged on the same splits as they:
-    `{"answer", "metrics", "metric", "is_beaten", "message"}`. `metric` is the one by which the model beats it or does
-    not, on the test split if there is one. `message` is a sentence where it does not."""
-    found = _of(run, metrics)
+def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
+    """The baseline of a run with these metrics, learnt from the training split and judged on the same splits as they
+    (`rivals.compared`). The metric by which the model beats it or does not is of the test split if there is one.
+    `thorough` fits a linear model too, where the task has one."""
+    found = _of(run, metrics, thorough)
     if found["message"]:
         found["message"] += _advice(run)
     return found
@@ -37,36 +42,27 @@ def _advice(run: Run) -> str:
     )
 
 
-def _of(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+def _of(run: Run, metrics: Metrics, thorough: bool) -> dict[str, Any]:
     task, data = run.data.task, run.data
     if task.of_series:
         return forecasts.baseline(run, metrics)
     if isinstance(run.data, Continuation):
         return ngrams.baseline(run, metrics)
-    answer = task.plain(data.train.y, data.output_size)  # (output_size,)
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    found: dict[str, float | None] = {}
-    for split, part in parts.items():
-        if part is not None and f"{split}_loss" in metrics:
-            outputs = answer.expand(len(part.y), -1)
-            judged = task.metrics(outputs, part.y, data.target_scaling.scale)
-            found |= {f"{split}_{name}": value for name, value in judged.items()}
+    judged = {name: part for name, part in parts.items() if part is not None and f"{name}_loss" in metrics}
     name = measures.default(task.answers(data.output_size))
-    split = next(split for split in SPLITS if f"{split}_{name}" in found)
-    metric = f"{split}_{name}"
-    value, plain = metrics.get(metric), found[metric]
-    is_beaten = value is not None and (plain is None or MEASURES[name].is_better(value, plain))
-    words = task.plain_words(answer, data.classes)
-    message = None
-    if not is_beaten and value is not None:
-        message = (
-            f"The model does not beat its baseline: {metric} is {value:.4g}, and always answering with {words} gives "
-            f"{plain:.4g}."
-        )
-    return {
-        "answer": words,
-        "metrics": epochs.finite(found),
-        "metric": metric,
-        "is_beaten": is_beaten,
-        "message": message,
-    }
+    answer = task.plain(data.train.y, data.output_size)  # (output_size,)
+    constant = task.plain_words(answer, data.classes)
+    found = {constant: _named(judged, lambda part: _of_constant(run, answer, part))}
+    if thorough and (model := linear.fitted(data)) is not None:
+        found[linear.words(data)] = _named(judged, lambda part: model.metrics(data, part))
+    metric = f"{next(split for split in SPLITS if split in judged)}_{name}"
+    return rivals.compared(metrics, found, metric, {constant: f"always answering with {constant}"})
+
+
+def _of_constant(run: Run, answer: Tensor, part: Part) -> Metrics:
+    return run.data.task.metrics(answer.expand(len(part.y), -1), part.y, run.data.target_scaling.scale)
+
+
+def _named(parts: Mapping[str, Part], metrics: Callable[[Part], Metrics]) -> dict[str, float | None]:
+    return {f"{split}_{name}": value for split, part in parts.items() for name, value in metrics(part).items()}

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.training import epochs
+from services.training import rivals
 from services.training.loop import Run
-from services.training.measures import MEASURES, SPLITS
+from services.training.measures import SPLITS
 from services.training.tasks.forecast import Forecast
 from services.training.windows import Forecasting, Windows
 
@@ -47,23 +47,8 @@ def baseline(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
     }
     name = next((each for each in COMPARED_BY if metrics.get(f"{judged[0]}_{each}") is not None), COMPARED_BY[-1])
     metric = f"{judged[0]}_{name}"
-    best = min(found, key=lambda season: _or_infinite(found[season][metric]))
-    value, plain = metrics.get(metric), found[best][metric]
-    is_beaten = value is not None and (plain is None or MEASURES[name].is_better(value, plain))
-    message = None
-    if not is_beaten and value is not None:
-        message = (
-            f"The model does not beat its baseline: {metric} is {value:.4g}, and always answering with {words(best)} "
-            f"gives {plain:.4g}."
-        )
-    return {
-        "answer": words(best),
-        "metrics": epochs.finite(found[best]),
-        "metric": metric,
-        "is_beaten": is_beaten,
-        "message": message,
-        "others": {words(season): epochs.finite(each) for season, each in found.items() if season != best},
-    }
+    plain = {words(season): each for season, each in found.items()}
+    return rivals.compared(metrics, plain, metric, {each: f"always answering with {each}" for each in plain})
 
 
 def words(season: int) -> str:
@@ -79,7 +64,3 @@ def _of(run: Run) -> tuple[Forecasting, Forecast]:
 
 def _metrics(task: Forecast, part: Any, season: int) -> dict[str, float | None]:
     return task.metrics_of_kept(naive(part, season), part.targets(torch.arange(len(part))).cpu(), 0)
-
-
-def _or_infinite(value: float | None) -> float:
-    return float("inf") if value is None else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from loopline.preprocessing.texts import Vocabulary
 from numpy.typing import NDArray
 
-from services.training import epochs
+from services.training import rivals
 from services.training.bptt import Unrolled
 from services.training.loop import Run
 from services.training.measures import SPLITS
@@ -96,21 +95,7 @@ def baseline(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
                 **TASK.metrics_of_loss(float(-np.log(chances).mean())),
             }
             each |= {f"{split}_{name}": value for name, value in known.items()}
-    metric = f"{judged[0]}_{COMPARED_BY}"
-    words = min(found, key=lambda name: found[name][metric] or math.inf)
-    value, plain = metrics.get(metric), found[words][metric]
-    is_beaten = value is not None and (plain is None or value < plain)
-    message = None
-    if not is_beaten and value is not None:
-        message = f"The model does not beat its baseline: {metric} is {value:.4g}, and {words}, gives {plain:.4g}."
-    return {
-        "answer": words,
-        "metrics": epochs.finite(found.pop(words)),
-        "metric": metric,
-        "is_beaten": is_beaten,
-        "message": message,
-        "others": {name: epochs.finite(each) for name, each in found.items()},
-    }
+    return rivals.compared(metrics, found, f"{judged[0]}_{COMPARED_BY}", {each: f"{each}," for each in found})
 
 
 def _steps(part: Any) -> tuple[Codes, Codes]:

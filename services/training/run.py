@@ -521,7 +521,7 @@ def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
         "stopped_early": False,
         **({"rollbacks": run.state.rollbacks.count} if run.training.on_divergence else {}),
         "metrics": metrics,
-        "baseline": baseline.of(run, metrics),
+        "baseline": baseline.of(run, metrics, thorough=False),
         **({"fold": run.fold.number} if run.fold.number else {}),
         **folds.summary(run.fold),
     }

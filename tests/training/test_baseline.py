@@ -1,4 +1,4 @@
-"""The plainest answer to each task: learnt from the training split alone, judged on the splits of the result."""
+"""The plainest answers to each task: learnt from the training split alone, judged on the splits of the result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from services.training import baseline
+from services.training import baseline, linear
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, evaluate
 from services.training.run import finish
-from tests.training.building import classes, document, events, make_run, tagged, trained, values
+from tests.training.building import classes, document, events, make_run, of_many_lengths, tagged, trained, values
 
 GIVEN = {"split": {"validation": "given", "test": "given"}}
 SPLIT = np.array([0] * 12 + [1] * 6 + [2] * 6, dtype=np.int8)
@@ -31,6 +32,12 @@ def of(arrays: Arrays, **changes: Any) -> tuple[Run, dict[str, Any]]:
     parts = {"validation": run.data.validation, "test": run.data.test}
     metrics = {f"{name}_{key}": value for name, part in parts.items() for key, value in evaluate(run, part).items()}
     return run, baseline.of(run, metrics)
+
+
+def constant(found: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of the answer that is always the same, by its words."""
+    answers = {found["answer"]: found["metrics"], **found.get("others", {})}
+    return {words: metrics for words, metrics in answers.items() if not words.startswith("a linear model")}
 
 
 def test_of_classes_it_is_the_most_frequent_one_of_training() -> None:
@@ -81,8 +88,9 @@ def test_of_values_it_is_the_mean_of_training_in_the_unit_of_the_data(scaling: s
     trained(run)
     found = baseline.of(run, {"test_loss": 0.0, "test_rmse": 0.0})
     errors = arrays.y[18:].astype(np.float64) - arrays.y[:12].astype(np.float64).mean(axis=0)
-    assert found["metrics"]["test_rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-5)
-    assert found["metrics"]["test_mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    [plain] = constant(found).values()
+    assert plain["test_rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-5)
+    assert plain["test_mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
     assert (found["metric"], found["is_beaten"]) == ("test_rmse", True)
 
 
@@ -91,15 +99,86 @@ def test_of_tags_it_is_the_most_frequent_tag_of_the_valid_steps() -> None:
     run, found = of(arrays)
     valid = np.arange(7) < arrays.lengths[:, None]
     best = np.bincount(arrays.y[:12, :, 0][valid[:12]]).argmax()
-    assert found["answer"] == f"the most frequent tag ({best})"
-    assert found["metrics"]["test_accuracy"] == float((arrays.y[18:, :, 0][valid[18:]] == best).mean())
-    assert found["metrics"]["test_accuracy"] != float((arrays.y[18:, :, 0] == best).mean())
+    plain = constant(found)[f"the most frequent tag ({best})"]
+    assert plain["test_accuracy"] == float((arrays.y[18:, :, 0][valid[18:]] == best).mean())
+    assert plain["test_accuracy"] != float((arrays.y[18:, :, 0] == best).mean())
     assert run.data.task.name == "tags"
 
 
 def test_a_model_that_has_learnt_something_beats_it() -> None:
-    _, found = of(classes(), training={"epochs": 60, "optimizer": {"name": "adam", "lr": 0.05}})
+    _, found = of(in_order_only(), training={"epochs": 60, "optimizer": {"name": "adam", "lr": 0.05}})
     assert (found["is_beaten"], found["message"]) == (True, None)
+    assert found["answer"].startswith("the most frequent class")
+    assert found["others"][MEANS]["test_accuracy"] == found["metrics"]["test_accuracy"]
+
+
+def in_order_only() -> Arrays:
+    """Sequences that rise or fall: their means say nothing."""
+    rises = np.arange(24) % 2
+    line = np.linspace(-1.0, 1.0, 6) * (2 * rises[:, None] - 1)
+    x = line * np.random.default_rng(2).uniform(0.5, 1.5, (24, 1))
+    return Arrays(x=x[:, :, None].astype(np.float32), lengths=np.full(24, 6, np.int64), y=rises)
+
+
+MEANS, STEPS = "a linear model of the mean of each feature", "a linear model of each single step"
+
+
+def by_hand(x: NDArray[Any], y: NDArray[Any], asked: NDArray[Any]) -> NDArray[Any]:
+    """The classes by normal densities of one covariance, which is drawn towards equal variances."""
+    shift, scale = x.mean(axis=0), x.std(axis=0)
+    x, asked = (x - shift) / scale, (asked - shift) / scale
+    kinds, counts = np.unique(y, return_counts=True)
+    means = np.stack([x[y == kind].mean(axis=0) for kind in kinds])
+    within = x - means[np.searchsorted(kinds, y)]
+    covariance, share = within.T @ within / len(x), x.shape[1] / (x.shape[1] + len(x))
+    covariance = (1 - share) * covariance + share * np.eye(x.shape[1]) * np.trace(covariance) / x.shape[1]
+    apart = asked[:, None] - means
+    distances = np.einsum("nkf,fg,nkg->nk", apart, np.linalg.inv(covariance), apart)
+    return kinds[(np.log(counts / len(y)) - distances / 2).argmax(axis=1)]
+
+
+def test_a_linear_model_of_the_means_of_sequences_is_the_baseline_where_it_is_better() -> None:
+    arrays = of_many_lengths(classes())
+    run, found = of(arrays, training={"epochs": 1})
+    assert (found["answer"], list(found["others"])) == (MEANS, ["the most frequent class (0)"])
+    means = arrays.x.sum(axis=1, dtype=np.float64) / arrays.lengths[:, None]
+    answers = by_hand(means[:12], arrays.y[:12], means[18:])
+    assert found["metrics"]["test_accuracy"] == (answers == arrays.y[18:]).mean() > 0.5
+    worse = baseline.of(run, {"test_loss": 9.0, "test_accuracy": 0.0})["message"]
+    assert worse.startswith(f"The model does not beat its baseline: test_accuracy is 0, and {MEANS} gives ")
+
+
+def test_a_linear_model_of_tags_reads_single_valid_steps() -> None:
+    arrays = tagged(length=9, kinds=2)
+    _, found = of(arrays, training={"epochs": 1})
+    valid = np.arange(9) < arrays.lengths[:, None]
+    (x, y), (asked, expected) = (
+        (arrays.x[rows][valid[rows]], arrays.y[rows][valid[rows], 0]) for rows in (slice(12), slice(18, 24))
+    )
+    assert found["answer"] == STEPS
+    assert found["metrics"]["test_accuracy"] == (by_hand(x.astype(float), y, asked) == expected).mean() > 0.8
+
+
+def test_a_linear_model_of_labels_and_of_values_finds_what_the_means_say() -> None:
+    given = values()
+    _, found = of(given, training={"epochs": 1})
+    assert found["answer"] == MEANS
+    assert found["metrics"]["test_r2"] > 0.7
+    _, found = of(replace(given, y=(given.y > 0).astype(np.int64)), training={"epochs": 1})
+    assert found["answer"] == MEANS
+    assert found["metrics"]["test_label_accuracy"] > 0.7
+
+
+def test_a_linear_model_draws_nothing_and_wants_few_features() -> None:
+    run, found = of(classes(), training={"epochs": 1})
+    before = torch.get_rng_state()
+    again = baseline.of(run, {"test_loss": 9.0, "test_accuracy": 0.0, "validation_loss": 9.0})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again["metrics"] == found["metrics"]
+    plain = baseline.of(run, {"test_loss": 9.0, "test_accuracy": 0.0}, thorough=False)
+    assert plain["answer"].startswith("the most frequent class")
+    assert "others" not in plain
+    assert linear.fitted(make_run(classes(features=linear.MOST_FEATURES + 1)).data) is None
 
 
 def test_without_another_split_it_is_judged_on_the_training_split(tmp_path: Path) -> None:
@@ -108,7 +187,7 @@ def test_without_another_split_it_is_judged_on_the_training_split(tmp_path: Path
     *_, last = finish(run, tmp_path)
     found = last.result["baseline"]
     assert found["metric"] == "train_accuracy"
-    assert found["metrics"]["train_accuracy"] == pytest.approx(1 / 3)
+    assert next(iter(constant(found).values()))["train_accuracy"] == pytest.approx(1 / 3)
 
 
 @pytest.fixture
@@ -129,7 +208,8 @@ def test_a_model_that_does_not_beat_it_says_so_in_an_event_and_in_its_result(
     found = last["result"]["baseline"]
     assert found["is_beaten"] is False
     assert found["message"].startswith("The model does not beat its baseline: test_accuracy is 0.")
-    assert "always answering with the most frequent class (0) gives 0.7333. It was updated only " in found["message"]
+    assert f"{found['answer']} gives 0." in found["message"]
+    assert "It was updated only " in found["message"]
     notes = [event for event in told if event["event"] == "note" and event["type"] == "baseline"]
     assert [(note["level"], note["message"]) for note in notes] == [("warning", found["message"])]
     assert json.loads((tmp_path / "out" / "model.json").read_text())["baseline"] == found
@@ -141,4 +221,4 @@ def test_random_data_is_not_warned_of_though_nothing_can_be_learnt_from_it(
     spec = {**order["spec"], "data": {"synthetic": {"samples": 60, "length": 4, "features": 2, "seed": 1}}}
     *told, last = events({**order, "spec": spec, "data": None})
     assert [event for event in told if event["event"] == "note"] == []
-    assert last["result"]["baseline"]["answer"].startswith("the most frequent class")
+    assert constant(last["result"]["baseline"])

@@ -117,14 +117,14 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
     lines = done.stderr.splitlines()
     assert lines[0].startswith("Training ")
     assert lines[0].endswith("parameters on cpu, 1 threads: 3 epochs of 5 steps")
-    assert [line.split()[:2] for line in lines[1:]] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
+    assert [line.split()[:2] for line in lines[1:4]] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]
     assert "Trained after 3 epochs; the best was epoch" in done.stdout
     assert str(out / "model.safetensors") in done.stdout
-    assert "  baseline               validation_accuracy 0." in done.stdout
+    assert "  baseline               validation_accuracy " in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
     again = command(write(YAML), "--out", out, "--threads", "1", "--quiet")
-    assert (again.returncode, again.stderr) == (0, "")
+    assert (again.returncode, again.stderr.splitlines()) == (0, lines[4:])  # warnings alone
     assert again.stdout == done.stdout  # the same numbers, to the last digit shown
     assert load_file(out / "model.safetensors").keys() == weights.keys()
     assert not list(out.glob("*.part"))
@@ -379,6 +379,7 @@ def test_data_that_may_have_been_meant_otherwise_is_told_before_training(
     assert loud.stderr.splitlines()[1].startswith("Training ")
     quiet = command(job, "--out", tmp_path / "quiet", "--threads", "1", "--quiet")
     assert quiet.stderr.startswith(sentence)
-    assert len(quiet.stderr.splitlines()) == 1
+    assert quiet.stderr.count("warning: ") == 1 + quiet.stderr.count("does not beat its baseline")
     said = command(write(training={"loss": "bce"}), "--out", tmp_path / "said", "--threads", "1", "--quiet")
-    assert (said.returncode, said.stderr) == (0, "")
+    assert said.returncode == 0
+    assert "Each row of y" not in said.stderr
