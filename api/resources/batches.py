@@ -71,7 +71,7 @@ _BODY = {
     "",
     operation_id="submitBatch",
     request_body=_BODY,
-    responses={200: schemas.DryRunList, 202: schemas.Batch, **openapi.problems(409, 413, 415)},
+    responses={202: schemas.Batch, 200: schemas.DryRunList, **openapi.problems(409, 413, 415)},
 )
 def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response:
     """Submit jobs together

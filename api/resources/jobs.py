@@ -53,7 +53,7 @@ _BODY = {
     "",
     operation_id="submitJob",
     request_body=_BODY,
-    responses={200: schemas.DryRun, 202: schemas.Job, **openapi.problems(409, 413, 415)},
+    responses={202: schemas.Job, 200: schemas.DryRun, **openapi.problems(409, 413, 415)},
 )
 def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response:
     """Submit a job

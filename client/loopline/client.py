@@ -21,12 +21,12 @@ import httpx
 from loopline import spec as specs
 from loopline import uploading
 from loopline.batch import Batch
-from loopline.errors import BadRequest, NotFound
+from loopline.errors import BadRequest, NotFound, ServiceError
 from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
 from loopline.schedules import Schedules
-from loopline.types import Dataset, Delivery, Health, Identity, InboxFile, Key, Preset, Webhook, Worker
+from loopline.types import Dataset, Delivery, DryRun, Health, Identity, InboxFile, Key, Preset, Webhook, Worker
 
 Spec = Mapping[str, Any] | str | Path | specs.SpecFile
 """A mapping, the path of a YAML or JSON file, or a SpecFile."""
@@ -98,11 +98,13 @@ class Client:
         If the spec's `data.dataset` is the path of a file (relative to the folder of the spec), the file is uploaded
         first, and the spec that is sent has the name of the data set instead. Two calls with the same
         `idempotency_key` return the same job. Without this argument each call gets its own key, so a retry after a
-        broken connection does not create a second job.
+        broken connection does not create a second job. The service checks the spec before a file is uploaded.
         Raises BadRequest with every problem of the spec.
         """
+        document = _read(spec)
+        self._check_before_upload("/v1/jobs", document, [document])
         with self.uploads_for_job() as uploaded:
-            response = self._submitted("/v1/jobs", self._readied(spec, uploaded), idempotency_key)
+            response = self._submitted("/v1/jobs", self._readied(document, uploaded), idempotency_key)
         return Job.of(self._http.object_in(response), self._http)
 
     def submit_batch(
@@ -117,18 +119,49 @@ class Client:
         Each spec is given as in `submit`. name: the name of the batch; default: the name of the spec with the matrix.
         Raises BadRequest with every problem of every job.
         """
+        documents = _several(spec)
+        if any(map(specs.local_files, documents)):
+            self._check_before_upload("/v1/batches", _together(spec, documents, name), documents)
         with self.uploads_for_job() as uploaded:
-            if isinstance(spec, Mapping | str | Path | specs.SpecFile):
-                document = self._readied(spec, uploaded)
-                if name is not None and document.has_matrix():
-                    document.set(("name",), name, verbatim=True)
-                elif name is not None:  # the job keeps its own
-                    document = specs.together([document], name)
-            else:
-                document = specs.together([self._readied(each, uploaded) for each in spec], name)
-            response = self._submitted("/v1/batches", document, idempotency_key)
+            documents = [self._readied(each, uploaded) for each in documents]
+            response = self._submitted("/v1/batches", _together(spec, documents, name), idempotency_key)
         replayed = response.headers.get("Idempotency-Replayed") == "true"
         return Batch.of(self._http.object_in(response), self._http, replayed=replayed)
+
+    def dry_run(self, spec: Spec) -> DryRun:
+        """What `submit` would do: checks the spec and says what the job would be. Nothing is uploaded or stored.
+
+        If `data.dataset` is the path of a file, the spec is checked without it. Raises BadRequest with every problem;
+        ServiceError with status 405 if the service is of an older version, which has no dry runs.
+        """
+        return DryRun.of(self._http.object_in(self._tried("/v1/jobs", _read(spec))))
+
+    def dry_run_batch(self, spec: Spec | Sequence[Spec], *, name: str | None = None) -> list[DryRun]:
+        """The same for the jobs of `submit_batch`, in their order."""
+        answer = self._http.object_in(self._tried("/v1/batches", _together(spec, _several(spec), name)))
+        listed = answer.get("data")
+        return [DryRun.of(document) for document in listed] if isinstance(listed, list) else []
+
+    def _tried(self, path: str, document: specs.SpecFile) -> httpx.Response:
+        # `?dry_run=true` would do the same, but an older service ignores it and submits the job.
+        headers = {"Content-Type": document.media_type}
+        try:
+            return self._http.send("POST", f"{path}/dry-run", headers=headers, body=document.text.encode())
+        except BadRequest as error:
+            if error.status != HTTPStatus.METHOD_NOT_ALLOWED:
+                raise
+            older = f"The service at {self.base_url} is of an older version, which has no dry runs."
+            raise ServiceError(older, status=error.status) from None
+
+    def _check_before_upload(self, path: str, document: specs.SpecFile, documents: Sequence[specs.SpecFile]) -> None:
+        """If a file is to be uploaded for it, has the service check the document first. Raises BadRequest."""
+        if not any(map(specs.local_files, documents)):
+            return
+        try:
+            self._tried(path, document)
+        except ServiceError as error:
+            if error.status != HTTPStatus.METHOD_NOT_ALLOWED:
+                raise
 
     def batch(self, batch_id: str) -> Batch:
         """The batch with this id, with its jobs. Raises NotFound."""
@@ -151,12 +184,11 @@ class Client:
                 on_withdrawn(dataset)
             raise
 
-    def _readied(self, spec: Spec, uploaded: list[Dataset]) -> specs.SpecFile:
+    def _readied(self, document: specs.SpecFile, uploaded: list[Dataset]) -> specs.SpecFile:
         def upload(path: Path, schema: Mapping[str, Any]) -> str:
             uploaded.append(self.upload(path, schema=schema))
             return uploaded[-1].reference
 
-        document = copy.copy(spec) if isinstance(spec, specs.SpecFile) else specs.read(spec)
         return specs.with_local_dataset(document, upload)
 
     def _submitted(self, path: str, document: specs.SpecFile, idempotency_key: str | None) -> httpx.Response:
@@ -384,6 +416,28 @@ class Client:
     def health(self) -> Health:
         """Whether the service can accept jobs. Raises ServiceUnreachable if nothing answers."""
         return Health.of(self._http.object_in(self._http.send("GET", "/v1/health/ready", expected=503)))
+
+
+def _read(spec: Spec) -> specs.SpecFile:
+    return copy.copy(spec) if isinstance(spec, specs.SpecFile) else specs.read(spec)
+
+
+def _several(spec: Spec | Sequence[Spec]) -> list[specs.SpecFile]:
+    is_one = isinstance(spec, Mapping | str | Path | specs.SpecFile)
+    return [_read(spec)] if is_one else [_read(each) for each in spec]  # type: ignore[arg-type, union-attr]
+
+
+def _together(spec: Spec | Sequence[Spec], documents: Sequence[specs.SpecFile], name: str | None) -> specs.SpecFile:
+    """The document of a batch: one spec as it is, or a list of them."""
+    if not isinstance(spec, Mapping | str | Path | specs.SpecFile):
+        return specs.together(documents, name)
+    [document] = documents
+    if name is not None and document.has_matrix():
+        document = copy.copy(document)
+        document.set(("name",), name, verbatim=True)
+    elif name is not None:  # the job keeps its own
+        document = specs.together([document], name)
+    return document
 
 
 def _webhook(webhook_id: str) -> str:

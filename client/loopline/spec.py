@@ -131,37 +131,61 @@ def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
     return SpecFile(text, "application/yaml", Path())
 
 
-def with_local_dataset(spec: SpecFile, upload: Callable[[Path, Mapping[str, Any]], str]) -> SpecFile:
-    """Uploads each data set that `data.dataset` or the matrix gives as a path, and replaces the path by its name.
-    `upload` is called with the path and the spec's `data.schema`.
-
-    Raises BadRequest if a file does not exist.
-    """
+def local_files(spec: SpecFile) -> dict[str, Path]:
+    """The data sets that `data.dataset` or the matrix gives as paths, by their JSON pointers. Whether they exist is not
+    looked at. Empty if the text of the spec cannot be read: the service says better what is wrong with it."""
     try:
         named, listed = spec.value(DATASET), spec.words(DATASETS)
     except BadRequest:
-        return spec  # the service says better what is wrong with the text
-    files = {place: _file(spec, word, f"{LISTED}/{place}") for place, word in enumerate(listed or []) if is_path(word)}
-    single = _file(spec, named, "/data/dataset") if named is not None and is_path(named) else None
-    if single is None and not files:
+        return {}
+    words = {f"{LISTED}/{place}": word for place, word in enumerate(listed or [])}
+    if named is not None:
+        words["/data/dataset"] = named
+    return {pointer: spec.folder / Path(word).expanduser() for pointer, word in words.items() if is_path(word)}
+
+
+def missing(pointer: str, path: Path) -> Problem | None:
+    """What is wrong with the path of a file that does not exist."""
+    if path.exists():
+        return None
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, 1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return Problem(pointer, f"there is no file {path.absolute()}{meant}")
+
+
+def with_local_dataset(spec: SpecFile, upload: Callable[[Path, Mapping[str, Any]], str]) -> SpecFile:
+    """Uploads each data set that the spec gives as a path, and replaces the path by its name. `upload` is called with
+    the path and the spec's `data.schema`.
+
+    Raises BadRequest if a file does not exist.
+    """
+    files = local_files(spec)
+    if not files:
         return spec
+    if lost := [problem for pointer, path in files.items() if (problem := missing(pointer, path))]:
+        raise refused(lost)
     changed, schema = copy.copy(spec), spec.document(SCHEMA)
 
-    def uploaded(path: Path, pointer: str) -> str:
+    def uploaded(pointer: str) -> str:
         try:
-            return upload(path, schema)
+            return upload(files[pointer], schema)
         except BadRequest as error:
             raise _of_spec(error, pointer) from error
 
-    if single is not None:
-        changed.set(DATASET, uploaded(single, "/data/dataset"), verbatim=True)
-    if files:
-        words = [
-            uploaded(files[place], f"{LISTED}/{place}") if place in files else word
-            for place, word in enumerate(listed or [])
-        ]
+    if "/data/dataset" in files:
+        changed.set(DATASET, uploaded("/data/dataset"), verbatim=True)
+    if listed := spec.words(DATASETS):
+        places = {f"{LISTED}/{place}": word for place, word in enumerate(listed)}
+        words = [uploaded(pointer) if pointer in files else word for pointer, word in places.items()]
         changed.set(DATASETS, json.dumps(words))
     return changed
+
+
+def refused(problems: Sequence[Problem]) -> BadRequest:
+    """The error for a spec with these problems, in the service's words."""
+    many = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return BadRequest(f"The spec has {many}.", problems=problems)
 
 
 def _of_spec(error: BadRequest, pointer: str) -> BadRequest:
@@ -171,17 +195,6 @@ def _of_spec(error: BadRequest, pointer: str) -> BadRequest:
         place = pointer if one.pointer == "/file" else one.pointer.replace("/query/", "/data/schema/", 1)
         problems.append(Problem(place, one.detail))
     return BadRequest(error.message, status=error.status, code=error.code, problems=problems)
-
-
-def _file(spec: SpecFile, named: str, pointer: str) -> Path:
-    path = spec.folder / Path(named).expanduser()
-    if not path.exists():
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, beside, 1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        place = f"there is no file {path.absolute()}{meant}"
-        raise BadRequest("The spec has 1 problem.", problems=[Problem(pointer, place)])
-    return path
 
 
 def is_path(dataset: str) -> bool:

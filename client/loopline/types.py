@@ -394,6 +394,46 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class DryRun:
+    """What a job would be. Of one whose data is a file that is to be uploaded, most is unknown: None."""
+
+    spec: Document = field(repr=False, hash=False)
+    """With every default filled in."""
+    name: str | None = None
+    dataset: Document | None = field(default=None, hash=False)
+    """`id` and `name`."""
+    unchecked: str | None = None
+    """Why the data set was not looked at."""
+    parameters: int | None = None
+    samples: Mapping[str, int] | None = field(default=None, hash=False)
+    """Of `train`, `validation` and `test`."""
+    steps_per_epoch: int | None = None
+    steps: int | None = None
+    memory_bytes: int | None = None
+    """At least."""
+    warnings: list[str] = field(default_factory=list, hash=False)
+    estimate: Document = field(default_factory=dict, hash=False)
+    """`epoch_seconds`, `seconds`, `device`, `jobs` and `message`."""
+    cheaper: str | None = None
+    """How an epoch would take less time."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+    @property
+    def message(self) -> str:
+        """How long the job will take, or why that is unknown."""
+        return str(self.estimate.get("message") or "How long it takes is unknown.")
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether it is known about how long the job will take."""
+        return self.estimate.get("epoch_seconds") is not None
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """The result of a job as a version of a model. `dataset` (id, name, version, sha256) is None for synthetic data."""
 

@@ -32,7 +32,7 @@ def sent(
     try:
         return client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
     except errors.BadRequest as error:
-        raise errors.BadRequest(error.message, problems=[_of_file(one, files) for one in error.problems]) from None
+        raise errors.BadRequest(error.message, problems=[of_file(one, files) for one in error.problems]) from None
 
 
 def submitted(ctx: typer.Context, client: Client, batch: Batch, *, watch: bool, wait: bool, as_json: bool) -> None:
@@ -154,7 +154,7 @@ def _chosen(client: Client, batch_id: str) -> Batch:
     raise errors.NotFound("There are no batches yet.")
 
 
-def _of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
+def of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
     """The problem of one job in the list, with the name of its file."""
     _, whole, rest = problem.pointer.partition("/jobs/")
     place, slash, below = rest.partition("/")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,12 +16,14 @@ from loopline.cli.shared import AsJson, connected, print_json, typed
 from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from loopline.client import Client
     from loopline.job import Job
     from loopline.spec import SpecFile
     from loopline.types import Dataset
+
+Made = TypeVar("Made")
 
 
 def submit(
@@ -51,6 +54,9 @@ def submit(
         bool,
         typer.Option("--batch", help="Submit a batch even if it is only one job; several jobs always are a batch."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what the job would be, and submit nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job, or several as a batch.
@@ -60,23 +66,22 @@ def submit(
 
     Example: loopline submit job.yaml --watch --set training.epochs=5
     """
-    from loopline.batch import Batch
+    from loopline.cli import dry_runs
 
     with connected(ctx) as client:
-        with client.uploads_for_job(_withdrawn) as uploaded:
-            read = [readied(client, file, settings or [], uploaded) for file in files]
-            is_batch = batch or len(read) > 1 or read[0].has_matrix()
-            if name is not None and not is_batch:
-                read[0].set(("name",), name, verbatim=True)
-            made = (
-                batches.sent(client, files, read, name, idempotency_key)
-                if is_batch
-                else sent(client, files[0], read[0], idempotency_key)
-            )
-        if isinstance(made, Batch):
-            batches.submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
-        else:
-            submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
+        read = [changed(file, settings or []) for file in files]
+        is_batch = batch or len(read) > 1 or read[0].has_matrix()
+        if name is not None and not is_batch:
+            read[0].set(("name",), name, verbatim=True)
+        try_ = partial(dry_runs.tried, client, files, read, name, is_batch=is_batch)
+        if dry_run:
+            return dry_runs.show(client, files, read, try_, as_json=as_json)
+        dry_runs.check_before_upload(client, files, read, try_)
+        if is_batch:
+            made = with_data(client, read, lambda ready: batches.sent(client, files, ready, name, idempotency_key))
+            return batches.submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
+        job = with_data(client, read, lambda ready: sent(client, files[0], ready[0], idempotency_key))
+        return submitted(ctx, client, job, watch=watch, wait=wait, as_json=as_json)
 
 
 def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:
@@ -89,10 +94,14 @@ def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None)
 
 
 def submitted(ctx: typer.Context, client: Client, job: Job, *, watch: bool, wait: bool, as_json: bool) -> None:
-    """Prints a new job, and follows it if that is wanted."""
+    """Prints a new job and how long it will take, and follows it if that is wanted."""
+    from loopline.cli import dry_runs
+
     if not as_json:
         say(f"Submitted {job.id}{f' ({job.name})' if job.name else ''}.")
     warned(job.warnings)
+    if not as_json:
+        dry_runs.tell_time(client, job)
     if watch or wait:
         follow(ctx, client, job, watch=watch, as_json=as_json)
     elif as_json:
@@ -118,18 +127,28 @@ def _withdrawn(dataset: Dataset) -> None:
     note(f"Removed {dataset.reference}, which was uploaded for this job, because the job was refused.")
 
 
-def readied(client: Client, file: str, settings: list[str], uploaded: list[Dataset]) -> SpecFile:
-    """Reads a spec from a file, applies `--set`, and uploads the data sets that it names by path."""
+def changed(file: str, settings: list[str]) -> SpecFile:
+    """Reads a spec from a file and applies `--set`."""
     from loopline import spec as specs
-
-    def upload(path: Path, schema: Mapping[str, Any]) -> str:
-        uploaded.append(datasets.upload_file(client, path, None, schema=schema, warn=False))
-        return uploaded[-1].reference
 
     spec = from_stdin() if file == "-" else specs.read(file)
     for setting in settings:
         apply(spec, setting)
-    return specs.with_local_dataset(spec, upload)
+    return spec
+
+
+def with_data(client: Client, read: list[SpecFile], send: Callable[[list[SpecFile]], Made]) -> Made:
+    """Uploads the data sets that the specs name by path, and sends the specs with their names instead. If they are
+    refused, the new data sets are deleted again."""
+    from loopline import spec as specs
+
+    with client.uploads_for_job(_withdrawn) as uploaded:
+
+        def upload(path: Path, schema: Mapping[str, Any]) -> str:
+            uploaded.append(datasets.upload_file(client, path, None, schema=schema, warn=False))
+            return uploaded[-1].reference
+
+        return send([specs.with_local_dataset(spec, upload) for spec in read])
 
 
 def from_stdin() -> SpecFile:

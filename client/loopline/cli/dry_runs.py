@@ -1,0 +1,174 @@
+"""What `loopline submit` finds out before it uploads and submits, and `loopline submit --dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loopline import errors
+from loopline import spec as specs
+from loopline.cli import batches, datasets
+from loopline.cli.shared import print_json
+from loopline.view.notes import note, say
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.files.inspection import Inspection
+    from loopline.job import Job
+    from loopline.spec import SpecFile
+    from loopline.types import DryRun
+
+LARGE_BYTES = 8 << 20
+"""The service finds out about a smaller file as soon as this computer would."""
+
+
+def tried(
+    client: Client, files: Sequence[str], read: Sequence[SpecFile], name: str | None, *, is_batch: bool
+) -> list[DryRun]:
+    """A dry run of each job. Raises BadRequest with every problem, each with the name of its file."""
+    try:
+        if is_batch:
+            return client.dry_run_batch(read[0] if len(read) == 1 else read, name=name)
+        return [client.dry_run(read[0])]
+    except errors.BadRequest as error:
+        in_file = batches.of_file if is_batch else _of_one
+        raise errors.BadRequest(error.message, problems=[in_file(each, files) for each in error.problems]) from None
+
+
+def check_before_upload(
+    client: Client, files: Sequence[str], read: Sequence[SpecFile], try_: Callable[[], object]
+) -> None:
+    """If files are to be uploaded, finds the mistakes of the specs first, and with them those of the files.
+
+    `try_` is a dry run. A file is read on this computer if a spec has mistakes, so that all are told together; or if it
+    is large. Raises BadRequest.
+    """
+    if not any(map(specs.local_files, read)):
+        return
+    problems: list[errors.Problem] = []
+    try:
+        try_()
+    except errors.BadRequest as error:
+        if not error.problems:
+            raise
+        problems += error.problems
+    except errors.ServiceError as error:
+        if error.status != HTTPStatus.METHOD_NOT_ALLOWED:  # that is an older service, which says it after the upload
+            raise
+    is_wrong = bool(problems)
+    for _ in _looked_at(client, files, read, problems, lambda path: is_wrong or _bytes(path) > LARGE_BYTES):
+        pass
+    if problems:
+        raise specs.refused(problems)
+
+
+def show(
+    client: Client,
+    files: Sequence[str],
+    read: Sequence[SpecFile],
+    try_: Callable[[], Sequence[DryRun]],
+    *,
+    as_json: bool,
+) -> None:
+    """Prints the dry run of one job, or of a batch, and how each file that it names is understood.
+
+    Raises BadRequest with every problem, those of the files too.
+    """
+    found: Sequence[DryRun] = ()
+    problems: list[errors.Problem] = []
+    try:
+        found = try_()
+    except errors.BadRequest as error:
+        if not error.problems:
+            raise
+        problems += error.problems
+    looked_at = dict(_looked_at(client, files, read, problems))
+    if problems:
+        raise specs.refused(problems)
+    understood = [each for each in looked_at.values() if each is not None]
+    if as_json:
+        raw = [each.raw for each in found]
+        more = {"files": [each.document() for each in understood]} if understood else {}
+        return print_json({**raw[0], **more} if len(raw) == 1 else raw)
+    from loopline.view import dry_runs as view
+    from loopline.view import table
+
+    data = str(next(iter(looked_at))) if looked_at else None
+    table.console().print(view.job(found[0], data) if len(found) == 1 else view.jobs(found))
+    for path, inspection in looked_at.items():
+        say("\n".join(["", *_described(path, inspection)]))
+    return note("Nothing was submitted.")
+
+
+def _looked_at(
+    client: Client,
+    files: Sequence[str],
+    read: Sequence[SpecFile],
+    problems: list[errors.Problem],
+    is_due: Callable[[Path], bool] = lambda path: True,
+) -> Iterator[tuple[Path, Inspection | None]]:
+    """Each file that is to be uploaded, with its inspection if it is due and can be made here. Adds its problems."""
+    for file, spec in zip(files, read, strict=True):
+        for pointer, path in specs.local_files(spec).items():
+            if lost := specs.missing(f"{file} {pointer}", path):
+                problems.append(lost)
+            else:
+                wanted = is_due(path) and not _has_columns(client, path)
+                inspection = inspected(spec, path) if wanted else None
+                problems += _problems(inspection, f"{file} {pointer}")
+                yield path, inspection
+
+
+def _described(path: Path, inspection: Inspection | None) -> list[str]:
+    if inspection is None:
+        return [f"{path} was not looked at: the service checks it when it is uploaded."]
+    from loopline.files.describe import describe
+
+    return describe(inspection)
+
+
+def inspected(spec: SpecFile, path: Path) -> Inspection | None:
+    """How a file is understood; None if only the service can say that."""
+    with suppress(errors.LooplineError):  # an .npz file; no library that reads files; a schema that is wrong itself
+        return datasets.inspected(path, spec.document(specs.SCHEMA))
+    return None
+
+
+def _has_columns(client: Client, path: Path) -> bool:
+    """Whether the service has a data set of this name, whose columns a new version takes over."""
+    try:
+        client.dataset(specs.dataset_name(path))
+    except errors.NotFound:
+        return False
+    return True
+
+
+def _problems(found: Inspection | None, place: str) -> list[errors.Problem]:
+    if found is None or found.is_trainable:
+        return []
+    said = [str(each) for each in found.problems]
+    if found.report is not None:
+        said += [str(each) for each in found.report.remarks if each.severity == "problem"]
+    return [errors.Problem(place, sentence) for sentence in said]
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in files if each.is_file())
+
+
+def _of_one(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
+    return errors.Problem(f"{files[0]} {problem.pointer}".rstrip(), problem.detail)
+
+
+def tell_time(client: Client, job: Job) -> None:
+    """Says how long a job that was submitted will take, if that is known, and what would make it faster."""
+    with suppress(errors.LooplineError):
+        found = client.dry_run(job.spec)
+        if found.is_estimated:
+            note(found.message)
+        if found.cheaper:
+            note(found.cheaper)

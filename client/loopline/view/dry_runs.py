@@ -1,0 +1,77 @@
+"""What `loopline submit --dry-run` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loopline import text
+from loopline.types import DryRun, below
+from loopline.view import table
+
+
+def job(found: DryRun, data: str | None = None) -> RenderableType:
+    """Everything about one job, and its spec as YAML below. `data` is the file that was not uploaded."""
+    rows: list[tuple[str, str | Text]] = [("job", found.name or text.NOTHING)]
+    dataset = found.dataset or {}
+    if data is not None:
+        rows.append(("data", f"{data}, not uploaded; the service tells more once it has the file"))
+    elif dataset:
+        rows.append(("data set", f"{dataset.get('name')} ({dataset.get('id')})"))
+    rows.append(("network", _network(found)))
+    if found.samples is not None:
+        parts = (f"{found.samples.get(part, 0):,} {name}" for part, name in PARTS if found.samples.get(part))
+        rows.append(("samples", ", ".join(parts)))
+    rows.append(("training", _training(found)))
+    if found.memory_bytes is not None:
+        rows.append(("memory", f"at least {text.size(found.memory_bytes)}"))
+    rows.append(("time", found.message))
+    if found.cheaper:
+        rows.append(("", found.cheaper))
+    rows += table.warnings(found.warnings)
+    return Group(table.pairs(rows), Text("\nspec", "dim"), table.spec(found.spec))
+
+
+PARTS = (("train", "to train on"), ("validation", "for validation"), ("test", "for the test"))
+
+
+def jobs(found: Sequence[DryRun]) -> RenderableType:
+    """A batch: a row for each job, and each warning once."""
+    rows = [
+        {
+            "job": each.name or text.NOTHING,
+            "parameters": text.NOTHING if each.parameters is None else f"{each.parameters:,}",
+            "steps": text.NOTHING if each.steps is None else f"{each.steps:,}",
+            "memory": text.size(each.memory_bytes),
+            "an epoch": _about(each, "epoch_seconds"),
+            "at most": _about(each, "seconds"),
+        }
+        for each in found
+    ]
+    said = dict.fromkeys(sentence for each in found for sentence in (*each.warnings, each.cheaper) if sentence)
+    return Group(table.Listing(rows, wrap=("job",)), table.pairs(table.warnings([*said])))
+
+
+def _about(found: DryRun, name: str) -> str:
+    seconds = found.estimate.get(name)
+    return text.duration(seconds) if isinstance(seconds, int | float) else text.NOTHING
+
+
+def _network(found: DryRun) -> str:
+    a = below(found.spec, "architecture")
+    layers = text.count(int(a.get("num_layers", 1)), "layer")
+    both = ", both directions" if a.get("bidirectional") else ""
+    parameters = "" if found.parameters is None else f": {found.parameters:,} parameters"
+    return f"{a.get('cell')}, {layers} of {a.get('hidden_size')} units{both}{parameters}"
+
+
+def _training(found: DryRun) -> str:
+    training = below(found.spec, "training")
+    optimizer = below(training, "optimizer")
+    epochs = text.count(int(training.get("epochs", 1)), "epoch")
+    steps = "" if found.steps_per_epoch is None else f" of {text.count(found.steps_per_epoch, 'step')}"
+    total = "" if found.steps is None else f", {found.steps:,} in all"
+    loss = f", {below(training, 'loss').get('name')}" if training.get("loss") else ""
+    return f"{epochs}{steps}{total}; {optimizer.get('name')} with a learning rate of {optimizer.get('lr'):g}{loss}"
