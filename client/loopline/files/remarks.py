@@ -43,11 +43,12 @@ class _Places:
         return long.arranged(Reader(self._table), schema.group or (), schema.order).row_of(np.arange(self._ends[-1]))
 
     def sequence(self, number: int) -> str:
-        if self._sequences.ids is not None:
-            return f"sequence `{self._sequences.ids[number]}`"
+        row = None
         if self._table is not None and self._sequences.schema.layout in ("wide", "text"):
-            return self._table.row_name(number)
-        return f"sequence {number + 1:,}"
+            row = self._table.row_name(number)
+        if self._sequences.ids is not None:
+            return f"sequence `{self._sequences.ids[number]}`{f' ({row})' if row else ''}"
+        return row or f"sequence {number + 1:,}"
 
     def step(self, step: int) -> str:
         number = int(np.searchsorted(self._ends, step, side="right"))

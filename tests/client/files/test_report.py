@@ -163,6 +163,15 @@ def test_equal_sequences_and_their_contradicting_labels() -> None:
     assert "have another class than a copy of it, for example line 4" in contradiction.detail
 
 
+def test_a_sequence_of_a_wide_table_is_told_by_its_name_and_line() -> None:
+    columns = windows(name=[f"s{number}" for number in range(24)])
+    for step in range(6):
+        columns[f"x_{step}"][9] = columns[f"x_{step}"][2]
+    equal = remark(reported(table(**columns), group="name"), "equal_sequences")
+    assert equal.where == "sequence `s9` (line 11)"
+    assert "for example sequence `s9` (line 11) and sequence `s2` (line 4)" in equal.detail
+
+
 def test_equal_steps_with_other_static_values_are_other_sequences() -> None:
     columns = windows(age=np.arange(24) % 7 * 1.5)
     for step in range(6):
