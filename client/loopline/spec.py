@@ -238,7 +238,9 @@ def _composed(text: str) -> yaml.Node:
     except RecursionError:
         raise BadRequest("This is nested too deeply to be a spec.") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark, begin = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+        if mark and begin and mark.index >= len(text.rstrip()):  # what begins there is not closed
+            mark = begin
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise BadRequest(f"This is not YAML{where}: {getattr(error, 'problem', None) or error}.") from None
     return node if node is not None else yaml.ScalarNode(NULL, "null")

@@ -21,6 +21,7 @@ MAX_DIGITS = 40
 MAX_YAML_NODES = 10_000
 """Of YAML, which takes a hundred times as long to read as JSON: this many take well under a second."""
 
+CLOSED_BY = {"{": "}", "[": "]", '"': '"', "'": "'"}
 KINDS = {"NoneType": "nothing", "list": "a list", "str": "a text", "int": "a number", "float": "a number"}
 
 
@@ -56,6 +57,8 @@ def _from_json(text: str, or_yaml: bool) -> Any:
     except json.JSONDecodeError as error:
         if or_yaml:
             return _from_yaml(text)
+        if error.pos >= len(whole := text.rstrip()):  # and not on the line after the last one
+            error = json.JSONDecodeError(f"{error.msg}, and the text ends", whole, len(whole))
         return _refuse(f"line {error.lineno}, column {error.colno}: this is not JSON: {error.msg}")
 
 
@@ -142,7 +145,26 @@ def _from_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader with less in it)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and mark.index >= len(text.rstrip()) and (begin := _unclosed(text)) is not None:
+            opened = text[begin.index]
+            what = f"the text ends, and the {opened} of this place is not closed: add {CLOSED_BY[opened]}"
+            return _refuse(f"line {begin.line + 1}, column {begin.column + 1}: {what}")
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         return _refuse(f"{where}this is not YAML: {error.problem or error.context}")
     except (yaml.YAMLError, ValueError) as error:
         return _refuse(f"this is not YAML: {str(error).splitlines()[0]}")
+
+
+def _unclosed(text: str) -> yaml.Mark | None:
+    """Where the last bracket or quote begins that nothing closes."""
+    opened: list[yaml.Mark] = []
+    try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.FlowMappingStartToken | yaml.FlowSequenceStartToken):
+                opened.append(token.start_mark)
+            elif opened and isinstance(token, yaml.FlowMappingEndToken | yaml.FlowSequenceEndToken):
+                opened.pop()
+    except yaml.MarkedYAMLError as error:
+        begin = error.context_mark
+        return begin if begin and text[begin.index : begin.index + 1] in ('"', "'") else None
+    return opened[-1] if opened else None

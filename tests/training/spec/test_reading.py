@@ -96,6 +96,29 @@ def test_yaml_is_not_read_where_only_json_is_asked_for() -> None:
     assert loads('{"a": 1}', yaml=False) == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "data:\n  synthetic: {samples: 8\n\n\n",
+            "line 2, column 14: the text ends, and the { of this place is not clos",
+        ),
+        ("training: [1,\n2,\n", "line 1, column 11: the text ends, and the [ of this place is not closed: add ]"),
+        ('name: "tiny\n', 'line 1, column 7: the text ends, and the " of this place is not closed: add "'),
+        ('{"data": {"synthetic": {}},\n"a": {"b": 1}\n\n', "line 1, column 1: the text ends, and the { of this place"),
+        ("a: [2}\nc: 1\n", "line 1, column 6: this is not YAML"),
+        ("a: {b: [1]}\nc: [2\n", "line 2, column 4: the text ends, and the [ of this place"),
+    ],
+)
+def test_what_is_not_closed_is_told_where_it_begins(text: str, told: str) -> None:
+    assert told in refused(text)
+
+
+def test_json_that_ends_too_soon_is_told_at_its_last_line() -> None:
+    assert "line 1, column 8: this is not JSON" in refused('{"a": 1\n\n', yaml=False)
+    assert "and the text ends" in refused('{"a": 1\n\n', yaml=False)
+
+
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', "a: 1\na: 2", '{"b": {"a": 1, "a": 1}}', "b: {a: 1, 'a': 1}"])
 def test_a_key_that_stands_twice_is_refused(text: str) -> None:
     assert refused(text) == "the key `a` stands twice in the same mapping; keep one"
