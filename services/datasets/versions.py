@@ -8,6 +8,7 @@ A file whose check takes long becomes a version that is `validating`. `validatio
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 MOST_VALIDATING = 32
 """Data sets of one tenant whose check has not ended."""
+NAMES_COMPARED = 200
+"""Of the newest data sets, those among which a similar name is looked for."""
 FORGET_SECONDS = 30 * 86400.0
 """After this time a rejected version is deleted."""
 
@@ -97,7 +100,20 @@ def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Data
         return found
     if (other := _same_as(session, id_or_name, tenant)) is not None:
         return get(session, other, tenant=tenant)
-    raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}.")
+    guess = similar(id_or_name, names(session, tenant=tenant)[0]) if tenant is not None else None
+    raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}{f'; did you mean {guess}?' if guess else '.'}")
+
+
+def names(session: Session, *, tenant: str) -> tuple[Sequence[str], bool]:
+    """The names of the tenant's newest data sets, each once, and whether there are more."""
+    rows, more = page(session, limit=NAMES_COMPARED, tenant=tenant)
+    return [*dict.fromkeys(row.name for row in rows)], more
+
+
+def similar(name: str, known: Sequence[str]) -> str | None:
+    """The name that may have been meant, if there is one."""
+    bare = name.partition("@")[0][:100].lower()
+    return next(iter(difflib.get_close_matches(bare, [each for each in known if each != bare], n=1)), None)
 
 
 def columns_before(session: Session, name: str, *, tenant: str) -> Columns | None:

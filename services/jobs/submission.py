@@ -5,7 +5,6 @@ Whatever takes in specs (one by one here, many at once in batches.py) comes thro
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from services.training.spec import Spec, check_data, parse
 from services.training.spec.fields import Synthetic
 from services.training.spec.footprint import of_synthetic
 
-NAMES_SHOWN, NAMES_COMPARED = 10, 200
+NAMES_SHOWN = 10
 
 
 Found = tuple[Dataset | None, list[Problem]]
@@ -137,10 +136,9 @@ def upload_first(path: str) -> str:
 
 
 def _unknown(session: Session, name: str, tenant: str) -> str:
-    rows, more = versions.page(session, limit=NAMES_COMPARED, tenant=tenant)
-    names = [*dict.fromkeys(row.name for row in rows)]
-    close = difflib.get_close_matches(name.partition("@")[0][:100].lower(), names, n=1)
-    guess = f"did you mean {close[0]}? " if close and close[0] != name.partition("@")[0] else ""
+    names, more = versions.names(session, tenant=tenant)
+    close = versions.similar(name, names)
+    guess = f"did you mean {close}? " if close else ""
     known = ", ".join(names[:NAMES_SHOWN]) + (", ..." if more or len(names) > NAMES_SHOWN else "")
     return (
         f"no data set named `{_short(name)}`; {guess}known: {known or 'none yet'}; upload with POST "

@@ -166,6 +166,16 @@ def test_an_unknown_data_set_is_404(client: FlaskClient, name: str) -> None:
         assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
 
 
+def test_an_unknown_data_set_says_what_may_have_been_meant(
+    client: FlaskClient, npz_bytes: Callable[..., bytes]
+) -> None:
+    client.post("/v1/datasets?name=walks", data=npz_bytes(), content_type=NPZ)
+    told = {name: client.get(f"/v1/datasets/{name}").get_json()["detail"] for name in ("wlaks@1", "walks@2", "pumps")}
+    assert told["wlaks@1"] == "There is no data set 'wlaks@1'; did you mean walks?"
+    assert told["walks@2"] == "There is no data set 'walks@2'."
+    assert told["pumps"] == "There is no data set 'pumps'."
+
+
 def test_an_upload_on_postgresql(
     make_app: Callable[..., Flask], postgresql_url: str, npz_bytes: Callable[..., bytes]
 ) -> None:
