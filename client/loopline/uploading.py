@@ -90,7 +90,7 @@ def checked(http: Http, dataset: Dataset, on_check: OnCheck | None) -> Dataset:
             time.sleep(min(left, TICK_SECONDS))
         wait_seconds = min(1.5 * wait_seconds, LAST_WAIT_SECONDS)
         now = Dataset.of(http.get_object(f"/v1/datasets/{quote(dataset.id, safe='')}"))
-        dataset = replace(now, is_new=dataset.is_new)
+        dataset = replace(now, is_new=dataset.is_new and now.id == dataset.id)  # another id: that had the same content
     if dataset.status == "rejected":
         problems = [Problem(str(each.get("pointer") or ""), str(each.get("detail") or "")) for each in dataset.problems]
         message = dataset.message or f"The data set {dataset.reference} was rejected."

@@ -61,6 +61,20 @@ def test_an_upload_waits_until_its_data_set_is_ready(
     assert job.status == "queued"
 
 
+def test_content_that_a_long_check_finds_to_be_there_is_no_new_version(
+    client: Client, service: Service, settings: Settings, file: Path, in_background: Background
+) -> None:
+    waiting = threading.Event()
+    in_background(lambda: waiting.wait(30) and do_checks(settings, service.engine))
+    first = client.upload(file, schema={"target": "kind"}, on_check=lambda dataset, seconds: waiting.set())
+    file.write_bytes(file.read_bytes() + b"\n")  # another file with the same content
+    again = threading.Event()
+    in_background(lambda: again.wait(30) and do_checks(settings, service.engine))
+    second = client.upload(file, schema={"target": "kind"}, on_check=lambda dataset, seconds: again.set())
+    assert again.is_set()
+    assert (first.is_new, second.is_new, second.id) == (True, False, first.id)
+
+
 def test_a_file_that_is_rejected_raises_what_a_422_raises(
     client: Client, service: Service, settings: Settings, file: Path, in_background: Background
 ) -> None:

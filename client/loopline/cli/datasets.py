@@ -244,12 +244,13 @@ def upload_file(
             f"loopline datasets show {dataset.reference}"
         )
         return dataset
-    note(f"Uploaded {path} as {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
+    did = f"Uploaded {path} as" if dataset.is_new else f"The content of {path} was there already:"
+    note(f"{did} {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
     newest = client.dataset(dataset.name)
     if newest.version != dataset.version:
         note(
-            f"This content was {dataset.reference} already, and {newest.reference} stays the newest version: name "
-            f"{dataset.reference} in specs, or delete what came after it (loopline datasets delete {newest.reference})."
+            f"{newest.reference} stays the newest version: name {dataset.reference} in specs, or delete what came "
+            f"after it (loopline datasets delete {newest.reference})."
         )
     if warn:
         warned(dataset.warnings)

@@ -405,13 +405,16 @@ def test_tags_are_counted_by_steps(run: Run, tmp_path: Path) -> None:
 
 
 def test_content_of_an_older_version_is_said_not_to_be_the_newest(run: Run, npz: Path, tmp_path: Path) -> None:
-    run("datasets", "upload", npz, "--name", "vowels")
-    assert "stays the newest" not in run("datasets", "upload", npz, "--name", "vowels").stderr
+    assert f"Uploaded {npz} as vowels@1: " in run("datasets", "upload", npz, "--name", "vowels").stderr
+    second = run("datasets", "upload", npz, "--name", "vowels").stderr
+    assert second.startswith(f"The content of {npz} was there already: vowels@1: 40 sequences")
+    assert "stays the newest" not in second
     np.savez(tmp_path / "other.npz", x=np.ones((6, 4, 2)), y=np.arange(6) % 2)
     run("datasets", "upload", tmp_path / "other.npz", "--name", "vowels")
     again = run("datasets", "upload", npz, "--name", "vowels")
     assert again.exit_code == 0
-    assert "This content was vowels@1 already, and vowels@2 stays the newest version" in again.stderr
+    assert "was there already: vowels@1: " in again.stderr
+    assert "vowels@2 stays the newest version: name vowels@1 in specs" in again.stderr
 
 
 def test_what_came_of_files_in_the_inbox_is_listed(run: Run, service: Any, client: Client, npz: Path) -> None:
