@@ -39,6 +39,7 @@ ROOMS = (
     "services/training/preprocessing",
     "services/training",
     "services/training/gate",
+    "services/training/export",
     "services/training/run.py",
     "services/blobs",
     "services/access",

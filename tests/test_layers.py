@@ -58,6 +58,9 @@ SHARED = ("loopline.files", "loopline.preprocessing", "loopline.prediction", "lo
 
 PLAIN_TORCH = "loopline.prediction.torch_network"
 """It imports torch, and is imported when somebody predicts with torch."""
+EXPORT = "services.training.export"
+ONNX = {"onnx", "onnxruntime"}
+"""A quarter of a second of import, after training has ended."""
 
 
 def is_within(module: str, package: str) -> bool:
@@ -84,16 +87,22 @@ LAYERS = {
         {"torch", "sqlalchemy", "flask", "celery", "redis", "api", "worker", "services.db", "services.orm"},
     ),
     "training": (
-        training(torch=True),
+        [module for module in training(torch=True) if not is_within(module, EXPORT)],
         {
+            *ONNX,
             *("sqlalchemy", "celery", "kombu", "flask", "redis", "httpx", "prometheus_client", "api", "worker"),
             *("services.db", "services.jobs", "services.metrics"),
         },
     ),
-    "worker": (worker(trainer=False), {"torch", "flask", "prometheus_client", "api", *STORE}),
+    "training, its export": (
+        [module for module in training(torch=True) if is_within(module, EXPORT)],
+        {"sqlalchemy", "celery", "flask", "redis", "api", "worker", "services.db", "services.jobs"},
+    ),
+    "worker": (worker(trainer=False), {*ONNX, "torch", "flask", "prometheus_client", "api", *STORE}),
     "trainer": (
         worker(trainer=True),
         {
+            *ONNX,
             *("sqlalchemy", "psycopg", "celery", "kombu", "redis", "flask", "prometheus_client", "api"),
             *("services.db", "services.settings", "services.metrics", "s3fs", "aiobotocore", "botocore"),
         },

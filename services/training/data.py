@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
-from services.training import provenance
+from services.training import provenance, raw
 from services.training.files import scan
 from services.training.files.npz import Arrays
 from services.training.files.steps import FileSteps, places_of
@@ -66,6 +66,8 @@ class Prepared:
     """What model.json says of the data set (`provenance.of_data`)."""
     sha256: str | None = None
     """Of the file that the data was read from; None for synthetic data, which the spec describes fully."""
+    sample: Arrays | None = None
+    """A few samples of training as the file has them; None of texts."""
 
     @property
     def scaling(self) -> Scaling:
@@ -124,6 +126,7 @@ def prepare(
         target_names=arrays.targets,
         about=provenance.of_data(arrays, _lengths(arrays, inputs)[rows["train"]]),
         left_out={name: len(chosen) - len(rows[name]) for name, chosen in drawn.items()},
+        sample=None if arrays.texts is not None else raw.few(arrays, rows["train"]),
     )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import DatasetInvalid, Problem
-from services.training import provenance
+from services.training import provenance, raw
 from services.training.data import TOO_LARGE, MiniBatch, Part, Prepared
 from services.training.files import series as all_series
 from services.training.files.npz import Arrays
@@ -217,10 +217,17 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
         rows={name: part.first for name, part in parts.items()},
         left_out=left_out,
         target_names=tuple(series.columns[place].name for place in series.targets),
+        sample=_sample(arrays, all_windows),
         forecast=_card(series, task, fitted),
         about={**provenance.of_data(arrays, None), "step": _step(arrays)},
         seasons=tuple(task.season or ()),
     )
+
+
+def _sample(arrays: Arrays, windows: Windows) -> Arrays:
+    """A few series, each with room for some windows if it is long enough."""
+    least = windows.lookback + windows.horizon
+    return raw.few(arrays, np.flatnonzero(arrays.lengths >= least), least + raw.MOST_STEPS)
 
 
 def part_of(arrays: Arrays, rows: Rows, fitted: Fit, task: Forecast) -> Windows:
@@ -327,7 +334,7 @@ def _windows(arrays: Arrays, series: Series, fitted: Fit, task: Forecast) -> Win
         )
         known = torch.from_numpy(fitted.known.applied(some).x).view(len(series) * longest, -1)
     shift, scale = fitted.target_units(_ids(arrays), len(series.targets))
-    y = ((_target_values(series) - shift[:, None]) / scale[:, None]).astype(np.float32)
+    y = ((_target_values(series) - shift[:, None]) / scale[:, None]).astype(np.float32, order="C")
     return Windows(
         x=torch.from_numpy(np.require(inputs.x, requirements=["C", "W"])).view(len(series) * longest, -1),
         lengths=None,

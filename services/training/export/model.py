@@ -1,0 +1,281 @@
+"""The whole graph of a model: raw data in, answers out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from loopline.preprocessing.fitted import Feature, Fitted, Preprocessing
+from loopline.preprocessing.scaling import UNSCALED, Scaling
+from loopline.preprocessing.series import BySeries, Fit
+from numpy.typing import DTypeLike
+
+from services.training.export import answers, network, preprocessing
+from services.training.export.graph import Graph, Value, Weights
+from services.training.export.preprocessing import Steps
+from services.training.spec import Spec, stored, tasks
+from services.training.spec.fields import Forecast
+
+FORMAT = "loopline-onnx/1"
+TASKS = {
+    "classes": "classification",
+    "multilabel": "multilabel",
+    "values": "regression",
+    "tags": "tagging",
+    "series": "forecast",
+    "text": "next_step",
+}
+"""The word of the file for each `task` of a model.json."""
+ABOUT = (
+    "Raw data in, answers out: the preprocessing that was fitted is part of the graph. See docs/onnx.md of Loopline."
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model.json says."""
+
+    document: Mapping[str, Any]
+
+    @cached_property
+    def spec(self) -> Spec:
+        return stored(self.document["spec"])
+
+    @property
+    def task(self) -> str:
+        """One of the words of TASKS."""
+        if self.document["task"] == "multilabel" and self.document["classes"] is not None:
+            return TASKS["classes"]  # two of them, as one yes or no
+        return TASKS[self.document["task"]]
+
+    @property
+    def classes(self) -> list[int | str] | None:
+        found: list[int | str] | None = self.document["classes"]
+        return found
+
+    @property
+    def outputs(self) -> int:
+        """Those of the head."""
+        return int(self.document["output_size"])
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.read(self.document)
+
+    @property
+    def target_scaling(self) -> Scaling:
+        document = self.document.get("target_scaling")
+        return UNSCALED if document is None else Scaling(**document)
+
+    @property
+    def static(self) -> Fitted | None:
+        """Of the values of whole sequences."""
+        return self.preprocessing.static
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Of a forecast."""
+        return Fit.read(self.document)
+
+    @property
+    def forecast(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.document["forecast"]
+        return found
+
+
+def build(card: Card, weights: Weights, dtype: DTypeLike = np.float32, targets: Sequence[str] = ()) -> bytes:
+    """The file of the model with this card and these weights. `dtype` is the type that its raw steps need, `targets`
+    are the names of what it predicts."""
+    g = Graph()
+    if card.task == "forecast":
+        _forecast(g, card, weights, dtype)
+    else:
+        _sequences(g, card, weights, dtype)
+    return g.model("loopline", ABOUT, _properties(card, targets))
+
+
+def _sequences(g: Graph, card: Card, weights: Weights, dtype: DTypeLike) -> None:
+    """Every task but forecasts."""
+    fitted, text = card.preprocessing.steps, card.preprocessing.text
+    if text is not None:
+        steps = Steps(g.input("x", np.float32, ("batch", "time", fitted.choices.patch)), _lengths(g))
+        steps = preprocessing.without_padding(g, steps, np.float32)
+        gaps = None
+    else:
+        given = Steps(g.input("x", dtype, ("batch", "time", len(fitted.features))), _lengths(g))
+        prepared = preprocessing.prepared(g, given, fitted, dtype)
+        patch = fitted.choices.patch
+        steps, gaps = preprocessing.patched(g, prepared.steps, patch, fitted.channels // patch), prepared.gaps
+    static, gaps_beside = _static(g, card)
+    outputs = _outputs(g, card, weights, steps, static)
+    flagged = _flagged(g, steps, [each for each in (gaps, gaps_beside) if each is not None])
+    classes = card.outputs
+    if card.task == "classification" and classes == 1:
+        answers.of_two_classes(g, outputs, flagged)
+    elif card.task == "classification":
+        answers.of_classes(g, outputs, flagged, classes)
+    elif card.task == "multilabel":
+        answers.of_labels(g, outputs, flagged, classes)
+    elif card.task == "regression":
+        scaling = card.target_scaling
+        shift, scale = g.constant(scaling.shift or [0.0], np.float64), g.constant(scaling.scale or [1.0], np.float64)
+        answers.of_values(g, outputs, flagged, shift, scale, ("batch", classes))
+    else:
+        answers.of_steps(g, outputs, flagged, classes, labels=card.task == "tagging")
+
+
+def _lengths(g: Graph) -> Value:
+    return g.input("lengths", np.int64, ("batch",))
+
+
+def _static(g: Graph, card: Card) -> tuple[Value | None, Value | None]:
+    """What the head reads beside the pooled steps (batch, values), and its gaps (batch, 1, 1)."""
+    fitted = card.static
+    if fitted is None or not fitted.features:
+        return None, None
+    dtype = preprocessing.dtype_of(fitted.scaling)
+    given = g.input("static", dtype, ("batch", len(fitted.features)))
+    ones = g.op("Expand", g.constant(1, np.int64), g.size(given, 0))
+    prepared = preprocessing.prepared(g, Steps(g.unsqueeze(given, 1), ones), preprocessing.alone(fitted), dtype)
+    return g.op("Squeeze", prepared.steps.x, g.integers(1)), prepared.gaps
+
+
+def _outputs(g: Graph, card: Card, weights: Weights, steps: Steps, static: Value | None) -> Value:
+    prepared = card.preprocessing
+    return network.answered(
+        g,
+        weights,
+        card.spec.architecture,
+        steps,
+        static,
+        embeddings=prepared.embeddings,
+        patch=prepared.steps.choices.patch,
+    )
+
+
+def _flagged(g: Graph, steps: Steps, gaps: list[Value]) -> Value:
+    """Which sequences have a gap that nothing fills: (batch,) bool. `gaps` (batch, any, 1) each."""
+    if not gaps:
+        return g.op("Expand", g.constant(False, np.bool_), g.size(steps.x, 0))
+    found = g.op("Concat", *gaps, axis=1)
+    most = g.op("ReduceMax", found, g.integers(1, 2), keepdims=0)
+    return g.op("Greater", most, g.constant(0, np.float32))
+
+
+# ---- forecasts
+
+
+def _forecast(g: Graph, card: Card, weights: Weights, dtype: DTypeLike) -> None:
+    fit, task = card.fit, card.spec.task
+    assert isinstance(task, Forecast), "it is the card of a forecast"  # noqa: S101
+    lookback, horizon = tasks.window(task)
+    fitted = fit.preprocessing.steps
+    given = Steps(g.input("x", dtype, ("batch", "time", len(fitted.features))), _lengths(g))
+    is_by_series = fit.inputs is not None or fit.outputs is not None
+    series = g.input("series", np.int64, ("batch",)) if is_by_series else None
+    begun, kind = _by_series(g, given.x, fit.inputs, series, range(len(fitted.features)), dtype)
+    prepared = preprocessing.prepared(g, Steps(begun, given.lengths), fitted, kind)
+    read = preprocessing.last(g, prepared.steps, lookback)
+    gaps = [preprocessing.last(g, Steps(prepared.gaps, given.lengths), lookback).x]
+    beside = []
+    if fit.known is not None:
+        ahead, more = _known(g, card, Steps(begun, given.lengths), series, horizon, dtype)
+        beside.append(ahead)
+        gaps.append(more)
+    static, more_gaps = _static(g, card)
+    if static is not None and more_gaps is not None:
+        beside.append(static)
+        gaps.append(more_gaps)
+    both = None if not beside else beside[0] if len(beside) == 1 else g.op("Concat", *beside, axis=1)
+    outputs = _outputs(g, card, weights, read, both)
+    _future(g, card, outputs, _flagged(g, read, gaps), series, horizon)
+
+
+def _by_series(
+    g: Graph, x: Value, by_series: BySeries | None, series: Value | None, columns: Sequence[int], dtype: DTypeLike
+) -> tuple[Value, DTypeLike]:
+    """Some columns of series, scaled by what each series has of its own; and their type now."""
+    if by_series is None or series is None:
+        return x, dtype
+    shift, scale = (each[:, list(columns)] for each in (by_series.shift, by_series.scale))
+    return preprocessing.scaled_by(g, x, shift, scale, series), np.float32
+
+
+def _known(
+    g: Graph, card: Card, steps: Steps, series: Value | None, horizon: int, dtype: DTypeLike
+) -> tuple[Value, Value]:
+    """What is known ahead of time, as the head reads it: (batch, horizon * values), and its gaps. A gap is filled by
+    what was there before, also before the horizon."""
+    fit = card.fit
+    assert fit.known is not None  # noqa: S101
+    fitted, names = fit.known.steps, [feature.name for feature in fit.preprocessing.steps.features]
+    columns = [names.index(feature.name) for feature in fitted.features]
+    given = g.input("known_future", dtype, ("batch", horizon, len(columns)))
+    ahead, kind = _by_series(g, given, fit.inputs, series, columns, dtype)
+    inside = g.unsqueeze(g.inside(steps.lengths, g.size(steps.x, 1)), 2)
+    past = g.op("Where", inside, g.columns(steps.x, columns, 2), g.constant(np.nan, kind))
+    whole = g.op("Concat", past, ahead, axis=1)
+    missing = g.op("IsNaN", whole)
+    filled = preprocessing.filled(g, whole, missing, None, fitted, kind)
+    end = g.integers(np.iinfo(np.int64).max)
+    filled, missing = (g.slice(each, g.integers(-horizon), end, 1) for each in (filled, missing))
+    every = g.op("Expand", g.constant(horizon, np.int64), g.size(steps.x, 0))
+    found = preprocessing.channels(g, Steps(filled, every), missing, fitted, kind)
+    flat = g.op("Reshape", found, g.integers(0, horizon * fitted.channels))
+    return flat, preprocessing.gaps(g, missing, fitted)
+
+
+def _future(g: Graph, card: Card, outputs: Value, gaps: Value, series: Value | None, horizon: int) -> None:
+    fit, quantiles = card.fit, card.forecast["quantiles"] or []
+    targets = len(card.forecast["targets"])
+    shape: list[int | str] = ["batch", horizon, targets]
+    if quantiles:
+        ordered = g.op("Reshape", outputs, g.integers(0, horizon * targets, len(quantiles)))
+        outputs = g.ops("TopK", 2, ordered, g.integers(len(quantiles)), axis=2, largest=0, sorted=1)[0]
+        shape.append(len(quantiles))
+    outputs = g.op("Reshape", outputs, g.integers(0, *(int(each) for each in shape[1:])))
+    if fit.outputs is not None and series is not None:
+        tables = (g.constant(each, np.float64) for each in (fit.outputs.shift, fit.outputs.scale))
+        shift, scale = (g.unsqueeze(g.op("Gather", each, series), 1) for each in tables)
+    else:
+        scaling = fit.target_scaling
+        shift = g.constant([[scaling.shift or [0.0] * targets]], np.float64)
+        scale = g.constant([[scaling.scale or [1.0] * targets]], np.float64)
+    if quantiles:
+        shift, scale = g.unsqueeze(shift, 3), g.unsqueeze(scale, 3)
+    answers.of_values(g, outputs, gaps, shift, scale, shape)
+
+
+# ---- what the file says of itself
+
+
+def _properties(card: Card, targets: Sequence[str]) -> dict[str, str]:
+    """Texts as they are, everything else as JSON."""
+    prepared = card.preprocessing
+    found: dict[str, Any] = {"features": [_feature(each) for each in prepared.steps.features]}
+    if card.static is not None:
+        found["static"] = [_feature(each) for each in card.static.features]
+    if card.classes is not None:
+        found["classes"] = card.classes
+    if targets:
+        found["targets"] = list(targets)
+    if prepared.text is not None:
+        choices = prepared.steps.choices
+        read = {"max_length": choices.max_length, "cut": choices.cut, "stride": choices.stride, "patch": choices.patch}
+        found |= {"features": [], "text": {**prepared.text.document(), **read}}
+    if card.task == "forecast":
+        names = ("lookback", "horizon", "targets", "known_future", "quantiles")
+        found |= {name: card.forecast[name] for name in names if card.forecast[name]}
+        by_series = card.fit.inputs or card.fit.outputs
+        if by_series is not None:
+            found["series"] = list(by_series.ids)
+    as_json = {name: json.dumps(value, ensure_ascii=False) for name, value in found.items()}
+    return {"format": FORMAT, "task": card.task, **as_json}
+
+
+def _feature(feature: Feature) -> dict[str, Any]:
+    return {"name": feature.name, **({} if feature.words is None else {"words": list(feature.words)})}

@@ -1,0 +1,367 @@
+"""model.onnx answers as the model does in PyTorch, whatever the network, the preprocessing and the task are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from services.training import checkpoint, continuation, data, windows
+from services.training.export import checked, model, network
+from services.training.export.checked import CannotExport
+from services.training.export.model import Card
+from services.training.files.npz import Arrays
+from services.training.loop import Run
+from tests.properties import examples
+from tests.training.building import (
+    classes,
+    forecast_spec,
+    hourly,
+    make_run,
+    mixed,
+    of_many_lengths,
+    of_texts,
+    same,
+    spec_for,
+    tagged,
+    texts,
+    trained,
+    values,
+    weights_of,
+)
+from tests.training.preprocessing.test_properties import data_for, preparations, with_tags
+
+POOLINGS = ["last", "final", "mean", "max", "attention"]
+SHAPES = ("patch", "stride", "max_length", "cut")
+"""Fields that leave no answer for each step."""
+
+
+def lively(run: Run) -> Run:
+    """With larger weights than a fresh network has, and statistics of batch normalisation, so that errors show."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            parameter.mul_(1.5)
+        for name, buffer in run.model.named_buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + (0.5 if name.endswith("var") else -0.5))
+    return run
+
+
+def exported(run: Run) -> bytes:
+    """The file, which was compared with PyTorch."""
+    return checked.exported(checkpoint.card(run), run.model.state_dict(), run.data)
+
+
+def asked(file: bytes, **given: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    session = checked.session_of(file)
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def properties(file: bytes) -> Mapping[str, str]:
+    return {each.key: each.value for each in onnx.load_from_string(file).metadata_props}
+
+
+def check_padding(file: bytes, arrays: Arrays, run: Run) -> None:
+    """Each sequence gets the same answer alone, without padding, and in a batch with more padding."""
+    given = checked.given(arrays, Card(checkpoint.card(run)))
+    more = np.full_like(given["x"], 1e30)
+    together = asked(file, **{**given, "x": np.concatenate((given["x"], more), axis=1)})
+    for row, length in enumerate(arrays.lengths[:4]):
+        alone = asked(file, **{name: each[[row]] for name, each in given.items()} | {"x": given["x"][[row], :length]})
+        for name, answers in alone.items():
+            by_step = answers.ndim > 1 and name in ("probabilities", "labels") and answers.shape[1] == length
+            wanted = together[name][[row], :length] if by_step else together[name][[row]]
+            np.testing.assert_allclose(answers, wanted, rtol=1e-4, atol=1e-5)
+
+
+# ---- networks
+
+
+@pytest.mark.parametrize("cell", ["rnn", "relu", "lstm", "gru"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_every_network_and_pooling_agrees(cell: str, bidirectional: bool, layers: int) -> None:
+    architecture: dict[str, Any] = {"cell": cell, "bidirectional": bidirectional, "num_layers": layers}
+    if cell == "relu":
+        architecture |= {"cell": "rnn", "nonlinearity": "relu"}
+    arrays = of_many_lengths(classes())
+    for pooling in POOLINGS:
+        for batch_norm in (False, True):
+            changes = {**architecture, "pooling": pooling, "batch_norm": batch_norm}
+            file = exported(lively(make_run(arrays, architecture=changes)))
+    onnx.checker.check_model(onnx.load_from_string(file), full_check=True)
+    tags = lively(make_run(tagged(), architecture={**architecture, "pooling": "none", "batch_norm": True}))
+    check_padding(exported(tags), tagged(), tags)
+
+
+@examples(25)
+@given(
+    preparation=preparations(),
+    architecture=st.fixed_dictionaries(
+        {"cell": st.sampled_from(["rnn", "lstm", "gru"]), "bidirectional": st.booleans(), "hidden_size": st.just(4)}
+    ),
+    pooling=st.sampled_from(POOLINGS),
+    tags=st.booleans(),
+)
+def test_every_preprocessing_agrees(
+    preparation: dict[str, Any], architecture: dict[str, Any], pooling: str, tags: bool
+) -> None:
+    arrays = data_for(preparation)
+    if tags:
+        arrays, pooling = with_tags(arrays), "none"
+        preparation = {key: value for key, value in preparation.items() if key not in SHAPES}
+    run = lively(make_run(arrays, data=preparation, architecture={**architecture, "pooling": pooling}))
+    rows = run.data.rows["train"]
+    check_padding(exported(run), arrays.chosen(rows), run)
+
+
+def test_numbers_that_float32_cannot_hold_come_in_float64() -> None:
+    arrays = values()
+    far = replace(arrays, x=arrays.x.astype(np.float64) + 1.7e12, static=np.arange(24.0)[:, None] + 1e9)
+    far = replace(far, y=arrays.y.astype(np.float64) + 1e9, static_columns=spec_columns("begin"))
+    run = lively(make_run(far, data={"scaling": "standard"}))
+    file = exported(run)
+    kinds = {each.name: each.type for each in checked.session_of(file).get_inputs()}
+    assert kinds == {"x": "tensor(double)", "lengths": "tensor(int64)", "static": "tensor(double)"}
+    given = checked.given(far, Card(checkpoint.card(run)))
+    found = asked(file, **given)["values"]
+    assert found.dtype == np.float64
+    assert np.abs(found - 1e9).max() < 100  # and not rounded to multiples of 64
+    assert len(np.unique(found[:, 0])) == 24
+
+
+def spec_columns(*names: str) -> Any:
+    from loopline.files.sequences import Column
+
+    return tuple(map(Column, names))
+
+
+# ---- tasks
+
+
+def test_classes_have_probabilities_and_a_label() -> None:
+    arrays = replace(of_many_lengths(classes()), y=np.array(["c", "a", "b"] * 8))
+    run = lively(make_run(arrays))
+    file = exported(run)
+    found = asked(file, x=arrays.x, lengths=arrays.lengths)
+    assert found["probabilities"].shape == (24, 3)
+    np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1.0, rtol=1e-5)
+    assert (found["label"] == found["probabilities"].argmax(axis=1)).all()
+    told = properties(file)
+    assert (told["format"], told["task"], json.loads(told["classes"])) == (
+        "loopline-onnx/1",
+        "classification",
+        ["a", "b", "c"],
+    )
+    assert json.loads(told["features"]) == [{"name": "0"}, {"name": "1"}, {"name": "2"}]
+
+
+def test_two_classes_as_one_yes_or_no_are_two_classes() -> None:
+    arrays = classes(kinds=2)
+    run = make_run(arrays, training={"loss": "bce", "epochs": 8})
+    trained(run)
+    assert run.data.output_size == 1
+    found = asked(exported(run), x=arrays.x, lengths=arrays.lengths)
+    assert (found["label"] == found["probabilities"].argmax(axis=1)).all()
+    assert {0, 1} == set(found["label"].tolist())
+
+
+def test_labels_have_a_probability_each() -> None:
+    arrays = replace(classes(), y=np.eye(3, dtype=np.int64)[np.arange(24) % 3] | np.eye(3, dtype=np.int64)[0])
+    file = exported(lively(make_run(arrays, training={"loss": "bce"})))
+    assert asked(file, x=arrays.x, lengths=arrays.lengths).keys() == {"probabilities"}
+    assert properties(file)["task"] == "multilabel"
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_values_are_in_the_unit_of_the_data(scaled: bool) -> None:
+    arrays = values()
+    arrays = replace(arrays, y=arrays.y * 1000 + 5000)
+    run = lively(make_run(arrays, data={"target_scaling": "standard" if scaled else "none"}))
+    found = asked(exported(run), x=arrays.x, lengths=arrays.lengths)["values"]
+    run.model.eval()
+    with torch.no_grad():
+        wanted = run.data.target_scaling.undone(run.model(torch.from_numpy(arrays.x)).numpy())
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert (np.abs(found).max() > 1000) == scaled
+
+
+def test_tags_have_a_label_at_each_step() -> None:
+    arrays = tagged()
+    found = asked(exported(lively(make_run(arrays))), x=arrays.x, lengths=arrays.lengths)
+    assert (found["probabilities"].shape, found["labels"].shape) == ((24, 7, 3), (24, 7))
+
+
+@pytest.mark.parametrize("read", [{}, {"patch": 3, "stride": 2, "max_length": 5, "cut": "start"}])
+def test_texts_come_as_numbers_of_the_vocabulary(read: dict[str, Any]) -> None:
+    arrays = texts()
+    run = lively(make_run(arrays, data=read, architecture={"bidirectional": True}))
+    file = exported(run)
+    inputs = run.data.preprocessing.applied(arrays)
+    x = np.zeros((40, inputs.lengths.max(), inputs.x.shape[1]), np.float32)
+    x[np.arange(x.shape[1]) < inputs.lengths[:, None]] = inputs.x
+    found = asked(file, x=x, lengths=inputs.lengths)
+    run.model.eval()
+    with torch.no_grad():
+        wanted = run.model(torch.from_numpy(x), torch.from_numpy(inputs.lengths)).softmax(dim=1)
+    np.testing.assert_allclose(found["probabilities"], wanted.numpy(), rtol=1e-4)
+    told = json.loads(properties(file)["text"])
+    assert run.data.preprocessing.text is not None
+    assert tuple(told["entries"]) == run.data.preprocessing.text.entries
+    assert (told["patch"], told["stride"]) == (read.get("patch", 1), read.get("stride", 1))
+
+
+def test_what_comes_next_in_a_text_has_probabilities_at_each_step() -> None:
+    arrays = of_texts(["to be or not to be", "that is the question"] * 6, np.empty((12, 0), np.int64))
+    spec = spec_for(arrays, task="next_step", training={"bptt_steps": 8}, architecture={"pooling": "none"})
+    run = lively(Run(spec, continuation.prepare(arrays, spec)))
+    file = exported(run)
+    assert run.data.preprocessing.text is not None
+    words = run.data.preprocessing.text.rows - 1
+    found = asked(file, x=np.ones((2, 9, 1), np.float32), lengths=np.array([9, 4]))
+    assert found.keys() == {"probabilities"}
+    assert found["probabilities"].shape == (2, 9, words)
+    np.testing.assert_allclose(found["probabilities"][0, :4], found["probabilities"][1, :4], rtol=1e-5)
+
+
+# ---- forecasts
+
+
+FORECASTS: list[dict[str, Any]] = [
+    {},
+    {"task": {"quantiles": [0.1, 0.5, 0.9]}},
+    {"data": {"scaling_over": "per_sequence"}},
+    {"data": {"scaling_over": "per_sequence", "target_scaling": "none", "missing": "mean"}},
+    {"data": {"differences": "append", "missing_mask": True, "target_scaling": "none"}},
+    {"data": {"missing": "drop", "scaling": "minmax"}, "architecture": {"bidirectional": True, "pooling": "mean"}},
+]
+
+
+@pytest.mark.parametrize("changes", FORECASTS)
+@pytest.mark.parametrize("known", [(), ("heat", "wind")])
+def test_forecasts_agree(changes: dict[str, Any], known: tuple[str, ...]) -> None:
+    arrays = hourly([60, 40, 50], known=known, gaps=True, target=("load",) if known else ("load", "heat"))
+    spec = forecast_spec(arrays, **changes)
+    run = lively(Run(spec, windows.prepare(arrays, spec)))
+    file = exported(run)
+    told = properties(file)
+    assert (told["lookback"], told["horizon"]) == ("5", "3")
+    assert json.loads(told.get("known_future", "[]")) == list(known)
+    names = {each.name for each in checked.session_of(file).get_inputs()}
+    by_series = "scaling_over" in changes.get("data", {})
+    assert names == {"x", "lengths"} | ({"series"} if by_series else set()) | ({"known_future"} if known else set())
+    (first, *_) = checked.cases(Card(checkpoint.card(run)), run.model.state_dict(), run.data)
+    found = asked(file, **first.given)["values"]
+    assert found.shape[1:] == (3, 1 if known else 2, *((3,) if "task" in changes else ()))
+    if "task" in changes:
+        assert (np.diff(found, axis=3) >= 0).all()
+
+
+def test_a_forecast_reads_only_the_end_of_a_series() -> None:
+    arrays = hourly([60, 40, 50])
+    spec = forecast_spec(arrays)
+    run = lively(Run(spec, windows.prepare(arrays, spec)))
+    file = exported(run)
+    whole = asked(file, x=arrays.x[:1], lengths=np.array([60]))["values"]
+    np.testing.assert_allclose(asked(file, x=arrays.x[:1, 55:], lengths=np.array([5]))["values"], whole, rtol=1e-6)
+    other = arrays.x[:1].copy()
+    other[:, 57] += 1.0
+    assert np.abs(asked(file, x=other, lengths=np.array([60]))["values"] - whole).max() > 1e-3
+
+
+def test_an_unknown_series_is_scaled_as_all_of_them_together() -> None:
+    arrays = hourly([60, 40, 50])
+    spec = forecast_spec(arrays, data={"scaling_over": "per_sequence"})
+    run = lively(Run(spec, windows.prepare(arrays, spec)))
+    file = exported(run)
+    ids = json.loads(properties(file)["series"])
+    assert ids == ["a", "b", "c"]
+    x = np.repeat(arrays.x[:1], 4, axis=0)
+    found = asked(file, x=x, lengths=np.full(4, 60), series=np.arange(4))["values"]
+    assert len(np.unique(found.round(6), axis=0)) == 4
+
+
+# ---- missing values
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop"])
+@pytest.mark.parametrize("where", ["x", "static"])
+def test_a_missing_value_that_nothing_fills_gives_no_answer(missing: str, where: str) -> None:
+    arrays = mixed(40, gaps=False)
+    run = lively(make_run(arrays, data={"missing": missing}))
+    given = checked.given(arrays, Card(checkpoint.card(run)))
+    given[where][3, 0] = np.nan
+    found = asked(exported(run), **given)
+    assert np.isnan(found["probabilities"]).all(axis=1).nonzero()[0].tolist() == [3]
+    assert (found["label"] == -1).nonzero()[0].tolist() == [3]
+
+
+def test_a_word_that_training_does_not_have_is_0() -> None:
+    arrays = mixed(40, gaps=False)
+    run = lively(make_run(arrays, data={"categories": "embedding"}))
+    given = checked.given(arrays, Card(checkpoint.card(run)))
+    assert set(given["x"][:, 0, 2].tolist()) == {1.0, 2.0, 3.0}
+    told = json.loads(properties(exported(run))["features"])
+    assert told[2] == {"name": "mode", "words": ["off", "on", "wait"]}
+    given["x"][:, :, 2] = np.where(np.isnan(given["x"][:, :, 2]), np.nan, 0.0)
+    assert np.isfinite(asked(exported(run), **given)["probabilities"]).all()
+
+
+# ---- the check
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("gru", (0, 1, 2)), ("lstm", (0, 1, 2, 3)), ("lstm", (0, 3, 2, 1))])
+def test_a_wrong_order_of_gates_is_found(cell: str, gates: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(network.GATES, cell, gates)
+    with pytest.raises(CannotExport, match="do not agree: one of its logarithms of probabilities is"):
+        exported(lively(make_run(of_many_lengths(classes()), architecture={"cell": cell})))
+
+
+@pytest.mark.parametrize("make", [values, tagged, texts])
+def test_other_weights_are_found(make: Any) -> None:
+    run = lively(make_run(make(), architecture={"hidden_size": 8}))
+    card = checkpoint.card(run)
+    weights = weights_of(run)
+    file = model.build(Card(card), {name: each.numpy() for name, each in weights.items()})
+    checked.check(file, checked.cases(Card(card), weights, run.data))
+    weights["rnn.weight_hh_l0"] *= 1.1
+    with pytest.raises(CannotExport, match="do not agree"):
+        checked.check(file, checked.cases(Card(card), weights, run.data))
+
+
+def test_a_file_that_would_be_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checked, "MOST_BYTES", 100)
+    with pytest.raises(CannotExport, match=r"^its weights take 0\.0 GB, and the most is"):
+        exported(make_run())
+
+
+def test_equal_models_give_equal_files_and_draw_nothing() -> None:
+    run = make_run(mixed(40), data={"missing": "linear"})
+    before, weights = torch.get_rng_state(), weights_of(run)
+    file = exported(run)
+    assert exported(make_run(mixed(40), data={"missing": "linear"})) == file
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(weights_of(run), weights)
+
+
+def test_the_sample_is_of_training_and_raw() -> None:
+    arrays = of_many_lengths(classes(60, length=200))
+    prepared = data.prepare(arrays, spec_for(arrays, data={"scaling": "standard"}))
+    sample = prepared.sample
+    assert sample is not None
+    assert sample.x.shape == (len(sample), 64, 3)
+    rows = prepared.rows["train"]
+    for one in sample.x_in_memory:
+        valid = one[np.abs(one).sum(axis=1) > 0]
+        assert any(np.array_equal(arrays.x[row, : len(valid)], valid) for row in rows)
