@@ -22,7 +22,11 @@ ZIP64_FROM = 1 << 31
 
 File = Mapping[str, Any]
 
-MEDIA_TYPES = {".json": "application/json", ".safetensors": "application/octet-stream"}
+MEDIA_TYPES = {
+    ".json": "application/json",
+    ".safetensors": "application/octet-stream",
+    ".onnx": "application/octet-stream",
+}
 
 
 class _Sink:

@@ -18,12 +18,17 @@ from services.states import TERMINAL, Status
 api = openapi.blueprint("models", __name__, prefix="/v1/jobs", about="The result of a job that has succeeded.")
 
 FILES = ("model.safetensors", "model.json", "history.json")
+ONNX = "model.onnx"
+"""Some models have none: the job's event `export` says why. Older ones have none either."""
 
 
 @api.get(
     "/<job_id>/model",
     operation_id="downloadModel",
-    responses={200: openapi.files(f"A zip of {', '.join(FILES)}.", "application/zip"), **openapi.problems(404)},
+    responses={
+        200: openapi.files(f"A zip of {', '.join(FILES)} and, if there is one, {ONNX}.", "application/zip"),
+        **openapi.problems(404),
+    },
 )
 def archive(path: schemas.JobPath) -> Response:
     """Download the model as a zip
@@ -33,6 +38,7 @@ def archive(path: schemas.JobPath) -> Response:
     """
     job = _finished(path.job_id)
     files = [_recorded(job, name) for name in FILES]
+    files += [file for file in job.files or () if file["name"] == ONNX]
     return downloads.zip_response(f"{job.id}.zip", current().storage, job.id, files)
 
 
@@ -49,8 +55,8 @@ def archive(path: schemas.JobPath) -> Response:
 def single(path: schemas.FilePath) -> Response:
     """Download one file of the model, in whole or by range"""
     job = _finished(path.job_id)
-    if path.file not in FILES:
-        raise NotFound(f"A model has no such file; it has {', '.join(FILES)}.")
+    if path.file not in (*FILES, ONNX):
+        raise NotFound(f"A model has no such file; it has {', '.join((*FILES, ONNX))}.")
     return downloads.file_response(path.file, current().storage, job.id, _recorded(job, path.file))
 
 

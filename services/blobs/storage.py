@@ -3,7 +3,7 @@
     blobs/datasets/<sha256[:2]>/<sha256>.npz                         or an upload of any format, until it was checked
     blobs/jobs/<job id>/checkpoint-000000004.{json,safetensors}      shared by all attempts: names carry the step
     blobs/jobs/<job id>/history.jsonl                                the epochs that its checkpoints count on
-    blobs/jobs/<job id>/model.safetensors  model.json  history.json
+    blobs/jobs/<job id>/model.safetensors  model.json  history.json  model.onnx
 
 A file is there whole or not at all: written beside its place under a temporary name, fsynced, renamed, and the folder
 fsynced. Names are made of ids that we minted and checked, never of a client's text.
@@ -43,7 +43,7 @@ STRAY_SECONDS = 3600.0
 
 _JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.safetensors|model\.json|history\.jsonl?")
+_JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.(safetensors|json|onnx)|history\.jsonl?")
 
 
 class Readable(Protocol):

@@ -52,6 +52,8 @@ class Type(StrEnum):
     """Samples with missing values were left out, or missing rows of series were added (data.missing)."""
     BASELINE = "baseline"
     """The model does not beat the plainest answer to its task."""
+    EXPORT = "export"
+    """The model could not be written as an ONNX file, and why."""
     RETRAINING = "retraining"
     """Which versions a retraining begins with, and has to beat."""
     WARM_START = "warm_start"

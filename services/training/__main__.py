@@ -38,7 +38,7 @@ examples:
   python -m services.training job.yaml --out runs/vowels --resume     continue from the newest checkpoint
 
 exit codes:
-  0  trained; history.json, model.safetensors and model.json are in DIR
+  0  trained; history.json, model.safetensors, model.json and model.onnx are in DIR
   1  a file could not be read or written
   2  the spec or its data has problems, which are listed; or --resume found checkpoints of another spec or other data
   3  training diverged: a loss, a gradient or an output of the model was not finite
@@ -176,7 +176,7 @@ def _train(order: Order, threads: int | None, *, quiet: bool) -> int:
         stream = run.events(order, stop)
         for event in stream if quiet else _shown(stream):
             match event:
-                case Note("suspicion" | "baseline", message=message) if quiet:
+                case Note("suspicion" | "baseline" | "export", message=message) if quiet:
                     print(f"warning: {message}", file=sys.stderr)
                 case Finished(result):
                     _print_result(result, Path(order.directory))
@@ -249,7 +249,7 @@ def _shown(stream: Iterator[Event]) -> Iterator[Event]:
                     progress.update(task, completed=epoch)
                     console.print(visible(message), soft_wrap=True)
                 case Note(type, message=message):
-                    doubt = "warning: " if type in ("suspicion", "baseline") else ""
+                    doubt = "warning: " if type in ("suspicion", "baseline", "export") else ""
                     console.print(doubt + visible(message), soft_wrap=True)
                 case Log(message=message):
                     console.print(visible(message), soft_wrap=True)

@@ -40,7 +40,7 @@ from services.training.spec.fields import Data
 
 FORMAT = 1
 NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
-HALF = re.compile(r"^(checkpoint-\d{9,}|model|history)\.(json|safetensors)\.part$")
+HALF = re.compile(r"^(checkpoint-\d{9,}|model|history)\.(json|safetensors|onnx)\.part$")
 
 
 RESERVE = 16 << 20

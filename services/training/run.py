@@ -348,7 +348,7 @@ class Training:
     def _cut_short(self, why: str) -> Generator[Event, None, Offered | None]:
         """Offers the best weights of a run that nobody goes on with: what the last event says of them, if anything."""
         try:
-            offered = cut_short(self.run, self.directory, why)
+            offered = yield from cut_short(self.run, self.directory, why)
         except OSError as error:
             yield _warning(f"The best weights until then could not be written as a model: {error}.")
             return None
@@ -497,12 +497,12 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         yield from notes
         result |= {"retrain": concluded} if concluded is not None else {}
         profile = {"profile": retraining.profile} if retraining.profile is not None else {}
-    files = _write_model(run, directory, run.model.state_dict(), {**result, **profile})
+    files = yield from _write_model(run, directory, run.model.state_dict(), {**result, **profile})
     faults.point("result.written")
     yield Finished(result, files)
 
 
-def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
+def cut_short(run: Run, directory: Path, why: str) -> Generator[Event, None, Offered | None]:
     """Writes the best weights of a run that ends before its end, in the form of a finished one and marked as what they
     are; None where there are none that can be of use. What is known of them is what the best epoch recorded: there is
     no time to ask them anything."""
@@ -525,7 +525,8 @@ def cut_short(run: Run, directory: Path, why: str) -> Offered | None:
         **({"fold": run.fold.number} if run.fold.number else {}),
         **folds.summary(run.fold),
     }
-    return result, _write_model(run, directory, run.state.best.weights, result)
+    files = yield from _write_model(run, directory, run.state.best.weights, result)
+    return result, files
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -534,8 +535,8 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def _write_model(
     run: Run, directory: Path, weights: Mapping[str, torch.Tensor], described: dict[str, Any]
-) -> tuple[File, ...]:
-    """Writes the three files of a model; their records."""
+) -> Generator[Event, None, tuple[File, ...]]:
+    """Writes the files of a model; their records. Says so if there is no model.onnx among them."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
     if not run.data.preprocessing.is_plain:
@@ -546,11 +547,35 @@ def _write_model(
         model_format = TEXT_MODEL_FORMAT
     if isinstance(run.data, Continuation):
         model_format = NEXT_STEP_MODEL_FORMAT
-    return (
+    card = checkpoint.card(run)
+    (directory / "model.onnx").unlink(missing_ok=True)  # that of other weights
+    files = (
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
-        _write_json(directory / "model.json", {"format": model_format, **checkpoint.card(run), **described}),
+        _write_json(directory / "model.json", {"format": model_format, **card, **described}),
         _write_json(directory / "history.json", {"epochs": folds.history_of(run)}),
     )
+    found = _write_onnx(directory / "model.onnx", card, tensors, run.data)
+    if isinstance(found, File):
+        return *files, found
+    yield Note("export", "warning", f"There is no model.onnx: {found}.", {})
+    return files
+
+
+def _write_onnx(path: Path, card: dict[str, Any], weights: Mapping[str, torch.Tensor], data: Prepared) -> File | str:
+    """Writes a model as an ONNX file too, if that answers as the model does; or a clause that says why there is none.
+    Whatever goes wrong with it, the model itself is there."""
+    try:
+        from services.training.export import checked  # takes a quarter of a second
+    except ImportError as error:
+        return f"onnx and onnxruntime cannot be imported ({error})"
+    try:
+        return checkpoint.write_atomically(path, checked.exported(card, weights, data))
+    except checked.CannotExport as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be written ({error.strerror or error})"
+    except Exception as error:  # noqa: BLE001  ONNX Runtime has errors of many kinds, and none may cost the model
+        return f"its export failed with {type(error).__name__} ({error!s:.200})"
 
 
 def check_answers(run: Run) -> None:

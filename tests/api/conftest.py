@@ -117,6 +117,7 @@ def model_files() -> dict[str, bytes]:
         "model.safetensors": bytes(range(256)) * 4096,
         "model.json": b'{"spec": {}}',
         "history.json": b'{"epochs": []}',
+        "model.onnx": b"a graph",
     }
 
 

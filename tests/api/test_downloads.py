@@ -13,11 +13,10 @@ from api.service import Service
 from services import db
 from services.jobs import attempts
 from services.jobs.leases import Lease
+from services.orm import Job
 
 
-def test_a_model_is_a_zip_of_its_three_files(
-    client: FlaskClient, trained_job: str, model_files: dict[str, bytes]
-) -> None:
+def test_a_model_is_a_zip_of_its_files(client: FlaskClient, trained_job: str, model_files: dict[str, bytes]) -> None:
     answer = client.get(f"/v1/jobs/{trained_job}/model", buffered=True)
     assert (answer.status_code, answer.mimetype) == (200, "application/zip")
     assert answer.headers["Content-Disposition"] == f"attachment; filename={trained_job}.zip"
@@ -127,3 +126,17 @@ def test_only_the_head_of_a_download_may_be_asked_for(client: FlaskClient, train
     for path in ("model", "model/model.safetensors"):
         answer = client.head(f"/v1/jobs/{trained_job}/{path}")
         assert (answer.status_code, answer.data) == (200, b"")
+
+
+def test_a_model_without_an_onnx_file_is_downloaded_all_the_same(
+    client: FlaskClient, trained_job: str, model_files: dict[str, bytes], service: Service
+) -> None:
+    path = f"/v1/jobs/{trained_job}/model"
+    assert client.get(f"{path}/model.onnx", buffered=True).data == model_files["model.onnx"]
+    with db.session_scope(service.engine) as session:
+        job = session.get_one(Job, trained_job)
+        job.files = [file for file in job.files or () if file["name"] != "model.onnx"]
+    answer = client.get(f"{path}/model.onnx")
+    assert (answer.status_code, answer.get_json()["detail"]) == (404, "This job's model has no model.onnx.")
+    with zipfile.ZipFile(io.BytesIO(client.get(path, buffered=True).data)) as archive:
+        assert sorted(archive.namelist()) == ["history.json", "model.json", "model.safetensors"]

@@ -243,7 +243,12 @@ def every_registered_file_is_whole(e: Evidence) -> Check:
                 check.wrong(job, f"registered {file['name']} {what}")
         if job.status == "succeeded":
             check.see("results")
-            if {file["name"] for file in job.files} != {"model.safetensors", "model.json", "history.json"}:
+            if {file["name"] for file in job.files} != {
+                "model.safetensors",
+                "model.json",
+                "history.json",
+                "model.onnx",
+            }:
                 check.wrong(job, f"has succeeded with the files {[file['name'] for file in job.files]}")
             _nothing_else(check, job, folder, {epochs.NAME, *(file["name"] for file in [*registered, *job.files])})
         for part in folder.glob("*.part") if folder.is_dir() else ():

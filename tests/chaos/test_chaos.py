@@ -50,6 +50,7 @@ def evidence(tmp_path: Path) -> Evidence:
         put(folder, "model.safetensors", b"weights"),
         put(folder, "model.json", b"{}"),
         put(folder, "history.json", json.dumps(history).encode()),
+        put(folder, "model.onnx", b"graph"),
     ]
     saved = [
         Saved(step, attempt, [put(folder, f"checkpoint-{step:09d}.json", b"{}")]) for step, attempt in ((2, 1), (4, 2))

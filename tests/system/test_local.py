@@ -47,6 +47,7 @@ def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], 
         assert {path.name for path in job.download(tmp_path / "model")} == {
             "history.json",
             "model.json",
+            "model.onnx",
             "model.safetensors",
         }
     for path in (tmp_path / "var", *(tmp_path / "var").iterdir(), *(tmp_path / "var" / "valkey").rglob("*")):
@@ -265,7 +266,7 @@ def test_the_demo_trains_and_says_where_the_model_lies(
     said = capsys.readouterr().out
     assert re.search(r"Test accuracy  0\.\d{4}", said)
     model = Path(re.search(r"The model +(.+)", said).group(1))  # type: ignore[union-attr]
-    assert {path.name for path in model.iterdir()} == {"history.json", "model.json", "model.safetensors"}
+    assert {path.name for path in model.iterdir()} == {"history.json", "model.json", "model.onnx", "model.safetensors"}
     assert model.is_relative_to(tmp_path / "data" / "demo" / "models")
     assert f"http://127.0.0.1:{port}, in {tmp_path / 'data' / 'demo' / 'service'}" in said
     assert f"http://127.0.0.1:{port}/v1/jobs" in said

@@ -42,7 +42,7 @@ from tests.training.building import (
 Event = dict[str, Any]
 ARRAYS = of_many_lengths(classes(48), least=2)
 FOLDS = 3
-RESULT = {"model.safetensors", "model.json", "history.json"}
+RESULT = {"model.safetensors", "model.json", "history.json", "model.onnx"}
 CHANGES: dict[str, Any] = {
     "architecture": {"num_layers": 2, "dropout": 0.3},
     "training": {"epochs": 6, "early_stopping": {"patience": 2}, "optimizer": {"name": "adam", "lr": 0.05}},

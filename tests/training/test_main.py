@@ -114,6 +114,8 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
     assert len(card["scaling"]["shift"]) == 3
     assert card["metrics"].keys() == {"validation_loss", "validation_accuracy", "validation_macro_f1"}
 
+    assert (out / "model.onnx").stat().st_size > 4 * sum(tensor.numel() for tensor in weights.values())
+
     lines = done.stderr.splitlines()
     assert lines[0].startswith("Training ")
     assert lines[0].endswith("parameters on cpu, 1 threads: 3 epochs of 5 steps")

@@ -6,12 +6,14 @@ import hashlib
 import itertools
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +21,8 @@ from safetensors.torch import load_file
 from services.errors import DatasetInvalid, Diverged, Invalid, NotFinite, SpecInvalid
 from services.training import checkpoint, loop, run
 from services.training.data import Part
+from services.training.export import checked
+from services.training.export.checked import CannotExport
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
@@ -222,7 +226,7 @@ def test_the_last_few_and_the_best_stay_on_disk_and_the_rest_is_told_as_deleted(
     assert kept.keys() == {best_step, 69, 72}
     assert kept[best_step]["best"]
     files = {file["name"]: file for event in kept.values() for file in event["files"]}
-    results = {"model.safetensors", "model.json", "history.json"}
+    results = {"model.safetensors", "model.json", "history.json", "model.onnx"}
     assert names(asked["directory"]) == files.keys() | results
     for name, file in files.items():
         content = (Path(asked["directory"]) / name).read_bytes()
@@ -303,7 +307,7 @@ def test_a_stop_leaves_a_checkpoint(reason: str, updates: int, order: Callable[.
     assert ("files" in told[-1]) == offers
     files = {f"checkpoint-{updates:09d}.json", f"checkpoint-{updates:09d}.safetensors"}
     assert names(asked["directory"]) == files | (
-        {"model.safetensors", "model.json", "history.json"} if offers else set()
+        {"model.safetensors", "model.json", "history.json", "model.onnx"} if offers else set()
     )
 
 
@@ -541,7 +545,8 @@ def test_a_new_beginning_clears_the_old_checkpoints_away(order: Callable[..., Ev
 def test_the_files_of_the_result_are_as_they_are_told(order: Callable[..., Event]) -> None:
     asked = order()
     told = list(events(asked))[-1]
-    assert [file["name"] for file in told["files"]] == ["model.safetensors", "model.json", "history.json"]
+    written = ["model.safetensors", "model.json", "history.json", "model.onnx"]
+    assert [file["name"] for file in told["files"]] == written
     for file in told["files"]:
         content = (Path(asked["directory"]) / file["name"]).read_bytes()
         assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
@@ -842,3 +847,59 @@ def test_names_and_labels_that_were_accepted_before_they_had_to_be_plain_still_t
     assert of("finished", told)
     card = json.loads((Path(asked["directory"]) / "model.json").read_bytes())
     assert (card["spec"]["name"], card["classes"]) == ("a\u202eb", ["no\x1b[2J", "yes"])
+
+
+# ---- model.onnx
+
+
+def test_the_onnx_file_is_the_model_of_the_result(order: Callable[..., Event]) -> None:
+    asked = order(architecture={"pooling": "mean", "bidirectional": True}, training={"epochs": 8})
+    told = list(events(asked))[-1]
+    session = onnxruntime.InferenceSession(Path(asked["directory"]) / "model.onnx")
+    assert ARRAYS.split is not None
+    rows = np.flatnonzero(ARRAYS.split == 2)
+    (labels,) = session.run(["label"], {"x": ARRAYS.x[rows], "lengths": ARRAYS.lengths[rows]})
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    right = [classes[label] == y for label, y in zip(labels, ARRAYS.y[rows], strict=True)]
+    assert np.mean(right) == told["result"]["metrics"]["test_accuracy"]
+
+
+def test_two_equal_runs_write_the_same_onnx_file(order: Callable[..., Event]) -> None:
+    hashes = [list(events(order(folder=folder)))[-1]["files"][-1] for folder in ("one", "two")]
+    assert hashes[0] == hashes[1]
+    assert hashes[0]["name"] == "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CannotExport("its weights take 9.0 GB"), "its weights take 9.0 GB"),
+        (OSError(28, "No space left on device"), "it cannot be written (No space left on device)"),
+        (RuntimeError("no such operator"), "its export failed with RuntimeError (no such operator)"),
+    ],
+)
+def test_a_model_that_cannot_be_exported_is_a_result_all_the_same(
+    error: Exception, why: str, order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = order()
+    list(events(asked))
+
+    def fail(*_: Any) -> bytes:
+        raise error
+
+    monkeypatch.setattr(checked, "exported", fail)
+    told = list(events(asked))  # again, where a file of other weights lies
+    (note,) = of("note", told)
+    assert (note["type"], note["level"]) == ("export", "warning")
+    assert note["message"] == f"There is no model.onnx: {why}."
+    assert [file["name"] for file in told[-1]["files"]] == ["model.safetensors", "model.json", "history.json"]
+    assert "model.onnx" not in names(asked["directory"])
+
+
+def test_without_onnx_a_job_says_so(order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "services.training.export.checked", None)
+    monkeypatch.delattr("services.training.export.checked", raising=False)
+    told = list(events(order()))
+    (note,) = of("note", told)
+    assert note["message"].startswith("There is no model.onnx: onnx and onnxruntime cannot be imported (")
+    assert told[-1]["event"] == "finished"

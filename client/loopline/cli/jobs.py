@@ -210,7 +210,8 @@ def download(
 ) -> None:
     """Download the model of a job, or a checkpoint.
 
-    A model consists of model.safetensors (the weights), model.json and history.json.
+    A model consists of model.safetensors (the weights), model.json, history.json and model.onnx (the model with its
+    preprocessing, for ONNX Runtime).
     If the job was cancelled or reached its time limit, it is the best model until then.
 
     Example: loopline download last --to vowels-model

@@ -217,8 +217,6 @@ def _moments(times: NDArray[Any]) -> list[Any]:
 
 
 def _first(folder: Path) -> BackendName:
-    if (folder / "model.onnx").exists() and importlib.util.find_spec("onnxruntime") is not None:
-        return "onnxruntime"
     return "torch" if importlib.util.find_spec("torch") is not None else "numpy"
 
 
