@@ -107,6 +107,16 @@ class Client:
             response = self._submitted("/v1/jobs", self._readied(document, uploaded), idempotency_key)
         return Job.of(self._http.object_in(response), self._http)
 
+    def rerun(
+        self, job: Job, changes: Mapping[str, str] | None = None, *, tags: Mapping[str, str] | None = None
+    ) -> Job:
+        """Submits the spec of a job once more, with the same version of its data set and every default as it was then.
+
+        changes: fields to change, such as {"training.epochs": "50"}; a value is read as YAML. tags: added to its tags.
+        Raises BadRequest, such as when the data set was deleted.
+        """
+        return self.submit(specs.again(job.spec, job.dataset_id, changes or {}, {**job.tags, **(tags or {})}))
+
     def submit_batch(
         self,
         spec: Spec | Sequence[Spec],

@@ -131,6 +131,22 @@ def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
     return SpecFile(text, "application/yaml", Path())
 
 
+def again(
+    spec: Mapping[str, Any], dataset_id: str | None, changes: Mapping[str, str], tags: Mapping[str, str]
+) -> SpecFile:
+    """The spec of a job, to submit it once more: with the version of the data set that it had, and these changes.
+
+    Raises BadRequest if a value is not YAML.
+    """
+    document = {**spec, "tags": dict(tags)}
+    if dataset_id is not None:
+        document["data"] = {**document.get("data", {}), "dataset": dataset_id}
+    found = SpecFile(json.dumps(document), "application/json", Path(), "The spec of the job")
+    for key, value in changes.items():
+        found.set(tuple(key.split(".")), value)
+    return found
+
+
 def local_files(spec: SpecFile) -> dict[str, Path]:
     """The data sets that `data.dataset` or the matrix gives as paths, by their JSON pointers. Whether they exist is not
     looked at. Empty if the text of the spec cannot be read: the service says better what is wrong with it."""

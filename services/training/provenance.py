@@ -34,4 +34,6 @@ def of_tools(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "numpy": np.__version__,
         "device": f"{device} ({name})",
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
     }

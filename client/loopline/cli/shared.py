@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES: dict[int, str] = {
     0: "it worked, and a job that was waited for succeeded",
-    1: "the job that was waited for failed, a webhook's test did not arrive, or a file cannot be trained on",
+    1: "the job that was waited for failed, a webhook's test did not arrive, a file cannot be trained on, or a model "
+    "was not reproduced",
     2: "the request, the API key or the command line is wrong",
     3: "the service cannot be reached, or is failing",
     4: "the job that was waited for was cancelled",

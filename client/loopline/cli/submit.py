@@ -159,8 +159,14 @@ def from_stdin() -> SpecFile:
 
 def apply(spec: SpecFile, setting: str) -> None:
     """Changes one field of the spec, as `training.epochs=5` says."""
+    key, value = setting_of(setting)
+    spec.set(tuple(key.split(".")), value)
+
+
+def setting_of(setting: str) -> tuple[str, str]:
+    """The key and the value of `training.epochs=5`. Raises BadRequest."""
     key, equals, value = setting.partition("=")
-    path = tuple(part.strip() for part in key.split("."))
+    path = [part.strip() for part in key.split(".")]
     if not equals or not all(path):
         raise errors.BadRequest(f"--set takes KEY=VALUE, such as --set training.epochs=5; this is {setting!r}.")
-    spec.set(path, value)
+    return ".".join(path), value
