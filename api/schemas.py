@@ -574,6 +574,15 @@ class Epoch(Answer):
     grad_norm_max: float | None = None
     clipped_fraction: float | None = None
     """Share of the updates whose gradient was clipped."""
+    gradient_reach: int | None = None
+    """How many steps back in time the gradient reaches. This field and the next three are of the probe, which is not
+    made in every epoch; `grad_norm_*` and `gradient_at_lag_*` come with them."""
+    gradient_steps: int | None = None
+    """The steps of the longest sequence of the probe."""
+    saturated_fraction: float | None = None
+    """Share of the outputs of tanh, LSTM and GRU units that are beyond 0.99 or -0.99."""
+    dead_units: int | None = None
+    """Units of relu that are never active."""
     seconds: float | None = None
     samples_per_second: float | None = None
 

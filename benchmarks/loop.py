@@ -1,5 +1,7 @@
 """The loop beside the arithmetic: Loopline's fit() and the plain loop that one would write, on the same data order.
 
+Another row is what the probe of gradients (services/training/gradients.py) adds to an epoch.
+
 The two loops run in one process and a trainer's environment, taking turns epoch by epoch; the figure is the ratio of
 their fastest epochs, as whatever else the machine does can only slow one down. "As it comes" is the plain loop in a
 process of its own, without that environment and without flush-to-zero.
@@ -15,6 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.training.loop import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,10 +49,33 @@ WORKLOADS = {
 
 
 def ours(w: Workload) -> Iterator[float]:
-    """Seconds of each epoch of fit()."""
+    """Seconds of each epoch of fit(), without its probe of gradients."""
+    from services.training.loop import fit
+
+    run = built(w)
+    run.is_probed = False
+    began = time.perf_counter()
+    for epoch in fit(run):
+        if epoch is not None:
+            yield time.perf_counter() - began
+            began = time.perf_counter()
+
+
+def probes(w: Workload) -> Iterator[float]:
+    """Seconds that the probe of gradients adds to each epoch in the mean: it is made every few epochs."""
+    from services.training.loop import probe
+
+    run = built(w)
+    while True:
+        began = time.perf_counter()
+        probe(run)
+        yield (time.perf_counter() - began) / run.probe_interval
+
+
+def built(w: Workload) -> Run:
     from services.training.data import prepare
     from services.training.files import npz
-    from services.training.loop import Run, fit
+    from services.training.loop import Run
     from services.training.run import use_threads
     from services.training.spec import check_data, parse
 
@@ -58,12 +87,7 @@ def ours(w: Workload) -> Iterator[float]:
     }
     spec = check_data(parse(document), npz.summarise(arrays))
     use_threads(spec)
-    run = Run(spec, prepare(arrays, spec))
-    began = time.perf_counter()
-    for epoch in fit(run):
-        if epoch is not None:
-            yield time.perf_counter() - began
-            began = time.perf_counter()
+    return Run(spec, prepare(arrays, spec))
 
 
 def plain(w: Workload) -> Iterator[float]:
@@ -119,7 +143,7 @@ def measure(key: str, kinds: list[str], flush: bool) -> dict[str, float]:
 
     torch.set_flush_denormal(flush)
     w = WORKLOADS[key]
-    runs = {kind: epochs_of({"ours": ours, "plain": plain}[kind], w) for kind in kinds}
+    runs = {kind: epochs_of({"ours": ours, "plain": plain, "probes": probes}[kind], w) for kind in kinds}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(w.epochs + 1):
         for kind, epoch in runs.items():
@@ -150,6 +174,10 @@ def rows() -> list[dict[str, object]]:
         else:
             both = in_process(key, ["ours", "plain"])
             found.append(row(w.name, both["ours"], both["plain"], w.at_least))
+    for key in ("tutorial", "tiny"):
+        both = in_process(key, ["ours", "probes"])
+        with_probe = both["ours"] + both["probes"]
+        found.append(row(f"{key}; with and without the probe of gradients", with_probe, both["ours"], 0.98))
     own = in_process("tutorial", ["ours"])["ours"]
     found.append(row("tutorial; plain as it comes", own, as_it_comes("tutorial"), None))
     bare = in_process("tutorial", ["ours"], malloc=False)["ours"]

@@ -210,6 +210,12 @@ class Epoch:
     grad_norm_mean: float | None = None
     grad_norm_max: float | None = None
     clipped_fraction: float | None = None
+    gradient_reach: int | None = None
+    """How many steps back in time the gradient reaches, of `gradient_steps`. These and the next two are of the probe,
+    which is not made in every epoch."""
+    gradient_steps: int | None = None
+    saturated_fraction: float | None = None
+    dead_units: int | None = None
     seconds: float | None = None
     samples_per_second: float | None = None
     raw: Document = field(default_factory=dict, repr=False, compare=False)

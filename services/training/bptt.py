@@ -136,7 +136,7 @@ class Unrolled(Part):
         return -(-self.sizes // self.length)
 
     @cached_property
-    def _firsts(self) -> Rows:
+    def first_windows(self) -> Rows:
         """The first window of each sequence."""
         return np.cumsum(self._counts) - self._counts
 
@@ -161,12 +161,12 @@ class Unrolled(Part):
     def _windows(self, sequences: Rows) -> Iterator[Rows]:
         counts = self._counts[sequences]
         for number in range(int(counts.max(initial=0))):
-            yield self._firsts[sequences[counts > number]] + number
+            yield self.first_windows[sequences[counts > number]] + number
 
     def _of(self, rows: Rows) -> tuple[Rows, Rows, Rows]:
         """Of windows: their sequence, and the steps of it from which and up to which they go."""
-        sequence = np.searchsorted(self._firsts, rows, side="right") - 1
-        begin = (rows - self._firsts[sequence]) * self.length
+        sequence = np.searchsorted(self.first_windows, rows, side="right") - 1
+        begin = (rows - self.first_windows[sequence]) * self.length
         return sequence, begin, np.minimum(begin + self.length, self.sizes[sequence])
 
     def places(self, rows: Rows) -> Rows:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import Diverged
-from services.training import epochs, optimizers
+from services.training import epochs, gradients, optimizers
 from services.training.bptt import Carried, Unrolled, answer
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
@@ -96,6 +96,8 @@ class Run:
         self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
         batches = Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH))
         self.state = State(batches, step=fold.steps_before)
+        self.is_probed = True
+        """Whether epochs measure gradients by a probe (gradients.py). It changes nothing else of a run."""
 
     def first_model(self) -> SequenceModel:
         """The network as it begins; what is drawn after it goes on from the seed's draw of its weights."""
@@ -165,6 +167,16 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.order(1)) / self.training.accumulation_steps)
+
+    @property
+    def probe_size(self) -> int:
+        """The most samples of a probe: as many as training takes at a time."""
+        return min(self.training.batch_size, self.state.batches.micro or self.training.batch_size)
+
+    @property
+    def probe_interval(self) -> int:
+        """Every so many epochs gradients are measured."""
+        return gradients.interval(self.train_part, self.training.batch_size, self.probe_size)
 
     @property
     def finished(self) -> bool:
@@ -415,6 +427,7 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
         torch.cat(run.state.outputs), targets, run.data.output_size, run.data.target_scaling.scale
     )
     validation = evaluate(run, run.data.validation) if run.data.validation is not None else {}
+    inside = probe(run) if run.is_probed and (run.state.epoch + 1) % run.probe_interval == 0 else {}
     seconds = run.state.elapsed
     norms = reports[:, 1][torch.isfinite(reports[:, 1])]
     in_fold = {"fold": run.fold.number, "fold_epoch": run.state.epoch + 1} if run.fold.number else {}
@@ -432,9 +445,20 @@ def _record(run: Run, order: Order, rate: float) -> Epoch:
         "grad_norm_mean": float(norms.mean()) if len(norms) else None,
         "grad_norm_max": float(norms.max()) if len(norms) else None,
         "clipped_fraction": float(reports[:, 2].mean()),
+        **inside,
         "seconds": seconds,
         "samples_per_second": len(run.data.train) / seconds,
     }
+
+
+def probe(run: Run) -> gradients.Numbers:
+    """What the gradient is like inside the network now (gradients.py); nothing where the device has no room for it."""
+    rows = gradients.rows_of(run.train_part, run.probe_size)
+    try:
+        (batch,) = batches_of(run.train_part, Order([rows]), run.device)
+        return gradients.measured(run.model, batch, run.weighted_loss)
+    except torch.OutOfMemoryError:
+        return {}
 
 
 def _keep_best(run: Run, record: Epoch) -> None:

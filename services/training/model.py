@@ -70,9 +70,8 @@ class SequenceModel(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None = None, static: Tensor | None = None) -> Tensor:
         """x (batch, time, channels); lengths (batch,) of at least 1, or None where every step is valid; static (batch,
         static_size)."""
-        if len(self.embeddings):
-            x = self._looked_up(x)
-        return self._answered(self.pool(x, lengths), x, lengths, static)
+        x = self.looked_up(x)
+        return self.answered(self.pool(x, lengths), x, lengths, static)
 
     def continued(
         self, x: Tensor, lengths: Tensor | None, static: Tensor | None, state: Hidden
@@ -82,12 +81,11 @@ class SequenceModel(nn.Module):
         which ends before the others here is of no use. Raises NotImplementedError for a bidirectional network."""
         if self.rnn.bidirectional:
             raise NotImplementedError("what reads backwards begins at the end of a sequence")
-        if len(self.embeddings):
-            x = self._looked_up(x)
+        x = self.looked_up(x)
         outputs, state = self._cast(x, lambda x: self._recur_on(x, lengths, state))
-        return self._answered(_valid(outputs, lengths), x, lengths, static), state
+        return self.answered(_valid(outputs, lengths), x, lengths, static), state
 
-    def _answered(self, pooled: Tensor, x: Tensor, lengths: Tensor | None, static: Tensor | None) -> Tensor:
+    def answered(self, pooled: Tensor, x: Tensor, lengths: Tensor | None, static: Tensor | None) -> Tensor:
         """What the head makes of what is pooled (rows, width): (rows, output_size)."""
         if self.norm is not None:
             pooled = self.norm(pooled)
@@ -97,8 +95,10 @@ class SequenceModel(nn.Module):
             pooled = torch.cat((pooled, self._beside(static, x, lengths).to(pooled.dtype)), dim=1)
         return F.linear(pooled, self.head.weight, self.head.bias)
 
-    def _looked_up(self, x: Tensor) -> Tensor:
-        """x with the vectors of words in the place of their numbers."""
+    def looked_up(self, x: Tensor) -> Tensor:
+        """What the recurrent network reads: x with the vectors of words in the place of their numbers."""
+        if not len(self.embeddings):
+            return x
         batch, time, _ = x.shape
         steps = x.view(batch, time, self.patch, -1)
         first = steps.shape[3] - len(self.embeddings)
@@ -113,7 +113,10 @@ class SequenceModel(nn.Module):
 
     def pool(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The recurrent network's answer, pooled over the valid steps: (batch, directions * hidden_size)."""
-        outputs, final = self.recur(x, lengths)
+        return self.pooled(*self.recur(x, lengths), lengths)
+
+    def pooled(self, outputs: Tensor, final: Tensor, lengths: Tensor | None) -> Tensor:
+        """The same from what `recur` gives."""
         pooling = self.architecture.pooling
         if pooling == "none":
             return _valid(outputs, lengths)
@@ -124,7 +127,7 @@ class SequenceModel(nn.Module):
         if lengths is None:
             valid = None
         else:
-            valid = (torch.arange(outputs.shape[1], device=x.device) < lengths[:, None]).unsqueeze(2)
+            valid = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None]).unsqueeze(2)
         if pooling == "mean":
             return _mean(outputs, valid, lengths)
         if pooling == "max":
