@@ -17,6 +17,7 @@ from api.resources import (
     jobs,
     keys,
     models,
+    predictions,
     presets,
     results,
     schedules,
@@ -30,6 +31,7 @@ from services import db
 from services.blobs import storage
 from services.group_commit import GroupCommit
 from services.jobs.doorbell import Doorbell
+from services.prediction.predictor import Predictor
 from services.settings import Settings
 
 VERSION = "0.1.0"
@@ -40,15 +42,16 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     app = openapi.Api("loopline", version=VERSION)
     app.request_class = bodies.SpooledRequest
     app.config.update(MAX_CONTENT_LENGTH=settings.max_body_bytes, MAX_FORM_PARTS=20, TRAP_HTTP_EXCEPTIONS=False)
-    engine = db.engine(settings.database_url)
+    engine, blobs = db.engine(settings.database_url), storage.from_settings(settings)
     app.extensions["loopline"] = Service(
         settings=settings,
         engine=engine,
         commits=GroupCommit(engine),
-        storage=storage.from_settings(settings),
+        storage=blobs,
         bell=bell or doorbell.CeleryDoorbell(settings.broker_url),
         keyring=Keyring(engine),
         rates=rates.Rates(settings.broker_url, rates.Rate.parse(settings.rate_limit)),
+        predictor=Predictor(blobs, settings),
     )
     openapi.register(app)
     errors.register(app)
@@ -63,6 +66,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         uploads,
         inbox,
         models,
+        predictions,
         presets,
         workers,
         keys,

@@ -61,6 +61,8 @@ RULES: dict[str, Scope | Rule] = {
     "checkpoints.download": Scope.READ,
     "models.archive": Scope.READ,
     "models.single": Scope.READ,
+    "predictions.of_job": Scope.PREDICT,
+    "predictions.of_version": Scope.PREDICT,
     "datasets.upload": Scope.SUBMIT,
     "datasets.index": Scope.READ,
     "datasets.show": Scope.READ,
@@ -158,7 +160,7 @@ def _authorize() -> None:
     g.identity = who = _authenticate()
     if who.key_id is not None:
         current().rates.count("key", who.key_id)
-    if isinstance(rule, Scope) and rule not in who.scopes:
+    if isinstance(rule, Scope) and not who.may(rule):
         has = ", ".join(scope for scope in Scope if scope in who.scopes)
         raise Forbidden(f"This needs an API key with the scope `{rule}`; this one has {has}.", scope=rule)
 
@@ -214,4 +216,6 @@ def _document(app: Flask, document: dict[str, Any]) -> None:
 
 
 def _asks_for(rule: Scope | Rule) -> str:
+    if rule is Scope.PREDICT:
+        return f"Asks for the scope `{rule}` or `{Scope.SUBMIT}`."
     return f"Asks for the scope `{rule}`." if isinstance(rule, Scope) else "Asks for any valid key."

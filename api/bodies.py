@@ -24,6 +24,7 @@ T = TypeVar("T", bound=BaseModel)
 JSON_TYPES = frozenset({"application/json"})
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
 BINARY_TYPES = frozenset({"application/octet-stream", "application/zip", "application/x-npz"})
+CSV = "text/csv"
 MULTIPART = "multipart/form-data"
 FORM_BYTES = 1 << 16  # what a form adds around its file
 HEAVY_JSON_BYTES, HEAVY_YAML_BYTES = 1 << 16, 1 << 13
@@ -68,6 +69,14 @@ def one_of_few() -> Iterator[None]:
         yield
     finally:
         heavy.release()
+
+
+def question(most_bytes: int) -> tuple[bytes, bool]:
+    """The body of a request to predict, and whether it is CSV. Raises UnsupportedMediaType for other types than that
+    and JSON; RequestEntityTooLarge."""
+    _expect(JSON_TYPES | {CSV}, "Content-Type: application/json or text/csv")
+    request.max_content_length = most_bytes
+    return request.get_data(cache=False), request.mimetype == CSV
 
 
 def wanted(kind: type[T], message: str, *, optional: bool = False) -> T:

@@ -12,6 +12,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from flask import Response, request, send_file
 
+from services.blobs import transfers
 from services.blobs.objects import S3, Reading
 from services.blobs.storage import Readable, Storage
 from services.errors import NotFound
@@ -127,9 +128,7 @@ def _blocks(reading: Reading) -> Iterator[bytes]:
 
 def _opened(storage: Storage, job_id: str, file: File) -> Reading | IO[bytes]:
     with _present(file["name"]):
-        if storage.objects is not None and "object" in file:
-            return storage.objects.open(file["object"])
-        return storage.job_file(job_id, file["name"]).open("rb")
+        return transfers.opened(storage, job_id, file)
 
 
 @contextmanager

@@ -879,7 +879,7 @@ class Key(Answer):
     id: str
     name: str | None
     tenant: str
-    scopes: list[Literal["read", "submit", "admin"]]
+    scopes: list[Literal["read", "predict", "submit", "admin"]]
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -903,7 +903,7 @@ class KeyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    scopes: list[Literal["read", "submit", "admin"]] = Field(min_length=1, max_length=10)
+    scopes: list[Literal["read", "predict", "submit", "admin"]] = Field(min_length=1, max_length=10)
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=PLAIN)] | None = None
     """A name that says what the key is for."""
     expires_days: float | None = Field(None, gt=0, le=36_500, allow_inf_nan=False)
@@ -1176,7 +1176,7 @@ class Identity(Answer):
     tenant: str
     key_id: str | None
     """Null if no key is needed."""
-    scopes: list[Literal["read", "submit", "admin"]]
+    scopes: list[Literal["read", "predict", "submit", "admin"]]
     quotas: Quotas
 
 

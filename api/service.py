@@ -18,6 +18,7 @@ from api.rates import Rates
 from services.blobs.storage import Storage
 from services.group_commit import GroupCommit
 from services.jobs.doorbell import Doorbell
+from services.prediction.predictor import Predictor
 from services.settings import Settings
 
 MAX_WAITING, MAX_HEAVY = 40, 2
@@ -32,6 +33,7 @@ class Service:
     bell: Doorbell
     keyring: Keyring
     rates: Rates
+    predictor: Predictor
     closing: Callable[[], bool] = lambda: False
     """Whether this process was asked to stop: long polls then end at once."""
     waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))

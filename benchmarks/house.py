@@ -45,6 +45,7 @@ ROOMS = (
     "services/access",
     "services/webhooks",
     "services/models",
+    "services/prediction",
     "services/datasets",
     "services/jobs",
     "services/schedules",

@@ -18,6 +18,7 @@
     │   ├── SpecInvalid            every problem at once, each with a JSON pointer
     │   ├── ScheduleInvalid        every problem at once, those of its specs too
     │   ├── DatasetInvalid         says which rows
+    │   ├── InputInvalid           of a prediction
     │   ├── AddressRefused         of a webhook
     │   └── BadRequest             a parameter or header
     ├── Conflict                   right in itself, but not now
@@ -30,6 +31,7 @@
     │   ├── DatasetValidating
     │   ├── JobNotSucceeded
     │   ├── ModelNotFinite
+    │   ├── ModelUnusable          its files are no model
     │   ├── JobRegistered
     │   ├── ModelInUse
     │   ├── AliasMoved
@@ -214,6 +216,15 @@ class DatasetInvalid(Invalid):
     code = "dataset_invalid"
 
 
+class InputInvalid(Invalid):
+    """The model cannot take this."""
+
+    code = "input_invalid"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("The model cannot take this.", problems)
+
+
 class BadRequest(Invalid):
     """The request is not well-formed."""
 
@@ -272,6 +283,12 @@ class ModelNotFinite(Conflict):
     """A loss of this model is no finite number, so its answers are of no use; train it again."""
 
     code = "model_not_finite"
+
+
+class ModelUnusable(Conflict):
+    """The files of this model cannot be used; train it again."""
+
+    code = "model_unusable"
 
 
 class JobNotSucceeded(Conflict):

@@ -89,7 +89,7 @@ class Histogram(Metric):
 
 @dataclass(frozen=True)
 class Gauge(Metric):
-    """What a worker process shows of the job that it runs now; gone with the process. Has a label `pid` besides."""
+    """What a process shows of itself, such as the job that it runs now; gone with it. Has a label `pid` besides."""
 
     kind = "gauge"
 
@@ -175,6 +175,26 @@ REQUEST_SECONDS = Histogram(
     ("method", "route"),
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+
+# Predictions over HTTP
+
+PREDICTIONS = Counter(
+    "loopline_predictions_total",
+    "Predictions that clients asked for, by result: `answered`, `refused` (the model cannot take the input, or it is "
+    "too much), `busy` (too many at once), `failed` (the model could not be loaded or computed).",
+    ("result",),
+)
+PREDICTION_SECONDS = Histogram(
+    "loopline_prediction_seconds",
+    "How long answered predictions took to compute, preprocessing included, in seconds.",
+    (),
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+MODEL_LOADS = Counter(
+    "loopline_model_loads_total", "Models that were loaded to predict, by result: `loaded`, `failed`.", ("result",)
+)
+MODELS_LOADED = Gauge("loopline_models_loaded", "Models that a process of the API has in memory to predict.")
+MODELS_LOADED_BYTES = Gauge("loopline_models_loaded_bytes", "The size of their files.")
 
 # What runs now, by worker process
 

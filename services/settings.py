@@ -243,6 +243,24 @@ class Settings(BaseSettings):
         description="How long an upload waits for memory and for the check of its file, in seconds. A longer check is "
         "done by the scheduler, in up to 10 minutes: the answer is 202, and the data set is `validating` until then.",
     )
+    max_prediction_bytes: int = Field(
+        default=8 * MIB, gt=0, description="The largest body of a request to predict, in bytes (docs/predict.md)."
+    )
+    prediction_models: int = Field(
+        default=64, ge=1, description="How many models each process of the API keeps in memory to predict with."
+    )
+    prediction_models_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="How large the files of these models may be together, in bytes. The model that was asked last is "
+        "kept even if it is larger.",
+    )
+    predictions_at_once: int = Field(
+        default=4,
+        ge=1,
+        description="How many predictions each of the two processes of the API computes at once. A few more wait, for "
+        "at most 10 s; others get 503.",
+    )
     trainer_threads: int | None = Field(
         default=None, ge=1, description="Threads of one trainer process; by default as many as the machine has."
     )

@@ -38,12 +38,16 @@ _NOT_KNOWN = "This API key is not known here; look for a slip in copying it, or 
 
 
 class Scope(StrEnum):
-    """What a key may be used for; a key has one or more, and none of them includes another."""
+    """What a key may be used for; a key has one or more, and none of them includes another, but that `submit` includes
+    `predict`."""
 
     READ = "read"
     """Look at jobs, data sets, workers, and download."""
+    PREDICT = "predict"
+    """Ask models."""
     SUBMIT = "submit"
-    """Submit, cancel, pause, resume and delete jobs; upload and delete data sets; register, promote, delete models."""
+    """Submit, cancel, pause, resume and delete jobs; upload and delete data sets; register, promote, delete models; and
+    ask models."""
     ADMIN = "admin"
     """Make, list and revoke keys and webhooks of the tenant; read its audit."""
 
@@ -56,6 +60,10 @@ class Identity:
     scopes: frozenset[Scope]
     key_id: str | None = None
     """None where no key was needed."""
+
+    def may(self, scope: Scope) -> bool:
+        """Whether one of the scopes is this one, or includes it."""
+        return scope in self.scopes or (scope is Scope.PREDICT and Scope.SUBMIT in self.scopes)
 
 
 ANYBODY = Identity(tenants.DEFAULT, frozenset(Scope))

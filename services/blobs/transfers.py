@@ -21,10 +21,10 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from services.blobs import storage
-from services.blobs.objects import S3, Changed
+from services.blobs.objects import S3, Changed, Reading
 from services.blobs.storage import BLOCK_BYTES, Incoming, Storage
 from services.errors import StorageUnavailable
 from services.orm import Checkpoint
@@ -176,6 +176,30 @@ def fetch_model(held: Storage, store: S3, name: str, job_id: str, files: Sequenc
             what = "damaged" if isinstance(error, Changed) else "missing"
             problems.append(f"The file {path.name} of {name} is {what} in the object store.")
     return problems
+
+
+def opened(held: Storage, job_id: str, file: File) -> Reading | IO[bytes]:
+    """A recorded file of a job, to be read and closed, wherever it lies.
+
+    Raises FileNotFoundError, StorageUnavailable.
+    """
+    if held.objects is not None and "object" in file:
+        return held.objects.open(file["object"])
+    return held.job_file(job_id, file["name"]).open("rb")
+
+
+def copy(held: Storage, job_id: str, file: File, path: Path) -> None:
+    """Write a recorded file of a job to a new place on this host.
+
+    Raises FileNotFoundError, Changed if its hash is another, StorageUnavailable, and OSError of the disk.
+    """
+    digest = hashlib.sha256()
+    with closing(opened(held, job_id, file)) as reading, path.open("xb") as copied:
+        while block := reading.read(BLOCK_BYTES):
+            digest.update(block)
+            copied.write(block)
+    if digest.hexdigest() != file["sha256"]:
+        raise Changed(f"{path.name} of {job_id} has another hash")
 
 
 def _fetch_dataset(held: Storage, store: S3, sha256: str, go_on: GoOn) -> None:

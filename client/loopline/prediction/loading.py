@@ -99,6 +99,11 @@ class TrainedModel:
         """What it reads of each sequence besides."""
         return documents.columns_of(self._document.static)
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether x are texts."""
+        return self._document.preprocessing.text is not None
+
     def predict(
         self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None
     ) -> Answer:
@@ -117,11 +122,14 @@ class TrainedModel:
 
         Raises InputInvalid, which names everything that the model cannot take.
         """
+        return self.answer(self.read(x, lengths=lengths, static=static, future=future, ids=ids))
+
+    def read(self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None) -> Given:
+        """The sequences of the arguments of `predict`, before anything is computed. Raises InputInvalid."""
         try:
-            given = inputs.check(self._document, self._given(x, lengths, static, future, ids))
+            return inputs.check(self._document, self._given(x, lengths, static, future, ids))
         except FileInvalid as error:
             raise InputInvalid(error.problems) from error
-        return self._answer(given)
 
     def stream(self, *, static: Any = None) -> Session:
         """A session that takes one sequence step by step, and answers after each. `static` (values,) are the values of
@@ -153,7 +161,8 @@ class TrainedModel:
             return inputs.of_texts(document, x, static, ids)
         return inputs.of_arrays(document, x, lengths, static, future, ids)
 
-    def _answer(self, given: Given) -> Answer:
+    def answer(self, given: Given) -> Answer:
+        """What `predict` answers about sequences that were read."""
         found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = [
             (rows, self._backend.outcome(given.batch(rows))) for rows in given.batches()
         ]

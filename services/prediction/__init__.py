@@ -1,0 +1,1 @@
+"""Predicts with the models of jobs, in the process that is asked."""
