@@ -11,6 +11,8 @@ from loopline import text
 from loopline.types import DryRun, below
 from loopline.view import table
 
+PARTS = (("train", "to train on"), ("validation", "for validation"), ("test", "for the test"))
+
 
 def job(found: DryRun, data: str | None = None) -> RenderableType:
     """Everything about one job, and its spec as YAML below. `data` is the file that was not uploaded."""
@@ -32,9 +34,6 @@ def job(found: DryRun, data: str | None = None) -> RenderableType:
         rows.append(("", found.cheaper))
     rows += table.warnings(found.warnings)
     return Group(table.pairs(rows), Text("\nspec", "dim"), table.spec(found.spec))
-
-
-PARTS = (("train", "to train on"), ("validation", "for validation"), ("test", "for the test"))
 
 
 def jobs(found: Sequence[DryRun]) -> RenderableType:

@@ -20,6 +20,10 @@ FAR_BACK = 400
 """Steps that gradients seldom reach further than, even in an LSTM."""
 FEW_OF_CLASS = 5
 MOST_NAMED = 5
+WITHOUT_VALIDATION = (
+    "training.early_stopping watches the training split, because there is no validation split, so it cannot notice "
+    "that the model learns by heart. Set data.split.validation to a share such as 0.2."
+)
 
 
 def of_spec(spec: Spec) -> Iterator[str]:
@@ -34,12 +38,6 @@ def of_spec(spec: Spec) -> Iterator[str]:
         )
     if spec.training.early_stopping is not None and spec.data.split.validation == 0.0:
         yield WITHOUT_VALIDATION
-
-
-WITHOUT_VALIDATION = (
-    "training.early_stopping watches the training split, because there is no validation split, so it cannot notice "
-    "that the model learns by heart. Set data.split.validation to a share such as 0.2."
-)
 
 
 def of_data(spec: Spec, summary: DatasetSummary, counted: Effort) -> Iterator[str]:

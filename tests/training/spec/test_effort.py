@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.training import loop
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run
 from services.training.preparing import prepare
 from services.training.spec import Spec, cautions, check_data, parse
-from services.training.spec.effort import PACES, cheaper, effort
+from services.training.spec.effort import EVALUATION_BATCH, PACES, cheaper, effort
 from tests.training.building import classes, document, forecast_spec, hourly, of_many_lengths, tagged, texts
 
 NEXT_STEP = Arrays(
@@ -69,6 +70,10 @@ def test_what_takes_longer_is_counted_as_longer() -> None:
     assert small < seconds(architecture={"num_layers": 2})
     assert small > seconds(training={"batch_size": 20})
     assert small > seconds(data={"stride": 3})
+
+
+def test_evaluation_takes_as_many_samples_at_a_time_as_the_loop_does() -> None:
+    assert EVALUATION_BATCH == loop.EVALUATION_BATCH
 
 
 def test_folds_count_their_models() -> None:
