@@ -344,3 +344,13 @@ def test_workers_are_listed(service: Any, client: Client) -> None:
         workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
     (worker,) = client.workers()
     assert (worker.name, worker.queues, worker.state, worker.heard_at) == ("a:1", ["default"], "idle", None)
+
+
+def test_a_wrong_spec_is_refused_before_its_file_is_uploaded(client: Client, tiny: dict[str, Any], npz: Path) -> None:
+    wrong = {**tiny, "data": {"dataset": str(npz)}, "architecture": {"cell": "gru", "dropout": 0.5}}
+    for submit in (client.submit, client.submit_batch):
+        with pytest.raises(BadRequest, match="/architecture/dropout"):
+            submit(wrong)
+    with pytest.raises(BadRequest, match="/jobs/0/architecture/dropout"):
+        client.submit_batch([wrong, tiny])
+    assert list(client.datasets()) == []
