@@ -297,7 +297,9 @@ def _found(series: Series, period: Period, task: Forecast, data: Data) -> tuple[
     longest = series.values.shape[1]
     found = []
     for row, (begin, end) in enumerate(zip(period.begin.tolist(), period.end.tolist(), strict=True)):
-        found.append(row * longest + np.arange(max(lookback, begin), end - horizon + 1, task.stride, dtype=np.int64))
+        found.append(
+            row * longest + np.arange(max(lookback, begin), end - horizon + 1, task.stride or 1, dtype=np.int64)
+        )
     places: Rows = np.concatenate([NO_ROWS, *found])
     if data.missing == "refuse" or not len(places):
         return places, 0
@@ -343,7 +345,7 @@ def _windows(arrays: Arrays, series: Series, fitted: Fit, task: Forecast) -> Win
         longest=longest,
         lookback=lookback,
         horizon=horizon,
-        stride=task.stride,
+        stride=task.stride or 1,
         known=known,
     )
 

@@ -97,7 +97,7 @@ def test_the_sea_is_forecast_better_than_by_the_year_before(tmp_path: Path) -> N
     assert plain["metrics"]["test_mae"] == pytest.approx(year_before, rel=1e-5)
     assert round(plain["metrics"]["test_mae"], 2) == 0.95  # as examples/README.md says
     assert round(plain["others"]["the last value"]["test_mae"], 2) == 2.59
-    assert result["metrics"]["test_mae"] == pytest.approx(0.66, abs=0.03)
+    assert result["metrics"]["test_mae"] == pytest.approx(0.68, abs=0.03)
     assert plain["is_beaten"]
 
 

@@ -248,7 +248,7 @@ def test_a_forecast_learns_a_wave() -> None:
         arrays,
         architecture={"hidden_size": 16},
         task={"name": "forecast", "lookback": 24, "horizon": 12},
-        training={"epochs": 15, "batch_size": 16},
+        training={"epochs": 15, "batch_size": 16, "lr_schedule": "constant"},
     )
     one = Run(spec, prepare(arrays, spec))
     trained(one)

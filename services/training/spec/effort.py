@@ -110,7 +110,7 @@ def is_joined(spec: Spec) -> bool:
 def cheaper(spec: Spec, samples: Mapping[str, int]) -> str | None:
     """How a forecast that takes a window at every step would cost less, if its windows are many."""
     task = spec.task
-    if not isinstance(task, Forecast) or task.stride > 1 or (task.horizon or 1) < 2 or samples["train"] < MANY_WINDOWS:
+    if not isinstance(task, Forecast) or task.stride != 1 or (task.horizon or 1) < 2 or samples["train"] < MANY_WINDOWS:
         return None
     return (
         f"An epoch trains on about {samples['train']:,} windows, and each begins one step after the one before: "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.errors import Problem
@@ -12,6 +14,17 @@ from services.training.tasks import known
 
 SHARES = {"validation": 0.15, "test": 0.15}
 """Of a forecast, where a spec has none."""
+TRAINING_OF_FORECASTS: Mapping[str, Any] = {
+    "epochs": 30,
+    "batch_size": 32,
+    "optimizer": {"name": "adam", "lr": 3e-3},
+    "lr_schedule": {"name": "cosine"},
+    "early_stopping": {"patience": 8},
+}
+"""Of `training`, what a forecast has where a spec says nothing of it. docs/forecasting.md has the reasons."""
+HIDDEN_OF_FORECASTS = {"hidden_size": 64}
+ENOUGH_WINDOWS = 8_000
+"""So many windows are enough: more of them overlap, and say the same again."""
 SHARES_OF_TEXT = {"validation": 0.1, "test": 0.1}
 TEXT = {"by": "characters", "lowercase": False}
 """How next_step reads texts, where a spec says nothing of it."""
@@ -34,7 +47,7 @@ MOST_OF_SERIES = 4
 
 
 def defaults(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a document's `data` whose defaults are others for its task than those of `fields.py`."""
+    """The fields of a document whose defaults are others for its task than those of `fields.py`."""
     task, data = document.get("task"), document.get("data")
     name = task.get("name") if isinstance(task, Mapping) else task
     if name not in ("forecast", "next_step") or not isinstance(data, Mapping):
@@ -43,7 +56,11 @@ def defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     is_given = isinstance(split, Mapping) and split.get("method") == "given"
     if name == "next_step":
         return {"data": {"text": TEXT, "split": {} if is_given else SHARES_OF_TEXT}}
-    return {"data": {"scaling": "standard", "split": {"method": "time", **({} if is_given else SHARES)}}}
+    found = {"data": {"scaling": "standard", "split": {"method": "time", **({} if is_given else SHARES)}}}
+    training = document.get("training")
+    left_out = {key: value for key, value in TRAINING_OF_FORECASTS.items() if key not in (training or {})}
+    network = {"architecture": HIDDEN_OF_FORECASTS} if isinstance(document.get("architecture"), Mapping) else {}
+    return {**found, "training": left_out, **network}
 
 
 def forecast(spec: Spec) -> Forecast | None:
@@ -269,7 +286,16 @@ def _resolved(task: Forecast, summary: DatasetSummary, series: SeriesSummary) ->
     if lookback is None:
         wanted = max([LOOKBACKS * horizon, *season])
         lookback = max(1, min(wanted, max(horizon, summary.max_length // MOST_OF_SERIES)))
-    return task.model_copy(update={"horizon": horizon, "lookback": lookback, "season": list(season)})
+    stride = task.stride or _stride(series.steps - summary.samples * (lookback + horizon - 1), horizon, season)
+    window = {"horizon": horizon, "lookback": lookback, "stride": stride}
+    return task.model_copy(update={**window, "season": list(season)})
+
+
+def _stride(windows: int, horizon: int, season: Sequence[int]) -> int:
+    """The steps between two of so many windows. It has no factor in common with a season, except 1."""
+    stride = min(horizon, math.ceil(windows / ENOUGH_WINDOWS))
+    counted = itertools.count(max(1, stride))
+    return next(each for each in counted if all(math.gcd(each, steps) == 1 for steps in season))
 
 
 def default_loss(spec: Spec, summary: DatasetSummary) -> str:
@@ -302,8 +328,9 @@ def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
     task, series = forecast(spec), summary.series
     if task is None or series is None:
         return summary
-    lookback, horizon = window(_resolved(task, summary, series))
-    windows = max(1, (series.steps - summary.samples * (lookback + horizon - 1)) // task.stride)
+    task = _resolved(task, summary, series)
+    lookback, horizon = window(task)
+    windows = max(1, (series.steps - summary.samples * (lookback + horizon - 1)) // (task.stride or 1))
     return summary.model_copy(
         update={
             "samples": windows,

@@ -20,6 +20,9 @@ LABELS = Arrays(x=classes().x, lengths=classes().lengths, y=np.arange(48).reshap
 WORDS = Arrays(x=classes().x, lengths=classes().lengths, y=np.array(["a", "b", "c"])[classes().y])
 
 
+TIME = {"split": {"method": "time"}}
+
+
 def checked(arrays: Arrays, **changes: Any) -> Spec:
     return check_data(parse(document(**changes)), npz.summarise(arrays))
 
@@ -214,8 +217,35 @@ def test_a_forecast_takes_from_the_data_what_its_spec_leaves_out(
 def test_what_a_spec_says_goes_before_the_defaults_of_a_forecast() -> None:
     asked = document(task="forecast", data={"scaling": "none", "split": {"method": "given"}})
     del asked["data"]["split"]["validation"]
+    asked["training"] = {"epochs": 3, "optimizer": "sgd", "early_stopping": None}
     found = parse(asked)
     assert (found.data.scaling, found.data.split.method, found.data.split.test) == ("none", "given", None)
+    training = found.training
+    assert (training.epochs, training.optimizer.lr, training.early_stopping) == (3, 0.01, None)
+    assert (training.batch_size, training.lr_schedule.name, found.architecture.hidden_size) == (32, "cosine", 5)
+    assert parse({**asked, "architecture": {"cell": "gru"}}).architecture.hidden_size == 64
+    assert parse(found.document()) == found
+    others = parse(document(architecture={"cell": "gru"})).training
+    assert (others.batch_size, others.lr_schedule.name, others.early_stopping) == (4, "constant", None)
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields", "stride"),
+    [
+        (8191, {}, 1),  # 8,000 windows
+        (8192, {}, 5),  # 2, 3 and 4 have a factor in common with a day
+        (17_520, {}, 5),
+        (17_520, {"season": []}, 3),
+        (17_520, {"stride": 1}, 1),
+        (90_000, {"horizon": 6}, 11),  # 6 at most, and the next number without a factor in common
+    ],
+)
+def test_a_long_series_is_cut_into_about_as_many_windows_as_are_enough(
+    steps: int, fields: dict[str, Any], stride: int
+) -> None:
+    found = checked(hourly([steps]), task={"name": "forecast", "lookback": 168, "horizon": 24, **fields}, data=TIME)
+    assert isinstance(found.task, Forecast)
+    assert found.task.stride == stride
 
 
 def test_the_memory_of_a_forecast_is_that_of_its_steps_and_of_a_batch_of_windows() -> None:
