@@ -24,6 +24,7 @@ from services.training.export.preprocessing import dtype_of
 from services.training.files.arrays import Arrays
 from services.training.loop import network
 from services.training.model import SequenceModel
+from services.training.spec import tasks
 from services.training.spec.fields import Forecast as ForecastTask
 from services.training.tasks.forecast import Forecast
 
@@ -275,7 +276,8 @@ def _of_forecast(card: Card, model: SequenceModel, data: Prepared) -> Iterator[C
     assert data.sample is not None  # noqa: S101
     assert isinstance(task, ForecastTask)  # noqa: S101
     sample = _readable(data.sample, card.preprocessing.steps)
-    for arrays in (sample, sample.chosen(np.array([0]))):
+    several = (sample,) if tasks.window(task)[0] <= _most_steps(model) else ()
+    for arrays in (*several, sample.chosen(np.array([0]))):
         ends = arrays.lengths - (task.horizon or 1)
         part = windows.part_of(arrays, np.arange(len(arrays)) * arrays.x.shape[1] + ends, card.fit, task)
         (batch,) = part.pieces([np.arange(len(arrays))], torch.device("cpu"))

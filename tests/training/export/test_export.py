@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,7 @@ from tests.training.building import (
 )
 from tests.training.preprocessing.test_properties import data_for, preparations, with_tags
 
+ROOT = Path(__file__).parents[3]
 POOLINGS = ["last", "final", "mean", "max", "attention"]
 SHAPES = ("patch", "stride", "max_length", "cut")
 """Fields that leave no answer for each step."""
@@ -83,6 +86,17 @@ def check_padding(file: bytes, arrays: Arrays, run: Run) -> None:
             by_step = answers.ndim > 1 and name in ("probabilities", "labels") and answers.shape[1] == length
             wanted = together[name][[row], :length] if by_step else together[name][[row]]
             np.testing.assert_allclose(answers, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_of_the_documents_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_bytes(exported(make_run(classes(features=12))))
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), re.DOTALL)
+    exec(code, {})  # noqa: S102
+    assert re.fullmatch(r"\[[012], [012]\]\n", capsys.readouterr().out)
 
 
 # ---- networks
