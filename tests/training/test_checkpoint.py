@@ -234,7 +234,7 @@ def specs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> dict[str, Any]:
     }
 
 
-@examples(15, suppress_health_check=[HealthCheck.too_slow])
+@examples(8, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.booleans(), st.integers(1, 8))
 def test_whatever_a_spec_says_it_trains_and_goes_on_exactly(spec: dict[str, Any], full: bool, updates: int) -> None:
     arrays = classes(20) if full else of_many_lengths(classes(20))

@@ -101,7 +101,7 @@ def small_windows(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "AT_ONCE", 70)
 
 
-@examples(60)
+@examples(25)
 @given(made=data_sets())
 def test_data_in_a_file_trains_to_the_same_numbers_and_weights(made: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = made
@@ -205,7 +205,7 @@ def test_the_whole_result_is_the_same(name: str, split: dict[str, Any], tmp_path
     assert results[0][0]["retrain"]["drift"] is not None
 
 
-@examples(15)
+@examples(8)
 @given(made=data_sets(), updates=st.integers(1, 14))
 def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_is_the_same_run(
     made: tuple[Arrays, dict[str, Any]], updates: int
@@ -244,7 +244,7 @@ def test_the_test_split_decides_nothing_that_is_fitted(tmp_path: Path) -> None:
     assert fitted[0] == fitted[1]
 
 
-@examples(60)
+@examples(25)
 @given(seed=st.integers(0, 1000), features=st.sampled_from([1, 3]), full=st.booleans())
 def test_steps_in_a_file_read_like_an_array(seed: int, features: int, full: bool) -> None:
     rng = np.random.default_rng(seed)

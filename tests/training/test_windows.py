@@ -68,7 +68,7 @@ def many(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
     return arrays, changes
 
 
-@examples(60)
+@examples(30)
 @given(many())
 def test_no_window_crosses_a_border_between_parts_or_series(case: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = case
@@ -89,7 +89,7 @@ def test_no_window_crosses_a_border_between_parts_or_series(case: tuple[Arrays, 
             latest = max(latest, int(arrays.times[row, last].max()))
 
 
-@examples(40)
+@examples(20)
 @given(many())
 def test_padding_never_changes_a_window(case: tuple[Arrays, dict[str, Any]]) -> None:
     arrays, changes = case

@@ -85,7 +85,7 @@ def schemas(draw: st.DrawFn, table: Table) -> Schema:
 
 
 @given(st.data())
-@examples(400)
+@examples(150)
 def test_any_table_becomes_a_data_set_or_is_refused(data: st.DataObject) -> None:
     table = data.draw(tables())
     with suppress(FileInvalid):

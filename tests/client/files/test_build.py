@@ -83,7 +83,7 @@ SAME = {"features": ["u", "v"], "group": "id", "static": "height", "target": "la
 
 
 @given(sequences())
-@examples(60)
+@examples(25)
 def test_wide_lists_and_long_forms_of_the_same_sequences_build_equal_ones(drawn: dict[str, Any]) -> None:
     # A row ends with its last value: make sure that there is one.
     drawn["x"] = [[*x[:-1], (x[-1][0], 1.0)] for x in drawn["x"]]
@@ -94,7 +94,7 @@ def test_wide_lists_and_long_forms_of_the_same_sequences_build_equal_ones(drawn:
 
 
 @given(sequences(), st.randoms(use_true_random=False))
-@examples(60)
+@examples(25)
 def test_the_order_of_rows_does_not_matter(drawn: dict[str, Any], random: Any) -> None:
     order = list(range(sum(map(len, drawn["x"]))))
     expected = built(as_long(drawn, order), layout="long", order="t", **SAME)
@@ -103,7 +103,7 @@ def test_the_order_of_rows_does_not_matter(drawn: dict[str, Any], random: Any) -
 
 
 @given(sequences())
-@examples(60)
+@examples(25)
 def test_float64_is_kept_exactly_where_it_is_needed(drawn: dict[str, Any]) -> None:
     found = built(as_long(drawn), layout="long", order="t", **SAME)
     expected = np.array([step for x in drawn["x"] for step in x], np.float64)

@@ -56,7 +56,7 @@ def reading(content: bytes, *, mapped: bool = True) -> Sequences:
 
 
 @given(sequences(), st.booleans())
-@examples(80)
+@examples(40)
 def test_what_was_written_is_read_again_exactly_and_in_the_same_bytes(of: Sequences, mapped: bool) -> None:
     content = stored(of)
     again = reading(content, mapped=mapped)
@@ -119,7 +119,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> 
 
 
 @given(st.data())
-@examples(300)
+@examples(150)
 def test_a_byte_that_changed_is_noticed_or_does_not_matter(data: st.DataObject) -> None:
     content = bytearray(CONTENT)
     for _ in range(data.draw(st.integers(1, 3))):

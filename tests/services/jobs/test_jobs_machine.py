@@ -441,5 +441,5 @@ def test_any_order_of_verbs_keeps_the_promises(engine: Engine, make_spec: Callab
     machine = type("Life", (Life,), {"engine": engine, "make_spec": staticmethod(make_spec)})
     run_state_machine_as_test(
         machine,
-        settings=examples(12, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow]),
+        settings=examples(8, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow]),
     )

@@ -267,7 +267,7 @@ def test_numpy_reads_what_is_written(tmp_path: Path) -> None:
 
 
 @given(data=st.data(), compress=st.booleans())
-@examples(200)
+@examples(100)
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(data: st.DataObject, compress: bool) -> None:
     content = bytearray(saved(x=X, y=Y, lengths=np.array([1, 2, 3, 3]), compress=compress).getvalue())
     for _ in range(data.draw(st.integers(1, 4))):

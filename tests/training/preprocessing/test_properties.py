@@ -88,7 +88,7 @@ def padded(arrays: Arrays, steps: int) -> Arrays:
     return replace(arrays, x=np.pad(arrays.x, more), y=y)
 
 
-@examples(60)
+@examples(25)
 @given(preparation=preparations(), architecture=ARCHITECTURES, tags=st.booleans())
 def test_padding_never_changes_an_answer(preparation: dict[str, Any], architecture: dict[str, Any], tags: bool) -> None:
     arrays = data_for(preparation)
@@ -111,7 +111,7 @@ def test_padding_never_changes_an_answer(preparation: dict[str, Any], architectu
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
-@examples(25)
+@examples(12)
 @given(preparation=preparations(), updates=st.integers(1, 14))
 def test_a_resumed_run_is_the_same_run(preparation: dict[str, Any], updates: int) -> None:
     arrays = data_for(preparation)
@@ -158,7 +158,7 @@ def planted(arrays: Arrays, rows: np.ndarray[Any, Any], *, gaps: bool) -> Arrays
     return replace(arrays, x=x, static=static, weights=weights, features=features, static_columns=static_columns)
 
 
-@examples(25)
+@examples(12)
 @given(preparation=preparations())
 def test_a_signal_in_the_test_split_alone_changes_nothing_that_was_learnt(preparation: dict[str, Any]) -> None:
     arrays = data_for(preparation)

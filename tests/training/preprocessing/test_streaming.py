@@ -32,7 +32,7 @@ def in_blocks(values: NDArray[Any], seed: int) -> Iterator[NDArray[Any]]:
         start += size
 
 
-@examples(80)
+@examples(40)
 @given(
     seed=st.integers(0, 99),
     rows=COUNTS,
@@ -56,7 +56,7 @@ def test_the_orders_of_addition_differ() -> None:
     assert len({each.sum(axis=0, dtype=np.float64).tobytes() for each in orders}) == 3
 
 
-@examples(60)
+@examples(40)
 @given(
     seed=st.integers(0, 99),
     rows=COUNTS,

@@ -196,7 +196,7 @@ ARCHITECTURES = st.fixed_dictionaries(
 )
 
 
-@examples(40)
+@examples(20)
 @given(preparation=PREPARATIONS, architecture=ARCHITECTURES)
 def test_padding_never_changes_an_answer(preparation: dict[str, Any], architecture: dict[str, Any]) -> None:
     arrays = texts()
@@ -212,7 +212,7 @@ def test_padding_never_changes_an_answer(preparation: dict[str, Any], architectu
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
-@examples(20)
+@examples(10)
 @given(preparation=PREPARATIONS, updates=st.integers(1, 14))
 def test_a_resumed_run_is_the_same_run(preparation: dict[str, Any], updates: int) -> None:
     def begun() -> Run:

@@ -218,7 +218,7 @@ def test_many_values_in_yaml_are_refused_before_they_cost_much(text: str) -> Non
     assert time.monotonic() - began < 10
 
 
-@examples(300)
+@examples(150)
 @given(
     st.text(st.characters())
     | st.binary()

@@ -728,7 +728,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-@examples(250)
+@examples(120)
 @given(mutations() | st.dictionaries(text, json_values, max_size=4))
 def test_whatever_is_sent_is_a_spec_or_a_list_of_problems(sent: dict[str, Any]) -> None:
     outcome = spec_or_error(sent)
