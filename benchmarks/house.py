@@ -159,7 +159,7 @@ class House:
         found = [
             (node.end_lineno - node.lineno + 1, f"{module.path}:{node.lineno} {node.name}")
             for module in self.modules.values()
-            for node in ast.walk(module.tree)
+            for node in _statements(module.tree)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
         ]
         return sorted(found, key=lambda each: (-each[0], each[1]))
@@ -176,7 +176,7 @@ class House:
         return [
             f"{module.path}:{node.lineno} {node.name}"
             for module in self.modules.values()
-            for scope in ast.walk(module.tree)
+            for scope in _statements(module.tree)
             if not isinstance(scope, ast.ClassDef)
             for node in ast.iter_child_nodes(scope)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -196,6 +196,14 @@ def _imports(module: Module, modules: Mapping[str, Module]) -> Iterator[Import]:
                 yield Import(module.name, name, node.lineno, typing, deferred)
 
 
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """The tree and the statements in it at any depth. No function stands in an expression, and most nodes do."""
+    yield tree
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _statements(node)
+
+
 def _import_statements(
     tree: ast.AST, typing: bool = False, deferred: bool = False
 ) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool, bool]]:
@@ -204,7 +212,7 @@ def _import_statements(
             yield node, typing, deferred
         elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             yield from _import_statements(node, True, deferred)
-        else:
+        elif not isinstance(node, ast.expr):
             within = deferred or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             yield from _import_statements(node, typing, within)
 
