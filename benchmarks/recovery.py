@@ -132,7 +132,7 @@ def taken_over(client: httpx.Client, database: sqlite3.Connection, folder: Path)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}
         port = (folder / "valkey" / "port").read_text()
         own = {"LOOPLINE_DATA_DIR": str(folder), "LOOPLINE_BROKER_URL": f"redis://127.0.0.1:{port}/0"}
-        command = [sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "worker", "--without-mingle"]
+        command = [sys.executable, "-m", "worker.start", "worker.app"]
         began = time.perf_counter()
         frozen.suspend()
         second = subprocess.Popen(command, env=environment | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
-
-from services import logs, metrics
-from services.settings import Settings
-from services.starting import exit_on_error
-from worker import fleet
 
 
 def main() -> int:
@@ -18,6 +14,15 @@ def main() -> int:
         "worker that ends. SIGTERM stops them: running jobs save a checkpoint and continue on another worker.",
     )
     parser.parse_args()
+
+    gc.disable()  # importing makes many objects, none of them garbage
+    from services import logs, metrics
+    from services.settings import Settings
+    from services.starting import exit_on_error
+    from worker import fleet
+
+    gc.freeze()
+    gc.enable()
     with exit_on_error("Loopline's worker"):
         settings = Settings()
         logs.configure(settings)

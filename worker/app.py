@@ -1,4 +1,4 @@
-"""The Celery app of the workers: `celery -A worker.app worker --without-gossip --without-mingle --without-heartbeat`.
+"""The Celery app of the workers: `python -m worker.start worker.app`.
 
 `python -m worker` starts it, once for each GPU; see worker/fleet.py.
 

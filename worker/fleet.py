@@ -33,17 +33,7 @@ from worker import process
 from worker.gpu.devices import CPU, Device, NoGpu, chosen
 
 ROOT = Path(__file__).resolve().parent.parent
-CELERY = [
-    "celery",
-    "--quiet",
-    "-A",
-    "worker.app",
-    "worker",
-    "--without-gossip",
-    "--without-mingle",
-    "--concurrency",
-    "1",
-]
+CELERY = ["worker.start", "worker.app"]
 WORKER = [sys.executable, "-m", *CELERY]
 UNHEARD = ["--without-heartbeat"]  # Celery's own, for its monitors
 SELF_TEST = [sys.executable, "-m", "worker.selftest", "--json", "--device", "cuda"]

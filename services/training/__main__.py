@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 import tempfile
@@ -165,7 +166,11 @@ def _data_path(spec: Spec, job: Path) -> Path | None:
 
 
 def _train(order: Order, threads: int | None, *, quiet: bool) -> int:
+    gc.disable()  # importing makes a million objects, none of them garbage
     from services.training import run  # torch takes a second to import, and a spec with problems need not wait for it
+
+    gc.freeze()
+    gc.enable()
 
     run.prepare_process(threads)
     try:

@@ -1,4 +1,4 @@
-"""The workers' Celery app with the chaos trainer and armed fault points: `celery -A tests.chaos.app worker`."""
+"""The workers' Celery app with the chaos trainer and armed fault points: `python -m worker.start tests.chaos.app`."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "api"], ["-m", "worker.scheduler"], ["-m", "celery", "-A", "worker.app", "worker"]], ids=" ".join
+    "command", [["-m", "api"], ["-m", "worker.scheduler"], ["-m", "worker.start", "worker.app"]], ids=" ".join
 )
 def test_no_process_starts_with_a_default_secret(command: list[str], tmp_path: Path) -> None:
     environment = {

@@ -187,8 +187,7 @@ class World:
             )
 
     def start_worker(self) -> None:
-        quick = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-        self.start("worker", "celery", "--quiet", "-A", "worker.app", "worker", *quick)
+        self.start("worker", "worker.start", "worker.app", "--without-heartbeat")
 
     def up(self) -> None:
         """Both schedulers."""

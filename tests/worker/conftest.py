@@ -114,11 +114,11 @@ def environment(settings: Settings) -> dict[str, str]:
 @pytest.fixture
 def start_worker(start: Callable[..., Process]) -> Callable[..., Process]:
     """Starts a Celery worker with a stub trainer; one of its processes dies once at each of the points `deaths`."""
-    quick = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
     def begin(deaths: str = "", **changes: object) -> Process:
-        celery = ("celery", "--quiet", "-A", "tests.worker.stub_app", "worker", *quick)
-        return start(*celery, also={"STUB_DEATHS": deaths}, **changes)
+        return start(
+            "worker.start", "tests.worker.stub_app", "--without-heartbeat", also={"STUB_DEATHS": deaths}, **changes
+        )
 
     return begin
 

@@ -1,4 +1,4 @@
-"""A real Celery worker whose trainer is the stub: `celery -A tests.worker.stub_app worker`.
+"""A real Celery worker whose trainer is the stub: `python -m worker.start tests.worker.stub_app`.
 
 `STUB_DEATHS` names fault points, with commas between, at each of which a process of the worker dies once by SIGKILL;
 that it has is noted by a file in the data folder. `STUB_DEV` is a folder in the place of /dev.

@@ -85,7 +85,7 @@ def workers_of(fleet: Process, count: int) -> dict[str, psutil.Process]:
         up = {}
         for one in psutil.Process(fleet.pid).children():
             with suppress(psutil.NoSuchProcess):  # it ends between two looks
-                if "celery" in one.cmdline() and one.children():
+                if "worker.start" in one.cmdline() and one.children():
                     up[one.environ()["CUDA_VISIBLE_DEVICES"]] = one
         return up
 

@@ -77,7 +77,7 @@ import signal, subprocess, sys
 from services import metrics
 from services.settings import Settings
 
-celery = "celery --quiet -A tests.worker.stub_app worker --without-gossip --without-mingle --without-heartbeat".split()
+celery = ["worker.start", "tests.worker.stub_app", "--without-heartbeat"]
 with metrics.shared(Settings()):
     both = [subprocess.Popen([sys.executable, "-m", *celery]) for _ in range(2)]
     signal.signal(signal.SIGTERM, lambda *_: [one.terminate() for one in both])

@@ -27,16 +27,7 @@ SPEC = {
     "training": {"epochs": 2},
     "data": {"synthetic": {"samples": 20, "length": 5, "features": 2, "classes": 2}},
 }
-CELERY = (
-    "celery",
-    "--quiet",
-    "-A",
-    "worker.app",
-    "worker",
-    "--without-gossip",
-    "--without-mingle",
-    "--without-heartbeat",
-)
+CELERY = ("worker.start", "worker.app", "--without-heartbeat")
 
 
 def lines(process: Process, request_id: str) -> list[dict[str, Any]]:

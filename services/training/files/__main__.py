@@ -6,15 +6,19 @@ over standard input, which is a socket too. When that one is closed, this proces
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import sys
 
-from services.training.files import check
-
 
 def main() -> None:
+    gc.disable()  # importing makes many objects, none of them garbage
+    from services.training.files import check  # noqa: F401  for the forks
+
+    gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the forks
     with socket.socket(fileno=os.dup(0)) as requests:
@@ -33,6 +37,8 @@ def _fork(descriptor: int, requests: socket.socket) -> None:
         return
     status = 1
     try:
+        from services.training.files import check
+
         requests.close()
         os.close(0)
         with socket.socket(fileno=descriptor) as channel:

@@ -132,9 +132,8 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
         "data": {"dataset": "drawn", "synthetic": None},
         "checkpoints": {"every_steps": 3},
     }
-    quick = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     broken = make_job(dataset_id=dataset.id, **spec)
-    celery = ("celery", "--quiet", "-A", "worker.app", "worker", *quick)
+    celery = ("worker.start", "worker.app", "--without-heartbeat")
     one = start(*celery, data_dir=tmp_path / "one", device="cpu", trainer_threads=1, **store_settings)
     bell.ring("default")
     running = watch.until(broken.id, lambda job: job.checkpoint_step > 0, 60)

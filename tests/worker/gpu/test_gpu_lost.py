@@ -174,8 +174,7 @@ def test_a_celery_worker_without_its_gpu_ends_by_itself_and_leaves_the_work_to_o
     dev = tmp_path / "dev"
     dev.mkdir()
     (dev / "nvidiactl").touch()
-    celery = ("celery", "--quiet", "-A", "tests.worker.stub_app", "worker", "--without-gossip", "--without-mingle")
-    worker = start(*celery, also={"STUB_DEV": str(dev)}, device="cuda")
+    worker = start("worker.start", "tests.worker.stub_app", also={"STUB_DEV": str(dev)}, device="cuda")
     first = make_job()
     bell.ring("default")
     watch.until(first.id, lambda job: job.status == "succeeded")
