@@ -58,7 +58,8 @@ def defaults(document: Mapping[str, Any]) -> dict[str, Any]:
         return {"data": {"text": TEXT, "split": {} if is_given else SHARES_OF_TEXT}}
     found = {"data": {"scaling": "standard", "split": {"method": "time", **({} if is_given else SHARES)}}}
     training = document.get("training")
-    left_out = {key: value for key, value in TRAINING_OF_FORECASTS.items() if key not in (training or {})}
+    said = training if isinstance(training, Mapping) else {}
+    left_out = {key: value for key, value in TRAINING_OF_FORECASTS.items() if key not in said}
     network = {"architecture": HIDDEN_OF_FORECASTS} if isinstance(document.get("architecture"), Mapping) else {}
     return {**found, "training": left_out, **network}
 

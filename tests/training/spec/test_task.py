@@ -225,6 +225,9 @@ def test_what_a_spec_says_goes_before_the_defaults_of_a_forecast() -> None:
     assert (training.batch_size, training.lr_schedule.name, found.architecture.hidden_size) == (32, "cosine", 5)
     assert parse({**asked, "architecture": {"cell": "gru"}}).architecture.hidden_size == 64
     assert parse(found.document()) == found
+    with pytest.raises(SpecInvalid) as caught:
+        parse({**asked, "training": 5})
+    assert [problem.pointer for problem in caught.value.problems] == ["/training"]
     others = parse(document(architecture={"cell": "gru"})).training
     assert (others.batch_size, others.lr_schedule.name, others.early_stopping) == (4, "constant", None)
 
