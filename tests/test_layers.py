@@ -56,8 +56,8 @@ SHARED = ("loopline.files", "loopline.preprocessing", "loopline.prediction", "lo
 """Of the client, what the service uses too."""
 
 
-PLAIN_TORCH = "loopline.prediction.torch_network"
-"""It imports torch, and is imported when somebody predicts with torch."""
+BACKENDS = {"loopline.prediction.torch_network", "loopline.prediction.onnx_graph"}
+"""They import torch and onnxruntime, and are imported when somebody predicts with these."""
 EXPORT = "services.training.export"
 ONNX = {"onnx", "onnxruntime"}
 """A quarter of a second of import, after training has ended."""
@@ -112,7 +112,7 @@ LAYERS = {
         {"services", "api", "worker", "flask", "sqlalchemy", "celery", "redis", "torch", "numpy", "pyarrow"},
     ),
     "client, what the service uses too": (
-        [module for module in client() if any(is_within(module, each) for each in SHARED) and module != PLAIN_TORCH],
+        [module for module in client() if any(is_within(module, each) for each in SHARED) and module not in BACKENDS],
         {"services", "api", "worker", "torch", "pydantic", "httpx", "rich", "typer", "pandas"},
     ),
 }

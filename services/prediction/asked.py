@@ -95,7 +95,7 @@ def given_to(model: TrainedModel, asked: Asked, storage: Storage) -> Given:
         raise _invalid("/texts", "the model takes no texts: send `x` or `rows`")
     if asked.way == "x" and model.reads_texts:
         raise _invalid("/x", "the model takes texts: send `texts`")
-    with _problems_of(asked):
+    with problems_of(asked):
         if asked.way != "csv":
             return model.read(asked.x, **asked.besides)
         with storage.work() as folder:
@@ -167,7 +167,8 @@ def _columns(rows: list[Any]) -> dict[str, list[Any]]:
 
 
 @contextmanager
-def _problems_of(asked: Asked) -> Iterator[None]:
+def problems_of(asked: Asked) -> Iterator[None]:
+    """Says what a model refuses in the terms of a request. Raises InputInvalid."""
     try:
         yield
     except ModelInputInvalid as error:

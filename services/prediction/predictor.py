@@ -23,7 +23,7 @@ from services.blobs import transfers
 from services.blobs.objects import Changed
 from services.blobs.storage import Storage
 from services.errors import Busy, Invalid, ModelUnusable, NotFound, TooLarge
-from services.prediction.asked import FEWER, MOST_SEQUENCES, Asked, given_to
+from services.prediction.asked import FEWER, MOST_SEQUENCES, Asked, given_to, problems_of
 from services.prediction.cache import Cache
 from services.prediction.sources import Source
 from services.settings import Settings
@@ -81,9 +81,11 @@ class Predictor:
             loaded = self.cache.get(key, size, lambda: self._load(source))
             with self._turn():
                 began = time.perf_counter()
-                given = given_to(loaded.model, read(), self._storage)
+                asked = read()
+                given = given_to(loaded.model, asked, self._storage)
                 _check_amount(loaded, given)
-                answer = loaded.model.answer(given)
+                with problems_of(asked):
+                    answer = loaded.model.answer(given)
                 metrics.PREDICTION_SECONDS.observe(time.perf_counter() - began)
         if source.is_complete:
             return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopline import load
 from loopline.prediction.loading import TrainedModel
+from safetensors.numpy import load_file, save_file
 
 from api.service import Service
 from services import db
@@ -233,6 +235,19 @@ def test_what_the_model_cannot_take_is_named_with_its_place(
     assert answer.status_code == 422
     [problem] = answer.get_json()["errors"]
     assert (problem["pointer"], said in problem["detail"]) == (pointer, True), problem
+
+
+def test_an_answer_that_is_not_finite_is_no_server_error(
+    client: FlaskClient, publish: Publish, trained_model: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained_model("relu").folder, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["rnn.weight_ih_l0"] *= np.float32(1e10)
+    save_file(weights, folder / "model.safetensors")
+    path = f"/v1/jobs/{publish(folder, without=('model.onnx',))}/predict"
+    answer = client.post(path, json={"x": [[[-1e35, -1e35]] * 4, [[1e35, 1e35]] * 4]})
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "input_invalid")
+    assert "the network gives no finite number" in answer.get_json()["errors"][0]["detail"]
 
 
 def test_a_longer_sequence_than_in_training_is_answered_with_a_warning(client: FlaskClient, publish: Publish) -> None:

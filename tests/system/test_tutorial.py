@@ -99,10 +99,3 @@ def test_the_tutorial_works_from_top_to_bottom(start: Callable[..., Service], tm
 
 def test_the_first_line_of_the_setup_is_that_of_the_tutorial() -> None:
     assert output_of("make setup").replace(".venv", "$(VENV)").strip() in (ROOT / "Makefile").read_text()
-
-
-def test_the_tutorial_and_the_examples_predict_in_the_same_way() -> None:
-    [shown] = [text for kind, name, text in steps(PAGE) if (kind, name) == ("file", "predict.py")]
-    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8").partition("## Use the model")[2]
-    lines, _, _ = page.partition("```python\n")[2].partition("with np.load(")
-    assert shown.startswith(lines.strip())

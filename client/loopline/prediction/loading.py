@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from loopline.files.problems import FileInvalid
 from loopline.files.sequences import Column
 from loopline.prediction import document as documents
-from loopline.prediction import inputs, network, outcome, streaming, weights
-from loopline.prediction.answers import Answer, Classification, Forecast, Multilabel, NextStep, Tags, Values
+from loopline.prediction import inputs, naming, network, streaming, weights
+from loopline.prediction.answers import Answer
 from loopline.prediction.document import Document
 from loopline.prediction.errors import InputInvalid, ModelUnusable, refused
 from loopline.prediction.given import Given
@@ -25,7 +25,6 @@ from loopline.prediction.streaming import Session
 
 BackendName = Literal["onnxruntime", "torch", "numpy"]
 BACKENDS = ("onnxruntime", "torch", "numpy")
-MEDIAN = 0.5
 
 
 def load(path: str | os.PathLike[str], backend: BackendName | None = None, *, device: str = "cpu") -> TrainedModel:
@@ -39,7 +38,7 @@ def load(path: str | os.PathLike[str], backend: BackendName | None = None, *, de
     """
     folder = Path(path)
     document = documents.read(folder)
-    chosen = backend or _first(folder)
+    chosen = backend or _first(folder, device)
     if chosen not in BACKENDS:
         raise ModelUnusable(f"there is no backend {chosen!r}: give one of {', '.join(BACKENDS)}")
     return TrainedModel(document, _backend(chosen, folder, document, device), folder)
@@ -144,7 +143,7 @@ class TrainedModel:
         given = inputs.of_static(document, static)
 
         def named(values: NDArray[np.float64], warnings: Sequence[str]) -> Answer:
-            return _named(document, replace(given, warnings=tuple(warnings)), [(np.zeros(1, np.int64), values)])
+            return naming.answer(document, replace(given, warnings=tuple(warnings)), [(np.zeros(1, np.int64), values)])
 
         return Session(document, made, document.preprocessing.static_values(given.batch(np.zeros(1, np.int64))), named)
 
@@ -153,6 +152,8 @@ class TrainedModel:
         reads_texts = document.preprocessing.text is not None
         if reads_texts and isinstance(x, str):
             x = [x]
+        elif reads_texts and isinstance(x, np.ndarray) and x.dtype.kind in "OU":
+            x = x.tolist()
         if _is_table(x) or isinstance(x, str | os.PathLike):
             if not all(each is None for each in (lengths, static, future, ids)):
                 raise refused("lengths, static, future and ids are for arrays and texts: a table has columns for them")
@@ -162,11 +163,10 @@ class TrainedModel:
         return inputs.of_arrays(document, x, lengths, static, future, ids)
 
     def answer(self, given: Given) -> Answer:
-        """What `predict` answers about sequences that were read."""
-        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = [
-            (rows, self._backend.outcome(given.batch(rows))) for rows in given.batches()
-        ]
-        return _named(self._document, given, found)
+        """What `predict` answers about sequences that were read. Raises InputInvalid where that is no finite number."""
+        with np.errstate(all="ignore"):  # `naming.answer` looks at every number
+            found = [(rows, self._backend.outcome(given.batch(rows))) for rows in given.batches()]
+        return naming.answer(self._document, given, found)
 
 
 def _is_table(x: Any) -> bool:
@@ -181,57 +181,24 @@ def _of_table_or_file(document: Document, x: Any) -> Given:
     return tables.of_table(document, x) if _is_table(x) else tables.of_file(document, Path(x))
 
 
-def _named(document: Document, given: Given, found: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> Answer:
-    """Outcomes of batches as an answer about all sequences, in their order."""
-    said: dict[str, Any] = {"task": document.task, "ids": given.ids, "warnings": given.warnings}
-    classes = document.classes or ()
-    if document.task == "tagging":
-        by_sequence: dict[int, NDArray[np.float64]] = {}
-        for rows, values in found:
-            pieces = np.split(values, np.cumsum(given.lengths[rows])[:-1])
-            by_sequence |= dict(zip(rows.tolist(), pieces, strict=True))
-        times = None
-        if given.times is not None:
-            times = tuple(_moments(each) for each in np.split(given.times, np.cumsum(given.lengths)[:-1]))
-        in_order = tuple(by_sequence[row] for row in range(len(given)))
-        return Tags(**said, classes=classes, probabilities=in_order, times=times)
-    order = np.argsort(np.concatenate([rows for rows, _ in found]))
-    values = np.concatenate([each for _, each in found])[order]
-    if document.task == "classification":
-        return Classification(**said, classes=classes, probabilities=values)
-    if document.task == "multilabel":
-        return Multilabel(**said, names=document.target_names, probabilities=values)
-    if document.task == "regression":
-        return Values(**said, names=document.target_names, values=values)
-    if document.forecast is not None:
-        quantiles = document.forecast.quantiles
-        middle = quantiles.index(MEDIAN) if quantiles else 0
-        return Forecast(
-            **said,
-            names=document.forecast.targets,
-            values=values[:, :, :, middle],
-            quantiles=quantiles,
-            by_quantile=values if quantiles else None,
-            times=None if given.ahead is None else tuple(_moments(each) for each in given.ahead),
-        )
-    assert document.preprocessing.text is not None, "the next step is one of a text"  # noqa: S101
-    return NextStep(**said, entries=outcome.entries(document.preprocessing.text), probabilities=values)
+def _first(folder: Path, device: str) -> BackendName:
+    if device == "cpu" and (folder / "model.onnx").exists() and _is_installed("onnxruntime"):
+        return "onnxruntime"
+    return "torch" if device != "cpu" or _is_installed("torch") else "numpy"
 
 
-def _moments(times: NDArray[Any]) -> list[Any]:
-    """Times as datetimes in UTC, or as numbers."""
-    if times.dtype.kind != "i":
-        return cast("list[Any]", times.tolist())
-    return cast("list[Any]", times.astype("datetime64[ns]").astype("datetime64[us]").tolist())
-
-
-def _first(folder: Path) -> BackendName:
-    return "torch" if importlib.util.find_spec("torch") is not None else "numpy"
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # somebody has put None into sys.modules
+        return False
 
 
 def _backend(name: BackendName, folder: Path, document: Document, device: str) -> Backend:
     if name == "onnxruntime":
-        raise ModelUnusable("onnxruntime is not supported yet")
+        return _onnx_graph(folder / "model.onnx", document, device)
+    if name == "numpy" and device != "cpu":
+        raise ModelUnusable(f"numpy cannot compute on {device!r}: use torch.")
     shape = document.architecture
     read = weights.read(folder, shape)
     if name == "numpy":
@@ -244,3 +211,15 @@ def _backend(name: BackendName, folder: Path, document: Document, device: str) -
         return Computed("torch", document, torch_network.Network(shape, read, device))
     except RuntimeError as error:
         raise ModelUnusable(f"torch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def _onnx_graph(path: Path, document: Document, device: str) -> Backend:
+    if device != "cpu":
+        raise ModelUnusable(f"onnxruntime computes on the CPU here, not on {device!r}: use torch.")
+    if not path.exists():
+        raise ModelUnusable(f"There is no {path}: use torch or numpy. The event `export` of the job says why.")
+    try:
+        from loopline.prediction import onnx_graph
+    except ImportError:
+        raise ModelUnusable('The backend onnxruntime is not installed: pip install "loopline[predict]".') from None
+    return onnx_graph.Graph(document, path)

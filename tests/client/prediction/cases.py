@@ -104,6 +104,7 @@ CASES = {
         far_values, {"architecture": {"cell": "lstm", "pooling": "final", "num_layers": 2, "bidirectional": True}}
     ),
     "tags": Case(tagged, {"architecture": {"bidirectional": True, "batch_norm": True}}),
+    "relu": Case(tagged, {"architecture": {"cell": "rnn", "nonlinearity": "relu", "num_layers": 3}}),
     "words": Case(lambda: texts(60), {"architecture": {"cell": "lstm", "pooling": "max"}}),
     "next": Case(lines, {"task": {"name": "next_step", "joined": False}, "architecture": {"num_layers": 2}}),
     "forecast": Case(

@@ -16,7 +16,7 @@ from services.training.tasks.forecast import Forecast as ForecastTask
 from tests.client.prediction.cases import CASES, Trained, numbers
 from tests.training.building import flat
 
-BACKENDS = ("torch", "numpy")
+BACKENDS = ("onnxruntime", "torch", "numpy")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 """float32 has seven digits, and sums are in another order."""
 Model = Callable[[str], Trained]
@@ -88,9 +88,10 @@ def test_the_errors_of_a_forecast_are_those_of_training(trained_model: Model, na
     assert errors[known].mean() == pytest.approx(model.metrics["test_mae"], rel=1e-4)
 
 
-def test_a_next_step_is_that_of_the_trained_network(trained_model: Model) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_next_step_is_that_of_the_trained_network(trained_model: Model, backend: Any) -> None:
     case = trained_model("next")
-    model = load(case.folder)
+    model = load(case.folder, backend)
     answer = model.predict(["ab, c", "", "dd\nz"])
     assert isinstance(answer, NextStep)
     vocabulary = case.run.data.preprocessing.text

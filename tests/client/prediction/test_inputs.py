@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from loopline import InputInvalid, load
+from safetensors.numpy import load_file, save_file
 
 from tests.client.prediction.cases import Trained
 
@@ -89,3 +92,21 @@ def test_a_length_that_training_has_not_seen_is_answered_with_a_warning(trained_
     words = load(trained_model("words").folder)
     assert "words, more than any in training" in words.predict("the room " * 30).warnings[0]
     assert words.predict("the room was fine").warnings == ()
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+def test_an_answer_that_is_not_finite_is_refused(trained_model: Model, tmp_path: Path, backend: Any) -> None:
+    folder = Path(shutil.copytree(trained_model("relu").folder, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["rnn.weight_ih_l0"] *= np.float32(1e10)
+    save_file(weights, folder / "model.safetensors")
+    x = [np.zeros((5, 2)), np.full((4, 2), -1e35), np.full((4, 2), 1e35)]
+    with pytest.raises(InputInvalid, match=r"sequences? .*c: the network gives no finite number: the values are far"):
+        load(folder, backend).predict(x, ids=list("abc"))
+    assert len(load(folder, backend).predict(x[:1])) == 1
+
+
+def test_texts_may_be_an_array(trained_model: Model) -> None:
+    model = load(trained_model("words").folder)
+    listed = model.predict(["the room", "awful"]).probabilities
+    np.testing.assert_allclose(model.predict(np.array(["the room", "awful"])).probabilities, listed)
