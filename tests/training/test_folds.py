@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import random
@@ -40,6 +41,7 @@ from tests.training.building import (
 )
 
 Event = dict[str, Any]
+Unbroken = Callable[..., tuple[Event, list[Event]]]
 ARRAYS = of_many_lengths(classes(48), least=2)
 FOLDS = 3
 RESULT = {"model.safetensors", "model.json", "history.json", "model.onnx"}
@@ -63,13 +65,27 @@ def spec(**changes: Any) -> dict[str, Any]:
 def order(tmp_path: Path) -> Callable[..., Event]:
     """A factory of orders in folders of this test."""
 
-    def make(folder: str = "job", arrays: Arrays = ARRAYS, **changes: Any) -> Event:
-        data = tmp_path / f"{folder}.npz"
-        npz.write(data, arrays)
-        asked = parse(spec(**changes)).document()
-        return {"spec": asked, "data": str(data), "directory": str(tmp_path / folder), "resume": None}
+    return functools.partial(order_in, tmp_path)
 
-    return make
+
+def order_in(place: Path, folder: str = "job", arrays: Arrays = ARRAYS, **changes: Any) -> Event:
+    data = place / f"{folder}.npz"
+    npz.write(data, arrays)
+    asked = parse(spec(**changes)).document()
+    return {"spec": asked, "data": str(data), "directory": str(place / folder), "resume": None}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """A factory of jobs that ran through: the order and what was told. Each is trained once for all tests, which must
+    not change it."""
+
+    @functools.cache
+    def train(changes: str) -> tuple[Event, list[Event]]:
+        asked = order_in(tmp_path_factory.mktemp("unbroken"), training=json.loads(changes))
+        return asked, list(events(asked))
+
+    return lambda **training: train(json.dumps(training))
 
 
 def after(updates: int, reason: str = "drain") -> Callable[[], str | None]:
@@ -117,9 +133,10 @@ def marked(arrays: Arrays, parts: dict[str, Any]) -> Arrays:
 # ---- what is told and what comes of it
 
 
-def test_each_fold_is_told_one_after_the_other_and_then_the_final_model(order: Callable[..., Event]) -> None:
-    asked = order()
-    told = list(events(asked))
+def test_each_fold_is_told_one_after_the_other_and_then_the_final_model(
+    unbroken: Unbroken,
+) -> None:
+    asked, told = unbroken()
     first, result = told[FOLDS], told[-1]["result"]
     sizes = [fold["samples"] for fold in result["folds"]]
     assert [event["message"] for event in told[:FOLDS]] == [
@@ -154,9 +171,10 @@ def test_each_fold_is_told_one_after_the_other_and_then_the_final_model(order: C
     assert history["epochs"] == [event["record"] for event in of("epoch", told)]
 
 
-def test_the_result_has_each_fold_their_mean_and_their_spread(order: Callable[..., Event]) -> None:
-    asked = order()
-    told = list(events(asked))
+def test_the_result_has_each_fold_their_mean_and_their_spread(
+    unbroken: Unbroken,
+) -> None:
+    asked, told = unbroken()
     result = told[-1]["result"]
     assert any(fold["stopped_early"] for fold in result["folds"])
     assert len({fold["best_epoch"] for fold in result["folds"]}) > 1
@@ -181,10 +199,9 @@ def test_the_result_has_each_fold_their_mean_and_their_spread(order: Callable[..
 
 
 def test_the_final_model_trains_for_the_mean_of_the_best_epochs_and_is_tested_once(
-    order: Callable[..., Event],
+    unbroken: Unbroken,
 ) -> None:
-    asked = order()
-    told = list(events(asked))
+    asked, told = unbroken()
     result = told[-1]["result"]
     mean = statistics.fmean(fold["best_epoch"] for fold in result["folds"])
     assert result["best_epoch"] == result["epochs"] == int(mean + 0.5)
@@ -201,9 +218,8 @@ def test_the_final_model_trains_for_the_mean_of_the_best_epochs_and_is_tested_on
 
 
 @pytest.mark.parametrize("fold", range(1, FOLDS + 1))
-def test_a_fold_is_the_job_whose_split_is_given_with_the_same_rows(fold: int, order: Callable[..., Event]) -> None:
-    asked = order(training={"seed": 5})
-    told = list(events(asked))
+def test_a_fold_is_the_job_whose_split_is_given_with_the_same_rows(fold: int, unbroken: Unbroken) -> None:
+    asked, told = unbroken(seed=5)
     parts = split_folds(ARRAYS, parse(asked["spec"]).data.split)
     rows = {"validation": parts[fold - 1]["validation"], "test": parts[-1]["test"]}
     alone = timeless(trained(plain(marked(ARRAYS, rows), 5 + fold - 1)))
@@ -256,13 +272,13 @@ def test_what_is_fitted_is_fitted_on_the_training_part_of_the_fold_alone(tmp_pat
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_job_that_is_interrupted_anywhere_ends_as_one_that_is_not(
-    seed: int, order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+    seed: int, order: Callable[..., Event], unbroken: Unbroken
 ) -> None:
     """It is stopped with a checkpoint, or it is killed and goes on from one of those before; at random places."""
     rng = random.Random(seed)
-    changes = {"training": {"lr_schedule": rng.choice([{"name": "constant"}, {"name": "cosine", "warmup_steps": 5}])}}
-    whole, parts = order("whole", **changes), order("parts", **changes)
-    unbroken = list(events(whole))
+    changes = {"lr_schedule": rng.choice([{"name": "constant"}, {"name": "cosine", "warmup_steps": 5}])}
+    whole, expected = unbroken(**changes)
+    parts = order("parts", training=changes)
     told: list[Event] = []
     for _ in range(60):
         is_killed = rng.random() < 0.5
@@ -276,9 +292,9 @@ def test_a_job_that_is_interrupted_anywhere_ends_as_one_that_is_not(
         named = Path(parts["directory"]) / newest[-1]["files"][0]["name"] if newest else None
         parts["resume"] = rng.choice([NEWEST, str(named)]) if named and named.exists() else NEWEST if newest else None
     assert told[-1]["event"] == "finished"
-    assert steps_of(told) == steps_of(unbroken)
-    assert records(told) == records(unbroken)
-    assert told[-1]["result"] == unbroken[-1]["result"]
+    assert steps_of(told) == steps_of(expected)
+    assert records(told) == records(expected)
+    assert told[-1]["result"] == expected[-1]["result"]
     assert same(weights(parts), weights(whole))
     names = [path.name for path in Path(parts["directory"]).iterdir() if path.name.startswith("checkpoint-")]
     assert sorted(names) == sorted(
