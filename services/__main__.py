@@ -8,6 +8,7 @@ cannot be used, 2 the request is wrong.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -284,4 +285,6 @@ def _example(arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # or the interpreter searches all modules for garbage at its end
+    sys.exit(status)

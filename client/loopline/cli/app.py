@@ -6,6 +6,7 @@ read what was typed, call the client, print. What the commands share is in share
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,10 @@ for command in (
 
 def main() -> None:
     """The entry point of the `loopline` command."""
-    app(prog_name="loopline")
+    try:
+        app(prog_name="loopline")
+    finally:
+        gc.freeze()  # or the interpreter searches all modules for garbage at its end, for a fifth of the time
 
 
 def print_version(wanted: bool) -> None:
