@@ -79,7 +79,7 @@ def test_a_key_is_listed_and_revoked(run: Run) -> None:
         (("tenants", "create", "No Name"), "is no name for a tenant"),
         (("tenants", "set", "nobody", "--max-queued", "1"), "There is no tenant nobody"),
         (("tenants", "set", "default", "--max-bytes", "-1"), "/max_bytes: must be 0 or more"),
-        (("keys", "create", "--scopes", "write"), "/scopes: must be one or more of read, submit, admin"),
+        (("keys", "create", "--scopes", "write"), "/scopes: must be one or more of read, predict, submit, admin"),
         (("keys", "create", "--tenant", "nobody"), "There is no tenant nobody"),
         (("keys", "revoke", "key_1"), "There is no API key key_1"),
     ],
