@@ -297,7 +297,7 @@ def test_every_problem_of_a_spec_is_listed(process: Command, write: Callable[...
 
 def test_a_text_that_is_no_spec_says_where(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
     said = problems_of(command(write("architecture: [\n"), "--out", tmp_path / "out"))
-    assert "line 2" in said[1]
+    assert "line 1, column 15" in said[1]
 
 
 def test_a_missing_spec_or_data_set_is_named(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:
