@@ -323,6 +323,12 @@ class Result(Answer):
     """Null for a job that an earlier version of Loopline trained."""
     details: dict[Literal["validation", "test"], Details] | None = None
     """By split. Null for one value to predict, for a job that ended early, and for an earlier version of Loopline."""
+    gradients: dict[str, float | int | None] | None = None
+    """What the gradient is like inside the network with its best weights, in the fields of an epoch. Null for a job
+    that ended early, and for an earlier version of Loopline."""
+    advice: list[str] | None = None
+    """What to do about the run: a sentence where its numbers are clear, and none where they are in doubt. Null as
+    `gradients` is."""
     sample: Sample | None = None
     """Null unless the task is `next_step`."""
     retrain: Retrained | None = None

@@ -184,6 +184,10 @@ class Result:
     details: Mapping[str, Document] | None = None
     """By split: for `classes`, `labels` or `targets` a list for each column (`name`, `f1`, ...), the averages `macro`
     and `weighted`, and `confusion`. `pandas.DataFrame(result.details["test"]["classes"])` is a table of them."""
+    gradients: Document | None = None
+    """What the gradient is like inside the network with its best weights: `gradient_reach`, `grad_norm_head`, ..."""
+    advice: list[str] = field(default_factory=list)
+    """What to do about the run, in sentences; empty where nothing is clear."""
     sample: Document | None = None
     """Of `task: next_step`: `text` that the model wrote, with its `start`, `steps`, `temperature` and `seed`."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)

@@ -52,6 +52,8 @@ class Type(StrEnum):
     """Samples with missing values were left out, or missing rows of series were added (data.missing)."""
     BASELINE = "baseline"
     """The model does not beat the plainest answer to its task."""
+    ADVICE = "advice"
+    """What to do about a run that has ended, where its numbers are clear."""
     EXPORT = "export"
     """The model could not be written as an ONNX file, and why."""
     RETRAINING = "retraining"

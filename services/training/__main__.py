@@ -49,6 +49,8 @@ exit codes:
 """
 
 
+HEADS = {**dict.fromkeys(("suspicion", "baseline", "export"), "warning: "), "advice": "advice: "}
+"""What precedes the messages of some notes."""
 WIDE = 140
 """Columns from which on a terminal has room for all there is to show."""
 
@@ -181,8 +183,8 @@ def _train(order: Order, threads: int | None, *, quiet: bool) -> int:
         stream = run.events(order, stop)
         for event in stream if quiet else _shown(stream):
             match event:
-                case Note("suspicion" | "baseline" | "export", message=message) if quiet:
-                    print(f"warning: {message}", file=sys.stderr)
+                case Note("suspicion" | "baseline" | "export" | "advice" as kind, message=message) if quiet:
+                    print(f"{HEADS[kind]}{message}", file=sys.stderr)
                 case Finished(result):
                     _print_result(result, Path(order.directory))
                 case Stopped(reason):
@@ -254,8 +256,7 @@ def _shown(stream: Iterator[Event]) -> Iterator[Event]:
                     progress.update(task, completed=epoch)
                     console.print(visible(message), soft_wrap=True)
                 case Note(type, message=message):
-                    doubt = "warning: " if type in ("suspicion", "baseline", "export") else ""
-                    console.print(doubt + visible(message), soft_wrap=True)
+                    console.print(HEADS.get(type, "") + visible(message), soft_wrap=True)
                 case Log(message=message):
                     console.print(visible(message), soft_wrap=True)
             yield event

@@ -14,35 +14,12 @@ from services.training.loop import Run
 from services.training.measures import SPLITS
 from services.training.parts import Part
 from services.training.rivals import Metrics
-from services.training.tasks import known
-
-FEW_UPDATES = 200
-"""A model that was updated less often has mostly not been trained enough."""
 
 
 def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
     """The baseline of a run with these metrics, learnt from the training split and judged on the same splits as they
     (`rivals.compared`). The metric by which the model beats it or does not is of the test split if there is one.
     `thorough` fits a linear model too, where the task has one."""
-    found = _of(run, metrics, thorough)
-    if found["message"]:
-        found["message"] += _advice(run)
-    return found
-
-
-def _advice(run: Run) -> str:
-    """What to do about a model that was hardly trained."""
-    updates = run.state.step - run.fold.steps_before
-    if updates >= FEW_UPDATES:
-        return ""
-    is_unscaled = run.spec.data.scaling == "none" and run.data.task.name != known.TEXT
-    return (
-        f" It was updated only {updates:,} time{'' if updates == 1 else 's'}: lower training.batch_size, raise "
-        f"training.epochs or the learning rate{', or set data.scaling to standard' if is_unscaled else ''}."
-    )
-
-
-def _of(run: Run, metrics: Metrics, thorough: bool) -> dict[str, Any]:
     task, data = run.data.task, run.data
     if task.of_series:
         return forecasts.baseline(run, metrics)

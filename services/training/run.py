@@ -21,7 +21,7 @@ import torch
 
 from services import faults
 from services.errors import Diverged, NotFinite
-from services.training import baseline, checkpoint, epochs, folds, sampling
+from services.training import advice, baseline, checkpoint, epochs, folds, sampling
 from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
@@ -30,7 +30,17 @@ from services.training.files.steps import IN_FILE_FROM, FileSteps
 from services.training.files.summary import SeriesSummary
 from services.training.folds import Folds
 from services.training.gate.verdict import Retraining
-from services.training.loop import Epoch, EvaluationOutOfMemory, Run, details, evaluate, fit, restore_best, unanswered
+from services.training.loop import (
+    Epoch,
+    EvaluationOutOfMemory,
+    Run,
+    details,
+    evaluate,
+    fit,
+    probe,
+    restore_best,
+    unanswered,
+)
 from services.training.memory import Smaller, give_back, smaller, usage
 from services.training.messages import Best as BestEpoch
 from services.training.messages import (
@@ -490,6 +500,10 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         result["sample"] = sampling.of_result(run)
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
+    result["gradients"] = _gradients(run)
+    result["advice"] = advice.of(run, result)
+    for sentence in result["advice"]:
+        yield Note("advice", "info", sentence, {})
     result |= folds.summary(run.fold)
     profile = {}
     if retraining is not None:
@@ -500,6 +514,13 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     files = yield from _write_model(run, directory, run.model.state_dict(), {**result, **profile})
     faults.point("result.written")
     yield Finished(result, files)
+
+
+def _gradients(run: Run) -> epochs.Epoch:
+    """What the gradient is like inside the network with its best weights, and what was clipped in their epoch."""
+    assert run.state.best is not None, "an epoch has ended"  # noqa: S101
+    clipped = run.state.history[run.state.best.epoch - 1].get("clipped_fraction")
+    return epochs.finite({"clipped_fraction": clipped, **probe(run)})
 
 
 def cut_short(run: Run, directory: Path, why: str) -> Generator[Event, None, Offered | None]:

@@ -65,22 +65,6 @@ def test_of_labels_it_is_the_more_frequent_answer_of_each() -> None:
     assert found["metrics"]["test_accuracy"] == pytest.approx(2 / 6)
 
 
-def test_a_model_that_was_hardly_trained_is_told_so_with_the_updates_of_its_own_fold() -> None:
-    run, _ = of(classes())
-    worse = {"test_loss": 9.0, "test_accuracy": 0.0}
-
-    def told() -> str:
-        message: str = baseline.of(run, worse)["message"]
-        return message.partition(" It was updated only ")[2]
-
-    advice = "lower training.batch_size, raise training.epochs or the learning rate, or set data.scaling to standard."
-    assert told() == f"{run.state.step} times: {advice}"
-    run.fold = replace(run.fold, steps_before=run.state.step - 1)
-    assert told() == f"1 time: {advice}"
-    run.state.step = 10_000
-    assert told() == ""
-
-
 @pytest.mark.parametrize("scaling", ["none", "standard"])
 def test_of_values_it_is_the_mean_of_training_in_the_unit_of_the_data(scaling: str) -> None:
     arrays = values()
@@ -209,7 +193,6 @@ def test_a_model_that_does_not_beat_it_says_so_in_an_event_and_in_its_result(
     assert found["is_beaten"] is False
     assert found["message"].startswith("The model does not beat its baseline: test_accuracy is 0.")
     assert f"{found['answer']} gives 0." in found["message"]
-    assert "It was updated only " in found["message"]
     notes = [event for event in told if event["event"] == "note" and event["type"] == "baseline"]
     assert [(note["level"], note["message"]) for note in notes] == [("warning", found["message"])]
     assert json.loads((tmp_path / "out" / "model.json").read_text())["baseline"] == found

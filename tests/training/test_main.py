@@ -252,7 +252,8 @@ def test_a_run_that_is_rolled_back_says_so_in_a_sentence(
     )  # fmt: skip
     done = command(spec, "--out", tmp_path / "out", "--threads", "1")
     assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if "diverged" in line)
+    line, advised = (line for line in done.stderr.splitlines() if "diverged" in line)
+    assert advised == "advice: Training diverged once and was rolled back: lower training.optimizer.lr."
     assert line.startswith("Training diverged at step ")
     assert line.endswith("with learning rates multiplied by 0.0001 (rollback 1 of 2).")
     assert "Traceback" not in done.stderr

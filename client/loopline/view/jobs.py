@@ -193,6 +193,9 @@ def _came_to(result: Result, typed: Typed) -> Iterator[tuple[str, str | Text]]:
         yield text.count(len(result.folds), "fold"), folds.spread(result)
     if result.baseline:
         yield "baseline", baseline(result.baseline)
+    if result.gradients and (line := gradients(result.gradients)):
+        yield "gradients", line
+    yield from zip(["advice", *[""] * len(result.advice)], result.advice, strict=False)
     if not result.complete:
         yield "model", f"incomplete: {cut_short(result)}; {typed('download')}"
 
@@ -208,6 +211,19 @@ def baseline(found: Document) -> str:
     value = text.number((found.get("metrics") or {}).get(found.get("metric")))
     beaten = "beaten" if found.get("is_beaten") else "not beaten"
     return f"{found.get('metric')} {value} with {found.get('answer')}: {beaten}"
+
+
+def gradients(found: Document) -> str:
+    """`reach 14 of 200 steps, 25% of the updates clipped, 2% of the outputs saturated`, as far as it is known."""
+    parts = []
+    if found.get("gradient_reach") is not None:
+        parts.append(f"reach {found['gradient_reach']} of {text.count(found.get('gradient_steps') or 0, 'step')}")
+    for name, words in (("clipped_fraction", "updates clipped"), ("saturated_fraction", "outputs saturated")):
+        if found.get(name) is not None:
+            parts.append(f"{text.percent(found[name])} of the {words}")
+    if found.get("dead_units") is not None:
+        parts.append(text.count(found["dead_units"], "dead unit"))
+    return ", ".join(parts)
 
 
 def cut_short(result: Result) -> str:
@@ -233,7 +249,8 @@ def ending(shown: Job) -> str:
         if shown.result and shown.result.sample:
             head, *lines = sample(shown.result.sample)
             wrote = "\n".join([f"\n{head[0].upper()}{head[1:]}:", *(f"  {line}" for line in lines)])
-        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{crossed}{judged}{became}{wrote}"
+        advised = "".join(f"\nAdvice: {sentence}" for sentence in shown.result.advice) if shown.result else ""
+        return f"Job {shown.id} succeeded{took}{best}{early}. {reached}{crossed}{judged}{advised}{became}{wrote}"
     why = f" ({shown.reason})" if shown.reason else ""
     said = f": {shown.message}" if shown.message else "."
     left = shown.result

@@ -242,6 +242,21 @@ def test_a_model_that_does_not_beat_its_baseline_is_said_to(
     assert told[-1] == "The model does not beat its baseline: 0.75 is no more than 0.75."
 
 
+def test_advice_and_gradients_are_lines_of_a_result(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    inside = {"gradient_reach": 14, "gradient_steps": 200, "clipped_fraction": 0.25, "dead_units": 1}
+    service.succeed(job.id, advice=["Do this.", "Do that."], gradients={**inside, "saturated_fraction": None})
+    shown = [" ".join(line.split()) for line in run("show", job.id).stdout.splitlines()]
+    at = shown.index("gradients reach 14 of 200 steps, 25% of the updates clipped, 1 dead unit")
+    assert shown[at + 1 : at + 3] == ["advice Do this.", "Do that."]
+    for command in (["watch", job.id], ["show", job.id, "--json"]):
+        assert "Do that." in run(*command).stdout
+    assert run("watch", job.id).stdout.splitlines()[-2:] == ["Advice: Do this.", "Advice: Do that."]
+
+
 def test_an_unknown_job_is_a_sentence_and_code_2(run: Run) -> None:
     done = run("show", "job_nope")
     assert (done.exit_code, done.stdout) == (2, "")
