@@ -18,15 +18,27 @@ from uuid import uuid4
 
 import httpx
 
+from loopline import asking, uploading
 from loopline import spec as specs
-from loopline import uploading
 from loopline.batch import Batch
 from loopline.errors import BadRequest, NotFound, ServiceError
 from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
 from loopline.schedules import Schedules
-from loopline.types import Dataset, Delivery, DryRun, Health, Identity, InboxFile, Key, Preset, Webhook, Worker
+from loopline.types import (
+    Dataset,
+    Delivery,
+    DryRun,
+    Health,
+    Identity,
+    InboxFile,
+    Key,
+    Prediction,
+    Preset,
+    Webhook,
+    Worker,
+)
 
 Spec = Mapping[str, Any] | str | Path | specs.SpecFile
 """A mapping, the path of a YAML or JSON file, or a SpecFile."""
@@ -330,6 +342,21 @@ class Client:
     def models(self) -> Models:
         """The registry: `client.models.promote("vowels@3")`."""
         return Models(self._http)
+
+    def predict(
+        self, model: str, x: Any, *, static: Any = None, future: Any = None, ids: Sequence[str | int] | None = None
+    ) -> Prediction:
+        """Asks a model, which the service runs. model: `vowels@production`, `vowels@3`, or the id of a job.
+
+        x: an array (steps, features) or (sequences, steps, features), or a list of arrays (steps, features), where NaN
+        is a missing value; a text or texts; rows, each a dict with the columns of the data set; or the bytes of a CSV.
+        static, future, ids: as for `loopline.load`.
+        Raises BadRequest if the model cannot take this, and NotFound if there is no such model.
+        """
+        media_type, body = asking.body_of(x, {"static": static, "future": future, "ids": ids})
+        headers = {"Content-Type": media_type}
+        response = self._http.send("POST", asking.path_of(model), headers=headers, body=body)
+        return Prediction.of(self._http.object_in(response))
 
     @property
     def schedules(self) -> Schedules:

@@ -488,6 +488,29 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a model answered: `rows` is a table, whose columns depend on the `task` (docs/predict.md). `model` says
+    which version or job answered."""
+
+    task: str
+    rows: list[Document] = field(repr=False, hash=False)
+    warnings: list[str] = field(default_factory=list, hash=False)
+    model: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+    @property
+    def reference(self) -> str:
+        """`vowels@3`, or the id of the job, or a folder."""
+        if self.model.get("name"):
+            return f"{self.model['name']}@{self.model.get('version')}"
+        return str(self.model.get("job_id") or self.model.get("folder") or "a model")
+
+
+@dataclass(frozen=True)
 class ModelMove:
     """One move of an alias: `promote`, `rollback` or `demote`, the API key that did it, and the reason."""
 

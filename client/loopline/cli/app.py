@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.cli import again, batches, datasets, jobs, keys, models, schedules, submit, webhooks
+from loopline.cli import again, batches, datasets, jobs, keys, models, predict, schedules, submit, webhooks
 from loopline.cli.shared import UNREACHABLE, AsJson, Command, connected, print_json
 from loopline.view.notes import say
 
@@ -48,6 +48,7 @@ for command in (
     jobs.resume,
     jobs.delete,
     jobs.download,
+    predict.predict,
 ):
     app.command()(command)
 

@@ -1,0 +1,174 @@
+"""`loopline predict`: asks a model about a file or texts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from loopline import errors
+from loopline.cli.shared import AsJson, connected, print_json
+from loopline.view.notes import meter, note, warned
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.types import Prediction
+
+SENT_BYTES = 4 << 20
+"""A larger file is not sent: the model is downloaded instead."""
+OUTPUTS = (".csv", ".jsonl", ".parquet")
+
+
+def predict(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="`vowels@production`, `vowels@3`, a job's id, `last`, or the folder of a model."
+        ),
+    ],
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="A file or folder of any format of an upload; `-` reads CSV from stdin."),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="A text to ask about. May be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Save the answers to this file: .csv, .jsonl or .parquet."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model about a file or texts.
+
+    The service answers about texts, and about a CSV of up to 4 MB. For other files the model is downloaded once, and
+    this computer answers; that needs `pip install "loopline[predict]"`. The answers are the same.
+
+    Example: loopline predict vowels@production new.csv --out answers.csv
+    """
+    if (file is None) == (not text):
+        raise errors.BadRequest("Give a FILE, or --text: one of the two.")
+    if out is not None and out.suffix.lower() not in OUTPUTS:
+        raise errors.BadRequest(f"No format is known for {out.name}: give a file that ends in {', '.join(OUTPUTS)}.")
+    found = _here(Path(model), file, text) if _is_folder(model) else _asked(ctx, model, file, text)
+    warned(found.warnings)
+    if as_json:
+        print_json(found.raw)
+    if out is not None:
+        _save(found, out)
+        note(f"Saved {len(found.rows):,} rows to {out}.")
+    elif not as_json:
+        from loopline.view import predictions
+
+        predictions.print_rows(found)
+
+
+def _is_folder(model: str) -> bool:
+    return (Path(model) / "model.json").is_file()
+
+
+def _asked(ctx: typer.Context, model: str, file: str | None, texts: list[str] | None) -> Prediction:
+    """The answer of the service, or of the downloaded model where the file cannot be sent."""
+    with connected(ctx) as client:
+        if model == "last":
+            model = client.last().id
+        content = _sendable(file)
+        if texts or content is not None:
+            try:
+                return client.predict(model, texts or content)
+            except errors.BadRequest as error:
+                if error.code != "too_large" or file is None:
+                    raise
+        folder = _downloaded(client, model)
+    return _here(folder, file, texts, content)
+
+
+def _sendable(file: str | None) -> bytes | None:
+    """The content of a CSV that is not too large to be sent."""
+    if file == "-":
+        return sys.stdin.buffer.read()
+    path = Path(file or "")
+    if file is None or path.suffix.lower() != ".csv" or not path.is_file() or path.stat().st_size > SENT_BYTES:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise errors.BadRequest(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _downloaded(client: Client, model: str) -> Path:
+    """The folder of the model on this computer. A job's model never changes, so it is downloaded once."""
+    job_id = model if model.startswith("job_") else client.models.version(model).job_id
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loopline" / "models"
+    folder = place / job_id
+    if not _is_folder(str(folder)):
+        part = place / f".{uuid4().hex}.part"
+        with meter(f"Downloading {job_id}") as on_bytes:
+            client.get(job_id).download(part, on_bytes=on_bytes)
+        try:
+            part.replace(folder)
+        except OSError:  # another command was faster
+            return part
+    return folder
+
+
+def _here(folder: Path, file: str | None, texts: list[str] | None, content: bytes | None = None) -> Prediction:
+    """The answer of the model in a folder."""
+    from loopline.types import Prediction
+
+    try:
+        from loopline.prediction.errors import InputInvalid, ModelUnusable
+        from loopline.prediction.loading import load
+    except ModuleNotFoundError as error:
+        raise errors.BadRequest(f'Predicting here needs {error.name}: pip install "loopline[predict]".') from None
+    if file == "-" and content is None:
+        content = sys.stdin.buffer.read()
+    if file is not None and content is None and not Path(file).exists():
+        raise errors.BadRequest(f"There is no file {file}.")
+    try:
+        model = load(folder)
+        with tempfile.TemporaryDirectory(prefix="loopline-") as work:
+            asked: Any = list(texts) if texts else Path(file or "")
+            if content is not None:
+                asked = Path(work) / "stdin.csv"
+                asked.write_bytes(content)
+            answer = model.predict(asked)
+    except (InputInvalid, ModelUnusable) as error:
+        raise errors.BadRequest(f"{error}") from error
+    return Prediction.of({"object": "prediction", "model": {"folder": str(folder)}, **answer.to_dict()})
+
+
+def _save(found: Prediction, path: Path) -> None:
+    rows = found.rows
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet
+
+            pa.parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+            return
+        with path.open("w", newline="", encoding="utf-8") as file:
+            if path.suffix.lower() == ".jsonl":
+                import json
+
+                file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+                return
+            import csv
+
+            lines = csv.writer(file)
+            lines.writerow(rows[0] if rows else ())
+            lines.writerows([_word(value) for value in row.values()] for row in rows)
+    except ModuleNotFoundError as error:
+        raise errors.BadRequest(f'Parquet needs {error.name}: pip install "loopline[predict]".') from None
+    except OSError as error:
+        raise errors.BadRequest(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _word(value: Any) -> Any:
+    return ("false", "true")[value] if isinstance(value, bool) else value
