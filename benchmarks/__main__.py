@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import asking, cost, gate, lengths, loop, mapped, readers, recovery, start, turns, vowels
+from benchmarks import asking, cost, gate, lengths, loop, mapped, predicting, readers, recovery, start, turns, vowels
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "asking": asking.rows,
     "readers": readers.rows,
     "mapped": mapped.rows,
+    "predicting": predicting.rows,
 }
 HEAD = "| what | ours | other | ratio | at least | |\n| --- | --- | --- | --- | --- | --- |"
 
