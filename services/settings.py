@@ -255,12 +255,13 @@ class Settings(BaseSettings):
         description="How large the files of these models may be together, in bytes. The model that was asked last is "
         "kept even if it is larger.",
     )
-    predictions_at_once: int = Field(
-        default=4,
+    predictions_at_once: int | None = Field(
+        default=None,
         ge=1,
-        description="How many predictions each of the two processes of the API computes at once. A few more wait, for "
-        "at most 10 s; others get 503.",
+        description="How many predictions each of the two processes of the API computes at once; by default half as "
+        "many as the machine has cores. A few more wait, for at most 10 s; others get 503.",
     )
+    prediction_threads: int = Field(default=1, ge=1, description="Threads of one prediction in ONNX Runtime.")
     trainer_threads: int | None = Field(
         default=None, ge=1, description="Threads of one trainer process; by default as many as the machine has."
     )

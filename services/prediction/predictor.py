@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,10 +60,10 @@ class Predictor:
     """The models that a process has loaded. Making one touches nothing. For many threads."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
-        self._storage = storage
+        self._storage, self._threads = storage, settings.prediction_threads
         self.cache: Cache[Loaded] = Cache(settings.prediction_models, settings.prediction_models_bytes)
         self._pending = threading.BoundedSemaphore(MOST_PENDING)
-        self._running = threading.BoundedSemaphore(settings.predictions_at_once)
+        self._running = threading.BoundedSemaphore(settings.predictions_at_once or max((os.cpu_count() or 1) // 2, 1))
         self._loading = threading.BoundedSemaphore(LOADS_AT_ONCE)
 
     def answer(self, source: Source, read: Callable[[], Asked]) -> Answer:
@@ -127,7 +128,7 @@ class Predictor:
         self._fetch(source, _chosen(source), folder)
         if (folder / ONNX).exists():
             try:
-                return load(folder, "onnxruntime")
+                return load(folder, "onnxruntime", threads=self._threads)
             except FolderUnusable as error:
                 log.warning("%s: its %s cannot be used, numpy computes: %s", source.job_id, ONNX, error)
                 self._fetch(source, [_recorded(source, WEIGHTS)], folder)

@@ -321,9 +321,9 @@ def test_a_cold_model_is_loaded_once_and_the_cache_stays_within_its_bounds(
     loads: list[Path] = []
     real = predictor.load
 
-    def counted(folder: Path, *options: Any) -> Any:
+    def counted(folder: Path, *options: Any, **named: Any) -> Any:
         loads.append(folder)
-        return real(folder, *options)
+        return real(folder, *options, **named)
 
     monkeypatch.setattr(predictor, "load", counted)
 

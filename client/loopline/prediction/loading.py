@@ -27,11 +27,18 @@ BackendName = Literal["onnxruntime", "torch", "numpy"]
 BACKENDS = ("onnxruntime", "torch", "numpy")
 
 
-def load(path: str | os.PathLike[str], backend: BackendName | None = None, *, device: str = "cpu") -> TrainedModel:
+def load(
+    path: str | os.PathLike[str],
+    backend: BackendName | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> TrainedModel:
     """The model in a folder that `loopline download` has made.
 
     `backend` says what computes: `onnxruntime` (which needs model.onnx), `torch`, or `numpy`. By default it is the
-    first one that is there. `device` is where torch computes, such as `cuda`.
+    first one that is there. `device` is where torch computes, such as `cuda`. `threads` is how many threads ONNX
+    Runtime uses for one prediction; by default as many as there are cores.
 
     Raises ModelUnusable if the folder is not that of a model, if its format is newer than this version of loopline, or
     if the backend is not installed.
@@ -41,7 +48,7 @@ def load(path: str | os.PathLike[str], backend: BackendName | None = None, *, de
     chosen = backend or _first(folder, device)
     if chosen not in BACKENDS:
         raise ModelUnusable(f"there is no backend {chosen!r}: give one of {', '.join(BACKENDS)}")
-    return TrainedModel(document, _backend(chosen, folder, document, device), folder)
+    return TrainedModel(document, _backend(chosen, folder, document, device, threads), folder)
 
 
 class TrainedModel:
@@ -194,9 +201,9 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _backend(name: BackendName, folder: Path, document: Document, device: str) -> Backend:
+def _backend(name: BackendName, folder: Path, document: Document, device: str, threads: int | None) -> Backend:
     if name == "onnxruntime":
-        return _onnx_graph(folder / "model.onnx", document, device)
+        return _onnx_graph(folder / "model.onnx", document, device, threads)
     if name == "numpy" and device != "cpu":
         raise ModelUnusable(f"numpy cannot compute on {device!r}: use torch.")
     shape = document.architecture
@@ -213,7 +220,7 @@ def _backend(name: BackendName, folder: Path, document: Document, device: str) -
         raise ModelUnusable(f"torch cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
 
 
-def _onnx_graph(path: Path, document: Document, device: str) -> Backend:
+def _onnx_graph(path: Path, document: Document, device: str, threads: int | None) -> Backend:
     if device != "cpu":
         raise ModelUnusable(f"onnxruntime computes on the CPU here, not on {device!r}: use torch.")
     if not path.exists():
@@ -222,4 +229,4 @@ def _onnx_graph(path: Path, document: Document, device: str) -> Backend:
         from loopline.prediction import onnx_graph
     except ImportError:
         raise ModelUnusable('The backend onnxruntime is not installed: pip install "loopline[predict]".') from None
-    return onnx_graph.Graph(document, path)
+    return onnx_graph.Graph(document, path, threads)

@@ -28,10 +28,13 @@ class Graph:
 
     name = "onnxruntime"
 
-    def __init__(self, document: Document, path: Path) -> None:
+    def __init__(self, document: Document, path: Path, threads: int | None) -> None:
         """Raises ModelUnusable."""
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = options.inter_op_num_threads = threads
         try:
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except _UNREADABLE as error:
             raise ModelUnusable(f"{path} cannot be read: {str(error)[:200]}") from error
         about = session.get_modelmeta().custom_metadata_map
