@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from loopline import load
 from loopline.prediction.loading import TrainedModel
@@ -33,6 +33,7 @@ from services.prediction import asked, predictor
 from tests.api.conftest import SPEC
 from tests.client.prediction.cases import CASES, Trained
 from tests.client.prediction.test_tables import from_file, walks, without, written
+from tests.properties import examples
 
 Publish = Callable[..., str]
 X = {"x": [[[0.1, 0.2, 0.3]] * 4]}
@@ -350,7 +351,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES.map(json.dumps) | st.binary(max_size=60), kind=st.sampled_from(["application/json", "text/csv"]))
 def test_no_body_makes_a_server_error(app: Flask, publish: Publish, body: Any, kind: str, fuzzed: list[str]) -> None:
     for job_id in fuzzed:
