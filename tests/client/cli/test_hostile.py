@@ -54,6 +54,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "datasets upload": ["small.npz"],
     "keys create": [],
     "keys list": [],
+    "predict": ["vowels@1", "--text", "a"],
     "webhooks create": ["https://example.com/hook"],
     "webhooks list": [],
     "webhooks redeliver": ["wh_1", "msg_1"],
