@@ -28,6 +28,8 @@ BESIDES = ("static", "future", "ids")
 MOST_COLUMNS = 10_000
 MOST_CELLS = 1_000_000
 MOST_SEQUENCES = 10_000
+MOST_STEPS = 100_000
+"""Of a sequence."""
 MOST_ID = 200
 """Characters."""
 FEWER = "Send fewer sequences in a request, or download the model and predict with it (docs/predict.md)."
@@ -109,6 +111,8 @@ def given_to(model: TrainedModel, asked: Asked, storage: Storage) -> Given:
 
 def _sequences(x: list[Any]) -> Any:
     """One array, or a list of arrays (steps, features) where sequences have different lengths."""
+    if len(x) > MOST_STEPS:  # of one sequence, and there are never more sequences
+        raise TooLarge(f"x is a list of {len(x):,}, and {MOST_STEPS:,} steps are the most. {FEWER}")
     try:
         return np.array(x, np.float64)
     except (ValueError, TypeError, OverflowError):

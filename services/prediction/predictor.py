@@ -24,15 +24,13 @@ from services.blobs import transfers
 from services.blobs.objects import Changed
 from services.blobs.storage import Storage
 from services.errors import Busy, Invalid, ModelUnusable, NotFound, TooLarge
-from services.prediction.asked import FEWER, MOST_SEQUENCES, Asked, given_to, problems_of
+from services.prediction.asked import FEWER, MOST_SEQUENCES, MOST_STEPS, Asked, given_to, problems_of
 from services.prediction.cache import Cache
 from services.prediction.sources import Source
 from services.settings import Settings
 
 MOST_VALUES = 1_000_000
 """Numbers, or characters, of a request."""
-MOST_STEPS = 100_000
-"""Of a sequence."""
 MOST_OUTPUTS = 2_000_000
 """Numbers of an answer."""
 MOST_WORK = 100_000_000_000

@@ -281,6 +281,9 @@ def test_the_most_of_everything_is_refused_with_the_way_out(
         assert (answer.status_code, answer.get_json()["code"]) == (413, "too_large")
         assert said in answer.get_json()["detail"]
         assert "Send fewer sequences" in answer.get_json()["detail"]
+    with monkeypatch.context() as patch:
+        patch.setattr(asked, "MOST_STEPS", 3)
+        assert client.post(path, json={"x": [[]] * 4}).status_code == 413
     monkeypatch.setattr(asked, "MOST_CELLS", 5)
     assert client.post(path, json={"rows": [{"a": 1, "b": 2}] * 3}).status_code == 413
 

@@ -159,7 +159,7 @@ def test_a_download_without_the_store_is_503(client: FlaskClient, s3_server: S3S
 
 
 def test_deleting_a_job_deletes_its_objects(client: FlaskClient, store: S3, trained_job: str) -> None:
-    assert len(list(store.list(f"jobs/{trained_job}/"))) == 5
+    assert len(list(store.list(f"jobs/{trained_job}/"))) == 6
     assert client.delete(f"/v1/jobs/{trained_job}").status_code == 204
     assert list(store.list("jobs/")) == []
 
@@ -206,3 +206,15 @@ def test_a_store_that_is_away_is_degraded(
         answer = client.get("/v1/health/ready")
     assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
     assert "The object store cannot answer now" in answer.get_json()["checks"]["blobs"]
+
+
+def test_a_model_in_the_store_answers_and_leaves_nothing_on_the_disk(
+    client: FlaskClient, service: Service, running_job: Lease, put: Put, trained_model: Any, data_dir: Path
+) -> None:
+    folder = trained_model("plain").folder
+    files = [put(running_job.job_id, path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    with db.session_scope(service.engine) as session:
+        attempts.succeed(session, running_job, {"metrics": {}}, files)
+    answer = client.post(f"/v1/jobs/{running_job.job_id}/predict", json={"x": [[[0.1, 0.2, 0.3]] * 4]})
+    assert (answer.status_code, len(answer.get_json()["rows"])) == (200, 1)
+    assert not any((data_dir / "blobs" / "work").iterdir())

@@ -13,7 +13,7 @@ from loopline.files.sequences import Column
 
 Rows = NDArray[np.int64]
 AT_ONCE = 1 << 20
-"""Numbers of x that a backend gets at a time, padding included."""
+"""Numbers of x, or of what a layer gives, that a backend has at a time, padding included."""
 MOST_AT_ONCE = 256
 """Sequences that a backend gets at a time."""
 
@@ -69,13 +69,13 @@ class Given:
         """(sequences,): the first step of each."""
         return np.asarray(np.cumsum(self.lengths) - self.lengths, np.int64)
 
-    def batches(self) -> Iterator[Rows]:
-        """Sequences of similar length, a few at a time."""
+    def batches(self, width: int = 1) -> Iterator[Rows]:
+        """Sequences of similar length, a few at a time. `width` is how many numbers a layer gives at each step."""
         sizes = self.lengths
         if self.texts is not None:
             sizes = np.array([len(text) for text in self.texts], np.int64)
         order = np.argsort(sizes, kind="stable")
-        width = max(1, len(self.columns))
+        width = max(width, len(self.columns))
         start = 0
         while start < len(order):
             stop = start + 1

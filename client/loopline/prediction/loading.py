@@ -172,7 +172,10 @@ class TrainedModel:
     def answer(self, given: Given) -> Answer:
         """What `predict` answers about sequences that were read. Raises InputInvalid where that is no finite number."""
         with np.errstate(all="ignore"):  # `naming.answer` looks at every number
-            found = [(rows, self._backend.outcome(given.batch(rows))) for rows in given.batches()]
+            found = [
+                (rows, self._backend.outcome(given.batch(rows)))
+                for rows in given.batches(self._document.architecture.width)
+            ]
         return naming.answer(self._document, given, found)
 
 
