@@ -215,7 +215,7 @@ def test_a_model_that_knows_nothing_does_not_beat_the_last_value_and_says_so(tmp
     result, notes = finished(one, tmp_path)
     assert not result["baseline"]["is_beaten"]
     assert "The model does not beat its baseline: test_mase is" in result["baseline"]["message"]
-    assert [note.type for note in notes] == ["baseline"]
+    assert [note.type for note in notes] == ["baseline", "advice"]
 
 
 @pytest.mark.parametrize("quantiles", [None, list(QUANTILES)])

@@ -92,6 +92,11 @@ def of(kind: str, told: list[Event]) -> list[Event]:
     return [event for event in told if event["event"] == kind]
 
 
+def halved(told: list[Event]) -> list[Event]:
+    """The notes of batches that did not fit."""
+    return [event for event in of("note", told) if event["type"] == "micro_batch"]
+
+
 def outcome(order: Event) -> tuple[bytes, list[dict[str, Any]]]:
     directory = Path(order["directory"])
     history = json.loads((directory / "history.json").read_text())["epochs"]
@@ -150,7 +155,7 @@ def test_training_goes_on_from_the_last_checkpoint_with_what_fits_and_says_so(
     taken = device_for(4, from_step=7)
     asked = order()
     told = list(events(asked))
-    (note,) = of("note", told)
+    (note,) = halved(told)
     assert note == {
         "event": "note",
         "type": "micro_batch",
@@ -177,8 +182,8 @@ def test_without_a_checkpoint_it_begins_again_and_halves_until_it_fits(
     device_for(1)
     asked = order()
     told = list(events(asked))
-    assert [event["data"]["micro_batch"] for event in of("note", told)] == [4, 2, 1]
-    assert "training goes on from the start with micro-batches of 4" in of("note", told)[0]["message"]
+    assert [event["data"]["micro_batch"] for event in halved(told)] == [4, 2, 1]
+    assert "training goes on from the start with micro-batches of 4" in halved(told)[0]["message"]
     assert told[-1]["event"] == "finished"
     assert [event["record"]["epoch"] for event in of("epoch", told)] == [1, 2, 3]
 
@@ -193,7 +198,7 @@ def test_a_later_attempt_begins_with_what_fitted(
         if event["event"] == "checkpoint" and taken[-1:] == [(6, 2)]:  # right after the second halving
             break
     stream.close()  # type: ignore[attr-defined]
-    assert not of("note", list(events(asked | {"resume": NEWEST})))
+    assert not halved(list(events(asked | {"resume": NEWEST})))
 
 
 @pytest.mark.parametrize("updates", [1, 2, 4])
@@ -213,7 +218,7 @@ def test_a_run_killed_after_halving_and_resumed_equals_one_that_was_not(
     torch.manual_seed(12345)
     list(events(broken | {"resume": NEWEST}))
     assert told[-1] == {"event": "stopped", "reason": "drain"}
-    assert not of("note", told)
+    assert not halved(told)
     assert outcome(broken) == outcome(unbroken)
 
 
@@ -270,7 +275,7 @@ def test_when_the_least_does_not_fit_it_gives_up_with_the_reason(
     with pytest.raises(OutOfMemory, match=f"at step 1, with {least}") as caught:
         told.extend(events(order(architecture={"batch_norm": batch_norm})))
     assert caught.value.code == "out_of_memory_gpu"
-    assert [event["data"]["micro_batch"] for event in of("note", told)] == ([4, 2] if batch_norm else [4, 2, 1])
+    assert [event["data"]["micro_batch"] for event in halved(told)] == ([4, 2] if batch_norm else [4, 2, 1])
     assert taken == []
 
 
@@ -282,7 +287,7 @@ def test_evaluation_that_does_not_fit_is_done_in_smaller_batches(
     evaluates_at_most(3, monkeypatch)
     asked = order()
     told = list(events(asked))
-    first, second = of("note", told)  # 8 samples, then 4, then 2 at a time
+    first, second = halved(told)  # 8 samples, then 4, then 2 at a time
     assert first["message"] == (
         "The device ran out of memory in evaluation after step 3; training goes on from the start and evaluates 4 "
         "samples at a time."
