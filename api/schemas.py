@@ -249,6 +249,19 @@ class Confusion(Answer):
     """Of yes-or-no labels: [[true no, false yes], [false no, true yes]] of each."""
 
 
+class Calibration(Answer):
+    """Whether what is said with probability p comes true in a share p of the cases. Of classes a case is an answer, of
+    labels it is the yes of one label. Each list has ten bins of probabilities, from 0 to 1; null for an empty one."""
+
+    error: float | None
+    """The expected calibration error: the mean of |probability - share|, weighted by count."""
+    count: list[int]
+    probability: list[float | None]
+    """The mean of those that are in the bin."""
+    share: list[float | None]
+    """Of the cases that came true."""
+
+
 class Details(Answer):
     """What lies behind the metrics of a split."""
 
@@ -260,6 +273,7 @@ class Details(Answer):
     weighted: Average | None = None
     """The mean weighted by support."""
     confusion: Confusion | None = None
+    calibration: Calibration | None = None
     horizon: OfSteps | None = None
     quantiles: OfQuantiles | None = None
 

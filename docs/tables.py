@@ -162,6 +162,10 @@ A result also has `details` of the validation and the test split. They are compu
 - Rows of the confusion `matrix` are the true classes, columns are the answers. For more than 50 classes there is no
   matrix. `largest` has the 20 most frequent confusions. Yes-or-no labels have `of_labels` instead: for each label
   [[true no, false yes], [false no, true yes]].
+- `calibration` compares probabilities with what came true, in ten bins from 0 to 1: `count`, the mean `probability`,
+  and the `share` that came true. A case is an answer of the model, with the probability that it gives it; of
+  yes-or-no labels it is one label of one sample, with the probability of yes. `error` is the expected calibration
+  error: the mean of |probability - share|, weighted by `count`. 0 is best.
 - Of more than 1,000 classes, labels or targets only 1,000 are listed: the classes and labels with the largest support.
 - A job that was cancelled or reached its time limit has no details.
 

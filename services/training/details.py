@@ -21,20 +21,29 @@ MOST_NAMED = 1000
 """The most classes, labels or targets that are kept one by one; of more, those with the largest support."""
 MOST_RANKED = 20_000_000
 """The most numbers that are sorted for AUROC: samples times classes. Beyond it there is none."""
+BINS = 10
+"""Of equal width, into which probabilities are sorted to see whether they are right."""
 
 Details = dict[str, Any]
 Name = int | str
 
 
-def of_classes(predicted: Tensor, targets: Tensor, names: Sequence[Name], scores: Callable[[int], Tensor]) -> Details:
-    """Class indices (samples,) against the true ones. `scores` gives what a class is ranked by: (samples,)."""
+def of_classes(
+    predicted: Tensor, targets: Tensor, names: Sequence[Name], scores: Callable[[int], Tensor], confidence: Tensor
+) -> Details:
+    """Class indices (samples,) against the true ones. `scores` gives what a class is ranked by: (samples,).
+    `confidence` (samples,) are the probabilities of the predicted classes."""
     count = len(names)
     hits = targets[predicted == targets].bincount(minlength=count)
     per = _scored(hits, predicted.bincount(minlength=count), targets.bincount(minlength=count))
     ranked = len(targets) * count <= MOST_RANKED
     areas = [auroc(scores(number), targets == number) if ranked else None for number in range(count)]
-    confusion = _confusion(predicted, targets, names)
-    return {"classes": _named(names, per, areas), **_averages(per, areas), "confusion": confusion}
+    return {
+        "classes": _named(names, per, areas),
+        **_averages(per, areas),
+        "confusion": _confusion(predicted, targets, names),
+        "calibration": calibration(confidence, predicted == targets),
+    }
 
 
 def of_labels(outputs: Tensor, targets: Tensor, names: Sequence[Name]) -> Details:
@@ -48,7 +57,12 @@ def of_labels(outputs: Tensor, targets: Tensor, names: Sequence[Name]) -> Detail
     rows = torch.stack((len(outputs) - yes - true + hits, yes - hits, true - hits, hits), dim=1)
     kept = _kept(per["support"])
     matrices = rows.view(-1, 2, 2)[torch.tensor(kept, device=rows.device)].tolist()
-    return {"labels": _named(names, per, areas), **_averages(per, areas), "confusion": {"of_labels": matrices}}
+    return {
+        "labels": _named(names, per, areas),
+        **_averages(per, areas),
+        "confusion": {"of_labels": matrices},
+        "calibration": calibration(outputs.sigmoid().flatten(), actual.flatten()),
+    }
 
 
 def of_values(outputs: Tensor, targets: Tensor, names: Sequence[Name]) -> Details:
@@ -65,6 +79,28 @@ def auroc(scores: Tensor, positive: Tensor) -> float | None:
         return None
     below = torch.searchsorted(others, own).sum() + torch.searchsorted(others, own, right=True).sum()  # twice each
     return float(below.double() / 2.0 / (len(own) * len(others)))
+
+
+def calibration(probabilities: Tensor, came_true: Tensor) -> Details:
+    """Whether what is said with probability p comes true in a share p of the cases: (cases,) both.
+
+    Of BINS bins of equal width from 0 to 1, the number of cases, their mean probability and the share that came true;
+    None where a bin is empty. `error` is the mean distance of the two, weighted by the cases: the expected calibration
+    error (Naeini et al. 2015, Guo et al. 2017).
+    """
+    said, true = probabilities.double().cpu(), came_true.cpu()  # on the CPU, where the order of a sum is fixed
+    bins = (said * BINS).long().clamp(0, BINS - 1)
+    count = bins.bincount(minlength=BINS)
+    sums = (bins.bincount(weights=each, minlength=BINS) for each in (said, true.double()))
+    mean, share = ((each / count).tolist() for each in sums)
+    cases = count.tolist()
+    distances = [abs(a - b) for a, b in zip(mean, share, strict=True)]
+    return {
+        "error": _mean([0.0 if not n else d for n, d in zip(cases, distances, strict=True)], cases),
+        "count": cases,
+        "probability": [each if n else None for n, each in zip(cases, mean, strict=True)],
+        "share": [each if n else None for n, each in zip(cases, share, strict=True)],
+    }
 
 
 def _scored(hits: Tensor, predicted: Tensor, actual: Tensor) -> dict[str, list[Any]]:

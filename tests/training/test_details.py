@@ -67,7 +67,11 @@ def test_scores_of_classes_are_those_counted_by_hand(drawn: list[tuple[int, int,
     predicted, actual, scores = map(list, zip(*drawn, strict=True))
     ranks = torch.tensor(scores, dtype=torch.float64)
     found = details.of_classes(
-        torch.tensor(predicted), torch.tensor(actual), NAMES, lambda number: ranks * (1 if number % 2 else -1)
+        torch.tensor(predicted),
+        torch.tensor(actual),
+        NAMES,
+        lambda number: ranks * (1 if number % 2 else -1),
+        torch.full((len(drawn),), 0.5),
     )
     assert found["classes"]["name"] == list(NAMES)
     per = [counted(predicted, actual, number) for number in range(4)]
@@ -106,7 +110,11 @@ def test_of_many_classes_only_the_largest_confusions_are_kept_and_of_very_many_t
     actual = np.concatenate((np.arange(count), rng.integers(0, 60, 3000)))
     predicted = np.where(rng.random(len(actual)) < 0.5, actual, (actual + 1) % count)
     found = details.of_classes(
-        torch.from_numpy(predicted), torch.from_numpy(actual), range(count), lambda number: torch.zeros(len(actual))
+        torch.from_numpy(predicted),
+        torch.from_numpy(actual),
+        range(count),
+        lambda number: torch.zeros(len(actual)),
+        torch.ones(len(actual)),
     )
     assert found["confusion"]["matrix"] is None
     largest = found["confusion"]["largest"]
@@ -125,6 +133,26 @@ def test_beyond_a_bound_nothing_is_ranked(monkeypatch: pytest.MonkeyPatch) -> No
     assert found["classes"]["auroc"] == [None, None]
     assert found["macro"]["auroc"] is None
     assert found["classes"]["recall"] == [1.0, 0.0]
+
+
+def test_calibration_compares_probabilities_with_what_came_true() -> None:
+    said = torch.tensor([0.0, 0.05, 0.62, 0.68, 0.9, 1.0], dtype=torch.float64)
+    found = details.calibration(said, torch.tensor([False, True, True, False, True, True]))
+    assert found["count"] == [2, 0, 0, 0, 0, 0, 2, 0, 0, 2]
+    assert found["probability"] == pytest.approx([0.025, *[None] * 5, 0.65, None, None, 0.95])
+    assert found["share"] == [0.5, *[None] * 5, 0.5, None, None, 1.0]
+    assert found["error"] == pytest.approx((0.475 + 0.15 + 0.05) / 3)
+
+
+def test_the_probability_of_an_answer_is_that_of_its_class() -> None:
+    outputs, targets = torch.tensor([[2.0, 0.0], [-1.0, 1.0]]), torch.tensor([0, 0])
+    of_two = known.named("classes").details(outputs, targets, NAMES[:2], None)["calibration"]
+    logits = outputs[:, 1:] - outputs[:, :1]  # the same model with one logit
+    of_one = known.named("multilabel").details(logits, targets[:, None].float(), NAMES[:2], None)["calibration"]
+    assert of_two["count"] == of_one["count"] == [0] * 8 + [2, 0]
+    assert of_two["probability"][8] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert of_one["probability"][8] == pytest.approx(of_two["probability"][8])
+    assert of_one["share"][8] == of_two["share"][8] == 0.5
 
 
 def test_labels_are_judged_one_by_one() -> None:

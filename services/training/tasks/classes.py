@@ -111,7 +111,9 @@ class Classes(Task):
         from services.training import details
 
         among = outputs.double().logsumexp(dim=1)  # one class is ranked by its probability
-        return details.of_classes(outputs.argmax(dim=1), targets, names, lambda n: outputs[:, n].double() - among)
+        confidence = (outputs.amax(dim=1).double() - among).exp()
+        predicted = outputs.argmax(dim=1)
+        return details.of_classes(predicted, targets, names, lambda n: outputs[:, n].double() - among, confidence)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from services.training import metrics

@@ -103,7 +103,8 @@ class Multilabel(Task):
         if len(names) == outputs.shape[1]:
             return details.of_labels(outputs, targets, names)
         yes = outputs[:, 0]  # of two classes
-        return details.of_classes((yes > 0).long(), targets[:, 0].long(), names, lambda n: yes if n else -yes)
+        predicted, confidence = (yes > 0).long(), yes.abs().double().sigmoid()
+        return details.of_classes(predicted, targets[:, 0].long(), names, lambda n: yes if n else -yes, confidence)
 
     def scores(self, metric: str, loss: Loss, judged: Judged) -> Scores:
         from services.training.gate import scores
