@@ -27,6 +27,8 @@ MEDIA_TYPES = {
     ".json": "application/json",
     ".safetensors": "application/octet-stream",
     ".onnx": "application/octet-stream",
+    ".md": "text/markdown",
+    ".svg": "image/svg+xml",
 }
 
 

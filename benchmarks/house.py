@@ -30,6 +30,7 @@ ROOMS = (
     "client/loopline/prediction",  # answers of a trained model, without the service
     "services",  # the ground: errors, settings, database, metrics, words
     "services/training/measures.py",
+    "services/training/card/names.py",
     "services/training/files/archive.py",
     "services/training/files/scan.py",
     "services/training/files/suspicion.py",
@@ -40,6 +41,7 @@ ROOMS = (
     "services/training",
     "services/training/gate",
     "services/training/export",
+    "services/training/card",
     "services/training/run.py",
     "services/blobs",
     "services/access",

@@ -14,19 +14,23 @@ from services.errors import ModelNotReady, NotFound
 from services.jobs import control, progress
 from services.orm import Job
 from services.states import TERMINAL, Status
+from services.training.card import names
 
 api = openapi.blueprint("models", __name__, prefix="/v1/jobs", about="The result of a job that has succeeded.")
 
 FILES = ("model.safetensors", "model.json", "history.json")
-ONNX = "model.onnx"
-"""Some models have none: the job's event `export` says why. Older ones have none either."""
+MORE = ("model.onnx", *names.NAMES)
+"""Some models do not have all of these. The job's event `export` says why there is no model.onnx or no README.md; older
+models have neither."""
 
 
 @api.get(
     "/<job_id>/model",
     operation_id="downloadModel",
     responses={
-        200: openapi.files(f"A zip of {', '.join(FILES)} and, if there is one, {ONNX}.", "application/zip"),
+        200: openapi.files(
+            f"A zip of {', '.join(FILES)} and, as far as there are, {', '.join(MORE)}.", "application/zip"
+        ),
         **openapi.problems(404),
     },
 )
@@ -38,7 +42,7 @@ def archive(path: schemas.JobPath) -> Response:
     """
     job = _finished(path.job_id)
     files = [_recorded(job, name) for name in FILES]
-    files += [file for file in job.files or () if file["name"] == ONNX]
+    files += [file for file in job.files or () if file["name"] in MORE]
     return downloads.zip_response(f"{job.id}.zip", current().storage, job.id, files)
 
 
@@ -46,7 +50,7 @@ def archive(path: schemas.JobPath) -> Response:
     "/<job_id>/model/<file>",
     operation_id="downloadModelFile",
     responses={
-        200: openapi.files("The file.", "application/octet-stream", "application/json"),
+        200: openapi.files("The file.", *dict.fromkeys(downloads.MEDIA_TYPES.values())),
         206: openapi.files("The range of the file that was asked for.", "application/octet-stream"),
         304: {"description": "The client has the file."},
         **openapi.problems(404, 416),
@@ -55,8 +59,8 @@ def archive(path: schemas.JobPath) -> Response:
 def single(path: schemas.FilePath) -> Response:
     """Download one file of the model, in whole or by range"""
     job = _finished(path.job_id)
-    if path.file not in (*FILES, ONNX):
-        raise NotFound(f"A model has no such file; it has {', '.join((*FILES, ONNX))}.")
+    if path.file not in (*FILES, *MORE):
+        raise NotFound(f"A model has no such file; it may have {', '.join((*FILES, *MORE))}.")
     return downloads.file_response(path.file, current().storage, job.id, _recorded(job, path.file))
 
 

@@ -4,6 +4,7 @@
     blobs/jobs/<job id>/checkpoint-000000004.{json,safetensors}      shared by all attempts: names carry the step
     blobs/jobs/<job id>/history.jsonl                                the epochs that its checkpoints count on
     blobs/jobs/<job id>/model.safetensors  model.json  history.json  model.onnx
+    blobs/jobs/<job id>/README.md  loss.svg                          the model card, with other pictures too
 
 A file is there whole or not at all: written beside its place under a temporary name, fsynced, renamed, and the folder
 fsynced. Names are made of ids that we minted and checked, never of a client's text.
@@ -30,6 +31,7 @@ from services.blobs import objects
 from services.blobs.memory import Room
 from services.blobs.objects import S3
 from services.errors import TooLarge
+from services.training.card import names
 
 if TYPE_CHECKING:
     from services.settings import Settings
@@ -43,7 +45,10 @@ STRAY_SECONDS = 3600.0
 
 _JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_JOB_FILE = re.compile(r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.(safetensors|json|onnx)|history\.jsonl?")
+_JOB_FILE = re.compile(
+    r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.(safetensors|json|onnx)|history\.jsonl?|"
+    + "|".join(map(re.escape, names.NAMES))
+)
 
 
 class Readable(Protocol):

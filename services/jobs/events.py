@@ -55,7 +55,7 @@ class Type(StrEnum):
     ADVICE = "advice"
     """What to do about a run that has ended, where its numbers are clear."""
     EXPORT = "export"
-    """The model could not be written as an ONNX file, and why."""
+    """The model could not be written as an ONNX file, or has no model card, and why."""
     RETRAINING = "retraining"
     """Which versions a retraining begins with, and has to beat."""
     WARM_START = "warm_start"

@@ -39,7 +39,7 @@ examples:
   python -m services.training job.yaml --out runs/vowels --resume     continue from the newest checkpoint
 
 exit codes:
-  0  trained; history.json, model.safetensors, model.json and model.onnx are in DIR
+  0  trained; history.json, model.safetensors, model.json, model.onnx and README.md are in DIR
   1  a file could not be read or written
   2  the spec or its data has problems, which are listed; or --resume found checkpoints of another spec or other data
   3  training diverged: a loss, a gradient or an output of the model was not finite

@@ -34,13 +34,16 @@ from torch import Tensor
 from services import faults
 from services.errors import CheckpointCorrupt
 from services.training import epochs, provenance
+from services.training.card import names
 from services.training.loop import Epoch, Run
 from services.training.messages import File
 from services.training.spec.fields import Data
 
 FORMAT = 1
 NAME = re.compile(r"^checkpoint-(\d{9,})\.json$")
-HALF = re.compile(r"^(checkpoint-\d{9,}|model|history)\.(json|safetensors|onnx)\.part$")
+HALF = re.compile(
+    rf"^((checkpoint-\d{{9,}}|model|history)\.(json|safetensors|onnx)|{'|'.join(map(re.escape, names.NAMES))})\.part$"
+)
 
 
 RESERVE = 16 << 20
@@ -362,6 +365,21 @@ def write_atomically(path: Path, data: bytes, sha256: str | None = None) -> File
     `sha256` spares hashing where it is known. Raises NoRoom or another OSError; only where the directory could not be
     synced does the file stand there then.
     """
+    _replace(path, data)
+    _sync(path.parent)
+    return File(path.name, len(data), sha256 or hashlib.sha256(data).hexdigest())
+
+
+def write_together(directory: Path, contents: Mapping[str, bytes]) -> tuple[File, ...]:
+    """Writes several files, each whole or not at all, and syncs the directory once. Raises as `write_atomically`; some
+    of the files may stand there then."""
+    for name, data in contents.items():
+        _replace(directory / name, data)
+    _sync(directory)
+    return tuple(File(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items())
+
+
+def _replace(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as stream:
@@ -375,12 +393,14 @@ def write_atomically(path: Path, data: bytes, sha256: str | None = None) -> File
         raise
     finally:
         part.unlink(missing_ok=True)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return File(path.name, len(data), sha256 or hashlib.sha256(data).hexdigest())
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> File:

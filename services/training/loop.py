@@ -547,6 +547,22 @@ def answers(
     return torch.cat(outputs), torch.cat(places)
 
 
+@torch.no_grad()
+@evaluating()
+def answers_to(run: Run, part: Part, rows: NDArray[np.int64]) -> Tensor:
+    """What the model of a run answers to these rows of a part: (rows, output_size) on the CPU, in their order."""
+    was_training = run.model.training
+    run.model.eval()
+    batches = np.array_split(rows, math.ceil(len(rows) / run.state.batches.evaluation))
+    with autocast(run.device, run.training.precision):
+        found = [
+            answer(run.model, batch, Carried())[0].float().cpu()
+            for batch in batches_of(part, Order(batches), run.device)
+        ]
+    run.model.train(was_training)
+    return torch.cat(found)
+
+
 @evaluating()
 def unanswered(run: Run, part: Part, batch: int) -> int:
     """The number of samples of a part for which the model, in evaluation mode, gives no finite answer."""

@@ -22,6 +22,7 @@ import torch
 from services import faults
 from services.errors import Diverged, NotFinite
 from services.training import advice, baseline, checkpoint, epochs, folds, sampling
+from services.training.card import gathering, names, writing
 from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
 from services.training.files import npz, reading, suspicions
@@ -557,7 +558,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _write_model(
     run: Run, directory: Path, weights: Mapping[str, torch.Tensor], described: dict[str, Any]
 ) -> Generator[Event, None, tuple[File, ...]]:
-    """Writes the files of a model; their records. Says so if there is no model.onnx among them."""
+    """Writes the files of a model; their records. Says so if there is no model.onnx or no README.md among them."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     model_format = MODEL_FORMAT if run.data.target_scaling.shift is None else SCALED_MODEL_FORMAT
     if not run.data.preprocessing.is_plain:
@@ -569,17 +570,38 @@ def _write_model(
     if isinstance(run.data, Continuation):
         model_format = NEXT_STEP_MODEL_FORMAT
     card = checkpoint.card(run)
-    (directory / "model.onnx").unlink(missing_ok=True)  # that of other weights
-    files = (
+    document = {"format": model_format, **card, **described}
+    for name in ("model.onnx", *names.NAMES):  # those of other weights
+        (directory / name).unlink(missing_ok=True)
+    files = [
         checkpoint.write_tensors(directory / "model.safetensors", tensors),
-        _write_json(directory / "model.json", {"format": model_format, **card, **described}),
+        _write_json(directory / "model.json", document),
         _write_json(directory / "history.json", {"epochs": folds.history_of(run)}),
-    )
-    found = _write_onnx(directory / "model.onnx", card, tensors, run.data)
-    if isinstance(found, File):
-        return *files, found
-    yield Note("export", "warning", f"There is no model.onnx: {found}.", {})
-    return files
+    ]
+    graph = _write_onnx(directory / "model.onnx", card, tensors, run.data)
+    if isinstance(graph, File):
+        files.append(graph)
+    else:
+        yield Note("export", "warning", f"There is no model.onnx: {graph}.", {})
+    found = _write_card(run, directory, document, has_onnx=isinstance(graph, File))
+    if isinstance(found, str):
+        for name in names.NAMES:  # of which some may have been written
+            (directory / name).unlink(missing_ok=True)
+        yield Note("export", "warning", f"There is no README.md: {found}.", {})
+        return tuple(files)
+    return *files, *found
+
+
+def _write_card(run: Run, directory: Path, document: Mapping[str, Any], *, has_onnx: bool) -> tuple[File, ...] | str:
+    """Writes the model card and its pictures; or a clause that says why there is none. Whatever goes wrong with it, the
+    model itself is there."""
+    try:
+        found = writing.files_of(gathering.facts_of(run, document, has_onnx=has_onnx))
+        return checkpoint.write_together(directory, found)
+    except OSError as error:
+        return f"it cannot be written ({error.strerror or error})"
+    except Exception as error:  # noqa: BLE001  a card draws whatever clients named and trained, and none may cost the model
+        return f"writing it failed with {type(error).__name__} ({error!s:.200})"
 
 
 def _write_onnx(path: Path, card: dict[str, Any], weights: Mapping[str, torch.Tensor], data: Prepared) -> File | str:

@@ -119,6 +119,8 @@ def model_files() -> dict[str, bytes]:
         "model.json": b'{"spec": {}}',
         "history.json": b'{"epochs": []}',
         "model.onnx": b"a graph",
+        "README.md": b"# vowels",
+        "loss.svg": b"<svg/>",
     }
 
 

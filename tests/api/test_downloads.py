@@ -128,6 +128,15 @@ def test_only_the_head_of_a_download_may_be_asked_for(client: FlaskClient, train
         assert (answer.status_code, answer.data) == (200, b"")
 
 
+def test_the_model_card_and_its_pictures_are_attachments_of_their_types(
+    client: FlaskClient, trained_job: str, model_files: dict[str, bytes]
+) -> None:
+    for name, kind in (("README.md", "text/markdown"), ("loss.svg", "image/svg+xml")):
+        answer = client.get(f"/v1/jobs/{trained_job}/model/{name}", buffered=True)
+        assert (answer.data, answer.mimetype) == (model_files[name], kind)
+        assert answer.headers["Content-Disposition"] == f"attachment; filename={name}"
+
+
 def test_a_model_without_an_onnx_file_is_downloaded_all_the_same(
     client: FlaskClient, trained_job: str, model_files: dict[str, bytes], service: Service
 ) -> None:
@@ -139,4 +148,10 @@ def test_a_model_without_an_onnx_file_is_downloaded_all_the_same(
     answer = client.get(f"{path}/model.onnx")
     assert (answer.status_code, answer.get_json()["detail"]) == (404, "This job's model has no model.onnx.")
     with zipfile.ZipFile(io.BytesIO(client.get(path, buffered=True).data)) as archive:
-        assert sorted(archive.namelist()) == ["history.json", "model.json", "model.safetensors"]
+        assert sorted(archive.namelist()) == [
+            "README.md",
+            "history.json",
+            "loss.svg",
+            "model.json",
+            "model.safetensors",
+        ]

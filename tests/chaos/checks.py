@@ -248,6 +248,11 @@ def every_registered_file_is_whole(e: Evidence) -> Check:
                 "model.json",
                 "history.json",
                 "model.onnx",
+                "README.md",
+                "loss.svg",
+                "gradients.svg",
+                "confusion.svg",
+                "calibration.svg",
             }:
                 check.wrong(job, f"has succeeded with the files {[file['name'] for file in job.files]}")
             _nothing_else(check, job, folder, {epochs.NAME, *(file["name"] for file in [*registered, *job.files])})

@@ -51,6 +51,8 @@ def evidence(tmp_path: Path) -> Evidence:
         put(folder, "model.json", b"{}"),
         put(folder, "history.json", json.dumps(history).encode()),
         put(folder, "model.onnx", b"graph"),
+        put(folder, "README.md", b"# vowels"),
+        *(put(folder, f"{name}.svg", b"<svg/>") for name in ("loss", "gradients", "confusion", "calibration")),
     ]
     saved = [
         Saved(step, attempt, [put(folder, f"checkpoint-{step:09d}.json", b"{}")]) for step, attempt in ((2, 1), (4, 2))

@@ -45,10 +45,8 @@ def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], 
         job = client.submit(TINY).wait(timeout=60)
         assert job.status == "succeeded"
         assert {path.name for path in job.download(tmp_path / "model")} == {
-            "history.json",
-            "model.json",
-            "model.onnx",
-            "model.safetensors",
+            *("history.json", "model.json", "model.onnx", "model.safetensors"),
+            *("README.md", "loss.svg", "gradients.svg", "confusion.svg", "calibration.svg"),
         }
     for path in (tmp_path / "var", *(tmp_path / "var").iterdir(), *(tmp_path / "var" / "valkey").rglob("*")):
         assert path.stat().st_mode & 0o077 == 0 or path.name == "port", path  # others may not read it
@@ -266,7 +264,7 @@ def test_the_demo_trains_and_says_where_the_model_lies(
     said = capsys.readouterr().out
     assert re.search(r"Test accuracy  0\.\d{4}", said)
     model = Path(re.search(r"The model +(.+)", said).group(1))  # type: ignore[union-attr]
-    assert {path.name for path in model.iterdir()} == {"history.json", "model.json", "model.onnx", "model.safetensors"}
+    assert {path.name for path in model.iterdir()} >= {"model.json", "model.onnx", "model.safetensors", "README.md"}
     assert model.is_relative_to(tmp_path / "data" / "demo" / "models")
     assert f"http://127.0.0.1:{port}, in {tmp_path / 'data' / 'demo' / 'service'}" in said
     assert f"http://127.0.0.1:{port}/v1/jobs" in said

@@ -551,7 +551,13 @@ def test_the_last_few_and_the_newest_best_are_kept() -> None:
 
 
 def test_what_lies_beyond_an_update_and_what_is_half_written_is_discarded(saved: Path) -> None:
-    strays = ["checkpoint-000000004.safetensors", f"{NEWER}.json.part", "model.onnx.part", "history.json.part"]
+    strays = [
+        "checkpoint-000000004.safetensors",
+        f"{NEWER}.json.part",
+        "model.onnx.part",
+        "README.md.part",
+        "loss.svg.part",
+    ]
     others = ["notes.part", "model.json", "history.json", "checkpoint-old.json"]
     for name in (*strays, *others):
         (saved / name).write_text("x")

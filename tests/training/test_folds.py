@@ -44,7 +44,8 @@ Event = dict[str, Any]
 Unbroken = Callable[..., tuple[Event, list[Event]]]
 ARRAYS = of_many_lengths(classes(48), least=2)
 FOLDS = 3
-RESULT = {"model.safetensors", "model.json", "history.json", "model.onnx"}
+CARD = {"README.md", "loss.svg", "gradients.svg"}
+RESULT = {"model.safetensors", "model.json", "history.json", "model.onnx", *CARD}
 CHANGES: dict[str, Any] = {
     "architecture": {"num_layers": 2, "dropout": 0.3},
     "training": {"epochs": 6, "early_stopping": {"patience": 2}, "optimizer": {"name": "adam", "lr": 0.05}},

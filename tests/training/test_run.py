@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid, Diverged, Invalid, NotFinite, SpecInvalid
 from services.training import checkpoint, loop, run
+from services.training.card import writing
 from services.training.data import Part
 from services.training.export import checked
 from services.training.export.checked import CannotExport
@@ -54,6 +55,8 @@ def split(arrays: Arrays) -> Arrays:
 
 ARRAYS = split(of_many_lengths(classes(48)))  # 24 samples to train on: 6 updates an epoch
 BOTH_GIVEN = {"split": {"validation": "given", "test": "given"}, "scaling": "standard"}
+MODEL = ("model.safetensors", "model.json", "history.json", "model.onnx")
+CARD = ("README.md", "loss.svg", "gradients.svg")
 
 
 @pytest.fixture
@@ -226,7 +229,7 @@ def test_the_last_few_and_the_best_stay_on_disk_and_the_rest_is_told_as_deleted(
     assert kept.keys() == {best_step, 69, 72}
     assert kept[best_step]["best"]
     files = {file["name"]: file for event in kept.values() for file in event["files"]}
-    results = {"model.safetensors", "model.json", "history.json", "model.onnx"}
+    results = {*MODEL, *CARD, "confusion.svg", "calibration.svg"}
     assert names(asked["directory"]) == files.keys() | results
     for name, file in files.items():
         content = (Path(asked["directory"]) / name).read_bytes()
@@ -306,9 +309,7 @@ def test_a_stop_leaves_a_checkpoint(reason: str, updates: int, order: Callable[.
     offers = reason in ("cancel", "time_limit") and updates >= 6
     assert ("files" in told[-1]) == offers
     files = {f"checkpoint-{updates:09d}.json", f"checkpoint-{updates:09d}.safetensors"}
-    assert names(asked["directory"]) == files | (
-        {"model.safetensors", "model.json", "history.json", "model.onnx"} if offers else set()
-    )
+    assert names(asked["directory"]) == files | ({*MODEL, *CARD} if offers else set())
 
 
 @pytest.mark.parametrize(("reason", "why"), [("cancel", "cancelled"), ("time_limit", "time_limit")])
@@ -324,6 +325,9 @@ def test_a_run_that_is_cut_short_offers_its_best_weights(reason: str, why: str, 
         assert hashlib.sha256((directory / file["name"]).read_bytes()).hexdigest() == file["sha256"]
     card = json.loads((directory / "model.json").read_text())
     assert (card["complete"], card["incomplete_because"]) == (False, why)
+    assert (
+        (directory / "README.md").read_text().splitlines()[2].startswith("> **This model is not complete**: the job ")
+    )
     assert stopped["result"] == {key: card[key] for key in stopped["result"]}
     numbers = {key: value for key, value in best.items() if key.startswith("validation_")}
     assert stopped["result"].pop("baseline")["metric"] == "validation_accuracy"
@@ -545,7 +549,7 @@ def test_a_new_beginning_clears_the_old_checkpoints_away(order: Callable[..., Ev
 def test_the_files_of_the_result_are_as_they_are_told(order: Callable[..., Event]) -> None:
     asked = order()
     told = list(events(asked))[-1]
-    written = ["model.safetensors", "model.json", "history.json", "model.onnx"]
+    written = [*MODEL, *CARD, "confusion.svg", "calibration.svg"]
     assert [file["name"] for file in told["files"]] == written
     for file in told["files"]:
         content = (Path(asked["directory"]) / file["name"]).read_bytes()
@@ -849,6 +853,11 @@ def test_names_and_labels_that_were_accepted_before_they_had_to_be_plain_still_t
     assert (card["spec"]["name"], card["classes"]) == ("a\u202eb", ["no\x1b[2J", "yes"])
 
 
+def exports(told: list[Event]) -> list[Event]:
+    """What was said of files that there are not."""
+    return [note for note in of("note", told) if note["type"] == "export"]
+
+
 # ---- model.onnx
 
 
@@ -865,7 +874,7 @@ def test_the_onnx_file_is_the_model_of_the_result(order: Callable[..., Event]) -
 
 
 def test_two_equal_runs_write_the_same_onnx_file(order: Callable[..., Event]) -> None:
-    hashes = [list(events(order(folder=folder)))[-1]["files"][-1] for folder in ("one", "two")]
+    hashes = [list(events(order(folder=folder)))[-1]["files"][3] for folder in ("one", "two")]
     assert hashes[0] == hashes[1]
     assert hashes[0]["name"] == "model.onnx"
 
@@ -889,10 +898,10 @@ def test_a_model_that_cannot_be_exported_is_a_result_all_the_same(
 
     monkeypatch.setattr(checked, "exported", fail)
     told = list(events(asked))  # again, where a file of other weights lies
-    (note,) = (note for note in of("note", told) if note["type"] == "export")
-    assert note["level"] == "warning"
+    (note,) = exports(told)
+    assert (note["type"], note["level"]) == ("export", "warning")
     assert note["message"] == f"There is no model.onnx: {why}."
-    assert [file["name"] for file in told[-1]["files"]] == ["model.safetensors", "model.json", "history.json"]
+    assert "model.onnx" not in [file["name"] for file in told[-1]["files"]]
     assert "model.onnx" not in names(asked["directory"])
 
 
@@ -900,6 +909,33 @@ def test_without_onnx_a_job_says_so(order: Callable[..., Event], monkeypatch: py
     monkeypatch.setitem(sys.modules, "services.training.export.checked", None)
     monkeypatch.delattr("services.training.export.checked", raising=False)
     told = list(events(order()))
-    (note,) = (note for note in of("note", told) if note["type"] == "export")
+    (note,) = exports(told)
     assert note["message"].startswith("There is no model.onnx: onnx and onnxruntime cannot be imported (")
     assert told[-1]["event"] == "finished"
+
+
+# ---- the model card
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(28, "No space left on device"), "it cannot be written (No space left on device)"),
+        (KeyError("forecast"), "writing it failed with KeyError ('forecast')"),
+    ],
+)
+def test_a_model_without_a_card_is_a_result_all_the_same(
+    error: Exception, why: str, order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = order()
+    list(events(asked))
+
+    def fail(*_: Any) -> dict[str, bytes]:
+        raise error
+
+    monkeypatch.setattr(writing, "files_of", fail)
+    told = list(events(asked))  # again, where the card of other weights lies
+    (note,) = exports(told)
+    assert (note["type"], note["level"], note["message"]) == ("export", "warning", f"There is no README.md: {why}.")
+    assert [file["name"] for file in told[-1]["files"]] == list(MODEL)
+    assert not names(asked["directory"]) & {*CARD, "confusion.svg", "calibration.svg"}

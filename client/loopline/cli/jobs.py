@@ -210,8 +210,8 @@ def download(
 ) -> None:
     """Download the model of a job, or a checkpoint.
 
-    A model consists of model.safetensors (the weights), model.json, history.json and model.onnx (the model with its
-    preprocessing, for ONNX Runtime).
+    A model consists of model.safetensors (the weights), model.json, history.json, model.onnx (the model with its
+    preprocessing, for ONNX Runtime) and README.md (the model card) with its pictures.
     If the job was cancelled or reached its time limit, it is the best model until then.
 
     Example: loopline download last --to vowels-model

@@ -24,6 +24,7 @@ from worker.attempt.spare import Spares, trainer_command
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
 FILES = ["model.safetensors", "model.json", "history.json"]
+MORE = ["model.onnx", "README.md", "loss.svg", "gradients.svg"]
 
 
 def cancelled(engine: Engine, job: Job, watch: Watch, step: int) -> Job:
@@ -43,7 +44,7 @@ def test_a_run_that_is_cut_short_offers_its_best_weights(
         watch.until(job.id, lambda job: job.epoch >= 2, 60)
         ended = cancelled(engine, job, watch, 1)
     assert (ended.status, ended.reason) == ("cancelled", "cancelled_by_user")
-    assert [file["name"] for file in ended.files or ()] == [*FILES, "model.onnx"]
+    assert [file["name"] for file in ended.files or ()] == [*FILES, *MORE]
     assert ended.result is not None
     assert (ended.result["complete"], ended.result["incomplete_because"]) == (False, "cancelled")
     card = json.loads(storage.job_file(job.id, "model.json").read_text())
