@@ -1,4 +1,4 @@
-"""A trained network that answers over HTTP: what that costs beside a bare call of ONNX Runtime, and beside MLflow.
+"""The network of the Japanese Vowels answers over HTTP: what that costs over a bare call of ONNX Runtime, and MLflow.
 
 `mlflow models serve` serves the same model.onnx with two processes, as our API has. MLflow has an environment of its
 own (benchmarks/tracking.py), into which onnx and onnxruntime are installed here. Clients are processes with a socket
@@ -26,40 +26,48 @@ from benchmarks import tracking
 from benchmarks.start import ROOT, free_port, service
 
 CLIENTS, SECONDS, ROUNDS, CALLS = 8, 3.0, 3, 300
-STEPS, FEATURES = 50, 10
-OVERHEAD_SECONDS = 0.003
-SPEC: dict[str, Any] = {
-    "architecture": {"cell": "gru", "hidden_size": 128, "num_layers": 2, "bidirectional": True},
-    "training": {"epochs": 1, "batch_size": 64},
-    "data": {"synthetic": {"samples": 200, "length": STEPS, "features": FEATURES, "classes": 2}},
-}
+OVERHEAD_SECONDS, MOST_TAIL = 0.003, 5.0
+DATA, EXAMPLE = ROOT / "data" / "japanese-vowels.npz", ROOT / "examples" / "vowels.yaml"
 SAVE = """
 import sys
 import mlflow.onnx, numpy, onnx
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-x = TensorSpec(numpy.dtype("float32"), (-1, -1, int(sys.argv[3])), "x")
-inputs = [x, TensorSpec(numpy.dtype("int64"), (-1,), "lengths")]
-mlflow.onnx.save_model(onnx.load(sys.argv[1]), sys.argv[2], signature=ModelSignature(inputs=Schema(inputs)))
+model = onnx.load(sys.argv[1])
+x = model.graph.input[0].type.tensor_type
+dtype = numpy.dtype(onnx.helper.tensor_dtype_to_np_dtype(x.elem_type))
+inputs = [TensorSpec(dtype, (-1, -1, x.shape.dim[2].dim_value), "x")]
+inputs.append(TensorSpec(numpy.dtype("int64"), (-1,), "lengths"))
+mlflow.onnx.save_model(model, sys.argv[2], signature=ModelSignature(inputs=Schema(inputs)))
 """
 
 
 def rows() -> Iterator[dict[str, Any]]:
     """Milliseconds over the bare call, and answers a second beside MLflow."""
     from loopline import Client
+    from loopline import spec as specs
 
     with tempfile.TemporaryDirectory(prefix="loopline-bench-") as place:
         folder = Path(place)
-        x = np.random.default_rng(0).normal(size=(1, STEPS, FEATURES)).astype(np.float32)
+        x = spoken()
         with service(folder / "ours") as (url, _), Client(url) as client:
-            job = client.submit(SPEC).wait(timeout=300)
+            client.upload(DATA, "japanese-vowels")
+            spec = specs.read(str(EXAMPLE))
+            spec.set(("training", "epochs"), "2")
+            job = client.submit(spec).wait(timeout=300)
             job.download(folder / "model")
             port = int(url.rpartition(":")[2])
             ours = tracking.raw("POST", f"/v1/jobs/{job.id}/predict", {"x": x.tolist()})
             yield overhead(port, ours, folder / "model" / "model.onnx", x)
             with mlflow(folder) as other:
-                theirs = tracking.raw("POST", "/invocations", {"inputs": {"x": x.tolist(), "lengths": [STEPS]}})
+                theirs = tracking.raw("POST", "/invocations", {"inputs": {"x": x.tolist(), "lengths": [x.shape[1]]}})
                 yield from beside(port, ours, other, theirs)
+
+
+def spoken() -> np.ndarray[Any, Any]:
+    """The first of the recordings, (1, steps, features)."""
+    with np.load(DATA) as arrays:
+        return np.asarray(arrays["x"][:1, : arrays["lengths"][0]], np.float32)
 
 
 def overhead(port: int, request: str, path: Path, x: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -69,7 +77,8 @@ def overhead(port: int, request: str, path: Path, x: np.ndarray[Any, Any]) -> di
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feeds = {"x": x, "lengths": np.array([STEPS])}
+    dtype = np.float64 if "double" in session.get_inputs()[0].type else np.float32
+    feeds = {"x": x.astype(dtype), "lengths": np.array([x.shape[1]])}
     bare, asked = [], []
     with socket.create_connection(("127.0.0.1", port), 60) as connection:
         for _ in range(CALLS):
@@ -96,15 +105,15 @@ def beside(port: int, request: str, other: int, others: str) -> Iterator[dict[st
         "ours": f"{rates[0]:.0f}/s",
         "other": f"{rates[1]:.0f}/s",
         "ratio": rates[0] / rates[1],
-        "at_least": 3.0,
+        "at_least": 10.0,
     }
     tails = [statistics.median(tail(each) for each in side) for side in (mine, theirs)]
     yield {
         "what": f"the time of these predictions, the 99th percentile by the median, {CLIENTS} clients",
         "ours": f"{tails[0]:.1f}",
         "other": f"{tails[1]:.1f}",
-        "ratio": tails[1] / tails[0],
-        "at_least": None,
+        "ratio": MOST_TAIL / tails[0],
+        "at_least": 1.0,
     }
 
 
@@ -156,7 +165,7 @@ def mlflow(folder: Path) -> Iterator[int]:
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     environment = {**os.environ, **quiet, "PATH": f"{programs}:{os.environ['PATH']}"}
     saved = folder / "mlflow"
-    save = [programs / "python", "-c", SAVE, folder / "model" / "model.onnx", saved, str(FEATURES)]
+    save = [programs / "python", "-c", SAVE, folder / "model" / "model.onnx", saved]
     subprocess.run(save, env=environment, cwd=folder, check=True)
     port = free_port()
     command = [programs / "mlflow", "models", "serve", "--model-uri", saved, "--env-manager", "local"]
