@@ -15,11 +15,13 @@ LONGEST = 80
 
 
 def name(text: object) -> str:
-    """A name from outside as code, in which nothing is markup. A `|` after a backslash would end a cell, so it is shown
-    as `¦`."""
-    shown = _one_line(str(text))
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
-    return _code(shown.replace("\\|", "\\¦").replace("|", "\\|"))
+    """A name from outside as code, in which nothing is markup."""
+    return _code(_named(text))
+
+
+def cell(text: object) -> str:
+    """The same in a table. A `|` after a backslash would end the cell, so it is shown as `¦`."""
+    return _code(_named(text).replace("\\|", "\\¦").replace("|", "\\|"))
 
 
 def sentence(text: str) -> str:
@@ -48,6 +50,11 @@ def block(text: str) -> list[str]:
 def number(value: float | int | None) -> str:
     """A metric, with four digits; – where there is none."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def _named(text: object) -> str:
+    shown = _one_line(str(text))
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def _one_line(text: str) -> str:

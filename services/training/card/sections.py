@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from services.training.card import names as files
 from services.training.card.facts import Facts
-from services.training.card.markdown import block, name, number, sentence, table
+from services.training.card.markdown import block, cell, name, number, sentence, table
 from services.training.gate import drift
 from services.training.measures import SPLITS
 
@@ -48,7 +48,7 @@ def _does(facts: Facts) -> str:
     match model["task"]:
         case "series":
             found = model["forecast"]
-            targets = ", ".join(name(each) for each in found["targets"][:MOST_FEATURES])
+            targets = _listed(found["targets"], name)
             ahead = f"forecasts the next {found['horizon']:,} of {targets}"
             what = f"reads {found['lookback']:,} steps of a series and {ahead}"
         case "values":
@@ -82,7 +82,7 @@ def about(facts: Facts) -> Lines:
         ("parameters", f"{facts.parameters:,}"),
         ("reads", _reads(facts)),
         ("data", _data(spec)),
-        ("SHA-256 of the data", name(data["sha256"]) if data["sha256"] else ""),
+        ("SHA-256 of the data", cell(data["sha256"]) if data["sha256"] else ""),
         ("samples", _samples(facts)),
         ("split", _split(spec["data"]["split"])),
         ("columns", _roles(data.get("schema") or {})),
@@ -124,7 +124,7 @@ def _reads(facts: Facts) -> str:
 def _data(spec: Mapping[str, Any]) -> str:
     if spec["data"]["synthetic"] is not None:
         return "synthetic"
-    return name(spec["data"]["dataset"]) if spec["data"]["dataset"] else ""
+    return cell(spec["data"]["dataset"]) if spec["data"]["dataset"] else ""
 
 
 def _samples(facts: Facts) -> str:
@@ -135,7 +135,7 @@ def _samples(facts: Facts) -> str:
 
 
 def _split(split: Mapping[str, Any]) -> str:
-    by = f" by {name(split['by'])}" if split["by"] else ""
+    by = f" by {cell(split['by'])}" if split["by"] else ""
     folds = f", {split['folds']} folds" if split["folds"] else ""
     return f"{split['method']}{by}, seed {split['seed']}{folds}"
 
@@ -234,7 +234,7 @@ def _mean(which: str, values: Mapping[str, Any], columns: Mapping[str, Any]) -> 
 
 def _cell(column: str, value: Any) -> str:
     if column == "name":
-        return name(value)
+        return cell(value)
     return f"{value:,}" if column in ("support", "step") else number(value)
 
 
@@ -245,7 +245,7 @@ def _confusion(facts: Facts, drawn: Pictures) -> Lines:
     lines = ["### What is confused", ""]
     if files.CONFUSION in drawn:
         lines += _picture("Confusion matrix", files.CONFUSION)
-    names = [name(each) for each in facts.details["classes"]["name"]]
+    names = [cell(each) for each in facts.details["classes"]["name"]]
     if found["matrix"] is not None and len(names) <= MOST_WRITTEN:
         rows = [
             [each, *(f"{count:,}" for count in counts)] for each, counts in zip(names, found["matrix"], strict=True)
@@ -254,7 +254,7 @@ def _confusion(facts: Facts, drawn: Pictures) -> Lines:
     if not found["largest"]:
         return []
     rows = [
-        [name(each["actual"]), name(each["predicted"]), f"{each['count']:,}"]
+        [cell(each["actual"]), cell(each["predicted"]), f"{each['count']:,}"]
         for each in found["largest"][:MOST_CONFUSIONS]
     ]
     return [*lines, "The most frequent confusions:", "", *table(("true class", "answer", "times"), rows, right=2)]
@@ -333,7 +333,7 @@ def _limits(facts: Facts) -> Iterator[str]:
             yield f"The {split} split has only {_counted(count, 'sample')}, so its numbers are rough."
     never = [each for each, precision, support in _answered(facts) if precision is None and support]
     if never:
-        yield f"In the {facts.split} split it never answers with {_listed(never)}."
+        yield f"In the {facts.split} split it never answers with {_listed(never, name)}."
     if (share := (model.get("unknown_share") or {}).get("train")) is not None:
         yield f"{share:.2%} of the training text was unknown to its vocabulary."
     if model.get("rollbacks"):
@@ -357,7 +357,9 @@ def _of_retraining(found: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def usage(facts: Facts) -> Lines:
-    given, shown = _given(facts), _shown(facts.model["task"])
+    reads_text = (facts.model.get("preprocessing") or {}).get("text") is not None
+    asked = '--text "a text"' if reads_text else "new.csv"
+    given, said = _given(facts)
     found = [
         "## How to use it",
         "",
@@ -366,10 +368,11 @@ def usage(facts: Facts) -> Lines:
         "```python",
         "from loopline import load",
         f'answer = load("model").predict({given})',
-        f"print({shown})",
+        f"print({_shown(facts.model['task'])})",
         "```",
         "",
-        "On the command line: `loopline predict model new.csv`, with the columns of the data set.",
+        *([said, ""] if said else []),
+        f"On the command line: `loopline predict ./model {asked}`",
         "",
     ]
     if facts.has_onnx:
@@ -390,11 +393,18 @@ def usage(facts: Facts) -> Lines:
     ]
 
 
-def _given(facts: Facts) -> str:
+def _given(facts: Facts) -> tuple[str, str]:
+    """What to ask in Python, and a sentence on what that is."""
     prepared = facts.model.get("preprocessing") or {}
+    static = prepared.get("static")
+    if facts.model["data"].get("schema"):
+        return '"new.csv"', "`new.csv` has the columns of the data set."
+    beside = ", static=static" if static else ""
+    said = f" `static` has {_counted(len(static['features']), 'value')} of each sequence." if static else ""
     if prepared.get("text") is not None:
-        return '["a text", "another one"]'
-    return "x"
+        return f'["a text", "another one"]{beside}', said.strip()
+    width = len(prepared.get("features") or ()) or facts.model["input_size"]
+    return f"x{beside}", f"`x` is an array of numbers (steps, {width}) for one sequence, or a list of them.{said}"
 
 
 def _shown(task: str) -> str:
@@ -414,8 +424,8 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _listed(names: Sequence[Any]) -> str:
-    found = ", ".join(name(each) for each in names[:MOST_FEATURES])
+def _listed(names: Sequence[Any], shown: Callable[[object], str] = cell) -> str:
+    found = ", ".join(shown(each) for each in names[:MOST_FEATURES])
     return f"{found} and {len(names) - MOST_FEATURES:,} more" if len(names) > MOST_FEATURES else found
 
 

@@ -133,6 +133,18 @@ def test_the_card_of_each_task_has_its_sections_and_its_numbers(case: str, tmp_p
         assert row[place + 1] == "–" if plain is None else float(row[place + 1]) == pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.parametrize("case", ["plain", "next"])
+def test_the_python_of_a_card_works(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Trained.of(case, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text()
+    code = re.findall("```python\n(.*?)```", card, re.DOTALL)[0]
+    exec(code, {"x": [np.zeros((4, 3)), np.zeros((2, 3))]})  # noqa: S102
+    assert capsys.readouterr().out.count("\n") >= 1
+
+
 def test_rows_of_classes_and_confusions_are_those_of_the_result(plain: Facts) -> None:
     card = writing.files_of(plain)["README.md"].decode()
     details = plain.model["details"]["test"]
@@ -154,6 +166,7 @@ def test_text_from_outside_is_no_markup(plain: Facts) -> None:
     } == set()
     code = {token.content for token in found if token.type == "code_inline"}
     assert {"<script>alert(1)</script>", "[a](http://evil.example)", "`` `x` ``"} <= code
+    assert card["README.md"].decode().startswith("# `a|b\\|c\\`\n")
     assert re.search("[\x1b\u202e]", card["README.md"].decode()) is None
     assert all(len(set(row)) == 1 for row in cells_of_each_row(found))
 
@@ -234,6 +247,13 @@ def test_a_line_of_many_points_keeps_its_highest_and_its_lowest(plain: Facts) ->
     heights = [float(pair.split()[1]) for pair in re.split("[ML]", path)[1:]]
     assert 200 < len(heights) <= 500
     assert len(set(heights)) == 3
+
+
+def test_folds_are_told_as_mean_and_spread(plain: Facts) -> None:
+    more = {"folds": [{}, {}, {}], "mean": {"validation_accuracy": 0.75}, "std": {"validation_accuracy": 0.125}}
+    card = writing.files_of(replace(plain, model={**plain.model, **more}))["README.md"].decode()
+    assert "Mean and standard deviation of 3 folds:\n\n| metric | mean | std |" in card
+    assert "| validation accuracy | 0.75 | 0.125 |" in card
 
 
 def test_equal_runs_have_equal_cards(plain: Facts) -> None:
