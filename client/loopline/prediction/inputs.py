@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loopline.prediction import unseen
 from loopline.prediction.document import Document, columns_of
 from loopline.prediction.errors import refused
 from loopline.prediction.given import Given, Rows
@@ -86,8 +87,7 @@ def check(document: Document, given: Given) -> Given:
     """The sequences with warnings about what training has not seen. Raises InputInvalid where the model has no answer,
     because values are missing, or steps."""
     check_values(document, given)
-    warnings = [*given.warnings, *_lengths_beyond(document, given), *_unknown_series(document, given)]
-    return replace(given, warnings=tuple(warnings))
+    return replace(given, warnings=(*given.warnings, *unseen.warnings(document, given)))
 
 
 def check_values(document: Document, given: Given) -> None:
@@ -253,7 +253,7 @@ def _check_numbers(given: Given, x: NDArray[Any], features: Sequence[Feature]) -
     if beyond.any():
         step, place = (int(each) for each in np.argwhere(beyond)[0])
         raise refused(
-            f"{_named(features[place])} is {x[step, place]:g}, and a network computes with numbers up to "
+            f"{features[place].shown} is {x[step, place]:g}, and a network computes with numbers up to "
             f"{_LARGEST:.2g}; give NaN if the value is unknown",
             given.named(_of_steps(given, [step])),
         )
@@ -264,7 +264,7 @@ def _check_numbers(given: Given, x: NDArray[Any], features: Sequence[Feature]) -
         bad = known[(known < 0) | (known > len(feature.words)) | (known != np.floor(known))]
         if bad.size:
             raise refused(
-                f"{_named(feature)} is {bad[0]:g}, and it has {len(feature.words):,} words: give the number of a word "
+                f"{feature.shown} is {bad[0]:g}, and it has {len(feature.words):,} words: give the number of a word "
                 "from 1 on, or 0 for another word"
             )
 
@@ -303,51 +303,9 @@ def _of_steps(given: Given, steps: Any) -> Rows:
     return np.unique(found).astype(np.int64)
 
 
-def _lengths_beyond(document: Document, given: Given) -> list[str]:
-    """Warnings about sequences that are shorter or longer than any in training."""
-    if document.lengths is None or document.forecast is not None or document.task == "next_step":
-        return []
-    low, high = document.lengths
-    if given.texts is None:
-        sizes, unit = given.lengths, "steps"
-    else:
-        text = document.preprocessing.text
-        assert text is not None, "texts are refused otherwise"  # noqa: S101
-        _, sizes = text.applied(given.texts, document.preprocessing.steps.choices)
-        unit = text.by
-    short, long = np.flatnonzero(sizes < low), np.flatnonzero(sizes > high)
-    found = []
-    for rows, most, than in ((short, int(sizes.min()), "fewer"), (long, int(sizes.max()), "more")):
-        if rows.size:
-            one = rows.size == 1
-            has = "has" if one else f"have {'up to' if than == 'more' else 'down to'}"
-            found.append(
-                f"{given.named(rows)} {has} {most:,} {unit}, {than} than any in training ({low:,} to {high:,}): the "
-                f"{'answer' if one else 'answers'} may be worse"
-            )
-    return found
-
-
-def _unknown_series(document: Document, given: Given) -> list[str]:
-    """Warnings about series that have no scaling of their own."""
-    fit = None if document.forecast is None else document.forecast.fit
-    by_series = None if fit is None else fit.inputs or fit.outputs
-    if by_series is None:
-        return []
-    rows = [row for row, name in enumerate(given.ids) if name not in by_series.ids]
-    if not rows:
-        return []
-    is_not = "is not" if len(rows) == 1 else "are not"
-    return [f"{given.named(rows)} {is_not} in training, and scaled as all of training together"]
-
-
 def _listed(features: Sequence[Feature]) -> str:
     shown = [each.name for each in features[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(features) - _SHOWN:,} more" if len(features) > _SHOWN else "")
-
-
-def _named(feature: Feature) -> str:
-    return f"feature {feature.name}" if feature.name.isdigit() else f"`{feature.name}`"
 
 
 def _wanted(document: Document) -> str:

@@ -35,6 +35,11 @@ class Feature:
     embedding: int | None = None
     """Numbers of the vector that the network looks up for each word."""
 
+    @property
+    def shown(self) -> str:
+        """The name in a sentence: `flow`, or feature 3 where features have only numbers."""
+        return f"feature {self.name}" if self.name.isdigit() else f"`{self.name}`"
+
 
 @dataclass(frozen=True)
 class Fitted:

@@ -94,6 +94,45 @@ def test_a_length_that_training_has_not_seen_is_answered_with_a_warning(trained_
     assert words.predict("the room was fine").warnings == ()
 
 
+def test_a_feature_without_any_value_or_with_far_ones_is_answered_with_a_warning(trained_model: Model) -> None:
+    model = load(trained_model("attention").folder)
+    fitted = model.card["scaling"]
+    usual = np.array([*fitted["shift"][:2], 1.0, fitted["shift"][2]])
+    x = np.tile(usual, (3, 5, 1))
+    x[0, 1:, 0] = np.nan  # some value is there
+    more = {"static": [[50.0, 1.0]] * 3, "ids": list("abc")}
+    assert model.predict(x, **more).warnings == ()
+    x[:2, :, 1], x[2, :, 2] = np.nan, np.nan
+    assert model.predict(x, **more).warnings == (
+        "`load` has no value in sequences a and b: the answers rest on its mean in training",
+        "`mode` has no value in sequence c: the answer rests on its commonest word in training",
+    )
+    far = np.tile(usual, (3, 5, 1))
+    far[1, 2, 3] = usual[3] + 21 * fitted["scale"][2]
+    far[2, 2, 3] = usual[3] - 19 * fitted["scale"][2]
+    [warning] = model.predict(far, **more).warnings
+    assert warning == (
+        f"`drift` is {far[1, 2, 3]:.6g} in sequence b, far from training (the mean {usual[3]:.6g} and the standard "
+        f"deviation {fitted['scale'][2]:.6g}): check its unit, because the answers may be wrong"
+    )
+    [warning] = model.predict(np.tile(usual, (5, 1)), static=[[5000.0, 1.0]]).warnings
+    assert warning.startswith("`age` is 5000 in sequence 0, far from training")
+
+
+def test_a_forecast_counts_the_last_rows_without_a_target(trained_model: Model) -> None:
+    model = load(trained_model("forecast").folder)
+    x = np.array([[5.0, 0.1, 0.1]] * 12)
+    x[3, 0] = np.nan
+    assert model.predict([x, x]).warnings == ()
+    last, dead = x.copy(), x.copy()
+    last[-2:, 0], dead[:, 0] = np.nan, np.nan
+    assert model.predict([x, last, dead], ids=list("abc")).warnings == (
+        "`load` has no value in sequence c: the answer rests on its mean in training",
+        "the last 2 rows of sequence b have no `load`: they are filled as gaps in training, and the forecast starts "
+        "after them; leave them out to start it in their place",
+    )
+
+
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
 def test_an_answer_that_is_not_finite_is_refused(trained_model: Model, tmp_path: Path, backend: Any) -> None:
     folder = Path(shutil.copytree(trained_model("relu").folder, tmp_path / "model"))

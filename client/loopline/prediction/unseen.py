@@ -1,0 +1,156 @@
+"""Warnings about what training has not seen: the model answers, and its answer may be worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loopline.prediction.document import Document
+from loopline.prediction.given import Given
+from loopline.preprocessing.fitted import Fitted
+
+MOST_FEATURES = 10
+"""That have a warning of one kind each."""
+FAR: Mapping[str, tuple[float, float]] = {"standard": (-20.0, 20.0), "robust": (-100.0, 100.0), "minmax": (-2.0, 3.0)}
+"""By scaling: scaled values below the first or above the second are far from those of training. Those are 20 standard
+deviations, 100 interquartile ranges, and twice the range of training."""
+_FITTED = {
+    "standard": lambda shift, scale: f"the mean {shift:.6g} and the standard deviation {scale:.6g}",
+    "robust": lambda shift, scale: f"the median {shift:.6g} and the interquartile range {scale:.6g}",
+    "minmax": lambda shift, scale: f"{shift:.6g} to {shift + scale:.6g}",
+}
+
+
+def warnings(document: Document, given: Given) -> list[str]:
+    """Sentences about sequences that `inputs.check_values` has found to have an answer."""
+    return [
+        *_lengths_beyond(document, given),
+        *_unknown_series(document, given),
+        *_bounded(_without_values(document, given), "have no value in some sequences"),
+        *_bounded(_without_last_targets(document, given), "have no value in the last rows"),
+        *_bounded(_far_values(document, given), "have values far from those of training"),
+    ]
+
+
+def _bounded(sentences: Iterator[str], verb: str) -> list[str]:
+    found = list(sentences)
+    more = len(found) - MOST_FEATURES
+    return [*found[:MOST_FEATURES], *([f"{more:,} more features {verb}"] if more > 0 else [])]
+
+
+def _lengths_beyond(document: Document, given: Given) -> list[str]:
+    """About sequences that are shorter or longer than any in training."""
+    if document.lengths is None or document.forecast is not None or document.task == "next_step":
+        return []
+    low, high = document.lengths
+    if given.texts is None:
+        sizes, unit = given.lengths, "steps"
+    else:
+        text = document.preprocessing.text
+        assert text is not None, "texts are refused otherwise"  # noqa: S101
+        _, sizes = text.applied(given.texts, document.preprocessing.steps.choices)
+        unit = text.by
+    short, long = np.flatnonzero(sizes < low), np.flatnonzero(sizes > high)
+    found = []
+    for rows, most, than in ((short, int(sizes.min()), "fewer"), (long, int(sizes.max()), "more")):
+        if rows.size:
+            one = rows.size == 1
+            has = "has" if one else f"have {'up to' if than == 'more' else 'down to'}"
+            found.append(
+                f"{given.named(rows)} {has} {most:,} {unit}, {than} than any in training ({low:,} to {high:,}): the "
+                f"{'answer' if one else 'answers'} may be worse"
+            )
+    return found
+
+
+def _unknown_series(document: Document, given: Given) -> list[str]:
+    """About series that have no scaling of their own."""
+    fit = None if document.forecast is None else document.forecast.fit
+    by_series = None if fit is None else fit.inputs or fit.outputs
+    if by_series is None:
+        return []
+    rows = [row for row, name in enumerate(given.ids) if name not in by_series.ids]
+    if not rows:
+        return []
+    is_not = "is not" if len(rows) == 1 else "are not"
+    return [f"{given.named(rows)} {is_not} in training, and scaled as all of training together"]
+
+
+def _without_values(document: Document, given: Given) -> Iterator[str]:
+    """About features without any value in a whole sequence, such as those of a dead sensor."""
+    if given.texts is not None or not document.takes_gaps:
+        return
+    for place, feature in enumerate(document.features):
+        rows = np.flatnonzero(_counts(given, ~np.isnan(given.x[:, place])) == 0)
+        if rows.size:
+            rests = "answer rests" if rows.size == 1 else "answers rest"
+            on = "mean" if feature.words is None else "commonest word"
+            yield f"{feature.shown} has no value in {given.named(rows)}: the {rests} on its {on} in training"
+
+
+def _without_last_targets(document: Document, given: Given) -> Iterator[str]:
+    """About series whose last rows lack what is forecast. They are filled, as in the look-backs of training."""
+    if document.forecast is None:
+        return
+    for place, feature in enumerate(document.features):
+        if feature.name not in document.forecast.targets:
+            continue
+        filled = np.flatnonzero(~np.isnan(given.x[:, place]))
+        ends = np.cumsum(given.lengths)
+        before = np.searchsorted(filled, ends)
+        last = filled[np.maximum(before - 1, 0)] if filled.size else np.full(len(ends), -1)
+        lacking = np.where((before > 0) & (last >= given.starts), ends - 1 - last, 0)
+        rows = np.flatnonzero(lacking)
+        if rows.size:
+            most = int(lacking.max())
+            count = (
+                "last row" if most == 1 else f"last {most:,} rows" if rows.size == 1 else f"last rows (up to {most:,})"
+            )
+            have = "has" if most == 1 and rows.size == 1 else "have"
+            yield (
+                f"the {count} of {given.named(rows)} {have} no {feature.shown}: they are filled as gaps in training, "
+                "and the forecast starts after them; leave them out to start it in their place"
+            )
+
+
+def _far_values(document: Document, given: Given) -> Iterator[str]:
+    """About values that are far outside those of training, where training has recorded what it takes to say so."""
+    forecast = document.forecast
+    if forecast is not None and forecast.fit.inputs is None:
+        last = np.cumsum(given.lengths)[:, None] - np.arange(forecast.lookback, 0, -1)
+        lengths = np.full(len(given), forecast.lookback, np.int64)
+        yield from _far(given, given.x[last.ravel()], lengths, document.preprocessing.steps)
+    elif forecast is None and given.texts is None:
+        yield from _far(given, given.x, given.lengths, document.preprocessing.steps)
+    if given.static is not None and document.preprocessing.static is not None:
+        once = np.ones(len(given), np.int64)
+        yield from _far(given, given.static, once, document.preprocessing.static)
+
+
+def _far(given: Given, x: NDArray[Any], lengths: NDArray[np.int64], fitted: Fitted) -> Iterator[str]:
+    """About x (steps of all sequences, features)."""
+    scaling = fitted.scaling
+    if scaling.name not in FAR or scaling.shift is None or scaling.scale is None:
+        return
+    if fitted.choices.differences == "replace":  # the scaling is that of the differences
+        return
+    low, high = FAR[scaling.name]
+    numbers = [place for place, feature in enumerate(fitted.features) if feature.words is None]
+    for place, shift, scale in zip(numbers, scaling.shift, scaling.scale, strict=False):
+        values = (x[:, place].astype(np.float64) - shift) / scale
+        beyond = (values < low) | (values > high)
+        if beyond.any():
+            worst = x[np.nanargmax(np.abs(values)), place]
+            rows = np.unique(np.searchsorted(np.cumsum(lengths), np.flatnonzero(beyond), side="right"))
+            yield (
+                f"{fitted.features[place].shown} is {worst:.6g} in {given.named(rows)}, far from training "
+                f"({_FITTED[scaling.name](shift, scale)}): check its unit, because the answers may be wrong"
+            )
+
+
+def _counts(given: Given, marked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many steps of each sequence are marked."""
+    return np.asarray(np.add.reduceat(marked.astype(np.int64), given.starts), np.int64)
