@@ -75,7 +75,7 @@ def test_a_wrong_key_is_told_in_the_sentences_of_a_spec(client: FlaskClient) -> 
     answer = client.post("/v1/keys", json={"scopes": ["write"], "expires_days": "soon", "expire_days": 3, "lr": 1})
     allowed = "allowed here: expires_days, name, scopes"
     assert {one["pointer"]: one["detail"] for one in answer.get_json()["errors"]} == {
-        "/scopes/0": 'must be one of read, submit, admin; got "write"',
+        "/scopes/0": 'must be one of read, predict, submit, admin; got "write"',
         "/expires_days": 'must be a number; got "soon"',
         "/expire_days": f"there is no such field; did you mean `expires_days`? {allowed}",
         "/lr": f"there is no such field; {allowed}",

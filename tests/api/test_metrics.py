@@ -181,8 +181,8 @@ def test_what_clients_invent_makes_no_series(api: Api) -> None:
 def test_every_request_has_one_line_with_what_it_was_and_its_id(api: Api, spec: dict[str, Any]) -> None:
     answer = httpx.post(f"{api.url}/v1/jobs?token=hush", json={}, headers={"X-Request-Id": "night-7"})
     line = api.awaited(logger="api.access", request_id="night-7")
-    assert (line["event"], line["level"]) == ("POST /v1/jobs 422", "info")
-    assert (line["method"], line["route"], line["path"], line["status"]) == ("POST", "/v1/jobs", "/v1/jobs", 422)
+    assert (line["event"], line["level"]) == ("POST /v1/jobs 400", "info")
+    assert (line["method"], line["route"], line["path"], line["status"]) == ("POST", "/v1/jobs", "/v1/jobs", 400)
     assert line["bytes"] == len(answer.content)
     assert 0 < line["milliseconds"] < 60_000
     job = httpx.post(f"{api.url}/v1/jobs", json=spec, headers={"X-Request-Id": "night-8"}).json()["id"]

@@ -107,7 +107,7 @@ def it_resumes_exactly(client: Client, said: dict[str, Any], written: Path) -> N
     assert held(epochs[: len(before)], before)
     assert len(epochs) == len(unbroken)
     if machine() == notes(written, "machine"):
-        assert numbers(epochs) == numbers(unbroken)
+        assert held(numbers(epochs), numbers(unbroken))  # a newer version may record more
         assert weights(done, written) == weights(whole, written)
     for name in ("train_loss", "validation_loss", "lr"):  # other processors round otherwise
         assert [one[name] for one in epochs] == pytest.approx([one[name] for one in unbroken], rel=1e-3)
