@@ -118,7 +118,9 @@ def _looked_at(
             else:
                 wanted = is_due(path) and not _has_columns(client, path)
                 inspection = inspected(spec, path) if wanted else None
-                problems += _problems(inspection, f"{file} {pointer}")
+                if inspection is not None:
+                    problems += _problems(inspection, f"{file} {pointer}")
+                    problems += _unfit(inspection, spec, file)
                 yield path, inspection
 
 
@@ -133,7 +135,10 @@ def _described(path: Path, inspection: Inspection | None) -> list[str]:
 def inspected(spec: SpecFile, path: Path) -> Inspection | None:
     """How a file is understood; None if only the service can say that."""
     with suppress(errors.LooplineError):  # an .npz file; no library that reads files; a schema that is wrong itself
-        return datasets.inspected(path, spec.document(specs.SCHEMA))
+        found = datasets.inspected(path, spec.document(specs.SCHEMA))
+        from loopline.cli import local_data
+
+        return local_data.for_spec(spec, found)
     return None
 
 
@@ -146,8 +151,14 @@ def _has_columns(client: Client, path: Path) -> bool:
     return True
 
 
-def _problems(found: Inspection | None, place: str) -> list[errors.Problem]:
-    if found is None or found.is_trainable:
+def _unfit(found: Inspection, spec: SpecFile, file: str) -> list[errors.Problem]:
+    from loopline.cli import local_data
+
+    return [errors.Problem(f"{file} {each.pointer}", each.detail) for each in local_data.problems(spec, found)]
+
+
+def _problems(found: Inspection, place: str) -> list[errors.Problem]:
+    if found.is_trainable:
         return []
     said = [str(each) for each in found.problems]
     if found.report is not None:

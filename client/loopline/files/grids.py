@@ -104,6 +104,14 @@ def of(
     return Grid(words, seasons, irregular, steps[:0] if why else steps, step)
 
 
+def of_flat(times: NDArray[Any], lengths: NDArray[np.int64], names: Sequence[str] | NDArray[np.str_] | None) -> Grid:
+    """The grid of series whose times stand one below the other: (steps of all series,)."""
+    inside = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.zeros(inside.shape, times.dtype)
+    padded[inside] = times
+    return of(padded, lengths, names)
+
+
 def filled(
     x: NDArray[Any], lengths: NDArray[np.int64], times: NDArray[Any], grid: Grid
 ) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:

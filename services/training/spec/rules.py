@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loopline.files.gaps import of_values
+
 from services.errors import Problem
 from services.training import measures
 from services.training.files.summary import DatasetSummary
@@ -326,12 +328,7 @@ def _preparation_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     columns = [each for each in (summary.inputs, summary.static) if each is not None]
     gaps = sum(each.gaps for each in columns)
     if gaps and data.missing == "refuse":
-        what = "1 feature has" if gaps == 1 else f"{gaps} features have"
-        yield Problem(
-            "/data/missing",
-            f"{what} missing values: set it to forward, mean or linear to fill them, or to drop to leave out the "
-            "sequences that have any",
-        )
+        yield Problem("/data/missing", of_values(gaps))
     if data.categories == "embedding" and not (summary.inputs and summary.inputs.categories):
         yield Problem("/data/categories", "embedding is for features of words, and here are none: leave it out")
     if data.text is not None and summary.texts is None:

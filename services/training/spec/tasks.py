@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loopline.files.gaps import of_rows
+
 from services.errors import Problem
 from services.training.files.summary import Columns, DatasetSummary, SeriesSummary, TextSummary
 from services.training.spec.fields import Classification, Forecast, NextStep, Regression, Spec, Tagging
@@ -216,21 +218,8 @@ def _of_forecast(spec: Spec, task: Forecast, summary: DatasetSummary) -> Iterato
 
 def _of_gaps(spec: Spec, series: SeriesSummary) -> Iterator[Problem]:
     """Steps that are not equal, unless the rows that are missing are to be added."""
-    if series.irregular is None:
-        return
-    if not series.absent:
-        yield Problem(
-            "/task",
-            f"a forecast needs equal steps in time, and {series.irregular}: bring the rows to equal steps, or remove "
-            "those in between",
-        )
-    elif spec.data.missing == "refuse":
-        rows = "the missing row" if series.absent == 1 else f"the {series.absent:,} missing rows"
-        yield Problem(
-            "/data/missing",
-            f"a forecast needs equal steps in time, and {series.irregular}: set it to forward to add {rows} and repeat "
-            "the value before there, to mean, or to drop to leave out the windows with a gap",
-        )
+    if series.irregular is not None and (spec.data.missing == "refuse" or not series.absent):
+        yield Problem(*of_rows(series.irregular, series.absent))
 
 
 def _of_quantiles(spec: Spec, task: Forecast) -> Iterator[Problem]:

@@ -150,3 +150,34 @@ def test_a_submission_says_how_long_the_job_takes_once_that_is_known(
     service.complete(first.stdout.split()[1].rstrip("."))  # its epochs took 0.2 s
     second = invoke("submit", written())
     assert second.stderr.startswith("An epoch will take about 0.2 s, the job about 0.6 s at most.\n")
+
+
+def test_a_dry_run_refuses_a_file_with_gaps_as_the_service_does(
+    invoke: Invoke, service: Service, written: Callable[..., str], walks: Path
+) -> None:
+    walks.write_text(walks.read_text().replace("\n3,2,6,", "\n3,2,,"))
+    job = written(data=LOCAL)
+    dry, real = invoke("submit", job, "--dry-run"), invoke("submit", job)
+    assert (dry.exit_code, real.exit_code) == (2, 2)
+    told = f"{job} /data/missing: 1 feature has missing values: set it to forward, mean or linear to fill them"
+    assert told in dry.stderr
+    assert told in real.stderr
+    filled = invoke("submit", written(data=LOCAL | {"missing": "forward"}), "--dry-run")
+    assert filled.exit_code == 0
+    assert "It can be trained on." in filled.stdout
+    assert "data.missing" not in filled.stdout
+
+
+def test_a_dry_run_refuses_missing_rows_of_a_forecast(
+    invoke: Invoke, service: Service, written: Callable[..., str], tmp_path: Path
+) -> None:
+    hours = [f"2026-01-{1 + n // 24:02}T{n % 24:02}:00,{n % 24}.5" for n in range(480) if n != 50]
+    (tmp_path / "load.csv").write_text("\n".join(["time,load", *hours]))
+    data = {"dataset": "load.csv", "schema": {"order": "time"}}
+    spec = {"data": data, "training": {"epochs": 1}, "task": {"name": "forecast", "horizon": 24}}
+    refused = invoke("submit", written(**spec), "--dry-run")
+    assert refused.exit_code == 2
+    assert "/data/missing: a forecast needs equal steps in time" in refused.stderr
+    shown = invoke("submit", written(**spec | {"data": data | {"missing": "forward"}}), "--dry-run")
+    assert shown.exit_code == 0
+    assert "Warnings" not in shown.stdout
