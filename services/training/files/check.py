@@ -10,7 +10,7 @@ import json
 import resource
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -153,9 +153,17 @@ def _described(arrays: Arrays, remarks: Sequence[Remark] = ()) -> dict[str, Any]
     }
 
 
+WHEN: Mapping[str, When] = {
+    "missing_values": "unfilled",
+    "missing_targets": "unfilled",
+    "no_target": "no_task",
+    "gaps": "rows",
+}
+"""When a remark of a table applies to a job; always, if it is not here."""
+
+
 def _suspicion(remark: Remark) -> Suspicion:
-    when: When = "unfilled" if remark.kind in ("missing_values", "missing_targets") else "always"
-    return Suspicion(remark.kind, when, str(remark))
+    return Suspicion(remark.kind, WHEN.get(remark.kind, "always"), str(remark))
 
 
 def _hold_to(memory_bytes: int, file_bytes: int, seconds: float, cpu_seconds: int) -> None:

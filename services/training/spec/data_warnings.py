@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
 from services.training.spec import shares
-from services.training.spec.fields import Forecast, Spec, Split
+from services.training.spec.fields import Forecast, NextStep, Spec, Split
 
 
 def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, summary: DatasetSummary) -> list[str]:
@@ -16,13 +16,15 @@ def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, s
     The spec is the one that was submitted: after `check_data` has filled in the loss, nobody can tell who chose it.
     """
     documents = [each.document() if isinstance(each, Suspicion) else each for each in found]
-    holds = {"always", "loss_unsaid", "unscaled", "drawn_split", "unfilled"}
+    holds = {"always", "loss_unsaid", "unscaled", "drawn_split", "unfilled", "no_task", "rows"}
     if spec is not None:
         holds = {"always", "drawn_split"}
         holds |= {"loss_unsaid"} if spec.training.loss is None and spec.task is None else set()
-        scales = isinstance(spec.task, Forecast)  # it has a default of its own
-        holds |= {"unscaled"} if spec.data.scaling == "none" and not scales else set()
-        holds |= {"unfilled"} if spec.data.missing == "refuse" else set()
+        is_forecast, fills = isinstance(spec.task, Forecast), spec.data.missing != "refuse"
+        holds |= {"unscaled"} if spec.data.scaling == "none" and not is_forecast else set()  # it has its own default
+        holds |= set() if fills else {"unfilled"}
+        holds |= set() if is_forecast and fills else {"rows"}
+        holds |= set() if isinstance(spec.task, Forecast | NextStep) else {"no_task"}
         holds |= {"targets_unscaled"} if spec.data.target_scaling == "none" else set()
     if not _is_drawn(spec, summary):
         holds -= {"drawn_split"}

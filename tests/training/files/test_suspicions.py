@@ -265,6 +265,17 @@ def test_missing_values_are_told_to_a_job_that_refuses_them() -> None:
     assert for_job(found, parse(document(data={"missing": "linear"})), summary) == []
 
 
+def test_a_forecast_needs_no_target_and_fills_rows_that_are_missing() -> None:
+    found = [Suspicion("no_target", "no_task", "no target"), Suspicion("gaps", "rows", "rows are missing")]
+    summary, said = npz.summarise(classes()), ["no target", "rows are missing"]
+    forecast = parse(document(task={"name": "forecast", "horizon": 2}))
+    filled = parse(document(task={"name": "forecast", "horizon": 2}, data={"missing": "forward"}))
+    assert for_job(found, None, summary) == for_job(found, parse(document()), summary) == said
+    assert for_job(found, forecast, summary) == said[1:]
+    assert for_job(found, filled, summary) == []
+    assert for_job(found, parse(document(task={"name": "next_step"})), summary) == said[1:]
+
+
 def test_windows_with_a_split_of_their_own_are_not_split_at_random() -> None:
     arrays = read(x=windows(1), y=kinds(), split=np.repeat([0, 1], [48, 12]))
     assert for_job(suspicions.of(arrays), None, npz.summarise(arrays)) == []
