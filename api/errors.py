@@ -59,7 +59,6 @@ HTTP_CODES: dict[int, str] = {
 _DETAILS: dict[int, str] = {
     404: "There is nothing at this address; /docs lists what there is.",
     405: "This address does not take this method; Allow says which it takes.",
-    413: "The body is larger than this service takes.",
 }
 
 RETRY_AFTER_SECONDS: dict[type[errors.LooplineError], int] = {errors.Unavailable: 5, errors.IdempotencyInFlight: 1}
@@ -171,8 +170,17 @@ def _http(error: HTTPException) -> Response:
     if error.code is None or error.code < HTTPStatus.BAD_REQUEST:
         return _as_response(ready)
     headers = {name: value for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")}
-    detail = _DETAILS.get(error.code) or error.description or error.name
+    detail = _too_large() if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else _DETAILS.get(error.code)
+    detail = detail or error.description or error.name
     return problem(error.code, HTTP_CODES.get(error.code, "http_error"), detail, headers=headers)
+
+
+def _too_large() -> str:
+    most, size = request.max_content_length, request.content_length
+    if most is None or (size is not None and size <= most):  # something else of the request is too large
+        return "The body is larger than this service takes."
+    has = "" if size is None else f"it has {size:,} bytes, and "
+    return f"The body is larger than this service takes: {has}{most:,} bytes are the most."
 
 
 def _as_response(ready: AnyResponse) -> Response:

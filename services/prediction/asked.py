@@ -180,6 +180,10 @@ def problems_of(asked: Asked) -> Iterator[None]:
 
 
 def _problem(asked: Asked, found: Found) -> Problem:
+    if asked.way == "csv" and not re.search(rb"[\r\n]", asked.x.strip()):
+        return Problem(
+            "", f"{found}; the body is one line: send it with curl --data-binary, because -d removes line ends"
+        )
     if asked.way in ("csv", "rows"):
         return Problem("" if asked.way == "csv" else "/rows", str(found))
     sequence = re.fullmatch(r"sequence (\d+)", found.where)

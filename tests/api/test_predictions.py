@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -137,6 +138,21 @@ def test_a_table_is_answered_as_json_or_csv(
 
 def without_key(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != name} for row in rows]
+
+
+def test_a_csv_without_line_ends_and_a_row_of_another_type_are_refused_with_the_way_out(
+    client: FlaskClient, publish: Publish, walking: tuple[Trained, TrainedModel], tmp_path: Path
+) -> None:
+    path = f"/v1/jobs/{publish(walking[0].folder)}/predict"
+    columns = without(walks(3), "activity")
+    body = written(columns, tmp_path / "new.csv").read_bytes()
+    joined = client.post(path, data=body.replace(b"\r\n", b""), content_type="text/csv")
+    assert joined.status_code == 422
+    assert "the body is one line: send it with curl --data-binary" in joined.get_json()["errors"][0]["detail"]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows[0]["weight"], rows[1]["weight"] = 1500, "1,500"
+    [problem] = client.post(path, json={"rows": rows}).get_json()["errors"]
+    assert "row 2: `weight` is a text ('1,500'), and in row 1 it is a number" in problem["detail"]
 
 
 def test_an_alias_is_followed_at_once_and_the_answer_names_its_version(client: FlaskClient, publish: Publish) -> None:
@@ -294,7 +310,9 @@ def test_a_body_of_another_type_or_size_is_refused(
     path = f"/v1/jobs/{publish('plain')}/predict"
     small = make_app(sqlite_url, max_prediction_bytes=1000).test_client()
     assert small.post(path, json=X).status_code == 200
-    assert small.post(path, json={"x": X["x"] * 100}).status_code == 413
+    large = small.post(path, json={"x": X["x"] * 100})
+    assert large.status_code == 413
+    assert re.search(r"it has [2-9],\d{3} bytes, and 1,000 bytes are the most", large.get_json()["detail"])
     assert client.post(path, data=b"x: 1", content_type="application/yaml").status_code == 415
     assert client.post(path, data=b"{", content_type="application/json").status_code == 400
 

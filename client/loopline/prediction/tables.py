@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def of_table(document: Document, data: Any) -> Given:
     """A table of pandas, polars or pyarrow, or a mapping of columns. Raises FileInvalid, InputInvalid."""
     try:
         found = pa.table(dict(data) if isinstance(data, Mapping) else data)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        if isinstance(data, Mapping):
+            _check_mixed(data)
         raise refused(f"this is no table ({str(error)[:200]}): give columns of numbers or words") from error
     index = [name for name in found.column_names if name.startswith("__index_level_")]  # of pandas, without a name
     with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
@@ -48,6 +51,30 @@ def of_table(document: Document, data: Any) -> Given:
         except pa.ArrowException as error:
             raise refused(f"this table cannot be read ({str(error)[:200]}): give numbers or words") from error
         return of_file(document, path)
+
+
+def _check_mixed(columns: Mapping[str, Any]) -> None:
+    """Raises InputInvalid for the first value of another type than those before it in its column."""
+    for name, values in columns.items():
+        if not isinstance(values, list | tuple):
+            continue
+        there = [(row, value, _type(value)) for row, value in enumerate(values, 1) if value is not None]
+        for row, value, found in there:
+            first, _, wanted = there[0]
+            if found != wanted:
+                raise refused(
+                    f"`{name[:100]}` is {found} ({repr(value)[:40]}), and in row {first:,} it is {wanted}: give one "
+                    "type in a column, and null (None) where a value is unknown",
+                    f"row {row:,}",
+                )
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "true or false"
+    if isinstance(value, Real):
+        return "a number"
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list | tuple) else "another value"
 
 
 def of_file(document: Document, path: Path) -> Given:

@@ -138,6 +138,14 @@ def test_a_table_that_does_not_fit_is_refused_as_at_an_upload(walking: tuple[Tra
         model.predict(columns, ids=["a"])
 
 
+def test_a_value_of_another_type_is_named_with_its_row_and_column(walking: tuple[Trained, TrainedModel]) -> None:
+    columns = without(walks(), "activity")
+    for value in ("1,500", "NaN"):
+        speeds = [None, 1500, value, *columns["speed"][3:]]
+        with pytest.raises(InputInvalid, match=rf"row 3: `speed` is a text \('{value}'\), and in row 2 it is a number"):
+            walking[1].predict({**columns, "speed": speeds})
+
+
 def test_words_that_training_does_not_have_are_answered_with_a_warning(walking: tuple[Trained, TrainedModel]) -> None:
     _, model = walking
     columns = without(walks(), "activity")
