@@ -346,10 +346,12 @@ class Client:
     def predict(
         self, model: str, x: Any, *, static: Any = None, future: Any = None, ids: Sequence[str | int] | None = None
     ) -> Prediction:
-        """Asks a model, which the service runs. model: `vowels@production`, `vowels@3`, or the id of a job.
+        """Asks a model, which the service runs. model: `vowels@production`, `vowels@3`, or the id of a job; `vowels`
+        alone means `vowels@production`.
 
         x: an array (steps, features) or (sequences, steps, features), or a list of arrays (steps, features), where NaN
-        is a missing value; a text or texts; rows, each a dict with the columns of the data set; or the bytes of a CSV.
+        is a missing value; a text or texts; rows, each a dict with the columns of the data set; or the Path or the
+        bytes of a CSV. A text alone that is the name of a file is refused.
         static, future, ids: as for `loopline.load`.
         Raises BadRequest if the model cannot take this, and NotFound if there is no such model.
         """

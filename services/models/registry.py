@@ -345,7 +345,8 @@ def _missing(session: Session, newest: ModelVersion, ref: str) -> str:
     if _VERSION.fullmatch(ref):
         return f"The model {name} has no version {ref}; its newest is {newest.version}."
     known = ", ".join(aliases(session, [name], tenant=newest.tenant)[name]) or "none yet"
-    return f"The model {name} has no alias {clean(ref, 100)!r}; it has {known}."
+    newer = f"You can name a version instead, by its number (1 to {newest.version}) or as {name}@latest."
+    return f"The model {name} has no alias {clean(ref, 100)!r}; it has {known}. {newer}"
 
 
 def _current(session: Session, name: str, alias: str, tenant: str) -> ModelAlias | None:

@@ -69,15 +69,35 @@ def test_the_client_asks_with_arrays_rows_and_csv(
     assert (found.task, found.reference, list(found.warnings)) == ("classification", job_id, list(wanted.warnings))
     columns = without(walks(), "activity")
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    by_rows, by_csv = client.predict("walks@1", rows), client.predict("walks", table.read_bytes())
+    by_rows, by_csv = client.predict("walks@1", rows), client.predict("walks@latest", table)
     assert by_rows.rows == by_csv.rows
     assert by_csv.reference == "walks@1"
     assert client.predict(job_id, np.zeros((4, 2)), static=[[50.0]]).rows[0]["id"] == "0"
     for wrong in ([], 5, [object()], [[float("inf")]]):
         with pytest.raises(BadRequest):
             client.predict(job_id, wrong)
-    with pytest.raises(NotFound, match="no alias 'production'"):
-        client.predict("walks@production", rows)
+    with pytest.raises(NotFound, match=r"no alias 'production'.* by its number .1 to 1. or as walks@latest"):
+        client.predict("walks", rows)
+    with pytest.raises(BadRequest, match=r"is a file: give pathlib\.Path"):
+        client.predict(job_id, str(table))
+    for wrong in (table.with_suffix(".parquet"), table.with_name("none.csv")):
+        with pytest.raises(BadRequest, match=r"new.parquet is no CSV|There is no file .*none.csv"):
+            client.predict(job_id, wrong)
+
+
+def test_a_name_alone_means_the_version_in_production(
+    client: Client, run: Run, service: Service, job_id: str, walking: tuple[Trained, TrainedModel], table: Path
+) -> None:
+    client.models.promote("walks@1")
+    newer = client.submit(SPEC)
+    service.start(newer.id)
+    service.succeed(newer.id, files={path.name: path.read_bytes() for path in walking[0].folder.iterdir()})
+    client.models.register("walks", newer.id)
+    assert client.predict("walks", table).reference == "walks@1"
+    assert client.predict("walks@latest", table).reference == "walks@2"
+    pyarrow.parquet.write_table(pyarrow.table(without(walks(), "activity")), table.with_suffix(".parquet"))
+    shown = run("walks", str(table.with_suffix(".parquet")), "--json")
+    assert json.loads(shown.stdout)["model"]["folder"].endswith(job_id)
 
 
 def test_a_file_is_sent_or_answered_here_with_the_same_result(
@@ -123,6 +143,11 @@ def test_answers_are_shown_and_saved(run: Run, job_id: str, table: Path, tmp_pat
         (("walks@1", "none.parquet"), "There is no file none.parquet"),
         (("walks@1", "--text", "a"), "the model takes no texts"),
         (("walks@9", "new.csv"), "no version 9"),
+        (("walks", "new.csv"), "or as walks@latest"),
+        (("./modell", "new.csv"), "There is no folder ./modell."),
+        (("./", "new.csv"), "./ has no model.json"),
+        (("./new.csv", "new.csv"), "./new.csv is a file: give the folder of a model"),
+        (("lst", "new.csv"), "Did you mean `last`"),
         (("walks@1", "new.csv", "--out", "a.xlsx"), "No format is known for a.xlsx"),
         (("walks@1", "wrong.csv"), "there is no column `speed`"),
     ],

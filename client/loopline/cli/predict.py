@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import typer
 
-from loopline import errors
+from loopline import asking, errors
 from loopline.cli.shared import AsJson, connected, print_json
 from loopline.view.notes import meter, note, warned
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SENT_BYTES = 4 << 20
 """A larger file is not sent: the model is downloaded instead."""
+LAST = "last"
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 
 
@@ -29,7 +31,9 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="`vowels@production`, `vowels@3`, a job's id, `last`, or the folder of a model."
+            metavar="MODEL",
+            help="`vowels@production`, `vowels@3`, a job's id, `last`, or the folder of a model. `vowels` alone means "
+            "`vowels@production`.",
         ),
     ],
     file: Annotated[
@@ -56,7 +60,11 @@ def predict(
         raise errors.BadRequest("Give a FILE, or --text: one of the two.")
     if out is not None and out.suffix.lower() not in OUTPUTS:
         raise errors.BadRequest(f"No format is known for {out.name}: give a file that ends in {', '.join(OUTPUTS)}.")
-    found = _here(Path(model), file, text) if _is_folder(model) else _asked(ctx, model, file, text)
+    folder = _folder(model)
+    try:
+        found = _asked(ctx, model, file, text) if folder is None else _here(folder, file, text)
+    except errors.NotFound as error:
+        raise _or_last(model, error) from None
     warned(found.warnings)
     if as_json:
         print_json(found.raw)
@@ -69,14 +77,28 @@ def predict(
         predictions.print_rows(found)
 
 
-def _is_folder(model: str) -> bool:
-    return (Path(model) / "model.json").is_file()
+def _folder(model: str) -> Path | None:
+    """The folder that MODEL means; None if it names a model of the service. Raises BadRequest if there is none."""
+    folder = Path(model).expanduser()
+    if _has_model(folder):
+        return folder
+    if not model.startswith((".", "~")) and os.sep not in model and "/" not in model:
+        return None
+    if folder.is_dir():
+        raise errors.BadRequest(f"{model} has no model.json: give the folder of a downloaded model.")
+    raise errors.BadRequest(
+        f"{model} is a file: give the folder of a model." if folder.exists() else f"There is no folder {model}."
+    )
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / "model.json").is_file()
 
 
 def _asked(ctx: typer.Context, model: str, file: str | None, texts: list[str] | None) -> Prediction:
     """The answer of the service, or of the downloaded model where the file cannot be sent."""
     with connected(ctx) as client:
-        if model == "last":
+        if model == LAST:
             model = client.last().id
         content = _sendable(file)
         if texts or content is not None:
@@ -87,6 +109,13 @@ def _asked(ctx: typer.Context, model: str, file: str | None, texts: list[str] | 
                     raise
         folder = _downloaded(client, model)
     return _here(folder, file, texts, content)
+
+
+def _or_last(model: str, error: errors.NotFound) -> errors.NotFound:
+    """The error, with the question whether `last` was meant."""
+    if not get_close_matches(model, [LAST]):
+        return error
+    return errors.NotFound(f"{error.message} Did you mean `{LAST}`, the newest job?", code=error.code)
 
 
 def _sendable(file: str | None) -> bytes | None:
@@ -104,10 +133,10 @@ def _sendable(file: str | None) -> bytes | None:
 
 def _downloaded(client: Client, model: str) -> Path:
     """The folder of the model on this computer. A job's model never changes, so it is downloaded once."""
-    job_id = model if model.startswith("job_") else client.models.version(model).job_id
+    job_id = model if model.startswith("job_") else client.models.version(asking.in_full(model)).job_id
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loopline" / "models"
     folder = place / job_id
-    if not _is_folder(str(folder)):
+    if not _has_model(folder):
         part = place / f".{uuid4().hex}.part"
         with meter(f"Downloading {job_id}") as on_bytes:
             client.get(job_id).download(part, on_bytes=on_bytes)

@@ -129,6 +129,10 @@ def columns_of(features: tuple[Feature, ...]) -> tuple[Column, ...]:
 def read(folder: Path) -> Document:
     """The model.json of a folder. Raises ModelUnusable."""
     path = folder / "model.json"
+    if folder.is_file():
+        raise ModelUnusable(f"{folder} is a file: give the folder of a model.")
+    if not folder.exists():
+        raise ModelUnusable(f"There is no folder {folder}: `loopline download` makes the folder of a model.")
     try:
         plain = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from loopline.files.named import named_file
 from loopline.files.problems import FileInvalid
 from loopline.files.sequences import Column
 from loopline.prediction import document as documents
@@ -121,7 +122,8 @@ class TrainedModel:
           features) of different lengths. Numbers are as in the data that the model was trained on, and NaN is a missing
           value. `static` (sequences, values) are the values of whole sequences, if the model reads some; `future`
           (sequences, horizon, columns) is what is known ahead of time. `ids` name the sequences.
-        - texts: a str or a list of str.
+        - texts: a str or a list of str. A str alone that is the name of a file is refused: give a Path for the file, or
+          a list for the text.
         - a table with the columns of the data set: of pandas, polars or pyarrow, or a mapping. What there is to predict
           need not be there. Of a forecast with columns that are known ahead, the last rows have them alone.
         - the path of a file or folder of any format that can be uploaded, with such columns.
@@ -158,6 +160,8 @@ class TrainedModel:
         document = self._document
         reads_texts = document.preprocessing.text is not None
         if reads_texts and isinstance(x, str):
+            if (way_out := named_file(x)) is not None:
+                raise refused(way_out)
             x = [x]
         elif reads_texts and isinstance(x, np.ndarray) and x.dtype.kind in "OU":
             x = x.tolist()

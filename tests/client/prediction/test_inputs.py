@@ -145,6 +145,16 @@ def test_an_answer_that_is_not_finite_is_refused(trained_model: Model, tmp_path:
     assert len(load(folder, backend).predict(x[:1])) == 1
 
 
+def test_a_text_that_is_the_name_of_a_file_is_refused(trained_model: Model, tmp_path: Path) -> None:
+    model = load(trained_model("words").folder)
+    (tmp_path / "new.txt").write_text("the room")
+    with pytest.raises(InputInvalid, match=r"new.txt is a file: give pathlib.Path\('.*new.txt'\) for the file"):
+        model.predict(str(tmp_path / "new.txt"))
+    assert len(model.predict([str(tmp_path / "new.txt")])) == 1
+    assert len(model.predict("room " * 2000)) == 1  # no name of a file
+    assert len(model.predict("a\0b")) == 1
+
+
 def test_texts_may_be_an_array(trained_model: Model) -> None:
     model = load(trained_model("words").folder)
     listed = model.predict(["the room", "awful"]).probabilities
