@@ -146,13 +146,14 @@ def next_steps(model: Path, port: int) -> list[str]:
     named = "" if port == DEFAULT_PORT else f'"{address}"'
     return textwrap.dedent(
         f"""\
-        Look at what the model can do, in Python (.venv/bin/python):
+        Read the model card, {shown(model / "README.md")}, and ask the model about a recording, in Python
+        (.venv/bin/python; more in docs/predict.md):
 
-            import json
-            card = json.load(open("{shown(model / "model.json")}"))
-            print(card["metrics"], card["classes"])
-
-        Predict with it, in twenty lines of PyTorch: "Use the model" in examples/README.md.
+            import numpy as np
+            from loopline import load
+            data = np.load("data/japanese-vowels.npz")
+            answer = load("{shown(model)}").predict(data["x"][-1, : data["lengths"][-1]])
+            print(answer.labels, data["y"][-1])
 
         Keep the service up with
 
