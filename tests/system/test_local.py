@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,7 +273,9 @@ def test_the_demo_trains_and_says_where_the_model_lies(
         assert word in said
     assert "  * best so far\n" in said
     assert "Stopping the service" in said
-    assert '"Use the model" in examples/README.md' in said
+    asking = textwrap.dedent(said.partition("more in docs/predict.md):\n\n")[2].partition("\n\n")[0])
+    answered = subprocess.run([sys.executable, "-c", asking], cwd=demo.ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\[\d\] \d\n", answered.stdout)
     assert_prints(said.replace(f"{tmp_path}/", "examples/"), output_of("make demo"))
     assert "\x1b" not in said
     assert psutil.Process().children() == before
