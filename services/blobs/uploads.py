@@ -57,7 +57,7 @@ class Uploads:
         Raises TooLarge, and QuotaExceeded if the tenant has MOST_PER_TENANT uploads that have not ended.
         """
         if total_bytes > most_bytes:
-            raise TooLarge(f"The upload has more than {most_bytes:,} bytes, which is the most this service takes.")
+            raise TooLarge(f"The upload has {total_bytes:,} bytes, and this service takes at most {most_bytes:,}.")
         self.sweep()
         if sum(1 for one in self._all() if one.tenant == tenant and one.dataset_id is None) >= MOST_PER_TENANT:
             raise QuotaExceeded(

@@ -49,7 +49,7 @@ def test_it_is_whole_only_with_all_its_bytes_and_never_has_more(uploads: Uploads
         pass
     with pytest.raises(TooLarge):
         uploads.append(begun, 3, io.BytesIO(b"34"))
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooLarge, match="has 1,048,577 bytes, and this service takes at most 1,048,576"):
         uploads.begin("team", MOST + 1, most_bytes=MOST)
 
 
