@@ -128,7 +128,21 @@ def _of_classes(sequences: Sequences, places: _Places) -> Iterator[Remark]:
             f"every {what} has the class {sequences.classes[0]!r}, so there is nothing to learn; give another target"
         )
         yield Remark("problem", "one_class", target, "", detail)
+    mistyped = _mistyped(sequences) if what == "sequence" else None
+    if mistyped is not None:
+        wrong, right = mistyped
+        numbers = np.flatnonzero(np.asarray(sequences.classes)[sequences.y] == wrong)
+        yield Remark(
+            "warning",
+            "mistyped_class",
+            target,
+            places.sequences(numbers),
+            f"only {_counted(len(numbers), 'sequence')} {'has' if len(numbers) == 1 else 'have'} the class {wrong!r}; "
+            f"did you mean {right!r}? Correct it, or leave it out: it is too few to learn and to test",
+        )
     rare = np.flatnonzero(counts == 1)
+    if mistyped is not None:
+        rare = rare[np.asarray(sequences.classes)[rare] != mistyped[0]]
     if rare.size and len(sequences.classes) > 1:
         named = _and([repr(sequences.classes[code]) for code in rare[:_SHOWN]], len(rare))
         if what == "sequence":
@@ -181,15 +195,16 @@ def _of_nearly_constant_tags(sequences: Sequences, places: _Places) -> Iterator[
 
 
 def _mistyped(sequences: Sequences) -> tuple[str, str] | None:
-    """A word that a few steps have as their class, and the usual one that it resembles."""
+    """A word that a few steps, or sequences, have as their class, and the usual one that it resembles."""
     assert sequences.y is not None and sequences.classes is not None  # noqa: S101, PT018
     counts = dict(zip(sequences.classes, np.bincount(sequences.y).tolist(), strict=True))
     usual = [str(word) for word, count in counts.items() if count > _SHOWN]
     rare = [str(word) for word, count in counts.items() if count <= _SHOWN and str(word).isalpha()]
     if len(counts) > _MOST_COMPARED:
         return None
-    found = ((word, difflib.get_close_matches(word, usual, 1, _ALIKE)) for word in rare)
-    return next(((word, close[0]) for word, close in found if close), None)
+    known = {word.casefold(): word for word in reversed(usual)}
+    found = ((word, difflib.get_close_matches(word.casefold(), known, 1, _ALIKE)) for word in rare)
+    return next(((word, known[close[0]]) for word, close in found if close), None)
 
 
 def _of_unseen_classes(sequences: Sequences, target: tuple[str, ...]) -> Iterator[Remark]:

@@ -253,6 +253,15 @@ def test_a_class_that_was_mistyped_in_one_row_is_told() -> None:
     assert told.startswith("line 16: `label` is 'wlak' here alone; did you mean 'walk'? Correct it")
 
 
+@pytest.mark.parametrize("wrong", ["heathy", "Healthy", "HEALTHY"])
+def test_a_class_that_was_mistyped_for_a_whole_sequence_is_told(wrong: str) -> None:
+    found = reported(table(**windows(40) | {"label": [wrong, *["worn", "healthy"] * 19, "worn"]}))
+    assert found.is_trainable
+    assert kinds(found) == ["mistyped_class"]
+    told = str(remark(found, "mistyped_class"))
+    assert told.startswith(f"line 2: only 1 sequence has the class {wrong!r}; did you mean 'healthy'? Correct it")
+
+
 def test_classes_that_change_within_few_sequences_are_told() -> None:
     ids, label = np.repeat(np.arange(30), 10), np.repeat(["a", "b", "a"], 100).astype("U9")
     label[14] = "bb"
