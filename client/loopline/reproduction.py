@@ -117,9 +117,11 @@ def _made_with(card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _leaves(document: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in document.items():
+        if f"{path}{name}" in UNTOLD:
+            continue
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{path}{name}.")
-        elif f"{path}{name}" not in UNTOLD:
+        else:
             yield f"{path}{name}", value
 
 

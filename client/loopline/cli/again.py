@@ -49,7 +49,7 @@ def rerun(
 def reproduce(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Train the model of a job again, and compare the weights.
 
-    If they are not, the command says what differs (data, versions, device) and exits with 1.
+    If they are not the same, the command says what differs (data, versions, device) and exits with 1.
 
     Example: loopline reproduce last
     """
@@ -57,6 +57,7 @@ def reproduce(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
 
     with connected(ctx) as client:
         job = chosen(client, job_id)
+        _check_complete(job)
         with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
             first = Path(folder, "first")
             job.download(first)
@@ -73,6 +74,18 @@ def reproduce(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
             say(sentence)
     if not found.is_same:
         raise typer.Exit(FAILED)
+
+
+def _check_complete(job: Job) -> None:
+    """Raises BadRequest if the job was cut short: a whole training makes another model than a part of it."""
+    if job.result is None or job.result.complete:
+        return
+    from loopline.view import jobs
+
+    raise errors.BadRequest(
+        f"The model of {job.id} is incomplete: {jobs.cut_short(job.result)}. Only the model of a whole training can be "
+        "reproduced; `loopline rerun` trains it once more."
+    )
 
 
 def _compared(first: Path, second: Path, made: Job) -> Reproduction:

@@ -28,7 +28,11 @@ def run(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
 def files(weight: float = 0.5, loss: float = 0.25, **made_with: Any) -> dict[str, bytes]:
     """Those of a model."""
-    spec = {"name": str(weight), "training": {"seed": 1, "optimizer": {"lr": 0.001}}}
+    spec = {
+        "name": str(weight),
+        "tags": {"reproduces": f"job_{weight}"},
+        "training": {"seed": 1, "optimizer": {"lr": 0.001}},
+    }
     card = {"spec": spec, "data": {"sha256": "ab12"}, "made_with": {**MADE_WITH, **made_with}}
     epochs = [{"epoch": 1, "train_loss": 1.0, "seconds": weight}, {"epoch": 2, "train_loss": loss, "seconds": 0.1}]
     return {
@@ -96,6 +100,18 @@ def test_reproduce_trains_again_and_compares(
     else:
         assert done.exit_code == 1
         assert said[0] == "The weights differ by up to 0.25 (b)."
+
+
+def test_reproduce_refuses_a_job_that_was_cut_short(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    service.cut_short(job.id)
+    done = run("reproduce", job.id)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"Error: The model of {job.id} is incomplete: the best weights of epoch 2, after 3")
+    assert client.last().id == job.id
 
 
 def test_a_difference_is_told_with_what_was_different(tmp_path: Path) -> None:
