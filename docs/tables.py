@@ -211,10 +211,11 @@ def sections(model: type[BaseModel], path: str, title: str = "") -> Iterator[str
     yield "| field | values | default | meaning |\n| --- | --- | --- | --- |"
     for name, field in model.model_fields.items():
         if name != "name" or not path:
-            yield row(name, field)
+            yield row(field.alias or name, field)
     yield ""
     for name, field in model.model_fields.items():
-        below = f"{path}.{name}" if path else name
+        written = field.alias or name
+        below = f"{path}.{written}" if path else written
         members = models_in(field.annotation)
         for member in members:
             label = f"{below}: {member.model_fields['name'].default}" if len(members) > 1 else below
