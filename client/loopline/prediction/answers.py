@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ Label = int | str
 LIKELIEST = 10
 """Entries of a next step that have rows."""
 NEEDS_PYARROW = 'This needs pyarrow: pip install "loopline[predict]".'
+NEEDS_PANDAS = "A data frame needs pandas: pip install pandas."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Answer:
 
     def to_pandas(self) -> Any:
         """The table of the task as a pandas.DataFrame. Raises ImportError without pyarrow or pandas."""
+        if find_spec("pandas") is None:
+            raise ImportError(NEEDS_PANDAS)
         return self.to_arrow().to_pandas()
 
 

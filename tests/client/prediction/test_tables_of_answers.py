@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -37,6 +38,16 @@ def test_a_task_has_one_table(trained_model: Model, name: str, columns: list[str
     said = json.loads(json.dumps(answer.to_dict(), allow_nan=False))
     assert said["task"] == model.task == answer.task
     assert said["rows"] == [json.loads(json.dumps(row)) for row in rows]
+
+
+def test_a_data_frame_without_pandas_says_what_to_install(
+    trained_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = trained_model("plain")
+    answer = (model := load(case.folder)).predict(**case.asked(model))
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"^A data frame needs pandas: pip install pandas\.$"):
+        answer.to_pandas()
 
 
 def test_a_row_of_a_forecast_is_a_step_ahead(trained_model: Model) -> None:
