@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from loopline.files.grids import Step
+
 from services.training.epochs import Epoch
 from services.training.loop import Run
 from services.training.spec import Spec
 from services.training.tasks import known
+from services.training.windows import Forecasting
 
 FEW_UPDATES = 200
 """A model that was updated less often has mostly not been trained enough."""
@@ -25,6 +28,8 @@ AT_ONCE = 3
 LONG = 50
 """Steps from which on a reach in time is called short."""
 SHORT_REACH = 0.1
+DAY = 86_400 * 10**9
+"""In nanoseconds."""
 MOST_CLIPPED = 0.8
 MOST_SATURATED = 0.5
 MANY_DEAD = 1 / 3
@@ -45,6 +50,8 @@ def of(run: Run, result: Mapping[str, Any]) -> list[str]:
     else:
         is_fixed = run.fold.epochs is not None  # how many epochs there are was decided by the folds
         found += not_stopped(history, is_fixed=is_fixed, stops=run.training.early_stopping is not None)
+    if not is_beaten and isinstance(run.data, Forecasting):
+        found += of_calendar(run.data)
     if updates >= FEW_UPDATES:
         struggles = not is_beaten or is_underfit(history, result["best_epoch"])
         found += of_gradients(
@@ -60,6 +67,19 @@ def hardly_trained(spec: Spec, updates: int, *, is_text: bool) -> str:
         f"The model was updated only {updates:,} time{'' if updates == 1 else 's'}: lower training.batch_size, raise "
         f"training.epochs or the learning rate{scale}."
     )
+
+
+def of_calendar(data: Forecasting) -> Iterator[str]:
+    """What may help a forecast that is no better than the naive ones: the calendar, unless it has a known future."""
+    step = Step.read(data.about["step"]) if data.about.get("step") else None
+    if step is None or data.forecast["known_future"] or step.in_months or not isinstance(step.usual, int):
+        return
+    columns = "the hour and the weekday" if step.usual < DAY else "the weekday"
+    if step.usual <= DAY:
+        yield (
+            f"The forecast knows nothing of the next steps: add {columns} as columns of the file and name them in "
+            "data.schema.known_future, or raise task.lookback."
+        )
 
 
 # ---- the course of the losses

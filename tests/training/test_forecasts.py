@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from services.training import checkpoint, forecasts, run
+from services.training import advice, checkpoint, forecasts, run
 from services.training.gate.paired import Scores
 from services.training.gate.scores import in_blocks
 from services.training.gate.verdict import Retraining
@@ -216,6 +216,20 @@ def test_a_model_that_knows_nothing_does_not_beat_the_last_value_and_says_so(tmp
     assert not result["baseline"]["is_beaten"]
     assert "The model does not beat its baseline: test_mase is" in result["baseline"]["message"]
     assert [note.type for note in notes] == ["baseline", "advice"]
+
+
+def test_a_forecast_without_a_known_future_is_told_of_the_calendar() -> None:
+    def told(**changes: Any) -> list[str]:
+        arrays = hourly([120], **changes)
+        prepared = prepare(arrays, forecast_spec(arrays))
+        assert isinstance(prepared, Forecasting)
+        return list(advice.of_calendar(prepared))
+
+    assert told() == [
+        "The forecast knows nothing of the next steps: add the hour and the weekday as columns of the file and name "
+        "them in data.schema.known_future, or raise task.lookback."
+    ]
+    assert told(known=("wind",)) == told(timed=False) == []
 
 
 @pytest.mark.parametrize("quantiles", [None, list(QUANTILES)])
