@@ -41,7 +41,8 @@ def _table(head: str, details: Document, kind: str) -> Iterator[RenderableType]:
     if len(rows) > MOST_ROWS and "f1" in rows[0]:
         kept = sorted(rows, key=lambda row: -1.0 if row["f1"] is None else row["f1"])[:MOST_ROWS]
     if len(rows) > MOST_ROWS:
-        head += f" (the {MOST_ROWS} {'worst' if 'f1' in rows[0] else 'first'} of {len(rows):,})"
+        which = f"{MOST_ROWS} worst" if "f1" in rows[0] else f"first {MOST_ROWS}"
+        head += f" (the {which} of {len(rows):,})"
     yield Text(f"\n{head}", "dim")
     if "f1" in rows[0]:
         kept += [{"name": word, "support": "", **(details.get(word) or {})} for word in ("macro", "weighted")]

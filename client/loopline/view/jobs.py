@@ -154,11 +154,13 @@ def epochs_of(shown: Job) -> str:
 
 
 def progress(shown: Job) -> str:
-    """`epoch 3/20, step 12/80 (15%), 12 s left`, or `fold 3 of 5, epoch 12 of 20, ...`."""
-    now = shown.progress
+    """`epoch 3/20, step 12/80 (15%), 12 s left`, `epoch 9/20, step 36/80, stopped early`, or `fold 3 of 5, ...`."""
+    now, result = shown.progress, shown.result
     steps = f", step {now.step}/{now.steps}" if now.steps else ""
     left = f", {text.duration(now.eta_seconds)} left" if now.eta_seconds is not None and not shown.terminal else ""
-    return f"{place(shown)}{steps} ({text.percent(now.fraction)}){left}"
+    is_early = shown.status == "succeeded" and result is not None and result.stopped_early
+    far = ", stopped early" if is_early else f" ({text.percent(now.fraction)})"
+    return f"{place(shown)}{steps}{far}{left}"
 
 
 def place(shown: Job) -> str:

@@ -274,6 +274,18 @@ def test_cancel_says_what_happens(run: Run, service: Any, client: Client, tiny: 
     assert "running (cancelling)" in run("list").stdout
 
 
+def test_show_tells_that_a_job_stopped_early_and_the_first_steps_of_a_long_horizon(
+    run: Run, service: Any, client: Client, tiny: dict[str, Any]
+) -> None:
+    job = client.submit(tiny)
+    service.start(job.id)
+    horizon = {"step": [*range(1, 25)], "mae": [0.5] * 24}
+    service.succeed(job.id, stopped_early=True, details={"test": {"horizon": horizon}})
+    shown = run("show", job.id).stdout
+    assert re.search(r"^progress +epoch \d+/3, step \d+/12, stopped early$", shown, re.MULTILINE)
+    assert "steps of the horizon of the test split (the first 20 of 24)" in shown
+
+
 def test_show_tells_the_scores_of_each_class_and_what_is_confused(
     run: Run, service: Any, client: Client, tiny: dict[str, Any]
 ) -> None:
