@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loopline import errors
 from loopline import spec as specs
@@ -116,8 +116,7 @@ def _looked_at(
             if lost := specs.missing(f"{file} {pointer}", path):
                 problems.append(lost)
             else:
-                wanted = is_due(path) and not _has_columns(client, path)
-                inspection = inspected(spec, path) if wanted else None
+                inspection = _inspected(client, spec, path) if is_due(path) else None
                 if inspection is not None:
                     problems += _problems(inspection, f"{file} {pointer}")
                     problems += _unfit(inspection, spec, file)
@@ -132,23 +131,28 @@ def _described(path: Path, inspection: Inspection | None) -> list[str]:
     return describe(inspection)
 
 
-def inspected(spec: SpecFile, path: Path) -> Inspection | None:
+def _inspected(client: Client, spec: SpecFile, path: Path) -> Inspection | None:
     """How a file is understood; None if only the service can say that."""
+    before = _columns_before(client, path)
     with suppress(errors.LooplineError):  # an .npz file; no library that reads files; a schema that is wrong itself
-        found = datasets.inspected(path, spec.document(specs.SCHEMA))
+        given = spec.document(specs.SCHEMA) or before
+        if given is None:
+            return None
+        found = datasets.inspected(path, given)
         from loopline.cli import local_data
 
         return local_data.for_spec(spec, found)
     return None
 
 
-def _has_columns(client: Client, path: Path) -> bool:
-    """Whether the service has a data set of this name, whose columns a new version takes over."""
+def _columns_before(client: Client, path: Path) -> dict[str, Any] | None:
+    """The columns that a new version of the file's data set takes over; empty if there is no version, or it has none.
+    None if the newest version is not ready, so that only the service knows which one counts."""
     try:
-        client.dataset(specs.dataset_name(path))
+        newest = client.dataset(specs.dataset_name(path))
     except errors.NotFound:
-        return False
-    return True
+        return {}
+    return dict(newest.schema or {}) if newest.status == "ready" else None
 
 
 def _unfit(found: Inspection, spec: SpecFile, file: str) -> list[errors.Problem]:

@@ -168,6 +168,20 @@ def test_a_dry_run_refuses_a_file_with_gaps_as_the_service_does(
     assert "data.missing" not in filled.stdout
 
 
+def test_a_dry_run_reads_a_file_with_the_columns_of_the_version_before(
+    invoke: Invoke, service: Service, written: Callable[..., str], walks: Path
+) -> None:
+    assert invoke("submit", written(data=LOCAL)).exit_code == 0
+    assert (
+        "gait: one class for each sequence"
+        in invoke("submit", written(data={"dataset": "walks.csv"}), "--dry-run").stdout
+    )
+    walks.write_text(walks.read_text().replace("\n3,2,6,", "\n3,2,,"))
+    refused = invoke("submit", written(data={"dataset": "walks.csv"}), "--dry-run")
+    assert refused.exit_code == 2
+    assert "/data/missing: 1 feature has missing values" in refused.stderr
+
+
 def test_a_dry_run_refuses_missing_rows_of_a_forecast(
     invoke: Invoke, service: Service, written: Callable[..., str], tmp_path: Path
 ) -> None:
