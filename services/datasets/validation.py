@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased
 
 from services.access import tenants
@@ -89,8 +89,8 @@ def claim(session: Session, lease_seconds: float) -> Claim | None:
 
 
 def renew(session: Session, held: Claim, lease_seconds: float) -> bool:
-    """Keep the claim for so long; False if it was taken over, or the data set was deleted."""
-    return _write(session, held, lease_until=now() + lease_seconds)
+    """Keep the claim for so long; False if it was given back or taken over, or the data set was deleted."""
+    return _write(session, held, DatasetCheck.lease_until.is_not(None), lease_until=now() + lease_seconds)
 
 
 def release(session: Session, held: Claim, *, pause_seconds: float = 0.0) -> bool:
@@ -151,14 +151,14 @@ def oldest_seconds(session: Session) -> float:
     return max(session.scalar(select(age).select_from(DatasetCheck).join(Dataset)) or 0.0, 0.0)
 
 
-def _is_due() -> sa.ColumnElement[bool]:
+def _is_due() -> ColumnElement[bool]:
     waits = sa.and_(DatasetCheck.lease_until.is_(None), DatasetCheck.not_before <= now())
     return sa.or_(waits, DatasetCheck.lease_until < now())
 
 
-def _write(session: Session, held: Claim, **values: Any) -> bool:
+def _write(session: Session, held: Claim, *only_if: ColumnElement[bool], **values: Any) -> bool:
     own = (DatasetCheck.dataset_id == held.dataset_id, DatasetCheck.attempt == held.attempt)
-    return rowcount(session.execute(sa.update(DatasetCheck).where(*own).values(values))) > 0
+    return rowcount(session.execute(sa.update(DatasetCheck).where(*own, *only_if).values(values))) > 0
 
 
 def _ended(session: Session, held: Claim) -> Dataset:

@@ -25,6 +25,7 @@ import httpx
 import numpy as np
 import pytest
 
+from api.server import WORKERS
 from services import db
 from services.blobs.storage import Storage
 from services.jobs import attempts
@@ -207,7 +208,8 @@ def test_uploads_that_expand_hugely_take_turns(tmp_path: Path) -> None:
     assert len(contents[0]) * 80 < x.nbytes
     with serving(tmp_path, LOOPLINE_MAX_EXPANDING_BYTES="150000000") as server, ThreadPoolExecutor(6) as pool:
         assert httpx.get(f"{server.url}/v1/jobs").status_code == 200
-        before = peak_bytes(server)
+        while len(before := peak_bytes(server)) < WORKERS:  # one process answers before the other is there
+            time.sleep(0.01)
 
         def upload(number: int) -> int:
             """The status of its answer: 202 where others took the memory for too long."""

@@ -211,6 +211,17 @@ def test_a_check_that_finds_no_memory_is_tried_again(
     assert get(engine, row.id).status == "ready"
 
 
+def test_a_check_that_was_given_back_is_renewed_no_more(engine: Engine, storage: Storage) -> None:
+    upload(engine, storage, table())
+    with db.session_scope(engine) as session:
+        held = validation.claim(session, 60)
+        assert held is not None
+        assert validation.renew(session, held, 60)
+        assert validation.release(session, held)
+        assert not validation.renew(session, held, 60)  # by a thread that came too late
+        assert validation.any_due(session)
+
+
 def test_a_check_that_was_lost_three_times_is_given_up(engine: Engine, storage: Storage, settings: Settings) -> None:
     row = upload(engine, storage, table())
     for _ in range(validation.MOST_LOST):
