@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from loopline.prediction.document import TASKS
 from loopline.preprocessing.fitted import Feature, Fitted, Preprocessing
 from loopline.preprocessing.scaling import UNSCALED, Scaling
 from loopline.preprocessing.series import BySeries, Fit
@@ -21,15 +22,6 @@ from services.training.spec import Spec, stored, tasks
 from services.training.spec.fields import Forecast
 
 FORMAT = "loopline-onnx/1"
-TASKS = {
-    "classes": "classification",
-    "multilabel": "multilabel",
-    "values": "regression",
-    "tags": "tagging",
-    "series": "forecast",
-    "text": "next_step",
-}
-"""The word of the file for each `task` of a model.json."""
 ABOUT = (
     "Raw data in, answers out: the preprocessing that was fitted is part of the graph. See docs/onnx.md of Loopline."
 )
