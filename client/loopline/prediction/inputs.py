@@ -96,6 +96,11 @@ def check_values(document: Document, given: Given) -> None:
     if given.static is not None:
         _check_numbers(replace(given, lengths=np.ones(len(given), np.int64)), given.static, document.static)
     if document.forecast is not None:
+        if given.future is not None:
+            by_name = {feature.name: feature for feature in document.features}
+            known = [by_name[name] for name in document.forecast.known_future]
+            ahead = replace(given, lengths=np.full(len(given), document.forecast.horizon))
+            _check_numbers(ahead, given.future.reshape(-1, len(known)), known)
         lookback = document.forecast.lookback
         short = np.flatnonzero(given.lengths < lookback)
         if short.size:
@@ -114,7 +119,9 @@ def check_values(document: Document, given: Given) -> None:
 def _sequences(document: Document, x: Any, lengths: Any) -> list[NDArray[Any]]:
     """(steps, features) each."""
     if isinstance(x, list | tuple) and len(x) and all(hasattr(each, "__array__") or _is_steps(each) for each in x):
-        return [_steps(document, each, f"sequence {place}") for place, each in enumerate(x)]
+        steps = [_steps(document, each, f"sequence {place}") for place, each in enumerate(x)]
+        sizes = _sizes(lengths, [len(each) for each in steps])
+        return [each[:size] for each, size in zip(steps, sizes.tolist(), strict=True)]
     found = _numbers(x, "x")
     if found.ndim == 2:
         if lengths is not None:
@@ -127,7 +134,7 @@ def _sequences(document: Document, x: Any, lengths: Any) -> list[NDArray[Any]]:
         )
     if not len(found):
         raise refused(f"x is empty: its shape is {found.shape}")
-    sizes = _sizes(lengths, found)
+    sizes = _sizes(lengths, [found.shape[1]] * len(found))
     return [_steps(document, each[:size], "x") for each, size in zip(found, sizes.tolist(), strict=True)]
 
 
@@ -136,15 +143,17 @@ def _is_steps(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(step, list | tuple) for step in value)
 
 
-def _sizes(lengths: Any, x: NDArray[Any]) -> Rows:
+def _sizes(lengths: Any, most: Sequence[int]) -> Rows:
+    """How many steps of each sequence are read, of those that there are."""
     if lengths is None:
-        return np.full(len(x), x.shape[1], np.int64)
+        return np.array(most, np.int64)
     found = _numbers(lengths, "lengths")
-    if found.shape != (len(x),) or found.dtype.kind not in "iu":
-        raise refused(f"lengths has the shape {found.shape}: give {len(x):,} whole numbers, one for each sequence")
-    bad = np.flatnonzero((found < 1) | (found > x.shape[1]))
+    if found.shape != (len(most),) or found.dtype.kind not in "iu":
+        raise refused(f"lengths has the shape {found.shape}: give {len(most):,} whole numbers, one for each sequence")
+    bad = np.flatnonzero((found < 1) | (found > most))
     if bad.size:
-        raise refused(f"lengths of sequence {int(bad[0])} is {int(found[bad[0]])}: give 1 to {x.shape[1]:,}")
+        first = int(bad[0])
+        raise refused(f"lengths of sequence {first} is {int(found[first])}: give 1 to {most[first]:,}")
     return found.astype(np.int64)
 
 

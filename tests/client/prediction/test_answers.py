@@ -124,4 +124,5 @@ def test_sequences_get_the_same_answer_alone_in_a_list_and_padded(trained_model:
         padded = np.full((len(lengths), lengths.max(), asked["x"][0].shape[1]), np.nan)
         for row, x in zip(padded, asked["x"], strict=True):
             row[: len(x)] = x
-        np.testing.assert_allclose(numbers(model.predict(padded, lengths=lengths, static=static)), together, **CLOSE)
+        for x in (padded, list(padded), padded.tolist()):
+            np.testing.assert_allclose(numbers(model.predict(x, lengths=lengths, static=static)), together, **CLOSE)

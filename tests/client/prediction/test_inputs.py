@@ -46,6 +46,8 @@ BESIDE = {"static": [[40.0, 1.0]]}
         ("plain", np.zeros((2, 5, 3)), {"lengths": [5, 6]}, "lengths of sequence 1 is 6: give 1 to 5"),
         ("plain", np.zeros((2, 5, 3)), {"lengths": [0, 2]}, "lengths of sequence 0 is 0: give 1 to 5"),
         ("plain", np.zeros((2, 5, 3)), {"lengths": [5]}, "lengths has the shape (1,): give 2 whole numbers"),
+        ("plain", [np.zeros((2, 3)), np.zeros((3, 3))], {"lengths": [2, 4]}, "lengths of sequence 1 is 4: give 1 to 3"),
+        ("plain", [np.zeros((2, 3))], {"lengths": [1, 1]}, "lengths has the shape (2,): give 1 whole numbers"),
         ("plain", np.zeros((5, 3)), {"lengths": [5]}, "lengths are for an x of shape (sequences, steps, features)"),
         ("plain", np.zeros((5, 3)), {"static": [1.0]}, "the model reads no values of whole sequences"),
         ("plain", np.zeros((5, 3)), {"future": [[1.0]]}, "the model knows nothing ahead of time"),
@@ -60,6 +62,7 @@ BESIDE = {"static": [[40.0, 1.0]]}
         ("words", np.zeros((5, 3)), {}, "the model takes texts: give a str, or a list of str"),
         ("forecast", np.zeros((4, 3)), {}, "sequence 0: the forecast reads the last 5 steps, and there are 4"),
         ("quantiles", np.zeros((6, 3)), {**BESIDE}, "what is known of the next 3 steps: give future, wind"),
+        ("quantiles", np.zeros((40, 3)), {**BESIDE, "future": np.full((3, 1), 1e39)}, "sequence 0: `wind` is 1e+39"),
         ("quantiles", np.zeros((6, 3)), AHEAD, "future has the shape (1, 2, 1): give (1, 3, 1)"),
     ],
 )  # fmt: skip
