@@ -6,6 +6,7 @@ It is computed in numpy, with any backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from loopline.prediction import inputs, outcome
 from loopline.prediction.answers import Answer
 from loopline.prediction.document import Document, columns_of
-from loopline.prediction.errors import refused
+from loopline.prediction.errors import InputInvalid, refused
 from loopline.prediction.network import Floats, Network, Pooled
 from loopline.preprocessing.texts import UNKNOWN
 from loopline.preprocessing.tokens import tokens
@@ -60,6 +61,15 @@ class Session:
 
         Raises InputInvalid; the session then is as it was before.
         """
+        before = {**vars(self), "_patch": [*self._patch], "_read": copy(self._read)}
+        try:
+            with np.errstate(all="ignore"):  # the answer is looked at
+                return self._pushed(step)
+        except InputInvalid:
+            vars(self).update(before)
+            raise
+
+    def _pushed(self, step: Any) -> Answer:
         choices = self._document.preprocessing.steps.choices
         for take in self._read.pushed(step):
             place, self.steps = self.steps, self.steps + 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from loopline import InputInvalid, load
 from loopline.prediction.answers import Classification, NextStep, Tags
+from safetensors.numpy import load_file, save_file
 
 from tests.client.prediction.cases import FORWARDS, Case, Trained, numbers
 from tests.training.building import mixed, tagged
@@ -105,6 +108,21 @@ def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(trained_model: 
     np.testing.assert_array_equal(numbers(session.push(np.ones(3))), numbers(other.push(np.ones(3))))
     with pytest.raises(InputInvalid, match="the next piece of a text is a str, and this is int"):
         load(trained_model("words").folder).stream().push(3)
+
+
+def test_a_step_without_a_finite_answer_is_refused_and_changes_nothing(trained_model: Model, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained_model("relu").folder, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["rnn.weight_ih_l0"] *= np.float32(1e10)
+    save_file(weights, folder / "model.safetensors")
+    model = load(folder, "numpy")
+    session, other = model.stream(), model.stream()
+    for one in (session, other):
+        one.push([0.5, 1.0])
+    with pytest.raises(InputInvalid, match="no finite number"):
+        session.push([1e35, 1e35])
+    assert session.steps == 1
+    np.testing.assert_array_equal(numbers(session.push([1.0, 0.0])), numbers(other.push([1.0, 0.0])))
 
 
 def test_a_sequence_that_gets_longer_than_those_of_training_is_answered_with_a_warning(trained_model: Model) -> None:
