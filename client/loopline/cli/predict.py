@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from difflib import get_close_matches
@@ -138,12 +139,15 @@ def _downloaded(client: Client, model: str) -> Path:
     folder = place / job_id
     if not _has_model(folder):
         part = place / f".{uuid4().hex}.part"
-        with meter(f"Downloading {job_id}") as on_bytes:
-            client.get(job_id).download(part, on_bytes=on_bytes)
         try:
+            with meter(f"Downloading {job_id}") as on_bytes:
+                client.get(job_id).download(part, on_bytes=on_bytes)
             part.replace(folder)
-        except OSError:  # another command was faster
-            return part
+        except OSError as error:
+            if not _has_model(folder):  # no other command was faster
+                raise errors.BadRequest(f"Cannot write to {folder}: {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
