@@ -33,6 +33,8 @@ MOST_VALUES = 1_000_000
 """Numbers, or characters, of a request."""
 MOST_OUTPUTS = 2_000_000
 """Numbers of an answer."""
+MOST_HELD = 64_000_000
+"""Numbers of all steps of a sequence at once, such as the channels of its words: 256 MB as float32."""
 MOST_WORK = 100_000_000_000
 """Multiplications of a request: a few seconds of one core."""
 MOST_PENDING = 24
@@ -186,6 +188,7 @@ def _check_amount(loaded: Loaded, given: Given) -> None:
         (f"{unit} in its longest sequence", int(sizes.max()), MOST_STEPS),
         (f"{unit} and features", steps * max(1, len(given.columns)), MOST_VALUES),
         ("numbers in its answer", outputs, MOST_OUTPUTS),
+        ("numbers within the network for its longest sequence", int(sizes.max()) * loaded.model.width, MOST_HELD),
         ("multiplications", read * loaded.weights, MOST_WORK),
     ):
         if amount > most:

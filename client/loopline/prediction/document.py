@@ -114,6 +114,13 @@ class Document:
         return self.task == "classification" and self.architecture.output_size == 1
 
     @property
+    def width(self) -> int:
+        """The most numbers that there are for each step, on the way from x to an answer."""
+        a = self.architecture
+        by_step = a.output_size if self.task in ("tagging", "next_step") else 1
+        return max(a.width, a.read_size, by_step)
+
+    @property
     def takes_gaps(self) -> bool:
         return self.preprocessing.steps.choices.missing not in ("refuse", "drop")
 

@@ -96,6 +96,11 @@ class TrainedModel:
         return () if self._document.classes is not None else self._document.target_names
 
     @property
+    def width(self) -> int:
+        """The most numbers that it computes for each step of a sequence: what an answer takes of memory."""
+        return self._document.width
+
+    @property
     def features(self) -> tuple[Column, ...]:
         """What x has at each step, in this order. The words of a category have the numbers from 1 on; 0 is another
         word."""
@@ -176,10 +181,7 @@ class TrainedModel:
     def answer(self, given: Given) -> Answer:
         """What `predict` answers about sequences that were read. Raises InputInvalid where that is no finite number."""
         with np.errstate(all="ignore"):  # `naming.answer` looks at every number
-            found = [
-                (rows, self._backend.outcome(given.batch(rows)))
-                for rows in given.batches(self._document.architecture.width)
-            ]
+            found = [(rows, self._backend.outcome(given.batch(rows))) for rows in given.batches(self._document.width)]
         return naming.answer(self._document, given, found)
 
 

@@ -52,8 +52,8 @@ class Graph:
             given |= {"x": inputs.x, "lengths": inputs.lengths}
         output = "values" if self._document.task in ("regression", "forecast") else "probabilities"
         feeds = {name: np.ascontiguousarray(each, self._types[name]) for name, each in given.items()}
-        found = np.asarray(self._session.run([output], feeds)[0], np.float64)
-        return self._as_outcome(found, feeds["lengths"])
+        found = self._as_outcome(self._session.run([output], feeds)[0], feeds["lengths"])
+        return np.asarray(found, np.float64)
 
     def _inputs(self, name: str, batch: Batch) -> NDArray[Any]:
         if name == "x":
@@ -69,12 +69,12 @@ class Graph:
         assert found is not None, "inputs.py asks for it"  # noqa: S101
         return found
 
-    def _as_outcome(self, found: Floats, lengths: NDArray[np.int64]) -> Floats:
+    def _as_outcome(self, found: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
         task = self._document.task
         if task == "tagging":
-            return np.asarray(found[np.arange(found.shape[1]) < lengths[:, None]])
+            return found[np.arange(found.shape[1]) < lengths[:, None]]
         if task == "next_step":
-            return np.asarray(found[np.arange(len(found)), lengths - 1])
+            return found[np.arange(len(found)), lengths - 1]
         if self._document.forecast is not None and not self._document.forecast.quantiles:
             return found[..., np.newaxis]
         return found
