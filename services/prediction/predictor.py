@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ MOST_PENDING = 24
 WAIT_SECONDS = 10.0
 LOADS_AT_ONCE = 2
 ONNX, WEIGHTS, DOCUMENT = "model.onnx", "model.safetensors", "model.json"
-UNFINISHED = "the training of this model was ended early ({status}): these are its best weights until then"
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +87,7 @@ class Predictor:
                 with problems_of(asked):
                     answer = loaded.model.answer(given)
                 metrics.PREDICTION_SECONDS.observe(time.perf_counter() - began)
-        if source.is_complete:
-            return answer
-        return replace(answer, warnings=(*answer.warnings, UNFINISHED.format(status=source.status)))
+        return answer
 
     @contextmanager
     def _place(self) -> Iterator[None]:

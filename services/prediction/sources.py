@@ -17,7 +17,7 @@ from services.errors import JobNotFound, ModelNotFound, ModelNotReady
 from services.models import registry
 from services.models.registry import LATEST
 from services.orm import Job, ModelAlias, ModelVersion
-from services.states import TERMINAL, Status
+from services.states import TERMINAL
 from services.text import clean, is_plain
 
 _J, _V, _A = Job.__table__.c, ModelVersion.__table__.c, ModelAlias.__table__.c
@@ -45,11 +45,6 @@ class Source:
         """`{"name", "bytes", "sha256"}` each; in an object store also `object`."""
         found: list[dict[str, Any]] = orjson.loads(self.files_text)
         return found
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether its training has reached its end."""
-        return self.status == Status.SUCCEEDED
 
 
 def of_job(engine: Engine, job_id: str, *, tenant: str) -> Source:

@@ -27,12 +27,20 @@ _FITTED = {
 def warnings(document: Document, given: Given) -> list[str]:
     """Sentences about sequences that `inputs.check_values` has found to have an answer."""
     return [
+        *_unfinished(document),
         *_lengths_beyond(document, given),
         *_unknown_series(document, given),
         *_bounded(_without_values(document, given), "have no value in some sequences"),
         *_bounded(_without_last_targets(document, given), "have no value in the last rows"),
         *_bounded(_far_values(document, given), "have values far from those of training"),
     ]
+
+
+def _unfinished(document: Document) -> list[str]:
+    if document.plain.get("complete", True):
+        return []
+    why = str(document.plain.get("incomplete_because") or "cut short").replace("_", " ")
+    return [f"the training of this model was ended early ({why}): these are its best weights until then"]
 
 
 def _bounded(sentences: Iterator[str], verb: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,16 @@ def test_a_forecast_counts_the_last_rows_without_a_target(trained_model: Model) 
         "the last 2 rows of sequence b have no `load`: they are filled as gaps in training, and the forecast starts "
         "after them; leave them out to start it in their place",
     )
+
+
+def test_a_model_whose_training_was_ended_early_says_so(trained_model: Model, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained_model("plain").folder, tmp_path / "model"))
+    card = json.loads((folder / "model.json").read_bytes())
+    (folder / "model.json").write_text(json.dumps({**card, "complete": False, "incomplete_because": "time_limit"}))
+    x = np.zeros((card["data"]["lengths"]["longest"], 3))
+    assert load(trained_model("plain").folder).predict(x).warnings == ()
+    said = "the training of this model was ended early (time limit): these are its best weights until then"
+    assert load(folder).predict(x).warnings == (said,)
 
 
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
