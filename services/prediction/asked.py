@@ -136,7 +136,7 @@ def _numbers(values: Any, pointer: str) -> NDArray[np.float64]:
 
 
 def _ids(ids: Any) -> list[str]:
-    if not isinstance(ids, list) or not all(isinstance(each, str | int) for each in ids):
+    if not isinstance(ids, list) or any(isinstance(each, bool) or not isinstance(each, str | int) for each in ids):
         raise _invalid("/ids", "must be a list of words or whole numbers")
     found = list(map(str, ids))
     long = next((place for place, each in enumerate(found) if len(each) > MOST_ID), None)
