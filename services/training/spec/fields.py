@@ -560,9 +560,9 @@ Quantile = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 class Forecast(Strict):
     """The next `horizon` steps of each series, from the `lookback` steps before them; a sample is a window of both.
-    [forecasting.md](forecasting.md) shows how. Some defaults are others with this task: `data.scaling` is `standard`,
-    `data.split.method` is `time`, both shares of the split are 0.15, `architecture.hidden_size` is 64,
-    `training.epochs` is 30, `training.batch_size` is 32, `training.optimizer` is `{name: adam, lr: 0.003}`,
+    [forecasting.md](forecasting.md) shows how. Some defaults differ for this task: `data.scaling` is `standard`,
+    `data.split.method` is `time`, both shares of the split are 0.15, `architecture.hidden_size` is 64 (a preset keeps
+    its own), `training.epochs` is 30, `training.batch_size` is 32, `training.optimizer` is `{name: adam, lr: 0.003}`,
     `training.lr_schedule` is `cosine`, and `training.early_stopping` is `{patience: 8}`."""
 
     name: Literal["forecast"] = "forecast"
@@ -573,8 +573,9 @@ class Forecast(Strict):
     most a quarter of the longest series."""
     stride: int | None = Field(None, ge=1, le=1_000_000)
     """The steps between the starts of two windows. 24 takes one window per day of an hourly series. Null: 1 if there
-    are at most 8,000 windows. Otherwise the smallest number of steps that leaves about 8,000 windows, at most the
-    horizon, and with no factor in common with a season, so that windows start at every hour of the day."""
+    are at most 8,000 windows. Otherwise the smallest number of steps that leaves at most 8,000 windows and has no
+    factor in common with a season, so that windows start at every hour of the day. It is never more than the horizon,
+    so that each step is predicted; then more windows may be left."""
     season: Annotated[
         list[Season] | None, BeforeValidator(lambda value: [value] if isinstance(value, int) else value)
     ] = Field(None, max_length=4)

@@ -282,9 +282,11 @@ def _resolved(task: Forecast, summary: DatasetSummary, series: SeriesSummary) ->
 
 
 def _stride(windows: int, horizon: int, season: Sequence[int]) -> int:
-    """The steps between two of so many windows. It has no factor in common with a season, except 1."""
-    stride = min(horizon, math.ceil(windows / ENOUGH_WINDOWS))
-    counted = itertools.count(max(1, stride))
+    """The steps between two of so many windows: at most the horizon, so each step is predicted. It has no factor in
+    common with a season, except 1."""
+    least = min(horizon, max(1, math.ceil(windows / ENOUGH_WINDOWS)))
+    downward = range(least - 1, 0, -1)
+    counted = itertools.chain(range(least, horizon + 1), downward)
     return next(each for each in counted if all(math.gcd(each, steps) == 1 for steps in season))
 
 
