@@ -59,7 +59,7 @@ class Question(schemas.Body):
     texts: list[str] | None = Field(default=None, min_length=1)
     """Texts, for a model that reads texts."""
     rows: list[dict[str, Any]] | None = Field(default=None, min_length=1)
-    """The rows of a table with the columns of the data set. What there is to predict need not be there."""
+    """The rows of a table with the columns of the data set. The column to predict may be missing."""
     static: list[Any] | None = None
     """For each sequence of `x` or `texts`, the values of the whole sequence, if the model reads some."""
     future: list[Any] | None = None

@@ -267,7 +267,7 @@ def _calibration(facts: Facts, drawn: Pictures) -> Lines:
     return [
         "### Calibration",
         "",
-        f"The expected calibration error is {number(error)}: by so much the probabilities differ on average from the "
+        f"The expected calibration error is {number(error)}: on average the probabilities differ by this much from the "
         "share of answers that come true. 0 is best.",
         "",
         *_picture("Calibration", files.CALIBRATION),
