@@ -388,3 +388,19 @@ def _migrated(address: URL) -> None:
     engine = db.engine(address)
     db.migrate(engine)
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Trains a model of `tests.client.prediction.cases`, unless it is trained."""
+    from tests.client.prediction.cases import Trained  # imports torch
+
+    return functools.cache(lambda name: Trained.of(name, tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="session")
+def walking(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model of the table of `tests.client.prediction.tables.walks`, as it was trained and as it is loaded."""
+    from tests.client.prediction import tables  # imports torch
+
+    return tables.of_walks(tmp_path_factory.mktemp("walks"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,11 +146,3 @@ def trained_job(service: Service, running_job: Lease, put: Put, model_files: dic
         }
         attempts.succeed(session, lease, result, model)
     return lease.job_id
-
-
-@pytest.fixture(scope="session")
-def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Trains a model of `tests.client.prediction.cases`, unless it is trained."""
-    from tests.client.prediction.cases import Trained  # imports torch
-
-    return functools.cache(lambda name: Trained.of(name, tmp_path_factory.mktemp("model")))

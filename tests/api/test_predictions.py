@@ -33,7 +33,7 @@ from services.jobs.leases import Lease
 from services.prediction import asked, predictor
 from tests.api.conftest import SPEC
 from tests.client.prediction.cases import CASES, Trained
-from tests.client.prediction.test_tables import from_file, walks, without, written
+from tests.client.prediction.tables import walks, without, written
 from tests.properties import examples
 
 Publish = Callable[..., str]
@@ -65,14 +65,6 @@ def publish(
         return lease.job_id
 
     return make
-
-
-@pytest.fixture(scope="module")
-def walking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, TrainedModel]:
-    folder = tmp_path_factory.mktemp("walks")
-    schema = {"group": ["walk"], "order": "second", "static": ["weight"], "target": ["activity"]}
-    data = {"missing": "forward", "scaling": "standard"}
-    return from_file(written(walks(), folder / "walks.csv"), folder / "model", schema, data=data)
 
 
 def question(trained: Trained) -> dict[str, Any]:

@@ -19,17 +19,9 @@ from typer.testing import CliRunner
 
 from tests.client.conftest import SPEC, Service
 from tests.client.prediction.cases import Trained
-from tests.client.prediction.test_tables import from_file, walks, without, written
+from tests.client.prediction.tables import walks, without, written
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def walking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, TrainedModel]:
-    folder = tmp_path_factory.mktemp("walks")
-    schema = {"group": ["walk"], "order": "second", "static": ["weight"], "target": ["activity"]}
-    data = {"missing": "forward", "scaling": "standard"}
-    return from_file(written(walks(), folder / "walks.csv"), folder / "model", schema, data=data)
 
 
 @pytest.fixture
