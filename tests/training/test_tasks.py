@@ -18,10 +18,8 @@ ROOT = Path(__file__).parent.parent.parent
 ALLOWED = {
     "services/training/spec/footprint.py",  # describes synthetic data, which has classes
     "services/training/files/sequences.py",  # what the readers of files say of targets
-    "services/training/export/checked.py",  # what an exported file and a model card have for each task
+    "services/training/export/checked.py",  # what an exported file has for each task
     "services/training/export/model.py",
-    "services/training/card/gathering.py",
-    "services/training/card/sections.py",
     "services/training/linear.py",  # a label is a value of 1 or -1
 }
 

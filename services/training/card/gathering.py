@@ -52,7 +52,7 @@ def examples_of(run: Run) -> Examples | None:
     split, part = next(((name, part) for name, part in splits if part is not None), ("", None))
     if isinstance(part, Windows):
         return Examples(split, forecasts=_forecasts(run, part))
-    if part is not None and run.data.task.name == "values":
+    if part is not None and run.data.task.scales_targets:
         return Examples(split, values=_values(run, part))
     return None
 

@@ -1,0 +1,63 @@
+"""What to mind of a model: the advice of its result, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from services.training.card.facts import Facts
+from services.training.card.markdown import name, sentence
+from services.training.card.wording import Lines, counted, listed
+from services.training.gate import drift
+
+FEW = 100
+"""Fewer samples than this say little."""
+
+
+def advice(facts: Facts) -> Lines:
+    said = [
+        *(sentence(each) for each in _advised(facts.model)),
+        *_limits(facts),
+        *_of_retraining(facts.model.get("retrain")),
+    ]
+    return ["## Advice and limits", "", *(f"- {each}" for each in said), ""] if said else []
+
+
+def _advised(model: Mapping[str, Any]) -> Sequence[str]:
+    found = model.get("advice") or ()
+    return [found] if isinstance(found, str) else found
+
+
+def _limits(facts: Facts) -> Iterator[str]:
+    lengths, data, model = facts.model["data"].get("lengths"), facts.spec["data"], facts.model
+    if lengths is not None:
+        same = lengths["shortest"] == lengths["longest"]
+        steps = f"{lengths['longest']:,}" if same else f"{lengths['shortest']:,} to {lengths['longest']:,}"
+        yield f"It was trained on sequences of {steps} steps. On shorter or longer ones it may be worse."
+    if data["missing"] == "refuse" and (model.get("preprocessing") or {}).get("text") is None:
+        yield "It has not learned what to do about missing values, so it refuses them."
+    if "test" not in facts.samples and "validation" in facts.samples:
+        yield "There is no test split. The validation split chose the best epoch, so its numbers are a little too good."
+    for split in ("validation", "test"):
+        if 0 < (count := facts.samples.get(split, FEW)) < FEW:
+            yield f"The {split} split has only {counted(count, 'sample')}, so its numbers are rough."
+    never = [each for each, precision, support in _answered(facts) if precision is None and support]
+    if never:
+        yield f"In the {facts.split} split it never answers with {listed(never, name)}."
+    if (share := (model.get("unknown_share") or {}).get("train")) is not None:
+        yield f"{share:.2%} of the training text was unknown to its vocabulary."
+    if model.get("rollbacks"):
+        yield f"Training diverged and was rolled back {counted(model['rollbacks'], 'time')}."
+
+
+def _answered(facts: Facts) -> Iterator[tuple[Any, float | None, int]]:
+    found = facts.details.get("classes")
+    if found:
+        yield from zip(found["name"], found["precision"], found["support"], strict=True)
+
+
+def _of_retraining(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found and found.get("drift"):
+        yield sentence(drift.sentence(found["drift"], found["drift"]["than"]))
+    if found and found.get("gate"):
+        yield sentence(found["gate"]["message"])

@@ -1,0 +1,23 @@
+"""How a model was trained."""
+
+from __future__ import annotations
+
+from services.training.card import names as files
+from services.training.card.facts import Facts
+from services.training.card.wording import Lines, Pictures, counted, picture
+
+
+def training(facts: Facts, drawn: Pictures) -> Lines:
+    t, model = facts.spec["training"], facts.model
+    best = f" The weights are those of epoch {model['best_epoch']:,}." if model["best_epoch"] is not None else ""
+    stopped = " Early stopping ended it." if model["stopped_early"] else ""
+    how = (
+        f"{counted(model['epochs'], 'epoch')}, batches of {t['batch_size']:,}, loss {t['loss']['name']}, optimizer "
+        f"{t['optimizer']['name']} with learning rate {t['optimizer']['lr']:g}, seed {t['seed']}."
+    )
+    found = ["## How it was trained", "", how.replace("_", " ") + stopped + best, ""]
+    if files.LOSS in drawn:
+        found += picture("Loss by epoch", files.LOSS)
+    if files.GRADIENTS in drawn:
+        found += picture("Gradient norm by epoch", files.GRADIENTS)
+    return found
