@@ -700,6 +700,10 @@ class Worker(Answer):
     seen_at: datetime
     heard_at: datetime | None
     """When a notification from the broker last reached it; null before the first."""
+    device: str | None
+    """What it computes on: `cpu`, or the name of a GPU. Null until its first trainer is ready."""
+    memory_bytes: int | None
+    """The memory of that device; of `cpu`, what the machine or its container has."""
 
 
 class WorkerList(Page[Worker]):

@@ -591,6 +591,10 @@ class Worker(Base):
     seen_at: Mapped[float]
     heard_at: Mapped[float | None]
     """When it last heard a doorbell."""
+    device: Mapped[str | None]
+    """What it computes on: `cpu`, or the name of a GPU. None until its first trainer has told it."""
+    memory_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """The memory of that device; of `cpu`, what the machine or its container has."""
 
 
 class IdempotencyKey(Base):

@@ -66,6 +66,7 @@ class Heartbeat(threading.Thread):
     def beat(self) -> None:
         """Tell the database that this worker is there, and what it does. Raises Unavailable."""
         slot, activity = self._slot, self._slot.activity
+        device = slot.spares.device()
         with db.session_scope(slot.engine) as session:
             workers.beat(
                 session,
@@ -74,6 +75,8 @@ class Heartbeat(threading.Thread):
                 state=self.state(),
                 job_id=activity.job_id,
                 doorbell_seconds_ago=None if activity.doorbell_at is None else time.monotonic() - activity.doorbell_at,
+                device=None if device is None else device.name,
+                memory_bytes=None if device is None else device.memory,
             )
 
     def state(self) -> workers.State:

@@ -80,7 +80,8 @@ def main() -> int:
         # No job had a part in it, not even where memory is short: others hold it.
         send(replace(failure(error), reason=DEVICE_LOST))
         return 1
-    send(Ready(PROTOCOL, str(device)))
+    name, memory = run.memory_of(device)
+    send(Ready(PROTOCOL, str(device), name, memory))
 
     try:
         order = inbox.order()

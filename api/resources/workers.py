@@ -35,5 +35,7 @@ def described(row: Worker, ours: Collection[str]) -> schemas.Worker:
             "started_at": schemas.moment(row.started_at),
             "seen_at": schemas.moment(row.seen_at),
             "heard_at": None if row.heard_at is None else schemas.moment(row.heard_at),
+            "device": row.device,
+            "memory_bytes": row.memory_bytes,
         }
     )

@@ -330,6 +330,10 @@ class Worker:
     started_at: datetime | None = None
     seen_at: datetime | None = None
     heard_at: datetime | None = None
+    device: str | None = None
+    """`cpu`, or the name of a GPU; None until it is known."""
+    memory_bytes: int | None = None
+    """Of that device."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

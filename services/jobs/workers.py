@@ -44,8 +44,11 @@ def beat(
     state: str,
     job_id: str | None,
     doorbell_seconds_ago: float | None,
+    device: str | None = None,
+    memory_bytes: int | None = None,
 ) -> None:
-    """Say that the worker `name` is there: the queues it listens to, and how long ago it heard a bell (None: never)."""
+    """Say that the worker `name` is there: the queues it listens to, how long ago it heard a bell (None: never), what
+    it computes on and how much memory that has (None: not known yet)."""
     heard_at = None if doorbell_seconds_ago is None else now() - doorbell_seconds_ago
     values = {
         "queues": ",".join(queues),
@@ -53,6 +56,8 @@ def beat(
         "job_id": job_id,
         "seen_at": now(),
         "heard_at": heard_at,
+        "device": device,
+        "memory_bytes": memory_bytes,
     }
     seen = session.execute(sa.update(Worker).where(Worker.name == name).values(**values).returning(Worker.name))
     if seen.one_or_none() is None:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from services.training.epochs import Epoch
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by every change of these messages that the version before would not understand."""
 
 NEWEST = "newest"
@@ -161,6 +161,10 @@ class Ready(_Message):
 
     protocol: int
     device: str
+    name: str = "cpu"
+    """Of a GPU, what it is called."""
+    memory: int | None = None
+    """Bytes that the device has in all; of `cpu`, those that the machine or its container has. None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

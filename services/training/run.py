@@ -165,14 +165,14 @@ def events(
     sha256 = None if path is None else order.data_sha256 or _sha256(path)
     device = device_of(order.device)
     if spec.data.synthetic is not None:
-        check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of(device))
+        check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of_gpu(device))
     arrays = read_arrays(spec, path, in_file_from)
     summary = npz.summarise(arrays)
     if order.suspect:
         for message in data_warnings.for_job(suspicions.of(arrays), spec, summary):
             yield Note("suspicion", "warning", message, {})
     spec = check_data(spec, summary)
-    check_fits(spec, summary, _memory_of(device), in_file=isinstance(arrays.x, FileSteps))
+    check_fits(spec, summary, _memory_of_gpu(device), in_file=isinstance(arrays.x, FileSteps))
     if summary.series is not None and summary.series.absent and tasks.forecast(spec):
         yield rows_added(spec, summary.series)
     if spec.training.deterministic:
@@ -234,7 +234,13 @@ def left_out(data: Prepared) -> Note:
     return Note("missing", "warning", message, {"left_out": data.left_out})
 
 
-def _memory_of(device: torch.device) -> tuple[str, int] | None:
+def memory_of(device: torch.device) -> tuple[str, int | None]:
+    """What a device is called, and its memory in bytes; of `cpu`, what this process may use of the machine's."""
+    gpu = _memory_of_gpu(device)
+    return gpu if gpu is not None else ("cpu", host_bytes())
+
+
+def _memory_of_gpu(device: torch.device) -> tuple[str, int] | None:
     """The name of a GPU and its memory in bytes; None of a processor."""
     if device.type != "cuda":
         return None
@@ -420,7 +426,7 @@ class Training:
     def _started(self, resumed: Path | None) -> Event:
         run, fold = self.run, folds.progress_of(self.run)
         is_begun = resumed is not None or run.fold.steps_before > 0
-        gpu = _memory_of(run.device)
+        gpu = _memory_of_gpu(run.device)
         return Started(
             epochs=run.training.epochs if fold is None else fold.total_epochs,
             steps_per_epoch=run.steps_per_epoch,

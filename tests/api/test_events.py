@@ -103,7 +103,8 @@ def test_workers_are_listed_with_what_they_do(any_app: Flask, spec: dict[str, An
     job_id = client.post("/v1/jobs", json=spec).get_json()["id"]
     with db.session_scope(engine) as session:
         workers.beat(session, "b:2", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
-        workers.beat(session, "a:1", queues=["default", "night"], state="busy", job_id=job_id, doorbell_seconds_ago=3.0)
+        what = {"state": "busy", "job_id": job_id, "device": "cpu", "memory_bytes": 8 << 30}
+        workers.beat(session, "a:1", queues=["default", "night"], doorbell_seconds_ago=3.0, **what)
     busy, idle = client.get("/v1/workers").get_json()["data"]
     assert (busy["name"], busy["queues"], busy["state"], busy["job_id"]) == (
         "a:1",
@@ -112,7 +113,9 @@ def test_workers_are_listed_with_what_they_do(any_app: Flask, spec: dict[str, An
         job_id,
     )
     assert busy["heard_at"] < busy["seen_at"]
+    assert (busy["device"], busy["memory_bytes"]) == ("cpu", 8 << 30)
     assert (idle["state"], idle["job_id"], idle["heard_at"]) == ("idle", None, None)
+    assert (idle["device"], idle["memory_bytes"]) == (None, None)
 
 
 def test_every_type_of_event_is_documented() -> None:

@@ -344,6 +344,12 @@ def test_workers_are_listed(service: Any, client: Client) -> None:
         workers.beat(session, "a:1", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None)
     (worker,) = client.workers()
     assert (worker.name, worker.queues, worker.state, worker.heard_at) == ("a:1", ["default"], "idle", None)
+    assert (worker.device, worker.memory_bytes) == (None, None)
+    what = {"state": "idle", "job_id": None, "device": "cpu", "memory_bytes": 8 << 30}
+    with db.session_scope(service.engine) as session:
+        workers.beat(session, "a:1", queues=["default"], doorbell_seconds_ago=None, **what)
+    (worker,) = client.workers()
+    assert (worker.device, worker.memory_bytes) == ("cpu", 8 << 30)
 
 
 def test_a_wrong_spec_is_refused_before_its_file_is_uploaded(client: Client, tiny: dict[str, Any], npz: Path) -> None:

@@ -23,10 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from services.training.messages import PROTOCOL
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 from worker.trainer import lines
 
 STEPS_PER_EPOCH = 4
+MEMORY = 3 << 30
 SIGNALS = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV}
 EXITS = {"exit": 7, "silent": 0}
 FAILURES = {
@@ -36,7 +38,7 @@ FAILURES = {
 
 inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 registered: queue.SimpleQueue[int] = queue.SimpleQueue()  # how many checkpoints of this attempt are in the database
-events = int(os.environ.pop("LOOPLINE_EVENTS_FD"))
+events = int(os.environ.pop("LOOPLINE_EVENTS_FD", -1))
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
     let_alarms_kill()
     be_first_to_be_killed()
     threading.Thread(target=listen, daemon=True).start()
-    send(event="ready", protocol=1, device="cpu")
+    send(event="ready", protocol=PROTOCOL, device="cpu", memory=MEMORY)
     order = inbox.get()
     tags = order["spec"]["tags"]
     stub = tags.get("stub", "") if order["attempt"] <= int(tags.get("times", "99")) else ""

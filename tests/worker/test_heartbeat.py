@@ -15,8 +15,10 @@ from services.errors import Unavailable
 from services.jobs import workers
 from services.orm import Job, Worker
 from services.settings import Settings
+from services.training.spec import footprint
 from tests.worker.attempt.test_supervisor import go, ringing
 from tests.worker.proxy import Proxy
+from tests.worker.stub_trainer import MEMORY
 from tests.worker.watching import Process, Watch, is_alive, wait_until, waits_for_bells
 from worker import health, heartbeat
 from worker.attempt.slot import Slot
@@ -64,7 +66,17 @@ def test_a_worker_is_listed_while_it_lives_with_what_it_does(
         go(slot.storage, job)
         watch.until(job.id, lambda job: job.status == "succeeded")
     wait_until(lambda: listed(engine)[0].state == "idle")
+    wait_until(lambda: listed(engine)[0].memory_bytes == MEMORY)  # there is no spare: the job's trainer told it
     assert beating == []
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_a_worker_that_had_no_job_yet_tells_the_memory_that_its_spare_has_found(
+    engine: Engine, start: Callable[..., Process]
+) -> None:
+    start("worker.start", "worker.app", "--without-heartbeat", device="cpu")
+    wait_until(lambda: any(worker.device for worker in listed(engine)), 60)
+    assert [(worker.device, worker.memory_bytes) for worker in listed(engine)] == [("cpu", footprint.host_bytes())]
 
 
 def test_a_worker_that_ends_in_good_order_is_listed_no_more(engine: Engine, slot: Slot) -> None:

@@ -24,6 +24,7 @@ from services.training.messages import (
     Failed,
     Order,
     ProtocolError,
+    Ready,
     Recorded,
     Started,
     Steps,
@@ -252,6 +253,8 @@ class Attempt:
                 self.deadlines.write = 0.0
             if isinstance(event, Started):
                 self.started = event
+            if isinstance(event, Ready):
+                self.slot.spares.heard(event)
             self.gauges.update(event)
             reporting.write_event(event)
             if isinstance(event, End):

@@ -19,11 +19,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 from typing import IO
 
 from services.training import messages
 from services.training.environment import ENVIRONMENT
-from services.training.messages import Event, Failed, ProtocolError, Request
+from services.training.messages import Event, Failed, ProtocolError, Ready, Request
 from worker import process
 from worker.attempt.output import Output
 from worker.gpu.advice import DEVICE_LOST, advised
@@ -101,6 +102,8 @@ class Trainer:
 
     def wait(self, seconds: float) -> list[Event]:
         """The events that have come in, waiting for them up to `seconds`; raises ProtocolError on garbage."""
+        if b"\n" in self._unread:  # `ready` has left it there
+            return self._parse(b"")
         events: list[Event] = []
         for key, _ in self._selector.select(max(0.0, seconds)):
             if key.fd == self._orders:
@@ -111,6 +114,15 @@ class Trainer:
                 events += self._read_events()
         return events
 
+    def ready(self) -> Ready | None:
+        """What it says of its device, if it is warm. Whatever it said still comes from `wait`."""
+        self._unread += self._read(self._events)
+        first, end, _ = bytes(self._unread).partition(b"\n")
+        with suppress(ProtocolError):
+            event = _event(first) if end else None
+            return event if isinstance(event, Ready) else None
+        return None
+
     def has_exited(self) -> bool:
         """Whether the process has ended. What it wrote before may still wait to be read."""
         return self._ended or process.has_exited(self._process)
@@ -118,7 +130,7 @@ class Trainer:
     def rest(self) -> list[Event]:
         """After the process has ended: kill what it left behind, and read the events that are still in the pipe."""
         process.kill_group(self.pid)
-        events: list[Event] = []
+        events = self._parse(b"")
         while chunk := self._read(self._events):
             events += self._parse(chunk)
         return events
@@ -202,7 +214,7 @@ def _descriptor(stream: IO[bytes] | None) -> int:
     return stream.fileno()
 
 
-def _event(line: bytearray) -> Event:
+def _event(line: bytes | bytearray) -> Event:
     try:
         document = json.loads(line, parse_constant=lambda constant: None)  # NaN would make invalid JSON of an answer
     except ValueError as error:
@@ -214,7 +226,7 @@ class Spares:
     """Hands out a trainer, keeping one more warm for the next job.
 
     `prepare` must be called by the thread that lives as long as the process does: Linux ties a child to the *thread*
-    that started it.
+    that started it. `device` may be called by any thread.
     """
 
     def __init__(self, command: Sequence[str], *, count: int = 1, environment: Mapping[str, str] | None = None) -> None:
@@ -223,27 +235,44 @@ class Spares:
         self._count = count
         self._spares: list[Trainer] = []
         self._trouble: str | None = None
+        self._device: Ready | None = None
+        self._lock = RLock()
+
+    def device(self) -> Ready | None:
+        """What trainers say of the device that they compute on; None until the first of them is warm."""
+        with self._lock:
+            for spare in self._spares if self._device is None else ():
+                self.heard(spare.ready())
+            return self._device
+
+    def heard(self, ready: Ready | None) -> None:
+        """A trainer has told what it computes on."""
+        self._device = ready or self._device
 
     def trouble(self) -> str | None:
         """Why the device cannot be used, from a spare that failed to warm up on it; None if none failed."""
-        self._remove_dead()
-        return self._trouble
+        with self._lock:
+            self._remove_dead()
+            return self._trouble
 
     def prepare(self) -> None:
         """Start spares until there are enough; those that died while waiting are replaced."""
-        self._remove_dead()
-        while len(self._spares) < self._count:
-            self._spares.append(self._start())
+        with self._lock:
+            self._remove_dead()
+            while len(self._spares) < self._count:
+                self._spares.append(self._start())
 
     def take(self) -> Trainer:
         """A trainer for one attempt, warm if a spare has had the time. Its owner must end it."""
-        self._remove_dead()
-        return self._spares.pop(0) if self._spares else self._start()
+        with self._lock:
+            self._remove_dead()
+            return self._spares.pop(0) if self._spares else self._start()
 
     def end(self) -> None:
         """Kill the spares; for the end of the process."""
-        while self._spares:
-            self._spares.pop().end()
+        with self._lock:
+            while self._spares:
+                self._spares.pop().end()
 
     def _start(self) -> Trainer:
         return Trainer(self._command, self._environment)

@@ -41,6 +41,7 @@ def workers(found: Iterable[Worker]) -> table.Listing:
             "state": _state_of_worker(worker),
             "job": worker.job_id or text.NOTHING,
             "queues": ", ".join(worker.queues),
+            "computes on": _device(worker),
             "started": text.ago(worker.started_at),
             "seen": text.ago(worker.seen_at),
             "heard a bell": text.ago(worker.heard_at) if worker.heard_at else "never",
@@ -48,8 +49,16 @@ def workers(found: Iterable[Worker]) -> table.Listing:
         for worker in found
     ]
     return table.Listing(
-        rows, drop=("started", "heard a bell", "seen"), wrap=("worker", "state", "queues"), last=("job", "queues")
+        rows,
+        drop=("started", "heard a bell", "seen"),
+        wrap=("worker", "state", "queues", "computes on"),
+        last=("job", "queues"),
     )
+
+
+def _device(worker: Worker) -> str:
+    memory = "" if worker.memory_bytes is None else f", {text.size(worker.memory_bytes)}"
+    return f"{worker.device}{memory}" if worker.device else text.NOTHING
 
 
 def _state_of_worker(worker: Worker) -> Text:

@@ -676,11 +676,14 @@ def test_workers_are_listed_and_their_absence_is_a_sentence(
     job_id = client.submit(tiny).id
     with db.session_scope(service.engine) as session:
         workers.beat(session, "a:1", queues=["default", "night"], state="idle", job_id=None, doorbell_seconds_ago=None)
-        workers.beat(session, "b:2", queues=["default"], state="busy", job_id=job_id, doorbell_seconds_ago=90)
+        what = {"state": "busy", "job_id": job_id, "device": "NVIDIA H200", "memory_bytes": 150_000_000_000}
+        workers.beat(session, "b:2", queues=["default"], doorbell_seconds_ago=90, **what)
     header, idle, busy = run("workers").stdout.splitlines()
-    assert header.split() == ["worker", "state", "job", "queues", "started", "seen", "heard", "a", "bell"]
-    assert re.split(" {2,}", idle) == ["a:1", "idle", "-", "default, night", "just now", "just now", "never"]
-    assert re.split(" {2,}", busy) == ["b:2", "busy", job_id, "default", "just now", "just now", "1 min ago"]
+    titles = ["worker", "state", "job", "queues", "computes on", "started", "seen", "heard a bell"]
+    assert re.split(" {2,}", header) == titles
+    assert re.split(" {2,}", idle) == ["a:1", "idle", "-", "default, night", "-", "just now", "just now", "never"]
+    device = "NVIDIA H200, 150 GB"
+    assert re.split(" {2,}", busy) == ["b:2", "busy", job_id, "default", device, "just now", "just now", "1 min ago"]
     assert [worker["name"] for worker in json.loads(run("workers", "--json").stdout)] == ["a:1", "b:2"]
 
 

@@ -37,6 +37,15 @@ def test_a_worker_is_seen_until_it_says_good_bye(session: Session) -> None:
     assert [row.name for row in workers.seen(session)] == ["b:1:x"]
 
 
+def test_a_worker_tells_what_it_computes_on_once_it_knows(session: Session) -> None:
+    beat(session)
+    assert [(row.device, row.memory_bytes) for row in workers.seen(session)] == [(None, None)]
+    known = {"queues": ("default",), "state": "idle", "job_id": None, "doorbell_seconds_ago": None}
+    workers.beat(session, "a:1:x", **known, device="NVIDIA H200", memory_bytes=150_000_000_000)
+    session.expire_all()
+    assert [(row.device, row.memory_bytes) for row in workers.seen(session)] == [("NVIDIA H200", 150_000_000_000)]
+
+
 def test_a_silent_worker_is_no_longer_listed_and_forgotten_in_the_end(session: Session) -> None:
     beat(session)
     session.execute(sa.update(Worker).values(seen_at=db.now() - workers.SEEN_SECONDS - 1))

@@ -12,17 +12,21 @@ from collections.abc import Iterator
 import pytest
 
 from services.training.messages import (
+    PROTOCOL,
     CheckpointDeleted,
     Event,
+    Failed,
     Order,
     ProtocolError,
+    Ready,
     Steps,
     Stop,
     StopReason,
     to_json,
 )
 from tests.worker.conftest import STUB
-from tests.worker.watching import is_alive, wait_for_death
+from tests.worker.stub_trainer import MEMORY
+from tests.worker.watching import is_alive, wait_for_death, wait_until
 from worker.attempt.spare import Spares, Trainer, trainer_environment
 
 
@@ -62,6 +66,34 @@ def test_secrets_are_not_inherited() -> None:
 def test_the_allocator_is_set_unless_the_environment_says_otherwise() -> None:
     assert trainer_environment({})["MALLOC_TRIM_THRESHOLD_"] == "536870912"
     assert trainer_environment({"MALLOC_TRIM_THRESHOLD_": "1"})["MALLOC_TRIM_THRESHOLD_"] == "1"
+
+
+def test_a_spare_tells_its_device_and_says_it_again_to_its_owner(spares: Spares) -> None:
+    wait_until(lambda: spares.device() is not None)
+    told = Ready(PROTOCOL, "cpu", "cpu", MEMORY)
+    assert spares.device() == told
+    trainer = spares.take()
+    assert trainer.wait(1) == [told]
+    trainer.end()
+    assert spares.device() == told
+
+
+def test_what_a_trainer_said_before_it_died_is_read_after_its_device_was_asked_for() -> None:
+    ready, lost = to_json(Ready(PROTOCOL, "cpu")), to_json(Failed("device_lost", "gone", None))
+    trainer = script(f"os.write(fd, b'{json.dumps(ready)}\\n{json.dumps(lost)}\\n')")
+    wait_until(trainer.has_exited)
+    assert trainer.ready() == Ready(PROTOCOL, "cpu")
+    assert [type(event) for event in trainer.rest()] == [Ready, Failed]
+    trainer.end()
+
+
+def test_garbage_is_no_device_and_is_told_to_the_owner() -> None:
+    trainer = script("os.write(fd, b'garbage\\n')")
+    wait_until(trainer.has_exited)
+    assert trainer.ready() is None
+    with pytest.raises(ProtocolError, match="no JSON"):
+        trainer.wait(1)
+    trainer.end()
 
 
 def test_a_spare_that_died_while_waiting_is_replaced(spares: Spares) -> None:
