@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loopline.files.named import named_file
 from loopline.files.problems import FileInvalid
@@ -154,12 +152,7 @@ class TrainedModel:
         if (why := streaming.refusal(document)) is not None:
             raise refused(why)
         made = network.Network(document.architecture, weights.read(self._folder, document.architecture))
-        given = inputs.of_static(document, static)
-
-        def named(values: NDArray[np.float64], warnings: Sequence[str]) -> Answer:
-            return naming.answer(document, replace(given, warnings=tuple(warnings)), [(np.zeros(1, np.int64), values)])
-
-        return Session(document, made, document.preprocessing.static_values(given.batch(np.zeros(1, np.int64))), named)
+        return Session(document, made, inputs.of_static(document, static))
 
     def _given(self, x: Any, lengths: Any, static: Any, future: Any, ids: Any) -> Given:
         document = self._document

@@ -5,7 +5,7 @@ It is computed in numpy, with any backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopline.prediction import inputs, outcome
+from loopline.prediction import inputs, naming, outcome, unseen
 from loopline.prediction.answers import Answer
 from loopline.prediction.document import Document, columns_of
 from loopline.prediction.errors import InputInvalid, refused
+from loopline.prediction.given import Given
 from loopline.prediction.network import Floats, Network, Pooled
 from loopline.preprocessing.texts import UNKNOWN
 from loopline.preprocessing.tokens import tokens
-
-Named = Callable[[NDArray[np.float64], Sequence[str]], Answer]
-"""Makes an answer about one sequence of its outcome (1, ...) and of warnings."""
 
 
 def refusal(document: Document) -> str | None:
@@ -45,9 +43,10 @@ def refusal(document: Document) -> str | None:
 class Session:
     """One sequence. `push` gives what `predict` answers about all steps so far."""
 
-    def __init__(self, document: Document, network: Network, static: Floats | None, named: Named) -> None:
-        """Use `TrainedModel.stream`."""
-        self._document, self._network, self._static, self._named = document, network, static, named
+    def __init__(self, document: Document, network: Network, given: Given) -> None:
+        """Use `TrainedModel.stream`. Of the sequence `given` has nothing yet but its static values."""
+        self._document, self._network, self._given = document, network, given
+        self._static = document.preprocessing.static_values(given.batch(np.zeros(1, np.int64)))
         self._read = (_Steps if document.preprocessing.text is None else _Texts)(document)
         self._states = tuple(network.zeros(1) for _ in range(document.architecture.num_layers))
         self._pooled = Pooled(network)
@@ -102,21 +101,20 @@ class Session:
             _, pooled = self._advanced()
             self._patch = []
         outputs = self._network.answered(pooled.value, self._static)
-        return self._named(outcome.meaning(self._document, outputs, ("0",)), self._warnings())
+        found = outcome.meaning(self._document, outputs, self._given.ids)
+        given = replace(self._given, warnings=tuple(self._warnings(pooled.count)))
+        return naming.answer(self._document, given, [(np.zeros(1, np.int64), found)])
 
-    def _warnings(self) -> list[str]:
-        lengths = self._document.lengths
-        if lengths is None or self.steps <= lengths[1] or self._document.preprocessing.text is not None:
-            return []
-        return [
-            f"the sequence has {self.steps:,} steps, more than any in training ({lengths[0]:,} to {lengths[1]:,}): the "
-            "answer may be worse"
-        ]
+    def _warnings(self, read: int) -> list[str]:
+        """Those of `predict`, but none that the sequence is short. `read` are the steps of the network."""
+        steps = self.steps if self._document.preprocessing.text is None else read
+        return unseen.so_far(self._document, replace(self._given, x=self._read.farthest[None]), steps)
 
 
 class _Texts:
     def __init__(self, document: Document) -> None:
         self._document, self._begins = document, True
+        self.farthest = np.empty(0)
 
     def pushed(self, text: Any) -> list[Callable[[], Floats]]:
         """What each character or word of the next piece of a text is read as."""
@@ -143,9 +141,12 @@ class _Steps:
         self._fitted = replace(fitted, choices=replace(fitted.choices, max_length=None, stride=1, patch=1))
         self._columns = columns_of(document.features)
         self._before: NDArray[Any] | None = None
+        self.farthest: NDArray[Any] = np.full(len(document.features), np.nan)
+        """Of each feature the value so far that is farthest from training."""
 
     def pushed(self, step: Any) -> list[Callable[[], Floats]]:
         x = inputs.of_step(self._document, step)
+        self.farthest = unseen.farthest(self._document, self.farthest, x)
         return [lambda: self._prepared(x)]
 
     def _prepared(self, x: NDArray[Any]) -> Floats:

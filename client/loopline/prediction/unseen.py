@@ -36,6 +36,31 @@ def warnings(document: Document, given: Given) -> list[str]:
     ]
 
 
+def so_far(document: Document, given: Given, steps: int) -> list[str]:
+    """Of the sentences of `warnings`, those about one sequence that may go on. Of its steps `given` has one, with the
+    `farthest` value of each feature."""
+    return [
+        *_unfinished(document),
+        *_beyond(document, given, np.array([steps], np.int64), "more"),
+        *_bounded(_without_values(document, given), "have no value in some sequences"),
+        *_bounded(_far_values(document, given), "have values far from those of training"),
+    ]
+
+
+def farthest(document: Document, one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Of each feature the one of two values, (features,) each, that is farther from training. NaN is none."""
+    fitted = document.preprocessing.steps
+    both = np.stack((one, other)).astype(np.float64)
+    apart = np.abs(both)
+    scaling = fitted.scaling
+    if scaling.shift is not None and scaling.scale is not None:
+        for place, shift, scale in zip(_numbers(fitted), scaling.shift, scaling.scale, strict=False):
+            apart[:, place] = np.abs((both[:, place] - shift) / scale)
+    apart[np.isnan(both)] = -1.0
+    found: NDArray[Any] = both[apart.argmax(axis=0), np.arange(both.shape[1])]
+    return found
+
+
 def _unfinished(document: Document) -> list[str]:
     if document.plain.get("complete", True):
         return []
@@ -51,27 +76,28 @@ def _bounded(sentences: Iterator[str], verb: str) -> list[str]:
 
 def _lengths_beyond(document: Document, given: Given) -> list[str]:
     """About sequences that are shorter or longer than any in training."""
+    sizes, text = given.lengths, document.preprocessing.text
+    if given.texts is not None and text is not None:
+        _, sizes = text.applied(given.texts, document.preprocessing.steps.choices)
+    return [*_beyond(document, given, sizes, "fewer"), *_beyond(document, given, sizes, "more")]
+
+
+def _beyond(document: Document, given: Given, sizes: NDArray[np.int64], than: str) -> list[str]:
+    """About sequences whose sizes are below, or above, all of training."""
     if document.lengths is None or document.forecast is not None or document.task == "next_step":
         return []
     low, high = document.lengths
-    if given.texts is None:
-        sizes, unit = given.lengths, "steps"
-    else:
-        text = document.preprocessing.text
-        assert text is not None, "texts are refused otherwise"  # noqa: S101
-        _, sizes = text.applied(given.texts, document.preprocessing.steps.choices)
-        unit = text.by
-    short, long = np.flatnonzero(sizes < low), np.flatnonzero(sizes > high)
-    found = []
-    for rows, most, than in ((short, int(sizes.min()), "fewer"), (long, int(sizes.max()), "more")):
-        if rows.size:
-            one = rows.size == 1
-            has = "has" if one else f"have {'up to' if than == 'more' else 'down to'}"
-            found.append(
-                f"{given.named(rows)} {has} {most:,} {unit}, {than} than any in training ({low:,} to {high:,}): the "
-                f"{'answer' if one else 'answers'} may be worse"
-            )
-    return found
+    rows = np.flatnonzero(sizes < low if than == "fewer" else sizes > high)
+    if not rows.size:
+        return []
+    most = int(sizes.min() if than == "fewer" else sizes.max())
+    unit = "steps" if document.preprocessing.text is None else document.preprocessing.text.by
+    one = rows.size == 1
+    has = "has" if one else f"have {'up to' if than == 'more' else 'down to'}"
+    return [
+        f"{given.named(rows)} {has} {most:,} {unit}, {than} than any in training ({low:,} to {high:,}): the "
+        f"{'answer' if one else 'answers'} may be worse"
+    ]
 
 
 def _unknown_series(document: Document, given: Given) -> list[str]:
@@ -146,8 +172,7 @@ def _far(given: Given, x: NDArray[Any], lengths: NDArray[np.int64], fitted: Fitt
     if fitted.choices.differences == "replace":  # the scaling is that of the differences
         return
     low, high = FAR[scaling.name]
-    numbers = [place for place, feature in enumerate(fitted.features) if feature.words is None]
-    for place, shift, scale in zip(numbers, scaling.shift, scaling.scale, strict=False):
+    for place, shift, scale in zip(_numbers(fitted), scaling.shift, scaling.scale, strict=False):
         values = (x[:, place].astype(np.float64) - shift) / scale
         beyond = (values < low) | (values > high)
         if beyond.any():
@@ -162,3 +187,8 @@ def _far(given: Given, x: NDArray[Any], lengths: NDArray[np.int64], fitted: Fitt
 def _counts(given: Given, marked: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many steps of each sequence are marked."""
     return np.asarray(np.add.reduceat(marked.astype(np.int64), given.starts), np.int64)
+
+
+def _numbers(fitted: Fitted) -> list[int]:
+    """The places of features that are no categories. A scaling has them first."""
+    return [place for place, feature in enumerate(fitted.features) if feature.words is None]

@@ -125,11 +125,41 @@ def test_a_step_without_a_finite_answer_is_refused_and_changes_nothing(trained_m
     np.testing.assert_array_equal(numbers(session.push([1.0, 0.0])), numbers(other.push([1.0, 0.0])))
 
 
+def longer_only(warnings: tuple[str, ...]) -> list[str]:
+    """Without that a sequence is short, because it goes on."""
+    return [warning for warning in warnings if "fewer than any in training" not in warning]
+
+
+def test_the_warnings_are_those_about_the_steps_so_far(tmp_path: Path) -> None:
+    changes = {"data": {"missing": "forward", "scaling": "standard"}, "training": {"epochs": 1}}
+    model = load(Trained.of_case(Case(lambda: mixed(samples=30), changes), tmp_path).folder)
+    high = model.card["data"]["lengths"]["longest"]
+    x = np.tile([0.0, np.nan, 1.0, np.nan], (high + 2, 1))
+    x[2, 0], x[3, 0], x[4, 1], x[4, 3] = -900.0, 800.0, 40.0, np.nan
+    for static, first in (([50.0, 1.0], 2), ([5000.0, np.nan], 3)):
+        session = model.stream(static=static)
+        found = [session.push(step).warnings for step in x]
+        wanted = [longer_only(model.predict([x[:end]], static=[static]).warnings) for end in range(1, len(x) + 1)]
+        assert list(map(list, found)) == wanted
+        assert [len(each) for each in found] == [
+            first,
+            first,
+            *[first + 1] * 2,
+            *[first] * (high - 4),
+            *[first + 1] * 2,
+        ]
+        assert "`pulse` is -900 in sequence 0, far from training" in found[-1][-1 if first == 2 else -2]
+
+
 def test_a_sequence_that_gets_longer_than_those_of_training_is_answered_with_a_warning(trained_model: Model) -> None:
     model = load(trained_model("plain").folder)
     high = model.card["data"]["lengths"]["longest"]
     session = model.stream()
     answers = [session.push(np.zeros(3)) for _ in range(high + 1)]
     assert answers[-2].warnings == ()
-    assert f"the sequence has {high + 1} steps, more than any in training" in answers[-1].warnings[0]
+    assert f"sequence 0 has {high + 1} steps, more than any in training" in answers[-1].warnings[0]
     assert isinstance(answers[-1], Classification)
+    words = load(trained_model("words").folder)
+    session = words.stream()
+    assert session.push("the room ").warnings == ()
+    assert session.push("the room " * 20).warnings == words.predict("the room " * 21).warnings != ()
