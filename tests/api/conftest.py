@@ -97,6 +97,7 @@ def running_job(service: Service, queued_job: dict[str, Any]) -> Lease:
 
 
 Put = Callable[[str, str, bytes], dict[str, Any]]
+Publish = Callable[..., str]
 
 
 @pytest.fixture
@@ -146,3 +147,28 @@ def trained_job(service: Service, running_job: Lease, put: Put, model_files: dic
         }
         attempts.succeed(session, lease, result, model)
     return lease.job_id
+
+
+@pytest.fixture
+def publish(client: FlaskClient, service: Service, trained_model: Callable[[str], Any], storage: Storage) -> Publish:
+    """Makes a trained model the result of a job, or of an unfinished one; returns the job's id."""
+
+    def make(name: str | Path, *, without: tuple[str, ...] = (), succeeds: bool = True) -> str:
+        client.post("/v1/jobs", json=SPEC)
+        with db.session_scope(service.engine) as session:
+            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+            assert job is not None
+            lease = Lease.of(job)
+        files = []
+        folder = name if isinstance(name, Path) else trained_model(name).folder
+        for path in sorted(folder.iterdir()):
+            if path.name not in without:
+                (storage.job_dir(lease.job_id) / path.name).write_bytes(path.read_bytes())
+                incoming = storage.arrived(path)
+                files.append({"name": path.name, "bytes": incoming.bytes, "sha256": incoming.sha256})
+        if succeeds:
+            with db.session_scope(service.engine) as session:
+                attempts.succeed(session, lease, {"metrics": {"validation_loss": 0.5}}, files)
+        return lease.job_id
+
+    return make

@@ -28,43 +28,13 @@ from services import db
 from services.access import keys, tenants
 from services.access.keys import Scope
 from services.blobs.storage import Storage
-from services.jobs import attempts
-from services.jobs.leases import Lease
 from services.prediction import asked, predictor
-from tests.api.conftest import SPEC
+from tests.api.conftest import Publish
 from tests.client.prediction.cases import CASES, Trained
 from tests.client.prediction.tables import walks, without, written
 from tests.properties import examples
 
-Publish = Callable[..., str]
 X = {"x": [[[0.1, 0.2, 0.3]] * 4]}
-
-
-@pytest.fixture
-def publish(
-    client: FlaskClient, service: Service, trained_model: Callable[[str], Trained], storage: Storage
-) -> Publish:
-    """Makes a trained model the result of a job, or of an unfinished one; returns the job's id."""
-
-    def make(name: str | Path, *, without: tuple[str, ...] = (), succeeds: bool = True) -> str:
-        client.post("/v1/jobs", json=SPEC)
-        with db.session_scope(service.engine) as session:
-            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
-            assert job is not None
-            lease = Lease.of(job)
-        files = []
-        folder = name if isinstance(name, Path) else trained_model(name).folder
-        for path in sorted(folder.iterdir()):
-            if path.name not in without:
-                (storage.job_dir(lease.job_id) / path.name).write_bytes(path.read_bytes())
-                incoming = storage.arrived(path)
-                files.append({"name": path.name, "bytes": incoming.bytes, "sha256": incoming.sha256})
-        if succeeds:
-            with db.session_scope(service.engine) as session:
-                attempts.succeed(session, lease, {"metrics": {"validation_loss": 0.5}}, files)
-        return lease.job_id
-
-    return make
 
 
 def question(trained: Trained) -> dict[str, Any]:
