@@ -221,6 +221,32 @@ class OfSteps(Answer):
     mase: list[float | None]
 
 
+class OfLengths(Answer):
+    """A list for each column, with a value for each quartile of the lengths of the sequences. The metrics are those of
+    the task."""
+
+    model_config = ConfigDict(extra="allow")
+
+    shortest: list[int]
+    longest: list[int]
+    """The steps of the shortest and of the longest sequence of each quartile."""
+    sequences: list[int]
+    is_worse: list[bool]
+    """Whether the model is clearly worse on these sequences than on the others."""
+
+
+class OfPlaces(Answer):
+    """A list for each column, with a value for each range of steps of a text: those from the first on."""
+
+    first: list[int]
+    last: list[int]
+    steps: list[int]
+    """How many steps of all texts are in the range."""
+    accuracy: list[float | None]
+    perplexity: list[float | None]
+    bits_per_step: list[float | None]
+
+
 class OfQuantiles(Answer):
     quantile: list[float]
     share_below: list[float]
@@ -275,6 +301,8 @@ class Details(Answer):
     confusion: Confusion | None = None
     calibration: Calibration | None = None
     horizon: OfSteps | None = None
+    lengths: OfLengths | None = None
+    places: OfPlaces | None = None
     quantiles: OfQuantiles | None = None
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.errors import Diverged
-from services.training import epochs, gradients, optimizers
+from services.training import epochs, gradients, lengths, measures, optimizers
 from services.training.bptt import Carried, Unrolled, answer
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.measures import MEASURES
@@ -32,6 +32,7 @@ from services.training.schedule import learning_rate
 from services.training.spec import Spec
 from services.training.spec.fields import Architecture, Plateau, Training
 from services.training.state import ONLY, Batches, Best, Fold, State
+from services.training.tasks.task import Judged
 
 Epoch = epochs.Epoch
 
@@ -584,28 +585,58 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
-def _evaluated_by_windows(run: Run, part: Unrolled) -> dict[str, float | None]:
-    """The same of a part whose answers are too many to be kept."""
-    losses, right = 0.0, 0.0
+def _windows_judged(run: Run, part: Unrolled) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Of a part whose answers are too many to be kept: of some targets their places, their losses, and whether the
+    likeliest answer is right."""
     for outputs, places in answered(run.model, part, run.device, run.training.precision, run.state.batches.evaluation):
         targets = part.targets(places).to(run.device)
         each = run.losses(outputs, targets)
         if part.weights is not None:
             each = each * part.weights[places.to(part.weights.device)].to(run.device)
+        yield places.numpy(), each, outputs.argmax(dim=1) == targets
+
+
+def _evaluated_by_windows(run: Run, part: Unrolled) -> dict[str, float | None]:
+    losses, right = 0.0, 0.0
+    for _, each, hits in _windows_judged(run, part):
         losses += float(each.double().sum())
-        right += float((outputs.argmax(dim=1) == targets).sum())
+        right += float(hits.sum())
     loss = losses / part.answers
     return {"loss": loss, "accuracy": right / part.answers, **run.data.task.metrics_of_loss(loss)}
 
 
 @evaluating()
 def details(run: Run, part: Part) -> Any:
-    """What lies behind the metrics of a whole part (`Task.details`); None if there is nothing."""
+    """What lies behind the metrics of a whole part (`Task.details`), and the metrics by length of the sequences; None
+    if there is nothing."""
+    task = run.data.task
     if isinstance(part, Unrolled):
-        return None
+        judged = _windows_judged(run, part)
+        if task.is_continued:
+            return {"places": lengths.of_places(part.steps, judged, task.metrics_of_loss)}
+        found = lengths.of_windows(part.steps, judged)
+        return None if found is None else {"lengths": found}
     outputs, rows = answers(run.model, part, run.device, run.training.precision, run.state.batches.evaluation)
     names: Sequence[int | str] = run.data.classes or run.data.target_names or range(outputs.shape[1])
-    return run.data.task.details(outputs, part.targets(rows).to(run.device), names, run.data.target_scaling.scale)
+    details = task.details(outputs, part.targets(rows).to(run.device), names, run.data.target_scaling.scale)
+    by_length = None if task.of_series else _by_length(run, part, in_rows(outputs, rows))
+    return details if by_length is None else {**(details or {}), "lengths": by_length}
+
+
+def _by_length(run: Run, part: Part, outputs: Tensor) -> dict[str, Any] | None:
+    """`lengths.of_sequences` of what the model answers to a whole part, in its order, on the CPU."""
+    task, scaling, loss = run.data.task, run.data.target_scaling, run.training.loss
+    assert loss is not None, "check_data() fills in the loss"  # noqa: S101
+    targets = part.targets(torch.arange(part.answers)).cpu()
+    metric = measures.default(task.answers(run.data.output_size))
+    judged = Judged(*task.in_unit(outputs, targets, scaling), scale=scaling.scale, steps=part.steps)
+    scores = task.scores(metric, loss, judged)
+
+    def metrics(chosen: NDArray[np.bool_]) -> dict[str, float | None]:
+        at = lengths.targets_of(part.steps, chosen) if part.by_step else torch.from_numpy(chosen)
+        return task.metrics(outputs[at], targets[at], scaling.scale)
+
+    return lengths.of_sequences(part.steps, lengths.Worth(metric, scores.sums, scores.value), metrics)
 
 
 @evaluating()

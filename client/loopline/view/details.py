@@ -15,7 +15,14 @@ from loopline.view import table
 MOST_ROWS = 20
 """Of more classes or labels, those with the lowest F1 are shown; of anything else, the first ones."""
 MOST_CONFUSIONS = 5
-KINDS = {"classes": "classes", "labels": "labels", "targets": "targets", "horizon": "steps of the horizon"}
+KINDS = {
+    "classes": "classes",
+    "labels": "labels",
+    "targets": "targets",
+    "horizon": "steps of the horizon",
+    "lengths": "lengths",
+    "places": "steps of a text",
+}
 """What there may be a table of, and what its rows are."""
 
 
@@ -54,4 +61,8 @@ def _rows(columns: Document) -> list[dict[str, Any]]:
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str | Text]:
-    return {name: str(value) if name in ("name", "support") else text.number(value) for name, value in row.items()}
+    return {
+        name: str(value) if name in ("name", "support") else text.number(value)
+        for name, value in row.items()
+        if name != "is_worse"
+    }

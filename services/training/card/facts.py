@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from services.training.epochs import Epoch
+from services.training.measures import recorded
 
 
 @dataclass(frozen=True)
@@ -72,4 +73,15 @@ class Facts:
     def details(self) -> Mapping[str, Any]:
         """Of that split."""
         found: Mapping[str, Any] = (self.model.get("details") or {}).get(self.split, {})
+        return found
+
+    @property
+    def metric(self) -> str:
+        """The one that the model is judged by, without the name of a split."""
+        return recorded(self.model["baseline"]["metric"]).name
+
+    @property
+    def judged(self) -> float | None:
+        """Its value for that split."""
+        found: float | None = self.model["metrics"].get(f"{self.split}_{self.metric}")
         return found

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.training.card.facts import Facts
-from services.training.card.markdown import name, sentence
-from services.training.card.wording import Lines, counted, listed
+from services.training.card.markdown import name, number, sentence
+from services.training.card.wording import Lines, counted, listed, metric_name, span
 from services.training.gate import drift
 
 FEW = 100
@@ -31,9 +31,9 @@ def _advised(model: Mapping[str, Any]) -> Sequence[str]:
 def _limits(facts: Facts) -> Iterator[str]:
     lengths, data, model = facts.model["data"].get("lengths"), facts.spec["data"], facts.model
     if lengths is not None:
-        same = lengths["shortest"] == lengths["longest"]
-        steps = f"{lengths['longest']:,}" if same else f"{lengths['shortest']:,} to {lengths['longest']:,}"
+        steps = span(lengths["shortest"], lengths["longest"])
         yield f"It was trained on sequences of {steps} steps. On shorter or longer ones it may be worse."
+    yield from _worse_lengths(facts)
     if data["missing"] == "refuse" and (model.get("preprocessing") or {}).get("text") is None:
         yield "It has not learned what to do about missing values, so it refuses them."
     if "test" not in facts.samples and "validation" in facts.samples:
@@ -44,10 +44,22 @@ def _limits(facts: Facts) -> Iterator[str]:
     never = [each for each, precision, support in _answered(facts) if precision is None and support]
     if never:
         yield f"In the {facts.split} split it never answers with {listed(never, name)}."
-    if (share := (model.get("unknown_share") or {}).get("train")) is not None:
+    if share := (model.get("unknown_share") or {}).get("train"):
         yield f"{share:.2%} of the training text was unknown to its vocabulary."
     if model.get("rollbacks"):
         yield f"Training diverged and was rolled back {counted(model['rollbacks'], 'time')}."
+
+
+def _worse_lengths(facts: Facts) -> Iterator[str]:
+    found = facts.details.get("lengths") or {"is_worse": ()}
+    for place, is_worse in enumerate(found["is_worse"]):
+        if is_worse:
+            steps, count = span(found["shortest"][place], found["longest"][place]), found["sequences"][place]
+            yield (
+                f"It is clearly worse on sequences of {steps} steps: {metric_name(facts.metric)} is "
+                f"{number(found[facts.metric][place])} on the {count:,} of the {facts.split} split, and "
+                f"{number(facts.judged)} on all of it."
+            )
 
 
 def _answered(facts: Facts) -> Iterator[tuple[Any, float | None, int]]:

@@ -21,10 +21,23 @@ from services.training.card.charts import (
     Upright,
 )
 from services.training.card.facts import Facts, Forecasted, Values
-from services.training.card.names import CALIBRATION, CONFUSION, FORECAST, GRADIENTS, LOSS, PREDICTIONS
+from services.training.card.names import (
+    CALIBRATION,
+    CONFUSION,
+    FORECAST,
+    GRADIENTS,
+    HORIZON,
+    LENGTHS,
+    LOSS,
+    PREDICTIONS,
+)
+from services.training.card.wording import metric_name
 
 DECADES = 30.0
 """An axis is logarithmic if its highest value is so many times its lowest."""
+
+LEAST_HORIZON = 3
+"""Steps of a horizon that are worth a picture."""
 
 
 def of(facts: Facts) -> dict[str, bytes]:
@@ -43,6 +56,10 @@ def _all(facts: Facts) -> Iterator[tuple[str, bytes]]:
         yield CONFUSION, charts.heat_map(title, matrix, names, "answer of the model", "true class")
     if (found := facts.details.get("calibration")) and found["error"] is not None:
         yield CALIBRATION, _calibration(found, f"Calibration, {facts.split} split")
+    if (found := facts.details.get("lengths")) is not None:
+        yield LENGTHS, _lengths(facts, found)
+    if len((found := facts.details.get("horizon") or {}).get("step", ())) >= LEAST_HORIZON:
+        yield HORIZON, _horizon(facts, found)
     if facts.examples is not None and facts.examples.forecasts:
         yield FORECAST, _forecasts(facts.examples.forecasts, facts.examples.split)
     if facts.examples is not None and facts.examples.values is not None:
@@ -95,6 +112,29 @@ def _calibration(found: Mapping[str, Any], title: str) -> bytes:
     ]
     plot = Plot("probability that the model gives", "share that came true", marks, square=True, span=(0.0, 1.0))
     return charts.figure(title, [plot], height=330)
+
+
+def _lengths(facts: Facts, found: Mapping[str, Any]) -> bytes:
+    """A level line for each quartile of the lengths."""
+    x: list[float] = []
+    y: list[float | None] = []
+    for shortest, longest, value in zip(found["shortest"], found["longest"], found[facts.metric], strict=True):
+        x += [shortest, longest, longest]
+        y += [value, value, None]
+    marks: list[Mark] = [Line("a quarter of the sequences", x, y, FIRST)]
+    if (value := facts.judged) is not None:
+        marks.append(Across(f"all sequences ({value:.3g})", value))
+    name = metric_name(facts.metric)
+    plot = Plot("steps of a sequence", name, marks, whole_x=True)
+    return charts.figure(f"{name[0].upper()}{name[1:]} by length, {facts.split} split", [plot])
+
+
+def _horizon(facts: Facts, found: Mapping[str, Any]) -> bytes:
+    name, unit = "mase", "MASE"  # several targets may have several units
+    if len(targets := facts.model["forecast"]["targets"]) == 1:
+        name, unit = "mae", f"MAE of {targets[0]}"
+    plot = Plot("steps ahead", unit, [Line("mean of all forecasts", found["step"], found[name], FIRST)], whole_x=True)
+    return charts.figure(f"{name.upper()} by step ahead, {facts.split} split", [plot])
 
 
 def _forecasts(found: Sequence[Forecasted], split: str) -> bytes:

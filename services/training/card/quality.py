@@ -8,7 +8,7 @@ from typing import Any
 from services.training.card import names as files
 from services.training.card.facts import Facts
 from services.training.card.markdown import block, cell, number, sentence, table
-from services.training.card.wording import Lines, Pictures, counted, metric_name, picture, split_name
+from services.training.card.wording import Lines, Pictures, counted, metric_name, picture, span, split_name
 from services.training.measures import SPLITS
 
 MOST_ROWS = 30
@@ -25,6 +25,9 @@ def quality(facts: Facts, drawn: Pictures) -> Lines:
     for kind in KINDS:
         if details.get(kind):
             found += [f"### Each {KINDS[kind]} ({facts.split} split)", "", *_each(details, kind)]
+    if files.HORIZON in drawn:
+        found += picture("Error by step ahead", files.HORIZON)
+    found += _lengths(facts, drawn) + _places(facts)
     found += _quantiles(facts) + _confusion(facts, drawn) + _calibration(facts, drawn)
     if files.FORECAST in drawn:
         found += ["### Forecasts", "", "Windows that are spread evenly over the split, not chosen.", ""]
@@ -50,7 +53,7 @@ def _metrics(facts: Facts) -> Lines:
     for each in names:
         keys = [f"{split}_{each}" for split in splits]
         cells = [cell for key in keys for cell in (metrics.get(key), baseline["metrics"].get(key))]
-        rows.append([each.replace("_", " "), *map(number, cells)])
+        rows.append([metric_name(each), *map(number, cells)])
     found = [*table(heads, rows), sentence(f"The baseline is {baseline['answer']}.")]
     for other, values in (baseline.get("others") or {}).items():
         found.append(
@@ -79,7 +82,7 @@ def _each(details: Mapping[str, Any], kind: str) -> Lines:
         said = [f"The {MOST_ROWS} {'with the lowest F1' if 'f1' in columns else 'first'} of {len(rows):,}:", ""]
     cells = [[_cell(column, value) for column, value in row.items()] for row in kept]
     cells += [_mean(each, details[each], columns) for each in ("macro", "weighted") if details.get(each)]
-    return [*said, *table([KINDS[kind], *list(columns)[1:]], cells)]
+    return [*said, *table([KINDS[kind], *map(metric_name, list(columns)[1:])], cells)]
 
 
 def _mean(which: str, values: Mapping[str, Any], columns: Mapping[str, Any]) -> list[str]:
@@ -91,6 +94,32 @@ def _cell(column: str, value: Any) -> str:
     if column == "name":
         return cell(value)
     return f"{value:,}" if column in ("support", "step") else number(value)
+
+
+def _lengths(facts: Facts, drawn: Pictures) -> Lines:
+    if not (found := facts.details.get("lengths")):
+        return []
+    lines = [f"### By length ({facts.split} split)", "", "Each row has about a quarter of the sequences.", ""]
+    lines += _ranges(found, ("shortest", "longest", "sequences"), "steps")
+    return lines + (picture("The metric by length", files.LENGTHS) if files.LENGTHS in drawn else [])
+
+
+def _places(facts: Facts) -> Lines:
+    if not (found := facts.details.get("places")):
+        return []
+    said = "At its first steps a model has read little of a text, so they are harder to predict."
+    heads = [f"### By step of a text ({facts.split} split)", "", said, ""]
+    return [*heads, *_ranges(found, ("first", "last", "steps"), "step of the text")]
+
+
+def _ranges(found: Mapping[str, Any], about: tuple[str, str, str], head: str) -> Lines:
+    """A table with a row for each range. `about` are the columns of its ends and of its size."""
+    names = [name for name in found if name not in about and name != "is_worse"]
+    rows = [
+        [span(found[about[0]][place], found[about[1]][place]), f"{count:,}", *(number(found[n][place]) for n in names)]
+        for place, count in enumerate(found[about[2]])
+    ]
+    return table([head, about[2], *map(metric_name, names)], rows)
 
 
 def _confusion(facts: Facts, drawn: Pictures) -> Lines:

@@ -10,6 +10,12 @@ from services.training.card.markdown import cell
 MOST_NAMED = 30
 """Of a list of names."""
 
+SHORT = {
+    **{"f1": "F1", "auroc": "AUROC", "mae": "MAE", "rmse": "RMSE", "r2": "R²"},
+    **{"mase": "MASE", "smape": "sMAPE"},
+}
+"""How the short names of metrics are written."""
+
 Lines = list[str]
 """Of Markdown. A section without lines has nothing to say."""
 Pictures = Mapping[str, bytes]
@@ -24,13 +30,19 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def span(low: int, high: int) -> str:
+    """A range of steps."""
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def listed(names: Sequence[Any], shown: Callable[[object], str] = cell) -> str:
     found = ", ".join(shown(each) for each in names[:MOST_NAMED])
     return f"{found} and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else found
 
 
 def metric_name(key: str) -> str:
-    return key.replace("_", " ")
+    """`test_macro_f1` in words: `test macro F1`."""
+    return " ".join(SHORT.get(word, word) for word in key.split("_"))
 
 
 def split_name(split: str) -> str:

@@ -32,6 +32,7 @@ class NextStep(Task):
     words = "texts without labels"
     losses = {"text": ("cross_entropy",)}  # noqa: RUF012
     by_step = True
+    is_continued = True
 
     def holds(self, y: NDArray[Any], steps: int | None = None) -> bool:
         return y.ndim == 2 and y.shape[1] == 0

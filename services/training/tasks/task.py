@@ -126,6 +126,8 @@ class Task(ABC):
     """Whether what there is to predict are the next steps of x."""
     by_step = False
     """Whether there is a target for each step, and so the head answers at each step."""
+    is_continued = False
+    """Whether that target is the next step itself, so that an answer depends on how much was read before it."""
 
     # ---- training and judging; torch
 

@@ -33,21 +33,21 @@ HOSTILE = (
     "",
     "x" * 5000,
 )
-CLASSES = ["Each class", "What is confused", "Calibration"]
+CLASSES = ["Each class", "By length", "What is confused", "Calibration"]
 SECTIONS = {
     "plain": CLASSES,
     "tags": CLASSES,
-    "labels": ["Each label", "Calibration"],
+    "labels": ["Each label", "By length", "Calibration"],
     "values": ["Each target", "Predicted against actual"],
     "quantiles": ["Each step ahead", "Each quantile", "Forecasts"],
-    "next": ["A text that it wrote"],
+    "next": ["By step of a text", "A text that it wrote"],
 }
 PICTURES = {
-    "plain": {"confusion.svg", "calibration.svg"},
-    "tags": {"confusion.svg", "calibration.svg"},
-    "labels": {"calibration.svg"},
+    "plain": {"confusion.svg", "calibration.svg", "lengths.svg"},
+    "tags": {"confusion.svg", "calibration.svg", "lengths.svg"},
+    "labels": {"calibration.svg", "lengths.svg"},
     "values": {"predictions.svg"},
-    "quantiles": {"forecast.svg"},
+    "quantiles": {"forecast.svg", "horizon.svg"},
     "next": set[str](),
 }
 WORDS = {
@@ -55,6 +55,14 @@ WORDS = {
     "gradients.svg": ["Gradient norm before clipping, by epoch", "epoch", "norm", "largest", "clipped to 1"],
     "confusion.svg": ["Confusion, test split", "true class", "answer of the model", "share of the row"],
     "calibration.svg": ["Calibration, test split", "probability", "share that came true", "a calibrated model"],
+    "lengths.svg": [
+        "Accuracy by length, test split",
+        "steps of a sequence",
+        "accuracy",
+        "a quarter of",
+        "all sequences",
+    ],
+    "horizon.svg": ["MAE by step ahead, test split", "steps ahead", "MAE of load", "mean of all forecasts"],
     "forecast.svg": [
         "Forecasts beside the truth, test split",
         "steps ahead",
@@ -124,7 +132,11 @@ def test_the_card_of_each_task_has_its_sections_and_its_numbers(case: str, tmp_p
     assert f"{sum(each.numel() for each in trained.run.parameters):,}" in card
     head, *rows = cells_of(card, "metric")
     assert head == ["metric", "validation", "baseline", "test", "baseline"]
-    shown = {f"{split}_{row[0].replace(' ', '_')}": row for row in rows for split in ("validation", "test")}
+    shown = {
+        f"{split}_{row[0].lower().replace(' ', '_').replace('²', '2')}": row
+        for row in rows
+        for split in ("validation", "test")
+    }
     assert shown.keys() == model["metrics"].keys()
     for key, row in shown.items():
         place = 1 if key.startswith("validation") else 3
@@ -154,6 +166,21 @@ def test_rows_of_classes_and_confusions_are_those_of_the_result(plain: Facts) ->
     matrix = [row for row in card.splitlines() if re.fullmatch(r"\| `\d` \| \d+ \| \d+ \| \d+ \|", row)]
     assert [[int(cell) for cell in row.split("|")[2:-1]] for row in matrix] == details["confusion"]["matrix"]
     assert f"expected calibration error is {details['calibration']['error']:.4g}" in card
+
+
+def test_lengths_on_which_a_model_is_clearly_worse_are_told(plain: Facts) -> None:
+    columns = {"shortest": [1, 4], "longest": [3, 4], "sequences": [1234, 25], "accuracy": [0.5, 0.25]}
+    model = {**plain.model, "details": {"test": {"lengths": {**columns, "is_worse": [False, True]}}}}
+    card = writing.files_of(replace(plain, model=model))["README.md"].decode()
+    assert cells_of(card, "steps") == [
+        ["steps", "sequences", "accuracy"],
+        ["1 to 3", "1,234", "0.5"],
+        ["4", "25", "0.25"],
+    ]
+    assert (
+        "- It is clearly worse on sequences of 4 steps: accuracy is 0.25 on the 25 of the test split, and 0.6667 on "
+        "all of it.\n"
+    ) in card
 
 
 def test_text_from_outside_is_no_markup(plain: Facts) -> None:
