@@ -174,11 +174,15 @@ def heat_map(title: str, matrix: Sequence[Sequence[int]], names: Sequence[str], 
         SubElement(root, "path", {"d": path, "fill": _grey(level)})
     edge = {"x": _n(left), "y": _n(top), "width": _n(count * size), "height": _n(count * size)}
     SubElement(root, "rect", {**edge, "fill": "none", "stroke": FAINT})
+    is_level = CHARACTER * max(map(len, shown)) < size
     for place, name in enumerate(shown):
         middle = (place + 0.5) * size
         _text(root, left - 6, top + middle + font * 0.35, name, size=font, anchor="end")
-        x, y = left + middle + font * 0.35, top + count * size + 8
-        _text(root, x, y, name, size=font, anchor="end", turn=-90 if count > 4 else -35)
+        below = top + count * size
+        if is_level:
+            _text(root, left + middle, below + font + 4, name, size=font, anchor="middle")
+        else:
+            _text(root, left + middle + font * 0.35, below + 8, name, size=font, anchor="end", turn=-90)
     if count <= MOST_WRITTEN:
         _write_counts(root, matrix, left, top, size)
     _text(root, left + count * size / 2, top + count * size + room + 26, x_label, anchor="middle", colour=FAINT)

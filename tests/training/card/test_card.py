@@ -298,6 +298,22 @@ def test_an_incomplete_model_says_so_first(plain: Facts) -> None:
     )
 
 
+def test_what_clipped_the_gradients_is_told(plain: Facts) -> None:
+    for bounds, said in (
+        ({"max_grad_norm": 0.5, "max_grad_value": 2.0}, "gradient norm clipped to 0.5, gradient elements clipped to 2"),
+        ({"max_grad_norm": None, "max_grad_value": None}, "gradients not clipped"),
+    ):
+        training = {**plain.spec["training"], **bounds}
+        model = {**plain.model, "spec": {**plain.spec, "training": training}}
+        assert f", {said}, seed 0." in writing.files_of(replace(plain, model=model))["README.md"].decode()
+
+
+def test_short_names_below_a_confusion_matrix_are_level(plain: Facts) -> None:
+    assert b"rotate(-90" in writing.files_of(plain)["confusion.svg"]  # the name of the axis
+    assert writing.files_of(plain)["confusion.svg"].count(b"rotate(") == 1
+    assert writing.files_of(hostile(plain))["confusion.svg"].count(b"rotate(") == 1 + len(HOSTILE) - 1  # one is empty
+
+
 def test_advice_and_a_beaten_baseline_are_told(plain: Facts) -> None:
     baseline = {**plain.model["baseline"], "is_beaten": True, "message": None, "metrics": {"test_accuracy": 0.25}}
     model = {**plain.model, "baseline": baseline, "advice": ["Raise training.epochs: the loss still falls."]}
