@@ -148,7 +148,7 @@ def read(folder: Path) -> Document:
         raise ModelUnusable(f"{path} cannot be read: {error}") from error
     _check_format(path, plain)
     try:
-        return _read(plain)
+        return parsed(plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelUnusable(f"{path} cannot be understood: {type(error).__name__} {error}") from error
 
@@ -165,7 +165,8 @@ def _check_format(path: Path, plain: Any) -> None:
         )
 
 
-def _read(plain: Mapping[str, Any]) -> Document:
+def parsed(plain: Mapping[str, Any]) -> Document:
+    """What the JSON of a model.json says. Raises KeyError, TypeError, ValueError or AttributeError where it is none."""
     preprocessing = Preprocessing.read(plain)
     task, classes = TASKS[plain["task"]], plain["classes"]
     if task == "multilabel" and classes is not None:

@@ -15,7 +15,8 @@ from loopline.prediction.errors import ModelUnusable
 from loopline.prediction.given import Batch
 from loopline.prediction.outcome import Floats, prepared
 
-FORMAT = "loopline-onnx/1"
+FORMATS = ("loopline-onnx/1", "loopline-onnx/2")
+"""The second one has a state, and answers what comes after the last step alone."""
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 _UNREADABLE = (
     *(errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile, errors.NotImplemented),
@@ -38,12 +39,16 @@ class Graph:
         except _UNREADABLE as error:
             raise ModelUnusable(f"{path} cannot be read: {str(error)[:200]}") from error
         about = session.get_modelmeta().custom_metadata_map
-        if about.get("format") != FORMAT:
-            raise ModelUnusable(f"{path} has the format {about.get('format')}, and {FORMAT} can be read: use torch.")
+        if about.get("format") not in FORMATS:
+            raise ModelUnusable(
+                f"{path} has the format {about.get('format')}, and this version of loopline reads up to {FORMATS[-1]}: "
+                "install a newer one (pip install --upgrade loopline), or use torch."
+            )
         if about.get("task") != document.task:
             raise ModelUnusable(f"{path} is of another model than model.json: download the model again.")
         self._document, self._session = document, session
         self._types = {each.name: _TYPES[each.type] for each in session.get_inputs()}
+        self._shapes = {each.name: each.shape for each in session.get_inputs()}
 
     def outcome(self, batch: Batch) -> Floats:
         given = {name: self._inputs(name, batch) for name in self._types}
@@ -60,6 +65,9 @@ class Graph:
             return batch.x_in_memory
         if name == "lengths":
             return batch.lengths
+        if name == "state":
+            states, _, size = self._shapes[name]
+            return np.zeros((states, len(batch), size))  # that of the beginning
         forecast = self._document.forecast
         if name == "series" and forecast is not None:
             by_series = forecast.fit.inputs or forecast.fit.outputs
@@ -73,7 +81,7 @@ class Graph:
         task = self._document.task
         if task == "tagging":
             return found[np.arange(found.shape[1]) < lengths[:, None]]
-        if task == "next_step":
+        if task == "next_step" and found.ndim == 3:  # of the first format
             return found[np.arange(len(found)), lengths - 1]
         if self._document.forecast is not None and not self._document.forecast.quantiles:
             return found[..., np.newaxis]

@@ -32,11 +32,15 @@ def of_labels(g: Graph, outputs: Value, gaps: Value, labels: int) -> None:
     _give(g, "probabilities", g.op("Sigmoid", outputs), gaps, ("batch", labels))
 
 
-def of_steps(g: Graph, outputs: Value, gaps: Value, classes: int, *, labels: bool) -> None:
+def of_steps(g: Graph, outputs: Value, gaps: Value, classes: int) -> None:
     """A class for each step, of outputs (batch, time, classes)."""
     _give(g, "probabilities", g.op("Softmax", outputs, axis=2), gaps, ("batch", "time", classes))
-    if labels:
-        _give_labels(g, "labels", g.op("ArgMax", outputs, axis=2, keepdims=0), gaps, ("batch", "time"))
+    _give_labels(g, "labels", g.op("ArgMax", outputs, axis=2, keepdims=0), gaps, ("batch", "time"))
+
+
+def of_next_step(g: Graph, outputs: Value, words: int) -> None:
+    """What comes next, of outputs (batch, words). A text has no gaps."""
+    g.output("probabilities", g.op("Softmax", outputs, axis=1), np.float32, ("batch", words))
 
 
 def of_values(g: Graph, outputs: Value, gaps: Value, shift: Value, scale: Value, shape: Shape) -> None:

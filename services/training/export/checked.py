@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from loopline.prediction.document import Document, parsed
 from loopline.preprocessing.fitted import WITH_GAPS_LEFT, Fitted, recoded
 from numpy.typing import NDArray
 from torch import Tensor
 
 from services.training import windows
 from services.training.data import Prepared
-from services.training.export.model import Card, build
+from services.training.export.model import build
+from services.training.export.network import states_of
 from services.training.export.preprocessing import dtype_of
 from services.training.files.arrays import Arrays
 from services.training.loop import network
 from services.training.model import SequenceModel
-from services.training.spec import tasks
+from services.training.spec import stored
 from services.training.spec.fields import Forecast as ForecastTask
 from services.training.tasks.forecast import Forecast
 
@@ -63,7 +65,7 @@ class Case:
     """Of the weights of the head that makes values."""
 
 
-def exported(document: Mapping[str, Any], weights: Mapping[str, Tensor], data: Prepared) -> bytes:
+def exported(plain: Mapping[str, Any], weights: Mapping[str, Tensor], data: Prepared) -> bytes:
     """The file of the model with this model.json and these weights, which were trained on this data.
 
     Raises CannotExport.
@@ -71,10 +73,10 @@ def exported(document: Mapping[str, Any], weights: Mapping[str, Tensor], data: P
     size = sum(tensor.nbytes for tensor in weights.values())
     if size > MOST_BYTES:
         raise CannotExport(f"its weights take {size / 1e9:.1f} GB, and the most is {MOST_BYTES / 1e9:.1f} GB")
-    card = Card(document)
+    document = parsed(plain)
     dtype = np.float32 if data.sample is None else data.sample.x.dtype
-    found = build(card, {name: tensor.numpy() for name, tensor in weights.items()}, dtype, data.target_names)
-    check(found, cases(card, weights, data))
+    found = build(document, {name: tensor.numpy() for name, tensor in weights.items()}, dtype, data.target_names)
+    check(found, cases(document, weights, data))
     return found
 
 
@@ -85,6 +87,9 @@ def check(file: bytes, wanted: Iterator[Case]) -> None:
         for name, answers in answered(session, case).items():
             if name in ("label", "labels"):
                 _check_labels(answers, case.wanted["probabilities"])
+            elif name == "state_out":
+                least = TOLERANCE * (1.0 + float(np.abs(case.wanted[name]).max()))
+                _check_numbers("numbers of its state", answers, case.wanted[name], least)
             elif name == "values":
                 found, right = ((each - case.shift) / case.scale for each in (answers, case.wanted[name]))
                 least = LEAST * (case.size + float(np.abs(right).max(initial=0.0)))
@@ -131,23 +136,25 @@ def _check_labels(found: NDArray[Any], probabilities: NDArray[Any]) -> None:
 # ---- what PyTorch answers
 
 
-def cases(card: Card, weights: Mapping[str, Tensor], data: Prepared) -> Iterator[Case]:
-    model = _network(card, weights, data)
-    if card.task == "forecast":
-        yield from _of_forecast(card, model, data)
-    elif card.preprocessing.text is not None:
-        for codes, lengths in _token_numbers(card, _most_steps(model)):
-            yield _case(card, model, codes, lengths, None, {"x": codes, "lengths": lengths})
+def cases(document: Document, weights: Mapping[str, Tensor], data: Prepared) -> Iterator[Case]:
+    model = _network(document, weights, data)
+    if document.forecast is not None:
+        yield from _of_forecast(document, model, data)
+    elif document.task == "next_step":
+        yield from _of_next_step(document, model)
+    elif document.preprocessing.text is not None:
+        for codes, lengths in _token_numbers(document, _most_steps(model)):
+            yield _case(document, model, codes, lengths, None, {"x": codes, "lengths": lengths})
     else:
         assert data.sample is not None, "only texts have none"  # noqa: S101
-        for arrays in variants(data.sample, card.preprocessing.steps, _most_steps(model)):
-            inputs = card.preprocessing.applied(arrays)
-            yield _case(card, model, inputs.x, inputs.lengths, inputs.static, given(arrays, card))
+        for arrays in variants(data.sample, document.preprocessing.steps, _most_steps(model)):
+            inputs = document.preprocessing.applied(arrays)
+            yield _case(document, model, inputs.x, inputs.lengths, inputs.static, given(arrays, document))
 
 
-def _network(card: Card, weights: Mapping[str, Tensor], data: Prepared) -> SequenceModel:
+def _network(document: Document, weights: Mapping[str, Tensor], data: Prepared) -> SequenceModel:
     with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and are not kept
-        model = network(card.spec.architecture, data)
+        model = network(stored(document.plain["spec"]).architecture, data)
     model.load_state_dict(weights)
     return model.eval()
 
@@ -159,7 +166,7 @@ def _most_steps(model: SequenceModel) -> int:
 
 @torch.no_grad()
 def _case(
-    card: Card,
+    document: Document,
     model: SequenceModel,
     x: NDArray[np.float32],
     lengths: NDArray[np.int64],
@@ -171,22 +178,22 @@ def _case(
     inside = None
     if model.architecture.pooling == "none":
         inside = np.arange(given["x"].shape[1]) < given["lengths"][:, None]
-    if card.task == "regression":
-        scaling = card.target_scaling
+    if document.task == "regression":
+        scaling = document.target_scaling
         shift, scale = np.asarray(scaling.shift or 0.0), np.asarray(scaling.scale or 1.0)
         values = {"values": scaling.undone(outputs.numpy()).astype(np.float64)}
         return Case(given, values, shift=shift, scale=scale, size=_size_of_head(model))
-    return Case(given, _probabilities(card, outputs), inside)
+    return Case(given, _probabilities(document, outputs), inside)
 
 
 def _size_of_head(model: SequenceModel) -> float:
     return float(model.head.weight.norm(dim=1).max() + model.head.bias.abs().max())
 
 
-def _probabilities(card: Card, outputs: Tensor) -> Answers:
-    if card.task == "multilabel":
+def _probabilities(document: Document, outputs: Tensor) -> Answers:
+    if document.task == "multilabel":
         return {"probabilities": outputs.sigmoid().numpy()}
-    if card.task == "classification" and card.outputs == 1:
+    if document.has_one_logit:
         return {"probabilities": torch.cat((-outputs, outputs), dim=1).sigmoid().numpy()}
     return {"probabilities": outputs.softmax(dim=1).numpy()}
 
@@ -233,18 +240,19 @@ def _with_gaps(arrays: Arrays) -> Arrays:
     return replace(arrays, x=x, static=None if arrays.static is None else holes(arrays.static))
 
 
-def given(arrays: Arrays, card: Card) -> Answers:
+def given(arrays: Arrays, document: Document) -> Answers:
     """The same for the file: words by their numbers in training, and a padding that may not matter."""
-    prepared = card.preprocessing
+    prepared = document.preprocessing
     x = recoded(arrays.x_in_memory, arrays.columns, prepared.steps.features)
-    return {"x": _padded(x, arrays.lengths), "lengths": arrays.lengths, **_static(arrays, card)}
+    return {"x": _padded(x, arrays.lengths), "lengths": arrays.lengths, **_static(arrays, document)}
 
 
-def _static(arrays: Arrays, card: Card) -> Answers:
-    if card.static is None or arrays.static is None or not card.static.features:
+def _static(arrays: Arrays, document: Document) -> Answers:
+    if arrays.static is None or not document.static:
         return {}
-    values = recoded(arrays.static[:, None, :], arrays.static_columns, card.static.features)[:, 0]
-    return {"static": values.astype(dtype_of(card.static.scaling))}
+    values = recoded(arrays.static[:, None, :], arrays.static_columns, document.static)[:, 0]
+    assert document.preprocessing.static is not None  # noqa: S101
+    return {"static": values.astype(dtype_of(document.preprocessing.static.scaling))}
 
 
 def _padded(x: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
@@ -254,9 +262,9 @@ def _padded(x: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
     return found
 
 
-def _token_numbers(card: Card, most: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _token_numbers(document: Document, most: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """Made up: all that a network reads of a text are numbers of its vocabulary. In some shapes."""
-    text, patch = card.preprocessing.text, card.preprocessing.steps.choices.patch
+    text, patch = document.preprocessing.text, document.preprocessing.steps.choices.patch
     assert text is not None  # noqa: S101
     for lengths in ([7, 1, 30], [1], [100]):
         sizes = np.minimum(lengths, most)
@@ -266,28 +274,56 @@ def _token_numbers(card: Card, most: int) -> Iterator[tuple[NDArray[np.float32],
         yield x, sizes.astype(np.int64)
 
 
+# ---- what comes next in a text
+
+
+def _of_next_step(document: Document, model: SequenceModel) -> Iterator[Case]:
+    """Texts from their beginning on, and a token more."""
+    shape = states_of(document.architecture), document.architecture.hidden_size
+    for x, lengths in _token_numbers(document, _most_steps(model)):
+        begun = _read_on(model, x, lengths, np.zeros((shape[0], len(x), shape[1]), np.float32))
+        yield begun
+        yield _read_on(model, x[:, :1], np.ones(len(x), np.int64), begun.wanted["state_out"])
+
+
+@torch.no_grad()
+def _read_on(
+    model: SequenceModel, x: NDArray[np.float32], lengths: NDArray[np.int64], state: NDArray[np.float32]
+) -> Case:
+    """What follows on these tokens from a state (states, batch, hidden_size) on."""
+    probabilities, after = [], []
+    for row, length in enumerate(lengths.tolist()):  # one by one: in a batch only the longest has its own last state
+        own = torch.from_numpy(state[:, [row]]).chunk(2 if model.architecture.cell == "lstm" else 1)
+        outputs, ended = model.continued(torch.from_numpy(x[[row], :length]), None, None, own)
+        probabilities.append(outputs[-1].softmax(dim=0).numpy())
+        after.append(torch.cat(ended).numpy())
+    wanted = {"probabilities": np.stack(probabilities), "state_out": np.concatenate(after, axis=1)}
+    return Case({"x": x, "lengths": lengths, "state": state}, wanted)
+
+
 # ---- forecasts
 
 
 @torch.no_grad()
-def _of_forecast(card: Card, model: SequenceModel, data: Prepared) -> Iterator[Case]:
+def _of_forecast(document: Document, model: SequenceModel, data: Prepared) -> Iterator[Case]:
     """Windows of a few series, each of which the file gets with everything before it."""
-    task = card.spec.task
+    task, forecast = stored(document.plain["spec"]).task, document.forecast
     assert data.sample is not None  # noqa: S101
+    assert forecast is not None  # noqa: S101
     assert isinstance(task, ForecastTask)  # noqa: S101
-    sample = _readable(data.sample, card.preprocessing.steps)
-    several = (sample,) if tasks.window(task)[0] <= _most_steps(model) else ()
+    sample = _readable(data.sample, document.preprocessing.steps)
+    several = (sample,) if forecast.lookback <= _most_steps(model) else ()
     for arrays in (*several, sample.chosen(np.array([0]))):
-        ends = arrays.lengths - (task.horizon or 1)
-        part = windows.part_of(arrays, np.arange(len(arrays)) * arrays.x.shape[1] + ends, card.fit, task)
+        ends = arrays.lengths - forecast.horizon
+        part = windows.part_of(arrays, np.arange(len(arrays)) * arrays.x.shape[1] + ends, forecast.fit, task)
         (batch,) = part.pieces([np.arange(len(arrays))], torch.device("cpu"))
-        units = windows.units(arrays, card.fit)
-        judge = Forecast(part.horizon, len(card.forecast["targets"]), task.quantiles or (), units)
+        units = windows.units(arrays, forecast.fit)
+        judge = Forecast(part.horizon, len(forecast.targets), forecast.quantiles, units)
         values = judge.unscaled(judge.ordered(model(batch.x, None, batch.static)), batch.y[:, -1])
         shape = (len(arrays), part.horizon, judge.width, *((len(judge.quantiles),) if judge.quantiles else ()))
         at = (slice(None), None, slice(None), *((None,) if judge.quantiles else ()))
         yield Case(
-            _history(arrays, ends, part.horizon, card),
+            _history(arrays, ends, document),
             {"values": values.reshape(shape).numpy()},
             shift=units.shift[at],
             scale=units.scale[at],
@@ -295,16 +331,18 @@ def _of_forecast(card: Card, model: SequenceModel, data: Prepared) -> Iterator[C
         )
 
 
-def _history(arrays: Arrays, ends: NDArray[np.int64], horizon: int, card: Card) -> Answers:
+def _history(arrays: Arrays, ends: NDArray[np.int64], document: Document) -> Answers:
     """The steps of series up to these ends, and what is known of the steps after them."""
-    features = card.preprocessing.steps.features
+    forecast = document.forecast
+    assert forecast is not None  # noqa: S101
+    features = document.preprocessing.steps.features
     x = recoded(arrays.x_in_memory, arrays.columns, features)
-    found = {"x": _padded(x[:, : int(ends.max())], ends), "lengths": ends, **_static(arrays, card)}
+    found = {"x": _padded(x[:, : int(ends.max())], ends), "lengths": ends, **_static(arrays, document)}
     names = [feature.name for feature in features]
-    if known := [names.index(name) for name in card.forecast["known_future"]]:
-        ahead = ends[:, None] + np.arange(horizon)
+    if known := [names.index(name) for name in forecast.known_future]:
+        ahead = ends[:, None] + np.arange(forecast.horizon)
         found["known_future"] = np.take_along_axis(x, ahead[:, :, None], axis=1)[:, :, known]
-    if (by_series := card.fit.inputs or card.fit.outputs) is not None:
+    if (by_series := forecast.fit.inputs or forecast.fit.outputs) is not None:
         ids = list(by_series.ids)
         groups = map(str, range(len(arrays))) if arrays.groups is None else arrays.groups.tolist()
         found["series"] = np.array([ids.index(each) if each in ids else len(ids) for each in groups], np.int64)

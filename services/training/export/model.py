@@ -3,130 +3,90 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from loopline.prediction.document import TASKS
-from loopline.preprocessing.fitted import Feature, Fitted, Preprocessing
-from loopline.preprocessing.scaling import UNSCALED, Scaling
-from loopline.preprocessing.series import BySeries, Fit
+from loopline.prediction.document import Document
+from loopline.preprocessing.fitted import Feature
+from loopline.preprocessing.series import BySeries
 from numpy.typing import DTypeLike
 
 from services.training.export import answers, network, preprocessing
 from services.training.export.graph import Graph, Value, Weights
 from services.training.export.preprocessing import Steps
-from services.training.spec import Spec, stored, tasks
-from services.training.spec.fields import Forecast
 
-FORMAT = "loopline-onnx/1"
+FORMAT, STATE_FORMAT = "loopline-onnx/1", "loopline-onnx/2"
+"""The second one is that of a graph with a state."""
 ABOUT = (
     "Raw data in, answers out: the preprocessing that was fitted is part of the graph. See docs/onnx.md of Loopline."
 )
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a model.json says."""
-
-    document: Mapping[str, Any]
-
-    @cached_property
-    def spec(self) -> Spec:
-        return stored(self.document["spec"])
-
-    @property
-    def task(self) -> str:
-        """One of the words of TASKS."""
-        if self.document["task"] == "multilabel" and self.document["classes"] is not None:
-            return TASKS["classes"]  # two of them, as one yes or no
-        return TASKS[self.document["task"]]
-
-    @property
-    def classes(self) -> list[int | str] | None:
-        found: list[int | str] | None = self.document["classes"]
-        return found
-
-    @property
-    def outputs(self) -> int:
-        """Those of the head."""
-        return int(self.document["output_size"])
-
-    @cached_property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing.read(self.document)
-
-    @property
-    def target_scaling(self) -> Scaling:
-        document = self.document.get("target_scaling")
-        return UNSCALED if document is None else Scaling(**document)
-
-    @property
-    def static(self) -> Fitted | None:
-        """Of the values of whole sequences."""
-        return self.preprocessing.static
-
-    @cached_property
-    def fit(self) -> Fit:
-        """Of a forecast."""
-        return Fit.read(self.document)
-
-    @property
-    def forecast(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.document["forecast"]
-        return found
-
-
-def build(card: Card, weights: Weights, dtype: DTypeLike = np.float32, targets: Sequence[str] = ()) -> bytes:
-    """The file of the model with this card and these weights. `dtype` is the type that its raw steps need, `targets`
-    are the names of what it predicts."""
+def build(document: Document, weights: Weights, dtype: DTypeLike = np.float32, targets: Sequence[str] = ()) -> bytes:
+    """The file of the model with this model.json and these weights. `dtype` is the type that its raw steps need, and
+    `targets` are the names of what it predicts."""
     g = Graph()
-    if card.task == "forecast":
-        _forecast(g, card, weights, dtype)
+    if document.forecast is not None:
+        _forecast(g, document, weights, dtype)
+    elif document.task == "next_step":
+        _next_step(g, document, weights)
     else:
-        _sequences(g, card, weights, dtype)
-    return g.model("loopline", ABOUT, _properties(card, targets))
+        _sequences(g, document, weights, dtype)
+    return g.model("loopline", ABOUT, _properties(document, targets))
 
 
-def _sequences(g: Graph, card: Card, weights: Weights, dtype: DTypeLike) -> None:
-    """Every task but forecasts."""
-    fitted, text = card.preprocessing.steps, card.preprocessing.text
+def _sequences(g: Graph, document: Document, weights: Weights, dtype: DTypeLike) -> None:
+    """Every task with one answer to all of a sequence, and tags."""
+    fitted, text = document.preprocessing.steps, document.preprocessing.text
     if text is not None:
-        steps = Steps(g.input("x", np.float32, ("batch", "time", fitted.choices.patch)), _lengths(g))
-        steps = preprocessing.without_padding(g, steps, np.float32)
-        gaps = None
+        steps, gaps = _tokens(g, fitted.choices.patch), None
     else:
         given = Steps(g.input("x", dtype, ("batch", "time", len(fitted.features))), _lengths(g))
         prepared = preprocessing.prepared(g, given, fitted, dtype)
         patch = fitted.choices.patch
         steps, gaps = preprocessing.patched(g, prepared.steps, patch, fitted.channels // patch), prepared.gaps
-    static, gaps_beside = _static(g, card)
-    outputs = _outputs(g, card, weights, steps, static)
+    static, gaps_beside = _static(g, document)
+    outputs = network.answered(g, weights, document.architecture, steps, static)
     flagged = _flagged(g, steps, [each for each in (gaps, gaps_beside) if each is not None])
-    classes = card.outputs
-    if card.task == "classification" and classes == 1:
+    classes = document.architecture.output_size
+    if document.has_one_logit:
         answers.of_two_classes(g, outputs, flagged)
-    elif card.task == "classification":
+    elif document.task == "classification":
         answers.of_classes(g, outputs, flagged, classes)
-    elif card.task == "multilabel":
+    elif document.task == "multilabel":
         answers.of_labels(g, outputs, flagged, classes)
-    elif card.task == "regression":
-        scaling = card.target_scaling
+    elif document.task == "regression":
+        scaling = document.target_scaling
         shift, scale = g.constant(scaling.shift or [0.0], np.float64), g.constant(scaling.scale or [1.0], np.float64)
         answers.of_values(g, outputs, flagged, shift, scale, ("batch", classes))
     else:
-        answers.of_steps(g, outputs, flagged, classes, labels=card.task == "tagging")
+        answers.of_steps(g, outputs, flagged, classes)
+
+
+def _next_step(g: Graph, document: Document, weights: Weights) -> None:
+    """From a state and the next tokens to the probabilities of what comes after them, and the state then."""
+    a = document.architecture
+    shape = (network.states_of(a), "batch", a.hidden_size)
+    steps, state = _tokens(g, a.patch), g.input("state", np.float32, shape)
+    outputs, after = network.continued(g, weights, a, steps, None, state)
+    answers.of_next_step(g, outputs, a.output_size)
+    g.output("state_out", after, np.float32, shape)
+
+
+def _tokens(g: Graph, patch: int) -> Steps:
+    """The numbers of the tokens of texts."""
+    steps = Steps(g.input("x", np.float32, ("batch", "time", patch)), _lengths(g))
+    return preprocessing.without_padding(g, steps, np.float32)
 
 
 def _lengths(g: Graph) -> Value:
     return g.input("lengths", np.int64, ("batch",))
 
 
-def _static(g: Graph, card: Card) -> tuple[Value | None, Value | None]:
+def _static(g: Graph, document: Document) -> tuple[Value | None, Value | None]:
     """What the head reads beside the pooled steps (batch, values), and its gaps (batch, 1, 1)."""
-    fitted = card.static
+    fitted = document.preprocessing.static
     if fitted is None or not fitted.features:
         return None, None
     dtype = preprocessing.dtype_of(fitted.scaling)
@@ -134,19 +94,6 @@ def _static(g: Graph, card: Card) -> tuple[Value | None, Value | None]:
     ones = g.op("Expand", g.constant(1, np.int64), g.size(given, 0))
     prepared = preprocessing.prepared(g, Steps(g.unsqueeze(given, 1), ones), preprocessing.alone(fitted), dtype)
     return g.op("Squeeze", prepared.steps.x, g.integers(1)), prepared.gaps
-
-
-def _outputs(g: Graph, card: Card, weights: Weights, steps: Steps, static: Value | None) -> Value:
-    prepared = card.preprocessing
-    return network.answered(
-        g,
-        weights,
-        card.spec.architecture,
-        steps,
-        static,
-        embeddings=prepared.embeddings,
-        patch=prepared.steps.choices.patch,
-    )
 
 
 def _flagged(g: Graph, steps: Steps, gaps: list[Value]) -> Value:
@@ -161,10 +108,9 @@ def _flagged(g: Graph, steps: Steps, gaps: list[Value]) -> Value:
 # ---- forecasts
 
 
-def _forecast(g: Graph, card: Card, weights: Weights, dtype: DTypeLike) -> None:
-    fit, task = card.fit, card.spec.task
-    assert isinstance(task, Forecast), "it is the card of a forecast"  # noqa: S101
-    lookback, horizon = tasks.window(task)
+def _forecast(g: Graph, document: Document, weights: Weights, dtype: DTypeLike) -> None:
+    assert document.forecast is not None  # noqa: S101
+    fit, lookback, horizon = document.forecast.fit, document.forecast.lookback, document.forecast.horizon
     fitted = fit.preprocessing.steps
     given = Steps(g.input("x", dtype, ("batch", "time", len(fitted.features))), _lengths(g))
     is_by_series = fit.inputs is not None or fit.outputs is not None
@@ -175,16 +121,16 @@ def _forecast(g: Graph, card: Card, weights: Weights, dtype: DTypeLike) -> None:
     gaps = [preprocessing.last(g, Steps(prepared.gaps, given.lengths), lookback).x]
     beside = []
     if fit.known is not None:
-        ahead, more = _known(g, card, Steps(begun, given.lengths), series, horizon, dtype)
+        ahead, more = _known(g, document, Steps(begun, given.lengths), series, horizon, dtype)
         beside.append(ahead)
         gaps.append(more)
-    static, more_gaps = _static(g, card)
+    static, more_gaps = _static(g, document)
     if static is not None and more_gaps is not None:
         beside.append(static)
         gaps.append(more_gaps)
     both = None if not beside else beside[0] if len(beside) == 1 else g.op("Concat", *beside, axis=1)
-    outputs = _outputs(g, card, weights, read, both)
-    _future(g, card, outputs, _flagged(g, read, gaps), series, horizon)
+    outputs = network.answered(g, weights, document.architecture, read, both)
+    _future(g, document, outputs, _flagged(g, read, gaps), series, horizon)
 
 
 def _by_series(
@@ -198,11 +144,12 @@ def _by_series(
 
 
 def _known(
-    g: Graph, card: Card, steps: Steps, series: Value | None, horizon: int, dtype: DTypeLike
+    g: Graph, document: Document, steps: Steps, series: Value | None, horizon: int, dtype: DTypeLike
 ) -> tuple[Value, Value]:
     """What is known ahead of time, as the head reads it: (batch, horizon * values), and its gaps. A gap is filled by
     what was there before, also before the horizon."""
-    fit = card.fit
+    assert document.forecast is not None  # noqa: S101
+    fit = document.forecast.fit
     assert fit.known is not None  # noqa: S101
     fitted, names = fit.known.steps, [feature.name for feature in fit.preprocessing.steps.features]
     columns = [names.index(feature.name) for feature in fitted.features]
@@ -221,9 +168,9 @@ def _known(
     return flat, preprocessing.gaps(g, missing, fitted)
 
 
-def _future(g: Graph, card: Card, outputs: Value, gaps: Value, series: Value | None, horizon: int) -> None:
-    fit, quantiles = card.fit, card.forecast["quantiles"] or []
-    targets = len(card.forecast["targets"])
+def _future(g: Graph, document: Document, outputs: Value, gaps: Value, series: Value | None, horizon: int) -> None:
+    assert document.forecast is not None  # noqa: S101
+    fit, quantiles, targets = document.forecast.fit, document.forecast.quantiles, len(document.forecast.targets)
     shape: list[int | str] = ["batch", horizon, targets]
     if quantiles:
         ordered = g.op("Reshape", outputs, g.integers(0, horizon * targets, len(quantiles)))
@@ -245,28 +192,28 @@ def _future(g: Graph, card: Card, outputs: Value, gaps: Value, series: Value | N
 # ---- what the file says of itself
 
 
-def _properties(card: Card, targets: Sequence[str]) -> dict[str, str]:
+def _properties(document: Document, targets: Sequence[str]) -> dict[str, str]:
     """Texts as they are, everything else as JSON."""
-    prepared = card.preprocessing
+    prepared = document.preprocessing
     found: dict[str, Any] = {"features": [_feature(each) for each in prepared.steps.features]}
-    if card.static is not None:
-        found["static"] = [_feature(each) for each in card.static.features]
-    if card.classes is not None:
-        found["classes"] = card.classes
+    if prepared.static is not None:
+        found["static"] = [_feature(each) for each in prepared.static.features]
+    if document.classes is not None:
+        found["classes"] = document.classes
     if targets:
         found["targets"] = list(targets)
     if prepared.text is not None:
         choices = prepared.steps.choices
         read = {"max_length": choices.max_length, "cut": choices.cut, "stride": choices.stride, "patch": choices.patch}
         found |= {"features": [], "text": {**prepared.text.document(), **read}}
-    if card.task == "forecast":
+    if document.forecast is not None:
         names = ("lookback", "horizon", "targets", "known_future", "quantiles")
-        found |= {name: card.forecast[name] for name in names if card.forecast[name]}
-        by_series = card.fit.inputs or card.fit.outputs
+        found |= {name: value for name in names if (value := getattr(document.forecast, name))}
+        by_series = document.forecast.fit.inputs or document.forecast.fit.outputs
         if by_series is not None:
             found["series"] = list(by_series.ids)
     as_json = {name: json.dumps(value, ensure_ascii=False) for name, value in found.items()}
-    return {"format": FORMAT, "task": card.task, **as_json}
+    return {"format": STATE_FORMAT if document.task == "next_step" else FORMAT, "task": document.task, **as_json}
 
 
 def _feature(feature: Feature) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from loopline.prediction.document import Architecture
 from numpy.typing import NDArray
 
 from services.training.export.graph import Graph, Value, Weights
 from services.training.export.preprocessing import Steps
-from services.training.spec.fields import Architecture
 
 GATES = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 """Of each cell, where torch has the gates that ONNX has first, second and so on."""
@@ -18,21 +17,25 @@ EPSILON = 1e-5
 """That of nn.BatchNorm1d."""
 
 
-def answered(
-    g: Graph,
-    weights: Weights,
-    architecture: Architecture,
-    steps: Steps,
-    static: Value | None,
-    *,
-    embeddings: Sequence[tuple[int, int]] = (),
-    patch: int = 1,
-) -> Value:
+def states_of(architecture: Architecture) -> int:
+    """How many rows of hidden_size numbers a state has: h of each layer, then c of each layer of an LSTM."""
+    return architecture.num_layers * (2 if architecture.cell == "lstm" else 1)
+
+
+def answered(g: Graph, weights: Weights, architecture: Architecture, steps: Steps, static: Value | None) -> Value:
     """What the head answers: (batch, output_size), or (batch, time, output_size) with the pooling `none`. `static`
     (batch, static_size)."""
-    if embeddings:
-        steps = Steps(_looked_up(g, weights, steps.x, len(embeddings), patch), steps.lengths)
-    outputs, final = _recurrent(g, weights, architecture, steps)
+    return continued(g, weights, architecture, steps, static, None)[0]
+
+
+def continued(
+    g: Graph, weights: Weights, architecture: Architecture, steps: Steps, static: Value | None, state: Value | None
+) -> tuple[Value, Value]:
+    """The same from a state (states, batch, hidden_size) on, and the state after the last step of each one. Without a
+    state it begins at zeros, and there is none after it either (an empty name)."""
+    if count := len(architecture.embeddings):
+        steps = Steps(_looked_up(g, weights, steps.x, count, architecture.patch), steps.lengths)
+    outputs, final, after = _recurrent(g, weights, architecture, steps, state)
     pooled = _pooled(g, weights, architecture, steps, outputs, final)
     if architecture.batch_norm:
         pooled = _normalised(g, weights, pooled)
@@ -42,7 +45,7 @@ def answered(
             shape = g.op("Concat", ones, g.size(steps.x, 1), ones, axis=0)
             static = g.op("Expand", g.unsqueeze(static, 1), shape)
         pooled = g.op("Concat", pooled, static, axis=-1)
-    return _linear(g, weights, "head", pooled)
+    return _linear(g, weights, "head", pooled), "" if state is None else g.op("Concat", *after, axis=0)
 
 
 def _looked_up(g: Graph, weights: Weights, x: Value, count: int, patch: int) -> Value:
@@ -63,24 +66,32 @@ def _looked_up(g: Graph, weights: Weights, x: Value, count: int, patch: int) -> 
     return found
 
 
-def _recurrent(g: Graph, weights: Weights, a: Architecture, steps: Steps) -> tuple[Value, Value]:
-    """Outputs (batch, time, width), and the final state of the top layer (batch, width)."""
+def _recurrent(
+    g: Graph, weights: Weights, a: Architecture, steps: Steps, state: Value | None
+) -> tuple[Value, Value, list[Value]]:
+    """Outputs (batch, time, width), the final h of the top layer (batch, width), and the final states (directions,
+    batch, hidden_size) each: h of each layer, then c of each layer of an LSTM."""
     directions, hidden = 2 if a.bidirectional else 1, a.hidden_size
+    kinds = 2 if a.cell == "lstm" else 1
     lengths = g.cast(steps.lengths, np.int32)
     x = g.op("Transpose", steps.x, perm=[1, 0, 2])
     attributes: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if a.bidirectional else "forward"}
     if a.cell == "gru":
         attributes["linear_before_reset"] = 1  # as torch has it
     if a.cell == "rnn":
-        attributes["activations"] = [(a.nonlinearity or "tanh").capitalize()] * directions
-    state = x
+        attributes["activations"] = [a.nonlinearity.capitalize()] * directions
+    after: list[list[Value]] = []
     for layer in range(a.num_layers):
         arrays = (g.constant(each, np.float32) for each in _weights_of(weights, a, layer))
-        found, state = g.ops(a.cell.upper(), 2, x, *arrays, lengths, **attributes)
+        places = [layer + kind * a.num_layers for kind in range(kinds)]
+        begun = [] if state is None else [g.columns(state, [place], 0) for place in places]
+        found, *ends = g.ops(a.cell.upper(), 1 + kinds, x, *arrays, lengths, *begun, **attributes)
+        after.append(ends)
         x = g.op("Transpose", found, perm=[0, 2, 1, 3])  # (time, batch, directions, hidden)
         x = g.op("Reshape", x, g.integers(0, 0, directions * hidden))
-    final = g.op("Reshape", g.op("Transpose", state, perm=[1, 0, 2]), g.integers(-1, directions * hidden))
-    return g.op("Transpose", x, perm=[1, 0, 2]), final
+    final = g.op("Reshape", g.op("Transpose", after[-1][0], perm=[1, 0, 2]), g.integers(-1, directions * hidden))
+    states = [each[kind] for kind in range(kinds) for each in after]
+    return g.op("Transpose", x, perm=[1, 0, 2]), final, states
 
 
 def _weights_of(weights: Weights, a: Architecture, layer: int) -> tuple[NDArray[np.float32], ...]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 import torch
 from loopline import ModelUnusable, load
+from loopline.prediction.document import parsed
 from loopline.version import VERSION
 from safetensors.numpy import load_file, save_file
 
+from services.training.export import network
+from services.training.export.graph import Graph
+from services.training.export.preprocessing import Steps
 from tests.client.prediction.cases import Trained
 
 Model = Callable[[str], Trained]
@@ -140,6 +145,23 @@ def test_an_onnx_file_that_is_missing_damaged_or_of_another_model_is_refused(
     with pytest.raises(ModelUnusable, match="use torch or numpy"):
         load(folder, "onnxruntime")
     assert load(folder).backend == "torch"
+
+
+def test_a_file_of_the_first_format_that_continues_texts_gives_the_same_answers(
+    trained_model: Model, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained_model("next").folder, tmp_path / "model"))
+    asked = ["ab", "d, cab"]
+    expected = load(folder, "onnxruntime").predict(asked).probabilities
+    document = parsed(json.loads((folder / "model.json").read_text()))
+    g = Graph()
+    steps = Steps(g.input("x", np.float32, ("batch", "time", 1)), g.input("lengths", np.int64, ("batch",)))
+    of_each_step = replace(document.architecture, pooling="none")
+    outputs = network.answered(g, load_file(folder / "model.safetensors"), of_each_step, steps, None)
+    g.output("probabilities", g.op("Softmax", outputs, axis=2), np.float32, ("batch", "time", "words"))
+    old = g.model("loopline", "", {"format": "loopline-onnx/1", "task": "next_step"})
+    (folder / "model.onnx").write_bytes(old)
+    np.testing.assert_allclose(load(folder, "onnxruntime").predict(asked).probabilities, expected, rtol=1e-5)
 
 
 def test_what_is_not_installed_is_named(folder: Path) -> None:

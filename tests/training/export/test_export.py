@@ -15,12 +15,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loopline.prediction.document import parsed
 from numpy.typing import NDArray
 
 from services.training import checkpoint, continuation, data, windows
 from services.training.export import checked, model, network
 from services.training.export.checked import CannotExport
-from services.training.export.model import Card
 from services.training.files.npz import Arrays
 from services.training.loop import Run
 from tests.properties import examples
@@ -77,7 +77,7 @@ def properties(file: bytes) -> Mapping[str, str]:
 
 def check_padding(file: bytes, arrays: Arrays, run: Run) -> None:
     """Each sequence gets the same answer alone, without padding, and in a batch with more padding."""
-    given = checked.given(arrays, Card(checkpoint.card(run)))
+    given = checked.given(arrays, parsed(checkpoint.card(run)))
     more = np.full_like(given["x"], 1e30)
     together = asked(file, **{**given, "x": np.concatenate((given["x"], more), axis=1)})
     for row, length in enumerate(arrays.lengths[:4]):
@@ -94,9 +94,14 @@ def test_the_example_of_the_documents_works(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.onnx").write_bytes(exported(make_run(classes(features=12))))
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), re.DOTALL)
-    exec(code, {})  # noqa: S102
+    codes = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), re.DOTALL)
+    exec(codes[0], {})  # noqa: S102
     assert re.fullmatch(r"\[[012], [012]\]\n", capsys.readouterr().out)
+    (tmp_path / "model" / "model.onnx").write_bytes(exported(continuing("lstm", 2)))
+    exec(codes[1], {})  # noqa: S102
+    written = capsys.readouterr().out
+    assert (written[:5], len(written)) == ("to be", 5 + 100 + 1)
+    assert set(written) <= set("to be or not to be\nthat is the question")
 
 
 # ---- networks
@@ -148,7 +153,7 @@ def test_numbers_that_float32_cannot_hold_come_in_float64() -> None:
     file = exported(run)
     kinds = {each.name: each.type for each in checked.session_of(file).get_inputs()}
     assert kinds == {"x": "tensor(double)", "lengths": "tensor(int64)", "static": "tensor(double)"}
-    given = checked.given(far, Card(checkpoint.card(run)))
+    given = checked.given(far, parsed(checkpoint.card(run)))
     found = asked(file, **given)["values"]
     assert found.dtype == np.float64
     assert np.abs(found - 1e9).max() < 100  # and not rounded to multiples of 64
@@ -236,17 +241,51 @@ def test_texts_come_as_numbers_of_the_vocabulary(read: dict[str, Any]) -> None:
     assert (told["patch"], told["stride"]) == (read.get("patch", 1), read.get("stride", 1))
 
 
-def test_what_comes_next_in_a_text_has_probabilities_at_each_step() -> None:
+def continuing(cell: str, layers: int) -> Run:
     arrays = of_texts(["to be or not to be", "that is the question"] * 6, np.empty((12, 0), np.int64))
-    spec = spec_for(arrays, task="next_step", training={"bptt_steps": 8}, architecture={"pooling": "none"})
-    run = lively(Run(spec, continuation.prepare(arrays, spec)))
+    architecture = {"pooling": "none", "cell": cell, "num_layers": layers}
+    spec = spec_for(arrays, task="next_step", training={"bptt_steps": 8}, architecture=architecture)
+    return lively(Run(spec, continuation.prepare(arrays, spec)))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_text_that_is_read_token_by_token_has_the_answers_of_pytorch_to_the_whole(cell: str, layers: int) -> None:
+    run = continuing(cell, layers)
     file = exported(run)
     assert run.data.preprocessing.text is not None
-    words = run.data.preprocessing.text.rows - 1
-    found = asked(file, x=np.ones((2, 9, 1), np.float32), lengths=np.array([9, 4]))
-    assert found.keys() == {"probabilities"}
-    assert found["probabilities"].shape == (2, 9, words)
-    np.testing.assert_allclose(found["probabilities"][0, :4], found["probabilities"][1, :4], rtol=1e-5)
+    rows = run.data.preprocessing.text.rows
+    x = (np.arange(18).reshape(2, 9, 1) * 5 % (rows - 1) + 1).astype(np.float32)
+    zeros = np.zeros((layers * (2 if cell == "lstm" else 1), 2, run.spec.architecture.hidden_size), np.float32)
+    with torch.no_grad():
+        wanted = run.model.eval()(torch.from_numpy(x), None).view(2, 9, rows - 1).softmax(dim=2).numpy()
+    state = zeros
+    for step in range(9):
+        found = asked(file, x=x[:, [step]], lengths=np.ones(2, np.int64), state=state)
+        assert found.keys() == {"probabilities", "state_out"}
+        np.testing.assert_allclose(found["probabilities"], wanted[:, step], rtol=1e-4)
+        state = found["state_out"]
+        assert state.shape == zeros.shape
+
+    x[1, 4:] = np.nan  # a shorter one beside it
+    whole = asked(file, x=x, lengths=np.array([9, 4]), state=zeros)
+    np.testing.assert_allclose(whole["probabilities"], np.stack((wanted[0, 8], wanted[1, 3])), rtol=1e-4)
+    np.testing.assert_allclose(whole["state_out"][:, 0], state[:, 0], rtol=1e-4, atol=1e-6)
+    two = asked(file, x=x[:, :2], lengths=np.array([2, 2]), state=zeros)["state_out"]
+    rest = asked(file, x=x[:, 2:], lengths=np.array([7, 2]), state=two)
+    np.testing.assert_allclose(rest["state_out"], whole["state_out"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_wrong_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = continuing("lstm", 2)
+    built = model.network.continued
+
+    def swapped(g: Any, weights: Any, a: Any, steps: Any, static: Any, state: Any) -> Any:
+        return built(g, weights, a, steps, static, g.columns(state, [2, 3, 0, 1], 0))  # c for h
+
+    monkeypatch.setattr(model.network, "continued", swapped)
+    with pytest.raises(CannotExport, match="do not agree"):
+        exported(run)
 
 
 # ---- forecasts
@@ -275,7 +314,7 @@ def test_forecasts_agree(changes: dict[str, Any], known: tuple[str, ...]) -> Non
     names = {each.name for each in checked.session_of(file).get_inputs()}
     by_series = "scaling_over" in changes.get("data", {})
     assert names == {"x", "lengths"} | ({"series"} if by_series else set()) | ({"known_future"} if known else set())
-    (first, *_) = checked.cases(Card(checkpoint.card(run)), run.model.state_dict(), run.data)
+    (first, *_) = checked.cases(parsed(checkpoint.card(run)), run.model.state_dict(), run.data)
     found = asked(file, **first.given)["values"]
     assert found.shape[1:] == (3, 1 if known else 2, *((3,) if "task" in changes else ()))
     if "task" in changes:
@@ -314,7 +353,7 @@ def test_an_unknown_series_is_scaled_as_all_of_them_together() -> None:
 def test_a_missing_value_that_nothing_fills_gives_no_answer(missing: str, where: str) -> None:
     arrays = mixed(40, gaps=False)
     run = lively(make_run(arrays, data={"missing": missing}))
-    given = checked.given(arrays, Card(checkpoint.card(run)))
+    given = checked.given(arrays, parsed(checkpoint.card(run)))
     given[where][3, 0] = np.nan
     found = asked(exported(run), **given)
     assert np.isnan(found["probabilities"]).all(axis=1).nonzero()[0].tolist() == [3]
@@ -324,7 +363,7 @@ def test_a_missing_value_that_nothing_fills_gives_no_answer(missing: str, where:
 def test_a_word_that_training_does_not_have_is_0() -> None:
     arrays = mixed(40, gaps=False)
     run = lively(make_run(arrays, data={"categories": "embedding"}))
-    given = checked.given(arrays, Card(checkpoint.card(run)))
+    given = checked.given(arrays, parsed(checkpoint.card(run)))
     assert set(given["x"][:, 0, 2].tolist()) == {1.0, 2.0, 3.0}
     told = json.loads(properties(exported(run))["features"])
     assert told[2] == {"name": "mode", "words": ["off", "on", "wait"]}
@@ -347,11 +386,11 @@ def test_other_weights_are_found(make: Any) -> None:
     run = lively(make_run(make(), architecture={"hidden_size": 8}))
     card = checkpoint.card(run)
     weights = weights_of(run)
-    file = model.build(Card(card), {name: each.numpy() for name, each in weights.items()})
-    checked.check(file, checked.cases(Card(card), weights, run.data))
+    file = model.build(parsed(card), {name: each.numpy() for name, each in weights.items()})
+    checked.check(file, checked.cases(parsed(card), weights, run.data))
     weights["rnn.weight_hh_l0"] *= 1.1
     with pytest.raises(CannotExport, match="do not agree"):
-        checked.check(file, checked.cases(Card(card), weights, run.data))
+        checked.check(file, checked.cases(parsed(card), weights, run.data))
 
 
 def test_a_file_that_would_be_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
