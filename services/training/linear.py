@@ -65,7 +65,8 @@ def fitted(data: Prepared) -> Linear | None:
     if y.ndim == 1 and y.dtype.kind == "i":
         weights, bias = _discriminant(x, y, data.output_size)
     else:
-        weights, bias = _least_squares(x, 2.0 * y - 1.0 if data.task.name == "multilabel" else y.astype(np.float64))
+        is_number = data.task.scales_targets  # a label is 1 or -1
+        weights, bias = _least_squares(x, y.astype(np.float64) if is_number else 2.0 * y - 1.0)
     weights = weights / scale[:, None]
     return Linear(weights, bias - shift @ weights)
 

@@ -20,7 +20,6 @@ ALLOWED = {
     "services/training/files/sequences.py",  # what the readers of files say of targets
     "services/training/export/checked.py",  # what an exported file has for each task
     "services/training/export/model.py",
-    "services/training/linear.py",  # a label is a value of 1 or -1
 }
 
 
