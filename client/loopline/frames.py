@@ -39,12 +39,16 @@ def _table(data: Any, path: Path) -> Path:
         )
     try:
         import pyarrow as pa
-        import pyarrow.parquet
+
+        from loopline.files import frames
     except ImportError:
         raise BadRequest(NEEDS) from None
-    table = pa.table(data)
-    index = [name for name in table.column_names if name.startswith("__index_level_")]  # of pandas, without a name
-    pyarrow.parquet.write_table(table.drop_columns(index), path)
+    try:
+        frames.write(pa.table(data), path)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise BadRequest(
+            f"This table cannot be read ({str(error)[:200]}): give columns of numbers or words."
+        ) from error
     return path
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 from numpy.typing import NDArray
 
-from loopline.files import arrays, formats, grids
+from loopline.files import arrays, formats, frames, grids
 from loopline.files.build import build
 from loopline.files.features import different, numbered, plain, rows_named
 from loopline.files.problems import refuse
@@ -43,11 +42,10 @@ def of_table(document: Document, data: Any) -> Given:
         if isinstance(data, Mapping):
             _check_mixed(data)
         raise refused(f"this is no table ({str(error)[:200]}): give columns of numbers or words") from error
-    index = [name for name in found.column_names if name.startswith("__index_level_")]  # of pandas, without a name
     with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
         path = Path(folder) / "table.parquet"
         try:
-            pa.parquet.write_table(found.drop_columns(index), path)
+            frames.write(found, path)
         except pa.ArrowException as error:
             raise refused(f"this table cannot be read ({str(error)[:200]}): give numbers or words") from error
         return of_file(document, path)
