@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import Engine
 
 from api.app import create_app
 from api.service import Service
@@ -155,20 +156,27 @@ def publish(client: FlaskClient, service: Service, trained_model: Callable[[str]
 
     def make(name: str | Path, *, without: tuple[str, ...] = (), succeeds: bool = True) -> str:
         client.post("/v1/jobs", json=SPEC)
-        with db.session_scope(service.engine) as session:
-            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
-            assert job is not None
-            lease = Lease.of(job)
-        files = []
         folder = name if isinstance(name, Path) else trained_model(name).folder
-        for path in sorted(folder.iterdir()):
-            if path.name not in without:
-                (storage.job_dir(lease.job_id) / path.name).write_bytes(path.read_bytes())
-                incoming = storage.arrived(path)
-                files.append({"name": path.name, "bytes": incoming.bytes, "sha256": incoming.sha256})
-        if succeeds:
-            with db.session_scope(service.engine) as session:
-                attempts.succeed(session, lease, {"metrics": {"validation_loss": 0.5}}, files)
-        return lease.job_id
+        return give_model(service.engine, storage, folder, without=without, succeeds=succeeds)
 
     return make
+
+
+def give_model(
+    engine: Engine, storage: Storage, folder: Path, *, without: tuple[str, ...] = (), succeeds: bool = True
+) -> str:
+    """Claims the next job and makes the model of a folder its result; returns the job's id."""
+    with db.session_scope(engine) as session:
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+        assert job is not None
+        lease = Lease.of(job)
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.name not in without:
+            (storage.job_dir(lease.job_id) / path.name).write_bytes(path.read_bytes())
+            incoming = storage.arrived(path)
+            files.append({"name": path.name, "bytes": incoming.bytes, "sha256": incoming.sha256})
+    if succeeds:
+        with db.session_scope(engine) as session:
+            attempts.succeed(session, lease, {"metrics": {"validation_loss": 0.5}}, files)
+    return lease.job_id
