@@ -29,7 +29,6 @@ from api.resources import (
 from api.service import Service
 from services import db
 from services.blobs import storage
-from services.group_commit import GroupCommit
 from services.jobs.doorbell import Doorbell
 from services.prediction.predictor import Predictor
 from services.settings import Settings
@@ -46,7 +45,6 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     app.extensions["loopline"] = Service(
         settings=settings,
         engine=engine,
-        commits=GroupCommit(engine),
         storage=blobs,
         bell=bell or doorbell.CeleryDoorbell(settings.broker_url),
         keyring=Keyring(engine),

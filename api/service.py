@@ -16,7 +16,6 @@ from sqlalchemy import Engine
 from api.keyring import Keyring
 from api.rates import Rates
 from services.blobs.storage import Storage
-from services.group_commit import GroupCommit
 from services.jobs.doorbell import Doorbell
 from services.prediction.predictor import Predictor
 from services.settings import Settings
@@ -28,7 +27,6 @@ MAX_WAITING, MAX_HEAVY = 40, 2
 class Service:
     settings: Settings
     engine: Engine
-    commits: GroupCommit
     storage: Storage
     bell: Doorbell
     keyring: Keyring

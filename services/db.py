@@ -43,10 +43,11 @@ from services.errors import SchemaMismatch, Unavailable
 from services.orm import Worker
 from services.sqlite import WAL_IS_SAFE
 from services.sqlite import driver as sqlite3
+from services.wal import WriteAheadLog
 
 BUSY_SECONDS = 8.0
-LOOKS_SECONDS = (0.0002, 0.002)
-"""Between two looks of a writer that waits for SQLite's lock."""
+LOOKS_SECONDS = (0.0001, 0.0005)
+"""Between two looks of a process that waits for SQLite's lock."""
 TRUSTED_SECONDS = 1.0
 STATEMENT_SECONDS = 30
 """On PostgreSQL no statement takes longer, and no transaction idles for longer: whoever does holds locks."""
@@ -74,6 +75,9 @@ _WAIT_SECONDS = "loopline_wait_seconds"
 _ONE_STATEMENT = "loopline_one_statement"
 _FRESH = "loopline_fresh"
 _FILE = "loopline_file"
+_WAL = "loopline_wal"
+_LASTING = "loopline_lasting"
+_UNSTORED = "loopline_unstored"
 
 
 class now(FunctionElement[float]):
@@ -175,31 +179,31 @@ def _sqlite(address: URL) -> Engine:
     )
     if file:
         event.listen(made, "do_connect", lambda *_: private.database(file))
-    event.listen(made, "connect", partial(_prepare_sqlite, file))
-    event.listen(made, "begin", _begin_sqlite)
+    event.listen(made, "connect", partial(_prepare_sqlite, file, WriteAheadLog(file) if file else None))
+    event.listen(made, "begin", partial(_begin_sqlite, threading.Lock()))
     return made
 
 
-def _prepare_sqlite(file: Path | None, connection: sqlite3.Connection, record: Any) -> None:
+def _prepare_sqlite(file: Path | None, wal: WriteAheadLog | None, connection: sqlite3.Connection, record: Any) -> None:
     record.info[_FILE] = file and (file, _identity(file))
     connection.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
     connection.execute("PRAGMA foreign_keys = ON")
-    _set_journal(connection)
-    connection.execute("PRAGMA synchronous = FULL")  # an accepted job survives a power cut
+    record.info[_WAL] = wal if _set_journal(connection) == "wal" else None
 
 
-def _set_journal(connection: sqlite3.Connection) -> None:
+def _set_journal(connection: sqlite3.Connection) -> str:
+    """The journal that the database has now."""
     for mode in ("WAL", "PERSIST") if WAL_IS_SAFE else ("PERSIST",):
         try:
-            connection.execute(f"PRAGMA journal_mode = {mode}")
-            return
+            return str(connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0])
         except sqlite3.OperationalError as error:
             # Only a connection that is alone can begin or end a WAL: while others use the database, it stays as it is.
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
+def _begin_sqlite(turn: threading.Lock, connection: sa.Connection) -> None:
     # A deferred transaction that reads and then writes is refused at once (SQLITE_BUSY) when another one wrote in
     # between, whatever the busy timeout; so writers take the write lock first.
     options = connection.get_execution_options()
@@ -207,8 +211,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     wait_seconds = options.get(_WAIT_SECONDS, BUSY_SECONDS)
     if not read_only:
         _check_file(connection)
-        _set_pragmas(connection, query_only="OFF", busy_timeout="0")
-        _wait_for_turn(connection, wait_seconds)
+        # An accepted job survives a power cut: either the commit waits for the disk, or `session_scope` does.
+        waits_later = options.get(_LASTING, False) and connection.info[_WAL] is not None
+        _set_pragmas(connection, synchronous="NORMAL" if waits_later else "FULL", query_only="OFF", busy_timeout="0")
+        _wait_for_turn(turn, connection, wait_seconds)
     _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(wait_seconds * 1000)))
     if read_only and not options.get(_ONE_STATEMENT, False):
         driver_of(connection).execute("BEGIN")
@@ -241,22 +247,26 @@ def _set_pragmas(connection: sa.Connection, **wanted: str) -> None:
         connection.info[name] = wanted[name]
 
 
-def _wait_for_turn(connection: sa.Connection, seconds: float) -> None:
+def _wait_for_turn(turn: threading.Lock, connection: sa.Connection, seconds: float) -> None:
     """Begin a transaction that writes, waiting for others for so long.
 
     SQLite's own waiting looks every 100 ms: beside somebody who writes again and again it may find the lock taken each
-    time. So we look often, and by chance.
+    time. So we look often, and by chance. One thread of a process looks, and the others wait for `turn`.
     """
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    if turn.acquire(timeout=seconds):
         try:
-            driver_of(connection).execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                break
-            time.sleep(random.uniform(*LOOKS_SECONDS))  # noqa: S311
-        else:
-            return
+            while time.monotonic() < until:
+                try:
+                    driver_of(connection).execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                        break
+                    time.sleep(random.uniform(*LOOKS_SECONDS))  # noqa: S311
+                else:
+                    return
+        finally:
+            turn.release()
     connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises as SQLAlchemy does
 
 
@@ -301,27 +311,38 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
         Unavailable: the database cannot be reached, is full, or stayed locked for 8 s.
     """
     with open_scope(), translated_errors(), _read_only_translated():
-        used = engine if wait else engine.execution_options(**{_WAIT_SECONDS: 0.0})
-        with Session(used, expire_on_commit=False, info={_FRESH: True}) as session, session.begin():
+        with (
+            Session(_for_sessions(engine, wait), expire_on_commit=False, info={_FRESH: True}) as session,
+            session.begin(),
+        ):
             event.listen(session, "after_begin", _note_begin)
             yield session
+            session.flush()
+            wal = _wal_to_wait_for(session)
             faults.point("transaction.written")
+        if wal is not None:
+            wal.sync()
         metrics.committed(session)
         faults.point("transaction.committed")
 
 
-def begin(engine: Engine, *, wait_seconds: float) -> sa.RootTransaction:
-    """A transaction that may write, on a connection of its own. SQLite's lock is waited for so many seconds."""
-    connection = engine.connect().execution_options(**{_WAIT_SECONDS: wait_seconds})
-    try:
-        return connection.begin()
-    except BaseException:
-        connection.close()
-        raise
+@lru_cache(maxsize=16)
+def _for_sessions(engine: Engine, wait: bool) -> Engine:
+    return engine.execution_options(**{_LASTING: True, **({} if wait else {_WAIT_SECONDS: 0.0})})
 
 
-def _note_begin(session: Session, _transaction: object, _connection: object) -> None:
+def _note_begin(session: Session, _transaction: object, connection: sa.Connection) -> None:
     session.info.pop(_FRESH, None)
+    if connection.info.get(_WAL) is not None:
+        session.info.setdefault(_UNSTORED, (connection, driver_of(connection).total_changes))
+
+
+def _wal_to_wait_for(session: Session) -> WriteAheadLog | None:
+    """The log that the commit of a session appends to, if it changes anything."""
+    connection, changes = session.info.get(_UNSTORED, (None, 0))
+    if connection is None or connection.closed or driver_of(connection).total_changes == changes:
+        return None
+    return cast(WriteAheadLog, connection.info[_WAL])
 
 
 def is_fresh(session: Session) -> bool:

@@ -68,7 +68,7 @@ def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response
     scope = f"{auth.tenant()} POST /v1/jobs"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
     parsed = submission.read(document)
-    with current().commits.session_scope() as session:
+    with db.session_scope(current().engine) as session:
         job_id, replayed = submission.submit(session, parsed, key=key, request_id=g.request_id, tenant=auth.tenant())
         if not replayed:
             auth.note(session, "job.submit", job_id)

@@ -5,9 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +15,10 @@ from flask.testing import FlaskClient
 
 from api.bell import CeleryDoorbell
 from api.service import Service
-from services import db, group_commit
+from services import db
 from services.jobs import attempts, control, progress
 from services.jobs.leases import Lease
 from services.orm import Job
-from services.sqlite import driver as sqlite3
 from tests.ringing import FakeDoorbell
 
 UNKNOWN = "job_" + "0" * 26
@@ -384,22 +381,3 @@ def test_a_job_whose_worker_is_silent_says_since_when_and_not_when_it_ends(
     since = datetime.fromisoformat(silent["silent_since"])
     assert 39 < (datetime.now(UTC) - since).total_seconds() < 60
     assert (silent["status"], silent["progress"]["eta_seconds"]) == ("running", None)
-
-
-def test_submissions_that_wait_for_the_lock_of_sqlite_share_a_commit(
-    app: Flask, spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "OPEN_SECONDS", 60.0)
-    commits: list[int] = []
-    service = app.extensions["loopline"]
-    sa.event.listen(service.engine, "commit", lambda _: commits.append(1))
-    with closing(sqlite3.connect(tmp_path / "loopline.db")) as other, ThreadPoolExecutor(8) as pool:
-        other.execute("BEGIN IMMEDIATE")
-        posted = [pool.submit(app.test_client().post, "/v1/jobs", json=spec) for _ in range(8)]
-        while service.commits._waiting < 7:
-            threading.Event().wait(0.001)
-        other.rollback()
-        answers = [each.result() for each in posted]
-    assert [answer.status_code for answer in answers] == [202] * 8
-    assert len({answer.get_json()["id"] for answer in answers}) == 8
-    assert len(commits) == 1
