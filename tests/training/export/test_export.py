@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from loopline.prediction.document import parsed
 from numpy.typing import NDArray
 
+from services.errors import SpecInvalid
 from services.training import checkpoint, continuation, data, windows
 from services.training.export import checked, model, network
 from services.training.export.checked import CannotExport
@@ -124,22 +125,43 @@ def test_every_network_and_pooling_agrees(cell: str, bidirectional: bool, layers
     check_padding(exported(tags), tagged(), tags)
 
 
-@examples(25)
+@st.composite
+def architectures(draw: st.DrawFn) -> dict[str, Any]:
+    cell = draw(st.sampled_from(["tanh", "relu", "lstm", "gru"]))
+    return {
+        **({"cell": cell} if cell in ("lstm", "gru") else {"cell": "rnn", "nonlinearity": cell}),
+        "bidirectional": draw(st.booleans()),
+        "batch_norm": draw(st.booleans()),
+        "num_layers": draw(st.integers(1, 2)),
+        "hidden_size": 4,
+    }
+
+
+def with_target(arrays: Arrays, target: str) -> Arrays:
+    """The same sequences, with something else to predict."""
+    if target == "labels":
+        return replace(arrays, y=np.stack((arrays.y, 1 - arrays.y, arrays.y), axis=1))
+    if target == "values":
+        return replace(arrays, y=np.stack((arrays.y * 40.0 + 900.0, np.linspace(-1, 1, len(arrays.y))), axis=1))
+    return with_tags(arrays) if target == "tags" else arrays
+
+
+@examples(40)
 @given(
     preparation=preparations(),
-    architecture=st.fixed_dictionaries(
-        {"cell": st.sampled_from(["rnn", "lstm", "gru"]), "bidirectional": st.booleans(), "hidden_size": st.just(4)}
-    ),
+    architecture=architectures(),
     pooling=st.sampled_from(POOLINGS),
-    tags=st.booleans(),
+    target=st.sampled_from(["classes", "tags", "labels", "values"]),
+    target_scaling=st.sampled_from(["standard", "none"]),
 )
 def test_every_preprocessing_agrees(
-    preparation: dict[str, Any], architecture: dict[str, Any], pooling: str, tags: bool
+    preparation: dict[str, Any], architecture: dict[str, Any], pooling: str, target: str, target_scaling: str
 ) -> None:
-    arrays = data_for(preparation)
-    if tags:
-        arrays, pooling = with_tags(arrays), "none"
-        preparation = {key: value for key, value in preparation.items() if key not in SHAPES}
+    arrays = with_target(data_for(preparation), target)
+    if target == "tags":
+        preparation, pooling = {key: value for key, value in preparation.items() if key not in SHAPES}, "none"
+    if target == "values":
+        preparation = {**preparation, "target_scaling": target_scaling}
     run = lively(make_run(arrays, data=preparation, architecture={**architecture, "pooling": pooling}))
     rows = run.data.rows["train"]
     check_padding(exported(run), arrays.chosen(rows), run)
@@ -201,6 +223,20 @@ def test_labels_have_a_probability_each() -> None:
     file = exported(lively(make_run(arrays, training={"loss": "bce"})))
     assert asked(file, x=arrays.x, lengths=arrays.lengths).keys() == {"probabilities"}
     assert properties(file)["task"] == "multilabel"
+
+
+@pytest.mark.parametrize("logit", [-60.0, -20.0, -14.0, -8.0, 8.0, 14.0, 20.0, 60.0])
+@pytest.mark.parametrize("several", [True, False])
+def test_the_probabilities_of_a_sure_model_agree(logit: float, several: bool) -> None:
+    arrays = classes(kinds=2)
+    arrays = replace(arrays, y=np.eye(2, dtype=np.int64)[arrays.y]) if several else arrays
+    run = make_run(arrays, training={"loss": "bce"})
+    with torch.no_grad():
+        run.model.head.weight.mul_(0.1)
+        run.model.head.bias.fill_(logit)
+        wanted = run.model.eval()(torch.from_numpy(arrays.x)).sigmoid().numpy()
+    found = asked(exported(run), x=arrays.x, lengths=arrays.lengths)["probabilities"]
+    np.testing.assert_allclose(found if several else found[:, 1:], wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -319,6 +355,38 @@ def test_forecasts_agree(changes: dict[str, Any], known: tuple[str, ...]) -> Non
     assert found.shape[1:] == (3, 1 if known else 2, *((3,) if "task" in changes else ()))
     if "task" in changes:
         assert (np.diff(found, axis=3) >= 0).all()
+
+
+@st.composite
+def forecasts(draw: st.DrawFn) -> dict[str, Any]:
+    """Changes to the spec of a forecast."""
+    missing = draw(st.sampled_from(["forward", "mean", "drop"]))
+    data = {
+        "missing": missing,
+        "missing_mask": missing != "drop" and draw(st.booleans()),
+        "differences": draw(st.sampled_from([None, "append", "replace"])),
+        "scaling": draw(st.sampled_from(["standard", "minmax", "robust"])),
+        "scaling_over": draw(st.sampled_from(["train", "per_sequence"])),
+        "target_scaling": draw(st.sampled_from(["standard", "none"])),
+    }
+    pooling = draw(st.sampled_from(POOLINGS))
+    quantiles = draw(st.sampled_from([None, [0.5], [0.1, 0.5, 0.9]]))
+    return {
+        "data": data,
+        "architecture": {**draw(architectures()), "pooling": pooling},
+        **({"task": {"quantiles": quantiles}} if quantiles else {}),
+    }
+
+
+@examples(20)
+@given(changes=forecasts(), known=st.sampled_from([(), ("wind",)]), both=st.booleans())
+def test_every_forecast_agrees(changes: dict[str, Any], known: tuple[str, ...], both: bool) -> None:
+    arrays = hourly([60, 40, 50], known=known, gaps=True, target=("load", "heat") if both else ("load",))
+    try:
+        spec = forecast_spec(arrays, **changes)
+    except SpecInvalid:  # what does not go together
+        reject()
+    exported(lively(Run(spec, windows.prepare(arrays, spec))))
 
 
 def test_a_forecast_reads_only_the_end_of_a_series() -> None:
