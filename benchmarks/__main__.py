@@ -13,7 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import asking, cost, gate, lengths, loop, mapped, predicting, readers, recovery, start, turns, vowels
+from benchmarks import (
+    asking,
+    cost,
+    gate,
+    lengths,
+    loop,
+    many_models,
+    mapped,
+    predicting,
+    readers,
+    recovery,
+    start,
+    turns,
+    vowels,
+)
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
@@ -29,6 +43,7 @@ PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "readers": readers.rows,
     "mapped": mapped.rows,
     "predicting": predicting.rows,
+    "many_models": many_models.rows,
 }
 HEAD = "| what | ours | other | ratio | at least | |\n| --- | --- | --- | --- | --- | --- |"
 

@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import tracking
-from benchmarks.start import ROOT, free_port, service
+from benchmarks.start import ROOT, WORKLOAD, free_port, service
 
 CLIENTS, SECONDS, ROUNDS, CALLS = 8, 3.0, 3, 300
 OVERHEAD_SECONDS, MOST_TAIL = 0.003, 5.0
@@ -59,6 +59,7 @@ def rows() -> Iterator[dict[str, Any]]:
             port = int(url.rpartition(":")[2])
             ours = tracking.raw("POST", f"/v1/jobs/{job.id}/predict", {"x": x.tolist()})
             yield overhead(port, ours, folder / "model" / "model.onnx", x)
+            yield from beside_training(client, port, ours)
             with mlflow(folder) as other:
                 theirs = tracking.raw("POST", "/invocations", {"inputs": {"x": x.tolist(), "lengths": [x.shape[1]]}})
                 yield from beside(port, ours, other, theirs)
@@ -115,6 +116,29 @@ def beside(port: int, request: str, other: int, others: str) -> Iterator[dict[st
         "ratio": MOST_TAIL / tails[0],
         "at_least": 1.0,
     }
+
+
+def beside_training(client: Any, port: int, request: str) -> Iterator[dict[str, Any]]:
+    """How long predictions take while the worker trains, and while it does not."""
+    from loopline import JobCancelled
+
+    quiet = measured(port, request)
+    job = client.submit(WORKLOAD)
+    while not job.refresh().progress.step:
+        time.sleep(0.05)
+    training = measured(port, request)
+    job.cancel()
+    with suppress(JobCancelled):
+        job.wait(timeout=60)
+    for name, share in (("median", 0.5), ("99th percentile", 0.99)):
+        with_it, without = (1000 * float(np.quantile(each, share)) for each in (training, quiet))
+        yield {
+            "what": f"the time of a prediction to one of {CLIENTS} clients, the {name}, beside that without training",
+            "ours": f"{with_it:.1f} ms",
+            "other": f"{without:.1f} ms",
+            "ratio": without / with_it,
+            "at_least": None,
+        }
 
 
 def tail(times: Sequence[float]) -> float:
