@@ -126,7 +126,7 @@ class _Inference:
             "order": "the rows are taken in the order of the file; give a column with --order NAME if there is one",
             "static": "no column has one value per sequence",
             "text": "the file has no texts to classify",
-            "target": "no column is named like a target; give it with --target NAME",
+            "target": "no column is named like a target; give it with --target NAME, or data.schema.target in a spec",
             "known_future": "only you can know which values are known ahead of time (--known-future NAME)",
             "weight": "no column is named `weight`, so every sequence counts the same",
             "split": "no column says train, validation or test",

@@ -99,7 +99,10 @@ def _of_what_is_there(sequences: Sequences) -> Iterator[Remark]:
         )
         yield Remark("note", "no_labels", (), "", detail)
     elif sequences.y is None:
-        out = "name a target (--target NAME)"
+        out = "name a target (--target NAME, or data.schema.target in a spec)"
+        if sequences.static_columns:
+            names = [f"`{column.name}`" for column in sequences.static_columns]
+            out += f", such as {_or(names[:_SHOWN])}, with one value for each sequence"
         if sequences.schema.target is None:  # there are no columns
             out = "for targets, save x and y with np.savez"
         yield Remark("warning", "no_target", (), "", f"there is nothing to predict but the next step; {out}")
@@ -115,6 +118,10 @@ def _of_what_is_there(sequences: Sequences) -> Iterator[Remark]:
             "every sequence has one step, so there is no order to learn from; is each row a step of a longer sequence? "
             "Then give --group and --order",
         )
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _of_classes(sequences: Sequences, places: _Places) -> Iterator[Remark]:

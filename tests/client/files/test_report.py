@@ -226,6 +226,17 @@ def test_layouts_that_were_taken_wrongly_stand_out() -> None:
     assert "no_features" in kinds(reported(table(t=np.arange(9), label=list("aabbaabba")), order="t"))
 
 
+def test_columns_with_one_value_for_each_sequence_are_proposed_as_targets() -> None:
+    machine = np.repeat(["a", "b", "c"], 9)
+    wear, age = (np.repeat(values, 9) for values in ([0.5, 1.5, 4.5], [3.0, 1.0, 2.0]))
+    columns = {"machine": machine, "t": np.tile(np.arange(9), 3), "v": RNG.normal(size=27)}
+    found = reported(table(**columns, wear=wear, age=age), group="machine", order="t")
+    assert remark(found, "no_target").detail == (
+        "there is nothing to predict but the next step; name a target (--target NAME, or data.schema.target in a "
+        "spec), such as `wear` or `age`, with one value for each sequence"
+    )
+
+
 def test_a_forecast_of_a_series_alone_is_fine() -> None:
     assert reported(table(timestamp=hourly(50), load=RNG.normal(size=50)), target="load").is_trainable
 
