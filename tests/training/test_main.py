@@ -318,6 +318,20 @@ def test_data_that_cannot_be_used_says_why(command: Command, write: Callable[...
     assert any("row 2" in line for line in said)
 
 
+def test_a_column_that_a_file_does_not_have_is_told_with_the_file_and_the_place_in_the_spec(
+    command: Command, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = write(data={"dataset": "walks.csv", "schema": {"target": "wera", "group": "machne"}})
+    rows = "".join(f"m{row // 5},{row},{row % 7},{row // 5}.5\n" for row in range(40))
+    (spec.parent / "walks.csv").write_text(f"machine,t,speed,wear\n{rows}")
+    first, *problems = problems_of(command(spec, "--out", tmp_path / "out"))
+    assert "walks.csv cannot be read as a data set: group: there is no column `machne`" in first
+    assert problems == [
+        "  /data/schema/group: group: there is no column `machne`; did you mean `machine`?",
+        "  /data/schema/target: target: there is no column `wera`; did you mean `wear`?",
+    ]
+
+
 def test_a_spec_that_does_not_fit_its_data_says_why(
     command: Command, write: Callable[..., Path], tmp_path: Path
 ) -> None:

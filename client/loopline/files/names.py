@@ -27,9 +27,9 @@ def check_names(table: Table, schema: Schema) -> None:
     for role in ROLES:
         for name in named_by(schema, role):
             if name not in columns and name not in stems:
-                findings.add("", f"there is no column `{name}`{_near(name, [*columns, *stems])}")
+                findings.add(role, f"there is no column `{name}`{_near(name, [*columns, *stems])}")
             elif name not in columns and role not in ("features", "target", "known_future"):
-                findings.add("", f"{_stem(stems[name])}, and {role} takes single columns")
+                findings.add(role, f"{_stem(stems[name])}, and {role} takes single columns")
             elif role in _ONLY_ROLE and name not in twice:
                 _check_plain(table, role, name, findings)
     for role in _ONLY_ROLE:

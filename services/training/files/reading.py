@@ -45,7 +45,7 @@ def read(
     from services.training.files import tables
 
     with tempfile.TemporaryDirectory(prefix="loopline-") as work:
-        found = tables.read(path, Path(work), schema or {}, limits.max_bytes).sequences
+        found = tables.read(path, Path(work), schema or {}, limits.max_bytes, named_in_spec=True).sequences
         assert found is not None, "tables.read() raises otherwise"  # noqa: S101
         check(found)
         return arrays(found)

@@ -69,8 +69,8 @@ def test_what_is_given_is_used(recordings: Path) -> None:
 def test_a_file_that_cannot_be_trained_on_leaves_with_1_and_says_why(recordings: Path, tmp_path: Path) -> None:
     done = inspected(recordings, "--target", "lable", "--group", "recording")
     assert done.exit_code == 1
-    assert "- there is no column `lable`; did you mean `label`?" in done.stdout
-    assert "- there is no column `recording`; did you mean `recording_id`?" in done.stdout
+    assert "- target: there is no column `lable`; did you mean `label`?" in done.stdout
+    assert "- group: there is no column `recording`; did you mean `recording_id`?" in done.stdout
     assert done.stdout.endswith("It cannot be trained on as it is.\n")
     twice = tmp_path / "twice.csv"
     twice.write_text("t,v\n0,1.5\n1,2.5\n0,3.5\n")

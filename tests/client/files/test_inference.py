@@ -222,9 +222,9 @@ def test_all_wrong_names_are_said_at_once_with_those_that_may_be_meant() -> None
     with pytest.raises(FileInvalid) as caught:
         infer(table(**RECORDINGS), Schema(target=("lable",), group=("recording",), order="when"))
     said = [str(problem) for problem in caught.value.problems]
-    assert said[0] == "there is no column `recording`; did you mean `recording_id`?"
-    assert said[1].startswith("there is no column `when`; the columns are `recording_id`, `t`, `ax`")
-    assert said[2] == "there is no column `lable`; did you mean `label`?"
+    assert said[0] == "group: there is no column `recording`; did you mean `recording_id`?"
+    assert said[1].startswith("order: there is no column `when`; the columns are `recording_id`, `t`, `ax`")
+    assert said[2] == "target: there is no column `lable`; did you mean `label`?"
 
 
 def test_a_column_has_one_role() -> None:
