@@ -2,5 +2,5 @@
 
 `writing.files_of` makes all of its files from what model.json and history.json say, and from a few answers
 (`gathering.py`, which alone needs torch). Names of classes, columns and data sets are clients' text: `markdown.py` and
-`charts.py` keep it from becoming markup.
+`svg.py` keep it from becoming markup.
 """

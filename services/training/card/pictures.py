@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from services.training.card import charts
+from services.training.card import charts, heat_map, svg
 from services.training.card.charts import (
     FIRST,
     QUIET,
@@ -53,7 +53,7 @@ def _all(facts: Facts) -> Iterator[tuple[str, bytes]]:
     if (matrix := (facts.details.get("confusion") or {}).get("matrix")) is not None:
         names = [str(name) for name in facts.details["classes"]["name"]]
         title = f"Confusion, {facts.split} split"
-        yield CONFUSION, charts.heat_map(title, matrix, names, "answer of the model", "true class")
+        yield CONFUSION, heat_map.heat_map(title, matrix, names, "answer of the model", "true class")
     if (found := facts.details.get("calibration")) and found["error"] is not None:
         yield CALIBRATION, _calibration(found, f"Calibration, {facts.split} split")
     if (found := facts.details.get("lengths")) is not None:
@@ -81,7 +81,7 @@ def _gradients(facts: Facts) -> bytes:
     return charts.figure("Gradient norm before clipping, by epoch", [_by_epoch(facts, "norm", marks)])
 
 
-def _lines(facts: Facts, names: Mapping[str, tuple[str, charts.Style]]) -> list[Line]:
+def _lines(facts: Facts, names: Mapping[str, tuple[str, svg.Style]]) -> list[Line]:
     numbers = list(range(1, len(facts.epochs) + 1))
     columns = {name: [epoch.get(name) for epoch in facts.epochs] for name in names}
     there = {name: values for name, values in columns.items() if any(value is not None for value in values)}
@@ -162,6 +162,6 @@ def _values(found: Values, split: str) -> bytes:
     for place, name in enumerate(found.names):
         actual, predicted = ([row[place] for row in rows] for rows in (found.actual, found.predicted))
         marks: list[Mark] = [Diagonal("a perfect answer"), Points("a sample", actual, predicted, FIRST)]
-        plots.append(Plot("actual", "predicted", marks, charts.shortened(name, 40), square=True))
+        plots.append(Plot("actual", "predicted", marks, svg.shortened(name, 40), square=True))
     height = 330.0 if len(plots) < 3 else 290.0
     return charts.figure(f"Predicted against actual, {split} split", plots, columns=min(2, len(plots)), height=height)
