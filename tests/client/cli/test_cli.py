@@ -327,12 +327,19 @@ def test_show_tells_the_errors_of_each_target_and_of_each_step_of_a_forecast(
     service.start(job.id)
     errors = {"mase": [0.5, None], "smape": [0.25, 0.75], "mae": [3.0, 4.0], "rmse": [5.0, 6.0]}
     horizon = {"step": [1, 2], **errors}
-    details = {"horizon": horizon, "targets": {"name": ["load", "wind"], **errors}}
+    lengths = {"shortest": [7, 15], "longest": [14, 29], "sequences": [1234, 25], "rmse": [1.5, 2.5]}
+    details = {
+        "horizon": horizon,
+        "targets": {"name": ["load", "wind"], **errors},
+        "lengths": {**lengths, "is_worse": [False, True]},
+    }
     service.succeed(job.id, details={"validation": details})
     lines = [line.split() for line in run("show", job.id).stdout.splitlines()]
     assert ["load", "0.5000", "0.2500", "3.0000", "5.0000"] in lines
     assert ["2", "-", "0.7500", "4.0000", "6.0000"] in lines
     assert ["steps", "of", "the", "horizon", "of", "the", "validation", "split"] in lines
+    assert ["shortest", "longest", "sequences", "rmse"] in lines
+    assert ["15", "29", "25", "2.5000"] in lines
 
 
 def test_a_model_that_is_incomplete_is_shown_and_downloaded_as_such(
