@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
@@ -50,7 +51,7 @@ def _tags(said: dict[str, Any], classes: tuple[answers.Label, ...], given: Given
         by_sequence |= dict(zip(rows.tolist(), pieces, strict=True))
     times = None
     if given.times is not None:
-        times = tuple(_moments(each) for each in np.split(given.times, np.cumsum(given.lengths)[:-1]))
+        times = tuple(_moments(each, given) for each in np.split(given.times, np.cumsum(given.lengths)[:-1]))
     in_order = tuple(by_sequence[row] for row in range(len(given)))
     return Tags(**said, classes=classes, probabilities=in_order, times=times)
 
@@ -63,7 +64,7 @@ def _forecast(said: dict[str, Any], forecast: ForecastOf, given: Given, values: 
         values=values[:, :, :, middle],
         quantiles=forecast.quantiles,
         by_quantile=values if forecast.quantiles else None,
-        times=None if given.ahead is None else tuple(_moments(each) for each in given.ahead),
+        times=None if given.ahead is None else tuple(_moments(each, given) for each in given.ahead),
     )
 
 
@@ -80,8 +81,9 @@ def _check(document: Document, given: Given, found: Outcomes) -> None:
         )
 
 
-def _moments(times: NDArray[Any]) -> list[Any]:
-    """Times as datetimes in UTC, or as numbers."""
+def _moments(times: NDArray[Any], given: Given) -> list[Any]:
+    """Times as numbers, or as datetimes: aware ones in UTC if their zone was given, else naive ones."""
     if times.dtype.kind != "i":
         return cast("list[Any]", times.tolist())
-    return cast("list[Any]", times.astype("datetime64[ns]").astype("datetime64[us]").tolist())
+    moments: list[datetime] = times.astype("datetime64[ns]").astype("datetime64[us]").tolist()
+    return [each.replace(tzinfo=UTC) for each in moments] if given.says_zone else moments

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +249,16 @@ def test_a_forecast_goes_on_where_a_table_ends(tmp_path: Path, known: bool) -> N
     assert answer.times is not None
     assert answer.times[1] == [START + timedelta(hours=hour) for hour in range(end, end + 3)]
     assert [row["time"].hour for row in list(answer.rows())[:3]] == [hour % 24 for hour in range(end, end + 3)]
+    assert answer.to_dict()["rows"][0]["time"] == (START + timedelta(hours=end)).isoformat()
+
+    east = timezone(timedelta(hours=2))
+    zoned = {**columns, "time": [time.replace(tzinfo=east) for time in columns["time"]]}
+    for same in (zoned, {**zoned, "time": [time.isoformat() for time in zoned["time"]]}):
+        answer = model.predict(same)
+        assert isinstance(answer, Forecast)
+        assert answer.times is not None
+        assert answer.times[1] == [START.replace(tzinfo=east) + timedelta(hours=hour) for hour in range(end, end + 3)]
+        assert answer.to_dict()["rows"][0]["time"].endswith("+00:00")
 
 
 def test_rows_that_a_series_lacks_are_added_as_in_training(tmp_path: Path) -> None:
