@@ -260,8 +260,8 @@ def _specs(sources: Sequence[Source], *, accepted: bool) -> Sequence[Sequence[tu
 def _fitted(
     session: Session, sources: Sequence[Source], specs: Sequence[Sequence[tuple[Cell, Parsed]]], tenant: str
 ) -> Sequence[Wanted]:
-    found: dict[str, submission.Found] = {}
-    return for_each(sources, specs, lambda parsed: submission.fitted(session, parsed, tenant, found))
+    known = submission.Known()
+    return for_each(sources, specs, lambda parsed: submission.fitted(session, parsed, tenant, known))
 
 
 def for_each(

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from services.access import tenants
 from services.datasets import versions
 from services.errors import SpecInvalid
-from services.jobs import batches, estimates, submission
+from services.jobs import batches, devices, estimates, submission
 from services.jobs.estimates import Estimate, Past
-from services.jobs.submission import Found, Parsed
+from services.jobs.submission import Known, Parsed
 from services.orm import Dataset
 from services.training.spec import Spec, cautions
 from services.training.spec.effort import cheaper, effort
@@ -47,7 +47,7 @@ def of_job(session: Session, parsed: Parsed, tenant: str) -> DryRun:
 
     Raises what `submission.submit` raises.
     """
-    made = _of(session, parsed, tenant, {}, estimates.past(session, tenant))
+    made = _of(session, parsed, tenant, Known(), estimates.past(session, tenant))
     tenants.check_queued(session, tenant, lock=False)
     return made
 
@@ -58,14 +58,14 @@ def of_batch(session: Session, document: Mapping[str, Any], tenant: str) -> Sequ
     Raises what `batches.submit` raises.
     """
     sources, specs = batches.parsed(document)
-    known: dict[str, Found] = {}
+    known = Known()
     earlier = estimates.past(session, tenant)
     made = batches.for_each(sources, specs, lambda parsed: _of(session, parsed, tenant, known, earlier))
     tenants.check_queued(session, tenant, more=len(made), lock=False)
     return made
 
 
-def _of(session: Session, parsed: Parsed, tenant: str, known: dict[str, Found], earlier: Sequence[Past]) -> DryRun:
+def _of(session: Session, parsed: Parsed, tenant: str, known: Known, earlier: Sequence[Past]) -> DryRun:
     path = _to_be_uploaded(session, parsed, tenant, known)
     if path is not None:
         if parsed.spec is None:
@@ -73,13 +73,16 @@ def _of(session: Session, parsed: Parsed, tenant: str, known: dict[str, Found], 
         return _without_data(parsed.spec, path)
     wanted = submission.fitted(session, parsed, tenant, known)
     spec, name = wanted.spec, wanted.spec.data.dataset
-    dataset = known[name][0] if name is not None else None
+    dataset = known.datasets[name][0] if name is not None else None
     summary = versions.summary(dataset) if dataset else of_synthetic(spec.data.synthetic or Synthetic())
     counted = effort(spec, summary)
     need, found = counted.need, estimates.estimate(spec, counted, earlier)
     warnings = [*wanted.warnings, *cautions.of_spec(spec), *cautions.of_data(spec, summary, counted)]
     if (too_long := estimates.exceeds(found, spec.limits)) is not None:
         warnings.append(too_long)
+    there = submission.devices_of(session, spec.queue, known)
+    if (too_little := devices.caution(spec, summary, there)) is not None:
+        warnings.append(too_little)
     return DryRun(
         spec=spec.document(),
         dataset=dataset,
@@ -95,7 +98,7 @@ def _of(session: Session, parsed: Parsed, tenant: str, known: dict[str, Found], 
     )
 
 
-def _to_be_uploaded(session: Session, parsed: Parsed, tenant: str, known: dict[str, Found]) -> str | None:
+def _to_be_uploaded(session: Session, parsed: Parsed, tenant: str, known: Known) -> str | None:
     """The path of a file in the place of a data set's name, if there is no such data set."""
     data = parsed.document.get("data")
     name = data.get("dataset") if isinstance(data, Mapping) else None

@@ -6,6 +6,7 @@ Whatever takes in specs (one by one here, many at once in batches.py) comes thro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from loopline.files import SUFFIXES
@@ -16,19 +17,30 @@ from services.access import tenants
 from services.datasets import usable, versions
 from services.errors import DatasetNotFound, Problem, SpecInvalid
 from services.idempotency import Key
-from services.jobs import control
+from services.jobs import control, devices
 from services.jobs.control import Wanted
 from services.orm import Dataset
 from services.text import is_plain
 from services.training.spec import Spec, check_data, parse
 from services.training.spec.fields import Synthetic
 from services.training.spec.footprint import of_synthetic
+from services.training.spec.room import Device
 
 NAMES_SHOWN = 10
 
 
 Found = tuple[Dataset | None, list[Problem]]
 """A data set, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was looked up for a spec, for the specs that follow."""
+
+    datasets: dict[str, Found] = field(default_factory=dict)
+    """By the name that a spec gives."""
+    devices: dict[str, Sequence[Device]] = field(default_factory=dict)
+    """By queue, those of its workers."""
 
 
 class Parsed(NamedTuple):
@@ -61,7 +73,9 @@ def submit(
     """
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return SubmittedJob(earlier, replayed=True)
-    [job] = control.create_all(session, [fitted(session, parsed, tenant, {})], request_id=request_id, tenant=tenant)
+    [job] = control.create_all(
+        session, [fitted(session, parsed, tenant, Known())], request_id=request_id, tenant=tenant
+    )
     if key is not None:
         idempotency.settle(session, key, job.id)
     return SubmittedJob(job.id, replayed=False)
@@ -75,22 +89,31 @@ def read(document: Mapping[str, Any], *, accepted: bool = False) -> Parsed:
         return Parsed(document, None, error.problems)
 
 
-def fitted(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Wanted:
-    """The spec as it fits its data set. `found` keeps data sets that were looked up, for the specs that follow.
+def fitted(session: Session, parsed: Parsed, tenant: str, known: Known) -> Wanted:
+    """The spec as it fits its data set, and the memory of the workers of its queue.
 
     Raises SpecInvalid with every problem, that of the data set's name too; DatasetValidating while it is being checked.
     """
-    dataset, unknown = _dataset(session, parsed, tenant, found)
+    dataset, unknown = _dataset(session, parsed, tenant, known)
     unlike = usable.unlike_schema(dataset, parsed.spec) if dataset and parsed.spec else []
     if parsed.spec is None or unknown or unlike:
         raise SpecInvalid([*parsed.problems, *unknown, *unlike])
     summary = versions.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
     spec = check_data(parsed.spec, summary)
+    if (too_large := devices.problem(spec, summary, devices_of(session, spec.queue, known))) is not None:
+        raise SpecInvalid([too_large])
     warnings = versions.warnings(dataset, parsed.spec) if dataset else ()
     return Wanted(spec, parsed.document, dataset.id if dataset else None, warnings)
 
 
-def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Found]) -> Found:
+def devices_of(session: Session, queue: str, known: Known) -> Sequence[Device]:
+    """What the workers of a queue compute on; see `devices.of_queue`."""
+    if queue not in known.devices:
+        known.devices[queue] = devices.of_queue(session, queue)
+    return known.devices[queue]
+
+
+def _dataset(session: Session, parsed: Parsed, tenant: str, known: Known) -> Found:
     """The data set that the document names, or why there is none; silent where that is no name at all.
 
     Raises DatasetValidating.
@@ -99,17 +122,17 @@ def _dataset(session: Session, parsed: Parsed, tenant: str, found: dict[str, Fou
     wanted = data.get("dataset") if isinstance(data, Mapping) else None
     if not isinstance(wanted, str) or (parsed.spec is None and not is_plain(wanted)):  # parse() has said so already
         return None, []
-    return find(session, wanted, tenant, found)
+    return find(session, wanted, tenant, known)
 
 
-def find(session: Session, wanted: str, tenant: str, found: dict[str, Found]) -> Found:
-    """The data set of this name, or why there is none. `found` keeps what was looked up.
+def find(session: Session, wanted: str, tenant: str, known: Known) -> Found:
+    """The data set of this name, or why there is none.
 
     Raises DatasetValidating.
     """
-    if wanted not in found:
-        found[wanted] = _looked_up(session, wanted, tenant)
-    return found[wanted]
+    if wanted not in known.datasets:
+        known.datasets[wanted] = _looked_up(session, wanted, tenant)
+    return known.datasets[wanted]
 
 
 def _looked_up(session: Session, wanted: str, tenant: str) -> Found:

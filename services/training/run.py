@@ -65,7 +65,8 @@ from services.training.resume import resume, take_up
 from services.training.retention import Recorded, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
 from services.training.spec import Spec, check_data, data_warnings, parse, stored, tasks
-from services.training.spec.footprint import GATES, check_fits, check_padded, host_bytes, of_synthetic
+from services.training.spec.footprint import GATES, check_padded, host_bytes, of_synthetic
+from services.training.spec.room import check_fits
 
 Stop = Callable[[], StopReason | None]
 Offered = tuple[dict[str, Any], tuple[File, ...]]

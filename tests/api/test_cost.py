@@ -142,12 +142,12 @@ def test_a_request_asks_the_database_so_often(any_app: Flask, filled: dict[str, 
     assert len(made) == most, made
 
 
-def test_a_submission_takes_six_statements(any_app: Flask, filled: dict[str, str], spec: dict[str, Any]) -> None:
-    """Its tenant's limit, its place, itself, who listens, the audit, and what the answer says."""
+def test_a_submission_takes_seven_statements(any_app: Flask, filled: dict[str, str], spec: dict[str, Any]) -> None:
+    """What workers have, its tenant's limit, its place, itself, who listens, the audit, and what the answer says."""
     client = any_app.test_client()
     with statements(any_app.extensions["loopline"].engine) as made:
         assert client.post("/v1/jobs", json=spec).status_code == 202
-    assert len(made) == 6, made
+    assert len(made) == 7, made
 
 
 def test_a_304_and_a_long_poll_ask_once_a_look(any_app: Flask, filled: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from api.service import Service
 from services import db
 from services.access import tenants
-from services.jobs import attempts, estimates, progress
+from services.jobs import attempts, estimates, progress, workers
 from services.jobs.leases import Lease
 from services.orm import Base
 from tests.ringing import FakeDoorbell
@@ -148,3 +148,22 @@ def test_a_batch_is_tried_job_by_job(client: FlaskClient, service: Service, spec
 )
 def test_durations_have_two_digits(seconds: float, told: str) -> None:
     assert estimates.about(seconds) == told
+
+
+def test_it_says_which_memory_the_workers_lack_as_a_submission_does(any_app: Flask, spec: dict[str, Any]) -> None:
+    client, service = any_app.test_client(), any_app.extensions["loopline"]
+    told = {"device": "cpu", "memory_bytes": 64 << 30}
+    with db.session_scope(service.engine) as session:
+        workers.beat(session, "a", queues=["default"], state="idle", job_id=None, doorbell_seconds_ago=None, **told)
+    spec["architecture"] = {"cell": "lstm", "hidden_size": 8192, "num_layers": 16}
+    tried, submitted = (client.post(path, json=spec) for path in (ROUTES[0], "/v1/jobs"))
+    assert tried.status_code == submitted.status_code == 422
+    [problem] = submitted.get_json()["errors"]
+    assert tried.get_json()["errors"] == [problem]
+    assert problem["pointer"] == "/architecture/hidden_size"
+    assert "at most there are 64 GiB (cpu); lower architecture.hidden_size" in problem["detail"]
+    spec["architecture"]["num_layers"] = 5
+    [near] = [each for each in client.post(ROUTES[0], json=spec).get_json()["warnings"] if "memory" in each]
+    assert near.startswith("The job may run out of memory: 4")
+    assert "the workers of the queue default have at most 64 GiB (cpu)" in near
+    assert client.post("/v1/jobs", json=spec).status_code == 202

@@ -640,7 +640,8 @@ class Spec(Strict):
     limits: Limits = Limits()
     """How long the job may wait and run, and how often it is retried."""
     queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    """Only workers that listen to this queue run the job (`LOOPLINE_QUEUES`)."""
+    """Only workers that listen to this queue run the job (`LOOPLINE_QUEUES`). A job that surely needs more memory than
+    each of them has is rejected."""
     priority: int = Field(0, ge=-1000, le=1000)
     """Jobs with a higher priority run first."""
     tags: dict[Tag, Tag] = Field({}, max_length=50)

@@ -1,12 +1,12 @@
-"""How much memory a job needs at the least, and whether this machine has it. Imports no torch.
+"""How much memory a job needs at the least, and how much this machine has. Imports no torch.
 
-An estimate from below: what fits by it may still not fit, and what does not fit by it would only be killed later.
+An estimate from below: what fits by it may still not fit. `room.py` says which device has room.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from services.errors import TooLargeToTrain
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec, tasks
 from services.training.spec.fields import Architecture, Synthetic
-from services.training.spec.widths import Widths, widths
+from services.training.spec.rules import counts_of_split
+from services.training.spec.widths import Widths, sure, widths
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUMBER = 4  # bytes of a float32
@@ -33,34 +34,54 @@ class Footprint:
     network: int
     """Weights, gradients, the optimizer's state, and the best epoch's weights."""
     data: int
-    """The data set as it is read, and prepared and divided."""
+    """The data set as it is read, and prepared and divided: both are there until training begins."""
+    prepared: int
+    """Of it, what is there while training."""
+    samples: int
+    """How many a batch has."""
     batch: int
     """What the forward pass of a batch keeps for the backward pass."""
     sample: int
     """The same of as few samples as can be trained on at a time."""
 
 
-def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False) -> Footprint:
-    """What a job needs of memory with this data. `in_file`: its steps stay in their file."""
+def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False, surely: bool = False) -> Footprint:
+    """What a job needs of memory with this data. `in_file`: its steps stay in their file. `surely`: only what it needs
+    whatever the training split turns out to be: no words, categories and gaps, which that may not have."""
     a, t, bytes_of_data = spec.architecture, spec.training, summary.bytes
     summary = tasks.as_trained(spec, summary)
     w = widths(spec.data, summary)
+    w, samples = (sure(spec.data, summary, w), _trained_on(spec, summary)) if surely else (w, summary.samples)
     parameters = w.embeddings + _parameters(a, w, summary.target_dim)
     state = {"adam": 2, "adamw": 2, "rmsprop": 1 + (getattr(t.optimizer, "momentum", 0.0) > 0)}
     copies = 3 + state.get(t.optimizer.name, int(getattr(t.optimizer, "momentum", 0.0) > 0))
+    if surely and t.epochs == 1:
+        copies -= 1  # there is no best epoch before the last one
     kept = GATES[a.cell] + 1 if a.cell != "rnn" else 1  # the gates and the state of each step
     step = kept * a.hidden_size * a.num_layers * (2 if a.bidirectional else 1) * (4 if t.precision == "float32" else 2)
     least = 2 if a.batch_norm else 1
-    samples = min(t.batch_size, summary.samples)
-    prepared = w.steps * w.channels * NUMBER
+    samples = max(1, min(t.batch_size, samples))
+    prepared = bytes_of_data if tasks.forecast(spec) else w.steps * w.channels * NUMBER
+    if in_file or (surely and spec.data.missing == "drop"):
+        prepared = 0
     longest, shortest = (min(steps, t.bptt_steps or steps) for steps in (w.longest, w.shortest))
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
-        data=0 if in_file else bytes_of_data + (bytes_of_data if tasks.forecast(spec) else prepared),
+        data=0 if in_file else bytes_of_data + prepared,
+        prepared=prepared,
+        samples=samples,
         batch=step * (longest + (samples - 1) * shortest),  # one of them is the longest
         sample=step * (longest + (least - 1) * shortest),
     )
+
+
+def _trained_on(spec: Spec, summary: DatasetSummary) -> int:
+    """At least so many samples are trained on: the counts are exact only where a split is random."""
+    if spec.data.missing == "drop":
+        return 1
+    train = counts_of_split(spec, summary)["train"]
+    return train if spec.data.split.method == "random" else train // 2
 
 
 def of_synthetic(drawn: Synthetic) -> DatasetSummary:
@@ -79,24 +100,6 @@ def of_synthetic(drawn: Synthetic) -> DatasetSummary:
     )
 
 
-def check_fits(
-    spec: Spec, summary: DatasetSummary, device: tuple[str, int] | None = None, *, in_file: bool = False
-) -> None:
-    """`device` is the name of a GPU and its memory in bytes; without one the machine's processor trains.
-
-    Raises TooLargeToTrain, with the numbers, where the job needs more than there is.
-    """
-    need, host = footprint(spec, summary, in_file=in_file), host_bytes()
-    network = f"the network of {need.parameters:,} parameters with gradients and optimizer"
-    if device is not None:
-        name, there = device
-        _check(name, there, {network: need.network, "the activations of a sample": need.sample})
-        _check("this machine", host, {"the data": need.data, "the network's weights": need.parameters * NUMBER})
-    else:
-        activations = f"the activations of a batch of {min(spec.training.batch_size, summary.samples):,}"
-        _check("this machine", host, {network: need.network, "the data": need.data, activations: need.batch})
-
-
 def check_padded(step: int, lengths: NDArray[np.int64]) -> None:
     """`step` is the size of a step in bytes.
 
@@ -110,20 +113,6 @@ def check_padded(step: int, lengths: NDArray[np.int64]) -> None:
             f"{len(lengths):,} sequences is padded to the longest, which has {longest:,} steps, and the median has "
             f"{int(np.median(lengths)):,}. Split the longest ones, or use a queue whose workers have more memory."
         )
-
-
-def _check(where: str, there: int | None, parts: Mapping[str, int]) -> None:
-    needed = sum(parts.values())
-    if there is None or needed <= there:
-        return
-    parts_text = ", ".join(
-        f"{shown(size)} for {what}" for what, size in sorted(parts.items(), key=lambda part: -part[1])
-    )
-    raise TooLargeToTrain(
-        f"The job needs {shown(needed)} of memory or more, and {where} has {shown(there)}: {parts_text}. Lower "
-        "architecture.hidden_size, num_layers or training.batch_size, use less data, or a queue whose workers have "
-        "more memory."
-    )
 
 
 def _parameters(a: Architecture, w: Widths, outputs: int) -> int:

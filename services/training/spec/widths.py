@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loopline.preprocessing.shape import steps_read
 
@@ -77,3 +77,16 @@ def widths(data: Data, summary: DatasetSummary) -> Widths:
         shortest=shortest,
         steps=summary.samples * longest if steps_kept is None else steps_kept,
     )
+
+
+def sure(data: Data, summary: DatasetSummary, most: Widths) -> Widths:
+    """Of what a network reads at `most`, what it reads even if the training split lacks all words, categories and
+    gaps."""
+    steps = summary.inputs or Columns(numbers=summary.features, categories=[], gaps=0)
+    numbers = steps.numbers * (2 if data.differences == "append" else 1)
+    if summary.texts is not None:
+        text = of_texts(data.text, summary.texts)
+        return replace(most, inputs=data.patch * (text.embedding_size or 1), embeddings=0)
+    static = 0 if summary.static is None else summary.static.numbers
+    width = data.patch * numbers
+    return replace(most, channels=width, inputs=width, embeddings=0, static=static)

@@ -12,8 +12,9 @@ from services.errors import TooLargeToTrain
 from services.training import run
 from services.training.files import npz
 from services.training.files.summary import DatasetSummary
-from services.training.spec import Spec, check_data, footprint, parse
-from services.training.spec.footprint import check_fits, of_synthetic, shown
+from services.training.spec import Spec, check_data, footprint, parse, room
+from services.training.spec.footprint import of_synthetic, shown
+from services.training.spec.room import check_fits
 from tests.training.building import classes, document, events, make_run
 
 GIB = 1 << 30
@@ -52,14 +53,14 @@ def test_the_parameters_are_counted_as_torch_makes_them(
 
 
 def test_an_lstm_that_no_machine_holds_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "host_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(room, "host_bytes", lambda: 64 * GIB)
     told = (
-        "needs 156 GiB of memory or more, and this machine has 64 GiB: 155 GiB for the network of 8,322,891,778 param"
+        r"needs 156 GiB of memory or more \(155 GiB for the network of 8,322,891,778 par.*, and this machine has 64 GiB"
     )
     with pytest.raises(TooLargeToTrain, match=told) as caught:
         check_fits(*large())
     assert caught.value.code == "too_large"
-    with pytest.raises(TooLargeToTrain, match="and GPU 7 has 80 GiB: 155 GiB for the network"):
+    with pytest.raises(TooLargeToTrain, match=r"155 GiB for the network.* and GPU 7 has 80 GiB: lower arch"):
         check_fits(*large(), device=("GPU 7", 80 * GIB))
     check_fits(*large(), device=("GPU 7", 180 * GIB))
     check_fits(*large(num_layers=2))
@@ -68,10 +69,10 @@ def test_an_lstm_that_no_machine_holds_is_refused_with_the_numbers(monkeypatch: 
 def test_a_gpu_is_asked_for_the_activations_of_a_sample_and_a_processor_for_those_of_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(footprint, "host_bytes", lambda: 8 * GIB)
+    monkeypatch.setattr(room, "host_bytes", lambda: 8 * GIB)
     spec = parse(document(architecture={"cell": "lstm", "hidden_size": 1024}, training={"batch_size": 1000}))
     summary = of_synthetic(parse_synthetic(samples=1000, length=1000, features=4))
-    with pytest.raises(TooLargeToTrain, match=r"19\.1 GiB for the activations of a batch of 1,000"):
+    with pytest.raises(TooLargeToTrain, match=r"14\.3 GiB for the activations of a batch of 750"):
         check_fits(spec, summary)
     check_fits(spec, summary, device=("GPU", 8 * GIB))
 
@@ -81,7 +82,7 @@ def parse_synthetic(**drawn: int) -> Any:
 
 
 def test_where_the_memory_is_not_known_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "host_bytes", lambda: None)
+    monkeypatch.setattr(room, "host_bytes", lambda: None)
     check_fits(*large())
 
 
@@ -98,7 +99,7 @@ def test_a_cgroup_that_allows_less_than_the_machine_has_counts(monkeypatch: pyte
 def test_a_job_that_does_not_fit_begins_neither_its_data_nor_its_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(footprint, "host_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(room, "host_bytes", lambda: 64 * GIB)
     monkeypatch.setattr(npz, "synthetic", pytest.fail)
     spec, _ = large()
     order = {"spec": spec.document(), "data": None, "directory": str(tmp_path / "out"), "device": "cpu"}
