@@ -110,10 +110,11 @@ def is_joined(spec: Spec) -> bool:
 def cheaper(spec: Spec, samples: Mapping[str, int]) -> str | None:
     """How a forecast that takes a window at every step would cost less, if its windows are many."""
     task = spec.task
-    if not isinstance(task, Forecast) or task.stride != 1 or (task.horizon or 1) < 2 or samples["train"] < MANY_WINDOWS:
+    if not isinstance(task, Forecast) or task.stride != 1 or samples["train"] < MANY_WINDOWS:
+        return None
+    if (stride := tasks.widest_stride(task)) == 1:
         return None
     return (
         f"An epoch trains on about {samples['train']:,} windows, and each begins one step after the one before: "
-        f"`task.stride: {task.horizon}` takes a window every {task.horizon} steps, so an epoch takes {task.horizon} "
-        "times less."
+        f"`task.stride: {stride}` takes a window every {stride} steps, so an epoch takes {stride} times less."
     )

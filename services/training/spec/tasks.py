@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loopline.files.gaps import of_rows
@@ -286,8 +286,18 @@ def _stride(windows: int, horizon: int, season: Sequence[int]) -> int:
     common with a season, except 1."""
     least = min(horizon, max(1, math.ceil(windows / ENOUGH_WINDOWS)))
     downward = range(least - 1, 0, -1)
-    counted = itertools.chain(range(least, horizon + 1), downward)
-    return next(each for each in counted if all(math.gcd(each, steps) == 1 for steps in season))
+    return _without_factors(itertools.chain(range(least, horizon + 1), downward), season)
+
+
+def widest_stride(task: Forecast) -> int:
+    """The most steps between two windows of a resolved forecast with which each step is still predicted, and windows
+    start at every place of a season."""
+    return _without_factors(range(window(task)[1], 0, -1), task.season or ())
+
+
+def _without_factors(strides: Iterable[int], season: Sequence[int]) -> int:
+    """The first of these that has no factor in common with a season."""
+    return next(each for each in strides if all(math.gcd(each, steps) == 1 for steps in season))
 
 
 def default_loss(spec: Spec, summary: DatasetSummary) -> str:
