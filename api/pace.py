@@ -30,7 +30,7 @@ from gunicorn.http import wsgi  # type: ignore[import-untyped]
 from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
-from api import access, refusals
+from api import access, balance, refusals
 from api.connections import OUT_BYTES, Answer, Connection, State
 from api.reading import SLOW_THREADS
 from api.refusals import Refusal
@@ -78,6 +78,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self.cfg.set("forwarder_headers", "")
         self.cfg.set("forwarded_allow_ips", "")
         self.cfg.set("http_parser", "python")
+        self.place = balance.alone()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -94,6 +95,8 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self.waiting_bytes = 0
         self.done: deque[tuple[Connection, Next]] = deque()
         self.awake, self.accepting = False, False
+        self.yields_until: float | None = None
+        """Until when it leaves the next connection to another process."""
         super().init_process()
 
     # The loop
@@ -103,10 +106,12 @@ class PacedWorker(Worker):  # type: ignore[misc]
         for listener in self.sockets:
             listener.setblocking(False)
         self.looked_at = time.monotonic()
+        self.place.set(0)
+        self._accept_or_not(True)
         while self.alive and self.ppid == os.getppid():
-            self._accept_or_not(True)
             self._turn()
         self.alive = False
+        self.place.set(balance.AWAY)
         self._accept_or_not(False)
         end = time.monotonic() + self.cfg.graceful_timeout
         for conn in self.open:
@@ -121,7 +126,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
 
     def _turn(self) -> None:
         self.notify()
-        for key, _ in self.poller.select(LOOK_SECONDS if self.alive else LOOK_SECONDS / 10):
+        for key, _ in self.poller.select(self._patience()):
             if isinstance(key.data, Connection):
                 if key.data in self.open:  # or it was closed for another's sake, in this very turn
                     self._ready(key.data)
@@ -133,11 +138,22 @@ class PacedWorker(Worker):  # type: ignore[misc]
             self.threads.take(conn.who)
             self.pool.submit(self._work, conn)
         now = time.monotonic()
+        if self.yields_until is not None and now >= self.yields_until and self.alive:
+            self.yields_until = None
+            self._accept_or_not(True)
+            for listener in self.sockets:  # what nobody has taken meanwhile
+                self._accept_one(listener)
         if now >= self.looked_at + (LOOK_SECONDS if self.alive else 0):
             self.looked_at = now
             for conn in [conn for conn in self.open if conn.deadline <= now]:
                 self._late(conn)
             self._accept_or_not(self.alive)
+
+    def _patience(self) -> float:
+        """For how many seconds at most the loop waits for something to happen."""
+        if not self.alive:
+            return LOOK_SECONDS / 10
+        return LOOK_SECONDS if self.yields_until is None else max(self.yields_until - time.monotonic(), 0.0)
 
     def _woken(self) -> None:
         """By a thread that is done, or by a signal."""
@@ -170,15 +186,25 @@ class PacedWorker(Worker):  # type: ignore[misc]
 
     def _accept(self, listener: Any) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                sock, client = listener.accept()
-            except OSError as error:
-                if error.errno in NO_ROOM:  # until the next look, or the loop would spin
-                    self.log.warning("cannot accept connections now: %s", error)
-                    self._accept_or_not(False)
+            if self.place.is_ahead():
+                self.yields_until = time.monotonic() + balance.YIELD_SECONDS
+                self._accept_or_not(False)
                 return
-            with suppress(OSError):  # gone again
-                self._add(sock, client)
+            if not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: Any) -> bool:
+        """Whether there was one."""
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            if error.errno in NO_ROOM:  # until the next look, or the loop would spin
+                self.log.warning("cannot accept connections now: %s", error)
+                self._accept_or_not(False)
+            return False
+        with suppress(OSError):  # gone again
+            self._add(sock, client)
+        return True
 
     def _add(self, sock: socket.socket, client: Any) -> None:
         conn = Connection(sock, client, self.slow)
@@ -191,6 +217,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             return
         self.places.take(conn.who)
         self.open.add(conn)
+        self.place.set(len(self.open))
         self.poller.register(sock, EVENT_READ, conn)
         self._ready(conn)  # mostly the request is there already
 
@@ -281,6 +308,8 @@ class PacedWorker(Worker):  # type: ignore[misc]
             self.poller.unregister(conn.sock)
         self._uncount(conn)
         self.open.discard(conn)
+        if self.alive:
+            self.place.set(len(self.open))
         self.places.give_back(conn.who)
         conn.close()
 

@@ -14,6 +14,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
 from api import access, wsgi
+from api.balance import Balance
 from api.pace import OWN_DESCRIPTORS
 from services import db, logs, metrics
 from services.settings import Settings
@@ -28,6 +29,7 @@ CONNECTIONS = 4096
 def options(settings: Settings) -> dict[str, Any]:
     """The settings of gunicorn."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    balance = Balance(WORKERS)
     return {
         "bind": f"{host}:{settings.port}",
         "proc_name": "loopline-api",
@@ -39,7 +41,9 @@ def options(settings: Settings) -> dict[str, Any]:
         "graceful_timeout": 20,
         "loglevel": settings.log_level,
         "logger_class": Log,
+        "pre_fork": balance.enter,
         "post_worker_init": end_polls_with,
+        "child_exit": balance.leave,
     }
 
 
