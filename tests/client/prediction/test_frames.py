@@ -113,7 +113,8 @@ def test_a_forecast_goes_on_in_the_times_of_a_frame(library: str, tmp_path: Path
     changes = {"task": {"name": "forecast", "lookback": 5, "horizon": 3}}
     _, model = from_file(written(columns, tmp_path / "loads.csv"), tmp_path / "model", schema, **changes)
     wanted = model.predict(columns)
-    known = {**columns, "time": [each.replace(tzinfo=UTC) for each in hours]}
-    for given in (columns, known):
-        found = model.predict(frames.DataFrame(given))
-        assert found.to_dict() == wanted.to_dict()
+    for zone in (None, UTC):
+        times = [each.replace(tzinfo=zone) for each in hours]
+        found = model.predict(frames.DataFrame({**columns, "time": times}))
+        np.testing.assert_allclose(numbers(found), numbers(wanted), rtol=1e-6)
+        assert [row["time"] for row in found.rows()] == [row["time"].replace(tzinfo=zone) for row in wanted.rows()]
