@@ -71,6 +71,7 @@ hypothesis.settings.register_profile("loopline", profile())
 hypothesis.settings.load_profile("loopline")
 
 os.environ.update(ENVIRONMENT)  # before a test imports torch
+gc.disable()  # importing and collecting make millions of objects, none of them garbage
 # httpx reads the system's certificates for each client and each `httpx.get`, for 20 ms of processor time.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 # SQLAlchemy compiles each statement once per engine, and nearly every test has its own engine. So the engines share a
@@ -122,6 +123,7 @@ def pytest_collection_finish() -> None:
     """Exempt all modules and collected tests from garbage collection: each search takes half a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def received(storage: Storage, file: Readable, **limits: Any) -> Received:
