@@ -17,7 +17,7 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ class Module:
     lines: int
     tree: ast.Module
 
-    @property
+    @cached_property
     def room(self) -> str:
         """Its folder, unless it has a line of its own in `ROOMS`, or starts a program."""
         path = Path(self.path)
@@ -156,6 +156,7 @@ class House:
                 graph[importer].add(imported)
         return _circles(graph)
 
+    @cached_property
     def functions(self) -> list[tuple[int, str]]:
         """Every function's lines (without its decorators) and name, the longest first."""
         found = [
@@ -167,7 +168,7 @@ class House:
         return sorted(found, key=lambda each: (-each[0], each[1]))
 
     def too_long(self) -> list[str]:
-        return [f"{lines:4} {where}" for lines, where in self.functions() if lines >= MOST_LINES]
+        return [f"{lines:4} {where}" for lines, where in self.functions if lines >= MOST_LINES]
 
     def longest_modules(self) -> list[str]:
         longest = sorted(self.modules.values(), key=lambda module: (-module.lines, module.path))
@@ -296,13 +297,13 @@ def report(houses: Mapping[str, House]) -> Iterator[str]:
     yield row(
         "lines of the longest module", (max(m.lines for m in house.modules.values()) for house in houses.values())
     )
-    yield row("lines of the longest function", (house.functions()[0][0] for house in houses.values()))
+    yield row("lines of the longest function", (house.functions[0][0] for house in houses.values()))
     found = {title: {name: find(house) for name, house in houses.items()} for title, find in LISTS.items()}
     for title, lists in found.items():
         yield row(title, map(len, lists.values()))
     found["longest modules"] = {name: house.longest_modules() for name, house in houses.items()}
     found["longest functions"] = {
-        name: [f"{lines:4} {where}" for lines, where in house.functions()[:SHOWN]] for name, house in houses.items()
+        name: [f"{lines:4} {where}" for lines, where in house.functions[:SHOWN]] for name, house in houses.items()
     }
     for title, lists in found.items():
         for name, lines in lists.items():

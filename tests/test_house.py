@@ -54,7 +54,7 @@ def test_circles_of_folders_are_found_too(made_up: House) -> None:
 
 def test_a_function_is_measured_without_its_decorators(made_up: House) -> None:
     assert made_up.too_long() == ["  60 client/loopline/job.py:2 long"]
-    assert made_up.functions()[1] == (59, "client/loopline/job.py:62 short")
+    assert made_up.functions[1] == (59, "client/loopline/job.py:62 short")
 
 
 def test_a_function_that_hides_a_built_in_is_found_and_a_method_is_none(made_up: House) -> None:
