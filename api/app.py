@@ -6,6 +6,7 @@ from api import auth, bodies, errors, openapi, origins, rates
 from api import bell as doorbell
 from api.keyring import Keyring
 from api.resources import (
+    answers,
     audit,
     batches,
     checkpoints,
@@ -60,6 +61,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         events,
         checkpoints,
         results,
+        answers,
         datasets,
         uploads,
         inbox,

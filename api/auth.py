@@ -61,6 +61,7 @@ RULES: dict[str, Scope | Rule] = {
     "checkpoints.download": Scope.READ,
     "models.archive": Scope.READ,
     "models.single": Scope.READ,
+    "answers.download": Scope.READ,
     "predictions.of_job": Scope.PREDICT,
     "predictions.of_version": Scope.PREDICT,
     "datasets.upload": Scope.SUBMIT,

@@ -29,6 +29,8 @@ MEDIA_TYPES = {
     ".onnx": "application/octet-stream",
     ".md": "text/markdown",
     ".svg": "image/svg+xml",
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
 }
 
 

@@ -25,6 +25,7 @@ from api import access, errors
 from api.schemas import ProblemDocument
 from services.errors import Invalid, Problem
 from services.training.spec import Spec
+from services.training.spec.predict import Predict
 
 MOST_PROBLEMS = 20
 SCHEMAS = "#/components/schemas/"
@@ -69,7 +70,8 @@ class Api(OpenAPI):
         schemas |= _spec_schemas()
         for name in ("Job", "ListedJob"):  # a plain dict in the answer's model: it was validated when it came
             properties = schemas[name]["properties"]
-            properties["spec"] = {"$ref": SCHEMAS + "Spec", "description": properties["spec"]["description"]}
+            either = [{"$ref": SCHEMAS + "Spec"}, {"$ref": SCHEMAS + "Predict"}]
+            properties["spec"] = {"anyOf": either, "description": properties["spec"]["description"]}
         for path in self.spec_json["paths"].values():
             for operation in path.values():
                 operation["description"] = operation.get("description", "").replace("<br/>", "\n").strip()
@@ -85,7 +87,8 @@ def _spec_schemas() -> dict[str, Any]:
     inner: dict[str, Any] = schema.pop("$defs")
     schema["required"] = ["data"]
     inner["Architecture"].pop("required")
-    return {**inner, "Spec": schema}
+    asked = Predict.model_json_schema(ref_template=SCHEMAS + "{model}")
+    return {**asked.pop("$defs"), **inner, "Spec": schema, "Predict": asked}
 
 
 def blueprint(name: str, import_name: str, *, prefix: str, about: str) -> APIBlueprint:

@@ -58,6 +58,12 @@ PRESET_EXAMPLE: dict[str, Any] = {
     "training": {"epochs": 5},
     "data": {"synthetic": {"samples": 1000, "length": 50, "features": 10, "classes": 2}},
 }
+PREDICT_EXAMPLE: dict[str, Any] = {
+    "kind": "predict",
+    "model": "vowels@production",
+    "data": {"dataset": "new-recordings"},
+    "format": "parquet",
+}
 
 MATRIX_EXAMPLE: dict[str, Any] = {
     **PRESET_EXAMPLE,
@@ -124,9 +130,10 @@ class DatasetRef(Answer):
 
 
 class Progress(Answer):
-    """Epochs and steps are numbered over the whole job, with all its folds."""
+    """Epochs and steps are numbered over the whole job, with all its folds. A job that predicts has neither; its
+    progress is in sequences."""
 
-    epoch: int
+    epoch: int | None
     epochs: int | None
     """With folds an estimate from above, until the last one has ended: a fold may stop early."""
     fold: int | None = None
@@ -137,11 +144,17 @@ class Progress(Answer):
     """The epochs of this fold that have ended."""
     fold_epochs: int | None = None
     """The most epochs that this fold may take."""
-    step: int
+    step: int | None
     steps: int | None
+    answered: int | None = None
+    """Of a job that predicts, the sequences that are answered and recorded; no later attempt answers them again."""
+    sequences: int | None = None
+    """All of them. Null for a job that trains, and until the file has been read."""
+    sequences_per_second: float | None = None
+    """While a job that predicts runs."""
     fraction: float
     eta_seconds: float | None
-    """Estimated seconds until training ends, at the speed so far; null while there is no estimate."""
+    """Estimated seconds until the end, at the speed so far; null while there is no estimate."""
 
 
 class Best(Answer):
@@ -377,25 +390,50 @@ class Result(Answer):
     """Null unless the spec has a `retrain`."""
 
 
+class Answers(Answer):
+    """The result of a job that predicts. `GET /v1/jobs/{id}/answers` downloads the file."""
+
+    model: str
+    """The version, such as `vowels@3`, or the id of a job."""
+    file: str
+    format: Literal["csv", "parquet"]
+    bytes: int
+    sha256: str
+    sequences: int
+    rows: int
+    """docs/predict.md says what a row is."""
+    sequences_per_second: float | None
+    """Of the last attempt."""
+    backend: str
+    """What computed: `onnxruntime`, `torch` or `numpy`."""
+    warnings: list[str]
+    """What makes the answers less sure."""
+
+
 class JobLinks(Answer):
+    """Null where the job has no such thing, because it trains or because it predicts."""
+
     self: str
-    epochs: str
-    steps: str
-    checkpoints: str
+    epochs: str | None
+    steps: str | None
+    checkpoints: str | None
     events: str
     logs: str
     model: str | None
     """Null until there is a model: when the job has succeeded, or has ended early with its best weights until then."""
+    answers: str | None
+    """Null until a job that predicts has succeeded."""
     cancel: str
     pause: str
     resume: str
 
 
 class JobSummary(Answer):
-    """One request to train, without its spec."""
+    """One request to train or to predict, without its spec."""
 
     object: Literal["job"] = "job"
     id: str
+    kind: Literal["train", "predict"]
     name: str | None
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     terminal: bool
@@ -426,6 +464,9 @@ class JobSummary(Answer):
     progress: Progress
     best: Best | None
     result: Result | None
+    """Of a job that trains."""
+    answers: Answers | None
+    """Of a job that predicts, when it has succeeded."""
     cancel_requested: bool
     """Whether the running job will be cancelled at its next step."""
     pause_requested: bool
@@ -437,7 +478,7 @@ class JobSummary(Answer):
 
 
 class Job(JobSummary):
-    """One request to train."""
+    """One request to train or to predict."""
 
     spec: dict[str, Any]
     """The spec as submitted, with its preset and every default filled in."""
@@ -501,7 +542,7 @@ class DryRunList(Answer):
 
 
 class ListedJob(JobSummary):
-    """One request to train, as it appears in lists."""
+    """One request to train or to predict, as it appears in lists."""
 
     spec: dict[str, Any] = {}
     """Only with `full=true`: the spec as submitted, with its preset and every default filled in."""
@@ -745,8 +786,9 @@ class Dataset(Answer):
     id: str
     name: str
     version: int
-    status: Literal["ready", "validating", "rejected"]
-    """`validating` while the file is being checked, which no job waits for. Then `ready`; or `rejected` for good."""
+    status: Literal["ready", "validating", "rejected", "raw"]
+    """`validating` while the file is being checked, which no job waits for. Then `ready`; or `rejected` for good. `raw`
+    was kept as it came, for jobs that predict."""
     message: str | None
     """Why it was rejected."""
     problems: list[FieldProblem] | None
@@ -1302,6 +1344,7 @@ class PageQuery(Query):
 
 
 class JobsQuery(PageQuery):
+    kind: Literal["train", "predict"] | None = None
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"] | None = None
     queue: Text | None = None
     tag: Annotated[str, Field(max_length=201, pattern=r"^[^\x00-\x1f\x7f:]+:[^\x00-\x1f\x7f]+$")] | None = None
@@ -1369,6 +1412,9 @@ class UploadQuery(Query):
     """An upload whose bytes are taken; the request then has no body."""
     file: Text | None = None
     """The name of the file on the sender's side. Its ending tells formats apart whose contents look alike."""
+    raw: bool = False
+    """Keep the file as it came, for jobs of the kind `predict`, which read it as the data of their model was read. It
+    needs no target column. It is not checked, and no job can train on it."""
     layout: Literal["wide", "long", "files", "text"] | None = None
     """Of a table: `wide` (a row is a sequence), `long` (a row is a step), `files` (a file is a sequence), `text` (a row
     is a text). The fields below name columns: one name, names with commas between them, or a JSON array of names. The
@@ -1394,7 +1440,7 @@ class UploadQuery(Query):
 
     def schema_document(self) -> dict[str, Any]:
         """What the sender says of the columns."""
-        return self.model_dump(exclude={"name", "file", "upload"}, exclude_none=True)
+        return self.model_dump(exclude={"name", "file", "upload", "raw"}, exclude_none=True)
 
 
 class DatasetsQuery(PageQuery):

@@ -132,6 +132,12 @@ class ModelNotReady(NotFound):
     code = "model_not_ready"
 
 
+class AnswersNotReady(NotFound):
+    """This job has no answers yet: they appear when the job has succeeded."""
+
+    code = "answers_not_ready"
+
+
 class ModelNotFound(NotFound):
     """There is no model of this name, or no such version or alias of it."""
 

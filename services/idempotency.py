@@ -55,6 +55,17 @@ def claim(session: Session, key: Key) -> str | None:
     return earlier.resource_id
 
 
+def earlier(session: Session, key: Key) -> str | None:
+    """The id of what an earlier request made with this key, if it has; a look that takes no lock.
+
+    Raises IdempotencyConflict: the key came before with another request.
+    """
+    row = session.get(IdempotencyKey, (key.scope, key.key), populate_existing=True)
+    if row is not None and row.fingerprint != key.fingerprint:
+        raise IdempotencyConflict
+    return None if row is None else row.resource_id
+
+
 def settle(session: Session, key: Key, resource_id: str) -> None:
     """Say what the request of a claimed key made."""
     mine = (IdempotencyKey.scope == key.scope, IdempotencyKey.key == key.key)

@@ -143,7 +143,8 @@ class Dataset(Base):
     bytes: Mapped[int] = mapped_column(sa.BigInteger)
     """Size of the stored file."""
     format: Mapped[str] = mapped_column(server_default="npz")
-    """Of the uploaded file: a `loopline.files.table.Format`, or `npz`, which is stored as it came."""
+    """Of the uploaded file: a `loopline.files.table.Format`, or `npz`, which is stored as it came. Of a raw one, the
+    ending of its name."""
     source_sha256: Mapped[str | None]
     source_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
     """Hash and size of the uploaded file, if another form of it is stored."""
@@ -238,13 +239,15 @@ class Batch(Base):
 
 
 class Job(Base):
-    """One request to train."""
+    """One request to train, or to predict."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant: Mapped[str] = mapped_column(server_default=DEFAULT_TENANT)
     """Whose it is; no foreign key, because SQLite could add none to a table that has rows."""
+    kind: Mapped[str] = mapped_column(default="train", server_default="train")
+    """A `services.states.Kind`."""
     name: Mapped[str | None]
     status: Mapped[str]
     reason: Mapped[str | None]
@@ -290,6 +293,7 @@ class Job(Base):
     epoch: Mapped[int] = mapped_column(default=0)
     epochs: Mapped[int | None]
     step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    """Updates of the weights; of a job that predicts, sequences that are answered and recorded. So is `steps`."""
     steps: Mapped[int | None] = mapped_column(sa.BigInteger)
     checkpoint_step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     """The furthest step that a checkpoint was ever made at."""
@@ -306,7 +310,8 @@ class Job(Base):
     warnings: Mapped[list[str] | None]
     """Sentences: what of its data and spec may have been meant otherwise, as found when it was submitted."""
     baselines: Mapped[dict[str, Any] | None]
-    """Of a retraining, once it was claimed: the versions that it begins with and has to beat, None for none."""
+    """Of a retraining, once it was claimed: the versions that it begins with and has to beat, None for none. Of a job
+    that predicts: its model, `{"predicts": {"name", "job_id"}}`."""
     batch_id: Mapped[str | None]
     """The batch that it was submitted with, which is never deleted; no foreign key, as for the tenant."""
     request_id: Mapped[str | None]
@@ -363,6 +368,7 @@ class Job(Base):
         Index("ix_jobs_tenant_status_id", "tenant", "status", "id"),
         Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
+        Index("ix_jobs_tenant_kind_id", "tenant", "kind", "id"),
         Index("ix_jobs_batch_id_id", "batch_id", "id"),
     )
 
@@ -523,7 +529,7 @@ class StepChunk(Base):
 
 
 class Checkpoint(Base):
-    """A checkpoint that lies whole on disk."""
+    """A checkpoint that lies whole on disk. Of a job that predicts: a piece of its answers, up to sequence `step`."""
 
     __tablename__ = "checkpoints"
 

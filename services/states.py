@@ -13,6 +13,14 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 
+class Kind(StrEnum):
+    """What a job is for."""
+
+    TRAIN = "train"
+    PREDICT = "predict"
+    """A model answers all sequences of a data set."""
+
+
 class Status(StrEnum):
     """The states of a job."""
 
@@ -45,12 +53,15 @@ TERMINAL = frozenset(status for status, moves in ALLOWED.items() if not moves)
 
 
 class DatasetStatus(StrEnum):
-    """The states of a version of a data set. One that is `ready` or `rejected` stays so."""
+    """The states of a version of a data set. One that is `ready`, `raw` or `rejected` stays so."""
 
     VALIDATING = "validating"
     """Its file was received, and its check takes longer than its sender waited. The scheduler checks it."""
     READY = "ready"
     """Jobs can use it."""
+    RAW = "raw"
+    """Its file was kept as it came. Jobs that predict read it as the data of their model was read; no job trains on it.
+    """
     REJECTED = "rejected"
     """The check found that the file is no data set. The row says why, and has no file."""
 
@@ -80,6 +91,11 @@ class Reason(StrEnum):
         "cannot_train",
         "The run failed while it was built or in its first update, and another try would fail in the same way. Change "
         "the part of the spec that the message names; the job's log has the traceback.",
+    )
+    CANNOT_PREDICT = (
+        "cannot_predict",
+        "The model of the job was deleted or cannot be used, and another try would fail in the same way. Name another "
+        "model.",
     )
     TOO_LARGE = (
         "too_large",
@@ -120,6 +136,7 @@ PERMANENT = frozenset(
         Reason.TIME_LIMIT,
         Reason.DIVERGED,
         Reason.CANNOT_TRAIN,
+        Reason.CANNOT_PREDICT,
         Reason.TOO_LARGE,
         Reason.DATASET_INVALID,
         Reason.OUT_OF_MEMORY_GPU,

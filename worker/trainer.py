@@ -33,7 +33,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from services.errors import DatasetInvalid, Invalid, TrainingError
+from services.errors import DatasetInvalid, Invalid, ModelUnusable, TrainingError
 from services.training import messages
 from services.training.messages import (
     PROTOCOL,
@@ -88,12 +88,17 @@ def main() -> int:
     except ProtocolError as error:
         send(Failed("trainer_crashed", str(error), None))
         return 1
+    if order.spec.get("kind") == "predict":
+        from services.training import predicting
+
+        answers = predicting.events(order, run.device_of(order.device), inbox.stop, inbox.recorded)
+        return train(answers, send, is_built=True)
     return train(run.events(order, stop=inbox.stop, recorded=inbox.recorded), send)
 
 
-def train(events: Iterable[Event], send: Send) -> int:
-    """Send every event of the run; what goes wrong becomes a last one, `failed`. Returns the exit status."""
-    is_built = False  # the first update has been made
+def train(events: Iterable[Event], send: Send, *, is_built: bool = False) -> int:
+    """Send every event of the run; what goes wrong becomes a last one, `failed`. Returns the exit status. `is_built`:
+    the first update has been made, or there is none to make."""
     try:
         for event in events:
             is_built = is_built or isinstance(event, Steps)
@@ -107,7 +112,7 @@ def train(events: Iterable[Event], send: Send) -> int:
 def failure(error: BaseException, *, is_built: bool = True) -> Failed:
     """The event for an exception; only what is unexpected carries a traceback."""
     reason = _reason(error, is_built)
-    expected = isinstance(error, Invalid | TrainingError)
+    expected = isinstance(error, Invalid | ModelUnusable | TrainingError)
     text = str(error) if expected else f"{type(error).__name__}: {error}"
     lines = None if expected else "".join(traceback.format_exception(error))[-8000:]
     return Failed(reason, text[:2000], lines)
@@ -117,6 +122,8 @@ def _reason(error: BaseException, is_built: bool) -> str:
     """A run that cannot be built is not tried again, unless its files or the machine's resources were the trouble."""
     if isinstance(error, DatasetInvalid):
         return "dataset_invalid"
+    if isinstance(error, ModelUnusable):
+        return "cannot_predict"
     if isinstance(error, Invalid):
         return "cannot_train"
     if isinstance(error, TrainingError):

@@ -8,8 +8,10 @@ from api import auth, downloads, openapi, schemas
 from api.resources.jobs import identified
 from api.service import current
 from services import db
+from services.errors import CheckpointNotFound
 from services.jobs import control, progress
 from services.orm import Checkpoint
+from services.states import Kind
 
 api = openapi.blueprint("checkpoints", __name__, prefix="/v1/jobs", about="Places from which training goes on exactly.")
 
@@ -22,8 +24,8 @@ api = openapi.blueprint("checkpoints", __name__, prefix="/v1/jobs", about="Place
 def index(path: schemas.JobPath) -> Response:
     """List the checkpoints of a job, ascending"""
     with db.read_scope(current().engine) as session:
-        control.revision(session, identified(path.job_id), tenant=auth.tenant())
-        rows = progress.checkpoints(session, path.job_id)
+        job = control.get(session, identified(path.job_id), tenant=auth.tenant())
+        rows = progress.checkpoints(session, job.id) if job.kind == Kind.TRAIN else []
     return openapi.answer(schemas.CheckpointList(data=[described(row) for row in rows]))
 
 
@@ -35,8 +37,10 @@ def index(path: schemas.JobPath) -> Response:
 def download(path: schemas.CheckpointPath) -> Response:
     """Download a checkpoint as a zip"""
     with db.read_scope(current().engine) as session:
-        control.revision(session, identified(path.job_id), tenant=auth.tenant())
-        row = progress.get_checkpoint(session, path.job_id, path.step)
+        job = control.get(session, identified(path.job_id), tenant=auth.tenant())
+        if job.kind != Kind.TRAIN:
+            raise CheckpointNotFound(f"The job {job.id} predicts, so it has no checkpoints.")
+        row = progress.get_checkpoint(session, job.id, path.step)
     return downloads.zip_response(f"{row.job_id}-checkpoint-{row.step}.zip", current().storage, row.job_id, row.files)
 
 

@@ -58,9 +58,14 @@ def upload(query: schemas.UploadQuery) -> Response:
 
     202 if the check of the file takes longer than 10 s. The version is `validating`; ask for it at `Location` until it
     is `ready` or `rejected`.
+
+    With `raw=true` the file is kept as it came, for jobs that predict. The version is `raw`, and is not checked.
     """
     service, tenant = current(), auth.tenant()
     versions.check_name(query.name)
+    if query.raw and (given := query.schema_document()):
+        said = "a raw file is read as the model's data was read: leave the columns out"
+        raise BadRequest("The columns of a raw file cannot be named.", [Problem(f"/query/{next(iter(given))}", said)])
     if query.upload is None:
         return _added(query, bodies.upload(service.settings))
     uploads = Uploads(service.storage)
@@ -88,6 +93,7 @@ def _added(query: schemas.UploadQuery, file: Readable) -> Response:
             limits=_limits(service.settings),
             max_bytes=service.settings.max_upload_bytes,
             wait_seconds=service.settings.check_wait_seconds,
+            raw=query.raw,
         ) as upload,
         db.session_scope(service.engine) as session,
     ):

@@ -15,16 +15,17 @@ from sqlalchemy.orm import Session
 from api import auth, bodies, openapi, polling, schemas
 from api.schemas import moment, moment_or_none
 from api.service import current
-from services import db, faults
+from services import db, faults, idempotency
 from services.blobs import transfers
 from services.errors import JobNotFound
 from services.idempotency import Key
-from services.jobs import control, dry_runs, progress, queries, submission
+from services.jobs import control, dry_runs, predictions, progress, queries, submission
 from services.jobs.dry_runs import DryRun
+from services.jobs.submission import Parsed, SubmittedJob
 from services.settings import Settings
-from services.states import TERMINAL, Status
+from services.states import TERMINAL, Kind, Status
 
-api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train.")
+api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train or to predict.")
 
 MISSED_RENEWALS = 2.5
 """After so many a worker counts as silent."""
@@ -38,8 +39,9 @@ _BODY = {
     "required": True,
     "content": {
         media: {
-            "schema": {"$ref": f"{openapi.SCHEMAS}Spec"},
+            "schema": {"anyOf": [{"$ref": f"{openapi.SCHEMAS}Spec"}, {"$ref": f"{openapi.SCHEMAS}Predict"}]},
             "examples": {
+                "predict": {"summary": "A model answers a file", "value": schemas.PREDICT_EXAMPLE},
                 "full": {"summary": "Everything said", "value": schemas.SPEC_EXAMPLE},
                 "preset": {"summary": "A preset on synthetic data", "value": schemas.PRESET_EXAMPLE},
             },
@@ -61,15 +63,18 @@ def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response
     The body is the spec, JSON or YAML. The service checks it against its data set at once; a 422 names every
     problem. The job is accepted even while no worker or broker is up. With `dry_run=true` nothing is submitted: the
     answer says what a submission would do.
+
+    With `kind: predict` a model answers all sequences of a data set; `GET /v1/jobs/{id}/answers` is the result. An
+    alias is looked up now, and every attempt asks the version that it names now.
     """
     if query.dry_run:
         return _foreseen()
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/jobs"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
-    parsed = submission.read(document)
+    asked = _looked_at(document, key)
     with db.session_scope(current().engine) as session:
-        job_id, replayed = submission.submit(session, parsed, key=key, request_id=g.request_id, tenant=auth.tenant())
+        job_id, replayed = _submitted(session, asked, key)
         if not replayed:
             auth.note(session, "job.submit", job_id)
         job = queries.one(session.connection(), job_id, tenant=auth.tenant())
@@ -79,6 +84,24 @@ def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response
         _ring(job)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_freshness(job), **again})
+
+
+def _looked_at(document: dict[str, Any], key: Key | None) -> Parsed | predictions.Found | SubmittedJob:
+    """What a document asks for; of a job that predicts also whether its model can answer, or what was made before."""
+    if not predictions.is_asked(document):
+        return submission.read(document)
+    with db.read_scope(current().engine) as session:
+        if key is not None and (job_id := idempotency.earlier(session, key)) is not None:
+            return SubmittedJob(job_id, replayed=True)
+        return predictions.found(session, document, auth.tenant())
+
+
+def _submitted(session: Session, asked: Parsed | predictions.Found | SubmittedJob, key: Key | None) -> SubmittedJob:
+    if isinstance(asked, SubmittedJob):
+        return asked
+    if isinstance(asked, Parsed):
+        return submission.submit(session, asked, key=key, request_id=g.request_id, tenant=auth.tenant())
+    return predictions.submit(session, asked, key=key, request_id=g.request_id, tenant=auth.tenant())
 
 
 @api.post(
@@ -264,6 +287,7 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
     return {
         "object": "job",
         "id": row.id,
+        "kind": row.kind,
         "name": row.name,
         "status": row.status,
         "terminal": row.status in TERMINAL,
@@ -282,14 +306,15 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "lost": row.lost,
         "progress": _progress(row, now, is_silent=silent is not None),
         "best": openapi.stored(row.best),
-        "result": result(row.result),
+        "result": None if row.kind == Kind.PREDICT else result(row.result),
+        "answers": openapi.stored(row.result) if row.kind == Kind.PREDICT else None,
         **spec,
         "cancel_requested": bool(row.cancel_requested),
         "pause_requested": bool(row.pause_requested),
         "created_at": moment(row.created_at),
         "started_at": moment_or_none(row.started_at),
         "finished_at": moment_or_none(row.finished_at),
-        "links": _links(row.id, has_model=row.result is not None),
+        "links": _links(row.id, row.kind, has_result=row.result is not None),
     }
 
 
@@ -306,16 +331,18 @@ def result(text: str | None) -> dict[str, Any] | None:
     return None if text is None else {**dict.fromkeys(MAY_LACK), **json.loads(text)}
 
 
-def _links(job_id: str, *, has_model: bool) -> dict[str, str | None]:
+def _links(job_id: str, kind: str, *, has_result: bool) -> dict[str, str | None]:
     self = f"{api.url_prefix}/{job_id}"
+    trains = kind == Kind.TRAIN
     return {
         "self": self,
-        "epochs": f"{self}/epochs",
-        "steps": f"{self}/steps",
-        "checkpoints": f"{self}/checkpoints",
+        "epochs": f"{self}/epochs" if trains else None,
+        "steps": f"{self}/steps" if trains else None,
+        "checkpoints": f"{self}/checkpoints" if trains else None,
         "events": f"{self}/events",
         "logs": f"{self}/logs",
-        "model": f"{self}/model" if has_model else None,
+        "model": f"{self}/model" if trains and has_result else None,
+        "answers": f"{self}/answers" if not trains and has_result else None,
         "cancel": f"{self}/cancel",
         "pause": f"{self}/pause",
         "resume": f"{self}/resume",
@@ -326,6 +353,12 @@ def _progress(row: Any, now: float, *, is_silent: bool) -> dict[str, Any]:
     """How far the job is, and how long it may still take. `now` is in seconds since 1970."""
     done = row.status == Status.SUCCEEDED
     fraction = 1.0 if done else row.step / row.steps if row.steps else 0.0
+    made, took = _pace(row)
+    left = {"fraction": min(fraction, 1.0), "eta_seconds": None if is_silent else _eta(row, now)}
+    if row.kind == Kind.PREDICT:
+        epochs = dict.fromkeys(("epoch", "epochs", "fold", "folds", "fold_epoch", "fold_epochs", "step", "steps"))
+        speed = round(made / took, 1) if made > 0 and took > 0 else None
+        return {**epochs, "answered": row.step, "sequences": row.steps, "sequences_per_second": speed, **left}
     fold = json.loads(row.fold) if row.fold else {}
     return {
         "epoch": row.epoch,
@@ -336,19 +369,25 @@ def _progress(row: Any, now: float, *, is_silent: bool) -> dict[str, Any]:
         "fold_epochs": fold.get("epochs"),
         "step": row.step,
         "steps": row.steps,
-        "fraction": min(fraction, 1.0),
-        "eta_seconds": None if is_silent else _eta(row, now),
+        "answered": None,
+        "sequences": None,
+        "sequences_per_second": None,
+        **left,
     }
+
+
+def _pace(row: Any) -> tuple[int, float]:
+    """Steps that the running attempt has made, and the seconds that they took; zeros where there are none."""
+    if row.status != Status.RUNNING or row.attempt_started_at is None or row.progress_at is None:
+        return 0, 0.0
+    resumed = json.loads(row.trainer or "{}").get("resumed_from") or {"step": 0}
+    return row.step - int(resumed["step"]), float(row.progress_at - row.attempt_started_at)
 
 
 def _eta(row: Any, now: float) -> float | None:
     """Seconds to the last step at this attempt's own pace: what earlier attempts did is not its work."""
-    running = row.status == Status.RUNNING
-    if not running or row.steps is None or row.attempt_started_at is None or row.progress_at is None:
-        return None
-    resumed = json.loads(row.trainer or "{}").get("resumed_from") or {"step": 0}
-    made, took = row.step - int(resumed["step"]), float(row.progress_at - row.attempt_started_at)
-    if made <= 0 or took <= 0:
+    made, took = _pace(row)
+    if row.steps is None or made <= 0 or took <= 0:
         return None
     left: float = (row.steps - row.step) * took / made - max(now - row.progress_at, 0.0)
     return round(max(left, 0.0), 1)

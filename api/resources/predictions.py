@@ -8,12 +8,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 from flask import Response, request
 from loopline.prediction.answers import Answer as Answered
+from loopline.prediction.answers import words
 from pydantic import Field
 
 from api import auth, bodies, openapi, schemas
@@ -137,21 +137,12 @@ def _csv(source: Source, found: Answered) -> Response:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(zip(*map(_words, columns.values()), strict=True))
+    writer.writerows(zip(*map(words, columns.values()), strict=True))
     response = Response(text.getvalue(), content_type="text/csv; charset=utf-8")
     response.headers.update(_headers(source))
     if found.warnings:
         response.headers["Loopline-Warnings"] = json.dumps(found.warnings[:MOST_WARNINGS])
     return response
-
-
-def _words(values: Sequence[Any]) -> Iterable[Any]:
-    """Values of a column as JSON has them."""
-    if values and isinstance(values[0], bool):
-        return ("true" if value else "false" for value in values)
-    if values and hasattr(values[0], "isoformat"):
-        return (value.isoformat() for value in values)
-    return values
 
 
 def _headers(source: Source) -> dict[str, str]:

@@ -13,7 +13,7 @@ from services import db
 from services.errors import ModelNotReady, NotFound
 from services.jobs import control, progress
 from services.orm import Job
-from services.states import TERMINAL, Status
+from services.states import TERMINAL, Kind, Status
 from services.training.card import names
 
 api = openapi.blueprint("models", __name__, prefix="/v1/jobs", about="The result of a job that has succeeded.")
@@ -68,6 +68,8 @@ def _finished(job_id: str) -> Job:
     with db.read_scope(current().engine) as session:
         job = control.get(session, identified(job_id), tenant=auth.tenant())
         kept = [str(row.step) for row in progress.checkpoints(session, job.id)]
+    if job.kind != Kind.TRAIN:
+        raise ModelNotReady(f"This job predicts, so it has no model: GET /v1/jobs/{job.id}/answers has its answers.")
     if job.status in TERMINAL and job.status != Status.SUCCEEDED and not job.files:
         message = f"This job has no model: it ended as {job.status}."
         if kept:

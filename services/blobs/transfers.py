@@ -223,7 +223,7 @@ def _fetch_checkpoint(
     names = set()
     for file in sorted(row.files, key=lambda file: file["name"].endswith(".json")):  # the description comes last
         path = held.job_dir(row.job_id) / held.job_file(row.job_id, file["name"]).name
-        wanted = whole or path.suffix == ".json"
+        wanted = whole or path.suffix in (".json", ".parquet")  # of answers all pieces are needed
         try:
             if not _is_local(path, file):
                 if not wanted:

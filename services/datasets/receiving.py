@@ -48,7 +48,9 @@ class Received:
     incoming: Incoming
     """The file to keep: the upload itself, or the sequences that were read from it."""
     checked: Checked | None
-    """None: its check takes longer than its sender waits."""
+    """None: its check takes longer than its sender waits, or nobody asked for one."""
+    is_raw: bool = False
+    """Whether the file is kept as it came, without a check."""
 
 
 @contextmanager
@@ -61,10 +63,11 @@ def received(
     limits: Limits = _DEFAULT_LIMITS,
     max_bytes: int = MAX_BYTES,
     wait_seconds: float | None = None,
+    raw: bool = False,
 ) -> Iterator[Received]:
     """Read and check an upload, which may take long: so it takes no session, and refuses to begin while this thread
     has one open. `columns` are those that are not to be inferred. A check that takes longer than `wait_seconds` is
-    ended; then the upload is one that was not checked.
+    ended; then the upload is one that was not checked. With `raw` the file is kept as it came, and nobody reads it.
 
     Raises:
         DatasetInvalid: the file is no data set; names arrays and rows.
@@ -75,6 +78,10 @@ def received(
     db.check_no_session("a data set is received")
     with storage.incoming(file, max_bytes) as incoming, storage.work() as work:
         source = Source(incoming, file_name, columns or Columns({}))
+        if raw:
+            transfers.share_dataset(storage, incoming)
+            yield Received(storage, source, incoming, None, is_raw=True)
+            return
         try:
             upload = checked(storage, source, work, limits, wait_seconds=wait_seconds)
         except CheckUnfinished:

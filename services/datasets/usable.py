@@ -18,6 +18,16 @@ def check_validated(dataset: Dataset) -> None:
         )
 
 
+def why_untrainable(dataset: Dataset) -> list[Problem]:
+    """Why no job can train on a data set whose check has ended; empty if one can."""
+    if dataset.status == DatasetStatus.RAW:
+        kept = (
+            f"{dataset.name}@{dataset.version} was uploaded with raw=true, so only a job of the kind `predict` reads it"
+        )
+        return [Problem("/data/dataset", f"{kept}; upload the file without it to train on it")]
+    return why_rejected(dataset)
+
+
 def why_rejected(dataset: Dataset) -> list[Problem]:
     """What is wrong with a data set that was rejected; empty for others."""
     if dataset.status != DatasetStatus.REJECTED:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from loopline.files import SUFFIXES
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -62,12 +63,13 @@ def add(session: Session, upload: Received, *, name: str, tenant: str = tenants.
     """
     check_name(name)
     lock(session)
-    known = with_content(session, tenant, name, upload.incoming.sha256)
-    if known is None and upload.checked is None:
+    known = with_content(session, tenant, name, upload.incoming.sha256, raw=upload.is_raw)
+    is_unchecked = upload.checked is None and not upload.is_raw
+    if known is None and is_unchecked:
         known = _under_check(session, tenant, name, upload)
     if known is None:
         tenants.check_bytes(session, tenant, upload.incoming.bytes)
-        if upload.checked is None:
+        if is_unchecked:
             _check_validating(session, tenant)
     transfers.keep_dataset(upload.storage, upload.incoming)
     if known is not None:
@@ -81,9 +83,10 @@ def lock(session: Session) -> None:
     db.lock(session, "datasets")
 
 
-def with_content(session: Session, tenant: str, name: str, sha256: str) -> Dataset | None:
-    """The version of a name that is ready and has this content."""
-    same = (Dataset.name == name, Dataset.sha256 == sha256, Dataset.status == DatasetStatus.READY)
+def with_content(session: Session, tenant: str, name: str, sha256: str, *, raw: bool = False) -> Dataset | None:
+    """The version of a name that is ready, or `raw`, and has this content."""
+    status = DatasetStatus.RAW if raw else DatasetStatus.READY
+    same = (Dataset.name == name, Dataset.sha256 == sha256, Dataset.status == status)
     return session.scalar(_visible(tenant).where(*same).limit(1))
 
 
@@ -201,7 +204,7 @@ def _insert(session: Session, tenant: str, name: str, upload: Received) -> Datas
     values = {"id": new_id("ds"), "tenant": tenant, "name": name, "version": (newest or 0) + 1, "created_at": now()}
     values |= _unchecked(upload) if upload.checked is None else ready(upload, upload.checked)
     made = session.scalars(sa.insert(Dataset).values(values).returning(Dataset)).one()
-    if upload.checked is None:
+    if upload.checked is None and not upload.is_raw:
         file_name, columns = upload.source.name, upload.source.columns
         wanted = {"file_name": file_name, "schema": {**columns.schema}, "schema_of": columns.version}
         session.execute(sa.insert(DatasetCheck).values(dataset_id=made.id, **wanted))
@@ -227,7 +230,14 @@ def ready(upload: Received, checked: Checked) -> dict[str, Any]:
 
 def _unchecked(upload: Received) -> dict[str, Any]:
     held = {"sha256": upload.incoming.sha256, "bytes": upload.incoming.bytes}
+    if upload.is_raw:
+        return {"status": DatasetStatus.RAW, **held, "format": ending_of(upload.source.name), "summary": {}}
     return {"status": DatasetStatus.VALIDATING, **held, "format": "", "summary": {}}
+
+
+def ending_of(file_name: str) -> str:
+    """The ending of a file's name, such as `csv` or `jsonl.gz`, if it says which format the file has; else empty."""
+    return next((suffix[1:] for suffix in SUFFIXES if file_name.lower().endswith(suffix)), "")
 
 
 def _under_check(session: Session, tenant: str, name: str, upload: Received) -> Dataset | None:

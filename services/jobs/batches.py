@@ -31,6 +31,7 @@ from services.jobs.submission import Parsed
 from services.orm import Batch, Job, new_id
 from services.states import TERMINAL, Status
 from services.text import clean
+from services.training.spec import Spec
 from services.webhooks import news
 from services.webhooks.news import News, moment
 
@@ -113,7 +114,7 @@ def submit(
 
 def check(
     session: Session, document: Mapping[str, Any], *, tenant: str = tenants.DEFAULT, accepted: bool = False
-) -> Sequence[Wanted]:
+) -> Sequence[Wanted[Spec]]:
     """The jobs that the document expands to. Inserts nothing. `accepted`: this document was accepted before.
 
     Raises:
@@ -259,7 +260,7 @@ def _specs(sources: Sequence[Source], *, accepted: bool) -> Sequence[Sequence[tu
 
 def _fitted(
     session: Session, sources: Sequence[Source], specs: Sequence[Sequence[tuple[Cell, Parsed]]], tenant: str
-) -> Sequence[Wanted]:
+) -> Sequence[Wanted[Spec]]:
     known = submission.Known()
     return for_each(sources, specs, lambda parsed: submission.fitted(session, parsed, tenant, known))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, select
@@ -21,24 +21,31 @@ from services.db import Statement, now
 from services.errors import DatasetNotFound, IllegalMove, JobNotEnded, JobNotFound, JobRegistered
 from services.jobs import events, lanes, moves, progress
 from services.orm import Checkpoint, Dataset, IdempotencyKey, Job, ModelVersion, new_id
-from services.states import TERMINAL, Reason, Status
+from services.states import TERMINAL, Kind, Reason, Status
 from services.text import clean
 from services.training.epochs import NAME as NAME_OF_EPOCHS
 from services.webhooks import news
 
 if TYPE_CHECKING:
     from services.training.spec import Spec
+    from services.training.spec.predict import Predict
 
 
-class Wanted(NamedTuple):
+S = TypeVar("S", bound="Spec | Predict")
+
+
+class Wanted(NamedTuple, Generic[S]):
     """A job that is to be made."""
 
-    spec: Spec
+    spec: S
     requested: Mapping[str, Any]
     """The spec as it was sent."""
     dataset_id: str | None
     warnings: Sequence[str] = ()
     """What of its data may have been meant otherwise."""
+    kind: Kind = Kind.TRAIN
+    baselines: Mapping[str, Any] | None = None
+    """Models that it is about, if they are known already."""
 
 
 class Created(NamedTuple):
@@ -50,7 +57,7 @@ class Created(NamedTuple):
 
 def create_all(
     session: Session,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[Wanted[Any]],
     *,
     request_id: str | None = None,
     tenant: str = tenants.DEFAULT,
@@ -72,13 +79,13 @@ def create_all(
     return [_insert(session, each, places.next(line), **whose) for each, line in zip(wanted, lines, strict=True)]
 
 
-def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) -> Created:
+def _insert(session: Session, wanted: Wanted[Any], turn: float, **whose: str | None) -> Created:
     spec, limits = wanted.spec, wanted.spec.limits
-    made = Created(new_id("job"), spec.queue)
+    made, document = Created(new_id("job"), spec.queue), spec.document()
     values = {
         **made._asdict(),
         "name": spec.name,
-        "spec": spec.document(),
+        "spec": document,
         "requested": dict(wanted.requested),
         "priority": spec.priority,
         "turn": turn,
@@ -87,7 +94,9 @@ def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) 
         "warnings": [*wanted.warnings],
         "max_retries": limits.max_retries,
         "max_runtime_seconds": limits.max_runtime_seconds,
-        "epochs": spec.training.epochs * (1 if spec.data.split.folds is None else spec.data.split.folds + 1),
+        "kind": wanted.kind.value,
+        "epochs": _epochs(document) if wanted.kind == Kind.TRAIN else None,
+        "baselines": None if wanted.baselines is None else dict(wanted.baselines),
         **whose,
     }
     statement = _insertion(*values)
@@ -95,6 +104,12 @@ def _insert(session: Session, wanted: Wanted, turn: float, **whose: str | None) 
     metrics.after_commit(session, metrics.SUBMITTED.inc, queue=spec.queue)
     news.announce_new_job(session, made.id, tenant=whose["tenant"] or tenants.DEFAULT)
     return made
+
+
+def _epochs(document: Mapping[str, Any]) -> int:
+    """How many a job may train, of all folds."""
+    folds = document["data"]["split"]["folds"]
+    return int(document["training"]["epochs"] * (1 if folds is None else folds + 1))
 
 
 @cache

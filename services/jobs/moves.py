@@ -17,8 +17,8 @@ from services.db import now
 from services.errors import IllegalMove
 from services.jobs import events, lanes
 from services.jobs.leases import returned, revised
-from services.orm import Job
-from services.states import ALLOWED, SAYS_WHAT_TO_DO, TERMINAL, Reason, Status
+from services.orm import Checkpoint, Job
+from services.states import ALLOWED, SAYS_WHAT_TO_DO, TERMINAL, Kind, Reason, Status
 from services.text import clean
 from services.webhooks import news
 
@@ -93,6 +93,8 @@ def move(
     if before == Status.QUEUED:
         lanes.close(session, lanes.lane_of(moved))
     news.announce_job(session, moved)
+    if to in TERMINAL and moved.kind == Kind.PREDICT:  # nobody goes on from the pieces of its answers
+        session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == moved.id))
     if to in TERMINAL:
         metrics.after_commit(session, metrics.RUNS.inc, queue=moved.queue, outcome=to, reason=reason or "")
     return moved

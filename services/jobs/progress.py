@@ -20,6 +20,7 @@ from services.errors import CheckpointNotFound
 from services.jobs import events, series
 from services.jobs.leases import Lease, owned
 from services.orm import Checkpoint, Epoch, Job, StepChunk
+from services.states import Kind
 from services.text import clean
 
 CHUNK_STEPS = 2048
@@ -120,7 +121,10 @@ def started(
     if (there := info.get("checkpoints")) is not None:
         gone = (Checkpoint.job_id == job.id, Checkpoint.step.not_in(there))
         session.execute(sa.delete(Checkpoint).where(*gone))
-    if resumed["step"]:
+    if resumed["step"] and job.kind == Kind.PREDICT:
+        place = f"Attempt {job.attempt} goes on after {resumed['step']:,} sequences."
+        events.add(session, job, events.Type.RESUMED, place, data={"sequences": resumed["step"]})
+    elif resumed["step"]:
         place = f"Attempt {job.attempt} goes on from step {resumed['step']} ({_epoch(resumed['epoch'], fold)})."
         events.add(session, job, events.Type.RESUMED, place, data=resumed)
     return job
@@ -254,16 +258,25 @@ def checkpoint(
     session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step))
     row = {"job_id": job.id, "step": step, "epoch": epoch, "fold": fold, "best": best, "attempt": job.attempt}
     session.execute(sa.insert(Checkpoint).values(**row, files=[dict(file) for file in files], created_at=now()))
+    if job.kind == Kind.PREDICT:  # a piece of the answers, of which there may be hundreds
+        job.step = step
+    else:
+        _tell_checkpoint(session, job, epoch, step, best=best, files=files, fold=fold)
+    if step > job.checkpoint_step:
+        job.checkpoint_step, job.lost = step, 0
+    session.flush()
+    return job
+
+
+def _tell_checkpoint(
+    session: Session, job: Job, epoch: int, step: int, *, best: bool, files: Sequence[Mapping[str, Any]], fold: int
+) -> None:
     size = sum(file["bytes"] for file in files)
     where = _epoch(epoch, {"number": fold} if fold else None)
     message = f"Checkpoint at step {step} ({where}), {size / 1e6:.1f} MB{', of the best epoch' if best else ''}."
     events.add(
         session, job, events.Type.CHECKPOINT, message, data={"step": step, "epoch": epoch, "best": best, "bytes": size}
     )
-    if step > job.checkpoint_step:
-        job.checkpoint_step, job.lost = step, 0
-        session.flush()
-    return job
 
 
 def drop_checkpoint(session: Session, lease: Lease, step: int) -> Job:

@@ -76,6 +76,7 @@ def page(
     tenant: str,
     limit: int,
     full: bool = False,
+    kind: str | None = None,
     status: str | None = None,
     queue: str | None = None,
     tag: tuple[str, str] | None = None,
@@ -83,7 +84,7 @@ def page(
     after: str | None = None,
 ) -> Page:
     """Jobs older than the job `after`, newest first. `full` is with their specs; `tag` is a key and its value."""
-    wanted = {"status": status, "queue": queue, "name": name, "after": after}
+    wanted = {"kind": kind, "status": status, "queue": queue, "name": name, "after": after}
     given = {key: value for key, value in wanted.items() if value is not None}
     parameters: dict[str, Any] = {"tenant": tenant, "limit": paging.asked(limit), **given}
     if tag is not None:
@@ -129,9 +130,9 @@ def _text(column: Any) -> ColumnElement[Any]:
 
 def _columns(*, full: bool) -> Sequence[ColumnElement[Any]]:
     plain = (
-        "id tenant name status reason message batch_id not_before queue priority turn dataset_id attempt failures lost "
-        "epoch epochs step steps attempt_started_at progress_at lease_until cancel_requested pause_requested revision "
-        "created_at started_at finished_at"
+        "id tenant kind name status reason message batch_id not_before queue priority turn dataset_id attempt failures "
+        "lost epoch epochs step steps attempt_started_at progress_at lease_until cancel_requested pause_requested "
+        "revision created_at started_at finished_at"
     )
     texts = [_J.tags, _J.warnings, _J.fold, _J.best, _J.result, *([_J.spec] if full else [])]
     # Where a run resumed counts for the estimate of its end only.
@@ -159,7 +160,7 @@ def _one() -> Query:
 
 @cache
 def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> Query:
-    columns = {"status": _J.status, "queue": _J.queue, "name": _J.name}
+    columns = {"kind": _J.kind, "status": _J.status, "queue": _J.queue, "name": _J.name}
     also = [columns[name] == sa.bindparam(name) for name in sorted(given & columns.keys())]
     query = select(*_columns(full=full)).select_from(_with_dataset()).where(*also)
     limit = sa.bindparam("limit", type_=sa.Integer())

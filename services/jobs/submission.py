@@ -20,6 +20,7 @@ from services.idempotency import Key
 from services.jobs import control, devices
 from services.jobs.control import Wanted
 from services.orm import Dataset
+from services.states import Kind
 from services.text import is_plain
 from services.training.spec import Spec, check_data, parse
 from services.training.spec.fields import Synthetic
@@ -27,6 +28,7 @@ from services.training.spec.footprint import of_synthetic
 from services.training.spec.room import Device
 
 NAMES_SHOWN = 10
+KINDS = "must be `train` here; POST /v1/jobs takes jobs of the kind `predict` too, one by one and without a dry run"
 
 
 Found = tuple[Dataset | None, list[Problem]]
@@ -83,13 +85,17 @@ def submit(
 
 def read(document: Mapping[str, Any], *, accepted: bool = False) -> Parsed:
     """The spec in a document, or its problems. Asks the database nothing. `accepted`: see `parse`."""
+    if "kind" in document:
+        if document["kind"] != Kind.TRAIN:
+            return Parsed(document, None, [Problem("/kind", KINDS)])
+        document = {key: value for key, value in document.items() if key != "kind"}
     try:
         return Parsed(document, parse(document, accepted=accepted), ())
     except SpecInvalid as error:
         return Parsed(document, None, error.problems)
 
 
-def fitted(session: Session, parsed: Parsed, tenant: str, known: Known) -> Wanted:
+def fitted(session: Session, parsed: Parsed, tenant: str, known: Known) -> Wanted[Spec]:
     """The spec as it fits its data set, and the memory of the workers of its queue.
 
     Raises SpecInvalid with every problem, that of the data set's name too; DatasetValidating while it is being checked.
@@ -125,24 +131,25 @@ def _dataset(session: Session, parsed: Parsed, tenant: str, known: Known) -> Fou
     return find(session, wanted, tenant, known)
 
 
-def find(session: Session, wanted: str, tenant: str, known: Known) -> Found:
-    """The data set of this name, or why there is none.
+def find(session: Session, wanted: str, tenant: str, known: Known, *, raw: bool = False) -> Found:
+    """The data set of this name, or why there is none. `raw`: it may be a raw one.
 
     Raises DatasetValidating.
     """
     if wanted not in known.datasets:
-        known.datasets[wanted] = _looked_up(session, wanted, tenant)
+        known.datasets[wanted] = _looked_up(session, wanted, tenant, raw=raw)
     return known.datasets[wanted]
 
 
-def _looked_up(session: Session, wanted: str, tenant: str) -> Found:
+def _looked_up(session: Session, wanted: str, tenant: str, *, raw: bool) -> Found:
     try:
         found = versions.get(session, wanted, tenant=tenant)
     except DatasetNotFound:
         advice = upload_first(wanted) if is_path(wanted) else _unknown(session, wanted, tenant)
         return None, [Problem("/data/dataset", advice)]
     usable.check_validated(found)
-    return (None, rejected) if (rejected := usable.why_rejected(found)) else (found, [])
+    unusable = (usable.why_rejected if raw else usable.why_untrainable)(found)
+    return (None, unusable) if unusable else (found, [])
 
 
 def is_path(name: str) -> bool:

@@ -34,7 +34,7 @@ from services.errors import (
     Problem,
 )
 from services.orm import Job, Model, ModelAlias, ModelMove, ModelVersion
-from services.states import Status
+from services.states import Kind, Status
 from services.text import clean
 from services.webhooks import news
 from services.webhooks.news import News
@@ -298,10 +298,13 @@ def delete(session: Session, reference: str, *, tenant: str = tenants.DEFAULT) -
 def _lock_result(session: Session, job_id: str, tenant: str) -> None:
     """Keep a job that succeeded from being deleted before this transaction ends (`jobs.delete` waits, and sees the
     version)."""
-    query = select(Job.status).where(Job.id == clean(job_id, 100), Job.tenant == tenant)
-    status = session.scalar(query.with_for_update(read=True, key_share=True))
-    if status is None:
+    query = select(Job.status, Job.kind).where(Job.id == clean(job_id, 100), Job.tenant == tenant)
+    found = session.execute(query.with_for_update(read=True, key_share=True)).one_or_none()
+    if found is None:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
+    status, kind = found
+    if kind != Kind.TRAIN:
+        raise JobNotSucceeded(f"The job {job_id} predicts, so it has answers and no model: register one that trained.")
     if status != Status.SUCCEEDED:
         raise JobNotSucceeded(
             f"The job {job_id} is {status}; only one that has succeeded has a model to register. Best weights of a job "

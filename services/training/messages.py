@@ -125,7 +125,10 @@ class Order(_Message):
     job: str = ""
     attempt: int = 0
     baselines: dict[str, SavedModel | None] | None = None
-    """Of a retraining, by role: the model to start from (`warm_start`) and the one to beat (`against`)."""
+    """Of a retraining, by role: the model to start from (`warm_start`) and the one to beat (`against`). Of a job that
+    predicts: its model (`predicts`)."""
+    ending: str | None = None
+    """Of a data set that was kept as it came: the ending of its name, which may say its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +188,13 @@ class Started(_Message):
     """What else a trainer reports about itself; stored with the job."""
     fold: FoldProgress | None = None
     """None of a job without folds. With folds, `epochs` are those of the whole job."""
+    sequences: int | None = None
+    """Of a job that predicts, how many there are to answer. Then there is one epoch, and each of them is a step."""
 
     def info(self) -> dict[str, Any]:
         """What is stored with the job."""
         written = to_json(self)
-        for name in ("event", "epochs", "steps_per_epoch", "best", "details", "fold"):
+        for name in ("event", "epochs", "steps_per_epoch", "best", "details", "fold", "sequences"):
             written.pop(name, None)
         return {**written, **self.details}
 

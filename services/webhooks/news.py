@@ -20,14 +20,14 @@ from sqlalchemy.orm import Session
 
 from services.db import Query, now
 from services.orm import Batch, Delivery, Job, Webhook, new_id
-from services.states import Status
+from services.states import Kind, Status
 
 EVENTS: Mapping[str, str] = {
     "job.queued": "A job was submitted or resumed. Or it was queued again because its worker was lost or returned it, "
     "or because an attempt failed.",
     "job.started": "An attempt started.",
     "job.paused": "A job was paused.",
-    "job.succeeded": "A job has ended and has a model.",
+    "job.succeeded": "A job has ended and has a model, or answers if it predicts.",
     "job.failed": "A job has failed; `reason` and `message` say why.",
     "job.cancelled": "A job has ended because somebody cancelled it.",
     "batch.ended": "Every job of a batch has ended; `status` and `counts` say how.",
@@ -149,14 +149,17 @@ def _is_for(webhook: Webhook, content: News) -> bool:
 
 
 def _job_data(job: Job) -> dict[str, Any]:
-    ended_well = job.result if job.status == Status.SUCCEEDED else None
+    ended_well = job.result if job.status == Status.SUCCEEDED and job.kind == Kind.TRAIN else None
+    answers = job.result if job.status == Status.SUCCEEDED and job.kind == Kind.PREDICT else None
     result = ended_well and {key: ended_well.get(key) for key in ("metrics", "best_epoch", "epochs", "stopped_early")}
     if result and (retrain := (ended_well or {}).get("retrain")):
         result["retrain"] = {key: retrain[key] for key in ("model", "version", "alias", "decision")}
     return {
-        **{key: getattr(job, key) for key in ("id", "name", "status", "reason", "message", "queue", "tags", "attempt")},
+        **{key: getattr(job, key) for key in ("id", "kind", "name", "status", "reason", "message", "queue", "tags")},
+        "attempt": job.attempt,
         "batch_id": job.batch_id,
         **{key: moment(getattr(job, key)) for key in ("created_at", "started_at", "finished_at")},
         "result": result,
+        "answers": answers and {key: answers[key] for key in ("model", "format", "bytes", "sequences", "rows")},
         "links": {"self": f"/v1/jobs/{job.id}"},
     }

@@ -355,7 +355,7 @@ class Attempt:
         end = self.delivery.end(self.last) if self.last is not None and self.delivery.is_done else None
         written = [*events, *([end] if end else [])]
         said = [line for event in written for line in log_lines(event)]
-        epochs = self.job.epochs or self.job.spec["training"]["epochs"]
+        epochs = self.job.epochs or self.job.spec.get("training", {}).get("epochs", 1)
         lines = [line for event in written for line in (*log_lines(event), *progress_lines(event, epochs))]
         now = time.monotonic()
         if end or (self.trainer.output.has_lines and now >= self.deadlines.output):

@@ -26,7 +26,7 @@ from services.blobs.storage import Storage, sha256
 from services.blobs.transfers import Gone
 from services.errors import StorageUnavailable, Unavailable
 from services.jobs import progress
-from services.states import Reason
+from services.states import Kind, Reason
 from services.training import epochs
 from services.training.messages import (
     CheckpointSaved,
@@ -90,7 +90,7 @@ class Delivery:
     def _has_history(self) -> bool:
         """See that the epochs that the newest checkpoint counts on are beside it: what is missing or damaged, as on a
         host that has never trained this job, is written from the database, which has heard of all of them before."""
-        if self.has_history or not self.claim.checkpoints:
+        if self.has_history or not self.claim.checkpoints or self.job.kind == Kind.PREDICT:
             return True
         newest = self.claim.checkpoints[-1]
         if not epochs.is_there(self.slot.storage.checkpoint_files(self.job.id, newest.step)[0]):

@@ -16,7 +16,7 @@ from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
-from services.states import PERMANENT, Reason
+from services.states import PERMANENT, Kind, Reason
 from services.training.epochs import Epoch
 from services.training.measures import DEFAULTS
 from services.training.messages import (
@@ -118,7 +118,8 @@ class Record:
             attempts.paused(session, lease)
         elif reason is StopReason.TIME_LIMIT:
             ran = f"limits.max_runtime_seconds ({self.job.max_runtime_seconds:g} s)"
-            limit = f"The job ran for {ran}: raise it, or train fewer epochs."
+            less = "predict fewer sequences" if self.job.kind == Kind.PREDICT else "train fewer epochs"
+            limit = f"The job ran for {ran}: raise it, or {less}."
             attempts.fail(session, lease, Reason.TIME_LIMIT, limit, retry=False, **offered)
         else:
             attempts.give_back(session, lease)
@@ -217,6 +218,10 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
     """
     every = math.ceil(epochs / MAX_EPOCH_LINES)
     match event:
+        case Started(sequences=int(sequences), resumed_from=resumed, device=device, details=details):
+            place = f", going on after {resumed.step:,}" if resumed else ""
+            how = f"on {device} with {details.get('backend')}"
+            return [Line(Level.INFO, f"Predicting {how}: {sequences:,} sequences{place}.")]
         case Started(epochs, steps, resumed, device=device):
             place = f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else ""
             return [Line(Level.INFO, f"Training on {device}: {epochs} epochs of {steps} steps{place}.")]
@@ -230,8 +235,10 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
             return [Line(Level.WARNING, message)]
         case Finished({"best_epoch": best, "epochs": trained}):
             return [Line(Level.INFO, f"Training ended after {trained} epochs; the best was epoch {best}.")]
+        case Finished({"sequences": sequences, "rows": rows}):
+            return [Line(Level.INFO, f"All {sequences:,} sequences are answered, in {rows:,} rows.")]
         case Stopped(reason):
-            return [Line(Level.INFO, f"Training stopped ({reason}).")]
+            return [Line(Level.INFO, f"The trainer stopped ({reason}).")]
     return []
 
 

@@ -48,6 +48,8 @@ def write_lines(lines: Sequence[Line]) -> None:
 def write_event(event: Event) -> None:
     """A line for an event that begins or ends a run; epochs and checkpoints, of which there may be many, at debug."""
     match event:
+        case Started(sequences=int(sequences), device=device):
+            log.info("predicting begins on %s: %d sequences", device, sequences)
         case Started(epochs, steps, device=device):
             place = event.resumed_from.step if event.resumed_from else 0
             log.info("training begins on %s at step %s: %s epochs of %s steps", device, place, epochs, steps)
@@ -61,6 +63,8 @@ def write_event(event: Event) -> None:
             log.warning("%s", message)
         case Finished({"best_epoch": best, "epochs": epochs}):
             log.info("training ended after %s epochs; the best was %s", epochs, best)
+        case Finished({"sequences": sequences}):
+            log.info("all %s sequences are answered", sequences)
         case Stopped(reason):
             log.info("training stopped: %s", reason)
         case Failed(reason, message):

@@ -81,4 +81,6 @@ class Claim:
     checkpoints: Sequence[Checkpoint] = ()
     """All that are registered, oldest first."""
     baselines: Mapping[str, Baseline | None] | None = None
-    """Of a retraining: the versions that it begins with and has to beat."""
+    """Of a retraining: the versions that it begins with and has to beat. Of a job that predicts: its model."""
+    ending: str | None = None
+    """Of a data set that was kept as it came: the ending of its name."""

@@ -15,10 +15,10 @@ from contextlib import closing
 from services import db, faults, logs
 from services.datasets import versions
 from services.errors import LeaseLost, NotFound, Unavailable
-from services.jobs import attempts, control, progress, retraining
+from services.jobs import attempts, control, predictions, progress, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
-from services.states import TERMINAL, Reason
+from services.states import TERMINAL, Kind, Reason
 from services.training.messages import Order, SavedModel
 from services.upkeep import leftovers
 from worker.attempt.conversation import Attempt
@@ -67,11 +67,13 @@ def claim(slot: Slot, queue: str) -> Claim | None:
         job = attempts.claim(session, queue, worker=slot.worker, lease_seconds=slot.settings.lease_seconds)
         if job is None:
             return None
-        dataset_sha256 = None if job.dataset_id is None else versions.get(session, job.dataset_id).sha256
+        dataset = None if job.dataset_id is None else versions.get(session, job.dataset_id)
+        ending = None if dataset is None else predictions.ending_of(dataset)
         checkpoints = progress.checkpoints(session, job.id) if job.attempt > 1 else ()
-        baselines = retraining.baselines(session, job)
+        baselines = (predictions.models if job.kind == Kind.PREDICT else retraining.baselines)(session, job)
+        sha256 = None if dataset is None else dataset.sha256
     faults.point("supervisor.claimed")
-    return Claim(job, dataset_sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines)
+    return Claim(job, sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines, ending)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -125,18 +127,28 @@ def _tidy(slot: Slot, job_id: str) -> None:
 
 def order(slot: Slot, claim: Claim) -> Order:
     """The order for the trainer. The trainer checks the checkpoint itself, and uses an earlier one if it is damaged."""
-    job, sha, step = claim.job, claim.dataset_sha256, claim.checkpoint_step
+    job, sha = claim.job, claim.dataset_sha256
     return Order(
         spec=job.spec,
         data=None if sha is None else str(slot.storage.dataset_path(sha)),
         data_sha256=sha,
         directory=str(slot.storage.job_dir(job.id)),
-        resume=None if step is None else str(slot.storage.checkpoint_files(job.id, step)[0]),
+        resume=_resume(slot, claim),
         device=slot.settings.device,
         job=job.id,
         attempt=job.attempt,
         baselines=None if claim.baselines is None else _models(slot, claim.baselines),
+        ending=claim.ending,
     )
+
+
+def _resume(slot: Slot, claim: Claim) -> str | None:
+    """The checkpoint, or the piece of answers, behind which the attempt goes on."""
+    if claim.checkpoint_step is None:
+        return None
+    if claim.job.kind == Kind.PREDICT:
+        return str(slot.storage.job_file(claim.job.id, claim.checkpoints[-1].files[0]["name"]))
+    return str(slot.storage.checkpoint_files(claim.job.id, claim.checkpoint_step)[0])
 
 
 def _models(slot: Slot, baselines: Mapping[str, Baseline | None]) -> dict[str, SavedModel | None]:

@@ -205,6 +205,15 @@ class NextStep(Answer):
         return {name: [row[place] for row in all_rows] for place, name in enumerate(names)}
 
 
+def words(values: Sequence[Any]) -> Sequence[Any]:
+    """Values of a column as a CSV has them: true and false as JSON says it, and times in words."""
+    if values and isinstance(values[0], bool):
+        return [("false", "true")[value] for value in values]
+    if values and hasattr(values[0], "isoformat"):
+        return [value.isoformat() for value in values]
+    return values
+
+
 def _column(name: str, taken: dict[str, Sequence[Any]]) -> str:
     """A name of a column that is free: a target may be called `id`."""
     while name in taken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,27 @@ class Given:
             static_columns=self.static_columns,
             texts=None if self.texts is None else self.texts[rows],
             future=None if self.future is None else self.future[rows],
+        )
+
+    def part(self, first: int, last: int) -> Given:
+        """The sequences from `first` to before `last`, without warnings."""
+        ends = np.cumsum(self.lengths)
+        steps = slice(int(ends[first - 1]) if first else 0, int(ends[last - 1]))
+
+        def some(values: NDArray[Any] | None, which: slice = slice(first, last)) -> Any:
+            return None if values is None else values[which]
+
+        return replace(
+            self,
+            x=self.x[steps],
+            lengths=self.lengths[first:last],
+            ids=self.ids[first:last],
+            static=some(self.static),
+            texts=some(self.texts),
+            future=some(self.future),
+            times=some(self.times, steps),
+            ahead=some(self.ahead),
+            warnings=(),
         )
 
     def named(self, rows: Sequence[int] | Rows, most: int = 3) -> str:
