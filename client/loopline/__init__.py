@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loopline.prediction.loading import TrainedModel, load
     from loopline.schedules import Firing, Schedule
     from loopline.types import (
+        Answers,
         Best,
         Checkpoint,
         Dataset,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Answers",
     "BadRequest",
     "Batch",
     "BatchJob",

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import httpx
 
-from loopline import asking, uploading
+from loopline import asking, many, uploading
 from loopline import spec as specs
 from loopline.batch import Batch
 from loopline.errors import BadRequest, NotFound, ServiceError
@@ -227,6 +227,7 @@ class Client:
     def jobs(
         self,
         *,
+        kind: str | None = None,
         status: str | None = None,
         queue: str | None = None,
         tag: str | None = None,
@@ -236,9 +237,10 @@ class Client:
     ) -> Iterator[Job]:
         """Iterates over the jobs that match, newest first. Pages are requested as needed. tag: `key:value`.
 
+        kind: `train` or `predict`.
         full: include the specs. Without it `spec` is empty until `refresh()`, which is faster for the service.
         """
-        params = {"status": status, "queue": queue, "tag": tag, "name": name, "limit": page_size}
+        params = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name, "limit": page_size}
         if full:
             params["full"] = "true"
         return (Job.of(document, self._http) for document in self._http.pages("/v1/jobs", params))
@@ -258,6 +260,7 @@ class Client:
         on_bytes: uploading.OnBytes | None = None,
         on_check: uploading.OnCheck | None = None,
         wait: bool = True,
+        raw: bool = False,
     ) -> Dataset:
         """Uploads a data set: the path of a file or of a folder of files, a table of pandas, polars or pyarrow, a numpy
         array, or a mapping with the arrays x, y, lengths and split.
@@ -268,9 +271,10 @@ class Client:
         on_bytes: called with the bytes sent so far and the total.
         wait: wait for a check that takes longer than the service's answer, as `wait_for_check` does with `on_check`.
         Without it the data set may be `validating`; no job can use it until it is `ready`.
+        raw: keep the file as it came, for jobs that predict. It needs no target, and no job can train on it.
         Raises BadRequest, which names the invalid rows.
         """
-        dataset = self._uploaded(data, name, schema or {}, on_bytes)
+        dataset = self._uploaded(data, name, schema or {}, on_bytes, raw=raw)
         return self.wait_for_check(dataset, on_check=on_check) if wait else dataset
 
     def wait_for_check(self, dataset: Dataset, *, on_check: uploading.OnCheck | None = None) -> Dataset:
@@ -282,10 +286,19 @@ class Client:
         return uploading.checked(self._http, dataset, on_check)
 
     def _uploaded(
-        self, data: Any, name: str | None, schema: Mapping[str, Any], on_bytes: uploading.OnBytes | None
+        self,
+        data: Any,
+        name: str | None,
+        schema: Mapping[str, Any],
+        on_bytes: uploading.OnBytes | None,
+        *,
+        raw: bool = False,
     ) -> Dataset:
+        columns = {field: value if isinstance(value, str) else json.dumps(value) for field, value in schema.items()}
+        if raw:
+            columns["raw"] = "true"
         if isinstance(data, str | Path) and not Path(data).is_dir():
-            return self._sent(Path(data), name or specs.dataset_name(Path(data)), schema, on_bytes)
+            return self._sent(Path(data), name or specs.dataset_name(Path(data)), columns, on_bytes)
         if isinstance(data, str | Path):
             data = Path(data)
             name = name or specs.dataset_name(data)
@@ -294,16 +307,15 @@ class Client:
         from loopline import frames
 
         with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
-            return self._sent(frames.as_file(data, Path(folder)), name, schema, on_bytes)
+            return self._sent(frames.as_file(data, Path(folder)), name, columns, on_bytes)
 
-    def _sent(self, file: Path, name: str, schema: Mapping[str, Any], on_bytes: uploading.OnBytes | None) -> Dataset:
+    def _sent(self, file: Path, name: str, columns: Mapping[str, str], on_bytes: uploading.OnBytes | None) -> Dataset:
         try:
             size = file.stat().st_size
             file.open("rb").close()
         except OSError as error:
             raise BadRequest(f"Cannot read {file}: {error.strerror}.") from None
 
-        columns = {field: value if isinstance(value, str) else json.dumps(value) for field, value in schema.items()}
         params: dict[str, Any] = {"name": name, "file": file.name[-200:], **columns}
         headers = {"Content-Type": "application/octet-stream"}
         if size <= RESUMED_BYTES:
@@ -359,6 +371,30 @@ class Client:
         headers = {"Content-Type": media_type}
         response = self._http.send("POST", asking.path_of(model), headers=headers, body=body)
         return Prediction.of(self._http.object_in(response))
+
+    def predict_many(
+        self,
+        model: str,
+        data: Any,
+        *,
+        format: many.Format = "parquet",
+        on_bytes: uploading.OnBytes | None = None,
+        **more: Any,
+    ) -> Job:
+        """Has a model answer all sequences of a file, as a job: `client.predict_many(model, file).wait()` and then
+        `save_answers(path)`. model: as for `predict`.
+
+        data: as for `upload`; it needs nothing to predict. It is uploaded as a data set that stays.
+        format: of the answers, `parquet` or `csv`.
+        more: other fields of the job, such as `queue`, `priority` and `tags`.
+        The same call again within a day returns the same job, unless that has failed or was cancelled.
+        Raises BadRequest if the model cannot answer this, and NotFound if there is no such model.
+        """
+
+        def upload(file: Path, name: str, on_bytes: uploading.OnBytes | None) -> Dataset:
+            return self._uploaded(file, name, {}, on_bytes, raw=True)
+
+        return many.submitted(self._http, upload, model, data, format, on_bytes, more)
 
     @property
     def schedules(self) -> Schedules:

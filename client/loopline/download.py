@@ -37,6 +37,17 @@ def into(folder: Path, fetch: Callable[[Path], None]) -> list[Path]:
                 folder.rmdir()  # only an empty one can be: nothing was there to fetch
 
 
+def whole(path: Path, fetch: Callable[[Path], None]) -> Path:
+    """Fetches one file with `fetch(path)`, in whole or not at all."""
+    try:
+        with _part(path.parent) as part:
+            fetch(part)
+            part.replace(path)
+    except OSError as error:
+        raise BadRequest(f"Cannot write {path}: {error.strerror or error}.") from error
+    return path
+
+
 def _unpacked(archive: Path, folder: Path) -> Iterator[Path]:
     try:
         with zipfile.ZipFile(archive) as package:

@@ -15,6 +15,7 @@ from loopline import download
 from loopline.errors import JobCancelled, JobFailed, NotFound, WaitTimeout
 from loopline.http import Http
 from loopline.types import (
+    Answers,
     Best,
     Checkpoint,
     Document,
@@ -49,11 +50,14 @@ class _Place:
 
 @dataclass(frozen=True)
 class Job:
-    """One request to train. The fields never change; `refresh()`, `wait()` and `follow()` return new objects."""
+    """One request to train or to predict. The fields never change; `refresh()`, `wait()` and `follow()` return new
+    objects."""
 
     id: str
     status: str
     terminal: bool = False
+    kind: str = "train"
+    """`train` or `predict`."""
     name: str | None = None
     reason: str | None = None
     message: str | None = None
@@ -78,6 +82,8 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)
+    answers: Answers | None = field(default=None, compare=False)
+    """Of a job that predicts, when it has succeeded; then `result` is None."""
     spec: Document = field(default_factory=dict, repr=False, compare=False)
     cancel_requested: bool = False
     pause_requested: bool = False
@@ -99,6 +105,7 @@ class Job:
                 **place,
                 "progress": Progress.of(document.get("progress") or {}),
                 "best": Best.of(document["best"]) if document.get("best") else None,
+                "answers": Answers.of(document["answers"]) if document.get("answers") else None,
                 "result": Result.of(document["result"]) if document.get("result") else None,
                 **{name: moment(document.get(name)) for name in TIMES},
                 "_http": http,
@@ -234,14 +241,28 @@ class Job:
         checkpoint: int | None = None,
         on_bytes: Callable[[int, int | None], None] | None = None,
     ) -> list[Path]:
-        """Writes the model (weights, its description and the history) into a folder; returns the files.
+        """Writes the model (weights, its description and the history) into a folder, or of a job that predicts the file
+        of answers; returns the files.
 
         checkpoint: the step of a checkpoint to download instead.
         on_bytes: called with the bytes received and the total.
         Raises NotFound before the job has succeeded, DownloadFailed if the download is incomplete.
         """
+        if self.kind == "predict" and checkpoint is None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            file = self.answers.file if self.answers else "answers"
+            return [self.save_answers(Path(folder) / file, on_bytes=on_bytes)]
         path = self._path("model") if checkpoint is None else self._path("checkpoints", str(checkpoint))
         return download.into(Path(folder), lambda target: self._connection.download(path, target, on_bytes))
+
+    def save_answers(self, path: str | Path, *, on_bytes: Callable[[int, int | None], None] | None = None) -> Path:
+        """Writes the answers of a job that predicts to a file, in the format that was asked for; returns the path.
+
+        on_bytes: called with the bytes received and the total. Raises NotFound before the job has succeeded.
+        """
+        return download.whole(
+            Path(path), lambda target: self._connection.download(self._path("answers"), target, on_bytes)
+        )
 
     @property
     def _connection(self) -> Http:

@@ -118,8 +118,33 @@ class Progress:
     fold_epochs: int | None = None
     step: int = 0
     steps: int | None = None
+    answered: int | None = None
+    """Of a job that predicts, the sequences that are answered, of all `sequences`; None of one that trains."""
+    sequences: int | None = None
+    sequences_per_second: float | None = None
     fraction: float = 0.0
     eta_seconds: float | None = None
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The result of a job that predicts: a file with so many rows, and the version of the model that answered."""
+
+    model: str
+    file: str
+    format: str
+    bytes: int
+    sequences: int
+    rows: int
+    sha256: str | None = None
+    sequences_per_second: float | None = None
+    backend: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    """What makes the answers less sure, in sentences."""
 
     @classmethod
     def of(cls, document: Document) -> Self:
@@ -369,7 +394,8 @@ class Dataset:
     name: str = ""
     version: int = 1
     status: str = "ready"
-    """`validating` while the service checks the file, then `ready` or `rejected`. Only a ready one has counts."""
+    """`validating` while the service checks the file, then `ready` or `rejected`. Only a ready one has counts. A `raw`
+    one was kept as it came, for jobs that predict."""
     message: str | None = None
     """Why it was rejected."""
     problems: list[Document] = field(default_factory=list, hash=False)

@@ -161,3 +161,8 @@ def test_a_table_that_is_too_much_for_a_request_is_answered_here(
     assert len(json.loads(done.stdout)["rows"]) == 24
     statuses = [path for method, path, _ in service.requests if path.endswith("/predict")]
     assert len(statuses) == 1
+
+
+def test_a_job_that_cannot_save_its_answers_is_refused(run: Run, job_id: str, table: Path) -> None:
+    done = run("walks@1", str(table), "--job")
+    assert (done.exit_code, "A job needs a MODEL of the service, a FILE, and --out" in done.stderr) == (2, True)

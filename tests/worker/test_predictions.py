@@ -17,13 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from flask.testing import FlaskClient
+from loopline import Client
+from loopline.cli.app import app as command
 from loopline.prediction.loading import load
 from sqlalchemy.engine import Engine
+from typer.testing import CliRunner
 
 from api.app import create_app
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.settings import Settings
+from tests.client.conftest import Service
 from tests.ringing import FakeDoorbell
 from tests.worker.test_trainer import Noting
 from tests.worker.watching import Watch
@@ -308,6 +312,57 @@ def test_a_model_that_was_deleted_meanwhile_is_named(client: FlaskClient, model:
     done = ended(client, job["id"])
     assert (done["status"], done["reason"]) == ("failed", "cannot_predict")
     assert f"The model {model} was deleted" in done["message"]
+
+
+@pytest.fixture
+def service(data_dir: Path, database_url: str, client: FlaskClient) -> Iterator[Service]:
+    """The same service over HTTP."""
+    made = Service(data_dir, database_url)
+    yield made
+    made.close()
+
+
+def at_the_bell(service: Service, slot: Slot) -> threading.Thread:
+    """The worker, for one job."""
+
+    def work() -> None:
+        assert service.bell.was_rung.wait(60)
+        tasks.ring(slot, "default")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_the_command_lets_a_job_answer_a_large_file_and_comes_back_to_it(
+    model: str, slot: Slot, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.prediction.predictor.MOST_SEQUENCES", 1000)
+    (tmp_path / "new.csv").write_bytes(walks(1200, seed=7))
+
+    def run(out: str) -> Any:
+        arguments = ["--url", service.url, "predict", "vowels", str(tmp_path / "new.csv"), "--out", str(tmp_path / out)]
+        return CliRunner().invoke(command, arguments)
+
+    worker = at_the_bell(service, slot)
+    done = run("first.parquet")
+    worker.join()
+    assert (done.exit_code, "Saved 1,200 rows" in done.stderr) == (0, True), done.stderr
+    assert "asks vowels@1." in done.stderr
+    service.requests.clear()
+    assert run("second.parquet").exit_code == 0
+    assert ("POST", "/v1/datasets") not in [(method, path) for method, path, _ in service.requests]
+    assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
+    with Client(service.url) as found:
+        [job] = found.jobs(kind="predict")
+        assert (job.answers.rows if job.answers else 0, job.progress.answered, job.result) == (1200, 1200, None)
+        again = found.predict_many("vowels", tmp_path / "new.csv")
+        assert again.id == job.id
+        assert job.download(tmp_path / "folder") == [tmp_path / "folder" / "answers.parquet"]
+        shown = CliRunner().invoke(command, ["--url", service.url, "show", job.id]).stdout
+        assert "1,200 of 1,200 sequences" in shown
+        cancelled = found.predict_many("vowels", tmp_path / "new.csv", format="csv").cancel()
+        assert found.predict_many("vowels", tmp_path / "new.csv", format="csv").id != cancelled.id
 
 
 def problems(client: FlaskClient, **document: Any) -> Sequence[tuple[str, str]]:

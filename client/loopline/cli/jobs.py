@@ -30,6 +30,9 @@ AsJsonLines = Annotated[bool, typer.Option("--json", help="Print one line of JSO
 
 def list_jobs(
     ctx: typer.Context,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="Only jobs of this kind: train or predict.")
+    ] = None,
     status: Annotated[
         str | None, typer.Option("--status", metavar="STATUS", help="Only jobs in this state, for example running.")
     ] = None,
@@ -48,13 +51,13 @@ def list_jobs(
     from itertools import islice
 
     with connected(ctx) as client:
-        filters = {"status": status, "queue": queue, "tag": tag, "name": name}
+        filters = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name}
         matching = client.jobs(**filters, full=as_json, page_size=min(limit, 100))
         found = list(islice(matching, limit))
     if as_json:
         return print_json([job.raw for job in found])
     if not found:
-        filtered = any((status, queue, tag, name))
+        filtered = any((kind, status, queue, tag, name))
         return say("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")
     from loopline.view import jobs, table
 

@@ -8,14 +8,14 @@ import sys
 import tempfile
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from uuid import uuid4
 
 import typer
 
 from loopline import asking, errors
 from loopline.cli.shared import AsJson, connected, print_json
-from loopline.view.notes import meter, note, warned
+from loopline.view.notes import changing, meter, note, warned
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -25,6 +25,8 @@ SENT_BYTES = 4 << 20
 """A larger file is not sent: the model is downloaded instead."""
 LAST = "last"
 OUTPUTS = (".csv", ".jsonl", ".parquet")
+BY_JOB = (".csv", ".parquet")
+"""What a job can write."""
 
 
 def predict(
@@ -48,12 +50,17 @@ def predict(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Save the answers to this file: .csv, .jsonl or .parquet."),
     ] = None,
+    job: Annotated[
+        bool, typer.Option("--job", help="Let a job of the service answer, however few sequences there are.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model about a file or texts.
 
-    The service answers about texts, and about a CSV of up to 4 MB. For other files the model is downloaded once, and
-    this computer answers; that needs `pip install "loopline[predict]"`. The answers are the same.
+    The service answers about texts, and about a CSV of up to 4 MB and 10,000 sequences. If a file has more, and --out
+    ends in .csv or .parquet, a job answers: the file is uploaded, and the same command goes on with that job later. For
+    other files the model is downloaded once, and this computer answers; that needs `pip install "loopline[predict]"`.
+    The answers are the same.
 
     Example: loopline predict vowels@production new.csv --out answers.csv
     """
@@ -62,10 +69,20 @@ def predict(
     if out is not None and out.suffix.lower() not in OUTPUTS:
         raise errors.BadRequest(f"No format is known for {out.name}: give a file that ends in {', '.join(OUTPUTS)}.")
     folder = _folder(model)
+    target = _target(file, out, folder)
+    if job and target is None:
+        raise errors.BadRequest("A job needs a MODEL of the service, a FILE, and --out with a .csv or .parquet file.")
     try:
-        found = _asked(ctx, model, file, text) if folder is None else _here(folder, file, text)
+        if target is not None and (job or _is_large(target.file)) and _by_job(ctx, model, target, is_asked=job):
+            return
+        found = _asked(ctx, model, file, text, target) if folder is None else _here(folder, file, text)
     except errors.NotFound as error:
         raise _or_last(model, error) from None
+    if found is not None:
+        _tell(found, out, as_json)
+
+
+def _tell(found: Prediction, out: Path | None, as_json: bool) -> None:
     warned(found.warnings)
     if as_json:
         print_json(found.raw)
@@ -76,6 +93,59 @@ def predict(
         from loopline.view import predictions
 
         predictions.print_rows(found)
+
+
+class Target(NamedTuple):
+    """What a job could be asked, and where its answers would go."""
+
+    file: Path
+    out: Path
+
+
+def _target(file: str | None, out: Path | None, folder: Path | None) -> Target | None:
+    if file in (None, "-") or out is None or folder is not None or out.suffix.lower() not in BY_JOB:
+        return None
+    return Target(Path(file or ""), out)
+
+
+def _is_large(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > SENT_BYTES
+
+
+def _by_job(ctx: typer.Context, model: str, target: Target, *, is_asked: bool = False) -> bool:
+    """Lets a job answer, and saves the answers. False if the key may not submit jobs and nobody asked for one."""
+    from loopline.view import jobs
+    from loopline.view.watching import in_sight
+
+    with connected(ctx) as client:
+        wanted: Any = target.out.suffix.lower()[1:]
+        try:
+            with meter(f"Uploading {target.file}") as on_bytes:
+                job = client.predict_many(_named(client, model), target.file, format=wanted, on_bytes=on_bytes)
+        except errors.NotAllowed:
+            if is_asked:
+                raise
+            return False
+        note(f"Job {job.id} asks {job.spec.get('model')}.")
+        back = f"the same command again, or loopline download {job.id}"
+        with in_sight(client, f"Job {job.id}", back), changing() as show:
+            for job in job.changes():  # noqa: B020  (the same job, as it is now)
+                show(jobs.progress(job) if job.status == "running" else jobs.state(job))
+        job.check()
+        with meter(f"Downloading {target.out}") as received:
+            job.save_answers(target.out, on_bytes=received)
+        if job.answers is not None:
+            warned(job.answers.warnings)
+            note(f"Saved {job.answers.rows:,} rows to {target.out}.")
+    return True
+
+
+def _named(client: Client, model: str) -> str:
+    """The model, with the id of the newest job that trained for `last`."""
+    if model != LAST:
+        return model
+    newest = client.last()
+    return newest.id if newest.kind == "train" else next(client.jobs(kind="train", page_size=1), newest).id
 
 
 def _folder(model: str) -> Path | None:
@@ -96,11 +166,12 @@ def _has_model(folder: Path) -> bool:
     return (folder / "model.json").is_file()
 
 
-def _asked(ctx: typer.Context, model: str, file: str | None, texts: list[str] | None) -> Prediction:
-    """The answer of the service, or of the downloaded model where the file cannot be sent."""
+def _asked(
+    ctx: typer.Context, model: str, file: str | None, texts: list[str] | None, target: Target | None
+) -> Prediction | None:
+    """The answer of the service, or of the downloaded model where the file cannot be sent; None if a job saved it."""
     with connected(ctx) as client:
-        if model == LAST:
-            model = client.last().id
+        model = _named(client, model)
         content = _sendable(file)
         if texts or content is not None:
             try:
@@ -108,6 +179,8 @@ def _asked(ctx: typer.Context, model: str, file: str | None, texts: list[str] | 
             except errors.BadRequest as error:
                 if error.code != "too_large" or file is None:
                     raise
+                if target is not None and _by_job(ctx, model, target):
+                    return None
         folder = _downloaded(client, model)
     return _here(folder, file, texts, content)
 

@@ -11,7 +11,7 @@ from loopline import text
 from loopline.types import Dataset, InboxFile
 from loopline.view import table
 
-STATUS = {"validating": Text("being checked", "yellow"), "rejected": Text("rejected", "red")}
+STATUS = {"raw": Text("raw", "dim"), "validating": Text("being checked", "yellow"), "rejected": Text("rejected", "red")}
 """Of a data set that is not ready."""
 MOST_COLUMNS = 12
 """Names that a row shows."""

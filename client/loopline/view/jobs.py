@@ -58,9 +58,7 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     rows += table.warnings(shown.warnings)
     rows.append(("attempt", attempts(shown)))
     rows.append(("progress", progress(shown)))
-    rows.append(("best", best_of(shown)))
-    if shown.result:
-        rows += _came_to(shown.result, typed)
+    rows += _outcome(shown, typed)
     for head, kept in zip(["checkpoints", *[""] * len(checkpoints)], checkpoints, strict=False):
         fold = f", fold {kept.fold}" if kept.fold else ""
         rows.append((head, f"step {kept.step} (epoch {kept.epoch}{fold}{', best' if kept.best else ''})"))
@@ -75,6 +73,15 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
         wrote = sample(shown.result.sample)
         behind = (*behind, Text(f"\n{wrote[0]}", "dim"), *map(Text, wrote[1:]))
     return Group(table.pairs(rows), *each, *behind, Text("\nspec", "dim"), table.spec(shown.spec))
+
+
+def _outcome(shown: Job, typed: Typed) -> Iterator[tuple[str, str | Text]]:
+    if shown.kind == "train":
+        yield "best", best_of(shown)
+    if (found := shown.answers) is not None:
+        yield "answers", f"{found.rows:,} rows of {found.model}, {text.size(found.bytes)} as {found.format}"
+    if shown.result:
+        yield from _came_to(shown.result, typed)
 
 
 def event(shown: Event) -> Text:
@@ -156,6 +163,10 @@ def epochs_of(shown: Job) -> str:
 def progress(shown: Job) -> str:
     """`epoch 3/20, step 12/80 (15%), 12 s left`, `epoch 9/20, step 36/80, stopped early`, or `fold 3 of 5, ...`."""
     now, result = shown.progress, shown.result
+    if shown.kind == "predict":
+        speed = f", {now.sequences_per_second:,.0f} a second" if now.sequences_per_second and not shown.terminal else ""
+        left = f", {text.duration(now.eta_seconds)} left" if now.eta_seconds is not None and not shown.terminal else ""
+        return f"{place(shown)} ({text.percent(now.fraction)}){speed}{left}"
     steps = f", step {now.step}/{now.steps}" if now.steps else ""
     left = f", {text.duration(now.eta_seconds)} left" if now.eta_seconds is not None and not shown.terminal else ""
     is_early = shown.status == "succeeded" and result is not None and result.stopped_early
@@ -164,7 +175,10 @@ def progress(shown: Job) -> str:
 
 
 def place(shown: Job) -> str:
-    """`epoch 3/20`, or `fold 3 of 5, epoch 12 of 20`."""
+    """`epoch 3/20`, `fold 3 of 5, epoch 12 of 20`, or `1,000 of 3,000 sequences`."""
+    if shown.kind == "predict":
+        done, total = shown.progress.answered or 0, shown.progress.sequences
+        return f"{done:,} of {total:,} sequences" if total else "reading the file"
     return folds.place(shown.progress) or f"epoch {epochs_of(shown)}"
 
 
