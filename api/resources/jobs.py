@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from flask import Response, g, request
@@ -24,6 +24,7 @@ from services.jobs.dry_runs import DryRun
 from services.jobs.submission import Parsed, SubmittedJob
 from services.settings import Settings
 from services.states import TERMINAL, Kind, Status
+from services.training.files.npz import Limits
 
 api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is one request to train or to predict.")
 
@@ -93,7 +94,11 @@ def _looked_at(document: dict[str, Any], key: Key | None) -> Parsed | prediction
     with db.read_scope(current().engine) as session:
         if key is not None and (job_id := idempotency.earlier(session, key)) is not None:
             return SubmittedJob(job_id, replayed=True)
-        return predictions.found(session, document, auth.tenant())
+        found = predictions.found(session, document, auth.tenant())
+    settings = current().settings
+    limits = Limits(max_bytes=settings.max_dataset_bytes)
+    warnings = predictions.check(current().storage, found, limits, wait_seconds=settings.check_wait_seconds)
+    return replace(found, warnings=warnings)
 
 
 def _submitted(session: Session, asked: Parsed | predictions.Found | SubmittedJob, key: Key | None) -> SubmittedJob:

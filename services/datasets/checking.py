@@ -92,16 +92,33 @@ class Checker:
             CheckUnfinished: the check takes longer than `wait_seconds`, or waits so long for memory.
             Busy: without `wait_seconds`: other uploads take the memory that there is for reading them.
         """
+        asked = {"stored": str(upload.work / STORED), "schema": dict(upload.schema)}
+        return _checked(self._answered(upload, asked, room, limits, wait_seconds), upload.work)
+
+    def warnings(self, upload: Upload, model: Path, room: Room, limits: Limits, *, wait_seconds: float) -> list[str]:
+        """What makes the answers of a model to a file less sure. `model` is a folder with its model.json; the name of
+        the upload is the ending that the file's name had.
+
+        Raises:
+            DatasetInvalid: the model cannot answer this file.
+            CheckUnfinished: that takes longer than `wait_seconds` to find out, or waits so long for memory.
+        """
+        found = self._answered(upload, {"model": str(model)}, room, limits, wait_seconds)
+        return [str(warning) for warning in found["warnings"]]
+
+    def _answered(
+        self, upload: Upload, more: Mapping[str, Any], room: Room, limits: Limits, wait_seconds: float | None
+    ) -> dict[str, Any]:
+        """The last message of a check. Raises as `check`."""
         asked: dict[str, Any] = {
             "path": str(upload.path),
             "work": str(upload.work),
-            "stored": str(upload.work / STORED),
             "name": upload.name,
-            "schema": dict(upload.schema),
             "limits": asdict(limits),
             "memory_bytes": limits.max_bytes + SPARE_BYTES,
             "file_bytes": FILE_RATIO * limits.max_bytes,
             "cpu_seconds": CHECK_SECONDS,
+            **more,
         }
         least, until = 0, time.monotonic() + (CHECK_SECONDS if wait_seconds is None else wait_seconds)
         while (left := until - time.monotonic()) > 0 and (ours := self._conversation()) is not None:
@@ -111,8 +128,8 @@ class Checker:
                     _send(channel, asked | {"seconds": left, "least_bytes": least})
                     for message in messages:
                         granted = message.get("needs", granted)
-                        if "summary" in message:
-                            return _checked(message, upload.work)
+                        if "summary" in message or "warnings" in message:
+                            return message
             except Busy:
                 if wait_seconds is None:
                     raise

@@ -7,13 +7,20 @@ asks the same model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from services import idempotency
+from services import db, idempotency
 from services.access import tenants
+from services.blobs import transfers
+from services.blobs.objects import Changed
+from services.blobs.storage import Storage
+from services.blobs.transfers import Gone
+from services.datasets.checking import CHECKER, Checker, CheckUnfinished, Upload
 from services.errors import JobNotFound, ModelNotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.jobs import control, submission
@@ -23,13 +30,17 @@ from services.jobs.submission import SubmittedJob
 from services.models import registry
 from services.orm import Dataset, Job
 from services.states import TERMINAL, DatasetStatus, Kind
+from services.training.files.npz import Limits
 from services.training.spec import predict
 from services.training.spec.predict import Predict
 
 ROLE = "predicts"
 """Of the model, among the models of an order."""
-NEEDED = ("model.json", "model.safetensors")
+DESCRIPTION = "model.json"
+NEEDED = (DESCRIPTION, "model.safetensors")
 FILES = frozenset({*NEEDED, "model.onnx"})
+CHECKED_BYTES = 64 << 20
+"""A larger file is not looked at before the job is accepted."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Found:
     model_job: str
     model_files: Sequence[Mapping[str, Any]]
     dataset: Dataset
+    warnings: Sequence[str] = ()
+    """What makes the answers less sure."""
 
 
 def is_asked(document: Mapping[str, Any]) -> bool:
@@ -65,11 +78,51 @@ def found(session: Session, document: Mapping[str, Any], tenant: str) -> Found:
     return Found(resolved, document, job.id, _files(job), dataset)
 
 
+def check(
+    storage: Storage, found: Found, limits: Limits, *, wait_seconds: float, checker: Checker = CHECKER
+) -> Sequence[str]:
+    """What makes the answers less sure. Of a file that is large, or takes longer than `wait_seconds`, the trainer finds
+    it out.
+
+    Raises:
+        DatasetInvalid: the model cannot answer this data set.
+        SpecInvalid: a file is gone.
+        StorageUnavailable: the object store cannot answer.
+    """
+    db.check_no_session("a data set is checked")
+    if found.dataset.bytes > CHECKED_BYTES:
+        return ()
+    with storage.work() as work, suppress(CheckUnfinished):
+        model = work / "model"
+        model.mkdir()
+        for name in NEEDED:
+            _see(storage, found, model / name)
+        try:
+            path = transfers.fetch_upload(storage, found.dataset.sha256, work, lambda: True)
+        except Gone as error:
+            raise SpecInvalid([Problem("/data/dataset", str(error))]) from None
+        upload = Upload(path, work, ending_of(found.dataset) or "")
+        return checker.warnings(upload, model, storage.room, limits, wait_seconds=wait_seconds)
+    return ()
+
+
+def _see(storage: Storage, found: Found, path: Path) -> None:
+    """See that a file of the model is there, and copy it if it is the description."""
+    [file] = (each for each in found.model_files if each["name"] == path.name)
+    try:
+        if path.name == DESCRIPTION:
+            transfers.copy(storage, found.model_job, file, path)
+        else:
+            transfers.opened(storage, found.model_job, file).close()
+    except (FileNotFoundError, Changed):
+        gone = f"The file {path.name} of the model is gone from the storage, or damaged: train it again."
+        raise SpecInvalid([Problem("/model", gone)]) from None
+
+
 def submit(
     session: Session,
     found: Found,
     *,
-    warnings: Sequence[str] = (),
     key: Key | None = None,
     request_id: str | None = None,
     tenant: str = tenants.DEFAULT,
@@ -82,7 +135,7 @@ def submit(
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return SubmittedJob(earlier, replayed=True)
     model = {"name": found.spec.model, "job_id": found.model_job}
-    wanted = Wanted(found.spec, found.requested, found.dataset.id, warnings, Kind.PREDICT, {ROLE: model})
+    wanted = Wanted(found.spec, found.requested, found.dataset.id, found.warnings, Kind.PREDICT, {ROLE: model})
     [job] = control.create_all(session, [wanted], request_id=request_id, tenant=tenant)
     if key is not None:
         idempotency.settle(session, key, job.id)

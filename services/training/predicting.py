@@ -15,7 +15,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from loopline.files import SUFFIXES, store
 from loopline.prediction.answers import words
-from loopline.prediction.errors import InputInvalid
 from loopline.prediction.errors import ModelUnusable as Unusable
 from loopline.prediction.given import Given
 from loopline.prediction.loading import TrainedModel, load
 
-from services.errors import DatasetInvalid, ModelUnusable, Problem
+from services.errors import ModelUnusable
 from services.training import checkpoint
+from services.training.files.fitting import named, refusals
 from services.training.messages import (
     CheckpointSaved,
     Event,
@@ -150,7 +148,7 @@ class Pieces:
 
     def answered(self, model: TrainedModel, given: Given, place: int) -> File:
         """Writes the answers of a piece. Raises DatasetInvalid."""
-        with _said():
+        with refusals():
             answer = model.answer(given.part(self.first(place), self.ends[place]))
         stream = io.BytesIO()
         pa.parquet.write_table(answer.to_arrow(), stream)
@@ -237,22 +235,8 @@ def _given(model: TrainedModel, order: Order) -> Given:
     """The sequences of the file. Raises DatasetInvalid."""
     assert order.data is not None, "the service asks for a data set"  # noqa: S101
     path = Path(order.data)
-    with _said(), tempfile.TemporaryDirectory(prefix="loopline-") as work:
-        if order.ending is None or f".{order.ending}" not in SUFFIXES or store.is_stored(path):
-            return model.read(path)
-        link = Path(work) / f"upload.{order.ending}"  # the ending tells formats apart whose contents look alike
-        link.symlink_to(path.absolute())
-        return model.read(link)
-
-
-@contextmanager
-def _said() -> Iterator[None]:
-    """What a model refuses, in the words of the service. Raises DatasetInvalid."""
-    try:
-        yield
-    except InputInvalid as error:
-        problems = [Problem("/data/dataset", str(each)) for each in error.problems]
-        raise DatasetInvalid(f"The model cannot answer this data set: {error}", problems) from error
+    with refusals(), tempfile.TemporaryDirectory(prefix="loopline-") as work:
+        return model.read(named(path, order.ending, Path(work)))
 
 
 # ---- the result

@@ -291,15 +291,44 @@ def test_a_forecast_of_several_series_has_ids_and_times(
     np.testing.assert_allclose(found["sales"], expected["sales"], rtol=1e-5)
 
 
-def test_a_file_that_does_not_fit_the_model_fails_in_the_words_of_an_upload(
-    client: FlaskClient, model: str, slot: Slot
+def test_a_file_that_does_not_fit_the_model_is_refused_in_the_words_of_an_upload(
+    client: FlaskClient, model: str, slot: Slot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(client, f"{RAW}new", b"walk,step,mood\nw1,0,good\nw1,1,bad\n")
+    [(pointer, why)] = problems(client, **predicting())
+    assert pointer == "/data/dataset"
+    assert "there is no column `speed`" in why
+    monkeypatch.setattr("services.jobs.predictions.CHECKED_BYTES", 10)
     job = submit(client, **predicting())
     tasks.ring(slot, "default")
     done = ended(client, job["id"])
     assert (done["status"], done["reason"], done["failures"]) == ("failed", "dataset_invalid", 0)
-    assert "speed" in done["message"]
+    assert why in done["message"]
+
+
+def test_a_data_set_that_was_checked_is_answered_too(client: FlaskClient, model: str, slot: Slot) -> None:
+    job = submit(client, **predicting(data={"dataset": "walks"}))
+    upload(client, f"{RAW}new", walks(60, labelled=True))
+    raw = submit(client, **predicting())
+    tasks.ring(slot, "default")
+    found = [table_of(downloaded(client, each["id"])) for each in (job, raw)]
+    assert found[0] == found[1]
+    assert len(found[0]) == 60
+
+
+def test_a_job_has_the_warnings_of_its_model(client: FlaskClient, model: str, slot: Slot) -> None:
+    upload(client, f"{RAW}new", walks(3).replace(b"good", b"great"))
+    job = submit(client, **predicting())
+    assert "'great'" in job["warnings"][0]
+    tasks.ring(slot, "default")
+    assert ended(client, job["id"])["answers"]["warnings"] == job["warnings"]
+
+
+def test_a_model_whose_weights_are_gone_is_refused(client: FlaskClient, model: str, storage: Storage) -> None:
+    upload(client, f"{RAW}new", walks(3))
+    storage.job_file(model, "model.safetensors").unlink()
+    [(pointer, why)] = problems(client, **predicting())
+    assert (pointer, "model.safetensors of the model is gone" in why) == ("/model", True)
 
 
 def test_a_model_that_was_deleted_meanwhile_is_named(client: FlaskClient, model: str, slot: Slot) -> None:

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from loopline.files import arrays, formats, frames, grids
+from loopline.files import arrays, formats, frames, grids, store
 from loopline.files.build import build
 from loopline.files.features import different, numbered, plain, rows_named
 from loopline.files.problems import refuse
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column
 from loopline.files.table import Table
-from loopline.prediction import inputs
+from loopline.prediction import inputs, stored
 from loopline.prediction.document import Document, Forecast, columns_of
 from loopline.prediction.errors import refused
 from loopline.prediction.given import Given
@@ -82,6 +82,8 @@ def of_file(document: Document, path: Path) -> Given:
     """A file or folder of any format that can be uploaded. Raises FileInvalid, InputInvalid."""
     if not path.exists():
         raise refuse(str(path), "there is no such file. To give a text, give a list of str.")
+    if path.is_file() and store.is_stored(path):
+        return _whole(document, stored.given(document, store.read(path)))
     if path.is_file() and _is_array(path):
         return inputs.of_arrays(document, arrays.read(path))
     if path.is_file() and _is_arrays(path):
@@ -134,6 +136,10 @@ def _given(document: Document, table: Table) -> Given:
         warnings=(*warnings, *unknown),
         **inputs.names(len(found.lengths), ids),
     )
+    return _whole(document, made)
+
+
+def _whole(document: Document, made: Given) -> Given:
     return made if document.forecast is None else _of_series(document, document.forecast, made)
 
 

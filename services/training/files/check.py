@@ -20,7 +20,7 @@ from loopline.files import store
 from loopline.files.remark import Remark
 
 from services.errors import DatasetInvalid
-from services.training.files import npz, reading, suspicions, tables
+from services.training.files import fitting, npz, reading, suspicions, tables
 from services.training.files.npz import Arrays, Limits
 from services.training.files.sequences import arrays, padded_bytes
 from services.training.files.steps import IN_FILE_FROM
@@ -102,6 +102,8 @@ def run(channel: socket.socket) -> None:
 def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
     """The summary of a data set, what may be wrong with it, and of a table its schema and report. The sequences of a
     table are written to a file. Raises DatasetInvalid, Declined."""
+    if asked.get("model"):
+        return _for_model(asked, conversation)
     path, limits = Path(asked["path"]), Limits(**asked["limits"])
     is_npz = reading.is_npz(path)
     if not is_npz:
@@ -114,6 +116,18 @@ def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]
             conversation.admit(min(_first_bytes(path), asked["memory_bytes"]))
             return _table(path, asked, limits)
         except MemoryError:  # nobody knows before how much a table takes
+            if not conversation.want_more(asked["memory_bytes"]):
+                raise
+
+
+def _for_model(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
+    """What makes the answers of a model to a file less sure. Raises DatasetInvalid if it has none, Declined."""
+    path = fitting.named(Path(asked["path"]), asked["name"], Path(asked["work"]))
+    while True:
+        try:
+            conversation.admit(min(_first_bytes(path), asked["memory_bytes"]))
+            return {"warnings": list(fitting.check(Path(asked["model"]), path))}
+        except MemoryError:
             if not conversation.want_more(asked["memory_bytes"]):
                 raise
 

@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from loopline import InputInvalid, load
+from loopline.files import store
+from loopline.files.inspection import inspect
+from loopline.files.schema import Schema
 from loopline.prediction.answers import Classification, Forecast, Tags
 from loopline.prediction.loading import TrainedModel
 
@@ -307,3 +310,36 @@ def test_a_series_of_another_name_has_a_warning(trained_model: Callable[[str], T
 def test_a_model_of_arrays_knows_no_columns(trained_model: Callable[[str], Trained]) -> None:
     with pytest.raises(InputInvalid, match="the model was trained on arrays without names"):
         load(trained_model("plain").folder).predict({"a": [1.0]})
+
+
+def test_a_stored_data_set_is_answered_as_its_file(tmp_path: Path) -> None:
+    columns = walks()
+    _, model = from_file(
+        written(columns, tmp_path / "walks.csv"),
+        tmp_path / "model",
+        {"target": ["activity"], "group": ["walk"], "order": "second"},
+        data={"missing": "forward"},
+    )
+    new = walks(10, seed=5)
+    new["mode"] = ["swim" if row % 7 == 0 else word for row, word in enumerate(new["mode"])]
+    new["again"] = new["speed"]  # a column that the model does not read
+    path = written(new, tmp_path / "new.csv")
+    found = inspect(path, Schema(target=("activity",), group=("walk",), order="second"), tmp_path).sequences
+    assert found is not None
+    store.write(tmp_path / "new.data", found)
+    by_file, by_store = model.predict(path), model.predict(tmp_path / "new.data")
+    assert by_file.ids == by_store.ids
+    np.testing.assert_array_equal(numbers(by_file), numbers(by_store))
+    assert any("'swim'" in warning for warning in by_store.warnings)
+
+
+def test_a_stored_data_set_without_a_column_of_the_model_is_refused(tmp_path: Path) -> None:
+    schema = {"target": ["activity"], "group": ["walk"], "order": "second"}
+    path = written(walks(), tmp_path / "walks.csv")
+    _, model = from_file(path, tmp_path / "model", schema, data={"missing": "forward"})
+    other = written(without(walks(10), "speed"), tmp_path / "new.csv")
+    found = inspect(other, Schema(target=("activity",), group=("walk",), order="second"), tmp_path).sequences
+    assert found is not None
+    store.write(tmp_path / "new.data", found)
+    with pytest.raises(InputInvalid, match="there is no column `speed`, which the model reads"):
+        model.predict(tmp_path / "new.data")
