@@ -34,8 +34,8 @@ def reconcile(engine: Engine, bell: Doorbell, settings: Settings) -> Pass:
     """One pass: expire leases, forget old idempotency keys and workers, ring every queue that has runnable jobs, tell
     of batches that have ended.
 
-    Each queue is rung once, however many jobs wait: a worker that found a job rings on. A pass that finds nothing to do
-    writes nothing.
+    Each queue is rung once, however many jobs wait: a worker that has found a job looks for the next one after it. A
+    pass that finds nothing to do writes nothing.
 
     Raises:
         Unavailable: the database cannot answer; the next pass will do.
