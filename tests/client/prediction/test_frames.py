@@ -1,16 +1,16 @@
-"""Tables of the real pandas and polars are answered as any other table.
-
-Neither is a dependency. To run these tests, install them: `.venv/bin/python -m pip install pandas polars`.
-"""
+"""Tables of the real pandas and polars are answered as any other table. Neither is a dependency of the client."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
 import pyarrow.parquet
 import pytest
 from loopline import InputInvalid, load
@@ -34,7 +34,6 @@ def check(walking: Walking, *frames: Any) -> None:
 
 
 def test_a_frame_of_pandas_is_a_table(walking: Walking) -> None:
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(without(walks(), "activity"))
     check(
         walking,
@@ -59,7 +58,6 @@ def test_a_frame_of_pandas_is_a_table(walking: Walking) -> None:
 
 
 def test_a_frame_of_polars_is_a_table(walking: Walking) -> None:
-    polars = pytest.importorskip("polars")
     frame = polars.DataFrame(without(walks(), "activity"))
     words = polars.Enum(["flat", "stairs", "up"])
     check(
@@ -81,7 +79,6 @@ def test_a_frame_of_polars_is_a_table(walking: Walking) -> None:
 
 def test_frames_of_numbers_and_series_are_no_arrays_by_accident(trained_model: Callable[[str], Trained]) -> None:
     """A model of arrays knows no columns."""
-    pandas = pytest.importorskip("pandas")
     model = load(trained_model("plain").folder)
     x = np.arange(12.0).reshape(4, 3)
     with pytest.raises(InputInvalid, match="it cannot find its columns: give arrays"):
@@ -93,7 +90,7 @@ def test_frames_of_numbers_and_series_are_no_arrays_by_accident(trained_model: C
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_frame_with_categories_is_uploaded(library: str, tmp_path: Path) -> None:
-    frames = pytest.importorskip(library)
+    frames = importlib.import_module(library)
     frame = frames.DataFrame(walks())
     made = {
         "pandas": lambda: frame.astype({"mode": "category"}),
@@ -106,7 +103,7 @@ def test_a_frame_with_categories_is_uploaded(library: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_forecast_goes_on_in_the_times_of_a_frame(library: str, tmp_path: Path) -> None:
-    frames = pytest.importorskip(library)
+    frames = importlib.import_module(library)
     hours = [datetime(2024, 1, 1) + timedelta(hours=hour) for hour in range(60)]
     columns = {"time": hours, "load": np.sin(np.arange(60) / 4).tolist()}
     schema = {"order": "time", "target": ["load"]}
