@@ -66,6 +66,8 @@ class Question(schemas.Body):
     """For each sequence of `x`, the next steps of what is known ahead, for a forecast with `known_future`."""
     ids: list[str | int] | None = None
     """The names of the sequences; by default numbers from 0 on."""
+    end: str | list[str] | None = None
+    """For each sequence of `x`, the time of its last step, for a forecast that reads the calendar."""
 
 
 _EXAMPLES = {

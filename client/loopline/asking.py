@@ -38,7 +38,7 @@ def body_of(x: Any, besides: Mapping[str, Any]) -> tuple[str, bytes]:
         x = _content(Path(x))
     if isinstance(x, bytes):
         if any(each is not None for each in besides.values()):
-            raise BadRequest("A table has columns for static, future and ids: leave them out.")
+            raise BadRequest("A table has columns for static, future, ids and end: leave them out.")
         return "text/csv", x
     values = _plain([x] if isinstance(x, str) else x)
     if not isinstance(values, list) or not values:
@@ -51,6 +51,17 @@ def body_of(x: Any, besides: Mapping[str, Any]) -> tuple[str, bytes]:
         return "application/json", json.dumps({way: values, **given}, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise BadRequest(f"This cannot be sent ({error}): give numbers, texts or rows.") from None
+
+
+def times(given: Any) -> Any:
+    """Dates and times as words: one, or a list."""
+    if given is None or isinstance(given, str):
+        return given
+    if hasattr(given, "isoformat"):
+        return given.isoformat()
+    return (
+        [times(each) for each in given] if getattr(given, "shape", (1,)) and hasattr(given, "__iter__") else str(given)
+    )
 
 
 def _content(path: Path) -> bytes:

@@ -356,7 +356,14 @@ class Client:
         return Models(self._http)
 
     def predict(
-        self, model: str, x: Any, *, static: Any = None, future: Any = None, ids: Sequence[str | int] | None = None
+        self,
+        model: str,
+        x: Any,
+        *,
+        static: Any = None,
+        future: Any = None,
+        ids: Sequence[str | int] | None = None,
+        end: Any = None,
     ) -> Prediction:
         """Asks a model, which the service runs. model: `vowels@production`, `vowels@3`, or the id of a job; `vowels`
         alone means `vowels@production`.
@@ -364,10 +371,10 @@ class Client:
         x: an array (steps, features) or (sequences, steps, features), or a list of arrays (steps, features), where NaN
         is a missing value; a text or texts; rows, each a dict with the columns of the data set; or the Path or the
         bytes of a CSV. A text alone that is the name of a file is refused.
-        static, future, ids: as for `loopline.load`.
+        static, future, ids, end: as for `loopline.load`.
         Raises BadRequest if the model cannot take this, and NotFound if there is no such model.
         """
-        media_type, body = asking.body_of(x, {"static": static, "future": future, "ids": ids})
+        media_type, body = asking.body_of(x, {"static": static, "future": future, "ids": ids, "end": asking.times(end)})
         headers = {"Content-Type": media_type}
         response = self._http.send("POST", asking.path_of(model), headers=headers, body=body)
         return Prediction.of(self._http.object_in(response))

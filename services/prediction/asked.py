@@ -24,7 +24,7 @@ from services.blobs.storage import Storage
 from services.errors import BadRequest, InputInvalid, Problem, TooLarge
 
 WAYS = ("x", "texts", "rows")
-BESIDES = ("static", "future", "ids")
+BESIDES = ("static", "future", "ids", "end")
 MOST_COLUMNS = 10_000
 MOST_CELLS = 1_000_000
 MOST_SEQUENCES = 10_000
@@ -36,7 +36,7 @@ FEWER = "Send fewer sequences in a request, or download the model and predict wi
 # What else could be in a file that `TrainedModel.read` takes: binary formats, and the end of a zip.
 _NO_TABLE = re.compile(rb"PAR1|PK\x03\x04|\x1f\x8b|\x93NUMPY|.*(\0|PK\x05\x06)", re.DOTALL)
 
-_ABOUT = re.compile(r"(?:^|(?:leave|give|are \S+) )(static|future|ids)\b")
+_ABOUT = re.compile(r"(?:^|(?:leave|give|are \S+) )(static|future|ids|end)\b")
 """What a sentence is about."""
 
 
@@ -78,6 +78,8 @@ def of_json(body: bytes) -> Asked:
     besides: dict[str, Any] = {key: _numbers(found[key], f"/{key}") for key in arrays}
     if found.get("ids") is not None:
         besides["ids"] = _ids(found["ids"])
+    if found.get("end") is not None:
+        besides["end"] = found["end"]
     reader = {"x": _sequences, "texts": _texts, "rows": _columns}[way]
     return Asked(way, reader(values), besides)
 

@@ -70,16 +70,19 @@ def hardly_trained(spec: Spec, updates: int, *, is_text: bool) -> str:
 
 
 def of_calendar(data: Forecasting) -> Iterator[str]:
-    """What may help a forecast that is no better than the naive ones: the calendar, unless it has a known future."""
+    """What may help a forecast that is no better than the naive ones: the calendar, unless it knows of the future."""
     step = Step.read(data.about["step"]) if data.about.get("step") else None
-    if step is None or data.forecast["known_future"] or step.in_months or not isinstance(step.usual, int):
+    if (
+        step is None
+        or data.forecast["known_future"]
+        or data.forecast.get("calendar")
+        or step.in_months
+        or not isinstance(step.usual, int)
+    ):
         return
-    columns = "the hour and the weekday" if step.usual < DAY else "the weekday"
     if step.usual <= DAY:
-        yield (
-            f"The forecast knows nothing of the next steps: add {columns} as columns of the file and name them in "
-            "data.schema.known_future, or raise task.lookback."
-        )
+        names = "[hour, weekday]" if step.usual < DAY else "weekday"
+        yield f"The forecast knows nothing of the next steps: set task.calendar to {names}, or raise task.lookback."
 
 
 # ---- the course of the losses

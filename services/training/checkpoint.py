@@ -313,7 +313,7 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     parts = {key: dict(document[key]) for key in ("architecture", "training", "data")}
     task = document.get("task")
     if isinstance(task, Mapping) and len(task) > 1:  # a name alone says what the data set says too
-        parts["task"] = dict(task)
+        parts["task"] = {key: value for key, value in task.items() if (key, value) != ("calendar", "none")}
     if parts["training"]["lr_schedule"]["name"] in ("constant", "step", "plateau"):
         parts["training"].pop("epochs")
     if parts["training"].get("on_divergence") is None:

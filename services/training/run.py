@@ -85,6 +85,8 @@ TEXT_MODEL_FORMAT = "loopline-model/5"
 """Where the input are texts: `preprocessing.text` says how they are read."""
 NEXT_STEP_MODEL_FORMAT = "loopline-model/6"
 """Where the answer is what comes next in a text, at each step: what is unknown, or an entry of the vocabulary."""
+CALENDAR_MODEL_FORMAT = "loopline-model/7"
+"""Where the answer is a forecast that reads the calendar: `forecast.calendar` says what of it."""
 CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
@@ -571,7 +573,8 @@ def _write_model(
     if not run.data.preprocessing.is_plain:
         model_format = PREPARED_MODEL_FORMAT
     if run.data.task.of_series:
-        model_format = FORECAST_MODEL_FORMAT
+        reads_calendar = run.data.card()["forecast"].get("calendar")
+        model_format = CALENDAR_MODEL_FORMAT if reads_calendar else FORECAST_MODEL_FORMAT
     if run.data.preprocessing.text is not None:
         model_format = TEXT_MODEL_FORMAT
     if isinstance(run.data, Continuation):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from loopline.files import grids
+from loopline.files import calendar, grids
 from loopline.preprocessing.scaling import UNSCALED, Scaling
 from loopline.preprocessing.series import BySeries, Fit, Floats
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from services.training.preprocessing.fitting import fit_all
 from services.training.preprocessing.scaling import standard
 from services.training.spec import Spec
 from services.training.spec.fields import Data, Forecast, Split
-from services.training.spec.tasks import window
+from services.training.spec.tasks import calendar_of, window
 from services.training.splits import split_rows
 from services.training.tasks.forecast import Forecast as ForecastTask
 from services.training.tasks.forecast import Units
@@ -184,7 +184,8 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
     """
     task = spec.task
     assert isinstance(task, Forecast), "another task is prepared by data.py"  # noqa: S101
-    arrays = on_grid(arrays)
+    plain = on_grid(arrays)
+    arrays = all_series.with_calendar(plain, calendar_of(task))
     series = all_series.read(arrays)
     _check_gaps(series, spec.data)
     periods = periods_of(arrays, spec.data.split)
@@ -217,9 +218,9 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
         rows={name: part.first for name, part in parts.items()},
         left_out=left_out,
         target_names=tuple(series.columns[place].name for place in series.targets),
-        sample=_sample(arrays, all_windows),
+        sample=_sample(plain, all_windows),
         forecast=_card(series, task, fitted),
-        about={**provenance.of_data(arrays, None), "step": _step(arrays)},
+        about={**provenance.of_data(plain, None), "step": _step(arrays)},
         seasons=tuple(task.season or ()),
     )
 
@@ -232,6 +233,7 @@ def _sample(arrays: Arrays, windows: Windows) -> Arrays:
 
 def part_of(arrays: Arrays, rows: Rows, fitted: Fit, task: Forecast) -> Windows:
     """The windows whose first steps to predict are these (`Prepared.rows`), as a model sees them."""
+    arrays = all_series.with_calendar(arrays, calendar_of(task))
     return replace(_windows(arrays, all_series.read(arrays), fitted, task), first=rows)
 
 
@@ -522,11 +524,13 @@ def _step(arrays: Arrays) -> dict[str, Any] | None:
 def _card(series: Series, task: Forecast, fitted: Fit) -> dict[str, Any]:
     lookback, horizon = window(task)
     names = [column.name for column in series.columns]
+    clock = calendar_of(task)
     return {
         "lookback": lookback,
         "horizon": horizon,
         "targets": [names[place] for place in series.targets],
-        "known_future": [names[place] for place in series.known],
+        "known_future": [names[place] for place in series.known[: len(series.known) - len(calendar.columns(clock))]],
+        **({"calendar": clock} if clock else {}),
         "quantiles": task.quantiles,
         "fit": fitted.document(),
     }

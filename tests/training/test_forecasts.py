@@ -175,7 +175,8 @@ def finished(one: Run, directory: Path, retraining: Retraining | None = None) ->
 
 def test_a_result_has_the_naive_forecasts_and_each_step_beside_it(tmp_path: Path) -> None:
     arrays = hourly([200], known=("heat",))
-    spec = forecast_spec(arrays, task={"name": "forecast", "lookback": 24, "horizon": 3}, training={"epochs": 1})
+    task = {"name": "forecast", "lookback": 24, "horizon": 3, "calendar": "none"}
+    spec = forecast_spec(arrays, task=task, training={"epochs": 1})
     one = Run(spec, prepare(arrays, spec))
     trained(one)
     result, notes = finished(one, tmp_path)
@@ -219,17 +220,16 @@ def test_a_model_that_knows_nothing_does_not_beat_the_last_value_and_says_so(tmp
 
 
 def test_a_forecast_without_a_known_future_is_told_of_the_calendar() -> None:
-    def told(**changes: Any) -> list[str]:
+    def told(calendar: str = "none", **changes: Any) -> list[str]:
         arrays = hourly([120], **changes)
-        prepared = prepare(arrays, forecast_spec(arrays))
+        prepared = prepare(arrays, forecast_spec(arrays, task={"calendar": calendar}))
         assert isinstance(prepared, Forecasting)
         return list(advice.of_calendar(prepared))
 
     assert told() == [
-        "The forecast knows nothing of the next steps: add the hour and the weekday as columns of the file and name "
-        "them in data.schema.known_future, or raise task.lookback."
+        "The forecast knows nothing of the next steps: set task.calendar to [hour, weekday], or raise task.lookback."
     ]
-    assert told(known=("wind",)) == told(timed=False) == []
+    assert told("auto") == told(known=("wind",)) == told(timed=False) == []
 
 
 @pytest.mark.parametrize("quantiles", [None, list(QUANTILES)])

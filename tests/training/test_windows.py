@@ -135,7 +135,8 @@ def test_a_window_is_the_steps_before_and_the_steps_after() -> None:
 
 
 def test_steps_are_in_memory_once_and_windows_share_them() -> None:
-    found = prepared(hourly([400]), task={"name": "forecast", "lookback": 100, "horizon": 5})
+    task = {"name": "forecast", "lookback": 100, "horizon": 5, "calendar": "none"}
+    found = prepared(hourly([400]), task=task)
     parts = list(parts_of(found).values())
     assert len(parts) == 3
     assert all(part.x.data_ptr() == parts[0].x.data_ptr() for part in parts)

@@ -107,6 +107,8 @@ def _of_report(report: Report, *, is_text: bool, width: int) -> Iterator[str]:
     if report.first_time:
         every = f", usually {report.usual_step} apart" if report.usual_step else ""
         yield from _field("times", f"{report.first_time} to {report.last_time}{every}", width)
+    if names := report.calendar:
+        yield from _field("calendar", f"a forecast also reads the {' and the '.join(names)}", width)
     if report.missing:
         yield from _field("missing", ", ".join(f"{name} {count:,}" for name, count in report.missing[:8]), width)
 

@@ -28,9 +28,10 @@ class Step:
     """In nanoseconds, in months, or as a number."""
     in_months: bool = False
 
-    def after(self, first: NDArray[Any], steps: int) -> NDArray[Any]:
-        """The times of so many steps from the first one of each series on, (series, steps). `first` (series, 1)."""
-        apart = self.usual * np.arange(steps)
+    def after(self, first: NDArray[Any], steps: int, begin: int = 0) -> NDArray[Any]:
+        """The times of steps of each series, from `begin` up to `steps`, counted from a first one: (series, steps -
+        begin). `first` (series, 1)."""
+        apart = self.usual * np.arange(begin, steps)
         if not self.in_months:
             return np.asarray(first + apart)
         stamps = first.astype("datetime64[ns]")

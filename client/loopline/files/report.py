@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loopline.files import remarks
+from loopline.files import calendar, grids, remarks
 from loopline.files.features import Rows
 from loopline.files.remark import Remark
 from loopline.files.sequences import Sequences
@@ -53,6 +53,8 @@ class Report:
     last_time: str | None
     usual_step: str | None
     """The usual time between two steps, where there is one."""
+    calendar: tuple[str, ...]
+    """What a forecast also reads of the clock, unless its spec says otherwise."""
     remarks: tuple[Remark, ...]
 
     @property
@@ -65,6 +67,7 @@ class Report:
         found = asdict(self)
         found["features"] = list(self.features)
         found["target_names"] = list(self.target_names)
+        found["calendar"] = list(self.calendar)
         for name in ("lengths", "remarks"):
             found[name] = [asdict(each) for each in getattr(self, name)]
         for remark in found["remarks"]:
@@ -96,8 +99,16 @@ def report(sequences: Sequences, table: Table | None = None) -> Report:
         first_time=times.first if times else None,
         last_time=times.last if times else None,
         usual_step=times.usual if times else None,
+        calendar=_calendar(sequences),
         remarks=remarks.of(sequences, looked_at, times, table),
     )
+
+
+def _calendar(sequences: Sequences) -> tuple[str, ...]:
+    if sequences.times is None or sequences.targets not in (None, "step_values"):
+        return ()
+    grid = grids.of_flat(sequences.times, sequences.lengths, sequences.ids)
+    return tuple(calendar.suggested(grid.words, int(sequences.lengths.max()), sequences.schema.known_future or ()))
 
 
 def _histogram(lengths: Rows) -> tuple[Bin, ...]:

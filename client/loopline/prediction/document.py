@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loopline.files import calendar
 from loopline.files.grids import Step
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column
@@ -26,8 +27,8 @@ TASKS: Mapping[str, Task] = {
     "text": "next_step",
 }
 """By what model.json calls them."""
-NEWEST = 6
-"""The newest format of a model.json that is read here, as in `loopline-model/6`."""
+NEWEST = 7
+"""The newest format of a model.json that is read here, as in `loopline-model/7`."""
 UNKNOWN_WORD = "\0"
 """Stands for all words that training does not have: number 0."""
 
@@ -72,8 +73,16 @@ class Forecast:
     horizon: int
     targets: tuple[str, ...]
     known_future: tuple[str, ...]
+    """Columns that somebody gives ahead of time."""
+    calendar: tuple[str, ...]
+    """What is read of the times of steps."""
     quantiles: tuple[float, ...]
     fit: Fit
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """All columns that are known ahead of time."""
+        return (*self.known_future, *(column.name for column in calendar.columns(self.calendar)))
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,12 @@ class Document:
     def features(self) -> tuple[Feature, ...]:
         """What the model reads at each step, in the order of x; none where it reads texts."""
         return self.preprocessing.steps.features
+
+    @property
+    def given(self) -> tuple[Feature, ...]:
+        """Those features that somebody gives; the others are of the calendar."""
+        added = 0 if self.forecast is None else len(calendar.columns(self.forecast.calendar))
+        return self.features[: len(self.features) - added]
 
     @property
     def static(self) -> tuple[Feature, ...]:
@@ -213,6 +228,7 @@ def _forecast(plain: Mapping[str, Any]) -> Forecast:
         horizon=int(said["horizon"]),
         targets=tuple(said["targets"]),
         known_future=tuple(said["known_future"]),
+        calendar=tuple(said.get("calendar") or ()),
         quantiles=tuple(said["quantiles"] or ()),
         fit=Fit.read(plain),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopline.prediction import unseen
+from loopline.prediction import clock, unseen
 from loopline.prediction.document import Document, columns_of
 from loopline.prediction.errors import refused
 from loopline.prediction.given import Given, Rows
@@ -39,7 +39,13 @@ def of_texts(document: Document, texts: Sequence[Any], static: Any = None, ids: 
 
 
 def of_arrays(
-    document: Document, x: Any, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None
+    document: Document,
+    x: Any,
+    lengths: Any = None,
+    static: Any = None,
+    future: Any = None,
+    ids: Any = None,
+    end: Any = None,
 ) -> Given:
     """`x` is one array (steps, features) or (sequences, steps, features), or a list of arrays (steps, features).
 
@@ -50,13 +56,14 @@ def of_arrays(
     given = _sequences(document, x, lengths)
     sizes = np.array([len(each) for each in given], np.int64)
     steps = np.concatenate(given)
-    return Given(
+    found = Given(
         x=steps,
         lengths=sizes,
-        columns=columns_of(document.features),
+        columns=columns_of(document.given),
         future=_future(document, len(given), future),
         **_besides(document, len(given), static, ids),
     )
+    return clock.with_calendar(document, clock.with_end(document, found, end))
 
 
 def of_step(document: Document, step: Any) -> NDArray[Any]:
@@ -98,7 +105,7 @@ def check_values(document: Document, given: Given) -> None:
     if document.forecast is not None:
         if given.future is not None:
             by_name = {feature.name: feature for feature in document.features}
-            known = [by_name[name] for name in document.forecast.known_future]
+            known = [by_name[name] for name in document.forecast.known]
             ahead = replace(given, lengths=np.full(len(given), document.forecast.horizon))
             _check_numbers(ahead, given.future.reshape(-1, len(known)), known)
         lookback = document.forecast.lookback
@@ -128,7 +135,7 @@ def _sequences(document: Document, x: Any, lengths: Any) -> list[NDArray[Any]]:
             raise refused("lengths are for an x of shape (sequences, steps, features)")
         return [_steps(document, found, "x")]
     if found.ndim != 3:
-        names = f"{len(document.features):,} features: {_listed(document.features)}"
+        names = f"{len(document.given):,} features: {_listed(document.given)}"
         raise refused(
             f"x has the shape {found.shape}: give (steps, features) or (sequences, steps, features), with {names}"
         )
@@ -163,10 +170,10 @@ def _steps(document: Document, x: Any, where: str) -> NDArray[Any]:
         raise refused(f"it has the shape {found.shape}: give (steps, features)", where)
     if not len(found):
         raise refused("it has no steps: leave it out", where)
-    if found.shape[1] != len(document.features):
+    if found.shape[1] != len(document.given):
         raise refused(
-            f"it has {found.shape[1]:,} features at each step, and the model takes {len(document.features):,}: "
-            f"{_listed(document.features)}",
+            f"it has {found.shape[1]:,} features at each step, and the model takes {len(document.given):,}: "
+            f"{_listed(document.given)}",
             where,
         )
     return found
@@ -318,7 +325,7 @@ def _listed(features: Sequence[Feature]) -> str:
 
 
 def _wanted(document: Document) -> str:
-    return f"arrays (steps, {len(document.features):,})"
+    return f"arrays (steps, {len(document.given):,})"
 
 
 def _kind(value: Any) -> str:

@@ -102,7 +102,7 @@ class TrainedModel:
     def features(self) -> tuple[Column, ...]:
         """What x has at each step, in this order. The words of a category have the numbers from 1 on; 0 is another
         word."""
-        return documents.columns_of(self._document.features)
+        return documents.columns_of(self._document.given)
 
     @property
     def static(self) -> tuple[Column, ...]:
@@ -115,7 +115,7 @@ class TrainedModel:
         return self._document.preprocessing.text is not None
 
     def predict(
-        self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None
+        self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None, end: Any = None
     ) -> Answer:
         """Answers about sequences.
 
@@ -124,7 +124,9 @@ class TrainedModel:
         - an array (steps, features) or (sequences, steps, features) with `lengths`, or a list of arrays (steps,
           features) of different lengths. Numbers are as in the data that the model was trained on, and NaN is a missing
           value. `static` (sequences, values) are the values of whole sequences, if the model reads some; `future`
-          (sequences, horizon, columns) is what is known ahead of time. `ids` name the sequences.
+          (sequences, horizon, columns) is what is known ahead of time. `ids` name the sequences. `end` is the time of
+          the last step, or that of each sequence: a str such as "2024-03-31 23:00", a date, a datetime or a
+          numpy.datetime64. A forecast that reads the calendar needs it.
         - texts: a str or a list of str. A str alone that is the name of a file is refused: give a Path for the file, or
           a list for the text.
         - a table with the columns of the data set: of pandas, polars or pyarrow, or a mapping. What there is to predict
@@ -133,12 +135,14 @@ class TrainedModel:
 
         Raises InputInvalid, which names everything that the model cannot take.
         """
-        return self.answer(self.read(x, lengths=lengths, static=static, future=future, ids=ids))
+        return self.answer(self.read(x, lengths=lengths, static=static, future=future, ids=ids, end=end))
 
-    def read(self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None) -> Given:
+    def read(
+        self, x: Any, *, lengths: Any = None, static: Any = None, future: Any = None, ids: Any = None, end: Any = None
+    ) -> Given:
         """The sequences of the arguments of `predict`, before anything is computed. Raises InputInvalid."""
         try:
-            return inputs.check(self._document, self._given(x, lengths, static, future, ids))
+            return inputs.check(self._document, self._given(x, lengths, static, future, ids, end))
         except FileInvalid as error:
             raise InputInvalid(error.problems) from error
 
@@ -154,7 +158,7 @@ class TrainedModel:
         made = network.Network(document.architecture, weights.read(self._folder, document.architecture))
         return Session(document, made, inputs.of_static(document, static))
 
-    def _given(self, x: Any, lengths: Any, static: Any, future: Any, ids: Any) -> Given:
+    def _given(self, x: Any, lengths: Any, static: Any, future: Any, ids: Any, end: Any) -> Given:
         document = self._document
         reads_texts = document.preprocessing.text is not None
         if reads_texts and isinstance(x, str):
@@ -164,12 +168,14 @@ class TrainedModel:
         elif reads_texts and isinstance(x, np.ndarray) and x.dtype.kind in "OU":
             x = x.tolist()
         if _is_table(x) or isinstance(x, str | os.PathLike):
-            if not all(each is None for each in (lengths, static, future, ids)):
-                raise refused("lengths, static, future and ids are for arrays and texts: a table has columns for them")
+            if not all(each is None for each in (lengths, static, future, ids, end)):
+                raise refused(
+                    "lengths, static, future, ids and end are for arrays and texts: a table has columns for them"
+                )
             return _of_table_or_file(document, x)
         if reads_texts and isinstance(x, list | tuple):
             return inputs.of_texts(document, x, static, ids)
-        return inputs.of_arrays(document, x, lengths, static, future, ids)
+        return inputs.of_arrays(document, x, lengths, static, future, ids, end)
 
     def answer(self, given: Given) -> Answer:
         """What `predict` answers about sequences that were read. Raises InputInvalid where that is no finite number."""

@@ -103,7 +103,7 @@ def _known(fitted: Fitted, forecast: Forecast, batch: Batch, x: NDArray[Any]) ->
     fill its gaps."""
     assert batch.future is not None, "inputs.py asks for it"  # noqa: S101
     names = [column.name for column in batch.columns]
-    places = [names.index(name) for name in forecast.known_future]
+    places = [names.index(name) for name in forecast.known]
     future = batch.future
     if (inputs := forecast.fit.inputs) is not None:
         shift, scale = inputs.rows(batch.ids)

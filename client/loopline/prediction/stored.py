@@ -34,9 +34,9 @@ def given(document: Document, found: Sequences) -> Given:
         columns, x = (*columns, *map(Column, found.target_names)), np.concatenate((x, found.y), axis=1)
     warnings: list[str] = []
     return Given(
-        x=x if reads_texts else _chosen(x, columns, document.features, warnings),
+        x=x if reads_texts else _chosen(x, columns, document.given, warnings),
         lengths=np.asarray(found.lengths, np.int64),
-        columns=() if reads_texts else columns_of(document.features),
+        columns=() if reads_texts else columns_of(document.given),
         static=_static(document, found, warnings),
         static_columns=columns_of(document.static),
         texts=None if found.texts is None else np.array([*found.texts, None], np.object_)[:-1],

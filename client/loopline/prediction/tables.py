@@ -26,7 +26,7 @@ from loopline.files.problems import refuse
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column
 from loopline.files.table import Table
-from loopline.prediction import inputs, stored
+from loopline.prediction import clock, inputs, stored
 from loopline.prediction.document import Document, Forecast, columns_of
 from loopline.prediction.errors import refused
 from loopline.prediction.given import Given
@@ -121,13 +121,13 @@ def _given(document: Document, table: Table) -> Given:
     coded, unknown = _coded(document, table)
     found = build(coded, schema)
     if document.preprocessing.text is None:
-        _check_kinds(found.features, document.features, table)
+        _check_kinds(found.features, document.given, table)
     _check_kinds(found.static_columns, document.static, table)
     ids = None if found.ids is None else found.ids.tolist()
     made = Given(
         x=found.x,
         lengths=np.asarray(found.lengths, np.int64),
-        columns=() if found.texts is not None else columns_of(document.features),
+        columns=() if found.texts is not None else columns_of(document.given),
         static=found.static,
         static_columns=columns_of(document.static),
         texts=None if found.texts is None else np.array([*found.texts, None], np.object_)[:-1],
@@ -140,7 +140,10 @@ def _given(document: Document, table: Table) -> Given:
 
 
 def _whole(document: Document, made: Given) -> Given:
-    return made if document.forecast is None else _of_series(document, document.forecast, made)
+    if document.forecast is None:
+        return made
+    clock.check(document, made)
+    return clock.with_calendar(document, _of_series(document, document.forecast, made))
 
 
 def _says_zone(table: Table, order: str | None) -> bool:
@@ -162,7 +165,7 @@ def _schema(document: Document, table: Table) -> tuple[Schema, list[str]]:
     names = set(table.data.column_names)
     schema = replace(schema, target=(), weight=None, split=None, known_future=())
     if document.forecast is not None:
-        schema = replace(schema, features=tuple(feature.name for feature in document.features))
+        schema = replace(schema, features=tuple(feature.name for feature in document.given))
     if schema.layout == "text":
         return _of_texts(document, schema, table, names), []
     warnings = []
@@ -205,7 +208,7 @@ def _coded(document: Document, table: Table) -> tuple[Table, list[str]]:
     data, warnings = table.data, []
     names = data.column_names
     stems = numbered(names)
-    for feature in (*document.features, *document.static):
+    for feature in (*document.given, *document.static):
         if feature.words is None:
             continue
         columns = (feature.name,) if feature.name in names else getattr(stems.get(feature.name), "columns", ())

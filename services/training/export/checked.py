@@ -24,6 +24,7 @@ from services.training.export.model import build
 from services.training.export.network import states_of
 from services.training.export.preprocessing import dtype_of
 from services.training.files.arrays import Arrays
+from services.training.files.series import with_calendar
 from services.training.loop import network
 from services.training.model import SequenceModel
 from services.training.spec import stored
@@ -335,11 +336,12 @@ def _history(arrays: Arrays, ends: NDArray[np.int64], document: Document) -> Ans
     """The steps of series up to these ends, and what is known of the steps after them."""
     forecast = document.forecast
     assert forecast is not None  # noqa: S101
+    arrays = with_calendar(arrays, forecast.calendar)
     features = document.preprocessing.steps.features
     x = recoded(arrays.x_in_memory, arrays.columns, features)
     found = {"x": _padded(x[:, : int(ends.max())], ends), "lengths": ends, **_static(arrays, document)}
     names = [feature.name for feature in features]
-    if known := [names.index(name) for name in forecast.known_future]:
+    if known := [names.index(name) for name in forecast.known]:
         ahead = ends[:, None] + np.arange(forecast.horizon)
         found["known_future"] = np.take_along_axis(x, ahead[:, :, None], axis=1)[:, :, known]
     if (by_series := forecast.fit.inputs or forecast.fit.outputs) is not None:

@@ -207,8 +207,10 @@ def _properties(document: Document, targets: Sequence[str]) -> dict[str, str]:
         read = {"max_length": choices.max_length, "cut": choices.cut, "stride": choices.stride, "patch": choices.patch}
         found |= {"features": [], "text": {**prepared.text.document(), **read}}
     if document.forecast is not None:
-        names = ("lookback", "horizon", "targets", "known_future", "quantiles")
+        names = ("lookback", "horizon", "targets", "quantiles", "calendar")
         found |= {name: value for name in names if (value := getattr(document.forecast, name))}
+        if document.forecast.known:
+            found["known_future"] = document.forecast.known
         by_series = document.forecast.fit.inputs or document.forecast.fit.outputs
         if by_series is not None:
             found["series"] = list(by_series.ids)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from loopline.files import grids
+from loopline.files import calendar, grids
 from loopline.files.sequences import Column
 from numpy.typing import NDArray
 
+from services.errors import DatasetInvalid, Problem
 from services.training.files.arrays import Arrays
 from services.training.files.summary import SeriesSummary
 
@@ -41,6 +43,34 @@ def read(arrays: Arrays) -> Series:
     place = {column.name: number for number, column in enumerate(columns)}
     known = [place[name] for name in _known(arrays)]
     return Series(values, arrays.lengths, columns, tuple(place[name] for name in names), tuple(known))
+
+
+def with_calendar(arrays: Arrays, names: Sequence[str]) -> Arrays:
+    """The series with these features of the clock as columns that are known ahead of time, after all others.
+
+    Raises DatasetInvalid where steps have no times, or a column has the name of such a feature.
+    """
+    if not names:
+        return arrays
+    added = calendar.columns(names)
+    why = None
+    if arrays.times is None or arrays.times.dtype.kind != "i" or arrays.schema is None:
+        why = "the steps have no dates or times"
+    elif taken := sorted({column.name for column in arrays.columns} & {column.name for column in added}):
+        why = f"the data has a column {taken[0]} of its own, so rename it"
+    if why is not None or arrays.times is None or arrays.schema is None:
+        detail = f"{why}, or set task.calendar to none"
+        raise DatasetInvalid(f"The calendar cannot be read: {detail}.", [Problem("/task/calendar", detail)])
+    x = arrays.x_in_memory
+    waves = calendar.waves(arrays.times[:, : x.shape[1]], names).astype(x.dtype)
+    waves[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0
+    known = (*(arrays.schema.known_future or ()), *(column.name for column in added))
+    return replace(
+        arrays,
+        x=np.concatenate((x, waves), axis=2),
+        features=(*arrays.columns, *added),
+        schema=replace(arrays.schema, known_future=known),
+    )
 
 
 def summarised(arrays: Arrays) -> SeriesSummary | None:

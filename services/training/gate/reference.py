@@ -24,6 +24,7 @@ from services.errors import DatasetInvalid
 from services.training import windows
 from services.training.data import Prepared, part_of
 from services.training.files.npz import Arrays
+from services.training.files.series import with_calendar
 from services.training.loop import EVALUATION_BATCH, answers, in_rows, network
 from services.training.model import SequenceModel
 from services.training.preparing import target_scaling
@@ -32,6 +33,7 @@ from services.training.preprocessing.missing import mismatch
 from services.training.preprocessing.scaling import undone
 from services.training.spec import Spec, tasks
 from services.training.spec.fields import Forecast, Text
+from services.training.spec.parsing import as_it_was
 from services.training.tasks import forecast
 from services.training.windows import Windows
 
@@ -91,7 +93,7 @@ def load(name: str, directory: str | None) -> Reference:
     try:
         card = json.loads((Path(directory) / "model.json").read_bytes())
         # It was judged when it came, maybe by other rules.
-        spec = Spec.model_validate(card["spec"], context={"accepted": True})
+        spec = Spec.model_validate(as_it_was(card["spec"]), context={"accepted": True})
         found = Reference(name, spec, card, load_file(Path(directory) / "model.safetensors"))
         _ = found.classes, found.target_scaling, found.network()
     except FileNotFoundError as error:
@@ -210,6 +212,11 @@ def _by_label(old: Tensor, drawn: Tensor, known: list[int | str], classes: list[
 
 def check_input(reference: Reference, arrays: Arrays) -> None:
     """Raises Unusable where it takes other features, or has no way with the missing values of these samples."""
+    if (task := tasks.forecast(reference.spec)) is not None:
+        try:
+            arrays = with_calendar(arrays, tasks.calendar_of(task))
+        except DatasetInvalid as error:
+            raise Unusable(f"reads the calendar ({error.problems[0].detail})") from None
     if (why := mismatch(reference.preprocessing, arrays)) is not None:
         raise Unusable(why)
 
@@ -217,6 +224,9 @@ def check_input(reference: Reference, arrays: Arrays) -> None:
 def check_preparation(reference: Reference, spec: Spec) -> None:
     """Raises Unusable where it reads steps that are prepared otherwise than this spec says. What they are scaled by may
     differ: a run goes on with the numbers of the model."""
+    clocks = [shown(task.calendar) for task in (tasks.forecast(reference.spec), tasks.forecast(spec)) if task]
+    if len(set(clocks)) > 1:
+        raise Unusable(f"prepares its input otherwise (task.calendar is {clocks[0]} there, and {clocks[1]} here)")
     had, wanted = reference.preprocessing.steps.choices, Choices.of(spec.data)
     for field in fields(Choices):
         old, new = getattr(had, field.name), getattr(wanted, field.name)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loopline.files import calendar
+
 from services.training.files.summary import DatasetSummary
 from services.training.spec import tasks
 from services.training.spec.effort import Effort
@@ -47,6 +49,7 @@ def of_data(spec: Spec, summary: DatasetSummary, counted: Effort) -> Iterator[st
     if t.early_stopping is not None and split.validation != 0.0 and not counted.samples["validation"]:
         yield WITHOUT_VALIDATION
     yield from _too_long(spec, counted)
+    yield from _hours_left_out(spec, summary)
     yield from _rare_classes(trained)
     if trained.texts is None:
         yield from _too_many_parameters(trained, counted)
@@ -75,6 +78,19 @@ def _too_long(spec: Spec, counted: Effort) -> Iterator[str]:
         f"The network reads sequences of up to {counted.longest:,} steps, and gradients seldom reach further back than "
         f"some {FAR_BACK} steps: {way_out}."
     )
+
+
+def _hours_left_out(spec: Spec, summary: DatasetSummary) -> Iterator[str]:
+    task, series = spec.task, summary.series
+    if not isinstance(task, Forecast) or series is None:
+        return
+    left_out = [name for name in tasks.calendar_of(task) if calendar.skips(series.step, name, task.stride or 1)]
+    if left_out:
+        yield (
+            f"Windows that are {task.stride:,} steps apart (task.stride) begin at a few hours or days only, and those "
+            f"of the test may begin at others, of which the model learns nothing (task.calendar has "
+            f"{' and '.join(left_out)}): leave task.stride out, or set task.calendar to none."
+        )
 
 
 def _rare_classes(trained: DatasetSummary) -> Iterator[str]:

@@ -556,6 +556,13 @@ class Tagging(Strict):
 
 Season = Annotated[int, Field(ge=2, le=100_000)]
 Quantile = Annotated[float, Field(gt=0.0, lt=1.0)]
+CalendarName = Literal["hour", "weekday", "yearday"]
+
+
+def _calendar(value: object) -> object:
+    if value in ([], None):
+        return "none"
+    return [value] if isinstance(value, str) and value not in ("auto", "none") else value
 
 
 class Forecast(Strict):
@@ -581,6 +588,12 @@ class Forecast(Strict):
     ] = Field(None, max_length=4)
     """The seasons of the baselines, in steps: a number or a list. Null: those that the time between two steps suggests,
     such as 24 and 168 for hours, 7 for days, 12 for months. The first one also scales `mase`."""
+    calendar: Annotated[Literal["auto", "none"] | list[CalendarName], BeforeValidator(_calendar)] = "auto"
+    """What the model also reads of the time of each step, in the look-back and in the horizon: `hour`, `weekday` or
+    `yearday`, or a list of them. `auto` takes those that differ between steps and begin anew three times in the longest
+    series: hour and weekday for 60 days of hours. It leaves out what a `known_future` column is named after, and what a
+    `stride` with a common factor shows in part only: hour and weekday if windows are 24 hours apart. `none` takes none.
+    The time is as the file has it, or in UTC if it has an offset."""
     quantiles: list[Quantile] | None = Field(None, min_length=1, max_length=99)
     """Quantiles to predict instead of one value, such as `[0.1, 0.5, 0.9]`. They need 0.5, which is the forecast that
     metrics judge. Null predicts one value."""

@@ -47,15 +47,23 @@ def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
 
 
 def stored(document: Mapping[str, Any]) -> Spec:
-    """The spec that a job or a model was stored with. A version that did not know a field did without it: targets were
-    not scaled then.
+    """The spec that a job or a model was stored with.
 
     Raises SpecInvalid.
     """
-    data = document.get("data")
+    return parse(as_it_was(document), accepted=True)
+
+
+def as_it_was(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a stored spec. A version that did not know a field did without it: targets were not scaled then,
+    and a forecast did not read the calendar."""
+    data, task = document.get("data"), document.get("task")
+    found = dict(document)
     if isinstance(data, Mapping) and "target_scaling" not in data:
-        document = {**document, "data": {**data, "target_scaling": "none"}}
-    return parse(document, accepted=True)
+        found["data"] = {**data, "target_scaling": "none"}
+    if isinstance(task, Mapping) and task.get("name") == "forecast" and "calendar" not in task:
+        found["task"] = {**task, "calendar": "none"}
+    return found
 
 
 def check_data(spec: Spec, summary: DatasetSummary) -> Spec:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from loopline.files import calendar
 from loopline.files.gaps import of_rows
 
 from services.errors import Problem
@@ -76,6 +77,11 @@ def window(task: Forecast) -> tuple[int, int]:
     assert task.lookback is not None, "resolved() fills it in"  # noqa: S101
     assert task.horizon is not None, "resolved() fills it in"  # noqa: S101
     return task.lookback, task.horizon
+
+
+def calendar_of(task: Forecast) -> list[str]:
+    """What a resolved forecast reads of the clock, in order; nothing of `auto`."""
+    return [] if isinstance(task.calendar, str) else calendar.in_order(task.calendar)
 
 
 def problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
@@ -190,6 +196,13 @@ def _of_forecast(spec: Spec, task: Forecast, summary: DatasetSummary) -> Iterato
         return
     if both := [name for name in series.targets if name in series.known_future]:
         yield Problem("/task", f"{both[0]} is to be forecast, so it cannot be known ahead of time (known_future)")
+    if calendar_of(task) and not calendar.has_times(series.step):
+        yield Problem(
+            "/task/calendar",
+            f"reads the {' and the '.join(calendar_of(task))} of each step, and the steps of this data set have no "
+            "dates or times: upload the file with the column that has them (--order NAME), or set task.calendar to "
+            "none",
+        )
     yield from _of_gaps(spec, series)
     yield from _of_quantiles(spec, task)
     yield from _of_preparation(spec, series)
@@ -278,7 +291,10 @@ def _resolved(task: Forecast, summary: DatasetSummary, series: SeriesSummary) ->
         lookback = max(1, min(wanted, max(horizon, summary.max_length // MOST_OF_SERIES)))
     stride = task.stride or _stride(series.steps - summary.samples * (lookback + horizon - 1), horizon, season)
     window = {"horizon": horizon, "lookback": lookback, "stride": stride}
-    return task.model_copy(update={**window, "season": list(season)})
+    clock = calendar_of(task)
+    if task.calendar == "auto":
+        clock = calendar.suggested(series.step, summary.max_length, series.known_future, stride)
+    return task.model_copy(update={**window, "season": list(season), "calendar": clock or "none"})
 
 
 def _stride(windows: int, horizon: int, season: Sequence[int]) -> int:
@@ -333,13 +349,18 @@ def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
     task = _resolved(task, summary, series)
     lookback, horizon = window(task)
     windows = max(1, (series.steps - summary.samples * (lookback + horizon - 1)) // (task.stride or 1))
+    clock = len(calendar.columns(calendar_of(task)))
+    inputs = summary.inputs
+    if inputs is not None:
+        inputs = inputs.model_copy(update={"numbers": inputs.numbers + clock})
     return summary.model_copy(
         update={
             "samples": windows,
-            "features": series.columns,
+            "features": series.columns + clock,
+            "inputs": inputs,
             "max_length": lookback,
             "min_length": lookback,
-            "static": _beside(summary, horizon * len(series.known_future)),
+            "static": _beside(summary, horizon * (len(series.known_future) + clock)),
             "target": known.SERIES,
             "classes": None,
             "class_counts": None,

@@ -111,6 +111,10 @@ CASES = {
         lambda: hourly([60, 50], gaps=True),
         {"data": {"differences": "append"}, "architecture": {"batch_norm": True}},
     ),
+    "calendar": Case(
+        lambda: hourly([100, 90], gaps=True),
+        {"task": {"calendar": ["hour", "weekday", "yearday"]}, "data": {"scaling": "minmax"}},
+    ),
     "quantiles": Case(
         whole_series,
         {
@@ -194,6 +198,9 @@ class Trained:
             "x": [arrays.x[row, :step] for row, step in places],
             "ids": [str(arrays.groups[row]) for row, _ in places],
         }
+        if model.card["forecast"].get("calendar"):
+            assert arrays.times is not None
+            found["end"] = [str(np.datetime64(int(arrays.times[row, step - 1]), "ns")) for row, step in places]
         if known:
             found["future"] = [arrays.x[row, step : step + part.horizon][:, columns] for row, step in places]
         if arrays.static is not None:

@@ -75,7 +75,7 @@ def test_the_other_metrics_of_training_follow_from_the_answers(trained_model: Mo
     assert np.abs(valued.values - case.y()).mean() == pytest.approx(metrics["test_mae"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["forecast", "quantiles"])
+@pytest.mark.parametrize("name", ["forecast", "calendar", "quantiles"])
 def test_the_errors_of_a_forecast_are_those_of_training(trained_model: Model, name: str) -> None:
     case = trained_model(name)
     model = load(case.folder)

@@ -232,7 +232,7 @@ FORECAST = {"group": ["place"], "order": "time", "target": ["load"]}
 @pytest.mark.parametrize("known", [True, False])
 def test_a_forecast_goes_on_where_a_table_ends(tmp_path: Path, known: bool) -> None:
     schema = {**FORECAST, **({"known_future": ["wind"]} if known else {})}
-    changes = {"data": {"missing": "forward", "scaling_over": "per_sequence"}, **QUICK}
+    changes: dict[str, Any] = {"data": {"missing": "forward", "scaling_over": "per_sequence"}, **QUICK}
     path = written(loads(), tmp_path / "loads.csv")
     arrays = reading.read(path, Limits(max_bytes=1 << 30, plain_labels=False), schema)
     case = Trained.of_case(Case(lambda: arrays, changes), tmp_path / "model")
@@ -246,7 +246,8 @@ def test_a_forecast_goes_on_where_a_table_ends(tmp_path: Path, known: bool) -> N
     x = np.stack([asked[name] for name in names], axis=1).reshape(2, 30, len(names))
     end = 27 if known else 30
     future = x[:, 27:, [names.index("wind")]] if known else None
-    expected = model.predict(x[:, :end], future=future, ids=["north", "south"])
+    last = START + timedelta(hours=end - 1)
+    expected = model.predict(x[:, :end], future=future, ids=["north", "south"], end=[last, last])
     np.testing.assert_allclose(numbers(answer), numbers(expected), rtol=1e-5)
     assert isinstance(answer, Forecast)
     assert answer.times is not None

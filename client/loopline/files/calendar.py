@@ -1,0 +1,112 @@
+"""What the clock says of a time: features that are known for every step, the coming ones too.
+
+A feature is the place of a time within a day, a week or a year, as waves: the sine and the cosine of this share of a
+turn, and of some multiples of it. So the end of a day is near the beginning of the next one, and few numbers are read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loopline.files.sequences import Column
+
+WAVES: Mapping[str, int] = {"hour": 3, "weekday": 3, "yearday": 2}
+"""By the name of a feature, in this order: how many waves it has. Three waves of a week tell all of its days apart."""
+_HOUR = 3600 * 10**9
+_DAY = 24 * _HOUR
+_THURSDAY = 3
+"""The weekday of 1 January 1970, from Monday on."""
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_629_800}
+_PERIODS = {"hour": 86_400, "weekday": 604_800, "yearday": 31_557_600}
+"""After which a feature begins anew, in seconds."""
+_ENOUGH = 3
+"""Periods that a series needs, so that the first of them can train and the last of them can test."""
+
+
+def suggested(step: str | None, steps: int, columns: Iterable[str] = (), stride: int = 1) -> list[str]:
+    """The features that differ from step to step, and begin anew often enough to be learnt, for a series of so many
+    steps. `step` is the time between two steps in words, as `grids.Grid` has it; of numbers, or of unknown steps, there
+    are none. Nor is there one with the name of one of these columns, or one that windows which are `stride` steps apart
+    show in part only."""
+    found = _read(step)
+    if found is None:
+        return []
+    count, unit = found
+    seconds, in_months = count * _SECONDS[unit], unit == "month"
+    differs = {
+        "hour": not in_months and seconds % _PERIODS["hour"] != 0,
+        "weekday": not in_months and seconds % _PERIODS["weekday"] != 0,
+        "yearday": not in_months or count % 12 != 0,
+    }
+    taken = set(columns)
+    return [
+        name
+        for name in WAVES
+        if differs[name] and steps * seconds >= _ENOUGH * _PERIODS[name]
+        if name not in taken and not skips(step, name, stride)
+    ]
+
+
+def skips(step: str | None, name: str, stride: int) -> bool:
+    """Whether windows that are so many steps apart begin at a part of the hours of a day, or of a week, only."""
+    found = _read(step)
+    if found is None or name == "yearday":
+        return False
+    turn = _PERIODS[name] / (found[0] * _SECONDS[found[1]])
+    return turn.is_integer() and math.gcd(int(turn), stride) > 1
+
+
+def has_times(step: str | None) -> bool:
+    """Whether a time between two steps, in words, is one of the clock."""
+    return _read(step) is not None
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each of these features once, in the order of WAVES."""
+    wanted = set(names)
+    return [name for name in WAVES if name in wanted]
+
+
+def columns(names: Sequence[str]) -> tuple[Column, ...]:
+    """What `waves` gives: `calendar.hour.sin1`, `calendar.hour.cos1`, `calendar.hour.sin2` and so on."""
+    return tuple(
+        Column(f"calendar.{name}.{wave}{turns}")
+        for name in names
+        for turns in range(1, WAVES[name] + 1)
+        for wave in ("sin", "cos")
+    )
+
+
+def waves(times: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.float64]:
+    """These features (..., columns) of times (...), in nanoseconds since 1970."""
+    found = [np.empty((*times.shape, 0))]
+    for name in names:
+        turns = _share(times, name)[..., None] * (2 * np.pi * np.arange(1, WAVES[name] + 1))
+        both = np.stack((np.sin(turns), np.cos(turns)), axis=-1)
+        found.append(both.reshape(*times.shape, 2 * WAVES[name]))
+    return np.concatenate(found, axis=-1)
+
+
+def _share(times: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+    """The share of a day or a year that has passed, or of a week in whole days, in [0, 1)."""
+    if name == "hour":
+        return np.asarray(times % _DAY / _DAY)
+    if name == "weekday":
+        return np.asarray((times // _DAY + _THURSDAY) % 7 / 7)
+    years: NDArray[Any] = times.astype("datetime64[ns]").astype("datetime64[Y]")
+    begin, end = ((years + each).astype("datetime64[D]").astype(np.int64) for each in (0, 1))
+    return np.asarray((times / _DAY - begin) / (end - begin))
+
+
+def _read(step: str | None) -> tuple[float, str] | None:
+    """A count and a unit of time; None of anything else."""
+    found = re.fullmatch(r"([\d,.]+(?:e[+-]?\d+)?) ([a-z]+?)s?", step or "")
+    if found is None or found[2] not in _SECONDS:
+        return None
+    return float(found[1].replace(",", "")), found[2]

@@ -1,0 +1,212 @@
+"""What a forecast reads of the clock: by hand, and the same of tables, files and arrays."""
+
+from __future__ import annotations
+
+import csv
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loopline import InputInvalid, load
+from loopline.files import calendar, formats, store
+from loopline.files.build import build
+from loopline.files.inference import infer
+from loopline.files.schema import Schema
+from loopline.prediction.answers import Forecast
+
+from services.training.files import reading
+from services.training.files.npz import Limits
+from tests.client.prediction.cases import Case, Trained, numbers
+
+START = datetime(2024, 1, 1)  # a Monday
+SCHEMA = {"order": "time", "target": ["load"]}
+
+
+def at(*moments: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array(moments, "datetime64[ns]").astype(np.int64)
+
+
+def shares(name: str, *moments: str) -> list[float]:
+    """The share of the turn of the first wave."""
+    first = calendar.waves(at(*moments), [name])[:, :2]
+    return [round(float(each), 9) for each in np.arctan2(first[:, 0], first[:, 1]) / (2 * np.pi) % 1]
+
+
+def test_the_waves_of_a_time_are_those_computed_by_hand() -> None:
+    assert shares("hour", "2024-02-29T00:00", "2024-02-29T06:00", "1969-12-31T18:30") == [
+        *(0.0, 0.25, round(18.5 / 24, 9)),
+    ]
+    # A Thursday and a Monday; the night before a Monday is still Sunday.
+    assert shares("weekday", "1970-01-01", "2024-01-01", "2024-01-07T23:59", "1969-12-28") == [
+        *(round(3 / 7, 9), 0.0, round(6 / 7, 9), round(6 / 7, 9)),
+    ]
+    assert shares("yearday", "2024-01-01", "2024-02-29", "2023-03-01T12:00", "1968-12-31") == [
+        *(0.0, round(59 / 366, 9), round(59.5 / 365, 9), round(365 / 366, 9)),
+    ]
+    found = calendar.waves(at("2024-02-29T08:00"), ["hour"])
+    third = 2 * np.pi / 3
+    assert found[0].tolist() == pytest.approx(
+        [np.sin(third), np.cos(third), np.sin(2 * third), np.cos(2 * third), 0.0, 1.0], abs=1e-12
+    )
+    names = [column.name for column in calendar.columns(["weekday", "yearday"])]
+    assert len(names) == calendar.waves(at("2024-02-29"), ["weekday", "yearday"]).shape[1] == 10
+    assert (names[0], names[1], names[-1]) == (
+        *("calendar.weekday.sin1", "calendar.weekday.cos1", "calendar.yearday.cos2"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "names"),
+    [
+        ("1 hour", 60 * 24, ["hour", "weekday"]),
+        ("1 hour", 3 * 366 * 24, ["hour", "weekday", "yearday"]),
+        ("1 hour", 3 * 24, ["hour"]),
+        ("1 hour", 71, []),
+        ("15 minutes", 21 * 96, ["hour", "weekday"]),
+        ("0.5 seconds", 10, []),
+        ("1 day", 400, ["weekday"]),
+        ("1 day", 1100, ["weekday", "yearday"]),
+        ("1 week", 160, ["yearday"]),
+        ("1 month", 36, ["yearday"]),
+        ("1 month", 35, []),
+        ("12 months", 100, []),
+        ("1.5", 10_000, []),
+        (None, 10_000, []),
+    ],
+)
+def test_a_calendar_is_suggested_by_the_step_and_the_length(step: str | None, steps: int, names: list[str]) -> None:
+    assert calendar.suggested(step, steps) == names
+    assert calendar.suggested(step, steps, stride=5) == names
+    assert calendar.suggested(step, steps, ["hour"]) == [name for name in names if name != "hour"]
+
+
+def test_what_windows_show_in_part_only_is_not_suggested() -> None:
+    long = 4 * 366 * 24
+    assert calendar.suggested("1 hour", long, stride=24) == calendar.suggested("1 hour", long, stride=6) == ["yearday"]
+    assert calendar.suggested("1 hour", long, stride=7) == ["hour", "yearday"]
+    assert calendar.suggested("15 minutes", 4 * long, stride=25) == ["hour", "weekday", "yearday"]
+    assert calendar.suggested("1 day", 30, stride=7) == []
+    assert calendar.suggested("5 hours", 300, stride=24) == ["hour", "weekday"]  # no day has whole steps
+
+
+def rows(hours: int = 96, zone: str = "") -> dict[str, list[Any]]:
+    rng = np.random.default_rng(1)
+    times = [START + timedelta(hours=hour) for hour in range(hours)]
+    loads = 5 + np.sin(np.arange(hours) / 4) + rng.normal(0, 0.1, hours)
+    return {"time": [f"{time:%Y-%m-%d %H:%M}{zone}" for time in times], "load": loads.tolist()}
+
+
+def written(columns: dict[str, list[Any]], path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(columns)
+        lines.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def trained_on(path: Path, folder: Path, schema: dict[str, Any] = SCHEMA, **changes: Any) -> Trained:
+    arrays = reading.read(path, Limits(max_bytes=1 << 30, plain_labels=False), schema)
+    return Trained.of_case(Case(lambda: arrays, {"training": {"epochs": 1}, **changes}), folder)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch", "numpy"])
+def test_a_table_a_file_and_an_array_with_its_end_are_answered_alike(tmp_path: Path, backend: Any) -> None:
+    case = trained_on(written(rows(), tmp_path / "loads.csv"), tmp_path / "model")
+    model = load(case.folder, backend)
+    assert model.card["forecast"]["calendar"] == ["hour"]
+    assert [column.name for column in model.features] == ["load"]
+    asked = rows(30)
+    by_table = model.predict(asked)
+    assert isinstance(by_table, Forecast)
+    assert by_table.times is not None
+    assert by_table.times[0][0] == START + timedelta(hours=30)
+    x, last = np.array(asked["load"])[:, None], START + timedelta(hours=29)
+    ends = [
+        *(last, "2024-01-02 05:00", "2024-01-02T05:00:00Z", np.datetime64("2024-01-02T05"), [last], [str(last)]),
+        *(last.replace(tzinfo=UTC), "2024-01-02T07:00+02:00", np.array([last], "datetime64[s]")),
+        last.replace(hour=3, tzinfo=timezone(timedelta(hours=-2))),
+    ]
+    for end in ends:
+        answer = model.predict(x, end=end)
+        np.testing.assert_allclose(numbers(answer), numbers(by_table), rtol=1e-5)
+        assert isinstance(answer, Forecast)
+        assert answer.times is not None
+        zoned = answer.times[0][0].tzinfo is not None  # an end with a zone is answered with one
+        assert zoned == any(mark in str(end) for mark in ("Z", "+0", "-02:00"))
+        assert [time.replace(tzinfo=None) for time in answer.times[0]] == by_table.times[0]
+    for zone in ("", "Z", "+00:00"):  # times with an offset are in UTC
+        answer = model.predict(written(rows(30, zone), tmp_path / "asked.csv"))
+        np.testing.assert_allclose(numbers(answer), numbers(by_table), rtol=1e-5)
+    table = formats.read(tmp_path / "loads.csv", tmp_path)
+    store.write(tmp_path / "stored", build(table, infer(table, Schema(order="time", target=("load",))).schema))
+    whole = model.predict(tmp_path / "stored")
+    np.testing.assert_allclose(numbers(whole), numbers(model.predict(tmp_path / "loads.csv")), rtol=1e-5)
+    midnight = model.predict(x[:24], end=date(2024, 1, 2))
+    later = model.predict(x[:24], end="2024-01-02 06:00")
+    assert np.abs(numbers(midnight) - numbers(later)).max() > 1e-4
+    several = model.predict([x, x[4:]], end=[last, "2024-01-02 06:00"])
+    np.testing.assert_allclose(numbers(several)[0], numbers(by_table)[0], rtol=1e-5)
+    assert isinstance(several, Forecast)
+    assert several.times is not None
+    assert several.times[1][0] == START + timedelta(hours=31)
+
+
+def test_what_is_known_ahead_goes_before_the_calendar(tmp_path: Path) -> None:
+    columns = {**rows(), "wind": np.random.default_rng(2).normal(0, 1, 96).tolist()}
+    schema = {**SCHEMA, "known_future": ["wind"]}
+    case = trained_on(written(columns, tmp_path / "loads.csv"), tmp_path / "model", schema)
+    model = load(case.folder)
+    assert (model.card["forecast"]["known_future"], model.card["forecast"]["calendar"]) == (["wind"], ["hour"])
+    asked = {name: values[:30] for name, values in columns.items()}
+    asked["load"] = [*asked["load"][:27], None, None, None]
+    names = [column.name for column in model.features]
+    x = np.array([columns[name][:27] for name in names]).T
+    future = np.array(columns["wind"][27:30])[:, None]
+    expected = model.predict(x, future=future, end="2024-01-02 02:00")
+    np.testing.assert_allclose(numbers(model.predict(asked)), numbers(expected), rtol=1e-5)
+    np.testing.assert_allclose(
+        numbers(model.predict(x, future=future, end="2024-01-02 02:00")),
+        numbers(load(case.folder, "numpy").predict(asked)),
+        rtol=1e-4,
+    )
+
+
+def test_steps_without_times_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    case = trained_on(written(rows(), tmp_path / "loads.csv"), tmp_path / "model")
+    model = load(case.folder)
+    x = np.array(rows(30)["load"])[:, None]
+    np.save(tmp_path / "x.npy", x[None])
+    lacks = (
+        "the model reads the hour of each step, and the steps have no times: give end, the time of the last step of "
+        "each sequence, or a table with dates or times in the column `time`"
+    )
+    for given in (x, tmp_path / "x.npy", {"load": rows(30)["load"]}, {**rows(30), "time": list(range(30))}):
+        with pytest.raises(InputInvalid) as error:
+            model.predict(given)
+        assert lacks in str(error.value)
+    for end, sentence in (
+        ("soon", "end: 'soon' is no date or time such as 2024-03-31 23:00"),
+        ("9999-12-31", "'9999-12-31' is no date or time"),
+        ("0001-01-01T00:00+14:00", "is no date or time"),
+        (np.datetime64("NaT"), "is no date or time"),
+        ([3], "'3' is no date or time"),
+        (3, "end: give the time of the last step of each sequence, 1 in all"),
+        ([START, START], "1 in all"),
+        ({"a": 1}, "1 in all"),
+    ):
+        with pytest.raises(InputInvalid) as error:
+            model.predict(x, end=end)
+        assert sentence in str(error.value)
+    with pytest.raises(InputInvalid, match="lengths, static, future, ids and end are for arrays and texts"):
+        model.predict(rows(30), end=START)
+
+
+def test_a_model_without_times_has_no_end(tmp_path: Path) -> None:
+    columns = {**rows(), "time": list(range(96))}
+    case = trained_on(written(columns, tmp_path / "loads.csv"), tmp_path / "model")
+    model = load(case.folder)
+    assert "calendar" not in model.card["forecast"]
+    with pytest.raises(InputInvalid, match="the model knows no time between two steps: leave end out"):
+        model.predict(np.ones((30, 1)), end=START)
