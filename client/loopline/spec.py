@@ -139,6 +139,9 @@ def again(
     Raises BadRequest if a value is not YAML.
     """
     document = {**spec, "tags": dict(tags)}
+    task = spec.get("task")
+    if isinstance(task, Mapping) and task.get("name") == "forecast":
+        document["task"] = {"calendar": "none", **task}  # an older service did not know it
     if dataset_id is not None:
         document["data"] = {**document.get("data", {}), "dataset": dataset_id}
     found = SpecFile(json.dumps(document), "application/json", Path(), "The spec of the job")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from loopline import BadRequest
-from loopline.spec import SpecFile, dataset_name, is_path, read, with_local_dataset
+from loopline.spec import SpecFile, again, dataset_name, is_path, read, with_local_dataset
 
 YAML = """\
 # a comment
@@ -150,3 +150,10 @@ def test_a_path_is_told_from_a_name(name: str, expected: bool) -> None:
 )
 def test_a_data_set_is_named_after_its_file(file: str, name: str) -> None:
     assert dataset_name(Path(file)) == name
+
+
+def test_a_forecast_of_an_older_service_reads_no_calendar_when_it_is_submitted_once_more() -> None:
+    for had, has in (({}, "none"), ({"calendar": ["hour"]}, ["hour"])):
+        spec = {"task": {"name": "forecast", **had}, "data": {"dataset": "loads"}}
+        assert json.loads(again(spec, "ds_1", {}, {}).text)["task"] == {"name": "forecast", "calendar": has}
+    assert "calendar" not in again({"task": {"name": "regression"}}, None, {}, {}).text
