@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -34,7 +35,6 @@ _TYPES: dict[Kind, pa.DataType] = {
     "zoned": ZONED,
     "words": pa.string(),
 }
-_MISSING = pa.array(MISSING)
 _SAMPLE, _MOST = 500, 5000
 """Cells that are looked at to find the forms that are possible, and to choose one."""
 _ENOUGH = 0.95
@@ -91,11 +91,17 @@ TIMES = ("date", "time", "zoned")
 ISO = (Form("date"), Form("time"), Form("zoned"))
 
 
+@cache
+def _missing() -> pa.Array:
+    """Not when this module is imported: pyarrow imports pandas, if it is there, for the first array of Python's."""
+    return pa.array(MISSING)
+
+
 def cleaned(cells: pa.Array) -> pa.Array:
     """Without the spaces around cells; a missing value is null."""
     if _has_spaces(cells):
         cells = pc.utf8_trim_whitespace(cells)
-    return pc.if_else(pc.is_in(cells, value_set=_MISSING), pa.scalar(None, pa.string()), cells)
+    return pc.if_else(pc.is_in(cells, value_set=_missing()), pa.scalar(None, pa.string()), cells)
 
 
 def _has_spaces(cells: pa.Array) -> bool:
