@@ -229,7 +229,7 @@ def test_the_last_few_and_the_best_stay_on_disk_and_the_rest_is_told_as_deleted(
     assert kept.keys() == {best_step, 69, 72}
     assert kept[best_step]["best"]
     files = {file["name"]: file for event in kept.values() for file in event["files"]}
-    results = {*MODEL, *CARD, "confusion.svg", "calibration.svg"}
+    results = {*MODEL, *CARD, "confusion.svg", "calibration.svg", "lengths.svg"}
     assert names(asked["directory"]) == files.keys() | results
     for name, file in files.items():
         content = (Path(asked["directory"]) / name).read_bytes()
@@ -549,7 +549,7 @@ def test_a_new_beginning_clears_the_old_checkpoints_away(order: Callable[..., Ev
 def test_the_files_of_the_result_are_as_they_are_told(order: Callable[..., Event]) -> None:
     asked = order()
     told = list(events(asked))[-1]
-    written = [*MODEL, *CARD, "confusion.svg", "calibration.svg"]
+    written = [*MODEL, *CARD, "confusion.svg", "calibration.svg", "lengths.svg"]
     assert [file["name"] for file in told["files"]] == written
     for file in told["files"]:
         content = (Path(asked["directory"]) / file["name"]).read_bytes()
@@ -938,4 +938,4 @@ def test_a_model_without_a_card_is_a_result_all_the_same(
     (note,) = exports(told)
     assert (note["type"], note["level"], note["message"]) == ("export", "warning", f"There is no README.md: {why}.")
     assert [file["name"] for file in told[-1]["files"]] == list(MODEL)
-    assert not names(asked["directory"]) & {*CARD, "confusion.svg", "calibration.svg"}
+    assert not names(asked["directory"]) & {*CARD, "confusion.svg", "calibration.svg", "lengths.svg"}
