@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from functools import lru_cache
 from typing import Any
 
 from celery import Celery
@@ -42,7 +43,8 @@ class CeleryDoorbell:
             task_publish_retry=False,
             task_serializer="json",
         )
-        self._messages: dict[str, Any] = {}
+        # To build a message takes longer than to send it.
+        self._template = lru_cache(maxsize=100)(self._built)
         self._one_at_a_time = threading.Lock()  # or sixty-four requests would each wait for a broker that is down
         self._silent_until = 0.0
 
@@ -76,11 +78,12 @@ class CeleryDoorbell:
             return error
         return None
 
+    def _built(self, queue: str) -> Any:
+        return self._app.amqp.as_task_v2("", RING, args=[queue], ignore_result=True)
+
     def _message(self, queue: str) -> dict[str, Any]:
-        """What `Celery.send_task` sends, built once for a queue: that takes longer than to send it."""
-        if queue not in self._messages:
-            self._messages[queue] = self._app.amqp.as_task_v2("", RING, args=[queue], ignore_result=True)
-        message, task_id = self._messages[queue], str(uuid.uuid4())
+        """What `Celery.send_task` sends."""
+        message, task_id = self._template(queue), str(uuid.uuid4())
         return {
             "body": message.body,
             "headers": {**message.headers, "id": task_id, "root_id": task_id},
