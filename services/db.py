@@ -38,7 +38,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from services import faults, metrics, private
+from services import faults, metrics, private, wal
 from services.errors import SchemaMismatch, Unavailable
 from services.orm import Worker
 from services.sqlite import WAL_IS_SAFE
@@ -77,7 +77,6 @@ _FRESH = "loopline_fresh"
 _FILE = "loopline_file"
 _WAL = "loopline_wal"
 _LASTING = "loopline_lasting"
-_UNSTORED = "loopline_unstored"
 
 
 class now(FunctionElement[float]):
@@ -179,16 +178,17 @@ def _sqlite(address: URL) -> Engine:
     )
     if file:
         event.listen(made, "do_connect", lambda *_: private.database(file))
-    event.listen(made, "connect", partial(_prepare_sqlite, file, WriteAheadLog(file) if file else None))
+    event.listen(made, "connect", partial(_prepare_sqlite, file))
     event.listen(made, "begin", partial(_begin_sqlite, threading.Lock()))
     return made
 
 
-def _prepare_sqlite(file: Path | None, wal: WriteAheadLog | None, connection: sqlite3.Connection, record: Any) -> None:
+def _prepare_sqlite(file: Path | None, connection: sqlite3.Connection, record: Any) -> None:
     record.info[_FILE] = file and (file, _identity(file))
     connection.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
     connection.execute("PRAGMA foreign_keys = ON")
-    record.info[_WAL] = wal if _set_journal(connection) == "wal" else None
+    [path] = [path for _, name, path in connection.execute("PRAGMA database_list") if name == "main"]
+    record.info[_WAL] = wal.of(path) if _set_journal(connection) == "wal" else None
 
 
 def _set_journal(connection: sqlite3.Connection) -> str:
@@ -212,7 +212,10 @@ def _begin_sqlite(turn: threading.Lock, connection: sa.Connection) -> None:
     if not read_only:
         _check_file(connection)
         # An accepted job survives a power cut: either the commit waits for the disk, or `session_scope` does.
-        waits_later = options.get(_LASTING, False) and connection.info[_WAL] is not None
+        log: WriteAheadLog | None = connection.info[_WAL]
+        waits_later = log is not None and options.get(_LASTING, False)
+        if log is not None:
+            log.check()
         _set_pragmas(connection, synchronous="NORMAL" if waits_later else "FULL", query_only="OFF", busy_timeout="0")
         _wait_for_turn(turn, connection, wait_seconds)
     _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(wait_seconds * 1000)))
@@ -317,11 +320,10 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
         ):
             event.listen(session, "after_begin", _note_begin)
             yield session
-            session.flush()
-            wal = _wal_to_wait_for(session)
             faults.point("transaction.written")
-        if wal is not None:
-            wal.sync()
+        log: WriteAheadLog | None = session.info.get(_WAL)
+        if log is not None:  # even for one that changed nothing: it may have read what is not on the disk yet
+            log.sync()
         metrics.committed(session)
         faults.point("transaction.committed")
 
@@ -333,16 +335,7 @@ def _for_sessions(engine: Engine, wait: bool) -> Engine:
 
 def _note_begin(session: Session, _transaction: object, connection: sa.Connection) -> None:
     session.info.pop(_FRESH, None)
-    if connection.info.get(_WAL) is not None:
-        session.info.setdefault(_UNSTORED, (connection, driver_of(connection).total_changes))
-
-
-def _wal_to_wait_for(session: Session) -> WriteAheadLog | None:
-    """The log that the commit of a session appends to, if it changes anything."""
-    connection, changes = session.info.get(_UNSTORED, (None, 0))
-    if connection is None or connection.closed or driver_of(connection).total_changes == changes:
-        return None
-    return cast(WriteAheadLog, connection.info[_WAL])
+    session.info[_WAL] = connection.info.get(_WAL)
 
 
 def is_fresh(session: Session) -> bool:

@@ -107,16 +107,34 @@ def test_those_that_commit_while_the_disk_writes_wait_for_one_more_write_togethe
     assert disk.writes <= 3  # one more where a thread came late
 
 
-def test_what_changes_nothing_does_not_wait_for_the_disk(engine: Engine, disk: Disk) -> None:
-    with db.session_scope(engine) as session:
-        session.execute(sa.update(Tenant).where(Tenant.name == "nobody").values(created_at=1.0))
-    with db.session_scope(engine):
+def test_only_a_transaction_that_may_write_waits_for_the_disk(engine: Engine, disk: Disk) -> None:
+    with db.session_scope(engine):  # asks the database nothing
         pass
     with db.read_scope(engine) as session:
         session.scalars(sa.select(Tenant)).all()
     with pytest.raises(sa.exc.IntegrityError), db.session_scope(engine) as session:
         session.add_all([Tenant(name="a", created_at=0.0), Tenant(name="default", created_at=0.0)])
     assert disk.writes == 0
+
+
+def test_what_was_read_before_the_disk_has_it_is_not_told_of_either(engine: Engine, disk: Disk) -> None:
+    """Such as the job that an earlier request with the same key has made."""
+
+    def look() -> bool:
+        with db.session_scope(engine) as session:
+            return session.get(Tenant, "a") is not None
+
+    disk.goes_on.clear()
+    with ThreadPoolExecutor(2) as pool:
+        writes = pool.submit(add, engine, "a")
+        assert disk.begun.wait(60)
+        reads = pool.submit(look)
+        threading.Event().wait(0.1)
+        assert not reads.done()
+        disk.goes_on.set()
+        assert reads.result(60)
+        writes.result(60)
+    assert disk.writes == 2
 
 
 def test_what_is_committed_in_another_way_waits_within_its_commit(engine: Engine, disk: Disk) -> None:
@@ -141,14 +159,62 @@ def test_after_a_failure_of_the_disk_nothing_is_stored_until_the_next_start(
     with pytest.raises(Unavailable, match=r"has failed \(Input/output error\); look at the disk, then start"):
         add(engine, "b")
     disk.fails = False
-    with pytest.raises(Unavailable, match="has failed"):
-        add(engine, "c")
+    other = db.engine(f"sqlite:///{file}")
+    for each in (engine, other):
+        with pytest.raises(Unavailable, match="has failed"):
+            add(each, "c")
+    assert "c" not in names(file)
+    with db.read_scope(engine) as session:
+        assert session.get(Tenant, "a")
+    other.dispose()
     engine.dispose()
+    wal._logs.clear()  # as in another process
     again = db.engine(f"sqlite:///{file}")
     add(again, "d")
     again.dispose()
     assert {"a", "d"} <= names(file)
 
 
+def test_all_who_wait_hear_that_the_log_cannot_be_opened_and_the_next_ones_try_again(
+    engine: Engine, file: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(file)) as keeper, ThreadPoolExecutor(5) as pool:
+        keeper.execute("SELECT * FROM tenants").fetchall()
+        monkeypatch.setattr(wal.os, "open", no_more_files)
+        for each in [pool.submit(add, engine, f"t{n}") for n in range(5)]:
+            with pytest.raises(Unavailable, match=r"cannot be stored now \(Too many open files\); try again soon"):
+                each.result(60)
+        monkeypatch.undo()
+        add(engine, "a")
+    assert disk.writes == 0
+
+
+def no_more_files(*_: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_the_log_is_that_of_the_file_behind_a_link(file: Path, engine: Engine, disk: Disk) -> None:
+    link = file.with_name("link.db")
+    link.symlink_to(file)
+    linked = db.engine(f"sqlite:///{link}")
+    add(linked, "a")
+    linked.dispose()
+    assert disk.writes == 1
+
+
+def test_a_child_process_has_logs_of_its_own(engine: Engine, file: Path, disk: Disk) -> None:
+    add(engine, "a")
+    log = wal.of(str(file.resolve()))
+    with log._turn:  # as if another thread were waiting when this one forks
+        child = os.fork()
+        if child == 0:
+            try:
+                add(engine, "b")
+            except BaseException:  # noqa: BLE001  pytest must not go on in the child
+                os._exit(1)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_log_that_is_gone_has_nothing_to_write(tmp_path: Path) -> None:
-    WriteAheadLog(tmp_path / "nothing.db").sync()
+    WriteAheadLog(str(tmp_path / "nothing.db-wal")).sync()
