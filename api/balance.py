@@ -19,16 +19,16 @@ class Place:
     """The part of the shared memory in which a process says how many connections it has. Only that process writes."""
 
     def __init__(self, counts: memoryview, number: int) -> None:
-        self._counts, self._number = counts, number
+        self.counts, self.number = counts, number
 
     def set(self, connections: int) -> None:
         """Say how many are open; AWAY: no more are accepted."""
-        self._counts[self._number] = connections
+        self.counts[self.number] = connections
 
     def is_ahead(self) -> bool:
         """Whether another process has fewer."""
-        counts = self._counts.tolist()
-        return bool(counts[self._number] > min(counts))
+        counts = self.counts.tolist()
+        return bool(counts[self.number] > min(counts))
 
 
 class Balance:
@@ -42,16 +42,14 @@ class Balance:
 
     def enter(self, _arbiter: Any, worker: Any) -> None:
         """Gives a place to a worker of gunicorn that is about to be forked (`pre_fork`)."""
-        if self._free:  # there is one worker more while gunicorn replaces all of them
-            number = self._free.pop()
-            worker.place, worker.place_number = Place(self._counts, number), number
+        if self._free:  # there are more workers than places while gunicorn replaces them
+            worker.place = Place(self._counts, self._free.pop())
 
     def leave(self, _arbiter: Any, worker: Any) -> None:
         """Takes it back from one that has ended, in whatever way (`child_exit`)."""
-        number = getattr(worker, "place_number", None)
-        if number is not None:
-            self._counts[number] = AWAY
-            self._free.add(number)
+        if worker.place.counts is self._counts:
+            worker.place.set(AWAY)
+            self._free.add(worker.place.number)
 
 
 def alone() -> Place:

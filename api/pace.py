@@ -134,15 +134,11 @@ class PacedWorker(Worker):  # type: ignore[misc]
                 self._accept(key.data)
             else:
                 self._woken()
+        self._accept_what_is_left()
         while (conn := self.turns.take(self.threads)) is not None:
             self.threads.take(conn.who)
             self.pool.submit(self._work, conn)
         now = time.monotonic()
-        if self.yields_until is not None and now >= self.yields_until and self.alive:
-            self.yields_until = None
-            self._accept_or_not(True)
-            for listener in self.sockets:  # what nobody has taken meanwhile
-                self._accept_one(listener)
         if now >= self.looked_at + (LOOK_SECONDS if self.alive else 0):
             self.looked_at = now
             for conn in [conn for conn in self.open if conn.deadline <= now]:
@@ -192,6 +188,14 @@ class PacedWorker(Worker):  # type: ignore[misc]
                 return
             if not self._accept_one(listener):
                 return
+
+    def _accept_what_is_left(self) -> None:
+        """A connection that was left to another process, which has not taken it."""
+        if self.yields_until is not None and time.monotonic() >= self.yields_until and self.alive:
+            self.yields_until = None
+            self._accept_or_not(True)
+            for listener in self.sockets:
+                self._accept_one(listener)
 
     def _accept_one(self, listener: Any) -> bool:
         """Whether there was one."""

@@ -26,10 +26,9 @@ CONNECTIONS = 4096
 """That a process keeps open at once, where the system lets it open so many files."""
 
 
-def options(settings: Settings) -> dict[str, Any]:
+def options(settings: Settings, balance: Balance) -> dict[str, Any]:
     """The settings of gunicorn."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    balance = Balance(WORKERS)
     return {
         "bind": f"{host}:{settings.port}",
         "proc_name": "loopline-api",
@@ -71,10 +70,11 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.balance = Balance(WORKERS)  # once: gunicorn reads its settings again when it replaces all workers
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in options(self.settings).items():
+        for name, value in options(self.settings, self.balance).items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
