@@ -11,9 +11,9 @@ import pyarrow.parquet
 
 def write(table: pa.Table, path: Path) -> None:
     """The columns as Parquet, without an index of pandas that has no name. Raises pa.ArrowException."""
-    names = [name for name in table.column_names if not name.startswith("__index_level_")]
-    columns = [_writable(table.column(name)) for name in names]
-    pa.parquet.write_table(pa.table(columns, names=names), path)
+    kept = [index for index, name in enumerate(table.column_names) if not name.startswith("__index_level_")]
+    columns = [_writable(table.column(index)) for index in kept]  # two may have one name: the reader says so
+    pa.parquet.write_table(pa.table(columns, names=[table.column_names[index] for index in kept]), path)
 
 
 def _writable(column: pa.ChunkedArray) -> Any:

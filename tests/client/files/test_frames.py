@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from loopline import BadRequest
-from loopline.files import frames
+from loopline.files import formats, frames
+from loopline.files.problems import FileInvalid
 from loopline.frames import as_file
 
 
@@ -25,3 +26,9 @@ def test_a_table_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path)
     spans = pa.table({"x": pa.array([(1, 2, 3)], pa.month_day_nano_interval())})
     with pytest.raises(BadRequest, match=r"^This table cannot be read \(.*\): give columns of numbers or words.$"):
         as_file(spans, tmp_path)
+
+
+def test_two_columns_of_one_name_are_told_as_in_a_file(tmp_path: Path) -> None:
+    table = pa.table([[1.0, 2.0], ["a", "b"], ["c", "d"]], names=["x", "note", "note"])
+    with pytest.raises(FileInvalid, match=r"^column note: several columns have this name"):
+        formats.read(as_file(table, tmp_path), tmp_path)

@@ -73,6 +73,10 @@ def test_a_table_that_does_not_fit_is_refused_as_at_an_upload(walking: tuple[Tra
     columns = without(walks(), "activity")
     for given, sentence in (
         (without(columns, "speed"), "there is no column `speed`; the columns are"),
+        *(
+            (pa.table(columns).append_column(name, pa.array(columns["speed"])), f"column {name}: several columns have")
+            for name in ("mode", "speed")
+        ),
         ({**without(columns, "speed"), "sped": columns["speed"]}, "there is no column `speed`; did you mean `sped`?"),
         (
             {**columns, "speed": ["fast"] * len(columns["speed"])},
