@@ -53,10 +53,10 @@ def farthest(document: Document, one: NDArray[Any], other: NDArray[Any]) -> NDAr
     both = np.stack((one, other)).astype(np.float64)
     apart = np.abs(both)
     scaling = fitted.scaling
-    if scaling.shift is not None and scaling.scale is not None:
+    if scaling.name in FAR and scaling.shift is not None and scaling.scale is not None:
         for place, shift, scale in zip(_numbers(fitted), scaling.shift, scaling.scale, strict=False):
-            apart[:, place] = np.abs((both[:, place] - shift) / scale)
-    apart[np.isnan(both)] = -1.0
+            apart[:, place] = _beyond_bounds((both[:, place] - shift) / scale, scaling.name)
+    apart[np.isnan(both)] = -np.inf
     found: NDArray[Any] = both[apart.argmax(axis=0), np.arange(both.shape[1])]
     return found
 
@@ -171,17 +171,22 @@ def _far(given: Given, x: NDArray[Any], lengths: NDArray[np.int64], fitted: Fitt
         return
     if fitted.choices.differences == "replace":  # the scaling is that of the differences
         return
-    low, high = FAR[scaling.name]
     for place, shift, scale in zip(_numbers(fitted), scaling.shift, scaling.scale, strict=False):
-        values = (x[:, place].astype(np.float64) - shift) / scale
-        beyond = (values < low) | (values > high)
-        if beyond.any():
-            worst = x[np.nanargmax(np.abs(values)), place]
-            rows = np.unique(np.searchsorted(np.cumsum(lengths), np.flatnonzero(beyond), side="right"))
+        beyond = _beyond_bounds((x[:, place].astype(np.float64) - shift) / scale, scaling.name)
+        far = np.flatnonzero(beyond > 0)
+        if far.size:
+            worst = x[np.nanargmax(beyond), place]
+            rows = np.unique(np.searchsorted(np.cumsum(lengths), far, side="right"))
             yield (
                 f"{fitted.features[place].shown} is {worst:.6g} in {given.named(rows)}, far from training "
                 f"({_FITTED[scaling.name](shift, scale)}): check its unit, because the answers may be wrong"
             )
+
+
+def _beyond_bounds(scaled: NDArray[np.float64], scaling: str) -> NDArray[np.float64]:
+    """How far scaled values are beyond the bounds of `FAR`; not above 0 within them."""
+    low, high = FAR[scaling]
+    return np.maximum(low - scaled, scaled - high)
 
 
 def _counts(given: Given, marked: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from loopline.prediction.answers import Classification, NextStep, Tags
 from safetensors.numpy import load_file, save_file
 
 from tests.client.prediction.cases import FORWARDS, Case, Trained, numbers
-from tests.training.building import mixed, tagged
+from tests.training.building import classes, mixed, tagged
 
 Model = Callable[[str], Trained]
 CLOSE = {"rtol": 2e-4, "atol": 1e-5}
@@ -151,6 +151,24 @@ def test_the_warnings_are_those_about_the_steps_so_far(tmp_path: Path) -> None:
             *[first + 1] * 2,
         ]
         assert "`pulse` is -900 in sequence 0, far from training" in found[-1][-1 if first == 2 else -2]
+
+
+def test_the_value_farthest_beyond_the_bounds_is_told_where_they_are_not_alike_on_both_sides(tmp_path: Path) -> None:
+    changes = {"data": {"scaling": "minmax"}, "training": {"epochs": 1}}
+    model = load(Trained.of_case(Case(lambda: classes(samples=30), changes), tmp_path).folder)
+    scaling = model.card["scaling"]
+    x = np.tile(np.array(scaling["shift"]), (5, 1))
+    for step, scaled in enumerate((0.5, -2.5, 2.9, -2.2)):
+        x[step, 0] += scaled * scaling["scale"][0]
+    session = model.stream()
+    for step in x:
+        answer = session.push(step)
+    [found], [wanted] = (
+        [each for each in warnings if "far from training" in each]
+        for warnings in (answer.warnings, model.predict(x).warnings)
+    )
+    assert found == wanted
+    assert f"is {x[1, 0]:.6g} in sequence 0" in wanted
 
 
 def test_a_sequence_that_gets_longer_than_those_of_training_is_answered_with_a_warning(trained_model: Model) -> None:
