@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.errors import TooLargeToTrain
 from services.training.files.summary import DatasetSummary
-from services.training.spec import Spec, tasks
+from services.training.spec import Spec, shares, tasks
 from services.training.spec.fields import Architecture, Synthetic
 from services.training.spec.rules import counts_of_split
 from services.training.spec.widths import Widths, sure, widths
@@ -47,7 +47,8 @@ class Footprint:
 
 def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False, surely: bool = False) -> Footprint:
     """What a job needs of memory with this data. `in_file`: its steps stay in their file. `surely`: only what it needs
-    whatever the training split turns out to be: no words, categories and gaps, which that may not have."""
+    whatever the training split turns out to be: no words, categories, gaps and long sequences, which that may not
+    have."""
     a, t, bytes_of_data = spec.architecture, spec.training, summary.bytes
     summary = tasks.as_trained(spec, summary)
     w = widths(spec.data, summary)
@@ -65,6 +66,8 @@ def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False, sur
     if in_file or (surely and spec.data.missing == "drop"):
         prepared = 0
     longest, shortest = (min(steps, t.bptt_steps or steps) for steps in (w.longest, w.shortest))
+    if surely and not _trains_on_all(spec, summary):
+        longest = shortest
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
@@ -82,6 +85,12 @@ def _trained_on(spec: Spec, summary: DatasetSummary) -> int:
         return 1
     train = counts_of_split(spec, summary)["train"]
     return train if spec.data.split.method == "random" else train // 2
+
+
+def _trains_on_all(spec: Spec, summary: DatasetSummary) -> bool:
+    """Whether no sample is kept for validation or the test, or left out. With folds, the last model has all others."""
+    given, drawn = shares.given_and_drawn(spec.data.split, summary)
+    return spec.data.missing != "drop" and not any(given.values()) and not any(drawn.values())
 
 
 def of_synthetic(drawn: Synthetic) -> DatasetSummary:

@@ -87,6 +87,21 @@ def test_a_batch_has_no_more_samples_than_are_trained_on() -> None:
     assert sure(dropping, summary).samples == 1
 
 
+def test_a_long_sequence_counts_only_if_it_is_surely_trained_on() -> None:
+    summary = npz.summarise(classes()).model_copy(update={"samples": 1000, "max_length": 400_000, "min_length": 100})
+    everything = {"split": {"validation": 0.0, "test": 0.0}}
+
+    def of_sample(data: dict[str, Any], summary: DatasetSummary = summary) -> int:
+        return sure(parse(document(data=data, training={"epochs": 2})), summary).sample
+
+    short = of_sample({}, summary.model_copy(update={"max_length": 100}))
+    for data in ({}, {"split": {"validation": 0.0, "test": 0.1}}, {**everything, "missing": "drop"}):
+        assert of_sample(data) == short
+    assert of_sample({"split": {"test": 0.0}}, summary.model_copy(update={"given_split": {"validation": 9}})) == short
+    assert of_sample(everything) == of_sample({"split": {"folds": 5, "validation": None}}) == 4000 * short
+    assert footprint(parse(document()), summary).sample == 4000 * short  # what a dry run warns of
+
+
 def test_a_single_epoch_keeps_no_weights_of_a_better_one() -> None:
     one, summary = synthetic(LONG, training={"epochs": 1})
     two, _ = synthetic(LONG, training={"epochs": 2})
