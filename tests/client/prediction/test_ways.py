@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,11 +20,15 @@ from typing import Any, Literal
 import httpx
 import numpy as np
 import pytest
+import torch
 from loopline import Client, load
 from loopline.cli.app import app
 from loopline.prediction.given import Given
 from typer.testing import CliRunner
 
+from services.training import predicting
+from services.training.messages import Finished, Order, SavedModel
+from services.training.spec import predict
 from tests.client.conftest import SPEC, Service
 from tests.client.prediction.cases import Trained
 from tests.client.prediction.tables import Columns, from_file, without, written
@@ -204,6 +209,25 @@ def as_csv_to_csv(question: Question) -> Rows:
     return list(csv.DictReader(io.StringIO(answer.text)))
 
 
+def by_a_job(question: Question) -> Rows:
+    """What the trainer of a job of the kind `predict` writes. tests/worker/test_predictions.py has the whole job."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = SavedModel("model@1", str(question.folder))
+        spec = predict.parse({"kind": "predict", "model": "model@1", "data": {"dataset": "asked"}, "format": "csv"})
+        asked = Order(
+            spec=spec.document(),
+            data=str(question.table),
+            directory=folder,
+            device="cpu",
+            baselines={"predicts": model},
+            ending=".csv",
+        )
+        *_, finished = predicting.events(asked, torch.device("cpu"))
+        assert isinstance(finished, Finished)
+        rows = list(csv.DictReader(io.StringIO((Path(folder) / "answers.csv").read_text())))
+    return question.checked({"rows": rows, "warnings": finished.result["warnings"]})
+
+
 WAYS: dict[str, Callable[[Question], Rows]] = {
     "numpy": lambda question: question.loaded("numpy"),
     "torch": lambda question: question.loaded("torch"),
@@ -214,6 +238,7 @@ WAYS: dict[str, Callable[[Question], Rows]] = {
     "HTTP with CSV, answered as CSV": as_csv_to_csv,
     "the command, of the service": lambda question: question.by_command(question.job_id),
     "the command, of a folder": lambda question: question.by_command(str(question.folder)),
+    "a job, answered as CSV": by_a_job,
 }
 
 
