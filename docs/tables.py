@@ -145,7 +145,7 @@ A result also has `details` of the validation and the test split. They are compu
 | yes-or-no labels | `labels`, `macro`, `weighted`, `confusion` |
 | several values | `targets`: `mae`, `rmse` and `r2` of each |
 | forecasts | `horizon`: the metrics of each step; `targets`, if there are several; `quantiles`, if there are any |
-| sequences of different lengths | `lengths`: the metrics of each quarter of them, from the shortest to the longest |
+| sequences of different lengths | `lengths`: the metrics of up to four ranges of lengths, the shortest first |
 | the next step of texts | `places`: the metrics of the steps 1 to 10, 11 to 100 and so on of a text |
 
     "details": {"test": {
@@ -168,11 +168,11 @@ A result also has `details` of the validation and the test split. They are compu
   and the `share` that came true. A case is an answer of the model, with the probability that it gives it; of
   yes-or-no labels it is one label of one sample, with the probability of yes. `error` is the expected calibration
   error: the mean of |probability - share|, weighted by `count`. 0 is best.
-- `lengths` has `shortest`, `longest`, `sequences` (how many there are) and the metrics of each quarter. A length is the
-  number of steps that the network reads. `is_worse` is true where the model is clearly worse than on the other
+- `lengths` has `shortest`, `longest`, `sequences` (how many there are) and the metrics of each range of lengths. Each
+  range has about a quarter of the sequences; if many have the same length, the ranges are fewer or less alike. A length
+  is the number of steps that the network reads. `is_worse` is true where the model is clearly worse than on the other
   sequences: by more than three standard errors (of the jackknife) and more than 5% of their metric, with at least 20
-  sequences on both sides. There are fewer than four rows if many sequences have the same length. With
-  `training.bptt_steps` the accuracy is the only metric.
+  sequences on both sides. With `training.bptt_steps` the accuracy is the only metric.
 - `places` has `first`, `last`, `steps` (how many there are) and the metrics. Of joined texts the steps are counted from
   the beginning of each stream that is judged.
 - Of more than 1,000 classes, labels or targets only 1,000 are listed: the classes and labels with the largest support.

@@ -31,7 +31,7 @@ from services.training.card.names import (
     LOSS,
     PREDICTIONS,
 )
-from services.training.card.wording import metric_name
+from services.training.card.wording import are_quarters, metric_name
 
 DECADES = 30.0
 """An axis is logarithmic if its highest value is so many times its lowest."""
@@ -115,13 +115,14 @@ def _calibration(found: Mapping[str, Any], title: str) -> bytes:
 
 
 def _lengths(facts: Facts, found: Mapping[str, Any]) -> bytes:
-    """A level line for each quartile of the lengths."""
+    """A level line for each range of lengths."""
     x: list[float] = []
     y: list[float | None] = []
     for shortest, longest, value in zip(found["shortest"], found["longest"], found[facts.metric], strict=True):
         x += [shortest, longest, longest]
         y += [value, value, None]
-    marks: list[Mark] = [Line("a quarter of the sequences", x, y, FIRST)]
+    range_ = "a quarter of the sequences" if are_quarters(found["sequences"]) else "a range of lengths"
+    marks: list[Mark] = [Line(range_, x, y, FIRST)]
     if (value := facts.judged) is not None:
         marks.append(Across(f"all sequences ({value:.3g})", value))
     name = metric_name(facts.metric)

@@ -8,7 +8,16 @@ from typing import Any
 from services.training.card import names as files
 from services.training.card.facts import Facts
 from services.training.card.markdown import block, cell, number, sentence, table
-from services.training.card.wording import Lines, Pictures, counted, metric_name, picture, span, split_name
+from services.training.card.wording import (
+    Lines,
+    Pictures,
+    are_quarters,
+    counted,
+    metric_name,
+    picture,
+    span,
+    split_name,
+)
 from services.training.measures import SPLITS
 
 MOST_ROWS = 30
@@ -99,7 +108,8 @@ def _cell(column: str, value: Any) -> str:
 def _lengths(facts: Facts, drawn: Pictures) -> Lines:
     if not (found := facts.details.get("lengths")):
         return []
-    lines = [f"### By length ({facts.split} split)", "", "Each row has about a quarter of the sequences.", ""]
+    said = "has about a quarter of the sequences" if are_quarters(found["sequences"]) else "is a range of lengths"
+    lines = [f"### By length ({facts.split} split)", "", f"Each row {said}.", ""]
     lines += _ranges(found, ("shortest", "longest", "sequences"), "steps")
     return lines + (picture("The metric by length", files.LENGTHS) if files.LENGTHS in drawn else [])
 

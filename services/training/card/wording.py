@@ -35,6 +35,11 @@ def span(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def are_quarters(counts: Sequence[int]) -> bool:
+    """Whether each of these counts is about a quarter of all; not where lengths are repeated."""
+    return len(counts) == 4 and 0.2 * sum(counts) <= min(counts) <= max(counts) <= 0.3 * sum(counts)
+
+
 def listed(names: Sequence[Any], shown: Callable[[object], str] = cell) -> str:
     found = ", ".join(shown(each) for each in names[:MOST_NAMED])
     return f"{found} and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else found

@@ -59,7 +59,7 @@ WORDS = {
         "Accuracy by length, test split",
         "steps of a sequence",
         "accuracy",
-        "a quarter of",
+        "a range of lengths",
         "all sequences",
     ],
     "horizon.svg": ["MAE by step ahead, test split", "steps ahead", "MAE of load", "mean of all forecasts"],
@@ -181,6 +181,21 @@ def test_lengths_on_which_a_model_is_clearly_worse_are_told(plain: Facts) -> Non
         "- It is clearly worse on sequences of 4 steps: accuracy is 0.25 on the 25 of the test split, and 0.6667 on "
         "all of it.\n"
     ) in card
+
+
+@pytest.mark.parametrize(
+    ("sequences", "are_quarters"), [([25, 24, 26, 25], True), ([90, 10], False), ([70, 10, 10, 10], False)]
+)
+def test_quarters_of_the_sequences_are_told_only_where_they_are(
+    plain: Facts, sequences: list[int], are_quarters: bool
+) -> None:
+    ends = [10 * number for number in range(1, len(sequences) + 1)]
+    columns = {"shortest": ends, "longest": ends, "sequences": sequences, "accuracy": [0.5] * len(ends)}
+    model = {**plain.model, "details": {"test": {"lengths": {**columns, "is_worse": [False] * len(ends)}}}}
+    card = writing.files_of(replace(plain, model=model))
+    assert ("about a quarter of the sequences" in card["README.md"].decode()) is are_quarters
+    assert ("Each row is a range of lengths." in card["README.md"].decode()) is not are_quarters
+    assert ("a quarter of the sequences" in texts_of(card["lengths.svg"])) is are_quarters
 
 
 def test_text_from_outside_is_no_markup(plain: Facts) -> None:
