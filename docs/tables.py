@@ -94,8 +94,9 @@ and `test_r2`. `best_by` and `retrain.gate.metric` take the names below.
 - `r2` is one number for all targets together. Each target has its own mean, and both sums are over all targets, so a
   target with a larger spread weighs more. `r2` is null if no target varies.
 - `mae` and `rmse` are in the unit of the data, with or without `data.target_scaling`.
-- If the data set has a column of weights, losses are weighted by it and metrics are not. Each weight is divided by the
-  mean weight of the training split, so only ratios matter.
+- If the data set has a column of weights, losses are weighted by it and metrics are not: `perplexity` and
+  `bits_per_step` are then those of the loss without weights. Only on the training split they are those of the weighted
+  loss. Each weight is divided by the mean weight of the training split, so only ratios matter.
 - A loss (`train_loss`, `validation_loss`, `test_loss`, the loss of each step) is what training minimises. With
   `target_scaling: standard` it is computed from scaled values. For example, a model that always answers with the mean
   of the target has an `mse` of 1.0. So compare losses only between runs with the same scaling. The gate converts its

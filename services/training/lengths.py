@@ -82,7 +82,7 @@ def _error(sums: Floats, worth: Worth) -> float:
 # ---- sequences that are read in windows, whose answers are too many to be kept
 
 Batches = Iterator[tuple[Rows, Tensor, Tensor]]
-"""Of some targets: their places among all, their losses, and whether the likeliest answer is right."""
+"""Of some targets: their places among all, their losses without weights, and whether the likeliest answer is right."""
 
 
 def of_windows(sizes: Rows, batches: Batches) -> Columns | None:

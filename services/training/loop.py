@@ -586,23 +586,24 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def _windows_judged(run: Run, part: Unrolled) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Of a part whose answers are too many to be kept: of some targets their places, their losses, and whether the
-    likeliest answer is right."""
+    """Of a part whose answers are too many to be kept: of some targets their places, their losses without weights, and
+    whether the likeliest answer is right."""
     for outputs, places in answered(run.model, part, run.device, run.training.precision, run.state.batches.evaluation):
         targets = part.targets(places).to(run.device)
-        each = run.losses(outputs, targets)
-        if part.weights is not None:
-            each = each * part.weights[places.to(part.weights.device)].to(run.device)
-        yield places.numpy(), each, outputs.argmax(dim=1) == targets
+        yield places.numpy(), run.losses(outputs, targets), outputs.argmax(dim=1) == targets
 
 
 def _evaluated_by_windows(run: Run, part: Unrolled) -> dict[str, float | None]:
-    losses, right = 0.0, 0.0
-    for _, each, hits in _windows_judged(run, part):
+    """The loss is weighted, and the metrics are not."""
+    losses, weighted, right = 0.0, 0.0, 0.0
+    for places, each, hits in _windows_judged(run, part):
         losses += float(each.double().sum())
+        if part.weights is not None:
+            each = each * part.weights[torch.from_numpy(places).to(part.weights.device)].to(run.device)
+            weighted += float(each.double().sum())
         right += float(hits.sum())
-    loss = losses / part.answers
-    return {"loss": loss, "accuracy": right / part.answers, **run.data.task.metrics_of_loss(loss)}
+    loss, plain = (losses if part.weights is None else weighted) / part.answers, losses / part.answers
+    return {"loss": loss, "accuracy": right / part.answers, **run.data.task.metrics_of_loss(plain)}
 
 
 @evaluating()

@@ -24,7 +24,7 @@ from services.training.bptt import Unrolled
 from services.training.continuation import Continuation
 from services.training.files import npz
 from services.training.files.npz import Arrays
-from services.training.loop import Run, evaluate, fit, unanswered
+from services.training.loop import Run, details, evaluate, fit, unanswered
 from services.training.model import SequenceModel
 from services.training.ngrams import Ngrams
 from services.training.preparing import arrays_for, prepare
@@ -204,6 +204,22 @@ def test_weights_of_separate_texts_weigh_their_losses() -> None:
     trained(run)
     with pytest.raises(DatasetInvalid, match="weights are of separate texts"):
         run_of(arrays, task={"name": "next_step", "joined": True})
+
+
+def test_weights_of_texts_do_not_weigh_their_perplexity() -> None:
+    lines = ["ab" * 20, "ba" * 4] * 6
+    arrays = written(lines, weights=np.tile([0.96, 5.0], 6))
+    split = {"validation": 0.25, "test": 0.25}
+    run = run_of(arrays, task={"name": "next_step", "joined": False}, data={"split": split, "text": {"min_count": 1}})
+    torch.nn.init.zeros_(run.model.head.weight)
+    torch.nn.init.zeros_(run.model.head.bias)
+    part, classes = part_of(run, "test"), run.data.output_size  # all of which are equally likely
+    assert part.weights is not None
+    metrics, places = evaluate(run, part), details(run, part)["places"]
+    assert (metrics["perplexity"], metrics["bits_per_step"]) == pytest.approx((classes, math.log2(classes)))
+    assert metrics["loss"] == pytest.approx(math.log(classes) * float(part.weights.mean()))
+    assert places["perplexity"] == pytest.approx([classes] * len(places["steps"]))
+    assert len(places["steps"]) == 2
 
 
 def test_a_text_that_is_too_short_is_refused() -> None:
