@@ -29,6 +29,10 @@ _BLOCK = 1 << 20
 Upload = Callable[[Path, str, OnBytes | None], Dataset]
 
 
+class InterruptedSubmission(KeyboardInterrupt):
+    """Ctrl-C came while the service was asked for the job, so there may be one. The same call again returns it."""
+
+
 def submitted(
     http: Http, upload: Upload, model: str, data: Any, wanted: Format, on_bytes: OnBytes | None, more: Mapping[str, Any]
 ) -> Job:
@@ -41,8 +45,11 @@ def submitted(
         dataset = _known(http, name, sha256) or upload(file, name, on_bytes)
     document = {"kind": "predict", "model": reference, "data": {"dataset": dataset.id}, "format": wanted, **more}
     body = json.dumps(document).encode()
-    job = _posted(http, body, f"predict-{hashlib.sha256(body).hexdigest()}")
-    return _posted(http, body, str(uuid4())) if job.status in LOST else job
+    try:
+        job = _posted(http, body, f"predict-{hashlib.sha256(body).hexdigest()}")
+        return _posted(http, body, str(uuid4())) if job.status in LOST else job
+    except KeyboardInterrupt:
+        raise InterruptedSubmission from None
 
 
 @contextmanager

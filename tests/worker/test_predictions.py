@@ -6,6 +6,8 @@ import csv
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -392,6 +394,40 @@ def test_the_command_lets_a_job_answer_a_large_file_and_comes_back_to_it(
         assert "1,200 of 1,200 sequences" in shown
         cancelled = found.predict_many("vowels", tmp_path / "new.csv", format="csv").cancel()
         assert found.predict_many("vowels", tmp_path / "new.csv", format="csv").id != cancelled.id
+
+
+STOPPED = {
+    ("GET", "/v1/models/vowels"): "No job was submitted.",
+    ("POST", "/v1/jobs"): "The job was being submitted, and may run. Come back to it with: the same command again",
+    ("GET", "/v1/jobs/job_"): "goes on. Come back to it with: the same command again, or loopline download job_",
+}
+
+
+@pytest.mark.parametrize("held", STOPPED)
+def test_ctrl_c_says_whether_there_is_a_job(
+    model: str, service: Service, tmp_path: Path, held: tuple[str, str]
+) -> None:
+    (tmp_path / "new.csv").write_bytes(walks(3, seed=7))
+    answers, reached, done = service.wrapped, threading.Event(), threading.Event()
+
+    def layer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        found = answers(environ, start_response)
+        if environ["REQUEST_METHOD"] == held[0] and environ["PATH_INFO"].startswith(held[1]):
+            reached.set()
+            done.wait(60)
+        return found
+
+    service.wrap(layer)
+    asking = [sys.executable, "-m", "loopline.cli", "--url", service.url, "predict", "vowels", "new.csv"]
+    with subprocess.Popen(
+        [*asking, "--job", "--out", "out.csv"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert reached.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    done.set()
+    assert process.returncode == 130
+    assert STOPPED[held] in told, told
 
 
 def problems(client: FlaskClient, **document: Any) -> Sequence[tuple[str, str]]:

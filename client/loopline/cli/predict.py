@@ -8,25 +8,22 @@ import sys
 import tempfile
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import typer
 
 from loopline import asking, errors
+from loopline.cli import by_job
+from loopline.cli.by_job import LAST, SENT_BYTES, Target
 from loopline.cli.shared import AsJson, connected, print_json
-from loopline.view.notes import changing, meter, note, warned
+from loopline.view.notes import meter, note, warned
 
 if TYPE_CHECKING:
     from loopline.client import Client
     from loopline.types import Prediction
 
-SENT_BYTES = 4 << 20
-"""A larger file is not sent: the model is downloaded instead."""
-LAST = "last"
 OUTPUTS = (".csv", ".jsonl", ".parquet")
-BY_JOB = (".csv", ".parquet")
-"""What a job can write."""
 
 
 def predict(
@@ -69,11 +66,15 @@ def predict(
     if out is not None and out.suffix.lower() not in OUTPUTS:
         raise errors.BadRequest(f"No format is known for {out.name}: give a file that ends in {', '.join(OUTPUTS)}.")
     folder = _folder(model)
-    target = _target(file, out, folder)
+    target = by_job.target_of(file, out, folder)
     if job and target is None:
         raise errors.BadRequest("A job needs a MODEL of the service, a FILE, and --out with a .csv or .parquet file.")
     try:
-        if target is not None and (job or _is_large(target.file)) and _by_job(ctx, model, target, is_asked=job):
+        if (
+            target is not None
+            and (job or by_job.is_large(target.file))
+            and by_job.answered(ctx, model, target, is_asked=job)
+        ):
             return
         found = _asked(ctx, model, file, text, target) if folder is None else _here(folder, file, text)
     except errors.NotFound as error:
@@ -93,59 +94,6 @@ def _tell(found: Prediction, out: Path | None, as_json: bool) -> None:
         from loopline.view import predictions
 
         predictions.print_rows(found)
-
-
-class Target(NamedTuple):
-    """What a job could be asked, and where its answers would go."""
-
-    file: Path
-    out: Path
-
-
-def _target(file: str | None, out: Path | None, folder: Path | None) -> Target | None:
-    if file in (None, "-") or out is None or folder is not None or out.suffix.lower() not in BY_JOB:
-        return None
-    return Target(Path(file or ""), out)
-
-
-def _is_large(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > SENT_BYTES
-
-
-def _by_job(ctx: typer.Context, model: str, target: Target, *, is_asked: bool = False) -> bool:
-    """Lets a job answer, and saves the answers. False if the key may not submit jobs and nobody asked for one."""
-    from loopline.view import jobs
-    from loopline.view.watching import in_sight
-
-    with connected(ctx) as client:
-        wanted: Any = target.out.suffix.lower()[1:]
-        try:
-            with meter(f"Uploading {target.file}") as on_bytes:
-                job = client.predict_many(_named(client, model), target.file, format=wanted, on_bytes=on_bytes)
-        except errors.NotAllowed:
-            if is_asked:
-                raise
-            return False
-        note(f"Job {job.id} asks {job.spec.get('model')}.")
-        back = f"the same command again, or loopline download {job.id}"
-        with in_sight(client, f"Job {job.id}", back), changing() as show:
-            for job in job.changes():  # noqa: B020  (the same job, as it is now)
-                show(jobs.progress(job) if job.status == "running" else jobs.state(job))
-        job.check()
-        with meter(f"Downloading {target.out}") as received:
-            job.save_answers(target.out, on_bytes=received)
-        if job.answers is not None:
-            warned(job.answers.warnings)
-            note(f"Saved {job.answers.rows:,} rows to {target.out}.")
-    return True
-
-
-def _named(client: Client, model: str) -> str:
-    """The model, with the id of the newest job that trained for `last`."""
-    if model != LAST:
-        return model
-    newest = client.last()
-    return newest.id if newest.kind == "train" else next(client.jobs(kind="train", page_size=1), newest).id
 
 
 def _folder(model: str) -> Path | None:
@@ -171,7 +119,7 @@ def _asked(
 ) -> Prediction | None:
     """The answer of the service, or of the downloaded model where the file cannot be sent; None if a job saved it."""
     with connected(ctx) as client:
-        model = _named(client, model)
+        model = by_job.named(client, model)
         content = _sendable(file)
         if texts or content is not None:
             try:
@@ -179,7 +127,7 @@ def _asked(
             except errors.BadRequest as error:
                 if error.code != "too_large" or file is None:
                     raise
-                if target is not None and _by_job(ctx, model, target):
+                if target is not None and by_job.answered(ctx, model, target):
                     return None
         folder = _downloaded(client, model)
     return _here(folder, file, texts, content)
