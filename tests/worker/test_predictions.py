@@ -430,6 +430,23 @@ def test_ctrl_c_says_whether_there_is_a_job(
     assert STOPPED[held] in told, told
 
 
+def test_last_is_the_newest_job_that_trains(model: str, service: Service, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_bytes(walks(3, seed=7))
+    (tmp_path / "other.csv").write_text("size\n1\n")
+
+    def run(file: str) -> Any:
+        return CliRunner().invoke(command, ["--url", service.url, "predict", "last", str(tmp_path / file)])
+
+    with Client(service.url) as found:
+        found.predict_many("vowels", tmp_path / "new.csv")
+        assert found.last().kind == "predict"
+    done = run("new.csv")
+    assert (done.exit_code, done.stderr) == (0, f"`last` is {model}, the newest job that trains.\n")
+    refused = run("other.csv")
+    assert refused.exit_code == 2
+    assert f"Error: {model}: The model cannot take this." in refused.stderr
+
+
 def problems(client: FlaskClient, **document: Any) -> Sequence[tuple[str, str]]:
     answer = client.post("/v1/jobs", json=document)
     assert answer.status_code == 422, answer.get_json()

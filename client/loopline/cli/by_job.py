@@ -96,8 +96,11 @@ def _way_back(job: Job) -> str:
 
 
 def named(client: Client, model: str) -> str:
-    """The model, with the id of the newest job that trained for `last`."""
+    """The model, with the id of the newest job that trained for `last`, which is said."""
     if model != LAST:
         return model
     newest = client.last()
-    return newest.id if newest.kind == "train" else next(client.jobs(kind="train", page_size=1), newest).id
+    trained = newest if newest.kind == "train" else next(client.jobs(kind="train", page_size=1), newest)
+    if trained.kind == "train":
+        note(f"`{LAST}` is {trained.id}{f' ({trained.name})' if trained.name else ''}, the newest job that trains.")
+    return trained.id

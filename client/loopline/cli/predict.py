@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from loopline.types import Prediction
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
+INVALID = "input_invalid"
+"""The code of the error of a model that cannot take what it is asked."""
 
 
 def predict(
@@ -126,11 +128,22 @@ def _asked(
                 return client.predict(model, texts or content)
             except errors.BadRequest as error:
                 if error.code != "too_large" or file is None:
-                    raise
+                    raise _of_model(model, error) from None
                 if target is not None and by_job.answered(ctx, model, target):
                     return None
         folder = _downloaded(client, model)
-    return _here(folder, file, texts, content)
+    try:
+        return _here(folder, file, texts, content)
+    except errors.BadRequest as error:
+        raise _of_model(model, error) from None
+
+
+def _of_model(model: str, error: errors.BadRequest) -> errors.BadRequest:
+    """The error, with the name of the model if it is the model that refuses the input."""
+    if error.code != INVALID:
+        return error
+    named = f"{asking.in_full(model)}: {error.message}"
+    return errors.BadRequest(named, status=error.status, code=error.code, problems=error.problems)
 
 
 def _or_last(model: str, error: errors.NotFound) -> errors.NotFound:
@@ -194,7 +207,7 @@ def _here(folder: Path, file: str | None, texts: list[str] | None, content: byte
                 asked.write_bytes(content)
             answer = model.predict(asked)
     except (InputInvalid, ModelUnusable) as error:
-        raise errors.BadRequest(f"{error}") from error
+        raise errors.BadRequest(f"{error}", code=INVALID if isinstance(error, InputInvalid) else None) from error
     return Prediction.of({"object": "prediction", "model": {"folder": str(folder)}, **answer.to_dict()})
 
 
