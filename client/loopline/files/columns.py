@@ -42,8 +42,8 @@ class Column:
     """The first cell that is a date of another form."""
     first: tuple[int, str] | None = None
     """The first cell."""
-    telling: list[tuple[int, str] | None] = field(default_factory=lambda: [None, None])
-    """The first cells that only one of the two readings of an undecided form can read."""
+    margins: dict[Form, int] = field(default_factory=dict)
+    """By rival form, how many more values than the column's form it reads, in blocks where that loses some."""
 
     @property
     def type(self) -> pa.DataType:
@@ -67,31 +67,31 @@ class Column:
             self.first = row + index, cells[index].as_py()
         if self.form is None:
             self.form = values.guess(cells, numbers=self.numbers)
-        self._decide(cells, row)
+        self._decide(cells)
         read = values.readable(self.form, cells)
         lost = values.wrong(cells, read)
         if len(lost) and (wide := values.wider(self.form, cells.take(pa.array(lost)))):
             self.form = wide
-            self._decide(cells, row)
+            self._decide(cells)
             read = values.readable(self.form, cells)
             lost = values.wrong(cells, read)
         if len(lost):
             self._note(self.form, cells, lost, row)
         return self.form.read(cells) if self.form.other else read
 
-    def _decide(self, cells: pa.Array, row: int) -> None:
-        """Looks for cells that tell which reading is right."""
+    def _decide(self, cells: pa.Array) -> None:
+        """Takes the reading of an undecided form that more cells need."""
         if self.form is None or self.form.other is None:
             return
-        for number, index in enumerate(values.telling(self.form, cells)):
-            if index is not None and self.telling[number] is None:
-                self.telling[number] = row + index, cells[index].as_py()
-        told = [number for number in (0, 1) if self.telling[number]]
-        if told:
-            self.form = values.readings(self.form)[told[0]]
+        first, second = values.telling(self.form, cells)
+        if first or second:
+            self.form = values.readings(self.form)[int(second > first)]
 
     def _note(self, form: Form, cells: pa.Array, lost: NDArray[np.int64], row: int) -> None:
         self.lost += len(lost)
+        for rival in values.rivals(form):
+            more = values.margin(rival, form, cells) - values.margin(form, rival, cells)
+            self.margins[rival] = self.margins.get(rival, 0) + more
         for index in lost[: _SHOWN - len(self.examples)].tolist():
             self.examples.append((row + index, cells[index].as_py()))
         if form.kind in values.TIMES and self.mixed is None:
@@ -106,6 +106,13 @@ class Column:
         if not self.lost or self.mixed:
             return False
         return self.lost >= _FEW * self.count and not (self.lost == 1 and self.count >= _ALONE)
+
+    @property
+    def rival(self) -> Form | None:
+        """After the last block, a form that may read more values than the column's own."""
+        margins = {form: more for form, more in self.margins.items() if form in values.rivals(self.form or WORDS)}
+        best = max(margins, key=lambda form: margins[form], default=None)
+        return best if best is not None and margins[best] > 0 else None
 
     def problems(self, row_name: Callable[[int], str]) -> list[Problem]:
         """What is wrong after the last block."""
@@ -150,6 +157,38 @@ class Column:
             f"Column {self.name} is words: {self.lost:,} of {self.count:,} values are not {meaning}, first"
             f" {_shown(text)} ({row_name(row)})."
         )
+
+
+@dataclass
+class Known:
+    """What earlier readings of a file told of its columns, by name."""
+
+    forms: dict[str, Form] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _before: dict[str, tuple[Form, int] | None] = field(default_factory=dict)
+    """The form before a rival was tried, and the values that it lost; None once one of the two is chosen."""
+
+    def learn(self, columns: Sequence[Column], row_name: Callable[[int], str]) -> bool:
+        """Whether the file has to be read again: a form that reads more values may win, or a column is words."""
+        old = dict(self.forms)
+        for column in columns:
+            form = self._chosen(column)
+            if form is None and column.is_words:
+                self.notes.append(column.note(row_name))
+                form = WORDS
+            if form is not None:
+                self.forms[column.name] = form
+        return self.forms != old
+
+    def _chosen(self, column: Column) -> Form | None:
+        name = column.name
+        if name not in self._before:
+            if column.rival is None or column.form is None:
+                return None
+            self._before[name] = column.form, column.lost
+            return column.rival
+        before, self._before[name] = self._before[name], None
+        return before[0] if before is not None and column.lost >= before[1] else None
 
 
 def convert_decided(column: Column, old: pa.DataType) -> Convert:

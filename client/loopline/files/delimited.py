@@ -1,13 +1,14 @@
 """CSV, TSV and their relatives: cells between delimiters, a row a line.
 
 The file is read once in blocks. pyarrow parses each block with the types of the columns so far. Cells that do not fit
-change the type of their column, or are reported. The file is read again only if a column turns out to be words.
+change the type of their column, or are reported. The file is read again only if a column turns out to be words, or most
+of its cells are written in another way than the first.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,20 +38,18 @@ def read(source: Source, work: Path, limits: Limits, *, prefer: str | None = Non
 
     Raises FileInvalid.
     """
-    words: frozenset[str] = frozenset()
-    notes: list[str] = []
+    known = columns.Known()
     while True:
-        reading = _Reading(source, limits, prefer, words, raw)
+        reading = _Reading(source, limits, prefer, known.forms, raw)
         with Spool(work, source.name, limits) as spool:
             reading.fill(spool)
-            found = frozenset(column.name for column in reading.columns if column.is_words)
-            if not found:
-                reading.finish(spool)
-                data = reading.without_unnamed(spool.table())
-                form = "tsv" if reading.dialect.delimiter == "\t" else "csv"
-                return Table(data, form, reading.lines.name, (*reading.notes, *notes))  # type: ignore[arg-type]
-            notes += [column.note(reading.lines.name) for column in reading.columns if column.is_words]
-        words |= found
+            if known.learn(reading.columns, reading.lines.name):
+                continue
+            reading.finish(spool)
+            data = reading.without_unnamed(spool.table())
+            form = "tsv" if reading.dialect.delimiter == "\t" else "csv"
+            notes = (*reading.notes, *known.notes)
+            return Table(data, form, reading.lines.name, notes)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -58,7 +57,7 @@ class _Reading:
     source: Source
     limits: Limits
     prefer: str | None
-    words: frozenset[str]
+    known: Mapping[str, values.Form]
     raw: bool
     columns: list[Column] = field(default_factory=list)
     lines: Lines = field(default_factory=Lines)
@@ -156,7 +155,7 @@ class _Reading:
             raise self._unclosed(line)
 
     def _given(self, name: str) -> values.Form | None:
-        return values.WORDS if self.raw or name in self.words else None
+        return values.WORDS if self.raw else self.known.get(name)
 
     def _unclosed(self, line: int) -> Exception:
         return refuse(

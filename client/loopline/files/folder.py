@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from loopline.files.members import Member
 from loopline.files.problems import FileInvalid, Findings, Problem, refuse
 from loopline.files.spool import Spool
 from loopline.files.table import Format, Table
-from loopline.files.values import WORDS
+from loopline.files.values import Form
 
 Read = Callable[[Member], Table]
 """Reads one file. The columns of a CSV are all text."""
@@ -47,19 +47,16 @@ def read(members: Sequence[Member], read_one: Read, work: Path, limits: Limits, 
     extras = _by_folder(files)
     if manifest is not None:
         extras = _by_manifest(manifest, files, work, limits, extras)
-    words: frozenset[str] = frozenset()
-    notes: list[str] = []
+    known = columns.Known()
     while True:
-        reading = _Reading(extras, words)
+        reading = _Reading(extras, known.forms)
         with Spool(work, name, limits) as spool:
             reading.fill(files, read_one, spool)
-            found = [column for column in reading.columns.values() if column.is_words]
-            if not found:
-                reading.finish(spool)
-                kind: Format = "ts" if reading.is_ts else "folder"
-                return Table(spool.table(), kind, reading.row_name, (*reading.said, *notes))
-            notes += [column.note(reading.row_name) for column in found]
-        words |= {column.name for column in found}
+            if known.learn(list(reading.columns.values()), reading.row_name):
+                continue
+            reading.finish(spool)
+            kind: Format = "ts" if reading.is_ts else "folder"
+            return Table(spool.table(), kind, reading.row_name, (*reading.said, *known.notes))
 
 
 @dataclass
@@ -132,7 +129,7 @@ def _by_manifest(manifest: Member, files: Sequence[Member], work: Path, limits: 
 @dataclass
 class _Reading:
     extras: _Extras
-    words: frozenset[str]
+    known: Mapping[str, Form]
     names: list[str] = field(default_factory=list)
     types: dict[str, pa.DataType] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
@@ -184,9 +181,7 @@ class _Reading:
             if self.is_ts:  # its sequences have an id
                 self.extras.types.pop("file")
             self.columns = {
-                one: Column(one, form=WORDS if one in self.words else None)
-                for one in found
-                if table.format in ("csv", "tsv")
+                one: Column(one, form=self.known.get(one)) for one in found if table.format in ("csv", "tsv")
             }
             taken = sorted(set(found) & set(self.extras.types))
             if taken:

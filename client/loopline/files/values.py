@@ -190,14 +190,29 @@ def readable(form: Form, cells: pa.Array) -> pa.Array:
     return pc.coalesce(*(one.read(cells) for one in readings(form)))
 
 
-def telling(form: Form, cells: pa.Array) -> tuple[int | None, int | None]:
-    """Indices of the first cells that only the first, and only the second reading of an undecided form can read."""
-    first, second = (one.read(cells) for one in readings(form))
-    found = []
-    for one, two in ((first, second), (second, first)):
-        index = pc.index(pc.and_(one.is_valid(), two.is_null()), True).as_py()
-        found.append(None if index < 0 else index)
-    return found[0], found[1]
+def telling(form: Form, cells: pa.Array) -> tuple[int, int]:
+    """How many cells only the first, and only the second reading of an undecided form can read."""
+    first, second = readings(form)
+    return margin(first, second, cells), margin(second, first, cells)
+
+
+def margin(form: Form, other: Form, cells: pa.Array) -> int:
+    """How many cells the form can read and the other cannot."""
+    return pc.sum(pc.and_(form.read(cells).is_valid(), other.read(cells).is_null())).as_py() or 0
+
+
+def rivals(form: Form) -> list[Form]:
+    """Other forms that a cell or two may take a column of this form for: with the comma, or the day and the month, the
+    other way round."""
+    if form.other is not None or form.pattern.startswith("%Y"):
+        return []
+    if form.kind in ("integer", "number") and form.thousands in ("", ","):
+        forms = [Form("number"), Form("number", decimal=","), Form("number", thousands=",")]
+        return [each for each in forms if each != form]
+    if "%d" in form.pattern and "%m" in form.pattern:
+        swapped = {"%d": "%m", "%m": "%d"}
+        return [replace(form, pattern=re.sub("%[dm]", lambda found: swapped[found[0]], form.pattern))]
+    return []
 
 
 def readings(form: Form) -> tuple[Form, Form]:

@@ -1,0 +1,77 @@
+"""A few numbers that are written in another way than the rest of their column do not decide how the rest is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from loopline.files import formats, source
+from loopline.files.problems import FileInvalid
+from loopline.files.table import Table
+
+ROWS = 2540
+
+
+@pytest.fixture(params=[2 << 20, 1 << 10], ids=["in one block", "in many blocks"], autouse=True)
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "PIECE", request.param)
+
+
+def plain(row: int) -> str:
+    return f"{20 + row % 90 / 10:.2f}"
+
+
+def comma(row: int) -> str:
+    return plain(row).replace(".", ",")
+
+
+def whole_at_first(row: int) -> str:
+    return str(row % 30) if row < ROWS // 2 else plain(row)
+
+
+STYLES = {"plain": (plain, "1,5"), "comma": (comma, "1.5"), "whole at first": (whole_at_first, "1,5")}
+
+
+def text_of(style: str, odd: Mapping[int, str], rows: int = ROWS) -> str:
+    written = STYLES[style][0]
+    return "t;v\n" + "".join(f"{row};{odd.get(row, written(row))}\n" for row in range(rows))
+
+
+def read(text: str, folder: Path) -> Table:
+    path = folder / "file.csv"
+    path.write_text(text)
+    return formats.read(path, folder)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "places",
+    [[0], [1], [9], [1269], [1271], [2539], [0, 1, 2], [0, 1300, 2539], list(range(20)), [*range(5, 2500, 110)]],
+)
+def test_a_few_other_decimal_marks_are_refused_by_line(style: str, places: list[int], tmp_path: Path) -> None:
+    odd = STYLES[style][1]
+    with pytest.raises(FileInvalid) as caught:
+        read(text_of(style, dict.fromkeys(places, odd)), tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.where == ", ".join(f"line {place + 2:,}, column v" for place in places[:3])
+    assert f"'{odd}' is not a number" in problem.detail
+    assert f"({len(places)} of 2,540 are not)" in problem.detail
+
+
+def test_the_odd_file_of_a_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "1.csv").write_text(text_of("plain", {0: "1,5"}, 40))
+    for name in "23456789":
+        (folder / f"{name}.csv").write_text(text_of("plain", {}, 40))
+    with pytest.raises(FileInvalid) as caught:
+        formats.read(folder, tmp_path)
+    assert [problem.where for problem in caught.value.problems] == ["1.csv line 2, column v"]
+
+
+def test_the_odd_date_is_named_and_not_the_others(tmp_path: Path) -> None:
+    rows = ["13/04/2024", *(f"04/{13 + row % 15}/2024" for row in range(200))]
+    with pytest.raises(FileInvalid) as caught:
+        read("d\n" + "\n".join(rows) + "\n", tmp_path)
+    assert [problem.where for problem in caught.value.problems] == ["line 2, column d"]
