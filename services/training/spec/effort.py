@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.training.files.summary import DatasetSummary
-from services.training.spec import tasks
+from services.training.spec import tasks, windows
 from services.training.spec.fields import Forecast, NextStep, Spec
 from services.training.spec.footprint import Footprint, footprint
-from services.training.spec.rules import counts_of_split
 from services.training.spec.widths import widths
 
 EVALUATION_BATCH = 256
@@ -83,7 +82,7 @@ def effort(spec: Spec, summary: DatasetSummary) -> Effort:
     t, folds = spec.training, spec.data.split.folds
     read = widths(spec.data, trained)
     length = (read.longest + read.shortest) / 2
-    samples = {"validation": 0, "test": 0, **counts_of_split(spec, trained)}
+    samples = windows.counts(spec, summary)
     batches = math.ceil(samples["train"] / t.batch_size)
     if t.bptt_steps is not None and not is_joined(spec):
         batches *= math.ceil(length / t.bptt_steps)
