@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from loopline.files import values
 from loopline.files.problems import Problem
+from loopline.files.remark import Remark
 from loopline.files.spool import Convert
 from loopline.files.values import WORDS, Form
 
@@ -42,6 +44,11 @@ class Column:
     """The first cell that is a date of another form."""
     first: tuple[int, str] | None = None
     """The first cell."""
+    commas: int = 0
+    """Values with a comma that, if it stands between thousands, could have been a decimal comma."""
+    first_comma: tuple[int, str] | None = None
+    has_sure_comma: bool = False
+    """Whether a value has a comma that can only stand between thousands."""
     margins: dict[Form, int] = field(default_factory=dict)
     """By rival form, how many more values than the column's form it reads, in blocks where that loses some."""
 
@@ -77,6 +84,7 @@ class Column:
             lost = values.wrong(cells, read)
         if len(lost):
             self._note(self.form, cells, lost, row)
+        self._count_commas(self.form, cells, row)
         return self.form.read(cells) if self.form.other else read
 
     def _decide(self, cells: pa.Array) -> None:
@@ -99,6 +107,15 @@ class Column:
             if len(other):
                 index = int(lost[other[0]])
                 self.mixed = row + index, cells[index].as_py()
+
+    def _count_commas(self, form: Form, cells: pa.Array, row: int) -> None:
+        if form.kind != "number" or "," not in (form.thousands, form.other):
+            return
+        unsure, sure = values.with_comma(form, cells)
+        self.has_sure_comma |= bool(pc.any(sure).as_py())
+        self.commas += pc.sum(unsure).as_py() or 0
+        if self.first_comma is None and (index := pc.index(unsure, True).as_py()) >= 0:
+            self.first_comma = row + index, cells[index].as_py()
 
     @property
     def is_words(self) -> bool:
@@ -143,6 +160,19 @@ class Column:
         if self.form.other is not None and self.first is not None:
             found.append(Problem(f"column {self.name}", _ambiguous(self.form, self.first[1])))
         return found
+
+    def remarks(self, row_name: Callable[[int], str]) -> list[Remark]:
+        """What may be wrong although every value can be read, after the last block."""
+        few = self.commas < _FEW * self.count or self.commas == 1 < self.count
+        is_told = self.form is not None and self.form.thousands == "," and not self.has_sure_comma
+        if not (is_told and few) or self.first_comma is None:
+            return []
+        row, text = self.first_comma
+        detail = (
+            f"a comma is in only {self.commas:,} of {self.count:,} values of `{self.name}`, and {_shown(text)} is read"
+            f" as {text.replace(',', '')}; leave the comma out, or write a point if it is a decimal comma"
+        )
+        return [Remark("warning", "thousands", (self.name,), row_name(row), detail)]
 
     def choose(self, reading: int) -> tuple[pa.DataType, Convert]:
         """Decides for one of the two readings; returns how to read the cells that were stored as text."""

@@ -49,7 +49,8 @@ def read(source: Source, work: Path, limits: Limits, *, prefer: str | None = Non
             data = reading.without_unnamed(spool.table())
             form = "tsv" if reading.dialect.delimiter == "\t" else "csv"
             notes = (*reading.notes, *known.notes)
-            return Table(data, form, reading.lines.name, notes)  # type: ignore[arg-type]
+            remarks = tuple(one for column in reading.columns for one in column.remarks(reading.lines.name))
+            return Table(data, form, reading.lines.name, notes, remarks)  # type: ignore[arg-type]
 
 
 @dataclass

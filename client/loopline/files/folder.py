@@ -56,7 +56,8 @@ def read(members: Sequence[Member], read_one: Read, work: Path, limits: Limits, 
                 continue
             reading.finish(spool)
             kind: Format = "ts" if reading.is_ts else "folder"
-            return Table(spool.table(), kind, reading.row_name, (*reading.said, *known.notes))
+            remarks = tuple(one for column in reading.columns.values() for one in column.remarks(reading.row_name))
+            return Table(spool.table(), kind, reading.row_name, (*reading.said, *known.notes), remarks)
 
 
 @dataclass

@@ -80,6 +80,7 @@ def of(sequences: Sequences, survey: Survey, times: Times | None, table: Table |
         *_of_equal_sequences(sequences, survey, places),
         *_of_ids(sequences),
         *(_of_times(sequences, times, places) if times else ()),
+        *(table.remarks if table else ()),
         *(Remark("note", "note", (), "", note) for note in (*(table.notes if table else ()), *sequences.notes)),
     ]
     return tuple(sorted(found, key=lambda remark: _ORDER.index(remark.severity)))

@@ -8,6 +8,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from loopline.files.remark import Remark
+
 Format = Literal["csv", "tsv", "parquet", "jsonl", "ts", "text", "folder", "npy", "frame"]
 
 
@@ -22,3 +24,5 @@ class Table:
     """`line 17` of a CSV for the row with this index, `row 17` of a Parquet file, `walk_3.csv line 9` of a folder."""
     notes: tuple[str, ...] = ()
     """What the reader decided by looking, in sentences: the delimiter, the encoding, the decimal comma."""
+    remarks: tuple[Remark, ...] = ()
+    """What may have been read in another way than its writer meant."""

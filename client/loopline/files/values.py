@@ -201,6 +201,14 @@ def margin(form: Form, other: Form, cells: pa.Array) -> int:
     return pc.sum(pc.and_(form.read(cells).is_valid(), other.read(cells).is_null())).as_py() or 0
 
 
+def with_comma(form: Form, cells: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Which cells of a column of numbers have a comma between thousands that might be a decimal comma as well; and
+    which have one that cannot."""
+    has = pc.and_(pc.fill_null(pc.match_substring(cells, ","), False), readable(form, cells).is_valid())
+    decimal = Form("number", decimal=",").read(cells).is_valid()
+    return pc.and_(has, decimal), pc.and_(has, pc.invert(decimal))
+
+
 def rivals(form: Form) -> list[Form]:
     """Other forms that a cell or two may take a column of this form for: with the comma, or the day and the month, the
     other way round."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from loopline.files import formats, source
+from loopline.files.inspection import inspect
 from loopline.files.problems import FileInvalid
+from loopline.files.schema import Schema
 from loopline.files.table import Table
 
 ROWS = 2540
@@ -57,6 +59,35 @@ def test_a_few_other_decimal_marks_are_refused_by_line(style: str, places: list[
     assert problem.where == ", ".join(f"line {place + 2:,}, column v" for place in places[:3])
     assert f"'{odd}' is not a number" in problem.detail
     assert f"({len(places)} of 2,540 are not)" in problem.detail
+
+
+@pytest.mark.parametrize("style", ["plain", "whole at first"])
+@pytest.mark.parametrize("places", [[0], [1269], [1271], [2539], [3, 1300, 2500]])
+def test_a_few_commas_between_thousands_are_warned_of_by_line(style: str, places: list[int], tmp_path: Path) -> None:
+    table = read(text_of(style, dict.fromkeys(places, "1,500")), tmp_path)
+    assert table.data.column("v")[places[-1]].as_py() == 1500
+    (remark,) = table.remarks
+    assert (remark.severity, remark.columns, remark.where) == ("warning", ("v",), f"line {places[0] + 2:,}")
+    assert f"only {len(places)} of 2,540 values of `v`" in remark.detail
+    assert "'1,500' is read as 1500" in remark.detail
+
+
+def test_columns_with_commas_between_thousands_throughout_are_not_warned_of(tmp_path: Path) -> None:
+    all_large = "t;v;w\n" + "".join(f"{row}.5;{1000 + row:,};x\n" for row in range(200))
+    assert read(all_large, tmp_path).remarks == ()
+    sure = "v;w\n" + "".join(f"{row / 7:,.2f};x\n" for row in range(ROWS * 3)) + "1,500;x\n"
+    assert read(sure, tmp_path).remarks == ()
+
+
+def test_a_warning_about_a_comma_is_in_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "file.csv"
+    path.write_text(text_of("plain", {7: "1,500"}))
+    report = inspect(path, Schema(), tmp_path).report
+    assert report is not None
+    assert [str(one) for one in report.remarks if one.kind == "thousands"] == [
+        "line 9: a comma is in only 1 of 2,540 values of `v`, and '1,500' is read as 1500; leave the comma out, or"
+        " write a point if it is a decimal comma"
+    ]
 
 
 def test_the_odd_file_of_a_folder_is_refused(tmp_path: Path) -> None:

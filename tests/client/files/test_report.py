@@ -245,7 +245,7 @@ def test_every_kind_of_remark_is_documented_with_its_severity() -> None:
     folder, page = Path(loopline.files.__path__[0]), Path(__file__).parents[3] / "docs" / "files.md"
     calls = [
         node
-        for name in ("remarks.py", "leaks.py")
+        for name in ("remarks.py", "leaks.py", "columns.py")
         for node in ast.walk(ast.parse((folder / name).read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Remark"
     ]
