@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -392,6 +393,11 @@ def test_the_command_lets_a_job_answer_a_large_file_and_comes_back_to_it(
         assert job.download(tmp_path / "folder") == [tmp_path / "folder" / "answers.parquet"]
         shown = CliRunner().invoke(command, ["--url", service.url, "show", job.id]).stdout
         assert "1,200 of 1,200 sequences" in shown
+        listed = CliRunner().invoke(command, ["--url", service.url, "list"], env={"COLUMNS": "140"}).stdout
+        assert re.search(rf"{job.id} +- +predict +succeeded +1,200 of 1,200 sequences", listed), listed
+        assert re.search(r" train +succeeded +epoch 1/1 ", listed), listed
+        watched = CliRunner().invoke(command, ["--url", service.url, "watch", job.id]).stdout
+        assert "It answered 1,200 of 1,200 sequences, in 1,200 rows." in watched
         cancelled = found.predict_many("vowels", tmp_path / "new.csv", format="csv").cancel()
         assert found.predict_many("vowels", tmp_path / "new.csv", format="csv").id != cancelled.id
 

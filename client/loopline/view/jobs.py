@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -19,20 +19,23 @@ Typed = Callable[[str], str]
 """How a command is typed for the job at hand: `watch` to `loopline --url http://host watch job_1`."""
 
 
-def jobs(found: Iterable[Job]) -> table.Listing:
+def jobs(found: Sequence[Job]) -> table.Listing:
+    """The kind of each is shown if one of them predicts."""
+    some_predict = any(job.kind == "predict" for job in found)
     rows: list[dict[str, str | Text]] = [
         {
             "id": job.id,
             "name": job.name or text.NOTHING,
+            **({"kind": job.kind} if some_predict else {}),
             "status": status(job),
-            "epoch": epochs_of(job),
+            **({"progress": place(job)} if some_predict else {"epoch": epochs_of(job)}),
             "best": f"{short(job.best.metric)} {text.number(job.best.value)}" if job.best else text.NOTHING,
             "created": text.ago(job.created_at),
             "took": text.duration(job.seconds),
         }
         for job in found
     ]
-    return table.Listing(rows, drop=("took", "created"), wrap=("name", "status", "best"), last=("best",))
+    return table.Listing(rows, drop=("took", "created"), wrap=("name", "status", "progress", "best"), last=("best",))
 
 
 def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> RenderableType:
@@ -254,6 +257,8 @@ def ending(shown: Job) -> str:
     took = f" after {text.duration(shown.seconds)}" if shown.seconds is not None else ""
     if shown.status == "succeeded":
         reached = metrics(shown.result.metrics) if shown.result else text.NOTHING
+        if shown.answers is not None:
+            reached = f"It answered {place(shown)}, in {shown.answers.rows:,} rows."
         early = ", stopped early" if shown.result and shown.result.stopped_early else ""
         best = f", best epoch {shown.result.best_epoch}" if shown.result and shown.result.best_epoch else ""
         became = f"\n{shown.message}" if shown.message else ""
