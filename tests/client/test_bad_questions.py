@@ -102,7 +102,7 @@ def test_a_table_that_does_not_fit_is_refused_in_the_same_words(
         ({**FEW, "speed": ["nan"] * 8}, "`speed` has no value"),
         ({**FEW, "mode": ["swim"] * 8}, "`mode` has words that are not in training ('swim')"),
         ({**FEW, "speed": [1e6] * 8}, "`speed` is 1e+06"),
-        (of_steps(1), "has 1 steps, fewer than any in training"),
+        (of_steps(1), "has 1 step, fewer than any in training"),
         (of_steps(2000), "has 2,000 steps, more than any in training"),
         (without(FEW, "walk"), "there is no column `walk`"),
     ],

@@ -91,12 +91,14 @@ def _beyond(document: Document, given: Given, sizes: NDArray[np.int64], than: st
     if not rows.size:
         return []
     most = int(sizes.min() if than == "fewer" else sizes.max())
-    unit = "steps" if document.preprocessing.text is None else document.preprocessing.text.by
+    unit: str = "steps" if document.preprocessing.text is None else document.preprocessing.text.by
+    unit = unit.removesuffix("s") if most == 1 else unit
     one = rows.size == 1
     has = "has" if one else f"have {'up to' if than == 'more' else 'down to'}"
+    bounds = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    answers = "answer" if one else "answers"
     return [
-        f"{given.named(rows)} {has} {most:,} {unit}, {than} than any in training ({low:,} to {high:,}): the "
-        f"{'answer' if one else 'answers'} may be worse"
+        f"{given.named(rows)} {has} {most:,} {unit}, {than} than any in training ({bounds}): the {answers} may be worse"
     ]
 
 
