@@ -386,22 +386,27 @@ class Client:
         *,
         format: many.Format = "parquet",
         on_bytes: uploading.OnBytes | None = None,
+        on_withdrawn: Callable[[Dataset], object] = lambda dataset: None,
         **more: Any,
     ) -> Job:
         """Has a model answer all sequences of a file, as a job: `client.predict_many(model, file).wait()` and then
         `save_answers(path)`. model: as for `predict`.
 
-        data: as for `upload`; it needs nothing to predict. It is uploaded as a data set that stays.
+        data: as for `upload`; it needs nothing to predict. It is uploaded as a data set that stays; if the job is
+        refused, a new one is deleted again, and `on_withdrawn` is called with it.
         format: of the answers, `parquet` or `csv`.
         more: other fields of the job, such as `queue`, `priority` and `tags`.
         The same call again within a day returns the same job, unless that has failed or was cancelled.
         Raises BadRequest if the model cannot answer this, and NotFound if there is no such model.
         """
 
-        def upload(file: Path, name: str, on_bytes: uploading.OnBytes | None) -> Dataset:
-            return self._uploaded(file, name, {}, on_bytes, raw=True)
+        with self.uploads_for_job(on_withdrawn) as uploaded:
 
-        return many.submitted(self._http, upload, model, data, format, on_bytes, more)
+            def upload(file: Path, name: str, on_bytes: uploading.OnBytes | None) -> Dataset:
+                uploaded.append(self._uploaded(file, name, {}, on_bytes, raw=True))
+                return uploaded[-1]
+
+            return many.submitted(self._http, upload, model, data, format, on_bytes, more)
 
     @property
     def schedules(self) -> Schedules:

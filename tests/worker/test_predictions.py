@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from flask.testing import FlaskClient
-from loopline import Client
+from loopline import BadRequest, Client
 from loopline.cli.app import app as command
 from loopline.prediction.loading import load
 from sqlalchemy.engine import Engine
@@ -451,6 +451,30 @@ def test_last_is_the_newest_job_that_trains(model: str, service: Service, tmp_pa
     refused = run("other.csv")
     assert refused.exit_code == 2
     assert f"Error: {model}: The model cannot take this." in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["size\n1\n", "walk,step,speed,mood\n" + "a,1,fast,good\n" * 3],
+    ids=["a missing column", "text for numbers"],
+)
+def test_a_file_of_a_refused_job_does_not_stay(model: str, service: Service, tmp_path: Path, content: str) -> None:
+    (tmp_path / "new.csv").write_text(content)
+    asking = ["--url", service.url, "predict", "vowels", str(tmp_path / "new.csv"), "--job", "--out"]
+    refused = CliRunner().invoke(command, [*asking, str(tmp_path / "out.csv")])
+    assert refused.exit_code == 2, refused.stderr
+    assert "Removed new-raw@1, which was uploaded for this job, because the job was refused." in refused.stderr
+    with Client(service.url) as found:
+        assert "new-raw" not in [dataset.name for dataset in found.datasets()]
+
+
+def test_a_file_that_was_there_before_a_refused_job_stays(model: str, service: Service, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("size\n1\n")
+    with Client(service.url) as found:
+        found.upload(tmp_path / "new.csv", "new-raw", raw=True)
+        with pytest.raises(BadRequest):
+            found.predict_many("vowels", tmp_path / "new.csv")
+        assert "new-raw" in [dataset.name for dataset in found.datasets()]
 
 
 def problems(client: FlaskClient, **document: Any) -> Sequence[tuple[str, str]]:

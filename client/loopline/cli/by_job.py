@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from loopline import errors
-from loopline.cli.shared import INTERRUPTED, connected
+from loopline.cli.shared import INTERRUPTED, connected, withdrawn
 from loopline.view.notes import changing, meter, note, warned
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def answered(ctx: typer.Context, model: str, target: Target, *, is_asked: bool =
 def _submitted(client: Client, model: str, target: Target) -> Job:
     wanted: Any = target.out.suffix.lower()[1:]
     with meter(f"Uploading {target.file}") as on_bytes:
-        return client.predict_many(named(client, model), target.file, format=wanted, on_bytes=on_bytes)
+        return client.predict_many(
+            named(client, model), target.file, format=wanted, on_bytes=on_bytes, on_withdrawn=withdrawn
+        )
 
 
 def _waited(client: Client, job: Job) -> Job:

@@ -22,6 +22,7 @@ from loopline.view.notes import note, on_retry, say_json
 
 if TYPE_CHECKING:
     from loopline.client import Client
+    from loopline.types import Dataset
 
 EXIT_CODES: dict[int, str] = {
     0: "it worked, and a job that was waited for succeeded",
@@ -143,3 +144,7 @@ def typed(ctx: typer.Context, verb: str, about: str) -> str:
     url = ctx.obj["url"]
     elsewhere = f" --url {url}" if url and url != os.environ.get("LOOPLINE_URL") else ""
     return f"loopline{elsewhere} {verb} {about}"
+
+
+def withdrawn(dataset: Dataset) -> None:
+    note(f"Removed {dataset.reference}, which was uploaded for this job, because the job was refused.")

@@ -12,7 +12,7 @@ import typer
 from loopline import errors
 from loopline.cli import batches, datasets
 from loopline.cli.jobs import leave_as, say_ending, typed_for
-from loopline.cli.shared import AsJson, connected, print_json, typed
+from loopline.cli.shared import AsJson, connected, print_json, typed, withdrawn
 from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from loopline.client import Client
     from loopline.job import Job
     from loopline.spec import SpecFile
-    from loopline.types import Dataset
 
 Made = TypeVar("Made")
 
@@ -123,10 +122,6 @@ def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json
     leave_as(ctx, job)
 
 
-def _withdrawn(dataset: Dataset) -> None:
-    note(f"Removed {dataset.reference}, which was uploaded for this job, because the job was refused.")
-
-
 def changed(file: str, settings: list[str]) -> SpecFile:
     """Reads a spec from a file and applies `--set`."""
     from loopline import spec as specs
@@ -142,7 +137,7 @@ def with_data(client: Client, read: list[SpecFile], send: Callable[[list[SpecFil
     refused, the new data sets are deleted again."""
     from loopline import spec as specs
 
-    with client.uploads_for_job(_withdrawn) as uploaded:
+    with client.uploads_for_job(withdrawn) as uploaded:
 
         def upload(path: Path, schema: Mapping[str, Any]) -> str:
             uploaded.append(datasets.upload_file(client, path, None, schema=schema, warn=False))
