@@ -8,6 +8,7 @@
     │   ├── UploadNotFound
     │   ├── CheckpointNotFound
     │   ├── ModelNotReady
+    │   ├── AnswersNotReady        of a job that predicts
     │   ├── ModelNotFound          of the registry
     │   ├── ScheduleNotFound
     │   ├── TenantNotFound

@@ -70,9 +70,9 @@ def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
         (
             "stauts=queued",
             "/query/stauts",
-            "there is no such parameter here; did you mean `status`? allowed here: after, full, limit, name, queue, ",
+            "there is no such parameter here; did you mean `status`? allowed here: after, full, kind, limit, name, q",
         ),
-        ("sort=id", "/query/sort", "there is no such parameter here; allowed here: after, full, limit, name, queue, "),
+        ("sort=id", "/query/sort", "there is no such parameter here; allowed here: after, full, kind, limit, name, q"),
     ],
 )
 def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: str, said: str) -> None:

