@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from loopline.files.sequences import Column, Sequences
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.training import epochs, messages, run
+from services.training import checkpoint, epochs, messages, run
 from services.training.data import prepare
 from services.training.files import npz
 from services.training.files.npz import Arrays
@@ -244,6 +245,24 @@ def timeless(records: list[Epoch]) -> list[Epoch]:
 def weights_of(run: Run) -> dict[str, Tensor]:
     """A copy of the weights as they stand."""
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def check_that_it_resumes_exactly(make: Callable[[], Run], folder: Path, *, after: int) -> Run:
+    """Breaks a run off after so many updates and goes on from its checkpoint: the records and the weights have to be
+    those of a run without a break. Returns the run that went on, at its end."""
+    unbroken = make()
+    expected = timeless(trained(unbroken))
+    broken = make()
+    for _ in islice(fit(broken), after):
+        pass
+    checkpoint.save(broken, folder)
+    resumed = make()
+    assert checkpoint.resume(resumed, folder) is not None
+    assert (resumed.state.steps_in_epoch, resumed.state.epoch) == (broken.state.steps_in_epoch, broken.state.epoch)
+    trained(resumed)
+    assert timeless(resumed.state.history) == expected
+    assert same(weights_of(resumed), weights_of(unbroken))
+    return resumed
 
 
 def names_in(directory: Path) -> set[str]:

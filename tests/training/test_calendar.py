@@ -17,7 +17,7 @@ from services.errors import DatasetInvalid, SpecInvalid
 from services.training import checkpoint
 from services.training.files import npz
 from services.training.gate.verdict import Retraining
-from services.training.loop import Run, fit
+from services.training.loop import Run
 from services.training.messages import Finished, SavedModel
 from services.training.preparing import prepare
 from services.training.run import finish
@@ -25,7 +25,13 @@ from services.training.spec import Spec, cautions, check_data, parse, stored
 from services.training.spec.effort import effort
 from services.training.spec.footprint import footprint
 from services.training.windows import Forecasting, Windows
-from tests.training.building import forecast_spec, hourly, same, timeless, trained, weights_of, without_rows
+from tests.training.building import (
+    check_that_it_resumes_exactly,
+    forecast_spec,
+    hourly,
+    trained,
+    without_rows,
+)
 
 CPU = torch.device("cpu")
 
@@ -130,17 +136,7 @@ def test_nothing_is_read_of_the_calendar_by_a_spec_of_an_older_version() -> None
 def test_a_run_with_a_calendar_goes_on_exactly(tmp_path: Path) -> None:
     arrays = hourly([80, 100], gaps=True)
     spec = spec_with(arrays, training={"batch_size": 16, "epochs": 2})
-    whole = Run(spec, prepare(arrays, spec))
-    expected = trained(whole)
-    half = Run(spec, prepare(arrays, spec))
-    for number, _ in enumerate(fit(half), 1):
-        if number == 3:
-            checkpoint.save(half, tmp_path)
-            break
-    resumed = Run(spec, prepare(arrays, spec))
-    assert checkpoint.resume(resumed, tmp_path) is not None
-    assert timeless(trained(resumed)) == timeless(expected[-len(resumed.state.history) :])
-    assert same(weights_of(resumed), weights_of(whole))
+    check_that_it_resumes_exactly(lambda: Run(spec, prepare(arrays, spec)), tmp_path, after=3)
 
 
 def kept(arrays: npz.Arrays, folder: Path, clock: Any, baselines: Any, *, older: bool = False) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from services.training import advice, checkpoint, forecasts, run
+from services.training import advice, forecasts, run
 from services.training.gate.paired import Scores
 from services.training.gate.scores import in_blocks
 from services.training.gate.verdict import Retraining
-from services.training.loop import Run, evaluate, fit
+from services.training.loop import Run, evaluate
 from services.training.measures import MEASURES
 from services.training.messages import Finished, Note, SavedModel
 from services.training.preparing import prepare
@@ -27,7 +27,13 @@ from services.training.tasks.forecast import Forecast, Units
 from services.training.tasks.task import Judged
 from services.training.windows import Forecasting, Windows
 from tests.properties import examples
-from tests.training.building import events, forecast_spec, hourly, same, timeless, trained, weights_of
+from tests.training.building import (
+    check_that_it_resumes_exactly,
+    events,
+    forecast_spec,
+    hourly,
+    trained,
+)
 
 QUANTILES = (0.1, 0.5, 0.9)
 CPU = torch.device("cpu")
@@ -240,18 +246,7 @@ def test_a_run_goes_on_exactly_from_any_update(tmp_path: Path, quantiles: list[f
         "training": {"batch_size": 16, "epochs": 2},
     }
     spec = forecast_spec(arrays, **changes)
-    whole = Run(spec, prepare(arrays, spec))
-    expected = trained(whole)
-    half = Run(spec, prepare(arrays, spec))
-    for number, _ in enumerate(fit(half), 1):
-        if number == 3:
-            checkpoint.save(half, tmp_path)
-            break
-    resumed = Run(spec, prepare(arrays, spec))
-    assert checkpoint.resume(resumed, tmp_path) is not None
-    assert resumed.state.steps_in_epoch == 3
-    assert timeless(trained(resumed)) == timeless(expected[-len(resumed.state.history) :])
-    assert same(weights_of(resumed), weights_of(whole))
+    check_that_it_resumes_exactly(lambda: Run(spec, prepare(arrays, spec)), tmp_path, after=3)
 
 
 def test_a_forecast_learns_a_wave() -> None:

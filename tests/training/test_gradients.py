@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from services.training import checkpoint, gradients
+from services.training import gradients
 from services.training.bptt import Unrolled
 from services.training.data import MiniBatch
 from services.training.epochs import Epoch
@@ -22,6 +21,7 @@ from services.training.model import SequenceModel
 from services.training.preparing import prepare
 from services.training.spec.fields import Architecture
 from tests.training.building import (
+    check_that_it_resumes_exactly,
     classes,
     forecast_spec,
     hourly,
@@ -238,16 +238,9 @@ def test_a_probe_draws_nothing_and_leaves_no_gradient_and_no_statistics() -> Non
 def test_a_resumed_run_probes_at_the_same_epochs_with_the_same_numbers(tmp_path: Path) -> None:
     arrays, changes = RUNS[0]
     changes = changes | {"training": {"epochs": 10}}
-    expected = timeless(trained(run_of(arrays, changes)))
-    broken = run_of(arrays, changes)
-    for _ in islice(fit(broken), 6 * broken.steps_per_epoch + 5):  # within an epoch after the first probe
-        pass
-    checkpoint.save(broken, tmp_path)
-    resumed = run_of(arrays, changes)
-    assert checkpoint.resume(resumed, tmp_path) is not None
-    trained(resumed)
-    assert timeless(resumed.state.history) == expected
-    assert [record["epoch"] for record in expected if inside(record)] == [5, 10]
+    after_a_probe = 6 * run_of(arrays, changes).steps_per_epoch + 5
+    resumed = check_that_it_resumes_exactly(lambda: run_of(arrays, changes), tmp_path, after=after_a_probe)
+    assert [record["epoch"] for record in resumed.state.history if inside(record)] == [5, 10]
 
 
 def test_probes_are_as_rare_as_epochs_are_short() -> None:
