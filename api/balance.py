@@ -15,8 +15,8 @@ YIELD_SECONDS = 0.005
 """How long a process with more connections than another one leaves the next to it."""
 
 
-class Place:
-    """The part of the shared memory in which a process says how many connections it has. Only that process writes."""
+class Load:
+    """How many connections a process has, in memory that others read. Only that process writes it."""
 
     def __init__(self, counts: memoryview, number: int) -> None:
         self.counts, self.number = counts, number
@@ -25,14 +25,14 @@ class Place:
         """Say how many are open; AWAY: no more are accepted."""
         self.counts[self.number] = connections
 
-    def is_ahead(self) -> bool:
-        """Whether another process has fewer."""
+    def is_higher(self) -> bool:
+        """Whether it is higher than that of another process."""
         counts = self.counts.tolist()
         return bool(counts[self.number] > min(counts))
 
 
 class Balance:
-    """Places for so many processes, in memory that they share. Make it before the fork."""
+    """The loads of so many processes, in memory that they share. Make it before the fork."""
 
     def __init__(self, processes: int) -> None:
         self._counts = memoryview(mmap.mmap(-1, 8 * processes)).cast("q")
@@ -41,17 +41,17 @@ class Balance:
             self._counts[number] = AWAY
 
     def enter(self, _arbiter: Any, worker: Any) -> None:
-        """Gives a place to a worker of gunicorn that is about to be forked (`pre_fork`)."""
-        if self._free:  # there are more workers than places while gunicorn replaces them
-            worker.place = Place(self._counts, self._free.pop())
+        """Counts a worker of gunicorn that is about to be forked (`pre_fork`)."""
+        if self._free:  # while gunicorn replaces workers, there are more of them
+            worker.load = Load(self._counts, self._free.pop())
 
     def leave(self, _arbiter: Any, worker: Any) -> None:
-        """Takes it back from one that has ended, in whatever way (`child_exit`)."""
-        if worker.place.counts is self._counts:
-            worker.place.set(AWAY)
-            self._free.add(worker.place.number)
+        """Counts one no longer that has ended, in whatever way (`child_exit`)."""
+        if worker.load.counts is self._counts:
+            worker.load.set(AWAY)
+            self._free.add(worker.load.number)
 
 
-def alone() -> Place:
-    """The place of a process that shares with nobody."""
-    return Place(memoryview(bytearray(8)).cast("q"), 0)
+def alone() -> Load:
+    """The load of a process that shares with nobody."""
+    return Load(memoryview(bytearray(8)).cast("q"), 0)

@@ -78,7 +78,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self.cfg.set("forwarder_headers", "")
         self.cfg.set("forwarded_allow_ips", "")
         self.cfg.set("http_parser", "python")
-        self.place = balance.alone()
+        self.load = balance.alone()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -106,12 +106,12 @@ class PacedWorker(Worker):  # type: ignore[misc]
         for listener in self.sockets:
             listener.setblocking(False)
         self.looked_at = time.monotonic()
-        self.place.set(0)
+        self.load.set(0)
         self._accept_or_not(True)
         while self.alive and self.ppid == os.getppid():
             self._turn()
         self.alive = False
-        self.place.set(balance.AWAY)
+        self.load.set(balance.AWAY)
         self._accept_or_not(False)
         end = time.monotonic() + self.cfg.graceful_timeout
         for conn in self.open:
@@ -182,7 +182,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
 
     def _accept(self, listener: Any) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
-            if self.place.is_ahead():
+            if self.load.is_higher():
                 self.yields_until = time.monotonic() + balance.YIELD_SECONDS
                 self._accept_or_not(False)
                 return
@@ -221,7 +221,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             return
         self.places.take(conn.who)
         self.open.add(conn)
-        self.place.set(len(self.open))
+        self.load.set(len(self.open))
         self.poller.register(sock, EVENT_READ, conn)
         self._ready(conn)  # mostly the request is there already
 
@@ -313,7 +313,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self._uncount(conn)
         self.open.discard(conn)
         if self.alive:
-            self.place.set(len(self.open))
+            self.load.set(len(self.open))
         self.places.give_back(conn.who)
         conn.close()
 

@@ -91,7 +91,7 @@ def test_nobody_waits_for_a_process_that_hangs(server: Server, stack: ExitStack)
         os.kill(frozen, signal.SIGCONT)
 
 
-def test_the_next_process_takes_the_place_of_one_that_was_killed(server: Server, stack: ExitStack) -> None:
+def test_the_next_process_takes_over_from_one_that_was_killed(server: Server, stack: ExitStack) -> None:
     until_all_accept(server)
     killed, *_ = open_in(server)
     os.kill(killed, signal.SIGKILL)
@@ -105,28 +105,28 @@ def test_the_next_process_takes_the_place_of_one_that_was_killed(server: Server,
 
 
 def test_a_process_yields_to_those_that_have_fewer_and_accept() -> None:
-    workers = [SimpleNamespace(place=balance.alone()) for _ in range(4)]
+    workers = [SimpleNamespace(load=balance.alone()) for _ in range(4)]
     shared = Balance(3)
-    assert not workers[0].place.is_ahead()
+    assert not workers[0].load.is_higher()
     for worker in workers[:3]:
         shared.enter(None, worker)
-    first, second, third = (worker.place for worker in workers[:3])
+    first, second, third = (worker.load for worker in workers[:3])
     first.set(2)
-    assert not first.is_ahead()  # the others are not there yet
+    assert not first.is_higher()  # the others are not there yet
     second.set(2)
-    assert not first.is_ahead()
+    assert not first.is_higher()
     third.set(1)
-    assert first.is_ahead()
-    assert not third.is_ahead()
+    assert first.is_higher()
+    assert not third.is_higher()
     third.set(AWAY)
-    assert not first.is_ahead()
+    assert not first.is_higher()
     shared.enter(None, workers[3])  # gunicorn starts the next one before it ends one
-    assert not workers[3].place.is_ahead()
+    assert not workers[3].load.is_higher()
     shared.leave(None, workers[3])
     shared.leave(None, workers[1])
     shared.enter(None, workers[3])
-    workers[3].place.set(0)
-    assert first.is_ahead()
+    workers[3].load.set(0)
+    assert first.is_higher()
     another = Balance(3)
     another.leave(None, workers[0])
     assert another._free == {0, 1, 2}
