@@ -76,7 +76,7 @@ _ONE_STATEMENT = "loopline_one_statement"
 _FRESH = "loopline_fresh"
 _FILE = "loopline_file"
 _WAL = "loopline_wal"
-_LASTING = "loopline_lasting"
+_SYNCED_LATER = "loopline_synced_later"
 
 
 class now(FunctionElement[float]):
@@ -213,7 +213,7 @@ def _begin_sqlite(turn: threading.Lock, connection: sa.Connection) -> None:
         _check_file(connection)
         # An accepted job survives a power cut: either the commit waits for the disk, or `session_scope` does.
         log: WriteAheadLog | None = connection.info[_WAL]
-        waits_later = log is not None and options.get(_LASTING, False)
+        waits_later = log is not None and options.get(_SYNCED_LATER, False)
         if log is not None:
             log.check()
         _set_pragmas(connection, synchronous="NORMAL" if waits_later else "FULL", query_only="OFF", busy_timeout="0")
@@ -330,7 +330,7 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
 
 @lru_cache(maxsize=16)
 def _for_sessions(engine: Engine, wait: bool) -> Engine:
-    return engine.execution_options(**{_LASTING: True, **({} if wait else {_WAIT_SECONDS: 0.0})})
+    return engine.execution_options(**{_SYNCED_LATER: True, **({} if wait else {_WAIT_SECONDS: 0.0})})
 
 
 def _note_begin(session: Session, _transaction: object, connection: sa.Connection) -> None:

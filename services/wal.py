@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from services.errors import Unavailable
 
-_written = getattr(os, "fdatasync", os.fsync)
+_fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
 class WriteAheadLog:
@@ -88,7 +88,7 @@ class WriteAheadLog:
         except OSError as error:
             return error
         try:
-            _written(file)
+            _fdatasync(file)
         except OSError as error:
             self._broken = error
             return error

@@ -46,7 +46,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     made = Disk()
-    monkeypatch.setattr(wal, "_written", made.write)
+    monkeypatch.setattr(wal, "_fdatasync", made.write)
     return made
 
 
