@@ -23,18 +23,24 @@ def into(folder: Path, fetch: Callable[[Path], None]) -> list[Path]:
     complete. So files of an earlier or parallel download are complete at any moment.
     Raises DownloadFailed if the zip is incomplete or contains anything but plain file names.
     """
-    made = not folder.exists()
+    with made(folder), _part(folder) as archive:
+        fetch(archive)
+        return list(_unpacked(archive, folder))
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Creates the folder, and deletes it again if nothing was written into it. Raises BadRequest if it cannot."""
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _part(folder) as archive:
-            fetch(archive)
-            return list(_unpacked(archive, folder))
+        yield
     except OSError as error:
         raise BadRequest(f"Cannot write to {folder}: {error.strerror or error}.") from error
     finally:
-        if made:
+        if is_new:
             with suppress(OSError):
-                folder.rmdir()  # only an empty one can be: nothing was there to fetch
+                folder.rmdir()  # which fails if there is something in it
 
 
 def whole(path: Path, fetch: Callable[[Path], None]) -> Path:

@@ -12,7 +12,7 @@ from typing import Self
 from urllib.parse import quote
 
 from loopline import download
-from loopline.errors import JobCancelled, JobFailed, NotFound, WaitTimeout
+from loopline.errors import DownloadFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
 from loopline.http import Http
 from loopline.types import (
     Answers,
@@ -35,6 +35,7 @@ POLL_SECONDS = 25.0
 PAUSE_SECONDS = 0.2
 IDLE_PAUSE_SECONDS = 1.0
 SILENCE_SECONDS = 20.0  # a poll without news that took so long is followed by a look whether the worker is heard of
+ANSWER_FORMATS = ("csv", "parquet")
 TIMES = ("created_at", "started_at", "finished_at", "waits_until", "silent_since")
 
 
@@ -249,9 +250,8 @@ class Job:
         Raises NotFound before the job has succeeded, DownloadFailed if the download is incomplete.
         """
         if self.kind == "predict" and checkpoint is None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            file = self.answers.file if self.answers else "answers"
-            return [self.save_answers(Path(folder) / file, on_bytes=on_bytes)]
+            with download.made(Path(folder)):
+                return [self.save_answers(Path(folder) / self._answers_name(), on_bytes=on_bytes)]
         path = self._path("model") if checkpoint is None else self._path("checkpoints", str(checkpoint))
         return download.into(Path(folder), lambda target: self._connection.download(path, target, on_bytes))
 
@@ -263,6 +263,15 @@ class Job:
         return download.whole(
             Path(path), lambda target: self._connection.download(self._path("answers"), target, on_bytes)
         )
+
+    def _answers_name(self) -> str:
+        """The name of the file of answers, which never comes from the service. Raises DownloadFailed."""
+        if self.answers is None:  # the download says why
+            return "answers"
+        if self.answers.format not in ANSWER_FORMATS:
+            known = " or ".join(ANSWER_FORMATS)
+            raise DownloadFailed(f"The answers have the format {self.answers.format!r}; this client knows {known}.")
+        return f"answers.{self.answers.format}"
 
     @property
     def _connection(self) -> Http:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from loopline import BadRequest, DownloadFailed
+from loopline import BadRequest, Client, DownloadFailed, Job, NotFound
 from loopline.download import into
+
+from tests.client.stub import FIXED, Stub, stubbed
 
 
 def zipped(files: dict[str, bytes]) -> Callable[[Path], None]:
@@ -72,3 +74,44 @@ def test_a_second_download_may_run_while_the_first_is_under_way(tmp_path: Path) 
     into(tmp_path, fetch)
     assert (tmp_path / "model.json").read_bytes() == b"outer"
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with stubbed() as started:
+        yield started
+
+
+@pytest.fixture
+def predicted(stub: Stub) -> Iterator[Callable[..., Job]]:
+    """A job that has predicted, as the service tells of it."""
+    with Client(stub.url) as client:
+
+        def get(**said: str) -> Job:
+            stub.named = {**FIXED, "kind": "predict", "format": "csv", **said}
+            return client.get("job_1")
+
+        yield get
+
+
+@pytest.mark.parametrize("file", ["../evil", "/nowhere/evil", "a/b", "..", ".hidden"])
+def test_a_service_does_not_say_where_answers_are_written(
+    predicted: Callable[..., Job], tmp_path: Path, file: str
+) -> None:
+    folder = tmp_path / "answers"
+    assert predicted(file=file).download(folder) == [folder / "answers.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["answers"]
+
+
+def test_answers_of_a_format_that_is_unknown_are_not_downloaded(predicted: Callable[..., Job], tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed, match=r"the format '../evil'; this client knows csv or parquet"):
+        predicted(format="../evil").download(tmp_path / "answers")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_that_are_not_there_leave_no_folder(stub: Stub, predicted: Callable[..., Job], tmp_path: Path) -> None:
+    job = predicted()
+    stub.status = 404
+    with pytest.raises(NotFound):
+        job.download(tmp_path / "deep" / "answers")
+    assert not (tmp_path / "deep" / "answers").exists()
