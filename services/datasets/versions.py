@@ -90,19 +90,21 @@ def with_content(session: Session, tenant: str, name: str, sha256: str, *, raw: 
     return session.scalar(_visible(tenant).where(*same).limit(1))
 
 
-def get(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:
-    """The data set with this id, name, `name@version` or `name@latest`. A name means its newest version that is ready,
-    or if none is, the newest. Without a tenant, which is for workers, give an id: names are each tenant's own.
+def get(session: Session, id_or_name: str, *, tenant: str | None = None, raw: bool = False) -> Dataset:
+    """The data set with this id, name, `name@version` or `name@latest`. A name means its newest version that is ready
+    (with `raw`: ready or raw), or if there is none, the newest. Without a tenant, which is for workers, give an id:
+    names are each tenant's own.
 
     Raises:
         DatasetNotFound: there is none, it was deleted, or it is another tenant's.
     """
+    usable = (DatasetStatus.READY, DatasetStatus.RAW) if raw else (DatasetStatus.READY,)
     matching = _visible(tenant).where(*_matching(id_or_name)).order_by(Dataset.version.desc()).limit(1)
-    found = session.scalar(matching.where(Dataset.status == DatasetStatus.READY)) or session.scalar(matching)
+    found = session.scalar(matching.where(Dataset.status.in_(usable))) or session.scalar(matching)
     if found is not None:
         return found
     if (other := _same_as(session, id_or_name, tenant)) is not None:
-        return get(session, other, tenant=tenant)
+        return get(session, other, tenant=tenant, raw=raw)
     guess = similar(id_or_name, names(session, tenant=tenant)[0]) if tenant is not None else None
     raise DatasetNotFound(f"There is no data set {_shown(id_or_name)}{f'; did you mean {guess}?' if guess else '.'}")
 

@@ -132,7 +132,7 @@ def _dataset(session: Session, parsed: Parsed, tenant: str, known: Known) -> Fou
 
 
 def find(session: Session, wanted: str, tenant: str, known: Known, *, raw: bool = False) -> Found:
-    """The data set of this name, or why there is none. `raw`: it may be a raw one.
+    """The data set of this name, or why there is none. With `raw` it may be a raw one.
 
     Raises DatasetValidating.
     """
@@ -143,7 +143,7 @@ def find(session: Session, wanted: str, tenant: str, known: Known, *, raw: bool 
 
 def _looked_up(session: Session, wanted: str, tenant: str, *, raw: bool) -> Found:
     try:
-        found = versions.get(session, wanted, tenant=tenant)
+        found = versions.get(session, wanted, tenant=tenant, raw=raw)
     except DatasetNotFound:
         advice = upload_first(wanted) if is_path(wanted) else _unknown(session, wanted, tenant)
         return None, [Problem("/data/dataset", advice)]

@@ -18,7 +18,7 @@ from services.blobs.storage import Storage
 from services.datasets import receiving, versions
 from services.datasets.versions import Added
 from services.errors import BadRequest, DatasetInUse, DatasetInvalid, DatasetNotFound, TooLarge
-from services.jobs import control
+from services.jobs import control, submission
 from services.orm import Dataset, Job
 from services.upkeep import reconciler
 from tests.conftest import received
@@ -31,8 +31,8 @@ Upload = Callable[..., Added]
 def upload(session: Session, storage: Storage, npz_bytes: Callable[..., bytes]) -> Upload:
     """Uploads content number `seed` as `name`."""
 
-    def add(name: str = "vowels", seed: int = 0) -> Added:
-        return versions.add(session, received(storage, io.BytesIO(npz_bytes(seed))), name=name)
+    def add(name: str = "vowels", seed: int = 0, **more: bool) -> Added:
+        return versions.add(session, received(storage, io.BytesIO(npz_bytes(seed)), **more), name=name)
 
     return add
 
@@ -76,6 +76,21 @@ def test_every_way_to_name_a_version_finds_it(session: Session, upload: Upload) 
         "vowels": second,
     }.items():
         assert versions.get(session, way).id == wanted.id
+
+
+def test_a_job_that_predicts_means_the_newest_version_whether_it_is_ready_or_raw(
+    session: Session, upload: Upload
+) -> None:
+    def named(*, raw: bool) -> list[int]:
+        ways = ("vowels", "vowels@latest")
+        found = [submission.find(session, way, "default", submission.Known(), raw=raw)[0] for way in ways]
+        return [dataset.version for dataset in found if dataset is not None]
+
+    upload(seed=1)
+    upload(seed=2, raw=True)
+    assert (named(raw=False), named(raw=True)) == ([1, 1], [2, 2])
+    upload(seed=3)
+    assert (named(raw=False), named(raw=True)) == ([3, 3], [3, 3])
 
 
 @pytest.mark.parametrize(
