@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from loopline import frames
 from loopline.asking import in_full
@@ -44,12 +43,20 @@ def submitted(
         sha256 = _sha256(file)
         dataset = _known(http, name, sha256) or upload(file, name, on_bytes)
     document = {"kind": "predict", "model": reference, "data": {"dataset": dataset.id}, "format": wanted, **more}
-    body = json.dumps(document).encode()
     try:
-        job = _posted(http, body, f"predict-{hashlib.sha256(body).hexdigest()}")
-        return _posted(http, body, str(uuid4())) if job.status in LOST else job
+        return _not_lost(http, json.dumps(document))
     except KeyboardInterrupt:
         raise InterruptedSubmission from None
+
+
+def _not_lost(http: Http, body: str) -> Job:
+    """The job of this request. After a lost job comes the one whose key is made from the lost job's id."""
+    asked = body
+    while True:
+        job = _posted(http, body.encode(), f"predict-{hashlib.sha256(asked.encode()).hexdigest()}")
+        if job.status not in LOST:
+            return job
+        asked += json.dumps(job.id)
 
 
 @contextmanager

@@ -166,3 +166,17 @@ def test_a_table_that_is_too_much_for_a_request_is_answered_here(
 def test_a_job_that_cannot_save_its_answers_is_refused(run: Run, job_id: str, table: Path) -> None:
     done = run("walks@1", str(table), "--job")
     assert (done.exit_code, "A job needs a MODEL of the service, a FILE, and --out" in done.stderr) == (2, True)
+
+
+def test_the_same_call_comes_back_to_the_job_that_followed_a_lost_one(client: Client, job_id: str, table: Path) -> None:
+    def asked() -> str:
+        return client.predict_many("walks@1", table).id
+
+    first = asked()
+    found = [first]
+    for _ in range(2):
+        client.get(found[-1]).cancel()
+        found.append(asked())
+        assert asked() == found[-1]
+    assert len({*found}) == 3
+    assert client.predict_many("walks@1", table, format="csv").id not in found
