@@ -65,6 +65,7 @@ PATTERNS = {  # what a text has to look like, by what it is called; elsewhere it
     ("rate_limit",): "must be such as `200 per 10 seconds` or `1000 per minute`, or `none`",
     ("gpus",): "must be `all`, or numbers or ids as `nvidia-smi -L` lists them, with commas between",
     ("Idempotency-Key",): "must be printable ASCII without spaces",
+    ("model",): "must be a version (`vowels@3`), an alias (`vowels@production`), `vowels@latest` or the id of a job",
     ("retrain", "model"): "must be 1 to 100 small letters, digits, `.`, `-` or `_`, beginning with a letter or digit",
 }
 

@@ -1,6 +1,6 @@
 """How long a job will take, from what earlier jobs took.
 
-Each of the tenant's latest jobs that succeeded says how many times longer its epochs were than `spec/effort.py` counts.
+Each of the tenant's latest jobs that trained and succeeded says how many times longer its epochs were than `spec/effort.py` counts.
 The jobs whose updates are the most alike say it of the new one. Nothing is learnt or stored.
 """
 
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from services.errors import SpecInvalid
 from services.orm import Dataset, Epoch, Job
-from services.states import Status
+from services.states import Kind, Status
 from services.training.files.summary import DatasetSummary
 from services.training.spec import parsing
 from services.training.spec.effort import PACES, Effort, effort
@@ -62,11 +62,11 @@ class Estimate:
 
 
 def past(session: Session, tenant: str) -> Sequence[Past]:
-    """The tenant's latest jobs that succeeded, newest first."""
+    """The tenant's latest jobs that trained and succeeded, newest first."""
     query = (
         select(Job.id, Job.queue, Job.spec, Job.trainer, Dataset.summary)
         .outerjoin(Dataset, Dataset.id == Job.dataset_id)
-        .where(Job.tenant == tenant, Job.status == Status.SUCCEEDED)
+        .where(Job.tenant == tenant, Job.kind == Kind.TRAIN, Job.status == Status.SUCCEEDED)
         .order_by(Job.id.desc())
         .limit(LOOKED_AT)
     )

@@ -14,7 +14,8 @@ from services import db
 from services.access import tenants
 from services.jobs import attempts, estimates, progress, workers
 from services.jobs.leases import Lease
-from services.orm import Base
+from services.orm import Base, Job
+from services.states import Kind
 from tests.ringing import FakeDoorbell
 
 ROUTES = ("/v1/jobs?dry_run=true", "/v1/jobs/dry-run")
@@ -113,6 +114,19 @@ def test_an_earlier_job_says_how_long_it_will_take(
     assert "limits.max_runtime_seconds ends the job after 20 s" in warning
     with db.read_scope(service.engine) as session:
         assert estimates.past(session, "another") == []
+
+
+def test_a_job_that_predicts_says_nothing_of_how_long_training_takes(
+    client: FlaskClient, service: Service, spec: dict[str, Any], earlier_job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "LOOKED_AT", 1)
+    newer = client.post("/v1/jobs", json=spec).get_json()["id"]
+    with db.session_scope(service.engine) as session:
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+        assert job is not None
+        attempts.succeed(session, Lease.of(job), {"epochs": 4, "metrics": {}}, [])
+        session.execute(sa.update(Job).where(Job.id == newer).values(kind=Kind.PREDICT))
+    assert client.post(ROUTES[0], json=spec).get_json()["estimate"]["epoch_seconds"] == 2.0
 
 
 @pytest.mark.parametrize(
