@@ -85,8 +85,8 @@ def when(moment: datetime | None) -> str:
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    """`1 epoch`, `2,000 epochs`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def printable(line: str) -> str:

@@ -17,6 +17,7 @@ from loopline.cli.app import app
 from loopline.prediction.loading import TrainedModel
 from typer.testing import CliRunner
 
+from services.jobs import attempts
 from tests.client.conftest import SPEC, Service
 from tests.client.prediction.cases import Trained
 from tests.client.prediction.tables import walks, without, written
@@ -180,3 +181,17 @@ def test_the_same_call_comes_back_to_the_job_that_followed_a_lost_one(client: Cl
         assert asked() == found[-1]
     assert len({*found}) == 3
     assert client.predict_many("walks@1", table, format="csv").id not in found
+
+
+def test_json_is_printed_when_a_job_answers(
+    run: Run, service: Service, client: Client, job_id: str, table: Path, tmp_path: Path
+) -> None:
+    job = client.predict_many("walks@1", table, format="csv")
+    answers = {"model": "walks@1", "file": "answers.csv", "format": "csv", "bytes": 9, "sequences": 1, "rows": 1}
+    service.start(job.id)
+    service.do(attempts.succeed, job.id, answers, service._written(job.id, {"answers.csv": b"id,label\n"}))
+    done = run("walks@1", str(table), "--job", "--json", "--out", str(tmp_path / "answers.csv"))
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["id"], told["answers"]["rows"]) == (job.id, 1)
+    assert "Saved 1 row to" in done.stderr

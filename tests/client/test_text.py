@@ -10,9 +10,9 @@ from loopline.types import Dataset
 
 def test_a_data_set_of_texts_is_told_in_characters() -> None:
     found = Dataset("ds_1", samples=5160, features=1, min_length=2, max_length=11, target="classes", target_dim=2)
-    assert text.understood(found) == "5160 sequences of 2 to 11 steps, 1 feature, 2 classes"
+    assert text.understood(found) == "5,160 sequences of 2 to 11 steps, 1 feature, 2 classes"
     found = replace(found, schema={"layout": "text"})
-    assert text.understood(found) == "5160 texts of 2 to 11 characters, 2 classes"
+    assert text.understood(found) == "5,160 texts of 2 to 11 characters, 2 classes"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from loopline import errors
-from loopline.cli.shared import INTERRUPTED, connected, withdrawn
+from loopline import errors, text
+from loopline.cli.shared import INTERRUPTED, connected, print_json, withdrawn
 from loopline.view.notes import changing, meter, note, warned
 
 if TYPE_CHECKING:
@@ -27,12 +27,14 @@ class Target(NamedTuple):
 
     file: Path
     out: Path
+    as_json: bool = False
+    """Whether the job is printed as JSON when it has answered."""
 
 
-def target_of(file: str | None, out: Path | None, folder: Path | None) -> Target | None:
+def target_of(file: str | None, out: Path | None, folder: Path | None, *, as_json: bool = False) -> Target | None:
     if file in (None, "-") or out is None or folder is not None or out.suffix.lower() not in BY_JOB:
         return None
-    return Target(Path(file or ""), out)
+    return Target(Path(file or ""), out, as_json)
 
 
 def is_large(file: Path) -> bool:
@@ -40,7 +42,7 @@ def is_large(file: Path) -> bool:
 
 
 def answered(ctx: typer.Context, model: str, target: Target, *, is_asked: bool = False) -> bool:
-    """Lets a job answer, and saves the answers. False if the key may not submit jobs and nobody asked for one."""
+    """Lets a job answer, and saves the answers. Returns False if the key may not submit jobs and nobody asked for one."""
     job: Job | None = None
     try:
         with connected(ctx) as client:
@@ -58,7 +60,9 @@ def answered(ctx: typer.Context, model: str, target: Target, *, is_asked: bool =
         raise typer.Exit(INTERRUPTED) from None
     if job.answers is not None:
         warned(job.answers.warnings)
-        note(f"Saved {job.answers.rows:,} rows to {target.out}.")
+        note(f"Saved {text.count(job.answers.rows, 'row')} to {target.out}.")
+    if target.as_json:
+        print_json(job.raw)
     return True
 
 

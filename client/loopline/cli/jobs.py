@@ -211,11 +211,12 @@ def download(
         typer.Option("--checkpoint", metavar="STEP", help="Download the checkpoint of this step instead of the model."),
     ] = None,
 ) -> None:
-    """Download the model of a job, or a checkpoint.
+    """Download the model of a job, a checkpoint, or its answers.
 
     A model consists of model.safetensors (the weights), model.json, history.json, model.onnx (the model with its
     preprocessing, for ONNX Runtime) and README.md (the model card) with its pictures.
     If the job was cancelled or reached its time limit, it is the best model until then.
+    The answers of a job that predicts are one file, answers.csv or answers.parquet.
 
     Example: loopline download last --to vowels-model
     """

@@ -68,7 +68,7 @@ def predict(
     if out is not None and out.suffix.lower() not in OUTPUTS:
         raise errors.BadRequest(f"No format is known for {out.name}: give a file that ends in {', '.join(OUTPUTS)}.")
     folder = _folder(model)
-    target = by_job.target_of(file, out, folder)
+    target = by_job.target_of(file, out, folder, as_json=as_json)
     if job and target is None:
         raise errors.BadRequest("A job needs a MODEL of the service, a FILE, and --out with a .csv or .parquet file.")
     try:
