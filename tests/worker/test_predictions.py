@@ -223,11 +223,15 @@ def test_a_killed_trainer_is_followed_by_an_attempt_that_goes_on_to_the_same_fil
 
 def kill_after_pieces(folder: Path, spares: Noting, watch: Watch, job: dict[str, Any]) -> None:
     """Kills the trainer when a piece is in the database. Others are not yet there, and it waits."""
+    deadline = time.monotonic() + 60
     while len(list(folder.glob("answers-*.parquet"))) < 2:
+        assert time.monotonic() < deadline, "no two pieces were written"
         time.sleep(0.001)
     os.kill(spares.pid, signal.SIGSTOP)
-    watch.until(job["id"], lambda job: job.step > 0)
-    os.kill(spares.pid, signal.SIGKILL)
+    try:
+        watch.until(job["id"], lambda job: job.step > 0)
+    finally:
+        os.kill(spares.pid, signal.SIGKILL)
 
 
 def test_an_alias_that_moves_while_the_job_waits_changes_nothing(client: FlaskClient, model: str, slot: Slot) -> None:
@@ -358,7 +362,9 @@ def at_the_bell(service: Service, slot: Slot) -> threading.Thread:
     """The worker, for one job."""
 
     def work() -> None:
-        assert service.bell.was_rung.wait(60)
+        if not service.bell.was_rung.wait(60):
+            service.close()  # or the command waits for ever
+            raise AssertionError("no job was submitted")
         tasks.ring(slot, "default")
 
     thread = threading.Thread(target=work)
