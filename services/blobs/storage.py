@@ -4,7 +4,8 @@
     blobs/jobs/<job id>/checkpoint-000000004.{json,safetensors}      shared by all attempts: names carry the step
     blobs/jobs/<job id>/history.jsonl                                the epochs that its checkpoints count on
     blobs/jobs/<job id>/model.safetensors  model.json  history.json  model.onnx
-    blobs/jobs/<job id>/answers-000001000.parquet  answers.csv       of a job that predicts: a piece, and all of them
+    blobs/jobs/<job id>/answers-000000500-000001000.parquet          of a job that predicts: a piece of the answers
+    blobs/jobs/<job id>/answers.parquet  answers.csv                 and all of them, in one of the formats
     blobs/jobs/<job id>/README.md  loss.svg                          the model card, with other pictures too
 
 A file is there whole or not at all: written beside its place under a temporary name, fsynced, renamed, and the folder
@@ -48,7 +49,7 @@ _JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _JOB_FILE = re.compile(
     r"checkpoint-[0-9]{9,12}\.(json|safetensors)|model\.(safetensors|json|onnx)|history\.jsonl?|"
-    r"answers(-[0-9]{9,12})?\.parquet|answers\.csv|" + "|".join(map(re.escape, names.NAMES))
+    r"answers(-[0-9]{9,12}){0,2}\.parquet|answers\.csv|" + "|".join(map(re.escape, names.NAMES))
 )
 
 

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from services.training.epochs import Epoch
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised by every change of these messages that the version before would not understand."""
 
 NEWEST = "newest"
@@ -116,7 +116,8 @@ class Order(_Message):
     """The path of the data set's file; None for synthetic data."""
     directory: str
     resume: str | None = None
-    """A checkpoint's path in the directory, NEWEST for the newest one there, or None to begin."""
+    """A checkpoint's path in the directory, NEWEST for the newest one there, or None to begin. None of a job that
+    predicts."""
     device: str = "auto"
     data_sha256: str | None = None
     """The hash of the data set's file, where it is known."""
@@ -129,6 +130,8 @@ class Order(_Message):
     predicts: its model (`predicts`)."""
     ending: str | None = None
     """Of a data set that was kept as it came: the ending of its name, which may say its format."""
+    pieces: tuple[File, ...] = ()
+    """Of a job that predicts: the files of answers that earlier attempts have registered, by their place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ ALL_EVENTS: list[Event] = [
 ALL_REQUESTS: list[Request] = [
     Order({"training": {"epochs": 3}}, "data.npz", "job"),
     Order({}, None, "job", "newest", "cpu", "ab", True, "j", 2, {"against": SavedModel("m", None), "warm_start": None}),
+    Order({}, None, "job", pieces=(FILE, FILE)),
     Lease(12.5),
     Stop(StopReason.PAUSE),
     Recorded(3),

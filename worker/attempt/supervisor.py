@@ -19,7 +19,7 @@ from services.jobs import attempts, control, predictions, progress, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
 from services.states import TERMINAL, Kind, Reason
-from services.training.messages import Order, SavedModel
+from services.training.messages import File, Order, SavedModel
 from services.upkeep import leftovers
 from worker.attempt.conversation import Attempt
 from worker.attempt.slot import Claim, Slot
@@ -139,16 +139,23 @@ def order(slot: Slot, claim: Claim) -> Order:
         attempt=job.attempt,
         baselines=None if claim.baselines is None else _models(slot, claim.baselines),
         ending=claim.ending,
+        pieces=_pieces(claim),
     )
 
 
 def _resume(slot: Slot, claim: Claim) -> str | None:
-    """The checkpoint, or the piece of answers, behind which the attempt goes on."""
-    if claim.checkpoint_step is None:
+    """The checkpoint from which the attempt goes on."""
+    if claim.checkpoint_step is None or claim.job.kind == Kind.PREDICT:
         return None
-    if claim.job.kind == Kind.PREDICT:
-        return str(slot.storage.job_file(claim.job.id, claim.checkpoints[-1].files[0]["name"]))
     return str(slot.storage.checkpoint_files(claim.job.id, claim.checkpoint_step)[0])
+
+
+def _pieces(claim: Claim) -> tuple[File, ...]:
+    """The registered files of answers, by which the trainer of a job that predicts knows its own."""
+    if claim.job.kind != Kind.PREDICT:
+        return ()
+    files = [file for row in claim.checkpoints for file in row.files]
+    return tuple(File(file["name"], file["bytes"], file["sha256"]) for file in files)
 
 
 def _models(slot: Slot, baselines: Mapping[str, Baseline | None]) -> dict[str, SavedModel | None]:

@@ -1,0 +1,172 @@
+"""Pieces: the answers to some neighbouring sequences of a file, each piece a Parquet file of its own.
+
+    answers-000000000-000000500.parquet   the answers to the first 500 sequences, those from 0 to 499
+
+The supervisor registers pieces as it does checkpoints. An attempt goes on behind an unbroken run of pieces that are on
+the disk as they were registered, whoever has cut them. Then the rest is cut, and all pieces are joined to one file.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+from loopline.prediction.answers import Answer, words
+
+from services.errors import CheckpointCorrupt
+from services.training import checkpoint
+from services.training.messages import File
+
+NAME = re.compile(r"answers-(\d{9,12})-(\d{9,12})\.parquet")
+FEWEST, MOST, PIECES = 500, 10_000, 20
+"""Sequences of a piece, at least and at most, and how many pieces there are in between."""
+NUMBERED = {"tagging": "step", "forecast": "step", "next_step": "rank"}
+"""By task, the column that counts the rows of each sequence from 1 on. Other tasks have one row for each sequence."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The answers to the sequences from `first` to before `end`."""
+
+    first: int
+    end: int
+    file: File
+
+
+def name_of(first: int, end: int) -> str:
+    return f"answers-{first:09d}-{end:09d}.parquet"
+
+
+def write(folder: Path, first: int, end: int, answer: Answer) -> Piece:
+    """Writes the answers to some sequences. Raises OSError."""
+    stream = io.BytesIO()
+    pa.parquet.write_table(answer.to_arrow(), stream)
+    return Piece(first, end, checkpoint.write_atomically(folder / name_of(first, end), stream.getvalue()))
+
+
+def read(folder: Path, piece: Piece, task: str) -> pa.Table:
+    """The answers of a piece.
+
+    Raises CheckpointCorrupt if the file is gone, is not as it was registered, or answers more or fewer sequences.
+    """
+    file = piece.file
+    try:
+        data = (folder / file.name).read_bytes()
+    except OSError as error:
+        raise CheckpointCorrupt(f"The piece {file.name} cannot be read: {error.strerror}.") from error
+    if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+        raise CheckpointCorrupt(f"The piece {file.name} is damaged: it is not as it was written.")
+    table = pa.parquet.read_table(pa.BufferReader(data))
+    found, wanted = _sequences(table, task), piece.end - piece.first
+    if found != wanted:
+        raise CheckpointCorrupt(f"The piece {file.name} answers {found:,} sequences, not {wanted:,}.")
+    return table
+
+
+def _sequences(table: pa.Table, task: str) -> int:
+    counter = NUMBERED.get(task)
+    return len(table) if counter is None else int(pc.sum(pc.equal(table[counter], 1)).as_py() or 0)
+
+
+def unbroken(folder: Path, registered: Sequence[File], task: str, sequences: int) -> list[Piece]:
+    """The pieces to go on behind: of those registered (in their order) the first ones, as long as each begins where the
+    one before it ends, none reaches beyond the last of the `sequences`, and all are on the disk as registered."""
+    found: list[Piece] = []
+    end = 0
+    for file in registered:
+        match = NAME.fullmatch(file.name)
+        piece = Piece(int(match[1]), int(match[2]), file) if match else None
+        if piece is None or piece.first != end or not end < piece.end <= sequences:
+            break
+        try:
+            read(folder, piece, task)
+        except CheckpointCorrupt:
+            break
+        found.append(piece)
+        end = piece.end
+    return found
+
+
+def cut(sizes: Sequence[float], first: int = 0) -> list[int]:
+    """The ends of pieces from the sequence `first` on; `sizes` says of each sequence what part of a piece it may fill
+    at least."""
+    most = min(max(len(sizes) // PIECES, FEWEST), MOST)
+    sums = np.cumsum(sizes)
+    ends: list[int] = []
+    while first < len(sums):
+        before = float(sums[first - 1]) if first else 0.0
+        full = int(np.searchsorted(sums, before + 1.0, side="right"))
+        first = min(max(full, first + 1), first + most, len(sums))
+        ends.append(first)
+    return ends
+
+
+def together(folder: Path, pieces: Sequence[Piece], wanted: str, task: str, sequences: int) -> tuple[File, int]:
+    """Writes the answers of all pieces to one file of the format `wanted`, csv or parquet; and how many rows it has.
+
+    Raises CheckpointCorrupt if a piece is damaged, or if the pieces do not answer all `sequences`, each once; OSError.
+    """
+    _check_ends(pieces, sequences)
+    path = folder / f"answers.{wanted}"
+    part, rows = path.with_name(f"{path.name}.part"), 0
+    try:
+        with part.open("wb") as stream:
+            add, end = (_parquet if wanted == "parquet" else _csv)(stream)
+            for piece in pieces:
+                table = read(folder, piece, task)
+                add(table)
+                rows += len(table)
+            end()
+            stream.flush()
+            os.fsync(stream.fileno())
+        with part.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return File(path.name, path.stat().st_size, digest), rows
+
+
+def _check_ends(pieces: Sequence[Piece], sequences: int) -> None:
+    firsts, ends = [piece.first for piece in pieces], [piece.end for piece in pieces]
+    if [*firsts, sequences] != [0, *ends]:
+        raise CheckpointCorrupt(f"The pieces do not answer each of the {sequences:,} sequences once.")
+
+
+Writer = tuple[Callable[[pa.Table], object], Callable[[], object]]
+
+
+def _parquet(stream: Any) -> Writer:
+    writers: list[pa.parquet.ParquetWriter] = []
+
+    def add(table: pa.Table) -> None:
+        if not writers:
+            writers.append(pa.parquet.ParquetWriter(stream, table.schema))
+        writers[0].write_table(table)
+
+    return add, lambda: [writer.close() for writer in writers]
+
+
+def _csv(stream: Any) -> Writer:
+    text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
+    lines = csv.writer(text)
+    names: list[str] = []
+
+    def add(table: pa.Table) -> None:
+        if not names:
+            names.extend(table.column_names)
+            lines.writerow(names)
+        lines.writerows(zip(*(words(column.to_pylist()) for column in table.columns), strict=True))
+
+    return add, text.detach
