@@ -1,7 +1,7 @@
 """How long a job will take, from what earlier jobs took.
 
-Each of the tenant's latest jobs that trained and succeeded says how many times longer its epochs were than `spec/effort.py` counts.
-The jobs whose updates are the most alike say it of the new one. Nothing is learnt or stored.
+Each of the tenant's latest jobs that trained and succeeded says how many times longer its epochs were than
+`spec/effort.py` counts. The jobs whose updates are the most alike say it of the new one. Nothing is learnt or stored.
 """
 
 from __future__ import annotations

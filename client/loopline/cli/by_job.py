@@ -42,7 +42,7 @@ def is_large(file: Path) -> bool:
 
 
 def answered(ctx: typer.Context, model: str, target: Target, *, is_asked: bool = False) -> bool:
-    """Lets a job answer, and saves the answers. Returns False if the key may not submit jobs and nobody asked for one."""
+    """Lets a job answer, and saves the answers. False if the key may not submit jobs and nobody asked for one."""
     job: Job | None = None
     try:
         with connected(ctx) as client:
