@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from loopline.errors import BadRequest, Problem
-from loopline.files import SUFFIXES
+from loopline.files import SUFFIXES, ending_of
 
 TEXT = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
@@ -224,7 +224,7 @@ def is_path(dataset: str) -> bool:
 def dataset_name(path: Path) -> str:
     """The name of a data set for the name of a file or folder: `My Vowels (2).npz` becomes `my-vowels-2`."""
     stem = path.name.lower()
-    ending = next((suffix for suffix in SUFFIXES if stem.endswith(suffix)), path.suffix.lower())
+    ending = ending_of(stem) or path.suffix.lower()
     letters = stem.removesuffix(ending).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9._-]+", "-", letters).strip("._-")[:100] or "data"
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from loopline.files import SUFFIXES
+from loopline.files import ending_of
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -233,13 +233,13 @@ def ready(upload: Received, checked: Checked) -> dict[str, Any]:
 def _unchecked(upload: Received) -> dict[str, Any]:
     held = {"sha256": upload.incoming.sha256, "bytes": upload.incoming.bytes}
     if upload.is_raw:
-        return {"status": DatasetStatus.RAW, **held, "format": ending_of(upload.source.name), "summary": {}}
+        return {
+            "status": DatasetStatus.RAW,
+            **held,
+            "format": ending_of(upload.source.name).removeprefix("."),
+            "summary": {},
+        }
     return {"status": DatasetStatus.VALIDATING, **held, "format": "", "summary": {}}
-
-
-def ending_of(file_name: str) -> str:
-    """The ending of a file's name, such as `csv` or `jsonl.gz`, if it says which format the file has; else empty."""
-    return next((suffix[1:] for suffix in SUFFIXES if file_name.lower().endswith(suffix)), "")
 
 
 def _under_check(session: Session, tenant: str, name: str, upload: Received) -> Dataset | None:

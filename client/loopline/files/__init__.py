@@ -19,3 +19,8 @@ SUFFIXES = (
     ".npz",
 )
 """The endings of the files that can be read."""
+
+
+def ending_of(name: str) -> str:
+    """The one of SUFFIXES with which a file's name ends, such as `.jsonl.gz`; empty if there is none."""
+    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")

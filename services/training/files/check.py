@@ -101,33 +101,22 @@ def run(channel: socket.socket) -> None:
 
 def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
     """The summary of a data set, what may be wrong with it, and of a table its schema and report. The sequences of a
-    table are written to a file. Raises DatasetInvalid, Declined."""
-    if asked.get("model"):
-        return _for_model(asked, conversation)
-    path, limits = Path(asked["path"]), Limits(**asked["limits"])
-    is_npz = reading.is_npz(path)
+    table are written to a file. If a model is asked, what makes its answers to the file less sure.
+
+    Raises DatasetInvalid, Declined.
+    """
+    path, limits, model = Path(asked["path"]), Limits(**asked["limits"]), asked.get("model")
+    is_npz = model is None and reading.is_npz(path)
     if not is_npz:
-        path = tables.named(path, asked["name"], Path(asked["work"]))
+        path = fitting.named(path, asked["name"], Path(asked["work"]))
     while True:
         try:
             if is_npz:
                 found = npz.read(path, limits, admit=conversation.admit, in_file_from=IN_FILE_FROM)
                 return {"format": "npz", **_described(found)}
             conversation.admit(min(_first_bytes(path), asked["memory_bytes"]))
-            return _table(path, asked, limits)
+            return _table(path, asked, limits) if model is None else {"warnings": fitting.check(Path(model), path)}
         except MemoryError:  # nobody knows before how much a table takes
-            if not conversation.want_more(asked["memory_bytes"]):
-                raise
-
-
-def _for_model(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
-    """What makes the answers of a model to a file less sure. Raises DatasetInvalid if it has none, Declined."""
-    path = fitting.named(Path(asked["path"]), asked["name"], Path(asked["work"]))
-    while True:
-        try:
-            conversation.admit(min(_first_bytes(path), asked["memory_bytes"]))
-            return {"warnings": list(fitting.check(Path(asked["model"]), path))}
-        except MemoryError:
             if not conversation.want_more(asked["memory_bytes"]):
                 raise
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loopline.files import SUFFIXES
+from loopline.files import ending_of
 from loopline.files.problems import FileInvalid
 from loopline.prediction.errors import InputInvalid, ModelUnusable
 
@@ -23,12 +23,10 @@ def refusals() -> Iterator[None]:
         raise DatasetInvalid(f"The model cannot answer this data set: {error}", problems) from error
 
 
-def named(path: Path, ending: str | None, work: Path) -> Path:
-    """A link in `work` to a raw file, with the ending that its name had: it tells formats apart whose contents look
-    alike. The file itself if it has another form."""
-    if not ending or f".{ending}" not in SUFFIXES:
-        return path
-    link = work / f"raw.{ending}"
+def named(path: Path, name: str | None, work: Path) -> Path:
+    """A link in `work` to the file, with the ending of its name, which tells formats apart whose contents look alike.
+    It has no ending if the name has none that is known. `name` may be the ending alone."""
+    link = work / f"named{ending_of('.' + (name or ''))}"
     link.unlink(missing_ok=True)  # of a check that has crashed
     link.symlink_to(path.absolute())
     return link

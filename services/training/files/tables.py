@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loopline.files import SUFFIXES
 from loopline.files.inspection import Inspection, inspect
 from loopline.files.limits import Limits
 from loopline.files.names import ROLES
@@ -46,12 +45,3 @@ def _pointer(problem: FileProblem | Remark, named_in_spec: bool) -> str:
     if not named_in_spec:
         return "/file"
     return f"/data/schema/{problem.where}" if problem.where in ROLES else "/data/dataset"
-
-
-def named(path: Path, name: str, work: Path) -> Path:
-    """A link to the file that has the ending of `name`: the ending tells formats apart whose contents look alike."""
-    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
-    link = work / f"upload{ending}"
-    link.unlink(missing_ok=True)  # of a check that has crashed
-    link.hardlink_to(path)
-    return link
