@@ -219,7 +219,7 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
         left_out=left_out,
         target_names=tuple(series.columns[place].name for place in series.targets),
         sample=_sample(plain, all_windows),
-        forecast=_card(series, task, fitted),
+        forecast=_card(series, task, fitted, arrays.zoned),
         about={**provenance.of_data(plain, None), "step": _step(arrays)},
         seasons=tuple(task.season or ()),
     )
@@ -521,7 +521,7 @@ def _step(arrays: Arrays) -> dict[str, Any] | None:
     return None if found is None else found.document()
 
 
-def _card(series: Series, task: Forecast, fitted: Fit) -> dict[str, Any]:
+def _card(series: Series, task: Forecast, fitted: Fit, zoned: bool | None) -> dict[str, Any]:
     lookback, horizon = window(task)
     names = [column.name for column in series.columns]
     clock = calendar_of(task)
@@ -531,6 +531,7 @@ def _card(series: Series, task: Forecast, fitted: Fit) -> dict[str, Any]:
         "targets": [names[place] for place in series.targets],
         "known_future": [names[place] for place in series.known[: len(series.known) - len(calendar.columns(clock))]],
         **({"calendar": clock} if clock else {}),
+        **({"zoned": zoned} if clock and zoned is not None else {}),
         "quantiles": task.quantiles,
         "fit": fitted.document(),
     }

@@ -177,6 +177,22 @@ def test_a_model_without_a_calendar_is_compared_with_one_that_has_it(tmp_path: P
     assert "reads the calendar" in alone["gate"]["message"]
 
 
+def test_a_model_of_times_with_a_zone_is_not_compared_on_times_without_one(tmp_path: Path) -> None:
+    zoned = replace(hourly([120]), zoned=True)
+    kept(zoned, tmp_path / "1", "auto", {"warm_start": None, "against": None})
+    assert json.loads((tmp_path / "1" / "model.json").read_text())["forecast"]["zoned"] is True
+    saved = SavedModel("load@1", str(tmp_path / "1"))
+    baselines = {"warm_start": saved, "against": saved}
+    assert kept(zoned, tmp_path / "2", "auto", baselines)["warm_start"] == "load@1"
+    assert kept(replace(zoned, zoned=None), tmp_path / "3", "auto", baselines)["warm_start"] == "load@1"
+    other = kept(replace(zoned, zoned=False), tmp_path / "4", "auto", baselines)
+    assert other["warm_start"] is None
+    assert (
+        "reads times in UTC, because they had a zone, and those of this data set have none"
+        in (other["gate"]["message"])
+    )
+
+
 def test_what_only_the_test_period_has_changes_no_scaling_of_the_calendar() -> None:
     arrays = hourly([100])
     spec = spec_with(arrays, ["hour", "yearday"])

@@ -91,6 +91,7 @@ def _sequences(
         ids=arrangement.ids,
         times=arrangement.times,
         time_kind=arrangement.time_kind,
+        zoned=arrangement.zoned,
         texts=texts,
         notes=arrangement.notes,
     )

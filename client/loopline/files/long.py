@@ -35,6 +35,7 @@ class Arrangement:
     ids: NDArray[np.str_] | None = None
     times: NDArray[Any] | None = None
     time_kind: Literal["number", "time"] | None = None
+    zoned: bool | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -71,6 +72,8 @@ class Order:
     keys: NDArray[Any]
     """int64 or float64."""
     kind: Literal["number", "time"]
+    zoned: bool | None = None
+    """Whether times were written with a zone; None of numbers."""
 
 
 def arranged(reader: Reader, group: Sequence[str], order: str | None) -> Arrangement:
@@ -108,6 +111,7 @@ def arranged(reader: Reader, group: Sequence[str], order: str | None) -> Arrange
         ids=named(table, names, group, border if rows is None else rows[border]) if group else None,
         times=times if times is None or rows is None else times[rows],
         time_kind=keys.kind if keys else None,
+        zoned=keys.zoned if keys else None,
         notes=tuple(notes),
     )
 
@@ -170,14 +174,16 @@ def order_of(reader: Reader, name: str) -> Order:
         reader.findings.add(reader.named(empty), f"`{name}` is empty; every row needs its place in the order")
     if kind == "number" or not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
         return _numbers(name, values)
+    zone = getattr(values.type, "tz", None)
     try:
-        stamps = values.cast(pa.timestamp("ns", getattr(values.type, "tz", None)))
+        stamps = values.cast(pa.timestamp("ns", zone))
     except pa.ArrowInvalid:
         reader.findings.add(
             f"column {name}", f"`{name}` has times before 1678 or after 2261; give a number as the order"
         )
         return Order(name, np.arange(len(values)), "number")
-    return Order(name, np.asarray(stamps.cast(pa.int64()).fill_null(0).to_numpy(), np.int64), "time")
+    keys = np.asarray(stamps.cast(pa.int64()).fill_null(0).to_numpy(), np.int64)
+    return Order(name, keys, "time", zone is not None)
 
 
 def _numbers(name: str, values: pa.ChunkedArray) -> Order:

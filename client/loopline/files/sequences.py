@@ -53,8 +53,11 @@ class Sequences:
     ids: NDArray[np.str_] | None = None
     """(sequences,) the value of `schema.group`, the file's name, or None where rows have no name."""
     times: NDArray[Any] | None = None
-    """(steps,) int64 nanoseconds since 1970 in UTC where `time_kind` is `time`, else float64."""
+    """(steps,) int64 nanoseconds since 1970 where `time_kind` is `time`, else float64."""
     time_kind: Literal["number", "time"] | None = None
+    zoned: bool | None = None
+    """Whether the times were written with a zone. They are in UTC then, and as they were written otherwise. None of
+    numbers, and of files that were stored before this was recorded."""
     texts: tuple[str, ...] | None = None
     """(sequences,) of the layout `text`; then x has no features and each length is 1."""
     notes: tuple[str, ...] = field(default=())

@@ -110,6 +110,7 @@ def _document(sequences: Sequences) -> dict[str, Any]:
         "target_names": list(sequences.target_names),
         "classes": None if sequences.classes is None else list(sequences.classes),
         "time_kind": sequences.time_kind,
+        **({} if sequences.zoned is None else {"zoned": sequences.zoned}),
     }
 
 

@@ -37,7 +37,7 @@ def checked(document: dict[str, Any], arrays: Arrays, file_bytes: int) -> Sequen
     y = arrays.get("y")
     _check_targets(y, targets, classes, len(names), (sequences, steps))
     _check_sides(arrays, static_columns, sequences)
-    _check_times(arrays.get("times"), document["time_kind"], steps)
+    _check_times(arrays.get("times"), document["time_kind"], document.get("zoned"), steps)
     _require(isinstance(document["schema"], dict), "the schema")
     return Sequences(
         x=x,
@@ -55,6 +55,7 @@ def checked(document: dict[str, Any], arrays: Arrays, file_bytes: int) -> Sequen
         ids=None if ids is None else np.array(ids, np.str_),
         times=arrays.get("times"),
         time_kind=document["time_kind"],
+        zoned=document.get("zoned"),
         texts=None if texts is None else tuple(texts),
     )
 
@@ -179,7 +180,8 @@ def _check_sides(arrays: Arrays, columns: tuple[Column, ...], sequences: int) ->
         _require(split.shape == (sequences,) and _all(split, lambda block: (block >= 0) & (block <= 2)), "the split")
 
 
-def _check_times(times: NDArray[Any] | None, kind: Any, steps: int) -> None:
+def _check_times(times: NDArray[Any] | None, kind: Any, zoned: Any, steps: int) -> None:
+    _require(zoned is None or (isinstance(zoned, bool) and kind == "time"), "the zone of times")
     if times is None:
         _require(kind is None, "the kind of times")
         return

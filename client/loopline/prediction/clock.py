@@ -33,12 +33,14 @@ def with_end(document: Document, given: Given, end: Any) -> Given:
     if not isinstance(last, Sequence | np.ndarray) or len(last) != len(given):
         raise refused(f"give the time of the last step of each sequence, {len(given):,} in all", "end")
     found = [_moment(each) for each in last]
+    if len(zoned := {each for _, each in found}) > 1:
+        raise refused("some of these times have a zone and others have none: write all alike", "end")
     moments = np.array([moment for moment, _ in found], np.int64)[:, None]
     longest, horizon = int(given.lengths.max()), document.forecast.horizon
     every = document.step.after(moments, horizon + 1, 1 - longest)
     past, ahead = every[:, :longest], every[:, longest:]
     inside = np.arange(longest) >= longest - given.lengths[:, None]
-    return replace(given, times=past[inside], ahead=ahead, says_zone=all(zoned for _, zoned in found))
+    return replace(given, times=past[inside], ahead=ahead, zoned=zoned.pop())
 
 
 def _moment(value: Any) -> tuple[int, bool]:
@@ -62,15 +64,35 @@ def _moment(value: Any) -> tuple[int, bool]:
 
 
 def check(document: Document, given: Given) -> None:
-    """Raises InputInvalid where the model reads the calendar, and steps have no times."""
+    """Raises InputInvalid where the model reads the calendar, and steps have no times, or times of which its hours
+    cannot be told."""
     forecast = document.forecast
-    if forecast is None or not forecast.calendar or (given.times is not None and given.times.dtype.kind == "i"):
+    if forecast is None or not forecast.calendar:
+        return
+    if given.times is not None and given.times.dtype.kind == "i":
+        _check_zone(forecast.zoned, given.zoned)
         return
     order = None if document.schema is None else document.schema.order
     table = "the times of the steps" if order is None else f"dates or times in the column `{order}`"
     raise refused(
         f"the model reads the {' and the '.join(forecast.calendar)} of each step, and the steps have no times: give "
         f"end, the time of the last step of each sequence, or a table with {table}"
+    )
+
+
+def _check_zone(trained: bool | None, asked: bool | None) -> None:
+    """Raises InputInvalid where one of both was written with a zone and the other one was not: nobody knows how many
+    hours lie between them."""
+    if trained is None or asked is None or trained == asked:
+        return
+    if trained:
+        raise refused(
+            "the model was trained on times with a zone, and these have none: write them with their zone, such as "
+            "2024-03-31T23:00Z or 2024-03-31T23:00+02:00"
+        )
+    raise refused(
+        "the model was trained on times without a zone, and these have one, so their hours may be others: write them "
+        "as in training, such as 2024-03-31 23:00"
     )
 
 

@@ -76,6 +76,8 @@ class Forecast:
     """Columns that somebody gives ahead of time."""
     calendar: tuple[str, ...]
     """What is read of the times of steps."""
+    zoned: bool | None
+    """Whether those of training were written with a zone, and so read in UTC; None if nobody knows."""
     quantiles: tuple[float, ...]
     fit: Fit
 
@@ -229,6 +231,7 @@ def _forecast(plain: Mapping[str, Any]) -> Forecast:
         targets=tuple(said["targets"]),
         known_future=tuple(said["known_future"]),
         calendar=tuple(said.get("calendar") or ()),
+        zoned=None if said.get("zoned") is None else bool(said["zoned"]),
         quantiles=tuple(said["quantiles"] or ()),
         fit=Fit.read(plain),
     )

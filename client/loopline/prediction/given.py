@@ -57,8 +57,9 @@ class Given:
     future: NDArray[np.float64] | None = None
     times: NDArray[Any] | None = None
     """(steps,): int64 nanoseconds since 1970 or float64."""
-    says_zone: bool = False
-    """Whether the times were written with a zone. They are in UTC then, and as they were written otherwise."""
+    zoned: bool | None = None
+    """Whether the times were written with a zone. They are in UTC then, and as they were written otherwise. None if
+    nobody knows."""
     ahead: NDArray[Any] | None = None
     """(sequences, horizon): the times of the steps to forecast, if steps have times."""
     warnings: tuple[str, ...] = field(default=())

@@ -86,4 +86,4 @@ def _moments(times: NDArray[Any], given: Given) -> list[Any]:
     if times.dtype.kind != "i":
         return cast("list[Any]", times.tolist())
     moments: list[datetime] = times.astype("datetime64[ns]").astype("datetime64[us]").tolist()
-    return [each.replace(tzinfo=UTC) for each in moments] if given.says_zone else moments
+    return [each.replace(tzinfo=UTC) for each in moments] if given.zoned else moments

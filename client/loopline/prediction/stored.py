@@ -41,6 +41,7 @@ def given(document: Document, found: Sequences) -> Given:
         static_columns=columns_of(document.static),
         texts=None if found.texts is None else np.array([*found.texts, None], np.object_)[:-1],
         times=found.times,
+        zoned=found.zoned,
         warnings=tuple(warnings),
         **inputs.names(len(found.lengths), None if found.ids is None else found.ids.tolist()),
     )

@@ -5,7 +5,6 @@ It needs pyarrow. What is wrong is said in the same words as at an upload.
 
 from __future__ import annotations
 
-import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -33,8 +32,6 @@ from loopline.prediction.given import Given
 from loopline.preprocessing.fitted import Feature
 
 _SHOWN = 3
-_ZONE = re.compile(r"\d *(Z|[+-]\d\d:?\d\d)$")
-"""The end of a time that is written with a zone."""
 
 
 def of_table(document: Document, data: Any) -> Given:
@@ -132,7 +129,7 @@ def _given(document: Document, table: Table) -> Given:
         static_columns=columns_of(document.static),
         texts=None if found.texts is None else np.array([*found.texts, None], np.object_)[:-1],
         times=found.times,
-        says_zone=found.times is not None and _says_zone(table, schema.order),
+        zoned=found.zoned,
         warnings=(*warnings, *unknown),
         **inputs.names(len(found.lengths), ids),
     )
@@ -144,16 +141,6 @@ def _whole(document: Document, made: Given) -> Given:
         return made
     clock.check(document, made)
     return clock.with_calendar(document, _of_series(document, document.forecast, made))
-
-
-def _says_zone(table: Table, order: str | None) -> bool:
-    """Whether the times of a column have a zone."""
-    if order is None or order not in table.data.column_names:
-        return False
-    column = table.data[order]
-    if pa.types.is_timestamp(column.type):
-        return column.type.tz is not None
-    return bool(len(column) and _ZONE.search(str(column[0].as_py())))
 
 
 # ---- which columns

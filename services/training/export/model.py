@@ -209,6 +209,8 @@ def _properties(document: Document, targets: Sequence[str]) -> dict[str, str]:
     if document.forecast is not None:
         names = ("lookback", "horizon", "targets", "quantiles", "calendar")
         found |= {name: value for name in names if (value := getattr(document.forecast, name))}
+        if document.forecast.zoned is not None:
+            found["zoned"] = document.forecast.zoned
         if document.forecast.known:
             found["known_future"] = document.forecast.known
         by_series = document.forecast.fit.inputs or document.forecast.fit.outputs

@@ -40,6 +40,8 @@ class Arrays:
     """What each column of `static` is."""
     times: NDArray[Any] | None = None
     """(samples, length): the time of each step, in the unit of `ends`; 0 in the padding."""
+    zoned: bool | None = None
+    """Whether times were written with a zone, see `loopline.files.sequences.Sequences`."""
     schema: Schema | None = None
     """That of the file; an `.npz` has none."""
     targets: tuple[str, ...] = ()

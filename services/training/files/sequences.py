@@ -67,6 +67,7 @@ def arrays(sequences: Sequences, in_file_from: int | None = None) -> Arrays:
         features=features,
         static_columns=sequences.static_columns,
         times=None if times is None else _padded(times, lengths, 0),
+        zoned=sequences.zoned,
         schema=sequences.schema,
         targets=targets,
         texts=None if sequences.texts is None else np.array(sequences.texts, np.object_),

@@ -217,8 +217,17 @@ def check_input(reference: Reference, arrays: Arrays) -> None:
             arrays = with_calendar(arrays, tasks.calendar_of(task))
         except DatasetInvalid as error:
             raise Unusable(f"reads the calendar ({error.problems[0].detail})") from None
+        _check_zone(reference.card["forecast"].get("zoned"), arrays.zoned)
     if (why := mismatch(reference.preprocessing, arrays)) is not None:
         raise Unusable(why)
+
+
+def _check_zone(had: bool | None, has: bool | None) -> None:
+    """Raises Unusable where its calendar is of times with a zone and these have none, or the other way round."""
+    if None not in (had, has) and had != has:
+        with_zone, without = "in UTC, because they had a zone", "as they were written, without a zone"
+        there, here = (with_zone, "have none") if had else (without, "have one")
+        raise Unusable(f"reads times {there}, and those of this data set {here} (task.calendar)")
 
 
 def check_preparation(reference: Reference, spec: Spec) -> None:

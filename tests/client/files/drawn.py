@@ -39,6 +39,7 @@ def sequences(draw: st.DrawFn) -> Sequences:
         ids=np.array(draw(st.lists(WORDS, min_size=count, max_size=count)), np.str_) if draw(st.booleans()) else None,
         times=times[time_kind],
         time_kind=time_kind,
+        zoned=draw(st.sampled_from((None, False, True))) if time_kind == "time" else None,
         texts=texts,
         **_targets(draw, rng, count, steps),
     )

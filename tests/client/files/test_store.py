@@ -211,6 +211,8 @@ HOSTILE = {
     "a column without a kind": rewritten({"features": [{"name": "v"}, {"name": "w"}]}),
     "targets that are not known": rewritten({"targets": ["classes"]}),
     "a name that is a number": rewritten({"target_names": [1]}),
+    "a zone that is a word": rewritten({"zoned": "UTC"}),
+    "a zone of numbers": rewritten({"time_kind": "number", "zoned": True}, times=np.array([0.0, 1, 2])),
     "a static column without values": rewritten({"static": [{"name": "a", "kind": "number", "categories": None}]}),
     "lists a thousand deep": CONTENT.replace(b'"schema":', b"[[[[[[[[["),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -117,28 +118,23 @@ def test_a_table_a_file_and_an_array_with_its_end_are_answered_alike(tmp_path: P
     model = load(case.folder, backend)
     assert model.card["forecast"]["calendar"] == ["hour"]
     assert [column.name for column in model.features] == ["load"]
+    assert model.card["forecast"]["zoned"] is False
     asked = rows(30)
     by_table = model.predict(asked)
     assert isinstance(by_table, Forecast)
     assert by_table.times is not None
     assert by_table.times[0][0] == START + timedelta(hours=30)
     x, last = np.array(asked["load"])[:, None], START + timedelta(hours=29)
-    ends = [
-        *(last, "2024-01-02 05:00", "2024-01-02T05:00:00Z", np.datetime64("2024-01-02T05"), [last], [str(last)]),
-        *(last.replace(tzinfo=UTC), "2024-01-02T07:00+02:00", np.array([last], "datetime64[s]")),
-        last.replace(hour=3, tzinfo=timezone(timedelta(hours=-2))),
-    ]
-    for end in ends:
+    for end in (
+        *(last, "2024-01-02 05:00", np.datetime64("2024-01-02T05"), [last], [str(last)]),
+        np.array([last], "datetime64[s]"),
+    ):
         answer = model.predict(x, end=end)
         np.testing.assert_allclose(numbers(answer), numbers(by_table), rtol=1e-5)
         assert isinstance(answer, Forecast)
-        assert answer.times is not None
-        zoned = answer.times[0][0].tzinfo is not None  # an end with a zone is answered with one
-        assert zoned == any(mark in str(end) for mark in ("Z", "+0", "-02:00"))
-        assert [time.replace(tzinfo=None) for time in answer.times[0]] == by_table.times[0]
-    for zone in ("", "Z", "+00:00"):  # times with an offset are in UTC
-        answer = model.predict(written(rows(30, zone), tmp_path / "asked.csv"))
-        np.testing.assert_allclose(numbers(answer), numbers(by_table), rtol=1e-5)
+        assert answer.times == by_table.times
+    answer = model.predict(written(asked, tmp_path / "asked.csv"))
+    np.testing.assert_allclose(numbers(answer), numbers(by_table), rtol=1e-5)
     table = formats.read(tmp_path / "loads.csv", tmp_path)
     store.write(tmp_path / "stored", build(table, infer(table, Schema(order="time", target=("load",))).schema))
     whole = model.predict(tmp_path / "stored")
@@ -151,6 +147,73 @@ def test_a_table_a_file_and_an_array_with_its_end_are_answered_alike(tmp_path: P
     assert isinstance(several, Forecast)
     assert several.times is not None
     assert several.times[1][0] == START + timedelta(hours=31)
+
+
+def asked_with(x: Any, *ends: Any) -> list[dict[str, Any]]:
+    return [{"x": x, "end": end} for end in ends]
+
+
+LAST = START + timedelta(hours=29)
+
+
+def test_times_with_a_zone_are_read_in_utc_as_in_training(tmp_path: Path) -> None:
+    case = trained_on(written(rows(zone="+02:00"), tmp_path / "loads.csv"), tmp_path / "model")
+    model = load(case.folder)
+    assert model.card["forecast"]["zoned"] is True
+    by_table = model.predict(rows(30, "+02:00"))
+    assert isinstance(by_table, Forecast)
+    assert by_table.times is not None
+    assert by_table.times[0][0] == datetime(2024, 1, 2, 4, tzinfo=UTC)
+    utc = {**rows(30), "time": [START + timedelta(hours=hour - 2) for hour in range(30)]}
+    aware = {**utc, "time": [time.replace(tzinfo=UTC) for time in utc["time"]]}
+    new_york = {**utc, "time": [f"{time - timedelta(hours=5):%Y-%m-%dT%H:%M}-05:00" for time in utc["time"]]}
+    x = np.array(utc["load"])[:, None]
+    table = formats.read(written(aware, tmp_path / "aware.csv"), tmp_path)
+    store.write(tmp_path / "stored", build(table, infer(table, Schema(order="time", target=("load",))).schema))
+    for asked in (
+        *({"x": aware}, {"x": new_york}, {"x": written(new_york, tmp_path / "asked.csv")}, {"x": tmp_path / "stored"}),
+        *asked_with(x, "2024-01-02 05:00+02:00", "2024-01-02T03:00Z", ["2024-01-01T22:00-05:00"]),
+        *asked_with(x, LAST.replace(hour=3, tzinfo=UTC), LAST.replace(tzinfo=timezone(timedelta(hours=2)))),
+    ):
+        answer = model.predict(**asked)
+        np.testing.assert_allclose(numbers(answer), numbers(by_table), rtol=1e-5)
+        assert isinstance(answer, Forecast)
+        assert answer.times == by_table.times
+    table = formats.read(written(utc, tmp_path / "utc.csv"), tmp_path)
+    store.write(tmp_path / "local", build(table, infer(table, Schema(order="time", target=("load",))).schema))
+    for asked in (
+        *({"x": utc}, {"x": written(rows(30), tmp_path / "asked.csv")}, {"x": tmp_path / "local"}),
+        *asked_with(x, "2024-01-02 03:00", date(2024, 1, 2), np.datetime64("2024-01-02T03"), LAST),
+    ):
+        with pytest.raises(InputInvalid, match="the model was trained on times with a zone, and these have none: writ"):
+            model.predict(**asked)
+    with pytest.raises(InputInvalid, match="end: some of these times have a zone and others have none"):
+        model.predict([x, x], end=["2024-01-02T03:00Z", "2024-01-02T03:00"])
+
+
+def test_times_with_a_zone_are_refused_where_training_had_none(tmp_path: Path) -> None:
+    case = trained_on(written(rows(), tmp_path / "loads.csv"), tmp_path / "model")
+    model = load(case.folder)
+    x = np.array(rows(30)["load"])[:, None]
+    zoned = [
+        *({"x": rows(30, "Z")}, {"x": written(rows(30, "+02:00"), tmp_path / "asked.csv")}),
+        *asked_with(x, "2024-01-02T05:00:00Z", "2024-01-02T07:00+02:00", LAST.replace(tzinfo=UTC)),
+    ]
+    for asked in zoned:
+        with pytest.raises(
+            InputInvalid, match="the model was trained on times without a zone, and these have one, so "
+        ):
+            model.predict(**asked)
+    card = json.loads((case.folder / "model.json").read_text())
+    del card["forecast"]["zoned"]  # as an older version wrote it
+    (case.folder / "model.json").write_text(json.dumps(card))
+    older = load(case.folder)
+    for asked in zoned:
+        answer = older.predict(**asked)
+        assert isinstance(answer, Forecast)
+        assert answer.times is not None
+        assert answer.times[0][0].tzinfo is UTC
+    np.testing.assert_allclose(numbers(older.predict(rows(30))), numbers(model.predict(rows(30))))
 
 
 def test_what_is_known_ahead_goes_before_the_calendar(tmp_path: Path) -> None:

@@ -259,13 +259,19 @@ def test_a_forecast_goes_on_where_a_table_ends(tmp_path: Path, known: bool) -> N
     assert [row["time"].hour for row in list(answer.rows())[:3]] == [hour % 24 for hour in range(end, end + 3)]
     assert answer.to_dict()["rows"][0]["time"] == (START + timedelta(hours=end)).isoformat()
 
-    east = timezone(timedelta(hours=2))
+
+def test_times_with_a_zone_are_answered_in_utc(tmp_path: Path) -> None:
+    path = written(loads(), tmp_path / "loads.csv")
+    arrays = reading.read(path, Limits(max_bytes=1 << 30, plain_labels=False), FORECAST)
+    task = {"name": "forecast", "lookback": 5, "horizon": 3, "calendar": "none"}
+    model = load(Trained.of_case(Case(lambda: arrays, {**QUICK, "task": task}), tmp_path / "model").folder)
+    columns, east = loads(30, seed=1), timezone(timedelta(hours=2))
     zoned = {**columns, "time": [time.replace(tzinfo=east) for time in columns["time"]]}
     for same in (zoned, {**zoned, "time": [time.isoformat() for time in zoned["time"]]}):
         answer = model.predict(same)
         assert isinstance(answer, Forecast)
         assert answer.times is not None
-        assert answer.times[1] == [START.replace(tzinfo=east) + timedelta(hours=hour) for hour in range(end, end + 3)]
+        assert answer.times[1] == [START.replace(tzinfo=east) + timedelta(hours=hour) for hour in range(30, 33)]
         assert answer.to_dict()["rows"][0]["time"].endswith("+00:00")
 
 
