@@ -54,12 +54,17 @@ def suggested(step: str | None, steps: int, columns: Iterable[str] = (), stride:
 
 
 def skips(step: str | None, name: str, stride: int) -> bool:
-    """Whether windows that are so many steps apart begin at a part of the hours of a day, or of a week, only."""
+    """Whether windows that are so many steps apart never begin at some hours of a day, or of a week, at which other
+    steps are.
+
+    What is repeated every `d` seconds comes, in time, to all places of a period that are gcd(d, period) apart: every
+    7 hours to each hour of a day, every 12 hours to two of them. Places within an hour count as one.
+    """
     found = _read(step)
-    if found is None or name == "yearday":
+    if found is None or found[1] == "month" or name == "yearday":
         return False
-    turn = _PERIODS[name] / (found[0] * _SECONDS[found[1]])
-    return turn.is_integer() and math.gcd(int(turn), stride) > 1
+    period, apart = _PERIODS[name] * 10**9, round(found[0] * _SECONDS[found[1]] * 10**9)
+    return math.gcd(apart * stride, period) > max(math.gcd(apart, period), _HOUR)
 
 
 def has_times(step: str | None) -> bool:

@@ -89,7 +89,41 @@ def test_what_windows_show_in_part_only_is_not_suggested() -> None:
     assert calendar.suggested("1 hour", long, stride=7) == ["hour", "yearday"]
     assert calendar.suggested("15 minutes", 4 * long, stride=25) == ["hour", "weekday", "yearday"]
     assert calendar.suggested("1 day", 30, stride=7) == []
-    assert calendar.suggested("5 hours", 300, stride=24) == ["hour", "weekday"]  # no day has whole steps
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "strides", "skipped"),
+    [
+        ("1 hour", "hour", [1, 5, 7, 23, 25], False),
+        ("1 hour", "hour", [2, 6, 9, 24, 28], True),
+        ("1 hour", "weekday", [5, 23], False),
+        ("1 hour", "weekday", [7, 24], True),
+        ("7 hours", "hour", [1, 5, 7, 23], False),  # steps come to each hour of a day in 7 days
+        ("7 hours", "hour", [2, 3, 12, 24], True),
+        ("7 hours", "weekday", [5, 7, 23], False),  # to 24 hours of a week
+        ("7 hours", "weekday", [2, 24], True),
+        ("5 hours", "weekday", [7, 24], True),
+        ("12 hours", "hour", [1, 3, 7], False),  # all steps are at two hours
+        ("12 hours", "hour", [2, 24], True),
+        ("36 hours", "hour", [2], True),
+        ("1 day", "hour", [1, 2, 7], False),
+        ("1 day", "weekday", [2, 3, 5], False),
+        ("1 day", "weekday", [7, 14], True),
+        ("1 minute", "hour", [5, 59, 60], False),  # each hour of the day is shown, if not each minute
+        ("1 minute", "hour", [120, 1440], True),
+        ("15 minutes", "hour", [4, 25], False),
+        ("15 minutes", "weekday", [4], False),
+        ("15 minutes", "weekday", [8, 96], True),
+        ("0.1 seconds", "hour", [3, 10], False),
+        ("1 hour", "yearday", [24], False),
+        ("1 month", "hour", [12], False),
+        (None, "hour", [24], False),
+    ],
+)
+def test_windows_skip_hours_that_other_steps_have(
+    step: str | None, name: str, strides: list[int], skipped: bool
+) -> None:
+    assert {stride: calendar.skips(step, name, stride) for stride in strides} == dict.fromkeys(strides, skipped)
 
 
 def rows(hours: int = 96, zone: str = "") -> dict[str, list[Any]]:
