@@ -44,11 +44,11 @@ class Column:
     """The first cell that is a date of another form."""
     first: tuple[int, str] | None = None
     """The first cell."""
-    commas: int = 0
-    """Values with a comma that, if it stands between thousands, could have been a decimal comma."""
-    first_comma: tuple[int, str] | None = None
-    has_sure_comma: bool = False
-    """Whether a value has a comma that can only stand between thousands."""
+    marked: int = 0
+    """Values with a comma, or a point, that, if it stands between thousands, could have been a decimal one."""
+    first_marked: tuple[int, str] | None = None
+    has_sure_mark: bool = False
+    """Whether a value has one that can only stand between thousands."""
     margins: dict[Form, int] = field(default_factory=dict)
     """By rival form, how many more values than the column's form it reads, in blocks where that loses some."""
 
@@ -84,7 +84,7 @@ class Column:
             lost = values.wrong(cells, read)
         if len(lost):
             self._note(self.form, cells, lost, row)
-        self._count_commas(self.form, cells, row)
+        self._count_marks(self.form, cells, row)
         return self.form.read(cells) if self.form.other else read
 
     def _decide(self, cells: pa.Array) -> None:
@@ -108,14 +108,15 @@ class Column:
                 index = int(lost[other[0]])
                 self.mixed = row + index, cells[index].as_py()
 
-    def _count_commas(self, form: Form, cells: pa.Array, row: int) -> None:
-        if form.kind != "number" or "," not in (form.thousands, form.other):
+    def _count_marks(self, form: Form, cells: pa.Array, row: int) -> None:
+        mark = form.thousands or form.other
+        if form.kind != "number" or mark not in (",", "."):
             return
-        unsure, sure = values.with_comma(form, cells)
-        self.has_sure_comma |= bool(pc.any(sure).as_py())
-        self.commas += pc.sum(unsure).as_py() or 0
-        if self.first_comma is None and (index := pc.index(unsure, True).as_py()) >= 0:
-            self.first_comma = row + index, cells[index].as_py()
+        unsure, sure = values.with_mark(form, mark, cells)
+        self.has_sure_mark |= bool(pc.any(sure).as_py())
+        self.marked += pc.sum(unsure).as_py() or 0
+        if self.first_marked is None and (index := pc.index(unsure, True).as_py()) >= 0:
+            self.first_marked = row + index, cells[index].as_py()
 
     @property
     def is_words(self) -> bool:
@@ -163,14 +164,15 @@ class Column:
 
     def remarks(self, row_name: Callable[[int], str]) -> list[Remark]:
         """What may be wrong although every value can be read, after the last block."""
-        few = self.commas < _FEW * self.count or self.commas == 1 < self.count
-        is_told = self.form is not None and self.form.thousands == "," and not self.has_sure_comma
-        if not (is_told and few) or self.first_comma is None:
+        few = self.marked < _FEW * self.count or self.marked == 1 < self.count
+        mark = "" if self.form is None or self.has_sure_mark else self.form.thousands
+        if mark not in (",", ".") or not few or self.first_marked is None:
             return []
-        row, text = self.first_comma
+        row, text = self.first_marked
+        name, other = ("comma", "point") if mark == "," else ("point", "comma")
         detail = (
-            f"a comma is in only {self.commas:,} of {self.count:,} values of `{self.name}`, and {_shown(text)} is read"
-            f" as {text.replace(',', '')}; leave the comma out, or write a point if it is a decimal comma"
+            f"a {name} is in only {self.marked:,} of {self.count:,} values of `{self.name}`, and {_shown(text)} is read"
+            f" as {text.replace(mark, '')}; leave the {name} out, or write a {other} if it is a decimal {name}"
         )
         return [Remark("warning", "thousands", (self.name,), row_name(row), detail)]
 

@@ -201,11 +201,11 @@ def margin(form: Form, other: Form, cells: pa.Array) -> int:
     return pc.sum(pc.and_(form.read(cells).is_valid(), other.read(cells).is_null())).as_py() or 0
 
 
-def with_comma(form: Form, cells: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Which cells of a column of numbers have a comma between thousands that might be a decimal comma as well; and
-    which have one that cannot."""
-    has = pc.and_(pc.fill_null(pc.match_substring(cells, ","), False), readable(form, cells).is_valid())
-    decimal = Form("number", decimal=",").read(cells).is_valid()
+def with_mark(form: Form, mark: str, cells: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Which cells of a column of numbers have a mark between thousands, a comma or a point, that might be a decimal one
+    as well; and which have one that cannot."""
+    has = pc.and_(pc.fill_null(pc.match_substring(cells, mark), False), readable(form, cells).is_valid())
+    decimal = Form("number", decimal=mark).read(cells).is_valid()
     return pc.and_(has, decimal), pc.and_(has, pc.invert(decimal))
 
 
@@ -214,8 +214,10 @@ def rivals(form: Form) -> list[Form]:
     other way round."""
     if form.other is not None or form.pattern.startswith("%Y"):
         return []
-    if form.kind in ("integer", "number") and form.thousands in ("", ","):
+    if form.kind in ("integer", "number") and form.thousands in ("", ",", "."):
         forms = [Form("number"), Form("number", decimal=","), Form("number", thousands=",")]
+        if form.decimal == ",":  # a single 1,5 makes no thousands of a column of 36.625
+            forms.append(Form("number", decimal=",", thousands="."))
         return [each for each in forms if each != form]
     if "%d" in form.pattern and "%m" in form.pattern:
         swapped = {"%d": "%m", "%m": "%d"}

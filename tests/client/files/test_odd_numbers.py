@@ -72,6 +72,35 @@ def test_a_few_commas_between_thousands_are_warned_of_by_line(style: str, places
     assert "'1,500' is read as 1500" in remark.detail
 
 
+@pytest.mark.parametrize("places", [[0], [1269], [2539], [3, 1300, 2500]])
+def test_a_few_points_between_thousands_are_warned_of_by_line(places: list[int], tmp_path: Path) -> None:
+    table = read(text_of("comma", dict.fromkeys(places, "1.500")), tmp_path)
+    assert table.data.column("v")[places[-1]].as_py() == 1500
+    (remark,) = table.remarks
+    assert (remark.severity, remark.columns, remark.where) == ("warning", ("v",), f"line {places[0] + 2:,}")
+    assert f"a point is in only {len(places)} of 2,540 values of `v`" in remark.detail
+    assert "'1.500' is read as 1500; leave the point out, or write a comma if it is a decimal point" in remark.detail
+
+
+@pytest.mark.parametrize("places", [[0], [1269], [2539], [*range(2000, 2540)], [*range(0, 2540, 50)]])
+def test_points_between_thousands_before_a_decimal_comma_are_read(places: list[int], tmp_path: Path) -> None:
+    """`5,00` and, further down, `4.000,00`."""
+    table = read(text_of("comma", dict.fromkeys(places, "4.000,00")), tmp_path)
+    values = table.data.column("v").to_pylist()
+    assert {values[place] for place in places} == {4000.0}
+    assert [value for row, value in enumerate(values) if row not in places] == [
+        float(plain(row)) for row in range(ROWS) if row not in places
+    ]
+    assert table.remarks == ()
+
+
+def test_a_decimal_comma_makes_no_thousands_of_decimals(tmp_path: Path) -> None:
+    rows = [f"{row}.{100 + row}" for row in range(1, 200)]
+    with pytest.raises(FileInvalid) as caught:
+        read("v;w\n" + "".join(f"{value};x\n" for value in [*rows, "1,5"]), tmp_path)
+    assert "'1,5' is not a number" in caught.value.problems[0].detail
+
+
 def test_columns_with_commas_between_thousands_throughout_are_not_warned_of(tmp_path: Path) -> None:
     all_large = "t;v;w\n" + "".join(f"{row}.5;{1000 + row:,};x\n" for row in range(200))
     assert read(all_large, tmp_path).remarks == ()
