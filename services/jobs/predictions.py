@@ -6,7 +6,7 @@ asks the same model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from services.blobs.objects import Changed
 from services.blobs.storage import Storage
 from services.blobs.transfers import Gone
 from services.datasets.checking import CHECKER, Checker, CheckUnfinished, Upload
-from services.errors import JobNotFound, ModelNotFound, Problem, SpecInvalid
+from services.errors import NotFound, Problem, SpecInvalid
 from services.idempotency import Key
 from services.jobs import control, submission
 from services.jobs.control import Wanted
@@ -29,7 +29,9 @@ from services.jobs.retraining import Baseline
 from services.jobs.submission import SubmittedJob
 from services.models import registry
 from services.orm import Dataset, Job
-from services.states import TERMINAL, DatasetStatus, Kind
+from services.prediction import sources
+from services.prediction.sources import Source
+from services.states import DatasetStatus, Kind
 from services.training.files.npz import Limits
 from services.training.spec import predict
 from services.training.spec.predict import Predict
@@ -65,17 +67,19 @@ def found(session: Session, document: Mapping[str, Any], tenant: str) -> Found:
     """What a document asks for. Raises SpecInvalid with every problem; DatasetValidating."""
     spec = predict.parse(document)
     problems: list[Problem] = []
-    name, job = "", None
+    name, source = "", None
     try:
-        name, job = _model(session, spec.model, tenant)
-        problems += [Problem("/model", why) for why in _why_unusable(job)]
-    except (JobNotFound, ModelNotFound) as error:
+        name, source = _source(session, spec.model, tenant)
+        has, trained = {file["name"] for file in source.files}, source.job_id
+        lacks = [f"The model of {trained} has no {file}: train it again." for file in NEEDED if file not in has]
+        problems += [Problem("/model", why) for why in lacks]
+    except NotFound as error:
         problems.append(Problem("/model", error.message))
     dataset, unknown = submission.find(session, spec.data.dataset, tenant, submission.Known(), raw=True)
-    if problems or unknown or dataset is None or job is None:
+    if problems or unknown or dataset is None or source is None:
         raise SpecInvalid([*problems, *unknown])
     resolved = spec.model_copy(update={"model": name})
-    return Found(resolved, document, job.id, _files(job), dataset)
+    return Found(resolved, document, source.job_id, _used(source.files), dataset)
 
 
 def check(
@@ -148,7 +152,7 @@ def models(session: Session, job: Job) -> Mapping[str, Baseline | None]:
     result = session.get(Job, chosen["job_id"])
     if result is None:
         return {ROLE: Baseline(chosen["name"], None, ())}
-    return {ROLE: Baseline(chosen["name"], result.id, _files(result))}
+    return {ROLE: Baseline(chosen["name"], result.id, _used(result.files or ()))}
 
 
 def ending_of(dataset: Dataset) -> str | None:
@@ -156,24 +160,14 @@ def ending_of(dataset: Dataset) -> str | None:
     return dataset.format if dataset.status == DatasetStatus.RAW else None
 
 
-def _files(job: Job) -> list[dict[str, Any]]:
-    return [file for file in job.files or () if file["name"] in FILES]
+def _used(files: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [file for file in files if file["name"] in FILES]
 
 
-def _model(session: Session, reference: str, tenant: str) -> tuple[str, Job]:
-    """The name of a model as it does not change, and the job that trained it. Raises JobNotFound, ModelNotFound."""
-    if reference.startswith("job_"):
-        return reference, control.get(session, reference, tenant=tenant)
-    version = registry.get(session, reference, tenant=tenant)
-    return f"{version.name}@{version.version}", control.get(session, version.job_id, tenant=tenant)
-
-
-def _why_unusable(job: Job) -> list[str]:
-    if job.kind != Kind.TRAIN:
-        return [f"The job {job.id} has answers and no model: name a job that trained one."]
-    if job.status not in TERMINAL:
-        return [f"The job {job.id} is {job.status}: it has a model when it has succeeded."]
-    has = {file["name"] for file in job.files or ()}
-    if not has:
-        return [f"The job {job.id} has no model: it ended as {job.status}."]
-    return [f"The model of {job.id} has no {name}: train it again." for name in NEEDED if name not in has]
+def _source(session: Session, reference: str, tenant: str) -> tuple[str, Source]:
+    """The name of a model as it does not change, and where it is. Raises NotFound."""
+    name, job_id = reference, reference
+    if not reference.startswith("job_"):
+        version = registry.get(session, reference, tenant=tenant)
+        name, job_id = f"{version.name}@{version.version}", version.job_id
+    return name, sources.of_job(session.connection(), job_id, tenant=tenant)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from services import db
 from services.db import Query
@@ -17,7 +17,7 @@ from services.errors import JobNotFound, ModelNotFound, ModelNotReady
 from services.models import registry
 from services.models.registry import LATEST
 from services.orm import Job, ModelAlias, ModelVersion
-from services.states import TERMINAL
+from services.states import TERMINAL, Kind
 from services.text import clean, is_plain
 
 _J, _V, _A = Job.__table__.c, ModelVersion.__table__.c, ModelAlias.__table__.c
@@ -47,14 +47,14 @@ class Source:
         return found
 
 
-def of_job(engine: Engine, job_id: str, *, tenant: str) -> Source:
+def of_job(database: Engine | Connection, job_id: str, *, tenant: str) -> Source:
     """The model of a job.
 
     Raises:
         JobNotFound: there is none, or it is another tenant's.
         ModelNotReady: it has no model, or none yet.
     """
-    rows = _of_job().rows(engine, job_id=job_id)
+    rows = _of_job().rows(database, job_id=job_id)
     if not rows or rows[0].tenant != tenant:
         raise JobNotFound(f"There is no job {clean(job_id, 100)}.")
     return _source(rows[0])
@@ -89,14 +89,16 @@ def _found(engine: Engine, name: str, ref: str, tenant: str) -> Any:
 
 
 def _source(row: Any, name: str | None = None, version: int | None = None) -> Source:
+    if row.kind != Kind.TRAIN:
+        raise ModelNotReady(f"The job {row.id} has answers and no model: name a job that trained one.")
     if row.status not in TERMINAL:
-        raise ModelNotReady
+        raise ModelNotReady(f"The job {row.id} is {row.status}: it has a model when it has succeeded.")
     if row.files is None or row.files in ("[]", "null"):
-        raise ModelNotReady(f"This job has no model: it ended as {row.status}.")
+        raise ModelNotReady(f"The job {row.id} has no model: it ended as {row.status}.")
     return Source(row.id, row.status, row.files, name, version)
 
 
-_COLUMNS = (_J.id, _J.tenant, _J.status, sa.cast(_J.files, sa.Text).label("files"))
+_COLUMNS = (_J.id, _J.tenant, _J.kind, _J.status, sa.cast(_J.files, sa.Text).label("files"))
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given
@@ -28,7 +29,9 @@ from services import db
 from services.access import keys, tenants
 from services.access.keys import Scope
 from services.blobs.storage import Storage
+from services.orm import Job
 from services.prediction import asked, predictor
+from services.states import Kind
 from tests.api.conftest import Publish
 from tests.client.prediction.cases import CASES, Trained
 from tests.client.prediction.tables import walks, without, written
@@ -151,6 +154,15 @@ def test_a_job_without_a_model_is_not_ready_and_a_deleted_one_is_gone(
     gone = client.post(f"/v1/jobs/{job_id}/predict", json=X)
     assert (gone.status_code, gone.get_json()["code"]) == (404, "job_not_found")
     assert client.post("/v1/jobs/x/predict", json=X).get_json()["code"] == "job_not_found"
+
+
+def test_a_job_that_has_answers_is_no_model(client: FlaskClient, publish: Publish, service: Service) -> None:
+    job_id = publish("plain")
+    with db.session_scope(service.engine) as session:
+        session.execute(sa.update(Job).where(Job.id == job_id).values(kind=Kind.PREDICT))
+    refused = client.post(f"/v1/jobs/{job_id}/predict", json=X)
+    assert (refused.status_code, refused.get_json()["code"]) == (404, "model_not_ready")
+    assert "has answers and no model: name a job that trained one" in refused.get_json()["detail"]
 
 
 def test_files_that_are_gone_or_damaged_are_no_server_errors(
