@@ -251,7 +251,7 @@ class EpochEnded(_Message):
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory(_Message):
-    """Bytes of the device's memory: allocated, reserved, peak."""
+    """Bytes of the device's memory: allocated, reserved, peak. Empty of a CPU, as a mere sign of life."""
 
     memory: dict[str, int]
 

@@ -1,6 +1,6 @@
 """Pieces: the answers to some neighbouring sequences of a file, each piece a Parquet file of its own.
 
-    answers-000000000-000000500.parquet   the answers to the first 500 sequences, those from 0 to 499
+    answers-000000000-000000256.parquet   the answers to the first 256 sequences, those from 0 to 255
 
 The supervisor registers pieces as it does checkpoints. An attempt goes on behind an unbroken run of pieces that are on
 the disk as they were registered, whoever has cut them. Then the rest is cut, and all pieces are joined to one file.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -23,14 +24,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 from loopline.prediction.answers import Answer, words
+from loopline.prediction.given import MOST_AT_ONCE
+from numpy.typing import NDArray
 
 from services.errors import CheckpointCorrupt
 from services.training import checkpoint
 from services.training.messages import File
 
+Floats = NDArray[np.floating[Any]]
 NAME = re.compile(r"answers-(\d{9,12})-(\d{9,12})\.parquet")
-FEWEST, MOST, PIECES = 500, 10_000, 20
-"""Sequences of a piece, at least and at most, and how many pieces there are in between."""
+FEWEST, MOST, PIECES = MOST_AT_ONCE, 10_000, 20
+"""Sequences of a piece, at least and at most, and how many pieces there are in between. The fewest are those that a
+model gets at a time."""
+MOST_PIECES = 1000
+"""A file that would have many more gets larger pieces. Each is a row, a file and a transaction."""
 NUMBERED = {"tagging": "step", "forecast": "step", "next_step": "rank"}
 """By task, the column that counts the rows of each sequence from 1 on. Other tasks have one row for each sequence."""
 
@@ -98,18 +105,27 @@ def unbroken(folder: Path, registered: Sequence[File], task: str, sequences: int
     return found
 
 
-def cut(sizes: Sequence[float], first: int = 0) -> list[int]:
-    """The ends of pieces from the sequence `first` on; `sizes` says of each sequence what part of a piece it may fill
-    at least."""
-    most = min(max(len(sizes) // PIECES, FEWEST), MOST)
-    sums = np.cumsum(sizes)
+def cut(effort: Floats, memory: Floats, first: int = 0) -> list[int]:
+    """The ends of pieces from the sequence `first` on. `effort` and `memory`, (sequences,), are what part of a piece
+    each sequence is, by what it takes to compute and by the size of its answer. A piece has FEWEST sequences even if
+    they take more effort, but never more memory, unless it has a single one. There are at most a few times MOST_PIECES.
+    """
+    sequences = len(effort)
+    most = max(min(max(sequences // PIECES, FEWEST), MOST), math.ceil(sequences / MOST_PIECES))
+    efforts, memories = (np.cumsum(sizes / max(1.0, float(sizes.sum()) / MOST_PIECES)) for sizes in (effort, memory))
     ends: list[int] = []
-    while first < len(sums):
-        before = float(sums[first - 1]) if first else 0.0
-        full = int(np.searchsorted(sums, before + 1.0, side="right"))
-        first = min(max(full, first + 1), first + most, len(sums))
+    while first < sequences:
+        by_effort = max(_full(efforts, first), first + FEWEST)
+        by_memory = max(_full(memories, first), first + 1)
+        first = min(by_effort, by_memory, first + most, sequences)
         ends.append(first)
     return ends
+
+
+def _full(sums: Floats, first: int) -> int:
+    """The end of a piece that is full, if it begins with the sequence `first`."""
+    before = float(sums[first - 1]) if first else 0.0
+    return int(np.searchsorted(sums, before + 1.0, side="right"))
 
 
 def together(folder: Path, pieces: Sequence[Piece], wanted: str, task: str, sequences: int) -> tuple[File, int]:

@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from loopline.prediction.answers import Answer
 from loopline.prediction.errors import ModelUnusable as Unusable
 from loopline.prediction.given import Given
 from loopline.prediction.loading import TrainedModel, load
+from loopline.prediction.naming import Outcomes
 
 from services.errors import ModelUnusable
 from services.training import pieces
 from services.training.files.fitting import named, refusals
+from services.training.memory import usage
 from services.training.messages import (
     CheckpointSaved,
+    DeviceMemory,
     Event,
     Finished,
     Log,
@@ -34,13 +38,15 @@ from services.training.messages import (
     Stopped,
     StopReason,
 )
-from services.training.pieces import Piece
+from services.training.pieces import Floats, Piece
 
 ROLE = "predicts"
-MOST_WORK = 100_000_000_000
-"""Multiplications of a piece: a few seconds of one core."""
+MOST_WORK = 1_000_000_000_000
+"""Multiplications of a piece: about half a minute of one core, which is lost with a piece that does not get ready."""
 MOST_NUMBERS = 4_000_000
-"""Numbers of the steps of a piece, and of its answers."""
+"""Numbers of the answers of a piece."""
+SIGN_SECONDS = 10.0
+"""How often a piece that takes long gives a sign of life."""
 IN_FLIGHT = 3
 """Pieces that may wait to be registered."""
 WAIT_SECONDS = 0.02
@@ -51,20 +57,20 @@ Stop = Callable[[], StopReason | None]
 def events(
     order: Order, device: torch.device, stop: Stop = lambda: None, recorded: Callable[[], float] = lambda: math.inf
 ) -> Iterator[Event]:
-    """Carries out one order and yields what happens. `stop` is asked before each piece and answers with a reason to
-    end; `recorded` counts the pieces of this attempt that are in the database.
+    """Carries out one order and yields what happens. `stop` is asked before each batch of sequences and answers with
+    a reason to end; `recorded` counts the pieces of this attempt that are in the database.
 
     Raises DatasetInvalid if the model cannot answer these sequences, ModelUnusable, CheckpointCorrupt, OSError.
     """
     model = _model(order, device)
     given = _given(model, order)
-    weights = _weights(order)
-    made = pieces.unbroken(Path(order.directory), order.pieces, model.task, len(given))
+    folder, weights = Path(order.directory), _weights(order)
+    made = pieces.unbroken(folder, order.pieces, model.task, len(given))
     before = made[-1].end if made else 0
     yield Started(
         epochs=1,
         steps_per_epoch=len(given),
-        resumed_from=Place(0, before) if made else None,
+        resumed_from=Place(0, before) if made else None,  # all that is registered beyond is forgotten
         best=None,
         parameters=weights,
         device=str(device),
@@ -75,17 +81,19 @@ def events(
     )
     yield from _remarks(order, given, made)
     began, done = time.monotonic(), len(made)
-    for end in pieces.cut(_sizes(model, given, weights), before):
+    for end in pieces.cut(*_sizes(model, given, weights), before):
         while len(made) - done - recorded() >= IN_FLIGHT and stop() is None:
             time.sleep(WAIT_SECONDS)
-        if (reason := stop()) is not None:
-            yield Stopped(reason)
+        first = made[-1].end if made else 0
+        answer = yield from _answer(model, given.part(first, end), device, stop)
+        if isinstance(answer, StopReason):
+            yield Stopped(answer)
             return
-        made.append(_piece(model, given, Path(order.directory), made[-1].end if made else 0, end))
+        made.append(pieces.write(folder, first, end, answer))
         yield CheckpointSaved(0, end, False, (made[-1].file,))
     took = time.monotonic() - began
     wanted = order.spec["format"]
-    file, rows = pieces.together(Path(order.directory), made, wanted, model.task, len(given))
+    file, rows = pieces.together(folder, made, wanted, model.task, len(given))
     yield Finished(
         {
             "model": order.spec["model"],
@@ -114,20 +122,35 @@ def _remarks(order: Order, given: Given, made: Sequence[Piece]) -> Iterator[Even
         yield Log("warning", message)
 
 
-def _piece(model: TrainedModel, given: Given, folder: Path, first: int, end: int) -> Piece:
-    """Writes the answers of a piece. Raises DatasetInvalid."""
+def _answer(
+    model: TrainedModel, part: Given, device: torch.device, stop: Stop
+) -> Generator[Event, None, Answer | StopReason]:
+    """The answer to the sequences of a piece, or why it is not wanted any more. Raises DatasetInvalid."""
+    found: Outcomes = []
+    computed, told = 0, time.monotonic()
+    outcomes = model.outcomes(part)
+    while computed < len(part):
+        if (reason := stop()) is not None:
+            return reason
+        with refusals():
+            found.append(next(outcomes))
+        computed += len(found[-1][0])
+        if time.monotonic() - told >= SIGN_SECONDS:
+            told = time.monotonic()
+            yield DeviceMemory(usage(device) or {})
     with refusals():
-        answer = model.answer(given.part(first, end))
-    return pieces.write(folder, first, end, answer)
+        return model.named(part, found)
 
 
-def _sizes(model: TrainedModel, given: Given, weights: int) -> Sequence[float]:
-    """What part of the largest piece each sequence is."""
+def _sizes(model: TrainedModel, given: Given, weights: int) -> tuple[Floats, Floats]:
+    """What part of a full piece each sequence is, by `pieces.cut`: of its multiplications or of the numbers of its
+    answers; and of these numbers alone, where longer sequences have longer answers."""
     steps = given.lengths if given.texts is None else np.array([len(text) for text in given.texts], np.int64)
-    by_step = max(weights / MOST_WORK, max(1, len(given.columns)) / MOST_NUMBERS)
-    outputs = int(model.card["output_size"]) * (steps if model.task == "tagging" else 1)
-    sizes: Sequence[float] = np.maximum(steps * by_step, outputs / MOST_NUMBERS)
-    return sizes
+    outputs = (
+        int(model.card["output_size"]) / MOST_NUMBERS * (steps if model.task == "tagging" else np.ones(len(steps)))
+    )
+    effort: Floats = np.maximum(steps * (weights / MOST_WORK), outputs)
+    return effort, outputs if model.task == "tagging" else np.zeros(len(steps))
 
 
 # ---- the model and its input

@@ -17,7 +17,19 @@ from loopline.prediction.loading import TrainedModel, load
 
 from services.errors import CheckpointCorrupt
 from services.training import pieces, predicting
-from services.training.messages import CheckpointSaved, Event, File, Finished, Log, Order, SavedModel, Started
+from services.training.messages import (
+    CheckpointSaved,
+    DeviceMemory,
+    Event,
+    File,
+    Finished,
+    Log,
+    Order,
+    SavedModel,
+    Started,
+    Stopped,
+)
+from services.training.messages import StopReason as Reason
 from services.training.pieces import Piece
 from services.training.spec import predict
 from tests.client.prediction.tables import from_file, walks, without, written
@@ -77,6 +89,7 @@ def registered(events: Sequence[Event]) -> list[File]:
 
 def went_on_after(events: Sequence[Event]) -> int:
     [started] = (event for event in events if isinstance(event, Started))
+    assert started.checkpoints is None  # a list would be a query with as many parameters
     return started.resumed_from.step if started.resumed_from else 0
 
 
@@ -99,11 +112,11 @@ def test_an_attempt_goes_on_behind_pieces_that_were_cut_otherwise(
 ) -> None:
     answered(whole := order("whole", task))
     with monkeypatch.context() as otherwise:
-        otherwise.setattr(pieces, "FEWEST", 170)
+        otherwise.setattr(pieces, "FEWEST", 100)
         first = answered(order("broken", task))
     before = registered(first)[:4]
     again = answered(broken := order("broken", task, before))
-    assert went_on_after(again) == 4 * 170
+    assert went_on_after(again) == 4 * 100
     check_answers(broken, whole)
 
 
@@ -169,3 +182,45 @@ def piece_of(file: File) -> Piece:
     match = pieces.NAME.fullmatch(file.name)
     assert match is not None
     return Piece(int(match[1]), int(match[2]), file)
+
+
+def test_a_piece_has_a_full_batch_whatever_it_takes_and_a_file_has_some_thousands_of_pieces() -> None:
+    def sizes(effort: float, sequences: int, memory: float = 0.0) -> Sequence[int]:
+        ends = pieces.cut(np.full(sequences, effort), np.full(sequences, memory))
+        assert ends[-1] == sequences
+        return np.diff([0, *ends]).tolist()
+
+    assert sizes(1e6, 255) == [255]
+    assert sizes(1e6, 600) == [256, 256, 88]
+    assert sizes(0.0, 600) == [256, 256, 88]
+    assert set(sizes(0.0, 100_000)) == {5_000}
+    assert set(sizes(1 / 1024, 100_000)[:-1]) == {1024}
+    assert sizes(1.0, 8, memory=0.25) == [4, 4]
+    assert sizes(1.0, 3, memory=5.0) == [1, 1, 1]
+    for many in (sizes(1e6, 1_000_000), sizes(0.0, 12_000_000), sizes(1.0, 1_000_000, memory=1.0)):
+        assert len(many) <= 5 * pieces.MOST_PIECES
+
+
+def test_the_pieces_behind_a_place_are_those_of_the_whole_file() -> None:
+    rng = np.random.default_rng(0)
+    effort, memory = rng.random((2, 20_000)) / 100
+    ends = pieces.cut(effort, memory)
+    for place, end in enumerate(ends):
+        assert pieces.cut(effort, memory, end) == ends[place + 1 :]
+
+
+def test_a_trainer_stops_between_two_batches_of_a_piece(order: MakeOrder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "FEWEST", 600)
+    monkeypatch.setattr(predicting, "SIGN_SECONDS", 0.0)
+    asked = 0
+
+    def stop() -> Reason | None:
+        nonlocal asked
+        asked += 1
+        return Reason.PAUSE if asked == 6 else None
+
+    events = list(predicting.events(order("stopped"), CPU, stop))
+    assert [file.name for file in registered(events)] == [pieces.name_of(0, 600)]  # in three batches
+    assert events[-1] == Stopped(Reason.PAUSE)
+    signs = [place for place, event in enumerate(events) if event == DeviceMemory({})]
+    assert len(signs) == asked - 1

@@ -214,7 +214,7 @@ def test_a_killed_trainer_is_followed_by_an_attempt_that_goes_on_to_the_same_fil
     done = ended(client, broken["id"])
     assert (done["status"], done["attempt"], done["failures"]) == ("succeeded", 2, 1)
     [resumed] = watch.events(broken["id"], "resumed")
-    assert resumed.data["sequences"] >= 500
+    assert resumed.data["sequences"] >= 256
     files = [downloaded(client, each["id"]) for each in (whole, broken)]
     assert files[0] == files[1]
 
@@ -285,7 +285,7 @@ def test_a_running_job_is_paused_and_a_piece_that_is_damaged_meanwhile_is_answer
     upload(client, f"{RAW}new", body)
     job = submit(client, **predicting())["id"]
     answered = paused(client, slot, watch, job)
-    assert 500 <= answered < 6000
+    assert 256 <= answered < 6000
     expected = local(storage, model, body, tmp_path).to_arrow()
 
     first, *_ = watch.checkpoints(job)
@@ -563,7 +563,7 @@ def test_a_host_fetches_the_model_and_the_pieces_from_the_store(
     body = walks(6000, seed=6)
     upload(client, f"{RAW}new", body)
     job = submit(client, **predicting(model="vowels@1"))["id"]
-    assert 500 <= (answered := paused(client, host("b"), watch, job)) < 6000
+    assert 256 <= (answered := paused(client, host("b"), watch, job)) < 6000
     client.post(f"/v1/jobs/{job}/resume")
     tasks.ring(host("c"), "default")
     done = ended(client, job)

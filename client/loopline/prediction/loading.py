@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loopline.files.named import named_file
 from loopline.files.problems import FileInvalid
@@ -179,8 +180,18 @@ class TrainedModel:
 
     def answer(self, given: Given) -> Answer:
         """What `predict` answers about sequences that were read. Raises InputInvalid where that is no finite number."""
-        with np.errstate(all="ignore"):  # `naming.answer` looks at every number
-            found = [(rows, self._backend.outcome(given.batch(rows))) for rows in given.batches(self._document.width)]
+        return self.named(given, list(self.outcomes(given)))
+
+    def outcomes(self, given: Given) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Which sequences are computed together, and what the network says of them, one batch after the other."""
+        for rows in given.batches(self._document.width):
+            with np.errstate(all="ignore"):  # `named` looks at every number
+                found = self._backend.outcome(given.batch(rows))
+            yield rows, found
+
+    def named(self, given: Given, found: naming.Outcomes) -> Answer:
+        """The answer about all sequences, of what `outcomes` gave. Raises InputInvalid where that is no finite
+        number."""
         return naming.answer(self._document, given, found)
 
 
