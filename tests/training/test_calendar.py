@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from loopline.files.sequences import Column
 from services.errors import DatasetInvalid, SpecInvalid
 from services.training import checkpoint
 from services.training.files import npz
+from services.training.gate import reference
 from services.training.gate.verdict import Retraining
 from services.training.loop import Run
 from services.training.messages import Finished, SavedModel
@@ -121,6 +123,16 @@ def test_the_parameters_are_known_before() -> None:
     assert footprint(spec, npz.summarise(arrays)).parameters == there
 
 
+def test_the_memory_of_the_calendar_is_counted() -> None:
+    arrays = hourly([100, 100])
+    spec = spec_with(arrays, ["hour", "yearday"])
+    found = prepare(arrays, spec)
+    assert isinstance(found.train, Windows)
+    counted = footprint(spec, npz.summarise(arrays))
+    assert counted.prepared == found.train.x.nbytes
+    assert counted.data == arrays.x.nbytes + found.train.x.nbytes
+
+
 def test_nothing_is_read_of_the_calendar_by_a_spec_of_an_older_version() -> None:
     arrays = hourly([100])
     plain = spec_with(arrays, "none")
@@ -175,6 +187,19 @@ def test_a_model_without_a_calendar_is_compared_with_one_that_has_it(tmp_path: P
     alone = kept(untimed, tmp_path / "4", "auto", {"warm_start": newer, "against": newer})
     assert alone["warm_start"] is None
     assert "reads the calendar" in alone["gate"]["message"]
+
+
+def test_the_look_at_the_columns_of_a_model_copies_no_series(tmp_path: Path) -> None:
+    kept(hourly([120]), tmp_path / "1", "auto", {"warm_start": None, "against": None})
+    found = reference.load("load@1", str(tmp_path / "1"))
+    arrays = hourly([50_000])
+    tracemalloc.start()
+    try:
+        reference.check_input(found, arrays)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < arrays.x.nbytes
 
 
 def test_a_model_of_times_with_a_zone_is_not_compared_on_times_without_one(tmp_path: Path) -> None:

@@ -48,19 +48,11 @@ def read(arrays: Arrays) -> Series:
 def with_calendar(arrays: Arrays, names: Sequence[str]) -> Arrays:
     """The series with these features of the clock as columns that are known ahead of time, after all others.
 
-    Raises DatasetInvalid where steps have no times, or a column has the name of such a feature.
+    Raises DatasetInvalid as `calendar_columns`.
     """
-    if not names:
+    added = calendar_columns(arrays, names)
+    if not added or arrays.times is None or arrays.schema is None:
         return arrays
-    added = calendar.columns(names)
-    why = None
-    if arrays.times is None or arrays.times.dtype.kind != "i" or arrays.schema is None:
-        why = "the steps have no dates or times"
-    elif taken := sorted({column.name for column in arrays.columns} & {column.name for column in added}):
-        why = f"the data has a column {taken[0]} of its own, so rename it"
-    if why is not None or arrays.times is None or arrays.schema is None:
-        detail = f"{why}, or set task.calendar to none"
-        raise DatasetInvalid(f"The calendar cannot be read: {detail}.", [Problem("/task/calendar", detail)])
     x = arrays.x_in_memory
     waves = calendar.waves(arrays.times[:, : x.shape[1]], names).astype(x.dtype)
     waves[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0
@@ -71,6 +63,25 @@ def with_calendar(arrays: Arrays, names: Sequence[str]) -> Arrays:
         features=(*arrays.columns, *added),
         schema=replace(arrays.schema, known_future=known),
     )
+
+
+def calendar_columns(arrays: Arrays, names: Sequence[str]) -> tuple[Column, ...]:
+    """The columns that `with_calendar` adds.
+
+    Raises DatasetInvalid where steps have no times, or a column has the name of such a feature.
+    """
+    if not names:
+        return ()
+    added = calendar.columns(names)
+    why = None
+    if arrays.times is None or arrays.times.dtype.kind != "i" or arrays.schema is None:
+        why = "the steps have no dates or times"
+    elif taken := sorted({column.name for column in arrays.columns} & {column.name for column in added}):
+        why = f"the data has a column {taken[0]} of its own, so rename it"
+    if why is not None:
+        detail = f"{why}, or set task.calendar to none"
+        raise DatasetInvalid(f"The calendar cannot be read: {detail}.", [Problem("/task/calendar", detail)])
+    return added
 
 
 def summarised(arrays: Arrays) -> SeriesSummary | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from services.errors import DatasetInvalid
 from services.training import windows
 from services.training.data import Prepared, part_of
 from services.training.files.npz import Arrays
-from services.training.files.series import with_calendar
+from services.training.files.series import calendar_columns
 from services.training.loop import EVALUATION_BATCH, answers, in_rows, network
 from services.training.model import SequenceModel
 from services.training.preparing import target_scaling
@@ -214,10 +214,11 @@ def check_input(reference: Reference, arrays: Arrays) -> None:
     """Raises Unusable where it takes other features, or has no way with the missing values of these samples."""
     if (task := tasks.forecast(reference.spec)) is not None:
         try:
-            arrays = with_calendar(arrays, tasks.calendar_of(task))
+            added = calendar_columns(arrays, tasks.calendar_of(task))
         except DatasetInvalid as error:
             raise Unusable(f"reads the calendar ({error.problems[0].detail})") from None
         _check_zone(reference.card["forecast"].get("zoned"), arrays.zoned)
+        arrays = replace(arrays, features=(*arrays.columns, *added))  # of which no value is missing
     if (why := mismatch(reference.preprocessing, arrays)) is not None:
         raise Unusable(why)
 

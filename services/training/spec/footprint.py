@@ -49,8 +49,8 @@ def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False, sur
     """What a job needs of memory with this data. `in_file`: its steps stay in their file. `surely`: only what it needs
     whatever the training split turns out to be: no words, categories, gaps and long sequences, which that may not
     have."""
-    a, t, bytes_of_data = spec.architecture, spec.training, summary.bytes
-    summary = tasks.as_trained(spec, summary)
+    a, t, given = spec.architecture, spec.training, summary
+    summary = tasks.as_trained(spec, given)
     w = widths(spec.data, summary)
     w, samples = (sure(spec.data, summary, w), _trained_on(spec, summary)) if surely else (w, summary.samples)
     parameters = w.embeddings + _parameters(a, w, summary.target_dim)
@@ -62,7 +62,10 @@ def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False, sur
     step = kept * a.hidden_size * a.num_layers * (2 if a.bidirectional else 1) * (4 if t.precision == "float32" else 2)
     least = 2 if a.batch_norm else 1
     samples = max(1, min(t.batch_size, samples))
-    prepared = bytes_of_data if tasks.forecast(spec) else w.steps * w.channels * NUMBER
+    prepared = w.steps * w.channels * NUMBER
+    if tasks.forecast(spec) is not None and given.series is not None:  # the calendar is added to each step
+        added = summary.features - given.series.columns
+        prepared = given.bytes + given.samples * given.max_length * added * NUMBER
     if in_file or (surely and spec.data.missing == "drop"):
         prepared = 0
     longest, shortest = (min(steps, t.bptt_steps or steps) for steps in (w.longest, w.shortest))
@@ -71,7 +74,7 @@ def footprint(spec: Spec, summary: DatasetSummary, *, in_file: bool = False, sur
     return Footprint(
         parameters=parameters,
         network=parameters * NUMBER * copies,
-        data=0 if in_file else bytes_of_data + prepared,
+        data=0 if in_file else given.bytes + prepared,
         prepared=prepared,
         samples=samples,
         batch=step * (longest + (samples - 1) * shortest),  # one of them is the longest
