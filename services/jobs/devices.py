@@ -35,14 +35,15 @@ def _workers() -> Query:
 
 
 def problem(spec: Spec, summary: DatasetSummary, devices: Sequence[Device]) -> Problem | None:
-    """Why no worker can run the job, if they all have less memory than it surely needs."""
+    """Why no worker can run the job, if each has less memory than it surely needs there."""
     if (lacking := room.lacks(spec, summary, devices)) is None:
         return None
     need, device = lacking
     return Problem(
         need.largest.pointer,
-        f"the job needs {need}, and no worker of the queue {spec.queue} has so much: at most there are "
-        f"{_told(device)}; {need.largest.way_out}, or start a worker with enough memory, which lets the job pass",
+        f"no worker of the queue {spec.queue} has enough memory: the one that comes closest has {_told(device)}, and "
+        f"the job needs {need} there; {need.largest.way_out}, or start a worker with enough memory, which lets the job "
+        "pass",
     )
 
 

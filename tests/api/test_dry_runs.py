@@ -175,7 +175,8 @@ def test_it_says_which_memory_the_workers_lack_as_a_submission_does(any_app: Fla
     [problem] = submitted.get_json()["errors"]
     assert tried.get_json()["errors"] == [problem]
     assert problem["pointer"] == "/architecture/hidden_size"
-    assert "at most there are 64 GiB (cpu); lower architecture.hidden_size" in problem["detail"]
+    assert "the one that comes closest has 64 GiB (cpu), and the job needs" in problem["detail"]
+    assert "; lower architecture.hidden_size" in problem["detail"]
     spec["architecture"]["num_layers"] = 5
     [near] = [each for each in client.post(ROUTES[0], json=spec).get_json()["warnings"] if "memory" in each]
     assert near.startswith("The job may run out of memory: 4")

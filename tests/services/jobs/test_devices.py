@@ -62,6 +62,20 @@ def test_a_worker_that_fell_silent_counts_for_an_hour(session: Session) -> None:
     assert devices.of_queue(session, "default") == []
 
 
+def test_of_a_processor_and_a_gpu_the_one_that_comes_closest_is_named(scope: Scope) -> None:
+    """A processor holds the activations of the whole batch, so it may lack more than a GPU that has less memory."""
+    with scope() as session:
+        beat(session, "a", 40 * GIB)
+        beat(session, "b", 3 * GIB, device="NVIDIA T4")
+    batch = {"epochs": 3, "batch_size": 50_000}
+    drawn = {"samples": 100_000, "length": 100, "features": 2, "classes": 2}
+    wide = {"architecture": {"cell": "lstm", "hidden_size": 8192}, "training": batch, "data": {"synthetic": drawn}}
+    with pytest.raises(SpecInvalid) as refused, scope() as session:
+        submit(session, wide)
+    [problem] = refused.value.problems
+    assert "the one that comes closest has 3 GiB (NVIDIA T4), and the job needs" in problem.detail
+
+
 def test_a_job_is_refused_until_a_worker_with_enough_memory_is_there(scope: Scope) -> None:
     with scope() as session:
         beat(session, "a", 64 * GIB)
@@ -71,10 +85,10 @@ def test_a_job_is_refused_until_a_worker_with_enough_memory_is_there(scope: Scop
     [problem] = refused.value.problems
     assert problem.pointer == "/architecture/hidden_size"
     assert problem.detail == (
-        "the job needs 155 GiB of memory or more (155 GiB for the network of 8,322,629,634 parameters with gradients "
-        "and optimizer, 200 MiB for the activations of a batch of 16, 800 bytes for the data), and no worker of the "
-        "queue default has so much: at most there are 64 GiB (cpu); lower architecture.hidden_size or num_layers, or "
-        "start a worker with enough memory, which lets the job pass"
+        "no worker of the queue default has enough memory: the one that comes closest has 64 GiB (cpu), and the job "
+        "needs 155 GiB of memory or more (155 GiB for the network of 8,322,629,634 parameters with gradients and "
+        "optimizer, 200 MiB for the activations of a batch of 16, 800 bytes for the data) there; lower "
+        "architecture.hidden_size or num_layers, or start a worker with enough memory, which lets the job pass"
     )
     with scope() as session:
         assert submit(session, {**WIDE, "queue": "other"})  # nobody is known there
@@ -107,14 +121,14 @@ def test_every_job_of_a_batch_or_matrix_that_has_no_room_is_named(engine: Engine
     with pytest.raises(SpecInvalid) as refused, scope() as session:
         batches.submit(session, {**WIDE, "matrix": {"architecture.hidden_size": [4, 8192]}})
     [problem] = refused.value.problems
-    assert "no worker of the queue default has so much" in problem.detail
+    assert "no worker of the queue default has enough memory" in problem.detail
 
 
 def test_a_retraining_that_has_no_room_is_refused(scope: Scope) -> None:
     with scope() as session:
         beat(session, "a", 64 * GIB)
     retrain = {"model": "wide", "promote": None, "gate": None}
-    with pytest.raises(SpecInvalid, match="no worker of the queue default has so much"), scope() as session:
+    with pytest.raises(SpecInvalid, match="no worker of the queue default has enough memory"), scope() as session:
         submit(session, {**WIDE, "retrain": retrain})
 
 
