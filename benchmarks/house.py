@@ -51,6 +51,7 @@ ROOMS = (
     "services/datasets",
     "services/jobs",
     "services/schedules",
+    "services/searches",
     "services/upkeep",
     "worker/drain.py",
     "worker/process.py",

@@ -11,6 +11,7 @@
     │   ├── AnswersNotReady        of a job that predicts
     │   ├── ModelNotFound          of the registry
     │   ├── ScheduleNotFound
+    │   ├── SearchNotFound
     │   ├── TenantNotFound
     │   ├── KeyNotFound
     │   ├── WebhookNotFound
@@ -149,6 +150,12 @@ class ScheduleNotFound(NotFound):
     """There is no schedule with this id or name."""
 
     code = "schedule_not_found"
+
+
+class SearchNotFound(NotFound):
+    """There is no search with this id."""
+
+    code = "search_not_found"
 
 
 class TenantNotFound(NotFound):

@@ -26,6 +26,7 @@ POINTS = frozenset(
         "batch.ended",  # a batch has ended and its messages are written, nothing is committed
         "batch.committed",  # they are committed, and the scheduler goes on to the next thing
         "firing.written",  # a slot has its row and its batch, and nothing is committed
+        "trial.written",  # a search has its next trial and the trial is a job, and nothing is committed
         "webhook.claimed",  # a message is ours to send, and nothing was sent
         "webhook.sent",  # the receiver has answered, and the database does not know
     }

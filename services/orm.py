@@ -21,6 +21,7 @@ _RANDOM_BITS = 80
 DEFAULT_TENANT = "default"
 """Whose everything is that came without a key; it is always there."""
 
+_GOING_ON = "status NOT IN ('succeeded', 'failed', 'cancelled')"
 STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 
 
@@ -238,6 +239,52 @@ class Batch(Base):
     )
 
 
+class Search(Base):
+    """A search for the best values of some fields of a spec. Its trials are jobs, and their results are in their rows.
+    Whoever makes a trial or changes the search holds this row, so that happens one by one."""
+
+    __tablename__ = "searches"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
+    name: Mapped[str | None]
+    document: Mapped[dict[str, Any]]
+    """The spec with its `search`, as it was sent."""
+    settings: Mapped[dict[str, Any]]
+    """The fields of a `services.searches.settings.SearchSettings`."""
+    status: Mapped[str]
+    """A `services.states.SearchStatus`."""
+    message: Mapped[str | None]
+    """A sentence for a person: what it waits for, or why it was paused."""
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    """It makes no more trials, and is cancelled when those that go on have ended."""
+    parallel: Mapped[int]
+    """How many trials may wait or run at once."""
+    trials: Mapped[int]
+    """How many are wanted."""
+    made: Mapped[int] = mapped_column(default=0)
+    """How many were made, with those that were refused; the number of the newest."""
+    refused: Mapped[list[dict[str, Any]]]
+    """Trials that no spec allows, which are no jobs: `[{"trial", "choices", "problems"}]`."""
+    due_at: Mapped[float | None]
+    """From when on the scheduler looks whether there is something to do; None while it is paused or has ended."""
+    request_id: Mapped[str | None]
+    revision: Mapped[int] = mapped_column(default=1)
+    """Raised by every change of this row that a reader can see."""
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+    __table_args__ = (
+        Index("ix_searches_tenant_id", "tenant", "id"),
+        Index(
+            "ix_searches_due_at",
+            "due_at",
+            sqlite_where=sa.text("due_at IS NOT NULL"),
+            postgresql_where=sa.text("due_at IS NOT NULL"),
+        ),
+    )
+
+
 class Job(Base):
     """One request to train, or to predict."""
 
@@ -314,6 +361,12 @@ class Job(Base):
     that predicts: its model, `{"predicts": {"name", "job_id"}}`."""
     batch_id: Mapped[str | None]
     """The batch that it was submitted with, which is never deleted; no foreign key, as for the tenant."""
+    search_id: Mapped[str | None] = mapped_column(ForeignKey("searches.id"))
+    """The search that it is a trial of."""
+    trial: Mapped[int | None]
+    """Its number there, from 1."""
+    choices: Mapped[dict[str, Any] | None]
+    """The values that the search chose for it, by dotted path into the spec."""
     request_id: Mapped[str | None]
     """Of the request that submitted it: its log lines carry it, in every process."""
     created_at: Mapped[float]
@@ -370,6 +423,21 @@ class Job(Base):
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
         Index("ix_jobs_tenant_kind_id", "tenant", "kind", "id"),
         Index("ix_jobs_batch_id_id", "batch_id", "id"),
+        Index(
+            "ix_jobs_search_id_trial",
+            "search_id",
+            "trial",
+            unique=True,
+            sqlite_where=sa.text("search_id IS NOT NULL"),
+            postgresql_where=sa.text("search_id IS NOT NULL"),
+        ),
+        # How many trials go on is asked every second, of each search that does.
+        Index(
+            "ix_jobs_search_going_on",
+            "search_id",
+            sqlite_where=sa.text(f"search_id IS NOT NULL AND {_GOING_ON}"),
+            postgresql_where=sa.text(f"search_id IS NOT NULL AND {_GOING_ON}"),
+        ),
     )
 
 

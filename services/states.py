@@ -66,6 +66,20 @@ class DatasetStatus(StrEnum):
     """The check found that the file is no data set. The row says why, and has no file."""
 
 
+class SearchStatus(StrEnum):
+    """The states of a search."""
+
+    RUNNING = "running"
+    """It makes trials, or waits for the end of the last ones."""
+    PAUSED = "paused"
+    """It makes no trials until somebody resumes it."""
+    SUCCEEDED = "succeeded"
+    """Every wanted trial has ended, and one at least has a result. More trials can be added."""
+    FAILED = "failed"
+    """Every wanted trial has ended, and none has a result."""
+    CANCELLED = "cancelled"
+
+
 class Reason(StrEnum):
     """Why a job ended, and what a person can do about it (`sentence`)."""
 

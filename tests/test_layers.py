@@ -48,8 +48,14 @@ def training(*, torch: bool) -> list[str]:
     )
 
 
+SUGGESTING = "services.searches.suggesting"
+"""It imports Optuna, half a second, and is imported when the scheduler makes the first trial of a search."""
+
+
 def services() -> list[str]:
-    return [module for module in modules("services") if not module.startswith("services.training")]
+    return [
+        module for module in modules("services") if not module.startswith("services.training") and module != SUGGESTING
+    ]
 
 
 SHARED = ("loopline.files", "loopline.preprocessing", "loopline.prediction", "loopline.version")
@@ -79,9 +85,12 @@ STORE = {"s3fs", "fsspec", "aiobotocore", "botocore", "aiohttp"}
 """What an object store needs: half a second of import, and a thread that no fork may take along."""
 
 LAYERS = {
-    "api": (modules("api"), {"torch", "worker", "prometheus_client", *STORE}),
+    "api": (modules("api"), {"torch", "optuna", "worker", "prometheus_client", *STORE}),
     # The library that counts decides at its import how processes share counts: only `metrics.shared` knows.
-    "services": (services(), {"flask", "celery", "kombu", "torch", "prometheus_client", "api", "worker", *STORE}),
+    "services": (
+        services(),
+        {"flask", "celery", "kombu", "torch", "optuna", "prometheus_client", "api", "worker", *STORE},
+    ),
     "training, as the API uses it": (
         training(torch=False),
         {"torch", "sqlalchemy", "flask", "celery", "redis", "api", "worker", "services.db", "services.orm"},
@@ -98,7 +107,7 @@ LAYERS = {
         [module for module in training(torch=True) if is_within(module, EXPORT)],
         {"sqlalchemy", "celery", "flask", "redis", "api", "worker", "services.db", "services.jobs"},
     ),
-    "worker": (worker(trainer=False), {*ONNX, "torch", "flask", "prometheus_client", "api", *STORE}),
+    "worker": (worker(trainer=False), {*ONNX, "torch", "optuna", "flask", "prometheus_client", "api", *STORE}),
     "trainer": (
         worker(trainer=True),
         {

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Spec | Predict")
 
 
+class TrialOf(NamedTuple):
+    """Which trial of a search a job is."""
+
+    search_id: str
+    trial: int
+    choices: Mapping[str, Any]
+
+
 class Wanted(NamedTuple, Generic[S]):
     """A job that is to be made."""
 
@@ -46,6 +54,7 @@ class Wanted(NamedTuple, Generic[S]):
     kind: Kind = Kind.TRAIN
     baselines: Mapping[str, Any] | None = None
     """Models that it is about, if they are known already."""
+    trial: TrialOf | None = None
 
 
 class Created(NamedTuple):
@@ -98,6 +107,7 @@ def _insert(session: Session, wanted: Wanted[Any], turn: float, **whose: str | N
         "epochs": _epochs(document) if wanted.kind == Kind.TRAIN else None,
         "baselines": None if wanted.baselines is None else dict(wanted.baselines),
         **whose,
+        **({} if wanted.trial is None else wanted.trial._asdict()),
     }
     statement = _insertion(*values)
     statement.execute(session.connection(), **values, max_queue_seconds=limits.max_queue_seconds)

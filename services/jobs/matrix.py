@@ -36,9 +36,9 @@ class Cell:
     def locate(self, pointer: str) -> str:
         """Where a problem of this spec lies in the document that it came from."""
         for path, place in self.chosen.items():
-            above = _pointer(path.split("."))
+            above = pointer_to(path.split("."))
             if pointer == above or pointer.startswith(f"{above}/"):
-                return f"{_pointer(['matrix', path])}/{place}{pointer.removeprefix(above)}"
+                return f"{pointer_to(['matrix', path])}/{place}{pointer.removeprefix(above)}"
         return pointer
 
 
@@ -94,7 +94,9 @@ def located(wrong: Sequence[tuple[Source, Cell, Sequence[Problem]]]) -> Sequence
 def _entries(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     """The specs of a list, by where they are."""
     advice = "a batch has `name` and `jobs`, a list of specs; or it is one spec with a `matrix`"
-    problems = [Problem(_pointer([key]), f"is not known: {advice}") for key in document if key not in ("name", "jobs")]
+    problems = [
+        Problem(pointer_to([key]), f"is not known: {advice}") for key in document if key not in ("name", "jobs")
+    ]
     if document.get("name") is not None and not _is_name(document["name"]):
         problems.append(Problem("/name", f"must be a text of 1 to {MAX_NAME} characters, without {HIDDEN_IN_WORDS}"))
     listed = document["jobs"] if isinstance(document["jobs"], list) else []
@@ -164,7 +166,7 @@ def _problems(matrix: object) -> Iterator[Problem]:
         yield Problem("/matrix", f"must name one path into the spec or more, each with a list of values: {example}")
         return
     for path, values in matrix.items():
-        where = _pointer(["matrix", path])
+        where = pointer_to(["matrix", path])
         if not all(path.split(".")) or path.split(".")[0] == "matrix":
             yield Problem(where, "is no path into a spec, such as `training.optimizer.lr` or `data.dataset`")
         elif not isinstance(values, list) or not values:
@@ -182,23 +184,23 @@ def _unreachable(base: Mapping[str, Any], path: str) -> Problem | None:
         found = found.get(key) if isinstance(found, Mapping) else None
         if found is not None and not isinstance(found, Mapping):
             through = ".".join(above[:depth])
-            return Problem(_pointer(["matrix", path]), f"leads through {through}, which is no mapping in this spec")
+            return Problem(pointer_to(["matrix", path]), f"leads through {through}, which is no mapping in this spec")
     return None
 
 
 def _cell(base: Mapping[str, Any], matrix: Mapping[str, Sequence[Any]], chosen: Mapping[str, int]) -> Cell:
     spec, words = base, []
     for path, place in chosen.items():
-        spec = _with(spec, path.split("."), matrix[path][place])
+        spec = with_value(spec, path.split("."), matrix[path][place])
         words.append(f"{_short(path, matrix)}={_word(matrix[path][place], place)}")
     return Cell(spec, chosen, ", ".join(words))
 
 
-def _with(document: Mapping[str, Any] | None, path: Sequence[str], value: Any) -> dict[str, Any]:
+def with_value(document: Mapping[str, Any] | None, path: Sequence[str], value: Any) -> dict[str, Any]:
     """The document with another value at the path. What lies elsewhere is shared with the old one."""
     key, *below = path
     changed = dict(document or {})
-    changed[key] = _with(changed.get(key), below, value) if below else value
+    changed[key] = with_value(changed.get(key), below, value) if below else value
     return changed
 
 
@@ -234,5 +236,6 @@ def _word(value: Any, place: int) -> str:
     return printable if len(printable) <= MAX_WORD else f"{printable[: MAX_WORD - 1]}…"
 
 
-def _pointer(keys: Sequence[str]) -> str:
+def pointer_to(keys: Sequence[str]) -> str:
+    """The JSON pointer (RFC 6901) to what lies below these keys."""
     return "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)

@@ -36,6 +36,7 @@ EVENTS: Mapping[str, str] = {
     "schedule.skipped": "A slot was skipped because of a rule of the schedule; `reason` and `message` say why.",
     "schedule.missed": "No scheduler reached a slot in time. It is sent once for all slots that were missed together.",
     "schedule.refused": "What a schedule submits is no longer valid or exceeds a quota; `message` says what to do.",
+    "search.ended": "Every wanted trial of a search has ended, or it was cancelled; `best` is its best trial.",
     "model.promoted": "An alias of a model was moved; `action` says how: `promote`, `rollback` or `demote`.",
 }
 """Every event that a webhook can get, by noun. docs/webhooks.md has this table."""
@@ -114,8 +115,9 @@ def _job_news(session: Session, job: Job) -> News:
 
 def subjects_of(session: Session, job: Job) -> Sequence[str]:
     """The ids that what happens to a job is about: its own, and those of what it belongs to."""
+    search = [] if job.search_id is None else [job.search_id]
     batch = None if job.batch_id is None else session.get(Batch, job.batch_id)
-    return [job.id] if batch is None else [job.id, *subjects_of_batch(batch)]
+    return [job.id, *search, *([] if batch is None else subjects_of_batch(batch))]
 
 
 def subjects_of_batch(batch: Batch) -> Sequence[str]:
@@ -158,6 +160,8 @@ def _job_data(job: Job) -> dict[str, Any]:
         **{key: getattr(job, key) for key in ("id", "kind", "name", "status", "reason", "message", "queue", "tags")},
         "attempt": job.attempt,
         "batch_id": job.batch_id,
+        "search_id": job.search_id,
+        "trial": job.trial,
         **{key: moment(getattr(job, key)) for key in ("created_at", "started_at", "finished_at")},
         "result": result,
         "answers": answers and {key: answers[key] for key in ("model", "format", "bytes", "sequences", "rows")},

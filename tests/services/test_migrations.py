@@ -323,5 +323,10 @@ def triggers(engine: Engine) -> list[str]:
 
 
 def normal(value: object) -> str:
-    """Without layout, and with a table's columns and constraints in the order of the alphabet."""
-    return ", ".join(sorted(part.strip() for part in re.sub(r"\s+", " ", str(value)).split(",")))
+    """Without layout, with a foreign key that came with its column as a constraint of the table, and with a table's
+    columns and constraints in the order of the alphabet."""
+    text = re.sub(
+        r"(\w+) TEXT CONSTRAINT (\w+) REFERENCES", r"\1 TEXT, CONSTRAINT \2 FOREIGN KEY(\1) REFERENCES", str(value)
+    )
+    text = re.sub(r"\s+", " ", text).replace(" )", ")")
+    return ", ".join(sorted(part.strip(" )") for part in text.split(",")))

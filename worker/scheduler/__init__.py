@@ -1,1 +1,1 @@
-"""The scheduler: brings back lost jobs, submits due schedules, sends webhooks, reads the inbox and checks uploads."""
+"""The scheduler: recovers jobs, submits schedules, sends webhooks, reads the inbox, checks uploads, makes trials."""

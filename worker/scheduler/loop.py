@@ -2,7 +2,7 @@
 
 It keeps no state. Each pass reads the database, fires due schedules, takes back jobs whose lease has expired, and
 notifies the workers of queues with waiting jobs. Any number may run, and one may die without harm. Threads of its
-process send webhook messages, read the inbox and check large uploads.
+process send webhook messages, read the inbox, check large uploads and make the trials of searches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.settings import Settings
 from services.starting import exit_on_error
 from services.upkeep.census import Census
 from services.upkeep.reconciler import reconcile, sweep
-from worker.scheduler import checks, inbox, outbox
+from worker.scheduler import checks, inbox, outbox, searches
 from worker.scheduler.bell import CeleryDoorbell
 
 SWEEP_SECONDS = 3600.0
@@ -117,6 +117,11 @@ def _main(settings: Settings) -> None:
     with metrics.alone(settings, Census(engine, stuck_seconds=settings.stuck_seconds)):
         metrics.expect(settings.queue_names)
         ledger.expect_counts()
-        with outbox.sending(settings, engine), inbox.watching(settings, engine), checks.checking(settings, engine):
+        with (
+            outbox.sending(settings, engine),
+            inbox.watching(settings, engine),
+            checks.checking(settings, engine),
+            searches.advancing(engine, CeleryDoorbell(settings)),
+        ):
             run(settings, engine, CeleryDoorbell(settings), stop)
     engine.dispose()

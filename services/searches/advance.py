@@ -1,0 +1,177 @@
+"""Makes the trials of searches: the scheduler's part.
+
+`due` is a look without a lock. For each search found, `advance` does one thing: it makes a trial or ends the search.
+What takes long, the suggestion, is computed from a snapshot before the transaction. The transaction holds the search's
+row and looks again: if anything has changed, nothing is done, and the next look begins anew. So any number of
+schedulers may run, and one that dies at any moment has done all of it or nothing. That a number has one trial is held
+by the database as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from services import db, faults
+from services.db import now
+from services.errors import DatasetNotFound, DatasetValidating, QuotaExceeded, SearchNotFound, SpecInvalid
+from services.jobs import control
+from services.jobs.control import Created, TrialOf
+from services.jobs.matrix import MAX_NAME, value, with_value
+from services.jobs.submission import Known
+from services.orm import Job, Search
+from services.searches import checking, queries, reading, state, trials
+from services.searches.space import Choices, spec_of
+from services.searches.trials import State, Trial
+from services.states import SearchStatus
+from services.text import clean
+from services.training.measures import recorded
+
+WAIT_SECONDS = 10.0
+"""Before a search is looked at again that may make no trial now, because of a quota."""
+MOST_REFUSED = 20
+"""So many refused trials one after the other pause a search that is no grid: something else is wrong."""
+MOST_PROBLEMS = 3
+MOST_LETTERS = 300
+"""Of a problem of a refused trial."""
+
+
+class Did(StrEnum):
+    """What was done about a search."""
+
+    NOTHING = "nothing"
+    MADE = "made"
+    REFUSED = "refused"
+    WAITS = "waits"
+    ENDED = "ended"
+
+
+class Step(NamedTuple):
+    """What was done about a search, and about which of its trials."""
+
+    did: Did
+    trial: int = 0
+    job: Created | None = None
+    """The trial, if one was made. The bell of its queue is to be rung."""
+    message: str | None = None
+
+
+NOTHING = Step(Did.NOTHING)
+
+
+def due(session: Session) -> Sequence[str]:
+    """Searches that may have something to do, those first that have waited longest."""
+    return session.scalars(due_statement()).all()
+
+
+def due_statement() -> sa.Select[str]:
+    """It reads an index of the searches that go on, and one of their jobs that do."""
+    many = select(func.count()).where(Job.search_id == Search.id, queries.goes_on()).scalar_subquery()
+    has_room = sa.and_(Search.made < Search.trials, many < Search.parallel, sa.not_(Search.cancel_requested))
+    query = select(Search.id).where(Search.due_at.is_not(None), Search.due_at <= now(), sa.or_(many == 0, has_room))
+    return query.order_by(Search.due_at, Search.id)
+
+
+def advance(engine: Engine, search_id: str) -> Step:
+    """Make the next trial of a search, or end it, if that is due.
+
+    Raises:
+        Unavailable: the database cannot answer.
+    """
+    with db.read_scope(engine) as session:
+        seen = session.get(Search, search_id)
+        before = [] if seen is None else trials.history(session, seen)
+    if seen is None:
+        return NOTHING
+    choices = _suggested(seen, before) if _has_room(seen, before) else None
+    with db.session_scope(engine) as session:
+        try:
+            search = state.locked(session, search_id, skip_locked=True)
+        except SearchNotFound:  # another scheduler has it
+            return NOTHING
+        if search.due_at is None:
+            return NOTHING
+        known = trials.history(session, search)
+        if choices is not None and _has_room(search, known) and _standing(search, known) == _standing(seen, before):
+            step = _make(session, search, choices)
+            faults.point("trial.written")
+            return step
+        return Step(Did.ENDED, message=search.status) if state.end_if_over(session, search) else NOTHING
+
+
+def _has_room(search: Search, known: Sequence[Trial]) -> bool:
+    going_on = sum(trial.state == State.GOING_ON for trial in known)
+    return search.made < search.trials and going_on < search.parallel and not search.cancel_requested
+
+
+def _standing(search: Search, known: Sequence[Trial]) -> object:
+    """What a suggestion depends on: a trial that has ended no longer changes."""
+    return search.made, [(trial.number, trial.state) for trial in known]
+
+
+def _suggested(search: Search, known: Sequence[Trial]) -> Choices:
+    from services.searches import suggesting  # which imports Optuna
+
+    settings = search.settings
+    space, problems = reading.read_space(settings["space"], {})
+    if space is None:
+        raise SpecInvalid(problems)
+    return suggesting.suggest(
+        space,
+        known,
+        search.made + 1,
+        algorithm=settings["algorithm"],
+        seed=settings["seed"],
+        higher_is_better=recorded(settings["metric"]).higher_is_better,
+    )
+
+
+def _make(session: Session, search: Search, choices: Choices) -> Step:
+    """Make a trial of these choices a job; or write down that no spec allows it, or that it has to wait."""
+    number = search.made + 1
+    try:
+        with db.savepoint(session):
+            base = _base(search, choices, number)
+            wanted = checking.fitted(session, base, {}, search.tenant, Known(), accepted=True)
+            wanted = wanted._replace(trial=TrialOf(search.id, number, choices))
+            [job] = control.create_all(session, [wanted], request_id=search.request_id, tenant=search.tenant)
+    except SpecInvalid as error:
+        return _refuse(search, number, choices, error)
+    except (QuotaExceeded, DatasetValidating, DatasetNotFound) as error:
+        if search.message != error.message:
+            state.change(search, message=error.message)
+        search.due_at = now() + WAIT_SECONDS
+        return Step(Did.WAITS, number, message=error.message)
+    state.change(search, made=number, message=None)
+    return Step(Did.MADE, number, job)
+
+
+def _base(search: Search, choices: Choices, number: int) -> Mapping[str, Any]:
+    """The spec of a trial, with the versions of data sets that the search began with, and a name of its own."""
+    document = {key: each for key, each in search.document.items() if key != "search"}
+    spec = spec_of(document, choices)
+    dataset = value(spec, "data.dataset")
+    if isinstance(dataset, str):
+        spec = with_value(spec, ["data", "dataset"], search.settings["datasets"].get(dataset, dataset))
+    if "name" not in choices:
+        ending = f"[{number}]"
+        spec["name"] = f"{(search.name or '')[: MAX_NAME - len(ending)]}{ending}"
+    return spec
+
+
+def _refuse(search: Search, number: int, choices: Choices, error: SpecInvalid) -> Step:
+    problems = [clean(str(problem), MOST_LETTERS) for problem in error.problems[:MOST_PROBLEMS]]
+    refused = [*search.refused, {"trial": number, "choices": dict(choices), "problems": problems}]
+    state.change(search, made=number, refused=refused)
+    last = {each["trial"] for each in refused}
+    if search.settings["algorithm"] != "grid" and last >= {*range(number, number - MOST_REFUSED, -1)}:
+        message = f"The last {MOST_REFUSED} trials were refused, so the search was paused. The last one: {problems[0]}"
+        state.change(search, status=SearchStatus.PAUSED, due_at=None, message=message)
+        return Step(Did.REFUSED, number, message=message)
+    return Step(Did.REFUSED, number, message=problems[0])

@@ -1,0 +1,183 @@
+"""What clients do with a search: submit, pause, resume and cancel it, and add trials.
+
+Functions take the session first and never commit. `tenant=None`, which is for operators, means every tenant's searches.
+The trials themselves are made by the scheduler (`advance.py`), so a submission is a row and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from services import idempotency
+from services.access import tenants
+from services.db import now
+from services.errors import IllegalMove, Invalid, JobNotFound, Problem, QuotaExceeded
+from services.idempotency import Key
+from services.jobs import control as jobs
+from services.orm import Job, Search, new_id
+from services.searches import checking, queries, reading, state
+from services.states import SearchStatus
+from services.text import is_plain
+
+MOST_GOING_ON = 100
+"""Searches of one tenant that have not ended."""
+
+
+class Submitted(NamedTuple):
+    """A search, and whether an earlier request with the same Idempotency-Key had made the change."""
+
+    search: Search
+    replayed: bool
+
+
+def submit(
+    session: Session,
+    document: Mapping[str, Any],
+    *,
+    key: Key | None = None,
+    request_id: str | None = None,
+    tenant: str = tenants.DEFAULT,
+) -> Submitted:
+    """The search that the document asks for: a new one, or the one that an earlier request with this key made.
+
+    Raises:
+        SpecInvalid: with every problem of the spec, its data and the space.
+        DatasetValidating: a data set is still being checked.
+        QuotaExceeded: the tenant has as many searches as it may.
+        IdempotencyConflict, IdempotencyInFlight: as `idempotency.claim`.
+    """
+    wanted = reading.read(document)
+    if key is not None and (earlier := idempotency.claim(session, key)) is not None:
+        return Submitted(queries.get(session, earlier, tenant=tenant), replayed=True)
+    found = checking.check(session, wanted, tenant)
+    count = select(func.count(Search.id)).where(Search.tenant == tenant, Search.ended_at.is_(None))
+    if (session.scalar(count) or 0) >= MOST_GOING_ON:
+        raise QuotaExceeded(f"A tenant has at most {MOST_GOING_ON} searches that have not ended; cancel some first.")
+    name = document.get("name")
+    section = wanted.section
+    search = Search(
+        id=new_id("search"),
+        tenant=tenant,
+        name=name if isinstance(name, str) and is_plain(name) else None,
+        document=dict(document),
+        settings={
+            "space": document["search"]["space"],
+            "algorithm": section.algorithm,
+            "metric": found.metric,
+            "seed": section.seed,
+            "datasets": dict(found.datasets),
+        },
+        status=SearchStatus.RUNNING,
+        parallel=section.parallel,
+        trials=wanted.trials,
+        refused=[],
+        due_at=now(),
+        created_at=now(),
+        request_id=request_id,
+    )
+    session.add(search)
+    session.flush()
+    session.refresh(search)
+    if key is not None:
+        idempotency.settle(session, key, search.id)
+    return Submitted(search, replayed=False)
+
+
+def cancel(session: Session, search_id: str, *, tenant: str | None = None) -> Search:
+    """Make no more trials, and cancel those that have not ended. A search that has ended stays as it is.
+
+    Raises:
+        SearchNotFound: there is none, or it is another tenant's.
+    """
+    search = state.locked(session, search_id, tenant=tenant)
+    if search.status in state.ENDED or search.cancel_requested:
+        return search
+    state.change(search, cancel_requested=True, due_at=now(), message=None)
+    _each_going_on(session, search, jobs.cancel)
+    state.end_if_over(session, search)
+    return _fresh(session, search)
+
+
+def pause(session: Session, search_id: str, *, tenant: str | None = None) -> Search:
+    """Make no more trials, and pause those that have not ended. A paused search stays so.
+
+    Raises:
+        SearchNotFound: there is none, or it is another tenant's.
+        IllegalMove: it has ended, or is being cancelled.
+    """
+    search = state.locked(session, search_id, tenant=tenant)
+    _check_not_ended(search, "there is nothing to pause")
+    if search.status != SearchStatus.PAUSED:
+        state.change(search, status=SearchStatus.PAUSED, due_at=None, message=None)
+        _each_going_on(session, search, jobs.pause)
+    return _fresh(session, search)
+
+
+def resume(session: Session, search_id: str, *, tenant: str | None = None) -> Search:
+    """Let a paused search go on, with its trials. One that is not paused stays as it is.
+
+    Raises:
+        SearchNotFound: there is none, or it is another tenant's.
+        IllegalMove: it has ended, or is being cancelled.
+    """
+    search = state.locked(session, search_id, tenant=tenant)
+    _check_not_ended(search, "add trials to let it go on")
+    if search.status == SearchStatus.PAUSED:
+        state.change(search, status=SearchStatus.RUNNING, due_at=now(), message=None)
+        _each_going_on(session, search, jobs.resume)
+    return _fresh(session, search)
+
+
+def add(session: Session, search_id: str, more: int, *, key: Key | None = None, tenant: str | None = None) -> Submitted:
+    """Want more trials. A search that has ended goes on; a paused one stays paused.
+
+    Raises:
+        SearchNotFound: there is none, or it is another tenant's.
+        Invalid: the search would have more trials than it can have.
+        IdempotencyConflict, IdempotencyInFlight: as `idempotency.claim`.
+    """
+    search = state.locked(session, search_id, tenant=tenant)
+    if key is not None and idempotency.claim(session, key) is not None:
+        return Submitted(search, replayed=True)
+    space, _ = reading.read_space(search.settings["space"], {})
+    most, why = reading.most_trials(space) if space is not None else (reading.MOST_TRIALS, "")
+    if search.trials + more > most:
+        detail = f"must be at most {most - search.trials:,}, because {why} and {search.trials:,} are wanted already"
+        raise Invalid("The search cannot have so many trials.", [Problem("/more", detail)])
+    values: dict[str, Any] = {"trials": search.trials + more, "cancel_requested": False, "ended_at": None}
+    if search.status != SearchStatus.PAUSED:
+        values |= {"status": SearchStatus.RUNNING, "due_at": now()}
+    state.change(search, **values)
+    if key is not None:
+        idempotency.settle(session, key, search.id)
+    return Submitted(_fresh(session, search), replayed=False)
+
+
+def queues(session: Session, search_id: str) -> list[str]:
+    """The queues of its trials that have not ended: whose workers are to be told after a resume."""
+    query = select(Job.queue).where(Job.search_id == search_id, queries.goes_on()).distinct()
+    return sorted(session.scalars(query))
+
+
+def _check_not_ended(search: Search, advice: str) -> None:
+    if search.status in state.ENDED:
+        raise IllegalMove(f"The search {search.id} has ended ({search.status}); {advice}.")
+    if search.cancel_requested:
+        raise IllegalMove(f"The search {search.id} is being cancelled; {advice}.")
+
+
+def _each_going_on(session: Session, search: Search, act: Callable[[Session, str], Job]) -> None:
+    for job_id in state.going_on(session, search.id):
+        with suppress(JobNotFound, IllegalMove):  # it has ended meanwhile
+            act(session, job_id)
+
+
+def _fresh(session: Session, search: Search) -> Search:
+    session.flush()
+    session.refresh(search)
+    return search

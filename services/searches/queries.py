@@ -1,0 +1,178 @@
+"""What clients see of searches: counts, trials, the best one, and how much each field matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from services import paging
+from services.errors import SearchNotFound
+from services.orm import Job, Search
+from services.searches import importance
+from services.searches.importance import Importance
+from services.searches.reading import read_space
+from services.searches.trials import value_of
+from services.states import Status
+from services.text import clean
+from services.training.measures import Measure, recorded
+
+REFUSED = "refused"
+"""The status of a trial whose choices no spec allows; it is no job."""
+
+
+class Best(NamedTuple):
+    """The best trial of a search."""
+
+    trial: int
+    job_id: str
+    value: float
+    choices: Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """A trial as the table of its search has it."""
+
+    trial: int
+    job_id: str | None
+    """None of one that was refused."""
+    name: str | None
+    status: str
+    message: str | None
+    value: float | None
+    """Of the metric."""
+    best_so_far: float | None
+    """Of this trial and those before it."""
+    choices: Mapping[str, Any]
+    epoch: int
+    epochs: int | None
+    seconds: float | None
+    """From its first start to its end."""
+    queue: str | None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A search with all its trials."""
+
+    counts: Mapping[str, int]
+    rows: Sequence[Row]
+    best: Best | None
+    importance: Sequence[Importance]
+    revision: str
+
+
+class Summary(NamedTuple):
+    """How many trials of a search stand where, and another revision whenever a reader can see a change."""
+
+    counts: Mapping[str, int]
+    revision: str
+
+
+def goes_on() -> sa.ColumnElement[bool]:
+    """Whether a trial has not ended, in the words of ix_jobs_search_going_on."""
+    ended: Sequence[sa.ColumnElement[str]] = [
+        sa.literal_column(f"'{each}'") for each in ("succeeded", "failed", "cancelled")
+    ]
+    return Job.status.not_in(ended)
+
+
+def get(session: Session, search_id: str, *, tenant: str | None = None) -> Search:
+    """The search.
+
+    Raises:
+        SearchNotFound: there is none, or it is another tenant's.
+    """
+    search = session.get(Search, search_id, populate_existing=True)
+    if search is None or (tenant is not None and search.tenant != tenant):
+        raise SearchNotFound(f"There is no search {clean(search_id, 100)}.")
+    return search
+
+
+def page(
+    session: Session, *, limit: int = 20, after: str | None = None, tenant: str | None = None
+) -> tuple[Sequence[Search], bool]:
+    """Searches older than the search `after`, newest first, and whether there are more."""
+    query = select(Search)
+    if tenant is not None:
+        query = query.where(Search.tenant == tenant)
+    return paging.newest(session, query, Search.id, after=after, limit=limit)
+
+
+def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summary]:
+    """Of each of these searches how many trials stand where, in one query."""
+    query = select(Job.search_id, Job.status, func.count(Job.id), func.sum(Job.revision))
+    query = query.where(Job.search_id.in_([each.id for each in searches])).group_by(Job.search_id, Job.status)
+    found: dict[str, list[tuple[str, int, int]]] = {each.id: [] for each in searches}
+    for search_id, status, jobs, revisions in session.execute(query):
+        found[str(search_id)].append((status, jobs, int(revisions)))
+    return {
+        each.id: _summary(
+            each, {status: jobs for status, jobs, _ in found[each.id]}, sum(last for *_, last in found[each.id])
+        )
+        for each in searches
+    }
+
+
+def detail(session: Session, search: Search) -> Detail:
+    """A search with its trials, by number."""
+    columns = (Job.id, Job.trial, Job.name, Job.status, Job.message, Job.choices, Job.epoch, Job.epochs, Job.result)
+    more = (Job.started_at, Job.finished_at, Job.queue, Job.revision)
+    jobs = session.execute(select(*columns, *more).where(Job.search_id == search.id)).all()
+    metric, measure = search.settings["metric"], recorded(search.settings["metric"])
+    made = [*(_row(job, metric) for job in jobs), *map(_refused, search.refused)]
+    rows = _with_best_so_far(sorted(made, key=lambda row: row.trial), measure)
+    counts: dict[str, int] = {}
+    for job in jobs:
+        counts[job.status] = counts.get(job.status, 0) + 1
+    summary = _summary(search, counts, sum(job.revision for job in jobs))
+    return Detail(summary.counts, rows, _best(rows, measure), _importance(search, rows, measure), summary.revision)
+
+
+def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summary:
+    # A job that is deleted lowers both numbers, so neither alone would do.
+    revision = f"{search.revision}.{sum(counts.values())}.{revisions}"
+    return Summary({**{str(each): counts.get(each, 0) for each in Status}, REFUSED: len(search.refused)}, revision)
+
+
+def _row(job: Any, metric: str) -> Row:
+    took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
+    value = value_of(job.result, metric) if job.status == Status.SUCCEEDED else None
+    plain = (job.name, job.status, job.message, value, None, job.choices, job.epoch, job.epochs, took, job.queue)
+    return Row(job.trial, job.id, *plain)
+
+
+def _refused(trial: Mapping[str, Any]) -> Row:
+    message = "; ".join(trial["problems"])
+    return Row(trial["trial"], None, None, REFUSED, message, None, None, trial["choices"], 0, None, None, None)
+
+
+def _with_best_so_far(rows: Sequence[Row], measure: Measure) -> Sequence[Row]:
+    best: float | None = None
+    found = []
+    for row in rows:
+        if row.value is not None and (best is None or measure.is_better(row.value, best)):
+            best = row.value
+        found.append(row._replace(best_so_far=best))
+    return found
+
+
+def _best(rows: Sequence[Row], measure: Measure) -> Best | None:
+    """The best trial; of equal ones the first."""
+    best: Row | None = None
+    for row in rows:
+        if row.value is not None and (best is None or measure.is_better(row.value, best.value or 0.0)):
+            best = row
+    if best is None or best.job_id is None or best.value is None:
+        return None
+    return Best(best.trial, best.job_id, best.value, best.choices)
+
+
+def _importance(search: Search, rows: Sequence[Row], measure: Measure) -> Sequence[Importance]:
+    space, _ = read_space(search.settings["space"], {})
+    complete = [(row.choices, row.value) for row in rows if row.value is not None]
+    return [] if space is None else importance.of_fields(space, complete)

@@ -1,0 +1,82 @@
+"""The state of a search: its row, held while it is changed, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from services.db import now
+from services.errors import SearchNotFound
+from services.orm import Job, Search
+from services.searches import queries
+from services.states import TERMINAL, SearchStatus, Status
+from services.text import clean
+from services.webhooks import news
+from services.webhooks.news import News, moment
+
+ENDED = (SearchStatus.SUCCEEDED, SearchStatus.FAILED, SearchStatus.CANCELLED)
+
+
+def locked(session: Session, search_id: str, *, tenant: str | None = None, skip_locked: bool = False) -> Search:
+    """The search, which nobody else changes until this transaction ends.
+
+    Raises:
+        SearchNotFound: there is none, or it is another tenant's; or another transaction holds it, with `skip_locked`.
+    """
+    query = select(Search).where(Search.id == search_id).with_for_update(skip_locked=skip_locked)
+    search = session.scalar(query, execution_options={"populate_existing": True})
+    if search is None or (tenant is not None and search.tenant != tenant):
+        raise SearchNotFound(f"There is no search {clean(search_id, 100)}.")
+    return search
+
+
+def change(search: Search, **values: Any) -> None:
+    """Change a search that this transaction holds."""
+    for name, value in values.items():
+        setattr(search, name, value)
+    search.revision = Search.revision + 1
+
+
+def going_on(session: Session, search_id: str) -> Sequence[str]:
+    """The ids of the trials that wait, run or are paused, oldest first."""
+    query = select(Job.id).where(Job.search_id == search_id, queries.goes_on())
+    return session.scalars(query.order_by(Job.id)).all()
+
+
+def end_if_over(session: Session, search: Search) -> bool:
+    """End a search that this transaction holds, and announce it, if it has nothing more to do; whether it ended."""
+    session.flush()
+    is_over = search.cancel_requested or (search.status == SearchStatus.RUNNING and search.made >= search.trials)
+    if search.status in ENDED or not is_over or going_on(session, search.id):
+        return False
+    mine = Job.search_id == search.id
+    last = session.scalar(select(func.max(Job.finished_at)).where(mine, Job.status.in_(TERMINAL)))
+    best = session.scalar(select(Job.id).where(mine, Job.status == Status.SUCCEEDED).limit(1))
+    status = SearchStatus.SUCCEEDED if best is not None else SearchStatus.FAILED
+    if search.cancel_requested:
+        status, last = SearchStatus.CANCELLED, None
+    ended_at = session.scalar(select(now())) if last is None else last
+    change(search, status=status, due_at=None, ended_at=ended_at, message=None)
+    session.flush()
+    news.announce(session, "search.ended", search.tenant, lambda: _news(session, search))
+    return True
+
+
+def _news(session: Session, search: Search) -> News:
+    found = queries.detail(session, search)
+    data = {
+        "id": search.id,
+        "name": search.name,
+        "status": search.status,
+        "metric": search.settings["metric"],
+        "trials": search.made,
+        "counts": {**found.counts},
+        "best": found.best and found.best._asdict(),
+        "created_at": moment(search.created_at),
+        "ended_at": moment(search.ended_at),
+        "links": {"self": f"/v1/searches/{search.id}"},
+    }
+    return News(search.ended_at or 0.0, data, [search.id], [search.document.get("tags") or {}])

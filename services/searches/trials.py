@@ -1,0 +1,80 @@
+"""The trials of a search so far, read from the rows of its jobs. Nothing else is stored about them, except those that
+were refused, which have no job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services.jobs import batches
+from services.orm import Job, Search
+from services.searches.space import Choices
+from services.states import TERMINAL, Reason, Status
+
+
+class State(StrEnum):
+    """What is known of a trial."""
+
+    GOING_ON = "going_on"
+    COMPLETE = "complete"
+    """It has a value of the metric."""
+    IMPOSSIBLE = "impossible"
+    """These choices cannot be trained, so similar ones are avoided."""
+    LOST = "lost"
+    """It ended without a value for a reason that says nothing about its choices."""
+
+
+OF_CHOICES = frozenset(
+    {
+        Reason.DIVERGED,
+        Reason.CANNOT_TRAIN,
+        Reason.TOO_LARGE,
+        Reason.OUT_OF_MEMORY_GPU,
+        Reason.OUT_OF_MEMORY_HOST,
+        Reason.TIME_LIMIT,
+    }
+)
+"""Why jobs fail because of their spec."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as the next ones are suggested by it."""
+
+    number: int
+    choices: Choices
+    state: State
+    value: float | None = None
+    """Of the metric; finite, and None unless it is complete."""
+    reports: Mapping[int, float] = field(default_factory=dict)
+    """The metric by epoch. Nothing reads it yet: stopping trials early will."""
+
+
+def history(session: Session, search: Search) -> Sequence[Trial]:
+    """The trials of a search, those refused too, by number."""
+    columns = (Job.trial, Job.choices, Job.status, Job.reason, Job.result)
+    rows = session.execute(select(*columns).where(Job.search_id == search.id)).all()
+    metric = search.settings["metric"]
+    made = [Trial(row.trial, row.choices, *_outcome(row, metric)) for row in rows]
+    refused = [Trial(each["trial"], each["choices"], State.IMPOSSIBLE) for each in search.refused]
+    return sorted([*made, *refused], key=lambda trial: trial.number)
+
+
+def value_of(result: Mapping[str, Any] | None, metric: str) -> float | None:
+    """The metric in the result of a job: with folds their mean. None if there is none, or none that is finite."""
+    found = batches.metrics_of(result or {}).get(metric)
+    return float(found) if found is not None and math.isfinite(found) else None
+
+
+def _outcome(row: Any, metric: str) -> tuple[State, float | None]:
+    if row.status not in TERMINAL:
+        return State.GOING_ON, None
+    if row.status == Status.SUCCEEDED and (found := value_of(row.result, metric)) is not None:
+        return State.COMPLETE, found
+    return State.IMPOSSIBLE if row.status == Status.FAILED and row.reason in OF_CHOICES else State.LOST, None
