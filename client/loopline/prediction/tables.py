@@ -103,14 +103,12 @@ def _is_arrays(path: Path) -> bool:
 
 def _of_npz(document: Document, path: Path) -> Given:
     """The arrays of an `.npz`, as at an upload: x, and lengths if there are some."""
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            if "x" not in found:
-                raise refuse("", f"there is no array x; there are {', '.join(found.files) or 'none'}")
-            x, lengths = found["x"], found.get("lengths")
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, SyntaxError) as error:
-        raise refuse("", f"the arrays cannot be read ({str(error)[:120]}). Save them with np.savez.") from error
-    return inputs.of_arrays(document, x[:, :, np.newaxis] if x.ndim == 2 else x, lengths)
+    found = arrays.read_npz(path, ("x", "lengths"))
+    if (x := found.get("x")) is None:
+        with zipfile.ZipFile(path) as archive:
+            there = [name.removesuffix(".npy") for name in archive.namelist()]
+        raise refuse("", f"there is no array x; there are {', '.join(there)[:200]}")
+    return inputs.of_arrays(document, x[:, :, np.newaxis] if x.ndim == 2 else x, found.get("lengths"))
 
 
 def _given(document: Document, table: Table) -> Given:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -187,6 +189,27 @@ def test_ts_npy_and_npz_files_are_answered(tmp_path: Path) -> None:
     np.savez(tmp_path / "o.npz", x=np.array([object()]))
     with pytest.raises(InputInvalid, match="the arrays cannot be read"):
         model.predict(tmp_path / "o.npz")
+
+
+def test_an_npz_that_takes_far_more_memory_than_its_size_is_refused(tmp_path: Path) -> None:
+    x = np.random.default_rng(4).normal(size=(20, 5, 2))
+    np.savez(tmp_path / "train.npz", x=x, y=np.arange(20) % 2)
+    _, model = from_file(tmp_path / "train.npz", tmp_path / "model", {})
+    with zipfile.ZipFile(tmp_path / "packed.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        content = io.BytesIO()
+        np.save(content, np.zeros((1 << 17, 16, 2)))
+        archive.writestr("x.npy", content.getvalue())
+    assert (tmp_path / "packed.npz").stat().st_size < 100_000
+    with pytest.raises(InputInvalid, match="unpacks to more than 300 times its size"):
+        model.predict(tmp_path / "packed.npz")
+    with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40, 16, 2)}
+        )
+        archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(InputInvalid, match="another size than its header says"):
+        model.predict(tmp_path / "header.npz")
 
 
 def test_texts_are_answered_from_a_file(tmp_path: Path) -> None:
