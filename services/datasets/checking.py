@@ -22,6 +22,7 @@ from services.errors import Busy, DatasetInvalid, Problem
 from services.training.files.npz import Limits
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
+from services.training.messages import Allowance, as_dict
 
 INHERITED = re.compile(r"HOME|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|PATH|TE?MP|TMPDIR|TZ|VIRTUAL_ENV|PYTHON\w+")
 """What the process may know of the environment. Everything else, above all addresses and passwords, stays here."""
@@ -41,6 +42,11 @@ SPARE_BYTES = 512 << 20
 AFTER_CRASH_BYTES = 512 << 20
 """Memory that a check has at least when the one before has crashed."""
 MOST_LINE_BYTES = 64 << 20
+
+
+def allowance(max_bytes: int) -> Allowance:
+    """What reading a file may take, where a data set may have so many bytes."""
+    return Allowance(memory_bytes=max_bytes + SPARE_BYTES, file_bytes=FILE_RATIO * max_bytes)
 
 
 class CheckUnfinished(Exception):
@@ -115,8 +121,7 @@ class Checker:
             "work": str(upload.work),
             "name": upload.name,
             "limits": asdict(limits),
-            "memory_bytes": limits.max_bytes + SPARE_BYTES,
-            "file_bytes": FILE_RATIO * limits.max_bytes,
+            **as_dict(allowance(limits.max_bytes)),
             "cpu_seconds": CHECK_SECONDS,
             **more,
         }

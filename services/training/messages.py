@@ -104,6 +104,16 @@ class SavedModel(_Message):
     directory: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance(_Message):
+    """What reading a file may take."""
+
+    memory_bytes: int
+    """Beyond what the process has."""
+    file_bytes: int
+    """Of a file that is written meanwhile."""
+
+
 # What the supervisor sends
 
 
@@ -130,6 +140,8 @@ class Order(_Message):
     predicts: its model (`predicts`)."""
     ending: str | None = None
     """Of a data set that was kept as it came: the ending of its name, which may say its format."""
+    allowance: Allowance | None = None
+    """Of a data set that was kept as it came, and was not checked: what reading it may take. None: any amount."""
     pieces: tuple[File, ...] = ()
     """Of a job that predicts: the files of answers that earlier attempts have registered, by their place."""
 

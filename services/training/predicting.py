@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from loopline.prediction.naming import Outcomes
 from services.errors import ModelUnusable
 from services.training import pieces
 from services.training.files.fitting import named, refusals
+from services.training.files.limited import limited
 from services.training.memory import usage
 from services.training.messages import (
     CheckpointSaved,
@@ -181,6 +183,7 @@ def _weights(order: Order) -> int:
 def _given(model: TrainedModel, order: Order) -> Given:
     """The sequences of the file. Raises DatasetInvalid."""
     assert order.data is not None, "the service asks for a data set"  # noqa: S101
-    path = Path(order.data)
-    with refusals(), tempfile.TemporaryDirectory(prefix="loopline-") as work:
+    path, allowance = Path(order.data), order.allowance
+    bounds = nullcontext() if allowance is None else limited(allowance.memory_bytes, allowance.file_bytes)
+    with refusals(), bounds, tempfile.TemporaryDirectory(prefix="loopline-") as work:
         return model.read(named(path, order.ending, Path(work)))

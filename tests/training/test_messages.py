@@ -10,6 +10,7 @@ import pytest
 from services.training import messages
 from services.training.messages import (
     PROTOCOL,
+    Allowance,
     Best,
     CheckpointDeleted,
     CheckpointSaved,
@@ -70,7 +71,7 @@ ALL_EVENTS: list[Event] = [
 ALL_REQUESTS: list[Request] = [
     Order({"training": {"epochs": 3}}, "data.npz", "job"),
     Order({}, None, "job", "newest", "cpu", "ab", True, "j", 2, {"against": SavedModel("m", None), "warm_start": None}),
-    Order({}, None, "job", pieces=(FILE, FILE)),
+    Order({}, None, "job", pieces=(FILE, FILE), allowance=Allowance(1 << 30, 1 << 32)),
     Lease(12.5),
     Stop(StopReason.PAUSE),
     Recorded(3),

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import resource
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
 from loopline.prediction.given import Given
 from loopline.prediction.loading import TrainedModel, load
 
-from services.errors import CheckpointCorrupt
+from services.errors import CheckpointCorrupt, DatasetInvalid
 from services.training import pieces, predicting
+from services.training.files.limited import limited
 from services.training.messages import (
+    Allowance,
     CheckpointSaved,
     DeviceMemory,
     Event,
@@ -224,3 +229,27 @@ def test_a_trainer_stops_between_two_batches_of_a_piece(order: MakeOrder, monkey
     assert events[-1] == Stopped(Reason.PAUSE)
     signs = [place for place, event in enumerate(events) if event == DeviceMemory({})]
     assert len(signs) == asked - 1
+
+
+def test_a_raw_file_is_read_within_the_limits_of_an_upload(order: MakeOrder, tmp_path: Path) -> None:
+    row = np.arange(2_000_000)
+    columns = {"walk": row // 4, "second": row % 4, "speed": np.random.default_rng(0).normal(size=len(row))}
+    pa.csv.write_csv(pa.table(columns), tmp_path / "large.csv")
+    asked = replace(order("large"), data=str(tmp_path / "large.csv"))
+    before = limits()
+    with pytest.raises(DatasetInvalid, match="is too large once it is unpacked"):
+        next(predicting.events(replace(asked, allowance=Allowance(1 << 30, 1 << 20)), CPU))
+    assert limits() == before
+    assert isinstance(next(predicting.events(replace(asked, allowance=Allowance(2 << 30, 1 << 30)), CPU)), Started)
+
+
+def test_the_kernel_gives_no_more_memory_until_the_file_is_read() -> None:
+    before = limits()
+    with pytest.raises(DatasetInvalid, match="needs more memory to be read"), limited(64 << 20, 1 << 30):
+        np.ones(1 << 26)  # 512 MiB
+    assert limits() == before
+    np.ones(1 << 26)
+
+
+def limits() -> list[tuple[int, int]]:
+    return [resource.getrlimit(which) for which in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE)]

@@ -334,6 +334,20 @@ def test_a_file_that_does_not_fit_the_model_is_refused_in_the_words_of_an_upload
     assert why in done["message"]
 
 
+def test_a_raw_file_that_takes_more_memory_than_an_upload_may_ends_the_job(
+    client: FlaskClient, model: str, slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = io.BytesIO()
+    np.savez(packed, x=np.zeros((1 << 20, 4, 2)))  # 64 MiB
+    upload(client, f"{RAW}new", packed.getvalue())
+    job = submit(client, **predicting())
+    monkeypatch.setattr("services.datasets.checking.SPARE_BYTES", (32 << 20) - slot.settings.max_dataset_bytes)
+    tasks.ring(slot, "default")
+    done = ended(client, job["id"])
+    assert (done["status"], done["reason"], done["failures"]) == ("failed", "dataset_invalid", 0)
+    assert "needs more memory to be read" in done["message"]
+
+
 def test_a_data_set_that_was_checked_is_answered_too(client: FlaskClient, model: str, slot: Slot) -> None:
     job = submit(client, **predicting(data={"dataset": "walks"}))
     upload(client, f"{RAW}new", walks(60, labelled=True))

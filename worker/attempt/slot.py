@@ -84,3 +84,5 @@ class Claim:
     """Of a retraining: the versions that it begins with and has to beat. Of a job that predicts: its model."""
     ending: str | None = None
     """Of a data set that was kept as it came: the ending of its name."""
+    is_unchecked: bool = False
+    """Whether the data set was kept as it came."""

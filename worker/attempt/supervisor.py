@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from services import db, faults, logs
-from services.datasets import versions
+from services.datasets import checking, versions
 from services.errors import LeaseLost, NotFound, Unavailable
 from services.jobs import attempts, control, predictions, progress, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
-from services.states import TERMINAL, Kind, Reason
+from services.states import TERMINAL, DatasetStatus, Kind, Reason
 from services.training.messages import File, Order, SavedModel
 from services.upkeep import leftovers
 from worker.attempt.conversation import Attempt
@@ -69,11 +69,12 @@ def claim(slot: Slot, queue: str) -> Claim | None:
             return None
         dataset = None if job.dataset_id is None else versions.get(session, job.dataset_id)
         ending = None if dataset is None else predictions.ending_of(dataset)
+        is_raw = dataset is not None and dataset.status == DatasetStatus.RAW
         checkpoints = progress.checkpoints(session, job.id) if job.attempt > 1 else ()
         baselines = (predictions.models if job.kind == Kind.PREDICT else retraining.baselines)(session, job)
         sha256 = None if dataset is None else dataset.sha256
     faults.point("supervisor.claimed")
-    return Claim(job, sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines, ending)
+    return Claim(job, sha256, checkpoints[-1].step if checkpoints else None, at, checkpoints, baselines, ending, is_raw)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -139,6 +140,7 @@ def order(slot: Slot, claim: Claim) -> Order:
         attempt=job.attempt,
         baselines=None if claim.baselines is None else _models(slot, claim.baselines),
         ending=claim.ending,
+        allowance=checking.allowance(slot.settings.max_dataset_bytes) if claim.is_unchecked else None,
         pieces=_pieces(claim),
     )
 

@@ -1,7 +1,10 @@
 """Checks one file in a process of its own: `__main__.py` starts it, `services/datasets/checking.py` asks for it.
 
-A stranger's file is read here and nowhere else, under limits that the kernel holds. So a file that a reader gets wrong
-costs one process, and neither the API nor its memory. Both ends send JSON, a line each; nothing is unpickled.
+Whatever is uploaded is first read here, under limits that the kernel holds. So a file that a reader gets wrong costs
+one process, and neither the API nor its memory. Both ends send JSON, a line each; nothing is unpickled.
+
+A raw file may be read elsewhere first: the trainer of a job that predicts reads it in its own process, under the same
+limits (`limited.py`). A CSV that is sent with a question is read by the API; `LOOPLINE_MAX_PREDICTION_BYTES` bounds it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from loopline.files import store
 from loopline.files.remark import Remark
 
 from services.errors import DatasetInvalid
-from services.training.files import fitting, npz, reading, suspicions, tables
+from services.training.files import fitting, limited, npz, reading, suspicions, tables
 from services.training.files.npz import Arrays, Limits
 from services.training.files.sequences import arrays, padded_bytes
 from services.training.files.steps import IN_FILE_FROM
@@ -33,8 +36,6 @@ TABLE_BYTES = 64 << 20
 PLAIN_RATIO, PACKED_RATIO = 4, 16
 """Memory that most larger tables take beside the size of the file: numbers as CSV, and what is packed or has texts. The
 table itself is mapped from the disk. If this is not enough, the check asks for twice as much, and reads again."""
-_DATA = 5
-"""Of the figures of /proc/self/statm: what the kernel counts against RLIMIT_DATA."""
 
 
 class Declined(Exception):
@@ -95,7 +96,7 @@ def run(channel: socket.socket) -> None:
             problems = [[problem.pointer, problem.detail] for problem in invalid.problems]
             result = {"invalid": invalid.message, "problems": problems}
         except MemoryError:
-            result = {"invalid": "The file needs more memory to be read than there is for one upload.", "problems": []}
+            result = {"invalid": limited.TOO_MUCH, "problems": []}
         conversation.send(result)
 
 
@@ -189,15 +190,13 @@ def _hold_to(memory_bytes: int, file_bytes: int, seconds: float, cpu_seconds: in
 
 @cache
 def _pages(which: int) -> int:
-    """A figure of /proc/self/statm in bytes, when it was first asked for; 0 where there is none."""
-    with suppress(OSError):  # not Linux
-        return int(Path("/proc/self/statm").read_text("ascii").split()[which]) * resource.getpagesize()
-    return 0
+    """A figure of `limited.taken`, when it was first asked for."""
+    return limited.taken(which)
 
 
 def _allow(memory_bytes: int) -> None:
     """Memory that this process may take beyond what it had when it began. Mapped files are not counted."""
-    if now := _pages(_DATA):
+    if now := _pages(limited.DATA):
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         value = now + memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (value if most == resource.RLIM_INFINITY else min(value, most), most))
