@@ -55,7 +55,8 @@ class Windows(Part):
     known: Tensor | None = None
     """(steps, values): what is known ahead of time, scaled."""
     when: NDArray[Any] | None = None
-    """(windows,): the time of each first step, or its place in the series."""
+    """(windows,): the time of each first step, which is a datetime64 if it is one of the clock; or its place in the
+    series."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -85,7 +86,8 @@ class Windows(Part):
         block."""
         if self.when is None:
             return None
-        times, place = np.unique(self.when, return_inverse=True)
+        numbers = self.when.astype(np.int64) if self.when.dtype.kind == "M" else self.when
+        times, place = np.unique(numbers, return_inverse=True)
         apart = np.diff(times)
         per_step = apart.min() if len(apart) else 1
         return np.asarray((times[place] - times[0]) // (per_step * math.ceil(self.horizon / self.stride)), np.int64)
@@ -200,7 +202,7 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
     for name, period in periods.items():
         found, left_out[name] = _found(series, period, task, spec.data)
         row, step = found // all_windows.longest, found % all_windows.longest
-        when = step if arrays.times is None else arrays.times[row, step]
+        when = step if arrays.times is None else _moments(arrays.times[row, step])
         parts[name] = replace(all_windows, first=found, when=when)
     _check_parts(parts, spec, task)
     weights = _weights(arrays, parts)
@@ -223,6 +225,11 @@ def prepare(arrays: Arrays, spec: Spec, before: Fit | None = None) -> Forecastin
         about={**provenance.of_data(plain, None), "step": _step(arrays)},
         seasons=tuple(task.season or ()),
     )
+
+
+def _moments(times: NDArray[Any]) -> NDArray[Any]:
+    """Times of the clock as what they are: arrays have them in nanoseconds since 1970, and others as floats."""
+    return times.astype("datetime64[ns]") if times.dtype.kind == "i" else times
 
 
 def _sample(arrays: Arrays, windows: Windows) -> Arrays:

@@ -85,7 +85,7 @@ def _forecasted(run: Run, part: Windows, task: Forecast, row: int, output: Any, 
     moment = None if part.when is None else part.when[row]
     return Forecasted(
         target=str(run.data.target_names[0]),
-        when=str(moment.astype("datetime64[s]")) if isinstance(moment, np.datetime64) else None,
+        when=str(moment.astype("datetime64[s]")).replace("T", " ") if isinstance(moment, np.datetime64) else None,
         past=_past(part, task, int(part.first[row])),
         actual=target[:-1].view(task.horizon, task.width)[:, 0].tolist(),
         predicted=quantiles[:, median].tolist(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loopline.files import calendar
+
 from services.training.card.facts import Facts
 from services.training.card.markdown import cell, name, number, sentence, table
 from services.training.card.wording import Lines, counted, listed, metric_name
@@ -95,9 +97,12 @@ def _reads(facts: Facts) -> str:
     prepared = facts.model.get("preprocessing") or {}
     if (text := prepared.get("text")) is not None:
         return f"texts by {text['by']}, {len(text['entries']):,} known"
-    names = [each["name"] for each in prepared.get("features") or []]
+    clock = (facts.model.get("forecast") or {}).get("calendar") or []
+    added = {column.name for column in calendar.columns(clock)}
+    names = [each["name"] for each in prepared.get("features") or [] if each["name"] not in added]
     static = [each["name"] for each in (prepared.get("static") or {}).get("features", [])]
-    beside = f"; of a whole sequence: {listed(static)}" if static else ""
+    beside = f"; the calendar is added: {listed(clock)}" if clock else ""
+    beside += f"; of a whole sequence: {listed(static)}" if static else ""
     if not names or all(str(each).isdigit() for each in names):
         width = len(names) or facts.model["input_size"]
         return f"{counted(width, 'number')} at each step{beside}"

@@ -145,6 +145,15 @@ def test_the_card_of_each_task_has_its_sections_and_its_numbers(case: str, tmp_p
         assert row[place + 1] == "–" if plain is None else float(row[place + 1]) == pytest.approx(plain, rel=1e-3)
 
 
+def test_the_card_of_a_forecast_names_its_columns_its_calendar_and_its_dates(tmp_path: Path) -> None:
+    Trained.of("calendar", tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| reads | 3 features: `load`, `heat`, `wind`; the calendar is added: `hour`, `weekday`, `yearday` |" in card
+    titles = [each for each in texts_of((tmp_path / "forecast.svg").read_bytes()) if re.match(r"\d: ", each)]
+    assert len(titles) == 4
+    assert all(re.fullmatch(r"\d: from 1970-01-0\d \d\d:00:00", each) for each in titles)
+
+
 @pytest.mark.parametrize("case", ["plain", "next"])
 def test_the_python_of_a_card_works(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
