@@ -1,4 +1,4 @@
-"""Formats numbers for people: durations, sizes, metrics, times and sparklines. Imports only the standard library."""
+"""Formats numbers for people: durations, sizes, metrics, times and sparklines. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from loopline.files.counting import counted
 
 if TYPE_CHECKING:
     from loopline.types import Dataset
@@ -86,7 +88,7 @@ def when(moment: datetime | None) -> str:
 
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 epoch`, `2,000 epochs`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return counted(number, one, many)
 
 
 def printable(line: str) -> str:

@@ -195,3 +195,11 @@ def test_json_is_printed_when_a_job_answers(
     told = json.loads(done.stdout)
     assert (told["id"], told["answers"]["rows"]) == (job.id, 1)
     assert "Saved 1 row to" in done.stderr
+    assert "1 row of walks@1, " in CliRunner().invoke(app, ["show", job.id]).stdout
+    assert "sequences, in 1 row." in CliRunner().invoke(app, ["watch", job.id]).stdout
+
+
+def test_one_row_is_one_row(run: Run, job_id: str, tmp_path: Path) -> None:
+    one = {name: column[:1] for name, column in without(walks(), "activity").items()}
+    done = run("walks@1", str(written(one, tmp_path / "one.csv")), "--out", str(tmp_path / "answers.csv"))
+    assert f"Saved 1 row to {tmp_path}/answers.csv." in done.stderr

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import typer
 
-from loopline import asking, errors
+from loopline import asking, errors, text
 from loopline.cli import by_job
 from loopline.cli.by_job import LAST, SENT_BYTES, Target
 from loopline.cli.shared import AsJson, connected, print_json
@@ -91,7 +91,7 @@ def _tell(found: Prediction, out: Path | None, as_json: bool) -> None:
         print_json(found.raw)
     if out is not None:
         _save(found, out)
-        note(f"Saved {len(found.rows):,} rows to {out}.")
+        note(f"Saved {text.count(len(found.rows), 'row')} to {out}.")
     elif not as_json:
         from loopline.view import predictions
 

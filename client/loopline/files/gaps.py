@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from loopline.files.counting import counted
+
 
 def of_values(columns: int) -> str:
     """What is wrong with `data.missing: refuse` if this many columns have missing values."""
-    what = "1 feature has" if columns == 1 else f"{columns} features have"
+    what = f"{counted(columns, 'feature')} {'has' if columns == 1 else 'have'}"
     return (
         f"{what} missing values: set it to forward, mean or linear to fill them, or to drop to leave out the "
         "sequences that have any"

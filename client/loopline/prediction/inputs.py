@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loopline.files.counting import counted
 from loopline.prediction import clock, unseen
 from loopline.prediction.document import Document, columns_of
 from loopline.prediction.errors import refused
@@ -113,7 +114,8 @@ def check_values(document: Document, given: Given) -> None:
         if short.size:
             has = int(given.lengths[short[0]])
             raise refused(
-                f"the forecast reads the last {lookback:,} steps, and there are {has:,}: give at least {lookback:,}",
+                f"the forecast reads the last {counted(lookback, 'step')}, and there {'is' if has == 1 else 'are'} "
+                f"{has:,}: give at least {lookback:,}",
                 given.named(short),
             )
     if not document.takes_gaps:
@@ -135,7 +137,7 @@ def _sequences(document: Document, x: Any, lengths: Any) -> list[NDArray[Any]]:
             raise refused("lengths are for an x of shape (sequences, steps, features)")
         return [_steps(document, found, "x")]
     if found.ndim != 3:
-        names = f"{len(document.given):,} features: {_listed(document.given)}"
+        names = f"{counted(len(document.given), 'feature')}: {_listed(document.given)}"
         raise refused(
             f"x has the shape {found.shape}: give (steps, features) or (sequences, steps, features), with {names}"
         )
@@ -156,7 +158,9 @@ def _sizes(lengths: Any, most: Sequence[int]) -> Rows:
         return np.array(most, np.int64)
     found = _numbers(lengths, "lengths")
     if found.shape != (len(most),) or found.dtype.kind not in "iu":
-        raise refused(f"lengths has the shape {found.shape}: give {len(most):,} whole numbers, one for each sequence")
+        raise refused(
+            f"lengths has the shape {found.shape}: give {counted(len(most), 'whole number')}, one for each sequence"
+        )
     bad = np.flatnonzero((found < 1) | (found > most))
     if bad.size:
         first = int(bad[0])
@@ -172,7 +176,7 @@ def _steps(document: Document, x: Any, where: str) -> NDArray[Any]:
         raise refused("it has no steps: leave it out", where)
     if found.shape[1] != len(document.given):
         raise refused(
-            f"it has {found.shape[1]:,} features at each step, and the model takes {len(document.given):,}: "
+            f"it has {counted(found.shape[1], 'feature')} at each step, and the model takes {len(document.given):,}: "
             f"{_listed(document.given)}",
             where,
         )
@@ -220,7 +224,9 @@ def names(count: int, ids: Any) -> dict[str, Any]:
         return {"ids": tuple(map(str, range(count))), "has_ids": False}
     found = (ids,) if isinstance(ids, str) else tuple(map(str, ids))
     if len(found) != count:
-        raise refused(f"there are {len(found):,} ids, and {count:,} sequences")
+        raise refused(
+            f"give an id for each sequence: {counted(count, 'sequence')} came with {counted(len(found), 'id')}"
+        )
     return {"ids": found, "has_ids": True}
 
 
@@ -250,7 +256,9 @@ def _future(document: Document, count: int, future: Any) -> NDArray[np.float64] 
     shape = (count, forecast.horizon, len(forecast.known_future))
     listed = ", ".join(forecast.known_future)
     if future is None:
-        raise refused(f"the model reads what is known of the next {forecast.horizon:,} steps: give future, {listed}")
+        raise refused(
+            f"the model reads what is known of the next {counted(forecast.horizon, 'step')}: give future, {listed}"
+        )
     found = _numbers(future, "future").astype(np.float64)
     if found.ndim == 2 and count == 1:
         found = found[None]

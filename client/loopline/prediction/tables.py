@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from loopline.files import arrays, formats, frames, grids, store
 from loopline.files.build import build
+from loopline.files.counting import counted
 from loopline.files.features import different, numbered, plain, rows_named
 from loopline.files.problems import refuse
 from loopline.files.schema import Schema
@@ -242,7 +243,7 @@ def _codes(column: pa.ChunkedArray, words: Sequence[str]) -> tuple[pa.ChunkedArr
 def _check_kinds(found: Sequence[Column], wanted: Sequence[Feature], table: Table) -> None:
     """Raises FileInvalid where there are words and the model takes numbers."""
     if len(found) != len(wanted):
-        raise refused(f"there are {len(found):,} features, and the model takes {len(wanted):,}")
+        raise refused(f"it has {counted(len(found), 'feature')}, and the model takes {len(wanted):,}")
     for column, feature in zip(found, wanted, strict=True):
         if column.kind == "category" and feature.words is None:
             words = ", ".join(repr(word[:40]) for word in (column.categories or ())[:_SHOWN])
@@ -297,9 +298,9 @@ def _with_future(document: Document, forecast: Forecast, given: Given) -> Given:
         if length - last < forecast.horizon:
             raise refuse(
                 given.named([row]),
-                f"the forecast reads {listed} of the next {forecast.horizon:,} steps: add a row for each of them with "
-                f"{listed}, and leave {', '.join(f'`{name}`' for name in forecast.targets)} empty there "
-                f"({length - last:,} such rows are at the end)",
+                f"the forecast reads {listed} of the next {counted(forecast.horizon, 'step')}: add a row for each of "
+                f"them with {listed}, and leave {', '.join(f'`{name}`' for name in forecast.targets)} empty there "
+                f"(at the end: {counted(length - last, 'such row')})",
             )
         steps = np.arange(start + last, start + last + forecast.horizon)
         kept.append(np.arange(start, start + last))

@@ -82,7 +82,7 @@ def _outcome(shown: Job, typed: Typed) -> Iterator[tuple[str, str | Text]]:
     if shown.kind == "train":
         yield "best", best_of(shown)
     if (found := shown.answers) is not None:
-        yield "answers", f"{found.rows:,} rows of {found.model}, {text.size(found.bytes)} as {found.format}"
+        yield "answers", f"{text.count(found.rows, 'row')} of {found.model}, {text.size(found.bytes)} as {found.format}"
     if shown.result:
         yield from _came_to(shown.result, typed)
 
@@ -181,7 +181,7 @@ def place(shown: Job) -> str:
     """`epoch 3/20`, `fold 3 of 5, epoch 12 of 20`, or `1,000 of 3,000 sequences`."""
     if shown.kind == "predict":
         done, total = shown.progress.answered or 0, shown.progress.sequences
-        return f"{done:,} of {total:,} sequences" if total else "reading the file"
+        return f"{done:,} of {text.count(total, 'sequence')}" if total else "reading the file"
     return folds.place(shown.progress) or f"epoch {epochs_of(shown)}"
 
 
@@ -258,7 +258,7 @@ def ending(shown: Job) -> str:
     if shown.status == "succeeded":
         reached = metrics(shown.result.metrics) if shown.result else text.NOTHING
         if shown.answers is not None:
-            reached = f"It answered {place(shown)}, in {shown.answers.rows:,} rows."
+            reached = f"It answered {place(shown)}, in {text.count(shown.answers.rows, 'row')}."
         early = ", stopped early" if shown.result and shown.result.stopped_early else ""
         best = f", best epoch {shown.result.best_epoch}" if shown.result and shown.result.best_epoch else ""
         became = f"\n{shown.message}" if shown.message else ""

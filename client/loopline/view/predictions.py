@@ -23,8 +23,7 @@ def print_rows(found: Prediction) -> None:
     if rows:
         console.print(table.Listing(rows))
     more = f"; the first {SHOWN} are shown, and --out saves all" if len(found.rows) > SHOWN else ""
-    one = len(found.rows) == 1
-    console.print(f"{len(found.rows):,} {'row' if one else 'rows'} by {found.reference}{more}", style="dim")
+    console.print(f"{text.count(len(found.rows), 'row')} by {found.reference}{more}", style="dim")
 
 
 def _cell(value: Any) -> str:
