@@ -82,11 +82,9 @@ class Api(OpenAPI):
 
 
 def _spec_schemas() -> dict[str, Any]:
-    """The schemas of a spec, by name, as pydantic wrote them; what a preset may fill in is not required."""
+    """The schemas of a spec, by name, as pydantic wrote them."""
     schema = Spec.model_json_schema(ref_template=SCHEMAS + "{model}")
     inner: dict[str, Any] = schema.pop("$defs")
-    schema["required"] = ["data"]
-    inner["Architecture"].pop("required")
     asked = Predict.model_json_schema(ref_template=SCHEMAS + "{model}")
     return {**asked.pop("$defs"), **inner, "Spec": schema, "Predict": asked}
 

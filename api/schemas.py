@@ -505,6 +505,15 @@ class DrySamples(Answer):
     test: int
 
 
+class Chosen(Answer):
+    """A field of a spec that was chosen for the data, because the spec names no network."""
+
+    field: str
+    """Its dotted path, such as `architecture.hidden_size`."""
+    value: Any
+    why: str
+
+
 class DryRun(Answer):
     """What a submission would do. Nothing was stored."""
 
@@ -532,6 +541,8 @@ class DryRun(Answer):
     estimate: Estimate
     cheaper: str | None
     """A change of the spec that makes an epoch of a forecast much shorter."""
+    chosen: list[Chosen]
+    """What the spec left open and was chosen for the data set; empty if the spec names a network."""
 
 
 class DryRunList(Answer):

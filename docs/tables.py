@@ -26,7 +26,14 @@ from services.training.spec.presets import PRESETS  # noqa: E402
 SPEC_HEAD = """\
 # The spec, field by field
 
-A spec says what to train. This one is complete, because everything else has a default:
+A spec says what to train. This one is complete. It names no network, so the network and all else is chosen for the data
+set, as [defaults.md](defaults.md) says:
+
+```yaml
+data: {dataset: japanese-vowels}
+```
+
+This one names its network, so everything else has the default of the tables below:
 
 ```yaml
 preset: basic_gru

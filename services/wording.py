@@ -214,8 +214,6 @@ def _of_value(error: Mapping[str, Any], path: tuple[Any, ...]) -> str:
 
 def _hint(path: tuple[Any, ...]) -> str:
     return {
-        ("architecture",): ": name a preset or say `architecture: {cell: gru}`",
-        ("architecture", "cell"): ": one of rnn, lstm, gru",
         ("data",): ": say `data: {dataset: NAME}` or `data: {synthetic: {}}`",
     }.get(path, "")
 

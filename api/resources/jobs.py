@@ -253,6 +253,7 @@ def foreseen(found: DryRun) -> dict[str, Any]:
         "name": found.spec["name"],
         "dataset": None if dataset is None else {"id": dataset.id, "name": dataset.name},
         "estimate": asdict(found.estimate),
+        "chosen": [each._asdict() for each in found.chosen],
     }
 
 

@@ -69,6 +69,10 @@ class SpecFile:
             raise BadRequest(f"{'.'.join(path)} cannot be read: {error}.") from None
         return found
 
+    def leaves_network_open(self) -> bool:
+        """Whether it names neither a preset nor a cell, so that the service chooses what it does not state."""
+        return self.value(("preset",)) in (None, "null") and self.value(("architecture", "cell")) in (None, "null")
+
     def has_matrix(self) -> bool:
         """Whether the spec has a `matrix`; false if the text cannot be parsed."""
         try:

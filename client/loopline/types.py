@@ -456,6 +456,8 @@ class DryRun:
     """`epoch_seconds`, `seconds`, `device`, `jobs` and `message`."""
     cheaper: str | None = None
     """How an epoch would take less time."""
+    chosen: list[Document] = field(default_factory=list, hash=False)
+    """What was chosen for the data, because the spec names no network: `field`, `value` and `why`."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

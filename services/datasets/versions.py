@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -30,6 +30,7 @@ from services.orm import Dataset, DatasetCheck, Job, new_id
 from services.states import TERMINAL, DatasetStatus
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec, data_warnings
+from services.training.spec.automatic import Choice
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _ID = re.compile(r"ds_[0-9a-hjkmnp-tv-z]{26}")
@@ -138,9 +139,10 @@ def summary(dataset: Dataset) -> DatasetSummary:
     return DatasetSummary.model_validate(dataset.summary)
 
 
-def warnings(dataset: Dataset, spec: Spec | None = None) -> Sequence[str]:
-    """What may have been meant otherwise, of a job with this spec; without one, of a job that leaves it at defaults."""
-    return data_warnings.for_job(dataset.suspicions or (), spec, summary(dataset))
+def warnings(dataset: Dataset, spec: Spec | None = None, chosen: Collection[Choice] = ()) -> Sequence[str]:
+    """What may have been meant otherwise, of a job with this spec; without one, of a job that leaves it at defaults.
+    `chosen` is what of the spec was chosen for its data."""
+    return data_warnings.for_job(dataset.suspicions or (), spec, summary(dataset), chosen)
 
 
 def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> Dataset:

@@ -28,6 +28,7 @@ from services.webhooks import news
 
 if TYPE_CHECKING:
     from services.training.spec import Spec
+    from services.training.spec.automatic import Choice
     from services.training.spec.predict import Predict
 
 
@@ -55,6 +56,8 @@ class Wanted(NamedTuple, Generic[S]):
     baselines: Mapping[str, Any] | None = None
     """Models that it is about, if they are known already."""
     trial: TrialOf | None = None
+    chosen: Sequence[Choice] = ()
+    """What of the spec was chosen for its data."""
 
 
 class Created(NamedTuple):
@@ -111,6 +114,8 @@ def _insert(session: Session, wanted: Wanted[Any], turn: float, **whose: str | N
     }
     statement = _insertion(*values)
     statement.execute(session.connection(), **values, max_queue_seconds=limits.max_queue_seconds)
+    if wanted.chosen:
+        events.chosen(session, made.id, wanted.chosen)
     metrics.after_commit(session, metrics.SUBMITTED.inc, queue=spec.queue)
     news.announce_new_job(session, made.id, tenant=whose["tenant"] or tenants.DEFAULT)
     return made

@@ -15,10 +15,13 @@ from services.jobs import batches, devices, estimates, submission
 from services.jobs.estimates import Estimate, Past
 from services.jobs.submission import Known, Parsed
 from services.orm import Dataset
-from services.training.spec import Spec, cautions
+from services.training.spec import Spec, automatic, cautions
+from services.training.spec.automatic import Choice
 from services.training.spec.effort import cheaper, effort
 from services.training.spec.fields import Synthetic
 from services.training.spec.footprint import of_synthetic
+
+OPEN = "The spec names no network, so what it does not state is chosen when the data is there: see docs/defaults.md."
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class DryRun:
     estimate: Estimate
     cheaper: str | None
     """How an epoch would take less time."""
+    chosen: Sequence[Choice] = ()
+    """What of the spec was chosen for the data."""
 
 
 def of_job(session: Session, parsed: Parsed, tenant: str) -> DryRun:
@@ -70,7 +75,7 @@ def _of(session: Session, parsed: Parsed, tenant: str, known: Known, earlier: Se
     if path is not None:
         if parsed.spec is None:
             raise SpecInvalid(parsed.problems)
-        return _without_data(parsed.spec, path)
+        return _without_data(parsed, parsed.spec, path)
     wanted = submission.fitted(session, parsed, tenant, known)
     spec, name = wanted.spec, wanted.spec.data.dataset
     dataset = known.datasets[name][0] if name is not None else None
@@ -95,6 +100,7 @@ def _of(session: Session, parsed: Parsed, tenant: str, known: Known, earlier: Se
         memory_bytes=need.network + need.data + need.batch,
         estimate=found,
         cheaper=cheaper(spec, counted.samples),
+        chosen=wanted.chosen,
     )
 
 
@@ -107,12 +113,13 @@ def _to_be_uploaded(session: Session, parsed: Parsed, tenant: str, known: Known)
     return name if submission.find(session, name, tenant, known)[0] is None else None
 
 
-def _without_data(spec: Spec, path: str) -> DryRun:
+def _without_data(parsed: Parsed, spec: Spec, path: str) -> DryRun:
+    is_open = automatic.is_open(parsed.document)
     return DryRun(
         spec=spec.document(),
         dataset=None,
         unchecked=f"The data was not looked at: {submission.upload_first(path)}.",
-        warnings=[*cautions.of_spec(spec)],
+        warnings=[*cautions.of_spec(spec), *([OPEN] if is_open else [])],
         parameters=None,
         samples=None,
         steps_per_epoch=None,

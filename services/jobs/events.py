@@ -19,6 +19,8 @@ from services.db import now
 from services.jobs.leases import Lease, owned
 from services.orm import Event, Job, LogLine
 from services.text import clean
+from services.training.spec import automatic
+from services.training.spec.automatic import Choice
 
 MAX_MESSAGE = 4000
 MAX_LINE = 2000
@@ -34,6 +36,8 @@ class Type(StrEnum):
     """The job changed its state: `from_status`, `to_status`, `reason`."""
     REQUEST = "request"
     """A person asked a running job to be cancelled, paused, or to go on after all."""
+    CHOSEN = "chosen"
+    """The spec names no network: which of its fields were chosen for the data, and why."""
     RESUMED = "resumed"
     """An attempt goes on from a checkpoint."""
     CHECKPOINT = "checkpoint"
@@ -122,6 +126,19 @@ def add(
     row = {"job_id": job.id, "type": type, "level": known, "attempt": job.attempt, "worker": job.worker}
     content = {"message": clean(message, MAX_MESSAGE), "data": None if data is None else dict(data)}
     session.execute(sa.insert(Event).values(**row, **content, at=now()))
+
+
+def chosen(session: Session, job_id: str, choices: Sequence[Choice]) -> None:
+    """Add the event of a new job that says what of its spec was chosen for its data."""
+    row = {
+        "job_id": job_id,
+        "type": Type.CHOSEN,
+        "level": Level.INFO,
+        "attempt": 0,
+        "message": clean(automatic.sentence(choices), MAX_MESSAGE),
+    }
+    data = {"fields": [each._asdict() for each in choices]}
+    session.execute(sa.insert(Event).values(**row, data=data, at=now()))
 
 
 def log(session: Session, lease: Lease, lines: Sequence[Line]) -> Job:

@@ -22,7 +22,7 @@ from services.jobs.control import Wanted
 from services.orm import Dataset
 from services.states import Kind
 from services.text import is_plain
-from services.training.spec import Spec, check_data, parse
+from services.training.spec import Spec, check_data, completed, parse
 from services.training.spec.fields import Synthetic
 from services.training.spec.footprint import of_synthetic
 from services.training.spec.room import Device
@@ -105,11 +105,12 @@ def fitted(session: Session, parsed: Parsed, tenant: str, known: Known) -> Wante
     if parsed.spec is None or unknown or unlike:
         raise SpecInvalid([*parsed.problems, *unknown, *unlike])
     summary = versions.summary(dataset) if dataset else of_synthetic(parsed.spec.data.synthetic or Synthetic())
-    spec = check_data(parsed.spec, summary)
+    said, chosen = completed(parsed.spec, parsed.document, summary)
+    spec = check_data(said, summary)
     if (too_large := devices.problem(spec, summary, devices_of(session, spec.queue, known))) is not None:
         raise SpecInvalid([too_large])
-    warnings = versions.warnings(dataset, parsed.spec) if dataset else ()
-    return Wanted(spec, parsed.document, dataset.id if dataset else None, warnings)
+    warnings = versions.warnings(dataset, said, chosen) if dataset else ()
+    return Wanted(spec, parsed.document, dataset.id if dataset else None, warnings, chosen=chosen)
 
 
 def devices_of(session: Session, queue: str, known: Known) -> Sequence[Device]:

@@ -31,7 +31,7 @@ from services.training.messages import (
     Stopped,
     StopReason,
 )
-from services.training.spec import Spec, loads, parse
+from services.training.spec import Spec, automatic, loads, parse
 
 EPILOG = """\
 examples:
@@ -136,7 +136,8 @@ def _order(options: argparse.Namespace) -> Order:
         text = options.job.read_bytes()
     except OSError as error:
         raise Invalid(f"cannot be read: {error.strerror}") from error
-    spec = parse(loads(text))
+    document = loads(text)
+    spec = parse(document)
     data = _data_path(spec, options.job)
     out: Path = options.out
     if out.exists() and not out.is_dir():
@@ -145,7 +146,7 @@ def _order(options: argparse.Namespace) -> Order:
     with tempfile.TemporaryFile(dir=out) as probe:  # better now than at the first checkpoint
         probe.write(b"Loopline")
     return Order(
-        spec=spec.document(),
+        spec=document if automatic.is_open(document) else spec.document(),
         data=str(data) if data else None,
         directory=str(out),
         resume=NEWEST if options.resume else None,

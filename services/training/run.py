@@ -64,7 +64,7 @@ from services.training.messages import (
 from services.training.resume import resume, take_up
 from services.training.retention import Recorded, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
-from services.training.spec import Spec, check_data, data_warnings, parse, stored, tasks
+from services.training.spec import Spec, automatic, check_data, completed, data_warnings, parse, stored, tasks
 from services.training.spec.footprint import GATES, check_padded, host_bytes, of_synthetic
 from services.training.spec.room import check_fits
 
@@ -163,7 +163,8 @@ def events(
     are in the database. Steps that take `in_file_from` bytes or more stay in their file.
     Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
-    spec = stored(order.spec)
+    # What nobody has chosen yet, no older version has stored.
+    spec = parse(order.spec) if automatic.is_open(order.spec) else stored(order.spec)
     path = Path(order.data) if order.data else None
     sha256 = None if path is None else order.data_sha256 or _sha256(path)
     device = device_of(order.device)
@@ -171,8 +172,11 @@ def events(
         check_fits(spec, of_synthetic(spec.data.synthetic), _memory_of_gpu(device))
     arrays = read_arrays(spec, path, in_file_from)
     summary = npz.summarise(arrays)
+    spec, chosen = completed(spec, order.spec, summary)
+    if chosen:
+        yield Note("chosen", "info", automatic.sentence(chosen), {})
     if order.suspect:
-        for message in data_warnings.for_job(suspicions.of(arrays), spec, summary):
+        for message in data_warnings.for_job(suspicions.of(arrays), spec, summary, chosen):
             yield Note("suspicion", "warning", message, {})
     spec = check_data(spec, summary)
     check_fits(spec, summary, _memory_of_gpu(device), in_file=isinstance(arrays.x, FileSteps))

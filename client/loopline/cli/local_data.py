@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loopline.spec import SpecFile
 
 MISSING = "data.missing"
-REFUSE = "refuse"
+REFUSE, CHOSEN = "refuse", "chosen by the service"
 OF_VALUES = ("missing_values", "missing_targets")
 """Remarks that tell somebody to set data.missing."""
 
@@ -52,7 +52,7 @@ def _is_answered(remark: Remark, spec: SpecFile) -> bool:
 
 
 def _missing(spec: SpecFile) -> str:
-    return spec.value(("data", "missing")) or REFUSE
+    return spec.value(("data", "missing")) or (CHOSEN if spec.leaves_network_open() else REFUSE)
 
 
 def _task(spec: SpecFile) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from loopline import text
-from loopline.types import DryRun, below
+from loopline.types import Document, DryRun, below
 from loopline.view import table
 
 PARTS = (("train", "to train on"), ("validation", "for validation"), ("test", "for the test"))
@@ -32,8 +33,16 @@ def job(found: DryRun, data: str | None = None) -> RenderableType:
     rows.append(("time", found.message))
     if found.cheaper:
         rows.append(("", found.cheaper))
+    rows += [("" if at else "chosen", _chosen(each)) for at, each in enumerate(found.chosen)]
     rows += table.warnings(found.warnings)
     return Group(table.pairs(rows), Text("\nspec", "dim"), table.spec(found.spec))
+
+
+def _chosen(each: Document) -> str:
+    """One field that was chosen, and why."""
+    value = each.get("value")
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{each.get('field')}: {shown}, because {each.get('why')}"
 
 
 def jobs(found: Sequence[DryRun]) -> RenderableType:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from services.training.files.summary import DatasetSummary
 from services.training.files.suspicion import Suspicion
 from services.training.spec import shares
+from services.training.spec.automatic import Choice
 from services.training.spec.fields import Forecast, NextStep, Spec, Split
 
 
-def for_job(found: Sequence[Mapping[str, str] | Suspicion], spec: Spec | None, summary: DatasetSummary) -> list[str]:
+def for_job(
+    found: Sequence[Mapping[str, str] | Suspicion],
+    spec: Spec | None,
+    summary: DatasetSummary,
+    chosen: Collection[Choice] = (),
+) -> list[str]:
     """The messages that apply to a job with this spec; without a spec, to a job that leaves everything at its default.
 
     The spec is the one that was submitted: after `check_data` has filled in the loss, nobody can tell who chose it.
+    `chosen` is what was chosen for its data before.
     """
     documents = [each.document() if isinstance(each, Suspicion) else each for each in found]
     holds = {"always", "loss_unsaid", "unscaled", "drawn_split", "unfilled", "no_task", "rows"}
     if spec is not None:
         holds = {"always", "drawn_split"}
-        holds |= {"loss_unsaid"} if spec.training.loss is None and spec.task is None else set()
+        said = spec.training.loss is not None and all(each.field != "training.loss" for each in chosen)
+        holds |= {"loss_unsaid"} if not said and spec.task is None else set()
         is_forecast, fills = isinstance(spec.task, Forecast), spec.data.missing != "refuse"
         holds |= {"unscaled"} if spec.data.scaling == "none" and not is_forecast else set()  # it has its own default
         holds |= set() if fills else {"unfilled"}

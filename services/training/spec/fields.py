@@ -55,8 +55,9 @@ class Architecture(Strict):
     """The network is a recurrent cell, a pooling over time and a linear head. Its input and output sizes come from the
     data."""
 
-    cell: Literal["rnn", "lstm", "gru"]
-    """nn.RNN, nn.LSTM or nn.GRU."""
+    cell: Literal["rnn", "lstm", "gru"] = "gru"
+    """nn.RNN, nn.LSTM or nn.GRU. A spec that names neither a cell nor a preset leaves the network open: then all that
+    it does not state is chosen for the data set, as [defaults.md](defaults.md) says."""
     nonlinearity: Literal["tanh", "relu"] | None = None
     """For an `rnn` cell only; null means tanh."""
     hidden_size: int = Field(128, ge=1, le=8192)
@@ -640,8 +641,8 @@ class Spec(Strict):
     """What is learnt; a name, or a mapping with a `name` and the fields of that name. It must fit the data set. Null
     takes what the targets are: classes and labels are classification, values regression, a class for each step tagging.
     """
-    architecture: Architecture
-    """You can omit it if there is a `preset`."""
+    architecture: Architecture = Architecture()
+    """The network."""
     training: Training = Training()
     """The epochs, the loss, the optimizer and everything else about the training loop."""
     data: Data

@@ -1,6 +1,7 @@
 """From a document to a spec: what is filled in, and what is wrong with it.
 
     parse(document) -> Spec          a document, with its preset and the defaults filled in
+    completed(spec, ...)             with what is chosen for a data set, if the document names no network
     stored(document) -> Spec         a document that was resolved before, by this version or an older one
     check_data(spec, summary)        does this spec fit this data set?
 
@@ -9,14 +10,15 @@ All problems are reported at once. Each has a JSON pointer and a sentence that s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from services.errors import Problem, SpecInvalid
 from services.training.files.summary import DatasetSummary
-from services.training.spec import rules, tasks
+from services.training.spec import automatic, rules, tasks
+from services.training.spec.automatic import Choice
 from services.training.spec.fields import Spec, Training
 from services.training.spec.presets import PRESETS
 from services.training.spec.widths import of_texts
@@ -44,6 +46,18 @@ def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
     if problems:
         raise SpecInvalid(problems)
     return spec
+
+
+def completed(spec: Spec, document: Mapping[str, Any], summary: DatasetSummary) -> tuple[Spec, Sequence[Choice]]:
+    """The spec of a document with what was chosen for this data set, and what that is: nothing, unless the document
+    leaves the network open.
+
+    Raises SpecInvalid.
+    """
+    if not automatic.is_open(document):
+        return spec, ()
+    chosen = automatic.choices(document, summary)
+    return parse(automatic.filled(document, chosen), accepted=True), chosen
 
 
 def stored(document: Mapping[str, Any]) -> Spec:
@@ -112,7 +126,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def _best_guess(document: dict[str, Any], error: ValidationError) -> Spec:
     """The spec with its wrong fields left out and its missing ones filled, so that the rules can look at the rest."""
-    filled = {"architecture": {"cell": "gru"}, "data": {"synthetic": {}}}
+    filled: dict[str, Any] = {"data": {"synthetic": {}}}
     pruned = without(document, error.errors(include_url=False, include_input=False))
     for attempt in (
         _merged(filled, pruned) if "data" not in pruned else _merged(filled | {"data": {}}, pruned),

@@ -1,0 +1,224 @@
+"""What a spec leaves open if it names no network: chosen for its data. Imports no torch.
+
+    is_open(document)              whether it names neither a preset nor a cell
+    choices(document, summary)     what is chosen, and why
+    filled(document, choices)      the document with that
+
+What a document states is never changed. The result is stored with the job as every spec is, so other rules later change
+no job of today. docs/defaults.md is the table of these rules; `benchmarks/auto.py` measures what they are worth.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from services.training.files.summary import DatasetSummary
+from services.training.tasks import known
+
+VALIDATION = 0.2
+"""The share that is taken for validation if a document says nothing."""
+STEPS = 80
+"""Patches make so many steps of a long sequence, up to twice as many."""
+UPDATES = 600
+"""So many updates are aimed at."""
+EPOCHS = (10, 300)
+"""At least, and at most."""
+BATCHES = (8, 64)
+"""Samples of a batch, at least and at most."""
+BATCHES_OF_EPOCH = 8
+"""A small data set gives so many batches."""
+MANY_SAMPLES = 5000
+MOST_DIFFERENCES = 64
+"""Features, from which on their differences are left out."""
+UNEQUAL = 3
+"""The largest class has so many times the samples of the smallest, and classes are weighted."""
+
+
+class Choice(NamedTuple):
+    """One field that was chosen."""
+
+    field: str
+    """Its dotted path in the spec."""
+    value: Any
+    why: str
+    """The reason, as the rest of a sentence that begins with the value."""
+
+
+def is_open(document: Mapping[str, Any]) -> bool:
+    """Whether a document leaves the network open, and with it all else that it does not state."""
+    architecture = document.get("architecture")
+    if document.get("preset") is not None or not isinstance(document.get("data"), Mapping):
+        return False
+    return architecture is None or (isinstance(architecture, Mapping) and architecture.get("cell") is None)
+
+
+def choices(document: Mapping[str, Any], summary: DatasetSummary) -> Sequence[Choice]:
+    """What an open document does not state and its data decides, in the order of a spec."""
+    return [each for each in _all(document, summary) if not _states(document, each.field)]
+
+
+def filled(document: Mapping[str, Any], chosen: Sequence[Choice]) -> dict[str, Any]:
+    """The document with these choices."""
+    found: dict[str, Any] = dict(document)
+    for each in chosen:
+        *above, last = each.field.split(".")
+        place = found
+        for key in above:
+            place[key] = dict(place.get(key) or {})
+            place = place[key]
+        place[last] = each.value
+    return found
+
+
+def sentence(chosen: Sequence[Choice]) -> str:
+    """What was chosen, for people."""
+    each = "; ".join(f"{one.field} {_word(one.value)}, because {one.why}" for one in chosen)
+    return f"The spec names no network. Chosen for this data: {each}."
+
+
+def _states(document: Mapping[str, Any], field: str) -> bool:
+    """Whether a document has a value at this path, or above it one that is no mapping."""
+    found: Any = document
+    for key in field.split("."):
+        if not isinstance(found, Mapping):
+            return found is not None
+        if key not in found:
+            return False
+        found = found[key]
+    return field != "architecture.cell"
+
+
+def _all(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
+    task = _named(document.get("task"))
+    if task is None and known.named(summary.target).of_series:
+        yield Choice("task", "forecast", "the data set is a series, and names the column to predict")
+        task = "forecast"
+    elif task is None and summary.target == known.TEXT:
+        yield Choice("task", "next_step", "the data set has texts without labels")
+        task = "next_step"
+    if task == "forecast":
+        yield Choice("architecture.cell", "gru", "it forecasts as well as an lstm, with fewer parameters")
+        series, inputs = summary.series, summary.inputs
+        if series is not None and (series.gaps or series.absent or (inputs is not None and inputs.gaps)):
+            yield Choice("data.missing", "forward", "values or rows are missing, and no later one may be known")
+    elif task == "next_step":
+        yield from _of_text_that_goes_on()
+    else:
+        yield from _of_sequences(document, summary)
+
+
+def _of_text_that_goes_on() -> Iterator[Choice]:
+    yield Choice("architecture.cell", "gru", "it learns texts as well as an lstm, with fewer parameters")
+    yield Choice("training.batch_size", 32, "more updates in an epoch")
+    yield Choice("training.optimizer", {"name": "adam", "lr": 5e-3}, "it learns in fewer epochs than with 0.001")
+    yield Choice("training.early_stopping", {"patience": 3}, "the best epoch is kept")
+
+
+def _of_sequences(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
+    task = known.named(summary.target)
+    samples = _training_samples(document, summary)
+    yield Choice("architecture.cell", "gru", "it learns as well as an lstm, with fewer parameters")
+    yield from _of_size(samples)
+    yield Choice("architecture.bidirectional", True, "the whole sequence is there when an answer is asked for")
+    if not task.by_step:
+        yield from _of_pooling(summary)
+    yield from _of_training(document, summary, samples)
+    if summary.texts is None:
+        yield from _of_numbers(document, summary)
+
+
+def _of_size(samples: int) -> Iterator[Choice]:
+    if samples >= MANY_SAMPLES:
+        yield Choice("architecture.hidden_size", 128, f"{samples:,} training samples can teach so many units")
+    else:
+        yield Choice("architecture.hidden_size", 64, f"{samples:,} training samples are few")
+
+
+def _of_pooling(summary: DatasetSummary) -> Iterator[Choice]:
+    if summary.target == "values":
+        yield Choice("architecture.pooling", "mean", "every step counts alike for a value")
+    else:
+        yield Choice("architecture.pooling", "max", "what tells classes apart may be anywhere in a sequence")
+
+
+def _of_training(document: Mapping[str, Any], summary: DatasetSummary, samples: int) -> Iterator[Choice]:
+    training = document.get("training")
+    said = training if isinstance(training, Mapping) else {}
+    batch = _number(said.get("batch_size")) or _batch_size(samples)
+    yield Choice("training.batch_size", batch, f"{samples:,} training samples make {_several(samples, batch)} of them")
+    per_epoch = max(1, math.ceil(samples / batch))
+    epochs = _number(said.get("epochs")) or min(max(round(UPDATES / per_epoch), EPOCHS[0]), EPOCHS[1])
+    yield Choice("training.epochs", epochs, f"they are {epochs * per_epoch:,} updates, unless it stops early")
+    yield Choice("training.optimizer", {"name": "adamw", "lr": 3e-3}, "it is robust, and the rate suits small networks")
+    yield Choice("training.lr_schedule", {"name": "cosine"}, "late epochs are calm, and need no choice of a moment")
+    patience = max(10, epochs // 3)
+    yield Choice("training.early_stopping", {"patience": patience}, "a third of the epochs without progress are enough")
+    if summary.target == "classes" and (counts := summary.class_counts) and max(counts) >= UNEQUAL * min(counts):
+        yield Choice(
+            "training.loss",
+            {"name": "cross_entropy", "class_weights": "balanced"},
+            f"the classes have {min(counts):,} to {max(counts):,} samples",
+        )
+
+
+def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
+    numbers = summary.features if summary.inputs is None else summary.inputs.numbers
+    data = document["data"]
+    if summary.inputs is not None and summary.inputs.gaps and data.get("missing") is None:
+        yield Choice("data.missing", "forward", "values are missing, and the one before is known when steps arrive")
+        yield Choice("data.missing_mask", True, "a gap can mean something itself")
+    if numbers or (summary.static is not None and summary.static.numbers):
+        yield Choice("data.scaling", "standard", "a network learns badly from numbers far from 0 to 1")
+    if 0 < numbers <= MOST_DIFFERENCES and summary.max_length > 1:
+        yield Choice("data.differences", "append", "how a number changes often says more than its value")
+    if not known.named(summary.target).by_step and (patch := _patch(data, summary)) > 1:
+        why = f"sequences of up to {summary.max_length:,} steps become {math.ceil(summary.max_length / patch):,}"
+        yield Choice("data.patch", patch, why)
+
+
+def _training_samples(document: Mapping[str, Any], summary: DatasetSummary) -> int:
+    """About how many."""
+    split = document["data"].get("split")
+    said = split if isinstance(split, Mapping) else {}
+    marked, left, share = summary.given_split or {}, summary.samples, 0.0
+    for name, default in (("test", 0.0), ("validation", 0.0 if said.get("folds") else VALIDATION)):
+        wanted = said.get(name)
+        if isinstance(wanted, int | float):
+            share += wanted
+        elif marked.get(name):
+            left -= marked[name]
+        else:
+            share += default
+    return max(1, round(left * (1 - min(share, 0.99))))
+
+
+def _batch_size(samples: int) -> int:
+    least, most = BATCHES
+    power = math.exp2(round(math.log2(max(1, samples / BATCHES_OF_EPOCH))))
+    return min(most, max(least, int(power)))
+
+
+def _patch(data: Mapping[str, Any], summary: DatasetSummary) -> int:
+    longest = min(summary.max_length, _number(data.get("max_length")) or summary.max_length)
+    return max(1, longest // (_number(data.get("stride")) or 1) // STEPS)
+
+
+def _several(samples: int, batch: int) -> str:
+    batches = math.ceil(samples / batch)
+    return "1 batch" if batches == 1 else f"{batches:,} batches"
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _named(value: object) -> str | None:
+    name = value.get("name") if isinstance(value, Mapping) else value
+    return name if isinstance(name, str) else None
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

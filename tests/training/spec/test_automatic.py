@@ -1,0 +1,167 @@
+"""What is chosen for a data set if a spec names no network: never what it states, and always something that trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.training.files.summary import Columns, DatasetSummary, SeriesSummary, TextSummary
+from services.training.spec import automatic, check_data, completed, parse
+from tests.properties import examples
+from tests.training.spec.test_spec import summary
+
+DATA = {"dataset": "d"}
+LARGE = {"samples": 400, "max_length": 50, "class_counts": [200, 200]}
+SERIES = SeriesSummary(targets=["load"], columns=1, known_future=[], gaps=0, steps=800, step="1 hour", seasons=[24])
+TEXTS = TextSummary(characters=9000, words=2000, longest_in_words=90, shortest_in_words=4, median_in_words=20)
+
+
+def chosen(document: dict[str, Any], **data: Any) -> dict[str, Any]:
+    """What is chosen, by field."""
+    return {each.field: each.value for each in automatic.choices(document, summary(**(LARGE | data)))}
+
+
+@pytest.mark.parametrize(
+    ("document", "is_open"),
+    [
+        ({"data": DATA}, True),
+        ({"data": DATA, "architecture": None}, True),
+        ({"data": DATA, "preset": None, "architecture": {"hidden_size": 8}}, True),
+        ({"data": DATA, "preset": "basic_gru"}, False),
+        ({"data": DATA, "architecture": {"cell": "gru"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_spec_without_preset_and_cell_leaves_the_network_open(document: dict[str, Any], is_open: bool) -> None:
+    assert automatic.is_open(document) == is_open
+
+
+def test_a_spec_that_names_its_network_is_left_alone() -> None:
+    document = {"architecture": {"cell": "lstm"}, "data": DATA}
+    spec = parse(document)
+    assert completed(spec, document, summary()) == (spec, ())
+
+
+def test_only_what_is_not_stated_is_chosen() -> None:
+    document = {
+        "architecture": {"hidden_size": 7, "pooling": "last"},
+        "training": {"optimizer": "sgd", "early_stopping": None, "lr_schedule": {"name": "step"}},
+        "data": {**DATA, "scaling": "none"},
+    }
+    found = chosen(document)
+    assert found["architecture.cell"] == "gru"
+    assert found["training.batch_size"] == 32
+    stated = {"architecture.hidden_size", "architecture.pooling", "data.scaling"}
+    stated |= {"training.optimizer", "training.early_stopping", "training.lr_schedule"}
+    assert not stated & found.keys()
+    spec, _ = completed(parse(document), document, summary(**LARGE))
+    assert (spec.architecture.hidden_size, spec.training.optimizer.name, spec.training.early_stopping) == (
+        7,
+        "sgd",
+        None,
+    )
+
+
+def test_the_number_of_epochs_follows_the_batch_size_that_is_stated() -> None:
+    assert chosen({"data": DATA, "training": {"batch_size": 320}})["training.epochs"] == 300
+    assert chosen({"data": DATA})["training.epochs"] == 60  # ten updates each
+
+
+def test_long_sequences_are_patched_unless_there_is_a_class_for_each_step() -> None:
+    assert chosen({"data": DATA}, max_length=1000)["data.patch"] == 12
+    assert chosen({"data": {**DATA, "stride": 10}}, max_length=1000).get("data.patch") is None
+    tags = {"target": "tags", "max_length": 1000}
+    assert "data.patch" not in chosen({"data": DATA}, **tags)
+
+
+def test_unequal_classes_are_weighted() -> None:
+    assert "training.loss" not in chosen({"data": DATA})
+    weighted = chosen({"data": DATA}, class_counts=[350, 50])["training.loss"]
+    assert weighted == {"name": "cross_entropy", "class_weights": "balanced"}
+    assert "training.loss" not in chosen({"data": DATA, "training": {"loss": "cross_entropy"}}, class_counts=[350, 50])
+
+
+def test_gaps_are_filled_and_marked() -> None:
+    gaps = Columns(numbers=3, categories=[], gaps=1)
+    found = chosen({"data": DATA}, inputs=gaps)
+    assert (found["data.missing"], found["data.missing_mask"]) == ("forward", True)
+    assert not {"data.missing", "data.missing_mask"} & chosen({"data": {**DATA, "missing": "drop"}}, inputs=gaps).keys()
+
+
+def test_a_series_is_forecast_and_a_text_is_continued() -> None:
+    series = {"target": "series", "classes": None, "class_counts": None, "samples": 1, "max_length": 800}
+    found = chosen({"data": DATA}, **series, series=SERIES)
+    assert found == {"task": "forecast", "architecture.cell": "gru"}
+    texts = {"target": "text", "classes": None, "class_counts": None, "texts": TEXTS}
+    assert chosen({"data": DATA}, **texts)["task"] == "next_step"
+
+
+def test_the_reasons_are_told_in_one_sentence() -> None:
+    told = automatic.sentence(automatic.choices({"data": DATA}, summary(**LARGE)))
+    assert told.startswith("The spec names no network. Chosen for this data: architecture.cell gru, because ")
+    assert "training.epochs 60, because they are 600 updates" in told
+
+
+# ---- whatever is stated, and whatever the data
+
+STATED = {
+    "architecture.hidden_size": st.integers(1, 64),
+    "architecture.num_layers": st.integers(1, 3),
+    "architecture.bidirectional": st.booleans(),
+    "architecture.pooling": st.sampled_from(["last", "final", "mean", "max", "attention"]),
+    "architecture.batch_norm": st.booleans(),
+    "training.epochs": st.integers(1, 50),
+    "training.batch_size": st.integers(2, 500),
+    "training.optimizer": st.sampled_from(["sgd", "adam", {"name": "rmsprop", "lr": 0.1}, {"lr": 0.5}]),
+    "training.lr_schedule": st.sampled_from(["constant", {"name": "cosine", "min_lr": 1e-5}]),
+    "training.early_stopping": st.sampled_from([None, {}, {"patience": 2}]),
+    "data.scaling": st.sampled_from(["none", "robust"]),
+    "data.differences": st.sampled_from([None, "replace"]),
+    "data.patch": st.integers(1, 40),
+    "data.stride": st.integers(1, 40),
+    "data.max_length": st.integers(1, 3000),
+    "data.split": st.sampled_from(
+        [{}, {"validation": 0.0}, {"test": 0.3}, {"folds": 3}, {"validation": 0.5, "test": 0.25}]
+    ),
+}
+CLASSES = {"target": "classes", "classes": [0, 1]}
+VALUES = {"target": "values", "classes": None, "class_counts": None, "target_dim": 2}
+LABELS = {"target": "multilabel", "classes": None, "class_counts": None, "target_dim": 3}
+
+
+@st.composite
+def data(draw: st.DrawFn) -> DatasetSummary:
+    counts = draw(st.lists(st.integers(8, 5000), min_size=2, max_size=2))
+    kind = draw(st.sampled_from([CLASSES, VALUES, LABELS]))
+    told = {"samples": sum(counts), "class_counts": counts, **kind}
+    told |= {"max_length": draw(st.integers(1, 20_000)), "min_length": 1, "features": draw(st.integers(1, 100))}
+    if draw(st.booleans()):
+        told["inputs"] = Columns(numbers=told["features"], categories=[3], gaps=draw(st.integers(0, 1)))
+    return summary(**told)
+
+
+def value(document: dict[str, Any], field: str) -> Any:
+    found: Any = document
+    for key in field.split("."):
+        found = found[key]
+    return found
+
+
+@examples(200)
+@given(stated=st.fixed_dictionaries({}, optional=STATED), found=data())
+def test_whatever_is_stated_stays_and_the_rest_fits_it(stated: dict[str, Any], found: DatasetSummary) -> None:
+    document: dict[str, Any] = {"data": dict(DATA)}
+    for field, given_value in stated.items():
+        head, _, last = field.partition(".")
+        document.setdefault(head, {})[last] = given_value
+    choices = automatic.choices(document, found)
+    assert not {each.field for each in choices} & stated.keys()
+    full = automatic.filled(document, choices)
+    assert all(value(full, field) == given_value for field, given_value in stated.items())
+    if found.inputs is not None and found.inputs.gaps and document["data"].get("missing") is None:
+        assert full["data"]["missing"] == "forward"
+    spec, _ = completed(parse(document), document, found)
+    assert parse(check_data(spec, found).document()) == check_data(spec, found)
