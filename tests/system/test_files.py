@@ -228,6 +228,17 @@ def test_one_command_goes_from_lines_of_text_to_a_model(url: str, tmp_path: Path
     assert "here are texts: leave it out" in " ".join(refused.stderr.split())
 
 
+def test_one_command_goes_from_a_table_to_a_model_without_a_spec(url: str, tmp_path: Path) -> None:
+    as_csv(tmp_path / "walking.csv", [*rows()])
+    done = loopline(url, tmp_path, "train", "walking.csv", "--target", "activity", "--group", "walk")
+    assert done.returncode == 0, done.stderr
+    with Client(url) as client:
+        job = client.last()
+    assert job.result is not None
+    assert job.result.metrics["validation_accuracy"] == 1.0
+    assert (job.raw["spec"]["architecture"]["pooling"], job.raw["spec"]["training"]["batch_size"]) == ("max", 8)
+
+
 def test_one_command_goes_from_a_text_to_a_model_that_writes(url: str, tmp_path: Path) -> None:
     drawn = random.Random(6)
     words = "the cat sat on a mat and saw the dog run to a hat".split()  # noqa: SIM905

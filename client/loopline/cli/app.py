@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.cli import again, batches, datasets, jobs, keys, models, predict, schedules, submit, webhooks
+from loopline.cli import again, batches, datasets, jobs, keys, models, predict, schedules, submit, train, webhooks
 from loopline.cli.shared import UNREACHABLE, AsJson, Command, connected, print_json
 from loopline.view.notes import say
 
@@ -34,6 +34,7 @@ app.add_typer(models.models, name="models")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(webhooks.webhooks, name="webhooks")
 app.command()(keys.whoami)
+app.command()(train.train)
 app.command()(submit.submit)
 app.command()(again.rerun)
 app.command()(again.reproduce)

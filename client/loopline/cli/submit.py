@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from loopline.spec import SpecFile
 
 Made = TypeVar("Made")
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec. Repeatable."),
+]
 
 
 def submit(
@@ -38,10 +42,7 @@ def submit(
         bool,
         typer.Option("--wait", help="Wait until the job ends; print a line at submission and one at the end."),
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a field of the spec. Repeatable."),
-    ] = None,
+    settings: Settings = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job, or the batch.")] = None,
     idempotency_key: Annotated[
         str | None,
@@ -81,6 +82,19 @@ def submit(
             return batches.submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
         job = with_data(client, read, lambda ready: sent(client, files[0], ready[0], idempotency_key))
         return submitted(ctx, client, job, watch=watch, wait=wait, as_json=as_json)
+
+
+def one(ctx: typer.Context, file: str, spec: SpecFile, *, watch: bool, dry_run: bool, as_json: bool) -> None:
+    """Submits one job, with the file that its spec names, or only says what the job would be."""
+    from loopline.cli import dry_runs
+
+    with connected(ctx) as client:
+        try_ = partial(dry_runs.tried, client, [file], [spec], None, is_batch=False)
+        if dry_run:
+            return dry_runs.show(client, [file], [spec], try_, as_json=as_json)
+        dry_runs.check_before_upload(client, [file], [spec], try_)
+        job = with_data(client, [spec], lambda ready: sent(client, file, ready[0], None))
+        return submitted(ctx, client, job, watch=watch, wait=False, as_json=as_json)
 
 
 def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:

@@ -1,0 +1,73 @@
+"""`loopline train`: from a file to a model, without a spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loopline.cli import columns, submit
+from loopline.cli.shared import AsJson
+
+if TYPE_CHECKING:
+    from loopline.spec import SpecFile
+
+
+def train(
+    ctx: typer.Context,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A file or folder to upload, or the name of an uploaded data set.")
+    ],
+    target: columns.Target = None,
+    group: columns.Group = None,
+    order: columns.Order = None,
+    layout: columns.Layout = None,
+    features: columns.Features = None,
+    static: columns.Static = None,
+    text: columns.TextColumn = None,
+    known_future: columns.KnownFuture = None,
+    weight: columns.Weight = None,
+    split: columns.Split = None,
+    settings: submit.Settings = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return as soon as the job is submitted; do not follow it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be chosen and how long it takes; submit nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on a file, without a spec.
+
+    The network, and everything else that you do not set, is chosen for the data. The command follows the training until
+    it ends. Columns that you do not name are inferred.
+
+    Example: loopline train walks.csv --target activity --group walk --order time
+    """
+    schema = columns.given(
+        target=target,
+        group=group,
+        order=order,
+        layout=layout,
+        features=features,
+        static=static,
+        text=text,
+        known_future=known_future,
+        weight=weight,
+        split=split,
+    )
+    spec = _spec(data, schema, name)
+    for setting in settings or []:
+        submit.apply(spec, setting)
+    submit.one(ctx, data, spec, watch=not detach, dry_run=dry_run, as_json=as_json)
+
+
+def _spec(data: str, schema: dict[str, Any], name: str | None) -> SpecFile:
+    """The spec that only names its data."""
+    from loopline import spec as specs
+
+    dataset = f"./{data}" if Path(data).exists() and not specs.is_path(data) else data
+    document: dict[str, Any] = {"data": {"dataset": dataset, **({"schema": schema} if schema else {})}}
+    return specs.read(document if name is None else {"name": name, **document})

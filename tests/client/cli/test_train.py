@@ -1,0 +1,68 @@
+"""`loopline train`: from a file to a job, without a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from loopline.cli.app import app
+from typer.testing import CliRunner, Result
+
+from tests.client.cli.test_dry_runs import sent
+from tests.client.conftest import Service
+
+Invoke = Callable[..., Result]
+COLUMNS = ("--target", "gait", "--group", "walk", "--order", "step")
+
+
+@pytest.fixture
+def invoke(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Runs the command against the service, in a folder with a table of 40 sequences."""
+    lines = [f"{walk},{step},{walk * step % 7},{'ab'[walk % 2]}" for walk in range(40) for step in range(5)]
+    (tmp_path / "walks.csv").write_text("\n".join(["walk,step,speed,gait", *lines]))
+    monkeypatch.setenv("LOOPLINE_URL", service.url)
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(app, args, catch_exceptions=False)
+
+
+def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, service: Service) -> None:
+    done = invoke("train", "walks.csv", *COLUMNS, "--name", "gaits", "--set", "training.epochs=2", "--detach")
+    assert done.exit_code == 0, done.output
+    assert "Uploaded walks.csv as walks@1" in done.stderr
+    assert "(gaits)" in done.stdout
+    again = invoke("train", "walks", "--detach")
+    assert again.exit_code == 0, again.output
+    assert sent(service).count("/v1/jobs") == 2
+    shown = invoke("show", "last", "--json").stdout
+    assert '"pooling": "max"' in shown
+    told = invoke("events", "last").stdout
+    assert "Chosen for this data: architecture.cell gru" in told
+
+
+def test_a_dry_run_uploads_nothing(invoke: Invoke, service: Service) -> None:
+    done = invoke("train", "walks.csv", *COLUMNS, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert sent(service) == ["/v1/jobs/dry-run"]
+    assert "chosen when the data is there" in " ".join(done.output.split())
+
+
+def test_what_is_chosen_for_an_uploaded_data_set_is_shown(invoke: Invoke) -> None:
+    assert invoke("datasets", "upload", "walks.csv", *COLUMNS).exit_code == 0
+    done = invoke("train", "walks", "--dry-run")
+    assert "architecture.hidden_size: 64, because 32 training samples are few" in " ".join(done.output.split())
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_submitted(invoke: Invoke, service: Service) -> None:
+    done = invoke("train", "walk.csv")
+    assert done.exit_code == 2
+    assert "walk.csv; did you mean walks.csv?" in " ".join(done.stderr.split())
+    assert {"/v1/jobs", "/v1/datasets"}.isdisjoint(sent(service))
+
+
+def test_values_that_are_missing_are_no_problem_without_a_spec(invoke: Invoke, tmp_path: Path) -> None:
+    text = (tmp_path / "walks.csv").read_text().replace("3,2,6,b", "3,2,,b")
+    (tmp_path / "walks.csv").write_text(text)
+    done = invoke("train", "walks.csv", *COLUMNS, "--detach")
+    assert done.exit_code == 0, done.output
+    assert "data.missing forward, because" in invoke("events", "last").stdout
