@@ -255,7 +255,7 @@ def test_the_memory_of_a_forecast_is_that_of_its_steps_and_of_a_batch_of_windows
     arrays = hourly([5000], known=("wind",))
     spec = forecast_spec(arrays, task={"name": "forecast", "lookback": 100, "horizon": 24})
     needed = footprint(spec, npz.summarise(arrays))
-    assert needed.data == 2 * 4 * 5000 * 3
+    assert needed.data == 4 * 5000 * (3 + 3 + 12)  # the file, and prepared with hour and weekday
     assert needed.parameters == sum(p.numel() for p in network_of(spec, arrays).parameters())
 
 
