@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import sqlalchemy as sa
+from loopline.files.counting import counted
 from sqlalchemy.orm import Session
 
 from services.jobs import attempts, events, progress
@@ -221,22 +222,26 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
         case Started(sequences=int(sequences), resumed_from=resumed, device=device, details=details):
             place = f", going on after {resumed.step:,}" if resumed else ""
             how = f"on {device} with {details.get('backend')}"
-            return [Line(Level.INFO, f"Predicting {how}: {sequences:,} sequences{place}.")]
+            return [Line(Level.INFO, f"Predicting {how}: {counted(sequences, 'sequence')}{place}.")]
         case Started(epochs, steps, resumed, device=device):
             place = f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else ""
-            return [Line(Level.INFO, f"Training on {device}: {epochs} epochs of {steps} steps{place}.")]
+            return [
+                Line(
+                    Level.INFO, f"Training on {device}: {counted(epochs, 'epoch')} of {counted(steps, 'step')}{place}."
+                )
+            ]
         case EpochEnded(numbers, epoch=epoch) if epoch == 1 or epoch % every == 0:
             metrics_text = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
             return [Line(Level.INFO, f"{_place(event, epochs)}: {metrics_text}")]
         case FoldStarted(fold):
             name = "the final model" if fold.number > fold.folds else f"fold {fold.number} of {fold.folds}"
-            return [Line(Level.INFO, f"Training {name}: at most {fold.epochs} epochs.")]
+            return [Line(Level.INFO, f"Training {name}: at most {counted(fold.epochs, 'epoch')}.")]
         case RolledBack(message=message):
             return [Line(Level.WARNING, message)]
         case Finished({"best_epoch": best, "epochs": trained}):
-            return [Line(Level.INFO, f"Training ended after {trained} epochs; the best was epoch {best}.")]
+            return [Line(Level.INFO, f"Training ended after {counted(trained, 'epoch')}; the best was epoch {best}.")]
         case Finished({"sequences": sequences, "rows": rows}):
-            return [Line(Level.INFO, f"All {sequences:,} sequences are answered, in {rows:,} rows.")]
+            return [Line(Level.INFO, f"Answered {counted(sequences, 'sequence')}, in {counted(rows, 'row')}.")]
         case Stopped(reason):
             return [Line(Level.INFO, f"The trainer stopped ({reason}).")]
     return []

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from services import db
 from services.jobs import progress
 from services.orm import Job
-from services.training.messages import EpochEnded
+from services.training.messages import EpochEnded, Finished, Started
 from tests.worker.watching import Watch
 from worker import tasks
 from worker.attempt.output import MAX_BYTES, MAX_LINES, Output
@@ -76,6 +76,17 @@ def test_a_number_that_there_is_none_of_is_logged_as_undefined() -> None:
     record = {"epoch": 1, "train_loss": 0.5, "validation_loss": None, "lr": 1e-3}
     (line,) = progress_lines(EpochEnded(record, None), 1)
     assert line.text == "epoch 1 of 1: train_loss 0.5, validation_loss undefined, lr 0.001"
+
+
+def test_one_of_a_thing_is_told_as_one() -> None:
+    results = ({"best_epoch": 1, "epochs": 1}, {"sequences": 1, "rows": 1})
+    began = Started(1, 1, None, None, parameters=1, device="cpu", threads=1, torch="2")
+    events = (began, *(Finished(result, ()) for result in results))
+    assert [line.text for event in events for line in progress_lines(event, 1)] == [
+        "Training on cpu: 1 epoch of 1 step.",
+        "Training ended after 1 epoch; the best was epoch 1.",
+        "Answered 1 sequence, in 1 row.",
+    ]
 
 
 def test_a_run_that_rolled_back_keeps_only_what_it_lived_last(
