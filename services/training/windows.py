@@ -531,14 +531,14 @@ def _step(arrays: Arrays) -> dict[str, Any] | None:
 def _card(series: Series, task: Forecast, fitted: Fit, zoned: bool | None) -> dict[str, Any]:
     lookback, horizon = window(task)
     names = [column.name for column in series.columns]
-    clock = calendar_of(task)
+    read = calendar_of(task)
     return {
         "lookback": lookback,
         "horizon": horizon,
         "targets": [names[place] for place in series.targets],
-        "known_future": [names[place] for place in series.known[: len(series.known) - len(calendar.columns(clock))]],
-        **({"calendar": clock} if clock else {}),
-        **({"zoned": zoned} if clock and zoned is not None else {}),
+        "known_future": [names[place] for place in series.known[: len(series.known) - len(calendar.columns(read))]],
+        **({"calendar": read} if read else {}),
+        **({"zoned": zoned} if read and zoned is not None else {}),
         "quantiles": task.quantiles,
         "fit": fitted.document(),
     }

@@ -38,11 +38,11 @@ from tests.training.building import (
 CPU = torch.device("cpu")
 
 
-def spec_with(arrays: npz.Arrays, clock: Any = "auto", **changes: Any) -> Spec:
-    return forecast_spec(arrays, task={"calendar": clock}, **changes)
+def spec_with(arrays: npz.Arrays, names: Any = "auto", **changes: Any) -> Spec:
+    return forecast_spec(arrays, task={"calendar": names}, **changes)
 
 
-def test_windows_have_the_clock_of_their_steps() -> None:
+def test_windows_have_the_calendar_of_their_steps() -> None:
     arrays = hourly([100, 90])
     found = prepare(arrays, spec_with(arrays, ["weekday", "hour"], data={"scaling": "none", "target_scaling": "none"}))
     assert isinstance(found, Forecasting)
@@ -53,27 +53,27 @@ def test_windows_have_the_clock_of_their_steps() -> None:
     assert found.train.known is not None
     for row, length in enumerate((100, 90)):
         assert arrays.times is not None
-        expected = calendar.waves(arrays.times[row, :length], ["hour", "weekday"])
+        expected = calendar.fourier_terms(arrays.times[row, :length], ["hour", "weekday"])
         for part in (found.train.x[:, 3:], found.train.known):
             np.testing.assert_allclose(part.view(2, 100, 12)[row, :length], expected, atol=1e-6)
     [piece] = found.train.pieces([np.array([0])], CPU)
     assert piece.static is not None
     first = int(found.train.first[0])
-    expected = calendar.waves(arrays.times[0, first : first + 3], ["hour", "weekday"])
+    expected = calendar.fourier_terms(arrays.times[0, first : first + 3], ["hour", "weekday"])
     np.testing.assert_allclose(piece.static[0], expected.ravel(), atol=1e-6)
 
 
-def test_rows_that_were_added_have_their_own_clock() -> None:
+def test_rows_that_were_added_have_their_own_calendar() -> None:
     arrays = without_rows(hourly([100]), 30, 31)
     found = prepare(arrays, spec_with(arrays, "hour", data={"scaling": "none"}))
     assert isinstance(found.train, Windows)
-    expected = calendar.waves(np.arange(100) * 3_600_000_000_000, ["hour"])
+    expected = calendar.fourier_terms(np.arange(100) * 3_600_000_000_000, ["hour"])
     np.testing.assert_allclose(found.train.x[:, 3:], expected, atol=1e-6)
 
 
 def test_the_default_follows_from_the_step_and_the_length_and_is_told() -> None:
-    def chosen(arrays: npz.Arrays, clock: Any = "auto") -> Any:
-        task = spec_with(arrays, clock).task
+    def chosen(arrays: npz.Arrays, names: Any = "auto") -> Any:
+        task = spec_with(arrays, names).task
         assert task is not None
         return task.model_dump()["calendar"]
 
@@ -105,8 +105,8 @@ def test_a_stride_that_shows_a_part_of_the_hours_is_warned_of() -> None:
     arrays = hourly([100])
     summary = npz.summarise(arrays)
 
-    def warned(stride: int, clock: Any) -> list[str]:
-        task = {"name": "forecast", "stride": stride, "calendar": clock}
+    def warned(stride: int, names: Any) -> list[str]:
+        task = {"name": "forecast", "stride": stride, "calendar": names}
         spec = forecast_spec(arrays, task=task)
         return [each for each in cautions.of_data(spec, summary, effort(spec, summary)) if "task.stride" in each]
 
@@ -151,9 +151,9 @@ def test_a_run_with_a_calendar_goes_on_exactly(tmp_path: Path) -> None:
     check_that_it_resumes_exactly(lambda: Run(spec, prepare(arrays, spec)), tmp_path, after=3)
 
 
-def kept(arrays: npz.Arrays, folder: Path, clock: Any, baselines: Any, *, older: bool = False) -> dict[str, Any]:
+def kept(arrays: npz.Arrays, folder: Path, names: Any, baselines: Any, *, older: bool = False) -> dict[str, Any]:
     """A retraining; the entry of its result. `older`: the model is then as an older version wrote it."""
-    spec = spec_with(arrays, clock, retrain={"model": "load", "warm_start": "production"})
+    spec = spec_with(arrays, names, retrain={"model": "load", "warm_start": "production"})
     retraining = Retraining(spec, arrays, CPU, baselines)
     one = Run(spec, retraining.data, initial=retraining.initial)
     trained(one)
@@ -225,5 +225,5 @@ def test_what_only_the_test_period_has_changes_no_scaling_of_the_calendar() -> N
     assert arrays.times is not None
     moved = arrays.times.copy()
     moved[:, 90:] += 400 * 86_400 * 10**9  # the last steps are those of another year
-    waves = [prepare(replace(arrays, times=each), spec).preprocessing.document() for each in (arrays.times, moved)]
-    assert waves[0]["features"] == waves[1]["features"] == found.preprocessing.document()["features"]
+    fitted = [prepare(replace(arrays, times=each), spec).preprocessing.document() for each in (arrays.times, moved)]
+    assert fitted[0]["features"] == fitted[1]["features"] == found.preprocessing.document()["features"]

@@ -1,23 +1,25 @@
-"""What the clock says of a time: features that are known for every step, the coming ones too.
+"""The calendar of a series: features of the time of a step, which are known for every step, the coming ones too.
 
-A feature is the place of a time within a day, a week or a year, as waves: the sine and the cosine of this share of a
-turn, and of some multiples of it. So the end of a day is near the beginning of the next one, and few numbers are read.
+A feature is the place of a time within a day, a week or a year, as Fourier terms: the sine and the cosine of this share
+of a turn, and of some multiples of it. So the end of a day is near the beginning of the next one, and few numbers are
+read.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from loopline.files.sequences import Column
 
-WAVES: Mapping[str, int] = {"hour": 3, "weekday": 3, "yearday": 2}
-"""By the name of a feature, in this order: how many waves it has. Three waves of a week tell all of its days apart."""
+ORDERS: Mapping[str, int] = {"hour": 3, "weekday": 3, "yearday": 2}
+"""By the name of a feature, in this order: the order of its Fourier series, so how many pairs of a sine and a cosine it
+has. Three pairs of a week tell all of its days apart."""
 _HOUR = 3600 * 10**9
 _DAY = 24 * _HOUR
 _THURSDAY = 3
@@ -47,7 +49,7 @@ def suggested(step: str | None, steps: int, columns: Iterable[str] = (), stride:
     taken = set(columns)
     return [
         name
-        for name in WAVES
+        for name in ORDERS
         if differs[name] and steps * seconds >= _ENOUGH * _PERIODS[name]
         if name not in taken and not skips(step, name, stride)
     ]
@@ -68,34 +70,38 @@ def skips(step: str | None, name: str, stride: int) -> bool:
 
 
 def has_times(step: str | None) -> bool:
-    """Whether a time between two steps, in words, is one of the clock."""
+    """Whether a time between two steps, in words, is one of dates or times."""
     return _read(step) is not None
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Each of these features once, in the order of WAVES."""
+    """Each of these features once, in the order of ORDERS."""
     wanted = set(names)
-    return [name for name in WAVES if name in wanted]
+    return [name for name in ORDERS if name in wanted]
 
 
 def columns(names: Sequence[str]) -> tuple[Column, ...]:
-    """What `waves` gives: `calendar.hour.sin1`, `calendar.hour.cos1`, `calendar.hour.sin2` and so on."""
-    return tuple(
-        Column(f"calendar.{name}.{wave}{turns}")
-        for name in names
-        for turns in range(1, WAVES[name] + 1)
-        for wave in ("sin", "cos")
-    )
+    """What `fourier_terms` gives: `calendar.hour.sin1`, `calendar.hour.cos1`, `calendar.hour.sin2` and so on."""
+    return tuple(Column(f"calendar.{name}.{term.__name__}{turns}") for name, turns, term in _terms(names))
 
 
-def waves(times: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.float64]:
-    """These features (..., columns) of times (...), in nanoseconds since 1970."""
-    found = [np.empty((*times.shape, 0))]
+def fourier_terms(times: NDArray[np.int64], names: Sequence[str], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """These features (..., columns) of times (...), in nanoseconds since 1970. A column is computed in float64, which
+    tells the seconds of a year apart, and kept as `dtype`."""
+    terms = list(_terms(names))
+    found = np.empty((*times.shape, len(terms)), dtype)
+    shares = {name: _share(times, name) for name in names}
+    for place, (name, turns, term) in enumerate(terms):
+        found[..., place] = term(shares[name] * (2 * np.pi * turns))
+    return found
+
+
+def _terms(names: Sequence[str]) -> Iterator[tuple[str, int, np.ufunc]]:
+    """The name, the turns in a period, and the function of each column."""
     for name in names:
-        turns = _share(times, name)[..., None] * (2 * np.pi * np.arange(1, WAVES[name] + 1))
-        both = np.stack((np.sin(turns), np.cos(turns)), axis=-1)
-        found.append(both.reshape(*times.shape, 2 * WAVES[name]))
-    return np.concatenate(found, axis=-1)
+        for turns in range(1, ORDERS[name] + 1):
+            yield name, turns, np.sin
+            yield name, turns, np.cos
 
 
 def _share(times: NDArray[np.int64], name: str) -> NDArray[np.float64]:

@@ -54,7 +54,7 @@ class Report:
     usual_step: str | None
     """The usual time between two steps, where there is one."""
     calendar: tuple[str, ...]
-    """What a forecast also reads of the clock, unless its spec says otherwise."""
+    """What a forecast also reads of the calendar, unless its spec says otherwise."""
     remarks: tuple[Remark, ...]
 
     @property

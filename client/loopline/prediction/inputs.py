@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopline.files.counting import counted
-from loopline.prediction import clock, unseen
+from loopline.prediction import calendar, unseen
 from loopline.prediction.document import Document, columns_of
 from loopline.prediction.errors import refused
 from loopline.prediction.given import Given, Rows
@@ -64,7 +64,7 @@ def of_arrays(
         future=_future(document, len(given), future),
         **_besides(document, len(given), static, ids),
     )
-    return clock.with_calendar(document, clock.with_end(document, found, end))
+    return calendar.with_calendar(document, calendar.with_end(document, found, end))
 
 
 def of_step(document: Document, step: Any) -> NDArray[Any]:

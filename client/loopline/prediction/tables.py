@@ -26,7 +26,7 @@ from loopline.files.problems import refuse
 from loopline.files.schema import Schema
 from loopline.files.sequences import Column
 from loopline.files.table import Table
-from loopline.prediction import clock, inputs, stored
+from loopline.prediction import calendar, inputs, stored
 from loopline.prediction.document import Document, Forecast, columns_of
 from loopline.prediction.errors import refused
 from loopline.prediction.given import Given
@@ -138,8 +138,8 @@ def _given(document: Document, table: Table) -> Given:
 def _whole(document: Document, made: Given) -> Given:
     if document.forecast is None:
         return made
-    clock.check(document, made)
-    return clock.with_calendar(document, _of_series(document, document.forecast, made))
+    calendar.check(document, made)
+    return calendar.with_calendar(document, _of_series(document, document.forecast, made))
 
 
 # ---- which columns

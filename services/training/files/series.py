@@ -46,7 +46,7 @@ def read(arrays: Arrays) -> Series:
 
 
 def with_calendar(arrays: Arrays, names: Sequence[str]) -> Arrays:
-    """The series with these features of the clock as columns that are known ahead of time, after all others.
+    """The series with these features of the calendar as columns that are known ahead of time, after all others.
 
     Raises DatasetInvalid as `calendar_columns`.
     """
@@ -54,12 +54,12 @@ def with_calendar(arrays: Arrays, names: Sequence[str]) -> Arrays:
     if not added or arrays.times is None or arrays.schema is None:
         return arrays
     x = arrays.x_in_memory
-    waves = calendar.waves(arrays.times[:, : x.shape[1]], names).astype(x.dtype)
-    waves[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0
+    terms = calendar.fourier_terms(arrays.times[:, : x.shape[1]], names, x.dtype)
+    terms[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0
     known = (*(arrays.schema.known_future or ()), *(column.name for column in added))
     return replace(
         arrays,
-        x=np.concatenate((x, waves), axis=2),
+        x=np.concatenate((x, terms), axis=2),
         features=(*arrays.columns, *added),
         schema=replace(arrays.schema, known_future=known),
     )

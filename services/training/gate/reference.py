@@ -234,9 +234,9 @@ def _check_zone(had: bool | None, has: bool | None) -> None:
 def check_preparation(reference: Reference, spec: Spec) -> None:
     """Raises Unusable where it reads steps that are prepared otherwise than this spec says. What they are scaled by may
     differ: a run goes on with the numbers of the model."""
-    clocks = [shown(task.calendar) for task in (tasks.forecast(reference.spec), tasks.forecast(spec)) if task]
-    if len(set(clocks)) > 1:
-        raise Unusable(f"prepares its input otherwise (task.calendar is {clocks[0]} there, and {clocks[1]} here)")
+    calendars = [shown(task.calendar) for task in (tasks.forecast(reference.spec), tasks.forecast(spec)) if task]
+    if len(set(calendars)) > 1:
+        raise Unusable(f"prepares its input otherwise (task.calendar is {calendars[0]} there, and {calendars[1]} here)")
     had, wanted = reference.preprocessing.steps.choices, Choices.of(spec.data)
     for field in fields(Choices):
         old, new = getattr(had, field.name), getattr(wanted, field.name)

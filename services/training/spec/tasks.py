@@ -80,7 +80,7 @@ def window(task: Forecast) -> tuple[int, int]:
 
 
 def calendar_of(task: Forecast) -> list[str]:
-    """What a resolved forecast reads of the clock, in order; nothing of `auto`."""
+    """What a resolved forecast reads of the calendar, in order; nothing of `auto`."""
     return [] if isinstance(task.calendar, str) else calendar.in_order(task.calendar)
 
 
@@ -291,10 +291,10 @@ def _resolved(task: Forecast, summary: DatasetSummary, series: SeriesSummary) ->
         lookback = max(1, min(wanted, max(horizon, summary.max_length // MOST_OF_SERIES)))
     stride = task.stride or _stride(series.steps - summary.samples * (lookback + horizon - 1), horizon, season)
     window = {"horizon": horizon, "lookback": lookback, "stride": stride}
-    clock = calendar_of(task)
+    names = calendar_of(task)
     if task.calendar == "auto":
-        clock = calendar.suggested(series.step, summary.max_length, series.known_future, stride)
-    return task.model_copy(update={**window, "season": list(season), "calendar": clock or "none"})
+        names = calendar.suggested(series.step, summary.max_length, series.known_future, stride)
+    return task.model_copy(update={**window, "season": list(season), "calendar": names or "none"})
 
 
 def _stride(windows: int, horizon: int, season: Sequence[int]) -> int:
@@ -349,18 +349,18 @@ def as_trained(spec: Spec, summary: DatasetSummary) -> DatasetSummary:
     task = _resolved(task, summary, series)
     lookback, horizon = window(task)
     windows = max(1, (series.steps - summary.samples * (lookback + horizon - 1)) // (task.stride or 1))
-    clock = len(calendar.columns(calendar_of(task)))
+    added = len(calendar.columns(calendar_of(task)))
     inputs = summary.inputs
     if inputs is not None:
-        inputs = inputs.model_copy(update={"numbers": inputs.numbers + clock})
+        inputs = inputs.model_copy(update={"numbers": inputs.numbers + added})
     return summary.model_copy(
         update={
             "samples": windows,
-            "features": series.columns + clock,
+            "features": series.columns + added,
             "inputs": inputs,
             "max_length": lookback,
             "min_length": lookback,
-            "static": _beside(summary, horizon * (len(series.known_future) + clock)),
+            "static": _beside(summary, horizon * (len(series.known_future) + added)),
             "target": known.SERIES,
             "classes": None,
             "class_counts": None,

@@ -1,4 +1,4 @@
-"""What a forecast reads of the clock: by hand, and the same of tables, files and arrays."""
+"""What a forecast reads of the calendar: by hand, and the same of tables, files and arrays."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def at(*moments: str) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def shares(name: str, *moments: str) -> list[float]:
-    """The share of the turn of the first wave."""
-    first = calendar.waves(at(*moments), [name])[:, :2]
+    """The share of the turn of the first terms."""
+    first = calendar.fourier_terms(at(*moments), [name], np.float64)[:, :2]
     return [round(float(each), 9) for each in np.arctan2(first[:, 0], first[:, 1]) / (2 * np.pi) % 1]
 
 
-def test_the_waves_of_a_time_are_those_computed_by_hand() -> None:
+def test_the_fourier_terms_of_a_time_are_those_computed_by_hand() -> None:
     assert shares("hour", "2024-02-29T00:00", "2024-02-29T06:00", "1969-12-31T18:30") == [
         *(0.0, 0.25, round(18.5 / 24, 9)),
     ]
@@ -46,13 +46,13 @@ def test_the_waves_of_a_time_are_those_computed_by_hand() -> None:
     assert shares("yearday", "2024-01-01", "2024-02-29", "2023-03-01T12:00", "1968-12-31") == [
         *(0.0, round(59 / 366, 9), round(59.5 / 365, 9), round(365 / 366, 9)),
     ]
-    found = calendar.waves(at("2024-02-29T08:00"), ["hour"])
+    found = calendar.fourier_terms(at("2024-02-29T08:00"), ["hour"], np.float64)
     third = 2 * np.pi / 3
     assert found[0].tolist() == pytest.approx(
         [np.sin(third), np.cos(third), np.sin(2 * third), np.cos(2 * third), 0.0, 1.0], abs=1e-12
     )
     names = [column.name for column in calendar.columns(["weekday", "yearday"])]
-    assert len(names) == calendar.waves(at("2024-02-29"), ["weekday", "yearday"]).shape[1] == 10
+    assert len(names) == calendar.fourier_terms(at("2024-02-29"), ["weekday", "yearday"]).shape[1] == 10
     assert (names[0], names[1], names[-1]) == (
         *("calendar.weekday.sin1", "calendar.weekday.cos1", "calendar.yearday.cos2"),
     )

@@ -1,4 +1,4 @@
-"""What a forecast reads of the times of steps: the calendar, which is known for the horizon too."""
+"""What a forecast reads of the times of its steps: the calendar, which is known for the horizon too."""
 
 from __future__ import annotations
 
@@ -105,11 +105,12 @@ def with_calendar(document: Document, given: Given) -> Given:
     forecast = document.forecast
     if forecast is None or not forecast.calendar or given.times is None or given.ahead is None:
         return given
-    past, ahead = (calendar.waves(times, forecast.calendar) for times in (given.times, given.ahead))
+    past = calendar.fourier_terms(given.times, forecast.calendar, given.x.dtype)
+    ahead = calendar.fourier_terms(given.ahead, forecast.calendar, np.float64)
     future = np.empty((*ahead.shape[:2], 0)) if given.future is None else given.future
     return replace(
         given,
-        x=np.concatenate((given.x, past.astype(given.x.dtype)), axis=1),
+        x=np.concatenate((given.x, past), axis=1),
         columns=columns_of(document.features),
         future=np.concatenate((future, ahead), axis=2),
     )
