@@ -77,7 +77,7 @@ def of_calendar(data: Forecasting) -> Iterator[str]:
         or data.forecast["known_future"]
         or data.forecast.get("calendar")
         or step.in_months
-        or not isinstance(step.usual, int)
+        or not step.is_time
     ):
         return
     if step.usual <= DAY:

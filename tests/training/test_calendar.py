@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from loopline.files import calendar
+from loopline.files.grids import Step
 from loopline.files.sequences import Column
 
 from services.errors import DatasetInvalid, SpecInvalid
@@ -85,6 +86,32 @@ def test_the_default_follows_from_the_step_and_the_length_and_is_told() -> None:
     assert chosen(hourly([60]), ["weekday", "hour", "hour"]) == ["hour", "weekday"]
     named = hourly([600], known=("hour",))
     assert chosen(replace(named, features=(Column("load"), Column("heat"), Column("hour")))) == ["weekday"]
+
+
+@pytest.mark.parametrize(
+    ("apart", "unit"), [(1, "h"), (36, "h"), (15, "m"), (1500, "ms"), (7, "D"), (10_000, "D"), (1, "M"), (12, "M")]
+)
+def test_a_summary_says_the_step_as_a_value_and_an_older_one_in_words(apart: int, unit: str) -> None:
+    arrays = hourly([12])
+    times = np.datetime64("2024-01-01", unit) + np.arange(12) * apart
+    found = npz.summarise(replace(arrays, times=times.astype("datetime64[ns]").astype(np.int64)[None])).series
+    assert found is not None
+    assert found.usual_step is not None
+    assert found.usual_step == Step(apart, True) if unit == "M" else not found.usual_step.in_months
+    said = json.loads(found.model_dump_json())
+    assert type(found).model_validate(said).usual_step == found.usual_step
+    older = {name: value for name, value in said.items() if name not in ("usual", "in_months")}
+    assert type(found).model_validate(older).usual_step == found.usual_step
+
+
+def test_steps_of_numbers_have_no_calendar_in_a_summary_of_any_version() -> None:
+    arrays = hourly([12])
+    found = npz.summarise(replace(arrays, times=np.arange(12.0)[None])).series
+    assert found is not None
+    assert found.usual_step == Step(1.0)
+    assert not found.usual_step.is_time
+    older = {name: value for name, value in found.model_dump().items() if name not in ("usual", "in_months")}
+    assert type(found).model_validate(older).usual_step is None
 
 
 def test_a_calendar_that_cannot_be_read_is_a_problem_of_the_spec() -> None:

@@ -8,13 +8,13 @@ read.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from loopline.files.grids import Step
 from loopline.files.sequences import Column
 
 ORDERS: Mapping[str, int] = {"hour": 3, "weekday": 3, "yearday": 2}
@@ -24,54 +24,45 @@ _HOUR = 3600 * 10**9
 _DAY = 24 * _HOUR
 _THURSDAY = 3
 """The weekday of 1 January 1970, from Monday on."""
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_629_800}
-_PERIODS = {"hour": 86_400, "weekday": 604_800, "yearday": 31_557_600}
-"""After which a feature begins anew, in seconds."""
+_YEAR = 31_557_600 * 10**9
+_PERIODS = {"hour": _DAY, "weekday": 7 * _DAY, "yearday": _YEAR}
+"""After which a feature begins anew, in nanoseconds."""
 _ENOUGH = 3
 """Periods that a series needs, so that the first of them can train and the last of them can test."""
 
 
-def suggested(step: str | None, steps: int, columns: Iterable[str] = (), stride: int = 1) -> list[str]:
+def suggested(step: Step | None, steps: int, columns: Iterable[str] = (), stride: int = 1) -> list[str]:
     """The features that differ from step to step, and begin anew often enough to be learnt, for a series of so many
-    steps. `step` is the time between two steps in words, as `grids.Grid` has it; of numbers, or of unknown steps, there
-    are none. Nor is there one with the name of one of these columns, or one that windows which are `stride` steps apart
-    show in part only."""
-    found = _read(step)
-    if found is None:
+    steps. Of steps of numbers, or of unknown ones, there are none. Nor is there one with the name of one of these
+    columns, or one that windows which are `stride` steps apart show in part only."""
+    if step is None or not step.is_time:
         return []
-    count, unit = found
-    seconds, in_months = count * _SECONDS[unit], unit == "month"
+    apart = step.usual * _YEAR / 12 if step.in_months else step.usual
     differs = {
-        "hour": not in_months and seconds % _PERIODS["hour"] != 0,
-        "weekday": not in_months and seconds % _PERIODS["weekday"] != 0,
-        "yearday": not in_months or count % 12 != 0,
+        "hour": not step.in_months and step.usual % _DAY != 0,
+        "weekday": not step.in_months and step.usual % (7 * _DAY) != 0,
+        "yearday": not step.in_months or step.usual % 12 != 0,
     }
     taken = set(columns)
     return [
         name
         for name in ORDERS
-        if differs[name] and steps * seconds >= _ENOUGH * _PERIODS[name]
+        if differs[name] and steps * apart >= _ENOUGH * _PERIODS[name]
         if name not in taken and not skips(step, name, stride)
     ]
 
 
-def skips(step: str | None, name: str, stride: int) -> bool:
+def skips(step: Step | None, name: str, stride: int) -> bool:
     """Whether windows that are so many steps apart never begin at some hours of a day, or of a week, at which other
     steps are.
 
     What is repeated every `d` seconds comes, in time, to all places of a period that are gcd(d, period) apart: every
     7 hours to each hour of a day, every 12 hours to two of them. Places within an hour count as one.
     """
-    found = _read(step)
-    if found is None or found[1] == "month" or name == "yearday":
+    if step is None or not isinstance(step.usual, int) or step.in_months or name == "yearday":
         return False
-    period, apart = _PERIODS[name] * 10**9, round(found[0] * _SECONDS[found[1]] * 10**9)
-    return math.gcd(apart * stride, period) > max(math.gcd(apart, period), _HOUR)
-
-
-def has_times(step: str | None) -> bool:
-    """Whether a time between two steps, in words, is one of dates or times."""
-    return _read(step) is not None
+    period = _PERIODS[name]
+    return math.gcd(step.usual * stride, period) > max(math.gcd(step.usual, period), _HOUR)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -113,11 +104,3 @@ def _share(times: NDArray[np.int64], name: str) -> NDArray[np.float64]:
     years: NDArray[Any] = times.astype("datetime64[ns]").astype("datetime64[Y]")
     begin, end = ((years + each).astype("datetime64[D]").astype(np.int64) for each in (0, 1))
     return np.asarray((times / _DAY - begin) / (end - begin))
-
-
-def _read(step: str | None) -> tuple[float, str] | None:
-    """A count and a unit of time; None of anything else."""
-    found = re.fullmatch(r"([\d,.]+(?:e[+-]?\d+)?) ([a-z]+?)s?", step or "")
-    if found is None or found[2] not in _SECONDS:
-        return None
-    return float(found[1].replace(",", "")), found[2]

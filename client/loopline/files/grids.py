@@ -28,6 +28,11 @@ class Step:
     """In nanoseconds, in months, or as a number."""
     in_months: bool = False
 
+    @property
+    def is_time(self) -> bool:
+        """Whether steps have dates or times, and not numbers."""
+        return isinstance(self.usual, int)
+
     def after(self, first: NDArray[Any], steps: int, begin: int = 0) -> NDArray[Any]:
         """The times of steps of each series, from `begin` up to `steps`, counted from a first one: (series, steps -
         begin). `first` (series, 1)."""

@@ -108,7 +108,7 @@ def _calendar(sequences: Sequences) -> tuple[str, ...]:
     if sequences.times is None or sequences.targets not in (None, "step_values"):
         return ()
     grid = grids.of_flat(sequences.times, sequences.lengths, sequences.ids)
-    return tuple(calendar.suggested(grid.words, int(sequences.lengths.max()), sequences.schema.known_future or ()))
+    return tuple(calendar.suggested(grid.step, int(sequences.lengths.max()), sequences.schema.known_future or ()))
 
 
 def _histogram(lengths: Rows) -> tuple[Bin, ...]:

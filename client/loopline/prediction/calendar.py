@@ -27,7 +27,7 @@ def with_end(document: Document, given: Given, end: Any) -> Given:
     """
     if end is None:
         return given
-    if document.forecast is None or document.step is None or not isinstance(document.step.usual, int):
+    if document.forecast is None or document.step is None or not document.step.is_time:
         raise refused("the model knows no time between two steps: leave end out")
     last = [end] if isinstance(end, str | date | np.datetime64) else end.ravel() if isinstance(end, np.ndarray) else end
     if not isinstance(last, Sequence | np.ndarray) or len(last) != len(given):

@@ -102,6 +102,8 @@ def summarised(arrays: Arrays) -> SeriesSummary | None:
         gaps=gaps,
         steps=int(arrays.lengths.sum()),
         step=grid.words,
+        usual=None if grid.step is None else grid.step.usual,
+        in_months=grid.step is not None and grid.step.in_months,
         seasons=list(grid.seasons),
         irregular=grid.irregular,
         absent=grid.absent,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from loopline.files.grids import Step
 from pydantic import BaseModel, ConfigDict
 
 from services.training.tasks.task import Target
@@ -37,12 +40,32 @@ class SeriesSummary(BaseModel):
     """Of all series together."""
     step: str | None = None
     """The time between two steps, such as `1 hour`; None if it is unknown."""
+    usual: int | float | None = None
+    """The same, see `grids.Step`; None if it is unknown, and in a summary of an older version."""
+    in_months: bool = False
     seasons: list[int] = []
     """The steps of a day and a week, of a week, or of a year: what the time between two steps suggests."""
     irregular: str | None = None
     """Where the time between two steps is another one, in words; None if it is nowhere."""
     absent: int = 0
     """How many rows all series lack, so that their steps are equal; 0 if adding rows does not make them equal."""
+
+    @property
+    def usual_step(self) -> Step | None:
+        """The time between two steps; None if it is unknown."""
+        return _worded(self.step) if self.usual is None else Step(self.usual, self.in_months)
+
+
+def _worded(step: str | None) -> Step | None:
+    """The time between two steps of which an older version wrote only the words; None if it is unknown, or a number."""
+    found = re.fullmatch(r"([\d,.]+(?:e[+-]?\d+)?) ([a-z]+?)s?", step or "")
+    if found is None or found[2] not in (*_SECONDS, "month"):
+        return None
+    count = float(found[1].replace(",", ""))
+    return Step(int(count), True) if found[2] == "month" else Step(round(count * _SECONDS[found[2]] * 10**9))
+
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
 
 class TextSummary(BaseModel):

@@ -84,7 +84,7 @@ def _hours_left_out(spec: Spec, summary: DatasetSummary) -> Iterator[str]:
     task, series = spec.task, summary.series
     if not isinstance(task, Forecast) or series is None:
         return
-    left_out = [name for name in tasks.calendar_of(task) if calendar.skips(series.step, name, task.stride or 1)]
+    left_out = [name for name in tasks.calendar_of(task) if calendar.skips(series.usual_step, name, task.stride or 1)]
     if left_out:
         yield (
             f"Windows that are {task.stride:,} steps apart (task.stride) begin at a few hours or days only, and those "

@@ -196,7 +196,7 @@ def _of_forecast(spec: Spec, task: Forecast, summary: DatasetSummary) -> Iterato
         return
     if both := [name for name in series.targets if name in series.known_future]:
         yield Problem("/task", f"{both[0]} is to be forecast, so it cannot be known ahead of time (known_future)")
-    if calendar_of(task) and not calendar.has_times(series.step):
+    if calendar_of(task) and (series.usual_step is None or not series.usual_step.is_time):
         yield Problem(
             "/task/calendar",
             f"reads the {' and the '.join(calendar_of(task))} of each step, and the steps of this data set have no "
@@ -293,7 +293,7 @@ def _resolved(task: Forecast, summary: DatasetSummary, series: SeriesSummary) ->
     window = {"horizon": horizon, "lookback": lookback, "stride": stride}
     names = calendar_of(task)
     if task.calendar == "auto":
-        names = calendar.suggested(series.step, summary.max_length, series.known_future, stride)
+        names = calendar.suggested(series.usual_step, summary.max_length, series.known_future, stride)
     return task.model_copy(update={**window, "season": list(season), "calendar": names or "none"})
 
 

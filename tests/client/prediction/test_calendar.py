@@ -13,6 +13,7 @@ import pytest
 from loopline import InputInvalid, load
 from loopline.files import calendar, formats, store
 from loopline.files.build import build
+from loopline.files.grids import Step
 from loopline.files.inference import infer
 from loopline.files.schema import Schema
 from loopline.prediction.answers import Forecast
@@ -22,6 +23,8 @@ from services.training.files.npz import Limits
 from tests.client.prediction.cases import Case, Trained, numbers
 
 START = datetime(2024, 1, 1)  # a Monday
+SECOND = 10**9
+MINUTE, HOUR, DAY, WEEK = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND, 7 * 86_400 * SECOND
 SCHEMA = {"order": "time", "target": ["load"]}
 
 
@@ -61,23 +64,23 @@ def test_the_fourier_terms_of_a_time_are_those_computed_by_hand() -> None:
 @pytest.mark.parametrize(
     ("step", "steps", "names"),
     [
-        ("1 hour", 60 * 24, ["hour", "weekday"]),
-        ("1 hour", 3 * 366 * 24, ["hour", "weekday", "yearday"]),
-        ("1 hour", 3 * 24, ["hour"]),
-        ("1 hour", 71, []),
-        ("15 minutes", 21 * 96, ["hour", "weekday"]),
-        ("0.5 seconds", 10, []),
-        ("1 day", 400, ["weekday"]),
-        ("1 day", 1100, ["weekday", "yearday"]),
-        ("1 week", 160, ["yearday"]),
-        ("1 month", 36, ["yearday"]),
-        ("1 month", 35, []),
-        ("12 months", 100, []),
-        ("1.5", 10_000, []),
+        (Step(HOUR), 60 * 24, ["hour", "weekday"]),
+        (Step(HOUR), 3 * 366 * 24, ["hour", "weekday", "yearday"]),
+        (Step(HOUR), 3 * 24, ["hour"]),
+        (Step(HOUR), 71, []),
+        (Step(15 * MINUTE), 21 * 96, ["hour", "weekday"]),
+        (Step(SECOND // 2), 10, []),
+        (Step(DAY), 400, ["weekday"]),
+        (Step(DAY), 1100, ["weekday", "yearday"]),
+        (Step(WEEK), 160, ["yearday"]),
+        (Step(1, True), 36, ["yearday"]),
+        (Step(1, True), 35, []),
+        (Step(12, True), 100, []),
+        (Step(1.5), 10_000, []),
         (None, 10_000, []),
     ],
 )
-def test_a_calendar_is_suggested_by_the_step_and_the_length(step: str | None, steps: int, names: list[str]) -> None:
+def test_a_calendar_is_suggested_by_the_step_and_the_length(step: Step | None, steps: int, names: list[str]) -> None:
     assert calendar.suggested(step, steps) == names
     assert calendar.suggested(step, steps, stride=5) == names
     assert calendar.suggested(step, steps, ["hour"]) == [name for name in names if name != "hour"]
@@ -85,43 +88,44 @@ def test_a_calendar_is_suggested_by_the_step_and_the_length(step: str | None, st
 
 def test_what_windows_show_in_part_only_is_not_suggested() -> None:
     long = 4 * 366 * 24
-    assert calendar.suggested("1 hour", long, stride=24) == calendar.suggested("1 hour", long, stride=6) == ["yearday"]
-    assert calendar.suggested("1 hour", long, stride=7) == ["hour", "yearday"]
-    assert calendar.suggested("15 minutes", 4 * long, stride=25) == ["hour", "weekday", "yearday"]
-    assert calendar.suggested("1 day", 30, stride=7) == []
+    assert calendar.suggested(Step(HOUR), long, stride=24) == ["yearday"]
+    assert calendar.suggested(Step(HOUR), long, stride=6) == ["yearday"]
+    assert calendar.suggested(Step(HOUR), long, stride=7) == ["hour", "yearday"]
+    assert calendar.suggested(Step(15 * MINUTE), 4 * long, stride=25) == ["hour", "weekday", "yearday"]
+    assert calendar.suggested(Step(DAY), 30, stride=7) == []
 
 
 @pytest.mark.parametrize(
     ("step", "name", "strides", "skipped"),
     [
-        ("1 hour", "hour", [1, 5, 7, 23, 25], False),
-        ("1 hour", "hour", [2, 6, 9, 24, 28], True),
-        ("1 hour", "weekday", [5, 23], False),
-        ("1 hour", "weekday", [7, 24], True),
-        ("7 hours", "hour", [1, 5, 7, 23], False),  # steps come to each hour of a day in 7 days
-        ("7 hours", "hour", [2, 3, 12, 24], True),
-        ("7 hours", "weekday", [5, 7, 23], False),  # to 24 hours of a week
-        ("7 hours", "weekday", [2, 24], True),
-        ("5 hours", "weekday", [7, 24], True),
-        ("12 hours", "hour", [1, 3, 7], False),  # all steps are at two hours
-        ("12 hours", "hour", [2, 24], True),
-        ("36 hours", "hour", [2], True),
-        ("1 day", "hour", [1, 2, 7], False),
-        ("1 day", "weekday", [2, 3, 5], False),
-        ("1 day", "weekday", [7, 14], True),
-        ("1 minute", "hour", [5, 59, 60], False),  # each hour of the day is shown, if not each minute
-        ("1 minute", "hour", [120, 1440], True),
-        ("15 minutes", "hour", [4, 25], False),
-        ("15 minutes", "weekday", [4], False),
-        ("15 minutes", "weekday", [8, 96], True),
-        ("0.1 seconds", "hour", [3, 10], False),
-        ("1 hour", "yearday", [24], False),
-        ("1 month", "hour", [12], False),
+        (Step(HOUR), "hour", [1, 5, 7, 23, 25], False),
+        (Step(HOUR), "hour", [2, 6, 9, 24, 28], True),
+        (Step(HOUR), "weekday", [5, 23], False),
+        (Step(HOUR), "weekday", [7, 24], True),
+        (Step(7 * HOUR), "hour", [1, 5, 7, 23], False),  # steps come to each hour of a day in 7 days
+        (Step(7 * HOUR), "hour", [2, 3, 12, 24], True),
+        (Step(7 * HOUR), "weekday", [5, 7, 23], False),  # to 24 hours of a week
+        (Step(7 * HOUR), "weekday", [2, 24], True),
+        (Step(5 * HOUR), "weekday", [7, 24], True),
+        (Step(12 * HOUR), "hour", [1, 3, 7], False),  # all steps are at two hours
+        (Step(12 * HOUR), "hour", [2, 24], True),
+        (Step(36 * HOUR), "hour", [2], True),
+        (Step(DAY), "hour", [1, 2, 7], False),
+        (Step(DAY), "weekday", [2, 3, 5], False),
+        (Step(DAY), "weekday", [7, 14], True),
+        (Step(MINUTE), "hour", [5, 59, 60], False),  # each hour of the day is shown, if not each minute
+        (Step(MINUTE), "hour", [120, 1440], True),
+        (Step(15 * MINUTE), "hour", [4, 25], False),
+        (Step(15 * MINUTE), "weekday", [4], False),
+        (Step(15 * MINUTE), "weekday", [8, 96], True),
+        (Step(SECOND // 10), "hour", [3, 10], False),
+        (Step(HOUR), "yearday", [24], False),
+        (Step(1, True), "hour", [12], False),
         (None, "hour", [24], False),
     ],
 )
 def test_windows_skip_hours_that_other_steps_have(
-    step: str | None, name: str, strides: list[int], skipped: bool
+    step: Step | None, name: str, strides: list[int], skipped: bool
 ) -> None:
     assert {stride: calendar.skips(step, name, stride) for stride in strides} == dict.fromkeys(strides, skipped)
 
