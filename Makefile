@@ -83,7 +83,7 @@ format: setup  ## format the code with ruff, and fix what ruff can fix
 docs: setup  ## write docs/spec.md, docs/settings.md and the table of docs/metrics.md from the code
 	@$(BIN)/python docs/tables.py
 
-bench: setup  ## measure speed and accuracy, and write benchmarks/RESULTS.md (15 minutes; ONLY=loop measures one part)
+bench: setup  ## measure speed and accuracy, and write benchmarks/RESULTS.md (20 minutes; ONLY=loop measures one part)
 	@$(BIN)/python -m benchmarks $(ONLY)
 
 house: setup  ## count modules, imports that run upward, circles and long functions, here and at another commit (SINCE=HEAD~1)

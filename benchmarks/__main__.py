@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import (
     asking,
     cost,
+    demand,
     gate,
     lengths,
     loop,
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "recovery": recovery.rows,
     "vowels": vowels.rows,
     "gate": gate.rows,
+    "demand": demand.rows,
     "asking": asking.rows,
     "readers": readers.rows,
     "mapped": mapped.rows,
