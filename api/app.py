@@ -22,6 +22,7 @@ from api.resources import (
     presets,
     results,
     schedules,
+    searches,
     uploads,
     webhooks,
     whoami,
@@ -57,6 +58,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     for resource in (
         jobs,
         batches,
+        searches,
         schedules,
         events,
         checkpoints,

@@ -71,6 +71,19 @@ MATRIX_EXAMPLE: dict[str, Any] = {
     "matrix": {"training.optimizer.lr": [1e-3, 1e-4], "architecture.hidden_size": [32, 64]},
 }
 BATCH_EXAMPLE: dict[str, Any] = {"name": "nightly", "jobs": [SPEC_EXAMPLE, PRESET_EXAMPLE]}
+SEARCH_EXAMPLE: dict[str, Any] = {
+    **PRESET_EXAMPLE,
+    "name": "vowels",
+    "search": {
+        "space": {
+            "training.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+            "architecture.hidden_size": {"low": 16, "high": 256, "log": True},
+            "architecture.cell": ["lstm", "gru"],
+        },
+        "trials": 40,
+        "parallel": 2,
+    },
+}
 SCHEDULE_EXAMPLE: dict[str, Any] = {
     "name": "nightly",
     "cron": "30 2 * * *",
@@ -444,6 +457,10 @@ class JobSummary(Answer):
     """The same as a sentence for people; also says why a job is paused."""
     batch_id: str | None
     """The batch with which the job was submitted."""
+    search_id: str | None
+    """The search that the job is a trial of."""
+    trial: int | None
+    """Its number in that search, from 1."""
     waits_until: datetime | None
     """A retried job does not start before this time; null if it waits only for its turn."""
     silent_since: datetime | None
@@ -648,6 +665,133 @@ class Batch(BatchSummary):
 
 class BatchList(Page[BatchSummary]):
     """Batches, newest first."""
+
+
+class SearchSettings(Answer):
+    """What a search varies, and how."""
+
+    space: dict[str, Any]
+    """The fields that are varied, as they were submitted."""
+    algorithm: Literal["tpe", "random", "grid"]
+    metric: str
+    """The metric by which trials are compared, always of validation data."""
+    higher_is_better: bool
+    seed: int
+    datasets: dict[str, str]
+    """By the names in its specs, the versions that every trial uses."""
+
+
+class SearchCounts(BatchCounts):
+    """The number of trials in each state."""
+
+    refused: int
+    """Trials whose values do not go together, so they are no jobs."""
+
+
+class SearchLinks(Answer):
+    self: str
+    cancel: str
+    pause: str
+    resume: str
+    trials: str
+
+
+class SearchSummary(Answer):
+    """A search for the best values of some fields of a spec, with the counts of its trials."""
+
+    object: Literal["search"] = "search"
+    id: str
+    name: str | None
+    status: Literal["running", "paused", "succeeded", "failed", "cancelled"]
+    """`running` until every wanted trial has ended; then `succeeded` if one has a result, else `failed`."""
+    terminal: bool
+    """Whether it has ended. It goes on when trials are added."""
+    message: str | None
+    """What it waits for, or why it was paused; a sentence for people."""
+    cancel_requested: bool
+    """Whether it will be cancelled when its running trials have stopped."""
+    wanted: int
+    """Number of trials that it makes."""
+    made: int
+    """Number of trials made so far, with refused and deleted ones."""
+    parallel: int
+    """How many trials may wait or run at once."""
+    counts: SearchCounts
+    settings: SearchSettings
+    created_at: datetime
+    ended_at: datetime | None
+    links: SearchLinks
+
+
+class SearchBest(Answer):
+    """The best trial so far."""
+
+    trial: int
+    job_id: str
+    value: float
+    """Its value of the metric."""
+    choices: dict[str, Any]
+    links: SelfLink
+
+
+class SearchTrial(Answer):
+    """A row of a search's table."""
+
+    trial: int
+    """Its number, from 1."""
+    job_id: str | None
+    """Null if the trial was refused."""
+    name: str | None
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "refused"]
+    terminal: bool
+    message: str | None
+    value: float | None
+    """Its value of the metric; null until the job has succeeded."""
+    best_so_far: float | None
+    """The best value of this trial and those before it."""
+    choices: dict[str, Any]
+    """Its value at each path of the space, without the paths that are not varied in it."""
+    epoch: int
+    epochs: int | None
+    seconds: float | None
+    """Seconds from its start to its end; null until the job has both."""
+    links: SelfLink | None
+
+
+class FieldImportance(Answer):
+    """How much a field matters for the metric, by the trials so far."""
+
+    path: str
+    share: float
+    """The share of the variance in rank of the trials that this field alone explains, from 0 to 1 (adjusted R squared).
+    """
+    trials: int
+    """How many trials this says it of."""
+
+
+class Search(SearchSummary):
+    """A search with its trials."""
+
+    best: SearchBest | None
+    trials: list[SearchTrial]
+    """By number."""
+    importance: list[FieldImportance]
+    """The most important field first; only fields that were varied in at least 10 trials with a result."""
+    document: dict[str, Any]
+    """The spec and its `search`, as submitted."""
+
+
+class SearchList(Page[SearchSummary]):
+    """Searches, newest first, without their trials."""
+
+
+class MoreTrials(BaseModel):
+    """A request to add trials to a search."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    more: int = Field(ge=1, le=1000)
+    """How many more trials the search makes."""
 
 
 def _with_measures(schema: dict[str, Any]) -> None:
@@ -1040,14 +1184,14 @@ EventName = Annotated[
 
 
 class Webhook(Answer):
-    """An address that receives a message when something happens to jobs, batches, schedules or models."""
+    """An address that receives a message when something happens to jobs, batches, searches, schedules or models."""
 
     object: Literal["webhook"] = "webhook"
     id: str
     url: str
     events: list[EventName]
     only: str | None
-    """The webhook receives only events of this job, batch or schedule; null: of all."""
+    """The webhook receives only events of this job, batch, search or schedule; null: of all."""
     tags: dict[str, str]
     """The webhook receives only events of jobs that have all of these tags."""
     created_at: datetime
@@ -1114,9 +1258,9 @@ class WebhookRequest(BaseModel):
     url: str = Field(max_length=2000, pattern="^https?://")
     """The public address that receives the messages."""
     events: list[EventName] | None = Field(None, min_length=1, max_length=len(news.EVENTS))
-    """Null: the three ends of jobs, or `batch.ended` if `only` is a batch."""
+    """Null: the three ends of jobs, `batch.ended` if `only` is a batch, `search.ended` if it is a search."""
     only: str | None = Field(None, max_length=100)
-    """The id of an unfinished job or batch, or of a schedule; the webhook receives only its events."""
+    """The id of an unfinished job, batch or search, or of a schedule; the webhook receives only its events."""
     tags: dict[Annotated[str, PLAIN_TAG], Annotated[str, PLAIN_TAG]] = Field({}, max_length=16)
     """Send only events of jobs that have all of these tags; of a batch if one of its jobs has them."""
 
@@ -1496,6 +1640,10 @@ class JobPath(Path):
 
 class BatchPath(Path):
     batch_id: str
+
+
+class SearchPath(Path):
+    search_id: str
 
 
 class SchedulePath(Path):

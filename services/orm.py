@@ -765,7 +765,7 @@ class ModelAlias(Base):
 
 
 class Webhook(Base):
-    """An address to which events of a tenant's jobs, batches, schedules and models are sent."""
+    """An address to which events of a tenant's jobs, batches, searches, schedules and models are sent."""
 
     __tablename__ = "webhooks"
 

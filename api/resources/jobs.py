@@ -300,6 +300,8 @@ def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
         "reason": row.reason,
         "message": row.message,
         "batch_id": row.batch_id,
+        "search_id": row.search_id,
+        "trial": row.trial,
         "waits_until": moment(row.not_before) if row.status == Status.QUEUED and row.not_before > now else None,
         "silent_since": moment_or_none(silent),
         "queue": {"name": row.queue, "position": position},

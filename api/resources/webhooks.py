@@ -1,4 +1,4 @@
-"""/v1/webhooks: addresses that receive the events of the tenant's jobs, batches, schedules and models."""
+"""/v1/webhooks: addresses that receive the events of the tenant's jobs, batches, searches, schedules and models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from services.webhooks import posting, subscriptions
 from services.webhooks.addresses import Guard
 
 api = openapi.blueprint(
-    "webhooks", __name__, prefix="/v1/webhooks", about="Being told what happens to jobs, batches, schedules and models."
+    "webhooks",
+    __name__,
+    prefix="/v1/webhooks",
+    about="Being told what happens to jobs, batches, searches, schedules and models.",
 )
 
 _BODY: dict[str, Any] = {
@@ -36,7 +39,7 @@ def create() -> Response:
     """Create a webhook of your tenant
 
     Only this answer contains the secret that verifies messages. With `only` the webhook is for one schedule, or for one
-    job or batch (409 if that has ended). Once that has ended, it is deleted a week after its last
+    job, batch or search (409 if that has ended). Once that has ended, it is deleted a week after its last
     message.
     """
     wanted = bodies.wanted(schemas.WebhookRequest, "There can be no such webhook.")

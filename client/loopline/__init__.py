@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loopline.prediction.errors import InputInvalid, ModelUnusable
     from loopline.prediction.loading import TrainedModel, load
     from loopline.schedules import Firing, Schedule
+    from loopline.search import BestTrial, Importance, Search, Trial
     from loopline.types import (
         Answers,
         Best,
@@ -59,6 +60,7 @@ __all__ = [
     "Batch",
     "BatchJob",
     "Best",
+    "BestTrial",
     "Checkpoint",
     "Client",
     "Conflict",
@@ -71,6 +73,7 @@ __all__ = [
     "Firing",
     "Health",
     "Identity",
+    "Importance",
     "InboxFile",
     "InputInvalid",
     "Job",
@@ -92,17 +95,19 @@ __all__ = [
     "Quota",
     "Result",
     "Schedule",
+    "Search",
     "ServiceError",
     "ServiceUnreachable",
     "Steps",
     "TrainedModel",
+    "Trial",
     "WaitTimeout",
     "Webhook",
     "Worker",
     "load",
 ]
 
-_MODULES = ("errors", "types", "schedules", "batch", "job", "client")
+_MODULES = ("errors", "types", "schedules", "batch", "search", "job", "client")
 """The module of each public name. The first two import no large library."""
 _PREDICTION = {
     "InputInvalid": "prediction.errors",

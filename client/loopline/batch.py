@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from loopline.errors import WaitTimeout
-from loopline.http import Http
+from loopline.http import Http, poll
 from loopline.job import POLL_SECONDS, SILENCE_SECONDS
 from loopline.types import Best, Document, known, moment
 
@@ -127,7 +127,9 @@ class Batch:
         while True:
             asked_at = time.monotonic()
             seconds = max(0.0, min(POLL_SECONDS, deadline - asked_at))
-            changed, seen = self._poll(etag, seconds if etag or not every else 0.0)
+            http = self._connection
+            document, seen = poll(http, self._path(), etag, seconds if etag or not every else 0.0)
+            changed = None if document is None else Batch.of(document, http)
             etag = seen if every else None  # without one the service holds each answer until the end
             if changed is None and every and time.monotonic() - asked_at > SILENCE_SECONDS:
                 changed = self._of_silence(batch)
@@ -159,17 +161,3 @@ class Batch:
 
     def _path(self) -> str:
         return f"/v1/batches/{quote(self.id, safe='')}"
-
-    def _poll(self, etag: str | None, wait: float) -> tuple[Batch | None, str | None]:
-        """The batch if it is not that of this `etag`, else None; and the new etag. Takes at most `wait` seconds."""
-        http = self._connection
-        response = http.send(
-            "GET",
-            self._path(),
-            params={"wait": round(wait)} if wait >= 0.5 else None,
-            headers={"If-None-Match": etag} if etag else None,
-            wait_seconds=wait,
-        )
-        if response.status_code == 304:
-            return None, etag
-        return Batch.of(http.object_in(response), http), response.headers.get("ETag")

@@ -26,6 +26,7 @@ from loopline.http import Http
 from loopline.job import Job
 from loopline.models import Models
 from loopline.schedules import Schedules
+from loopline.search import Search
 from loopline.types import (
     Dataset,
     Delivery,
@@ -192,6 +193,24 @@ class Client:
     def batches(self, *, page_size: int = PAGE) -> Iterator[Batch]:
         """Iterates over all batches, newest first, without their jobs. Pages are requested as needed."""
         return (Batch.of(document, self._http) for document in self._http.pages("/v1/batches", {"limit": page_size}))
+
+    def submit_search(self, spec: Spec, *, idempotency_key: str | None = None) -> Search:
+        """Submits a search for the best values of some fields: a spec with a `search`, given as in `submit`.
+
+        Raises BadRequest with every problem.
+        """
+        with self.uploads_for_job() as uploaded:
+            response = self._submitted("/v1/searches", self._readied(_read(spec), uploaded), idempotency_key)
+        replayed = response.headers.get("Idempotency-Replayed") == "true"
+        return Search.of(self._http.object_in(response), self._http, replayed=replayed)
+
+    def search(self, search_id: str) -> Search:
+        """The search with this id, with its trials. Raises NotFound."""
+        return Search.of(self._http.get_object(f"/v1/searches/{quote(search_id, safe='')}"), self._http)
+
+    def searches(self, *, page_size: int = PAGE) -> Iterator[Search]:
+        """Iterates over all searches, newest first, without their trials. Pages are requested as needed."""
+        return (Search.of(document, self._http) for document in self._http.pages("/v1/searches", {"limit": page_size}))
 
     @contextmanager
     def uploads_for_job(
@@ -459,7 +478,7 @@ class Client:
         """Creates a webhook. `webhook.secret` verifies its messages; it cannot be read again.
 
         events: such as `job.failed`. The default is the three ends of a job; with `only`, the end of that subject.
-        only: the id of one job, batch or schedule. Raises Conflict if it has ended already.
+        only: the id of one job, batch, search or schedule. Raises Conflict if it has ended already.
         tags: send messages only about jobs that have all these tags.
         If the connection breaks, this is not retried, as in `create_key`.
         """

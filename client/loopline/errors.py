@@ -27,6 +27,7 @@ from loopline import text
 if TYPE_CHECKING:
     from loopline.batch import Batch
     from loopline.job import Job
+    from loopline.search import Search
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ class JobCancelled(_Ended):
 
 
 class WaitTimeout(LooplineError, TimeoutError):
-    """The job, or the batch, was still going on when the time to wait for it was over."""
+    """The job, batch or search was still going on when the time to wait for it was over."""
 
-    def __init__(self, message: str, job: Job | Batch) -> None:
+    def __init__(self, message: str, job: Job | Batch | Search) -> None:
         super().__init__(message)
         self.job = job

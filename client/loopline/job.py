@@ -80,6 +80,10 @@ class Job:
     """A job that is retried does not start before this time."""
     silent_since: datetime | None = None
     """The time of the worker's last heartbeat, if the job runs and its worker is silent; else None."""
+    search_id: str | None = None
+    """The search that it is a trial of."""
+    trial: int | None = None
+    """Its number in that search."""
     progress: Progress = field(default_factory=Progress)
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)

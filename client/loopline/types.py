@@ -598,8 +598,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Webhook:
-    """A URL that receives news about jobs, batches, schedules and models. `secret` is set only in the answer to the
-    request that created or changed it."""
+    """A URL that receives news about jobs, batches, searches, schedules and models. `secret` is set only in the answer
+    to the request that created or changed it."""
 
     id: str
     url: str = field(default="", repr=False)

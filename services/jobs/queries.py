@@ -130,9 +130,9 @@ def _text(column: Any) -> ColumnElement[Any]:
 
 def _columns(*, full: bool) -> Sequence[ColumnElement[Any]]:
     plain = (
-        "id tenant kind name status reason message batch_id not_before queue priority turn dataset_id attempt failures "
-        "lost epoch epochs step steps attempt_started_at progress_at lease_until cancel_requested pause_requested "
-        "revision created_at started_at finished_at"
+        "id tenant kind name status reason message batch_id search_id trial not_before queue priority turn dataset_id "
+        "attempt failures lost epoch epochs step steps attempt_started_at progress_at lease_until cancel_requested "
+        "pause_requested revision created_at started_at finished_at"
     )
     texts = [_J.tags, _J.warnings, _J.fold, _J.best, _J.result, *([_J.spec] if full else [])]
     # Where a run resumed counts for the estimate of its end only.

@@ -52,7 +52,6 @@ class Row(NamedTuple):
     epochs: int | None
     seconds: float | None
     """From its first start to its end."""
-    queue: str | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summ
 def detail(session: Session, search: Search) -> Detail:
     """A search with its trials, by number."""
     columns = (Job.id, Job.trial, Job.name, Job.status, Job.message, Job.choices, Job.epoch, Job.epochs, Job.result)
-    more = (Job.started_at, Job.finished_at, Job.queue, Job.revision)
+    more = (Job.started_at, Job.finished_at, Job.revision)
     jobs = session.execute(select(*columns, *more).where(Job.search_id == search.id)).all()
     metric, measure = search.settings["metric"], recorded(search.settings["metric"])
     made = [*(_row(job, metric) for job in jobs), *map(_refused, search.refused)]
@@ -142,13 +141,13 @@ def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summa
 def _row(job: Any, metric: str) -> Row:
     took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
     value = value_of(job.result, metric) if job.status == Status.SUCCEEDED else None
-    plain = (job.name, job.status, job.message, value, None, job.choices, job.epoch, job.epochs, took, job.queue)
+    plain = (job.name, job.status, job.message, value, None, job.choices, job.epoch, job.epochs, took)
     return Row(job.trial, job.id, *plain)
 
 
 def _refused(trial: Mapping[str, Any]) -> Row:
     message = "; ".join(trial["problems"])
-    return Row(trial["trial"], None, None, REFUSED, message, None, None, trial["choices"], 0, None, None, None)
+    return Row(trial["trial"], None, None, REFUSED, message, None, None, trial["choices"], 0, None, None)
 
 
 def _with_best_so_far(rows: Sequence[Row], measure: Measure) -> Sequence[Row]:

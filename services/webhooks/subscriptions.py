@@ -29,9 +29,10 @@ from services.errors import (
     Problem,
     QuotaExceeded,
     ScheduleNotFound,
+    SearchNotFound,
     WebhookNotFound,
 )
-from services.orm import Batch, Delivery, Job, Schedule, Webhook, new_id
+from services.orm import Batch, Delivery, Job, Schedule, Search, Webhook, new_id
 from services.states import TERMINAL
 from services.text import clean
 from services.webhooks import news
@@ -40,11 +41,13 @@ from services.webhooks.posting import SendResult, new_secret
 MOST = 20
 """Webhooks a tenant may have for all that happens to it."""
 MOST_ONLY = 200
-"""And for one job, batch or schedule each."""
+"""And for one job, batch, search or schedule each."""
 USUAL = ("job.succeeded", "job.failed", "job.cancelled")
 """The events of a webhook that names none."""
 USUAL_OF_BATCH = ("batch.ended",)
 """And one that is for a batch."""
+USUAL_OF_SEARCH = ("search.ended",)
+"""And one that is for a search."""
 USUAL_OF_SCHEDULE = ("schedule.ended", "schedule.missed", "schedule.refused")
 """And one that is for a schedule."""
 ROTATION_SECONDS = 86_400.0
@@ -62,7 +65,8 @@ MAX_RETRY_AFTER_SECONDS = 86_400.0
 KEPT_SECONDS = 30 * 86_400.0
 """Messages are forgotten when they are older."""
 SPENT_SECONDS = 7 * 86_400.0
-"""A webhook for one job, batch or schedule that has ended or was deleted is deleted after so long without an event."""
+"""A webhook for one job, batch, search or schedule that has ended or was deleted is deleted after so long without an
+event."""
 GONE = 410
 
 
@@ -92,14 +96,15 @@ def create(
     tags: Mapping[str, str] | None = None,
     tenant: str,
 ) -> Webhook:
-    """Create a webhook for `events` (None: the usual ones); `only` is the id of the job, batch or schedule it is for.
+    """Create a webhook for `events` (None: the usual ones); `only` is the id of the job, batch, search or schedule
+    that it is for.
 
     That its URL may be sent to is for the caller to check, outside of a transaction.
 
     Raises:
         TenantNotFound: there is no such tenant.
         Invalid: `only` is no such id, or one that some of the events never happen to.
-        JobNotFound, BatchNotFound, ScheduleNotFound: what it is for is not there, or another tenant's.
+        JobNotFound, BatchNotFound, SearchNotFound, ScheduleNotFound: what it is for is not there, or another tenant's.
         Conflict: that has ended: nothing more would be told.
         QuotaExceeded: the tenant has as many webhooks as it may.
     """
@@ -127,7 +132,7 @@ def create(
 def _check_room(session: Session, tenant: str, only: str | None) -> None:
     alike = Webhook.only.is_(None) if only is None else Webhook.only.is_not(None)
     there = session.scalar(select(func.count()).where(Webhook.tenant == tenant, alike)) or 0
-    most, what = (MOST, "") if only is None else (MOST_ONLY, " for one job, batch or schedule")
+    most, what = (MOST, "") if only is None else (MOST_ONLY, " for one job, batch, search or schedule")
     if there >= most:
         raise QuotaExceeded(f"The tenant {tenant} has {there} webhooks{what} and may have {most}: delete one first.")
 
@@ -151,13 +156,23 @@ def _wanted_of(session: Session, only: str, events: Collection[str] | None, tena
         if batch.ended_at is not None:
             raise Conflict(f"The batch {only} has ended, so there is nothing more to be told of it.")
         return _checked(events or USUAL_OF_BATCH, ("job", "batch"), "a batch")
+    if only.startswith("search_"):
+        mine = select(Search).where(Search.id == clean(only, 100), Search.tenant == tenant).with_for_update(read=True)
+        search = session.scalar(mine, execution_options={"populate_existing": True})
+        if search is None:
+            raise SearchNotFound(f"There is no search {clean(only, 100)}.")
+        if search.ended_at is not None:
+            raise Conflict(f"The search {only} has ended, so there is nothing more to be told of it.")
+        return _checked(events or USUAL_OF_SEARCH, ("job", "search"), "a search")
     if only.startswith("sch_"):
         known = select(Schedule.id).where(Schedule.id == clean(only, 100), Schedule.tenant == tenant)
         if session.scalar(known.with_for_update(read=True)) is None:
             raise ScheduleNotFound(f"There is no schedule {clean(only, 100)}.")
         return _checked(events or USUAL_OF_SCHEDULE, ("job", "batch", "schedule"), "a schedule")
-    detail = "must be the id of a job, a batch or a schedule, `job_...`, `batch_...` or `sch_...`"
-    raise Invalid("A webhook can be for one job, batch or schedule only, or for all.", [Problem("/only", detail)])
+    detail = "must be the id of a job, batch, search or schedule: `job_...`, `batch_...`, `search_...` or `sch_...`"
+    raise Invalid(
+        "A webhook can be for one job, batch, search or schedule only, or for all.", [Problem("/only", detail)]
+    )
 
 
 def _checked(events: Collection[str], nouns: Collection[str], what: str) -> Collection[str]:
@@ -355,6 +370,7 @@ def forget_spent(session: Session) -> int:
     going_on = sa.union_all(
         select(Job.id).where(Job.id == Webhook.only, Job.status.not_in(TERMINAL)),
         select(Batch.id).where(Batch.id == Webhook.only, Batch.ended_at.is_(None)),
+        select(Search.id).where(Search.id == Webhook.only, Search.ended_at.is_(None)),
         select(Schedule.id).where(Schedule.id == Webhook.only),
     )
     lately = now() - SPENT_SECONDS

@@ -31,6 +31,7 @@ from services.jobs.leases import Lease
 from services.models import registry
 from services.orm import ApiKey, AuditEntry
 from services.schedules import definitions
+from services.searches import control as searches
 from services.settings import Settings
 from services.webhooks import subscriptions
 from tests.api.conftest import Put
@@ -44,12 +45,14 @@ UNKNOWN = {
     "dataset": "ds_" + "0" * 26,
     "key_id": "key_" + "0" * 26,
     "model": "model-none",
+    "search_id": "search_" + "0" * 26,
     "schedule": "sch_" + "0" * 26,
     "webhook_id": "wh_" + "0" * 26,
     "delivery_id": "msg_" + "0" * 26,
 }
 """Path parameters that name something of a tenant; what no tenant has."""
 PUBLIC = {"step": "12", "file": "model.json", "name": "docs.js", "ref": "1", "alias": "production"}
+SEARCH: dict[str, Any] = {"space": {"training.epochs": {"low": 1, "high": 900}}}
 PREDICT = ("predictions.of_job", "predictions.of_version")
 WAITS = {"jobs.cancel", "jobs.pause", "jobs.resume"}  # what needs a job that has not ended
 NOBODY = ("none", "basic", "garbage", "unknown id", "wrong secret", "expired", "revoked")
@@ -111,6 +114,8 @@ class World:
             "jobs.dry_run": self.spec,
             "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
             "batches.dry_run": self.spec,
+            "searches.submit": {**self.spec, "search": SEARCH},
+            "searches.add": {"more": 1},
             "schedules.create": {"name": "fresh", "cron": "@daily", "submit": self.spec},
             "schedules.put": {"cron": "@hourly", "submit": self.spec},
             "keys.create": {"scopes": ["read"]},
@@ -140,12 +145,13 @@ class World:
                     self._train(session, trained)
                     registry.register(session, model, trained, tenant=tenant)
                     registry.promote(session, model, version, tenant=tenant)
+            search = searches.submit(session, {**self.spec, "search": SEARCH}, tenant=tenant).search
             wanted = definitions.Definition("@daily", self.spec)
             schedule = definitions.create(session, f"nightly-{len(self.ids)}", wanted, tenant=tenant)
             hook = subscriptions.create(session, "http://127.0.0.1:1/", events=["job.queued"], tenant=tenant)
             told = subscriptions.begin_test(session, hook.id, tenant=tenant)
         made = {"job_id": job.id, "batch_id": batch.id, "webhook_id": hook.id, "delivery_id": told.id}
-        made["schedule"] = schedule.id
+        made |= {"schedule": schedule.id, "search_id": search.id}
         made["upload_id"] = Uploads(self.service.storage).begin(tenant, 4, most_bytes=4).id
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 import stamina.instrumentation
 import typer
 import typer.testing
@@ -25,8 +26,11 @@ from services import db
 from services.jobs import attempts, control, events, progress
 from services.jobs.events import Line
 from services.jobs.leases import Lease
+from services.orm import Job
 from services.settings import Settings
+from services.states import Status
 from tests.ringing import FakeDoorbell
+from worker.scheduler import searches
 
 # The command is built once for all tests: typer's runner builds all groups and options anew each time, for 25 ms.
 typer.testing._get_command = functools.cache(typer.main.get_command)
@@ -186,6 +190,17 @@ class Service:
         for epoch in (1, 2, 3):
             self.epoch(job_id, epoch)
         self.succeed(job_id)
+
+    def trial(self, search_id: str, *losses: float) -> None:
+        """The scheduler makes the next trials of a search one after the other, and each succeeds with a loss."""
+        for loss in losses:
+            searches.look(self.engine, self.bell)
+            with db.read_scope(self.engine) as session:
+                query = sa.select(Job.id).where(Job.search_id == search_id, Job.status == Status.QUEUED)
+                job_id = session.scalars(query).one()
+            self.start(job_id)
+            self.succeed(job_id, metrics={"validation_loss": loss})
+        searches.look(self.engine, self.bell)
 
     def _written(self, job_id: str, files: dict[str, bytes]) -> list[dict[str, Any]]:
         folder = self.storage.job_dir(job_id)

@@ -304,7 +304,7 @@ def test_those_for_one_job_or_batch_count_apart(
     monkeypatch.setattr(subscriptions, "MOST_ONLY", 1)
     hook(engine, only=make_job().id)
     hook(engine)
-    with pytest.raises(QuotaExceeded, match="has 1 webhooks for one job, batch or schedule and may have 1"):
+    with pytest.raises(QuotaExceeded, match="has 1 webhooks for one job, batch, search or schedule and may have 1"):
         hook(engine, only=make_job().id)
 
 

@@ -1,0 +1,236 @@
+"""A search: jobs that are trained one after the other to find the best values of some fields of a spec.
+
+It shows the state at the time of the request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Self
+from urllib.parse import quote
+from uuid import uuid4
+
+from loopline.errors import WaitTimeout
+from loopline.http import Http, poll
+from loopline.job import POLL_SECONDS, Job
+from loopline.types import Document, below, known, moment
+
+PAUSE_SECONDS = 1.0
+"""Seconds between two requests."""
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a search; `client.get(best.job_id)` is its job."""
+
+    trial: int
+    job_id: str
+    value: float
+    """Its value of the metric."""
+    choices: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The values that the search chose, by path."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as a row of its search's table."""
+
+    trial: int
+    """Its number, from 1."""
+    status: str
+    """That of its job, or `refused` if its values do not go together; then it is no job."""
+    job_id: str | None = None
+    terminal: bool = False
+    name: str | None = None
+    message: str | None = None
+    value: float | None = None
+    """Its value of the metric; None until the job has succeeded."""
+    best_so_far: float | None = None
+    """The best value of this trial and those before it."""
+    choices: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The values that the search chose, by path."""
+    epoch: int = 0
+    epochs: int | None = None
+    seconds: float | None = None
+    """Seconds from its start to its end; None before the end."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much a field matters for the metric: the share of the variance in rank that it alone explains (0 to 1)."""
+
+    path: str
+    share: float
+    trials: int = 0
+    """How many trials this says it of."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for the best values of some fields of a spec. Its fields do not change: `refresh()`, `wait()` and
+    `changes()` return newer ones."""
+
+    id: str
+    status: str
+    """`running` or `paused`; `succeeded` once all trials have ended and one has a result, else `failed`."""
+    terminal: bool = False
+    """Whether it has ended. It goes on when trials are added."""
+    name: str | None = None
+    message: str | None = None
+    """What it waits for, or why it was paused."""
+    cancel_requested: bool = False
+    wanted: int = 0
+    """The number of trials that it makes."""
+    made: int = 0
+    """The number of trials made so far."""
+    parallel: int = 1
+    counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Trials by status."""
+    metric: str = ""
+    """The metric by which trials are compared."""
+    higher_is_better: bool = False
+    space: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    """The fields that are varied, by path."""
+    algorithm: str = "tpe"
+    best: BestTrial | None = None
+    """None in a list of searches, and until a trial has succeeded."""
+    trials: tuple[Trial, ...] = field(default=(), repr=False)
+    """By number; empty in a list of searches."""
+    importance: tuple[Importance, ...] = field(default=(), repr=False)
+    """The most important field first; only fields that were varied in at least 10 trials with a result."""
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    replayed: bool = False
+    """Whether the search existed already: the idempotency key was used before."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+    _http: Http | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document, http: Http | None = None, *, replayed: bool = False) -> Self:
+        settings = known(_Settings, below(document, "settings"))
+        return cls(
+            **known(cls, document)
+            | settings
+            | {
+                "best": BestTrial.of(document["best"]) if document.get("best") else None,
+                "trials": tuple(Trial.of(row) for row in document.get("trials") or ()),
+                "importance": tuple(Importance.of(row) for row in document.get("importance") or ()),
+                "created_at": moment(document.get("created_at")),
+                "ended_at": moment(document.get("ended_at")),
+                "replayed": replayed,
+                "_http": http,
+            }
+        )
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The paths of the fields that are varied."""
+        return tuple(self.space)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds from the submission to the end; None before that."""
+        if self.created_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.created_at).total_seconds()
+
+    def refresh(self) -> Search:
+        """The search as it is now."""
+        return Search.of(self._connection.get_object(self._path()), self._connection)
+
+    def best_job(self) -> Job | None:
+        """The job of the best trial, with its spec and its model; None while no trial has succeeded."""
+        if self.best is None:
+            return None
+        http = self._connection
+        return Job.of(http.get_object(f"/v1/jobs/{quote(self.best.job_id, safe='')}"), http)
+
+    def wait(self, timeout: float | None = None) -> Search:
+        """Waits until the search has ended and returns it. `best` is its best trial.
+
+        timeout: seconds; None waits without a limit. Raises WaitTimeout after it; the search continues.
+        """
+        for search in self.changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
+            pass
+        return search
+
+    def changes(self, timeout: float | None = None, *, every: bool = True) -> Iterator[Search]:
+        """Yields the search now, and again after each change. The last one yielded has ended.
+
+        every: False yields only about twice a minute until the end, for callers that need only the end.
+        Raises WaitTimeout if the search has not ended after `timeout` seconds.
+        """
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        http, etag, search = self._connection, None, self
+        while True:
+            asked_at = time.monotonic()
+            seconds = max(0.0, min(POLL_SECONDS, deadline - asked_at))
+            document, seen = poll(http, self._path(), etag, seconds if etag or not every else 0.0)
+            etag = seen if every else None  # without one the service holds each answer until the end
+            if document is not None:
+                search = replace(Search.of(document, http), replayed=self.replayed)
+                yield search
+            if search.terminal:
+                return
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"Search {self.id} is still {search.status} after {timeout:g} s; it goes on.", search)
+            time.sleep(max(0.0, min(PAUSE_SECONDS - (time.monotonic() - asked_at), deadline - time.monotonic())))
+
+    def cancel(self) -> Search:
+        """Makes no more trials and cancels those that have not ended."""
+        return self._post("cancel")
+
+    def pause(self) -> Search:
+        """Makes no more trials and pauses those that have not ended. Raises Conflict if it has ended."""
+        return self._post("pause")
+
+    def resume(self) -> Search:
+        """Lets a paused search go on. Raises Conflict if it has ended."""
+        return self._post("resume")
+
+    def add(self, more: int, *, idempotency_key: str | None = None) -> Search:
+        """Adds trials; a search that has ended goes on. Raises BadRequest if it cannot have so many."""
+        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid4())}
+        return self._post("trials", json.dumps({"more": more}).encode(), headers)
+
+    def _post(self, verb: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Search:
+        http = self._connection
+        return Search.of(http.object_in(http.send("POST", f"{self._path()}/{verb}", body=body, headers=headers)), http)
+
+    @property
+    def _connection(self) -> Http:
+        if self._http is None:
+            raise RuntimeError("This search was not read through a Client, so it can only be looked at.")
+        return self._http
+
+    def _path(self) -> str:
+        return f"/v1/searches/{quote(self.id, safe='')}"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Fields of a search that its document has below `settings`."""
+
+    metric: str = ""
+    higher_is_better: bool = False
+    space: Mapping[str, Any] = field(default_factory=dict)
+    algorithm: str = "tpe"
