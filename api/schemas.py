@@ -370,8 +370,9 @@ class Result(Answer):
     model_config = ConfigDict(extra="allow")
 
     complete: bool = True
-    """False for the best weights of a job that was cancelled or reached its time limit; they are never registered."""
-    incomplete_because: Literal["cancelled", "time_limit"] | None = None
+    """False for the best weights of a job that was cancelled, reached its time limit or was stopped by its search; they
+    are never registered."""
+    incomplete_because: Literal["cancelled", "time_limit", "pruned"] | None = None
     fold: int | None = None
     """Of an incomplete model of a job with folds: the fold that was trained; one more than their number is the final
     model."""

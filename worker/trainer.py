@@ -44,6 +44,7 @@ from services.training.messages import (
     ProtocolError,
     Ready,
     Recorded,
+    RungAnswer,
     Steps,
     Stop,
     StopReason,
@@ -52,6 +53,9 @@ from worker.gpu.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory, 
 from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
+
+RUNG_SECONDS = 5.0
+"""How long a trial waits to be told whether it goes on. Without an answer it goes on."""
 
 Send = Callable[[Event], None]
 
@@ -93,7 +97,7 @@ def main() -> int:
 
         answers = predicting.events(order, run.device_of(order.device), inbox.stop, inbox.recorded)
         return train(answers, send, is_built=True)
-    return train(run.events(order, stop=inbox.stop, recorded=inbox.recorded), send)
+    return train(run.events(order, stop=inbox.stop, recorded=inbox.recorded, goes_on=inbox.goes_on), send)
 
 
 def train(events: Iterable[Event], send: Send, *, is_built: bool = False) -> int:
@@ -145,13 +149,16 @@ def _reason(error: BaseException, is_built: bool) -> str:
 
 
 class Inbox:
-    """What the supervisor sends: one order, news of the lease, perhaps a request to stop. Its end ends this process."""
+    """What the supervisor sends: one order, news of the lease, perhaps a request to stop, answers about rungs. Its end
+    ends this process."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._orders: queue.SimpleQueue[Order | ProtocolError] = queue.SimpleQueue()
         self._stop: StopReason | None = None
         self._recorded = 0
+        self._rungs: dict[int, bool] = {}
+        self._changed = threading.Condition()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def order(self) -> Order:
@@ -169,6 +176,13 @@ class Inbox:
         """How many of this attempt's events about checkpoints are in the database."""
         return self._recorded
 
+    def goes_on(self, epoch: int) -> bool | None:
+        """Whether a trial goes on after this epoch. Waits for the answer; None if there is none in time, or if the
+        training is to stop anyway."""
+        with self._changed:
+            self._changed.wait_for(lambda: epoch in self._rungs or self._stop is not None, RUNG_SECONDS)
+            return self._rungs.get(epoch)
+
     def _read(self) -> None:
         for line in lines(self._fd):
             try:
@@ -184,7 +198,13 @@ class Inbox:
             case Recorded(count):
                 self._recorded = count
             case Stop(reason):
-                self._stop = reason
+                with self._changed:
+                    self._stop = reason
+                    self._changed.notify_all()
+            case RungAnswer(epoch, goes_on):
+                with self._changed:
+                    self._rungs[epoch] = goes_on
+                    self._changed.notify_all()
             case Order():
                 self._orders.put(request)
 

@@ -1,6 +1,6 @@
 """What a supervisor and its trainer say to each other: a line of JSON per message, on two pipes.
 
-The supervisor sends requests (`Order`, `Lease`, `Stop`, `Recorded`), the trainer sends events. Each message is a frozen
+The supervisor sends requests (`Order`, `Lease`, `Stop`, ...), the trainer sends events. Each message is a frozen
 dataclass here. `to_json` writes one; `read_event` and `read_request` read one, and refuse what is not understood with
 a sentence that names the field and what was expected. The first event is `ready`, and carries the version of this
 protocol: after an upgrade in place, a worker of the old version may start a trainer of the new one.
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from services.training.epochs import Epoch
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised by every change of these messages that the version before would not understand."""
 
 NEWEST = "newest"
@@ -38,6 +38,7 @@ class StopReason(StrEnum):
     CANCEL = "cancel"
     PAUSE = "pause"
     TIME_LIMIT = "time_limit"
+    PRUNED = "pruned"  # the search of this trial has stopped it: other trials were better
     DRAIN = "drain"  # the worker shuts down
     LEASE = "lease"  # the lease could not be renewed
     DEVICE_LOST = "device_lost"  # the device failed before training began
@@ -144,6 +145,8 @@ class Order(_Message):
     """Of a data set that was kept as it came, and was not checked: what reading it may take. None: any amount."""
     pieces: tuple[File, ...] = ()
     """Of a job that predicts: the files of answers that earlier attempts have registered, by their place."""
+    rungs: tuple[int, ...] = ()
+    """Of a trial of a search: the epochs after which the trainer waits for a `RungAnswer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,15 @@ class Recorded(_Message):
     count: int
 
 
-Request = Order | Lease | Stop | Recorded
+@dataclass(frozen=True, slots=True)
+class RungAnswer(_Message):
+    """Whether a trial goes on after this epoch, which is one of its rungs."""
+
+    epoch: int
+    goes_on: bool
+
+
+Request = Order | Lease | Stop | Recorded | RungAnswer
 
 
 # What the trainer sends
@@ -361,7 +372,13 @@ Event = (
 )
 End = Finished | Stopped | Failed
 
-REQUESTS: Mapping[str, type[Request]] = {"order": Order, "lease": Lease, "stop": Stop, "heard": Recorded}
+REQUESTS: Mapping[str, type[Request]] = {
+    "order": Order,
+    "lease": Lease,
+    "stop": Stop,
+    "heard": Recorded,
+    "rung": RungAnswer,
+}
 EVENTS: Mapping[str, type[Event]] = {
     "ready": Ready,
     "started": Started,

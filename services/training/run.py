@@ -64,6 +64,7 @@ from services.training.messages import (
 from services.training.resume import resume, take_up
 from services.training.retention import Recorded, Retention
 from services.training.rollback import roll_back, sentence_of, tell_rollbacks
+from services.training.rungs import GoesOn, Rungs
 from services.training.spec import Spec, automatic, check_data, completed, data_warnings, parse, stored, tasks
 from services.training.spec.footprint import GATES, check_padded, host_bytes, of_synthetic
 from services.training.spec.room import check_fits
@@ -87,7 +88,7 @@ NEXT_STEP_MODEL_FORMAT = "loopline-model/6"
 """Where the answer is what comes next in a text, at each step: what is unknown, or an entry of the vocabulary."""
 CALENDAR_MODEL_FORMAT = "loopline-model/7"
 """Where the answer is a forecast that reads the calendar: `forecast.calendar` says what of it."""
-CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit"}
+CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit", StopReason.PRUNED: "pruned"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
@@ -155,12 +156,14 @@ def events(
     stop: Stop = lambda: None,
     recorded: Recorded = lambda: math.inf,
     in_file_from: int = IN_FILE_FROM,
+    goes_on: GoesOn = lambda _: True,
 ) -> Iterator[Event]:
     """Carries out one order and yields what happens.
 
     The events that change which epoch is the best (started, epoch, rolled_back) say which one it is. `stop` is asked
     after every update and answers with a reason to end; `recorded` counts the events about checkpoints that
-    are in the database. Steps that take `in_file_from` bytes or more stay in their file.
+    are in the database. Steps that take `in_file_from` bytes or more stay in their file. `goes_on` is asked after the
+    order's `rungs`.
     Raises Diverged, OutOfMemory (TooLargeToTrain), DatasetInvalid, SpecInvalid, OSError.
     """
     # What nobody has chosen yet, no older version has stored.
@@ -194,7 +197,7 @@ def events(
     if any(retraining.data.left_out.values()):
         yield left_out(retraining.data)
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
-    training = Training(first, retention, retraining, path)
+    training = Training(first, retention, retraining, path, Rungs(order.rungs, goes_on))
     del first  # it may have to make room for a smaller one
     yield from training.events(order.resume, stop)
 
@@ -287,8 +290,14 @@ class Training:
     """A run, trained to its end: through divergence, a lack of memory and requests to stop."""
 
     def __init__(
-        self, run: Run, retention: Retention, retraining: Retraining | None = None, data: Path | None = None
+        self,
+        run: Run,
+        retention: Retention,
+        retraining: Retraining | None = None,
+        data: Path | None = None,
+        rungs: Rungs | None = None,
     ) -> None:
+        self.rungs = Rungs() if rungs is None else rungs
         self.run, self.retention, self.retraining, self.data = run, retention, retraining, data
         self.directory = retention.directory
         self.result: dict[str, Any] | None = None
@@ -342,6 +351,8 @@ class Training:
             if epoch is not None:
                 yield EpochEnded(epoch, best_of(run))
             reason = stop()
+            if epoch is not None and reason is None and not run.finished:
+                reason = yield from self.rungs.wait(run.epochs_made, stop)
             if reason or run.finished or self.retention.is_due(run, now, epoch_ended=epoch is not None):
                 yield from self._steps(now)  # the numbers before a checkpoint are sent before it
                 if reason and not (run.finished and run.fold.is_last):
@@ -356,7 +367,7 @@ class Training:
 
     def stopped(self, reason: StopReason) -> Iterator[Event]:
         """Saves the place of the run and ends. What nobody goes on with is offered as a model."""
-        yield from self.retention.save(self.run, must=reason != StopReason.CANCEL)
+        yield from self.retention.save(self.run, must=reason not in (StopReason.CANCEL, StopReason.PRUNED))
         offered = None
         if reason in CUT_SHORT:
             offered = yield from self._cut_short(CUT_SHORT[reason])

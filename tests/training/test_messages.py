@@ -32,6 +32,7 @@ from services.training.messages import (
     Recorded,
     Request,
     RolledBack,
+    RungAnswer,
     SavedModel,
     Started,
     Steps,
@@ -71,10 +72,12 @@ ALL_EVENTS: list[Event] = [
 ALL_REQUESTS: list[Request] = [
     Order({"training": {"epochs": 3}}, "data.npz", "job"),
     Order({}, None, "job", "newest", "cpu", "ab", True, "j", 2, {"against": SavedModel("m", None), "warm_start": None}),
+    Order({}, None, "job", rungs=(1, 3, 9)),
     Order({}, None, "job", pieces=(FILE, FILE), allowance=Allowance(1 << 30, 1 << 32)),
     Lease(12.5),
     Stop(StopReason.PAUSE),
     Recorded(3),
+    RungAnswer(3, goes_on=False),
 ]
 
 

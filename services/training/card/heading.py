@@ -11,7 +11,11 @@ from services.training.card.facts import Facts
 from services.training.card.markdown import cell, name, number, sentence, table
 from services.training.card.wording import Lines, counted, listed, metric_name
 
-WHY = {"cancelled": "the job was cancelled", "time_limit": "the job reached its time limit"}
+WHY = {
+    "cancelled": "the job was cancelled",
+    "time_limit": "the job reached its time limit",
+    "pruned": "its search stopped the job because other trials were better",
+}
 
 
 def head(facts: Facts) -> Lines:
