@@ -75,8 +75,15 @@ class SpecFile:
 
     def has_matrix(self) -> bool:
         """Whether the spec has a `matrix`; false if the text cannot be parsed."""
+        return self._has("matrix")
+
+    def has_search(self) -> bool:
+        """Whether the spec has a `search`; false if the text cannot be parsed."""
+        return self._has("search")
+
+    def _has(self, key: str) -> bool:
         try:
-            return _child(self._tree(), "matrix") is not None
+            return _child(self._tree(), key) is not None
         except BadRequest:
             return False
 

@@ -14,7 +14,20 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.cli import again, batches, datasets, jobs, keys, models, predict, schedules, submit, train, webhooks
+from loopline.cli import (
+    again,
+    batches,
+    datasets,
+    jobs,
+    keys,
+    models,
+    predict,
+    schedules,
+    searches,
+    submit,
+    train,
+    webhooks,
+)
 from loopline.cli.shared import UNREACHABLE, AsJson, Command, connected, print_json
 from loopline.view.notes import say
 
@@ -29,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(datasets.datasets, name="datasets")
 app.add_typer(batches.batches, name="batches")
+app.add_typer(searches.searches, name="searches")
 app.add_typer(schedules.schedules, name="schedules")
 app.add_typer(models.models, name="models")
 app.add_typer(keys.keys, name="keys")
@@ -36,6 +50,7 @@ app.add_typer(webhooks.webhooks, name="webhooks")
 app.command()(keys.whoami)
 app.command()(train.train)
 app.command()(submit.submit)
+app.command()(searches.search)
 app.command()(again.rerun)
 app.command()(again.reproduce)
 app.command(name="list")(jobs.list_jobs)

@@ -70,6 +70,8 @@ def submit(
 
     with connected(ctx) as client:
         read = [changed(file, settings or []) for file in files]
+        if searching := [file for file, spec in zip(files, read, strict=True) if spec.has_search()]:
+            raise errors.BadRequest(f"{searching[0]} has a `search`. Submit it with `loopline search {searching[0]}`.")
         is_batch = batch or len(read) > 1 or read[0].has_matrix()
         if name is not None and not is_batch:
             read[0].set(("name",), name, verbatim=True)

@@ -68,7 +68,7 @@ def test_every_exit_code_is_documented() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == set(EXIT_CODES)
 
 
-GROUPS = ("batches", "schedules", "datasets", "models", "keys", "webhooks")
+GROUPS = ("batches", "searches", "schedules", "datasets", "models", "keys", "webhooks")
 
 
 @pytest.mark.parametrize("words", [(), *((group,) for group in GROUPS), *COMMANDS], ids=" ".join)

@@ -22,6 +22,7 @@ NAMED = {
     "id": "job_01m853n1rkpk37h2njbfqkjvrb",
     "job_id": "job_01m853n1rkpk37h2njbfqkjvrb",
     "batch_id": "batch_01m8534rdzpk2b2nwmwmj4v6dg",
+    "search_id": "search_01m8534rdzpk2b2nwmwmj4v6dg",
     "dataset_id": "ds_01m8534rdzpk2b2nwmwmj4v6dg",
     "created_by": "key_01m8534rdzpk2b2nwmwmj4v6dg",
     "by": "key_01m8534rdzpk2b2nwmwmj4v6dg",
@@ -42,6 +43,8 @@ VIEWS = [
     ["presets"],
     ["batches", "list"],
     ["batches", "show", "last"],
+    ["searches", "list"],
+    ["searches", "show", "last"],
     ["datasets", "list"],
     ["datasets", "show", "vowels"],
     ["datasets", "inbox"],
@@ -110,12 +113,20 @@ def test_notes_of_versions_stand_on_a_line_of_their_own(shown: Callable[..., str
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
 def test_a_terminal_of_its_own_shows_the_same(stub: Stub, columns: int) -> None:
-    for line in (["batches", "show", "last"], ["models", "show", "vowels"], ["datasets", "list"]):
+    views = (
+        ["batches", "show", "last"],
+        ["searches", "show", "last"],
+        ["models", "show", "vowels"],
+        ["datasets", "list"],
+    )
+    for line in views:
         terminal = Terminal(command(*line), environment(stub.url), rows=40, columns=columns)
         assert terminal.end() == 0
         assert ID.search(terminal.text)
         table = [
-            row for row in terminal.text.replace("\r", "").splitlines() if not row.startswith(("Batch", "The best"))
+            row
+            for row in terminal.text.replace("\r", "").splitlines()
+            if not row.startswith(("Batch", "Search", "The best", "The spec", "Importance"))
         ]
         assert max(map(len, table)) <= columns
 

@@ -1,0 +1,213 @@
+"""`loopline search FILE`, and the commands about searches: `loopline searches ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopline import errors
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
+from loopline.cli.submit import Settings, changed, with_data
+from loopline.view.notes import note, say
+
+if TYPE_CHECKING:
+    from loopline.client import Client
+    from loopline.search import Search
+
+searches = typer.Typer(
+    help="List, show, watch, pause and extend searches.\n\nExample: loopline searches show last",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id, or `last` for the newest search.")]
+SearchIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of searches, or `last`; one or more.")]
+
+
+def search(
+    ctx: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A spec with a `search`, in YAML or JSON; `-` reads it from stdin.")
+    ],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the search ends, and show the best trial so far.")
+    ] = False,
+    settings: Settings = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the search.")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="A repeated call with the same key returns the same search."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best values of some fields of a spec.
+
+    The file is a spec with a `search`, which says what to vary. The service trains one job after the other.
+    If data.dataset is the path of a file or folder, it is uploaded first.
+
+    Example: loopline search search.yaml --wait
+    """
+    with connected(ctx) as client:
+        spec = changed(file, settings or [])
+        if name is not None:
+            spec.set(("name",), name, verbatim=True)
+        try:
+            made = with_data(
+                client, [spec], lambda ready: client.submit_search(ready[0], idempotency_key=idempotency_key)
+            )
+        except errors.BadRequest as error:
+            problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
+            raise errors.BadRequest(error.message, problems=problems) from None
+        if not as_json:
+            from loopline.view import searches as view
+
+            before = " before, with this idempotency key" if made.replayed else ""
+            say(f"Submitted {view.titled(made)}{before}: {view.plan(made)}.")
+        if wait:
+            return _followed(ctx, client, made, as_json=as_json)
+    if as_json:
+        return print_json(made.raw)
+    return note(f"Watch it with: {typed(ctx, 'searches watch', made.id)}")
+
+
+@searches.command(name="list")
+def list_searches(
+    ctx: typer.Context,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many searches.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List searches, newest first.
+
+    Example: loopline searches list
+    """
+    from itertools import islice
+
+    with connected(ctx) as client:
+        found = list(islice(client.searches(page_size=min(limit, 100)), limit))
+    if as_json:
+        return print_json([each.raw for each in found])
+    if not found:
+        return say("No searches yet. Submit one: loopline search search.yaml")
+    from loopline.view import searches as view
+    from loopline.view import table
+
+    return table.console().print(view.listed(found))
+
+
+@searches.command(name="show")
+def show_search(ctx: typer.Context, search_id: SearchId, as_json: AsJson = False) -> None:
+    """Show a search: a line for each trial, the best first, and a summary.
+
+    Example: loopline searches show last
+    """
+    with connected(ctx) as client:
+        found = _chosen(client, search_id)
+    return print_json(found.raw) if as_json else _show(ctx, found)
+
+
+@searches.command(name="watch")
+def watch_search(ctx: typer.Context, search_id: SearchId, as_json: AsJson = False) -> None:
+    """Follow a search until it ends, with the best trial so far.
+
+    Ctrl-C stops watching; the search continues.
+
+    Example: loopline searches watch last
+    """
+    with connected(ctx) as client:
+        _followed(ctx, client, _chosen(client, search_id), as_json=as_json)
+
+
+@searches.command(name="cancel")
+def cancel_search(ctx: typer.Context, search_ids: SearchIds) -> None:
+    """Make no more trials, and cancel those that have not ended.
+
+    Example: loopline searches cancel last
+    """
+    _each(ctx, search_ids, lambda found: found.cancel())
+
+
+@searches.command(name="pause")
+def pause_search(ctx: typer.Context, search_ids: SearchIds) -> None:
+    """Make no more trials, and pause those that have not ended.
+
+    Example: loopline searches pause last
+    """
+    _each(ctx, search_ids, lambda found: found.pause())
+
+
+@searches.command(name="resume")
+def resume_search(ctx: typer.Context, search_ids: SearchIds) -> None:
+    """Let paused searches go on.
+
+    Example: loopline searches resume last
+    """
+    _each(ctx, search_ids, lambda found: found.resume())
+
+
+@searches.command(name="add")
+def add_trials(
+    ctx: typer.Context,
+    search_id: SearchId,
+    more: Annotated[int, typer.Argument(metavar="COUNT", min=1, help="How many trials to add.")],
+) -> None:
+    """Add trials to a search; one that has ended goes on.
+
+    Example: loopline searches add last 20
+    """
+    _each(ctx, [search_id], lambda found: found.add(more))
+
+
+def _each(ctx: typer.Context, search_ids: list[str], act: Callable[[Search], Search]) -> None:
+    from loopline.view import searches as view
+
+    wrong = False
+    with connected(ctx) as client:
+        for search_id in search_ids:
+            try:
+                say(view.total(act(_chosen(client, search_id))))
+            except (errors.NotFound, errors.Conflict) as error:
+                note(f"Error: {in_words(error)}")
+                wrong = True
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
+
+
+def _chosen(client: Client, search_id: str) -> Search:
+    if search_id != "last":
+        return client.search(search_id)
+    for found in client.searches(page_size=1):
+        return found.refresh()
+    raise errors.NotFound("There are no searches yet.")
+
+
+def _followed(ctx: typer.Context, client: Client, found: Search, *, as_json: bool) -> None:
+    """Follows a search to its end, and exits with the code that says how it ended."""
+    from loopline.view import searches as view
+
+    found = view.followed(client, found, typed(ctx, "searches watch", found.id), silent=as_json)
+    if as_json:
+        print_json(found.raw)
+    else:
+        _show(ctx, found)
+    if found.status != "succeeded":
+        raise typer.Exit(CANCELLED if found.status == "cancelled" else FAILED)
+
+
+def _show(ctx: typer.Context, found: Search) -> None:
+    from loopline.view import searches as view
+    from loopline.view import table
+
+    console = table.console()
+    if found.trials:
+        console.print(view.Rows(found))
+    for sentence in (view.total(found), view.curve(found), view.importance(found)):
+        if sentence:
+            say(sentence)
+    if found.best is not None:
+        note(f"The spec of the best trial: {typed(ctx, 'show', found.best.job_id)}")

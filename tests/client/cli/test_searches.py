@@ -1,0 +1,145 @@
+"""Searches by the command: submitted and waited for, one table with the best trial first, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from loopline import Client, Search
+from loopline.cli.app import app
+from loopline.view import searches as view
+from typer.testing import CliRunner, Result
+
+from tests.client.cli.test_terminal import Terminal, command, environment
+
+Run = Callable[..., Result]
+Background = Callable[..., threading.Thread]
+SPACE = {
+    "training.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+    "architecture.cell": ["lstm", "gru"],
+    "architecture.forget_gate_bias": {"values": [0.5, 1.0], "when": {"architecture.cell": ["lstm"]}},
+}
+
+
+@pytest.fixture
+def run(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command against the service, as from a script in a folder of its own: stdout is no terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOPLINE_URL", service.url)
+
+    def invoke(*args: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def file(tmp_path: Path, tiny: dict[str, Any]) -> Path:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 3}}, sort_keys=False))
+    return path
+
+
+def newest(client: Client) -> Search:
+    [search] = client.searches()
+    return search.refresh()
+
+
+def test_a_search_is_submitted_and_shown_with_its_best_trial_first(
+    run: Run, client: Client, service: Any, file: Path
+) -> None:
+    done = run("search", file, "--name", "night")
+    search = newest(client)
+    assert (done.exit_code, done.stdout) == (0, f"Submitted {search.id} (night): 3 trials, by validation_loss.\n")
+    assert done.stderr == f"Watch it with: loopline searches watch {search.id}\n"
+    assert "night" in run("searches", "list").stdout
+    service.trial(search.id, 0.5, 0.25, 0.75)
+    shown = run("searches", "show", "last")
+    head, *rows = shown.stdout.splitlines()
+    assert head.split() == ["trial", "status", "loss", "lr", "cell", "forget_gate_bias", "took", "id"]
+    assert [row.split()[0] for row in rows[:3]] == ["2", "1", "3"]
+    best = newest(client).best
+    assert best is not None
+    assert rows[0].split()[1:4] == ["best", "succeeded", "0.2500"]
+    assert rows[0].endswith(best.job_id)
+    assert rows[3].startswith(f"Search {search.id} (night): 3 of 3 trials, 3 succeeded, in ")
+    assert f"The best is trial 2: validation_loss 0.2500 (lr={best.choices['training.optimizer.lr']:.3g}" in rows[3]
+    assert rows[4].startswith("Best so far █")
+    assert shown.stderr == f"The spec of the best trial: loopline show {best.job_id}\n"
+    assert json.loads(run("searches", "show", search.id, "--json").stdout)["best"]["trial"] == 2
+
+
+def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(
+    run: Run, client: Client, service: Any, file: Path, in_background: Background
+) -> None:
+    def work() -> None:
+        service.bell.was_rung.wait(0)
+        while not [*client.searches()]:
+            pass
+        service.trial(newest(client).id, 0.5, 0.25, 0.75)
+
+    in_background(work)
+    done = run("search", file, "--wait")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    told = [line for line in lines if line.startswith("trial ")]
+    assert [line.split()[1] for line in told] == ["1", "2", "3", "status"]
+    assert [line.endswith("best so far") for line in told[:3]] == [True, True, False]
+    cancelled = client.submit_search(yaml.safe_load(file.read_text())).cancel()
+    assert run("searches", "watch", cancelled.id).exit_code == 4
+    assert json.loads(run("searches", "watch", cancelled.id, "--json").stdout)["status"] == "cancelled"
+
+
+def test_searches_are_paused_resumed_extended_and_cancelled(run: Run, client: Client, file: Path) -> None:
+    run("search", file)
+    assert " paused: 0 of 3 trials." in run("searches", "pause", "last").stdout
+    assert ": 0 of 3 trials." in run("searches", "resume", "last").stdout
+    assert ": 0 of 5 trials." in run("searches", "add", "last", "2").stdout
+    assert " cancelled: 0 of 5 trials" in run("searches", "cancel", "last").stdout
+    again = run("searches", "pause", "last", "search_1")
+    assert again.exit_code == 2
+    assert "has ended (cancelled)" in again.stderr
+    assert "There is no search 'search_1'." in again.stderr
+    assert run("searches", "add", "last", "1000").exit_code == 2
+
+
+def test_problems_are_told_by_the_name_of_the_file(run: Run, client: Client, file: Path) -> None:
+    done = run("search", file, "--set", "search.space.architecture.cell=[lstm, gruu]")
+    assert done.exit_code == 2
+    done = run("search", file, "--set", "training.epochs=0")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"  {file} /training/epochs: " in done.stderr
+    submitted = run("submit", file)
+    assert submitted.exit_code == 2
+    assert f"Submit it with `loopline search {file}`." in submitted.stderr
+    assert [*client.searches()] == []
+    assert run("searches", "list").stdout == "No searches yet. Submit one: loopline search search.yaml\n"
+    assert "There are no searches yet." in run("searches", "show", "last").stderr
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_terminal_shows_one_line_that_fits_and_then_the_table(
+    client: Client, service: Any, file: Path, in_background: Background, columns: int
+) -> None:
+    search = client.submit_search(yaml.safe_load(file.read_text()))
+    in_background(service.trial, search.id, 0.5, 0.25, 0.75)
+    watching = command("searches", "watch", search.id)
+    terminal = Terminal(watching, environment(service.url), rows=40, columns=columns)
+    assert terminal.end() == 0
+    rows = [row for row in terminal.text.replace("\r", "\n").splitlines() if "of 3 trials; the best" in row]
+    assert all(len(row.strip()) < columns for row in rows)
+    table = [
+        row for row in terminal.text.replace("\r", "").splitlines() if " succeeded " in row and "Search" not in row
+    ]
+    assert max(map(len, table)) <= columns
+    assert "2 best" in terminal.text
+
+
+def test_short_names_are_the_ends_of_paths_that_no_other_has() -> None:
+    paths = ["training.optimizer.lr", "training.lr_schedule.lr", "architecture.cell", "lr"]
+    assert [*view.short_names(paths).values()] == ["optimizer.lr", "lr_schedule.lr", "cell", "lr"]
