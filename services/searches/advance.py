@@ -28,7 +28,7 @@ from services.jobs.submission import Known
 from services.orm import Job, Search
 from services.searches import checking, queries, reading, state, trials
 from services.searches.space import Choices, spec_of
-from services.searches.trials import State, Trial
+from services.searches.trials import Trial
 from services.states import SearchStatus
 from services.text import clean
 from services.training.measures import recorded
@@ -86,10 +86,11 @@ def advance(engine: Engine, search_id: str) -> Step:
     """
     with db.read_scope(engine) as session:
         seen = session.get(Search, search_id)
-        before = [] if seen is None else trials.history(session, seen)
-    if seen is None:
-        return NOTHING
-    choices = _suggested(seen, before) if _has_room(seen, before) else None
+        if seen is None:
+            return NOTHING
+        room, before = _has_room(session, seen), trials.standing(session, seen)
+        known = trials.history(session, seen) if room else []
+    choices = _suggested(seen, known) if room else None
     with db.session_scope(engine) as session:
         try:
             search = state.locked(session, search_id, skip_locked=True)
@@ -97,22 +98,17 @@ def advance(engine: Engine, search_id: str) -> Step:
             return NOTHING
         if search.due_at is None:
             return NOTHING
-        known = trials.history(session, search)
-        if choices is not None and _has_room(search, known) and _standing(search, known) == _standing(seen, before):
+        if choices is not None and _has_room(session, search) and trials.standing(session, search) == before:
             step = _make(session, search, choices)
             faults.point("trial.written")
             return step
         return Step(Did.ENDED, message=search.status) if state.end_if_over(session, search) else NOTHING
 
 
-def _has_room(search: Search, known: Sequence[Trial]) -> bool:
-    going_on = sum(trial.state == State.GOING_ON for trial in known)
-    return search.made < search.trials and going_on < search.parallel and not search.cancel_requested
-
-
-def _standing(search: Search, known: Sequence[Trial]) -> object:
-    """What a suggestion depends on: a trial that has ended no longer changes."""
-    return search.made, [(trial.number, trial.state) for trial in known]
+def _has_room(session: Session, search: Search) -> bool:
+    if search.made >= search.trials or search.cancel_requested:
+        return False
+    return len(state.going_on(session, search.id)) < search.parallel
 
 
 def _suggested(search: Search, known: Sequence[Trial]) -> Choices:

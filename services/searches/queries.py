@@ -16,7 +16,7 @@ from services.orm import Job, Search
 from services.searches import importance
 from services.searches.importance import Importance
 from services.searches.reading import read_space
-from services.searches.trials import value_of
+from services.searches.trials import MEASURED, value_of
 from services.states import Status
 from services.text import clean
 from services.training.measures import Measure, recorded
@@ -119,8 +119,8 @@ def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summ
 
 def detail(session: Session, search: Search) -> Detail:
     """A search with its trials, by number."""
-    columns = (Job.id, Job.trial, Job.name, Job.status, Job.message, Job.choices, Job.epoch, Job.epochs, Job.result)
-    more = (Job.started_at, Job.finished_at, Job.revision)
+    columns = (Job.id, Job.trial, Job.name, Job.status, Job.message, Job.choices, Job.epoch, Job.epochs)
+    more = (Job.started_at, Job.finished_at, Job.revision, *MEASURED)
     jobs = session.execute(select(*columns, *more).where(Job.search_id == search.id)).all()
     metric, measure = search.settings["metric"], recorded(search.settings["metric"])
     made = [*(_row(job, metric) for job in jobs), *map(_refused, search.refused)]
@@ -140,7 +140,7 @@ def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summa
 
 def _row(job: Any, metric: str) -> Row:
     took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
-    value = value_of(job.result, metric) if job.status == Status.SUCCEEDED else None
+    value = value_of(job, metric) if job.status == Status.SUCCEEDED else None
     plain = (job.name, job.status, job.message, value, None, job.choices, job.epoch, job.epochs, took)
     return Row(job.trial, job.id, *plain)
 

@@ -43,6 +43,10 @@ OF_CHOICES = frozenset(
 """Why jobs fail because of their spec."""
 
 
+MEASURED = (Job.result["metrics"].label("metrics"), Job.result["mean"].label("mean"))
+"""The small parts of a job's result that have its metrics. The database takes them out of results that may be long."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial as the next ones are suggested by it."""
@@ -58,7 +62,7 @@ class Trial:
 
 def history(session: Session, search: Search) -> Sequence[Trial]:
     """The trials of a search, those refused too, by number."""
-    columns = (Job.trial, Job.choices, Job.status, Job.reason, Job.result)
+    columns = (Job.trial, Job.choices, Job.status, Job.reason, *MEASURED)
     rows = session.execute(select(*columns).where(Job.search_id == search.id)).all()
     metric = search.settings["metric"]
     made = [Trial(row.trial, row.choices, *_outcome(row, metric)) for row in rows]
@@ -66,15 +70,23 @@ def history(session: Session, search: Search) -> Sequence[Trial]:
     return sorted([*made, *refused], key=lambda trial: trial.number)
 
 
-def value_of(result: Mapping[str, Any] | None, metric: str) -> float | None:
-    """The metric in the result of a job: with folds their mean. None if there is none, or none that is finite."""
-    found = batches.metrics_of(result or {}).get(metric)
+def standing(session: Session, search: Search) -> object:
+    """What a suggestion depends on besides the search's row; a trial that has ended no longer changes. Cheap."""
+    going_on = Job.status.not_in(TERMINAL)
+    rows = session.execute(select(Job.trial, going_on).where(Job.search_id == search.id).order_by(Job.trial))
+    return search.made, [(number, bool(goes_on)) for number, goes_on in rows]
+
+
+def value_of(row: Any, metric: str) -> float | None:
+    """The metric in a row with the columns MEASURED: with folds their mean. None if there is none, or none that is
+    finite."""
+    found = batches.metrics_of({"metrics": row.metrics, "mean": row.mean}).get(metric)
     return float(found) if found is not None and math.isfinite(found) else None
 
 
 def _outcome(row: Any, metric: str) -> tuple[State, float | None]:
     if row.status not in TERMINAL:
         return State.GOING_ON, None
-    if row.status == Status.SUCCEEDED and (found := value_of(row.result, metric)) is not None:
+    if row.status == Status.SUCCEEDED and (found := value_of(row, metric)) is not None:
         return State.COMPLETE, found
     return State.IMPOSSIBLE if row.status == Status.FAILED and row.reason in OF_CHOICES else State.LOST, None
