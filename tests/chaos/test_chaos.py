@@ -243,9 +243,10 @@ def test_an_armed_point_kills_its_process_unless_it_is_calm(tmp_path: Path) -> N
 def test_every_point_has_a_process_that_passes_it() -> None:
     armed = {*points.WORKER, *points.TRAINER, *points.SCHEDULER, *points.API}
     assert armed <= faults.POINTS
-    # Uploads happen before the storm, nobody in it receives webhooks, and nothing comes as a batch or by the clock.
+    # Uploads happen before the storm, nobody in it receives webhooks, and nothing comes as a batch, in a search or by
+    # the clock.
     calm = {"check.claimed", "check.ended", "dataset.placed"}
-    calm |= {"webhook.claimed", "webhook.sent", "batch.ended", "batch.committed", "firing.written"}
+    calm |= {"webhook.claimed", "webhook.sent", "batch.ended", "batch.committed", "firing.written", "trial.written"}
     assert faults.POINTS - armed <= calm
 
 

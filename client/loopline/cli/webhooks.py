@@ -38,7 +38,9 @@ def create_webhook(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="ID", help="Only events of this schedule, or of this unfinished job or batch."),
+        typer.Option(
+            "--only", metavar="ID", help="Only events of this schedule, or of this unfinished job, batch or search."
+        ),
     ] = None,
     tags: Annotated[
         list[str] | None,

@@ -58,6 +58,8 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
         rows.append(("queue", shown.queue))
     if shown.dataset_id:
         rows.append(("data set", f"{shown.dataset_name or ''} ({shown.dataset_id})".strip()))
+    if shown.search_id:
+        rows.append(("search", f"{shown.search_id}, trial {shown.trial}"))
     rows += table.warnings(shown.warnings)
     rows.append(("attempt", attempts(shown)))
     rows.append(("progress", progress(shown)))

@@ -72,6 +72,7 @@ def test_a_search_is_submitted_and_shown_with_its_best_trial_first(
     assert rows[4].startswith("Best so far █")
     assert shown.stderr == f"The spec of the best trial: loopline show {best.job_id}\n"
     assert json.loads(run("searches", "show", search.id, "--json").stdout)["best"]["trial"] == 2
+    assert f"{search.id}, trial 2" in run("show", best.job_id).stdout
 
 
 def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(
