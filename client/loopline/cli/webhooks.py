@@ -21,6 +21,7 @@ EVENTS = (
     *(f"job.{what}" for what in ("queued", "started", "paused", "succeeded", "failed", "cancelled")),
     "batch.ended",
     *(f"schedule.{what}" for what in ("fired", "ended", "skipped", "missed", "refused")),
+    "search.ended",
     "model.promoted",
 )
 """All event names of this version; the service checks them. docs/webhooks.md explains each."""
