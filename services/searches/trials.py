@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.jobs import batches
 from services.orm import Job, Search
 from services.searches.space import Choices
 from services.states import TERMINAL, Reason, Status
@@ -80,7 +79,7 @@ def standing(session: Session, search: Search) -> object:
 def value_of(row: Any, metric: str) -> float | None:
     """The metric in a row with the columns MEASURED: with folds their mean. None if there is none, or none that is
     finite."""
-    found = batches.metrics_of({"metrics": row.metrics, "mean": row.mean}).get(metric)
+    found = {**(row.metrics or {}), **(row.mean or {})}.get(metric)  # with folds the final model is not validated
     return float(found) if found is not None and math.isfinite(found) else None
 
 

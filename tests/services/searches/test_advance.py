@@ -257,6 +257,16 @@ def test_a_result_that_is_not_finite_is_no_value(engine: Engine, submit: Callabl
     assert (found(engine, search).status, detail(engine, search).best) == ("succeeded", None)
 
 
+def test_with_folds_the_mean_over_them_is_the_value(engine: Engine, submit: Callable[..., Search]) -> None:
+    search = submit(trials=1)
+    look(engine)
+    job_id = finish(engine, 0.5)
+    result = {"metrics": {"validation_loss": None, "test_loss": 0.1}, "mean": {"validation_loss": 0.3}}
+    with db.session_scope(engine) as session:
+        session.execute(sa.update(Job).where(Job.id == job_id).values(result=result))
+    assert [row.value for row in detail(engine, search).rows] == [0.3]
+
+
 def test_a_search_waits_while_the_quota_is_used_up(engine: Engine, submit: Callable[..., Search], scope: Scope) -> None:
     with scope() as session:
         tenants.change(session, "default", max_queued=1)
@@ -416,3 +426,14 @@ def test_a_look_reads_indexes_alone(engine: Engine) -> None:
         plan = "\n".join(str(row[-1]) for row in connection.execute(sa.text(f"{explain} {statement}")))
     assert "ix_searches_due_at" in plan
     assert "ix_jobs_search_going_on" in plan
+
+
+def test_a_search_that_cannot_be_advanced_keeps_no_other_waiting(
+    engine: Engine, submit: Callable[..., Search], scope: Scope, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = submit(), submit()
+    with scope() as session:
+        session.execute(sa.update(Search).where(Search.id == broken.id).values(settings={"space": {}}))
+    assert look(engine) == ["default"]
+    assert f"cannot make a trial of the search {broken.id}" in caplog.text
+    assert trials(engine, whole) == [(1, "queued")]
