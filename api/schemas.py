@@ -668,6 +668,16 @@ class BatchList(Page[BatchSummary]):
     """Batches, newest first."""
 
 
+class StopEarly(Answer):
+    """How a search stops trials early."""
+
+    rule: Literal["asha", "median"]
+    first_rung: int
+    """The epoch after which trials are compared for the first time."""
+    factor: int
+    """The next comparison is after so many times as many epochs."""
+
+
 class SearchSettings(Answer):
     """What a search varies, and how."""
 
@@ -680,11 +690,15 @@ class SearchSettings(Answer):
     seed: int
     datasets: dict[str, str]
     """By the names in its specs, the versions that every trial uses."""
+    stop_early: StopEarly | None
+    """Null if every trial is trained to its end."""
 
 
 class SearchCounts(BatchCounts):
     """The number of trials in each state."""
 
+    pruned: int
+    """Trials that the search stopped early. Their jobs are cancelled, and `cancelled` does not count them."""
     refused: int
     """Trials whose values do not go together, so they are no jobs."""
 
@@ -743,7 +757,7 @@ class SearchTrial(Answer):
     job_id: str | None
     """Null if the trial was refused."""
     name: str | None
-    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "refused"]
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "pruned", "refused"]
     terminal: bool
     message: str | None
     value: float | None

@@ -19,6 +19,7 @@ POINTS = frozenset(
         "result.written",  # all files of the model are written, and no event was sent
         "supervisor.claimed",  # the job is ours, and no trainer has heard of it
         "supervisor.finishing",  # the trainer has finished, and the outcome is not in the database
+        "rung.answered",  # the database has whether a trial goes on, and its trainer waits for that
         "bell.due",  # a job is committed, and its bell was not rung
         "check.claimed",  # the check of an upload is ours, and has not begun
         "check.ended",  # it has ended, and the database does not know

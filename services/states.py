@@ -92,6 +92,11 @@ class Reason(StrEnum):
         return reason
 
     CANCELLED_BY_USER = "cancelled_by_user", "The job was cancelled on request; submit it again to run it."
+    PRUNED = (
+        "pruned",
+        "The search of this trial stopped it early, because others were better at the same epoch. Its best weights are "
+        "kept; set search.stop_early to null to train every trial to its end.",
+    )
     TIME_LIMIT = (
         "time_limit",
         "The job reached a time limit of its spec; raise limits.max_runtime_seconds or limits.max_queue_seconds, "
@@ -147,6 +152,7 @@ class Reason(StrEnum):
 PERMANENT = frozenset(
     {
         Reason.CANCELLED_BY_USER,
+        Reason.PRUNED,
         Reason.TIME_LIMIT,
         Reason.DIVERGED,
         Reason.CANNOT_TRAIN,
@@ -160,6 +166,13 @@ PERMANENT = frozenset(
 """Another try would end the same way: never retried, whatever `max_retries` says."""
 
 SAYS_WHAT_TO_DO = frozenset(
-    {Reason.DIVERGED, Reason.TOO_LARGE, Reason.DATASET_INVALID, Reason.OUT_OF_MEMORY_GPU, Reason.TIME_LIMIT}
+    {
+        Reason.PRUNED,
+        Reason.DIVERGED,
+        Reason.TOO_LARGE,
+        Reason.DATASET_INVALID,
+        Reason.OUT_OF_MEMORY_GPU,
+        Reason.TIME_LIMIT,
+    }
 )
 """Reasons whose messages, made where the error was raised, carry their own advice."""

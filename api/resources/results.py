@@ -37,7 +37,8 @@ models have neither."""
 def archive(path: schemas.JobPath) -> Response:
     """Download the model as a zip
 
-    If the job was cancelled or reached its time limit, these are the best weights until then, if an epoch had ended.
+    If the job was cancelled, reached its time limit or was stopped by its search, these are the best weights until
+    then, if an epoch had ended.
     The `model.json` then has `"complete": false` and `incomplete_because`.
     """
     job = _finished(path.job_id)

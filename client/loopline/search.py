@@ -47,7 +47,8 @@ class Trial:
     trial: int
     """Its number, from 1."""
     status: str
-    """That of its job, or `refused` if its values do not go together; then it is no job."""
+    """That of its job; `pruned` if the search stopped it early; `refused` if its values do not go together, so that it
+    is no job."""
     job_id: str | None = None
     terminal: bool = False
     name: str | None = None

@@ -192,6 +192,26 @@ def cancelled(
     return moves.end(session, owned(session, lease), Status.CANCELLED, reason=Reason.CANCELLED_BY_USER, **offered)
 
 
+def pruned(
+    session: Session,
+    lease: Lease,
+    message: str | None = None,
+    *,
+    result: Mapping[str, Any] | None = None,
+    files: Sequence[Mapping[str, Any]] = (),
+) -> Job:
+    """The search of this trial has stopped it because other trials were better. The trainer may offer the best weights
+    until then. A job whose cancelling was asked for meanwhile is cancelled on request instead.
+
+    Raises:
+        LeaseLost: another attempt, or nobody, owns the job now.
+    """
+    job = owned(session, lease)
+    reason = Reason.CANCELLED_BY_USER if job.cancel_requested else Reason.PRUNED
+    sentence = None if job.cancel_requested else moves.explain(reason, message)
+    return moves.end(session, job, Status.CANCELLED, reason=reason, message=sentence, **_offered(result, files))
+
+
 def _offered(result: Mapping[str, Any] | None, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {} if result is None else {"result": dict(result), "files": [dict(file) for file in files]}
 

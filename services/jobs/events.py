@@ -44,6 +44,8 @@ class Type(StrEnum):
     """A checkpoint is on disk, in the object store if there is one, and registered."""
     CHECKPOINT_SKIPPED = "checkpoint_skipped"
     """There was no room for a checkpoint, or the object store was away; training went on."""
+    RUNG = "rung"
+    """A trial of a search was compared with the others at this epoch, and goes on."""
     FOLD = "fold"
     """A fold has begun, or has ended with these metrics; or the training of the final model has begun."""
     ROLLED_BACK = "rolled_back"

@@ -23,6 +23,7 @@ from services.jobs.matrix import pointer_to, value, with_value
 from services.jobs.submission import Known
 from services.searches.reading import NEEDS_VALIDATION, PREFIX, Wanted
 from services.searches.space import Choices, Field, Range, Space, Values, key_of, spec_of
+from services.searches.stopping import Rule, rule_of
 from services.training.measures import MEASURES
 from services.training.spec import Spec
 from services.training.spec.fields import Synthetic
@@ -44,6 +45,7 @@ class Found(NamedTuple):
     higher_is_better: bool
     datasets: Mapping[str, str]
     """By the names that specs give, the versions that they mean now: every trial uses these."""
+    stop_early: Rule | None
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ def check(session: Session, wanted: Wanted, tenant: str) -> Found:
     specs = [each.spec for each in tried if each.spec is not None]
     metric = _metric(wanted, specs)
     problems = [*_metric_problems(session, wanted, tried, metric, tenant, known), *_split_problems(specs, known)]
+    problems += _stop_early_problems(wanted, specs)
     if problems:
         raise SpecInvalid(problems)
     datasets = {name: f"{row.name}@{row.version}" for name, (row, _) in known.datasets.items() if row is not None}
-    return Found(PREFIX + metric, MEASURES[metric].higher_is_better, datasets)
+    return Found(PREFIX + metric, MEASURES[metric].higher_is_better, datasets, _stop_early(wanted, specs))
 
 
 def _combinations(space: Space) -> Iterator[Choices]:
@@ -186,6 +189,25 @@ def _metric_problems(
         for problem in error.problems:
             if problem.pointer == "/training/best_by":
                 yield Problem("/search/metric", problem.detail)
+
+
+def _stop_early(wanted: Wanted, specs: Sequence[Spec]) -> Rule | None:
+    """How trials are stopped early. The rungs of all trials are at the same epochs, even if their epochs are varied."""
+    name = wanted.section.stop_early
+    if "stop_early" not in wanted.section.model_fields_set and (wanted.section.algorithm == "grid" or _folds(specs)):
+        name = None
+    return rule_of(name, max(spec.training.epochs for spec in specs))
+
+
+def _stop_early_problems(wanted: Wanted, specs: Sequence[Spec]) -> Iterator[Problem]:
+    section = wanted.section
+    if section.stop_early is not None and "stop_early" in section.model_fields_set and _folds(specs):
+        detail = "must be null with data.split.folds: the folds of a trial end one after the other"
+        yield Problem("/search/stop_early", detail)
+
+
+def _folds(specs: Sequence[Spec]) -> bool:
+    return any(spec.data.split.folds is not None for spec in specs)
 
 
 def _split_problems(specs: Sequence[Spec], known: Known) -> Iterator[Problem]:

@@ -71,6 +71,7 @@ def submit(
             "metric": found.metric,
             "seed": section.seed,
             "datasets": dict(found.datasets),
+            "stop_early": found.stop_early,
         },
         status=SearchStatus.RUNNING,
         parallel=section.parallel,

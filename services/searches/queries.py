@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,12 +18,14 @@ from services.searches import importance
 from services.searches.importance import Importance
 from services.searches.reading import read_space
 from services.searches.trials import MEASURED, value_of
-from services.states import Status
+from services.states import Reason, Status
 from services.text import clean
 from services.training.measures import Measure, recorded
 
 REFUSED = "refused"
 """The status of a trial whose choices no spec allows; it is no job."""
+PRUNED = "pruned"
+"""The status of a trial that was stopped early; its job is cancelled, with this reason."""
 
 
 class Best(NamedTuple):
@@ -80,6 +83,11 @@ def goes_on() -> sa.ColumnElement[bool]:
     return Job.status.not_in(ended)
 
 
+def _standing(status: str, reason: str | None) -> str:
+    """The status of a job, or that it was stopped early."""
+    return PRUNED if status == Status.CANCELLED and reason == Reason.PRUNED else status
+
+
 def get(session: Session, search_id: str, *, tenant: str | None = None) -> Search:
     """The search.
 
@@ -104,30 +112,26 @@ def page(
 
 def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summary]:
     """Of each of these searches how many trials stand where, in one query."""
-    query = select(Job.search_id, Job.status, func.count(Job.id), func.sum(Job.revision))
-    query = query.where(Job.search_id.in_([each.id for each in searches])).group_by(Job.search_id, Job.status)
-    found: dict[str, list[tuple[str, int, int]]] = {each.id: [] for each in searches}
-    for search_id, status, jobs, revisions in session.execute(query):
-        found[str(search_id)].append((status, jobs, int(revisions)))
-    return {
-        each.id: _summary(
-            each, {status: jobs for status, jobs, _ in found[each.id]}, sum(last for *_, last in found[each.id])
-        )
-        for each in searches
-    }
+    kinds = (Job.search_id, Job.status, Job.reason)
+    query = select(*kinds, func.count(Job.id), func.sum(Job.revision))
+    query = query.where(Job.search_id.in_([each.id for each in searches])).group_by(*kinds)
+    counts: dict[str, Counter[str]] = {each.id: Counter() for each in searches}
+    revisions: Counter[str] = Counter()
+    for search_id, status, reason, jobs, revision in session.execute(query):
+        counts[str(search_id)][_standing(status, reason)] += jobs
+        revisions[str(search_id)] += int(revision)
+    return {each.id: _summary(each, counts[each.id], revisions[each.id]) for each in searches}
 
 
 def detail(session: Session, search: Search) -> Detail:
     """A search with its trials, by number."""
-    columns = (Job.id, Job.trial, Job.name, Job.status, Job.message, Job.choices, Job.epoch, Job.epochs)
+    columns = (Job.id, Job.trial, Job.name, Job.status, Job.reason, Job.message, Job.choices, Job.epoch, Job.epochs)
     more = (Job.started_at, Job.finished_at, Job.revision, *MEASURED)
     jobs = session.execute(select(*columns, *more).where(Job.search_id == search.id)).all()
     metric, measure = search.settings["metric"], recorded(search.settings["metric"])
     made = [*(_row(job, metric) for job in jobs), *map(_refused, search.refused)]
     rows = _with_best_so_far(sorted(made, key=lambda row: row.trial), measure)
-    counts: dict[str, int] = {}
-    for job in jobs:
-        counts[job.status] = counts.get(job.status, 0) + 1
+    counts = Counter(_standing(job.status, job.reason) for job in jobs)
     summary = _summary(search, counts, sum(job.revision for job in jobs))
     return Detail(summary.counts, rows, _best(rows, measure), _importance(search, rows, measure), summary.revision)
 
@@ -135,13 +139,15 @@ def detail(session: Session, search: Search) -> Detail:
 def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summary:
     # A job that is deleted lowers both numbers, so neither alone would do.
     revision = f"{search.revision}.{sum(counts.values())}.{revisions}"
-    return Summary({**{str(each): counts.get(each, 0) for each in Status}, REFUSED: len(search.refused)}, revision)
+    each_status = {str(each): counts.get(each, 0) for each in (*Status, PRUNED)}
+    return Summary({**each_status, REFUSED: len(search.refused)}, revision)
 
 
 def _row(job: Any, metric: str) -> Row:
     took = job.finished_at - job.started_at if job.finished_at is not None and job.started_at is not None else None
     value = value_of(job, metric) if job.status == Status.SUCCEEDED else None
-    plain = (job.name, job.status, job.message, value, None, job.choices, job.epoch, job.epochs, took)
+    status = _standing(job.status, job.reason)
+    plain = (job.name, status, job.message, value, None, job.choices, job.epoch, job.epochs, took)
     return Row(job.trial, job.id, *plain)
 
 

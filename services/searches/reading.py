@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.errors import Problem, SpecInvalid
 from services.jobs.matrix import pointer_to, value
-from services.searches import space
+from services.searches import space, stopping
 from services.searches.space import Range, Space, Values, key_of
 from services.training.measures import MEASURES
 from services.wording import problems_of
@@ -28,7 +28,6 @@ MOST_TRIALS = 1000
 DEFAULT_TRIALS = 40
 PREFIX = "validation_"
 FORMS = "must be a list of values, or {low, high} and optionally `log` or `step`"
-STOP_EARLY = "is not known: trials are not stopped early; `training.early_stopping` ends each run by itself"
 
 Algorithm = Literal["tpe", "random", "grid"]
 
@@ -49,6 +48,10 @@ class Section(BaseModel):
     """How many trials may wait or run at once."""
     metric: str | None = None
     """By which trials are compared, on validation data. Null: what `training.best_by` says."""
+    stop_early: stopping.Name | None = "asha"
+    """Whether trials are stopped early if they are worse than others after the same epoch. `asha`: only the best third
+    goes on, after 1/27, 1/9 and 1/3 of the epochs. `median`: a trial goes on unless it is worse than the median of the
+    complete trials, at the same epochs. Null: never. The default of a grid, and with `data.split.folds`, is null."""
     seed: int = Field(0, ge=0, lt=2**63)
     """The same seed and the same results give the same next trial."""
 
@@ -81,9 +84,6 @@ def read(document: Mapping[str, Any]) -> Wanted:
         section = Section.model_validate({**given, "space": {}})
     except ValidationError as error:
         problems += [Problem(f"/search{each.pointer}", each.detail) for each in problems_of(error, Section, given)]
-        problems = [
-            Problem(each.pointer, STOP_EARLY) if each.pointer == "/search/stop_early" else each for each in problems
-        ]
     if section is not None:
         problems += _metric_problems(section.metric)
     if section is None or found is None or problems:

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+Name = Literal["asha", "median"]
 
 FACTOR = 3
 """Of the trials that reach a rung, ASHA lets the best third go on; and each rung is at three times as many epochs."""
@@ -19,6 +22,20 @@ FIRST_SHARE = 27
 """The first rung is at this fraction of the epochs, but at least at 1 epoch."""
 FEWEST_COMPLETE = 5
 """The median rule stops no trial before so many others are complete."""
+
+
+class Rule(TypedDict):
+    """How a search stops trials early, as its settings have it."""
+
+    rule: Name
+    first_rung: int
+    """The epoch of the first rung."""
+    factor: int
+
+
+def rule_of(name: Name | None, epochs: int) -> Rule | None:
+    """What the settings of a search say, if its trials have at most so many epochs."""
+    return None if name is None else Rule(rule=name, first_rung=first_rung(epochs), factor=FACTOR)
 
 
 def first_rung(epochs: int) -> int:

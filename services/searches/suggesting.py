@@ -6,7 +6,8 @@ results give the same choices, bit for bit, in every process.
 
 A trial that goes on is in the study as running: TPE then keeps away from it (`constant_liar`). One whose choices cannot
 be trained is in it as a trial that breaks a constraint, so TPE avoids its neighbourhood. Optuna would ignore a trial
-that failed, and might suggest the same region again and again.
+that failed, and might suggest the same region again and again. A trial that was stopped early is in it as pruned, with
+the value that it was stopped for: TPE takes it for worse than every complete trial, and better the further it got.
 
 J. Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011; S. Watanabe, arXiv:2304.11127.
 """
@@ -98,6 +99,7 @@ def _frozen(space: Space, trial: Trial) -> FrozenTrial:
         State.GOING_ON: TrialState.RUNNING,
         State.COMPLETE: TrialState.COMPLETE,
         State.IMPOSSIBLE: TrialState.COMPLETE,
+        State.PRUNED: TrialState.PRUNED,
         State.LOST: TrialState.FAIL,
     }
     values: Mapping[State, float | None] = {State.COMPLETE: trial.value, State.IMPOSSIBLE: 0.0}

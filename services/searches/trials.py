@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.orm import Job, Search
+from services.orm import Epoch, Job, Search
 from services.searches.space import Choices
 from services.states import TERMINAL, Reason, Status
 
@@ -25,6 +26,8 @@ class State(StrEnum):
     """It has a value of the metric."""
     IMPOSSIBLE = "impossible"
     """These choices cannot be trained, so similar ones are avoided."""
+    PRUNED = "pruned"
+    """It was stopped early, because other trials were better."""
     LOST = "lost"
     """It ended without a value for a reason that says nothing about its choices."""
 
@@ -56,7 +59,7 @@ class Trial:
     value: float | None = None
     """Of the metric; finite, and None unless it is complete."""
     reports: Mapping[int, float] = field(default_factory=dict)
-    """The metric by epoch. Nothing reads it yet: stopping trials early will."""
+    """Of a trial that was stopped early: the metric at the epoch at which it was; NaN if it has none there."""
 
 
 def history(session: Session, search: Search) -> Sequence[Trial]:
@@ -64,7 +67,8 @@ def history(session: Session, search: Search) -> Sequence[Trial]:
     columns = (Job.trial, Job.choices, Job.status, Job.reason, *MEASURED)
     rows = session.execute(select(*columns).where(Job.search_id == search.id)).all()
     metric = search.settings["metric"]
-    made = [Trial(row.trial, row.choices, *_outcome(row, metric)) for row in rows]
+    reports = _reports(session, search.id, metric)
+    made = [Trial(row.trial, row.choices, *_outcome(row, metric), reports.get(row.trial, {})) for row in rows]
     refused = [Trial(each["trial"], each["choices"], State.IMPOSSIBLE) for each in search.refused]
     return sorted([*made, *refused], key=lambda trial: trial.number)
 
@@ -83,9 +87,23 @@ def value_of(row: Any, metric: str) -> float | None:
     return float(found) if found is not None and math.isfinite(found) else None
 
 
+def _reports(session: Session, search_id: str, metric: str) -> Mapping[int, Mapping[int, float]]:
+    """Of each trial that was stopped early, by number, what it was stopped for."""
+    stopped = (Job.search_id == search_id, Job.status == Status.CANCELLED, Job.reason == Reason.PRUNED)
+    last = sa.and_(Epoch.job_id == Job.id, Epoch.epoch == Job.epoch)
+    rows = session.execute(select(Job.trial, Epoch.epoch, Epoch.record).join(Epoch, last).where(*stopped))
+    return {row.trial: {row.epoch: _number(row.record.get(metric))} for row in rows}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
 def _outcome(row: Any, metric: str) -> tuple[State, float | None]:
     if row.status not in TERMINAL:
         return State.GOING_ON, None
     if row.status == Status.SUCCEEDED and (found := value_of(row, metric)) is not None:
         return State.COMPLETE, found
+    if row.status == Status.CANCELLED and row.reason == Reason.PRUNED:
+        return State.PRUNED, None
     return State.IMPOSSIBLE if row.status == Status.FAILED and row.reason in OF_CHOICES else State.LOST, None

@@ -366,8 +366,13 @@ class Training:
         yield from finish(run, self.directory, self.retraining)
 
     def stopped(self, reason: StopReason) -> Iterator[Event]:
-        """Saves the place of the run and ends. What nobody goes on with is offered as a model."""
-        yield from self.retention.save(self.run, must=reason not in (StopReason.CANCEL, StopReason.PRUNED))
+        """Saves the place of the run and ends. What nobody goes on with is offered as a model.
+
+        Of a trial that was stopped early no place is saved. If the end is lost, another attempt has to reach the same
+        rung, and to be told the same.
+        """
+        if reason != StopReason.PRUNED:
+            yield from self.retention.save(self.run, must=reason != StopReason.CANCEL)
         offered = None
         if reason in CUT_SHORT:
             offered = yield from self._cut_short(CUT_SHORT[reason])

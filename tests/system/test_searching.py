@@ -21,6 +21,7 @@ TINY: dict[str, Any] = {
             "architecture.cell": ["lstm", "gru"],
         },
         "trials": 3,
+        "stop_early": None,
     },
 }
 

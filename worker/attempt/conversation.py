@@ -14,6 +14,7 @@ from services.jobs import attempts, control
 from services.jobs.attempts import Flags
 from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
+from services.searches.comparison import Answer
 from services.states import Reason, Status
 from services.training.messages import (
     CheckpointDeleted,
@@ -26,6 +27,7 @@ from services.training.messages import (
     ProtocolError,
     Ready,
     Recorded,
+    RungAnswer,
     Started,
     Steps,
     Stop,
@@ -98,6 +100,8 @@ class Attempt:
             self.deadlines.time_limit = claim.at + max(0.0, self.job.max_runtime_seconds - self.job.ran_seconds)
         self.max_stall_seconds: float = self.job.spec["limits"].get("max_stall_seconds") or NEVER
         self.news = FIRST  # kinds of events of which none is written yet
+        self.comparison = claim.comparison  # of a trial: how it is compared at its rungs
+        self.answer: Answer | None = None  # to the newest rung that is recorded
         self.trace: Trace = (claim.job.log_lines, 0)  # as of the last commit that was answered
         self.gauges = Gauges()
         trainer.watch(slot.drain.fd)
@@ -249,7 +253,7 @@ class Attempt:
         for event in events:
             if self.last is not None:
                 return
-            if self.unanswered is None and (type(event) in self.news or isinstance(event, End)):
+            if self.unanswered is None and (type(event) in self.news or isinstance(event, End) or self.is_rung(event)):
                 self.deadlines.write = 0.0
             if isinstance(event, Started):
                 self.started = event
@@ -265,6 +269,10 @@ class Attempt:
             if isinstance(event, Steps):
                 self.step = event.last_step
             self.delivery.take(event)
+
+    def is_rung(self, event: Event) -> bool:
+        """Whether the trainer waits for an answer after this event."""
+        return isinstance(event, EpochEnded) and self.comparison is not None and event.epoch in self.comparison.rungs
 
     def judged(self, last: End) -> End:
         """The last event, or what follows from it where the device has failed: a job that had not begun had no part."""
@@ -327,7 +335,7 @@ class Attempt:
             with db.session_scope(self.slot.engine) as session:
                 is_written = self.unanswered is not None and trace(session, self.lease) != self.trace
                 if not is_written:
-                    record.write(session)
+                    self.answer = record.write(session) or self.answer
                 left = trace(session, self.lease)
         except Unavailable as error:
             log.warning(
@@ -345,8 +353,18 @@ class Attempt:
         elif record.recorded > self.recorded:
             self.recorded = record.recorded
             self.trainer.send(Recorded(record.recorded))
+        self.pass_on_answer(record)
         if any(isinstance(event, Steps) for event in record.events):
             self.slot.spares.prepare()  # the first step is out: now the next spare may have the processor too
+
+    def pass_on_answer(self, record: Record) -> None:
+        """Tell a trial that waits at a rung whether it goes on, now that the rung and the answer are recorded."""
+        if self.comparison is None or record.rung is None or self.answer is None:
+            return
+        faults.point("rung.answered")
+        log.info("%s: %s", self.job.id, self.answer.message)
+        self.trainer.send(RungAnswer(self.answer.epoch, self.answer.goes_on))
+        self.comparison = self.comparison.after(self.answer.epoch)
 
     def next_record(self) -> Record | None:
         """What there is to write now, checked against the files; None when there is nothing."""
@@ -366,4 +384,6 @@ class Attempt:
         reporting.write_lines(said)
         if not (events or lines or end or recorded > self.recorded):
             return None
-        return Record(self.job, events, lines, end, self.slot.settings.retry_seconds, recorded)
+        because = None if self.answer is None or self.answer.goes_on else self.answer.message
+        retry_seconds = self.slot.settings.retry_seconds
+        return Record(self.job, events, lines, end, retry_seconds, recorded, self.comparison, because)

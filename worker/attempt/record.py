@@ -17,6 +17,7 @@ from services.jobs.events import Level, Line
 from services.jobs.leases import Lease
 from services.orm import Event as EventRow
 from services.orm import Job
+from services.searches.comparison import Answer, Comparison
 from services.states import PERMANENT, Kind, Reason
 from services.training.epochs import Epoch
 from services.training.measures import DEFAULTS
@@ -79,16 +80,43 @@ class Record:
     retry_seconds: float
     recorded: int = 0
     """Number of checkpoint events in this record and the records before it."""
+    comparison: Comparison | None = None
+    """Of a trial whose search stops trials early."""
+    pruned_because: str | None = None
+    """Why the search stopped the trial, if it did."""
 
-    def write(self, session: Session) -> None:
-        """Raises LeaseLost when the job is another's to write."""
+    def write(self, session: Session) -> Answer | None:
+        """Write it. If a trial has reached a rung: whether it goes on.
+
+        Raises:
+            LeaseLost: another attempt, or nobody, owns the job now.
+        """
         lease = Lease.of(self.job)
         for event in merged(self.events):
             _apply(session, lease, event)
         if self.lines:
             events.log(session, lease, self.lines)
+        answer = self._answer(session, lease)
         if self.end is not None:
             self._end(session, lease, self.end)
+        return answer
+
+    @property
+    def rung(self) -> EpochEnded | None:
+        """The last rung that a trial has reached with these events."""
+        if self.comparison is None:
+            return None
+        reached = [each for each in self.events if isinstance(each, EpochEnded) and each.epoch in self.comparison.rungs]
+        return reached[-1] if reached else None
+
+    def _answer(self, session: Session, lease: Lease) -> Answer | None:
+        if self.comparison is None or (reached := self.rung) is None:
+            return None
+        answer = self.comparison.answer(session, reached.record)
+        if answer.goes_on:
+            data = {"epoch": answer.epoch, "value": answer.value}
+            events.note(session, lease, events.Type.RUNG, answer.message, data=data)
+        return answer
 
     def _end(self, session: Session, lease: Lease, end: End) -> None:
         match end:
@@ -115,6 +143,8 @@ class Record:
         log.info("%s: attempt %d stopped (%s)", lease.job_id, lease.attempt, reason)
         if reason is StopReason.CANCEL:
             attempts.cancelled(session, lease, **offered)
+        elif reason is StopReason.PRUNED:
+            attempts.pruned(session, lease, self.pruned_because, **offered)
         elif reason is StopReason.PAUSE:
             attempts.paused(session, lease)
         elif reason is StopReason.TIME_LIMIT:

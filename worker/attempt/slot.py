@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine
 from services.blobs.storage import Storage
 from services.jobs.retraining import Baseline
 from services.orm import Checkpoint, Job
+from services.searches.comparison import Comparison
 from services.settings import Settings
 from worker.attempt.spare import Spares
 from worker.drain import Drain
@@ -86,3 +87,5 @@ class Claim:
     """Of a data set that was kept as it came: the ending of its name."""
     is_unchecked: bool = False
     """Whether the data set was kept as it came."""
+    comparison: Comparison | None = None
+    """Of a trial whose search stops trials early."""

@@ -18,7 +18,7 @@ from loopline.view import table
 from loopline.view.notes import changing, note, on_retry
 from loopline.view.watching import in_sight
 
-STYLES = {**table.STYLES, "refused": "magenta"}
+STYLES = {**table.STYLES, "refused": "magenta", "pruned": "dim"}
 MOST_LETTERS = 24
 """Of a chosen value that is a text or a mapping."""
 SPARK_WIDTH = 40
@@ -189,7 +189,7 @@ def _row(search: Search, trial: Trial, names: Mapping[str, str]) -> dict[str, st
 
 
 def _reached(trial: Trial) -> str:
-    if trial.value is None and trial.status == "running":
+    if trial.value is None and trial.status in ("running", "pruned"):
         return f"epoch {trial.epoch}/{trial.epochs}" if trial.epochs else f"epoch {trial.epoch}"
     return text.number(trial.value)
 
@@ -209,7 +209,7 @@ def _value(chosen: Any) -> str:
 
 def _counts(search: Search) -> str:
     """`5 succeeded, 1 failed`"""
-    order = ("succeeded", "failed", "refused", "cancelled", "running", "paused", "queued")
+    order = ("succeeded", "pruned", "failed", "refused", "cancelled", "running", "paused", "queued")
     return ", ".join(f"{search.counts[status]} {status}" for status in order if search.counts.get(status))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,26 @@ def test_tpe_keeps_away_from_choices_that_cannot_be_trained() -> None:
         state = State.COMPLETE if possible else State.IMPOSSIBLE
         trials.append(Trial(len(trials) + 1, choices, state, value_of(choices) if possible else None))
     assert sum(trial.state == State.IMPOSSIBLE for trial in trials[20:]) <= 3
+
+
+def test_tpe_learns_from_trials_that_were_stopped_early_and_from_how_far_they_got() -> None:
+    space = space_of(SPACE)
+    trials = history(space, 14)
+
+    def after(state: State, reports: dict[int, float]) -> Choices:
+        """What is suggested if some of the trials ended like this."""
+        stopped = [Trial(each.number, each.choices, state, None, reports) for each in trials[:4]]
+        found = suggested(space, [*stopped, *trials[4:]])
+        assert found == suggested(space, [*stopped, *trials[4:]])
+        return found
+
+    pruned = after(State.PRUNED, {1: 0.5})
+    assert pruned != after(State.LOST, {})
+    assert pruned != suggested(space, trials[4:])
+    assert after(State.PRUNED, {3: math.nan}) == pruned  # the places among the worse ones are the same
+    few = [Trial(each.number, each.choices, State.PRUNED, None, {1: value_of(each.choices)}) for each in trials]
+    other = [Trial(each.number, each.choices, State.PRUNED, None, {1: -value_of(each.choices)}) for each in trials]
+    assert suggested(space, few) != suggested(space, other)  # without complete ones the best of these are followed
 
 
 def test_values_are_those_of_the_space() -> None:
