@@ -37,7 +37,7 @@ def of_fields(space: Space, trials: Sequence[tuple[Mapping[str, Any], float | No
 
     Args:
         space: the fields.
-        trials: the choices and the value of the metric of each trial that has one.
+        trials: the choices of each trial that can be ranked, and its value or place: equal ones are equally good.
     """
     found = []
     for field in space.fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from services.orm import Job, Search
 from services.searches import importance
 from services.searches.importance import Importance
 from services.searches.reading import read_space
-from services.searches.trials import MEASURED, value_of
+from services.searches.trials import MEASURED, stopped_at, value_of
 from services.states import Reason, Status
 from services.text import clean
 from services.training.measures import Measure, recorded
@@ -133,7 +134,9 @@ def detail(session: Session, search: Search) -> Detail:
     rows = _with_best_so_far(sorted(made, key=lambda row: row.trial), measure)
     counts = Counter(_standing(job.status, job.reason) for job in jobs)
     summary = _summary(search, counts, sum(job.revision for job in jobs))
-    return Detail(summary.counts, rows, _best(rows, measure), _importance(search, rows, measure), summary.revision)
+    stopped = stopped_at(session, search.id, metric) if counts[PRUNED] else {}
+    fields = _importance(search, rows, stopped, measure)
+    return Detail(summary.counts, rows, _best(rows, measure), fields, summary.revision)
 
 
 def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summary:
@@ -177,7 +180,19 @@ def _best(rows: Sequence[Row], measure: Measure) -> Best | None:
     return Best(best.trial, best.job_id, best.value, best.choices)
 
 
-def _importance(search: Search, rows: Sequence[Row], measure: Measure) -> Sequence[Importance]:
+def _importance(
+    search: Search, rows: Sequence[Row], stopped: Mapping[int, Mapping[int, float]], measure: Measure
+) -> Sequence[Importance]:
+    """From the ranks of the complete trials, and behind them of those that were stopped early, as TPE ranks them: those
+    that got further are better."""
     space, _ = read_space(search.settings["space"], {})
-    complete = [(row.choices, row.value) for row in rows if row.value is not None]
-    return [] if space is None else importance.of_fields(space, complete)
+    keys: dict[int, tuple[float, ...]] = {}
+    for row in rows:
+        if row.value is not None:
+            keys[row.trial] = (0, 0, -row.value if measure.higher_is_better else row.value)
+        for epoch, value in stopped.get(row.trial, {}).items():
+            is_number = not math.isnan(value)
+            keys[row.trial] = (1, -epoch, (-value if measure.higher_is_better else value) if is_number else math.inf)
+    places = {key: place for place, key in enumerate(sorted({*keys.values()}))}
+    ranked = [(row.choices, places[keys[row.trial]]) for row in rows if row.trial in keys]
+    return [] if space is None else importance.of_fields(space, ranked)

@@ -67,7 +67,7 @@ def history(session: Session, search: Search) -> Sequence[Trial]:
     columns = (Job.trial, Job.choices, Job.status, Job.reason, *MEASURED)
     rows = session.execute(select(*columns).where(Job.search_id == search.id)).all()
     metric = search.settings["metric"]
-    reports = _reports(session, search.id, metric)
+    reports = stopped_at(session, search.id, metric)
     made = [Trial(row.trial, row.choices, *_outcome(row, metric), reports.get(row.trial, {})) for row in rows]
     refused = [Trial(each["trial"], each["choices"], State.IMPOSSIBLE) for each in search.refused]
     return sorted([*made, *refused], key=lambda trial: trial.number)
@@ -87,8 +87,8 @@ def value_of(row: Any, metric: str) -> float | None:
     return float(found) if found is not None and math.isfinite(found) else None
 
 
-def _reports(session: Session, search_id: str, metric: str) -> Mapping[int, Mapping[int, float]]:
-    """Of each trial that was stopped early, by number, what it was stopped for."""
+def stopped_at(session: Session, search_id: str, metric: str) -> Mapping[int, Mapping[int, float]]:
+    """Of each trial that was stopped early, by number: the epoch, and the metric there; NaN if it has none."""
     stopped = (Job.search_id == search_id, Job.status == Status.CANCELLED, Job.reason == Reason.PRUNED)
     last = sa.and_(Epoch.job_id == Job.id, Epoch.epoch == Job.epoch)
     rows = session.execute(select(Job.trial, Epoch.epoch, Epoch.record).join(Epoch, last).where(*stopped))

@@ -194,6 +194,23 @@ def test_a_cancellation_that_was_asked_for_is_one_on_request(engine: Engine, sub
     assert ended.message == "The job was cancelled on request; submit it again to run it."
 
 
+def test_importance_ranks_trials_that_were_stopped_early_behind_the_complete_ones(
+    engine: Engine, submit: Submit
+) -> None:
+    """Nine of ten are stopped, so nothing would be said without them."""
+    search = submit(trials=10, parallel=10)
+    claimed = [claim(engine) for _ in range(10)]
+    best, *others = sorted(claimed, key=lambda job: job.choices["training.optimizer.lr"] if job.choices else 0.0)
+    reach(engine, best, 1, 0.0)
+    for place, job in enumerate(others):
+        assert not reach(engine, job, 1, None if place == 8 else 0.1 * (place + 1)).goes_on
+        prune(engine, job)
+    succeed(engine, best, 5.0)
+    [field] = detail(engine, search).importance
+    assert (field.path, field.trials) == ("training.optimizer.lr", 10)
+    assert field.share > 0.99
+
+
 @pytest.mark.parametrize(
     ("more", "rule"),
     [
