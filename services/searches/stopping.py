@@ -44,9 +44,10 @@ def first_rung(epochs: int) -> int:
 
 
 def rungs(first: int, epochs: int, factor: int = FACTOR) -> tuple[int, ...]:
-    """The epochs at which a trial with so many epochs is compared, ascending. The last epoch is none of them."""
+    """The epochs at which a trial with so many epochs is compared, ascending. None is in the second half of the trial:
+    little time would be saved, and a result that is nearly there would be lost."""
     found = []
-    while first < epochs:
+    while 2 * first <= epochs:
         found.append(first)
         first *= factor
     return tuple(found)

@@ -39,7 +39,7 @@ from worker.scheduler import searches
 
 SPEC: dict[str, Any] = {
     "architecture": {"cell": "gru", "hidden_size": 4},
-    "training": {"epochs": 5, "batch_size": 4},
+    "training": {"epochs": 6, "batch_size": 4},
     "data": {"synthetic": {"samples": 80, "length": 5, "features": 2, "classes": 2}},
 }
 
@@ -88,7 +88,7 @@ def test_a_trainer_goes_on_if_its_supervisor_never_answers(trainer: Trainer, tmp
     send_order(trainer, tmp_path, (1,))
     told = until(trainer, End)
     assert isinstance(told[-1], Finished)
-    assert [each.epoch for each in told if isinstance(each, EpochEnded)] == [1, 2, 3, 4, 5]
+    assert [each.epoch for each in told if isinstance(each, EpochEnded)] == [1, 2, 3, 4, 5, 6]
     assert warnings_of(told) == ["Nobody said after epoch 1 in time whether this trial goes on, so it goes on."]
 
 
@@ -122,7 +122,7 @@ def slot(make_slot: Callable[..., Slot]) -> Slot:
     return make_slot(spares=Noting(trainer_command(device="cpu", threads=1), count=1))
 
 
-def submit(engine: Engine, space: dict[str, Any], *, epochs: int = 5, **more: Any) -> str:
+def submit(engine: Engine, space: dict[str, Any], *, epochs: int = 6, **more: Any) -> str:
     document = {
         **SPEC,
         "training": {**SPEC["training"], "epochs": epochs},
@@ -166,7 +166,7 @@ def test_a_bad_trial_is_stopped_at_its_first_rung_and_the_next_one_follows(
     work(engine, slot)
     trials = told(engine, search_id)
     assert [trial[2:4] for trial in trials] == [("succeeded", None), ("cancelled", "pruned"), ("succeeded", None)]
-    assert [len(trial[5]) for trial in trials] == [5, 1, 5]
+    assert [len(trial[5]) for trial in trials] == [6, 1, 6]
     assert [[data["epoch"] for _, data in trial[6]] for trial in trials] == [[1, 3], [], [1, 3]]
     assert trials[1][4].endswith("It is number 2 of the 2 trials that have got there, and the best one goes on.")
     with db.read_scope(engine) as session:

@@ -19,14 +19,15 @@ HISTORIES = 40
 TRIALS = 16
 
 
-def test_rungs_are_three_times_as_far_each_time_and_never_the_last_epoch() -> None:
+def test_rungs_are_three_times_as_far_each_time_and_never_in_the_second_half() -> None:
     assert stopping.first_rung(81) == 3
     assert stopping.rungs(3, 81) == (3, 9, 27)
-    assert stopping.rungs(3, 82) == (3, 9, 27, 81)
+    assert stopping.rungs(3, 161) == (3, 9, 27)
+    assert stopping.rungs(3, 162) == (3, 9, 27, 81)
     assert stopping.rungs(3, 3) == ()
-    assert stopping.rungs(stopping.first_rung(10), 10) == (1, 3, 9)
+    assert stopping.rungs(stopping.first_rung(10), 10) == (1, 3)
     assert stopping.rungs(stopping.first_rung(1), 1) == ()
-    assert len(stopping.rungs(stopping.first_rung(10_000), 10_000)) == 4
+    assert stopping.rungs(stopping.first_rung(10_000), 10_000) == (370, 1110, 3330)
 
 
 class History:
