@@ -29,7 +29,7 @@ EVENTS: Mapping[str, str] = {
     "job.paused": "A job was paused.",
     "job.succeeded": "A job has ended and has a model, or answers if it predicts.",
     "job.failed": "A job has failed; `reason` and `message` say why.",
-    "job.cancelled": "A job has ended because somebody cancelled it.",
+    "job.cancelled": "A job has ended because somebody cancelled it, or because its search stopped it early.",
     "batch.ended": "Every job of a batch has ended; `status` and `counts` say how.",
     "schedule.fired": "A schedule submitted a batch, for a slot or because somebody requested it.",
     "schedule.ended": "A batch that a schedule submitted has ended; `outcome` and `counts` say how.",

@@ -215,7 +215,7 @@ def download(
 
     A model consists of model.safetensors (the weights), model.json, history.json, model.onnx (the model with its
     preprocessing, for ONNX Runtime) and README.md (the model card) with its pictures.
-    If the job was cancelled or reached its time limit, it is the best model until then.
+    If the job was cancelled, reached its time limit or was stopped by its search, it is the best model until then.
     The answers of a job that predicts are one file, answers.csv or answers.parquet.
 
     Example: loopline download last --to vowels-model

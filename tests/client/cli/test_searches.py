@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from loopline import Client, Search
 from loopline.cli.app import app
 from loopline.view import searches as view
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tests.client.cli.test_terminal import Terminal, command, environment
@@ -139,6 +141,22 @@ def test_a_terminal_shows_one_line_that_fits_and_then_the_table(
     ]
     assert max(map(len, table)) <= columns
     assert "2 best" in terminal.text
+
+
+def test_a_trial_that_was_stopped_early_shows_how_far_it_got() -> None:
+    best = {"trial": 1, "job_id": "job_1", "status": "succeeded", "value": 0.5, "epoch": 10, "epochs": 10}
+    stopped = {"trial": 2, "job_id": "job_2", "status": "pruned", "message": "Stopped.", "epoch": 3, "epochs": 10}
+    settings = {"space": {"training.optimizer.lr": {}}, "metric": "validation_loss"}
+    counts = {"succeeded": 1, "pruned": 1, "cancelled": 0}
+    given = {"id": "search_1", "status": "succeeded", "wanted": 2, "made": 2, "counts": counts, "settings": settings}
+    search = Search.of({**given, "trials": [best, stopped]})
+    console = Console(width=100, file=StringIO())
+    console.print(view.Rows(search))
+    assert isinstance(console.file, StringIO)
+    _, first, second = console.file.getvalue().splitlines()
+    assert first.split()[:3] == ["1", "succeeded", "0.5000"]
+    assert second.split()[:4] == ["2", "pruned", "epoch", "3/10"]
+    assert ": 2 of 2 trials, 1 succeeded, 1 pruned." in view.total(search)
 
 
 def test_short_names_are_the_ends_of_paths_that_no_other_has() -> None:
