@@ -31,6 +31,11 @@ def prepare(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None = None, d
 
     Raises DatasetInvalid when a part of the split cannot be used.
     """
+    prepared = _prepared(arrays, spec, card, drawn)
+    return prepared if spec.data.split.evaluate_test else replace(prepared, test=None)
+
+
+def _prepared(arrays: Arrays, spec: Spec, card: Mapping[str, Any] | None, drawn: Parts | None) -> Prepared:
     if tasks.forecast(spec):
         return windows.prepare(arrays, spec, None if card is None else Fit.read(card))
     if isinstance(spec.task, NextStep):

@@ -353,6 +353,9 @@ class Split(Strict):
     step, with labels or with values is never stratified."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Separate from training.seed, so that runs with different training seeds are tested on the same samples."""
+    evaluate_test: bool = True
+    """False sets the test part aside and does not test the model on it. So it stays unseen while models are compared;
+    the trials of a search are trained in this way."""
 
 
 Column = Annotated[Plain, Field(min_length=1, max_length=200)]

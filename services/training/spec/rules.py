@@ -208,6 +208,8 @@ def _retrain(spec: Spec) -> Iterator[Problem]:
         yield Problem("/retrain/gate/against", advice)
     if retrain.gate is not None and spec.data.split.test == 0.0:
         yield Problem("/data/split/test", NEEDS_TEST)
+    if retrain.gate is not None and not spec.data.split.evaluate_test:
+        yield Problem("/data/split/evaluate_test", "must be true: the gate compares models on the test part")
     if retrain.gate is not None and retrain.gate.metric is not None:
         yield from _bar(retrain.gate, retrain.gate.metric)
 
