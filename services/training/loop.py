@@ -464,7 +464,7 @@ def probe(run: Run) -> gradients.Numbers:
 
 def _keep_best(run: Run, record: Epoch) -> None:
     value = _judged(run, record, run.training.best_by)
-    keeps_last = run.fold.epochs is not None  # how long is long enough was decided before
+    keeps_last = run.training.keep == "last" or run.fold.epochs is not None  # of a final model the folds have decided
     if keeps_last or run.state.best is None or _better(run.training.best_by, value, run.state.best.value):
         weights = {key: tensor.detach().clone() for key, tensor in run.model.state_dict().items()}
         run.state.best = Best(run.state.epoch, value, weights)

@@ -218,6 +218,13 @@ def test_the_final_model_trains_for_the_mean_of_the_best_epochs_and_is_tested_on
     assert same(weights(asked), alone.model.state_dict())
 
 
+def test_folds_that_keep_the_last_epoch_train_a_final_model_for_as_many(order: Callable[..., Event]) -> None:
+    told = list(events(order(training={"keep": "last", "early_stopping": None, "epochs": 3})))
+    result = told[-1]["result"]
+    assert [fold["best_epoch"] for fold in result["folds"]] == [3] * FOLDS
+    assert result["epochs"] == 3
+
+
 @pytest.mark.parametrize("fold", range(1, FOLDS + 1))
 def test_a_fold_is_the_job_whose_split_is_given_with_the_same_rows(fold: int, unbroken: Unbroken) -> None:
     asked, told = unbroken(seed=5)

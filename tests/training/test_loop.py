@@ -521,6 +521,14 @@ def test_the_best_weights_are_what_one_gets_however_the_run_ends(stopping: dict[
     assert len(seen) == (40 if stopping is None else best + 1 + 4)
 
 
+def test_the_last_weights_are_what_one_gets_if_they_are_to_be_kept() -> None:
+    run = memorising(keep="last")
+    seen = weights_after_each_epoch(run)
+    assert run.state.best is not None
+    assert (run.state.best.epoch, len(seen)) == (40, 40)
+    assert same(weights_of(run), seen[-1])
+
+
 def test_the_best_may_be_judged_by_another_metric() -> None:
     run = memorising(best_by="accuracy", epochs=15)
     trained(run)

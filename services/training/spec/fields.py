@@ -297,6 +297,9 @@ class Training(Strict):
     best_by: Literal[tuple(MEASURES)] = "loss"  # type: ignore[valid-type]
     """The metric that decides which epoch is the best. It is computed on the validation split, or on the training split
     if there is no validation split. For r2 the targets of that split must vary."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch whose weights are the result. `last` chooses no epoch by validation data, as suits few samples: which
+    epoch is the best on ten of them is mostly luck. It cannot be combined with early_stopping."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """The precision of the computation; weights are always float32. If a machine cannot compute the recurrent layers in
     bf16 or fp16, it computes them in float32. (For example, bf16 LSTMs on a CPU need AVX-512.) Then an event and

@@ -63,6 +63,10 @@ def _training(spec: Spec) -> Iterator[Problem]:
         yield Problem("/training/optimizer/nesterov", "needs a momentum greater than 0, such as 0.9")
     if spec.architecture.batch_norm and t.batch_size == 1:
         yield Problem("/training/batch_size", "must be at least 2 with batch_norm, which compares samples of one batch")
+    if t.keep == "last" and t.early_stopping is not None:
+        yield Problem(
+            "/training/keep", "last keeps what early_stopping finds worse: use best, or leave one of them out"
+        )
     yield from _bptt(spec)
     yield from _on_divergence(spec)
     yield from _beyond_float32(t.model_dump(), "/training")
