@@ -692,6 +692,14 @@ class SearchSettings(Answer):
     """By the names in its specs, the versions that every trial uses."""
     stop_early: StopEarly | None
     """Null if every trial is trained to its end."""
+    minutes: float | None
+    """After so many minutes no trial begins."""
+    final: bool
+    """Whether the best trial's spec is trained once more, on the samples of training and validation together."""
+    base: dict[str, Any] | None
+    """If the space was chosen for the data: the spec that it varies, completed."""
+    first: dict[str, Any] | None
+    """If the space was chosen for the data: the values of the first trial, which are those of the spec."""
 
 
 class SearchCounts(BatchCounts):
@@ -784,10 +792,25 @@ class FieldImportance(Answer):
     """How many trials this says it of."""
 
 
+class SearchFinal(Answer):
+    """The final model: the best trial's spec, trained on the samples of training and validation, and tested once."""
+
+    job_id: str
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    message: str | None
+    epoch: int
+    epochs: int | None
+    metrics: dict[str, float | None]
+    """Empty until it has succeeded."""
+    links: SelfLink
+
+
 class Search(SearchSummary):
     """A search with its trials."""
 
     best: SearchBest | None
+    final: SearchFinal | None
+    """Null until the trials have ended, and with `final: false`."""
     trials: list[SearchTrial]
     """By number."""
     importance: list[FieldImportance]

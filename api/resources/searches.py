@@ -207,6 +207,7 @@ def _answer(session: Session, search: Search, status: int) -> Response:
     resource = {
         **_summarised(search, found.counts),
         "best": best,
+        "final": found.final and {**found.final._asdict(), "links": {"self": f"/v1/jobs/{found.final.job_id}"}},
         "trials": [_row(row) for row in found.rows],
         "importance": [each._asdict() for each in found.importance],
         "document": search.document,

@@ -71,6 +71,25 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class FinalModel:
+    """The model that a search ends with: the best trial's spec, trained once more on the samples of training and
+    validation together, and tested once. `client.get(final.job_id)` is its job."""
+
+    job_id: str
+    status: str
+    message: str | None = None
+    epoch: int = 0
+    epochs: int | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    """Those of the test part, if there is one; empty until the job has succeeded."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document))
+
+
+@dataclass(frozen=True)
 class Importance:
     """How much a field matters for the metric: the share of the variance in rank that it alone explains (0 to 1)."""
 
@@ -114,6 +133,8 @@ class Search:
     algorithm: str = "tpe"
     best: BestTrial | None = None
     """None in a list of searches, and until a trial has succeeded."""
+    final: FinalModel | None = None
+    """None in a list of searches, until the trials have ended, and with `final: false`."""
     trials: tuple[Trial, ...] = field(default=(), repr=False)
     """By number; empty in a list of searches."""
     importance: tuple[Importance, ...] = field(default=(), repr=False)
@@ -133,6 +154,7 @@ class Search:
             | settings
             | {
                 "best": BestTrial.of(document["best"]) if document.get("best") else None,
+                "final": FinalModel.of(document["final"]) if document.get("final") else None,
                 "trials": tuple(Trial.of(row) for row in document.get("trials") or ()),
                 "importance": tuple(Importance.of(row) for row in document.get("importance") or ()),
                 "created_at": moment(document.get("created_at")),
@@ -160,10 +182,17 @@ class Search:
 
     def best_job(self) -> Job | None:
         """The job of the best trial, with its spec and its model; None while no trial has succeeded."""
-        if self.best is None:
-            return None
+        return None if self.best is None else self._job(self.best.job_id)
+
+    def model_job(self) -> Job | None:
+        """The job whose model is to be used: the final model's, or the best trial's if there is none. None while there
+        is neither."""
+        has_final = self.final is not None and self.final.status == "succeeded"
+        return self._job(self.final.job_id) if self.final is not None and has_final else self.best_job()
+
+    def _job(self, job_id: str) -> Job:
         http = self._connection
-        return Job.of(http.get_object(f"/v1/jobs/{quote(self.best.job_id, safe='')}"), http)
+        return Job.of(http.get_object(f"/v1/jobs/{quote(job_id, safe='')}"), http)
 
     def wait(self, timeout: float | None = None) -> Search:
         """Waits until the search has ended and returns it. `best` is its best trial.

@@ -39,7 +39,8 @@ class TrialOf(NamedTuple):
     """Which trial of a search a job is."""
 
     search_id: str
-    trial: int
+    trial: int | None
+    """None of the final model."""
     choices: Mapping[str, Any]
 
 

@@ -9,6 +9,7 @@ by the database as well.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ from services.jobs.control import Created, TrialOf
 from services.jobs.matrix import MAX_NAME, value, with_value
 from services.jobs.submission import Known
 from services.orm import Job, Search
-from services.searches import checking, queries, reading, state, trials
+from services.searches import checking, final, queries, reading, state, trials
+from services.searches.queries import Best
 from services.searches.space import Choices, spec_of
 from services.searches.trials import Trial
 from services.states import SearchStatus
@@ -102,19 +104,43 @@ def advance(engine: Engine, search_id: str) -> Step:
             step = _make(session, search, choices)
             faults.point("trial.written")
             return step
-        return Step(Did.ENDED, message=search.status) if state.end_if_over(session, search) else NOTHING
+        if not _is_over(session, search):
+            return NOTHING
+        if (best := final.missing(session, search)) is not None:
+            return _make_final(session, search, best)
+        return Step(Did.ENDED, message=search.status) if state.end(session, search) else NOTHING
 
 
 def _has_room(session: Session, search: Search) -> bool:
-    if search.made >= search.trials or search.cancel_requested:
+    if search.cancel_requested or not _wants_more(session, search):
         return False
     return len(state.going_on(session, search.id)) < search.parallel
+
+
+def _wants_more(session: Session, search: Search) -> bool:
+    """Whether another trial is wanted, and there seems to be time for it."""
+    if search.made >= search.trials:
+        return False
+    minutes: float | None = search.settings.get("minutes")
+    if minutes is None:
+        return True
+    took = trials.seconds(session, search.id)
+    at = session.scalar(select(now())) or 0.0
+    return at + (statistics.median(took) if took else 0.0) < search.created_at + 60.0 * minutes
+
+
+def _is_over(session: Session, search: Search) -> bool:
+    """Whether no job of it goes on, and it makes no more trials."""
+    is_enough = search.cancel_requested or not _wants_more(session, search)
+    return is_enough and not state.going_on(session, search.id)
 
 
 def _suggested(search: Search, known: Sequence[Trial]) -> Choices:
     from services.searches import suggesting  # which imports Optuna
 
     settings = search.settings
+    if search.made == 0 and settings.get("first") is not None:
+        return settings["first"]  # type: ignore[no-any-return]
     space, problems = reading.read_space(settings["space"], {})
     if space is None:
         raise SpecInvalid(problems)
@@ -150,15 +176,40 @@ def _make(session: Session, search: Search, choices: Choices) -> Step:
 
 def _base(search: Search, choices: Choices, number: int) -> Mapping[str, Any]:
     """The spec of a trial, with the versions of data sets that the search began with, and a name of its own."""
-    document = {key: each for key, each in search.document.items() if key != "search"}
-    spec = spec_of(document, choices)
+    document = search.settings.get("base") or search.document
+    spec = spec_of({key: each for key, each in document.items() if key != "search"}, choices)
     dataset = value(spec, "data.dataset")
     if isinstance(dataset, str):
         spec = with_value(spec, ["data", "dataset"], search.settings["datasets"].get(dataset, dataset))
+    if search.settings.get("final"):
+        spec = with_value(spec, ["data", "split", "evaluate_test"], False)
     if "name" not in choices:
-        ending = f"[{number}]"
-        spec["name"] = f"{(search.name or '')[: MAX_NAME - len(ending)]}{ending}"
+        spec["name"] = _named(search, number)
     return spec
+
+
+def _make_final(session: Session, search: Search, best: Best) -> Step:
+    """Make the final model a job. If its data set is gone, the search ends without one."""
+    spec = _base(search, best.choices, best.trial)
+    try:
+        with db.savepoint(session):
+            found = final.wanted(session, search, best, {**spec, "name": _named(search, "final")})
+            [job] = control.create_all(session, [found], request_id=search.request_id, tenant=search.tenant)
+    except (SpecInvalid, DatasetNotFound) as error:
+        state.change(search, settings={**search.settings, "final": False}, message=error.message)
+        return Step(Did.REFUSED, message=error.message)
+    except (QuotaExceeded, DatasetValidating) as error:
+        if search.message != error.message:
+            state.change(search, message=error.message)
+        search.due_at = now() + WAIT_SECONDS
+        return Step(Did.WAITS, message=error.message)
+    state.change(search, message=None)
+    return Step(Did.MADE, job=job)
+
+
+def _named(search: Search, what: object) -> str:
+    ending = f"[{what}]"
+    return f"{(search.name or '')[: MAX_NAME - len(ending)]}{ending}"
 
 
 def _refuse(search: Search, number: int, choices: Choices, error: SpecInvalid) -> Step:

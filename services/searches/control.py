@@ -20,7 +20,10 @@ from services.errors import IllegalMove, Invalid, JobNotFound, Problem, QuotaExc
 from services.idempotency import Key
 from services.jobs import control as jobs
 from services.orm import Job, Search, new_id
-from services.searches import checking, queries, reading, state
+from services.searches import automatic, checking, queries, reading, state
+from services.searches.automatic import Plan
+from services.searches.checking import Found
+from services.searches.reading import Wanted
 from services.states import SearchStatus
 from services.text import is_plain
 
@@ -51,9 +54,9 @@ def submit(
         QuotaExceeded: the tenant has as many searches as it may.
         IdempotencyConflict, IdempotencyInFlight: as `idempotency.claim`.
     """
-    wanted = reading.read(document)
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return Submitted(queries.get(session, earlier, tenant=tenant), replayed=True)
+    wanted, opened = _wanted(session, document, tenant)
     found = checking.check(session, wanted, tenant)
     count = select(func.count(Search.id)).where(Search.tenant == tenant, Search.ended_at.is_(None))
     if (session.scalar(count) or 0) >= MOST_GOING_ON:
@@ -65,14 +68,7 @@ def submit(
         tenant=tenant,
         name=name if isinstance(name, str) and is_plain(name) else None,
         document=dict(document),
-        settings={
-            "space": document["search"]["space"],
-            "algorithm": section.algorithm,
-            "metric": found.metric,
-            "seed": section.seed,
-            "datasets": dict(found.datasets),
-            "stop_early": found.stop_early,
-        },
+        settings=_settings(wanted, found, opened),
         status=SearchStatus.RUNNING,
         parallel=section.parallel,
         trials=wanted.trials,
@@ -89,6 +85,33 @@ def submit(
     return Submitted(search, replayed=False)
 
 
+def _wanted(session: Session, document: Mapping[str, Any], tenant: str) -> tuple[Wanted, Plan | None]:
+    """What a document asks for, and what was chosen if it does not say what to vary. Raises SpecInvalid,
+    DatasetValidating."""
+    given = document.get("search")
+    if not isinstance(given, Mapping) or given.get("space") is not None:
+        return reading.read(document), None
+    opened = automatic.plan(session, document, tenant)
+    return reading.read({**opened.base, "search": {**given, "space": opened.space}}), opened
+
+
+def _settings(wanted: Wanted, found: Found, opened: Plan | None) -> dict[str, Any]:
+    """The settings of a search's row."""
+    section = wanted.section
+    return {
+        "space": dict(section.space or {}),
+        "algorithm": section.algorithm,
+        "metric": found.metric,
+        "seed": section.seed,
+        "datasets": dict(found.datasets),
+        "stop_early": found.stop_early,
+        "minutes": section.minutes,
+        "final": section.final,
+        "base": dict(opened.base) if opened else None,
+        "first": dict(opened.first) if opened else None,
+    }
+
+
 def cancel(session: Session, search_id: str, *, tenant: str | None = None) -> Search:
     """Make no more trials, and cancel those that have not ended. A search that has ended stays as it is.
 
@@ -100,7 +123,7 @@ def cancel(session: Session, search_id: str, *, tenant: str | None = None) -> Se
         return search
     state.change(search, cancel_requested=True, due_at=now(), message=None)
     _each_going_on(session, search, jobs.cancel)
-    state.end_if_over(session, search)
+    state.end(session, search)
     return _fresh(session, search)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from services import paging
 from services.errors import SearchNotFound
+from services.jobs import batches
 from services.orm import Job, Search
 from services.searches import importance
 from services.searches.importance import Importance
@@ -58,6 +59,18 @@ class Row(NamedTuple):
     """From its first start to its end."""
 
 
+class Final(NamedTuple):
+    """The final model of a search: the best trial's spec, trained on all but the test part."""
+
+    job_id: str
+    status: str
+    message: str | None
+    epoch: int
+    epochs: int | None
+    metrics: Mapping[str, float | None]
+    """Empty until it has succeeded."""
+
+
 @dataclass(frozen=True)
 class Detail:
     """A search with all its trials."""
@@ -65,6 +78,7 @@ class Detail:
     counts: Mapping[str, int]
     rows: Sequence[Row]
     best: Best | None
+    final: Final | None
     importance: Sequence[Importance]
     revision: str
 
@@ -114,7 +128,7 @@ def page(
 def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summary]:
     """Of each of these searches how many trials stand where, in one query."""
     kinds = (Job.search_id, Job.status, Job.reason)
-    query = select(*kinds, func.count(Job.id), func.sum(Job.revision))
+    query = select(*kinds, func.count(Job.trial), func.sum(Job.revision))
     query = query.where(Job.search_id.in_([each.id for each in searches])).group_by(*kinds)
     counts: dict[str, Counter[str]] = {each.id: Counter() for each in searches}
     revisions: Counter[str] = Counter()
@@ -128,15 +142,17 @@ def detail(session: Session, search: Search) -> Detail:
     """A search with its trials, by number."""
     columns = (Job.id, Job.trial, Job.name, Job.status, Job.reason, Job.message, Job.choices, Job.epoch, Job.epochs)
     more = (Job.started_at, Job.finished_at, Job.revision, *MEASURED)
-    jobs = session.execute(select(*columns, *more).where(Job.search_id == search.id)).all()
+    found = session.execute(select(*columns, *more).where(Job.search_id == search.id).order_by(Job.id)).all()
+    jobs, finals = [job for job in found if job.trial is not None], [job for job in found if job.trial is None]
     metric, measure = search.settings["metric"], recorded(search.settings["metric"])
     made = [*(_row(job, metric) for job in jobs), *map(_refused, search.refused)]
     rows = _with_best_so_far(sorted(made, key=lambda row: row.trial), measure)
     counts = Counter(_standing(job.status, job.reason) for job in jobs)
-    summary = _summary(search, counts, sum(job.revision for job in jobs))
+    summary = _summary(search, counts, sum(job.revision for job in found))
     stopped = stopped_at(session, search.id, metric) if counts[PRUNED] else {}
+    model = _final(finals[-1]) if finals else None
     fields = _importance(search, rows, stopped, measure)
-    return Detail(summary.counts, rows, _best(rows, measure), fields, summary.revision)
+    return Detail(summary.counts, rows, _best(rows, measure), model, fields, summary.revision)
 
 
 def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summary:
@@ -152,6 +168,12 @@ def _row(job: Any, metric: str) -> Row:
     status = _standing(job.status, job.reason)
     plain = (job.name, status, job.message, value, None, job.choices, job.epoch, job.epochs, took)
     return Row(job.trial, job.id, *plain)
+
+
+def _final(job: Any) -> Final:
+    measured = {"metrics": job.metrics, "mean": job.mean}
+    metrics = batches.metrics_of(measured) if job.status == Status.SUCCEEDED else {}
+    return Final(job.id, job.status, job.message, job.epoch, job.epochs, metrics)
 
 
 def _refused(trial: Mapping[str, Any]) -> Row:

@@ -26,6 +26,8 @@ MOST_VALUE_LETTERS = 2000
 """Of a value of a list, as JSON."""
 MOST_TRIALS = 1000
 DEFAULT_TRIALS = 40
+MOST_MINUTES = 10_080
+"""A week."""
 PREFIX = "validation_"
 FORMS = "must be a list of values, or {low, high} and optionally `log` or `step`"
 
@@ -37,13 +39,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    space: dict[str, Any]
+    space: dict[str, Any] | None = None
     """Dotted paths into the spec. Each has a list of values, or the bounds of a number: `low`, `high` and optionally
-    `log` or `step`. With `when` a field is varied only if other fields have certain values."""
+    `log` or `step`. With `when` a field is varied only if other fields have certain values. Null: chosen for the data
+    set. Then the first trial is the spec itself, and fields that the spec states are not varied."""
     algorithm: Algorithm = "tpe"
     """`tpe` learns from the trials so far. `random` does not. `grid` makes every combination of lists once."""
     trials: int | None = Field(None, ge=1, le=MOST_TRIALS)
-    """Null: 40, or every combination if there are fewer; of a grid every combination."""
+    """Null: 40, or every combination if there are fewer; of a grid every combination. With `minutes`: as many as there
+    is time for."""
+    minutes: float | None = Field(None, gt=0, le=MOST_MINUTES)
+    """From the submission on, no trial begins after so many minutes, nor one for which too little time seems to be
+    left. Null: no limit."""
+    final: bool = True
+    """True trains the best trial's spec once more, on the samples of training and validation together, and tests this
+    model once. Until then the test part stays unseen. False tests every trial, and trains nothing more."""
     parallel: int = Field(1, ge=1, le=100)
     """How many trials may wait or run at once."""
     metric: str | None = None
@@ -91,7 +101,7 @@ def read(document: Mapping[str, Any]) -> Wanted:
     trials, problems = _trials(section, found)
     if problems:
         raise SpecInvalid(problems)
-    return Wanted(base, section, found, trials)
+    return Wanted(base, section.model_copy(update={"space": given["space"]}), found, trials)
 
 
 def most_trials(found: Space) -> tuple[int, str]:
@@ -112,7 +122,8 @@ def _trials(section: Section, found: Space) -> tuple[int, list[Problem]]:
             return 0, [Problem(space.PLACE, detail)]
     most, why = most_trials(found)
     if section.trials is None:
-        return (most if section.algorithm == "grid" else min(DEFAULT_TRIALS, most)), []
+        is_open = section.algorithm == "grid" or section.minutes is not None
+        return (most if is_open else min(DEFAULT_TRIALS, most)), []
     if section.trials > most:
         return 0, [Problem("/search/trials", f"must be at most {most:,}, because {why}; got {section.trials:,}")]
     return section.trials, []

@@ -12,6 +12,7 @@ from services.db import now
 from services.errors import SearchNotFound
 from services.orm import Job, Search
 from services.searches import queries
+from services.searches.trials import of_search
 from services.states import TERMINAL, SearchStatus, Status
 from services.text import clean
 from services.webhooks import news
@@ -41,25 +42,25 @@ def change(search: Search, **values: Any) -> None:
 
 
 def going_on(session: Session, search_id: str) -> Sequence[str]:
-    """The ids of the trials that wait, run or are paused, oldest first."""
+    """The ids of its jobs that wait, run or are paused, oldest first."""
     query = select(Job.id).where(Job.search_id == search_id, queries.goes_on())
     return session.scalars(query.order_by(Job.id)).all()
 
 
-def end_if_over(session: Session, search: Search) -> bool:
-    """End a search that this transaction holds, and announce it, if it has nothing more to do; whether it ended."""
+def end(session: Session, search: Search) -> bool:
+    """End a search that this transaction holds and that makes no more jobs, and announce it, unless a job of it goes
+    on; whether it ended."""
     session.flush()
-    is_over = search.cancel_requested or (search.status == SearchStatus.RUNNING and search.made >= search.trials)
-    if search.status in ENDED or not is_over or going_on(session, search.id):
+    if search.status in ENDED or going_on(session, search.id):
         return False
     mine = Job.search_id == search.id
     last = session.scalar(select(func.max(Job.finished_at)).where(mine, Job.status.in_(TERMINAL)))
-    best = session.scalar(select(Job.id).where(mine, Job.status == Status.SUCCEEDED).limit(1))
+    best = session.scalar(select(Job.id).where(*of_search(search.id), Job.status == Status.SUCCEEDED).limit(1))
     status = SearchStatus.SUCCEEDED if best is not None else SearchStatus.FAILED
     if search.cancel_requested:
         status, last = SearchStatus.CANCELLED, None
     ended_at = session.scalar(select(now())) if last is None else last
-    change(search, status=status, due_at=None, ended_at=ended_at, message=None)
+    change(search, status=status, due_at=None, ended_at=ended_at)
     session.flush()
     news.announce(session, "search.ended", search.tenant, lambda: _news(session, search))
     return True

@@ -65,7 +65,7 @@ class Trial:
 def history(session: Session, search: Search) -> Sequence[Trial]:
     """The trials of a search, those refused too, by number."""
     columns = (Job.trial, Job.choices, Job.status, Job.reason, *MEASURED)
-    rows = session.execute(select(*columns).where(Job.search_id == search.id)).all()
+    rows = session.execute(select(*columns).where(*of_search(search.id))).all()
     metric = search.settings["metric"]
     reports = stopped_at(session, search.id, metric)
     made = [Trial(row.trial, row.choices, *_outcome(row, metric), reports.get(row.trial, {})) for row in rows]
@@ -76,8 +76,20 @@ def history(session: Session, search: Search) -> Sequence[Trial]:
 def standing(session: Session, search: Search) -> object:
     """What a suggestion depends on besides the search's row; a trial that has ended no longer changes. Cheap."""
     going_on = Job.status.not_in(TERMINAL)
-    rows = session.execute(select(Job.trial, going_on).where(Job.search_id == search.id).order_by(Job.trial))
+    rows = session.execute(select(Job.trial, going_on).where(*of_search(search.id)).order_by(Job.trial))
     return search.made, [(number, bool(goes_on)) for number, goes_on in rows]
+
+
+def of_search(search_id: str) -> Sequence[sa.ColumnElement[bool]]:
+    """Whether a job is a trial of this search. Its final model is a job of the search too, and no trial."""
+    return (Job.search_id == search_id, Job.trial.is_not(None))
+
+
+def seconds(session: Session, search_id: str) -> Sequence[float]:
+    """How long each trial took that has ended, from its first start."""
+    took = Job.finished_at - Job.started_at
+    found = session.scalars(select(took).where(*of_search(search_id), took.is_not(None)))
+    return [seconds for seconds in found if seconds is not None]
 
 
 def value_of(row: Any, metric: str) -> float | None:

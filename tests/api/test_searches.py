@@ -22,7 +22,7 @@ SPACE = {"training.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "arc
 
 @pytest.fixture
 def wanted(spec: dict[str, Any]) -> dict[str, Any]:
-    return {**spec, "search": {"space": SPACE, "trials": 3}}
+    return {**spec, "search": {"space": SPACE, "trials": 3, "final": False}}
 
 
 def look(service: Service) -> None:
@@ -51,6 +51,7 @@ def test_a_search_is_submitted_and_its_trials_are_its_table(any_app: Flask, want
     assert made["settings"] == {
         **{"space": SPACE, "algorithm": "tpe", "metric": "validation_loss", "higher_is_better": False},
         **{"seed": 0, "datasets": {}, "stop_early": {"rule": "asha", "first_rung": 1, "factor": 3}},
+        **{"minutes": None, "final": False, "base": None, "first": None},
     }
     for loss in (0.5, 0.25, 0.75):
         finish(service, loss)
@@ -66,7 +67,9 @@ def test_a_search_is_submitted_and_its_trials_are_its_table(any_app: Flask, want
     job = client.get(shown["best"]["links"]["self"]).get_json()
     assert (job["search_id"], job["trial"], job["name"]) == (made["id"], 2, "try[2]")
     [listed] = client.get("/v1/searches").get_json()["data"]
-    assert listed == {key: shown[key] for key in shown if key not in ("best", "trials", "importance", "document")}
+    assert listed == {
+        key: shown[key] for key in shown if key not in ("best", "final", "trials", "importance", "document")
+    }
 
 
 def test_what_is_wrong_is_named_where_it_lies(client: FlaskClient, wanted: Any) -> None:
@@ -136,7 +139,7 @@ def test_pause_resume_cancel_and_more_trials(
 
 def test_a_refused_trial_is_a_row_without_a_job(client: FlaskClient, service: Service, spec: Any) -> None:
     space = {"architecture.cell": ["gru", "lstm"], "architecture.forget_gate_bias": [0.5]}
-    document = {**spec, "search": {"space": space, "algorithm": "grid"}}
+    document = {**spec, "search": {"space": space, "algorithm": "grid", "final": False}}
     path = client.post("/v1/searches", json=document).get_json()["links"]["self"]
     look(service)
     first, second = client.get(path).get_json()["trials"]

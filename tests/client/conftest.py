@@ -202,6 +202,15 @@ class Service:
             self.succeed(job_id, metrics={"validation_loss": loss})
         searches.look(self.engine, self.bell)
 
+    def final(self, search_id: str, **metrics: float) -> None:
+        """The final model of a search comes to its end with these metrics."""
+        with db.read_scope(self.engine) as session:
+            query = sa.select(Job.id).where(Job.search_id == search_id, Job.trial.is_(None))
+            job_id = session.scalars(query).one()
+        self.start(job_id)
+        self.succeed(job_id, metrics=metrics)
+        searches.look(self.engine, self.bell)
+
     def _written(self, job_id: str, files: dict[str, bytes]) -> list[dict[str, Any]]:
         folder = self.storage.job_dir(job_id)
         for name, content in files.items():

@@ -17,7 +17,7 @@ SPACE = {"training.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "arc
 
 @pytest.fixture
 def wanted(tiny: dict[str, Any]) -> dict[str, Any]:
-    return {**tiny, "search": {"space": SPACE, "trials": 2}}
+    return {**tiny, "search": {"space": SPACE, "trials": 2, "final": False}}
 
 
 def test_a_search_is_waited_for_and_its_best_job_has_the_model(
@@ -39,6 +39,25 @@ def test_a_search_is_waited_for_and_its_best_job_has_the_model(
     assert (job.id, job.search_id, job.trial) == (ended.best.job_id, search.id, 2)
     assert ended.seconds is not None
     assert client.search(search.id) == ended.refresh() == ended
+
+
+def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, service: Service, tiny: Any) -> None:
+    search = client.submit_search({**tiny, "search": {"space": SPACE, "trials": 2, "minutes": 5.0}})
+    service.trial(search.id, 0.5, 0.25)
+    going_on = search.refresh()
+    assert going_on.final is not None
+    assert (going_on.terminal, going_on.final.status, going_on.final.metrics) == (False, "queued", {})
+    best = going_on.model_job()
+    assert best is not None
+    assert best.trial == 2
+    service.final(search.id, test_accuracy=0.9, test_loss=0.3)
+    ended = search.refresh()
+    assert (ended.status, ended.made) == ("succeeded", 2)
+    assert ended.final is not None
+    assert ended.final.metrics == {"test_accuracy": 0.9, "test_loss": 0.3}
+    model = ended.model_job()
+    assert model is not None
+    assert (model.id, model.trial, model.search_id) == (ended.final.job_id, None, search.id)
 
 
 def test_changes_are_told_until_the_end(client: Client, service: Service, wanted: Any) -> None:

@@ -239,6 +239,29 @@ def test_one_command_goes_from_a_table_to_a_model_without_a_spec(url: str, tmp_p
     assert (job.raw["spec"]["architecture"]["pooling"], job.raw["spec"]["training"]["batch_size"]) == ("max", 8)
 
 
+def test_one_command_searches_for_the_best_model_of_a_table(url: str, tmp_path: Path) -> None:
+    as_csv(tmp_path / "strolls.csv", [*rows()])
+    few = ("--set", "training.epochs=4", "--set", "data.split.test=0.2", "--set", "data.split.validation=0.3")
+    columns = ("--target", "activity", "--group", "walk")
+    done = loopline(url, tmp_path, "train", "strolls.csv", *columns, "--minutes", "0.1", *few)
+    assert done.returncode == 0, done.stderr
+    assert "The final model is job_" in done.stdout
+    with Client(url) as client:
+        [search] = client.searches()
+        search = search.refresh()
+        model = search.model_job()
+        assert search.final is not None
+        assert model is not None
+        assert model.id == search.final.job_id
+        assert model.result is not None
+        assert "test_accuracy" in model.result.metrics
+        best = search.best_job()
+        assert best is not None
+        assert best.result is not None
+        assert not any(name.startswith("test_") for name in best.result.metrics)
+        assert search.trials[0].choices == search.raw["settings"]["first"]
+
+
 def test_one_command_goes_from_a_text_to_a_model_that_writes(url: str, tmp_path: Path) -> None:
     drawn = random.Random(6)
     words = "the cat sat on a mat and saw the dog run to a hat".split()  # noqa: SIM905

@@ -15,6 +15,7 @@ from loopline.view.notes import note, say
 if TYPE_CHECKING:
     from loopline.client import Client
     from loopline.search import Search
+    from loopline.spec import SpecFile
 
 searches = typer.Typer(
     help="List, show, watch, pause and extend searches.\n\nExample: loopline searches show last",
@@ -55,20 +56,32 @@ def search(
         spec = changed(file, settings or [])
         if name is not None:
             spec.set(("name",), name, verbatim=True)
-        try:
-            made = with_data(
-                client, [spec], lambda ready: client.submit_search(ready[0], idempotency_key=idempotency_key)
-            )
-        except errors.BadRequest as error:
-            problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
-            raise errors.BadRequest(error.message, problems=problems) from None
-        if not as_json:
-            from loopline.view import searches as view
+        submitted(ctx, client, file, spec, idempotency_key, wait=wait, as_json=as_json)
 
-            before = " before, with this idempotency key" if made.replayed else ""
-            say(f"Submitted {view.titled(made)}{before}: {view.plan(made)}.")
-        if wait:
-            return _followed(ctx, client, made, as_json=as_json)
+
+def submitted(
+    ctx: typer.Context,
+    client: Client,
+    file: str,
+    spec: SpecFile,
+    idempotency_key: str | None,
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Submits a search with the file that its spec names, and follows it if that is wanted."""
+    try:
+        made = with_data(client, [spec], lambda ready: client.submit_search(ready[0], idempotency_key=idempotency_key))
+    except errors.BadRequest as error:
+        problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
+        raise errors.BadRequest(error.message, problems=problems) from None
+    if not as_json:
+        from loopline.view import searches as view
+
+        before = " before, with this idempotency key" if made.replayed else ""
+        say(f"Submitted {view.titled(made)}{before}: {view.plan(made)}.")
+    if wait:
+        return _followed(ctx, client, made, as_json=as_json)
     if as_json:
         return print_json(made.raw)
     return note(f"Watch it with: {typed(ctx, 'searches watch', made.id)}")
@@ -206,7 +219,7 @@ def _show(ctx: typer.Context, found: Search) -> None:
     console = table.console()
     if found.trials:
         console.print(view.Rows(found))
-    for sentence in (view.total(found), view.curve(found), view.importance(found)):
+    for sentence in (view.total(found), view.final(found), view.curve(found), view.importance(found)):
         if sentence:
             say(sentence)
     if found.best is not None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopline.cli import columns, submit
-from loopline.cli.shared import AsJson
+from loopline import errors
+from loopline.cli import columns, searches, submit
+from loopline.cli.shared import AsJson, connected
 
 if TYPE_CHECKING:
     from loopline.spec import SpecFile
@@ -30,6 +31,10 @@ def train(
     weight: columns.Weight = None,
     split: columns.Split = None,
     settings: submit.Settings = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", metavar="MINUTES", min=0.01, help="Search so long for the best values, then train."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job.")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return as soon as the job is submitted; do not follow it.")
@@ -41,10 +46,11 @@ def train(
 ) -> None:
     """Train a model on a file, without a spec.
 
-    The network, and everything else that you do not set, is chosen for the data. The command follows the training until
-    it ends. Columns that you do not name are inferred.
+    The network, and everything else that you do not set, is chosen for the data. With --minutes, models with other
+    values are tried for so long, compared on validation data, and the best one is trained once more on all samples.
+    The command follows the training until it ends. Columns that you do not name are inferred.
 
-    Example: loopline train walks.csv --target activity --group walk --order time
+    Example: loopline train walks.csv --target activity --group walk --order time --minutes 10
     """
     schema = columns.given(
         target=target,
@@ -61,7 +67,13 @@ def train(
     spec = _spec(data, schema, name)
     for setting in settings or []:
         submit.apply(spec, setting)
-    submit.one(ctx, data, spec, watch=not detach, dry_run=dry_run, as_json=as_json)
+    if minutes is None:
+        return submit.one(ctx, data, spec, watch=not detach, dry_run=dry_run, as_json=as_json)
+    if dry_run:
+        raise errors.BadRequest("--dry-run shows a single job: leave --minutes out.")
+    spec.set(("search", "minutes"), str(minutes))
+    with connected(ctx) as client:
+        return searches.submitted(ctx, client, data, spec, None, wait=not detach, as_json=as_json)
 
 
 def _spec(data: str, schema: dict[str, Any], name: str | None) -> SpecFile:

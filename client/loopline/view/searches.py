@@ -14,6 +14,7 @@ from rich.text import Text
 from loopline import text
 from loopline.client import Client
 from loopline.search import BestTrial, Search, Trial
+from loopline.types import below
 from loopline.view import table
 from loopline.view.notes import changing, note, on_retry
 from loopline.view.watching import in_sight
@@ -68,7 +69,11 @@ def ordered(search: Search) -> Sequence[Trial]:
 def plan(search: Search) -> str:
     """`40 trials, 2 at once, by validation_accuracy`"""
     at_once = f", {search.parallel} at once" if search.parallel > 1 else ""
-    return f"{text.count(search.wanted, 'trial')}{at_once}, by {search.metric}"
+    minutes = below(search.raw, "settings").get("minutes")
+    many = text.count(search.wanted, "trial")
+    if isinstance(minutes, int | float):
+        many = f"trials for {text.duration(60.0 * minutes)}, at most {search.wanted:,}"
+    return f"{many}{at_once}, by {search.metric}"
 
 
 def titled(search: Search) -> str:
@@ -88,6 +93,21 @@ def total(search: Search) -> str:
     if search.best is not None:
         message += f" The best is {_best(search.best, search)}, {search.best.job_id}."
     return f"{said}{message}"
+
+
+def final(search: Search) -> str:
+    """`The final model is job_1: test_accuracy 0.9712, test_loss 0.0832.`"""
+    if search.final is None:
+        return ""
+    model = search.final
+    if model.status != "succeeded":
+        place = f", epoch {model.epoch} of {model.epochs}" if model.status == "running" and model.epochs else ""
+        return f"The final model is {model.job_id}: {model.status}{place}. {_clean(model.message, '')}".rstrip()
+    tested = {name: value for name, value in model.metrics.items() if name.startswith("test_") and value is not None}
+    if not tested:
+        return f"The final model is {model.job_id}. It was not tested, because the data set has no test part."
+    first = sorted(tested, key=lambda name: name == "test_loss")
+    return f"The final model is {model.job_id}: {', '.join(f'{name} {text.number(tested[name])}' for name in first)}."
 
 
 def curve(search: Search) -> str:
@@ -141,6 +161,8 @@ def progress(search: Search) -> str:
     """`12 of 40 trials; the best is trial 7: validation_accuracy 0.9712 (lr=0.003, cell=gru)`"""
     ended = sum(trial.terminal for trial in search.trials)
     best = f"; the best is {_best(search.best, search)}" if search.best is not None else ""
+    if search.final is not None and not search.terminal:
+        return f"the final model, epoch {search.final.epoch} of {search.final.epochs or '?'}{best}"
     return f"{ended} of {text.count(search.wanted, 'trial')}{best}"
 
 

@@ -43,7 +43,7 @@ def run(service: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 @pytest.fixture
 def file(tmp_path: Path, tiny: dict[str, Any]) -> Path:
     path = tmp_path / "search.yaml"
-    path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 3}}, sort_keys=False))
+    path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 3, "final": False}}, sort_keys=False))
     return path
 
 
@@ -75,6 +75,22 @@ def test_a_search_is_submitted_and_shown_with_its_best_trial_first(
     assert shown.stderr == f"The spec of the best trial: loopline show {best.job_id}\n"
     assert json.loads(run("searches", "show", search.id, "--json").stdout)["best"]["trial"] == 2
     assert f"{search.id}, trial 2" in run("show", best.job_id).stdout
+
+
+def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_path: Path, tiny: Any) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 1, "minutes": 10}}, sort_keys=False))
+    submitted = run("search", path)
+    assert submitted.exit_code == 0, submitted.output
+    assert "trials for 10 min, at most 1, by validation_loss" in submitted.stdout
+    search = newest(client)
+    service.trial(search.id, 0.5)
+    waiting = newest(client).final
+    assert waiting is not None
+    assert f"The final model is {waiting.job_id}: queued." in run("searches", "show", "last").stdout
+    service.final(search.id, test_accuracy=0.9, test_loss=0.3)
+    shown = run("searches", "show", "last").stdout
+    assert f"The final model is {waiting.job_id}: test_accuracy 0.9000, test_loss 0.3000." in shown
 
 
 def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, servic
     assert '"pooling": "max"' in shown
     told = invoke("events", "last").stdout
     assert "Chosen for this data: architecture.cell gru" in told
+
+
+def test_minutes_make_it_a_search(invoke: Invoke, service: Service) -> None:
+    done = invoke("train", "walks.csv", *COLUMNS, "--minutes", "10", "--detach", "--set", "architecture.num_layers=1")
+    assert done.exit_code == 0, done.output
+    assert "trials for 10 min, at most 1,000, by validation_loss" in done.stdout
+    assert "/v1/jobs" not in sent(service)
+    shown = json.loads(invoke("searches", "show", "last", "--json").stdout)
+    assert {"training.optimizer.lr", "architecture.hidden_size"} <= shown["settings"]["space"].keys()
+    assert "architecture.num_layers" not in shown["settings"]["space"]
+    assert shown["settings"]["base"]["data"]["split"]["folds"] == 4  # of forty sequences
 
 
 def test_a_dry_run_uploads_nothing(invoke: Invoke, service: Service) -> None:

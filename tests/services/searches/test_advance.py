@@ -59,7 +59,7 @@ def submit(scope: Scope) -> Callable[..., Search]:
     """A factory of searches, committed."""
 
     def made(*, space: dict[str, Any] | None = None, base: dict[str, Any] | None = None, **more: Any) -> Search:
-        document = {**SPEC, **(base or {}), "search": {"space": space or SPACE, "trials": 4, **more}}
+        document = {**SPEC, **(base or {}), "search": {"space": space or SPACE, "trials": 4, "final": False, **more}}
         with scope() as session:
             return control.submit(session, document, request_id="req_1").search
 

@@ -1,0 +1,174 @@
+"""The final model of a search, its budget of minutes, and what is varied if a document does not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from services import db
+from services.errors import SpecInvalid
+from services.jobs import attempts
+from services.jobs.leases import Lease
+from services.orm import Job, Search
+from services.searches import control
+from services.training.spec import parse
+from tests.services.searches.test_advance import SPEC, detail, finish, found, look
+
+Scope = Callable[[], AbstractContextManager[Session]]
+Submit = Callable[..., Search]
+LR = {"training.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}}
+DATA = {"synthetic": {"samples": 400, "length": 200, "features": 2, "classes": 2}, "split": {"test": 0.2}}
+
+
+@pytest.fixture
+def submit(scope: Scope) -> Submit:
+    """A factory of searches, committed."""
+
+    def made(base: dict[str, Any] | None = None, **section: Any) -> Search:
+        with scope() as session:
+            return control.submit(session, {**(SPEC if base is None else base), "search": section}).search
+
+    return made
+
+
+def jobs(engine: Engine, search: Search) -> list[Job]:
+    with db.read_scope(engine) as session:
+        return [*session.scalars(sa.select(Job).where(Job.search_id == search.id).order_by(Job.id))]
+
+
+def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(engine: Engine, submit: Submit) -> None:
+    base = {**SPEC, "data": DATA, "training": {"epochs": 9, "early_stopping": {"patience": 3}}}
+    search = submit(base, space=LR, trials=2)
+    for loss in (0.5, 0.2):
+        look(engine)
+        finish(engine, loss)
+    assert look(engine) == ["default"]
+    assert found(engine, search).status == "running"
+    *trials, model = jobs(engine, search)
+    assert [trial.spec["data"]["split"]["evaluate_test"] for trial in trials] == [False, False]
+    assert (model.trial, model.name, model.choices) == (None, "toy[final]", trials[1].choices)
+    split, training = model.spec["data"]["split"], model.spec["training"]
+    assert (split["validation"], split["test"], split["evaluate_test"]) == (0.0, 0.2, True)
+    assert (training["epochs"], training["early_stopping"]) == (1, None)  # the best epoch of the trial
+    assert training["optimizer"]["lr"] == model.choices["training.optimizer.lr"]
+    assert look(engine) == []
+    finish(engine, 0.3)
+    look(engine)
+    told = detail(engine, search)
+    assert found(engine, search).status == "succeeded"
+    assert told.final is not None
+    assert (told.final.job_id, told.final.status) == (model.id, "succeeded")
+    assert [row.trial for row in told.rows] == [1, 2]
+    assert told.counts["succeeded"] == 2
+
+
+def test_more_trials_make_another_final_model_only_if_another_trial_is_better(
+    engine: Engine, submit: Submit, scope: Scope
+) -> None:
+    search = submit(space=LR, trials=1)
+    for loss in (0.5, 0.5):
+        look(engine)
+        finish(engine, loss)
+    look(engine)
+    for loss, models in ((0.9, 1), (0.1, 2)):
+        with scope() as session:
+            control.add(session, search.id, 1)
+        look(engine)
+        finish(engine, loss)
+        look(engine)
+        assert [job.trial for job in jobs(engine, search)].count(None) == models
+    finish(engine, 0.1)
+    look(engine)
+    assert found(engine, search).status == "succeeded"
+
+
+def test_a_search_without_a_result_has_no_final_model(engine: Engine, submit: Submit) -> None:
+    search = submit(space=LR, trials=1)
+    look(engine)
+    finish(engine, None)
+    look(engine)
+    assert found(engine, search).status == "failed"
+    assert detail(engine, search).final is None
+
+
+def test_a_cancelled_search_makes_no_final_model(engine: Engine, submit: Submit, scope: Scope) -> None:
+    search = submit(space=LR, trials=2)
+    look(engine)
+    finish(engine, 0.5)
+    with scope() as session:
+        control.cancel(session, search.id)
+    look(engine)
+    assert found(engine, search).status == "cancelled"
+    assert all(job.trial is not None for job in jobs(engine, search))
+
+
+def test_no_trial_begins_after_its_minutes(engine: Engine, submit: Submit, scope: Scope) -> None:
+    search = submit(space=LR, minutes=10.0, final=False)
+    assert search.trials == 1000
+    look(engine)
+    finish(engine, 0.5)
+    assert look(engine) == ["default"]
+    with scope() as session:  # as if it had been submitted ten minutes ago
+        session.execute(sa.update(Search).values(created_at=Search.created_at - 600.0))
+    finish(engine, 0.5)
+    assert look(engine) == []
+    ended = found(engine, search)
+    assert (ended.status, ended.made) == ("succeeded", 2)
+
+
+def test_no_trial_begins_for_which_too_little_time_is_left(engine: Engine, submit: Submit, scope: Scope) -> None:
+    search = submit(space=LR, minutes=10.0, final=False)
+    look(engine)
+    with scope() as session:
+        session.execute(sa.update(Search).values(created_at=Search.created_at - 400.0))
+        job = attempts.claim(session, "default", worker="host:1", lease_seconds=60)
+        assert job is not None
+        session.execute(sa.update(Job).values(started_at=Job.started_at - 300.0))
+        result = {"best_epoch": 1, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
+        attempts.succeed(session, Lease.of(job), result, [])
+    assert look(engine) == []
+    assert found(engine, search).status == "succeeded"
+
+
+def test_what_is_varied_is_chosen_for_the_data_and_the_spec_itself_is_the_first_trial(
+    engine: Engine, submit: Submit
+) -> None:
+    search = submit({"data": DATA, "architecture": {"num_layers": 1}}, trials=2)
+    space, base, first = (search.settings[name] for name in ("space", "base", "first"))
+    assert {"training.optimizer.lr", "architecture.hidden_size", "data.patch", "architecture.pooling"} <= space.keys()
+    assert "architecture.num_layers" not in space
+    assert first.keys() == space.keys()
+    assert search.document["data"] == DATA
+    look(engine)
+    [trial] = jobs(engine, search)
+    assert trial.choices == first
+    expected = parse(base).document()
+    assert trial.spec["architecture"] == expected["architecture"]
+    assert trial.spec["training"]["optimizer"] == expected["training"]["optimizer"]
+    finish(engine, 0.5)
+    look(engine)
+    assert jobs(engine, search)[1].choices != first
+
+
+def test_few_samples_are_searched_with_folds(submit: Submit) -> None:
+    few = {"synthetic": {"samples": 60, "length": 20, "features": 2, "classes": 2}}
+    assert submit({"data": few}).settings["base"]["data"]["split"]["folds"] == 4
+    stated = submit({"data": {**few, "split": {"validation": 0.5}}})
+    assert "folds" not in stated.settings["base"]["data"]["split"]
+
+
+def test_a_spec_that_states_all_that_is_varied_has_to_say_what_to_vary(submit: Submit) -> None:
+    stated = {
+        "architecture": {"hidden_size": 8, "num_layers": 1, "head_dropout": 0.1, "pooling": "max"},
+        "training": {"optimizer": "adam"},
+        "data": {**DATA, "scaling": "none", "differences": None, "patch": 1},
+    }
+    with pytest.raises(SpecInvalid) as caught:
+        submit(stated)
+    assert [problem.pointer for problem in caught.value.problems] == ["/search/space"]
