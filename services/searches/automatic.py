@@ -14,19 +14,15 @@ from sqlalchemy.orm import Session
 from services.datasets import versions
 from services.errors import Problem, SpecInvalid
 from services.jobs import submission
-from services.jobs.matrix import value, with_value
+from services.jobs.matrix import value
 from services.jobs.submission import Known
 from services.searches.space import PLACE, key_of
 from services.training.files.summary import DatasetSummary
 from services.training.spec import Spec, automatic
 from services.training.spec.fields import AdamW, Forecast, NextStep, Synthetic
 from services.training.spec.footprint import of_synthetic
-from services.training.spec.rules import counts_of_split
 from services.training.tasks import known
 
-FEW_SAMPLES = 100
-"""With fewer for training and validation together, one validation part says too little, and folds are used."""
-FOLDS = 4
 LARGEST_PATCH = 10_000
 
 
@@ -55,8 +51,6 @@ def plan(session: Session, document: Mapping[str, Any], tenant: str) -> Plan:
     found = known_data.datasets[job.spec.data.dataset][0] if job.spec.data.dataset is not None else None
     summary = versions.summary(found) if found else of_synthetic(job.spec.data.synthetic or Synthetic())
     base = automatic.filled(stated, job.chosen)
-    if _wants_folds(stated, job.spec, summary):
-        base = with_value(base, ["data", "split", "folds"], FOLDS)
     whole = job.spec.document()
     space = {path: domain for path, domain in _space(job.spec, summary) if _is_free(stated, path)}
     if not space:
@@ -66,17 +60,6 @@ def plan(session: Session, document: Mapping[str, Any], tenant: str) -> Plan:
     return Plan(
         base, space, {path: value(whole, path) for path, domain in space.items() if _is_varied(space, whole, path)}
     )
-
-
-def _wants_folds(stated: Mapping[str, Any], spec: Spec, summary: DatasetSummary) -> bool:
-    counts = counts_of_split(spec, summary)
-    if isinstance(spec.task, Forecast | NextStep) or counts["train"] + counts.get("validation", 0) >= FEW_SAMPLES:
-        return False
-    if value(stated, "data.split.validation") is not None or value(stated, "data.split.folds") is not None:
-        return False
-    marks = (summary.given_split or {}).get("validation")
-    least = min(summary.class_counts or [FOLDS])
-    return spec.data.split.method == "random" and not marks and least >= FOLDS
 
 
 def _is_free(stated: Mapping[str, Any], path: str) -> bool:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from services.jobs.events import Type
 from services.orm import Epoch, Event, Job, Search
 from services.searches.stopping import FEWEST_COMPLETE, Rule, asha, median, rungs
+from services.searches.trials import of_search
 from services.states import Status
 from services.training.measures import recorded
 
@@ -74,7 +75,7 @@ class Comparison:
 
     def _by_asha(self, session: Session, rung: int, value: float | None) -> tuple[bool, str]:
         query = select(Epoch.record).join(Job, Job.id == Epoch.job_id)
-        query = query.where(Job.search_id == self.search_id, Job.id != self.job_id, Epoch.epoch == rung)
+        query = query.where(*of_search(self.search_id), Job.id != self.job_id, Epoch.epoch == rung)
         others, factor = self._values(session.scalars(query).all()), self.rule["factor"]
         goes_on = asha(value, others, higher_is_better=self.higher_is_better, factor=factor)
         if value is None:
@@ -88,7 +89,7 @@ class Comparison:
     def _by_median(self, session: Session, rung: int, value: float | None) -> tuple[bool, str]:
         at_rung = (Epoch.job_id == Job.id) & (Epoch.epoch == rung)
         query = select(Epoch.record).select_from(Job).outerjoin(Epoch, at_rung)
-        query = query.where(Job.search_id == self.search_id, Job.id != self.job_id, Job.status == Status.SUCCEEDED)
+        query = query.where(*of_search(self.search_id), Job.id != self.job_id, Job.status == Status.SUCCEEDED)
         complete = [self.value(record) for record in session.scalars(query)]
         before = rungs(self.rule["first_rung"], rung, self.rule["factor"])
         earlier = session.scalars(select(Epoch.record).where(Epoch.job_id == self.job_id, Epoch.epoch.in_(before)))
@@ -106,7 +107,7 @@ class Comparison:
 
 def comparison(session: Session, job: Job) -> Comparison | None:
     """How the claimed job is compared with others; None if it is no trial, or its search stops none early."""
-    if job.search_id is None:
+    if job.search_id is None or job.trial is None:
         return None
     settings = session.scalar(select(Search.settings).where(Search.id == job.search_id)) or {}
     rule: Rule | None = settings.get("stop_early")

@@ -235,8 +235,13 @@ def test_one_command_goes_from_a_table_to_a_model_without_a_spec(url: str, tmp_p
     with Client(url) as client:
         job = client.last()
     assert job.result is not None
-    assert job.result.metrics["validation_accuracy"] == 1.0
-    assert (job.raw["spec"]["architecture"]["pooling"], job.raw["spec"]["training"]["batch_size"]) == ("max", 8)
+    assert job.result.metrics["train_accuracy"] == 1.0
+    spec = job.raw["spec"]
+    assert (spec["architecture"]["pooling"], spec["training"]["keep"], spec["data"]["split"]["folds"]) == (
+        "max",
+        "last",
+        4,
+    )
 
 
 def test_one_command_searches_for_the_best_model_of_a_table(url: str, tmp_path: Path) -> None:

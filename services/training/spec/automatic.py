@@ -20,8 +20,12 @@ from services.training.tasks import known
 
 VALIDATION = 0.2
 """The share that is taken for validation if a document says nothing."""
-STEPS = 80
+STEPS = 100
 """Patches make so many steps of a long sequence, up to twice as many."""
+FEW_SAMPLES = 100
+"""With fewer, test apart, a validation part says too little, and folds are used."""
+FOLDS = 4
+SMOOTHING = 0.1
 UPDATES = 600
 """So many updates are aimed at."""
 EPOCHS = (10, 300)
@@ -119,13 +123,22 @@ def _of_text_that_goes_on() -> Iterator[Choice]:
 
 def _of_sequences(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
     task = known.named(summary.target)
-    samples = _training_samples(document, summary)
-    yield Choice("architecture.cell", "gru", "it learns as well as an lstm, with fewer parameters")
+    samples, folds = _samples(document, summary, "test", "validation"), _wants_folds(document, summary)
+    if folds:
+        few = _samples(document, summary, "test")
+        samples = max(1, round(few * (1 - 1 / FOLDS)))
+    yield Choice(
+        "architecture.cell", "lstm", "processors train it several times as fast as a gru, and it learns as well"
+    )
+    yield Choice("architecture.forget_gate_bias", 1.0, "it remembers over more steps from the beginning")
     yield from _of_size(samples)
+    yield Choice("architecture.num_layers", 2, "the second layer sees patterns that the first one has found")
     yield Choice("architecture.bidirectional", True, "the whole sequence is there when an answer is asked for")
     if not task.by_step:
         yield from _of_pooling(summary)
-    yield from _of_training(document, summary, samples)
+    yield from _of_training(document, summary, samples, keeps_last=folds)
+    if folds:
+        yield Choice("data.split.folds", FOLDS, f"a part of only {few:,} samples would judge a model by luck")
     if summary.texts is None:
         yield from _of_numbers(document, summary)
 
@@ -144,7 +157,9 @@ def _of_pooling(summary: DatasetSummary) -> Iterator[Choice]:
         yield Choice("architecture.pooling", "max", "what tells classes apart may be anywhere in a sequence")
 
 
-def _of_training(document: Mapping[str, Any], summary: DatasetSummary, samples: int) -> Iterator[Choice]:
+def _of_training(
+    document: Mapping[str, Any], summary: DatasetSummary, samples: int, *, keeps_last: bool
+) -> Iterator[Choice]:
     training = document.get("training")
     said = training if isinstance(training, Mapping) else {}
     batch = _number(said.get("batch_size")) or _batch_size(samples)
@@ -154,14 +169,23 @@ def _of_training(document: Mapping[str, Any], summary: DatasetSummary, samples: 
     yield Choice("training.epochs", epochs, f"they are {epochs * per_epoch:,} updates, unless it stops early")
     yield Choice("training.optimizer", {"name": "adamw", "lr": 3e-3}, "it is robust, and the rate suits small networks")
     yield Choice("training.lr_schedule", {"name": "cosine"}, "late epochs are calm, and need no choice of a moment")
-    patience = max(10, epochs // 3)
-    yield Choice("training.early_stopping", {"patience": patience}, "a third of the epochs without progress are enough")
-    if summary.target == "classes" and (counts := summary.class_counts) and max(counts) >= UNEQUAL * min(counts):
-        yield Choice(
-            "training.loss",
-            {"name": "cross_entropy", "class_weights": "balanced"},
-            f"the classes have {min(counts):,} to {max(counts):,} samples",
-        )
+    if keeps_last and said.get("early_stopping") is None:
+        yield Choice("training.keep", "last", "the best epoch on few samples would be the luckiest one")
+    elif said.get("keep") != "last":
+        patience = max(10, epochs // 3)
+        why = "a third of the epochs without progress are enough"
+        yield Choice("training.early_stopping", {"patience": patience}, why)
+    if summary.target == "classes" and _named(document.get("task")) != "regression":
+        yield _loss(summary.class_counts or [1])
+
+
+def _loss(counts: Sequence[int]) -> Choice:
+    loss = {"name": "cross_entropy", "label_smoothing": SMOOTHING}
+    why = "a network that is not made to be certain of each sample learns less of it by heart"
+    if max(counts) < UNEQUAL * min(counts):
+        return Choice("training.loss", loss, why)
+    why += f"; and the classes have {min(counts):,} to {max(counts):,} samples"
+    return Choice("training.loss", {**loss, "class_weights": "balanced"}, why)
 
 
 def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
@@ -179,19 +203,31 @@ def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterato
         yield Choice("data.patch", patch, why)
 
 
-def _training_samples(document: Mapping[str, Any], summary: DatasetSummary) -> int:
-    """About how many."""
+def _wants_folds(document: Mapping[str, Any], summary: DatasetSummary) -> bool:
+    """Whether there are too few samples for a validation part, and nothing is stated that folds do not go with."""
     split = document["data"].get("split")
     said = split if isinstance(split, Mapping) else {}
-    marked, left, share = summary.given_split or {}, summary.samples, 0.0
-    for name, default in (("test", 0.0), ("validation", 0.0 if said.get("folds") else VALIDATION)):
+    if document.get("retrain") is not None or not {"validation", "folds", "method"}.isdisjoint(said):
+        return False
+    if (summary.given_split or {}).get("validation") or min(summary.class_counts or [FOLDS]) < FOLDS:
+        return False
+    return FOLDS <= _samples(document, summary, "test") < FEW_SAMPLES
+
+
+def _samples(document: Mapping[str, Any], summary: DatasetSummary, *without: str) -> int:
+    """About how many are left without these parts."""
+    split = document["data"].get("split")
+    said = split if isinstance(split, Mapping) else {}
+    marked, left = summary.given_split or {}, summary.samples
+    share = 0.0
+    for name in without:
         wanted = said.get(name)
         if isinstance(wanted, int | float):
             share += wanted
         elif marked.get(name):
             left -= marked[name]
-        else:
-            share += default
+        elif name == "validation" and not said.get("folds"):
+            share += VALIDATION
     return max(1, round(left * (1 - min(share, 0.99))))
 
 

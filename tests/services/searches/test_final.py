@@ -16,7 +16,7 @@ from services.errors import SpecInvalid
 from services.jobs import attempts
 from services.jobs.leases import Lease
 from services.orm import Job, Search
-from services.searches import control
+from services.searches import comparison, control
 from services.training.spec import parse
 from tests.services.searches.test_advance import SPEC, detail, finish, found, look
 
@@ -58,6 +58,9 @@ def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(engine: Engi
     assert (training["epochs"], training["early_stopping"]) == (1, None)  # the best epoch of the trial
     assert training["optimizer"]["lr"] == model.choices["training.optimizer.lr"]
     assert look(engine) == []
+    with db.read_scope(engine) as session:
+        assert comparison.comparison(session, session.get_one(Job, trials[0].id)) is not None
+        assert comparison.comparison(session, session.get_one(Job, model.id)) is None
     finish(engine, 0.3)
     look(engine)
     told = detail(engine, search)
