@@ -126,7 +126,7 @@ def submit(engine: Engine, space: dict[str, Any], *, epochs: int = 6, **more: An
     document = {
         **SPEC,
         "training": {**SPEC["training"], "epochs": epochs},
-        "search": {"space": space, "stop_early": "asha", **more},
+        "search": {"space": space, "stop_early": "asha", "final": False, **more},
     }
     with db.session_scope(engine) as session:
         return control.submit(session, document).search.id
