@@ -39,7 +39,11 @@ def submit(scope: Scope) -> Submit:
     """A factory of searches, committed, all of whose trials are jobs."""
 
     def made(*, space: dict[str, Any] | None = None, base: dict[str, Any] | None = None, **more: Any) -> Search:
-        document = {**SPEC, **(base or {}), "search": {"space": space or SPACE, "trials": 8, "parallel": 8, **more}}
+        document = {
+            **SPEC,
+            **(base or {}),
+            "search": {"space": space or SPACE, "trials": 8, "parallel": 8, "final": False, **more},
+        }
         with scope() as session:
             return control.submit(session, document).search
 
