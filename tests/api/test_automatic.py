@@ -44,3 +44,33 @@ def test_a_dry_run_without_its_data_says_that_the_network_is_chosen_later(client
     found = client.post("/v1/jobs/dry-run", json={"data": {"dataset": "./mine.csv"}}).get_json()
     assert found["chosen"] == []
     assert any("chosen when the data is there" in each for each in found["warnings"])
+
+
+def test_a_spec_is_judged_with_the_network_that_is_chosen(client: FlaskClient) -> None:
+    document = {**OPEN, "architecture": {"forget_gate_bias": 2.0, "dropout": 0.2}}
+    answer = client.post("/v1/jobs", json=document)
+    assert answer.status_code == 202, answer.get_json()
+    architecture = client.get(f"/v1/jobs/{answer.get_json()['id']}").get_json()["spec"]["architecture"]
+    assert (architecture["cell"], architecture["num_layers"], architecture["dropout"]) == ("lstm", 2, 0.2)
+    refused = client.post("/v1/jobs", json={**OPEN, "architecture": {"nonlinearity": "relu"}}).get_json()
+    assert [each["pointer"] for each in refused["errors"]] == ["/architecture/nonlinearity"]
+
+
+def test_a_dry_run_without_its_data_does_not_judge_what_is_chosen_later(client: FlaskClient) -> None:
+    document = {
+        "data": {"dataset": "./mine.csv", "missing_mask": True, "scaling_over": "per_sequence"},
+        "architecture": {"forget_gate_bias": 2.0, "dropout": 0.2},
+        "training": {"lr_schedule": {"name": "cosine", "min_lr": 0.002}},
+    }
+    answer = client.post("/v1/jobs/dry-run", json=document)
+    assert answer.status_code == 200, answer.get_json()
+
+
+def test_a_search_judges_its_trials_with_the_network_that_is_chosen(client: FlaskClient) -> None:
+    document = {
+        **OPEN,
+        "architecture": {"forget_gate_bias": 2.0},
+        "search": {"space": {"architecture.dropout": [0.1, 0.3]}, "trials": 2},
+    }
+    answer = client.post("/v1/searches", json=document)
+    assert answer.status_code == 201, answer.get_json()

@@ -30,7 +30,8 @@ def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
     """Validates one document. `accepted`: it was before, maybe when names might hold more.
 
     Raises SpecInvalid with every problem: those of single fields, and those of fields that do not go together (judged
-    with the wrong fields left out).
+    with the wrong fields left out). If the document leaves the network open, fields that may be chosen are not judged
+    together: `completed` does so.
     """
     merged = _with_preset(document)
     merged = _merged(tasks.defaults(merged), merged)
@@ -42,7 +43,8 @@ def parse(document: Mapping[str, Any], *, accepted: bool = False) -> Spec:
             raise SpecInvalid([Problem("", "the spec is nested too deeply")]) from None
         problems = problems_of(error, Spec, merged)
         spec = _best_guess(merged, error)
-    problems += [p for p in rules.problems(spec, merged) if p.pointer not in {q.pointer for q in problems}]
+    judged = rules.problems_of_open if automatic.is_open(document) else rules.problems
+    problems += [p for p in judged(spec, merged) if p.pointer not in {q.pointer for q in problems}]
     if problems:
         raise SpecInvalid(problems)
     return spec

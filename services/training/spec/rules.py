@@ -35,6 +35,12 @@ def problems(spec: Spec, document: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong with the spec by itself. `document` tells what was given from what was filled in."""
     yield from _architecture(spec.architecture)
     yield from _training(spec)
+    yield from _preparation(spec.data)
+    yield from problems_of_open(spec, document)
+
+
+def problems_of_open(spec: Spec, document: Mapping[str, Any]) -> Iterator[Problem]:
+    """The same of a spec that leaves the network open: only what is wrong whatever is chosen for its data."""
     yield from _data(spec.data, document)
     yield from _retrain(spec)
     yield from folds.problems(spec)
@@ -156,7 +162,6 @@ def _data(data: Data, document: Mapping[str, Any]) -> Iterator[Problem]:
         )
     if data.synthetic is not None and data.synthetic.classes > data.synthetic.samples:
         yield Problem("/data/synthetic/classes", f"must be at most the number of samples; got {data.synthetic.classes}")
-    yield from _preparation(data)
     yield from _split(data.split)
     if data.synthetic is not None:
         yield from _drawn_bytes(data.synthetic)

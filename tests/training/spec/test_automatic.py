@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.errors import SpecInvalid
 from services.training.files.summary import Columns, DatasetSummary, SeriesSummary, TextSummary
 from services.training.spec import automatic, check_data, completed, parse
 from tests.properties import examples
@@ -63,6 +64,48 @@ def test_only_what_is_not_stated_is_chosen() -> None:
         "sgd",
         None,
     )
+
+
+GAPS = {"inputs": Columns(numbers=3, categories=[], gaps=1)}
+
+
+@pytest.mark.parametrize(
+    ("stated", "data"),
+    [
+        ({"architecture": {"forget_gate_bias": 2.0}}, {}),
+        ({"architecture": {"dropout": 0.2}}, {}),
+        ({"data": {**DATA, "scaling_over": "per_sequence"}}, {}),
+        ({"data": {**DATA, "missing_mask": True}}, GAPS),
+        ({"training": {"lr_schedule": {"name": "cosine", "min_lr": 0.002}}}, {}),
+    ],
+)
+def test_what_is_stated_is_judged_beside_what_is_chosen(stated: dict[str, Any], data: dict[str, Any]) -> None:
+    document, found = {"data": DATA, **stated}, summary(**(LARGE | data))
+    spec, _ = completed(parse(document), document, found)
+    assert check_data(spec, found)
+
+
+def test_what_does_not_go_with_what_is_chosen_is_refused_with_it() -> None:
+    document: dict[str, Any] = {"data": DATA, "architecture": {"nonlinearity": "relu"}}
+    parsed = parse(document)
+    with pytest.raises(SpecInvalid) as refused:
+        completed(parsed, document, summary(**LARGE))
+    assert [each.pointer for each in refused.value.problems] == ["/architecture/nonlinearity"]
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer"),
+    [
+        ({"data": {}}, "/data"),
+        ({"data": {"synthetic": {}, "split": {"test": "given"}}}, "/data/split/test"),
+        ({"data": {**DATA, "split": {"folds": 3, "validation": 0.2}}}, "/data/split/validation"),
+        ({"data": DATA, "retrain": {"model": "m", "promote": "latest"}}, "/retrain/promote"),
+    ],
+)
+def test_what_is_wrong_whatever_is_chosen_is_refused_without_the_data(document: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(SpecInvalid) as refused:
+        parse(document)
+    assert pointer in [each.pointer for each in refused.value.problems]
 
 
 def test_the_number_of_epochs_follows_the_batch_size_that_is_stated() -> None:
