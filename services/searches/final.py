@@ -1,7 +1,8 @@
 """The final model of a search: the best trial's spec, trained once more on all but the test part, and tested once.
 
-It is a job of the search without a number. If trials are added later and another one is the best then, there is another
-final model; the newest one counts.
+The parts are drawn as they were for the trial, so the test part is the one that no trial was trained on. The model is a
+job of the search without a number. If trials are added later and another one is the best then, there is another final
+model; the newest one counts.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from services.errors import SpecInvalid
 from services.jobs.control import TrialOf, Wanted
 from services.jobs.matrix import value, with_value
 from services.jobs.submission import Known
 from services.orm import Job, Search
 from services.searches import checking, queries
 from services.searches.queries import Best
-from services.training.spec import Spec
+from services.searches.trials import of_search
+from services.states import Status
+from services.training.spec import Spec, stored
+from services.training.spec.fields import Forecast, NextStep
 
 
 def newest(session: Session, search_id: str) -> Job | None:
@@ -29,12 +32,18 @@ def newest(session: Session, search_id: str) -> Job | None:
 
 
 def missing(session: Session, search: Search) -> Best | None:
-    """The best trial, if its final model is wanted and was not made."""
+    """The best trial, if its final model is wanted and was not made. One that failed or was cancelled is made again
+    only after another trial."""
     if not search.settings.get("final") or search.cancel_requested:
         return None
     best = queries.detail(session, search).best
     made = newest(session, search.id)
-    return None if best is None or (made is not None and made.choices == best.choices) else best
+    if best is None or made is None:
+        return best
+    if made.status in (Status.FAILED, Status.CANCELLED):
+        last = session.scalar(select(func.max(Job.id)).where(*of_search(search.id)))
+        return None if last is None or last < made.id else best
+    return None if made.choices == best.choices else best
 
 
 def wanted(session: Session, search: Search, best: Best, spec: Mapping[str, Any]) -> Wanted[Spec]:
@@ -43,21 +52,24 @@ def wanted(session: Session, search: Search, best: Best, spec: Mapping[str, Any]
     Raises:
         SpecInvalid, DatasetValidating, DatasetNotFound: its data set cannot be used any more.
     """
-    trial = session.get_one(Job, best.job_id)
-    for document in (_on_all(spec, trial), with_value(spec, ["data", "split", "evaluate_test"], True)):
-        try:
-            found = checking.fitted(session, document, {}, search.tenant, Known(), accepted=True)
-        except SpecInvalid as error:  # a given split, or one by time, may need its validation part
-            last = error
-        else:
-            return found._replace(trial=TrialOf(search.id, None, best.choices))
-    raise last
+    document = _on_all(spec, session.get_one(Job, best.job_id))
+    found = checking.fitted(session, document, {}, search.tenant, Known(), accepted=True)
+    return found._replace(trial=TrialOf(search.id, None, best.choices))
 
 
 def _on_all(spec: Mapping[str, Any], trial: Job) -> Mapping[str, Any]:
-    """The spec without a validation part, trained for as many epochs as were best."""
-    split = {**(value(spec, "data.split") or {}), "validation": 0.0, "folds": None, "evaluate_test": True}
-    found = with_value(spec, ["data", "split"], split)
-    found = with_value(found, ["training", "epochs"], max(1, int((trial.result or {})["best_epoch"])))
-    found = with_value(found, ["training", "early_stopping"], None)
+    """The spec for the samples of training and validation together, for as many epochs as were best. With folds it
+    stays as it is: their final model is trained on all samples anyway, and now it is tested."""
+    found = with_value(spec, ["data", "split", "evaluate_test"], True)
+    if value(trial.spec, "data.split.folds") is not None:
+        return found
+    task = stored(trial.spec).task
+    is_by_place = isinstance(task, NextStep) and bool(task.joined)
+    if is_by_place or (isinstance(task, Forecast) and value(trial.spec, "data.split.method") == "time"):
+        found = with_value(found, ["data", "split", "validation"], 0.0)  # the test is the end of it in any case
+    else:
+        found = with_value(found, ["data", "split", "train_on_validation"], True)
+    changed = {"epochs": max(1, int((trial.result or {})["best_epoch"])), "early_stopping": None, "keep": "last"}
+    for name, each in changed.items():
+        found = with_value(found, ["training", name], each)
     return with_value(found, ["training", "best_by"], "loss")

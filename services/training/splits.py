@@ -63,6 +63,8 @@ def split_rows(arrays: Arrays, split: Split) -> Parts:
         _check_groups(groups, rows)
     elif split.method == "time":
         _check_order(_ends(arrays), rows)
+    if split.train_on_validation:
+        rows["train"], rows["validation"] = np.sort(np.concatenate([rows["train"], rows["validation"]])), EMPTY
     return rows
 
 

@@ -403,6 +403,38 @@ def test_a_person_that_a_model_could_learn_by_heart_is_no_help_in_a_split_by_gro
     assert scores["group"] < 0.8
 
 
+@pytest.mark.parametrize(
+    ("arrays", "split"),
+    [
+        (unequal(), {"validation": 0.3, "test": 0.2}),
+        (unequal(split=np.repeat([0, 1], [80, 20]).astype(np.int8)), {"test": 0.3}),
+        (unequal(split=np.repeat([0, 1, 2], [60, 20, 20]).astype(np.int8)), {"method": "given"}),
+        (with_groups([30, 30, 40]), {"method": "group", "validation": 0.2, "test": 0.6}),
+        (recordings({"ann": 9, "bob": 9, "cat": 9}), {"method": "time", "validation": 0.2, "test": 0.6}),
+        (unequal(), {"method": "content", "validation": 0.3, "test": 0.3}),
+    ],
+    ids=["random", "marked", "given", "group", "time", "content"],
+)
+def test_training_on_the_validation_part_leaves_the_test_part_as_it_was(arrays: Arrays, split: dict[str, Any]) -> None:
+    apart, together = parts_of(arrays, **split), parts_of(arrays, **split, train_on_validation=True)
+    assert len(apart["validation"])
+    assert together["test"].tolist() == apart["test"].tolist()
+    assert together["train"].tolist() == sorted([*apart["train"], *apart["validation"]])
+    assert len(together["validation"]) == 0
+    spec = spec_for(
+        arrays, data={"split": {"validation": None, **split, "train_on_validation": True}}, training={"keep": "last"}
+    )
+    counts = counts_of_split(spec, npz.summarise(arrays))
+    assert "validation" not in counts
+    if split.get("method", "random") == "random":
+        assert counts["train"] == len(together["train"])
+
+
+def test_training_on_the_validation_part_needs_no_epoch_to_be_chosen() -> None:
+    found = told(unequal(), {"validation": 0.2, "train_on_validation": True})
+    assert found == ["/data/split/train_on_validation: leaves nothing to choose an epoch by: set training.keep to last"]
+
+
 def test_given_parts_are_taken_whole_and_nothing_is_drawn_beside_them() -> None:
     arrays = unequal(split=np.repeat([0, 2], [70, 30]).astype(np.int8))
     rows = parts_of(arrays, method="given")

@@ -356,6 +356,10 @@ class Split(Strict):
     step, with labels or with values is never stratified."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Separate from training.seed, so that runs with different training seeds are tested on the same samples."""
+    train_on_validation: bool = False
+    """True draws the parts as usual, so the test part stays the same, and then trains on the samples of the validation
+    part too. Nothing is left to choose an epoch by, so it needs `training.keep: last`. The final model of a search is
+    trained in this way."""
     evaluate_test: bool = True
     """False sets the test part aside and does not test the model on it. So it stays unseen while models are compared;
     the trials of a search are trained in this way."""

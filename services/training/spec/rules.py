@@ -15,7 +15,7 @@ from services.training import measures
 from services.training.files.summary import DatasetSummary
 from services.training.measures import MEASURES, Answers
 from services.training.spec import folds, shares
-from services.training.spec.fields import Architecture, Data, Gate, NextStep, Spec, Split, Synthetic, Training
+from services.training.spec.fields import Architecture, Data, Forecast, Gate, NextStep, Spec, Split, Synthetic, Training
 from services.training.tasks import known
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
@@ -73,12 +73,27 @@ def _training(spec: Spec) -> Iterator[Problem]:
         yield Problem(
             "/training/keep", "last keeps what early_stopping finds worse: use best, or leave one of them out"
         )
+    yield from _refit(spec)
     yield from _bptt(spec)
     yield from _on_divergence(spec)
     yield from _beyond_float32(t.model_dump(), "/training")
     yield from _min_lr(t)
     if t.loss is not None:
         yield from _metric_for_loss(t, of_text=isinstance(spec.task, NextStep))
+
+
+def _refit(spec: Spec) -> Iterator[Problem]:
+    split, place = spec.data.split, "/data/split/train_on_validation"
+    if not split.train_on_validation:
+        return
+    if split.folds is not None:
+        yield Problem(place, "does not go with folds, whose final model is trained on all samples anyway: leave it out")
+    elif (isinstance(spec.task, NextStep) and spec.task.joined) or (
+        isinstance(spec.task, Forecast) and split.method == "time"
+    ):
+        yield Problem(place, "is for sequences, and here one series is divided: set validation to 0.0 instead")
+    elif spec.training.keep != "last":
+        yield Problem(place, "leaves nothing to choose an epoch by: set training.keep to last")
 
 
 def _bptt(spec: Spec) -> Iterator[Problem]:
@@ -379,7 +394,7 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
     if (problem := _method_fits(split, summary) or _too_few(split, summary)) is not None:
         yield problem
         return
-    counts = counts_of_split(spec, summary)
+    counts = _drawn(spec, summary)
     if counts["train"] < 1:
         yield Problem("/data/split", f"leaves nothing to train on: the data set has {summary.samples} samples")
         return
@@ -443,6 +458,13 @@ def _listed(names: list[str]) -> str:
 
 def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     """How many samples each part gets: exactly, or about as many if rows are given or the method is not random."""
+    counts = _drawn(spec, summary)
+    if spec.data.split.train_on_validation:
+        counts["train"] += counts.pop("validation", 0)
+    return counts
+
+
+def _drawn(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     split = spec.data.split
     given, fractions = shares.given_and_drawn(split, summary)
     left = summary.samples - sum(given.values())  # a fraction is of what is not given to another part

@@ -54,8 +54,8 @@ def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(engine: Engi
     assert [trial.spec["data"]["split"]["evaluate_test"] for trial in trials] == [False, False]
     assert (model.trial, model.name, model.choices) == (None, "toy[final]", trials[1].choices)
     split, training = model.spec["data"]["split"], model.spec["training"]
-    assert (split["validation"], split["test"], split["evaluate_test"]) == (0.0, 0.2, True)
-    assert (training["epochs"], training["early_stopping"]) == (1, None)  # the best epoch of the trial
+    assert (split["train_on_validation"], split["test"], split["evaluate_test"]) == (True, 0.2, True)
+    assert (training["epochs"], training["early_stopping"], training["keep"]) == (1, None, "last")  # the best epoch
     assert training["optimizer"]["lr"] == model.choices["training.optimizer.lr"]
     assert look(engine) == []
     with db.read_scope(engine) as session:
@@ -69,6 +69,35 @@ def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(engine: Engi
     assert (told.final.job_id, told.final.status) == (model.id, "succeeded")
     assert [row.trial for row in told.rows] == [1, 2]
     assert told.counts["succeeded"] == 2
+
+
+def test_folds_are_trained_as_before_and_now_tested(engine: Engine, submit: Submit) -> None:
+    data = {**DATA, "split": {"test": 0.2, "folds": 3}}
+    search = submit({**SPEC, "data": data}, space=LR, trials=1)
+    look(engine)
+    finish(engine, 0.5)
+    look(engine)
+    trial, model = jobs(engine, search)
+    assert trial.spec["data"]["split"] == {**model.spec["data"]["split"], "evaluate_test": False}
+    assert trial.spec["training"] == model.spec["training"]
+
+
+def test_a_final_model_that_failed_is_made_again_after_another_trial(
+    engine: Engine, submit: Submit, scope: Scope
+) -> None:
+    search = submit(space=LR, trials=1)
+    look(engine)
+    finish(engine, 0.1)
+    look(engine)
+    finish(engine, None)
+    look(engine)
+    assert found(engine, search).status == "succeeded"
+    with scope() as session:
+        control.add(session, search.id, 1)
+    look(engine)
+    finish(engine, 0.9)
+    look(engine)
+    assert [job.trial for job in jobs(engine, search)] == [1, None, 2, None]
 
 
 def test_more_trials_make_another_final_model_only_if_another_trial_is_better(
