@@ -222,6 +222,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _summarised(search: Search, counts: Mapping[str, int]) -> dict[str, Any]:
     self = f"{api.url_prefix}/{search.id}"
+    settings = {name: each for name, each in search.settings.items() if name in schemas.SearchSettings.model_fields}
     return {
         "object": "search",
         "id": search.id,
@@ -234,7 +235,7 @@ def _summarised(search: Search, counts: Mapping[str, int]) -> dict[str, Any]:
         "made": search.made,
         "parallel": search.parallel,
         "counts": counts,
-        "settings": {**search.settings, "higher_is_better": recorded(search.settings["metric"]).higher_is_better},
+        "settings": {**settings, "higher_is_better": recorded(search.settings["metric"]).higher_is_better},
         "created_at": schemas.moment(search.created_at),
         "ended_at": schemas.moment_or_none(search.ended_at),
         "links": {"self": self, **{verb: f"{self}/{verb}" for verb in ("cancel", "pause", "resume", "trials")}},

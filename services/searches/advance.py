@@ -37,8 +37,9 @@ from services.training.measures import recorded
 
 WAIT_SECONDS = 10.0
 """Before a search is looked at again that may make no trial now, because of a quota."""
-MOST_REFUSED = 20
-"""So many refused trials one after the other pause a search that is no grid: something else is wrong."""
+MOST_FAILED = 20
+"""So many trials one after the other that failed or were refused pause a search that is no grid: something else is
+wrong."""
 MOST_PROBLEMS = 3
 MOST_LETTERS = 300
 """Of a problem of a refused trial."""
@@ -51,6 +52,7 @@ class Did(StrEnum):
     MADE = "made"
     REFUSED = "refused"
     WAITS = "waits"
+    PAUSED = "paused"
     ENDED = "ended"
 
 
@@ -101,6 +103,9 @@ def advance(engine: Engine, search_id: str) -> Step:
         if search.due_at is None:
             return NOTHING
         if choices is not None and _has_room(session, search) and trials.standing(session, search) == before:
+            is_grid = search.settings["algorithm"] == "grid"
+            if not is_grid and (reason := trials.failing(session, search, MOST_FAILED)) is not None:
+                return _pause(search, reason)
             step = _make(session, search, choices)
             faults.point("trial.written")
             return step
@@ -216,9 +221,11 @@ def _refuse(search: Search, number: int, choices: Choices, error: SpecInvalid) -
     problems = [clean(str(problem), MOST_LETTERS) for problem in error.problems[:MOST_PROBLEMS]]
     refused = [*search.refused, {"trial": number, "choices": dict(choices), "problems": problems}]
     state.change(search, made=number, refused=refused)
-    last = {each["trial"] for each in refused}
-    if search.settings["algorithm"] != "grid" and last >= {*range(number, number - MOST_REFUSED, -1)}:
-        message = f"The last {MOST_REFUSED} trials were refused, so the search was paused. The last one: {problems[0]}"
-        state.change(search, status=SearchStatus.PAUSED, due_at=None, message=message)
-        return Step(Did.REFUSED, number, message=message)
     return Step(Did.REFUSED, number, message=problems[0])
+
+
+def _pause(search: Search, reason: str) -> Step:
+    """Pause a search whose last trials have all failed, for the reason of the last one."""
+    message = f"The last {MOST_FAILED} trials failed or were refused, so the search was paused. The last one: {reason}"
+    state.change(search, status=SearchStatus.PAUSED, due_at=None, message=message)
+    return Step(Did.PAUSED, search.made, message=message)

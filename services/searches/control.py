@@ -152,7 +152,8 @@ def resume(session: Session, search_id: str, *, tenant: str | None = None) -> Se
     search = state.locked(session, search_id, tenant=tenant)
     _check_not_ended(search, "add trials to let it go on")
     if search.status == SearchStatus.PAUSED:
-        state.change(search, status=SearchStatus.RUNNING, due_at=now(), message=None)
+        settings = {**search.settings, "looked_at_from": search.made}
+        state.change(search, status=SearchStatus.RUNNING, due_at=now(), message=None, settings=settings)
         _each_going_on(session, search, jobs.resume)
     return _fresh(session, search)
 
@@ -173,7 +174,9 @@ def add(session: Session, search_id: str, more: int, *, key: Key | None = None, 
     if search.trials + more > most:
         detail = f"must be at most {most - search.trials:,}, because {why} and {search.trials:,} are wanted already"
         raise Invalid("The search cannot have so many trials.", [Problem("/more", detail)])
+    settings = {**search.settings, "looked_at_from": search.made}
     values: dict[str, Any] = {"trials": search.trials + more, "cancel_requested": False, "ended_at": None}
+    values["settings"] = settings
     if search.status != SearchStatus.PAUSED:
         values |= {"status": SearchStatus.RUNNING, "due_at": now()}
     state.change(search, **values)

@@ -80,6 +80,20 @@ def standing(session: Session, search: Search) -> object:
     return search.made, [(number, bool(goes_on)) for number, goes_on in rows]
 
 
+def failing(session: Session, search: Search, many: int) -> str | None:
+    """Why the last of its trials failed, if the last so many that have ended all failed or were refused. Those from
+    before a client last let the search go on are not looked at."""
+    since = search.settings.get("looked_at_from", 0)
+    columns = (Job.trial, Job.status, sa.func.coalesce(Job.message, Job.reason).label("why"))
+    query = select(*columns).where(*of_search(search.id), Job.trial > since, Job.status.in_(TERMINAL))
+    ended = [(row.trial, row.status, row.why) for row in session.execute(query.order_by(Job.trial.desc()).limit(many))]
+    refused = [(each["trial"], Status.FAILED, each["problems"][0]) for each in search.refused if each["trial"] > since]
+    last = sorted([*ended, *refused[-many:]], reverse=True)[:many]
+    if len(last) < many or any(status != Status.FAILED for _, status, _ in last):
+        return None
+    return str(last[0][2])
+
+
 def of_search(search_id: str) -> Sequence[sa.ColumnElement[bool]]:
     """Whether a job is a trial of this search. Its final model is a job of the search too, and no trial."""
     return (Job.search_id == search_id, Job.trial.is_not(None))

@@ -117,7 +117,9 @@ def test_pause_resume_cancel_and_more_trials(
     assert (paused.status_code, paused.get_json()["status"]) == (202, "paused")
     assert paused.get_json()["trials"][0]["status"] == "paused"
     assert bell.rung == []
-    assert client.post(f"{path}/resume").get_json()["trials"][0]["status"] == "queued"
+    resumed = client.post(f"{path}/resume").get_json()
+    assert resumed["trials"][0]["status"] == "queued"
+    assert resumed["settings"].keys() == paused.get_json()["settings"].keys()
     assert bell.rung == ["default"]
     more = [client.post(f"{path}/trials", json={"more": 2}, headers={"Idempotency-Key": "k"}) for _ in range(2)]
     assert [(answer.status_code, answer.get_json()["wanted"]) for answer in more] == [(202, 5), (202, 5)]

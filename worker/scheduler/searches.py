@@ -81,6 +81,8 @@ def _advance(engine: Engine, bell: Doorbell, search_id: str) -> bool:
         log.info("search %s: trial %d was refused: %s", search_id, step.trial, step.message)
     elif step.did == Did.WAITS:
         log.info("search %s: trial %d has to wait: %s", search_id, step.trial, step.message)
+    elif step.did == Did.PAUSED:
+        log.info("search %s was paused: %s", search_id, step.message)
     elif step.did == Did.ENDED:
         log.info("search %s has ended: %s", search_id, step.message)
     return step.did in (Did.MADE, Did.REFUSED)

@@ -233,8 +233,72 @@ def test_a_search_pauses_itself_when_everything_is_refused(
         versions.delete(session, "small")
     assert look(engine) == []
     paused = found(engine, search)
-    assert (paused.status, paused.made) == ("paused", advance.MOST_REFUSED)
+    assert (paused.status, paused.made) == ("paused", advance.MOST_FAILED)
     assert "no data set" in (paused.message or "")
+
+
+@pytest.mark.parametrize("reason", ["diverged", "trainer_crashed"])
+def test_a_search_pauses_itself_when_its_jobs_keep_failing(
+    engine: Engine, submit: Callable[..., Search], scope: Scope, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr(advance, "MOST_FAILED", 3)
+    search = submit(trials=40, algorithm="random")
+    for loss in (None, None, 0.5, None, None, None):
+        look(engine)
+        finish(engine, loss, reason=reason)
+    assert look(engine) == []
+    paused = found(engine, search)
+    assert (paused.status, paused.made) == ("paused", 6)
+    why = "The last 3 trials failed or were refused, so the search was paused. The last one: It failed."
+    assert (paused.message or "").startswith(why)
+    with scope() as session:
+        control.resume(session, search.id)
+    for _ in range(3):  # those before it was resumed count no more
+        assert look(engine) == ["default"]
+        finish(engine, None, reason=reason)
+    assert look(engine) == []
+    assert found(engine, search).status == "paused"
+
+
+def test_trials_that_go_on_are_not_counted_among_those_that_failed(
+    engine: Engine, submit: Callable[..., Search], scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "MOST_FAILED", 2)
+    search = submit(trials=4, parallel=2, algorithm="random")
+    look(engine)
+    finish(engine, None)
+    look(engine)
+    assert trials(engine, search) == [(1, "failed"), (2, "queued"), (3, "queued")]
+    finish(engine, None)
+    assert look(engine) == []
+    assert (found(engine, search).status, trials(engine, search)[2]) == ("paused", (3, "queued"))
+
+
+def test_a_grid_makes_all_its_combinations(
+    engine: Engine, submit: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "MOST_FAILED", 2)
+    search = submit(space={"architecture.hidden_size": [4, 5, 6]}, algorithm="grid", trials=None)
+    for loss in (None, None, 0.5):
+        look(engine)
+        finish(engine, loss)
+    look(engine)
+    assert found(engine, search).status == "succeeded"
+
+
+def test_trials_can_be_added_to_a_search_whose_last_ones_failed(
+    engine: Engine, submit: Callable[..., Search], scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "MOST_FAILED", 2)
+    search = submit(trials=2)
+    for _ in range(2):
+        look(engine)
+        finish(engine, None)
+    look(engine)
+    assert found(engine, search).status == "failed"
+    with scope() as session:
+        control.add(session, search.id, 1)
+    assert look(engine) == ["default"]
 
 
 def test_a_search_whose_trials_all_fail_has_failed(engine: Engine, submit: Callable[..., Search]) -> None:
