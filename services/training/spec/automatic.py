@@ -133,7 +133,8 @@ def _of_sequences(document: Mapping[str, Any], summary: DatasetSummary) -> Itera
     yield Choice("architecture.forget_gate_bias", 1.0, "it remembers over more steps from the beginning")
     yield from _of_size(samples)
     yield Choice("architecture.num_layers", 2, "the second layer sees patterns that the first one has found")
-    yield Choice("architecture.bidirectional", True, "the whole sequence is there when an answer is asked for")
+    if _section(document, "training").get("bptt_steps") is None:
+        yield Choice("architecture.bidirectional", True, "the whole sequence is there when an answer is asked for")
     if not task.by_step:
         yield from _of_pooling(summary)
     yield from _of_training(document, summary, samples, keeps_last=folds)
@@ -160,8 +161,7 @@ def _of_pooling(summary: DatasetSummary) -> Iterator[Choice]:
 def _of_training(
     document: Mapping[str, Any], summary: DatasetSummary, samples: int, *, keeps_last: bool
 ) -> Iterator[Choice]:
-    training = document.get("training")
-    said = training if isinstance(training, Mapping) else {}
+    said = _section(document, "training")
     batch = _number(said.get("batch_size")) or _batch_size(samples)
     yield Choice("training.batch_size", batch, f"{samples:,} training samples make {_several(samples, batch)} of them")
     per_epoch = max(1, math.ceil(samples / batch))
@@ -249,6 +249,11 @@ def _several(samples: int, batch: int) -> str:
 
 def _word(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = document.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _named(value: object) -> str | None:

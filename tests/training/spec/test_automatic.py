@@ -120,6 +120,14 @@ def test_long_sequences_are_patched_unless_there_is_a_class_for_each_step() -> N
     assert "data.patch" not in chosen({"data": DATA}, **tags)
 
 
+def test_what_is_trained_in_windows_is_read_in_one_direction() -> None:
+    tags = summary(**(LARGE | {"target": "tags", "max_length": 1000}))
+    for steps, both in ((20, False), (None, True)):
+        document = {"data": DATA, "training": {"bptt_steps": steps}}
+        spec, _ = completed(parse(document), document, tags)
+        assert check_data(spec, tags).architecture.bidirectional is both
+
+
 def test_unequal_classes_are_weighted() -> None:
     plain = {"name": "cross_entropy", "label_smoothing": 0.1}
     assert chosen({"data": DATA})["training.loss"] == plain
