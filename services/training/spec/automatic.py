@@ -37,6 +37,7 @@ BATCHES_OF_EPOCH = 8
 MANY_SAMPLES = 5000
 MOST_DIFFERENCES = 64
 """Features, from which on their differences are left out."""
+OF_WHOLE_SEQUENCES = "values of whole sequences are missing, and they get the mean"
 UNEQUAL = 3
 """The largest class has so many times the samples of the smallest, and classes are weighted."""
 
@@ -108,6 +109,8 @@ def _all(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choic
         series, inputs = summary.series, summary.inputs
         if series is not None and (series.gaps or series.absent or (inputs is not None and inputs.gaps)):
             yield Choice("data.missing", "forward", "values or rows are missing, and no later one may be known")
+        elif _has_static_gaps(summary):
+            yield Choice("data.missing", "forward", OF_WHOLE_SEQUENCES)
     elif task == "next_step":
         yield from _of_text_that_goes_on()
     else:
@@ -140,6 +143,7 @@ def _of_sequences(document: Mapping[str, Any], summary: DatasetSummary) -> Itera
     yield from _of_training(document, summary, samples, keeps_last=folds)
     if folds:
         yield Choice("data.split.folds", FOLDS, f"a part of only {few:,} samples would judge a model by luck")
+    yield from _of_gaps(document, summary)
     if summary.texts is None:
         yield from _of_numbers(document, summary)
 
@@ -188,12 +192,22 @@ def _loss(counts: Sequence[int]) -> Choice:
     return Choice("training.loss", {**loss, "class_weights": "balanced"}, why)
 
 
+def _of_gaps(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
+    in_steps = summary.inputs is not None and summary.inputs.gaps > 0
+    if document["data"].get("missing") is not None or not (in_steps or _has_static_gaps(summary)):
+        return
+    why = "values are missing, and the one before is known when steps arrive" if in_steps else OF_WHOLE_SEQUENCES
+    yield Choice("data.missing", "forward", why)
+    yield Choice("data.missing_mask", True, "a gap can mean something itself")
+
+
+def _has_static_gaps(summary: DatasetSummary) -> bool:
+    return summary.static is not None and summary.static.gaps > 0
+
+
 def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
     numbers = summary.features if summary.inputs is None else summary.inputs.numbers
     data = document["data"]
-    if summary.inputs is not None and summary.inputs.gaps and data.get("missing") is None:
-        yield Choice("data.missing", "forward", "values are missing, and the one before is known when steps arrive")
-        yield Choice("data.missing_mask", True, "a gap can mean something itself")
     if numbers or (summary.static is not None and summary.static.numbers):
         yield Choice("data.scaling", "standard", "a network learns badly from numbers far from 0 to 1")
     if 0 < numbers <= MOST_DIFFERENCES and summary.max_length > 1:

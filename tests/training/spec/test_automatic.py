@@ -164,6 +164,23 @@ def test_gaps_are_filled_and_marked() -> None:
     assert not {"data.missing", "data.missing_mask"} & chosen({"data": {**DATA, "missing": "drop"}}, inputs=gaps).keys()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"texts": TEXTS},
+        {"target": "series", "classes": None, "class_counts": None, "samples": 1, "max_length": 800, "series": SERIES},
+    ],
+    ids=["sequences", "texts", "series"],
+)
+def test_gaps_in_values_of_whole_sequences_are_filled(data: dict[str, Any]) -> None:
+    document, found = {"data": DATA}, summary(**(LARGE | data | {"static": Columns(numbers=1, categories=[], gaps=1)}))
+    spec, choices = completed(parse(document), document, found)
+    assert check_data(spec, found).data.missing == "forward"
+    [why] = [each.why for each in choices if each.field == "data.missing"]
+    assert why == "values of whole sequences are missing, and they get the mean"
+
+
 def test_a_series_is_forecast_and_a_text_is_continued() -> None:
     series = {"target": "series", "classes": None, "class_counts": None, "samples": 1, "max_length": 800}
     found = chosen({"data": DATA}, **series, series=SERIES)
@@ -213,6 +230,8 @@ def data(draw: st.DrawFn) -> DatasetSummary:
     told |= {"max_length": draw(st.integers(1, 20_000)), "min_length": 1, "features": draw(st.integers(1, 100))}
     if draw(st.booleans()):
         told["inputs"] = Columns(numbers=told["features"], categories=[3], gaps=draw(st.integers(0, 1)))
+    if draw(st.booleans()):
+        told["static"] = Columns(numbers=1, categories=[], gaps=draw(st.integers(0, 1)))
     return summary(**told)
 
 
