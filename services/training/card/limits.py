@@ -37,7 +37,9 @@ def _limits(facts: Facts) -> Iterator[str]:
     if data["missing"] == "refuse" and (model.get("preprocessing") or {}).get("text") is None:
         yield "It has not learned what to do about missing values, so it refuses them."
     if "test" not in facts.samples and "validation" in facts.samples:
-        yield "There is no test split. The validation split chose the best epoch, so its numbers are a little too good."
+        is_set_aside = not data["split"].get("evaluate_test", True)
+        why = "It was not tested: its spec sets the test split aside" if is_set_aside else "There is no test split"
+        yield f"{why}. The validation split chose the best epoch, so its numbers are a little too good."
     for split in ("validation", "test"):
         if 0 < (count := facts.samples.get(split, FEW)) < FEW:
             yield f"The {split} split has only {counted(count, 'sample')}, so its numbers are rough."

@@ -177,6 +177,22 @@ def test_rows_of_classes_and_confusions_are_those_of_the_result(plain: Facts) ->
     assert f"expected calibration error is {details['calibration']['error']:.4g}" in card
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"evaluate_test": False}, "It was not tested: its spec sets the test split aside."),
+        ({"evaluate_test": True}, "There is no test split."),
+        ({}, "There is no test split."),
+    ],
+)
+def test_a_card_without_a_test_says_why(plain: Facts, split: dict[str, Any], said: str) -> None:
+    whole = {key: value for key, value in plain.spec["data"]["split"].items() if key != "evaluate_test"}
+    model = {**plain.model, "spec": {**plain.spec, "data": {**plain.spec["data"], "split": {**whole, **split}}}}
+    samples = {name: count for name, count in plain.samples.items() if name != "test"}
+    card = writing.files_of(replace(plain, model=model, samples=samples))["README.md"].decode()
+    assert f"- {said} The validation split chose the best epoch" in card
+
+
 def test_lengths_on_which_a_model_is_clearly_worse_are_told(plain: Facts) -> None:
     columns = {"shortest": [1, 4], "longest": [3, 4], "sequences": [1234, 25], "accuracy": [0.5, 0.25]}
     model = {**plain.model, "details": {"test": {"lengths": {**columns, "is_worse": [False, True]}}}}
