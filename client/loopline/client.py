@@ -125,10 +125,12 @@ class Client:
     ) -> Job:
         """Submits the spec of a job once more, with the same version of its data set and every default as it was then.
 
-        changes: fields to change, such as {"training.epochs": "50"}; a value is read as YAML. tags: added to its tags.
+        A trial of a search is tested this time, although the search sets the test part aside. changes: fields to
+        change, such as {"training.epochs": "50"}; a value is read as YAML. tags: added to its tags.
         Raises BadRequest, such as when the data set was deleted.
         """
-        return self.submit(specs.again(job.spec, job.dataset_id, changes or {}, {**job.tags, **(tags or {})}))
+        tagged, is_trial = {**job.tags, **(tags or {})}, job.trial is not None
+        return self.submit(specs.again(job.spec, job.dataset_id, changes or {}, tagged, is_trial=is_trial))
 
     def submit_batch(
         self,

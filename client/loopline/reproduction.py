@@ -125,7 +125,7 @@ def _leaves(document: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, 
             yield f"{path}{name}", value
 
 
-UNTOLD = ("name", "priority", "queue", "tags", "data.dataset")
+UNTOLD = ("name", "priority", "queue", "tags", "data.dataset", "data.split.evaluate_test")
 """Fields of a spec that do not change the weights."""
 
 

@@ -143,10 +143,16 @@ def together(specs: Sequence[SpecFile], name: str | None) -> SpecFile:
 
 
 def again(
-    spec: Mapping[str, Any], dataset_id: str | None, changes: Mapping[str, str], tags: Mapping[str, str]
+    spec: Mapping[str, Any],
+    dataset_id: str | None,
+    changes: Mapping[str, str],
+    tags: Mapping[str, str],
+    *,
+    is_trial: bool = False,
 ) -> SpecFile:
     """The spec of a job, to submit it once more: with the version of the data set that it had, and these changes.
 
+    A search sets the test part of its trials aside. Once more, such a job is tested.
     Raises BadRequest if a value is not YAML.
     """
     document = {**spec, "tags": dict(tags)}
@@ -155,6 +161,10 @@ def again(
         document["task"] = {"calendar": "none", **task}  # an older service did not know it
     if dataset_id is not None:
         document["data"] = {**document.get("data", {}), "dataset": dataset_id}
+    data = document.get("data")
+    if is_trial and isinstance(data, Mapping) and isinstance(data.get("split"), Mapping):
+        split = {key: value for key, value in data["split"].items() if key != "evaluate_test"}
+        document["data"] = {**data, "split": split}
     found = SpecFile(json.dumps(document), "application/json", Path(), "The spec of the job")
     for key, value in changes.items():
         found.set(tuple(key.split(".")), value)

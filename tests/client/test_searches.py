@@ -50,6 +50,8 @@ def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, se
     best = going_on.model_job()
     assert best is not None
     assert best.trial == 2
+    assert not best.spec["data"]["split"]["evaluate_test"]
+    assert client.rerun(best).spec["data"]["split"]["evaluate_test"]
     service.final(search.id, test_accuracy=0.9, test_loss=0.3)
     ended = search.refresh()
     assert (ended.status, ended.made) == ("succeeded", 2)

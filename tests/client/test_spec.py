@@ -152,6 +152,15 @@ def test_a_data_set_is_named_after_its_file(file: str, name: str) -> None:
     assert dataset_name(Path(file)) == name
 
 
+def test_a_trial_is_tested_when_it_is_submitted_once_more() -> None:
+    spec = {"data": {"dataset": "vowels", "split": {"test": 0.2, "evaluate_test": False}}}
+    for is_trial, split in ((True, {"test": 0.2}), (False, {"test": 0.2, "evaluate_test": False})):
+        sent = json.loads(again(spec, "ds_1", {}, {}, is_trial=is_trial).text)
+        assert sent["data"] == {"dataset": "ds_1", "split": split}
+    changed = again(spec, "ds_1", {"data.split.evaluate_test": "false"}, {}, is_trial=True)
+    assert changed.value(("data", "split", "evaluate_test")) == "false"
+
+
 def test_a_forecast_of_an_older_service_reads_no_calendar_when_it_is_submitted_once_more() -> None:
     for had, has in (({}, "none"), ({"calendar": ["hour"]}, ["hour"])):
         spec = {"task": {"name": "forecast", **had}, "data": {"dataset": "loads"}}

@@ -31,6 +31,7 @@ def files(weight: float = 0.5, loss: float = 0.25, **made_with: Any) -> dict[str
     spec = {
         "name": str(weight),
         "tags": {"reproduces": f"job_{weight}"},
+        "data": {"split": {"test": 0.2, "evaluate_test": weight != 0.5}},
         "training": {"seed": 1, "optimizer": {"lr": 0.001}},
     }
     card = {"spec": spec, "data": {"sha256": "ab12"}, "made_with": {**MADE_WITH, **made_with}}
@@ -119,7 +120,9 @@ def test_a_difference_is_told_with_what_was_different(tmp_path: Path) -> None:
     found = compared(first, folder(tmp_path / "b", files(0.5000001, 0.26, torch="2.13.0")))
     assert (found.is_same, found.first_epoch, found.where) == (False, 2, "b")
     assert found.largest_difference == pytest.approx(1.19e-7, rel=0.01)
-    assert found.differences == ("torch was 2.12.0, and is 2.13.0",)  # not the name, and not the seconds
+    assert found.differences == (
+        "torch was 2.12.0, and is 2.13.0",
+    )  # not the name, the seconds, or whether it was tested
     assert compared(first, first).sentences()[0].startswith("The weights are the same")
     unlike = compared(first, folder(tmp_path / "c", files(0.75)))
     assert unlike.first_epoch is None
