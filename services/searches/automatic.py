@@ -84,7 +84,9 @@ def _space(spec: Spec, summary: DatasetSummary) -> Iterator[tuple[str, Any]]:
     a, optimizer = spec.architecture, spec.training.optimizer
     yield "training.optimizer.lr", {"low": min(1e-3, optimizer.lr), "high": max(2e-2, optimizer.lr), "log": True}
     yield "architecture.hidden_size", {"low": min(24, a.hidden_size), "high": max(128, 2 * a.hidden_size), "log": True}
-    yield "architecture.num_layers", sorted({1, 2, a.num_layers})
+    layers = {1, 2, a.num_layers} if a.dropout == 0 else {2, a.num_layers}  # dropout is between layers
+    if len(layers) > 1:
+        yield "architecture.num_layers", sorted(layers)
     if isinstance(spec.task, NextStep):
         return
     yield "architecture.head_dropout", {"low": 0.0, "high": max(0.5, a.head_dropout)}

@@ -168,6 +168,11 @@ def test_no_trial_begins_for_which_too_little_time_is_left(engine: Engine, submi
     assert found(engine, search).status == "succeeded"
 
 
+def test_dropout_between_layers_keeps_two_of_them(submit: Submit) -> None:
+    assert "architecture.num_layers" not in submit({"data": DATA, "preset": "dropout_gru"}).settings["space"]
+    assert submit({"data": DATA, "preset": "basic_gru"}).settings["space"]["architecture.num_layers"] == [1, 2]
+
+
 def test_what_is_varied_is_chosen_for_the_data_and_the_spec_itself_is_the_first_trial(
     engine: Engine, submit: Submit
 ) -> None:
