@@ -693,7 +693,7 @@ class SearchSettings(Answer):
     stop_early: StopEarly | None
     """Null if every trial is trained to its end."""
     minutes: float | None
-    """After so many minutes no trial begins."""
+    """After so many minutes no trial begins. Null without a limit, and once trials were added after them."""
     final: bool
     """Whether the best trial's spec is trained once more, on the samples of training and validation together."""
     base: dict[str, Any] | None
@@ -730,7 +730,7 @@ class SearchSummary(Answer):
     terminal: bool
     """Whether it has ended. It goes on when trials are added."""
     message: str | None
-    """What it waits for, or why it was paused; a sentence for people."""
+    """What it waits for, why it was paused, or what its end was like; a sentence for people."""
     cancel_requested: bool
     """Whether it will be cancelled when its running trials have stopped."""
     wanted: int

@@ -116,7 +116,7 @@ class Search:
     """Whether it has ended. It goes on when trials are added."""
     name: str | None = None
     message: str | None = None
-    """What it waits for, or why it was paused."""
+    """What it waits for, why it was paused, or what its end was like."""
     cancel_requested: bool = False
     wanted: int = 0
     """The number of trials that it makes."""

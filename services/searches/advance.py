@@ -9,7 +9,6 @@ by the database as well.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -37,6 +36,8 @@ from services.training.measures import recorded
 
 WAIT_SECONDS = 10.0
 """Before a search is looked at again that may make no trial now, because of a quota."""
+LOOK_SECONDS = 3.0
+"""Before a search whose time is over is looked at again while its last jobs go on."""
 MOST_FAILED = 20
 """So many trials one after the other that failed or were refused pause a search that is no grid: something else is
 wrong."""
@@ -110,6 +111,7 @@ def advance(engine: Engine, search_id: str) -> Step:
             faults.point("trial.written")
             return step
         if not _is_over(session, search):
+            _look_later(session, search)
             return NOTHING
         if (best := final.missing(session, search)) is not None:
             return _make_final(session, search, best)
@@ -123,15 +125,17 @@ def _has_room(session: Session, search: Search) -> bool:
 
 
 def _wants_more(session: Session, search: Search) -> bool:
-    """Whether another trial is wanted, and there seems to be time for it."""
-    if search.made >= search.trials:
-        return False
-    minutes: float | None = search.settings.get("minutes")
-    if minutes is None:
+    """Whether another trial is wanted, and there seems to be time for it. The first one is made in any case."""
+    if search.made == 0:
         return True
-    took = trials.seconds(session, search.id)
-    at = session.scalar(select(now())) or 0.0
-    return at + (statistics.median(took) if took else 0.0) < search.created_at + 60.0 * minutes
+    return search.made < search.trials and not trials.time_is_over(session, search)
+
+
+def _look_later(session: Session, search: Search) -> None:
+    """Be not due at each look because trials are left for which there is no time, while the last jobs go on."""
+    is_due = search.made < search.trials and len(state.going_on(session, search.id)) < search.parallel
+    if is_due and not _wants_more(session, search):
+        search.due_at = now() + LOOK_SECONDS
 
 
 def _is_over(session: Session, search: Search) -> bool:

@@ -20,7 +20,7 @@ from services.errors import IllegalMove, Invalid, JobNotFound, Problem, QuotaExc
 from services.idempotency import Key
 from services.jobs import control as jobs
 from services.orm import Job, Search, new_id
-from services.searches import automatic, checking, queries, reading, state
+from services.searches import automatic, checking, queries, reading, state, trials
 from services.searches.automatic import Plan
 from services.searches.checking import Found
 from services.searches.reading import Wanted
@@ -159,7 +159,8 @@ def resume(session: Session, search_id: str, *, tenant: str | None = None) -> Se
 
 
 def add(session: Session, search_id: str, more: int, *, key: Key | None = None, tenant: str | None = None) -> Submitted:
-    """Want more trials. A search that has ended goes on; a paused one stays paused.
+    """Want more trials. A search that has ended goes on; a paused one stays paused. One whose time is over has no
+    limit of minutes from now on, and makes so many trials more than it has made.
 
     Raises:
         SearchNotFound: there is none, or it is another tenant's.
@@ -169,20 +170,28 @@ def add(session: Session, search_id: str, more: int, *, key: Key | None = None, 
     search = state.locked(session, search_id, tenant=tenant)
     if key is not None and idempotency.claim(session, key) is not None:
         return Submitted(search, replayed=True)
+    is_over = trials.time_is_over(session, search)
+    count = search.made if is_over or _is_cut_off(search) else search.trials
     space, _ = reading.read_space(search.settings["space"], {})
     most, why = reading.most_trials(space) if space is not None else (reading.MOST_TRIALS, "")
-    if search.trials + more > most:
-        detail = f"must be at most {most - search.trials:,}, because {why} and {search.trials:,} are wanted already"
+    if count + more > most:
+        detail = f"must be at most {max(0, most - count):,}, because {why} and {count:,} are wanted already"
         raise Invalid("The search cannot have so many trials.", [Problem("/more", detail)])
     settings = {**search.settings, "looked_at_from": search.made}
-    values: dict[str, Any] = {"trials": search.trials + more, "cancel_requested": False, "ended_at": None}
-    values["settings"] = settings
+    if is_over:
+        settings["minutes"] = None
+    values = {"trials": count + more, "settings": settings, "cancel_requested": False, "ended_at": None}
     if search.status != SearchStatus.PAUSED:
-        values |= {"status": SearchStatus.RUNNING, "due_at": now()}
+        values |= {"status": SearchStatus.RUNNING, "due_at": now(), "message": None}
     state.change(search, **values)
     if key is not None:
         idempotency.settle(session, key, search.id)
     return Submitted(_fresh(session, search), replayed=False)
+
+
+def _is_cut_off(search: Search) -> bool:
+    """Whether it was cancelled before its minutes were over, so that it wants no more trials than it has made."""
+    return search.settings.get("minutes") is not None and search.status == SearchStatus.CANCELLED
 
 
 def queues(session: Session, search_id: str) -> list[str]:

@@ -57,13 +57,22 @@ def end(session: Session, search: Search) -> bool:
     last = session.scalar(select(func.max(Job.finished_at)).where(mine, Job.status.in_(TERMINAL)))
     best = session.scalar(select(Job.id).where(*of_search(search.id), Job.status == Status.SUCCEEDED).limit(1))
     status = SearchStatus.SUCCEEDED if best is not None else SearchStatus.FAILED
+    message = _message(search)
     if search.cancel_requested:
-        status, last = SearchStatus.CANCELLED, None
+        status, last, message = SearchStatus.CANCELLED, None, None
     ended_at = session.scalar(select(now())) if last is None else last
-    change(search, status=status, due_at=None, ended_at=ended_at)
+    change(search, status=status, due_at=None, ended_at=ended_at, message=message)
     session.flush()
     news.announce(session, "search.ended", search.tenant, lambda: _news(session, search))
     return True
+
+
+def _message(search: Search) -> str | None:
+    """Why a search ends before all wanted trials, or without a final model."""
+    minutes: float | None = search.settings.get("minutes")
+    if minutes is not None and search.made < search.trials:
+        return f"No time is left for another trial (minutes: {minutes:g})."
+    return search.message
 
 
 def _news(session: Session, search: Search) -> News:

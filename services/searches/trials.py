@@ -4,6 +4,7 @@ were refused, which have no job."""
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from services.db import now
 from services.orm import Epoch, Job, Search
 from services.searches.space import Choices
 from services.states import TERMINAL, Reason, Status
@@ -104,6 +106,16 @@ def seconds(session: Session, search_id: str) -> Sequence[float]:
     took = Job.finished_at - Job.started_at
     found = session.scalars(select(took).where(*of_search(search_id), took.is_not(None)))
     return [seconds for seconds in found if seconds is not None]
+
+
+def time_is_over(session: Session, search: Search) -> bool:
+    """Whether the minutes of a search are over, or too few are left for a trial that takes as long as others did."""
+    minutes: float | None = search.settings.get("minutes")
+    if minutes is None:
+        return False
+    took = seconds(session, search.id)
+    at = session.scalar(select(now())) or 0.0
+    return at + (statistics.median(took) if took else 0.0) >= search.created_at + 60.0 * minutes
 
 
 def value_of(row: Any, metric: str) -> float | None:

@@ -12,11 +12,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
-from services.errors import SpecInvalid
+from services.errors import Invalid, SpecInvalid
 from services.jobs import attempts
 from services.jobs.leases import Lease
 from services.orm import Job, Search
-from services.searches import comparison, control
+from services.searches import advance, comparison, control
 from services.training.spec import parse
 from tests.services.searches.test_advance import SPEC, detail, finish, found, look
 
@@ -165,6 +165,79 @@ def test_no_trial_begins_for_which_too_little_time_is_left(engine: Engine, submi
         result = {"best_epoch": 1, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
         attempts.succeed(session, Lease.of(job), result, [])
     assert look(engine) == []
+    assert found(engine, search).status == "succeeded"
+
+
+def _age(scope: Scope, seconds: float = 600.0) -> None:
+    """As if all searches had been submitted so much earlier, and are to be looked at now."""
+    with scope() as session:
+        session.execute(sa.update(Search).values(created_at=Search.created_at - seconds))
+        session.execute(sa.update(Search).where(Search.due_at.is_not(None)).values(due_at=db.now()))
+
+
+def test_the_first_trial_is_made_in_any_case_and_the_end_says_that_time_is_over(
+    engine: Engine, submit: Submit, scope: Scope
+) -> None:
+    search = submit(space=LR, minutes=10.0, final=False)
+    _age(scope)
+    assert look(engine) == ["default"]
+    finish(engine, 0.5)
+    assert look(engine) == []
+    ended = found(engine, search)
+    assert (ended.status, ended.made) == ("succeeded", 1)
+    assert ended.message == "No time is left for another trial (minutes: 10)."
+
+
+@pytest.mark.parametrize("trials", [None, 5])
+def test_trials_are_added_without_a_limit_once_the_time_is_over(
+    engine: Engine, submit: Submit, scope: Scope, trials: int | None
+) -> None:
+    search = submit(space=LR, minutes=10.0, trials=trials, final=False)
+    look(engine)
+    finish(engine, 0.5)
+    _age(scope)
+    look(engine)
+    with scope() as session, pytest.raises(Invalid) as caught:
+        control.add(session, search.id, 1000)
+    assert "at most 999," in caught.value.problems[0].detail
+    with scope() as session:
+        added = control.add(session, search.id, 2).search
+        assert (added.trials, added.settings["minutes"], added.message) == (3, None, None)
+    for _ in range(2):
+        assert look(engine) == ["default"]
+        finish(engine, 0.5)
+    look(engine)
+    ended = found(engine, search)
+    assert (ended.status, ended.made, ended.message) == ("succeeded", 3, None)
+
+
+def test_trials_are_added_within_the_time_that_a_cancelled_search_has_left(
+    engine: Engine, submit: Submit, scope: Scope
+) -> None:
+    search = submit(space=LR, minutes=10.0, final=False)
+    look(engine)
+    with scope() as session:
+        control.cancel(session, search.id)
+        assert found(engine, search).message is None
+        added = control.add(session, search.id, 2).search
+        assert (added.trials, added.settings["minutes"]) == (3, 10.0)
+
+
+def test_a_search_whose_time_is_over_is_seldom_looked_at_while_its_last_trials_run(
+    engine: Engine, submit: Submit, scope: Scope
+) -> None:
+    search = submit(space=LR, minutes=10.0, parallel=3, trials=5, final=False)
+    look(engine)
+    finish(engine, 0.5)
+    _age(scope)
+    assert look(engine) == []
+    with db.read_scope(engine) as session:
+        assert advance.due(session) == []
+        assert session.scalar(sa.select(sa.func.count()).where(Search.due_at > db.now())) == 1
+    for _ in range(2):
+        finish(engine, 0.5)
+    _age(scope)
+    look(engine)
     assert found(engine, search).status == "succeeded"
 
 
