@@ -113,7 +113,8 @@ def advance(engine: Engine, search_id: str) -> Step:
         if not _is_over(session, search):
             _look_later(session, search)
             return NOTHING
-        if (best := final.missing(session, search)) is not None:
+        is_refused = search.settings.get("final_refused", False)
+        if not is_refused and (best := final.missing(session, search)) is not None:
             return _make_final(session, search, best)
         return Step(Did.ENDED, message=search.status) if state.end(session, search) else NOTHING
 
@@ -198,15 +199,17 @@ def _base(search: Search, choices: Choices, number: int) -> Mapping[str, Any]:
 
 
 def _make_final(session: Session, search: Search, best: Best) -> Step:
-    """Make the final model a job. If its data set is gone, the search ends without one."""
+    """Make the final model a job. If its data set is gone, the search ends without one, until trials are added."""
     spec = _base(search, best.choices, best.trial)
     try:
         with db.savepoint(session):
             found = final.wanted(session, search, best, {**spec, "name": _named(search, "final")})
             [job] = control.create_all(session, [found], request_id=search.request_id, tenant=search.tenant)
     except (SpecInvalid, DatasetNotFound) as error:
-        state.change(search, settings={**search.settings, "final": False}, message=error.message)
-        return Step(Did.REFUSED, message=error.message)
+        why = str(error.problems[0]) if isinstance(error, SpecInvalid) else error.message
+        message = clean(f"The final model was refused: {why}", MOST_LETTERS)
+        state.change(search, settings={**search.settings, "final_refused": True}, message=message)
+        return Step(Did.REFUSED, message=message)
     except (QuotaExceeded, DatasetValidating) as error:
         if search.message != error.message:
             state.change(search, message=error.message)

@@ -177,7 +177,7 @@ def add(session: Session, search_id: str, more: int, *, key: Key | None = None, 
     if count + more > most:
         detail = f"must be at most {max(0, most - count):,}, because {why} and {count:,} are wanted already"
         raise Invalid("The search cannot have so many trials.", [Problem("/more", detail)])
-    settings = {**search.settings, "looked_at_from": search.made}
+    settings = {**search.settings, "looked_at_from": search.made, "final_refused": False}
     if is_over:
         settings["minutes"] = None
     values = {"trials": count + more, "settings": settings, "cancel_requested": False, "ended_at": None}

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from services.db import now
 from services.errors import SearchNotFound
 from services.orm import Job, Search
-from services.searches import queries
+from services.searches import final, queries
 from services.searches.trials import of_search
 from services.states import TERMINAL, SearchStatus, Status
 from services.text import clean
@@ -57,7 +57,7 @@ def end(session: Session, search: Search) -> bool:
     last = session.scalar(select(func.max(Job.finished_at)).where(mine, Job.status.in_(TERMINAL)))
     best = session.scalar(select(Job.id).where(*of_search(search.id), Job.status == Status.SUCCEEDED).limit(1))
     status = SearchStatus.SUCCEEDED if best is not None else SearchStatus.FAILED
-    message = _message(search)
+    message = _message(session, search)
     if search.cancel_requested:
         status, last, message = SearchStatus.CANCELLED, None, None
     ended_at = session.scalar(select(now())) if last is None else last
@@ -67,12 +67,20 @@ def end(session: Session, search: Search) -> bool:
     return True
 
 
-def _message(search: Search) -> str | None:
-    """Why a search ends before all wanted trials, or without a final model."""
+def _message(session: Session, search: Search) -> str | None:
+    """Why a search ends before all wanted trials, or without a final model that can be used."""
+    said = []
     minutes: float | None = search.settings.get("minutes")
     if minutes is not None and search.made < search.trials:
-        return f"No time is left for another trial (minutes: {minutes:g})."
-    return search.message
+        said.append(f"No time is left for another trial (minutes: {minutes:g}).")
+    model = final.newest(session, search.id)
+    if search.settings.get("final_refused"):
+        said.append(search.message or "The final model was refused.")
+    elif model is not None and model.status == Status.FAILED:
+        said.append(f"The final model failed: {model.message or model.reason}")
+    elif model is not None and model.status == Status.CANCELLED:
+        said.append("The final model was cancelled.")
+    return " ".join(said) or None
 
 
 def _news(session: Session, search: Search) -> News:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -12,12 +13,16 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
+from services.blobs.storage import Storage
+from services.datasets import versions
 from services.errors import Invalid, SpecInvalid
 from services.jobs import attempts
+from services.jobs import control as job_control
 from services.jobs.leases import Lease
 from services.orm import Job, Search
 from services.searches import advance, comparison, control
 from services.training.spec import parse
+from tests.conftest import received
 from tests.services.searches.test_advance import SPEC, detail, finish, found, look
 
 Scope = Callable[[], AbstractContextManager[Session]]
@@ -239,6 +244,54 @@ def test_a_search_whose_time_is_over_is_seldom_looked_at_while_its_last_trials_r
     _age(scope)
     look(engine)
     assert found(engine, search).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("fail", "The final model failed: It failed."), ("cancel", "The final model was cancelled.")]
+)
+def test_the_end_says_that_the_final_model_is_none_and_more_trials_make_another(
+    engine: Engine, submit: Submit, scope: Scope, end: str, said: str
+) -> None:
+    search = submit(space=LR, trials=1)
+    look(engine)
+    finish(engine, 0.5)
+    look(engine)
+    if end == "fail":
+        finish(engine, None)
+    else:
+        with scope() as session:
+            job_control.cancel(session, jobs(engine, search)[-1].id)
+    look(engine)
+    ended = found(engine, search)
+    assert ended.status == "succeeded"
+    assert (ended.message or "").startswith(said)
+    with scope() as session:
+        assert control.add(session, search.id, 1).search.message is None
+    for _ in range(2):
+        assert look(engine) == ["default"]
+        finish(engine, 0.9)
+    look(engine)
+    assert found(engine, search).message is None
+    assert [job.trial for job in jobs(engine, search)] == [1, None, 2, None]
+
+
+def test_a_final_model_that_was_refused_leaves_the_test_part_unseen_by_later_trials(
+    engine: Engine, submit: Submit, scope: Scope, storage: Storage, npz_bytes: Any
+) -> None:
+    with scope() as session:
+        versions.add(session, received(storage, BytesIO(npz_bytes())), name="small")
+    search = submit({**SPEC, "data": {"dataset": "small"}}, space=LR, trials=1)
+    look(engine)
+    finish(engine, 0.5)
+    with scope() as session:
+        versions.delete(session, "small")
+    look(engine)
+    ended = found(engine, search)
+    assert (ended.status, ended.settings["final"]) == ("succeeded", True)
+    assert (ended.message or "").startswith("The final model was refused: ")
+    with scope() as session:
+        added = control.add(session, search.id, 1).search
+        assert (added.message, added.settings["final_refused"]) == (None, False)
 
 
 def test_dropout_between_layers_keeps_two_of_them(submit: Submit) -> None:
