@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from services.errors import CheckpointCorrupt
-from services.training import checkpoint, epochs
+from services.training import baseline, checkpoint, epochs, rivals
 from services.training.data import Prepared
 from services.training.epochs import Epoch
 from services.training.files.npz import Arrays
@@ -155,6 +155,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "seed": run.training.seed,
         "samples": {"train": len(run.data.train), "validation": len(run.data.validation)},
         "metrics": epochs.finite(metrics),
+        "baseline": baseline.of(run, metrics),
     }
 
 
@@ -194,6 +195,22 @@ def summary(fold: Fold) -> dict[str, Any]:
         "mean": {name: _of_all(statistics.fmean, 1, each) for name, each in values.items()},
         "std": {name: _of_all(statistics.stdev, 2, each) for name, each in values.items()},
     }
+
+
+def compared(fold: Fold, found: dict[str, Any]) -> dict[str, Any]:
+    """The baseline of a job with folds that has no test part: whether the mean over the folds beats that of their
+    baselines, each on samples that it was not trained on. `found` is that of the final model, which has only its
+    training samples to be judged by."""
+    plains = [result["baseline"] for result in fold.results if "baseline" in result]  # older ones had none
+    if not plains or len(plains) < len(fold.results):
+        return found
+    metric = plains[0]["metric"]
+    plain = _of_all(statistics.fmean, 1, [each["metrics"].get(metric) for each in plains])
+    model = _of_all(statistics.fmean, 1, [result["metrics"].get(metric) for result in fold.results])
+    words = [each["answer"] for each in plains]
+    answer = max(words, key=words.count)
+    judged = rivals.compared({metric: model}, {answer: {metric: plain}}, metric)
+    return {**judged, "metrics": {**found["metrics"], **judged["metrics"]}}
 
 
 def _of_all(statistic: Any, least: int, values: Sequence[float | None]) -> float | None:

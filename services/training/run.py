@@ -523,6 +523,8 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         "metrics": epochs.finite(metrics),
         "baseline": baseline.of(run, metrics),
     }
+    if run.fold.number and run.data.test is None:
+        result["baseline"] = folds.compared(run.fold, result["baseline"])
     parts = {"validation": run.data.validation, "test": run.data.test}
     found = {name: details(run, part) for name, part in parts.items() if part is not None}
     result["details"] = {name: each for name, each in found.items() if each is not None} or None

@@ -218,6 +218,24 @@ def test_the_final_model_trains_for_the_mean_of_the_best_epochs_and_is_tested_on
     assert same(weights(asked), alone.model.state_dict())
 
 
+def test_without_a_test_the_baseline_is_beaten_by_folds_or_not_at_all(order: Callable[..., Event]) -> None:
+    noise = replace(ARRAYS, y=np.random.default_rng(5).permutation(ARRAYS.y))
+    changes = {"split": {"validation": None, "test": 0.0, "folds": FOLDS}}
+    asked = order(arrays=noise, data=changes, training={"epochs": 30, "early_stopping": None, "keep": "last"})
+    told = list(events(asked))
+    result = told[-1]["result"]
+    found = result["baseline"]
+    plain = statistics.fmean(fold["baseline"]["metrics"]["validation_accuracy"] for fold in result["folds"])
+    assert result["metrics"]["train_accuracy"] > found["metrics"]["train_accuracy"]  # learnt by heart
+    assert found["metric"] == "validation_accuracy"
+    assert found["metrics"]["validation_accuracy"] == pytest.approx(plain)
+    assert found["is_beaten"] is (result["mean"]["validation_accuracy"] > plain)
+    assert not found["is_beaten"]
+    [said] = [event for event in of("note", told) if event["type"] == "baseline"]
+    assert said["message"].startswith("The model does not beat its baseline: validation_accuracy is 0.")
+    assert "The model does not beat its baseline" in (Path(asked["directory"]) / "README.md").read_text()
+
+
 def test_folds_that_keep_the_last_epoch_train_a_final_model_for_as_many(order: Callable[..., Event]) -> None:
     told = list(events(order(training={"keep": "last", "early_stopping": None, "epochs": 3})))
     result = told[-1]["result"]

@@ -289,7 +289,8 @@ def against_baseline(result: Result) -> str:
     name = str(plain.get("metric"))
     if not plain.get("is_beaten"):
         return str(plain.get("message") or "")
-    value, other = (text.number(found.get(name)) for found in (result.metrics, plain.get("metrics") or {}))
+    judged = {**(result.mean or {}), **result.metrics}
+    value, other = (text.number(found.get(name)) for found in (judged, plain.get("metrics") or {}))
     return f"It beats its baseline: {short(name)} is {value}, and {other} with {plain.get('answer')}."
 
 

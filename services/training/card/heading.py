@@ -58,8 +58,9 @@ def _beats(facts: Facts) -> str:
     if not found["is_beaten"]:
         return sentence(found["message"] or "")
     metric, plain = found["metric"], found["metrics"][found["metric"]]
+    value = {**(facts.model.get("mean") or {}), **facts.model["metrics"]}.get(metric)
     gives = f", and {found['answer']} gives {number(plain)}" if plain is not None else ""
-    return sentence(f"It beats its baseline: {metric_name(metric)} is {number(facts.model['metrics'][metric])}{gives}.")
+    return sentence(f"It beats its baseline: {metric_name(metric)} is {number(value)}{gives}.")
 
 
 def about(facts: Facts) -> Lines:
