@@ -538,7 +538,8 @@ class DryRun(Answer):
     object: Literal["dry_run"] = "dry_run"
     name: str | None
     spec: dict[str, Any]
-    """The spec with its preset and every default filled in."""
+    """The spec with its preset and every default filled in. If it names no network, and its data set is not there yet,
+    as it was sent."""
     dataset: DatasetRef | None
     unchecked: str | None
     """The reason why the data set was not looked at: `data.dataset` is a path, so the file is to be uploaded. Then the

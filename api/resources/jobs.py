@@ -250,7 +250,7 @@ def foreseen(found: DryRun) -> dict[str, Any]:
     return {
         **rest,
         "object": "dry_run",
-        "name": found.spec["name"],
+        "name": found.spec.get("name"),
         "dataset": None if dataset is None else {"id": dataset.id, "name": dataset.name},
         "estimate": asdict(found.estimate),
         "chosen": [each._asdict() for each in found.chosen],

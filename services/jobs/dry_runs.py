@@ -29,7 +29,8 @@ class DryRun:
     """What is known of a job that was not submitted."""
 
     spec: Mapping[str, Any]
-    """With every default filled in; without its data set, only those that do not depend on it."""
+    """With every default filled in; without its data set, only those that do not depend on it: none, if it names no
+    network."""
     dataset: Dataset | None
     unchecked: str | None
     """Why the data set was not looked at: it is a file that is to be uploaded. Then the fields below are unknown."""
@@ -116,7 +117,7 @@ def _to_be_uploaded(session: Session, parsed: Parsed, tenant: str, known: Known)
 def _without_data(parsed: Parsed, spec: Spec, path: str) -> DryRun:
     is_open = automatic.is_open(parsed.document)
     return DryRun(
-        spec=spec.document(),
+        spec=dict(parsed.document) if is_open else spec.document(),
         dataset=None,
         unchecked=f"The data was not looked at: {submission.upload_first(path)}.",
         warnings=[*cautions.of_spec(spec), *([OPEN] if is_open else [])],

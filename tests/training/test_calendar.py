@@ -150,6 +150,16 @@ def test_the_parameters_are_known_before() -> None:
     assert footprint(spec, npz.summarise(arrays)).parameters == there
 
 
+def test_the_only_column_is_forecast_although_the_calendar_stands_beside_it() -> None:
+    both = hourly([100])
+    arrays = replace(both, x=both.x[:, :, :1], features=both.columns[:1], targets=(), y=both.y[:, :, :0])
+    spec = spec_with(arrays, ["hour", "weekday"])
+    found = prepare(arrays, spec)
+    assert found.target_names == ("load",)
+    run = Run(spec, found)
+    assert run.data.output_size > 0
+
+
 def test_the_memory_of_the_calendar_is_counted() -> None:
     arrays = hourly([100, 100])
     spec = spec_with(arrays, ["hour", "yearday"])

@@ -222,5 +222,7 @@ def _show(ctx: typer.Context, found: Search) -> None:
     for sentence in (view.total(found), view.final(found), view.curve(found), view.importance(found)):
         if sentence:
             say(sentence)
-    if found.best is not None:
+    if found.final is not None and found.final.status == "succeeded":
+        note(f"Download it with: {typed(ctx, 'download', found.final.job_id)}")
+    elif found.best is not None:
         note(f"The spec of the best trial: {typed(ctx, 'show', found.best.job_id)}")

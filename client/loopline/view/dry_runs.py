@@ -23,11 +23,13 @@ def job(found: DryRun, data: str | None = None) -> RenderableType:
         rows.append(("data", f"{data}, not uploaded; the service tells more once it has the file"))
     elif dataset:
         rows.append(("data set", f"{dataset.get('name')} ({dataset.get('id')})"))
-    rows.append(("network", _network(found)))
+    is_open = below(found.spec, "architecture").get("cell") is None
+    rows.append(("network", "chosen when the data is there" if is_open else _network(found)))
     if found.samples is not None:
         parts = (f"{found.samples.get(part, 0):,} {name}" for part, name in PARTS if found.samples.get(part))
         rows.append(("samples", ", ".join(parts)))
-    rows.append(("training", _training(found)))
+    if not is_open:
+        rows.append(("training", _training(found)))
     if found.memory_bytes is not None:
         rows.append(("memory", f"at least {text.size(found.memory_bytes)}"))
     rows.append(("time", found.message))

@@ -57,8 +57,10 @@ def with_calendar(arrays: Arrays, names: Sequence[str]) -> Arrays:
     terms = calendar.fourier_terms(arrays.times[:, : x.shape[1]], names, x.dtype)
     terms[np.arange(x.shape[1]) >= arrays.lengths[:, None]] = 0
     known = (*(arrays.schema.known_future or ()), *(column.name for column in added))
+    targets, inside = _targets(arrays)
     return replace(
         arrays,
+        targets=targets if inside else arrays.targets,  # the only number is not the only one any more
         x=np.concatenate((x, terms), axis=2),
         features=(*arrays.columns, *added),
         schema=replace(arrays.schema, known_future=known),
