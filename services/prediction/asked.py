@@ -36,7 +36,7 @@ FEWER = "Send fewer sequences in a request, or download the model and predict wi
 # What else could be in a file that `TrainedModel.read` takes: binary formats, and the end of a zip.
 _NO_TABLE = re.compile(rb"PAR1|PK\x03\x04|\x1f\x8b|\x93NUMPY|.*(\0|PK\x05\x06)", re.DOTALL)
 
-_ABOUT = re.compile(r"(?:^|(?:leave|give|are \S+) )(static|future|ids|end)\b")
+_ABOUT = re.compile(r"(?:^|(?:leave|give|give an|are \S+) )(static|future|ids?|end)\b")
 """What a sentence is about."""
 
 
@@ -192,7 +192,7 @@ def _problem(asked: Asked, found: Found) -> Problem:
     if sequence and "ids" not in asked.besides:
         return Problem(f"/{asked.way}/{sequence[1]}", found.detail)
     about = found.where if found.where in BESIDES else next(iter(_ABOUT.findall(found.detail)), asked.way)
-    return Problem(f"/{about}", str(found))
+    return Problem("/ids" if about == "id" else f"/{about}", str(found))
 
 
 def _invalid(pointer: str, detail: str) -> InputInvalid:

@@ -292,6 +292,8 @@ def restore(
         torch.cuda.set_rng_state(tensors["random.cuda"], run.device)
 
 
+ADDED_TO_SPLIT = {"train_on_validation": False, "evaluate_test": True}
+"""What splits of older versions had without saying it."""
 ADDED_TO_DATA = (
     *("max_length", "cut", "stride", "missing", "missing_mask", "differences", "categories", "embedding_size"),
     *("scaling_over", "patch", "text"),
@@ -320,7 +322,9 @@ def essence(document: Mapping[str, Any]) -> dict[str, Any]:
         parts["training"].pop("on_divergence", None)
     if parts["training"].get("bptt_steps") is None:
         parts["training"].pop("bptt_steps", None)
-    split = parts["data"]["split"]
+    if parts["training"].get("keep") == "best":
+        parts["training"].pop("keep")
+    split = {key: value for key, value in parts["data"]["split"].items() if (key, value) not in ADDED_TO_SPLIT.items()}
     if split.get("method") == "random":
         split = {key: value for key, value in split.items() if key != "method"}
     split = {key: value for key, value in split.items() if key not in ("by", "folds") or value is not None}

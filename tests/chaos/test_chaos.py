@@ -246,7 +246,15 @@ def test_every_point_has_a_process_that_passes_it() -> None:
     # Uploads happen before the storm, nobody in it receives webhooks, and nothing comes as a batch, in a search or by
     # the clock.
     calm = {"check.claimed", "check.ended", "dataset.placed"}
-    calm |= {"webhook.claimed", "webhook.sent", "batch.ended", "batch.committed", "firing.written", "trial.written"}
+    calm |= {
+        "webhook.claimed",
+        "webhook.sent",
+        "batch.ended",
+        "batch.committed",
+        "firing.written",
+        "trial.written",
+        "rung.answered",
+    }
     assert faults.POINTS - armed <= calm
 
 

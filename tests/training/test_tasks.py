@@ -17,6 +17,7 @@ from services.training.tasks.task import Target
 ROOT = Path(__file__).parent.parent.parent
 ALLOWED = {
     "services/training/spec/footprint.py",  # describes synthetic data, which has classes
+    "services/training/spec/automatic.py",  # what suits each task
     "services/training/files/sequences.py",  # what the readers of files say of targets
     "services/training/export/checked.py",  # what an exported file has for each task
     "services/training/export/model.py",
