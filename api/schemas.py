@@ -459,9 +459,9 @@ class JobSummary(Answer):
     batch_id: str | None
     """The batch with which the job was submitted."""
     search_id: str | None
-    """The search that the job is a trial of."""
+    """The search of which the job is a trial or the final model."""
     trial: int | None
-    """Its number in that search, from 1."""
+    """Its number in that search, from 1; null for the final model."""
     waits_until: datetime | None
     """A retried job does not start before this time; null if it waits only for its turn."""
     silent_since: datetime | None

@@ -240,8 +240,8 @@ class Batch(Base):
 
 
 class Search(Base):
-    """A search for the best values of some fields of a spec. Its trials are jobs, and their results are in their rows.
-    Whoever makes a trial or changes the search holds this row, so that happens one by one."""
+    """A search for the best values of some fields of a spec. Its trials and its final model are jobs, and their results
+    are in the rows of the jobs. Whoever makes a trial or changes the search locks this row first."""
 
     __tablename__ = "searches"
 
@@ -251,11 +251,11 @@ class Search(Base):
     document: Mapped[dict[str, Any]]
     """The spec with its `search`, as it was sent."""
     settings: Mapped[dict[str, Any]]
-    """The fields of a `services.searches.settings.SearchSettings`."""
+    """What `services.searches.control` writes at the submission: the space, the metric, the versions of data sets."""
     status: Mapped[str]
     """A `services.states.SearchStatus`."""
     message: Mapped[str | None]
-    """A sentence for a person: what it waits for, or why it was paused."""
+    """A sentence for a person: what it waits for, why it was paused, or why it ended without what was wanted."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     """It makes no more trials, and is cancelled when those that go on have ended."""
     parallel: Mapped[int]
@@ -362,9 +362,9 @@ class Job(Base):
     batch_id: Mapped[str | None]
     """The batch that it was submitted with, which is never deleted; no foreign key, as for the tenant."""
     search_id: Mapped[str | None] = mapped_column(ForeignKey("searches.id"))
-    """The search that it is a trial of."""
+    """The search of which it is a trial or the final model."""
     trial: Mapped[int | None]
-    """Its number there, from 1."""
+    """Its number there, from 1; None for the final model."""
     choices: Mapped[dict[str, Any] | None]
     """The values that the search chose for it, by dotted path into the spec."""
     request_id: Mapped[str | None]
@@ -431,7 +431,7 @@ class Job(Base):
             sqlite_where=sa.text("search_id IS NOT NULL"),
             postgresql_where=sa.text("search_id IS NOT NULL"),
         ),
-        # How many trials go on is asked every second, of each search that does.
+        # The scheduler counts the jobs that have not ended twice a second, of each search that goes on.
         Index(
             "ix_jobs_search_going_on",
             "search_id",

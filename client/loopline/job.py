@@ -81,9 +81,9 @@ class Job:
     silent_since: datetime | None = None
     """The time of the worker's last heartbeat, if the job runs and its worker is silent; else None."""
     search_id: str | None = None
-    """The search that it is a trial of."""
+    """The search of which it is a trial or the final model."""
     trial: int | None = None
-    """Its number in that search."""
+    """Its number in that search, from 1; None for the final model."""
     progress: Progress = field(default_factory=Progress)
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)

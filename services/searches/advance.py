@@ -62,8 +62,9 @@ class Step(NamedTuple):
 
     did: Did
     trial: int = 0
+    """0 for the final model."""
     job: Created | None = None
-    """The trial, if one was made. The bell of its queue is to be rung."""
+    """The job of the trial or of the final model, if one was made. The doorbell of its queue must be rung."""
     message: str | None = None
 
 

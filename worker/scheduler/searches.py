@@ -73,14 +73,15 @@ def look(engine: Engine, bell: Doorbell, stop: threading.Event | None = None) ->
 def _advance(engine: Engine, bell: Doorbell, search_id: str) -> bool:
     """Whether there may be more to do."""
     step = advance.advance(engine, search_id)
+    what = f"trial {step.trial}" if step.trial else "the final model"
     if step.did == Did.MADE and step.job is not None:
-        log.info("search %s: trial %d is the job %s", search_id, step.trial, step.job.id)
+        log.info("search %s: %s is the job %s", search_id, what, step.job.id)
         faults.point("bell.due")
         bell.ring(step.job.queue)
     elif step.did == Did.REFUSED:
-        log.info("search %s: trial %d was refused: %s", search_id, step.trial, step.message)
+        log.info("search %s: %s was refused: %s", search_id, what, step.message)
     elif step.did == Did.WAITS:
-        log.info("search %s: trial %d has to wait: %s", search_id, step.trial, step.message)
+        log.info("search %s: %s has to wait: %s", search_id, what, step.message)
     elif step.did == Did.PAUSED:
         log.info("search %s was paused: %s", search_id, step.message)
     elif step.did == Did.ENDED:

@@ -59,7 +59,8 @@ def job(shown: Job, typed: Typed, checkpoints: Sequence[Checkpoint] = ()) -> Ren
     if shown.dataset_id:
         rows.append(("data set", f"{shown.dataset_name or ''} ({shown.dataset_id})".strip()))
     if shown.search_id:
-        rows.append(("search", f"{shown.search_id}, trial {shown.trial}"))
+        part = "the final model" if shown.trial is None else f"trial {shown.trial}"
+        rows.append(("search", f"{shown.search_id}, {part}"))
     rows += table.warnings(shown.warnings)
     rows.append(("attempt", attempts(shown)))
     rows.append(("progress", progress(shown)))

@@ -88,6 +88,7 @@ def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_pat
     waiting = newest(client).final
     assert waiting is not None
     assert f"The final model is {waiting.job_id}: queued." in run("searches", "show", "last").stdout
+    assert f"{search.id}, the final model" in run("show", waiting.job_id).stdout
     service.final(search.id, test_accuracy=0.9, test_loss=0.3)
     shown = run("searches", "show", "last").stdout
     assert f"The final model is {waiting.job_id}: test_accuracy 0.9000, test_loss 0.3000." in shown

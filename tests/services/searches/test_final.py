@@ -47,7 +47,10 @@ def jobs(engine: Engine, search: Search) -> list[Job]:
         return [*session.scalars(sa.select(Job).where(Job.search_id == search.id).order_by(Job.id))]
 
 
-def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(engine: Engine, submit: Submit) -> None:
+def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(
+    engine: Engine, submit: Submit, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "worker.scheduler.searches")
     base = {**SPEC, "data": DATA, "training": {"epochs": 9, "early_stopping": {"patience": 3}}}
     search = submit(base, space=LR, trials=2)
     for loss in (0.5, 0.2):
@@ -58,6 +61,7 @@ def test_the_best_trial_is_trained_once_more_on_all_and_tested_once(engine: Engi
     *trials, model = jobs(engine, search)
     assert [trial.spec["data"]["split"]["evaluate_test"] for trial in trials] == [False, False]
     assert (model.trial, model.name, model.choices) == (None, "toy[final]", trials[1].choices)
+    assert caplog.messages[-1] == f"search {search.id}: the final model is the job {model.id}"
     split, training = model.spec["data"]["split"], model.spec["training"]
     assert (split["train_on_validation"], split["test"], split["evaluate_test"]) == (True, 0.2, True)
     assert (training["epochs"], training["early_stopping"], training["keep"]) == (1, None, "last")  # the best epoch
