@@ -538,8 +538,8 @@ class DryRun(Answer):
     object: Literal["dry_run"] = "dry_run"
     name: str | None
     spec: dict[str, Any]
-    """The spec with its preset and every default filled in. If it names no network, and its data set is not there yet,
-    as it was sent."""
+    """The spec with its preset and every default filled in. If it names no network and its data set was not uploaded
+    yet, it is the spec as it was sent."""
     dataset: DatasetRef | None
     unchecked: str | None
     """The reason why the data set was not looked at: `data.dataset` is a path, so the file is to be uploaded. Then the
@@ -561,7 +561,7 @@ class DryRun(Answer):
     cheaper: str | None
     """A change of the spec that makes an epoch of a forecast much shorter."""
     chosen: list[Chosen]
-    """What the spec left open and was chosen for the data set; empty if the spec names a network."""
+    """The fields that were chosen for the data set; empty if the spec names a network."""
 
 
 class DryRunList(Answer):
@@ -676,14 +676,14 @@ class StopEarly(Answer):
     first_rung: int
     """The epoch after which trials are compared for the first time."""
     factor: int
-    """The next comparison is after so many times as many epochs."""
+    """The epoch of each comparison, divided by the epoch of the one before."""
 
 
 class SearchSettings(Answer):
     """What a search varies, and how."""
 
     space: dict[str, Any]
-    """The fields that are varied, as they were submitted."""
+    """The fields that are varied, as they were submitted, or as they were chosen for the data."""
     algorithm: Literal["tpe", "random", "grid"]
     metric: str
     """The metric by which trials are compared, always of validation data."""
@@ -694,7 +694,8 @@ class SearchSettings(Answer):
     stop_early: StopEarly | None
     """Null if every trial is trained to its end."""
     minutes: float | None
-    """After so many minutes no trial begins. Null without a limit, and once trials were added after them."""
+    """No trial begins later than this many minutes after the submission. Null if there is no limit; adding trials after
+    the limit removes it."""
     final: bool
     """Whether the best trial's spec is trained once more, on the samples of training and validation together."""
     base: dict[str, Any] | None
@@ -709,7 +710,7 @@ class SearchCounts(BatchCounts):
     pruned: int
     """Trials that the search stopped early. Their jobs are cancelled, and `cancelled` does not count them."""
     refused: int
-    """Trials whose values do not go together, so they are no jobs."""
+    """Trials whose values cannot be combined. They have no jobs."""
 
 
 class SearchLinks(Answer):
@@ -727,13 +728,14 @@ class SearchSummary(Answer):
     id: str
     name: str | None
     status: Literal["running", "paused", "succeeded", "failed", "cancelled"]
-    """`running` until every wanted trial has ended; then `succeeded` if one has a result, else `failed`."""
+    """`running` until its trials and its final model have ended; then `succeeded` if a trial has a result, else
+    `failed`."""
     terminal: bool
     """Whether it has ended. It goes on when trials are added."""
     message: str | None
-    """What it waits for, why it was paused, or what its end was like; a sentence for people."""
+    """What it waits for, why it was paused, or why it ended without all that was wanted; a sentence for people."""
     cancel_requested: bool
-    """Whether it will be cancelled when its running trials have stopped."""
+    """Whether it will be cancelled when its running jobs have stopped."""
     wanted: int
     """Number of trials that it makes."""
     made: int
@@ -790,11 +792,12 @@ class FieldImportance(Answer):
     """The share of the variance in rank of the trials that this field alone explains, from 0 to 1 (adjusted R squared).
     """
     trials: int
-    """How many trials this says it of."""
+    """The number of trials that it was computed from."""
 
 
 class SearchFinal(Answer):
-    """The final model: the best trial's spec, trained on the samples of training and validation, and tested once."""
+    """The final model: the best trial's spec, trained once more on the samples of training and validation together, and
+    tested once."""
 
     job_id: str
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -815,7 +818,7 @@ class Search(SearchSummary):
     trials: list[SearchTrial]
     """By number."""
     importance: list[FieldImportance]
-    """The most important field first; only fields that were varied in at least 10 trials with a result."""
+    """The most important field first; only fields that at least 10 succeeded or pruned trials have varied."""
     document: dict[str, Any]
     """The spec and its `search`, as submitted."""
 

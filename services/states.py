@@ -70,13 +70,13 @@ class SearchStatus(StrEnum):
     """The states of a search."""
 
     RUNNING = "running"
-    """It makes trials, or waits for the end of the last ones."""
+    """It makes trials, or waits until the last ones and the final model have ended."""
     PAUSED = "paused"
     """It makes no trials until somebody resumes it."""
     SUCCEEDED = "succeeded"
-    """Every wanted trial has ended, and one at least has a result. More trials can be added."""
+    """It has ended, and at least one trial has a result. More trials can be added."""
     FAILED = "failed"
-    """Every wanted trial has ended, and none has a result."""
+    """It has ended, and no trial has a result."""
     CANCELLED = "cancelled"
 
 

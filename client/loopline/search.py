@@ -47,8 +47,8 @@ class Trial:
     trial: int
     """Its number, from 1."""
     status: str
-    """That of its job; `pruned` if the search stopped it early; `refused` if its values do not go together, so that it
-    is no job."""
+    """The status of its job; `pruned` if the search stopped it early; `refused` if its values cannot be combined, so
+    that there is no job."""
     job_id: str | None = None
     terminal: bool = False
     name: str | None = None
@@ -96,7 +96,7 @@ class Importance:
     path: str
     share: float
     trials: int = 0
-    """How many trials this says it of."""
+    """The number of trials that it was computed from."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -111,12 +111,12 @@ class Search:
 
     id: str
     status: str
-    """`running` or `paused`; `succeeded` once all trials have ended and one has a result, else `failed`."""
+    """`running` or `paused`; at its end `succeeded` if a trial has a result, else `failed`; or `cancelled`."""
     terminal: bool = False
     """Whether it has ended. It goes on when trials are added."""
     name: str | None = None
     message: str | None = None
-    """What it waits for, why it was paused, or what its end was like."""
+    """What it waits for, why it was paused, or why it ended without all that was wanted."""
     cancel_requested: bool = False
     wanted: int = 0
     """The number of trials that it makes."""
@@ -129,7 +129,7 @@ class Search:
     """The metric by which trials are compared."""
     higher_is_better: bool = False
     space: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    """The fields that are varied, by path."""
+    """What the search varies: the values that each field may have, by path."""
     algorithm: str = "tpe"
     best: BestTrial | None = None
     """None in a list of searches, and until a trial has succeeded."""
@@ -138,7 +138,7 @@ class Search:
     trials: tuple[Trial, ...] = field(default=(), repr=False)
     """By number; empty in a list of searches."""
     importance: tuple[Importance, ...] = field(default=(), repr=False)
-    """The most important field first; only fields that were varied in at least 10 trials with a result."""
+    """The most important field first; only fields that at least 10 succeeded or pruned trials have varied."""
     created_at: datetime | None = None
     ended_at: datetime | None = None
     replayed: bool = False

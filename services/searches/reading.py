@@ -46,21 +46,21 @@ class Section(BaseModel):
     algorithm: Algorithm = "tpe"
     """`tpe` learns from the trials so far. `random` does not. `grid` makes every combination of lists once."""
     trials: int | None = Field(None, ge=1, le=MOST_TRIALS)
-    """Null: 40, or every combination if there are fewer; of a grid every combination. With `minutes`: as many as there
-    is time for."""
+    """Null: 40, or every combination if there are fewer; every combination of a grid. With `minutes`: 1,000 at most, as
+    many as there is time for."""
     minutes: float | None = Field(None, gt=0, le=MOST_MINUTES)
-    """From the submission on, no trial begins after so many minutes, nor one for which too little time seems to be
-    left. Null: no limit."""
+    """No trial begins later than this many minutes after the submission, or when too little time seems to be left for
+    it. Null: no limit."""
     final: bool = True
     """True trains the best trial's spec once more, on the samples of training and validation together, and tests this
-    model once. Until then the test part stays unseen. False tests every trial, and trains nothing more."""
+    model once. No trial is tested. False tests every trial, and trains no final model."""
     parallel: int = Field(1, ge=1, le=100)
     """How many trials may wait or run at once."""
     metric: str | None = None
-    """By which trials are compared, on validation data. Null: what `training.best_by` says."""
+    """The metric of validation data by which trials are compared. Null: what `training.best_by` says."""
     stop_early: stopping.Name | None = "asha"
     """Whether trials are stopped early if they are worse than others after the same epoch. `asha`: only the best third
-    goes on, after 1/27, 1/9 and 1/3 of the epochs. `median`: a trial goes on unless it is worse than the median of the
+    goes on after 1/27, 1/9 and 1/3 of the epochs. `median`: a trial goes on unless it is worse than the median of the
     complete trials, at the same epochs. Null: never. The default of a grid, and with `data.split.folds`, is null."""
     seed: int = Field(0, ge=0, lt=2**63)
     """The same seed and the same results give the same next trial."""

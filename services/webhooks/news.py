@@ -36,7 +36,7 @@ EVENTS: Mapping[str, str] = {
     "schedule.skipped": "A slot was skipped because of a rule of the schedule; `reason` and `message` say why.",
     "schedule.missed": "No scheduler reached a slot in time. It is sent once for all slots that were missed together.",
     "schedule.refused": "What a schedule submits is no longer valid or exceeds a quota; `message` says what to do.",
-    "search.ended": "Every wanted trial of a search has ended, or it was cancelled; `best` is its best trial.",
+    "search.ended": "A search and its final model have ended, or it was cancelled; `best` is the best trial.",
     "model.promoted": "An alias of a model was moved; `action` says how: `promote`, `rollback` or `demote`.",
 }
 """Every event that a webhook can get, by noun. docs/webhooks.md has this table."""

@@ -33,7 +33,7 @@ def train(
     settings: submit.Settings = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", metavar="MINUTES", min=0.01, help="Search so long for the best values, then train."),
+        typer.Option("--minutes", metavar="MINUTES", min=0.01, help="Search for the best values for this long first."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job.")] = None,
     detach: Annotated[
@@ -46,9 +46,10 @@ def train(
 ) -> None:
     """Train a model on a file, without a spec.
 
-    The network, and everything else that you do not set, is chosen for the data. With --minutes, models with other
-    values are tried for so long, compared on validation data, and the best one is trained once more on all samples.
-    The command follows the training until it ends. Columns that you do not name are inferred.
+    The network, and everything else that you do not set, is chosen for the data. With --minutes, the service also
+    trains models with other values for this long and compares them on validation data. Then it trains the best one
+    once more, on all samples but the test. The command follows the training until it ends. Columns that you do not
+    name are inferred.
 
     Example: loopline train walks.csv --target activity --group walk --order time --minutes 10
     """
@@ -77,7 +78,7 @@ def train(
 
 
 def _spec(data: str, schema: dict[str, Any], name: str | None) -> SpecFile:
-    """The spec that only names its data."""
+    """A spec that names its data and nothing else."""
     from loopline import spec as specs
 
     dataset = f"./{data}" if Path(data).exists() and not specs.is_path(data) else data
