@@ -65,6 +65,7 @@ def show_dataset(
 
 
 @datasets.command(name="upload")
+@columns.named
 def upload_dataset(
     ctx: typer.Context,
     file: Annotated[
@@ -73,19 +74,11 @@ def upload_dataset(
             metavar="FILE", help="A CSV, Parquet, JSONL, .ts, text, .npy, .npz or .zip file, or a folder of files."
         ),
     ],
+    *,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Name of the data set. [default: the file's name]")
     ] = None,
-    target: columns.Target = None,
-    group: columns.Group = None,
-    order: columns.Order = None,
-    layout: columns.Layout = None,
-    features: columns.Features = None,
-    static: columns.Static = None,
-    text: columns.TextColumn = None,
-    known_future: columns.KnownFuture = None,
-    weight: columns.Weight = None,
-    split: columns.Split = None,
+    schema: dict[str, Any],
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not wait for a check that takes long; `show` says how it ended.")
     ] = False,
@@ -98,18 +91,6 @@ def upload_dataset(
 
     Example: loopline datasets upload walks.csv --target activity --group walk --order time
     """
-    schema = columns.given(
-        target=target,
-        group=group,
-        order=order,
-        layout=layout,
-        features=features,
-        static=static,
-        text=text,
-        known_future=known_future,
-        weight=weight,
-        split=split,
-    )
     with connected(ctx) as client:
         dataset = upload_file(client, file, name, schema=schema, wait=not no_wait)
     if as_json:
@@ -118,20 +99,13 @@ def upload_dataset(
 
 
 @datasets.command(name="inspect")
+@columns.named
 def inspect_file(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A file with data, or a folder of one file per sequence.")
     ],
-    target: columns.Target = None,
-    group: columns.Group = None,
-    order: columns.Order = None,
-    layout: columns.Layout = None,
-    features: columns.Features = None,
-    static: columns.Static = None,
-    text: columns.TextColumn = None,
-    known_future: columns.KnownFuture = None,
-    weight: columns.Weight = None,
-    split: columns.Split = None,
+    *,
+    schema: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")] = False,
 ) -> None:
     """Show how a file is understood and what is wrong with it.
@@ -140,18 +114,6 @@ def inspect_file(
 
     Example: loopline datasets inspect demand.csv --target load_mw
     """
-    schema = columns.given(
-        target=target,
-        group=group,
-        order=order,
-        layout=layout,
-        features=features,
-        static=static,
-        text=text,
-        known_future=known_future,
-        weight=weight,
-        split=split,
-    )
     found = inspected(file, schema)
     if as_json:
         print_json(found.document())

@@ -15,21 +15,14 @@ if TYPE_CHECKING:
     from loopline.spec import SpecFile
 
 
+@columns.named
 def train(
     ctx: typer.Context,
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A file or folder to upload, or the name of an uploaded data set.")
     ],
-    target: columns.Target = None,
-    group: columns.Group = None,
-    order: columns.Order = None,
-    layout: columns.Layout = None,
-    features: columns.Features = None,
-    static: columns.Static = None,
-    text: columns.TextColumn = None,
-    known_future: columns.KnownFuture = None,
-    weight: columns.Weight = None,
-    split: columns.Split = None,
+    *,
+    schema: dict[str, Any],
     settings: submit.Settings = None,
     minutes: Annotated[
         float | None,
@@ -53,18 +46,6 @@ def train(
 
     Example: loopline train walks.csv --target activity --group walk --order time --minutes 10
     """
-    schema = columns.given(
-        target=target,
-        group=group,
-        order=order,
-        layout=layout,
-        features=features,
-        static=static,
-        text=text,
-        known_future=known_future,
-        weight=weight,
-        split=split,
-    )
     spec = _spec(data, schema, name)
     for setting in settings or []:
         submit.apply(spec, setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import loopline
 import pytest
 import typer.main
 from loopline.cli.app import app
+from loopline.cli.columns import OPTIONS
 from loopline.cli.shared import EXIT_CODES, hoisted
+from loopline.files.schema import Schema
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[3]
@@ -66,6 +69,14 @@ def test_the_options_of_all_commands_are_documented_with_their_variables() -> No
 def test_every_exit_code_is_documented() -> None:
     table = DOCUMENT.partition("## Exit codes")[2].partition("## Commands")[0]
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == set(EXIT_CODES)
+
+
+@pytest.mark.parametrize("words", [("train",), ("datasets", "upload"), ("datasets", "inspect")], ids=" ".join)
+def test_each_field_of_a_schema_is_an_option(words: tuple[str, ...]) -> None:
+    fields = {field.name for field in dataclasses.fields(Schema)}
+    assert fields == set(OPTIONS)
+    assert fields <= {param.name for param in COMMANDS[words].params}
+    assert "schema" not in {param.name for param in COMMANDS[words].params}
 
 
 GROUPS = ("batches", "searches", "schedules", "datasets", "models", "keys", "webhooks")
