@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 
+from loopline import polling
 from loopline.errors import WaitTimeout
-from loopline.http import Http, poll
-from loopline.job import POLL_SECONDS, SILENCE_SECONDS
+from loopline.http import Http
 from loopline.types import Best, Document, known, moment
-
-PAUSE_SECONDS = 1.0
-"""Seconds between two requests. A table of a thousand jobs is long, and one of them changes all the time."""
 
 
 @dataclass(frozen=True)
@@ -122,29 +118,21 @@ class Batch:
         every: False yields only about twice a minute until the end, for callers that need only the end.
         Raises WaitTimeout if the batch has not ended after `timeout` seconds.
         """
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        etag, batch = None, self
-        while True:
-            asked_at = time.monotonic()
-            seconds = max(0.0, min(POLL_SECONDS, deadline - asked_at))
-            http = self._connection
-            document, seen = poll(http, self._path(), etag, seconds if etag or not every else 0.0)
-            changed = None if document is None else Batch.of(document, http)
-            etag = seen if every else None  # without one the service holds each answer until the end
-            if changed is None and every and time.monotonic() - asked_at > SILENCE_SECONDS:
-                changed = self._of_silence(batch)
-            if changed:
-                batch = replace(changed, replayed=self.replayed)
-                yield batch
-            if batch.terminal:
-                return
-            if time.monotonic() >= deadline:
-                raise WaitTimeout(f"Batch {self.id} is still {batch.status} after {timeout:g} s; it goes on.", batch)
-            time.sleep(max(0.0, min(PAUSE_SECONDS - (time.monotonic() - asked_at), deadline - time.monotonic())))
+        http = self._connection
+
+        def late(batch: Batch) -> WaitTimeout:
+            return WaitTimeout(f"Batch {self.id} is still {batch.status} after {timeout:g} s; it goes on.", batch)
+
+        def read(document: Document) -> Batch:
+            return Batch.of(document, http, replayed=self.replayed)
+
+        yield from polling.changes(
+            self, read, http, self._path(), timeout, late, every=every, of_silence=self._of_silence
+        )
 
     def _of_silence(self, batch: Batch) -> Batch | None:
         """The batch, if one of its workers is newly silent or no longer silent. No poll reports that."""
-        seen = batch.refresh()
+        seen = replace(batch.refresh(), replayed=batch.replayed)
         silent = [{job.id for job in each.jobs if job.silent_since} for each in (batch, seen)]
         return seen if silent[0] != silent[1] else None
 

@@ -266,23 +266,6 @@ def checked_url(text: str) -> httpx.URL:
     return url
 
 
-def poll(http: Http, path: str, etag: str | None, wait: float) -> tuple[Mapping[str, Any] | None, str | None]:
-    """The object at a path, unless it still has this `etag`: then None; and its etag now. Takes `wait` seconds at most.
-
-    Without an etag the service holds the answer until the object has ended.
-    """
-    response = http.send(
-        "GET",
-        path,
-        params={"wait": round(wait)} if wait >= 0.5 else None,
-        headers={"If-None-Match": etag} if etag else None,
-        wait_seconds=wait,
-    )
-    if response.status_code == 304:
-        return None, etag
-    return http.object_in(response), response.headers.get("ETag")
-
-
 def _is_loopback(host: str) -> bool:
     """Whether requests to this host must bypass the proxy of the environment."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from loopline import download
+from loopline import download, polling
 from loopline.errors import DownloadFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
 from loopline.http import Http
 from loopline.types import (
@@ -30,11 +29,8 @@ from loopline.types import (
     moment,
 )
 
-# How long one poll may be held by the service, and how soon another may follow it.
-POLL_SECONDS = 25.0
 PAUSE_SECONDS = 0.2
-IDLE_PAUSE_SECONDS = 1.0
-SILENCE_SECONDS = 20.0  # a poll without news that took so long is followed by a look whether the worker is heard of
+"""Between a change and the next request. Epochs can end faster than anyone reads."""
 ANSWER_FORMATS = ("csv", "parquet")
 TIMES = ("created_at", "started_at", "finished_at", "waits_until", "silent_since")
 
@@ -135,7 +131,8 @@ class Job:
         Raises JobFailed, JobCancelled, or WaitTimeout (the job continues).
         """
         if on_epoch is None:
-            job = self._ended(timeout)
+            for job in self._changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
+                pass
         else:
             for job, epochs in self.follow(timeout):  # noqa: B007  (the last one is what counts)
                 for epoch in epochs:
@@ -158,24 +155,27 @@ class Job:
 
         Raises WaitTimeout when `timeout` seconds have passed before that.
         """
-        deadline = _deadline(timeout)
-        etag, job = None, self
-        while True:
-            asked_at = time.monotonic()
-            changed, etag = self._poll(etag, wait=_seconds_left(deadline) if etag else 0.0)
-            if changed is None and job.status == "running" and time.monotonic() - asked_at > SILENCE_SECONDS:
-                changed = self._of_silence(job)
-            if changed:
-                job = changed
-                yield job
-            if job.terminal:
-                return
-            _check(deadline, job, timeout)
-            # Epochs can end faster than anyone reads, and a busy service may answer before the time asked for.
-            time.sleep(max(0.0, (PAUSE_SECONDS if changed else IDLE_PAUSE_SECONDS) - (time.monotonic() - asked_at)))
+        yield from self._changes(timeout, every=True)
+
+    def _changes(self, timeout: float | None, *, every: bool) -> Iterator[Job]:
+        http = self._connection
+
+        def late(job: Job) -> WaitTimeout:
+            where = f" (epoch {job.progress.epoch} of {job.progress.epochs})" if job.progress.epochs else ""
+            message = f"Job {job.id} is still {job.status}{where} after {timeout:g} s of waiting; it goes on."
+            return WaitTimeout(message, job)
+
+        def read(document: Document) -> Job:
+            return Job.of(document, http)
+
+        yield from polling.changes(
+            self, read, http, self._path(), timeout, late, every=every, pause=PAUSE_SECONDS, of_silence=self._of_silence
+        )
 
     def _of_silence(self, job: Job) -> Job | None:
         """The job, if its worker has become silent, or is no longer silent. The service answers no poll for that."""
+        if job.status != "running":
+            return None
         seen = job.refresh()
         return seen if (seen.silent_since is None) != (job.silent_since is None) else None
 
@@ -296,45 +296,6 @@ class Job:
             for entry in self._connection.pages(self._path(what), {"after": after, "limit": 1000}, key=key):
                 yield entry
                 after = entry[key]
-
-    def _poll(self, etag: str | None, *, wait: float) -> tuple[Job | None, str | None]:
-        """The job if it is not that of this `etag`, else None; and the new etag. Takes at most `wait` seconds."""
-        http = self._connection
-        response = http.send(
-            "GET",
-            self._path(),
-            params={"wait": round(wait)} if wait >= 0.5 else None,
-            headers={"If-None-Match": etag} if etag else None,
-            wait_seconds=wait,
-        )
-        if response.status_code == 304:
-            return None, etag
-        return Job.of(http.object_in(response), http), response.headers.get("ETag")
-
-    def _ended(self, timeout: float | None) -> Job:
-        """Waits for the end of the job. Without an etag, the service answers only at the end or the timeout."""
-        deadline = _deadline(timeout)
-        while True:
-            asked_at = time.monotonic()
-            job, _ = self._poll(None, wait=_seconds_left(deadline))
-            if job is not None and job.terminal:
-                return job
-            _check(deadline, job or self, timeout)
-            time.sleep(max(0.0, min(IDLE_PAUSE_SECONDS - (time.monotonic() - asked_at), _seconds_left(deadline))))
-
-
-def _deadline(timeout: float | None) -> float:
-    return float("inf") if timeout is None else time.monotonic() + timeout
-
-
-def _seconds_left(deadline: float) -> float:
-    return max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
-
-
-def _check(deadline: float, job: Job, timeout: float | None) -> None:
-    if time.monotonic() >= deadline:
-        where = f" (epoch {job.progress.epoch} of {job.progress.epochs})" if job.progress.epochs else ""
-        raise WaitTimeout(f"Job {job.id} is still {job.status}{where} after {timeout:g} s of waiting; it goes on.", job)
 
 
 def _because(job: Job) -> str:

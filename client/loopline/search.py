@@ -6,21 +6,18 @@ It shows the state at the time of the request.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
+from loopline import polling
 from loopline.errors import WaitTimeout
-from loopline.http import Http, poll
-from loopline.job import POLL_SECONDS, Job
+from loopline.http import Http
+from loopline.job import Job
 from loopline.types import Document, below, known, moment
-
-PAUSE_SECONDS = 1.0
-"""Seconds between two requests."""
 
 
 @dataclass(frozen=True)
@@ -209,21 +206,15 @@ class Search:
         every: False yields only about twice a minute until the end, for callers that need only the end.
         Raises WaitTimeout if the search has not ended after `timeout` seconds.
         """
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        http, etag, search = self._connection, None, self
-        while True:
-            asked_at = time.monotonic()
-            seconds = max(0.0, min(POLL_SECONDS, deadline - asked_at))
-            document, seen = poll(http, self._path(), etag, seconds if etag or not every else 0.0)
-            etag = seen if every else None  # without one the service holds each answer until the end
-            if document is not None:
-                search = replace(Search.of(document, http), replayed=self.replayed)
-                yield search
-            if search.terminal:
-                return
-            if time.monotonic() >= deadline:
-                raise WaitTimeout(f"Search {self.id} is still {search.status} after {timeout:g} s; it goes on.", search)
-            time.sleep(max(0.0, min(PAUSE_SECONDS - (time.monotonic() - asked_at), deadline - time.monotonic())))
+        http = self._connection
+
+        def late(search: Search) -> WaitTimeout:
+            return WaitTimeout(f"Search {self.id} is still {search.status} after {timeout:g} s; it goes on.", search)
+
+        def read(document: Document) -> Search:
+            return Search.of(document, http, replayed=self.replayed)
+
+        yield from polling.changes(self, read, http, self._path(), timeout, late, every=every)
 
     def cancel(self) -> Search:
         """Makes no more trials and cancels those that have not ended."""

@@ -210,8 +210,8 @@ def test_a_silent_worker_is_said_with_the_batch(
     job, *others = batch.refresh().jobs
     service.start(job.id)
     assert "nothing heard" not in run("batches", "show", "last").stdout
-    monkeypatch.setattr("loopline.batch.SILENCE_SECONDS", 0.0)
-    monkeypatch.setattr("loopline.batch.POLL_SECONDS", 0.6)
+    monkeypatch.setattr("loopline.polling.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("loopline.polling.POLL_SECONDS", 0.6)
     looks = batch.changes()
     assert next(looks).jobs[0].silent_since is None
     with db.session_scope(service.engine) as session:
