@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import Response, g, request
-from sqlalchemy.orm import Session
+from flask import Response, g
 
 from api import auth, bodies, openapi, polling, schemas
+from api.polling import Seen
 from api.resources.jobs import foreseen, silent_since
 from api.schemas import moment_or_none
 from api.service import current
@@ -98,7 +98,7 @@ def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response
             current().bell.ring(queue)
     again = {"Idempotency-Replayed": "true"} if replayed else {}
     resource = _described(batch, summary, members)
-    return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_hints(summary), **again})
+    return openapi.answer(resource, 202, {"Location": resource["links"]["self"], **_seen(summary).headers, **again})
 
 
 @api.post(
@@ -146,23 +146,19 @@ def show(path: schemas.BatchPath, query: schemas.JobQuery) -> Response:
     """
     _identified(path.batch_id)
     tenant, engine = auth.tenant(), current().engine
-    summary: Summary | None = None
 
-    def look() -> tuple[str, bool]:
-        nonlocal summary
+    def look() -> Seen:
         with db.read_scope(engine) as session:
-            summary = _summary(session, path.batch_id, tenant)
-        return summary.revision, summary.terminal
+            batches.get(session, path.batch_id, tenant=tenant)
+            return _seen(batches.summaries(session, [path.batch_id])[path.batch_id])
 
-    if query.wait or request.if_none_match:
-        tag, _ = polling.wait_for_change(current(), look, query.wait, request.if_none_match)
-        if summary is not None and request.if_none_match.contains_weak(tag):
-            return Response(status=304, headers=_hints(summary))
+    if (same := polling.not_modified(look, query.wait)) is not None:
+        return same
     with db.read_scope(engine) as session:
         batch = batches.get(session, path.batch_id, tenant=tenant)
         now = batches.summaries(session, [path.batch_id])[path.batch_id]
         members = queries.members(session.connection(), path.batch_id)
-    return openapi.answer(_described(batch, now, members), headers=_hints(now))
+    return openapi.answer(_described(batch, now, members), headers=_seen(now).headers)
 
 
 @api.post("/<batch_id>/cancel", operation_id="cancelBatch", responses={202: schemas.Batch, **openapi.problems(404)})
@@ -176,7 +172,7 @@ def cancel(path: schemas.BatchPath) -> Response:
         auth.note(session, "batch.cancel", batch.id)
         members = queries.members(session.connection(), batch.id)
         summary = batches.summaries(session, [batch.id])[batch.id]
-    return openapi.answer(_described(batch, summary, members), 202, _hints(summary))
+    return openapi.answer(_described(batch, summary, members), 202, _seen(summary).headers)
 
 
 def _identified(batch_id: str) -> str:
@@ -186,14 +182,8 @@ def _identified(batch_id: str) -> str:
     return batch_id
 
 
-def _summary(session: Session, batch_id: str, tenant: str) -> Summary:
-    batches.get(session, batch_id, tenant=tenant)
-    return batches.summaries(session, [batch_id])[batch_id]
-
-
-def _hints(summary: Summary) -> dict[str, str]:
-    """What makes the next poll cheap: the tag to send, and when to come."""
-    return {"ETag": f'W/"{summary.revision}"', **({} if summary.terminal else {"Retry-After": "2"})}
+def _seen(summary: Summary) -> Seen:
+    return Seen(summary.revision, summary.terminal)
 
 
 def _summarised(batch: Batch, summary: Summary) -> dict[str, Any]:

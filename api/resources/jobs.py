@@ -9,10 +9,11 @@ import time
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, g
 from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
+from api.polling import Seen
 from api.schemas import moment, moment_or_none
 from api.service import current
 from services import db, faults, idempotency
@@ -154,17 +155,12 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
     """
     identified(path.job_id)
     tenant, engine = auth.tenant(), current().engine
-    revision, status = 0, ""
 
-    def look() -> tuple[str, bool]:
-        nonlocal revision, status
-        revision, status = queries.revision(engine, path.job_id, tenant=tenant)
-        return str(revision), status in TERMINAL
+    def look() -> Seen:
+        return _seen(*queries.revision(engine, path.job_id, tenant=tenant))
 
-    if query.wait or request.if_none_match:
-        polling.wait_for_change(current(), look, query.wait, request.if_none_match)
-        if request.if_none_match.contains_weak(str(revision)):
-            return Response(status=304, headers=_hints(revision, status))
+    if (same := polling.not_modified(look, query.wait)) is not None:
+        return same
     row = queries.one(engine, path.job_id, tenant=tenant)
     return openapi.answer(_document(row, queries.position(row), full=True), headers=_freshness(row))
 
@@ -270,13 +266,11 @@ def identified(job_id: str) -> str:
 
 
 def _freshness(job: Any) -> dict[str, str]:
-    return _hints(job.revision, job.status)
+    return _seen(job.revision, job.status).headers
 
 
-def _hints(revision: int, status: str) -> dict[str, str]:
-    """What makes the next poll cheap: the tag to send, and when to come."""
-    again = {} if status in TERMINAL else {"Retry-After": "1" if status == Status.RUNNING else "2"}
-    return {"ETag": f'W/"{revision}"', **again}
+def _seen(revision: int, status: str) -> Seen:
+    return Seen(str(revision), status in TERMINAL, again_seconds=1 if status == Status.RUNNING else 2)
 
 
 def described(session: Session, job_id: str) -> dict[str, Any]:

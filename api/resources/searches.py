@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, g
 from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
+from api.polling import Seen
 from api.service import current
 from services import db, faults
 from services.errors import SearchNotFound
@@ -95,19 +96,14 @@ def show(path: schemas.SearchPath, query: schemas.JobQuery) -> Response:
     """
     _identified(path.search_id)
     tenant, engine = auth.tenant(), current().engine
-    ended = False
 
-    def look() -> tuple[str, bool]:
-        nonlocal ended
+    def look() -> Seen:
         with db.read_scope(engine) as session:
             search = queries.get(session, path.search_id, tenant=tenant)
-            ended = search.ended_at is not None
-            return queries.summaries(session, [search])[search.id].revision, ended
+            return Seen(queries.summaries(session, [search])[search.id].revision, search.ended_at is not None)
 
-    if query.wait or request.if_none_match:
-        tag, _ = polling.wait_for_change(current(), look, query.wait, request.if_none_match)
-        if request.if_none_match.contains_weak(tag):
-            return Response(status=304, headers=_hints(tag, ended=ended))
+    if (same := polling.not_modified(look, query.wait)) is not None:
+        return same
     with db.read_scope(engine) as session:
         return _answer(session, queries.get(session, path.search_id, tenant=tenant), 200)
 
@@ -196,11 +192,6 @@ def _replayed(answer: Response, replayed: bool) -> Response:
     return answer
 
 
-def _hints(tag: str, *, ended: bool) -> dict[str, str]:
-    """What makes the next poll cheap: the tag to send, and when to come."""
-    return {"ETag": f'W/"{tag}"', **({} if ended else {"Retry-After": "2"})}
-
-
 def _answer(session: Session, search: Search, status: int) -> Response:
     found = queries.detail(session, search)
     best = found.best and {**found.best._asdict(), "links": {"self": f"/v1/jobs/{found.best.job_id}"}}
@@ -212,7 +203,7 @@ def _answer(session: Session, search: Search, status: int) -> Response:
         "importance": [each._asdict() for each in found.importance],
         "document": search.document,
     }
-    return openapi.answer(resource, status, _hints(found.revision, ended=search.ended_at is not None))
+    return openapi.answer(resource, status, Seen(found.revision, search.ended_at is not None).headers)
 
 
 def _row(row: Row) -> dict[str, Any]:
