@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
+from loopline.cli.shared import CANCELLED, FAILED, AsJson, connected, for_each, print_json, typed
 from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
@@ -131,19 +131,13 @@ def cancel_batch(
     """
     from loopline.view import batches as batch_view
 
-    wrong = False
+    def one(batch_id: str) -> str:
+        batch = _chosen(client, batch_id).cancel()
+        stopping = "" if batch.terminal else " What runs stops within a few seconds."
+        return f"{batch_view.total(batch)}{stopping}"
+
     with connected(ctx) as client:
-        for batch_id in batch_ids:
-            try:
-                batch = _chosen(client, batch_id).cancel()
-            except errors.NotFound as error:
-                note(f"Error: {in_words(error)}")
-                wrong = True
-                continue
-            stopping = "" if batch.terminal else " What runs stops within a few seconds."
-            say(f"{batch_view.total(batch)}{stopping}")
-    if wrong:
-        raise typer.Exit(BAD_REQUEST)
+        for_each(batch_ids, one)
 
 
 def _chosen(client: Client, batch_id: str) -> Batch:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
+from loopline.cli.shared import CANCELLED, FAILED, AsJson, connected, for_each, print_json, typed
 from loopline.view.notes import meter, note, say, say_json
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def cancel(ctx: typer.Context, job_ids: JobIds) -> None:
             return f"Job {job.id} is {job.status}."
         return f"Job {job.id} is asked to stop; it will within a few seconds."
 
-    each(ctx, job_ids, one)
+    _each(ctx, job_ids, one)
 
 
 def pause(ctx: typer.Context, job_ids: JobIds) -> None:
@@ -165,7 +165,7 @@ def pause(ctx: typer.Context, job_ids: JobIds) -> None:
             return f"Job {job.id} is asked to pause; it will as soon as it has saved its place."
         return f"Job {job.id} is paused. Resume it with: {typed_for(ctx, job)('resume')}"
 
-    each(ctx, job_ids, one)
+    _each(ctx, job_ids, one)
 
 
 def resume(ctx: typer.Context, job_ids: JobIds) -> None:
@@ -184,7 +184,7 @@ def resume(ctx: typer.Context, job_ids: JobIds) -> None:
             return f"Job {job.id} will not be paused after all: {job.status}."
         return f"Job {job.id} is not paused: {job.status}."
 
-    each(ctx, job_ids, one)
+    _each(ctx, job_ids, one)
 
 
 def delete(ctx: typer.Context, job_ids: JobIds) -> None:
@@ -199,7 +199,7 @@ def delete(ctx: typer.Context, job_ids: JobIds) -> None:
         job.delete()
         return f"Deleted job {job.id}."
 
-    each(ctx, job_ids, one)
+    _each(ctx, job_ids, one)
 
 
 def download(
@@ -238,18 +238,9 @@ def chosen(client: Client, job_id: str) -> Job:
     return client.last() if job_id == "last" else client.get(job_id)
 
 
-def each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:
-    """Does the same to each job and prints the result. An error of one job does not stop the others."""
-    wrong = False
+def _each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:
     with connected(ctx) as client:
-        for job_id in job_ids:
-            try:
-                say(one(chosen(client, job_id)))
-            except (errors.BadRequest, errors.NotFound, errors.Conflict) as error:
-                note(f"Error: {in_words(error)}")
-                wrong = True
-    if wrong:
-        raise typer.Exit(BAD_REQUEST)
+        for_each(job_ids, lambda job_id: one(chosen(client, job_id)))
 
 
 def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:

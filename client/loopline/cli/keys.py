@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loopline import errors
-from loopline.cli.shared import BAD_REQUEST, AsJson, connected, in_words, print_json
+from loopline.cli.shared import AsJson, connected, for_each, print_json
 from loopline.view.notes import note, say
 
 keys = typer.Typer(
@@ -78,16 +77,8 @@ def revoke_key(
 
     Example: loopline keys revoke key_01m8534rdzpk2b2nwmwmj4v6dg
     """
-    wrong = False
     with connected(ctx) as client:
-        for key_id in key_ids:
-            try:
-                say(f"Revoked {client.revoke_key(key_id).id}.")
-            except errors.NotFound as error:
-                note(f"Error: {in_words(error)}")
-                wrong = True
-    if wrong:
-        raise typer.Exit(BAD_REQUEST)
+        for_each(key_ids, lambda key_id: f"Revoked {client.revoke_key(key_id).id}.")
 
 
 def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:

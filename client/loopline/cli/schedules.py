@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loopline import errors
 from loopline.cli.batches import leave_as
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
+from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, for_each, in_words, print_json, typed
 from loopline.view.notes import note, say
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def pause_schedules(ctx: typer.Context, names: Names) -> None:
     Example: loopline schedules pause nightly
     """
     with connected(ctx) as client:
-        _each(names, lambda name: f"{client.schedules.pause(name).name} is paused.")
+        for_each(names, lambda name: f"{client.schedules.pause(name).name} is paused.")
 
 
 @schedules.command(name="resume")
@@ -179,7 +178,7 @@ def resume_schedules(ctx: typer.Context, names: Names) -> None:
     from loopline.view import schedules as view_schedules
 
     with connected(ctx) as client:
-        _each(names, lambda name: view_schedules.said(client.schedules.resume(name)))
+        for_each(names, lambda name: view_schedules.said(client.schedules.resume(name)))
 
 
 @schedules.command(name="delete")
@@ -189,20 +188,7 @@ def delete_schedules(ctx: typer.Context, names: Names) -> None:
     Example: loopline schedules delete nightly
     """
     with connected(ctx) as client:
-        _each(names, lambda name: f"Deleted {client.schedules.delete(name).name}; its batches stay.")
-
-
-def _each(names: list[str], do: Callable[[str], str]) -> None:
-    """Does it for each name and prints the result; an error of one name does not stop the others."""
-    wrong = False
-    for name in names:
-        try:
-            say(do(name))
-        except errors.NotFound as error:
-            note(f"Error: {in_words(error)}")
-            wrong = True
-    if wrong:
-        raise typer.Exit(BAD_REQUEST)
+        for_each(names, lambda name: f"Deleted {client.schedules.delete(name).name}; its batches stay.")
 
 
 def _say(ctx: typer.Context, client: Client, name: str, firing: Firing) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, in_words, print_json, typed
+from loopline.cli.shared import CANCELLED, FAILED, AsJson, connected, for_each, print_json, typed
 from loopline.cli.submit import Settings, changed, with_data
 from loopline.view.notes import note, say
 
@@ -179,16 +179,8 @@ def add_trials(
 def _each(ctx: typer.Context, search_ids: list[str], act: Callable[[Search], Search]) -> None:
     from loopline.view import searches as view
 
-    wrong = False
     with connected(ctx) as client:
-        for search_id in search_ids:
-            try:
-                say(view.total(act(_chosen(client, search_id))))
-            except (errors.NotFound, errors.Conflict) as error:
-                note(f"Error: {in_words(error)}")
-                wrong = True
-    if wrong:
-        raise typer.Exit(BAD_REQUEST)
+        for_each(search_ids, lambda search_id: view.total(act(_chosen(client, search_id))))
 
 
 def _chosen(client: Client, search_id: str) -> Search:

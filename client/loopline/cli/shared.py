@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from loopline import errors
-from loopline.view.notes import note, on_retry, say_json
+from loopline.view.notes import note, on_retry, say, say_json
 
 if TYPE_CHECKING:
     from loopline.client import Client
@@ -116,6 +116,19 @@ def as_typed(words: str) -> str:
     for route, command in COMMANDS_OF_ROUTES:
         words = re.sub(route, command, words)
     return words
+
+
+def for_each(names: Iterable[str], one: Callable[[str], str]) -> None:
+    """Does the same to each and prints the result. An error of one does not stop the others."""
+    wrong = False
+    for name in names:
+        try:
+            say(one(name))
+        except (errors.BadRequest, errors.NotFound, errors.Conflict) as error:
+            note(f"Error: {in_words(error)}")
+            wrong = True
+    if wrong:
+        raise typer.Exit(BAD_REQUEST)
 
 
 def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import BAD_REQUEST, FAILED, AsJson, connected, in_words, print_json
+from loopline.cli.shared import FAILED, AsJson, connected, for_each, print_json
 from loopline.view.notes import note, say
 
 webhooks = typer.Typer(
@@ -107,17 +107,13 @@ def delete_webhook(
 
     Example: loopline webhooks delete wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
-    wrong = False
+
+    def one(webhook_id: str) -> str:
+        client.delete_webhook(webhook_id)
+        return f"Deleted {webhook_id}."
+
     with connected(ctx) as client:
-        for webhook_id in webhook_ids:
-            try:
-                client.delete_webhook(webhook_id)
-                say(f"Deleted {webhook_id}.")
-            except errors.NotFound as error:
-                note(f"Error: {in_words(error)}")
-                wrong = True
-    if wrong:
-        raise typer.Exit(BAD_REQUEST)
+        for_each(webhook_ids, one)
 
 
 @webhooks.command(name="rotate")
