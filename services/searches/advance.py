@@ -1,10 +1,10 @@
 """Makes the trials of searches: the scheduler's part.
 
-`due` is a look without a lock. For each search found, `advance` does one thing: it makes a trial or ends the search.
-What takes long, the suggestion, is computed from a snapshot before the transaction. The transaction holds the search's
-row and looks again: if anything has changed, nothing is done, and the next look begins anew. So any number of
-schedulers may run, and one that dies at any moment has done all of it or nothing. That a number has one trial is held
-by the database as well.
+`due` reads without a lock. For each search found, `advance` does one thing: it makes a trial or the final model, or
+pauses or ends the search. The suggestion takes long. So it is computed from a snapshot before the transaction. The
+transaction locks the search's row and checks again: if anything has changed, it does nothing, and the next look starts
+again. So any number of schedulers may run, and one that dies at any moment has done all of it or nothing. A unique
+index also ensures that each number has one trial.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from services.text import clean
 from services.training.measures import recorded
 
 WAIT_SECONDS = 10.0
-"""Before a search is looked at again that may make no trial now, because of a quota."""
+"""Until a search that has to wait, for example because of a quota, is looked at again."""
 LOOK_SECONDS = 3.0
-"""Before a search whose time is over is looked at again while its last jobs go on."""
+"""Until a search whose time is over is looked at again while its last jobs go on."""
 MOST_FAILED = 20
-"""So many trials one after the other that failed or were refused pause a search that is no grid: something else is
+"""A search that is not a grid is paused after so many trials in a row that failed or were refused: something else is
 wrong."""
 MOST_PROBLEMS = 3
 MOST_LETTERS = 300
@@ -77,7 +77,7 @@ def due(session: Session) -> Sequence[str]:
 
 
 def due_statement() -> sa.Select[str]:
-    """It reads an index of the searches that go on, and one of their jobs that do."""
+    """It reads an index of the searches that go on, and an index of their jobs that go on."""
     many = select(func.count()).where(Job.search_id == Search.id, queries.goes_on()).scalar_subquery()
     has_room = sa.and_(Search.made < Search.trials, many < Search.parallel, sa.not_(Search.cancel_requested))
     query = select(Search.id).where(Search.due_at.is_not(None), Search.due_at <= now(), sa.or_(many == 0, has_room))
@@ -134,7 +134,7 @@ def _wants_more(session: Session, search: Search) -> bool:
 
 
 def _look_later(session: Session, search: Search) -> None:
-    """Be not due at each look because trials are left for which there is no time, while the last jobs go on."""
+    """Keep a search from being due at each look, if it has no time for its other trials and its last jobs go on."""
     is_due = search.made < search.trials and len(state.going_on(session, search.id)) < search.parallel
     if is_due and not _wants_more(session, search):
         search.due_at = now() + LOOK_SECONDS
@@ -166,7 +166,7 @@ def _suggested(search: Search, known: Sequence[Trial]) -> Choices:
 
 
 def _make(session: Session, search: Search, choices: Choices) -> Step:
-    """Make a trial of these choices a job; or write down that no spec allows it, or that it has to wait."""
+    """Make a job of a trial with these choices; or record that the rules refuse it, or that it has to wait."""
     number = search.made + 1
     try:
         with db.savepoint(session):
@@ -200,7 +200,7 @@ def _base(search: Search, choices: Choices, number: int) -> Mapping[str, Any]:
 
 
 def _make_final(session: Session, search: Search, best: Best) -> Step:
-    """Make the final model a job. If its data set is gone, the search ends without one, until trials are added."""
+    """Make the job of the final model. If its data set is gone, the search ends without one, until trials are added."""
     spec = _base(search, best.choices, best.trial)
     try:
         with db.savepoint(session):

@@ -1,7 +1,7 @@
-"""What a search varies if its document has no `space`: chosen for its data. docs/searches.md has the table.
+"""Chooses what a search varies if its document has no `space`, for its data. docs/searches.md lists the fields.
 
-The spec itself is completed first, as a job's is if it names no network. Its values are the first trial, so a search
-never ends with less than the defaults, by validation data. A field that the document states is not varied.
+If the spec names no network, it is completed first, like that of a job. The values of the spec are the first trial. So
+on validation data, the best trial is at least as good as the defaults. A field that the document states is not varied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGEST_PATCH = 10_000
 
 
 class Plan(NamedTuple):
-    """A search whose document left something open."""
+    """What was chosen for a search whose document has no `space`."""
 
     base: Mapping[str, Any]
     """The spec, completed."""

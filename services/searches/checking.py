@@ -1,8 +1,8 @@
-"""Whether a spec and its data allow the values of a space, which is asked before a search is accepted.
+"""Checks that a spec and its data allow the values of a space, before a search is accepted.
 
-Every value of a list and both ends of a range are tried as a submission would, each in a few combinations with others.
-A value is refused if each of its combinations is refused because of it. Single combinations may be refused: a search
-skips them when it comes to them.
+Every value of a list and both ends of a range are checked like a submission, each in a few combinations with others. A
+value is refused if all of its combinations are refused because of it. Single combinations may be invalid: the search
+refuses such a trial when its turn comes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Compares a trial with the others of its search when it has reached a rung: whether it goes on, and why.
+"""Decides whether a trial that has reached a rung goes on, by comparing it with the other trials of its search.
 
-The values are those in the records of epochs, which outlive the attempt that made them. So a trial counts once at each
-rung, however often it was resumed. That it went on is an event of its job, so it is not compared there again.
+The values come from the records of epochs, which outlive the attempt that made them. So a trial counts once at each
+rung, however often it was resumed. If it goes on, its job gets an event, and it is not compared at this rung again.
 """
 
 from __future__ import annotations
@@ -120,6 +120,6 @@ def comparison(session: Session, job: Job) -> Comparison | None:
 
 
 def _passed(session: Session, job_id: str) -> int:
-    """The last rung after which the trial was told to go on, in any of its attempts."""
+    """The last rung that the trial has passed, in any of its attempts."""
     told = session.scalars(select(Event.data).where(Event.job_id == job_id, Event.type == Type.RUNG))
     return max((data["epoch"] for data in told if data), default=0)

@@ -1,8 +1,8 @@
-"""The final model of a search: the best trial's spec, trained once more on all but the test part, and tested once.
+"""The final model of a search: the best trial's spec, trained once more on all samples but the test, and tested once.
 
-The parts are drawn as they were for the trial, so the test part is the one that no trial was trained on. The model is a
-job of the search without a number. If trials are added later and another one is the best then, there is another final
-model; the newest one counts.
+The parts are drawn as they were for the trial, so the test part is the one that no trial has used. The model is a job
+of the search without a number. If trials are added later and another trial is then the best, another final model is
+made; the newest one counts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def newest(session: Session, search_id: str) -> Job | None:
 
 
 def missing(session: Session, search: Search) -> Best | None:
-    """The best trial, if its final model is wanted and was not made. One that failed or was cancelled is made again
-    only after another trial."""
+    """The best trial, if its final model is wanted and was not made. A final model that failed or was cancelled is made
+    again only after another trial."""
     if not search.settings.get("final") or search.cancel_requested:
         return None
     best = queries.detail(session, search).best
@@ -58,8 +58,8 @@ def wanted(session: Session, search: Search, best: Best, spec: Mapping[str, Any]
 
 
 def _on_all(spec: Mapping[str, Any], trial: Job) -> Mapping[str, Any]:
-    """The spec for the samples of training and validation together, for as many epochs as were best. With folds it
-    stays as it is: their final model is trained on all samples anyway, and now it is tested."""
+    """The spec for the samples of training and validation together, up to the best epoch of the trial. With folds the
+    spec does not change, except that it is tested: a job with folds ends with a model of all samples anyway."""
     found = with_value(spec, ["data", "split", "evaluate_test"], True)
     if value(trial.spec, "data.split.folds") is not None:
         return found

@@ -1,11 +1,10 @@
 """How much each field of a space matters for the metric, by the ranks of trials: a hint, and no proof.
 
 For a field alone: which share of the variance in rank of the trials it explains (adjusted R squared, never below 0).
-For a list of values, ranks are explained by the mean of each value; for a number by a parabola over its own rank, so a
-field whose best value lies in the middle counts too. Ranks are used because one trial that failed to learn must not
-decide.
+For a list of values, ranks are explained by the mean rank of each value; for a number by a parabola over its own rank,
+so a field whose best value lies in the middle counts too. With ranks, one trial that failed to learn does not dominate.
 
-Other fields are not held fixed, and TPE tries few bad values. So a share of 0 says only that nothing was seen.
+Other fields are not held fixed, and TPE tries few bad values. So a share of 0 means only that no effect was found.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Importance(NamedTuple):
     share: float
     """Of the variance in rank, from 0 to 1."""
     trials: int
-    """How many trials this is said of."""
+    """The number of trials that it was computed from."""
 
 
 def of_fields(space: Space, trials: Sequence[tuple[Mapping[str, Any], float | None]]) -> Sequence[Importance]:

@@ -84,7 +84,7 @@ class Detail:
 
 
 class Summary(NamedTuple):
-    """How many trials of a search stand where, and another revision whenever a reader can see a change."""
+    """The number of trials of a search in each state, and a revision that changes with all that a reader can see."""
 
     counts: Mapping[str, int]
     revision: str
@@ -126,7 +126,7 @@ def page(
 
 
 def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summary]:
-    """Of each of these searches how many trials stand where, in one query."""
+    """The number of trials in each state, of each of these searches, in one query."""
     kinds = (Job.search_id, Job.status, Job.reason)
     query = select(*kinds, func.count(Job.trial), func.sum(Job.revision))
     query = query.where(Job.search_id.in_([each.id for each in searches])).group_by(*kinds)

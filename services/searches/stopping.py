@@ -2,7 +2,7 @@
 
 A trial is compared with the others at its rungs. These are epochs that are known before it begins: the first one, and
 then `factor` times as many each time. Both rules are functions of the values at a rung. So the same values always give
-the same answer. Optuna has these rules as well, but importing it costs a second and 40 MB in each worker.
+the same answer. Optuna has these rules as well, but importing it costs half a second and 40 MB in each worker.
 
 L. Li et al., "A System for Massively Parallel Hyperparameter Tuning" (ASHA), 2020; D. Golovin et al., "Google Vizier: A
 Service for Black-Box Optimization" (the median rule), 2017.

@@ -1,5 +1,5 @@
-"""The trials of a search so far, read from the rows of its jobs. Nothing else is stored about them, except those that
-were refused, which have no job."""
+"""The trials of a search so far, read from the rows of its jobs. Nothing else is stored about them, except the refused
+ones, which have no jobs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MEASURED = (Job.result["metrics"].label("metrics"), Job.result["mean"].label("me
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as the next ones are suggested by it."""
+    """One trial, as far as the suggestion of the next ones depends on it."""
 
     number: int
     choices: Choices

@@ -2,8 +2,9 @@
 
     answers-000000000-000000256.parquet   the answers to the first 256 sequences, those from 0 to 255
 
-The supervisor registers pieces as it does checkpoints. An attempt goes on behind an unbroken run of pieces that are on
-the disk as they were registered, whoever has cut them. Then the rest is cut, and all pieces are joined to one file.
+The supervisor registers pieces like checkpoints. An attempt keeps the unbroken run of pieces from the first sequence on
+that are on the disk as they were registered, even if another version has cut them. Then it cuts and computes the rest,
+and joins all pieces to one file.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from services.training.messages import File
 Floats = NDArray[np.floating[Any]]
 NAME = re.compile(r"answers-(\d{9,12})-(\d{9,12})\.parquet")
 FEWEST, MOST, PIECES = MOST_AT_ONCE, 10_000, 20
-"""Sequences of a piece, at least and at most, and how many pieces there are in between. The fewest are those that a
-model gets at a time."""
+"""Sequences of a piece, at least and at most, and the number of pieces in between. A model computes the fewest at a
+time."""
 MOST_PIECES = 1000
 """A file that would have many more gets larger pieces. Each is a row, a file and a transaction."""
 NUMBERED = {"tagging": "step", "forecast": "step", "next_step": "rank"}
@@ -87,8 +88,8 @@ def _sequences(table: pa.Table, task: str) -> int:
 
 
 def unbroken(folder: Path, registered: Sequence[File], task: str, sequences: int) -> list[Piece]:
-    """The pieces to go on behind: of those registered (in their order) the first ones, as long as each begins where the
-    one before it ends, none reaches beyond the last of the `sequences`, and all are on the disk as registered."""
+    """The pieces to keep: of those registered (in their order) the first ones, as long as each begins where the one
+    before it ends, none reaches beyond the last of the `sequences`, and all are on the disk as registered."""
     found: list[Piece] = []
     end = 0
     for file in registered:
@@ -106,9 +107,12 @@ def unbroken(folder: Path, registered: Sequence[File], task: str, sequences: int
 
 
 def cut(effort: Floats, memory: Floats, first: int = 0) -> list[int]:
-    """The ends of pieces from the sequence `first` on. `effort` and `memory`, (sequences,), are what part of a piece
-    each sequence is, by what it takes to compute and by the size of its answer. A piece has FEWEST sequences even if
-    they take more effort, but never more memory, unless it has a single one. There are at most a few times MOST_PIECES.
+    """The ends of pieces from the sequence `first` on.
+
+    `effort` and `memory`, (sequences,), are the share of a full piece that each sequence is, by its computation and by
+    the size of its answer. A piece has at least FEWEST sequences even if their effort is more than 1, but their memory
+    is never more than 1 unless it has a single sequence. If all sequences together are more than MOST_PIECES full
+    pieces, full pieces are larger. So there are at most a few times MOST_PIECES.
     """
     sequences = len(effort)
     most = max(min(max(sequences // PIECES, FEWEST), MOST), math.ceil(sequences / MOST_PIECES))

@@ -1,8 +1,9 @@
-"""Carries out an order to predict: a model answers all sequences of a file, a piece after the other.
+"""Carries out an order to predict: a model answers all sequences of a file, one piece after the other.
 
-Each piece is a file of its own (`pieces.py`), which the supervisor registers as it does checkpoints. An attempt goes on
-behind the last piece of those that follow one upon the other. The pieces are cut by the sequences alone, so every
-attempt cuts them alike, and the result is the same however often the job was interrupted.
+Each piece is a file of its own (`pieces.py`), which the supervisor registers like a checkpoint. An attempt keeps the
+registered pieces up to the first one that is missing or damaged, and computes the rest. The cuts depend only on the
+sequences and the model. So every attempt cuts them alike, and the result is the same however often the job was
+interrupted.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ from services.training.pieces import Floats, Piece
 
 ROLE = "predicts"
 MOST_WORK = 1_000_000_000_000
-"""Multiplications of a piece: about half a minute of one core, which is lost with a piece that does not get ready."""
+"""Multiplications of a piece: about half a minute of one core. An interruption loses the work on one piece."""
 MOST_NUMBERS = 4_000_000
 """Numbers of the answers of a piece."""
 SIGN_SECONDS = 10.0
-"""How often a piece that takes long gives a sign of life."""
+"""Seconds between two signs of life while a piece is computed."""
 IN_FLIGHT = 3
 """Pieces that may wait to be registered."""
 WAIT_SECONDS = 0.02
@@ -72,7 +73,7 @@ def events(
     yield Started(
         epochs=1,
         steps_per_epoch=len(given),
-        resumed_from=Place(0, before) if made else None,  # all that is registered beyond is forgotten
+        resumed_from=Place(0, before) if made else None,  # the supervisor forgets the pieces beyond
         best=None,
         parameters=weights,
         device=str(device),
@@ -114,7 +115,7 @@ def events(
 
 
 def _remarks(order: Order, given: Given, made: Sequence[Piece]) -> Iterator[Event]:
-    """What makes the answers less sure, once; and which pieces of earlier attempts are of no use."""
+    """The warnings about the file, in the first attempt; and which piece of earlier attempts cannot be used."""
     if not order.pieces:
         for warning in given.warnings:
             yield Note("warning", "warning", warning, {})
@@ -127,7 +128,7 @@ def _remarks(order: Order, given: Given, made: Sequence[Piece]) -> Iterator[Even
 def _answer(
     model: TrainedModel, part: Given, device: torch.device, stop: Stop
 ) -> Generator[Event, None, Answer | StopReason]:
-    """The answer to the sequences of a piece, or why it is not wanted any more. Raises DatasetInvalid."""
+    """The answer to the sequences of a piece, or why the job has to stop. Raises DatasetInvalid."""
     found: Outcomes = []
     computed, told = 0, time.monotonic()
     outcomes = model.outcomes(part)
@@ -145,8 +146,8 @@ def _answer(
 
 
 def _sizes(model: TrainedModel, given: Given, weights: int) -> tuple[Floats, Floats]:
-    """What part of a full piece each sequence is, by `pieces.cut`: of its multiplications or of the numbers of its
-    answers; and of these numbers alone, where longer sequences have longer answers."""
+    """The `effort` and `memory` of `pieces.cut`: which share of a full piece each sequence has of the multiplications
+    or of the numbers of the answers, whichever is more; and of these numbers alone, if each step has an answer."""
     steps = given.lengths if given.texts is None else np.array([len(text) for text in given.texts], np.int64)
     outputs = (
         int(model.card["output_size"]) / MOST_NUMBERS * (steps if model.task == "tagging" else np.ones(len(steps)))

@@ -1,7 +1,7 @@
-"""The rungs of a trial: epochs after which the trainer waits to be told whether its search lets it go on.
+"""The rungs of a trial: epochs after which the trainer waits for the supervisor, which says whether the trial goes on.
 
-The trainer knows these epochs before it begins, and there are a few of them at most. So training is as fast as without
-them, and a trial is always stopped after the same epoch.
+The trainer knows these epochs before it begins, and they are few. So training is nearly as fast as without them, and a
+trial is always stopped at a rung.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ class Rungs:
         answer = self._goes_on(epoch)
         reason = StopReason.PRUNED if answer is False else stop()
         if answer is None and reason is None:
-            yield Log("warning", f"Nobody said after epoch {epoch} in time whether this trial goes on, so it goes on.")
+            yield Log("warning", f"The supervisor did not answer in time after epoch {epoch}, so the trial goes on.")
         return reason

@@ -57,8 +57,8 @@ def test_a_trial_without_an_answer_goes_on_and_says_so(tmp_path: Path) -> None:
     found = told(tmp_path, lambda _: None)
     assert found[-1]["event"] == "finished"
     said = [event["message"] for event in found if event["event"] == "log" and event["level"] == "warning"]
-    assert [message.split(" in time")[0] for message in said] == [
-        f"Nobody said after epoch {epoch}" for epoch in (1, 3)
+    assert [message.split(",")[0] for message in said] == [
+        f"The supervisor did not answer in time after epoch {epoch}" for epoch in (1, 3)
     ]
 
 

@@ -89,7 +89,7 @@ def test_a_trainer_goes_on_if_its_supervisor_never_answers(trainer: Trainer, tmp
     told = until(trainer, End)
     assert isinstance(told[-1], Finished)
     assert [each.epoch for each in told if isinstance(each, EpochEnded)] == [1, 2, 3, 4, 5, 6]
-    assert warnings_of(told) == ["Nobody said after epoch 1 in time whether this trial goes on, so it goes on."]
+    assert warnings_of(told) == ["The supervisor did not answer in time after epoch 1, so the trial goes on."]
 
 
 def test_a_trainer_that_waits_at_a_rung_obeys_a_request_to_stop(trainer: Trainer, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""What a spec leaves open if it names no network: chosen for its data. Imports no torch.
+"""Chooses what a spec does not state, if it names no network, for its data. Imports no torch.
 
     is_open(document)              whether it names neither a preset nor a cell
     choices(document, summary)     what is chosen, and why
-    filled(document, choices)      the document with that
+    filled(document, choices)      the document with these choices
 
-What a document states is never changed. The result is stored with the job as every spec is, so other rules later change
-no job of today. docs/defaults.md is the table of these rules; `benchmarks/auto.py` measures what they are worth.
+What a document states is never changed. The completed spec is stored with the job, so a later change of these rules
+changes no stored job. docs/defaults.md is the table of these rules; `benchmarks/auto.py` measures how good they are.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from services.training.files.summary import DatasetSummary
 from services.training.tasks import known
 
 VALIDATION = 0.2
-"""The share that is taken for validation if a document says nothing."""
+"""The share of the samples that is taken for validation if a document says nothing."""
 STEPS = 100
-"""Patches make so many steps of a long sequence, up to twice as many."""
+"""A longest sequence of at least twice as many steps is patched to between so many and twice as many."""
 FEW_SAMPLES = 100
-"""With fewer, test apart, a validation part says too little, and folds are used."""
+"""With fewer samples, without those of the test, a validation part is too small, and folds are used."""
 FOLDS = 4
 SMOOTHING = 0.1
 UPDATES = 600
-"""So many updates are aimed at."""
+"""The epochs are chosen for about so many updates."""
 EPOCHS = (10, 300)
 """At least, and at most."""
 BATCHES = (8, 64)
 """Samples of a batch, at least and at most."""
 BATCHES_OF_EPOCH = 8
-"""A small data set gives so many batches."""
+"""An epoch of a small data set has about so many batches."""
 MANY_SAMPLES = 5000
+"""Training samples, from which on the network is larger."""
 MOST_DIFFERENCES = 64
-"""Features, from which on their differences are left out."""
+"""With more features, their differences are not added."""
 OF_WHOLE_SEQUENCES = "values of whole sequences are missing, and they get the mean"
 UNEQUAL = 3
 """The largest class has so many times the samples of the smallest, and classes are weighted."""
@@ -53,7 +54,7 @@ class Choice(NamedTuple):
 
 
 def is_open(document: Mapping[str, Any]) -> bool:
-    """Whether a document leaves the network open, and with it all else that it does not state."""
+    """Whether a document names no network, so that all that it does not state is chosen."""
     architecture = document.get("architecture")
     if document.get("preset") is not None or not isinstance(document.get("data"), Mapping):
         return False
@@ -61,7 +62,7 @@ def is_open(document: Mapping[str, Any]) -> bool:
 
 
 def choices(document: Mapping[str, Any], summary: DatasetSummary) -> Sequence[Choice]:
-    """What an open document does not state and its data decides, in the order of a spec."""
+    """What is chosen for the data of a document that names no network, without what the document states."""
     return [each for each in _all(document, summary) if not _states(document, each.field)]
 
 
@@ -79,7 +80,7 @@ def filled(document: Mapping[str, Any], chosen: Sequence[Choice]) -> dict[str, A
 
 
 def sentence(chosen: Sequence[Choice]) -> str:
-    """What was chosen, for people."""
+    """A sentence for people that says what was chosen and why."""
     each = "; ".join(f"{one.field} {_word(one.value)}, because {one.why}" for one in chosen)
     return f"The spec names no network. Chosen for this data: {each}."
 
@@ -130,19 +131,17 @@ def _of_sequences(document: Mapping[str, Any], summary: DatasetSummary) -> Itera
     if folds:
         few = _samples(document, summary, "test")
         samples = max(1, round(few * (1 - 1 / FOLDS)))
-    yield Choice(
-        "architecture.cell", "lstm", "processors train it several times as fast as a gru, and it learns as well"
-    )
-    yield Choice("architecture.forget_gate_bias", 1.0, "it remembers over more steps from the beginning")
+    yield Choice("architecture.cell", "lstm", "a CPU trains it several times as fast as a gru, and it is as accurate")
+    yield Choice("architecture.forget_gate_bias", 1.0, "it remembers over more steps from the start of the training")
     yield from _of_size(samples)
     yield Choice("architecture.num_layers", 2, "the second layer sees patterns that the first one has found")
     if _section(document, "training").get("bptt_steps") is None:
-        yield Choice("architecture.bidirectional", True, "the whole sequence is there when an answer is asked for")
+        yield Choice("architecture.bidirectional", True, "the model sees the whole sequence before it answers")
     if not task.by_step:
         yield from _of_pooling(summary)
     yield from _of_training(document, summary, samples, keeps_last=folds)
     if folds:
-        yield Choice("data.split.folds", FOLDS, f"a part of only {few:,} samples would judge a model by luck")
+        yield Choice("data.split.folds", FOLDS, f"{few:,} samples are too few for a validation part")
     yield from _of_gaps(document, summary)
     if summary.texts is None:
         yield from _of_numbers(document, summary)
@@ -159,7 +158,7 @@ def _of_pooling(summary: DatasetSummary) -> Iterator[Choice]:
     if summary.target == "values":
         yield Choice("architecture.pooling", "mean", "every step counts alike for a value")
     else:
-        yield Choice("architecture.pooling", "max", "what tells classes apart may be anywhere in a sequence")
+        yield Choice("architecture.pooling", "max", "what distinguishes classes may be anywhere in a sequence")
 
 
 def _of_training(
@@ -167,17 +166,23 @@ def _of_training(
 ) -> Iterator[Choice]:
     said = _section(document, "training")
     batch = _number(said.get("batch_size")) or _batch_size(samples)
-    yield Choice("training.batch_size", batch, f"{samples:,} training samples make {_several(samples, batch)} of them")
+    yield Choice(
+        "training.batch_size", batch, f"{samples:,} training samples make {_several(samples, batch)} of this size"
+    )
     per_epoch = max(1, math.ceil(samples / batch))
     epochs = _number(said.get("epochs")) or min(max(round(UPDATES / per_epoch), EPOCHS[0]), EPOCHS[1])
-    yield Choice("training.epochs", epochs, f"they are {epochs * per_epoch:,} updates, unless it stops early")
+    yield Choice(
+        "training.epochs", epochs, f"this makes {epochs * per_epoch:,} updates, unless the training stops early"
+    )
     yield Choice("training.optimizer", {"name": "adamw", "lr": 3e-3}, "it is robust, and the rate suits small networks")
-    yield Choice("training.lr_schedule", {"name": "cosine"}, "late epochs are calm, and need no choice of a moment")
+    yield Choice(
+        "training.lr_schedule", {"name": "cosine"}, "the rate falls to zero by the last epoch, without a step to choose"
+    )
     if keeps_last and said.get("early_stopping") is None:
-        yield Choice("training.keep", "last", "the best epoch on few samples would be the luckiest one")
+        yield Choice("training.keep", "last", "too few samples are left to say which epoch is the best")
     elif said.get("keep") != "last":
         patience = max(10, epochs // 3)
-        why = "a third of the epochs without progress are enough"
+        why = "a third of the epochs without progress is enough to tell"
         yield Choice("training.early_stopping", {"patience": patience}, why)
     if summary.target == "classes" and _named(document.get("task")) != "regression":
         yield _loss(summary.class_counts or [1])
@@ -185,7 +190,7 @@ def _of_training(
 
 def _loss(counts: Sequence[int]) -> Choice:
     loss = {"name": "cross_entropy", "label_smoothing": SMOOTHING}
-    why = "a network that is not made to be certain of each sample learns less of it by heart"
+    why = "a network that is not trained to be certain of each sample overfits less"
     if max(counts) < UNEQUAL * min(counts):
         return Choice("training.loss", loss, why)
     why += f"; and the classes have {min(counts):,} to {max(counts):,} samples"
@@ -209,7 +214,7 @@ def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterato
     numbers = summary.features if summary.inputs is None else summary.inputs.numbers
     data = document["data"]
     if numbers or (summary.static is not None and summary.static.numbers):
-        yield Choice("data.scaling", "standard", "a network learns badly from numbers far from 0 to 1")
+        yield Choice("data.scaling", "standard", "a network learns badly from numbers far from the range 0 to 1")
     if 0 < numbers <= MOST_DIFFERENCES and summary.max_length > 1:
         yield Choice("data.differences", "append", "how a number changes often says more than its value")
     if not known.named(summary.target).by_step and (patch := _patch(data, summary)) > 1:
@@ -218,7 +223,7 @@ def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterato
 
 
 def _wants_folds(document: Mapping[str, Any], summary: DatasetSummary) -> bool:
-    """Whether there are too few samples for a validation part, and nothing is stated that folds do not go with."""
+    """Whether there are too few samples for a validation part, and the document states nothing that excludes folds."""
     split = document["data"].get("split")
     said = split if isinstance(split, Mapping) else {}
     if document.get("retrain") is not None or not {"validation", "folds", "method"}.isdisjoint(said):
@@ -229,7 +234,7 @@ def _wants_folds(document: Mapping[str, Any], summary: DatasetSummary) -> bool:
 
 
 def _samples(document: Mapping[str, Any], summary: DatasetSummary, *without: str) -> int:
-    """About how many are left without these parts."""
+    """About how many samples are left without these parts."""
     split = document["data"].get("split")
     said = split if isinstance(split, Mapping) else {}
     marked, left = summary.given_split or {}, summary.samples

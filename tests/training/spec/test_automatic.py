@@ -192,7 +192,7 @@ def test_a_series_is_forecast_and_a_text_is_continued() -> None:
 def test_the_reasons_are_told_in_one_sentence() -> None:
     told = automatic.sentence(automatic.choices({"data": DATA}, summary(**LARGE)))
     assert told.startswith("The spec names no network. Chosen for this data: architecture.cell lstm, because ")
-    assert "training.epochs 60, because they are 600 updates" in told
+    assert "training.epochs 60, because this makes 600 updates" in told
 
 
 # ---- whatever is stated, and whatever the data
