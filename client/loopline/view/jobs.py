@@ -27,7 +27,7 @@ def jobs(found: Sequence[Job]) -> table.Listing:
             "id": job.id,
             "name": job.name or text.NOTHING,
             **({"kind": job.kind} if some_predict else {}),
-            "status": status(job),
+            "status": pruned(job) or status(job),
             **({"progress": place(job)} if some_predict else {"epoch": epochs_of(job)}),
             "best": f"{short(job.best.metric)} {text.number(job.best.value)}" if job.best else text.NOTHING,
             "created": text.ago(job.created_at),
@@ -120,6 +120,12 @@ def status(shown: Job) -> Text:
     if shown.silent_since and not shown.terminal:
         return Text(f"{word}, nothing heard {for_so_long(shown)}", "red")
     return Text(word, table.STYLES.get(shown.status, ""))
+
+
+def pruned(shown: Job) -> Text | None:
+    """`pruned`, for a trial that its search stopped early: the job itself is cancelled for this reason."""
+    is_pruned = shown.status == "cancelled" and shown.reason == "pruned"
+    return Text("pruned", table.STYLES["pruned"]) if is_pruned else None
 
 
 def for_so_long(shown: Job) -> str:

@@ -19,7 +19,7 @@ from loopline.view import table
 from loopline.view.notes import changing, note, on_retry
 from loopline.view.watching import in_sight
 
-STYLES = {**table.STYLES, "refused": "magenta", "pruned": "dim"}
+STYLES = {**table.STYLES, "refused": "magenta"}
 MOST_LETTERS = 24
 """Of a chosen value that is a text or a mapping."""
 SPARK_WIDTH = 40

@@ -29,6 +29,7 @@ STYLES = {
     "succeeded": "green",
     "failed": "red",
     "cancelled": "magenta",
+    "pruned": "dim",
 }
 LEVELS = {"warning": "yellow", "error": "red"}
 PLAIN_WIDTH = 10_000

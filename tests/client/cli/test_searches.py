@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from io import StringIO
@@ -17,7 +18,9 @@ from loopline.view import searches as view
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from services.jobs import attempts
 from tests.client.cli.test_terminal import Terminal, command, environment
+from worker.scheduler import searches
 
 Run = Callable[..., Result]
 Background = Callable[..., threading.Thread]
@@ -174,6 +177,19 @@ def test_a_trial_that_was_stopped_early_shows_how_far_it_got() -> None:
     assert first.split()[:3] == ["1", "succeeded", "0.5000"]
     assert second.split()[:4] == ["2", "pruned", "epoch", "3/10"]
     assert ": 2 of 2 trials, 1 succeeded, 1 pruned." in view.total(search)
+
+
+def test_a_pruned_trial_is_listed_as_such(run: Run, client: Client, service: Any, file: Path) -> None:
+    run("search", file)
+    searches.look(service.engine, service.bell)
+    [trial] = newest(client).trials
+    service.start(trial.job_id)
+    service.epoch(trial.job_id, 1)
+    service.do(attempts.pruned, trial.job_id, "Stopped early after epoch 1.")
+    assert re.search(rf"{trial.job_id}  tiny\[1\] +pruned +1/", run("list").stdout)
+    assert "pruned" in run("list", "--status", "cancelled").stdout
+    shown = run("show", trial.job_id).stdout
+    assert re.search(r"status +cancelled\nreason +pruned: Stopped early after epoch 1\.", shown)
 
 
 def test_short_names_are_the_ends_of_paths_that_no_other_has() -> None:
