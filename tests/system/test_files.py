@@ -236,6 +236,7 @@ def test_one_command_goes_from_a_table_to_a_model_without_a_spec(url: str, tmp_p
         job = client.last()
     assert job.result is not None
     assert job.result.metrics["train_accuracy"] == 1.0
+    assert f"Ask it about a file with: loopline predict {job.id} FILE" in done.stderr
     spec = job.raw["spec"]
     assert (spec["architecture"]["pooling"], spec["training"]["keep"], spec["data"]["split"]["folds"]) == (
         "max",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LARGE_BYTES = 8 << 20
 """The service finds out about a smaller file as soon as this computer would."""
+FIRST_EVENTS = 5
+"""Of a job: what was chosen for its data is among them."""
 
 
 def tried(
@@ -177,6 +180,16 @@ def _bytes(path: Path) -> int:
 
 def _of_one(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:
     return errors.Problem(f"{files[0]} {problem.pointer}".rstrip(), problem.detail)
+
+
+def tell_chosen(job: Job, why: str) -> None:
+    """Says what was chosen for the data of a job whose spec names no network. `why` is the command that tells why."""
+    from loopline.view import dry_runs as view
+
+    with suppress(errors.LooplineError):
+        told = next((event for event in islice(job.events(), FIRST_EVENTS) if event.type == "chosen"), None)
+        if told is not None:
+            note(f"Chosen for this data: {view.values(told.data.get('fields') or ())}. The reasons: {why}")
 
 
 def tell_time(client: Client, job: Job) -> None:

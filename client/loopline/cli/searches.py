@@ -215,6 +215,7 @@ def _show(ctx: typer.Context, found: Search) -> None:
         if sentence:
             say(sentence)
     if found.final is not None and found.final.status == "succeeded":
-        note(f"Download it with: {typed(ctx, 'download', found.final.job_id)}")
+        note(f"Download the final model with: {typed(ctx, 'download', found.final.job_id)}")
+        note(f"Ask it about a file with: {typed(ctx, 'predict', found.final.job_id)} FILE")
     elif found.best is not None:
         note(f"The spec of the best trial: {typed(ctx, 'show', found.best.job_id)}")

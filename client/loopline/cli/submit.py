@@ -83,20 +83,24 @@ def submit(
             made = with_data(client, read, lambda ready: batches.sent(client, files, ready, name, idempotency_key))
             return batches.submitted(ctx, client, made, watch=watch, wait=wait, as_json=as_json)
         job = with_data(client, read, lambda ready: sent(client, files[0], ready[0], idempotency_key))
-        return submitted(ctx, client, job, watch=watch, wait=wait, as_json=as_json)
+        is_open = read[0].leaves_network_open()
+        submitted(ctx, client, job, watch=watch, wait=wait, as_json=as_json, is_open=is_open)
+        return None
 
 
-def one(ctx: typer.Context, file: str, spec: SpecFile, *, watch: bool, dry_run: bool, as_json: bool) -> None:
-    """Submits one job, with the file that its spec names, or only says what the job would be."""
+def one(ctx: typer.Context, file: str, spec: SpecFile, *, watch: bool, dry_run: bool, as_json: bool) -> Job | None:
+    """Submits one job, with the file that its spec names, and returns it; or only says what the job would be."""
     from loopline.cli import dry_runs
 
     with connected(ctx) as client:
         try_ = partial(dry_runs.tried, client, [file], [spec], None, is_batch=False)
         if dry_run:
-            return dry_runs.show(client, [file], [spec], try_, as_json=as_json)
+            dry_runs.show(client, [file], [spec], try_, as_json=as_json)
+            return None
         dry_runs.check_before_upload(client, [file], [spec], try_)
         job = with_data(client, [spec], lambda ready: sent(client, file, ready[0], None))
-        return submitted(ctx, client, job, watch=watch, wait=False, as_json=as_json)
+        is_open = spec.leaves_network_open()
+        return submitted(ctx, client, job, watch=watch, wait=False, as_json=as_json, is_open=is_open)
 
 
 def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:
@@ -108,8 +112,11 @@ def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None)
         raise errors.BadRequest(error.message, problems=problems) from None
 
 
-def submitted(ctx: typer.Context, client: Client, job: Job, *, watch: bool, wait: bool, as_json: bool) -> None:
-    """Prints a new job and how long it will take, and follows it if that is wanted."""
+def submitted(
+    ctx: typer.Context, client: Client, job: Job, *, watch: bool, wait: bool, as_json: bool, is_open: bool = False
+) -> Job:
+    """Prints a new job and how long it will take, and follows it if that is wanted. Returns it as it is then.
+    `is_open`: its spec names no network, so what was chosen is printed too."""
     from loopline.cli import dry_runs
 
     if not as_json:
@@ -117,16 +124,20 @@ def submitted(ctx: typer.Context, client: Client, job: Job, *, watch: bool, wait
     warned(job.warnings)
     if not as_json:
         dry_runs.tell_time(client, job)
+        if is_open:
+            dry_runs.tell_chosen(job, typed(ctx, "events", job.id))
     if watch or wait:
-        follow(ctx, client, job, watch=watch, as_json=as_json)
-    elif as_json:
+        return follow(ctx, client, job, watch=watch, as_json=as_json)
+    if as_json:
         print_json(job.raw)
     else:
         note(f"Watch it with: {typed(ctx, 'watch', job.id)}")
+    return job
 
 
-def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json: bool) -> None:
-    """Shows the training, or only waits, until the job ends; then exits with the code that says how it ended."""
+def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json: bool) -> Job:
+    """Shows the training, or only waits, until the job ends. Returns it, or exits with the code that says how it ended
+    if it did not succeed."""
     from loopline.view import watching
 
     stream, how = sys.stderr if as_json else sys.stdout, typed_for(ctx, job)
@@ -136,6 +147,7 @@ def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json
     else:
         say_ending(job)
     leave_as(ctx, job)
+    return job
 
 
 def changed(file: str, settings: list[str]) -> SpecFile:

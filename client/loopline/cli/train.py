@@ -9,7 +9,8 @@ import typer
 
 from loopline import errors
 from loopline.cli import columns, searches, submit
-from loopline.cli.shared import AsJson, connected
+from loopline.cli.shared import AsJson, connected, typed
+from loopline.view.notes import note
 
 if TYPE_CHECKING:
     from loopline.spec import SpecFile
@@ -50,7 +51,11 @@ def train(
     for setting in settings or []:
         submit.apply(spec, setting)
     if minutes is None:
-        return submit.one(ctx, data, spec, watch=not detach, dry_run=dry_run, as_json=as_json)
+        job = submit.one(ctx, data, spec, watch=not detach, dry_run=dry_run, as_json=as_json)
+        if job is not None and job.status == "succeeded" and not as_json:
+            note(f"Download the model with: {typed(ctx, 'download', job.id)}")
+            note(f"Ask it about a file with: {typed(ctx, 'predict', job.id)} FILE")
+        return None
     if dry_run:
         raise errors.BadRequest("--dry-run shows a single job: leave --minutes out.")
     spec.set(("search", "minutes"), str(minutes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -40,11 +40,19 @@ def job(found: DryRun, data: str | None = None) -> RenderableType:
     return Group(table.pairs(rows), Text("\nspec", "dim"), table.spec(found.spec))
 
 
+def values(chosen: Iterable[Document]) -> str:
+    """The fields that were chosen for the data, with their values: `architecture.cell lstm, data.patch 4`"""
+    return text.one_line(", ".join(f"{each.get('field')} {_value(each)}" for each in chosen))
+
+
 def _chosen(each: Document) -> str:
     """One field that was chosen, and why."""
+    return f"{each.get('field')}: {_value(each)}, because {each.get('why')}"
+
+
+def _value(each: Document) -> str:
     value = each.get("value")
-    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"{each.get('field')}: {shown}, because {each.get('why')}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def jobs(found: Sequence[DryRun]) -> RenderableType:

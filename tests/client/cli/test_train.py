@@ -32,6 +32,8 @@ def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, servic
     assert done.exit_code == 0, done.output
     assert "Uploaded walks.csv as walks@1" in done.stderr
     assert "(gaits)" in done.stdout
+    assert "Chosen for this data: architecture.cell lstm, architecture.forget_gate_bias 1.0, " in done.stderr
+    assert "The reasons: loopline events job_" in done.stderr
     again = invoke("train", "walks", "--detach")
     assert again.exit_code == 0, again.output
     assert sent(service).count("/v1/jobs") == 2
