@@ -209,6 +209,9 @@ class Baseline(Answer):
     is_beaten: bool
     message: str | None
     """A sentence if the model does not beat the baseline, else null."""
+    interval: tuple[float, float] | None = None
+    """Of an accuracy on samples that the model was not trained on: what it can mean for new ones, with a confidence of
+    95 %. The model beats the baseline only if the baseline is below. Null for other metrics."""
 
 
 class OfClasses(Answer):

@@ -33,8 +33,9 @@ def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
     found = {constant: _named(judged, lambda part: _of_constant(run, answer, part))}
     if thorough and (model := linear.fitted(data)) is not None:
         found[linear.words(data)] = _named(judged, lambda part: model.metrics(data, part))
-    metric = f"{next(split for split in SPLITS if split in judged)}_{name}"
-    return rivals.compared(metrics, found, metric, {constant: f"always answering with {constant}"})
+    split = next(split for split in SPLITS if split in judged)
+    samples = len(judged[split].y) if task.stratifies and split != "train" else None  # training samples prove nothing
+    return rivals.compared(metrics, found, f"{split}_{name}", {constant: f"always answering with {constant}"}, samples)
 
 
 def _of_constant(run: Run, answer: Tensor, part: Part) -> Metrics:

@@ -209,7 +209,9 @@ def compared(fold: Fold, found: dict[str, Any]) -> dict[str, Any]:
     model = _of_all(statistics.fmean, 1, [result["metrics"].get(metric) for result in fold.results])
     words = [each["answer"] for each in plains]
     answer = max(words, key=words.count)
-    judged = rivals.compared({metric: model}, {answer: {metric: plain}}, metric)
+    are_counted = all(each.get("interval") for each in plains)
+    samples = sum(result["samples"]["validation"] for result in fold.results) if are_counted else None
+    judged = rivals.compared({metric: model}, {answer: {metric: plain}}, metric, samples=samples)
     return {**judged, "metrics": {**found["metrics"], **judged["metrics"]}}
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from services.training import baseline, linear
+from services.training import baseline, linear, rivals
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, evaluate
@@ -205,3 +205,45 @@ def test_random_data_is_not_warned_of_though_nothing_can_be_learnt_from_it(
     *told, last = events({**order, "spec": spec, "data": None})
     assert [event for event in told if event["event"] == "note"] == []
     assert constant(last["result"]["baseline"])
+
+
+# ---- how sure an accuracy is
+
+
+@pytest.mark.parametrize(
+    ("share", "samples", "low", "high"),
+    [(0.8, 10, 0.490, 0.943), (0.5, 100, 0.404, 0.596), (1.0, 80, 0.954, 1.0), (0.0, 20, 0.0, 0.161)],
+)
+def test_the_interval_of_an_accuracy_is_wilsons(share: float, samples: int, low: float, high: float) -> None:
+    """As statsmodels' proportion_confint(method="wilson") has it."""
+    assert rivals.wilson(share, samples) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_a_model_that_is_better_by_a_few_samples_may_be_no_better() -> None:
+    metrics, plain = {"test_accuracy": 0.633}, {"a constant": {"test_accuracy": 0.517}}
+    few = rivals.compared(metrics, plain, "test_accuracy", samples=60)
+    assert not few["is_beaten"]
+    assert few["message"] == (
+        "The model may be no better than its baseline: test_accuracy is 0.633, which on 60 samples can mean 0.51 to "
+        "0.74, and a constant gives 0.517."
+    )
+    many = rivals.compared(metrics, plain, "test_accuracy", samples=600)
+    assert (many["is_beaten"], many["message"]) == (True, None)
+    assert many["interval"] == pytest.approx([0.594, 0.671], abs=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["test_loss", "test_macro_f1"])
+def test_other_metrics_have_no_interval(metric: str) -> None:
+    found = rivals.compared({metric: 0.6}, {"a constant": {metric: 0.5}}, metric, samples=60)
+    assert found["interval"] is None
+    assert found["is_beaten"] is (metric == "test_macro_f1")
+
+
+def test_only_samples_that_the_model_was_not_trained_on_give_an_interval() -> None:
+    run, found = of(classes())
+    low, high = found["interval"]
+    assert 0 <= low < high <= 1
+    trained_on = {f"train_{name}": value for name, value in evaluate(run, run.data.train).items()}
+    assert baseline.of(run, trained_on)["interval"] is None
+    _, of_steps = of(tagged())
+    assert of_steps["interval"] is None  # the steps of a sequence are not independent

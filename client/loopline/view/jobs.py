@@ -298,7 +298,9 @@ def against_baseline(result: Result) -> str:
         return str(plain.get("message") or "")
     judged = {**(result.mean or {}), **result.metrics}
     value, other = (text.number(found.get(name)) for found in (judged, plain.get("metrics") or {}))
-    return f"It beats its baseline: {short(name)} is {value}, and {other} with {plain.get('answer')}."
+    low, high = plain.get("interval") or (None, None)
+    sure = "" if low is None else f" ({text.number(low)} to {text.number(high)} with a confidence of 95 %)"
+    return f"It beats its baseline: {short(name)} is {value}{sure}, and {other} with {plain.get('answer')}."
 
 
 def epoch_line(epoch: Epoch, now: Progress) -> str:

@@ -60,7 +60,9 @@ def _beats(facts: Facts) -> str:
     metric, plain = found["metric"], found["metrics"][found["metric"]]
     value = {**(facts.model.get("mean") or {}), **facts.model["metrics"]}.get(metric)
     gives = f", and {found['answer']} gives {number(plain)}" if plain is not None else ""
-    return sentence(f"It beats its baseline: {metric_name(metric)} is {number(value)}{gives}.")
+    low, high = found.get("interval") or (None, None)
+    sure = f" ({number(low)} to {number(high)} with a confidence of 95 %)" if low is not None else ""
+    return sentence(f"It beats its baseline: {metric_name(metric)} is {number(value)}{sure}{gives}.")
 
 
 def about(facts: Facts) -> Lines:

@@ -355,9 +355,10 @@ def test_short_names_below_a_confusion_matrix_are_level(plain: Facts) -> None:
 
 
 def test_advice_and_a_beaten_baseline_are_told(plain: Facts) -> None:
-    baseline = {**plain.model["baseline"], "is_beaten": True, "message": None, "metrics": {"test_accuracy": 0.25}}
+    told = {"is_beaten": True, "message": None, "metrics": {"test_accuracy": 0.25}, "interval": [0.3, 0.9]}
+    baseline = {**plain.model["baseline"], **told}
     model = {**plain.model, "baseline": baseline, "advice": ["Raise training.epochs: the loss still falls."]}
     card = writing.files_of(replace(plain, model=model))["README.md"].decode()
-    assert "It beats its baseline: test accuracy is 0.6667, and a linear model" in card
+    assert "It beats its baseline: test accuracy is 0.6667 (0.3 to 0.9 with a confidence of 95 %), and a linear" in card
     assert "- Raise training.epochs: the loss still falls.\n" in card
     assert "- It was trained on sequences of 1 to 6 steps." in card
