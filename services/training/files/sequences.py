@@ -18,6 +18,9 @@ from services.training.tasks import tags, values
 _LOOKED_AT = 1 << 16
 """Steps by which it is decided how precisely values are kept."""
 
+_NAMED = 3
+"""Columns that a message proposes."""
+
 
 def stay_in_file(sequences: Sequences, from_bytes: int | None) -> bool:
     """Whether steps are read when they are needed: they are mapped from a file, and take so many bytes or more if they
@@ -118,7 +121,10 @@ def _padded(steps: NDArray[Any], lengths: NDArray[np.int64], padding: Any) -> ND
 def _targets(sequences: Sequences, lengths: NDArray[np.int64]) -> NDArray[Any]:
     y, kind = sequences.y, sequences.targets
     if y is None or kind is None:
-        raise _refused("it has nothing to predict: name its target column")
+        names = [column.name for column in (*sequences.static_columns, *sequences.features)]
+        such = f", such as {' or '.join(f'`{name}`' for name in names[:_NAMED])}" if len(names) > 1 else ""
+        out = f"name its target column (--target NAME, or data.schema.target in a spec){such}"
+        raise _refused(f"it has nothing to predict: {out}")
     if kind == "values":
         found = values.narrowed(y)
         return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found

@@ -100,6 +100,8 @@ def _states(document: Mapping[str, Any], field: str) -> bool:
 def _all(document: Mapping[str, Any], summary: DatasetSummary) -> Iterator[Choice]:
     task = _named(document.get("task"))
     if task is None and known.named(summary.target).of_series:
+        if summary.series is None or not summary.series.targets:
+            return  # tasks.py says what is missing
         yield Choice("task", "forecast", "the data set is a series, and names the column to predict")
         task = "forecast"
     elif task is None and summary.target == known.TEXT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loopline.files.counting import counted
 from loopline.files.gaps import of_values
 
 from services.errors import Problem
@@ -396,7 +397,7 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         return
     counts = _drawn(spec, summary)
     if counts["train"] < 1:
-        yield Problem("/data/split", f"leaves nothing to train on: the data set has {summary.samples} samples")
+        yield Problem("/data/split", _nothing_left(summary))
         return
     if spec.architecture.batch_norm and counts["train"] < 2:
         yield Problem("/architecture/batch_norm", "needs at least two training samples")
@@ -407,6 +408,17 @@ def _split_fits(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
             if share > 0 and counts[name] == 0:
                 left = summary.samples - sum(given_rows.values())
                 yield Problem(f"/data/split/{name}", shares.why_empty(split, share, left, kinds))
+
+
+def _nothing_left(summary: DatasetSummary) -> str:
+    """Why no sample is left for training, and if it is one sequence what the file probably meant."""
+    if summary.samples != 1 or summary.texts is not None:
+        return f"leaves nothing to train on: the data set has {counted(summary.samples, 'sample')}"
+    return (
+        f"leaves nothing to train on: the data set is one sequence of {counted(summary.max_length, 'step')}; name the "
+        "column that says to which sequence a row belongs (--group NAME), or if each row is a sample of its own, "
+        "upload the file with --layout wide"
+    )
 
 
 def _method_fits(split: Split, summary: DatasetSummary) -> Problem | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loopline.files import calendar
+from loopline.files.counting import counted
 from loopline.files.gaps import of_rows
 
 from services.errors import Problem
@@ -97,6 +98,8 @@ def problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
             "this data set has texts without labels, so a model can only learn how they go on: set task to next_step, "
             "or upload the file with its labels (--target NAME, or a tab and the label in each line)",
         )
+    elif known.named(summary.target).of_series and summary.series is not None and not summary.series.targets:
+        yield Problem("/task", _no_target(summary))
     elif known.named(summary.target).of_series:
         yield Problem(
             "/task",
@@ -122,6 +125,20 @@ def problems(spec: Spec, summary: DatasetSummary) -> Iterator[Problem]:
         yield Problem(
             "/training/loss", "pinball is for the quantiles of a forecast: set task.quantiles, or leave the loss out"
         )
+
+
+def _no_target(summary: DatasetSummary) -> str:
+    """What to do about steps in an order if no column is named to be predicted."""
+    out = "the data set names no target column: upload the file with --target NAME, or give data.schema.target with it"
+    if summary.samples == 1:
+        return (
+            f"{out}. It is one series of {counted(summary.max_length, 'step')}, so name a column of numbers to "
+            "forecast; if its rows belong to several sequences, also name the column that says to which (--group NAME)"
+        )
+    return (
+        f"{out}. It has {counted(summary.samples, 'sequence')}, so name a column with a class or a value for each "
+        "sequence, or a column of numbers to forecast"
+    )
 
 
 def _of_next_step(spec: Spec, task: NextStep, summary: DatasetSummary) -> Iterator[Problem]:

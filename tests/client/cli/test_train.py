@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -80,3 +81,29 @@ def test_values_that_are_missing_are_no_problem_without_a_spec(invoke: Invoke, t
     done = invoke("train", "walks.csv", *COLUMNS, "--detach")
     assert done.exit_code == 0, done.output
     assert "data.missing forward, because" in invoke("events", "last").stdout
+
+
+@pytest.mark.parametrize(
+    ("head", "columns", "said"),
+    [
+        (
+            "date,walk,speed,height",
+            ("--group", "walk", "--order", "date"),
+            "It has 2 sequences, so name a column with a class or a value for each sequence, or a column of numbers",
+        ),
+        ("date,speed,width,height", ("--order", "date"), "one series of 40 steps, so name a column of numbers to"),
+        ("depth,speed,width,height", (), "--target NAME, or data.schema.target in a spec), such as `"),
+        ("depth,speed,width,species", (), "if each row is a sample of its own, upload the file with --layout wide"),
+    ],
+)
+def test_a_file_that_is_refused_is_told_what_it_looks_like(
+    invoke: Invoke, tmp_path: Path, head: str, columns: tuple[str, ...], said: str
+) -> None:
+    last = "ab" if "species" in head else [50, 52, 51]
+    for row in range(40):
+        first = dt.date(2026, 1, 1) + dt.timedelta(days=row) if "date" in head else row * 7 % 11
+        head += f"\n{first},{row // 20 if 'walk' in head else row * 3 % 17},{row * 5 % 13},{last[row % len(last)]}"
+    (tmp_path / "rows.csv").write_text(head)
+    done = invoke("train", "rows.csv", *columns, "--detach")
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.stderr.split())
