@@ -101,6 +101,14 @@ def one_line(words: str) -> str:
     return printable(" ".join(words.split()))
 
 
+def shortened(words: str, most: int) -> str:
+    """At most so many letters on one line: of longer words the middle is left out, because names of one search or
+    batch differ at their ends. `speakers of v…[lr=0.0003]`"""
+    words = one_line(words)
+    end = (most - 1) // 2
+    return words if len(words) <= most else f"{words[: most - 1 - end]}…{words[-end:]}"
+
+
 def lines(words: str) -> str:
     """The same for several lines; their number does not change."""
     return words if words.isprintable() else CONTROL_BUT_NEWLINES.sub("", SEQUENCE.sub("", words.expandtabs(4)))

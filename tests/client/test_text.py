@@ -15,6 +15,12 @@ def test_a_data_set_of_texts_is_told_in_characters() -> None:
     assert text.understood(found) == "5,160 texts of 2 to 11 characters, 2 classes"
 
 
+def test_a_long_name_keeps_its_start_and_its_end() -> None:
+    assert text.shortened("vowels[lr=0.0003]", 17) == "vowels[lr=0.0003]"
+    assert text.shortened("vowels[lr=0.0003]", 16) == "vowels[l…0.0003]"
+    assert text.shortened("two\nlines", 9) == "two lines"
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

@@ -29,7 +29,7 @@ def batches(found: Iterable[Batch]) -> table.Listing:
     rows: list[dict[str, str | Text]] = [
         {
             "id": batch.id,
-            "name": _clean(batch.name),
+            "name": table.name(batch.name),
             "status": _status(batch.status),
             "jobs": str(batch.total),
             "stand": _counts(batch),

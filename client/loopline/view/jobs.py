@@ -25,7 +25,7 @@ def jobs(found: Sequence[Job]) -> table.Listing:
     rows: list[dict[str, str | Text]] = [
         {
             "id": job.id,
-            "name": job.name or text.NOTHING,
+            "name": table.name(job.name),
             **({"kind": job.kind} if some_predict else {}),
             "status": pruned(job) or status(job),
             **({"progress": place(job)} if some_predict else {"epoch": epochs_of(job)}),

@@ -30,7 +30,7 @@ def listed(found: Iterable[Search]) -> table.Listing:
     rows: list[dict[str, str | Text]] = [
         {
             "id": search.id,
-            "name": _clean(search.name),
+            "name": table.name(search.name),
             "status": _status(search.status),
             "trials": f"{search.made} of {search.wanted}",
             "varied": ", ".join(short_names(search.varied).values()),

@@ -34,6 +34,8 @@ STYLES = {
 LEVELS = {"warning": "yellow", "error": "red"}
 PLAIN_WIDTH = 10_000
 LEAST_WIDTH = 14
+MOST_LETTERS = 32
+"""Of a name in a list."""
 
 
 class Unpadded:
@@ -88,7 +90,7 @@ class Listing:
     2. those in `drop` go, the first one first: times that the other views show as well;
     3. those in `wrap` take several lines, but none is narrower than LEAST_WIDTH: those in `last` move under their rows.
 
-    No cell is ever cut short, and no id goes.
+    No cell is cut short here, and no id goes. Names are shortened by `name` before.
     """
 
     rows: Sequence[Mapping[str, str | Text]]
@@ -140,6 +142,11 @@ class Listing:
         wraps = [name for name in widths if name in self.wrap]
         while _together(widths) > width and wraps and max(widths[name] for name in wraps) > 1:
             widths[max(wraps, key=lambda name: widths[name])] -= 1
+
+
+def name(given: str | None) -> str:
+    """A name in a list: a long one would take the place of the other columns. `--json` and `show` have all of it."""
+    return text.shortened(given or "", MOST_LETTERS) or text.NOTHING
 
 
 def warnings(sentences: Sequence[str]) -> list[tuple[str, str | Text]]:

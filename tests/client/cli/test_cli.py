@@ -190,7 +190,9 @@ def test_list_shows_a_line_for_each_job(run: Run, service: Any, client: Client, 
     header, *rows = run("list").stdout.splitlines()
     assert header.split() == ["id", "name", "status", "epoch", "best", "created", "took"]
     assert [row.split()[0] for row in rows] == [second.id, first.id]
-    assert second.name in rows[0]
+    assert "  a-rather-long-na…narrow-terminal  queued" in rows[0]
+    assert all(len(row) <= 120 for row in (header, *rows))
+    assert second.name in run("show", second.id).stdout
     assert "succeeded  3/3    val loss 0.4333" in rows[1]
     assert [job["id"] for job in json.loads(run("list", "--json").stdout)] == [second.id, first.id]
     assert len(run("list", "--limit", "1").stdout.splitlines()) == 2
