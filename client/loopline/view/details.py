@@ -42,6 +42,14 @@ def shown(found: Mapping[str, Document]) -> Iterator[RenderableType]:
         )
 
 
+def classes(found: Mapping[str, Document] | None) -> int | None:
+    """How many classes there are; None if the details have no table of them."""
+    for details in (found or {}).values():
+        if details.get("classes"):
+            return len(details["classes"]["name"])
+    return None
+
+
 def _table(head: str, details: Document, kind: str) -> Iterator[RenderableType]:
     rows = _rows(details[kind])
     kept = rows[:MOST_ROWS]

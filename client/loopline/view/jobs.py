@@ -10,6 +10,7 @@ from rich.text import Text
 
 from loopline import measures, text
 from loopline.job import Job
+from loopline.prediction import smoothing
 from loopline.types import Checkpoint, Document, Epoch, Event, LogLine, Progress, Result, below
 from loopline.view import details, folds, table
 
@@ -88,6 +89,9 @@ def _outcome(shown: Job, typed: Typed) -> Iterator[tuple[str, str | Text]]:
         yield "answers", f"{text.count(found.rows, 'row')} of {found.model}, {text.size(found.bytes)} as {found.format}"
     if shown.result:
         yield from _came_to(shown.result, typed)
+        loss = below(below(shown.spec, "training"), "loss")
+        if (said := smoothing.sentence(loss, details.classes(shown.result.details))) is not None:
+            yield "loss", said
 
 
 def event(shown: Event) -> Text:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from loopline.prediction import smoothing
+
 from services.training.card import names as files
 from services.training.card.facts import Facts
 from services.training.card.wording import Lines, Pictures, counted, picture
@@ -19,6 +21,8 @@ def training(facts: Facts, drawn: Pictures) -> Lines:
         f"seed {t['seed']}."
     )
     found = ["## How it was trained", "", how.replace("_", " ") + stopped + best, ""]
+    if (said := smoothing.sentence(t["loss"], len(model["classes"] or ()))) is not None:
+        found += [said, ""]
     if files.LOSS in drawn:
         found += picture("Loss by epoch", files.LOSS)
     if files.GRADIENTS in drawn:

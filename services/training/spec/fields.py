@@ -141,7 +141,8 @@ class CrossEntropy(Strict):
     its class, divided by the mean weight of the training samples. So only ratios of weights matter, and they have the
     same effect at every batch size. The loss of every split is weighted in this way."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    """The share of each target that is spread evenly over all classes (Szegedy et al. 2016). 0 turns this off."""
+    """The share of each target that is spread evenly over all classes (Szegedy et al. 2016). 0 turns this off.
+    With smoothing no loss reaches 0: with 0.1 and 9 classes it is at least 0.485, even if every answer is right."""
 
 
 class MSE(Strict):

@@ -291,6 +291,7 @@ def test_show_tells_that_a_job_stopped_early_and_the_first_steps_of_a_long_horiz
 def test_show_tells_the_scores_of_each_class_and_what_is_confused(
     run: Run, service: Any, client: Client, tiny: dict[str, Any]
 ) -> None:
+    tiny["training"]["loss"] = {"name": "cross_entropy", "label_smoothing": 0.1}
     job = client.submit(tiny)
     service.start(job.id)
     names = ["up\x1b[2Jwards", *range(1, 30)]
@@ -315,6 +316,7 @@ def test_show_tells_the_scores_of_each_class_and_what_is_confused(
     assert not any(line[:1] == ["29"] for line in lines)
     assert "\x1b" not in shown
     assert "2 taken for up" in shown
+    assert re.search(r"^loss +Label smoothing \(0\.1\) keeps .* With 30 classes it is at least 0\.643\.$", shown, re.M)
     assert shown.count("wards: 3 times") == 1
     found = client.get(job.id).result
     assert found is not None

@@ -348,6 +348,14 @@ def test_what_clipped_the_gradients_is_told(plain: Facts) -> None:
         assert f", {said}, seed 0." in writing.files_of(replace(plain, model=model))["README.md"].decode()
 
 
+def test_label_smoothing_is_told_beside_the_loss(plain: Facts) -> None:
+    assert "smoothing" not in writing.files_of(plain)["README.md"].decode()
+    training = {**plain.spec["training"], "loss": {"name": "cross_entropy", "label_smoothing": 0.1}}
+    model = {**plain.model, "spec": {**plain.spec, "training": training}}
+    card = writing.files_of(replace(plain, model=model))["README.md"].decode()
+    assert "\nLabel smoothing (0.1) keeps the loss from reaching 0, even if every answer is right. With " in card
+
+
 def test_short_names_below_a_confusion_matrix_are_level(plain: Facts) -> None:
     assert b"rotate(-90" in writing.files_of(plain)["confusion.svg"]  # the name of the axis
     assert writing.files_of(plain)["confusion.svg"].count(b"rotate(") == 1
