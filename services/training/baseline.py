@@ -1,5 +1,5 @@
-"""What a model has to beat to have learnt anything: the plainest answer to its task, the same for every sample, and a
-linear model that knows no order."""
+"""What a model has to beat to have learnt anything: the plainest answer to its task, the same for every sample; a
+linear model that knows no order; and the most similar training sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from services.training import forecasts, linear, measures, ngrams, rivals
+from services.training import forecasts, linear, measures, neighbour, ngrams, rivals
 from services.training.continuation import Continuation
 from services.training.loop import Run
 from services.training.measures import SPLITS
@@ -19,7 +19,7 @@ from services.training.rivals import Metrics
 def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
     """The baseline of a run with these metrics, learnt from the training split and judged on the same splits as they
     (`rivals.compared`). The metric by which the model beats it or does not is of the test split if there is one.
-    `thorough` fits a linear model too, where the task has one."""
+    `thorough` fits a linear model and looks for similar training sequences too, where the task has these."""
     task, data = run.data.task, run.data
     if task.of_series:
         return forecasts.baseline(run, metrics)
@@ -34,6 +34,8 @@ def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
     if thorough and (model := linear.fitted(data)) is not None:
         found[linear.words(data)] = _named(judged, lambda part: model.metrics(data, part))
     split = next(split for split in SPLITS if split in judged)
+    if thorough and split != "train" and (near := neighbour.fitted(data)) is not None:
+        found[neighbour.WORDS] = _named(judged, lambda part: near.metrics(data, part))
     samples = len(judged[split].y) if task.stratifies and split != "train" else None  # training samples prove nothing
     return rivals.compared(metrics, found, f"{split}_{name}", {constant: f"always answering with {constant}"}, samples)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from services.training import baseline, linear, rivals
+from services.training import baseline, linear, neighbour, rivals
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, evaluate
@@ -34,20 +35,25 @@ def of(arrays: Arrays, **changes: Any) -> tuple[Run, dict[str, Any]]:
     return run, baseline.of(run, metrics)
 
 
+def all_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of each plain answer, by its words."""
+    return {found["answer"]: found["metrics"], **found.get("others", {})}
+
+
 def constant(found: dict[str, Any]) -> dict[str, Any]:
     """The metrics of the answer that is always the same, by its words."""
-    answers = {found["answer"]: found["metrics"], **found.get("others", {})}
-    return {words: metrics for words, metrics in answers.items() if not words.startswith("a linear model")}
+    rivals = ("a linear model", neighbour.WORDS)
+    return {words: metrics for words, metrics in all_of(found).items() if not words.startswith(rivals)}
 
 
 def test_of_classes_it_is_the_most_frequent_one_of_training() -> None:
     y = np.array(["b"] * 7 + ["a"] * 5 + ["a", "a", "b", "a", "a", "a"] + ["a"] * 5 + ["b"])
     _, found = of(replace(classes(), y=y))
-    assert found["answer"] == "the most frequent class (b)"
-    assert found["metrics"]["validation_accuracy"] == found["metrics"]["test_accuracy"] == 1 / 6
-    assert found["metrics"]["test_macro_f1"] == pytest.approx((2 / 7) / 2)  # as scikit-learn has it
+    plain = constant(found)["the most frequent class (b)"]
+    assert plain["validation_accuracy"] == plain["test_accuracy"] == 1 / 6
+    assert plain["test_macro_f1"] == pytest.approx((2 / 7) / 2)  # as scikit-learn has it
     assert found["metric"] == "test_accuracy"
-    assert found["metrics"].keys() == {f"{s}_{m}" for s in ("validation", "test") for m in ("accuracy", "macro_f1")}
+    assert plain.keys() == {f"{s}_{m}" for s in ("validation", "test") for m in ("accuracy", "macro_f1")}
 
 
 def test_of_two_classes_as_one_yes_or_no_it_is_the_same() -> None:
@@ -90,10 +96,13 @@ def test_of_tags_it_is_the_most_frequent_tag_of_the_valid_steps() -> None:
 
 
 def test_a_model_that_has_learnt_something_beats_it() -> None:
-    _, found = of(in_order_only(), training={"epochs": 60, "optimizer": {"name": "adam", "lr": 0.05}})
-    assert (found["is_beaten"], found["message"]) == (True, None)
-    assert found["answer"].startswith("the most frequent class")
-    assert found["others"][MEANS]["test_accuracy"] == found["metrics"]["test_accuracy"]
+    run, found = of(in_order_only(), training={"epochs": 60, "optimizer": {"name": "adam", "lr": 0.05}})
+    assert run.data.test is not None
+    metrics = {f"test_{name}": value for name, value in evaluate(run, run.data.test).items()}
+    plain = baseline.of(run, metrics, thorough=False)
+    assert (plain["is_beaten"], plain["message"]) == (True, None)
+    assert plain["answer"].startswith("the most frequent class")
+    assert found["others"][MEANS]["test_accuracy"] == plain["metrics"]["test_accuracy"]
 
 
 def in_order_only() -> Arrays:
@@ -124,7 +133,7 @@ def by_hand(x: NDArray[Any], y: NDArray[Any], asked: NDArray[Any]) -> NDArray[An
 def test_a_linear_model_of_the_means_of_sequences_is_the_baseline_where_it_is_better() -> None:
     arrays = of_many_lengths(classes())
     run, found = of(arrays, training={"epochs": 1})
-    assert (found["answer"], list(found["others"])) == (MEANS, ["the most frequent class (0)"])
+    assert (found["answer"], list(found["others"])) == (MEANS, ["the most frequent class (0)", neighbour.WORDS])
     means = arrays.x.sum(axis=1, dtype=np.float64) / arrays.lengths[:, None]
     answers = by_hand(means[:12], arrays.y[:12], means[18:])
     assert found["metrics"]["test_accuracy"] == (answers == arrays.y[18:]).mean() > 0.5
@@ -205,6 +214,66 @@ def test_random_data_is_not_warned_of_though_nothing_can_be_learnt_from_it(
     *told, last = events({**order, "spec": spec, "data": None})
     assert [event for event in told if event["event"] == "note"] == []
     assert constant(last["result"]["baseline"])
+
+
+# ---- the most similar training sequence
+
+
+def most_similar(arrays: Arrays, asked: slice) -> NDArray[Any]:
+    """The targets of the most similar of the first 12 sequences, by hand."""
+    grid = np.linspace(0, 1, neighbour.STEPS)
+    points = np.stack(
+        [
+            [np.interp(grid * (length - 1), np.arange(length), each[:length]) for each in x.T]
+            for x, length in zip(arrays.x.astype(float), arrays.lengths, strict=True)
+        ]
+    )  # (samples, features, steps)
+    points /= points[:12].std(axis=(0, 2))[None, :, None]
+    distances = np.square(points[asked, None] - points[None, :12]).sum(axis=(2, 3))
+    return arrays.y[:12][distances.argmin(axis=1)]
+
+
+def test_sequences_that_rise_are_most_similar_to_those_that_rise() -> None:
+    _, found = of(in_order_only(), training={"epochs": 1})
+    assert found["answer"] == neighbour.WORDS
+    assert found["metrics"]["test_accuracy"] == 1
+
+
+@pytest.mark.parametrize("kind", [classes, of_many_lengths])
+def test_the_most_similar_sequence_is_found_by_its_valid_steps(kind: Callable[..., Arrays]) -> None:
+    arrays = kind(classes()) if kind is of_many_lengths else kind()
+    _, found = of(arrays, training={"epochs": 1})
+    right = most_similar(arrays, slice(18, 24)) == arrays.y[18:]
+    assert all_of(found)[neighbour.WORDS]["test_accuracy"] == right.mean()
+
+
+def test_labels_are_those_of_the_most_similar_sequence() -> None:
+    arrays = values()
+    arrays = replace(arrays, y=(arrays.y > 0).astype(np.int64))
+    _, found = of(arrays, training={"epochs": 1})
+    right = most_similar(arrays, slice(18, 24)) == arrays.y[18:]
+    assert all_of(found)[neighbour.WORDS]["test_label_accuracy"] == pytest.approx(right.mean())
+
+
+def test_a_network_that_only_knows_classes_by_one_number_has_the_same_neighbour() -> None:
+    arrays = in_order_only()
+    _, found = of(arrays, training={"epochs": 1, "loss": "bce"})
+    assert all_of(found)[neighbour.WORDS]["test_accuracy"] == 1
+
+
+@pytest.mark.parametrize("arrays", [values(), tagged(), classes(features=neighbour.MOST_NUMBERS + 1)])
+def test_values_tags_and_very_many_features_have_no_neighbour(arrays: Arrays) -> None:
+    assert neighbour.fitted(make_run(arrays).data) is None
+
+
+def test_many_training_sequences_are_compared_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbour, "MOST_SAMPLES", 5)
+    monkeypatch.setattr(neighbour, "BATCH", 2)
+    run, found = of(in_order_only(), training={"epochs": 1})
+    near = neighbour.fitted(run.data)
+    assert near is not None
+    assert near.points.shape == (5, neighbour.STEPS)
+    assert found["metrics"]["test_accuracy"] == 1
 
 
 # ---- how sure an accuracy is
