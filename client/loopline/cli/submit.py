@@ -100,7 +100,7 @@ def one(ctx: typer.Context, file: str, spec: SpecFile, *, watch: bool, dry_run: 
         dry_runs.check_before_upload(client, [file], [spec], try_)
         job = with_data(client, [spec], lambda ready: sent(client, file, ready[0], None))
         is_open = spec.leaves_network_open()
-        return submitted(ctx, client, job, watch=watch, wait=False, as_json=as_json, is_open=is_open)
+        return submitted(ctx, client, job, watch=watch, wait=False, as_json=as_json, is_open=is_open, few=True)
 
 
 def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None) -> Job:
@@ -113,10 +113,18 @@ def sent(client: Client, file: str, spec: SpecFile, idempotency_key: str | None)
 
 
 def submitted(
-    ctx: typer.Context, client: Client, job: Job, *, watch: bool, wait: bool, as_json: bool, is_open: bool = False
+    ctx: typer.Context,
+    client: Client,
+    job: Job,
+    *,
+    watch: bool,
+    wait: bool,
+    as_json: bool,
+    is_open: bool = False,
+    few: bool = False,
 ) -> Job:
     """Prints a new job and how long it will take, and follows it if that is wanted. Returns it as it is then.
-    `is_open`: its spec names no network, so what was chosen is printed too."""
+    `is_open`: its spec names no network, so what was chosen is printed too. `few`: as for `watching.watched`."""
     from loopline.cli import dry_runs
 
     if not as_json:
@@ -127,7 +135,7 @@ def submitted(
         if is_open:
             dry_runs.tell_chosen(job, typed(ctx, "events", job.id))
     if watch or wait:
-        return follow(ctx, client, job, watch=watch, as_json=as_json)
+        return follow(ctx, client, job, watch=watch, as_json=as_json, few=few)
     if as_json:
         print_json(job.raw)
     else:
@@ -135,13 +143,13 @@ def submitted(
     return job
 
 
-def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json: bool) -> Job:
+def follow(ctx: typer.Context, client: Client, job: Job, *, watch: bool, as_json: bool, few: bool = False) -> Job:
     """Shows the training, or only waits, until the job ends. Returns it, or exits with the code that says how it ended
     if it did not succeed."""
     from loopline.view import watching
 
     stream, how = sys.stderr if as_json else sys.stdout, typed_for(ctx, job)
-    job = watching.watched(client, job, how, stream) if watch else watching.waited(client, job, how)
+    job = watching.watched(client, job, how, stream, few=few) if watch else watching.waited(client, job, how)
     if as_json:
         print_json(job.raw)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from rich.console import Console
 from loopline.client import Client
 from loopline.errors import ServiceError, ServiceUnreachable
 from loopline.job import Job
+from loopline.types import Epoch
 from loopline.view import jobs, table
 from loopline.view.jobs import Typed
 from loopline.view.live import SPARK_WIDTH, LiveView, drawn
@@ -23,14 +25,18 @@ RETRY_SECONDS = 120.0
 """A service that is restarted or moved meanwhile is waited for; the job itself does not mind."""
 SPARK_SECONDS = 1.0
 INTERRUPTED = 130
+MOST_LINES = 20
+"""Of the epochs of a job where not each of them is printed."""
 
 
-def watched(client: Client, job: Job, typed: Typed, stream: TextIO) -> Job:
-    """Shows a job on the stream until it ends, and returns it as it ended. `typed`: see Typed."""
+def watched(client: Client, job: Job, typed: Typed, stream: TextIO, *, few: bool = False) -> Job:
+    """Shows a job on the stream until it ends, and returns it as it ended. `typed`: see Typed. `few`: where no terminal
+    draws it, print about MOST_LINES of the epochs, spread evenly, instead of each."""
     console = table.console(stream)
-    follow = _live if console.is_terminal and os.environ.get("TERM") != "dumb" else _lines
     with in_sight(client, f"Job {job.id}", typed("watch")):
-        return follow(console, job, typed)
+        if console.is_terminal and os.environ.get("TERM") != "dumb":
+            return _live(console, job, typed)
+        return _lines(console, job, typed, few=few)
 
 
 def waited(client: Client, job: Job, typed: Typed) -> Job:
@@ -73,8 +79,9 @@ def _live(console: Console, job: Job, typed: Typed) -> Job:
     return job
 
 
-def _lines(console: Console, job: Job, typed: Typed) -> Job:
+def _lines(console: Console, job: Job, typed: Typed, *, few: bool) -> Job:
     said = ""
+    unsaid: Epoch | None = None
 
     def trouble(what: str) -> None:
         nonlocal said
@@ -91,6 +98,16 @@ def _lines(console: Console, job: Job, typed: Typed) -> Job:
             if job.status == "paused":
                 note(jobs.way_on(job, typed))
         for epoch in epochs:
-            console.print(jobs.epoch_line(epoch, job.progress))
+            is_due = not few or _is_due(epoch.epoch, job.progress.epochs)
+            unsaid = None if is_due else epoch
+            if is_due:
+                console.print(jobs.epoch_line(epoch, job.progress))
+        if unsaid is not None and job.terminal:
+            console.print(jobs.epoch_line(unsaid, job.progress))
         console.file.flush()
     return job
+
+
+def _is_due(epoch: int, epochs: int | None) -> bool:
+    """Whether an epoch is one of about MOST_LINES among so many: the first one, and each so many epochs."""
+    return epoch == 1 or epoch % max(1, math.ceil((epochs or 0) / MOST_LINES)) == 0

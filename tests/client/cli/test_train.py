@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from loopline import Client
 from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
@@ -42,6 +43,28 @@ def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, servic
     assert '"pooling": "max"' in shown
     told = invoke("events", "last").stdout
     assert "Chosen for this data: architecture.cell lstm" in told
+
+
+@pytest.mark.parametrize(("ended", "shown"), [(100, [1, *range(5, 101, 5)]), (13, [1, 5, 10, 13])])
+def test_a_pipe_gets_few_of_many_epochs_and_the_last(
+    invoke: Invoke, service: Service, in_background: Callable[..., object], ended: int, shown: list[int]
+) -> None:
+    def work() -> None:
+        service.bell.was_rung.wait(60)
+        with Client(service.url) as client:
+            [job] = client.jobs()
+        service.start(job.id, epochs=100)
+        for epoch in range(1, ended + 1):
+            service.epoch(job.id, epoch)
+        service.succeed(job.id)
+
+    in_background(work)
+    done = invoke("train", "walks.csv", *COLUMNS)
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert [int(line.split()[1].partition("/")[0]) for line in lines] == shown
+    watched = invoke("watch", "last").stdout
+    assert watched.count("\nepoch") + watched.startswith("epoch") == ended
 
 
 def test_minutes_make_it_a_search(invoke: Invoke, service: Service) -> None:
