@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import (
     asking,
     auto,
+    cores,
     cost,
     demand,
     gate,
@@ -35,6 +36,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "loop": loop.rows,
     "lengths": lengths.rows,
+    "cores": cores.rows,
     "start": start.rows,
     "cost": cost.rows,
     "turns": turns.rows,

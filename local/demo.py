@@ -73,6 +73,7 @@ def settings(given: Settings, folder: Path) -> Settings:
         "host": "127.0.0.1",
         "port": given.port if "port" in given.model_fields_set else 0,
         "auth": "auto",
+        "cpu_workers": given.cpu_workers or 1,  # there is one job
         "database_url": f"sqlite:///{folder}/loopline.db",
         "database_url_file": None,
         "broker_url_file": None,

@@ -2,7 +2,7 @@
 
     broker      an embedded Valkey, unless LOOPLINE_BROKER_URL names another
     api         gunicorn; brings the database up to date before it answers
-    worker      Celery with one pool process and a spare trainer, one for each GPU
+    worker      Celery with one pool process and a spare trainer, one for each GPU, or several that share the CPU
     scheduler   brings back what was lost
 
 Every part is a session of its own, deaf to the terminal's Ctrl-C, and is told by the kernel when the launcher dies. One

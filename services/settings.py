@@ -263,11 +263,22 @@ class Settings(BaseSettings):
     )
     prediction_threads: int = Field(default=1, ge=1, description="Threads of one prediction in ONNX Runtime.")
     trainer_threads: int | None = Field(
-        default=None, ge=1, description="Threads of one trainer process; by default as many as the machine has."
+        default=None,
+        ge=1,
+        description="Threads of one trainer process; by default its worker's share of the cores. A small network "
+        "trains with one.",
     )
     device: str = Field(
         default="auto",
         description="Where trainers compute: auto, cpu, cuda (one worker per GPU) or cuda:1 (docs/gpu.md).",
+    )
+    cpu_workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="How many workers share the CPU of a machine without a GPU. Each runs one job at a time. By "
+        "default one per core, but at most 4, and at most one per GiB of memory. With 1, a large network trains on all "
+        "cores (docs/operations.md).",
     )
     gpus: str = Field(
         default="all",

@@ -1,4 +1,4 @@
-"""`python -m worker`: starts one Celery worker per GPU, or one for the CPU; see worker/fleet.py."""
+"""`python -m worker`: starts one Celery worker per GPU, or some that share the CPU; see worker/fleet.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m worker",
-        description="Starts one Celery worker per GPU (LOOPLINE_DEVICE), or one that uses the CPU, and restarts a "
+        description="Starts one Celery worker per GPU (LOOPLINE_DEVICE), or some that share the CPU, and restarts a "
         "worker that ends. SIGTERM stops them: running jobs save a checkpoint and continue on another worker.",
     )
     parser.parse_args()

@@ -1,5 +1,7 @@
 """One Celery worker per GPU: finds the GPUs, tests each, starts a worker on each, and restarts workers that end.
 
+Without a GPU, several workers share the CPU; see cores.py.
+
 A member of the fleet is a device and its process. The process is first the self-test. If it passes, the process is a
 Celery worker that sees only this device. If a worker exits, its member starts again with the self-test. So a lost GPU
 is tested again, and no job is claimed on it meanwhile. A member whose self-test failed is listed as a `broken` worker.
@@ -29,7 +31,7 @@ from services import db
 from services.errors import Unavailable
 from services.jobs import workers
 from services.settings import Settings
-from worker import process
+from worker import cores, process
 from worker.gpu.devices import CPU, Device, NoGpu, chosen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +128,7 @@ class Fleet:
 
     def _begin(self, member: Member) -> None:
         """The self-test; on the CPU the worker at once: there the first spare trainer is test enough."""
-        if member.device is CPU:
+        if member.device.uuid is None:
             self._work(member)
             return
         member.is_testing, member.kill_at = True, time.monotonic() + TEST_SECONDS
@@ -175,7 +177,7 @@ class Fleet:
             return
         if self.settings.device == "auto" and not self.has_worked:
             log.warning("no GPU works, the worker uses the CPU; set LOOPLINE_DEVICE=cuda to fail instead")
-            self.members = [Member(CPU)]
+            self.members = [Member(device) for device in cores.devices(self.settings)]
             return
         troubles = "; ".join(f"{member.device.label}: {member.trouble}" for member in self.members)
         raise GivenUp(f"No GPU can be used. {troubles}")
@@ -249,7 +251,8 @@ class Fleet:
 def environment(device: Device, inherited: Mapping[str, str]) -> dict[str, str]:
     """What a process on this device gets: it sees this one alone, as its first."""
     if device.uuid is None:
-        return {**inherited, "LOOPLINE_DEVICE": "cpu"}
+        share = {} if device.threads is None else {"LOOPLINE_TRAINER_THREADS": str(device.threads)}
+        return {**inherited, "LOOPLINE_DEVICE": "cpu", **share}
     return {**inherited, "LOOPLINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": device.uuid}
 
 
@@ -276,6 +279,8 @@ def run(settings: Settings, worker: Sequence[str] = WORKER, self_test: Sequence[
         signal.signal(number, lambda *_: stop.set())
     try:
         devices = chosen(settings.device, os.environ, gpus=settings.gpus)
+        if devices == [CPU]:
+            devices = cores.devices(settings)
         log.info(
             "starting one worker for each of %s", ", ".join(f"{device.label} ({device.name})" for device in devices)
         )

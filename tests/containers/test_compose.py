@@ -9,7 +9,7 @@ from tests.containers.documents import ROOT
 
 OF_THE_CONTAINERS = {
     *("data_dir", "database_url", "broker_url", "host", "port"),  # in the image, or by a file of the secrets
-    *("auth", "device", "gpus", "queues"),  # of one service
+    *("auth", "cpu_workers", "device", "gpus", "queues"),  # of one service
 }
 
 

@@ -25,7 +25,14 @@ class Service:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "local", "run"],
             cwd=ROOT,
-            env=clean({"LOOPLINE_DATA_DIR": str(folder), "LOOPLINE_PORT": "0", **environment}),
+            env=clean(
+                {
+                    "LOOPLINE_DATA_DIR": str(folder),
+                    "LOOPLINE_PORT": "0",
+                    "LOOPLINE_CPU_WORKERS": "1",  # more only where a test is about them: each takes seconds to start
+                    **environment,
+                }
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

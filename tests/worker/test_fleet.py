@@ -22,6 +22,7 @@ from tests.worker.attempt.test_supervisor import go
 from tests.worker.gpu.test_devices import FIRST, SECOND, TWO
 from tests.worker.test_heartbeat import listed, wait_until
 from tests.worker.watching import Process, Watch, is_alive, wait_for_death
+from worker import cores
 from worker.fleet import CELERY
 from worker.scheduler.bell import CeleryDoorbell
 
@@ -219,12 +220,31 @@ def test_where_no_gpu_works_auto_takes_the_cpu(start_fleet: StartFleet, settings
     settings.data_dir.mkdir()
     for uuid in (FIRST, SECOND):
         (settings.data_dir / f"bad-{uuid}").touch()
-    fleet = start_fleet(device="auto")
+    fleet = start_fleet(device="auto", cpu_workers=2)
     wait_until(lambda: "no GPU works, the worker uses the CPU" in fleet.log.read_text(), 30)
-    wait_until(lambda: [one for one in psutil.Process(fleet.pid).children() if one.children()], 30)
-    [worker] = psutil.Process(fleet.pid).children()
-    assert worker.environ()["LOOPLINE_DEVICE"] == "cpu"
+    assert {one.environ()["LOOPLINE_DEVICE"] for one in cpu_workers_of(fleet, 2)} == {"cpu"}
     assert fleet.stop(25, signal.SIGINT) == 0
+
+
+def test_workers_share_the_cpu_and_jobs_run_side_by_side(
+    make_job: MakeJob, start_fleet: StartFleet, bell: CeleryDoorbell, watch: Watch
+) -> None:
+    fleet = start_fleet(device="cpu", cpu_workers=2)
+    share = str(max(1, cores.count() // 2))
+    assert [one.environ()["LOOPLINE_TRAINER_THREADS"] for one in cpu_workers_of(fleet, 2)] == [share] * 2
+    jobs = [make_job(tags={"stub": "hold"}) for _ in range(2)]
+    for job in jobs:
+        bell.ring("default")
+        watch.until(job.id, lambda job: job.step == 1)
+    assert [watch.job(job.id).status for job in jobs] == ["running"] * 2
+    assert len({watch.job(job.id).worker for job in jobs}) == 2
+    assert fleet.stop(25) == 0
+
+
+def cpu_workers_of(fleet: Process, count: int) -> list[psutil.Process]:
+    """The Celery main processes that are up with their pool child."""
+    wait_until(lambda: len([one for one in psutil.Process(fleet.pid).children() if one.children()]) == count, 30)
+    return psutil.Process(fleet.pid).children()
 
 
 def test_a_worker_that_ends_again_and_again_is_given_up(
@@ -232,7 +252,7 @@ def test_a_worker_that_ends_again_and_again_is_given_up(
 ) -> None:
     quick = "import sys; from worker import fleet; fleet.FIRST_WAIT_SECONDS = 0.01\n"
     monkeypatch.setattr(sys.modules[__name__], "FLEET", quick + FLEET)
-    fleet = start_fleet(worker=[sys.executable, "-c", "raise SystemExit('it cannot be')"], device="cpu")
+    fleet = start_fleet(worker=[sys.executable, "-c", "raise SystemExit('it cannot be')"], device="cpu", cpu_workers=1)
     assert fleet.popen.wait(60) == 1
     said = fleet.log.read_text()
     assert "The worker on cpu ended with exit status 1, 6 times in 60 s" in said

@@ -30,10 +30,12 @@ class Device:
     """Where one worker computes: a GPU, a MIG device of one, or the CPU."""
 
     label: str
-    """`gpu-0` for GPU 0 of nvidia-smi, `gpu-0-mig-1` for a part of it, `cpu`."""
+    """`gpu-0` for GPU 0 of nvidia-smi, `gpu-0-mig-1` for a part of it, `cpu`, or `cpu-0` of several workers on it."""
     name: str
     uuid: str | None = None
-    """What CUDA_VISIBLE_DEVICES takes, whatever the order in which CUDA counts."""
+    """What CUDA_VISIBLE_DEVICES takes, whatever the order in which CUDA counts; None: the CPU."""
+    threads: int | None = None
+    """Threads of each trainer on the CPU, where several workers share it. None: as the settings say."""
 
 
 CPU = Device("cpu", "the CPU")
