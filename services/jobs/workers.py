@@ -106,6 +106,12 @@ def stuck(session: Session, seconds: float) -> Sequence[str]:
     return sentences
 
 
+def listening(session: Session, queue: str) -> int:
+    """How many of the workers that were seen lately can take the jobs of a queue."""
+    present = [worker for worker in seen(session) if worker.state != State.BROKEN]
+    return sum(queue in worker.queues.split(",") for worker in present)
+
+
 def broken(worker: Worker) -> str:
     """The sentence about a worker that cannot work."""
     return f"{worker.name} takes no jobs: its GPU cannot be used. Its log says why, and how to mend it."

@@ -19,6 +19,7 @@ from services.db import now
 from services.errors import IllegalMove, Invalid, JobNotFound, Problem, QuotaExceeded
 from services.idempotency import Key
 from services.jobs import control as jobs
+from services.jobs import workers
 from services.orm import Job, Search, new_id
 from services.searches import automatic, checking, queries, reading, state, trials
 from services.searches.automatic import Plan
@@ -26,9 +27,12 @@ from services.searches.checking import Found
 from services.searches.reading import Wanted
 from services.states import SearchStatus
 from services.text import is_plain
+from services.training.spec import Spec
 
 MOST_GOING_ON = 100
 """Searches of one tenant that have not ended."""
+MOST_BY_DEFAULT = 4
+"""Trials at once. The more there are, the fewer results each suggestion is based on."""
 
 
 class Submitted(NamedTuple):
@@ -70,7 +74,7 @@ def submit(
         document=dict(document),
         settings=_settings(wanted, found, opened),
         status=SearchStatus.RUNNING,
-        parallel=section.parallel,
+        parallel=section.parallel or _parallel(session, wanted),
         trials=wanted.trials,
         refused=[],
         due_at=now(),
@@ -110,6 +114,12 @@ def _settings(wanted: Wanted, found: Found, opened: Plan | None) -> dict[str, An
         "base": dict(opened.base) if opened else None,
         "first": dict(opened.first) if opened else None,
     }
+
+
+def _parallel(session: Session, wanted: Wanted) -> int:
+    """How many trials go on at once if the document does not say it: one for each worker that is there for them."""
+    queue = wanted.base.get("queue", Spec.model_fields["queue"].default)
+    return max(1, min(workers.listening(session, queue), MOST_BY_DEFAULT))
 
 
 def cancel(session: Session, search_id: str, *, tenant: str | None = None) -> Search:

@@ -54,8 +54,9 @@ class Section(BaseModel):
     final: bool = True
     """True trains the best trial's spec once more, on the samples of training and validation together, and tests this
     model once. No trial is tested. False tests every trial, and trains no final model."""
-    parallel: int = Field(1, ge=1, le=100)
-    """How many trials may wait or run at once."""
+    parallel: int | None = Field(None, ge=1, le=100)
+    """How many trials may wait or run at once. Null: as many as its queue has workers at the submission, but at most
+    4."""
     metric: str | None = None
     """The metric of validation data by which trials are compared. Null: what `training.best_by` says."""
     stop_early: stopping.Name | None = "asha"

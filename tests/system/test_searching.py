@@ -9,6 +9,7 @@ from typing import Any
 from loopline import Client
 
 from tests.system.conftest import Service
+from tests.system.test_local import wait_until
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -29,9 +30,11 @@ TINY: dict[str, Any] = {
 def test_a_search_finds_the_best_of_its_trials_and_goes_on_after_a_restart(
     start: Callable[..., Service], tmp_path: Path
 ) -> None:
-    service = start(tmp_path / "var")
+    service = start(tmp_path / "var", LOOPLINE_CPU_WORKERS="2")
     with Client(service.url()) as client:
+        wait_until(lambda: len(client.workers()) == 2)
         search = client.submit_search(TINY).wait(timeout=120)
+        assert search.parallel == 2
         assert (search.status, search.counts["succeeded"]) == ("succeeded", 3)
         values = [trial.value for trial in search.trials]
         assert None not in values

@@ -23,7 +23,7 @@ from services.blobs.storage import Storage
 from services.datasets import versions
 from services.errors import IdempotencyConflict, IllegalMove, Invalid, QuotaExceeded, SearchNotFound
 from services.idempotency import Key
-from services.jobs import attempts
+from services.jobs import attempts, workers
 from services.jobs import control as jobs
 from services.jobs.leases import Lease
 from services.orm import Delivery, Job, Search
@@ -139,6 +139,36 @@ def test_so_many_trials_go_on_as_parallel_says(engine: Engine, submit: Callable[
     finish(engine)
     assert look(engine) == ["default"]
     assert trials(engine, search) == [(1, "succeeded"), (2, "queued"), (3, "queued"), (4, "queued")]
+
+
+@pytest.mark.parametrize(
+    ("queues", "base", "wanted", "parallel"),
+    [
+        ([], {}, {}, 1),
+        (["default", "night,default", "night"], {}, {}, 2),
+        (["default", "night,default", "night"], {"queue": "night"}, {}, 2),
+        (["default"] * 3, {"queue": "night"}, {}, 1),
+        (["default"] * 9, {}, {}, 4),
+        (["default"] * 9, {}, {"parallel": 1}, 1),
+    ],
+)
+def test_by_default_a_trial_goes_on_for_each_worker_of_the_queue(
+    scope: Scope,
+    submit: Callable[..., Search],
+    queues: list[str],
+    base: dict[str, Any],
+    wanted: dict[str, Any],
+    parallel: int,
+) -> None:
+    with scope() as session:
+        for number, each in enumerate(queues):
+            beat(session, f"worker:{number}", each.split(","), workers.State.BUSY)
+        beat(session, "worker:broken", ["default", "night"], workers.State.BROKEN)
+    assert submit(base=base, **wanted).parallel == parallel
+
+
+def beat(session: Session, name: str, queues: list[str], state: workers.State) -> None:
+    workers.beat(session, name, queues=queues, state=state, job_id=None, doorbell_seconds_ago=None)
 
 
 def test_the_choices_are_those_of_the_history_whoever_makes_them(engine: Engine, submit: Callable[..., Search]) -> None:
