@@ -822,6 +822,9 @@ class Search(SearchSummary):
     """By number."""
     importance: list[FieldImportance]
     """The most important field first; only fields that at least 10 succeeded or pruned trials have varied."""
+    advice: list[str]
+    """What would help more: more trials, more data, or neither; sentences for people. Empty until the search has ended,
+    and with few trials."""
     document: dict[str, Any]
     """The spec and its `search`, as submitted."""
 

@@ -201,6 +201,7 @@ def _answer(session: Session, search: Search, status: int) -> Response:
         "final": found.final and {**found.final._asdict(), "links": {"self": f"/v1/jobs/{found.final.job_id}"}},
         "trials": [_row(row) for row in found.rows],
         "importance": [each._asdict() for each in found.importance],
+        "advice": found.advice,
         "document": search.document,
     }
     return openapi.answer(resource, status, Seen(found.revision, search.ended_at is not None).headers)

@@ -136,6 +136,8 @@ class Search:
     """By number; empty in a list of searches."""
     importance: tuple[Importance, ...] = field(default=(), repr=False)
     """The most important field first; only fields that at least 10 succeeded or pruned trials have varied."""
+    advice: tuple[str, ...] = field(default=(), repr=False)
+    """What would help more after the end: more trials, more data, or neither."""
     created_at: datetime | None = None
     ended_at: datetime | None = None
     replayed: bool = False
@@ -154,6 +156,7 @@ class Search:
                 "final": FinalModel.of(document["final"]) if document.get("final") else None,
                 "trials": tuple(Trial.of(row) for row in document.get("trials") or ()),
                 "importance": tuple(Importance.of(row) for row in document.get("importance") or ()),
+                "advice": tuple(str(sentence) for sentence in document.get("advice") or ()),
                 "created_at": moment(document.get("created_at")),
                 "ended_at": moment(document.get("ended_at")),
                 "replayed": replayed,

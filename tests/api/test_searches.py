@@ -68,7 +68,7 @@ def test_a_search_is_submitted_and_its_trials_are_its_table(any_app: Flask, want
     assert (job["search_id"], job["trial"], job["name"]) == (made["id"], 2, "try[2]")
     [listed] = client.get("/v1/searches").get_json()["data"]
     assert listed == {
-        key: shown[key] for key in shown if key not in ("best", "final", "trials", "importance", "document")
+        key: shown[key] for key in shown if key not in ("best", "final", "trials", "importance", "advice", "document")
     }
 
 

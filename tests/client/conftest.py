@@ -199,7 +199,8 @@ class Service:
                 query = sa.select(Job.id).where(Job.search_id == search_id, Job.status == Status.QUEUED)
                 job_id = session.scalars(query).one()
             self.start(job_id)
-            self.succeed(job_id, metrics={"validation_loss": loss})
+            self.epoch(job_id, 1, loss=loss - 0.1)
+            self.succeed(job_id, metrics={"validation_loss": loss}, best_epoch=1)
         searches.look(self.engine, self.bell)
 
     def final(self, search_id: str, **metrics: float) -> None:

@@ -41,6 +41,23 @@ def test_a_search_is_waited_for_and_its_best_job_has_the_model(
     assert client.search(search.id) == ended.refresh() == ended
 
 
+def test_an_ended_search_says_whether_more_trials_or_more_data_would_help(
+    client: Client, service: Service, wanted: Any
+) -> None:
+    search = client.submit_search({**wanted, "search": {**wanted["search"], "trials": 8}})
+    service.trial(search.id, 0.5, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5)
+    assert search.refresh().advice == ()
+    service.trial(search.id, 0.5)
+    assert search.refresh().advice == (
+        "The last 6 of 8 trials were not better, so more trials will hardly help.",
+        "More data would probably help: train_accuracy is 0.9 and validation_accuracy 0.6 after the best epoch of "
+        "trial 2.",
+    )
+    search.add(1)
+    service.trial(search.id, 0.1)
+    assert search.refresh().advice == ("Trial 9 of 9 is the best one so far, so more trials may find a better one.",)
+
+
 def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, service: Service, tiny: Any) -> None:
     search = client.submit_search({**tiny, "search": {"space": SPACE, "trials": 2, "minutes": 5.0}})
     service.trial(search.id, 0.5, 0.25)

@@ -211,7 +211,13 @@ def _show(ctx: typer.Context, found: Search) -> None:
     console = table.console()
     if found.trials:
         console.print(view.Rows(found))
-    for sentence in (view.total(found), view.final(found), view.curve(found), view.importance(found)):
+    for sentence in (
+        view.total(found),
+        view.final(found),
+        view.curve(found),
+        view.importance(found),
+        view.advice(found),
+    ):
         if sentence:
             say(sentence)
     if found.final is not None and found.final.status == "succeeded":

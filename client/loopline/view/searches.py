@@ -136,6 +136,11 @@ def importance(search: Search) -> str:
     return f"Importance: {shares} (the variance in rank that each field alone explains, from {many} trials)"
 
 
+def advice(search: Search) -> str:
+    """`Advice: ...`, a line for each sentence."""
+    return "\n".join(f"Advice: {_clean(sentence)}" for sentence in search.advice)
+
+
 def followed(client: Client, search: Search, back: str, *, silent: bool) -> Search:
     """Waits until the search has ended. A terminal shows one line that changes; elsewhere a line is printed for each
     trial that ends. `back` is the command that comes back to it."""

@@ -80,6 +80,16 @@ def test_a_search_is_submitted_and_shown_with_its_best_trial_first(
     assert f"{search.id}, trial 2" in run("show", best.job_id).stdout
 
 
+def test_what_would_help_is_told(run: Run, client: Client, service: Any, file: Path) -> None:
+    run("search", file)
+    search = newest(client).add(5)
+    service.trial(search.id, 0.25, *[0.5] * 7)
+    shown = run("searches", "show", "last").stdout
+    assert (
+        "Advice: The last 7 of 8 trials were not better, so more trials will hardly help.\nAdvice: More data" in shown
+    )
+
+
 def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_path: Path, tiny: Any) -> None:
     path = tmp_path / "search.yaml"
     path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 1, "minutes": 10}}, sort_keys=False))
