@@ -118,9 +118,9 @@ other ones.
 
 | for | the trivial models |
 | --- | --- |
-| classes | the most frequent class; a linear model |
+| classes | the most frequent class; a linear model; the most similar training sequence |
 | a class for each step | the most frequent class of all valid steps; a linear model of the single step |
-| yes-or-no labels | for each label the more frequent of yes and no; a linear model |
+| yes-or-no labels | the more frequent of yes and no for each; a linear model; the most similar training sequence |
 | values | the mean of each target; a linear model |
 | forecasts | the last value; the value one season before |
 | the next step of texts | the most frequent character or word; a bigram model |
@@ -130,6 +130,11 @@ the whole sequence; for a class for each step it sees that step alone. If a recu
 order of the steps did not help, or training was too short. It is a linear discriminant analysis for classes, and a
 linear regression for labels and values, fitted on at most 5,000 samples. There is none for texts, for words that are
 read as vectors, with more than 200 features, or for a job that was cut short.
+
+The most similar training sequence gives its class or labels. All sequences are resampled to 32 steps, and the distance
+is the Euclidean one over all features, which are standardised. At most 2,000 training sequences are compared. It reads
+the order of the steps, but learns nothing. There is none for texts, for words that are read as vectors, with more than
+2,000 features, for a job that was cut short, or without a validation or test split.
 
     "metrics": {"test_loss": 0.21, "test_accuracy": 0.93, "test_macro_f1": 0.92},
     "baseline": {"answer": "a linear model of the mean of each feature",
