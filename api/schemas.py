@@ -782,6 +782,8 @@ class SearchTrial(Answer):
     """Its value at each path of the space, without the paths that are not varied in it."""
     epoch: int
     epochs: int | None
+    silent_since: datetime | None
+    """As in the job: the time of the last heartbeat, if its worker has stopped sending them."""
     seconds: float | None
     """Seconds from its start to its end; null until the job has both."""
     links: SelfLink | None
@@ -807,6 +809,8 @@ class SearchFinal(Answer):
     message: str | None
     epoch: int
     epochs: int | None
+    silent_since: datetime | None
+    """As of a trial."""
     metrics: dict[str, float | None]
     """Empty until it has succeeded."""
     links: SelfLink

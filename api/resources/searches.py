@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
 from api.polling import Seen
+from api.resources.jobs import silent_since
 from api.service import current
 from services import db, faults
 from services.errors import SearchNotFound
 from services.idempotency import Key
 from services.orm import Search
 from services.searches import control, queries, state
-from services.searches.queries import Row
+from services.searches.queries import Final, Row
 from services.searches.reading import Section
 from services.states import TERMINAL
 from services.training.measures import recorded
@@ -198,7 +199,7 @@ def _answer(session: Session, search: Search, status: int) -> Response:
     resource = {
         **_summarised(search, found.counts),
         "best": best,
-        "final": found.final and {**found.final._asdict(), "links": {"self": f"/v1/jobs/{found.final.job_id}"}},
+        "final": found.final and {**_heard(found.final), "links": {"self": f"/v1/jobs/{found.final.job_id}"}},
         "trials": [_row(row) for row in found.rows],
         "importance": [each._asdict() for each in found.importance],
         "advice": found.advice,
@@ -209,7 +210,14 @@ def _answer(session: Session, search: Search, status: int) -> Response:
 
 def _row(row: Row) -> dict[str, Any]:
     terminal = row.status in TERMINAL or row.status == queries.REFUSED
-    return {**row._asdict(), "terminal": terminal, "links": row.job_id and {"self": f"/v1/jobs/{row.job_id}"}}
+    return {**_heard(row), "terminal": terminal, "links": row.job_id and {"self": f"/v1/jobs/{row.job_id}"}}
+
+
+def _heard(row: Row | Final) -> dict[str, Any]:
+    """The row with `silent_since` in the place of its lease."""
+    plain = row._asdict()
+    del plain["lease_until"], plain["asked_at"]
+    return {**plain, "silent_since": schemas.moment_or_none(silent_since(row, current().settings))}
 
 
 def _summarised(search: Search, counts: Mapping[str, int]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
@@ -58,13 +58,15 @@ class Trial:
     """The values that the search chose, by path."""
     epoch: int = 0
     epochs: int | None = None
+    silent_since: datetime | None = None
+    """The time of the worker's last heartbeat, if the job runs and its worker is silent; else None."""
     seconds: float | None = None
     """Seconds from its start to its end; None before the end."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        return cls(**known(cls, document))
+        return cls(**known(cls, document) | {"silent_since": moment(document.get("silent_since"))})
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,13 @@ class FinalModel:
     epochs: int | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     """Those of the test part, if there is one; empty until the job has succeeded."""
+    silent_since: datetime | None = None
+    """As of a trial."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        return cls(**known(cls, document))
+        return cls(**known(cls, document) | {"silent_since": moment(document.get("silent_since"))})
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,20 @@ class Search:
         def read(document: Document) -> Search:
             return Search.of(document, http, replayed=self.replayed)
 
-        yield from polling.changes(self, read, http, self._path(), timeout, late, every=every)
+        yield from polling.changes(
+            self, read, http, self._path(), timeout, late, every=every, of_silence=self._of_silence
+        )
+
+    @property
+    def silent(self) -> Mapping[str, datetime]:
+        """By the ids of jobs that run and whose workers are silent: the time of the worker's last heartbeat."""
+        parts: list[Trial | FinalModel] = [*self.trials, *([] if self.final is None else [self.final])]
+        return {part.job_id: part.silent_since for part in parts if part.job_id and part.silent_since}
+
+    def _of_silence(self, search: Search) -> Search | None:
+        """The search, if one of its workers is newly silent or no longer silent. No poll reports that."""
+        seen = replace(search.refresh(), replayed=search.replayed)
+        return seen if seen.silent.keys() != search.silent.keys() else None
 
     def cancel(self) -> Search:
         """Makes no more trials and cancels those that have not ended."""

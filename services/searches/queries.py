@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from services import paging
+from services.db import now
 from services.errors import SearchNotFound
 from services.jobs import batches
 from services.orm import Job, Search
@@ -57,6 +58,10 @@ class Row(NamedTuple):
     epochs: int | None
     seconds: float | None
     """From its first start to its end."""
+    lease_until: float | None = None
+    """Until when its attempt has the lease, by the clock of the database."""
+    asked_at: float = 0.0
+    """When the database was asked, by the same clock."""
 
 
 class Final(NamedTuple):
@@ -69,6 +74,9 @@ class Final(NamedTuple):
     epochs: int | None
     metrics: Mapping[str, float | None]
     """Empty until it has succeeded."""
+    lease_until: float | None
+    asked_at: float
+    """Both as of a trial."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ def summaries(session: Session, searches: Sequence[Search]) -> Mapping[str, Summ
 def detail(session: Session, search: Search) -> Detail:
     """A search with its trials, by number."""
     columns = (Job.id, Job.trial, Job.name, Job.status, Job.reason, Job.message, Job.choices, Job.epoch, Job.epochs)
-    more = (Job.started_at, Job.finished_at, Job.revision, *MEASURED)
+    more = (Job.started_at, Job.finished_at, Job.revision, Job.lease_until, now().label("asked_at"), *MEASURED)
     found = session.execute(select(*columns, *more).where(Job.search_id == search.id).order_by(Job.id)).all()
     jobs, finals = [job for job in found if job.trial is not None], [job for job in found if job.trial is None]
     metric, measure = search.settings["metric"], recorded(search.settings["metric"])
@@ -172,13 +180,13 @@ def _row(job: Any, metric: str) -> Row:
     value = value_of(job, metric) if job.status == Status.SUCCEEDED else None
     status = _standing(job.status, job.reason)
     plain = (job.name, status, job.message, value, None, job.choices, job.epoch, job.epochs, took)
-    return Row(job.trial, job.id, *plain)
+    return Row(job.trial, job.id, *plain, job.lease_until, job.asked_at)
 
 
 def _final(job: Any) -> Final:
     measured = {"metrics": job.metrics, "mean": job.mean}
     metrics = batches.metrics_of(measured) if job.status == Status.SUCCEEDED else {}
-    return Final(job.id, job.status, job.message, job.epoch, job.epochs, metrics)
+    return Final(job.id, job.status, job.message, job.epoch, job.epochs, metrics, job.lease_until, job.asked_at)
 
 
 def _refused(trial: Mapping[str, Any]) -> Row:

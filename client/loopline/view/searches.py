@@ -92,7 +92,17 @@ def total(search: Search) -> str:
     message = f" {_clean(search.message)}" if search.message else ""
     if search.best is not None:
         message += f" The best is {_best(search.best, search)}, {search.best.job_id}."
-    return f"{said}{message}"
+    return f"{said}{message}{''.join(f' {each}' for each in silence(search))}"
+
+
+def silence(search: Search) -> Sequence[str]:
+    """A sentence about each worker of which nothing is heard."""
+    trials = {trial.job_id: f"trial {trial.trial}" for trial in search.trials}
+    return [
+        f"Nothing has been heard of the worker of {trials.get(job_id, 'the final model')} for "
+        f"{text.duration(text.seconds_since(since))}; it is queued again when its lease runs out."
+        for job_id, since in search.silent.items()
+    ]
 
 
 def final(search: Search) -> str:
@@ -147,6 +157,7 @@ def followed(client: Client, search: Search, back: str, *, silent: bool) -> Sear
     console = table.console(sys.stdout)
     lines = not silent and not console.is_terminal
     said: set[int] = set()
+    silent_before: set[str] = set()
     paused = False
     on_retry(lambda trouble: None if silent else note(f"{trouble} Trying again."))
     with in_sight(client, f"Search {search.id}", back), changing() as show:
@@ -158,6 +169,10 @@ def followed(client: Client, search: Search, back: str, *, silent: bool) -> Sear
                     console.print(line(search, trial))
                     said.add(trial.trial)
             console.file.flush()
+            if not silent and not silent_before >= search.silent.keys():
+                for sentence in silence(search):
+                    note(sentence)
+            silent_before = {*search.silent}
             if search.status == "paused" and not paused:
                 note(f"Search {search.id} is paused. {_clean(search.message, '')}".rstrip())
                 note(f"Resume it with: loopline searches resume {search.id}")
@@ -220,7 +235,8 @@ def _row(search: Search, trial: Trial, names: Mapping[str, str]) -> dict[str, st
 
 def _reached(trial: Trial) -> str:
     if trial.value is None and trial.status in ("running", "pruned"):
-        return f"epoch {trial.epoch}/{trial.epochs}" if trial.epochs else f"epoch {trial.epoch}"
+        far = f"epoch {trial.epoch}/{trial.epochs}" if trial.epochs else f"epoch {trial.epoch}"
+        return f"{far}, nothing heard" if trial.silent_since else far
     return text.number(trial.value)
 
 

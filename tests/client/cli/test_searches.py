@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import yaml
 from loopline import Client, Search
 from loopline.cli.app import app
@@ -18,7 +20,9 @@ from loopline.view import searches as view
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from services import db
 from services.jobs import attempts
+from services.orm import Job
 from tests.client.cli.test_terminal import Terminal, command, environment
 from worker.scheduler import searches
 
@@ -187,6 +191,40 @@ def test_a_trial_that_was_stopped_early_shows_how_far_it_got() -> None:
     assert first.split()[:3] == ["1", "succeeded", "0.5000"]
     assert second.split()[:4] == ["2", "pruned", "epoch", "3/10"]
     assert ": 2 of 2 trials, 1 succeeded, 1 pruned." in view.total(search)
+
+
+def test_a_silent_worker_is_said_with_the_search(
+    run: Run, client: Client, service: Any, file: Path, monkeypatch: pytest.MonkeyPatch, in_background: Background
+) -> None:
+    run("search", file)
+    searches.look(service.engine, service.bell)
+    search = newest(client)
+    [trial] = search.trials
+    service.start(trial.job_id)
+    assert "othing has been heard" not in run("searches", "show", "last").stdout
+    monkeypatch.setattr("loopline.polling.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("loopline.polling.POLL_SECONDS", 0.6)
+    looks = client.search(search.id).changes()
+    assert not next(looks).silent
+    with db.session_scope(service.engine) as session:
+        left = db.now() + 20  # of 60 seconds
+        session.execute(sa.update(Job).where(Job.id == trial.job_id).values(lease_until=left))
+    assert list(next(looks).silent) == [trial.job_id]
+    shown = run("searches", "show", "last").stdout
+    assert re.search(r"^1 +running +epoch 0/3, nothing heard ", shown, re.MULTILINE)
+    assert re.search(r"Nothing has been heard of the worker of trial 1 for 4\d s; it is queued again when", shown)
+
+    before = len(service.requests)
+
+    def cancel() -> None:
+        while not [one for one in service.requests[before:] if one[2].get("HTTP_IF_NONE_MATCH")]:
+            time.sleep(0.01)
+        service.do(attempts.fail, trial.job_id, "diverged", "It diverged.", retry=False)
+        client.search(search.id).cancel()
+
+    in_background(cancel)
+    watched = run("searches", "watch", search.id)
+    assert watched.stderr.count("Nothing has been heard of the worker of trial 1 for 4") == 1
 
 
 def test_a_pruned_trial_is_listed_as_such(run: Run, client: Client, service: Any, file: Path) -> None:
