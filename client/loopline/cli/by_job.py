@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from loopline import errors, text
+from loopline.cli import jobs
 from loopline.cli.shared import INTERRUPTED, connected, print_json, withdrawn
 from loopline.view.notes import changing, meter, note, warned
 
@@ -102,7 +103,9 @@ def _way_back(job: Job) -> str:
 
 
 def named(client: Client, model: str) -> str:
-    """The model, with the id of the newest job that trained for `last`, which is said."""
+    """The model, with the id of the newest job that trained for `last`, or of a search's model; which one is said."""
+    if jobs.SEARCH_ID.fullmatch(model):
+        return jobs.model_of(client, model).id
     if model != LAST:
         return model
     newest = client.last()

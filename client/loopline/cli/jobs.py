@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from loopline.types import Event, LogLine
 
 
+SEARCH_ID = re.compile(r"search_[0-9a-hjkmnp-tv-z]{26}")
 ENDS = {"failed": FAILED, "cancelled": CANCELLED}
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, or `last` for the newest job.")]
 JobIds = Annotated[
@@ -204,7 +206,9 @@ def delete(ctx: typer.Context, job_ids: JobIds) -> None:
 
 def download(
     ctx: typer.Context,
-    job_id: JobId,
+    job_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of a job or of a search, or `last` for the newest job.")
+    ],
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Save to this folder. [default: ./ID]")] = None,
     checkpoint: Annotated[
         int | None,
@@ -216,6 +220,7 @@ def download(
     A model consists of model.safetensors (the weights), model.json, history.json, model.onnx (the model with its
     preprocessing, for ONNX Runtime) and README.md (the model card) with its pictures.
     If the job was cancelled, reached its time limit or was stopped by its search, it is the best model until then.
+    Of a search it is the final model, or that of the best trial if there is none.
     The answers of a job that predicts are one file, answers.csv or answers.parquet.
 
     Example: loopline download last --to vowels-model
@@ -223,7 +228,7 @@ def download(
     from loopline import text
 
     with connected(ctx) as client:
-        job = chosen(client, job_id)
+        job = model_of(client, job_id) if SEARCH_ID.fullmatch(job_id) else chosen(client, job_id)
         with meter(f"Downloading {job.id}") as on_bytes:
             files = job.download(to or Path(job.id), checkpoint=checkpoint, on_bytes=on_bytes)
     for file in files:
@@ -236,6 +241,22 @@ def download(
 
 def chosen(client: Client, job_id: str) -> Job:
     return client.last() if job_id == "last" else client.get(job_id)
+
+
+def model_of(client: Client, search_id: str) -> Job:
+    """The job of a search whose model is to be used; says which one that is. Raises NotFound while there is none."""
+    found = client.search(search_id)
+    job = found.model_job()
+    if job is None:
+        raise errors.NotFound(
+            f"Search {search_id} has no model: no trial has succeeded{'' if found.terminal else ' yet'}."
+        )
+    if job.trial is None:
+        note(f"The model of {search_id} is its final model, {job.id}.")
+    else:
+        why = "there is no final model" if found.terminal else "the search goes on"
+        note(f"The model of {search_id} is that of the best trial, {job.id}, because {why}.")
+    return job
 
 
 def _each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:

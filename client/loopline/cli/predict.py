@@ -34,8 +34,8 @@ def predict(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="`vowels@production`, `vowels@3`, a job's id, `last`, or the folder of a model. `vowels` alone means "
-            "`vowels@production`.",
+            help="`vowels@production`, `vowels@3`, the id of a job or of a search, `last`, or the folder of a model. "
+            "`vowels` alone means `vowels@production`.",
         ),
     ],
     file: Annotated[

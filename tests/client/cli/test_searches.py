@@ -111,6 +111,37 @@ def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_pat
     assert f"The final model is {waiting.job_id}: test_accuracy 0.9000, test_loss 0.3000." in shown
 
 
+def test_the_model_of_a_search_is_downloaded_and_asked(
+    run: Run, client: Client, service: Any, tmp_path: Path, tiny: Any
+) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 1}}, sort_keys=False))
+    run("search", path)
+    search = newest(client)
+    early = run("download", search.id)
+    assert (early.exit_code, early.stderr) == (
+        2,
+        f"Error: Search {search.id} has no model: no trial has succeeded yet.\n",
+    )
+    service.trial(search.id, 0.5)
+    [trial] = newest(client).trials
+    best = run("download", search.id)
+    said = f"The model of {search.id} is that of the best trial, {trial.job_id}, because the search goes on.\n"
+    assert (best.exit_code, best.stderr) == (0, said)
+    assert (tmp_path / str(trial.job_id) / "model.json").exists()
+    service.final(search.id, test_accuracy=0.9)
+    model = newest(client).final
+    assert model is not None
+    assert (
+        run("download", search.id, "--to", "final").stderr
+        == f"The model of {search.id} is its final model, {model.job_id}.\n"
+    )
+    assert (tmp_path / "final" / "model.json").exists()
+    (tmp_path / "some.csv").write_text("a\n1\n")
+    asked = run("predict", search.id, "some.csv")
+    assert asked.stderr.startswith(f"The model of {search.id} is its final model, {model.job_id}.\nError: ")
+
+
 def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(
     run: Run, client: Client, service: Any, file: Path, in_background: Background
 ) -> None:
