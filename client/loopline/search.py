@@ -174,6 +174,12 @@ class Search:
         return tuple(self.space)
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The spec that the search varies, completed if it named no network; empty in a list of searches."""
+        base = below(self.raw, "settings").get("base") or below(self.raw, "document")
+        return {key: each for key, each in base.items() if key != "search"}
+
+    @property
     def seconds(self) -> float | None:
         """Seconds from the submission to the end; None before that."""
         if self.created_at is None or self.ended_at is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,11 +81,22 @@ def submitted(
 
         before = " before, with this idempotency key" if made.replayed else ""
         say(f"Submitted {view.titled(made)}{before}: {view.plan(made)}.")
+        _tell_time(client, made)
     if wait:
         return _followed(ctx, client, made, as_json=as_json)
     if as_json:
         return print_json(made.raw)
     return note(f"Watch it with: {typed(ctx, 'searches watch', made.id)}")
+
+
+def _tell_time(client: Client, made: Search) -> None:
+    """Says how long a trial will take, if that is known, and that the first one is made even if it takes longer than
+    the search may."""
+    from loopline.view import searches as view
+
+    with suppress(errors.LooplineError):
+        if said := view.time_of(made, client.dry_run(made.spec)):
+            note(said)
 
 
 @searches.command(name="list")

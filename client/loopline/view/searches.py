@@ -14,7 +14,7 @@ from rich.text import Text
 from loopline import text
 from loopline.client import Client
 from loopline.search import BestTrial, Search, Trial
-from loopline.types import below
+from loopline.types import DryRun, below
 from loopline.view import table
 from loopline.view.notes import changing, note, on_retry
 from loopline.view.watching import in_sight
@@ -74,6 +74,24 @@ def plan(search: Search) -> str:
     if isinstance(minutes, int | float):
         many = f"trials for {text.duration(60.0 * minutes)}, at most {search.wanted:,}"
     return f"{many}{at_once}, by {search.metric}"
+
+
+def time_of(search: Search, trial: DryRun) -> str:
+    """`A trial will take about 12 s at most.`, and that the first one is made in any case if `minutes` are fewer. Empty
+    if nothing is known, and there is no limit."""
+    settings, seconds = below(search.raw, "settings"), trial.estimate.get("seconds")
+    minutes = settings.get("minutes")
+    limit = 60.0 * minutes if isinstance(minutes, int | float) else None
+    if not isinstance(seconds, int | float):
+        return "" if limit is None else f"{trial.message} The first trial is made in any case."
+    said = f"A trial will take about {text.duration(seconds)} at most."
+    if limit is None or seconds <= limit:
+        return said
+    then = ", and then the final model is trained" if settings.get("final") else ""
+    return (
+        f"{said} That is longer than the {text.duration(limit)} of the search. The first trial is made in any case and "
+        f"takes about so long{then}."
+    )
 
 
 def titled(search: Search) -> str:

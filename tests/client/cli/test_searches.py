@@ -111,6 +111,22 @@ def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_pat
     assert f"The final model is {waiting.job_id}: test_accuracy 0.9000, test_loss 0.3000." in shown
 
 
+def test_how_long_a_trial_takes_is_told_before(run: Run, client: Client, service: Any, file: Path) -> None:
+    unknown = run("search", file, "--set", "search.minutes=0.001").stderr
+    assert unknown.startswith("How long it takes is unknown: no job of the queue default has succeeded yet")
+    assert "to compare with. The first trial is made in any case.\n" in unknown
+    spec = {key: each for key, each in yaml.safe_load(file.read_text()).items() if key != "search"}
+    service.complete(client.submit(spec).id)
+    told = run("search", file).stderr
+    assert re.match(r"A trial will take about [\d.]+ s at most\.\nWatch it with: ", told)
+    within = run("search", file, "--set", "search.minutes=10").stderr
+    assert re.match(r"A trial will take about [\d.]+ s at most\.\nWatch it with: ", within)
+    longer = run("search", file, "--set", "search.minutes=0.001", "--set", "search.final=true").stderr
+    said = "That is longer than the 0.06 s of the search. The first trial is made in any case and takes about so long, "
+    assert f"{said}and then the final model is trained.\n" in longer
+    assert "final model" not in run("search", file, "--set", "search.minutes=0.001").stderr
+
+
 def test_the_model_of_a_search_is_downloaded_and_asked(
     run: Run, client: Client, service: Any, tmp_path: Path, tiny: Any
 ) -> None:
