@@ -36,11 +36,12 @@ WORKLOAD: dict[str, Any] = {
 
 @contextmanager
 def service(folder: Path, **settings: str) -> Iterator[tuple[str, float]]:
-    """A service in a folder of its own: its address, and the seconds until it said that it was ready for jobs."""
+    """A service in a folder of its own: its address, and the seconds until it said that it was ready for jobs. It has
+    one worker, so that it is known which processes have the job."""
     began = time.perf_counter()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}
     port = free_port()
-    own = {"LOOPLINE_DATA_DIR": str(folder), "LOOPLINE_PORT": str(port), **settings}
+    own = {"LOOPLINE_DATA_DIR": str(folder), "LOOPLINE_PORT": str(port), "LOOPLINE_CPU_WORKERS": "1", **settings}
     command = [sys.executable, "-m", "local", "run"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment | own, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -115,12 +116,12 @@ def busy(process: psutil.Process) -> float:
 
 def rows() -> list[dict[str, object]]:
     """Cold start of the service; warm start of a job beside that of a service without spares."""
-    starts, warm, cold = [], [], []
-    for turn in range(STARTS):
-        with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as (url, seconds):
+    starts = []
+    for _ in range(STARTS):  # with as many workers as it has by default
+        with tempfile.TemporaryDirectory() as folder, service(Path(folder), LOOPLINE_CPU_WORKERS="") as (_, seconds):
             starts.append(seconds)
-            if turn == 0:
-                warm = first_steps(Path(folder), url, WARM, spare=True)
+    with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as (url, _):
+        warm = first_steps(Path(folder), url, WARM, spare=True)
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), LOOPLINE_SPARE_TRAINERS="0") as (url, _):
         cold = first_steps(Path(folder), url, COLD, spare=False)
     start, first, without = (statistics.median(times) for times in (starts, warm, cold))

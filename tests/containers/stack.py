@@ -41,6 +41,7 @@ class Stack:
             "LOOPLINE_PUBLISH": f"127.0.0.1:{self.port}",
             "LOOPLINE_VERSION": f"test-{self.token}",
             "LOOPLINE_WORKER_MEMORY": "3g",
+            "LOOPLINE_CPU_WORKERS": "1",  # so a container is a worker
             **{f"LOOPLINE_{name}_PUBLISH": f"127.0.0.1:{free_port()}" for name in ("PROMETHEUS", "FLOWER", "GRAFANA")},
             **variables,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
