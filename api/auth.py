@@ -56,6 +56,7 @@ RULES: dict[str, Scope | Rule] = {
     "batches.show": Scope.READ,
     "batches.cancel": Scope.SUBMIT,
     "searches.submit": Scope.SUBMIT,
+    "searches.dry_run": Scope.SUBMIT,
     "searches.index": Scope.READ,
     "searches.show": Scope.READ,
     "searches.cancel": Scope.SUBMIT,

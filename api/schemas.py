@@ -833,6 +833,28 @@ class Search(SearchSummary):
     """The spec and its `search`, as submitted."""
 
 
+class SearchDryRun(Answer):
+    """What the submission of a search would do. Nothing was stored."""
+
+    object: Literal["search_dry_run"] = "search_dry_run"
+    name: str | None
+    trial: DryRun
+    """A trial with the values of the spec, or with the first valid values of the space if those are not valid."""
+    space: dict[str, Any]
+    """The fields that are varied, as they were sent, or as they are chosen for the data."""
+    combinations: int | None
+    """How many combinations the space has; null if it is unbounded or has more than 10,000."""
+    trials: int
+    """How many trials are made at most."""
+    parallel: int
+    metric: str
+    minutes: float | None
+    seconds: float | None
+    """Of all trials and the final model, at most. Trials that are stopped early take less. Null if it is unknown."""
+    message: str
+    """How long a trial and the search take, in a sentence, or why that is unknown."""
+
+
 class SearchList(Page[SearchSummary]):
     """Searches, newest first, without their trials."""
 

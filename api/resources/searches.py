@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from flask import Response, g
@@ -13,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from api import auth, bodies, openapi, polling, schemas
 from api.polling import Seen
-from api.resources.jobs import silent_since
+from api.resources.jobs import foreseen, silent_since
 from api.service import current
 from services import db, faults
 from services.errors import SearchNotFound
 from services.idempotency import Key
 from services.orm import Search
-from services.searches import control, queries, state
+from services.searches import control, dry_runs, queries, state
 from services.searches.queries import Final, Row
 from services.searches.reading import Section
 from services.states import TERMINAL
@@ -52,14 +53,17 @@ _BODY = {
     "",
     operation_id="submitSearch",
     request_body=_BODY,
-    responses={201: schemas.Search, **openapi.problems(409, 413, 415)},
+    responses={201: schemas.Search, 200: schemas.SearchDryRun, **openapi.problems(409, 413, 415)},
 )
-def submit(header: schemas.SubmitHeader) -> Response:
+def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response:
     """Submit a search
 
     The body, JSON or YAML, is a spec with a `search` beside its fields. The service checks the spec with the values of
     the space at once, also against its data set; a 422 names every problem. The first trial is queued within a second.
+    With `dry_run=true` nothing is submitted: the answer says what a submission would do.
     """
+    if query.dry_run:
+        return _foreseen()
     document, fingerprint = bodies.document()
     scope = f"{auth.tenant()} POST /v1/searches"
     key = Key(scope, header.idempotency_key, fingerprint) if header.idempotency_key else None
@@ -72,6 +76,30 @@ def submit(header: schemas.SubmitHeader) -> Response:
         log.info("%s: submitted, %d trials", search.id, search.trials)
     answer.headers["Location"] = f"{api.url_prefix}/{search.id}"
     return _replayed(answer, replayed)
+
+
+@api.post(
+    "/dry-run",
+    operation_id="dryRunSearch",
+    request_body=_BODY,
+    responses={200: schemas.SearchDryRun, **openapi.problems(409, 413, 415)},
+)
+def dry_run() -> Response:
+    """Say what a submission of a search would do
+
+    This is `POST /v1/searches?dry_run=true` under a path of its own, which a service of an older version rejects with
+    405.
+    """
+    return _foreseen()
+
+
+def _foreseen() -> Response:
+    document, _ = bodies.document()
+    with bodies.one_of_few(), db.read_scope(current().engine) as session:
+        found = dry_runs.of_search(session, document, auth.tenant())
+    trial = foreseen(found.trial)
+    plain = {field.name: getattr(found, field.name) for field in fields(found)}
+    return openapi.answer({**plain, "object": "search_dry_run", "name": trial["name"], "trial": trial})
 
 
 @api.get("", operation_id="listSearches", responses={200: schemas.SearchList})

@@ -37,6 +37,7 @@ from loopline.types import (
     Key,
     Prediction,
     Preset,
+    SearchDryRun,
     Webhook,
     Worker,
 )
@@ -166,6 +167,10 @@ class Client:
         answer = self._http.object_in(self._tried("/v1/batches", _together(spec, _several(spec), name)))
         listed = answer.get("data")
         return [DryRun.of(document) for document in listed] if isinstance(listed, list) else []
+
+    def dry_run_search(self, spec: Spec) -> SearchDryRun:
+        """The same for `submit_search`. The data set must be there: a path of a file is rejected."""
+        return SearchDryRun.of(self._http.object_in(self._tried("/v1/searches", _read(spec))))
 
     def _tried(self, path: str, document: specs.SpecFile) -> httpx.Response:
         # `?dry_run=true` would do the same, but an older service ignores it and submits the job.

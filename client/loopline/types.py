@@ -476,6 +476,33 @@ class DryRun:
 
 
 @dataclass(frozen=True)
+class SearchDryRun:
+    """What a search would be."""
+
+    trial: DryRun
+    """A trial with the values of the spec, or with the first valid values of the space if those are not valid."""
+    name: str | None = None
+    space: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the search would vary: the values that each field may have, by path."""
+    combinations: int | None = None
+    """None if the space is unbounded or has more than 10,000."""
+    trials: int = 0
+    """The most trials that it makes."""
+    parallel: int = 1
+    metric: str = ""
+    minutes: float | None = None
+    seconds: float | None = None
+    """Of all trials and the final model, at most; None if it is unknown."""
+    message: str = ""
+    """How long a trial and the search take, or why that is unknown."""
+    raw: Document = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(**known(cls, document) | {"trial": DryRun.of(below(document, "trial"))})
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """The result of a job as a version of a model. `dataset` (id, name, version, sha256) is None for synthetic data."""
 

@@ -53,9 +53,14 @@ def of_job(session: Session, parsed: Parsed, tenant: str) -> DryRun:
 
     Raises what `submission.submit` raises.
     """
-    made = _of(session, parsed, tenant, Known(), estimates.past(session, tenant))
+    made = of_spec(session, parsed, tenant)
     tenants.check_queued(session, tenant, lock=False)
     return made
+
+
+def of_spec(session: Session, parsed: Parsed, tenant: str) -> DryRun:
+    """The same without a look at the tenant's quota. Raises SpecInvalid, DatasetValidating."""
+    return _of(session, parsed, tenant, Known(), estimates.past(session, tenant))
 
 
 def of_batch(session: Session, document: Mapping[str, Any], tenant: str) -> Sequence[DryRun]:

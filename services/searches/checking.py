@@ -64,7 +64,7 @@ def check(session: Session, wanted: Wanted, tenant: str) -> Found:
         DatasetValidating: a data set is still being checked.
     """
     known = Known()
-    tried = [_try(session, wanted, choices, tenant, known) for choices in _combinations(wanted.space)]
+    tried = [_try(session, wanted, choices, tenant, known) for choices in combinations(wanted.space)]
     if problems := [*_always_wrong(wanted.space, tried)]:
         raise SpecInvalid(problems[:MOST_PROBLEMS])
     specs = [each.spec for each in tried if each.spec is not None]
@@ -77,7 +77,7 @@ def check(session: Session, wanted: Wanted, tenant: str) -> Found:
     return Found(PREFIX + metric, MEASURES[metric].higher_is_better, datasets, _stop_early(wanted, specs))
 
 
-def _combinations(space: Space) -> Iterator[Choices]:
+def combinations(space: Space) -> Iterator[Choices]:
     """Combinations of corners, each corner in some of them."""
     corners = Space([Field(each.path, _cornered(each), each.when) for each in space.fields])
     few = [*islice(corners.cells(), MOST_TRIED + 1)]

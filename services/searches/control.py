@@ -60,13 +60,10 @@ def submit(
     """
     if key is not None and (earlier := idempotency.claim(session, key)) is not None:
         return Submitted(queries.get(session, earlier, tenant=tenant), replayed=True)
-    wanted, opened = _wanted(session, document, tenant)
+    wanted, opened = wanted_of(session, document, tenant)
     found = checking.check(session, wanted, tenant)
-    count = select(func.count(Search.id)).where(Search.tenant == tenant, Search.ended_at.is_(None))
-    if (session.scalar(count) or 0) >= MOST_GOING_ON:
-        raise QuotaExceeded(f"A tenant has at most {MOST_GOING_ON} searches that have not ended; cancel some first.")
+    check_room(session, tenant)
     name = document.get("name")
-    section = wanted.section
     search = Search(
         id=new_id("search"),
         tenant=tenant,
@@ -74,7 +71,7 @@ def submit(
         document=dict(document),
         settings=_settings(wanted, found, opened),
         status=SearchStatus.RUNNING,
-        parallel=section.parallel or _parallel(session, wanted),
+        parallel=parallel_of(session, wanted),
         trials=wanted.trials,
         refused=[],
         due_at=now(),
@@ -89,7 +86,14 @@ def submit(
     return Submitted(search, replayed=False)
 
 
-def _wanted(session: Session, document: Mapping[str, Any], tenant: str) -> tuple[Wanted, Plan | None]:
+def check_room(session: Session, tenant: str) -> None:
+    """Raises QuotaExceeded if the tenant has as many searches as it may."""
+    count = select(func.count(Search.id)).where(Search.tenant == tenant, Search.ended_at.is_(None))
+    if (session.scalar(count) or 0) >= MOST_GOING_ON:
+        raise QuotaExceeded(f"A tenant has at most {MOST_GOING_ON} searches that have not ended; cancel some first.")
+
+
+def wanted_of(session: Session, document: Mapping[str, Any], tenant: str) -> tuple[Wanted, Plan | None]:
     """What a document asks for, and what was chosen if it does not say what to vary. Raises SpecInvalid,
     DatasetValidating."""
     given = document.get("search")
@@ -116,8 +120,10 @@ def _settings(wanted: Wanted, found: Found, opened: Plan | None) -> dict[str, An
     }
 
 
-def _parallel(session: Session, wanted: Wanted) -> int:
-    """How many trials go on at once if the document does not say it: one for each worker that is there for them."""
+def parallel_of(session: Session, wanted: Wanted) -> int:
+    """How many trials go on at once: if the document does not say it, one for each worker that is there for them."""
+    if wanted.section.parallel is not None:
+        return wanted.section.parallel
     queue = wanted.base.get("queue", Spec.model_fields["queue"].default)
     return max(1, min(workers.listening(session, queue), MOST_BY_DEFAULT))
 

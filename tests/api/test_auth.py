@@ -114,6 +114,7 @@ class World:
             "jobs.dry_run": self.spec,
             "batches.submit": {**self.spec, "matrix": {"training.epochs": [1, 2]}},
             "batches.dry_run": self.spec,
+            "searches.dry_run": {**self.spec, "search": SEARCH},
             "searches.submit": {**self.spec, "search": SEARCH},
             "searches.add": {"more": 1},
             "schedules.create": {"name": "fresh", "cron": "@daily", "submit": self.spec},

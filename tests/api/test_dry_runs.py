@@ -182,3 +182,44 @@ def test_it_says_which_memory_the_workers_lack_as_a_submission_does(any_app: Fla
     assert near.startswith("The job may run out of memory: 4")
     assert "the workers of the queue default have at most 64 GiB (cpu)" in near
     assert client.post("/v1/jobs", json=spec).status_code == 202
+
+
+@pytest.mark.parametrize("route", ["/v1/searches?dry_run=true", "/v1/searches/dry-run"])
+def test_a_search_says_its_space_its_trials_and_how_long_they_take(
+    service: Service, client: FlaskClient, spec: dict[str, Any], route: str
+) -> None:
+    before = rows(service)
+    cells = {"architecture.cell": ["lstm", "gru"], "training.batch_size": [8, 16, 32]}
+    wanted = {**spec, "search": {"space": cells, "parallel": 2}}
+    answer = client.post(route, json=wanted)
+    found = answer.get_json()
+    assert (answer.status_code, found["object"], found["space"]) == (200, "search_dry_run", cells)
+    assert (found["combinations"], found["trials"], found["parallel"], found["seconds"]) == (6, 6, 2, None)
+    assert "unknown: no job of the queue default has succeeded yet" in found["message"]
+    assert found["trial"]["spec"]["architecture"]["hidden_size"] == spec["architecture"]["hidden_size"]
+    unbounded = {**cells, "training.optimizer.lr": {"low": 1e-3, "high": 1e-1}}
+    assert client.post(route, json={**spec, "search": {"space": unbounded}}).get_json()["combinations"] is None
+    chosen = client.post(route, json={"data": spec["data"], "search": {"minutes": 1}}).get_json()
+    assert (chosen["trials"], "training.optimizer.lr" in chosen["space"]) == (1000, True)
+    assert chosen["trial"]["spec"]["architecture"]["cell"] == "lstm"
+    wrong = client.post(route, json={**spec, "search": {"space": {"architecture.cell": ["lstm", "gruu"]}}})
+    assert (wrong.status_code, wrong.get_json()["errors"][0]["pointer"]) == (
+        *(422, "/search/space/architecture.cell/1"),
+    )
+    assert rows(service) == before
+
+
+@pytest.mark.usefixtures("earlier_job")
+def test_a_search_takes_as_long_as_its_trials_and_its_final_model(client: FlaskClient, spec: dict[str, Any]) -> None:
+    def tried(**search: Any) -> tuple[float, str]:
+        wanted = {**spec, "search": {"space": {"training.seed": [1, 2, 3, 4, 5]}, **search}}
+        found = client.post("/v1/searches/dry-run", json=wanted).get_json()
+        return found["seconds"] / found["trial"]["estimate"]["seconds"], found["message"]
+
+    assert tried()[0] == pytest.approx(6)
+    assert tried(final=False)[0] == pytest.approx(5)
+    assert tried(parallel=2)[0] == pytest.approx(4)
+    assert tried(minutes=100)[0] == pytest.approx(6)
+    least, message = tried(minutes=0.001)
+    assert least == pytest.approx(2)
+    assert message.endswith("A trial takes longer than the 0.06 s of the search; the first one is always made.")

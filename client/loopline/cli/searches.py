@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +44,9 @@ def search(
             "--idempotency-key", metavar="KEY", help="A repeated call with the same key returns the same search."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what the search would be, and submit nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the best values of some fields of a spec.
@@ -57,7 +60,39 @@ def search(
         spec = changed(file, settings or [])
         if name is not None:
             spec.set(("name",), name, verbatim=True)
-        submitted(ctx, client, file, spec, idempotency_key, wait=wait, as_json=as_json)
+        if dry_run:
+            return tried(client, file, spec, as_json=as_json)
+        return submitted(ctx, client, file, spec, idempotency_key, wait=wait, as_json=as_json)
+
+
+def tried(client: Client, file: str, spec: SpecFile, *, as_json: bool) -> None:
+    """Says what a search would be. Raises BadRequest with every problem, each with the name of the file."""
+    from loopline import spec as specs
+
+    for path in specs.local_files(spec).values():
+        raise errors.BadRequest(
+            f"The dry run of a search needs its data set: upload it first with `loopline datasets upload {path}`, and "
+            "name the data set instead of the file."
+        )
+    with _of_file(file):
+        found = client.dry_run_search(spec)
+    if as_json:
+        return print_json(found.raw)
+    from loopline.view import dry_runs as view
+    from loopline.view import table
+
+    table.console().print(view.search(found))
+    return note("Nothing was submitted.")
+
+
+@contextmanager
+def _of_file(file: str) -> Iterator[None]:
+    """Lets each problem of a spec have the name of its file."""
+    try:
+        yield
+    except errors.BadRequest as error:
+        problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
+        raise errors.BadRequest(error.message, problems=problems) from None
 
 
 def submitted(
@@ -71,11 +106,8 @@ def submitted(
     as_json: bool,
 ) -> None:
     """Submits a search with the file that its spec names, and follows it if that is wanted."""
-    try:
+    with _of_file(file):
         made = with_data(client, [spec], lambda ready: client.submit_search(ready[0], idempotency_key=idempotency_key))
-    except errors.BadRequest as error:
-        problems = [errors.Problem(f"{file} {one.pointer}".rstrip(), one.detail) for one in error.problems]
-        raise errors.BadRequest(error.message, problems=problems) from None
     if not as_json:
         from loopline.view import searches as view
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopline import errors
 from loopline.cli import columns, searches, submit
 from loopline.cli.shared import AsJson, connected, typed
 from loopline.view.notes import note
@@ -56,10 +55,10 @@ def train(
             note(f"Download the model with: {typed(ctx, 'download', job.id)}")
             note(f"Ask it about a file with: {typed(ctx, 'predict', job.id)} FILE")
         return None
-    if dry_run:
-        raise errors.BadRequest("--dry-run shows a single job: leave --minutes out.")
     spec.set(("search", "minutes"), str(minutes))
     with connected(ctx) as client:
+        if dry_run:
+            return searches.tried(client, data, spec, as_json=as_json)
         return searches.submitted(ctx, client, data, spec, None, wait=not detach, as_json=as_json)
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from loopline import text
-from loopline.types import Document, DryRun, below
+from loopline.types import Document, DryRun, SearchDryRun, below
 from loopline.view import table
 
 PARTS = (("train", "to train on"), ("validation", "for validation"), ("test", "for the test"))
@@ -53,6 +53,26 @@ def _chosen(each: Document) -> str:
 def _value(each: Document) -> str:
     value = each.get("value")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def search(found: SearchDryRun) -> RenderableType:
+    """Everything about a search, and a trial with the values of the spec below."""
+    many = (
+        "unbounded, or more than 10,000 combinations"
+        if found.combinations is None
+        else text.count(found.combinations, "combination")
+    )
+    limit = "" if found.minutes is None else f", within {text.duration(60.0 * found.minutes)}"
+    at_once = f", {found.parallel} at once" if found.parallel > 1 else ""
+    rows: list[tuple[str, str | Text]] = [
+        ("search", found.name or text.NOTHING),
+        ("trials", f"at most {found.trials:,}{at_once}{limit}, by {found.metric}"),
+        ("time", found.message),
+        ("space", many),
+        *(("", f"{path}: {json.dumps(domain, ensure_ascii=False)}") for path, domain in found.space.items()),
+    ]
+    head = Text("\na trial with the values of the spec", "dim")
+    return Group(table.pairs(rows), head, job(found.trial))
 
 
 def jobs(found: Sequence[DryRun]) -> RenderableType:

@@ -127,6 +127,23 @@ def test_how_long_a_trial_takes_is_told_before(run: Run, client: Client, service
     assert "final model" not in run("search", file, "--set", "search.minutes=0.001").stderr
 
 
+def test_a_dry_run_submits_nothing(run: Run, client: Client, service: Any, file: Path) -> None:
+    spec = {key: each for key, each in yaml.safe_load(file.read_text()).items() if key != "search"}
+    service.complete(client.submit(spec).id)
+    done = run("search", file, "--dry-run", "--set", "search.minutes=0.001")
+    assert (done.exit_code, done.stderr) == (0, "Nothing was submitted.\n")
+    assert re.search(
+        r"^time +A trial will take about .*, the search about .* at most\. A trial takes longer", done.stdout, re.M
+    )
+    assert re.search(r"^trials +at most 3, within 0\.06 s, by validation_loss$", done.stdout, re.MULTILINE)
+    assert re.search(r"^space +unbounded", done.stdout, re.MULTILINE)
+    assert "architecture.cell: [" in done.stdout
+    assert json.loads(run("search", file, "--dry-run", "--json").stdout)["trial"]["name"] == "tiny"
+    wrong = run("search", file, "--dry-run", "--set", "training.epochs=0")
+    assert (wrong.exit_code, f"  {file} /training/epochs: " in wrong.stderr) == (2, True)
+    assert [*client.searches()] == []
+
+
 def test_the_model_of_a_search_is_downloaded_and_asked(
     run: Run, client: Client, service: Any, tmp_path: Path, tiny: Any
 ) -> None:

@@ -85,6 +85,16 @@ def test_a_dry_run_uploads_nothing(invoke: Invoke, service: Service) -> None:
     assert "chosen when the data is there" in " ".join(done.output.split())
 
 
+def test_a_dry_run_of_a_search_needs_an_uploaded_data_set(invoke: Invoke) -> None:
+    refused = invoke("train", "walks.csv", *COLUMNS, "--minutes", "10", "--dry-run")
+    assert (refused.exit_code, "loopline datasets upload" in refused.stderr) == (2, True)
+    assert invoke("datasets", "upload", "walks.csv", *COLUMNS).exit_code == 0
+    done = invoke("train", "walks", "--minutes", "10", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "at most 1,000, within 10 min, by validation_loss" in done.stdout
+    assert "training.optimizer.lr: {" in done.stdout
+
+
 def test_what_is_chosen_for_an_uploaded_data_set_is_shown(invoke: Invoke) -> None:
     assert invoke("datasets", "upload", "walks.csv", *COLUMNS).exit_code == 0
     done = invoke("train", "walks", "--dry-run")
