@@ -27,6 +27,9 @@ BY_WORKERS = frozenset(
     {"resumed", "checkpoint", "checkpoint_skipped", "rolled_back", "micro_batch", "precision", "warning"}
 )
 
+RESULT = frozenset({"model.safetensors", "model.json", "history.json", "model.onnx", "README.md"})
+"""Files of every job that succeeded. Which pictures there are depends on the data."""
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -243,17 +246,7 @@ def every_registered_file_is_whole(e: Evidence) -> Check:
                 check.wrong(job, f"registered {file['name']} {what}")
         if job.status == "succeeded":
             check.see("results")
-            if {file["name"] for file in job.files} != {
-                "model.safetensors",
-                "model.json",
-                "history.json",
-                "model.onnx",
-                "README.md",
-                "loss.svg",
-                "gradients.svg",
-                "confusion.svg",
-                "calibration.svg",
-            }:
+            if not {file["name"] for file in job.files} >= RESULT:
                 check.wrong(job, f"has succeeded with the files {[file['name'] for file in job.files]}")
             _nothing_else(check, job, folder, {epochs.NAME, *(file["name"] for file in [*registered, *job.files])})
         for part in folder.glob("*.part") if folder.is_dir() else ():
@@ -343,6 +336,8 @@ def resumed_runs_equal_their_twins(e: Evidence) -> Check:
             check.wrong(job, f"recorded {len(loss) // 4} steps, its twin {len(twin.loss) // 4} {where}")
         if hash_of(e.blobs / job.id / "model.safetensors") != twin.model_sha256:
             check.wrong(job, f"has other weights than its twin {where}")
+        if (names := {file["name"] for file in job.files}) != twin.files:
+            check.wrong(job, f"has other files than its twin {where}: {sorted(names ^ twin.files)}")
         if job.result != twin.result:
             check.wrong(job, f"has another result than its twin {where}: {job.result} and {twin.result}")
         try:

@@ -116,6 +116,8 @@ class Twin:
     loss: bytes
     grad_norm: bytes
     model_sha256: str
+    files: frozenset[str]
+    """Their names."""
     history: Any
 
 

@@ -74,6 +74,7 @@ def evidence(tmp_path: Path) -> Evidence:
     early = [Tick(step * SECOND, step, 77) for step in (1, 2, 3)]
     late = [Tick((step + 10) * SECOND, step, 88) for step in (3, 4)]
     weights = hashlib.sha256(b"weights").hexdigest()
+    names = frozenset(file["name"] for file in results)
     return Evidence(
         acknowledged=[Ack("key-1", JOB, "gru", 1)],
         jobs={JOB: job},
@@ -83,7 +84,7 @@ def evidence(tmp_path: Path) -> Evidence:
         secrets=["hunter2"],
         answers=3,
         exits=[("worker-1", -9)],
-        twins={("gru", 1): Twin(RESULT, EPOCHS, LOSS, NORM, weights, history)},
+        twins={("gru", 1): Twin(RESULT, EPOCHS, LOSS, NORM, weights, names, history)},
     )
 
 
@@ -143,6 +144,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("API", "an answer", lambda e, job: e.unexpected.append("POST /v1/jobs: 500")),
     ("API", "two jobs for a key", lambda e, job: e.jobs.update({"job_2": replace(job, id="job_2")})),
     ("bits", "other weights", lambda e, job: (e.blobs / JOB / "model.safetensors").write_bytes(b"other")),
+    ("bits", "a picture less", lambda e, job: setattr(job, "files", job.files[:-1])),
     ("bits", "another history", lambda e, job: (e.blobs / JOB / "history.json").write_text('{"epochs": []}')),
     ("bits", "another loss", lambda e, job: job.chunks.__setitem__(0, Chunk(1, 4, NORM, NORM))),
     ("bits", "steps missing", lambda e, job: job.chunks.__setitem__(0, Chunk(1, 3, LOSS[:12], NORM[:12]))),

@@ -57,5 +57,6 @@ def twin_of(events: list[dict[str, Any]], folder: Path) -> Twin:
         loss=b"".join(series.pack(event["loss"]) for event in steps),
         grad_norm=b"".join(series.pack(event["grad_norm"]) for event in steps),
         model_sha256=files["model.safetensors"],
+        files=frozenset(files),
         history=history_of(folder / "history.json"),
     )
