@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.states import ALLOWED, TERMINAL, Status
 from services.training import epochs
-from tests.chaos.evidence import Evidence, JobSeen, Move, Tick, hash_of, history_of, untimed
+from tests.chaos.evidence import Evidence, JobSeen, Move, Tick, Twin, hash_of, history_of, untimed
 
 MAX_LOST = 3
 THAW_NS = 500_000_000
@@ -75,9 +75,13 @@ def every_accepted_job_ends(e: Evidence) -> Check:
             check.wrong(job, f"has not ended: {job.status}, attempt {job.attempt}, step {job.step}")
         elif job.status == "failed" and (why := _unexplained(job)):
             check.wrong(job, why)
-        elif job.status == "cancelled" and job.id not in e.cancelled:
+        elif job.status == "cancelled" and job.id not in e.cancelled and not _is_pruned(job):
             check.wrong(job, "is cancelled, and nobody asked for that")
     return check
+
+
+def _is_pruned(job: JobSeen) -> bool:
+    return job.trial is not None and job.reason == "pruned"
 
 
 def _unexplained(job: JobSeen) -> str | None:
@@ -300,7 +304,7 @@ def answers_are_explained(e: Evidence) -> Check:
     keys = Counter(job.key for job in e.jobs.values())
     for job in e.jobs.values():
         check.see("jobs in the database")
-        if keys[job.key] > 1:
+        if job.key is not None and keys[job.key] > 1:
             check.wrong(job, f"is one of {keys[job.key]} jobs for the key {job.key}")
         check.see("jobs in the database that nobody was told of", job.id not in known)
     return check
@@ -309,44 +313,47 @@ def answers_are_explained(e: Evidence) -> Check:
 def resumed_runs_equal_their_twins(e: Evidence) -> Check:
     check = Check("bits", "weights, history and every recorded number equal those of a run without faults")
     for job in e.jobs.values():
+        if job.name is None:
+            continue
         twin = e.twins.get(job.name)
-        if twin is None:
-            if job.status == "succeeded":
-                check.wrong(job, f"has no twin: {job.name}")
-            continue
-        where = f"({job.name[0]}, seed {job.name[1]}, {job.attempt} attempts)"
-        loss = b"".join(chunk.loss for chunk in job.chunks)
-        norm = b"".join(chunk.grad_norm for chunk in job.chunks)
-        check.see("recorded steps", len(loss) // 4)
-        if not twin.loss.startswith(loss) or not twin.grad_norm.startswith(norm):
-            check.wrong(
-                job,
-                f"recorded other losses or gradient norms than its twin, from {_differ(loss, twin.loss)} on {where}",
-            )
-        epochs = [untimed(record) for record in job.epochs]
-        check.see("recorded epochs", len(epochs))
-        if epochs != [untimed(record) for record in twin.epochs][: len(epochs)]:
-            check.wrong(job, f"recorded other epochs than its twin {where}")
-        if job.status != "succeeded":
-            continue
-        check.see("models")
-        check.see("models of resumed runs", any(event.type == "resumed" for event in job.events))
-        check.see("attempts behind them", job.attempt)
-        if len(loss) != len(twin.loss) or len(epochs) != len(twin.epochs):
-            check.wrong(job, f"recorded {len(loss) // 4} steps, its twin {len(twin.loss) // 4} {where}")
-        if hash_of(e.blobs / job.id / "model.safetensors") != twin.model_sha256:
-            check.wrong(job, f"has other weights than its twin {where}")
-        if (names := {file["name"] for file in job.files}) != twin.files:
-            check.wrong(job, f"has other files than its twin {where}: {sorted(names ^ twin.files)}")
-        if job.result != twin.result:
-            check.wrong(job, f"has another result than its twin {where}: {job.result} and {twin.result}")
-        try:
-            same = history_of(e.blobs / job.id / "history.json") == twin.history
-        except OSError:
-            same = False
-        if not same:
-            check.wrong(job, f"has another history than its twin {where}")
+        if twin is not None:
+            compare(check, e.blobs, job, twin, f"({job.name[0]}, seed {job.name[1]}, {job.attempt} attempts)")
+        elif job.status == "succeeded":
+            check.wrong(job, f"has no twin: {job.name}")
     return check
+
+
+def compare(check: Check, blobs: Path, job: JobSeen, twin: Twin, where: str) -> None:
+    """Complain of whatever the job recorded or made otherwise than its twin, as far as it got."""
+    loss = b"".join(chunk.loss for chunk in job.chunks)
+    norm = b"".join(chunk.grad_norm for chunk in job.chunks)
+    check.see("recorded steps", len(loss) // 4)
+    if not twin.loss.startswith(loss) or not twin.grad_norm.startswith(norm):
+        differ = _differ(loss, twin.loss)
+        check.wrong(job, f"recorded other losses or gradient norms than its twin, from {differ} on {where}")
+    epochs = [untimed(record) for record in job.epochs]
+    check.see("recorded epochs", len(epochs))
+    if epochs != [untimed(record) for record in twin.epochs][: len(epochs)]:
+        check.wrong(job, f"recorded other epochs than its twin {where}")
+    if job.status != "succeeded":
+        return
+    check.see("models")
+    check.see("models of resumed runs", any(event.type == "resumed" for event in job.events))
+    check.see("attempts behind them", job.attempt)
+    if len(loss) != len(twin.loss) or len(epochs) != len(twin.epochs):
+        check.wrong(job, f"recorded {len(loss) // 4} steps, its twin {len(twin.loss) // 4} {where}")
+    if hash_of(blobs / job.id / "model.safetensors") != twin.model_sha256:
+        check.wrong(job, f"has other weights than its twin {where}")
+    if (names := {file["name"] for file in job.files}) != twin.files:
+        check.wrong(job, f"has other files than its twin {where}: {sorted(names ^ twin.files)}")
+    if job.result != twin.result:
+        check.wrong(job, f"has another result than its twin {where}: {job.result} and {twin.result}")
+    try:
+        same = history_of(blobs / job.id / "history.json") == twin.history
+    except OSError:
+        same = False
+    if not same:
+        check.wrong(job, f"has another history than its twin {where}")
 
 
 def _differ(one: bytes, other: bytes) -> str:

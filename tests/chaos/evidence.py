@@ -83,7 +83,7 @@ class JobSeen:
     attempt: int
     step: int
     max_retries: int
-    key: str
+    key: str | None
     spec: Mapping[str, Any]
     result: Mapping[str, Any] | None = None
     files: Sequence[Mapping[str, Any]] = ()
@@ -91,11 +91,17 @@ class JobSeen:
     checkpoints: list[Saved] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     epochs: list[Mapping[str, Any]] = field(default_factory=list)
+    search: str | None = None
+    trial: int | None = None
+    choices: Mapping[str, Any] | None = None
+    batch: str | None = None
 
     @property
-    def name(self) -> tuple[str, int]:
-        """Which spec and seed it was."""
-        return self.spec["tags"]["spec"], int(self.spec["tags"]["seed"])
+    def name(self) -> tuple[str, int] | None:
+        """Which spec and seed it was; None of a job of a search, and of a retraining, which are compared with those
+        before the storm."""
+        tags = self.spec["tags"]
+        return (tags["spec"], int(tags["seed"])) if "spec" in tags else None
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,9 @@ def read_database(engine: Engine) -> dict[str, JobSeen]:
 
 
 def _job(row: Job) -> JobSeen:
-    told = (row.id, row.status, row.reason, row.attempt, row.step, row.max_retries, row.tags["key"], row.spec)
-    return JobSeen(*told, row.result, row.files or ())
+    told = (row.id, row.status, row.reason, row.attempt, row.step, row.max_retries, row.tags.get("key"), row.spec)
+    group = {"search": row.search_id, "trial": row.trial, "choices": row.choices, "batch": row.batch_id}
+    return JobSeen(*told, row.result, row.files or (), **group)
 
 
 def database_texts(engine: Engine) -> str:

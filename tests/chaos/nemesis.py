@@ -308,6 +308,16 @@ def freeze_main(n: Nemesis) -> str | None:
     return n.done("freeze celery main", f"process {one.pid} for {seconds:.1f} s")
 
 
+def freeze_scheduler(n: Nemesis) -> str | None:
+    """It may hold the row of a search or of a schedule; the other scheduler must not wait for that."""
+    pids = n.keeper.pids("scheduler")
+    if not pids:
+        return None
+    one, seconds = psutil.Process(n.dice.choice(pids)), n.dice.choice((1.0, 4.0, 12.0))
+    n.freeze([one], seconds)
+    return n.done("freeze scheduler", f"process {one.pid} for {seconds:g} s")
+
+
 # The broker
 
 
@@ -467,6 +477,7 @@ FAULTS: dict[str, tuple[float, Callable[[Nemesis], str | None]]] = {
     "freeze_child_past_lease": (4, freeze_child_past_lease),
     "freeze_host": (3, freeze_host),
     "freeze_main": (2, freeze_main),
+    "freeze_scheduler": (2, freeze_scheduler),
     "broker_flush": (3, broker_flush),
     "broker_restart": (4, broker_restart),
     "broker_freeze": (2, broker_freeze),

@@ -22,6 +22,7 @@ WORKER = {
     "transaction.committed": 0.0008,
     "supervisor.claimed": 0.05,
     "supervisor.finishing": 0.06,
+    "rung.answered": 0.05,
 }
 TRAINER = {
     "checkpoint.epochs_written": 0.004,
@@ -29,7 +30,15 @@ TRAINER = {
     "checkpoint.written": 0.008,
     "result.written": 0.06,
 }
-SCHEDULER = {"transaction.written": 0.02, "transaction.committed": 0.02, "bell.due": 0.01}
+SCHEDULER = {
+    "transaction.written": 0.02,
+    "transaction.committed": 0.02,
+    "bell.due": 0.01,
+    "trial.written": 0.08,
+    "firing.written": 0.2,
+    "batch.ended": 0.1,
+    "batch.committed": 0.1,
+}
 API = {"transaction.written": 0.01, "transaction.committed": 0.02, "bell.due": 0.02}
 """How likely a process dies each time it passes the point."""
 

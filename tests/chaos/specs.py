@@ -92,17 +92,115 @@ _FAMILY: dict[str, dict[str, Any]] = {
 
 NAMES = tuple(_FAMILY)
 
+_SHORT: dict[str, dict[str, Any]] = {
+    "gru-short": {
+        "architecture": {"cell": "gru", "hidden_size": 6, "dropout": 0.1, "num_layers": 2},
+        "training": {"epochs": 8, "batch_size": 16},
+        "data": {"synthetic": {**_SYNTHETIC, "samples": 96}},
+        "checkpoints": {"every_steps": 9},
+    },
+    "lstm-short": {
+        "architecture": {"cell": "lstm", "hidden_size": 6, "pooling": "max"},
+        "training": {"epochs": 6, "batch_size": 24, "lr_schedule": {"name": "cosine"}},
+        "data": {"dataset": VOWELS},
+        "checkpoints": {"every_steps": 11},
+    },
+}
+"""What batches and schedules submit."""
+
+SHORT = tuple(_SHORT)
+
+PRIORITY = 10
+"""Of trials, retrainings and what a schedule submits: each of them waits for the one before."""
+
+_TRIAL: dict[str, Any] = {
+    "architecture": {"cell": "gru", "hidden_size": 8, "num_layers": 2, "pooling": "max"},
+    "data": {"synthetic": {**_SYNTHETIC, "samples": 120}},
+    "checkpoints": {"every_steps": 5, "keep_last": 2},
+}
+_SEARCHES: dict[str, dict[str, Any]] = {
+    # After ten trials at random each suggestion depends on all results before it, and each rung on all values there.
+    "tpe": {
+        **_TRIAL,
+        "training": {"epochs": 9, "batch_size": 16, "seed": 3},
+        "search": {
+            "space": {
+                "training.optimizer.lr": {"low": 1e-4, "high": 3e-1, "log": True},
+                "architecture.hidden_size": {"low": 4, "high": 16},
+                "architecture.cell": ["lstm", "gru"],
+                "architecture.forget_gate_bias": {"values": [0.0, 1.0], "when": {"architecture.cell": ["lstm"]}},
+            },
+            "trials": 12,
+            "parallel": 1,
+            "seed": 5,
+        },
+    },
+    # One layer with dropout between layers is refused: a trial that is no job.
+    "random": {
+        **_TRIAL,
+        "training": {"epochs": 5, "batch_size": 16, "seed": 4},
+        "search": {
+            "algorithm": "random",
+            "space": {
+                "training.optimizer.lr": {"low": 1e-3, "high": 1e-1, "log": True},
+                "architecture.num_layers": [1, 2],
+                "architecture.dropout": [0.0, 0.2],
+            },
+            "trials": 5,
+            "parallel": 2,
+            "stop_early": None,
+            "seed": 2,
+        },
+    },
+}
+SEARCHES = tuple(_SEARCHES)
+
+_RETRAININGS: tuple[dict[str, Any], ...] = (
+    {"epochs": 2, "seed": 1, "warm_start": None},
+    {"epochs": 14, "seed": 2, "warm_start": "production"},
+    {"epochs": 1, "seed": 3, "warm_start": None},
+)
+"""One after the other: the first has nothing to beat, the second is better, the third is worse."""
+
+RETRAININGS = len(_RETRAININGS)
+
 
 def document(name: str, seed: int, tags: Mapping[str, str]) -> dict[str, Any]:
-    """The spec of this name as a client sends it. Failures that the nemesis makes are retried as often as it likes."""
-    spec = _FAMILY[name]
+    """The spec of this name as a client sends it."""
+    spec = {**_FAMILY, **_SHORT}[name]
+    training = {**spec["training"], "seed": seed}
+    return _hardened({**spec, "training": training, "tags": {**tags, "spec": name, "seed": str(seed)}})
+
+
+def short(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The jobs of a batch."""
+    return [document(name, seed, tags) for name, seed in zip(SHORT, SEEDS, strict=True)]
+
+
+def search(kind: str, name: str) -> dict[str, Any]:
+    """A search under this name."""
+    return _hardened({**_SEARCHES[kind], "name": name, "priority": PRIORITY, "tags": {"group": name}})
+
+
+def retraining(number: int, model: str) -> dict[str, Any]:
+    """A job that makes a version of this model; they are numbered from 1."""
+    chosen = _RETRAININGS[number - 1]
+    return _hardened(
+        {
+            "architecture": {"cell": "gru", "hidden_size": 12, "pooling": "mean"},
+            "training": {"epochs": chosen["epochs"], "batch_size": 24, "seed": chosen["seed"]},
+            "data": {"dataset": VOWELS, "split": {"validation": 0.2, "test": "given"}, "scaling": "standard"},
+            "checkpoints": {"every_steps": 7},
+            "retrain": {"model": model, "warm_start": chosen["warm_start"]},
+            "priority": PRIORITY,
+            "tags": {"group": model, "key": f"{model}-{number}"},
+        }
+    )
+
+
+def _hardened(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Failures that the nemesis makes are retried as often as it likes."""
     limits: dict[str, Any] = {"max_retries": 100}
     if "max_stall_seconds" in Limits.model_fields:
         limits["max_stall_seconds"] = STALL_SECONDS
-    return {
-        **spec,
-        "training": {**spec["training"], "seed": seed},
-        "checkpoints": {"every_seconds": None, **spec["checkpoints"]},
-        "limits": limits,
-        "tags": {**tags, "spec": name, "seed": str(seed)},
-    }
+    return {**spec, "checkpoints": {"every_seconds": None, **spec["checkpoints"]}, "limits": limits}

@@ -114,6 +114,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("I1", "stalled too early", lambda e, job: fail(job, "stalled")),
     ("I1", "not retried", lambda e, job: fail(job, "trainer_crashed")),
     ("I1", "cancelled by nobody", lambda e, job: setattr(job, "status", "cancelled")),
+    ("I1", "pruned, and no trial", lambda e, job: vars(job).update(status="cancelled", reason="pruned")),
     ("I2", "two ends", lambda e, job: insert(job, 8, Move(9, "status", 2, "succeeded", "failed", None))),
     ("I2", "no end", lambda e, job: job.events.pop()),
     ("I2", "life after death", lambda e, job: insert(job, 8, Move(9, "status", 2, "succeeded", "queued", None))),
@@ -245,18 +246,8 @@ def test_an_armed_point_kills_its_process_unless_it_is_calm(tmp_path: Path) -> N
 def test_every_point_has_a_process_that_passes_it() -> None:
     armed = {*points.WORKER, *points.TRAINER, *points.SCHEDULER, *points.API}
     assert armed <= faults.POINTS
-    # Uploads happen before the storm, nobody in it receives webhooks, and nothing comes as a batch, in a search or by
-    # the clock.
-    calm = {"check.claimed", "check.ended", "dataset.placed"}
-    calm |= {
-        "webhook.claimed",
-        "webhook.sent",
-        "batch.ended",
-        "batch.committed",
-        "firing.written",
-        "trial.written",
-        "rung.answered",
-    }
+    # Uploads happen before the storm, and nobody in it receives webhooks.
+    calm = {"check.claimed", "check.ended", "dataset.placed", "webhook.claimed", "webhook.sent"}
     assert faults.POINTS - armed <= calm
 
 
@@ -280,8 +271,8 @@ def test_every_spec_is_valid() -> None:
 
 
 @pytest.mark.skipif(
-    "LOOPLINE_CHAOS" not in os.environ, reason="takes a minute: make chaos SECONDS=30, or LOOPLINE_CHAOS=1"
+    "LOOPLINE_CHAOS" not in os.environ, reason="takes minutes: make chaos SECONDS=30, or LOOPLINE_CHAOS=1"
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_short_storm_breaks_nothing() -> None:
     assert command.storm(10.0, seed=7, keep=False) == 0

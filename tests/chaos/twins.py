@@ -21,7 +21,7 @@ Name = tuple[str, int]
 
 def compute(jobs: Mapping[str, JobSeen], data: Path, folder: Path) -> dict[Name, Twin]:
     """A twin for each spec and seed among the jobs, two at a time. `data` is the uploaded data set's original."""
-    specs = {job.name: job.spec for job in jobs.values()}
+    specs = {job.name: job.spec for job in jobs.values() if job.name is not None}
     folder.mkdir()
     with ThreadPoolExecutor(2) as pool:
         made = pool.map(lambda name: _twin(specs[name], data, folder / f"{name[0]}-{name[1]}"), specs)

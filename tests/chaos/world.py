@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +17,20 @@ from services import db
 from services.blobs.storage import Storage
 from services.settings import Settings
 from services.upkeep import reconciler
-from tests.chaos import evidence, nemesis, points, servers, twins
-from tests.chaos.checks import Check, all_checks
+from tests.chaos import checks, evidence, group_checks, nemesis, points, servers, twins
+from tests.chaos.checks import Check
 from tests.chaos.evidence import Ack, Evidence, Thaw
+from tests.chaos.group_evidence import read_groups
+from tests.chaos.groups import CALM, CLEAR_SECONDS, MINUTE, STORM, Groups
 from tests.chaos.keeper import ROOT, Keeper, end_all, ours
 from tests.chaos.load import TERMINAL, Client
 from tests.chaos.monitor import Monitor, Wound
 from worker.fleet import CELERY, UNHEARD
 
 VOWELS = ROOT / "data" / "japanese-vowels.npz"
-HEAL_SECONDS = 180.0
+CALM_SECONDS = 180.0
+"""For what is compared with the storm; it takes a minute."""
+HEAL_SECONDS = 240.0
 GONE_SECONDS = 20.0
 """How long processes may take to be gone after everything was told to end."""
 SCALED = {
@@ -39,6 +44,9 @@ SCALED = {
     "device": "cpu",
     "log_format": "json",
 }
+
+
+Thread = Client | Groups | Monitor | nemesis.Nemesis
 
 
 @dataclass
@@ -64,7 +72,7 @@ class World:
         self.folder = Path(tempfile.mkdtemp(prefix="loopline-chaos-"))
         self.keep = False
         self._undo = ExitStack()
-        self.threads: list[Client | Monitor | nemesis.Nemesis] = []
+        self.threads: list[Thread] = []
 
     def __enter__(self) -> World:
         try:
@@ -85,23 +93,57 @@ class World:
         end_all(ours(self.folder))
 
     def run(self, seconds: float) -> Outcome:
-        """The storm for so long, then the calm until every accepted job has ended, then the checks."""
-        client, monitor, storm = self._unleash()
+        """A calm to compare with, the storm for so long, then the calm until everything accepted has ended, then the
+        checks."""
+        client = Client(self.port, self.folder, self.seed, unfinished=6, variety=self.variety)
+        calm = self._calm(client)
+        self._await_minute(seconds)
+        groups, monitor, storm = self._unleash(client)
         try:
             self._tend_until(time.monotonic() + seconds, lambda: False)
         finally:
             self._end_thread(storm)
         healing_since = time.monotonic()
         client.submitting, client.healing = False, True
-        self.say(f"The storm is over; {len(client.open_jobs())} jobs are to end within {HEAL_SECONDS:g} s.")
+        groups.submit_no_more()
+        left = f"{len(client.open_jobs())} jobs and {', '.join(groups.open()) or 'no others'}"
+        self.say(f"The storm is over; {left} are to end within {HEAL_SECONDS:g} s.")
         self._heal()
-        self._tend_until(healing_since + HEAL_SECONDS, lambda: not client.open_jobs())
+        self._tend_until(healing_since + HEAL_SECONDS, lambda: not client.open_jobs() and groups.is_over())
         healed = time.monotonic() - healing_since
-        self._end_thread(client)
-        self._end_thread(monitor)
-        found = self._evidence(client, storm)
-        wounds = monitor.wounds
-        return Outcome(all_checks(found), storm.counts, wounds, healed, self._notes(client, monitor, storm, found))
+        for thread in (client, groups, monitor):
+            self._end_thread(thread)
+        found = self._evidence(client, [calm, groups], storm)
+        of_groups = read_groups(self.engine, [*calm.groups, *groups.groups])
+        verdicts = [*checks.all_checks(found), *group_checks.all_checks(found, of_groups)]
+        notes = self._notes(client, groups, monitor, storm, found)
+        return Outcome(verdicts, storm.counts, monitor.wounds, healed, notes)
+
+    def _calm(self, client: Client) -> Groups:
+        """Upload the data set, and run what is compared with the storm."""
+        (self.folder / points.CALM).touch()
+        client.upload(VOWELS)
+        calm = Groups(self.port, self.seed, CALM)
+        began = time.monotonic()
+        self.say("The searches and retrainings are run once without faults.")
+        calm.start()
+        self.threads.append(calm)
+        if not self._tend_until(time.monotonic() + CALM_SECONDS, calm.is_over):
+            raise RuntimeError(f"{', '.join(calm.open())} did not end within {CALM_SECONDS:g} s without faults")
+        self._end_thread(calm)
+        self.say(f"They took {time.monotonic() - began:.1f} s.")
+        (self.folder / points.CALM).unlink()
+        return calm
+
+    def _await_minute(self, seconds: float) -> None:
+        """Wait until a storm of so many seconds has a full minute in its middle: the schedule fires then."""
+        clear = min(CLEAR_SECONDS, seconds / 3)
+
+        def is_ahead() -> bool:
+            left = MINUTE - time.time() % MINUTE
+            return clear <= left <= seconds - clear
+
+        self._tend_until(time.monotonic() + 2 * MINUTE, is_ahead)
 
     def _start(self) -> None:
         for name in ("log", "ticks", "tmp"):
@@ -136,20 +178,17 @@ class World:
         others = {name: value for name, value in os.environ.items() if not name.startswith("LOOPLINE_")}
         return {**others, **own, **chaos, "TMPDIR": str(self.folder / "tmp")}
 
-    def _unleash(self) -> tuple[Client, Monitor, nemesis.Nemesis]:
-        client = Client(self.port, self.folder, self.seed, unfinished=8, variety=self.variety)
-        (self.folder / points.CALM).touch()
-        client.upload(VOWELS)
-        (self.folder / points.CALM).unlink()
+    def _unleash(self, client: Client) -> tuple[Groups, Monitor, nemesis.Nemesis]:
+        groups = Groups(self.port, self.seed, STORM)
         monitor = Monitor(self.engine)
         world = (self.folder, self.keeper, self.postgresql, self.valkey, monitor, self.settings)
         storm = nemesis.Nemesis(*world, seed=self.seed, began=time.monotonic(), say=self.say)
-        for thread in (client, monitor, storm):
+        for thread in (client, groups, monitor, storm):
             thread.start()
             self.threads.append(thread)
-        return client, monitor, storm
+        return groups, monitor, storm
 
-    def _end_thread(self, thread: Client | Monitor | nemesis.Nemesis) -> None:
+    def _end_thread(self, thread: Thread) -> None:
         self.threads.remove(thread)
         thread.stop()
 
@@ -171,7 +210,7 @@ class World:
         self.postgresql.thaw()
         self.postgresql.start()
 
-    def _evidence(self, client: Client, storm: nemesis.Nemesis) -> Evidence:
+    def _evidence(self, client: Client, groups: list[Groups], storm: nemesis.Nemesis) -> Evidence:
         left = [f"{name} did not end within 40 s of SIGTERM" for name in self.keeper.stop(40)]
         left += self._survivors()
         jobs = evidence.read_database(self.engine)
@@ -182,9 +221,13 @@ class World:
         texts |= {f"the environment of trainer {pid}": text for pid, text in storm.trainers.items()}
         damaged = evidence.json_lines(self.folder / "damaged.jsonl")
         frozen = evidence.json_lines(self.folder / nemesis.FROZEN)
-        self.say(f"The twins of {len({job.name for job in jobs.values()})} specs are trained without faults.")
+        callers = [client, *(kind.caller for each in groups for kind in each.kinds)]
+        self.say(f"The twins of {len({job.name for job in jobs.values()} - {None})} specs are trained without faults.")
         return Evidence(
-            acknowledged=[Ack(one.key, one.job, one.spec, one.seed) for one in client.acknowledged],
+            acknowledged=[
+                *(Ack(one.key, one.job, one.spec, one.seed) for one in client.acknowledged),
+                *(ack for each in groups for ack in each.acknowledged),
+            ],
             jobs=jobs,
             ticks=evidence.read_ticks(self.folder / "ticks"),
             thaws=[Thaw(line["pid"], line["from_ns"], line["to_ns"]) for line in frozen],
@@ -196,8 +239,8 @@ class World:
             leftovers=left,
             wall_minus_monotonic=time.time() - time.monotonic(),
             exits=[(name, status) for _, name, status in self.keeper.exits if not name.startswith("api")],
-            unexpected=client.unexpected,
-            answers=sum(client.requests.values()),
+            unexpected=[what for caller in callers for what in caller.unexpected],
+            answers=sum(number for caller in callers for number in caller.requests.values()),
             twins=twins.compute(jobs, VOWELS, self.folder / "twins"),
         )
 
@@ -218,7 +261,9 @@ class World:
                 os.utime(path, (long_ago, long_ago))
         reconciler.sweep(self.engine, Storage(self.settings.data_dir))
 
-    def _notes(self, client: Client, monitor: Monitor, storm: nemesis.Nemesis, found: Evidence) -> list[str]:
+    def _notes(
+        self, client: Client, groups: Groups, monitor: Monitor, storm: nemesis.Nemesis, found: Evidence
+    ) -> list[str]:
         ends: dict[str, int] = {}
         for job in found.jobs.values():
             what = job.status if job.reason is None else f"{job.status} ({job.reason})"
@@ -232,7 +277,9 @@ class World:
         attempts = sum(job.attempt for job in found.jobs.values())
         return [
             f"jobs: {_counted(ends)}; attempts: {attempts}",
-            f"requests: {_counted(client.requests)}; asked for: {_counted(client.asked)}",
+            f"in the storm besides single jobs: {_counted(Counter(group.kind for group in groups.groups))}; "
+            f"searches that were paused: {sum(kind.paused for kind in groups.kinds)}",
+            f"requests for single jobs: {_counted(client.requests)}; asked for: {_counted(client.asked)}",
             f"accepted submissions took {took[len(took) // 2]:.2f} s (median) and {took[-1]:.2f} s (longest)",
             f"processes that ended and were started again (name, status): {_counted(exits)}; "
             f"workers that found themselves deaf: {deaf}",
@@ -243,5 +290,5 @@ class World:
         ]
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{what} {number}" for what, number in sorted(counts.items())) or "none"
