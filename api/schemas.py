@@ -214,6 +214,17 @@ class Baseline(Answer):
     95 %. The model beats the baseline only if the baseline is below. Null for other metrics."""
 
 
+class Selection(Answer):
+    """How the spec of a final model was selected."""
+
+    search: str
+    trials: int
+    """The number of trials that were compared."""
+    metric: str
+    value: float
+    """That of the best trial."""
+
+
 class OfClasses(Answer):
     """A list for each column, with a value for each class or label: of at most 1,000, those with the largest support. A
     value is null if it is not defined."""
@@ -393,6 +404,8 @@ class Result(Answer):
     """The sample standard deviation of each metric over the folds; null for a single fold."""
     baseline: Baseline | None = None
     """Null for a job that an earlier version of Loopline trained."""
+    selection: Selection | None = None
+    """Null unless the job is the final model of a search."""
     details: dict[Literal["validation", "test"], Details] | None = None
     """By split. Null for one value to predict, for a job that ended early, and for an earlier version of Loopline."""
     gradients: dict[str, float | int | None] | None = None

@@ -206,6 +206,8 @@ class Result:
     baseline: Document | None = None
     """A trivial answer to the task, such as always the most frequent class: `answer`, its `metrics`, the `metric` by
     which the model is compared with it, `is_beaten`, and a `message` if it is not beaten."""
+    selection: Document | None = None
+    """Of the final model of a search, how its spec was selected: `search`, `trials`, `metric` and the best `value`."""
     details: Mapping[str, Document] | None = None
     """By split: for `classes`, `labels` or `targets` a list for each column (`name`, `f1`, ...), the averages `macro`
     and `weighted`, and `confusion`. `pandas.DataFrame(result.details["test"]["classes"])` is a table of them."""

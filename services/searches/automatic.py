@@ -6,6 +6,7 @@ on validation data, the best trial is at least as good as the defaults. A field 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from services.datasets import versions
 from services.errors import Problem, SpecInvalid
 from services.jobs import submission
-from services.jobs.matrix import value
+from services.jobs.matrix import value, with_value
 from services.jobs.submission import Known
 from services.searches.space import PLACE, key_of
 from services.training.files.summary import DatasetSummary
@@ -24,6 +25,12 @@ from services.training.spec.footprint import of_synthetic
 from services.training.tasks import known
 
 LARGEST_PATCH = 10_000
+TEST = 0.2
+"""The share of the samples that becomes the test if neither the spec nor the data set says which are."""
+FEWEST_FOR_TEST = 40
+"""With fewer samples none is set aside: what so small a test says is worth less than the samples are for training."""
+FEWEST_OF_CLASS = 5
+"""With fewer samples of a class, it might be missing from the test."""
 
 
 class Plan(NamedTuple):
@@ -46,10 +53,14 @@ def plan(session: Session, document: Mapping[str, Any], tenant: str) -> Plan:
     """
     stated = {key: each for key, each in document.items() if key != "search"}
     known_data = Known()
-    parsed = submission.read(stated)
-    job = submission.fitted(session, parsed, tenant, known_data)
+    job = submission.fitted(session, submission.read(stated), tenant, known_data)
     found = known_data.datasets[job.spec.data.dataset][0] if job.spec.data.dataset is not None else None
     summary = versions.summary(found) if found else of_synthetic(job.spec.data.synthetic or Synthetic())
+    if _wants_test(stated, job.spec, summary):
+        with contextlib.suppress(SpecInvalid):  # its samples, such as the windows of a forecast, may be too few
+            tested = with_value(stated, ["data", "split", "test"], TEST)
+            job = submission.fitted(session, submission.read(tested), tenant, known_data)
+            stated = tested
     base = automatic.filled(stated, job.chosen)
     whole = job.spec.document()
     space = {path: domain for path, domain in _space(job.spec, summary) if _is_free(stated, path)}
@@ -60,6 +71,16 @@ def plan(session: Session, document: Mapping[str, Any], tenant: str) -> Plan:
     return Plan(
         base, space, {path: value(whole, path) for path, domain in space.items() if _is_varied(space, whole, path)}
     )
+
+
+def _wants_test(stated: Mapping[str, Any], spec: Spec, summary: DatasetSummary) -> bool:
+    """Whether a test part is set aside, so that the final model is judged by samples that no trial was compared on."""
+    if not _is_free(stated, "data.split.test") or summary.given_split is not None or spec.data.split.test is not None:
+        return False
+    if isinstance(spec.task, Forecast):
+        return True
+    counts = summary.class_counts or [FEWEST_OF_CLASS]
+    return summary.samples >= FEWEST_FOR_TEST and min(counts) >= FEWEST_OF_CLASS
 
 
 def _is_free(stated: Mapping[str, Any], path: str) -> bool:

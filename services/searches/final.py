@@ -21,6 +21,7 @@ from services.searches import checking, queries
 from services.searches.queries import Best
 from services.searches.trials import of_search
 from services.states import Status
+from services.training.messages import Selection
 from services.training.spec import Spec, stored
 from services.training.spec.fields import Forecast, NextStep
 
@@ -44,6 +45,18 @@ def missing(session: Session, search: Search) -> Best | None:
         last = session.scalar(select(func.max(Job.id)).where(*of_search(search.id)))
         return None if last is None or last < made.id else best
     return None if made.choices == best.choices else best
+
+
+def selection(session: Session, job: Job) -> Selection | None:
+    """How the spec of a job was selected; None if it is not the final model of a search."""
+    if job.search_id is None or job.trial is not None or (search := session.get(Search, job.search_id)) is None:
+        return None
+    rows = queries.detail(session, search).rows
+    values = [row.value for row in rows if row.value is not None and row.choices == job.choices]
+    if not values:
+        return None
+    trials = sum(row.value is not None or row.status == queries.PRUNED for row in rows)
+    return Selection(search.id, trials, search.settings["metric"], values[0])
 
 
 def wanted(session: Session, search: Search, best: Best, spec: Mapping[str, Any]) -> Wanted[Spec]:

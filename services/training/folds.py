@@ -197,10 +197,10 @@ def summary(fold: Fold) -> dict[str, Any]:
     }
 
 
-def compared(fold: Fold, found: dict[str, Any]) -> dict[str, Any]:
+def compared(fold: Fold, found: dict[str, Any], trials: int = 1) -> dict[str, Any]:
     """The baseline of a job with folds that has no test part: whether the mean over the folds beats that of their
     baselines, each on samples that it was not trained on. `found` is that of the final model, which has only its
-    training samples to be judged by."""
+    training samples to be judged by. The spec was selected by these folds as the best of so many `trials`."""
     plains = [result["baseline"] for result in fold.results if "baseline" in result]  # older ones had none
     if not plains or len(plains) < len(fold.results):
         return found
@@ -211,7 +211,7 @@ def compared(fold: Fold, found: dict[str, Any]) -> dict[str, Any]:
     answer = max(words, key=words.count)
     are_counted = all(each.get("interval") for each in plains)
     samples = sum(result["samples"]["validation"] for result in fold.results) if are_counted else None
-    judged = rivals.compared({metric: model}, {answer: {metric: plain}}, metric, samples=samples)
+    judged = rivals.compared({metric: model}, {answer: {metric: plain}}, metric, samples=samples, trials=trials)
     return {**judged, "metrics": {**found["metrics"], **judged["metrics"]}}
 
 

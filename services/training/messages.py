@@ -106,6 +106,18 @@ class SavedModel(_Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Selection(_Message):
+    """How the spec of a final model was selected: as the best of so many trials of a search."""
+
+    search: str
+    trials: int
+    """Those that were compared."""
+    metric: str
+    value: float
+    """Of the best trial."""
+
+
+@dataclass(frozen=True, slots=True)
 class Allowance(_Message):
     """What reading a file may take."""
 
@@ -147,6 +159,8 @@ class Order(_Message):
     """Of a job that predicts: the files of answers that earlier attempts have registered, by their place."""
     rungs: tuple[int, ...] = ()
     """Of a trial of a search: the epochs after which the trainer waits for a `RungAnswer`."""
+    selection: Selection | None = None
+    """Of the final model of a search."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,12 @@ def compared(
     metric: str,
     verbs: Mapping[str, str] | None = None,
     samples: int | None = None,
+    trials: int = 1,
 ) -> dict[str, Any]:
     """Compares the metrics of a model with those of plain answers, by their words. `verbs` has words for the message
     where the words themselves do not fit it. If the metric is a share of so many independent `samples` that are right,
-    it has an interval, and the model beats a plain answer only if that lies below the interval.
+    it has an interval, and the model beats a plain answer only if that lies below the interval. The interval is wider
+    if the model is the best of so many `trials` on these samples.
 
     `{"answer", "metrics", "metric", "is_beaten", "message", "interval"}` of the best one, the first of equals; with
     several plain answers `others` has the metrics of the others. `message` is a sentence if the model does not beat it.
@@ -40,7 +42,7 @@ def compared(
     best = min(found, key=cost)
     value, plain = metrics.get(metric), found[best][metric]
     is_beaten = value is not None and (plain is None or measure.is_better(value, plain))
-    interval = wilson(value, samples) if value is not None and samples and measure.name == "accuracy" else None
+    interval = wilson(value, samples, trials) if value is not None and samples and measure.name == "accuracy" else None
     message, what = None, (verbs or {}).get(best, best)
     if not is_beaten and value is not None:
         message = f"The model does not beat its baseline: {metric} is {value:.4g}, and {what} gives {plain:.4g}."
@@ -62,10 +64,14 @@ def compared(
     }
 
 
-def wilson(share: float, samples: int) -> tuple[float, float]:
+def wilson(share: float, samples: int, trials: int = 1) -> tuple[float, float]:
     """The interval that contains the true share in 95 of 100 cases, if this share of so many independent samples was
-    seen (E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927)."""
-    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    seen (E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
+
+    The best of several trials is better by chance. So the interval is that of a higher confidence: each of the trials
+    gets its part of the 5 % (Bonferroni's correction).
+    """
+    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * trials))
     shrunk = 1 + z * z / samples
     centre = (share + z * z / (2 * samples)) / shrunk
     half = z / shrunk * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))

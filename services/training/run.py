@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ from services.training.messages import (
     Order,
     Place,
     RolledBack,
+    Selection,
     Started,
     Steps,
     Stopped,
@@ -197,7 +198,7 @@ def events(
     if any(retraining.data.left_out.values()):
         yield left_out(retraining.data)
     first = Run(spec, replace(retraining.data, sha256=sha256), device, retraining.initial)
-    training = Training(first, retention, retraining, path, Rungs(order.rungs, goes_on))
+    training = Training(first, retention, retraining, path, Rungs(order.rungs, goes_on), order.selection)
     del first  # it may have to make room for a smaller one
     yield from training.events(order.resume, stop)
 
@@ -210,7 +211,7 @@ def _fold_by_fold(job: Folds, retention: Retention, order: Order, stop: Stop) ->
             yield left_out(prepared)
         del prepared
     run, resumed = yield from job.resume(retention.directory, order.resume, Path(order.data) if order.data else None)
-    training = Training(run, retention)
+    training = Training(run, retention, selection=order.selection)
     del run  # only one of them has room on the device
     yield from training.begin(resumed)
     yield from training.train(stop)
@@ -296,8 +297,9 @@ class Training:
         retraining: Retraining | None = None,
         data: Path | None = None,
         rungs: Rungs | None = None,
+        selection: Selection | None = None,
     ) -> None:
-        self.rungs = Rungs() if rungs is None else rungs
+        self.rungs, self.selection = Rungs() if rungs is None else rungs, selection
         self.run, self.retention, self.retraining, self.data = run, retention, retraining, data
         self.directory = retention.directory
         self.result: dict[str, Any] | None = None
@@ -363,7 +365,7 @@ class Training:
             yield from self._fold_ended()
             return
         yield from self.retention.settle(run.spec.checkpoints.keep_last)
-        yield from finish(run, self.directory, self.retraining)
+        yield from finish(run, self.directory, self.retraining, self.selection)
 
     def stopped(self, reason: StopReason) -> Iterator[Event]:
         """Saves the place of the run and ends. What nobody goes on with is offered as a model.
@@ -502,9 +504,11 @@ def _layers_in_float32(run: Run) -> Event:
     return Note("precision", "warning", message, data)
 
 
-def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> Iterator[Event]:
+def finish(
+    run: Run, directory: Path, retraining: Retraining | None = None, selection: Selection | None = None
+) -> Iterator[Event]:
     """Writes the result of a run that has ended: the best weights, their metrics, and the history. The events of a
-    retraining come first."""
+    retraining come first. `selection` says how the spec of a final model was selected."""
     restore_best(run)
     directory.mkdir(parents=True, exist_ok=True)
     check_answers(run)
@@ -524,7 +528,7 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
         "baseline": baseline.of(run, metrics),
     }
     if run.fold.number and run.data.test is None:
-        result["baseline"] = folds.compared(run.fold, result["baseline"])
+        result["baseline"] = folds.compared(run.fold, result["baseline"], selection.trials if selection else 1)
     parts = {"validation": run.data.validation, "test": run.data.test}
     found = {name: details(run, part) for name, part in parts.items() if part is not None}
     result["details"] = {name: each for name, each in found.items() if each is not None} or None
@@ -537,6 +541,7 @@ def finish(run: Run, directory: Path, retraining: Retraining | None = None) -> I
     for sentence in result["advice"]:
         yield Note("advice", "info", sentence, {})
     result |= folds.summary(run.fold)
+    result |= {"selection": asdict(selection)} if selection is not None else {}
     profile = {}
     if retraining is not None:
         notes, concluded = retraining.conclude(run)

@@ -301,6 +301,14 @@ def test_a_model_that_is_better_by_a_few_samples_may_be_no_better() -> None:
     assert many["interval"] == pytest.approx([0.594, 0.671], abs=1e-3)
 
 
+def test_the_best_of_many_trials_has_a_wider_interval() -> None:
+    """By the normal quantile of 1 - 0.05 / (2 * 20): 3.0233."""
+    assert rivals.wilson(0.633, 60, 20) == pytest.approx((0.439, 0.792), abs=1e-3)
+    metrics, plain = {"validation_accuracy": 0.65}, {"a constant": {"validation_accuracy": 0.5}}
+    assert rivals.compared(metrics, plain, "validation_accuracy", samples=60)["is_beaten"]
+    assert not rivals.compared(metrics, plain, "validation_accuracy", samples=60, trials=20)["is_beaten"]
+
+
 @pytest.mark.parametrize("metric", ["test_loss", "test_macro_f1"])
 def test_other_metrics_have_no_interval(metric: str) -> None:
     found = rivals.compared({metric: 0.6}, {"a constant": {metric: 0.5}}, metric, samples=60)

@@ -237,6 +237,19 @@ def test_without_a_test_the_baseline_is_beaten_by_folds_or_not_at_all(order: Cal
     assert said["message"] in (Path(asked["directory"]) / "README.md").read_text()
 
 
+def test_a_final_model_without_a_test_knows_that_it_is_the_best_of_many_trials(order: Callable[..., Event]) -> None:
+    changes = {"split": {"validation": None, "test": 0.0, "folds": FOLDS}}
+    selection = {"search": "search_1", "trials": 20, "metric": "validation_loss", "value": 0.5}
+    asked = order(data=changes, training={"epochs": 2, "early_stopping": None, "keep": "last"})
+    result = list(events({**asked, "selection": selection}))[-1]["result"]
+    judged = sum(fold["samples"]["validation"] for fold in result["folds"])
+    accuracy = result["mean"]["validation_accuracy"]
+    assert result["baseline"]["interval"] == [*rivals.wilson(accuracy, judged, 20)]
+    assert result["selection"] == selection
+    card = (Path(asked["directory"]) / "README.md").read_text()
+    assert "Its settings are those of the best of 20 trials of a search, by validation loss: 0.5." in card
+
+
 def test_folds_that_keep_the_last_epoch_train_a_final_model_for_as_many(order: Callable[..., Event]) -> None:
     told = list(events(order(training={"keep": "last", "early_stopping": None, "epochs": 3})))
     result = told[-1]["result"]

@@ -13,6 +13,7 @@ from services.jobs.retraining import Baseline
 from services.orm import Checkpoint, Job
 from services.searches.comparison import Comparison
 from services.settings import Settings
+from services.training.messages import Selection
 from worker.attempt.spare import Spares
 from worker.drain import Drain
 from worker.gpu.devices import Gpu
@@ -89,3 +90,5 @@ class Claim:
     """Whether the data set was kept as it came."""
     comparison: Comparison | None = None
     """Of a trial whose search stops trials early."""
+    selection: Selection | None = None
+    """Of the final model of a search: how its spec was selected."""

@@ -18,6 +18,7 @@ from services.errors import LeaseLost, NotFound, Unavailable
 from services.jobs import attempts, control, predictions, progress, retraining
 from services.jobs.leases import Lease
 from services.jobs.retraining import Baseline
+from services.searches import final
 from services.searches.comparison import comparison
 from services.states import TERMINAL, DatasetStatus, Kind, Reason
 from services.training.messages import File, Order, SavedModel
@@ -74,10 +75,10 @@ def claim(slot: Slot, queue: str) -> Claim | None:
         checkpoints = progress.checkpoints(session, job.id) if job.attempt > 1 else ()
         baselines = (predictions.models if job.kind == Kind.PREDICT else retraining.baselines)(session, job)
         sha256 = None if dataset is None else dataset.sha256
-        compared = comparison(session, job)
+        compared, selection = comparison(session, job), final.selection(session, job)
     faults.point("supervisor.claimed")
     newest = checkpoints[-1].step if checkpoints else None
-    return Claim(job, sha256, newest, at, checkpoints, baselines, ending, is_raw, compared)
+    return Claim(job, sha256, newest, at, checkpoints, baselines, ending, is_raw, compared, selection)
 
 
 def supervise(slot: Slot, claim: Claim) -> None:
@@ -146,6 +147,7 @@ def order(slot: Slot, claim: Claim) -> Order:
         allowance=checking.allowance(slot.settings.max_dataset_bytes) if claim.is_unchecked else None,
         pieces=_pieces(claim),
         rungs=() if claim.comparison is None else claim.comparison.rungs,
+        selection=claim.selection,
     )
 
 

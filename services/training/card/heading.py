@@ -29,7 +29,7 @@ def head(facts: Facts) -> Lines:
             "weights until then, and only the numbers of the epoch that they are from.",
             "",
         ]
-    return [*found, f"{_does(facts)} {_beats(facts)}".strip(), ""]
+    return [*found, " ".join(said for said in (_does(facts), _beats(facts), _selected(facts)) if said), ""]
 
 
 def _does(facts: Facts) -> str:
@@ -63,6 +63,14 @@ def _beats(facts: Facts) -> str:
     low, high = found.get("interval") or (None, None)
     sure = f" ({number(low)} to {number(high)} with a confidence of 95 %)" if low is not None else ""
     return sentence(f"It beats its baseline: {metric_name(metric)} is {number(value)}{sure}{gives}.")
+
+
+def _selected(facts: Facts) -> str:
+    """How the spec was selected, of the final model of a search."""
+    if (found := facts.model.get("selection")) is None:
+        return ""
+    which = f"the best of {counted(found['trials'], 'trial')} of a search"
+    return sentence(f"Its settings are those of {which}, by {metric_name(found['metric'])}: {number(found['value'])}.")
 
 
 def about(facts: Facts) -> Lines:

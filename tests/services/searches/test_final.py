@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -20,7 +21,8 @@ from services.jobs import attempts
 from services.jobs import control as job_control
 from services.jobs.leases import Lease
 from services.orm import Job, Search
-from services.searches import advance, comparison, control
+from services.searches import advance, comparison, control, final
+from services.training.messages import Selection
 from services.training.spec import parse
 from tests.conftest import received
 from tests.services.searches.test_advance import SPEC, detail, finish, found, look
@@ -339,3 +341,49 @@ def test_a_spec_that_states_all_that_is_varied_has_to_say_what_to_vary(submit: S
     with pytest.raises(SpecInvalid) as caught:
         submit(stated)
     assert [problem.pointer for problem in caught.value.problems] == ["/search/space"]
+
+
+@pytest.mark.parametrize(
+    ("data", "test"),
+    [
+        ({"synthetic": {"samples": 400, "length": 20, "features": 2, "classes": 2}}, 0.2),
+        ({"synthetic": {"samples": 400, "length": 20, "features": 2, "classes": 2}, "split": {"test": 0.1}}, 0.1),
+        ({"synthetic": {"samples": 400, "length": 20, "features": 2, "classes": 2}, "split": {"test": 0.0}}, 0.0),
+        ({"synthetic": {"samples": 39, "length": 20, "features": 2, "classes": 2}}, None),
+    ],
+)
+def test_a_test_part_is_set_aside_if_nobody_says_otherwise(submit: Submit, data: Any, test: float | None) -> None:
+    search = submit({"data": data})
+    assert search.settings["base"]["data"].get("split", {}).get("test") == test
+    assert search.document["data"] == data
+
+
+def test_no_test_part_is_set_aside_if_a_class_has_too_few_samples(
+    submit: Submit, scope: Scope, storage: Storage
+) -> None:
+    for least, test in ((5, 0.2), (4, None)):
+        file, y = BytesIO(), np.arange(60) >= least
+        np.savez(file, x=np.random.default_rng(least).normal(size=(60, 5, 1)).astype(np.float32), y=y.astype(np.int64))
+        file.seek(0)
+        with scope() as session:
+            versions.add(session, received(storage, file), name=f"least-{least}")
+        search = submit({"data": {"dataset": f"least-{least}"}})
+        assert search.settings["base"]["data"].get("split", {}).get("test") == test
+
+
+def test_a_stated_space_leaves_the_split_as_it_is(submit: Submit) -> None:
+    data = {"synthetic": {"samples": 400, "length": 20, "features": 2, "classes": 2}}
+    assert submit({**SPEC, "data": data}, space=LR).settings.get("base") is None
+
+
+def test_the_final_model_knows_how_it_was_selected(engine: Engine, submit: Submit) -> None:
+    search = submit(space=LR, trials=3)
+    for loss in (0.5, 0.2, None):
+        look(engine)
+        finish(engine, loss)
+    look(engine)
+    *trials, model = jobs(engine, search)
+    with db.read_scope(engine) as session:
+        selected = final.selection(session, session.get_one(Job, model.id))
+        assert selected == Selection(search.id, 2, "validation_loss", 0.2)
+        assert [final.selection(session, session.get_one(Job, trial.id)) for trial in trials] == [None] * 3
