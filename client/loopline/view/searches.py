@@ -118,7 +118,7 @@ def silence(search: Search) -> Sequence[str]:
     trials = {trial.job_id: f"trial {trial.trial}" for trial in search.trials}
     return [
         f"Nothing has been heard of the worker of {trials.get(job_id, 'the final model')} for "
-        f"{text.duration(text.seconds_since(since))}; it is queued again when its lease runs out."
+        f"{text.duration(text.seconds_since(since))}; the job is queued again when its lease runs out."
         for job_id, since in search.silent.items()
     ]
 
@@ -187,7 +187,7 @@ def followed(client: Client, search: Search, back: str, *, silent: bool) -> Sear
                     console.print(line(search, trial))
                     said.add(trial.trial)
             console.file.flush()
-            if not silent and not silent_before >= search.silent.keys():
+            if lines and not silent_before >= search.silent.keys():
                 for sentence in silence(search):
                     note(sentence)
             silent_before = {*search.silent}
@@ -201,7 +201,8 @@ def followed(client: Client, search: Search, back: str, *, silent: bool) -> Sear
 def progress(search: Search) -> str:
     """`12 of 40 trials; the best is trial 7: validation_accuracy 0.9712 (lr=0.003, cell=gru)`"""
     ended = sum(trial.terminal for trial in search.trials)
-    best = f"; the best is {_best(search.best, search)}" if search.best is not None else ""
+    best = "; nothing is heard of a worker" if search.silent else ""
+    best += f"; the best is {_best(search.best, search)}" if search.best is not None else ""
     if search.final is not None and not search.terminal:
         return f"the final model, epoch {search.final.epoch} of {search.final.epochs or '?'}{best}"
     return f"{ended} of {text.count(search.wanted, 'trial')}{best}"

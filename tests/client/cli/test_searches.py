@@ -276,7 +276,8 @@ def test_a_silent_worker_is_said_with_the_search(
     assert list(next(looks).silent) == [trial.job_id]
     shown = run("searches", "show", "last").stdout
     assert re.search(r"^1 +running +epoch 0/3, nothing heard ", shown, re.MULTILINE)
-    assert re.search(r"Nothing has been heard of the worker of trial 1 for 4\d s; it is queued again when", shown)
+    assert re.search(r"Nothing has been heard of the worker of trial 1 for 4\d s; the job is queued again when", shown)
+    assert view.progress(newest(client)) == "0 of 3 trials; nothing is heard of a worker"
 
     before = len(service.requests)
 
