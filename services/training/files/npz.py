@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ from services.training.files.summary import Columns, DatasetSummary, Grouping, T
 from services.training.tasks import known
 
 SPLITS = ("train", "validation", "test")  # a row's split is an index into this
+SPREAD_LEAST, SPREAD_SAMPLES, SPREAD_STEPS = 20, 500, 1000
+"""Of how many sequences, and of how many steps of each, it is measured how much more some vary than others."""
 
 _RATIO_FROM = 16 << 20  # smaller members may be compressed as far as deflate goes: they cost little
 
@@ -193,7 +196,41 @@ def summarise(arrays: Arrays) -> DatasetSummary:
             for column, names in grouping.columns(arrays).items()
         ],
         times=None if arrays.ends is None else len(np.unique(arrays.ends)),
+        spread=None if texts else _spread(arrays),
     )
+
+
+def _spread(arrays: Arrays) -> float | None:
+    """See `DatasetSummary.spread`. It looks at `SPREAD_SAMPLES` sequences at equal distances in their order, and of
+    each at the first `SPREAD_STEPS` steps."""
+    columns = arrays.features or ()
+    numbers = [place for place, column in enumerate(columns) if column.kind != "category"]
+    rows = (
+        np.arange(len(arrays.lengths)) if arrays.split is None else np.flatnonzero(arrays.split != SPLITS.index("test"))
+    )
+    if len(rows) < SPREAD_LEAST or (columns and not numbers):
+        return None
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SPREAD_SAMPLES)).astype(np.int64)]
+    lengths = np.minimum(arrays.lengths[rows], SPREAD_STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # sequences without a single value
+        found = [
+            np.nanstd(_first(arrays.x, row, length), axis=0, dtype=np.float64)
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        low, high = np.nanquantile(found, (0.1, 0.9), axis=0)[:, numbers or slice(None)]
+    ratios = high[low > 0] / low[low > 0]
+    return float(np.median(ratios)) if len(ratios) and np.isfinite(ratios).all() else None
+
+
+def _first(x: NDArray[Any] | FileSteps, row: np.int64, steps: np.int64) -> NDArray[Any]:
+    """The first steps of a sequence: (steps, features)."""
+    if isinstance(x, FileSteps):
+        one = replace(x.chosen(np.array([row])), lengths=np.array([steps]))
+        found: NDArray[Any] = one.padded(np.array([0]), int(steps))[0]
+    else:
+        found = x[row, :steps]
+    return found
 
 
 def _of_texts(texts: NDArray[np.object_]) -> tuple[NDArray[np.int64], TextSummary]:

@@ -114,3 +114,7 @@ class DatasetSummary(BaseModel):
     texts: TextSummary | None = None  # None: there are none; otherwise lengths are in characters
     groups: list[Grouping] = []
     times: int | None = None  # how many different times sequences end at; None where steps have no times
+    spread: float | None = None
+    """How much more the numbers vary within some sequences than within others: of the standard deviations of a feature,
+    one for each sequence, the 90th percentile divided by the 10th; the median over the features. Rows that are given as
+    the test do not count. None: unknown, or without a meaning."""

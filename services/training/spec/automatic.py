@@ -38,6 +38,8 @@ MANY_SAMPLES = 5000
 """Training samples, from which on the network is larger."""
 MOST_DIFFERENCES = 64
 """With more features, their differences are not added."""
+MOST_SPREAD = 1000
+"""From this spread on (`DatasetSummary.spread`), each sequence is scaled by itself."""
 OF_WHOLE_SEQUENCES = "values of whole sequences are missing, and they get the mean"
 UNEQUAL = 3
 """The largest class has so many times the samples of the smallest, and classes are weighted."""
@@ -217,6 +219,11 @@ def _of_numbers(document: Mapping[str, Any], summary: DatasetSummary) -> Iterato
     data = document["data"]
     if numbers or (summary.static is not None and summary.static.numbers):
         yield Choice("data.scaling", "standard", "a network learns badly from numbers far from the range 0 to 1")
+    if numbers and data.get("scaling") != "none" and (summary.spread or 0) >= MOST_SPREAD:
+        why = (
+            f"some sequences vary {summary.spread:,.0f} times as much as others, and one scale would flatten the others"
+        )
+        yield Choice("data.scaling_over", "per_sequence", why)
     if 0 < numbers <= MOST_DIFFERENCES and summary.max_length > 1:
         yield Choice("data.differences", "append", "how a number changes often says more than its value")
     if not known.named(summary.target).by_step and (patch := _patch(data, summary)) > 1:

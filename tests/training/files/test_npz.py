@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from services.errors import DatasetInvalid
 from services.training.files import npz
+from services.training.files.npz import Arrays
+from services.training.files.steps import FileSteps
 from tests.properties import examples
 
 ROOT = Path(__file__).parents[3]
@@ -691,3 +694,39 @@ def test_the_readme_shows_how_to_make_a_data_set(tmp_path: Path, monkeypatch: py
     exec(snippet.partition("```")[0], {})  # noqa: S102 - our own text
     summary = npz.summarise(npz.read(tmp_path / "mine.npz"))
     assert (summary.samples, summary.features, summary.classes) == (200, 3, ["down", "up"])
+
+
+def sizes(scales: NDArray[Any], **changes: Any) -> Arrays:
+    """Sequences of noise of these sizes, with a second feature that is constant."""
+    x = np.random.default_rng(0).normal(size=(len(scales), 30, 2)) * scales[:, None, None]
+    x[:, :, 1] = 7.0
+    plain = {"lengths": np.full(len(scales), 30), "y": np.arange(len(scales)) % 2}
+    return Arrays(x=x.astype(np.float32), **(plain | changes))
+
+
+def test_the_spread_says_how_much_more_some_sequences_vary_than_others() -> None:
+    scales = np.repeat([1.0, 5000.0], 20)
+    assert npz.summarise(sizes(np.ones(40))).spread == pytest.approx(1.3, abs=0.3)
+    assert npz.summarise(sizes(scales)).spread == pytest.approx(5000, rel=0.5)
+    assert npz.summarise(sizes(scales[10:29])).spread is None  # too few
+    assert npz.summarise(sizes(np.zeros(40))).spread is None
+
+
+def test_the_spread_knows_nothing_of_the_test_of_gaps_and_of_what_lies_behind_the_end() -> None:
+    scales = np.repeat([1.0, 5000.0], 20)
+    split = np.repeat(np.array([0, 2], np.int8), 20)
+    assert npz.summarise(sizes(scales, split=split)).spread == pytest.approx(1.3, abs=0.3)
+    gaps = sizes(np.ones(40))
+    gaps.x[::2, 3], gaps.x[5] = np.nan, np.nan
+    gaps.x[:, 20:] = 1e6
+    gaps = replace(gaps, lengths=np.full(40, 20))
+    assert npz.summarise(gaps).spread == pytest.approx(1.4, abs=0.3)
+
+
+def test_the_spread_of_steps_in_a_file_is_the_same(tmp_path: Path) -> None:
+    arrays = sizes(np.geomspace(1, 1e4, 40))
+    path = tmp_path / "steps"
+    path.write_bytes(arrays.x[:, :20].tobytes())
+    steps = FileSteps.of(path, 0, np.dtype(np.float32), 2, np.full(40, 20))
+    short = replace(arrays, lengths=np.full(40, 20))
+    assert npz.summarise(replace(short, x=steps)).spread == npz.summarise(short).spread

@@ -128,6 +128,17 @@ def test_what_is_trained_in_windows_is_read_in_one_direction() -> None:
         assert check_data(spec, tags).architecture.bidirectional is both
 
 
+def test_sequences_of_very_different_sizes_are_each_scaled_by_themselves() -> None:
+    assert chosen({"data": DATA}, spread=1000.0)["data.scaling_over"] == "per_sequence"
+    for document, spread in (
+        ({"data": DATA}, 999.0),
+        ({"data": DATA}, None),
+        ({"data": {**DATA, "scaling": "none"}}, 1e6),
+        ({"data": {**DATA, "scaling_over": "train"}}, 1e6),
+    ):
+        assert "data.scaling_over" not in chosen(document, spread=spread)
+
+
 def test_unequal_classes_are_weighted() -> None:
     plain = {"name": "cross_entropy", "label_smoothing": 0.1}
     assert chosen({"data": DATA})["training.loss"] == plain
@@ -232,7 +243,7 @@ def data(draw: st.DrawFn) -> DatasetSummary:
         told["inputs"] = Columns(numbers=told["features"], categories=[3], gaps=draw(st.integers(0, 1)))
     if draw(st.booleans()):
         told["static"] = Columns(numbers=1, categories=[], gaps=draw(st.integers(0, 1)))
-    return summary(**told)
+    return summary(**told, spread=draw(st.sampled_from([None, 1.5, 1e5])))
 
 
 def value(document: dict[str, Any], field: str) -> Any:
