@@ -1014,7 +1014,7 @@ class Worker(Answer):
     device: str | None
     """What it computes on: `cpu`, or the name of a GPU. Null until its first trainer is ready."""
     memory_bytes: int | None
-    """The memory of that device; of `cpu`, what the machine or its container has."""
+    """The memory of that device; of `cpu`, this worker's share of what the machine or its container has."""
 
 
 class WorkerList(Page[Worker]):

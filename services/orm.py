@@ -668,7 +668,7 @@ class Worker(Base):
     device: Mapped[str | None]
     """What it computes on: `cpu`, or the name of a GPU. None until its first trainer has told it."""
     memory_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
-    """The memory of that device; of `cpu`, what the machine or its container has."""
+    """The memory of that device; of `cpu`, this worker's share of what the machine or its container has."""
 
 
 class IdempotencyKey(Base):

@@ -277,8 +277,8 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="How many workers share the CPU of a machine without a GPU. Each runs one job at a time. By "
-        "default one per core, but at most 4, and at most one per GiB of memory. With 1, a large network trains on all "
-        "cores (docs/operations.md).",
+        "default one per core, but at most 4, and at most one per GiB of memory. With 1, a job has all cores and "
+        "all memory (docs/operations.md).",
     )
     gpus: str = Field(
         default="all",

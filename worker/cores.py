@@ -31,7 +31,7 @@ def devices(settings: Settings, cores: int | None = None, memory: int | None = N
         return [CPU]
     threads = settings.trainer_threads or max(1, cores // workers)
     name = f"the CPU, {threads} thread{'s' if threads > 1 else ''}"
-    return [Device(f"{CPU.label}-{number}", name, threads=threads) for number in range(workers)]
+    return [Device(f"{CPU.label}-{number}", name, threads=threads, workers=workers) for number in range(workers)]
 
 
 def default_workers(cores: int, memory: int | None) -> int:

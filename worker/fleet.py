@@ -251,8 +251,8 @@ class Fleet:
 def environment(device: Device, inherited: Mapping[str, str]) -> dict[str, str]:
     """What a process on this device gets: it sees this one alone, as its first."""
     if device.uuid is None:
-        share = {} if device.threads is None else {"LOOPLINE_TRAINER_THREADS": str(device.threads)}
-        return {**inherited, "LOOPLINE_DEVICE": "cpu", **share}
+        threads = {} if device.threads is None else {"LOOPLINE_TRAINER_THREADS": str(device.threads)}
+        return {**inherited, "LOOPLINE_DEVICE": "cpu", "LOOPLINE_CPU_WORKERS": str(device.workers), **threads}
     return {**inherited, "LOOPLINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": device.uuid}
 
 

@@ -106,7 +106,11 @@ class Worker:
     def on_process_init(self, **_: Any) -> None:
         settings = Settings()
         metrics.expect(settings.queue_names)
-        command = self._command or trainer_command(device=settings.device, threads=settings.trainer_threads)
+        command = self._command or trainer_command(
+            device=settings.device,
+            threads=settings.trainer_threads,
+            workers=settings.cpu_workers if settings.device == "cpu" else None,
+        )
         spares = Spares(command, count=settings.spare_trainers)
         spares.prepare()
         self._slot = Slot(

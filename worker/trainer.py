@@ -2,7 +2,7 @@
 
 It has no database, no broker and no secrets.
 
-    python -m worker.trainer --parent PID [--device auto] [--threads N]
+    python -m worker.trainer --parent PID [--device auto] [--threads N] [--workers N]
 
 It warms up first: it imports torch and does one small training step. Then it sends `ready` and waits for one order on
 its standard input. It trains, writes events to the file descriptor LOOPLINE_EVENTS_FD, and exits. It ends early in
@@ -70,10 +70,12 @@ def main() -> int:
 
     gc.disable()  # importing makes a million objects, none of them garbage
     from services.training import run  # torch comes along: after die_with_parent, before ready
+    from services.training.spec import footprint
 
     gc.freeze()
     gc.enable()
     run.prepare_process(options.threads)
+    footprint.share_host(options.workers)
     device = None
     try:
         device = run.device_of(options.device)
@@ -245,6 +247,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parent", type=int, required=True, help="the process id of the supervisor")
     parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:0")
     parser.add_argument("--threads", type=int, default=None, help="threads to compute with; by default all")
+    parser.add_argument("--workers", type=int, default=1, help="workers that share the memory; by default one")
     return parser.parse_args()
 
 

@@ -18,6 +18,8 @@ from services.training.spec import Spec, room
 from services.training.spec.footprint import shown
 from services.training.spec.room import USUAL, Device
 
+SHARED = "if several workers share that CPU, LOOPLINE_CPU_WORKERS=1 gives one job all its memory"
+
 
 def of_queue(session: Session, queue: str) -> Sequence[Device]:
     """The devices of the queue's workers that were seen within the last hour. None if one of them has not told its
@@ -39,11 +41,12 @@ def problem(spec: Spec, summary: DatasetSummary, devices: Sequence[Device]) -> P
     if (lacking := room.lacks(spec, summary, devices)) is None:
         return None
     need, device = lacking
+    alone = f"; {SHARED}" if device.name == room.CPU else ""
     return Problem(
         need.largest.pointer,
         f"no worker of the queue {spec.queue} has enough memory: the one that comes closest has {_told(device)}, and "
         f"the job needs {need} there; {need.largest.way_out}, or start a worker with enough memory, which lets the job "
-        "pass",
+        f"pass{alone}",
     )
 
 

@@ -41,13 +41,14 @@ def test_all_trainers_together_have_at_most_a_thread_per_core(cores_: int, worke
 
 def test_one_worker_has_all_cores_as_torch_counts_them() -> None:
     assert cores.devices(Settings(cpu_workers=1), 8) == [CPU]
-    assert environment(CPU, {}) == {"LOOPLINE_DEVICE": "cpu"}
+    assert environment(CPU, {}) == {"LOOPLINE_DEVICE": "cpu", "LOOPLINE_CPU_WORKERS": "1"}
 
 
 def test_the_settings_come_first() -> None:
     found = cores.devices(Settings(cpu_workers=6, trainer_threads=3), 8)
     assert [one.threads for one in found] == [3] * 6
-    assert environment(found[0], {"A": "b"}) == {"A": "b", "LOOPLINE_DEVICE": "cpu", "LOOPLINE_TRAINER_THREADS": "3"}
+    told = {"LOOPLINE_DEVICE": "cpu", "LOOPLINE_CPU_WORKERS": "6", "LOOPLINE_TRAINER_THREADS": "3"}
+    assert environment(found[0], {"A": "b"}) == {"A": "b", **told}
 
 
 def test_by_default_there_is_a_worker_for_each_core_of_this_machine() -> None:

@@ -71,12 +71,14 @@ def test_a_worker_is_listed_while_it_lives_with_what_it_does(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
-def test_a_worker_that_had_no_job_yet_tells_the_memory_that_its_spare_has_found(
+def test_a_worker_that_had_no_job_yet_tells_its_share_of_the_memory_that_its_spare_has_found(
     engine: Engine, start: Callable[..., Process]
 ) -> None:
-    start("worker.start", "worker.app", "--without-heartbeat", device="cpu")
+    start("worker.start", "worker.app", "--without-heartbeat", device="cpu", cpu_workers=2)
     wait_until(lambda: any(worker.device for worker in listed(engine)), 60)
-    assert [(worker.device, worker.memory_bytes) for worker in listed(engine)] == [("cpu", footprint.host_bytes())]
+    whole = footprint.host_bytes()
+    assert whole is not None
+    assert [(worker.device, worker.memory_bytes) for worker in listed(engine)] == [("cpu", whole // 2)]
 
 
 def test_a_worker_that_ends_in_good_order_is_listed_no_more(engine: Engine, slot: Slot) -> None:

@@ -294,10 +294,11 @@ def trainer_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**ENVIRONMENT, **kept, "PYTHONUNBUFFERED": "1"}
 
 
-def trainer_command(*, device: str, threads: int | None) -> list[str]:
-    """The command line of the real trainer."""
+def trainer_command(*, device: str, threads: int | None, workers: int | None = None) -> list[str]:
+    """The command line of the real trainer. `workers`: how many share the memory of the CPU; None: one has it all."""
     command = [sys.executable, "-X", "faulthandler", "-m", "worker.trainer", "--device", device]
-    return command if threads is None else [*command, "--threads", str(threads)]
+    given = {"--threads": threads, "--workers": workers}
+    return command + [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
 def signal_name(status: int) -> str:

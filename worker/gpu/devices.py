@@ -36,6 +36,8 @@ class Device:
     """What CUDA_VISIBLE_DEVICES takes, whatever the order in which CUDA counts; None: the CPU."""
     threads: int | None = None
     """Threads of each trainer on the CPU, where several workers share it. None: as the settings say."""
+    workers: int = 1
+    """How many workers share it, and its memory."""
 
 
 CPU = Device("cpu", "the CPU")

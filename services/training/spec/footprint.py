@@ -24,6 +24,9 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NUMBER = 4  # bytes of a float32
 CGROUPS = Path("/sys/fs/cgroup")
 
+_workers = 1
+"""How many workers share this machine's memory."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -121,9 +124,10 @@ def check_padded(step: int, lengths: NDArray[np.int64]) -> None:
     needed = len(lengths) * longest * step
     if there is not None and needed > there:
         raise TooLargeToTrain(
-            f"The data needs {shown(needed)} of memory, and this machine has {shown(there)}: each of the "
+            f"The data needs {shown(needed)} of memory, and {host_name()} has {shown(there)}: each of the "
             f"{len(lengths):,} sequences is padded to the longest, which has {longest:,} steps, and the median has "
-            f"{int(np.median(lengths)):,}. Split the longest ones, or use a queue whose workers have more memory."
+            f"{int(np.median(lengths)):,}. Split the longest ones, or use a queue whose workers have more memory"
+            f"{host_advice()}."
         )
 
 
@@ -138,8 +142,25 @@ def _parameters(a: Architecture, w: Widths, outputs: int) -> int:
     return directions * layers + attention + (2 * pooled if a.batch_norm else 0) + (pooled + w.static + 1) * outputs
 
 
+def share_host(workers: int) -> None:
+    """Leave this process its share of the memory, because so many workers of this machine train at the same time."""
+    global _workers
+    _workers = workers
+
+
+def host_name() -> str:
+    """What has `host_bytes` of memory, for a sentence."""
+    return "this machine" if _workers == 1 else f"each of the {_workers} workers that share this machine"
+
+
+def host_advice() -> str:
+    """How one job gets more of this machine's memory, for the end of a sentence. Empty if it has all."""
+    return "" if _workers == 1 else ", or set LOOPLINE_CPU_WORKERS=1: then one job has all memory of this machine"
+
+
 def host_bytes() -> int | None:
-    """What this process may use of the machine's memory: all of it, or what its cgroup allows. None: unknown."""
+    """What this process may use of the machine's memory, in bytes: all of it, or what its cgroup allows, or its share
+    of that (`share_host`). None: unknown."""
     try:
         there = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (OSError, ValueError):
@@ -151,7 +172,8 @@ def host_bytes() -> int | None:
             continue
         if text.isdigit():  # and not `max`
             there.append(int(text))
-    return min((size for size in there if size > 0), default=None)
+    whole = min((size for size in there if size > 0), default=None)
+    return None if whole is None else whole // _workers
 
 
 def _limits() -> Iterator[Path]:

@@ -14,7 +14,7 @@ from services.training.files.steps import IN_FILE_FROM
 from services.training.files.summary import DatasetSummary
 from services.training.spec import tasks
 from services.training.spec.fields import Forecast, Spec
-from services.training.spec.footprint import NUMBER, footprint, host_bytes, shown
+from services.training.spec.footprint import NUMBER, footprint, host_advice, host_bytes, host_name, shown
 
 CPU = "cpu"
 USUAL = 2
@@ -138,12 +138,13 @@ def check_fits(
     spec: Spec, summary: DatasetSummary, device: tuple[str, int] | None = None, *, in_file: bool | None = None
 ) -> None:
     """`device` is the name of a GPU and its memory in bytes; without one the machine's processor trains.
+    Workers that share the processor also share its memory.
 
     Raises TooLargeToTrain, with the numbers, where the job needs more than there is.
     """
     host = host_bytes()
     if device is None:
-        _check("this machine", host, need(spec, summary, CPU, in_file=in_file))
+        _check(host_name(), host, need(spec, summary, CPU, in_file=in_file))
         return
     name, there = device
     _check(name, there, need(spec, summary, name, in_file=in_file))
@@ -151,12 +152,12 @@ def check_fits(
     found = footprint(spec, summary, in_file=stays, surely=True)
     hidden = "lower architecture.hidden_size or num_layers"
     weights = Part(found.parameters * NUMBER, "the network's weights", "/architecture/hidden_size", hidden)
-    _check("this machine", host, _need(Part(found.data, "the data", "/data/dataset", "use less data"), weights))
+    _check(host_name(), host, _need(Part(found.data, "the data", "/data/dataset", "use less data"), weights))
 
 
 def _check(where: str, there: int | None, wanted: Need) -> None:
     if there is not None and wanted.bytes > there:
         raise TooLargeToTrain(
             f"The job needs {wanted}, and {where} has {shown(there)}: {wanted.largest.way_out}, or use a queue whose "
-            "workers have more memory."
+            f"workers have more memory{host_advice()}."
         )

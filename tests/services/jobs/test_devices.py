@@ -88,7 +88,8 @@ def test_a_job_is_refused_until_a_worker_with_enough_memory_is_there(scope: Scop
         "no worker of the queue default has enough memory: the one that comes closest has 64 GiB (cpu), and the job "
         "needs 155 GiB of memory or more (155 GiB for the network of 8,322,629,634 parameters with gradients and "
         "optimizer, 200 MiB for the activations of a batch of 16, 800 bytes for the data) there; lower "
-        "architecture.hidden_size or num_layers, or start a worker with enough memory, which lets the job pass"
+        "architecture.hidden_size or num_layers, or start a worker with enough memory, which lets the job pass; if "
+        "several workers share that CPU, LOOPLINE_CPU_WORKERS=1 gives one job all its memory"
     )
     with scope() as session:
         assert submit(session, {**WIDE, "queue": "other"})  # nobody is known there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,26 @@ def test_a_cgroup_that_allows_less_than_the_machine_has_counts(monkeypatch: pyte
     assert footprint.host_bytes() is not None
     (tmp_path / "memory.max").write_text("123456\n")
     assert footprint.host_bytes() == 123456
+
+
+def test_each_of_several_workers_has_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two jobs of 60 % of the memory would end each other again and again."""
+    (tmp_path / "memory.max").write_text(f"{8 * GIB}\n")
+    monkeypatch.setattr(footprint, "_limits", lambda: iter([tmp_path / "memory.max"]))
+    monkeypatch.setattr(footprint, "_workers", 1)
+    monkeypatch.setattr(os, "sysconf", lambda _: 1 << 20)
+    spec = parse(document(architecture={"cell": "lstm", "hidden_size": 8192}))
+    summary = of_synthetic(parse_synthetic(samples=100, length=5, features=4))
+    assert 0.5 < room.need(spec, summary, "cpu").bytes / (8 * GIB) < 0.7
+    check_fits(spec, summary)
+    footprint.share_host(2)
+    assert footprint.host_bytes() == 4 * GIB
+    told = (
+        r"and each of the 2 workers that share this machine has 4 GiB: lower .* have more memory, or set "
+        r"LOOPLINE_CPU_WORKERS=1: then one job has all memory of this machine\.$"
+    )
+    with pytest.raises(TooLargeToTrain, match=told):
+        check_fits(spec, summary)
 
 
 def test_a_job_that_does_not_fit_begins_neither_its_data_nor_its_network(
