@@ -20,7 +20,7 @@ from services import db, faults
 from services.errors import SearchNotFound
 from services.idempotency import Key
 from services.orm import Search
-from services.searches import control, dry_runs, queries, state
+from services.searches import advice, control, dry_runs, queries, state
 from services.searches.queries import Final, Row
 from services.searches.reading import Section
 from services.states import TERMINAL
@@ -230,7 +230,7 @@ def _answer(session: Session, search: Search, status: int) -> Response:
         "final": found.final and {**_heard(found.final), "links": {"self": f"/v1/jobs/{found.final.job_id}"}},
         "trials": [_row(row) for row in found.rows],
         "importance": [each._asdict() for each in found.importance],
-        "advice": found.advice,
+        "advice": advice.of(session, search, found),
         "document": search.document,
     }
     return openapi.answer(resource, status, Seen(found.revision, search.ended_at is not None).headers)

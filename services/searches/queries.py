@@ -17,7 +17,7 @@ from services.db import now
 from services.errors import SearchNotFound
 from services.jobs import batches
 from services.orm import Job, Search
-from services.searches import advice, importance
+from services.searches import importance
 from services.searches.importance import Importance
 from services.searches.reading import read_space
 from services.searches.trials import MEASURED, stopped_at, value_of
@@ -88,8 +88,6 @@ class Detail:
     best: Best | None
     final: Final | None
     importance: Sequence[Importance]
-    advice: Sequence[str]
-    """What would help more, in sentences; empty until the search has ended."""
     revision: str
 
 
@@ -162,10 +160,7 @@ def detail(session: Session, search: Search) -> Detail:
     stopped = stopped_at(session, search.id, metric) if counts[PRUNED] else {}
     model = _final(finals[-1]) if finals else None
     fields = _importance(search, rows, stopped, measure)
-    best, said = _best(rows, measure), []
-    if best is not None and search.ended_at is not None:
-        said = advice.of(session, metric, [row.best_so_far for row in rows], best.trial, best.job_id)
-    return Detail(summary.counts, rows, best, model, fields, said, summary.revision)
+    return Detail(summary.counts, rows, _best(rows, measure), model, fields, summary.revision)
 
 
 def _summary(search: Search, counts: Mapping[str, int], revisions: int) -> Summary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,46 @@ def test_a_search_is_waited_for_and_its_best_job_has_the_model(
     assert client.search(search.id) == ended.refresh() == ended
 
 
-def test_an_ended_search_says_whether_more_trials_or_more_data_would_help(
-    client: Client, service: Service, wanted: Any
-) -> None:
-    search = client.submit_search({**wanted, "search": {**wanted["search"], "trials": 8}})
-    service.trial(search.id, 0.5, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5)
+def ended(client: Client, service: Service, wanted: Any, losses: Sequence[float | None], **section: Any) -> Search:
+    """A search whose trials came to these losses; None fails."""
+    search = client.submit_search({**wanted, "search": {**wanted["search"], "trials": len(losses), **section}})
     assert search.refresh().advice == ()
-    service.trial(search.id, 0.5)
-    assert search.refresh().advice == (
-        "The last 6 of 8 trials were not better, so more trials will hardly help.",
-        "More data would probably help: train_accuracy is 0.9 and validation_accuracy 0.6 after the best epoch of "
-        "trial 2.",
+    for loss in losses:
+        service.trial(search.id, *[] if loss is None else [loss])
+        if loss is None:
+            [job_id] = [trial.job_id for trial in search.refresh().trials if trial.status == "queued"]
+            service.start(job_id)
+            service.fail(job_id)
+    service.trial(search.id)
+    found = search.refresh()
+    assert found.terminal
+    return found
+
+
+def test_an_ended_search_says_that_more_data_would_help(client: Client, service: Service, wanted: Any) -> None:
+    found = ended(client, service, wanted, [0.5, 0.25, *[0.5] * 6])
+    assert found.advice == (
+        "The last 6 of 8 trials were not better than trial 2, so more will hardly help.",
+        "More data would probably help: train_accuracy is 0.9 and validation_accuracy 0.6 for the best trial.",
     )
-    search.add(1)
-    service.trial(search.id, 0.1)
-    assert search.refresh().advice == ("Trial 9 of 9 is the best one so far, so more trials may find a better one.",)
+    found.add(2)
+    service.trial(found.id, 0.5, 0.1)
+    [said] = found.refresh().advice
+    assert said == "Trial 10 is the best one so far and came late, so more trials may find a better one."
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [0.5] * 5 + [0.499, 0.5, 0.5],  # a trifle, and late
+        [0.5, 0.25, 0.5, *[None] * 7],  # what failed says nothing
+        [0.5] * 6 + [0.1],  # too few
+    ],
+)
+def test_nothing_is_said_where_the_trials_do_not_tell(
+    client: Client, service: Service, wanted: Any, losses: list[float | None]
+) -> None:
+    assert ended(client, service, wanted, losses).advice == ()
 
 
 def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, service: Service, tiny: Any) -> None:

@@ -90,7 +90,7 @@ def test_what_would_help_is_told(run: Run, client: Client, service: Any, file: P
     service.trial(search.id, 0.25, *[0.5] * 7)
     shown = run("searches", "show", "last").stdout
     assert (
-        "Advice: The last 7 of 8 trials were not better, so more trials will hardly help.\nAdvice: More data" in shown
+        "Advice: The last 7 of 8 trials were not better than trial 1, so more will hardly help.\nAdvice: More" in shown
     )
 
 

@@ -43,6 +43,7 @@ def test_where_the_first_trials_all_failed_the_first_value_is_late() -> None:
         (0.7, 0.8, ACCURACY, False),
         (0.1, 0.5, LOSS, True),
         (0.45, 0.5, LOSS, False),
+        (0.002, 0.003, LOSS, False),  # next to nothing
     ],
 )
 def test_a_gap_is_a_much_better_answer_on_training_samples(
@@ -59,3 +60,11 @@ def test_a_share_is_compared_rather_than_a_loss_and_a_mean_of_folds_rather_than_
     assert advice.pair(of_values, {}) == (("train_loss", 0.1), ("validation_loss", 0.4))
     assert advice.pair({"train_loss": None, "validation_loss": math.nan}, {}) is None
     assert advice.pair({}, {}) is None
+
+
+def test_where_nothing_is_left_to_gain_no_data_is_asked_for() -> None:
+    assert advice.about_data(("train_accuracy", 1.0), ("validation_accuracy", 1.0)) == []
+    [said] = advice.about_data(("train_accuracy", 0.9), ("validation_accuracy", 0.88))
+    assert said.startswith("More data of this kind will hardly help either: ")
+    [said] = advice.about_data(("train_loss", 0.2), ("validation_loss", 0.9))
+    assert said.startswith("More data would probably help: train_loss is 0.2 and validation_loss 0.9 for the best")
