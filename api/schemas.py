@@ -219,10 +219,10 @@ class Selection(Answer):
 
     search: str
     trials: int
-    """The number of trials that were compared."""
+    """The number of trials that were made before."""
     metric: str
-    value: float
-    """That of the best trial."""
+    value: float | None
+    """That of the best trial. Null if the trial was deleted."""
 
 
 class OfClasses(Answer):

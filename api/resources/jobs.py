@@ -31,7 +31,7 @@ api = openapi.blueprint("jobs", __name__, prefix="/v1/jobs", about="One job is o
 
 MISSED_RENEWALS = 2.5
 """After so many a worker counts as silent."""
-MAY_LACK = ("retrain", "baseline", "details", "gradients", "advice", "sample", "folds", "mean", "std")
+MAY_LACK = ("retrain", "baseline", "selection", "details", "gradients", "advice", "sample", "folds", "mean", "std")
 """Of a result."""
 JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
 

@@ -56,7 +56,9 @@ def plan(session: Session, document: Mapping[str, Any], tenant: str) -> Plan:
     job = submission.fitted(session, submission.read(stated), tenant, known_data)
     found = known_data.datasets[job.spec.data.dataset][0] if job.spec.data.dataset is not None else None
     summary = versions.summary(found) if found else of_synthetic(job.spec.data.synthetic or Synthetic())
-    if _wants_test(stated, job.spec, summary):
+    section = document.get("search")
+    has_final = not isinstance(section, Mapping) or section.get("final") is not False
+    if has_final and _wants_test(stated, job.spec, summary):
         with contextlib.suppress(SpecInvalid):  # its samples, such as the windows of a forecast, may be too few
             tested = with_value(stated, ["data", "split", "test"], TEST)
             job = submission.fitted(session, submission.read(tested), tenant, known_data)

@@ -19,8 +19,9 @@ from services.jobs.submission import Known
 from services.orm import Job, Search
 from services.searches import checking, queries
 from services.searches.queries import Best
-from services.searches.trials import of_search
+from services.searches.trials import MEASURED, of_search, value_of
 from services.states import Status
+from services.training.measures import recorded
 from services.training.messages import Selection
 from services.training.spec import Spec, stored
 from services.training.spec.fields import Forecast, NextStep
@@ -48,15 +49,15 @@ def missing(session: Session, search: Search) -> Best | None:
 
 
 def selection(session: Session, job: Job) -> Selection | None:
-    """How the spec of a job was selected; None if it is not the final model of a search."""
+    """How the spec of a job was selected; None if it is not the final model of a search. Trials that were added after
+    the job do not count, so every attempt gets the same."""
     if job.search_id is None or job.trial is not None or (search := session.get(Search, job.search_id)) is None:
         return None
-    rows = queries.detail(session, search).rows
-    values = [row.value for row in rows if row.value is not None and row.choices == job.choices]
-    if not values:
-        return None
-    trials = sum(row.value is not None or row.status == queries.PRUNED for row in rows)
-    return Selection(search.id, trials, search.settings["metric"], values[0])
+    metric, columns = search.settings["metric"], (Job.trial, Job.choices, *MEASURED)
+    made = session.execute(select(*columns).where(*of_search(search.id), Job.id < job.id)).all()
+    values = [each for row in made if row.choices == job.choices and (each := value_of(row, metric)) is not None]
+    best = (max if recorded(metric).higher_is_better else min)(values, default=None)
+    return Selection(search.id, max((row.trial for row in made), default=1), metric, best)
 
 
 def wanted(session: Session, search: Search, best: Best, spec: Mapping[str, Any]) -> Wanted[Spec]:

@@ -111,10 +111,10 @@ class Selection(_Message):
 
     search: str
     trials: int
-    """Those that were compared."""
+    """Those that were made before."""
     metric: str
-    value: float
-    """Of the best trial."""
+    value: float | None
+    """Of the best trial; None if it was deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,9 @@ def _selected(facts: Facts) -> str:
     """How the spec was selected, of the final model of a search."""
     if (found := facts.model.get("selection")) is None:
         return ""
+    value = "" if found["value"] is None else f": {number(found['value'])}"
     which = f"the best of {counted(found['trials'], 'trial')} of a search"
-    return sentence(f"Its settings are those of {which}, by {metric_name(found['metric'])}: {number(found['value'])}.")
+    return sentence(f"Its settings are those of {which}, by {metric_name(found['metric'])}{value}.")
 
 
 def about(facts: Facts) -> Lines:

@@ -371,12 +371,17 @@ def test_no_test_part_is_set_aside_if_a_class_has_too_few_samples(
         assert search.settings["base"]["data"].get("split", {}).get("test") == test
 
 
+def test_without_a_final_model_no_test_part_is_set_aside(submit: Submit) -> None:
+    data = {"synthetic": {"samples": 400, "length": 20, "features": 2, "classes": 2}}
+    assert "split" not in submit({"data": data}, final=False).settings["base"]["data"]
+
+
 def test_a_stated_space_leaves_the_split_as_it_is(submit: Submit) -> None:
     data = {"synthetic": {"samples": 400, "length": 20, "features": 2, "classes": 2}}
     assert submit({**SPEC, "data": data}, space=LR).settings.get("base") is None
 
 
-def test_the_final_model_knows_how_it_was_selected(engine: Engine, submit: Submit) -> None:
+def test_the_final_model_knows_how_it_was_selected(engine: Engine, submit: Submit, scope: Scope) -> None:
     search = submit(space=LR, trials=3)
     for loss in (0.5, 0.2, None):
         look(engine)
@@ -385,5 +390,12 @@ def test_the_final_model_knows_how_it_was_selected(engine: Engine, submit: Submi
     *trials, model = jobs(engine, search)
     with db.read_scope(engine) as session:
         selected = final.selection(session, session.get_one(Job, model.id))
-        assert selected == Selection(search.id, 2, "validation_loss", 0.2)
+        assert selected == Selection(search.id, 3, "validation_loss", 0.2)
         assert [final.selection(session, session.get_one(Job, trial.id)) for trial in trials] == [None] * 3
+    finish(engine, 0.3)
+    with scope() as session:
+        control.add(session, search.id, 1)
+    look(engine)
+    with db.read_scope(engine) as session:
+        assert len(jobs(engine, search)) == 5
+        assert final.selection(session, session.get_one(Job, model.id)) == selected
