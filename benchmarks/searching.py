@@ -6,7 +6,7 @@ a trial has the curve of the cell that is nearest to its values. So ten searches
 kinds see the same curves.
 
 The loss to reach is the median of what ten random searches find in `TRIALS` trials. A search that never reaches it is
-counted with all its epochs.
+counted with the epochs of all its trials, as if none had been stopped.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _goes_on(value: float, others: list[float], asha: Any) -> bool:
 
 
 def reached(spent: Sequence[int], best: Sequence[float], target: float) -> int:
-    """The epochs trained when the target was reached; all of them if it was not."""
-    return next((epochs for epochs, value in zip(spent, best, strict=True) if value <= target), spent[-1])
+    """The epochs trained when the target was reached; if it was not, those of a search that stops no trial."""
+    return next((epochs for epochs, value in zip(spent, best, strict=True) if value <= target), TRIALS * EPOCHS)
 
 
 def nearest(choices: Mapping[str, Any]) -> Cell:
