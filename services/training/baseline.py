@@ -4,14 +4,18 @@ linear model that knows no order; and the most similar training sequence."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from services.training import forecasts, linear, measures, neighbour, ngrams, rivals
 from services.training.continuation import Continuation
+from services.training.data import Prepared
+from services.training.linear import Linear
 from services.training.loop import Run
 from services.training.measures import SPLITS
+from services.training.neighbour import Neighbours
 from services.training.parts import Part
 from services.training.rivals import Metrics
 
@@ -31,13 +35,24 @@ def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
     answer = task.plain(data.train.y, data.output_size)  # (output_size,)
     constant = task.plain_words(answer, data.classes)
     found = {constant: _named(judged, lambda part: _of_constant(run, answer, part))}
-    if thorough and (model := linear.fitted(data)) is not None:
-        found[linear.words(data)] = _named(judged, lambda part: model.metrics(data, part))
     split = next(split for split in SPLITS if split in judged)
-    if thorough and split != "train" and (near := neighbour.fitted(data)) is not None:
-        found[neighbour.WORDS] = _named(judged, lambda part: near.metrics(data, part))
-    samples = len(judged[split].y) if task.stratifies and split != "train" else None  # training samples prove nothing
-    return rivals.compared(metrics, found, f"{split}_{name}", {constant: f"always answering with {constant}"}, samples)
+    fitters: dict[str, Callable[[Prepared], Linear | Neighbours | None]] = {}
+    if thorough:
+        fitters[linear.words(data)] = linear.fitted
+        if split != "train":  # the most similar one would be the sequence itself
+            fitters[neighbour.WORDS] = neighbour.fitted
+    failed = []
+    for words, fitted in fitters.items():
+        try:
+            if (model := fitted(data)) is not None:
+                found[words] = _named(judged, partial(model.metrics, data))
+        except Exception as error:  # noqa: BLE001  what a model is only compared with may not cost the model
+            failed.append(f"The model is not compared with {words}: {type(error).__name__} ({error!s:.200}).")
+    proves = split != "train" and not task.by_step and run.spec.data.split.method != "group"
+    samples = len(judged[split].y) if proves else None  # independent ones, which the model was not trained on
+    verbs = {constant: f"always answering with {constant}"}
+    compared = rivals.compared(metrics, found, f"{split}_{name}", verbs, samples)
+    return {**compared, "failed": failed} if failed else compared
 
 
 def _of_constant(run: Run, answer: Tensor, part: Part) -> Metrics:

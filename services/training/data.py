@@ -358,6 +358,14 @@ def place(part: Part, device: torch.device) -> Part:
     return part.to(device) if part.nbytes < free / 4 else part
 
 
+def bounded(part: Part, rows: NDArray[np.int64], most: int, most_bytes: int = WINDOW_BYTES) -> Order:
+    """Batches of some samples for a computation on the CPU, those of similar length together: at most so many samples,
+    and so many bytes of steps, in each."""
+    rows = rows if part.lengths is None else rows[np.argsort(part.lengths.numpy()[rows], kind="stable")]
+    size = max(1, min(most, most_bytes // max(1, part.row_bytes)))
+    return Order(np.array_split(rows, max(1, math.ceil(len(rows) / size))))
+
+
 def in_order(samples: int, batch_size: int, lengths: NDArray[np.int64] | None = None) -> Order:
     """Batches for evaluation: every sample once, sorted by length where lengths differ."""
     rows = np.arange(samples) if lengths is None else np.argsort(lengths, kind="stable")

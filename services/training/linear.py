@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.training.data import Order, Part, Prepared, batches_of, in_order
+from services.training.data import Order, Part, Prepared, batches_of, bounded
 
 Floats = NDArray[np.float64]
 MOST_SAMPLES = 5_000
@@ -37,8 +37,7 @@ class Linear:
     def metrics(self, data: Prepared, part: Part) -> dict[str, float | None]:
         """Those of the task on a part, as a model's."""
         task, kept, targets = data.task, [], []
-        order = in_order(len(part), BATCH, None if part.lengths is None else part.lengths.numpy())
-        for features, y in _read(part, order):
+        for features, y in _read(part, bounded(part, np.arange(len(part)), BATCH)):
             outputs = torch.from_numpy((features @ self.weights + self.bias).astype(np.float32))
             kept.append(task.kept(outputs))
             targets.append(y)
@@ -75,7 +74,7 @@ def _spread(part: Part) -> Order:
     """Samples at equal distances, as many as have about `MOST_SAMPLES` targets."""
     count = max(1, MOST_SAMPLES * len(part) // max(part.answers, 1)) if part.by_step else MOST_SAMPLES
     rows = np.linspace(0, len(part) - 1, min(len(part), count)).astype(np.int64)
-    return Order(np.array_split(rows, -(-len(rows) // BATCH)))
+    return bounded(part, rows, BATCH)
 
 
 def _read(part: Part, order: Order) -> Iterator[tuple[Floats, Tensor]]:

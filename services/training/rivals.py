@@ -50,7 +50,7 @@ def compared(
         is_beaten = False
         message = (
             f"The model may be no better than its baseline: {metric} is {value:.4g}, which on {samples:,} samples can "
-            f"mean {interval[0]:.2g} to {interval[1]:.2g}, and {what} gives {plain:.4g}."
+            f"mean {interval[0]:.4g} to {interval[1]:.4g}, and {what} gives {plain:.4g}."
         )
     others = {words: epochs.finite(each) for words, each in found.items() if words != best}
     return {

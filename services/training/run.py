@@ -519,6 +519,7 @@ def finish(
     if run.data.validation is None and run.state.best is not None:
         metrics |= _train_metrics(run.state.history[run.state.best.epoch - 1])
     check_losses(run, metrics)
+    yield DeviceMemory(usage(run.device) or {})  # a sign of life: to compare many samples takes a while
     result: dict[str, Any] = {
         "best_epoch": run.state.best.epoch if run.state.best else None,
         "epochs": run.state.epoch,
@@ -534,6 +535,8 @@ def finish(
     result["details"] = {name: each for name, each in found.items() if each is not None} or None
     if isinstance(run.data, Continuation):
         result["sample"] = sampling.of_result(run)
+    for sentence in result["baseline"].pop("failed", ()):
+        yield Note("baseline", "warning", sentence, {})
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
     result["gradients"] = _gradients(run)

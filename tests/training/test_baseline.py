@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.training import baseline, linear, neighbour, rivals
+from services.training.data import Prepared, bounded
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, evaluate
@@ -261,7 +262,18 @@ def test_a_network_that_only_knows_classes_by_one_number_has_the_same_neighbour(
     assert all_of(found)[neighbour.WORDS]["test_accuracy"] == 1
 
 
-@pytest.mark.parametrize("arrays", [values(), tagged(), classes(features=neighbour.MOST_NUMBERS + 1)])
+@pytest.mark.parametrize("shift", [1e4, 1e6])
+def test_numbers_far_from_zero_are_compared_as_well(shift: float) -> None:
+    arrays = in_order_only()
+    far = replace(arrays, x=(arrays.x * shift / 1e3 + shift).astype(np.float32))
+    _, found = of(far, training={"epochs": 1})
+    assert all_of(found)[neighbour.WORDS]["test_accuracy"] == 1
+
+
+MANY_FEATURES = neighbour.MOST_NUMBERS // neighbour.LEAST_STEPS + 1
+
+
+@pytest.mark.parametrize("arrays", [values(), tagged(), classes(features=MANY_FEATURES)])
 def test_values_tags_and_very_many_features_have_no_neighbour(arrays: Arrays) -> None:
     assert neighbour.fitted(make_run(arrays).data) is None
 
@@ -293,8 +305,8 @@ def test_a_model_that_is_better_by_a_few_samples_may_be_no_better() -> None:
     few = rivals.compared(metrics, plain, "test_accuracy", samples=60)
     assert not few["is_beaten"]
     assert few["message"] == (
-        "The model may be no better than its baseline: test_accuracy is 0.633, which on 60 samples can mean 0.51 to "
-        "0.74, and a constant gives 0.517."
+        "The model may be no better than its baseline: test_accuracy is 0.633, which on 60 samples can mean 0.5065 "
+        "to 0.7435, and a constant gives 0.517."
     )
     many = rivals.compared(metrics, plain, "test_accuracy", samples=600)
     assert (many["is_beaten"], many["message"]) == (True, None)
@@ -324,3 +336,29 @@ def test_only_samples_that_the_model_was_not_trained_on_give_an_interval() -> No
     assert baseline.of(run, trained_on)["interval"] is None
     _, of_steps = of(tagged())
     assert of_steps["interval"] is None  # the steps of a sequence are not independent
+    _, of_one_output = of(in_order_only(), training={"epochs": 1, "loss": "bce"})
+    assert of_one_output["interval"] is not None
+
+
+def test_a_plain_model_that_cannot_be_made_does_not_cost_the_trained_one(
+    monkeypatch: pytest.MonkeyPatch, order: dict[str, Any]
+) -> None:
+    def broken(data: Prepared) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(neighbour, "fitted", broken)
+    *told, last = events(order)
+    notes = [event["message"] for event in told if event["event"] == "note" and event["type"] == "baseline"]
+    assert notes[0] == f"The model is not compared with {neighbour.WORDS}: RuntimeError (out of order)."
+    assert neighbour.WORDS not in all_of(last["result"]["baseline"])
+    assert "failed" not in last["result"]["baseline"]
+
+
+def test_wide_sequences_are_compared_a_few_at_a_time() -> None:
+    run = make_run(of_many_lengths(classes()))
+    found = bounded(run.data.train, np.arange(12), 256, 3 * run.data.train.row_bytes)
+    assert [len(rows) for rows in found.batches] == [3, 3, 3, 3]
+    assert run.data.train.lengths is not None
+    lengths = run.data.train.lengths.numpy()[np.concatenate(found.batches)]
+    assert (np.diff(lengths) >= 0).all()
+    assert len(bounded(run.data.train, np.arange(12), 256).batches) == 1
