@@ -863,7 +863,8 @@ class SearchDryRun(Answer):
     metric: str
     minutes: float | None
     seconds: float | None
-    """Of all trials and the final model, at most. Trials that are stopped early take less. Null if it is unknown."""
+    """Of all trials and the final model, roughly, on the workers that are there now. Trials that are stopped early take
+    less. Null if it is unknown."""
     message: str
     """How long a trial and the search take, in a sentence, or why that is unknown."""
 

@@ -494,7 +494,7 @@ class SearchDryRun:
     metric: str = ""
     minutes: float | None = None
     seconds: float | None = None
-    """Of all trials and the final model, at most; None if it is unknown."""
+    """Of all trials and the final model, roughly; None if it is unknown."""
     message: str = ""
     """How long a trial and the search take, or why that is unknown."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)

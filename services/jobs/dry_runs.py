@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,24 @@ def of_job(session: Session, parsed: Parsed, tenant: str) -> DryRun:
 
     Raises what `submission.submit` raises.
     """
-    made = of_spec(session, parsed, tenant)
+    made = _of(session, parsed, tenant, Known(), estimates.past(session, tenant))
     tenants.check_queued(session, tenant, lock=False)
     return made
 
 
-def of_spec(session: Session, parsed: Parsed, tenant: str) -> DryRun:
-    """The same without a look at the tenant's quota. Raises SpecInvalid, DatasetValidating."""
-    return _of(session, parsed, tenant, Known(), estimates.past(session, tenant))
+def of_valid(session: Session, documents: Iterable[Mapping[str, Any]], tenant: str) -> Sequence[DryRun]:
+    """The same of each document that is valid, without a look at the tenant's quota. Raises SpecInvalid if none is
+    valid; DatasetValidating."""
+    known, earlier, made = Known(), estimates.past(session, tenant), []
+    refused: SpecInvalid | None = None
+    for document in documents:
+        try:
+            made.append(_of(session, submission.read(document), tenant, known, earlier))
+        except SpecInvalid as error:
+            refused = error
+    if not made and refused is not None:
+        raise refused
+    return made
 
 
 def of_batch(session: Session, document: Mapping[str, Any], tenant: str) -> Sequence[DryRun]:

@@ -124,8 +124,12 @@ def parallel_of(session: Session, wanted: Wanted) -> int:
     """How many trials go on at once: if the document does not say it, one for each worker that is there for them."""
     if wanted.section.parallel is not None:
         return wanted.section.parallel
-    queue = wanted.base.get("queue", Spec.model_fields["queue"].default)
-    return max(1, min(workers.listening(session, queue), MOST_BY_DEFAULT))
+    return max(1, min(listening(session, wanted), MOST_BY_DEFAULT))
+
+
+def listening(session: Session, wanted: Wanted) -> int:
+    """How many workers are there for the trials."""
+    return workers.listening(session, wanted.base.get("queue", Spec.model_fields["queue"].default))
 
 
 def cancel(session: Session, search_id: str, *, tenant: str | None = None) -> Search:

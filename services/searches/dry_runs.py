@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from services.errors import SpecInvalid
-from services.jobs import dry_runs, submission
+from services.jobs import dry_runs
 from services.jobs.dry_runs import DryRun as Trial
 from services.jobs.estimates import about
 from services.searches import checking, control
@@ -35,7 +34,7 @@ class DryRun:
     metric: str
     minutes: float | None
     seconds: float | None
-    """Of all trials and the final model, at most; None if it is unknown."""
+    """Of all trials and the final model, roughly, on the workers that are there now; None if it is unknown."""
     message: str
     """How long a trial and the search take, in words, or why that is unknown."""
 
@@ -48,8 +47,10 @@ def of_search(session: Session, document: Mapping[str, Any], tenant: str) -> Dry
     wanted, _ = control.wanted_of(session, document, tenant)
     found = checking.check(session, wanted, tenant)
     control.check_room(session, tenant)
-    trial, parallel = _trial(session, wanted, tenant), control.parallel_of(session, wanted)
-    seconds, counted = _seconds(wanted, trial, parallel), wanted.space.count(MOST_COMBINATIONS + 1)
+    tried, counted = _tried(session, wanted, tenant), wanted.space.count(MOST_COMBINATIONS + 1)
+    trial, parallel = tried[0], control.parallel_of(session, wanted)
+    longest = max((each.estimate.seconds or 0.0 for each in tried), default=0.0)
+    seconds = _seconds(wanted, trial, longest, min(parallel, max(1, control.listening(session, wanted))))
     return DryRun(
         trial=trial,
         space=wanted.section.space or {},
@@ -59,34 +60,34 @@ def of_search(session: Session, document: Mapping[str, Any], tenant: str) -> Dry
         metric=found.metric,
         minutes=wanted.section.minutes,
         seconds=seconds,
-        message=_message(wanted, trial, seconds),
+        message=_message(wanted, trial, longest, seconds),
     )
 
 
-def _trial(session: Session, wanted: Wanted, tenant: str) -> Trial:
-    for choices in ({}, *checking.combinations(wanted.space)):
-        try:
-            return dry_runs.of_spec(session, submission.read(spec_of(wanted.base, choices)), tenant)
-        except SpecInvalid as error:
-            refused = error
-    raise refused
+def _tried(session: Session, wanted: Wanted, tenant: str) -> Sequence[Trial]:
+    """A trial with the values of the spec, and trials with the least and the largest values: those that are valid."""
+    choices = ({}, *checking.combinations(wanted.space))
+    return dry_runs.of_valid(session, (spec_of(wanted.base, each) for each in choices), tenant)
 
 
-def _seconds(wanted: Wanted, trial: Trial, parallel: int) -> float | None:
-    each, minutes = trial.estimate.seconds, wanted.section.minutes
-    if each is None:
+def _seconds(wanted: Wanted, trial: Trial, longest: float, at_once: int) -> float | None:
+    """As if half of the trials were like `trial`, and the others took `longest` seconds."""
+    first, minutes = trial.estimate.seconds, wanted.section.minutes
+    if first is None:
         return None
-    trials = math.ceil(wanted.trials / parallel) * each
+    each = (first + longest) / 2
+    trials = math.ceil(wanted.trials / at_once) * each
     if minutes is not None:  # the first trial is made in any case
-        trials = min(trials, max(60.0 * minutes, each))
+        trials = min(trials, max(60.0 * minutes, first))
     return trials + (each if wanted.section.final else 0.0)
 
 
-def _message(wanted: Wanted, trial: Trial, seconds: float | None) -> str:
+def _message(wanted: Wanted, trial: Trial, longest: float, seconds: float | None) -> str:
     each, minutes = trial.estimate.seconds, wanted.section.minutes
     if each is None or seconds is None:
         return trial.estimate.message
-    said = f"A trial will take about {about(each)}, the search about {about(seconds)} at most."
+    most = f", the longest about {about(longest)}" if about(longest) != about(each) else ""
+    said = f"A trial will take about {about(each)}{most}, and the search about {about(seconds)}."
     if minutes is None or each <= 60.0 * minutes:
         return said
     return f"{said} A trial takes longer than the {about(60.0 * minutes)} of the search; the first one is always made."

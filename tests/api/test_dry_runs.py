@@ -14,7 +14,7 @@ from services import db
 from services.access import tenants
 from services.jobs import attempts, estimates, progress, workers
 from services.jobs.leases import Lease
-from services.orm import Base, Job
+from services.orm import Base, Job, Worker
 from services.states import Kind
 from tests.ringing import FakeDoorbell
 
@@ -210,7 +210,9 @@ def test_a_search_says_its_space_its_trials_and_how_long_they_take(
 
 
 @pytest.mark.usefixtures("earlier_job")
-def test_a_search_takes_as_long_as_its_trials_and_its_final_model(client: FlaskClient, spec: dict[str, Any]) -> None:
+def test_a_search_takes_as_long_as_its_trials_and_its_final_model(
+    client: FlaskClient, service: Service, spec: dict[str, Any]
+) -> None:
     def tried(**search: Any) -> tuple[float, str]:
         wanted = {**spec, "search": {"space": {"training.seed": [1, 2, 3, 4, 5]}, **search}}
         found = client.post("/v1/searches/dry-run", json=wanted).get_json()
@@ -218,8 +220,35 @@ def test_a_search_takes_as_long_as_its_trials_and_its_final_model(client: FlaskC
 
     assert tried()[0] == pytest.approx(6)
     assert tried(final=False)[0] == pytest.approx(5)
-    assert tried(parallel=2)[0] == pytest.approx(4)
+    assert tried(parallel=5)[0] == pytest.approx(6), "no worker is there yet, so one will come at least"
+    listen(service, 2)
+    assert tried(parallel=5)[0] == pytest.approx(4)
+    assert tried(parallel=1)[0] == pytest.approx(6)
+    assert tried()[0] == pytest.approx(4)
+    listen(service, 1)
+    assert tried(parallel=5)[0] == pytest.approx(6)
+    assert tried()[1] == "A trial will take about 6 s, and the search about 36 s."
     assert tried(minutes=100)[0] == pytest.approx(6)
     least, message = tried(minutes=0.001)
     assert least == pytest.approx(2)
     assert message.endswith("A trial takes longer than the 0.06 s of the search; the first one is always made.")
+
+
+def listen(service: Service, count: int) -> None:
+    """So many workers listen, and no others."""
+    told = {"queues": ["default"], "state": "idle", "job_id": None, "doorbell_seconds_ago": None}
+    with db.session_scope(service.engine) as session:
+        session.execute(sa.delete(Worker))
+        for number in range(count):
+            workers.beat(session, f"here:{number}", **told)
+
+
+@pytest.mark.usefixtures("earlier_job")
+def test_a_search_counts_that_some_trials_take_longer_than_that_of_the_spec(
+    client: FlaskClient, spec: dict[str, Any]
+) -> None:
+    space = {"training.epochs": {"low": 2, "high": 12}, "training.seed": [1, 2, 3, 4, 5]}
+    found = client.post("/v1/searches/dry-run", json={**spec, "search": {"space": space, "trials": 9}}).get_json()
+    assert found["trial"]["estimate"]["seconds"] == pytest.approx(6)
+    assert found["seconds"] == pytest.approx(10 * (6 + 24) / 2)
+    assert found["message"] == "A trial will take about 6 s, the longest about 24 s, and the search about 2.5 min."

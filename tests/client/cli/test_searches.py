@@ -133,7 +133,7 @@ def test_a_dry_run_submits_nothing(run: Run, client: Client, service: Any, file:
     done = run("search", file, "--dry-run", "--set", "search.minutes=0.001")
     assert (done.exit_code, done.stderr) == (0, "Nothing was submitted.\n")
     assert re.search(
-        r"^time +A trial will take about .*, the search about .* at most\. A trial takes longer", done.stdout, re.M
+        r"^time +A trial will take about .*, and the search about .*\. A trial takes longer", done.stdout, re.M
     )
     assert re.search(r"^trials +at most 3, within 0\.06 s, by validation_loss$", done.stdout, re.MULTILINE)
     assert re.search(r"^space +unbounded", done.stdout, re.MULTILINE)
