@@ -1005,6 +1005,7 @@ class Worker(Answer):
     name: str
     """Host, process id and a token that is new at each start; host and device if no worker can be started."""
     queues: list[str]
+    """Those that it takes jobs of; none while it shuts down."""
     state: Literal["idle", "busy", "broken"]
     job_id: str | None
     """Null while the worker is idle or runs another tenant's job."""

@@ -658,7 +658,7 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     """`host:pid:token`, another one for each start."""
     queues: Mapped[str]
-    """With commas between."""
+    """With commas between. Empty if the worker shuts down."""
     state: Mapped[str]
     job_id: Mapped[str | None]
     started_at: Mapped[float]

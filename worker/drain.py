@@ -1,4 +1,5 @@
-"""The flag that a worker is shutting down, shared by Celery's main process and its pool children."""
+"""A flag that `select` can wait for, such as the one that a worker is shutting down: Celery's main process and its pool
+children share it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def complaints(engine: Engine, settings: Settings, host: str) -> Sequence[str]:
             f"{worker.name} is idle, while jobs of its queues have waited for more than {settings.stuck_seconds:g} s."
             for worker in here
             if worker.state == workers.State.IDLE
-            and workers.runnable_for(session, worker.queues.split(","), settings.stuck_seconds)
+            and workers.runnable_for(session, workers.queues(worker), settings.stuck_seconds)
         ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from services import db
 from services.errors import Unavailable
 from services.jobs import workers
 from worker.attempt.slot import Slot
+from worker.drain import Drain
 
 LONGEST_SECONDS = workers.SEEN_SECONDS / 4
 END_SECONDS = 10.0
@@ -36,11 +38,11 @@ class Heartbeat(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self._slot, self._end = slot, end
         self._seconds = min(slot.settings.renew_seconds, LONGEST_SECONDS)
-        self._stopped = threading.Event()
-        self._is_ending = False
+        self._stopped = Drain()
+        self._is_draining = self._is_ending = False
 
     def run(self) -> None:
-        while not self._stopped.is_set():
+        while not self._stopped:
             try:
                 self.beat()
                 if (reason := self.reason_to_end()) is not None:
@@ -52,7 +54,12 @@ class Heartbeat(threading.Thread):
                 log.warning("cannot write this worker's heartbeat: %s", error)
             except Exception:  # the one edge: a mistake of ours must not stop the heartbeat
                 log.exception("unexpected error in the heartbeat")
-            self._stopped.wait(self._seconds)
+            self._pause()
+
+    def _pause(self) -> None:
+        """Wait until the next heartbeat is due: at once when the worker begins to shut down."""
+        flags = [self._stopped] if self._is_draining else [self._stopped, self._slot.drain]
+        select.select([flag.fd for flag in flags], [], [], self._seconds)
 
     def reason_to_end(self) -> str | None:
         """Why this worker had better be started anew; None when it is well. Raises Unavailable."""
@@ -67,11 +74,12 @@ class Heartbeat(threading.Thread):
         """Tell the database that this worker is there, and what it does. Raises Unavailable."""
         slot, activity = self._slot, self._slot.activity
         device = slot.spares.device()
+        self._is_draining = bool(slot.drain)
         with db.session_scope(slot.engine) as session:
             workers.beat(
                 session,
                 slot.worker,
-                queues=slot.settings.queue_names,
+                queues=() if self._is_draining else slot.settings.queue_names,
                 state=self.state(),
                 job_id=activity.job_id,
                 doorbell_seconds_ago=None if activity.doorbell_at is None else time.monotonic() - activity.doorbell_at,
@@ -99,9 +107,11 @@ class Heartbeat(threading.Thread):
 
     def stop(self) -> None:
         """The worker ends in good order: take its sign of life away."""
-        self._stopped.set()
+        self._stopped.raise_flag()
         if self.is_alive() and not self._is_ending:  # then it waits for the main process, and that for us
             self.join(END_SECONDS)
+        if not self.is_alive():
+            self._stopped.close()
         try:
             with db.session_scope(self._slot.engine) as session:
                 workers.remove(session, self._slot.worker)

@@ -29,7 +29,7 @@ def described(row: Worker, ours: Collection[str]) -> schemas.Worker:
     return schemas.Worker.model_validate(
         {
             "name": row.name,
-            "queues": row.queues.split(","),
+            "queues": workers.queues(row),
             "state": row.state,
             "job_id": row.job_id if row.job_id in ours else None,
             "started_at": schemas.moment(row.started_at),

@@ -47,8 +47,8 @@ def beat(
     device: str | None = None,
     memory_bytes: int | None = None,
 ) -> None:
-    """Say that the worker `name` is there: the queues it listens to, how long ago it heard a bell (None: never), what
-    it computes on and how much memory that has (None: not known yet)."""
+    """Say that the worker `name` is there: the queues it takes jobs of (none if it shuts down), how long ago it heard
+    a bell (None: never), what it computes on and how much memory that has (None: not known yet)."""
     heard_at = None if doorbell_seconds_ago is None else now() - doorbell_seconds_ago
     values = {
         "queues": ",".join(queues),
@@ -62,6 +62,11 @@ def beat(
     seen = session.execute(sa.update(Worker).where(Worker.name == name).values(**values).returning(Worker.name))
     if seen.one_or_none() is None:
         session.execute(sa.insert(Worker).values(name=name, started_at=now(), **values))
+
+
+def queues(worker: Worker) -> Sequence[str]:
+    """The queues that a worker takes jobs of; none if it shuts down."""
+    return worker.queues.split(",") if worker.queues else ()
 
 
 def remove(session: Session, name: str) -> None:
@@ -93,7 +98,7 @@ def stuck(session: Session, seconds: float) -> Sequence[str]:
     sentences = [broken(worker) for worker in present if worker.state == State.BROKEN]
     for queue, rows in groupby(session.execute(_waiting(seconds)), key=lambda row: row.queue):
         waiting = [row for row in rows if row.jobs]
-        listening = [worker for worker in living if queue in worker.queues.split(",")]
+        listening = [worker for worker in living if queue in queues(worker)]
         idle = [worker.name for worker in listening if worker.state == State.IDLE]
         if not waiting or (listening and not idle):
             continue
@@ -109,7 +114,7 @@ def stuck(session: Session, seconds: float) -> Sequence[str]:
 def listening(session: Session, queue: str) -> int:
     """How many of the workers that were seen lately can take the jobs of a queue."""
     present = [worker for worker in seen(session) if worker.state != State.BROKEN]
-    return sum(queue in worker.queues.split(",") for worker in present)
+    return sum(queue in queues(worker) for worker in present)
 
 
 def broken(worker: Worker) -> str:

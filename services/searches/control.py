@@ -121,14 +121,14 @@ def _settings(wanted: Wanted, found: Found, opened: Plan | None) -> dict[str, An
 
 
 def parallel_of(session: Session, wanted: Wanted) -> int:
-    """How many trials go on at once: if the document does not say it, one for each worker that is there for them."""
+    """How many trials go on at once: if the document does not say it, one for each worker that takes them."""
     if wanted.section.parallel is not None:
         return wanted.section.parallel
     return max(1, min(listening(session, wanted), MOST_BY_DEFAULT))
 
 
 def listening(session: Session, wanted: Wanted) -> int:
-    """How many workers are there for the trials."""
+    """How many workers take the trials."""
     return workers.listening(session, wanted.base.get("queue", Spec.model_fields["queue"].default))
 
 

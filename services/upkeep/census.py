@@ -71,7 +71,7 @@ def count(session: Session, *, stuck_seconds: float) -> Count:
     return Count(
         jobs={(queue, state): jobs for queue, state, jobs, _ in rows},
         oldest={queue: max(age, 0.0) for queue, state, _, age in rows if state == "runnable"},
-        listening=_tally(queue for worker in present for queue in worker.queues.split(",")),
+        listening=_tally(queue for worker in present for queue in workers.queues(worker)),
         workers=_tally(worker.state for worker in present),
         stuck=len(workers.stuck(session, stuck_seconds)),
         messages=subscriptions.backlog(session),

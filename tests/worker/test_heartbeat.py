@@ -89,6 +89,28 @@ def test_a_worker_that_ends_in_good_order_is_listed_no_more(engine: Engine, slot
     assert listed(engine) == []
 
 
+@pytest.mark.parametrize("renew_seconds", [0.05, 60.0])  # however long the next heartbeat is off
+def test_a_worker_that_shuts_down_takes_jobs_of_no_queue(
+    engine: Engine, slot: Slot, make_slot: MakeSlot, renew_seconds: float
+) -> None:
+    slot = make_slot(settings=slot.settings.model_copy(update={"renew_seconds": renew_seconds}))
+    made = Heartbeat(slot, end=lambda: None)
+    made.start()
+    wait_until(lambda: listed(engine))
+    assert listening(engine) == 1
+    slot.drain.raise_flag()
+    wait_until(lambda: listening(engine) == 0, 5)
+    [ending] = listed(engine)
+    assert (workers.queues(ending), ending.state) == ((), "idle")
+    made.stop()
+    assert listed(engine) == []
+
+
+def listening(engine: Engine) -> int:
+    with db.read_scope(engine) as session:
+        return workers.listening(session, "default")
+
+
 def test_a_worker_that_hears_nothing_while_work_waits_ends_itself_once(
     make_job: MakeJob, slot: Slot, beating: list[str]
 ) -> None:

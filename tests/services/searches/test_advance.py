@@ -147,6 +147,7 @@ def test_so_many_trials_go_on_as_parallel_says(engine: Engine, submit: Callable[
         ([], {}, {}, 1),
         (["default", "night,default", "night"], {}, {}, 2),
         (["default", "night,default", "night"], {"queue": "night"}, {}, 2),
+        (["default"], {}, {}, 1),
         (["default"] * 3, {"queue": "night"}, {}, 1),
         (["default"] * 9, {}, {}, 4),
         (["default"] * 9, {}, {"parallel": 1}, 1),
@@ -164,6 +165,7 @@ def test_by_default_a_trial_goes_on_for_each_worker_of_the_queue(
         for number, each in enumerate(queues):
             beat(session, f"worker:{number}", each.split(","), workers.State.BUSY)
         beat(session, "worker:broken", ["default", "night"], workers.State.BROKEN)
+        beat(session, "worker:shutting-down", [], workers.State.BUSY)
     assert submit(base=base, **wanted).parallel == parallel
 
 
