@@ -1,8 +1,10 @@
 """How the workers of a machine without a GPU share its cores.
 
 A small network trains fastest with one thread, and several trainers side by side do more updates than one trainer with
-a thread on every core (`make bench ONLY=cores`). So such a machine gets several workers. The threads of all their
-trainers together are at most as many as the cores: then no job takes the share of another one, whoever submitted it.
+a thread on every core (`make bench ONLY=cores`). So such a machine gets several workers. By default the threads of all
+their trainers together are at most as many as the cores: then no job takes the share of another one, whoever submitted
+it. They may be more with LOOPLINE_TRAINER_THREADS, or with more LOOPLINE_CPU_WORKERS than cores, because a trainer has
+at least one thread. The workers share the memory in equal parts.
 """
 
 from __future__ import annotations

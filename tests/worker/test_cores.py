@@ -32,11 +32,16 @@ def test_a_worker_per_core_shares_the_cores_with_the_others(
     assert all(one.uuid is None for one in found)
 
 
-@pytest.mark.parametrize("workers", range(1, 9))
 @pytest.mark.parametrize("cores_", range(1, 17))
-def test_all_trainers_together_have_at_most_a_thread_per_core(cores_: int, workers: int) -> None:
-    found = cores.devices(Settings(cpu_workers=workers), cores_)
-    assert sum(one.threads or cores_ for one in found) <= max(cores_, workers)
+def test_by_default_all_trainers_together_have_at_most_a_thread_per_core(cores_: int) -> None:
+    assert sum(one.threads or cores_ for one in cores.devices(Settings(), cores_, 64 * GIB)) <= cores_
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [({"cpu_workers": 6}, 6 * 1), ({"cpu_workers": 2, "trainer_threads": 4}, 2 * 4)]
+)
+def test_the_settings_may_ask_for_more_threads_than_cores(given: dict[str, int], threads: int) -> None:
+    assert sum(one.threads or 0 for one in cores.devices(Settings(**given), 4)) == threads
 
 
 def test_one_worker_has_all_cores_as_torch_counts_them() -> None:
