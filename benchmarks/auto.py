@@ -71,8 +71,8 @@ def searched(each: archive.Set, seed: int) -> float:
         service(Path(place), LOOPLINE_CPU_WORKERS="2") as (url, _),
         Client(url) as client,
     ):
-        client.upload(archive.path(each), each.name)
-        spec = {"data": {"dataset": each.name}, "training": {"seed": seed}}
+        client.upload(archive.path(each), each.name.lower())
+        spec = {"data": {"dataset": each.name.lower()}, "training": {"seed": seed}}
         search = client.submit_search({**spec, "search": {"minutes": MINUTES, "seed": seed}})
         job = search.wait(timeout=7200).model_job()
     assert job is not None

@@ -83,7 +83,7 @@ def searched(
     for number in range(1, TRIALS + 1):
         choices = suggesting.suggest(space, trials, number, algorithm=algorithm, seed=seed, higher_is_better=False)
         curve = curves[nearest(choices)]
-        ended = next((at for at in places if not _goes_on(curve[at - 1], at_rung[at], asha)), EPOCHS)
+        ended = next((at for at in places if not _goes_on(min(curve[:at]), at_rung[at], asha)), EPOCHS)
         value = min(curve)
         if ended < EPOCHS:
             trial = Trial(number, choices, State.PRUNED, None, {ended: curve[ended - 1]})

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+import sqlalchemy as sa
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from services.jobs.events import Type
 from services.orm import Epoch, Event, Job, Search
-from services.searches.stopping import FEWEST_COMPLETE, Rule, asha, median, rungs
+from services.searches.stopping import FEWEST_AT_RUNG, FEWEST_COMPLETE, Rule, asha, median, rungs
 from services.searches.trials import of_search
 from services.states import Status
 from services.training.measures import recorded
@@ -57,12 +58,13 @@ class Comparison:
 
     def answer(self, session: Session, record: Mapping[str, Any]) -> Answer:
         """Whether the trial goes on after the rung whose record this is."""
-        rung, value = int(record["epoch"]), self.value(record)
+        rung = int(record["epoch"])
+        value = self.best([*self._best_until(session, rung, Job.id == self.job_id), self.value(record)])
         by = self._by_median if self.rule["rule"] == "median" else self._by_asha
         goes_on, why = by(session, rung, value)
         what = "The trial goes on" if goes_on else "The search stopped this trial early,"
         number = "is not defined" if value is None else f"is {value:.4g}"
-        message = f"{what} after epoch {rung:,} of {self.epochs:,}. There its {self.metric} {number}{why}."
+        message = f"{what} after epoch {rung:,} of {self.epochs:,}. Its best {self.metric} until then {number}{why}."
         return Answer(rung, goes_on, message, value)
 
     def value(self, record: Mapping[str, Any] | None) -> float | None:
@@ -70,30 +72,39 @@ class Comparison:
         found = None if record is None else record.get(self.metric)
         return float(found) if found is not None and math.isfinite(found) else None
 
-    def _values(self, records: Sequence[Mapping[str, Any] | None]) -> list[float]:
-        return [value for record in records if (value := self.value(record)) is not None]
+    def best(self, values: Sequence[float | None]) -> float | None:
+        """The best one of some values; None if there is none."""
+        there = [value for value in values if value is not None]
+        return (max if self.higher_is_better else min)(there, default=None)
+
+    def _best_until(self, session: Session, rung: int, *which: sa.ColumnElement[bool]) -> list[float | None]:
+        """The best value of each of these trials up to a rung that it has reached."""
+        value = Epoch.record[self.metric].as_float()
+        best = (func.max if self.higher_is_better else func.min)(value)
+        query = select(best).join(Job, Job.id == Epoch.job_id).where(*of_search(self.search_id), *which)
+        query = query.where(Epoch.epoch <= rung).group_by(Epoch.job_id).having(func.max(Epoch.epoch) == rung)
+        return [None if each is None else float(each) for each in session.scalars(query)]
 
     def _by_asha(self, session: Session, rung: int, value: float | None) -> tuple[bool, str]:
-        query = select(Epoch.record).join(Job, Job.id == Epoch.job_id)
-        query = query.where(*of_search(self.search_id), Job.id != self.job_id, Epoch.epoch == rung)
-        others, factor = self._values(session.scalars(query).all()), self.rule["factor"]
+        found = self._best_until(session, rung, Job.id != self.job_id)
+        others, factor = [each for each in found if each is not None], self.rule["factor"]
         goes_on = asha(value, others, higher_is_better=self.higher_is_better, factor=factor)
         if value is None:
             return goes_on, ", so it cannot be compared"
-        better = sum(each > value if self.higher_is_better else each < value for each in others)
         count = len(others) + 1
+        if count < FEWEST_AT_RUNG:
+            return goes_on, f". Trials are compared from {FEWEST_AT_RUNG} on that have got there"
+        better = sum(each > value if self.higher_is_better else each < value for each in others)
         most = max(count // factor, 1)
         these = "the best one goes on" if most == 1 else f"the best {most:,} go on"
         return goes_on, f". It is number {better + 1:,} of the {count:,} trials that have got there, and {these}"
 
     def _by_median(self, session: Session, rung: int, value: float | None) -> tuple[bool, str]:
-        at_rung = (Epoch.job_id == Job.id) & (Epoch.epoch == rung)
-        query = select(Epoch.record).select_from(Job).outerjoin(Epoch, at_rung)
-        query = query.where(*of_search(self.search_id), Job.id != self.job_id, Job.status == Status.SUCCEEDED)
-        complete = [self.value(record) for record in session.scalars(query)]
-        before = rungs(self.rule["first_rung"], rung, self.rule["factor"])
-        earlier = session.scalars(select(Epoch.record).where(Epoch.job_id == self.job_id, Epoch.epoch.in_(before)))
-        own = [*self._values(earlier.all()), *([] if value is None else [value])]
+        is_other = Job.id != self.job_id
+        complete = self._best_until(session, rung, is_other, Job.status == Status.SUCCEEDED)
+        query = select(func.count()).where(*of_search(self.search_id), is_other, Job.status == Status.SUCCEEDED)
+        complete += [None] * ((session.scalar(query) or 0) - len(complete))  # those that ended before the rung
+        own = [] if value is None else [value]
         goes_on = median(own, complete, higher_is_better=self.higher_is_better)
         values = [each for each in complete if each is not None]
         if len(complete) < FEWEST_COMPLETE:
@@ -102,7 +113,7 @@ class Comparison:
             return goes_on, ", so it cannot be compared" if not own else ". No complete trial has a value there"
         than = "not worse" if goes_on else "worse"
         middle = f"{statistics.median(values):.4g}, the median of {len(values):,} complete trials"
-        return goes_on, f". Its best value so far is {than} than {middle}"
+        return goes_on, f". It is {than} than {middle}"
 
 
 def comparison(session: Session, job: Job) -> Comparison | None:
@@ -111,6 +122,8 @@ def comparison(session: Session, job: Job) -> Comparison | None:
         return None
     settings = session.scalar(select(Search.settings).where(Search.id == job.search_id)) or {}
     rule: Rule | None = settings.get("stop_early")
+    if settings.get("first") is not None and job.trial == 1:
+        return None  # the spec itself, with which the others are to be compared in full
     if rule is None or job.spec["data"]["split"].get("folds") is not None:
         return None
     passed = _passed(session, job.id) if job.attempt > 1 else 0

@@ -1,8 +1,10 @@
 """Whether a trial of a search goes on, or is stopped early because other trials were better.
 
 A trial is compared with the others at its rungs. These are epochs that are known before it begins: the first one, and
-then `factor` times as many each time. Both rules are functions of the values at a rung. So the same values always give
-the same answer. Optuna has these rules as well, but importing it costs half a second and 40 MB in each worker.
+then `factor` times as many each time. Its value there is the best one up to that epoch: the weights of its best epoch
+are what a trial comes to, and one bad epoch says little. Both rules are functions of the values at a rung. So the same
+values always give the same answer. Optuna has these rules as well, but importing it costs half a second and 40 MB in
+each worker.
 
 L. Li et al., "A System for Massively Parallel Hyperparameter Tuning" (ASHA), 2020; D. Golovin et al., "Google Vizier: A
 Service for Black-Box Optimization" (the median rule), 2017.
@@ -20,6 +22,8 @@ FACTOR = 3
 """Of the trials that reach a rung, ASHA lets the best third go on; and each rung is at three times as many epochs."""
 FIRST_SHARE = 27
 """The first rung is at this fraction of the epochs, but at least at 1 epoch."""
+FEWEST_AT_RUNG = 3
+"""ASHA stops no trial at a rung that fewer trials have reached: the worse of two would say little."""
 FEWEST_COMPLETE = 5
 """The median rule stops no trial before so many others are complete."""
 
@@ -53,13 +57,23 @@ def rungs(first: int, epochs: int, factor: int = FACTOR) -> tuple[int, ...]:
     return tuple(found)
 
 
-def asha(value: float | None, others: Sequence[float], *, higher_is_better: bool, factor: int = FACTOR) -> bool:
+def asha(
+    value: float | None,
+    others: Sequence[float],
+    *,
+    higher_is_better: bool,
+    factor: int = FACTOR,
+    least: int = FEWEST_AT_RUNG,
+) -> bool:
     """Whether a trial goes on: its value is among the best 1/factor of all that reached the rung, or is the best one.
 
-    `others` are the values of the other trials at the same rung. A trial without a value is stopped.
+    `others` are the values of the other trials at the same rung. A trial without a value is stopped. No other one is
+    stopped before `least` trials have reached the rung.
     """
     if value is None:
         return False
+    if len(others) + 1 < least:
+        return True
     everyone = sorted([value, *others], reverse=higher_is_better)
     last = everyone[max(len(everyone) // factor, 1) - 1]
     return value >= last if higher_is_better else value <= last

@@ -156,25 +156,25 @@ def told(engine: Engine, search_id: str) -> list[Any]:
 
 
 LR = "training.optimizer.lr"
-ONE_IS_BAD = {"space": {LR: [0.001, 1e-7, 0.02]}, "algorithm": "grid"}
+TWO_ARE_BAD = {"space": {LR: [0.001, 0.02, 1e-7, 2e-7]}, "algorithm": "grid"}
 
 
 def test_a_bad_trial_is_stopped_at_its_first_rung_and_the_next_one_follows(
     engine: Engine, slot: Slot, storage: Storage
 ) -> None:
-    search_id = submit(engine, **ONE_IS_BAD)
+    search_id = submit(engine, **TWO_ARE_BAD)
     work(engine, slot)
     trials = told(engine, search_id)
-    assert [trial[2:4] for trial in trials] == [("succeeded", None), ("cancelled", "pruned"), ("succeeded", None)]
-    assert [len(trial[5]) for trial in trials] == [6, 1, 6]
-    assert [[data["epoch"] for _, data in trial[6]] for trial in trials] == [[1, 3], [], [1, 3]]
-    assert trials[1][4].endswith("It is number 2 of the 2 trials that have got there, and the best one goes on.")
+    assert [trial[2:4] for trial in trials] == [("succeeded", None)] * 2 + [("cancelled", "pruned")] * 2
+    assert [len(trial[5]) for trial in trials] == [6, 6, 1, 1]
+    assert [[data["epoch"] for _, data in trial[6]] for trial in trials] == [[1, 3], [1, 3], [], []]
+    assert trials[2][4].endswith("It is number 3 of the 3 trials that have got there, and the best one goes on.")
     with db.read_scope(engine) as session:
         found = queries.detail(session, queries.get(session, search_id))
-        [pruned] = session.scalars(select(Job).where(Job.search_id == search_id, Job.trial == 2))
-    assert (found.counts["succeeded"], found.counts["pruned"], found.counts["cancelled"]) == (2, 1, 0)
+        [pruned] = session.scalars(select(Job).where(Job.search_id == search_id, Job.trial == 3))
+    assert (found.counts["succeeded"], found.counts["pruned"], found.counts["cancelled"]) == (2, 2, 0)
     assert found.best is not None
-    assert found.best.trial == 3
+    assert found.best.trial == 2
     assert (pruned.result or {})["incomplete_because"] == "pruned"
     for file in pruned.files or ():
         assert storage.job_file(pruned.id, file["name"]).stat().st_size == file["bytes"]

@@ -99,20 +99,20 @@ def test_a_trial_is_compared_with_those_that_reached_the_same_epoch(engine: Engi
     one, two, three = claim(engine), claim(engine), claim(engine)
     assert rungs_of(engine, one) == (1, 3)
     assert reach(engine, one, 1, 0.5).message == (
-        "The trial goes on after epoch 1 of 10. There its validation_loss is 0.5. It is number 1 of the 1 trials that "
-        "have got there, and the best one goes on."
+        "The trial goes on after epoch 1 of 10. Its best validation_loss until then is 0.5. Trials are compared from 3 "
+        "on that have got there."
     )
     assert reach(engine, two, 1, 0.4).goes_on
     assert reach(engine, two, 3, 0.9).goes_on  # nobody else is there
     answer = reach(engine, three, 1, 0.45)
     assert (answer.goes_on, answer.value) == (False, 0.45)
     assert answer.message == (
-        "The search stopped this trial early, after epoch 1 of 10. There its validation_loss is 0.45. It is number 2 "
-        "of the 3 trials that have got there, and the best one goes on."
+        "The search stopped this trial early, after epoch 1 of 10. Its best validation_loss until then is 0.45. It is "
+        "number 2 of the 3 trials that have got there, and the best one goes on."
     )
     undefined = reach(engine, claim(engine), 1, None)
     assert (undefined.goes_on, undefined.value) == (False, None)
-    assert undefined.message.endswith("There its validation_loss is not defined, so it cannot be compared.")
+    assert undefined.message.endswith("Its best validation_loss until then is not defined, so it cannot be compared.")
 
 
 def test_a_trial_counts_once_and_is_asked_about_later_rungs_alone(engine: Engine, submit: Submit) -> None:
@@ -131,7 +131,8 @@ def test_a_trial_counts_once_and_is_asked_about_later_rungs_alone(engine: Engine
     with db.session_scope(engine) as session:  # it resumes from before the rung and comes there again
         progress.started(session, Lease.of(again), epochs=10, steps_per_epoch=2, info={})
         progress.record(session, Lease.of(again), {"epoch": 1, "validation_accuracy": 0.5})
-    assert "number 1 of the 2 trials" in reach(engine, two, 1, 0.6, "validation_accuracy").message
+    assert "compared from 3 on" in reach(engine, two, 1, 0.6, "validation_accuracy").message
+    assert "number 3 of the 3 trials" in reach(engine, claim(engine), 1, 0.4, "validation_accuracy").message
     assert reach(engine, again, 3, 0.1, "validation_accuracy").goes_on
 
 
@@ -149,7 +150,7 @@ def test_the_median_is_of_complete_trials(engine: Engine, submit: Submit) -> Non
     succeed(engine, last, 0.5)
     worse = reach(engine, other, 1, 0.31)
     assert not worse.goes_on
-    assert worse.message.endswith("Its best value so far is worse than 0.3, the median of 5 complete trials.")
+    assert worse.message.endswith("until then is 0.31. It is worse than 0.3, the median of 5 complete trials.")
     best = reach(engine, claim(engine), 1, 0.3)
     assert best.goes_on
     nobody = reach(engine, running, 3, 9.0)
@@ -164,7 +165,8 @@ def test_a_trial_that_was_stopped_early_is_cancelled_with_a_sentence_and_its_wei
     search = submit(trials=2)
     one, two = claim(engine), claim(engine)
     reach(engine, one, 1, 0.1)
-    ended = prune(engine, two, reach(engine, two, 1, 0.7).message)
+    reach(engine, two, 1, 0.7)
+    ended = prune(engine, two, "The search stopped this trial early, after epoch 1 of 10.")
     assert (ended.status, ended.reason) == ("cancelled", "pruned")
     assert ended.message is not None
     assert ended.message.startswith("The search stopped this trial early, after epoch 1 of 10.")
@@ -207,7 +209,8 @@ def test_importance_ranks_trials_that_were_stopped_early_behind_the_complete_one
     best, *others = sorted(claimed, key=lambda job: job.choices["training.optimizer.lr"] if job.choices else 0.0)
     reach(engine, best, 1, 0.0)
     for place, job in enumerate(others):
-        assert not reach(engine, job, 1, None if place == 8 else 0.1 * (place + 1)).goes_on
+        goes_on = reach(engine, job, 1, None if place == 8 else 0.1 * (place + 1)).goes_on
+        assert goes_on is (place == 0)  # of two nobody is stopped
         prune(engine, job)
     succeed(engine, best, 5.0)
     [field] = detail(engine, search).importance
@@ -253,3 +256,30 @@ def test_rungs_are_the_same_epochs_even_if_the_number_of_epochs_is_varied(engine
 
 def test_a_job_of_no_search_has_no_rungs(engine: Engine, make_job: Callable[..., Job]) -> None:
     assert rungs_of(engine, make_job()) is None
+
+
+def test_a_trial_is_compared_by_its_best_epoch_until_then(engine: Engine, submit: Submit) -> None:
+    submit()
+    one, two, three = claim(engine), claim(engine), claim(engine)
+    for job, losses in ((one, (0.9, 0.2, 0.8)), (two, (0.9, 0.3, 0.25)), (three, (0.9, 0.1, 0.9))):
+        with db.session_scope(engine) as session:
+            for epoch, loss in enumerate(losses[:2], 1):
+                progress.record(session, Lease.of(job), {"epoch": epoch, "validation_loss": loss})
+    assert reach(engine, one, 3, 0.8).value == 0.2
+    assert reach(engine, two, 3, 0.25).value == 0.25
+    best = reach(engine, three, 3, 0.9)
+    assert (best.goes_on, best.value) == (True, 0.1)
+    with db.session_scope(engine) as session:  # a later epoch does not count at an earlier rung
+        progress.record(session, Lease.of(one), {"epoch": 4, "validation_loss": 0.01})
+    fourth = claim(engine)
+    with db.session_scope(engine) as session:
+        for epoch in (1, 2):
+            progress.record(session, Lease.of(fourth), {"epoch": epoch, "validation_loss": 0.05})
+    assert reach(engine, fourth, 3, 0.7).goes_on
+
+
+def test_the_spec_itself_is_trained_to_its_end(engine: Engine, scope: Scope) -> None:
+    with scope() as session:
+        control.submit(session, {"data": {"synthetic": {"samples": 400, "features": 2}}, "search": {"parallel": 2}})
+    assert rungs_of(engine, claim(engine)) is None
+    assert rungs_of(engine, claim(engine))

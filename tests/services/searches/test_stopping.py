@@ -94,7 +94,8 @@ class Asha(History):
 
     def answer(self, number: int, rung: int) -> bool:
         others = [known(each)[rung] for other, each in self.values.items() if other != number and rung in known(each)]
-        return stopping.asha(known(self.values[number]).get(rung), others, higher_is_better=self.higher_is_better)
+        value = known(self.values[number]).get(rung)
+        return stopping.asha(value, others, higher_is_better=self.higher_is_better, least=1)
 
 
 class Median(History):
@@ -114,3 +115,9 @@ def test_the_rules_answer_as_optunas_pruners(rule: type[Asha | Median], higher_i
     stopped = [rule(higher_is_better=higher_is_better, seed=seed).run() for seed in range(HISTORIES)]
     assert sum(stopped) > HISTORIES  # the comparison is of something
     assert sum(stopped) < HISTORIES * TRIALS
+
+
+def test_the_worse_of_two_is_not_stopped() -> None:
+    assert stopping.asha(0.9, [0.5], higher_is_better=False)
+    assert not stopping.asha(0.9, [0.5, 0.6], higher_is_better=False)
+    assert not stopping.asha(None, [], higher_is_better=False)
