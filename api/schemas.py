@@ -826,6 +826,8 @@ class SearchFinal(Answer):
     """As of a trial."""
     metrics: dict[str, float | None]
     """Empty until it has succeeded."""
+    baseline: Baseline | None
+    """Null until it has succeeded."""
     links: SelfLink
 
 

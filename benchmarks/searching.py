@@ -5,8 +5,8 @@ once, with its validation loss after each epoch. Then searches are played throug
 a trial has the curve of the cell that is nearest to its values. So ten searches of each kind cost no training, and all
 kinds see the same curves.
 
-The loss to reach is the median of what ten random searches find in `TRIALS` trials. A search that never reaches it is
-counted with the epochs of all its trials, as if none had been stopped.
+Every search trains the same number of epochs: `TRIALS` trials, or more if trials are stopped early. The loss to reach
+is the median of what ten random searches find. A search that does not reach it is counted with all its epochs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from benchmarks import archive
 SEARCHES = 10
 TRIALS = 40
 EPOCHS = 27
+BUDGET = TRIALS * EPOCHS
+"""Epochs of a search."""
 SPACE = {
     "training.optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True},
     "architecture.hidden_size": {"low": 8, "high": 64, "log": True},
@@ -80,7 +82,9 @@ def searched(
     spent, best = [0], [math.inf]
     places = rungs(first_rung(EPOCHS), EPOCHS) if stops else ()
     at_rung: dict[int, list[float]] = {rung: [] for rung in places}
-    for number in range(1, TRIALS + 1):
+    for number in itertools.count(1):
+        if spent[-1] >= BUDGET:
+            break
         choices = suggesting.suggest(space, trials, number, algorithm=algorithm, seed=seed, higher_is_better=False)
         curve = curves[nearest(choices)]
         ended = next((at for at in places if not _goes_on(min(curve[:at]), at_rung[at], asha)), EPOCHS)
@@ -105,8 +109,8 @@ def _goes_on(value: float, others: list[float], asha: Any) -> bool:
 
 
 def reached(spent: Sequence[int], best: Sequence[float], target: float) -> int:
-    """The epochs trained when the target was reached; if it was not, those of a search that stops no trial."""
-    return next((epochs for epochs, value in zip(spent, best, strict=True) if value <= target), TRIALS * EPOCHS)
+    """The epochs trained when the target was reached; all of them if it was not."""
+    return next((epochs for epochs, value in zip(spent, best, strict=True) if value <= target), BUDGET)
 
 
 def nearest(choices: Mapping[str, Any]) -> Cell:

@@ -81,6 +81,8 @@ class FinalModel:
     epochs: int | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict, hash=False)
     """Those of the test part, if there is one; empty until the job has succeeded."""
+    baseline: Document | None = field(default=None, hash=False)
+    """What it is compared with, as `job.result.baseline`; None until the job has succeeded."""
     silent_since: datetime | None = None
     """As of a trial."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)

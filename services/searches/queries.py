@@ -74,6 +74,8 @@ class Final(NamedTuple):
     epochs: int | None
     metrics: Mapping[str, float | None]
     """Empty until it has succeeded."""
+    baseline: Mapping[str, Any] | None
+    """What it is compared with; None until it has succeeded."""
     lease_until: float | None
     asked_at: float
     """Both as of a trial."""
@@ -158,7 +160,7 @@ def detail(session: Session, search: Search) -> Detail:
     counts = Counter(_standing(job.status, job.reason) for job in jobs)
     summary = _summary(search, counts, sum(job.revision for job in found))
     stopped = stopped_at(session, search.id, metric) if counts[PRUNED] else {}
-    model = _final(finals[-1]) if finals else None
+    model = _final(session, finals[-1]) if finals else None
     fields = _importance(search, rows, stopped, measure)
     return Detail(summary.counts, rows, _best(rows, measure), model, fields, summary.revision)
 
@@ -178,10 +180,13 @@ def _row(job: Any, metric: str) -> Row:
     return Row(job.trial, job.id, *plain, job.lease_until, job.asked_at)
 
 
-def _final(job: Any) -> Final:
-    measured = {"metrics": job.metrics, "mean": job.mean}
-    metrics = batches.metrics_of(measured) if job.status == Status.SUCCEEDED else {}
-    return Final(job.id, job.status, job.message, job.epoch, job.epochs, metrics, job.lease_until, job.asked_at)
+def _final(session: Session, job: Any) -> Final:
+    metrics, baseline = {}, None
+    if job.status == Status.SUCCEEDED:
+        metrics = batches.metrics_of({"metrics": job.metrics, "mean": job.mean})
+        baseline = session.scalar(select(Job.result["baseline"]).where(Job.id == job.id))
+    plain = (job.id, job.status, job.message, job.epoch, job.epochs)
+    return Final(*plain, metrics, baseline, job.lease_until, job.asked_at)
 
 
 def _refused(trial: Mapping[str, Any]) -> Row:

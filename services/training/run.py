@@ -540,7 +540,7 @@ def finish(
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
     result["gradients"] = _gradients(run)
-    result["advice"] = advice.of(run, result)
+    result["advice"] = advice.of(run, result) if selection is None else []  # a search has tried what would be advised
     for sentence in result["advice"]:
         yield Note("advice", "info", sentence, {})
     result |= folds.summary(run.fold)

@@ -195,6 +195,7 @@ def upload_file(
 ) -> Dataset:
     """Uploads a data set and prints that. warn=False omits warnings; the job submitted next prints those that apply."""
     from loopline import text
+    from loopline.view import datasets as view
 
     with meter(f"Uploading {path}") as on_bytes:
         dataset = client.upload(path, name, schema=schema, on_bytes=on_bytes, wait=False)
@@ -208,6 +209,8 @@ def upload_file(
         return dataset
     did = f"Uploaded {path} as" if dataset.is_new else f"The content of {path} was there already:"
     note(f"{did} {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
+    if said := view.columns(dataset, schema or ()):
+        note(said)
     newest = client.dataset(dataset.name)
     if newest.version != dataset.version:
         note(

@@ -258,6 +258,7 @@ def _show(ctx: typer.Context, found: Search) -> None:
     for sentence in (
         view.total(found),
         view.final(found),
+        view.verdict(found),
         view.curve(found),
         view.importance(found),
         view.advice(found),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -101,6 +101,18 @@ def _schema(shown: Dataset) -> Iterator[tuple[str, str]]:
             names = [value] if isinstance(value, str) else [str(name) for name in value]
             more = f" and {len(names) - MOST_COLUMNS:,} more" if len(names) > MOST_COLUMNS else ""
             yield field.replace("_", " "), text.printable(", ".join(names[:MOST_COLUMNS])) + more
+
+
+def columns(shown: Dataset, named: Collection[str] = ()) -> str:
+    """`Columns: target state (a guess: name it if it is another one); features acc_x, acc_y; group walk.` Empty for an
+    `.npz`. `named` are the fields of the schema that a person has given."""
+    found = dict(_schema(shown))
+    found.pop("format", None)
+    if found.get("target") and "target" not in named:
+        found["target"] += " (a guess: name it if it is another one)"
+    first = [field for field in ("target", "features") if field in found]
+    said = [f"{field} {found[field]}" for field in (*first, *(field for field in found if field not in first))]
+    return f"Columns: {'; '.join(said)}." if said else ""
 
 
 def _lengths(shown: Dataset) -> str:

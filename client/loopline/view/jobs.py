@@ -242,7 +242,14 @@ def baseline(found: Document) -> str:
     """`test_accuracy 0.1342 with the most frequent class (3): not beaten`"""
     value = text.number((found.get("metrics") or {}).get(found.get("metric")))
     beaten = "beaten" if found.get("is_beaten") else "not beaten"
-    return f"{found.get('metric')} {value} with {found.get('answer')}: {beaten}"
+    sure = f" (the model's own is {between}, with 95 %)" if (between := interval(found)) else ""
+    return f"{found.get('metric')} {value} with {found.get('answer')}: {beaten}{sure}"
+
+
+def interval(found: Document) -> str:
+    """`0.9542 to 1.0000`, of a baseline's `interval`; empty if it has none."""
+    bounds = found.get("interval")
+    return " to ".join(map(text.number, bounds)) if isinstance(bounds, list) and len(bounds) == 2 else ""
 
 
 def gradients(found: Document) -> str:
@@ -302,8 +309,7 @@ def against_baseline(result: Result) -> str:
         return str(plain.get("message") or "")
     judged = {**(result.mean or {}), **result.metrics}
     value, other = (text.number(found.get(name)) for found in (judged, plain.get("metrics") or {}))
-    low, high = plain.get("interval") or (None, None)
-    sure = "" if low is None else f" ({text.number(low)} to {text.number(high)} with a confidence of 95 %)"
+    sure = f" ({between} with a confidence of 95 %)" if (between := interval(plain)) else ""
     return f"It beats its baseline: {short(name)} is {value}{sure}, and {other} with {plain.get('answer')}."
 
 

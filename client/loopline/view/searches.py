@@ -14,8 +14,9 @@ from rich.text import Text
 from loopline import text
 from loopline.client import Client
 from loopline.search import BestTrial, Search, Trial
-from loopline.types import DryRun, below
+from loopline.types import DryRun, Result, below
 from loopline.view import table
+from loopline.view.jobs import against_baseline
 from loopline.view.notes import changing, note, on_retry
 from loopline.view.watching import in_sight
 
@@ -139,6 +140,15 @@ def final(search: Search) -> str:
         )
     first = sorted(tested, key=lambda name: name == "test_loss")
     return f"The final model is {model.job_id}: {', '.join(f'{name} {text.number(tested[name])}' for name in first)}."
+
+
+def verdict(search: Search) -> str:
+    """Whether the final model is better than plain ones, as a sentence. Empty if it was judged by no other samples than
+    those that it was trained on."""
+    model = search.final
+    if model is None or not model.baseline or str(model.baseline.get("metric")).startswith("train_"):
+        return ""
+    return _clean(against_baseline(Result(metrics=model.metrics, baseline=model.baseline)), "")
 
 
 def curve(search: Search) -> str:

@@ -109,6 +109,8 @@ def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_pat
     service.final(search.id, test_accuracy=0.9, test_loss=0.3)
     shown = run("searches", "show", "last").stdout
     assert f"The final model is {waiting.job_id}: test_accuracy 0.9000, test_loss 0.3000." in shown
+    assert "It beats its baseline: test accuracy is 0.9000, and 0.7500 with the most frequent class (1).\n" in shown
+    assert newest(client).final.baseline["is_beaten"]  # type: ignore[union-attr,index]
 
 
 def test_how_long_a_trial_takes_is_told_before(run: Run, client: Client, service: Any, file: Path) -> None:

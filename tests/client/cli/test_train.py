@@ -33,6 +33,7 @@ def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, servic
     done = invoke("train", "walks.csv", *COLUMNS, "--name", "gaits", "--set", "training.epochs=2", "--detach")
     assert done.exit_code == 0, done.output
     assert "Uploaded walks.csv as walks@1" in done.stderr
+    assert "Columns: target gait; features speed; group walk; order step.\n" in " ".join(done.stderr.split(" "))
     assert "(gaits)" in done.stdout
     assert "Chosen for this data: architecture.cell lstm, architecture.forget_gate_bias 1.0, " in done.stderr
     assert "The reasons: loopline events job_" in done.stderr
@@ -43,6 +44,14 @@ def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, servic
     assert '"pooling": "max"' in shown
     told = invoke("events", "last").stdout
     assert "Chosen for this data: architecture.cell lstm" in told
+
+
+def test_a_target_that_nobody_named_is_told(invoke: Invoke) -> None:
+    done = invoke("train", "walks.csv", "--group", "walk", "--detach")
+    assert done.exit_code == 0, done.output
+    assert "Columns: target gait (a guess: name it if it is another one); features speed; " in " ".join(
+        done.stderr.split()
+    )
 
 
 @pytest.mark.parametrize(("ended", "shown"), [(100, [1, *range(5, 101, 5)]), (13, [1, 5, 10, 13])])

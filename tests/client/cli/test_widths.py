@@ -126,7 +126,7 @@ def test_a_terminal_of_its_own_shows_the_same(stub: Stub, columns: int) -> None:
         table = [
             row
             for row in terminal.text.replace("\r", "").splitlines()
-            if not row.startswith(("Batch", "Search", "The best", "The final", "The spec", "Importance"))
+            if not row.startswith(("Batch", "Search", "The best", "The final", "The spec", "Importance", NOTE))
         ]
         assert max(map(len, table)) <= columns
 
