@@ -1,9 +1,9 @@
 """How many epochs a search needs to reach the same validation loss: by TPE with early stopping, and at random without.
 
 Two real sets: the Japanese Vowels that ship, and OSULeaf (archive.py). A table is trained first: every cell of `GRID`,
-once, with its validation loss after each epoch. Then searches are played through by the functions of services/searches:
-a trial has the curve of the cell that is nearest to its values. So ten searches of each kind cost no training, and all
-kinds see the same curves.
+once, with its validation loss after each epoch. Then searches are played through by the functions of services/searches.
+The curve of a trial lies between those of the four nearest cells (its logarithm is interpolated). So ten searches of
+each kind cost no training, and all kinds see the same curves.
 
 Every search trains the same number of epochs: `TRIALS` trials, or more if trials are stopped early. The loss to reach
 is the median of what ten random searches find. A search that does not reach it is counted with all its epochs.
@@ -11,6 +11,7 @@ is the median of what ten random searches find. A search that does not reach it 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import math
@@ -42,13 +43,11 @@ VOWELS = Path(__file__).parent.parent / "data" / "japanese-vowels.npz"
 Cell = tuple[Any, ...]
 Curves = Mapping[Cell, Sequence[float]]
 """Of each cell the validation loss after each epoch; infinite from where it diverged."""
-KINDS: tuple[tuple[Literal["tpe", "random"], bool], ...] = (
-    ("random", False),
-    ("random", True),
-    ("tpe", False),
-    ("tpe", True),
-)
-"""The algorithm, and whether trials are stopped early."""
+WORST = 50.0
+"""A larger loss counts as this one."""
+Kind = tuple[Literal["tpe", "random"], Literal["asha", "median"] | None]
+KINDS: tuple[Kind, ...] = (("tpe", "median"), ("tpe", "asha"), ("tpe", None), ("random", "asha"), ("random", None))
+"""The algorithm and the rule that stops trials early; the default first."""
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -56,56 +55,53 @@ def rows() -> Iterator[dict[str, Any]]:
     for name, file, patch in (("JapaneseVowels", VOWELS, 1), (leaf.name, archive.path(leaf), 4)):
         curves = trained(file, patch)
         found = {kind: [searched(curves, *kind, seed) for seed in range(SEARCHES)] for kind in KINDS}
-        target = statistics.median(min(best) for _, best in found["random", False])
+        target = statistics.median(min(best) for _, best in found["random", None])
         epochs = {kind: statistics.mean(reached(*each, target) for each in found[kind]) for kind in KINDS}
-        others = {(a, s): f"{a}{' with' if s else ' without'} asha {epochs[a, s]:,.0f}" for a, s in KINDS[:-1]}
+        words = [f"{algorithm}, {rule or 'no stopping'}: {epochs[algorithm, rule]:,.0f}" for algorithm, rule in KINDS]
         yield {
             "what": f"{name}: epochs until {METRIC} {target:.3g}, mean of {SEARCHES} searches",
-            "ours": f"tpe with asha {epochs['tpe', True]:,.0f}",
-            "other": ", ".join(others.values()),
-            "ratio": epochs["random", False] / epochs["tpe", True],
+            "ours": words[0],
+            "other": "; ".join(words[1:]),
+            "ratio": epochs["random", None] / epochs["tpe", "median"],
             "at_least": 2.0,
         }
 
 
 def searched(
-    curves: Curves, algorithm: Literal["tpe", "random"], stops: bool, seed: int
+    curves: Curves, algorithm: Literal["tpe", "random"], rule: Literal["asha", "median"] | None, seed: int
 ) -> tuple[list[int], list[float]]:
     """The epochs trained after each trial, and the best value so far, of a search that makes one trial at a time."""
     from services.searches import reading, suggesting
-    from services.searches.stopping import asha, first_rung, rungs
+    from services.searches.stopping import asha, first_rung, median, rungs
     from services.searches.trials import State, Trial
 
     space, problems = reading.read_space(SPACE, {})
     assert space is not None, problems
-    trials: list[Trial] = []
+    places = rungs(first_rung(EPOCHS), EPOCHS) if rule else ()
+    known: list[Trial] = []
+    made: list[list[float]] = []
+    """Of each trial so far the curve, as far as it was trained."""
     spent, best = [0], [math.inf]
-    places = rungs(first_rung(EPOCHS), EPOCHS) if stops else ()
-    at_rung: dict[int, list[float]] = {rung: [] for rung in places}
-    for number in itertools.count(1):
-        if spent[-1] >= BUDGET:
-            break
-        choices = suggesting.suggest(space, trials, number, algorithm=algorithm, seed=seed, higher_is_better=False)
-        curve = curves[nearest(choices)]
-        ended = next((at for at in places if not _goes_on(min(curve[:at]), at_rung[at], asha)), EPOCHS)
-        value = min(curve)
-        if ended < EPOCHS:
-            trial = Trial(number, choices, State.PRUNED, None, {ended: curve[ended - 1]})
-        elif math.isfinite(value):
-            trial = Trial(number, choices, State.COMPLETE, value)
+    while spent[-1] < BUDGET:
+        number = len(known) + 1
+        choices = suggesting.suggest(space, known, number, algorithm=algorithm, seed=seed, higher_is_better=False)
+        curve = curve_of(curves, choices)
+        for rung in places:
+            value = min(curve[:rung])
+            others = [min(other[:rung]) for other in made if len(other) >= (EPOCHS if rule == "median" else rung)]
+            by = median([value], others, higher_is_better=False) if rule == "median" else None
+            if not (asha(value, others, higher_is_better=False) if by is None else by):
+                curve = curve[:rung]
+                break
+        is_complete = len(curve) == EPOCHS
+        if is_complete:
+            known.append(Trial(number, choices, State.COMPLETE, min(curve)))
         else:
-            trial = Trial(number, choices, State.IMPOSSIBLE)
-        trials.append(trial)
-        spent.append(spent[-1] + ended)
-        best.append(min(best[-1], value if trial.state == State.COMPLETE else math.inf))
+            known.append(Trial(number, choices, State.PRUNED, None, {len(curve): curve[-1]}))
+        made.append(curve)
+        spent.append(spent[-1] + len(curve))
+        best.append(min(best[-1], min(curve) if is_complete else math.inf))
     return spent[1:], best[1:]
-
-
-def _goes_on(value: float, others: list[float], asha: Any) -> bool:
-    goes_on = asha(value if math.isfinite(value) else None, others, higher_is_better=False)
-    if math.isfinite(value):
-        others.append(value)
-    return bool(goes_on)
 
 
 def reached(spent: Sequence[int], best: Sequence[float], target: float) -> int:
@@ -113,14 +109,30 @@ def reached(spent: Sequence[int], best: Sequence[float], target: float) -> int:
     return next((epochs for epochs, value in zip(spent, best, strict=True) if value <= target), BUDGET)
 
 
-def nearest(choices: Mapping[str, Any]) -> Cell:
-    """The cell that is nearest to these values, numbers by their logarithm."""
-    return tuple(
-        min(values, key=lambda value: abs(math.log(value / choices[path])))
-        if not isinstance(choices[path], str)
-        else choices[path]
-        for path, values in GRID.items()
+def curve_of(curves: Curves, choices: Mapping[str, Any]) -> list[float]:
+    """The curve between the nearest cells: the logarithm of the loss is linear in that of both numbers."""
+    rates, sizes, _ = GRID.values()
+    pooling = choices["architecture.pooling"]
+    (low, high, right), (small, large, up) = (
+        between([math.log(each) for each in values], math.log(choices[path]))
+        for path, values in zip(GRID, (rates, sizes), strict=False)
     )
+    corners = [
+        ((1 - right) * (1 - up), curves[rates[low], sizes[small], pooling]),
+        (right * (1 - up), curves[rates[high], sizes[small], pooling]),
+        ((1 - right) * up, curves[rates[low], sizes[large], pooling]),
+        (right * up, curves[rates[high], sizes[large], pooling]),
+    ]
+    return [
+        math.exp(sum(share * math.log(min(curve[epoch], WORST)) for share, curve in corners)) for epoch in range(EPOCHS)
+    ]
+
+
+def between(values: Sequence[float], at: float) -> tuple[int, int, float]:
+    """The places of the two neighbours of a number among ascending ones, and how far it is from the first to the second
+    (0 to 1)."""
+    after = min(max(bisect.bisect_left(values, at), 1), len(values) - 1)
+    return after - 1, after, (at - values[after - 1]) / (values[after] - values[after - 1])
 
 
 def trained(file: Path, patch: int, processes: int = 2) -> Curves:

@@ -59,10 +59,10 @@ class Section(BaseModel):
     4."""
     metric: str | None = None
     """The metric of validation data by which trials are compared. Null: what `training.best_by` says."""
-    stop_early: stopping.Name | None = "asha"
-    """Whether trials are stopped early if they are worse than others after the same epoch. `asha`: only the best third
-    goes on after 1/27, 1/9 and 1/3 of the epochs. `median`: a trial goes on unless it is worse than the median of the
-    complete trials, at the same epochs. Null: never. The default of a grid, and with `data.split.folds`, is null."""
+    stop_early: stopping.Name | None = "median"
+    """Whether trials are stopped early if they are worse than others after 1/9 and 1/3 of the epochs. `median`: a trial
+    goes on unless it is worse than the median of the complete trials. `asha`: only the best third goes on. Null: never.
+    The default of a grid, and with `data.split.folds`, is null."""
     seed: int = Field(0, ge=0, lt=2**63)
     """The same seed and the same results give the same next trial."""
 

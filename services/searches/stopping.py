@@ -20,7 +20,7 @@ Name = Literal["asha", "median"]
 
 FACTOR = 3
 """Of the trials that reach a rung, ASHA lets the best third go on; and each rung is at three times as many epochs."""
-FIRST_SHARE = 27
+FIRST_SHARE = 9
 """The first rung is at this fraction of the epochs, but at least at 1 epoch."""
 FEWEST_AT_RUNG = 3
 """ASHA stops no trial at a rung that fewer trials have reached: the worse of two would say little."""

@@ -50,7 +50,7 @@ def test_a_search_is_submitted_and_its_trials_are_its_table(any_app: Flask, want
     assert made["document"] == wanted
     assert made["settings"] == {
         **{"space": SPACE, "algorithm": "tpe", "metric": "validation_loss", "higher_is_better": False},
-        **{"seed": 0, "datasets": {}, "stop_early": {"rule": "asha", "first_rung": 1, "factor": 3}},
+        **{"seed": 0, "datasets": {}, "stop_early": {"rule": "median", "first_rung": 1, "factor": 3}},
         **{"minutes": None, "final": False, "base": None, "first": None},
     }
     for loss in (0.5, 0.25, 0.75):

@@ -132,6 +132,7 @@ _SEARCHES: dict[str, dict[str, Any]] = {
             },
             "trials": 12,
             "parallel": 1,
+            "stop_early": "asha",
             "seed": 5,
         },
     },

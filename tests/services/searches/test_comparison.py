@@ -95,7 +95,7 @@ def detail(engine: Engine, search: Search) -> queries.Detail:
 
 
 def test_a_trial_is_compared_with_those_that_reached_the_same_epoch(engine: Engine, submit: Submit) -> None:
-    submit()
+    submit(stop_early="asha")
     one, two, three = claim(engine), claim(engine), claim(engine)
     assert rungs_of(engine, one) == (1, 3)
     assert reach(engine, one, 1, 0.5).message == (
@@ -116,7 +116,7 @@ def test_a_trial_is_compared_with_those_that_reached_the_same_epoch(engine: Engi
 
 
 def test_a_trial_counts_once_and_is_asked_about_later_rungs_alone(engine: Engine, submit: Submit) -> None:
-    submit(metric="accuracy")
+    submit(metric="accuracy", stop_early="asha")
     one, two = claim(engine), claim(engine)
     assert reach(engine, one, 1, 0.5, "validation_accuracy").goes_on
     with db.session_scope(engine) as session:
@@ -204,7 +204,7 @@ def test_importance_ranks_trials_that_were_stopped_early_behind_the_complete_one
     engine: Engine, submit: Submit
 ) -> None:
     """Nine of ten are stopped, so nothing would be said without them."""
-    search = submit(trials=10, parallel=10)
+    search = submit(trials=10, parallel=10, stop_early="asha")
     claimed = [claim(engine) for _ in range(10)]
     best, *others = sorted(claimed, key=lambda job: job.choices["training.optimizer.lr"] if job.choices else 0.0)
     reach(engine, best, 1, 0.0)
@@ -221,8 +221,8 @@ def test_importance_ranks_trials_that_were_stopped_early_behind_the_complete_one
 @pytest.mark.parametrize(
     ("more", "rule"),
     [
-        ({}, "asha"),
-        ({"stop_early": "median"}, "median"),
+        ({}, "median"),
+        ({"stop_early": "asha"}, "asha"),
         ({"stop_early": None}, None),
         ({"algorithm": "grid", "space": {"training.batch_size": [2, 4]}, "trials": 2}, None),
         ({"algorithm": "grid", "space": {"training.batch_size": [2, 4]}, "trials": 2, "stop_early": "asha"}, "asha"),
@@ -248,10 +248,10 @@ def test_folds_and_stopping_early_do_not_go_together(submit: Submit) -> None:
 
 def test_rungs_are_the_same_epochs_even_if_the_number_of_epochs_is_varied(engine: Engine, submit: Submit) -> None:
     search = submit(space={"training.epochs": {"low": 5, "high": 81}})
-    assert search.settings["stop_early"]["first_rung"] == 3
+    assert search.settings["stop_early"]["first_rung"] == 9
     for _ in range(4):
         job = claim(engine)
-        assert rungs_of(engine, job) == tuple(each for each in (3, 9, 27) if 2 * each <= job.spec["training"]["epochs"])
+        assert rungs_of(engine, job) == tuple(each for each in (9, 27) if 2 * each <= job.spec["training"]["epochs"])
 
 
 def test_a_job_of_no_search_has_no_rungs(engine: Engine, make_job: Callable[..., Job]) -> None:
@@ -259,7 +259,7 @@ def test_a_job_of_no_search_has_no_rungs(engine: Engine, make_job: Callable[...,
 
 
 def test_a_trial_is_compared_by_its_best_epoch_until_then(engine: Engine, submit: Submit) -> None:
-    submit()
+    submit(stop_early="asha")
     one, two, three = claim(engine), claim(engine), claim(engine)
     for job, losses in ((one, (0.9, 0.2, 0.8)), (two, (0.9, 0.3, 0.25)), (three, (0.9, 0.1, 0.9))):
         with db.session_scope(engine) as session:

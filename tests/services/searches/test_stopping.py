@@ -20,14 +20,14 @@ TRIALS = 16
 
 
 def test_rungs_are_three_times_as_far_each_time_and_never_in_the_second_half() -> None:
-    assert stopping.first_rung(81) == 3
+    assert stopping.first_rung(81) == 9
     assert stopping.rungs(3, 81) == (3, 9, 27)
     assert stopping.rungs(3, 161) == (3, 9, 27)
     assert stopping.rungs(3, 162) == (3, 9, 27, 81)
     assert stopping.rungs(3, 3) == ()
     assert stopping.rungs(stopping.first_rung(10), 10) == (1, 3)
     assert stopping.rungs(stopping.first_rung(1), 1) == ()
-    assert stopping.rungs(stopping.first_rung(10_000), 10_000) == (370, 1110, 3330)
+    assert stopping.rungs(stopping.first_rung(10_000), 10_000) == (1111, 3333)
 
 
 class History:
