@@ -91,6 +91,8 @@ CALENDAR_MODEL_FORMAT = "loopline-model/7"
 """Where the answer is a forecast that reads the calendar: `forecast.calendar` says what of it."""
 CUT_SHORT = {StopReason.CANCEL: "cancelled", StopReason.TIME_LIMIT: "time_limit", StopReason.PRUNED: "pruned"}
 """Reasons to stop after which nobody goes on; and what a model says of it."""
+SIGN_SECONDS = 10.0
+"""If the weights that are kept were asked for longer than this, a sign of life comes before they are compared."""
 STEPS_EVERY_SECONDS = 0.5
 STEPS_AT_MOST = 500
 MEMORY_EVERY_SECONDS = 2.0
@@ -509,6 +511,7 @@ def finish(
 ) -> Iterator[Event]:
     """Writes the result of a run that has ended: the best weights, their metrics, and the history. The events of a
     retraining come first. `selection` says how the spec of a final model was selected."""
+    began = time.monotonic()
     restore_best(run)
     directory.mkdir(parents=True, exist_ok=True)
     check_answers(run)
@@ -519,7 +522,8 @@ def finish(
     if run.data.validation is None and run.state.best is not None:
         metrics |= _train_metrics(run.state.history[run.state.best.epoch - 1])
     check_losses(run, metrics)
-    yield DeviceMemory(usage(run.device) or {})  # a sign of life: to compare many samples takes a while
+    if time.monotonic() - began > SIGN_SECONDS:
+        yield DeviceMemory(usage(run.device) or {})
     result: dict[str, Any] = {
         "best_epoch": run.state.best.epoch if run.state.best else None,
         "epochs": run.state.epoch,

@@ -131,6 +131,13 @@ def test_a_run_is_told_from_its_start_to_its_files(order: Callable[..., Event]) 
     assert len(told[1]["loss"]) == 1  # the very first update is told at once
 
 
+def test_a_long_look_at_the_kept_weights_is_followed_by_a_sign_of_life(
+    order: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SIGN_SECONDS", -1.0)
+    assert [event["event"] for event in events(order())][-5:] == ["checkpoint", "device", "note", "note", "finished"]
+
+
 def test_every_update_is_told_once_and_as_it_was(order: Callable[..., Event]) -> None:
     told = list(events(order()))
     run, reports = make_run(ARRAYS, data=BOTH_GIVEN), []
