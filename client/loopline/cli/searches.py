@@ -24,6 +24,9 @@ searches = typer.Typer(
     rich_markup_mode=None,
 )
 
+MOST_AT_THE_END = 10
+"""Trials in the table at the end of a search that was followed."""
+
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id, or `last` for the newest search.")]
 SearchIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of searches, or `last`; one or more.")]
 
@@ -243,18 +246,21 @@ def _followed(ctx: typer.Context, client: Client, found: Search, *, as_json: boo
     if as_json:
         print_json(found.raw)
     else:
-        _show(ctx, found)
+        _show(ctx, found, MOST_AT_THE_END)
     if found.status != "succeeded":
         raise typer.Exit(CANCELLED if found.status == "cancelled" else FAILED)
 
 
-def _show(ctx: typer.Context, found: Search) -> None:
+def _show(ctx: typer.Context, found: Search, most: int | None = None) -> None:
+    """`most` limits the table to the best trials."""
     from loopline.view import searches as view
     from loopline.view import table
 
     console = table.console()
     if found.trials:
-        console.print(view.Rows(found))
+        console.print(view.Rows(found, most))
+    if most is not None and (more := len(found.trials) - most) > 0:
+        note(f"... and {more:,} more: {typed(ctx, 'searches show', found.id)}")
     for sentence in (
         view.total(found),
         view.final(found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,10 @@ from loopline.view.notes import note
 
 if TYPE_CHECKING:
     from loopline.spec import SpecFile
+
+
+MOST_LETTERS = 100
+"""Of a name that is made from that of the data."""
 
 
 @columns.named
@@ -28,7 +33,9 @@ def train(
         float | None,
         typer.Option("--minutes", metavar="MINUTES", min=0.01, help="Search for the best values for this long first."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name the job.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name the job; by default after the data.")
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return as soon as the job is submitted; do not follow it.")
     ] = False,
@@ -68,4 +75,5 @@ def _spec(data: str, schema: dict[str, Any], name: str | None) -> SpecFile:
 
     dataset = f"./{data}" if Path(data).exists() and not specs.is_path(data) else data
     document: dict[str, Any] = {"data": {"dataset": dataset, **({"schema": schema} if schema else {})}}
-    return specs.read(document if name is None else {"name": name, **document})
+    named = name or re.split(r"[.@]", Path(data).name)[0][:MOST_LETTERS]
+    return specs.read({"name": named, **document} if named else document)

@@ -44,13 +44,15 @@ def listed(found: Iterable[Search]) -> table.Listing:
 
 @dataclass(frozen=True)
 class Rows:
-    """A line for each trial: those with a value, the best one first and marked; then the others by number."""
+    """A line for each trial: those with a value, the best one first and marked; then the others by number. With `most`
+    only so many lines."""
 
     search: Search
+    most: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         search, names = self.search, short_names(self.search.varied)
-        rows = [_row(search, trial, names) for trial in ordered(search)]
+        rows = [_row(search, trial, names) for trial in ordered(search)[: self.most]]
         fields = [*names.values()]
         shown = [name for name in rows[0] if name != "why" or any(str(row["why"]) for row in rows)]
         rows = [{name: row[name] for name in shown} for row in rows]

@@ -198,6 +198,24 @@ def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(
     assert json.loads(run("searches", "watch", cancelled.id, "--json").stdout)["status"] == "cancelled"
 
 
+def test_the_end_of_a_long_search_shows_its_best_trials(
+    run: Run, client: Client, service: Any, file: Path, in_background: Background
+) -> None:
+    def work() -> None:
+        while not [*client.searches()]:
+            pass
+        newest(client).add(9)
+        service.trial(newest(client).id, *[0.5 - place / 100 for place in range(12)])
+
+    in_background(work)
+    done = run("search", file, "--wait")
+    assert done.exit_code == 0, done.stderr
+    rows = done.stdout[done.stdout.index("trial  ") :].splitlines()[1:11]
+    assert [row.split()[0] for row in rows] == [str(number) for number in range(12, 2, -1)]
+    assert f"... and 2 more: loopline searches show {newest(client).id}\n" in done.stderr
+    assert len(run("searches", "show", "last").stdout.splitlines()) > 13
+
+
 def test_searches_are_paused_resumed_extended_and_cancelled(run: Run, client: Client, file: Path) -> None:
     run("search", file)
     assert " paused: 0 of 3 trials." in run("searches", "pause", "last").stdout

@@ -49,6 +49,7 @@ def test_a_file_is_uploaded_and_trained_on_without_a_spec(invoke: Invoke, servic
 def test_a_target_that_nobody_named_is_told(invoke: Invoke) -> None:
     done = invoke("train", "walks.csv", "--group", "walk", "--detach")
     assert done.exit_code == 0, done.output
+    assert "(walks)" in done.stdout  # it is named after its data
     assert "Columns: target gait (a guess: name it if it is another one); features speed; " in " ".join(
         done.stderr.split()
     )
