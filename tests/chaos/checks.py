@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from services.states import ALLOWED, TERMINAL, Status
 from services.training import epochs
@@ -323,6 +324,13 @@ def resumed_runs_equal_their_twins(e: Evidence) -> Check:
     return check
 
 
+def _nameless(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The result without the id of the search whose final model it is."""
+    if result is None or "selection" not in result:
+        return result
+    return {**result, "selection": {key: each for key, each in result["selection"].items() if key != "search"}}
+
+
 def compare(check: Check, blobs: Path, job: JobSeen, twin: Twin, where: str) -> None:
     """Complain of whatever the job recorded or made otherwise than its twin, as far as it got."""
     loss = b"".join(chunk.loss for chunk in job.chunks)
@@ -346,7 +354,7 @@ def compare(check: Check, blobs: Path, job: JobSeen, twin: Twin, where: str) -> 
         check.wrong(job, f"has other weights than its twin {where}")
     if (names := {file["name"] for file in job.files}) != twin.files:
         check.wrong(job, f"has other files than its twin {where}: {sorted(names ^ twin.files)}")
-    if job.result != twin.result:
+    if _nameless(job.result) != _nameless(twin.result):
         check.wrong(job, f"has another result than its twin {where}: {job.result} and {twin.result}")
     try:
         same = history_of(blobs / job.id / "history.json") == twin.history
