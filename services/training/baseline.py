@@ -20,10 +20,11 @@ from services.training.parts import Part
 from services.training.rivals import Metrics
 
 
-def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
+def of(run: Run, metrics: Metrics, *, thorough: bool = True, failed: list[str] | None = None) -> dict[str, Any]:
     """The baseline of a run with these metrics, learnt from the training split and judged on the same splits as they
     (`rivals.compared`). The metric by which the model beats it or does not is of the test split if there is one.
-    `thorough` fits a linear model and looks for similar training sequences too, where the task has these."""
+    `thorough` fits a linear model and looks for similar training sequences too, where the task has these. `failed` gets
+    a sentence about each of them that could not be made."""
     task, data = run.data.task, run.data
     if task.of_series:
         return forecasts.baseline(run, metrics)
@@ -41,18 +42,17 @@ def of(run: Run, metrics: Metrics, *, thorough: bool = True) -> dict[str, Any]:
         fitters[linear.words(data)] = linear.fitted
         if split != "train":  # the most similar one would be the sequence itself
             fitters[neighbour.WORDS] = neighbour.fitted
-    failed = []
     for words, fitted in fitters.items():
         try:
             if (model := fitted(data)) is not None:
                 found[words] = _named(judged, partial(model.metrics, data))
         except Exception as error:  # noqa: BLE001  what a model is only compared with may not cost the model
-            failed.append(f"The model is not compared with {words}: {type(error).__name__} ({error!s:.200}).")
+            if failed is not None:
+                failed.append(f"The model is not compared with {words}: {type(error).__name__} ({error!s:.200}).")
     proves = split != "train" and not task.by_step and run.spec.data.split.method != "group"
     samples = len(judged[split].y) if proves else None  # independent ones, which the model was not trained on
     verbs = {constant: f"always answering with {constant}"}
-    compared = rivals.compared(metrics, found, f"{split}_{name}", verbs, samples)
-    return {**compared, "failed": failed} if failed else compared
+    return rivals.compared(metrics, found, f"{split}_{name}", verbs, samples)
 
 
 def _of_constant(run: Run, answer: Tensor, part: Part) -> Metrics:

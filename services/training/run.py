@@ -524,13 +524,14 @@ def finish(
     check_losses(run, metrics)
     if time.monotonic() - began > SIGN_SECONDS:
         yield DeviceMemory(usage(run.device) or {})
+    failed: list[str] = []
     result: dict[str, Any] = {
         "best_epoch": run.state.best.epoch if run.state.best else None,
         "epochs": run.state.epoch,
         "stopped_early": run.state.stopping.stopped,
         **({"rollbacks": run.state.rollbacks.count} if run.training.on_divergence else {}),
         "metrics": epochs.finite(metrics),
-        "baseline": baseline.of(run, metrics),
+        "baseline": baseline.of(run, metrics, failed=failed),
     }
     if run.fold.number and run.data.test is None:
         result["baseline"] = folds.compared(run.fold, result["baseline"], selection.trials if selection else 1)
@@ -539,7 +540,7 @@ def finish(
     result["details"] = {name: each for name, each in found.items() if each is not None} or None
     if isinstance(run.data, Continuation):
         result["sample"] = sampling.of_result(run)
-    for sentence in result["baseline"].pop("failed", ()):
+    for sentence in failed:
         yield Note("baseline", "warning", sentence, {})
     if (plain := result["baseline"]["message"]) is not None and run.spec.data.synthetic is None:
         yield Note("baseline", "warning", plain, {"metric": result["baseline"]["metric"]})
