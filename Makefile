@@ -53,7 +53,7 @@ properties: setup  ## test the properties with random examples, twenty times as 
 
 test-browser: setup  ## test the web pages in a real Chromium; installs it with apt-get if it is missing (as root)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
-	@LOOPLINE_BROWSER=1 $(BIN)/python -m pytest tests/api/test_browser.py $(TESTS)
+	@LOOPLINE_BROWSER=1 $(BIN)/python -m pytest tests/api/test_browser.py tests/api/pages $(TESTS)
 
 test-containers: setup  ## build the images and run the commands of docs/server.md and docs/operations.md (Docker; 10 minutes)
 	@LOOPLINE_CONTAINERS=1 $(BIN)/python -m pytest tests/containers -s $(TESTS)

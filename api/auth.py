@@ -115,10 +115,10 @@ RULES: dict[str, Scope | Rule] = {
     "health.live": Rule.OPEN,
     "health.ready": Rule.OPEN,
     "health.working": Rule.OPEN,
-    "docs.index": Rule.OPEN,
     "docs.document": Rule.OPEN,
     "docs.page": Rule.OPEN,
     "docs.asset": Rule.OPEN,
+    **{f"pages.{name}": Rule.OPEN for name in ("start", "asset", "jobs", "workers")},
 }
 """By endpoint, what a request needs. A route that is not here keeps the app from being made."""
 

@@ -61,6 +61,7 @@ ROOMS = (
     "worker/scheduler",
     "api",
     "api/resources",
+    "api/pages",
     "api/app.py",
     "api/wsgi.py",
     "api/server.py",

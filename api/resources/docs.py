@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import flask_openapi_swagger  # type: ignore[import-untyped]
-from flask import Blueprint, Response, current_app, jsonify, redirect, send_from_directory
-from werkzeug.wrappers import Response as AnyResponse
+from flask import Blueprint, Response, current_app, jsonify, send_from_directory
 
 pages = Blueprint("docs", __name__)
 
@@ -37,11 +36,6 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-
-
-@pages.get("/")
-def index() -> AnyResponse:
-    return redirect("/docs")
 
 
 @pages.get("/v1/openapi.json")

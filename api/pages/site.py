@@ -1,0 +1,65 @@
+"""The pages by name, and what every page has: its frame, its policy and its files.
+
+A page is a line of `PAGES`, a template `templates/NAME.html` and a script `static/NAME.js`. It holds no data: its
+script asks `/v1`, as every client does, so what a key may not see is in no page.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from flask import Blueprint, Response, redirect, render_template
+from jinja2 import StrictUndefined
+from werkzeug.wrappers import Response as AnyResponse
+
+from api.pages import assets
+
+site = Blueprint("pages", __name__, template_folder="templates")
+site.record_once(lambda state: setattr(state.app.jinja_env, "undefined", StrictUndefined))
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class Page(NamedTuple):
+    name: str
+    """Of its endpoint (`pages.NAME`), its template and its script."""
+    path: str
+    title: str
+    in_menu: bool = True
+    charts: bool = False
+    """Whether it draws with uPlot."""
+    under: str = ""
+    """The page of the menu that it belongs to, if it is in none itself."""
+
+
+PAGES = (
+    Page("jobs", "/jobs", "Jobs"),
+    Page("workers", "/workers", "Workers and queue"),
+)
+
+
+def show(page: Page, **parts: Any) -> Response:
+    """A page with `parts` for its template."""
+    menu = [each for each in PAGES if each.in_menu]
+    html = render_template(f"{page.name}.html", page=page, menu=menu, asset=assets.address, **parts)
+    response = Response(html, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = POLICY
+    return assets.packed(response)
+
+
+@site.get("/")
+def start() -> AnyResponse:
+    return redirect(PAGES[0].path)
+
+
+@site.get("/assets/<version>/<path:name>")
+def asset(version: str, name: str) -> Response:
+    return assets.sent(version, name)
+
+
+for _page in PAGES:
+    site.add_url_rule(_page.path, _page.name, partial(show, _page))

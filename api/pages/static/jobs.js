@@ -1,0 +1,182 @@
+// The list of jobs. Filters live in the address; the newest jobs are asked for again and again, older ones on demand.
+
+import { get } from "./api.js";
+import { fill, h, say, svg, the } from "./dom.js";
+import { between, duration, moment, NONE, number, percent, words } from "./format.js";
+import { live } from "./live.js";
+
+const FILTERS = ["status", "name", "tag", "queue", "kind"];
+const PAGE = 50;
+const MORE = 100;
+const table = document.querySelector("#list table");
+const rows = new Map();
+let older = false;
+let oldest = null;
+
+function filters() {
+  const given = new URLSearchParams(location.search);
+  return Object.fromEntries(FILTERS.filter((name) => given.get(name)).map((name) => [name, given.get(name)]));
+}
+
+function address(more = {}) {
+  return `/v1/jobs?${new URLSearchParams({ limit: PAGE, ...filters(), ...more })}`;
+}
+
+/** A job's row: its cells are made once, and what is in them is replaced when it changes. */
+function made(job) {
+  const cells = Object.fromEntries(
+    ["is", "what", "curve", "progress", "metric", "left", "made"].map((name) => [name, h("td", { role: "cell", class: name })]),
+  );
+  const row = h("tr", { role: "row", "data-job": job.id }, Object.values(cells));
+  return { row, cells, text: "" };
+}
+
+function draw(job) {
+  let shown = rows.get(job.id);
+  if (!shown) rows.set(job.id, (shown = made(job)));
+  const text = JSON.stringify(job);
+  if (text === shown.text) return shown.row;
+  shown.text = text;
+  const { cells } = shown;
+  fill(cells.is, state(job));
+  fill(cells.what, h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id), under(job));
+  fill(cells.curve, curve(job));
+  fill(cells.progress, h("progress", { class: job.status, max: 1, value: job.progress.fraction, "aria-label": "Progress" }), h("small", {}, reached(job)));
+  fill(cells.metric, ...metric(job));
+  fill(cells.left, time(job));
+  fill(cells.made, moment(job.created_at));
+  return shown.row;
+}
+
+function state(job) {
+  if (job.silent_since) return h("span", { class: "state silent", title: `No heartbeat since ${job.silent_since}` }, "silent");
+  const asked = job.status === "running" && (job.cancel_requested ? "stopping" : job.pause_requested ? "pausing" : null);
+  return h("span", { class: `state ${job.status}` }, asked || job.status);
+}
+
+function under(job) {
+  const tags = Object.entries(job.tags).map(([key, value]) => {
+    const tag = `${key}:${value}`;
+    const to = `/jobs?${new URLSearchParams({ ...filters(), tag })}`;
+    return h("a", { class: "tag", href: to, title: tag, onclick: (event) => follow(event, to) }, tag);
+  });
+  const trial = job.trial === null ? null : `trial ${job.trial}`;
+  const about = [job.kind === "predict" ? "predicts" : null, trial, job.dataset?.name].filter(Boolean).join(" · ");
+  return h("div", { class: "under" }, about, ...tags);
+}
+
+function curve(job) {
+  const lines = job.curve && [job.curve.train_loss, job.curve.validation_loss];
+  const values = (lines ?? []).flat().filter((value) => value !== null);
+  if (values.length < 2) return null;
+  const low = Math.min(...values);
+  const span = Math.max(...values) - low || 1;
+  const drawn = lines.map((line, index) => {
+    const points = line.flatMap((value, at) => (value === null ? [] : [`${((at / Math.max(line.length - 1, 1)) * 100).toFixed(1)},${(28 - ((value - low) / span) * 26).toFixed(1)}`]));
+    return svg("polyline", { class: index ? "validation" : "train", points: points.join(" ") });
+  });
+  return svg("svg", { class: "spark", viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": `Loss from ${number(values[0])} to ${number(values.at(-1))}` }, ...drawn);
+}
+
+function reached(job) {
+  const { progress } = job;
+  if (job.kind === "predict") return progress.sequences === null ? NONE : `${number(progress.answered)} of ${number(progress.sequences)} sequences`;
+  if (job.status === "queued" && !progress.epoch) return job.queue.position === null ? "waits" : `${number(job.queue.position)} ahead in ${job.queue.name}`;
+  const epochs = progress.epochs === null ? "" : `epoch ${progress.epoch} of ${progress.epochs}`;
+  return job.terminal ? epochs : `${percent(progress.fraction)} · ${epochs}`;
+}
+
+function metric(job) {
+  const tested = Object.keys(job.result?.metrics ?? {}).find((name) => name.startsWith("test_") && name !== "test_loss");
+  if (tested) return [number(job.result.metrics[tested]), h("small", {}, words(tested))];
+  return job.best ? [number(job.best.value), h("small", {}, words(job.best.metric))] : [NONE];
+}
+
+function time(job) {
+  if (job.terminal) return h("span", { title: "From its start to its end" }, duration(between(job.started_at, job.finished_at)));
+  if (job.progress.eta_seconds !== null) return h("span", { title: "Estimated" }, `${duration(job.progress.eta_seconds)} left`);
+  return NONE;
+}
+
+/** The first page as it is now: new jobs come in front, and those that are gone go. */
+function first(page) {
+  the("problem").hidden = true;
+  const body = table.tBodies[0] ?? table.appendChild(h("tbody", { role: "rowgroup" }));
+  const ids = new Set(page.data.map((job) => job.id));
+  const next = page.data.map(draw);
+  // What has left the first page is still listed if older pages are shown; it moved down, or was deleted.
+  const rest = older ? [...body.rows].filter((row) => !next.includes(row) && row.dataset.job < (page.data.at(-1)?.id ?? "")) : [];
+  const wanted = [...next, ...rest];
+  if (wanted.length !== body.rows.length || wanted.some((row, index) => body.rows[index] !== row)) body.replaceChildren(...wanted);
+  for (const [id, { row }] of rows) if (!row.isConnected && !ids.has(id)) rows.delete(id);
+  if (!older) {
+    oldest = page.data.at(-1)?.id ?? null;
+    the("more").hidden = !page.has_more;
+  }
+  const none = page.data.length === 0;
+  const filtered = Object.keys(filters()).length > 0;
+  the("list").hidden = none;
+  the("empty").hidden = !none || filtered;
+  the("nothing").hidden = !none || !filtered;
+}
+
+async function more() {
+  const button = the("more").querySelector("button");
+  button.disabled = true;
+  try {
+    const page = await get(address({ limit: MORE, after: oldest }));
+    older = true;
+    oldest = page.data.at(-1)?.id ?? oldest;
+    table.append(h("tbody", { role: "rowgroup" }, page.data.map(draw)));
+    the("more").hidden = !page.has_more;
+  } catch (error) {
+    problem(error);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function problem(error) {
+  the("problem").hidden = false;
+  say(the("problem"), [error.message, ...(error.errors ?? []).map((each) => each.detail)].join(" "));
+}
+
+/** Shows the filters of the address, and no rows yet. */
+function restart() {
+  rows.clear();
+  older = false;
+  for (const body of [...table.tBodies]) body.remove();
+  const given = filters();
+  for (const name of FILTERS) the(name).value = given[name] ?? "";
+  the("clear").hidden = Object.keys(given).length === 0;
+}
+
+function follow(event, to) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  history.pushState(null, "", to);
+  restart();
+  look.again();
+}
+
+function changed() {
+  const given = new FormData(the("filters"));
+  const wanted = FILTERS.map((name) => [name, String(given.get(name)).trim()]).filter(([, value]) => value);
+  const to = wanted.length ? `/jobs?${new URLSearchParams(wanted)}` : "/jobs";
+  if (to !== location.pathname + location.search) {
+    history.pushState(null, "", to);
+    restart();
+    look.again();
+  }
+}
+
+restart();
+const look = live(() => address(), first, { every: 2, fail: problem });
+the("filters").addEventListener("submit", (event) => event.preventDefault());
+the("filters").addEventListener("change", changed);
+the("clear").addEventListener("click", (event) => follow(event, "/jobs"));
+the("more").querySelector("button").addEventListener("click", more);
+addEventListener("popstate", () => {
+  restart();
+  look.again();
+});

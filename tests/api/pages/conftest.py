@@ -1,0 +1,80 @@
+"""Pages as a browser shows them: Debian's Chromium, driven by Playwright, and the app in this process.
+
+server      the address of the app; a test writes into its database what the page is to show
+page        an empty tab; the test fails if a page logs an error, or breaks the policy
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from flask import Flask
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from tests import browsing
+
+FLAGS = [flag for flag in browsing.FLAGS if flag not in ("--headless", "--remote-debugging-pipe")]
+needs_browser = pytest.mark.skipif(
+    browsing.FOUND is None and "LOOPLINE_BROWSER" not in os.environ, reason=browsing.MISSING
+)
+
+
+class Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(app: Flask) -> Iterator[str]:
+    made = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=browsing.FOUND, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of a reader in Berlin."""
+    context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(20_000)
+    tab, errors = context.new_page(), list[str]()
+    tab.on("console", lambda message: errors.append(_shown(message)) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def _shown(message: ConsoleMessage) -> str:
+    return f"{message.text} ({message.location.get('url')})"
+
+
+@pytest.fixture(scope="session")
+def barriers() -> Callable[[Page], list[str]]:
+    """What axe finds in a page as it stands, in its present colours: what keeps somebody from reading or using it."""
+    axe = Axe()
+
+    def find(tab: Page) -> list[str]:
+        found = axe.run(tab).response["violations"]
+        return [f"{each['id']}: {each['help']}: {each['nodes'][0]['html']}" for each in found]
+
+    return find

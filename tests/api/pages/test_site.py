@@ -1,0 +1,104 @@
+"""What holds for every page: its policy, its files, its size. No browser is needed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+
+import pytest
+from flask.testing import FlaskClient
+
+from api.pages import assets
+from api.pages.site import PAGES, Page
+
+TEMPLATES = assets.STATIC.parent / "templates"
+SCRIPTS = sorted(path for path in assets.STATIC.glob("*.js"))
+MOST_BYTES = 150_000
+"""That a first visit downloads."""
+A_JOB = "job_" + "0" * 26
+
+
+def address(page: Page) -> str:
+    return page.path.replace("<job_id>", A_JOB)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_runs_only_our_own_files(client: FlaskClient, page: Page) -> None:
+    answer = client.get(address(page))
+    assert answer.status_code == 200
+    assert answer.headers["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+    text = answer.get_data(as_text=True)
+    for link in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert re.match(r"/(?!/)|#", link), link
+    assert page.title in text
+    assert [name for name in re.findall(r'href="(/[a-z]+)"', text) if client.get(name).status_code != 200] == []
+
+
+def test_no_template_has_a_script_or_a_style_within_it() -> None:
+    for path in TEMPLATES.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\son[a-z]+=|javascript:", text), path.name
+        assert "|safe" not in text.replace(" ", ""), path.name
+
+
+def test_no_script_reads_html_or_code_from_text() -> None:
+    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|cssText"
+    for path in SCRIPTS:
+        assert re.findall(forbidden, path.read_text(encoding="utf-8")) == [], path.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_first_visit_downloads_little(client: FlaskClient, page: Page) -> None:
+    """With every module that its scripts import."""
+    packed = {"Accept-Encoding": "gzip"}
+    answer = client.get(address(page), headers=packed)
+    total, text = len(answer.data), gzip.decompress(answer.data).decode()
+    waiting = [*re.findall(r'(?:src|href)="(/assets/[^"]+)"', text)]
+    seen: set[str] = set()
+    while waiting:
+        if (path := waiting.pop()) in seen:
+            continue
+        seen.add(path)
+        asset = client.get(path, headers=packed)
+        assert asset.status_code == 200, path
+        assert asset.headers["Cache-Control"] == assets.FOR_GOOD
+        total += len(asset.data)
+        if path.endswith(".js"):
+            code = assets.assets()[path.split("/", 3)[3]].content.decode()
+            waiting += [path.rpartition("/")[0] + name[1:] for name in re.findall(r'from "(\./[\w./-]+)"', code)]
+    assert total < MOST_BYTES, f"{total} bytes"
+
+
+def test_every_page_has_its_template_and_its_script() -> None:
+    for page in PAGES:
+        assert (TEMPLATES / f"{page.name}.html").is_file()
+        assert (assets.STATIC / f"{page.name}.js").is_file()
+
+
+def test_an_asset_of_another_version_is_not_kept(client: FlaskClient) -> None:
+    answer = client.get("/assets/0123456789abcdef/style.css")
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+    for missing in ("nothing.css", "../site.py", "vendor/vendored.json", "vendor/uplot/LICENSE"):
+        assert client.get(f"/assets/{assets.digest()}/{missing}").status_code == 404
+
+
+def test_what_others_wrote_is_listed_with_version_hash_and_licence() -> None:
+    vendor = assets.STATIC / "vendor"
+    listed = json.loads((vendor / "vendored.json").read_text())
+    for package in listed:
+        assert all(package[key] for key in ("name", "version", "home", "licence"))
+        assert any(name.endswith("LICENSE") for name in package["files"])
+    hashes = {name: digest for package in listed for name, digest in package["files"].items()}
+    there = {path for path in vendor.rglob("*") if path.is_file() and path.name != "vendored.json"}
+    assert {
+        path.relative_to(vendor).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in there
+    } == hashes
+
+
+def test_the_first_address_leads_to_the_jobs(client: FlaskClient) -> None:
+    assert client.get("/").headers["Location"] == "/jobs"
