@@ -50,6 +50,7 @@ RULES: dict[str, Scope | Rule] = {
     "jobs.delete": Scope.SUBMIT,
     "jobs.epochs": Scope.READ,
     "jobs.steps": Scope.READ,
+    "curves.index": Scope.READ,
     "batches.submit": Scope.SUBMIT,
     "batches.dry_run": Scope.SUBMIT,
     "batches.index": Scope.READ,

@@ -936,7 +936,20 @@ class Steps(Answer):
     fold: list[int] | None = None
     """The fold of each step. Null for a job without folds."""
     total: int
-    """Steps recorded."""
+    """Steps recorded, of those that were asked for."""
+
+
+class Curve(Answer):
+    """The losses of a job at some of its epochs; lists of one length."""
+
+    job_id: str
+    epoch: list[int]
+    train_loss: list[float | None]
+    validation_loss: list[float | None]
+
+
+class CurveList(Page[Curve]):
+    """Curves of the jobs that were asked for, without those that have no epoch yet."""
 
 
 class CheckpointLinks(Answer):
@@ -1634,6 +1647,17 @@ class StepsQuery(Query):
     """The most points to return; longer series are thinned out evenly."""
     fold: int | None = Field(None, ge=1, le=MAX_INTEGER)
     """Only the steps of this fold; one more than the number of folds is the final model."""
+    first: int = Field(1, ge=1, le=MAX_ID)
+    """No step before this one."""
+    last: int | None = Field(None, ge=1, le=MAX_ID)
+    """No step after this one."""
+
+
+class CurvesQuery(Query):
+    jobs: Annotated[str, Field(pattern=r"^job_[0-9a-z]{26}(,job_[0-9a-z]{26}){0,99}$")]
+    """Ids of at most 100 jobs, with commas between them. Jobs that are not there are left out."""
+    points: int = Field(32, ge=2, le=100)
+    """The most epochs of each job; they are spread evenly."""
 
 
 class UploadPath(Path):

@@ -232,10 +232,14 @@ def epochs(path: schemas.JobPath, query: schemas.EpochsQuery) -> Response:
 
 @api.get("/<job_id>/steps", operation_id="getSteps", responses={200: schemas.Steps, **openapi.problems(404)})
 def steps(path: schemas.JobPath, query: schemas.StepsQuery) -> Response:
-    """List loss and gradient norm by step, thinned out"""
+    """List loss and gradient norm by step, thinned out
+
+    `first` and `last` ask for a part: a chart that is zoomed in gets more points of it, and one that follows a run gets
+    the new steps alone.
+    """
     with db.read_scope(current().engine) as session:
         queries.revision(session.connection(), identified(path.job_id), tenant=auth.tenant())
-        found = progress.steps(session, path.job_id, points=query.points, fold=query.fold)
+        found = progress.steps(session, path.job_id, query.points, query.fold, first=query.first, last=query.last)
     numbers = {"step": found.step, "loss": found.loss, "grad_norm": found.grad_norm, "fold": found.fold}
     return openapi.answer({"object": "steps", **numbers, "total": found.total})
 

@@ -46,24 +46,38 @@ def epochs(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> 
     return session.scalars(query).all()
 
 
-def steps(session: Session, job_id: str, points: int = 500, fold: int | None = None) -> Steps:
-    """Loss and gradient norm by step, at most `points` (2 or more) of them: the first, the last, and of each stretch
-    between the least and the greatest loss. Of one fold, or of the whole job."""
+def steps(
+    session: Session,
+    job_id: str,
+    points: int = 500,
+    fold: int | None = None,
+    *,
+    first: int = 1,
+    last: int | None = None,
+) -> Steps:
+    """Loss and gradient norm of the steps from `first` to `last`, at most `points` (2 or more) of them: the first, the
+    last, and of each stretch between the least and the greatest of both. Of one fold, or of the whole job."""
     columns = (StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm, StepChunk.fold)
-    query = select(*columns).where(StepChunk.job_id == job_id).order_by(StepChunk.first_step)
+    query = select(*columns).where(StepChunk.job_id == job_id, StepChunk.last_step >= first)
+    if last is not None:
+        query = query.where(StepChunk.first_step <= last)
     if fold is not None:
         query = query.where(StepChunk.fold == fold)
-    chunks = session.execute(query).all()
+    chunks = session.execute(query.order_by(StepChunk.first_step)).all()
     if not chunks:
         return Steps([], [], [], 0)
     step = np.concatenate([np.arange(chunk.first_step, chunk.last_step + 1) for chunk in chunks])
-    loss = series.unpack(b"".join(chunk.loss for chunk in chunks))
-    grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))
-    chosen = series.thin(loss, max(points, 2))
+    asked = slice(*np.searchsorted(step, [first, math.inf if last is None else last + 1]))
+    loss = series.unpack(b"".join(chunk.loss for chunk in chunks))[asked]
+    grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))[asked]
+    step = step[asked]
+    if not len(step):  # between two folds
+        return Steps([], [], [], 0)
+    chosen = series.thin_all((loss, grad_norm), max(points, 2))
     folds = None
     if any(chunk.fold for chunk in chunks):
         each = np.repeat([chunk.fold for chunk in chunks], [chunk.last_step - chunk.first_step + 1 for chunk in chunks])
-        folds = each[chosen].tolist()
+        folds = each[asked][chosen].tolist()
     numbers = series.plain(loss[chosen]), series.plain(grad_norm[chosen])
     return Steps(step[chosen].tolist(), *numbers, len(step), folds)
 

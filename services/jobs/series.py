@@ -51,3 +51,12 @@ def thin(values: NDArray[np.float32], points: int) -> NDArray[np.intp]:
         for index in (int(rank[start:stop].argmin()), int(rank[start:stop].argmax()))
     ]
     return np.unique(np.concatenate([ends, np.array(picked, dtype=np.intp) + 1]))
+
+
+def thin_all(columns: Sequence[NDArray[np.float32]], points: int) -> NDArray[np.intp]:
+    """At most `points` (2 or more) ascending indices into all `columns`, which are of one length: what `thin` chooses
+    for each of them, with an equal part of the points."""
+    if len(columns[0]) <= points:
+        return np.arange(len(columns[0]))
+    each = 2 + (points - 2) // len(columns)  # the first and the last are the same for all
+    return np.unique(np.concatenate([thin(column, each) for column in columns]))

@@ -1,9 +1,10 @@
 // The list of jobs. Filters live in the address; the newest jobs are asked for again and again, older ones on demand.
 
 import { get } from "./api.js";
-import { fill, h, say, svg, the } from "./dom.js";
+import { fill, h, say, the } from "./dom.js";
 import { between, duration, moment, NONE, number, percent, words } from "./format.js";
 import { live } from "./live.js";
+import { sparkline } from "./sparkline.js";
 
 const FILTERS = ["status", "name", "tag", "queue", "kind"];
 const PAGE = 50;
@@ -28,7 +29,7 @@ function made(job) {
     ["is", "what", "curve", "progress", "metric", "left", "made"].map((name) => [name, h("td", { role: "cell", class: name })]),
   );
   const row = h("tr", { role: "row", "data-job": job.id }, Object.values(cells));
-  return { row, cells, text: "" };
+  return { row, cells, text: "", epoch: null };
 }
 
 function draw(job) {
@@ -40,7 +41,6 @@ function draw(job) {
   const { cells } = shown;
   fill(cells.is, state(job));
   fill(cells.what, h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id), under(job));
-  fill(cells.curve, curve(job));
   fill(cells.progress, h("progress", { class: job.status, max: 1, value: job.progress.fraction, "aria-label": "Progress" }), h("small", {}, reached(job)));
   fill(cells.metric, ...metric(job));
   fill(cells.left, time(job));
@@ -65,17 +65,20 @@ function under(job) {
   return h("div", { class: "under" }, about, ...tags);
 }
 
-function curve(job) {
-  const lines = job.curve && [job.curve.train_loss, job.curve.validation_loss];
-  const values = (lines ?? []).flat().filter((value) => value !== null);
-  if (values.length < 2) return null;
-  const low = Math.min(...values);
-  const span = Math.max(...values) - low || 1;
-  const drawn = lines.map((line, index) => {
-    const points = line.flatMap((value, at) => (value === null ? [] : [`${((at / Math.max(line.length - 1, 1)) * 100).toFixed(1)},${(28 - ((value - low) / span) * 26).toFixed(1)}`]));
-    return svg("polyline", { class: index ? "validation" : "train", points: points.join(" ") });
-  });
-  return svg("svg", { class: "spark", viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": `Loss from ${number(values[0])} to ${number(values.at(-1))}` }, ...drawn);
+/** Asks for the curves of those jobs of the list that have got further since they were drawn. */
+async function drawCurves(jobs) {
+  const behind = jobs.filter((job) => job.progress.epoch > 0 && rows.get(job.id)?.epoch !== job.progress.epoch);
+  if (!behind.length) return;
+  for (const job of behind) rows.get(job.id).epoch = job.progress.epoch;
+  try {
+    const found = await get(`/v1/curves?jobs=${behind.map((job) => job.id).join(",")}`);
+    for (const curve of found.data) {
+      const shown = rows.get(curve.job_id);
+      if (shown) fill(shown.cells.curve, sparkline(curve));
+    }
+  } catch {
+    for (const job of behind) if (rows.has(job.id)) rows.get(job.id).epoch = null; // with the next look
+  }
 }
 
 function reached(job) {
@@ -118,6 +121,7 @@ function first(page) {
   the("list").hidden = none;
   the("empty").hidden = !none || filtered;
   the("nothing").hidden = !none || !filtered;
+  drawCurves(page.data);
 }
 
 async function more() {
@@ -128,6 +132,7 @@ async function more() {
     older = true;
     oldest = page.data.at(-1)?.id ?? oldest;
     table.append(h("tbody", { role: "rowgroup" }, page.data.map(draw)));
+    drawCurves(page.data);
     the("more").hidden = !page.has_more;
   } catch (error) {
     problem(error);

@@ -143,6 +143,21 @@ def test_thinning_a_long_run_is_quick_and_keeps_the_spike(session: Session, leas
     assert found.loss[list(found.step).index(43_211)] == 99.0
 
 
+def test_a_part_of_a_run_has_more_points_and_no_other_steps(session: Session, lease: Lease) -> None:
+    loss, grad_norm = np.linspace(5, 1, 10_000), np.ones(10_000)
+    grad_norm[4_321] = 50.0
+    progress.record_steps(session, lease, 1, loss[:6_000].tolist(), grad_norm[:6_000].tolist())
+    progress.record_steps(session, lease, 6_001, loss[6_000:].tolist(), grad_norm[6_000:].tolist())
+    whole = progress.steps(session, lease.job_id, points=100)
+    assert len(whole.step) <= 100
+    assert whole.grad_norm[list(whole.step).index(4_322)] == 50.0  # a spike of either is kept
+    part = progress.steps(session, lease.job_id, points=100, first=5_990, last=6_010)
+    assert (list(part.step), part.total) == ([*range(5_990, 6_011)], 21)
+    assert part.loss == [float(np.float32(value)) for value in loss[5_989:6_010]]
+    assert list(progress.steps(session, lease.job_id, first=9_999).step) == [9_999, 10_000]
+    assert progress.steps(session, lease.job_id, first=10_001).total == 0
+
+
 @given(
     st.lists(st.floats(width=32, allow_infinity=False), min_size=1, max_size=200),
     st.integers(2, 60),
