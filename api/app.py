@@ -25,12 +25,14 @@ from api.resources import (
     results,
     schedules,
     searches,
+    streams,
     uploads,
     webhooks,
     whoami,
     workers,
 )
 from api.service import Service
+from api.streams import Streams
 from services import db
 from services.blobs import storage
 from services.jobs.doorbell import Doorbell
@@ -54,6 +56,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         keyring=Keyring(engine),
         rates=rates.Rates(settings.broker_url, rates.Rate.parse(settings.rate_limit)),
         predictor=Predictor(blobs, settings),
+        streams=Streams(engine),
     )
     openapi.register(app)
     errors.register(app)
@@ -63,6 +66,7 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
         searches,
         schedules,
         events,
+        streams,
         checkpoints,
         curves,
         results,

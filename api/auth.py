@@ -8,6 +8,7 @@ key if a request comes from elsewhere or under another host name (a proxy, or a 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, cast
@@ -66,6 +67,7 @@ RULES: dict[str, Scope | Rule] = {
     "searches.add": Scope.SUBMIT,
     "events.index": Scope.READ,
     "events.logs": Scope.READ,
+    "streams.of_job": Scope.READ,
     "checkpoints.index": Scope.READ,
     "checkpoints.download": Scope.READ,
     "models.archive": Scope.READ,
@@ -154,6 +156,19 @@ def note(session: Session, action: str, resource_id: str) -> None:
     audit.record(session, actor, action, resource_id)
 
 
+def holder() -> str:
+    """Whose streams are counted together: those of a key, or of an address where no key was needed."""
+    return identity().key_id or request.remote_addr or "unknown"
+
+
+def still_valid() -> Callable[[], object]:
+    """What raises Unauthorized once the key of this request is no longer valid; for an answer that stays open."""
+    if identity().key_id is None:
+        return lambda: None
+    keyring, text = current().keyring, _key()
+    return lambda: keyring.identity(text)
+
+
 def is_known() -> bool:
     """Whether a request to an open route is authenticated; other requests get a shorter answer."""
     try:
@@ -180,15 +195,21 @@ def _authenticate() -> Identity:
     service = current()
     if not service.settings.needs_keys and _may_omit_key(service.settings):
         return keys.ANYBODY
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not text.strip():
+    text = _key()
+    if not text:
         raise Unauthorized(NO_KEY if service.settings.needs_keys else NO_KEY_FROM_ELSEWHERE, shown=False)
     try:
-        return service.keyring.identity(text.strip())
+        return service.keyring.identity(text)
     except Unauthorized:
         # Only those who fail are counted, so nobody who shares an address with them is kept out.
         service.rates.count("failures", request.remote_addr or "unknown", rates.FAILURES)
         raise
+
+
+def _key() -> str:
+    """The key that the present request shows, or nothing."""
+    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""
 
 
 def _may_omit_key(settings: Settings) -> bool:

@@ -40,6 +40,8 @@ class State(Enum):
     """Waits for a thread, or has one."""
     SENDING = auto()
     """Waits until the client takes more of its answer."""
+    HELD = auto()
+    """Waits until there is more of its answer: a stream."""
     LEAVING = auto()
     """Is closed for writing, and until the client closes as well: what it still sends would reset the answer."""
 
@@ -52,6 +54,8 @@ class Answer:
     environ: dict[str, Any]
     parts: Iterator[bytes] | None = None
     close: Callable[[], None] = lambda: None
+    is_stream: bool = False
+    """An empty part then means that there is nothing to send now."""
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -75,7 +79,9 @@ class Connection:
         self.counted = 0
         """Of `out`, what the worker counts as waiting for the client."""
         self.left_bytes = 0
-        """What came after the last answer."""
+        """What came after the last answer, or during a stream."""
+        self.has_news = False
+        """More of its answer came up before it was put aside."""
         self._begin()
 
     def _begin(self) -> None:
@@ -100,6 +106,15 @@ class Connection:
             self.came += data
         else:
             self._append(data)
+        return bool(data)
+
+    def drop_received(self) -> bool:
+        """Take what is there and leave it out; whether the client may send more."""
+        try:
+            data = self.sock.recv(MOST_HEAD_BYTES)
+        except BlockingIOError:
+            return True
+        self.left_bytes += len(data)
         return bool(data)
 
     def is_asked(self, cfg: Any) -> bool:

@@ -6,6 +6,9 @@ it, the rest stays with the connection and the thread serves other clients. A th
 read more. So no thread waits for a silent client, for a slow head, or for a client that does not read its answer.
 Reading a large body does occupy a thread, within the limits in reading.py.
 
+A stream (streams.py) has nothing to send most of the time. Then it has no thread either: its connection is put aside
+until the stream wakes it, or its client closes it.
+
 Each address gets a limited share of the threads and connections: see shares.py. All unsent answers together are limited
 too. Above this limit the worker closes the connection whose client has not read anything for the longest time.
 """
@@ -23,6 +26,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
@@ -30,7 +34,7 @@ from gunicorn.http import wsgi  # type: ignore[import-untyped]
 from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
 from gunicorn.workers.base import Worker  # type: ignore[import-untyped]
 
-from api import access, balance, refusals
+from api import access, balance, refusals, streams
 from api.connections import OUT_BYTES, Answer, Connection, State
 from api.reading import SLOW_THREADS
 from api.refusals import Refusal
@@ -63,6 +67,8 @@ class Next(Enum):
     """The answer is out; another request may come."""
     LEAVE = auto()
     """The answer is out, and was the last one."""
+    HOLD = auto()
+    """There is nothing to send now."""
     CLOSE = auto()
     """The connection is broken."""
 
@@ -94,6 +100,8 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self.open: set[Connection] = set()
         self.waiting_bytes = 0
         self.done: deque[tuple[Connection, Next]] = deque()
+        self.called: deque[Connection] = deque()
+        """Streams that have something to send."""
         self.awake, self.accepting = False, False
         self.yields_until: float | None = None
         """Until when it leaves the next connection to another process."""
@@ -117,6 +125,8 @@ class PacedWorker(Worker):  # type: ignore[misc]
         for conn in self.open:
             if conn.state is State.HEAD:
                 conn.deadline = min(conn.deadline, time.monotonic() + STOP_IDLE_SECONDS)
+            elif conn.state is State.HELD:  # it ends now
+                self._work_soon(conn)
         while self.open and time.monotonic() < end:
             self._turn()
         for conn in list(self.open):
@@ -166,10 +176,18 @@ class PacedWorker(Worker):  # type: ignore[misc]
                     conn.next_request(self.cfg.keepalive if self.alive else STOP_IDLE_SECONDS)
                     self.poller.register(conn.sock, EVENT_READ, conn)
                     self._ask(conn)
+                case Next.HOLD:
+                    self._hold(conn)
                 case Next.LEAVE:
                     self._leave(conn)
                 case Next.CLOSE:
                     self._close(conn)
+        while self.called:
+            conn = self.called.popleft()
+            if conn.state is State.HELD and conn in self.open:
+                self._work_soon(conn)
+            else:
+                conn.has_news = True
 
     def _accept_or_not(self, accepting: bool) -> None:
         if accepting != self.accepting:
@@ -232,17 +250,12 @@ class PacedWorker(Worker):  # type: ignore[misc]
             self._work_soon(conn)
             return
         try:
-            more = conn.receive()
+            more = conn.drop_received() if conn.state in (State.LEAVING, State.HELD) else conn.receive()
         except OSError:
             more = False
-        if not more:
-            self._close(conn)
-        elif conn.state is State.LEAVING:
-            conn.left_bytes += len(conn.came)
-            conn.came.clear()
-            if conn.left_bytes > LINGER_BYTES:
-                self._close(conn)
-        else:
+        if not more or conn.left_bytes > LINGER_BYTES:
+            (self._give_up if conn.state is State.HELD else self._close)(conn)
+        elif conn.state is State.HEAD:
             self._ask(conn)
 
     def _ask(self, conn: Connection) -> None:
@@ -257,9 +270,16 @@ class PacedWorker(Worker):  # type: ignore[misc]
 
     def _work_soon(self, conn: Connection) -> None:
         self.poller.unregister(conn.sock)
-        conn.state = State.WORKING
+        conn.state, conn.has_news = State.WORKING, False
         conn.deadline = float("inf")
         self.turns.put(conn.who, conn)
+
+    def _hold(self, conn: Connection) -> None:
+        """Put a stream aside, unless it has something to send by now."""
+        conn.state, conn.sending_since = State.HELD, None
+        self.poller.register(conn.sock, EVENT_READ, conn)  # it is readable when the client closes it
+        if conn.has_news or not self.alive:
+            self._work_soon(conn)
 
     def _send_later(self, conn: Connection) -> None:
         conn.state = State.SENDING
@@ -285,7 +305,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
             self._close(conn)
 
     def _give_up(self, conn: Connection) -> None:
-        """The client does not read."""
+        """The client does not read, or is gone."""
         if conn.answer is not None:
             self._finish(conn.answer, conn)
         self._close(conn)
@@ -330,24 +350,37 @@ class PacedWorker(Worker):  # type: ignore[misc]
             self.log.exception("Error handling request")
             what = self._answer_error(conn)
         finally:
-            if what is not Next.SEND and conn.answer is not None:
+            if what not in (Next.SEND, Next.HOLD) and conn.answer is not None:
                 self._finish(conn.answer, conn)
             self.done.append((conn, what))
-            if not self.awake:
-                self.awake = True
-                os.write(self.PIPE[1], b".")
+            self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        if not self.awake:
+            self.awake = True
+            os.write(self.PIPE[1], b".")
+
+    def _call(self, conn: Connection) -> None:
+        """A stream has something to send."""
+        self.called.append(conn)
+        with suppress(OSError):  # the process ends
+            self._wake_loop()
 
     def _answered(self, conn: Connection) -> Next:
         answer = conn.answer or self._asked(conn)
         while True:
-            while answer.parts is not None and len(conn.out) < OUT_BYTES:
+            is_empty = False
+            while answer.parts is not None and len(conn.out) < OUT_BYTES and not is_empty:
                 if (part := next(answer.parts, None)) is None:
                     answer.response.close()
                     answer.parts = None
                 else:
                     answer.response.write(part)
+                    is_empty = answer.is_stream and not part
             if not conn.flush():
                 return Next.SEND
+            if is_empty:
+                return Next.HOLD
             if answer.parts is None:
                 return Next.LEAVE if answer.response.should_close() else Next.REQUEST
 
@@ -356,6 +389,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         conn.reader.begin()
         response, environ = wsgi.create(conn.request, conn, conn.client, conn.server, self.cfg)
         environ["wsgi.multithread"] = True
+        environ[streams.WAKE] = partial(self._call, conn)
         conn.answer = answer = Answer(response, environ)
         self.nr += 1
         if self.nr >= self.max_requests:
@@ -364,7 +398,8 @@ class PacedWorker(Worker):  # type: ignore[misc]
             response.force_close()
         body = self.wsgi(environ, response.start_response)
         answer.parts, answer.close = iter(body), getattr(body, "close", answer.close)
-        if not conn.body_is_read():
+        answer.is_stream = streams.STREAM in environ
+        if answer.is_stream or not conn.body_is_read():
             response.force_close()
         return answer
 

@@ -1636,6 +1636,22 @@ class EventsQuery(Query):
     limit: int = Field(100, ge=1, le=1000)
 
 
+class JobStreamQuery(Query):
+    event: int = Field(0, ge=0, le=MAX_ID)
+    """Begin after this event."""
+    line: int = Field(0, ge=0, le=MAX_ID)
+    """Begin after this line of the log."""
+    epoch: int = Field(0, ge=0, le=MAX_INTEGER)
+    """Begin after this epoch."""
+    step: int = Field(0, ge=0, le=MAX_ID)
+    """Begin after this step."""
+
+
+class StreamHeader(Header):
+    last_event_id: Annotated[str, Field(max_length=1000)] | None = Field(None, alias="Last-Event-ID")
+    """The id of the last message that you have; the stream goes on after it."""
+
+
 class LogsQuery(Query):
     after: int = Field(0, ge=0, le=MAX_ID)
     """The number of the last line of the previous page."""

@@ -47,8 +47,9 @@ def options(settings: Settings, balance: Balance) -> dict[str, Any]:
 
 
 def end_polls_with(worker: Worker) -> None:
-    """Ends long polls when their process is asked to stop, so that it does not take a minute."""
-    worker.wsgi.extensions["loopline"].closing = lambda: not worker.alive
+    """Ends long polls and streams when their process is asked to stop, so that it does not take a minute."""
+    service = worker.wsgi.extensions["loopline"]
+    service.closing = service.streams.closing = lambda: not worker.alive
 
 
 class Log(Logger):  # type: ignore[misc]

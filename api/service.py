@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from api.keyring import Keyring
 from api.rates import Rates
+from api.streams import Streams
 from services.blobs.storage import Storage
 from services.jobs.doorbell import Doorbell
 from services.prediction.predictor import Predictor
@@ -32,8 +33,9 @@ class Service:
     keyring: Keyring
     rates: Rates
     predictor: Predictor
+    streams: Streams
     closing: Callable[[], bool] = lambda: False
-    """Whether this process was asked to stop: long polls then end at once."""
+    """Whether this process was asked to stop: long polls and streams then end at once."""
     waiting: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_WAITING))
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
     heavy: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_HEAVY))

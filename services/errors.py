@@ -50,6 +50,7 @@
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
     ├── Unavailable                try again later
     │   ├── Busy                   others do the same just now, and together it would be too much
+    │   ├── TooManyStreams
     │   ├── SchemaMismatch         the database's schema is not this code's
     │   └── StorageUnavailable     the object store cannot answer
     └── TrainingError              raised inside a trainer
@@ -418,6 +419,12 @@ class Busy(Unavailable):
     """Too many requests of this kind are under way; try again in a few seconds."""
 
     code = "busy"
+
+
+class TooManyStreams(Unavailable):
+    """Too many streams are open; close some, or poll instead."""
+
+    code = "too_many_streams"
 
 
 class SchemaMismatch(Unavailable):

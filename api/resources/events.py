@@ -25,7 +25,7 @@ def index(path: schemas.JobPath, query: schemas.EventsQuery) -> Response:
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
         rows, more = events.page(session, path.job_id, after=query.after, limit=query.limit)
-    return openapi.answer(schemas.EventList(data=[_event(row) for row in rows], has_more=more))
+    return openapi.answer(schemas.EventList(data=[described(row) for row in rows], has_more=more))
 
 
 @api.get("/<job_id>/logs", operation_id="listLogLines", responses={200: schemas.LogLineList, **openapi.problems(404)})
@@ -37,7 +37,7 @@ def logs(path: schemas.JobPath, query: schemas.LogsQuery) -> Response:
     with db.read_scope(current().engine) as session:
         control.revision(session, identified(path.job_id), tenant=auth.tenant())
         rows, more = events.lines(session, path.job_id, after=query.after, limit=query.limit)
-    found = [_line(row) for row in rows]
+    found = [described_line(row) for row in rows]
     vary = {"Vary": "Accept"}
     if request.accept_mimetypes.best_match(["application/json", PLAIN]) != PLAIN:
         return openapi.answer(schemas.LogLineList(data=found, has_more=more), headers=vary)
@@ -50,7 +50,8 @@ def _plain(line: schemas.LogLine) -> str:
     return f"{line.at:%Y-%m-%dT%H:%M:%SZ} {line.level:<7} {line.text}\n"
 
 
-def _event(row: Event) -> schemas.Event:
+def described(row: Event) -> schemas.Event:
+    """The event as clients see it."""
     return schemas.Event.model_validate(
         {
             "id": row.id,
@@ -68,7 +69,8 @@ def _event(row: Event) -> schemas.Event:
     )
 
 
-def _line(row: LogLine) -> schemas.LogLine:
+def described_line(row: LogLine) -> schemas.LogLine:
+    """The log line as clients see it."""
     return schemas.LogLine.model_validate(
         {
             "number": row.number,

@@ -80,7 +80,7 @@ def submit(header: schemas.SubmitHeader, query: schemas.SubmitQuery) -> Response
         if not replayed:
             auth.note(session, "job.submit", job_id)
         job = queries.one(session.connection(), job_id, tenant=auth.tenant())
-        resource = _document(job, queries.position(job), full=True)
+        resource = document_of(job, queries.position(job), full=True)
     if not replayed:
         log.info("%s: submitted to the queue %s", job.id, job.queue, extra={"job_id": job.id})
         _ring(job)
@@ -139,7 +139,7 @@ def index(query: schemas.JobsQuery) -> Response:
     key, _, value = (query.tag or "").partition(":")
     tag = (key, value) if query.tag else None
     found = queries.page(current().engine, tenant=auth.tenant(), **filters, tag=tag)
-    data = [_document(row, found.positions.get(row.id), full=query.full) for row in found.rows]
+    data = [document_of(row, found.positions.get(row.id), full=query.full) for row in found.rows]
     return openapi.answer({"object": "list", "data": data, "has_more": found.more})
 
 
@@ -162,7 +162,7 @@ def show(path: schemas.JobPath, query: schemas.JobQuery) -> Response:
     if (same := polling.not_modified(look, query.wait)) is not None:
         return same
     row = queries.one(engine, path.job_id, tenant=tenant)
-    return openapi.answer(_document(row, queries.position(row), full=True), headers=_freshness(row))
+    return openapi.answer(document_of(row, queries.position(row), full=True), headers=_freshness(row))
 
 
 @api.post("/<job_id>/cancel", operation_id="cancelJob", responses={202: schemas.Job, **openapi.problems(404)})
@@ -281,11 +281,11 @@ def described(session: Session, job_id: str) -> dict[str, Any]:
     """The job as clients see it, from within the transaction that has changed it."""
     session.flush()
     row = queries.one(session.connection(), job_id, tenant=auth.tenant())
-    return _document(row, queries.position(row), full=True)
+    return document_of(row, queries.position(row), full=True)
 
 
-def _document(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
-    """A row of `looks` as a `schemas.Job`; as a `schemas.ListedJob` unless it is `full`."""
+def document_of(row: Any, position: int | None, *, full: bool) -> dict[str, Any]:
+    """A row of `queries` as a `schemas.Job`; as a `schemas.ListedJob` unless it is `full`."""
     spec = {"spec": openapi.stored(row.spec)} if full else {}
     now, silent = time.time(), silent_since(row, current().settings)
     return {

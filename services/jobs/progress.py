@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services.db import now
+from services.db import now, rowcount
 from services.errors import CheckpointNotFound
 from services.jobs import events, series
 from services.jobs.leases import Lease, owned
@@ -59,6 +59,10 @@ def steps(
     last, and of each stretch between the least and the greatest of both. Of one fold, or of the whole job."""
     columns = (StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm, StepChunk.fold)
     query = select(*columns).where(StepChunk.job_id == job_id, StepChunk.last_step >= first)
+    if first > 1:  # read none of the chunks before the one that has it
+        earlier = select(func.max(StepChunk.first_step)).where(StepChunk.job_id == job_id)
+        begin = earlier.where(StepChunk.first_step <= first).scalar_subquery()
+        query = query.where(StepChunk.first_step >= func.coalesce(begin, 0))
     if last is not None:
         query = query.where(StepChunk.first_step <= last)
     if fold is not None:
@@ -131,7 +135,7 @@ def started(
         trainer={**info, "steps_per_epoch": steps_per_epoch},
         **({} if fold is None else {"fold": dict(fold)}),
     )
-    _forget_after(session, job, resumed["epoch"], resumed["step"], best)
+    has_dropped = _forget_after(session, job, resumed["epoch"], resumed["step"], best)
     if (there := info.get("checkpoints")) is not None:
         gone = (Checkpoint.job_id == job.id, Checkpoint.step.not_in(there))
         session.execute(sa.delete(Checkpoint).where(*gone))
@@ -141,6 +145,9 @@ def started(
     elif resumed["step"]:
         place = f"Attempt {job.attempt} goes on from step {resumed['step']} ({_epoch(resumed['epoch'], fold)})."
         events.add(session, job, events.Type.RESUMED, place, data=resumed)
+    elif has_dropped:
+        again = f"Attempt {job.attempt} begins again at the first step: there is no checkpoint."
+        events.add(session, job, events.Type.RESUMED, again, data=resumed)
     return job
 
 
@@ -179,7 +186,8 @@ def rolled_back(
     furthest = sa.case((Job.checkpoint_step > step, step), else_=Job.checkpoint_step)  # what comes is progress again
     job = owned(session, lease, step=step, progress_at=now(), checkpoint_step=furthest)
     _forget_after(session, job, epoch, step, best)
-    events.add(session, job, events.Type.ROLLED_BACK, message, events.Level.WARNING, data)
+    place = {"epoch": epoch, "step": step}
+    events.add(session, job, events.Type.ROLLED_BACK, message, events.Level.WARNING, {**(data or {}), **place})
     return job
 
 
@@ -304,24 +312,28 @@ def drop_checkpoint(session: Session, lease: Lease, step: int) -> Job:
     return job
 
 
-def _forget_after(session: Session, job: Job, epoch: int, step: int, best: Mapping[str, Any] | None) -> None:
-    """Drop what was recorded beyond a place: it will be lived again. `best` is the best epoch up to there."""
+def _forget_after(session: Session, job: Job, epoch: int, step: int, best: Mapping[str, Any] | None) -> bool:
+    """Drop what was recorded beyond a place: it will be lived again. `best` is the best epoch up to there. Returns
+    whether a step or an epoch began beyond it."""
     session.execute(sa.delete(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step > step))
-    _forget_steps(session, job.id, step + 1)
-    session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > epoch))
+    steps = _forget_steps(session, job.id, step + 1)
+    epochs = rowcount(session.execute(sa.delete(Epoch).where(Epoch.job_id == job.id, Epoch.epoch > epoch)))
     job.best = None if best is None else dict(best)
     job.epoch = session.scalar(select(func.max(Epoch.epoch)).where(Epoch.job_id == job.id)) or 0
     session.flush()
+    return steps + epochs > 0
 
 
-def _forget_steps(session: Session, job_id: str, first_step: int) -> None:
-    """Drop the numbers of all steps from `first_step` on."""
-    session.execute(sa.delete(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step >= first_step))
+def _forget_steps(session: Session, job_id: str, first_step: int) -> int:
+    """Drop the numbers of all steps from `first_step` on; returns how many chunks are gone."""
+    beyond = sa.delete(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step >= first_step)
+    gone = rowcount(session.execute(beyond))
     reaching = select(StepChunk).where(StepChunk.job_id == job_id, StepChunk.last_step >= first_step)
     for chunk in session.scalars(reaching):
         keep = 4 * (first_step - chunk.first_step)  # bytes: float32
         chunk.last_step, chunk.loss, chunk.grad_norm = first_step - 1, chunk.loss[:keep], chunk.grad_norm[:keep]
     session.flush()
+    return gone
 
 
 def _epoch(epoch: int, fold: Mapping[str, Any] | None) -> str:

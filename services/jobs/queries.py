@@ -55,13 +55,13 @@ def revision(source: Source, job_id: str, *, tenant: str | None = None) -> tuple
     return row.revision, row.status
 
 
-def one(source: Source, job_id: str, *, tenant: str | None = None) -> Any:
-    """A job with its spec, the name of its data set, and its `position` while it waits.
+def one(source: Source, job_id: str, *, tenant: str | None = None, full: bool = True) -> Any:
+    """A job with the name of its data set, and its `position` while it waits. `full` is with its spec.
 
     Raises:
         JobNotFound: there is none, or it is another tenant's.
     """
-    return _of(_one().rows(source, job_id=job_id), job_id, tenant)
+    return _of(_one(full).rows(source, job_id=job_id), job_id, tenant)
 
 
 def position(row: Any) -> int | None:
@@ -152,9 +152,9 @@ def _revision() -> Query:
 
 
 @cache
-def _one() -> Query:
+def _one(full: bool) -> Query:
     place = sa.case((_J.status == _QUEUED, _ahead())).label("position")
-    query = select(*_columns(full=True), place).select_from(_with_dataset())
+    query = select(*_columns(full=full), place).select_from(_with_dataset())
     return Query(query.where(_J.id == sa.bindparam("job_id")))
 
 

@@ -571,7 +571,7 @@ def test_what_was_recorded_beyond_the_place_that_a_run_goes_back_to_is_forgotten
         assert [row.step for row in progress.checkpoints(session, lease.job_id)] == [2]
         assert progress.steps(session, lease.job_id).total == 2
         (told,) = events.page(session, lease.job_id, type="rolled_back")[0]
-        assert (told.level, told.data) == ("warning", {"lr": 0.1})
+        assert (told.level, told.data) == ("warning", {"lr": 0.1, "epoch": 1, "step": 2})
 
 
 def test_checkpoints_whose_files_are_gone_are_forgotten_when_an_attempt_begins(
