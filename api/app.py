@@ -5,7 +5,7 @@ from __future__ import annotations
 from api import auth, bodies, errors, openapi, origins, rates
 from api import bell as doorbell
 from api.keyring import Keyring
-from api.pages import site
+from api.pages import cards, guide, site
 from api.resources import (
     answers,
     audit,
@@ -86,7 +86,8 @@ def create_app(settings: Settings, *, bell: Doorbell | None = None) -> openapi.A
     ):
         app.register_api(resource.api)
     app.register_blueprint(docs.pages)
-    app.register_blueprint(site.site)
+    for pages in (site.site, cards.site, guide.site):
+        app.register_blueprint(pages)
     origins.register(app)
     auth.register(app)
     openapi.expect_single_parameters(app)

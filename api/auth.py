@@ -121,7 +121,9 @@ RULES: dict[str, Scope | Rule] = {
     "docs.document": Rule.OPEN,
     "docs.page": Rule.OPEN,
     "docs.asset": Rule.OPEN,
-    **{f"pages.{name}": Rule.OPEN for name in ("start", "asset", "jobs", "workers")},
+    "cards.read": Scope.READ,
+    **{f"pages.{name}": Rule.OPEN for name in ("start", "asset", "jobs", "job", "submit", "compare", "workers")},
+    **{f"guide.{name}": Rule.OPEN for name in ("index", "document", "picture")},
 }
 """By endpoint, what a request needs. A route that is not here keeps the app from being made."""
 

@@ -31,7 +31,7 @@ def routes(app: Flask) -> set[tuple[str, str]]:
     return {
         (method, re.sub(r"<(?:[^<:]+(?:\(.*\))?:)?([^>]+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()
-        if not rule.endpoint.startswith("pages.")  # docs/page.md is about these
+        if not rule.endpoint.startswith(("pages.", "cards.", "guide."))  # docs/page.md is about these
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
 

@@ -34,16 +34,26 @@ class Page(NamedTuple):
     """Whether it draws with uPlot."""
     under: str = ""
     """The page of the menu that it belongs to, if it is in none itself."""
+    has_script: bool = True
+    """Whether a script draws it. Another module renders those without."""
 
 
 PAGES = (
     Page("jobs", "/jobs", "Jobs"),
-    Page("workers", "/workers", "Workers and queue"),
+    Page("job", "/jobs/<job_id>", "Job", in_menu=False, charts=True, under="jobs"),
+    Page("submit", "/submit", "New job", in_menu=False, under="jobs"),
+    Page("compare", "/compare", "Compare", charts=True),
+    Page("workers", "/workers", "Workers"),
+    Page("guide", "/guide", "Docs", has_script=False),
 )
 
 
+def page_named(name: str) -> Page:
+    return next(page for page in PAGES if page.name == name)
+
+
 def show(page: Page, **parts: Any) -> Response:
-    """A page with `parts` for its template."""
+    """A page with `parts` for its template: those of its address, which its script reads, and those of a renderer."""
     menu = [each for each in PAGES if each.in_menu]
     html = render_template(f"{page.name}.html", page=page, menu=menu, asset=assets.address, **parts)
     response = Response(html, content_type="text/html; charset=utf-8")
@@ -61,5 +71,5 @@ def asset(version: str, name: str) -> Response:
     return assets.sent(version, name)
 
 
-for _page in PAGES:
+for _page in (page for page in PAGES if page.has_script):
     site.add_url_rule(_page.path, _page.name, partial(show, _page))

@@ -20,7 +20,7 @@ export class Unreachable extends Error {}
 export async function ask(path, { method = "GET", json, headers = {}, etag, signal } = {}) {
   const sent = { accept: "application/json", ...headers };
   if (etag) sent["if-none-match"] = etag;
-  if (json !== undefined) sent["content-type"] = "application/json";
+  if (json !== undefined) sent["content-type"] ??= "application/json";
   let answer;
   let text;
   try {

@@ -17,7 +17,7 @@ function filled(element, attributes, children) {
     else if (name.startsWith(".")) element[name.slice(1)] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -29,7 +29,7 @@ export function the(id) {
 /** Replaces what is in an element, unless it is what is there already: a reader or a selection is not disturbed. */
 export function fill(element, ...children) {
   const next = document.createElement(element.tagName);
-  next.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  next.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   if (!next.isEqualNode(bare(element))) element.replaceChildren(...next.childNodes);
 }
 

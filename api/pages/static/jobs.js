@@ -2,15 +2,17 @@
 
 import { get } from "./api.js";
 import { fill, h, say, the } from "./dom.js";
-import { between, duration, moment, NONE, number, percent, words } from "./format.js";
+import { moment, NONE, number } from "./format.js";
 import { live } from "./live.js";
 import { sparkline } from "./sparkline.js";
+import { judged, reached, state, time } from "./state.js";
 
 const FILTERS = ["status", "name", "tag", "queue", "kind"];
 const PAGE = 50;
 const MORE = 100;
 const table = document.querySelector("#list table");
 const rows = new Map();
+const selected = new Set();
 let older = false;
 let oldest = null;
 
@@ -28,7 +30,13 @@ function made(job) {
   const cells = Object.fromEntries(
     ["is", "what", "curve", "progress", "metric", "left", "made"].map((name) => [name, h("td", { role: "cell", class: name })]),
   );
-  const row = h("tr", { role: "row", "data-job": job.id }, Object.values(cells));
+  const box = h("input", {
+    type: "checkbox",
+    "aria-label": `Select ${job.name ?? job.id} to compare`,
+    ".checked": selected.has(job.id),
+    onchange: () => select(job.id, box.checked),
+  });
+  const row = h("tr", { role: "row", "data-job": job.id }, h("td", { role: "cell", class: "pick" }, box), Object.values(cells));
   return { row, cells, text: "", epoch: null };
 }
 
@@ -42,16 +50,11 @@ function draw(job) {
   fill(cells.is, state(job));
   fill(cells.what, h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id), under(job));
   fill(cells.progress, h("progress", { class: job.status, max: 1, value: job.progress.fraction, "aria-label": "Progress" }), h("small", {}, reached(job)));
-  fill(cells.metric, ...metric(job));
+  const best = judged(job);
+  fill(cells.metric, best ? [number(best.value), h("small", {}, best.name)] : NONE);
   fill(cells.left, time(job));
   fill(cells.made, moment(job.created_at));
   return shown.row;
-}
-
-function state(job) {
-  if (job.silent_since) return h("span", { class: "state silent", title: `No heartbeat since ${job.silent_since}` }, "silent");
-  const asked = job.status === "running" && (job.cancel_requested ? "stopping" : job.pause_requested ? "pausing" : null);
-  return h("span", { class: `state ${job.status}` }, asked || job.status);
 }
 
 function under(job) {
@@ -79,26 +82,6 @@ async function drawCurves(jobs) {
   } catch {
     for (const job of behind) if (rows.has(job.id)) rows.get(job.id).epoch = null; // with the next look
   }
-}
-
-function reached(job) {
-  const { progress } = job;
-  if (job.kind === "predict") return progress.sequences === null ? NONE : `${number(progress.answered)} of ${number(progress.sequences)} sequences`;
-  if (job.status === "queued" && !progress.epoch) return job.queue.position === null ? "waits" : `${number(job.queue.position)} ahead in ${job.queue.name}`;
-  const epochs = progress.epochs === null ? "" : `epoch ${progress.epoch} of ${progress.epochs}`;
-  return job.terminal ? epochs : `${percent(progress.fraction)} · ${epochs}`;
-}
-
-function metric(job) {
-  const tested = Object.keys(job.result?.metrics ?? {}).find((name) => name.startsWith("test_") && name !== "test_loss");
-  if (tested) return [number(job.result.metrics[tested]), h("small", {}, words(tested))];
-  return job.best ? [number(job.best.value), h("small", {}, words(job.best.metric))] : [NONE];
-}
-
-function time(job) {
-  if (job.terminal) return h("span", { title: "From its start to its end" }, duration(between(job.started_at, job.finished_at)));
-  if (job.progress.eta_seconds !== null) return h("span", { title: "Estimated" }, `${duration(job.progress.eta_seconds)} left`);
-  return NONE;
 }
 
 /** The first page as it is now: new jobs come in front, and those that are gone go. */
@@ -144,6 +127,15 @@ async function more() {
 function problem(error) {
   the("problem").hidden = false;
   say(the("problem"), [error.message, ...(error.errors ?? []).map((each) => each.detail)].join(" "));
+}
+
+function select(id, on) {
+  if (on) selected.add(id);
+  else selected.delete(id);
+  const link = the("compare");
+  link.hidden = selected.size < 2;
+  say(link, `Compare ${selected.size} jobs`);
+  link.href = `/compare?jobs=${[...selected].join(",")}`;
 }
 
 /** Shows the filters of the address, and no rows yet. */

@@ -43,7 +43,7 @@ function why(job) {
   const takers = (workers ?? []).filter((each) => each.queues.includes(job.queue.name));
   if (workers && !takers.length) return `No worker takes jobs of the queue ${job.queue.name}.`;
   if (takers.length && takers.every((each) => each.state === "broken")) return "The GPU of every worker of its queue is broken.";
-  if (job.queue.position) return `${number(job.queue.position)} of your jobs are ahead of it.`;
+  if (job.queue.position) return job.queue.position === 1 ? "One of your jobs is ahead of it." : `${number(job.queue.position)} of your jobs are ahead of it.`;
   return takers.length ? "It is next; every worker of its queue is busy." : "It is next.";
 }
 

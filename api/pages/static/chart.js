@@ -1,0 +1,165 @@
+// A chart: uPlot with the colours of the page, a legend with the values under the pointer, and zooming by dragging.
+
+import { h } from "./dom.js";
+import { number } from "./format.js";
+
+const HEIGHT = 230;
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+/**
+ * A chart in `parent`.
+ *
+ * title    what it shows, for those who do not see it
+ * sync     charts with the same key show the pointer of each other
+ * zoom     called with the two ends that were dragged, or with null for the whole
+ */
+export class Chart {
+  #parent;
+  #title;
+  #sync;
+  #zoom;
+  #plot = null;
+  #made = "";
+  #shown = null;
+
+  constructor(parent, { title, sync, zoom }) {
+    this.#parent = parent;
+    this.#title = title;
+    this.#sync = sync;
+    this.#zoom = zoom;
+    new ResizeObserver(() => this.#resize()).observe(parent);
+    document.addEventListener("themechange", () => {
+      this.#made = "";
+      if (this.#shown) this.show(this.#shown);
+    });
+  }
+
+  /**
+   * Draws lines of `{label, colour, x, y, dash, width, dots, faint}`: `x` and `y` are of one length, and missing values are
+   * null. `view` is the part of x to show, or null for all; `log` is the scale of y.
+   */
+  show({ lines, x, log = false, view = null }) {
+    this.#shown = { lines, x, log, view };
+    const drawn = lines.filter((line) => line.x.length > 0);
+    const data = joined(drawn, log);
+    const made = JSON.stringify([x, log, drawn.map(({ label, colour, dash, dots }) => [label, colour, dash, dots])]);
+    if (this.#plot && made === this.#made) {
+      this.#plot.setData(data);
+    } else {
+      this.#plot?.destroy();
+      this.#made = made;
+      this.#plot = new globalThis.uPlot(this.#options(drawn, x, log), data, this.#parent);
+    }
+    const told = drawn.filter((line) => line.told !== false).map((line) => `${line.label} ${number(last(line.y))}`);
+    const picture = this.#plot.root.querySelector(".u-wrap");
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", `${this.#title}: ${told.join(", ") || "nothing yet"}`);
+  }
+
+  #options(lines, x, log) {
+    const grid = { stroke: colour("line"), width: 1 };
+    const axis = { stroke: colour("muted"), grid, ticks: { ...grid, size: 4 }, font: "12px system-ui, sans-serif" };
+    return {
+      width: Math.max(this.#parent.clientWidth, 200),
+      height: HEIGHT,
+      padding: [8, 12, 0, 0],
+      cursor: {
+        sync: this.#sync ? { key: this.#sync, scales: ["x", null] } : undefined,
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 6 },
+        bind: { dblclick: () => () => this.#zoom?.(null) },
+      },
+      hooks: { setSelect: [(plot) => this.#selected(plot)] },
+      scales: {
+        x: { time: false, range: (_, low, high) => this.#range(low, high) },
+        y: log ? { distr: 3 } : {},
+      },
+      axes: [
+        { ...axis, size: 34, gap: 3, values: (_, values) => values.map(tick) },
+        { ...axis, size: 58, gap: 4, values: (_, values) => values.map(tick) },
+      ],
+      series: [{ label: x, value: (_, value) => number(value) }, ...lines.map(drawn)],
+    };
+  }
+
+  #range(low, high) {
+    const view = this.#shown.view;
+    if (view) return view;
+    if (low === null || high === null || !Number.isFinite(low)) return [0, 1];
+    return low === high ? [low - 1, high + 1] : [low, high];
+  }
+
+  #selected(plot) {
+    const { left, width } = plot.select;
+    if (width < 4) return;
+    const ends = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    this.#zoom?.(ends);
+  }
+
+  #resize() {
+    const width = this.#parent.clientWidth;
+    if (this.#plot && width > 0 && width !== this.#plot.width) this.#plot.setSize({ width, height: HEIGHT });
+  }
+}
+
+function tick(value) {
+  if (value === null || value === undefined) return "";
+  const size = Math.abs(value);
+  if (size >= 1e6 || (size > 0 && size < 1e-4)) return value.toExponential().replace("e+", "e");
+  return value.toLocaleString("en", { maximumSignificantDigits: 6 });
+}
+
+function drawn(line) {
+  const stroke = colour(line.colour);
+  const faint = line.faint ? `color-mix(in srgb, ${stroke} 38%, transparent)` : stroke;
+  return {
+    label: line.label,
+    stroke: faint,
+    width: line.width ?? 1.6,
+    dash: line.dash,
+    spanGaps: true,
+    value: (_, value) => number(value),
+    ...(line.dots ? { paths: () => null, points: { show: true, size: line.size ?? 3, fill: stroke, width: 0 } } : { points: { show: line.y.length < 2, size: 5 } }),
+  };
+}
+
+/** The lines on one x, as uPlot wants them; what a logarithm does not have is missing. */
+function joined(lines, log) {
+  if (!lines.length) return [[], []].slice(0, 1);
+  const tables = lines.map((line) => [line.x, log ? line.y.map((value) => (value > 0 ? value : null)) : line.y]);
+  return tables.length === 1 ? tables[0] : globalThis.uPlot.join(tables, tables.map(() => [0]));
+}
+
+function last(values) {
+  for (let index = values.length - 1; index >= 0; index -= 1) if (values[index] !== null) return values[index];
+  return null;
+}
+
+/** The mean of the values before, each with a weight that falls by `weight` (0 to 1) from one to the next. */
+export function smoothed(values, weight) {
+  if (!weight) return values;
+  let mean = 0;
+  let sum = 0;
+  return values.map((value) => {
+    if (value === null) return null;
+    mean = mean * weight + value * (1 - weight);
+    sum = sum * weight + (1 - weight);
+    return mean / sum;
+  });
+}
+
+/** Buttons of which one is pressed. `options` are values and what they are called. */
+export function choices(label, options, chosen, choose) {
+  const buttons = options.map(([value, text]) =>
+    h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => press(value) }, text),
+  );
+  function press(value) {
+    buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(options[index][0] === value)));
+    choose(value);
+  }
+  return h("div", { class: "choices", role: "group", "aria-label": label }, buttons);
+}

@@ -1,0 +1,403 @@
+// One job: its curves, log, events, spec, checkpoints and model, and what may be done with it.
+
+import { ask, get, Problem } from "./api.js";
+import { Chart, choices, smoothed } from "./chart.js";
+import { Curves } from "./curves.js";
+import { fill, h, say, the } from "./dom.js";
+import { between, bytes, duration, moment, NONE, number, percent, words } from "./format.js";
+import { live } from "./live.js";
+import { prose } from "./prose.js";
+import { may, Scope } from "./scopes.js";
+import { judged, reached, state, sure } from "./state.js";
+
+const id = decodeURIComponent(location.pathname.split("/")[2]);
+const path = `/v1/jobs/${id}`;
+const PARTS = ["curves", "log", "spec", "model"];
+const TAIL = 12;
+const MOST_LINES = 2000;
+const AXES = { epoch: "epoch", step: "step", time: "seconds of training" };
+
+const curves = new Curves(id);
+const settings = { by: "epoch", log: false, smoothing: 0.6, ...kept() };
+const charts = Object.fromEntries(
+  [["loss", "Loss"], ["metric", "Metric"], ["gradient", "Gradient norm"], ["rate", "Learning rate"], ["speed", "Samples per second"]].map(
+    ([name, title]) => [name, new Chart(the(name), { title, sync: "job", zoom })],
+  ),
+);
+let job = null;
+let view = null; // what is zoomed in on, in steps, with the steps of this part
+let metric = null;
+let part = null;
+let heard = { line: 0, event: 0 };
+
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem("loopline.curves") ?? "{}");
+  } catch {
+    return {};
+  }
+}
+
+function keep() {
+  try {
+    localStorage.setItem("loopline.curves", JSON.stringify(settings));
+  } catch {
+    // it holds for this page then
+  }
+}
+
+// The head
+
+function drawHead() {
+  document.title = `${job.name ?? job.id} · Loopline`;
+  say(the("title"), job.name ?? job.id);
+  fill(the("state"), state(job));
+  const tags = Object.entries(job.tags).map(([key, value]) => `${key}:${value}`);
+  fill(
+    the("facts"),
+    h("code", {}, job.id),
+    job.dataset && h("span", {}, "data set ", h("b", {}, job.dataset.name)),
+    h("span", {}, `queue ${job.queue.name}`),
+    h("span", {}, "submitted ", moment(job.created_at, { seconds: true })),
+    job.attempt > 1 && h("span", {}, `attempt ${job.attempt}`),
+    tags.map((tag) => h("a", { class: "tag", href: `/jobs?${new URLSearchParams({ tag })}` }, tag)),
+  );
+  fill(the("alarms"), alarms());
+  fill(the("tiles"), tiles());
+  drawActions();
+}
+
+/** What went wrong or may go wrong, and what to do. */
+function alarms() {
+  const found = [];
+  const log = h("a", { href: "#log", onclick: () => choosePart("log") }, "its log and events");
+  if (job.status === "failed") {
+    found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), job.message ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
+  } else if (job.status === "cancelled" || job.status === "paused" || (job.message && !job.terminal)) {
+    found.push(h("div", { class: "notice" }, job.message ?? `The job is ${job.status}.`));
+  }
+  if (job.silent_since) found.push(h("div", { class: "notice warn" }, "Its worker has sent no heartbeat since ", moment(job.silent_since, { seconds: true }), ". If none arrives, the job is queued again by itself."));
+  if (job.waits_until && job.status === "queued") found.push(h("div", { class: "notice" }, "It starts again at ", moment(job.waits_until, { seconds: true }), " at the earliest."));
+  for (const warning of job.warnings) found.push(h("div", { class: "notice warn" }, warning));
+  if (job.result?.baseline?.message) found.push(h("div", { class: "notice warn" }, job.result.baseline.message));
+  for (const advice of job.result?.advice ?? []) found.push(h("div", { class: "notice" }, advice));
+  return found;
+}
+
+function tile(title, value, more = null) {
+  return h("div", {}, h("dt", {}, title), h("dd", {}, value, more && h("small", {}, more)));
+}
+
+function tiles() {
+  const { progress } = job;
+  const bar = h("progress", { class: job.status, max: 1, value: progress.fraction, "aria-label": "Progress" });
+  const best = judged(job);
+  const metrics = Object.entries(job.result?.metrics ?? {}).filter(([name]) => best === null || words(name) !== best.name);
+  const base = job.result?.baseline?.metrics ?? {};
+  return [
+    h("div", { class: "wide-tile" }, h("dt", {}, "Progress"), h("dd", {}, job.terminal ? reached(job) || NONE : percent(progress.fraction), bar, h("small", {}, job.terminal ? "" : where()))),
+    job.terminal
+      ? tile("Took", duration(between(job.started_at, job.finished_at)), job.finished_at && ["ended ", moment(job.finished_at, { seconds: true })])
+      : tile("Time left", progress.eta_seconds === null ? NONE : duration(progress.eta_seconds), job.started_at && `running for ${duration(Math.round(between(job.started_at)))}`),
+    best && tile(best.isTest ? best.name : `best ${best.name}`, number(best.value), best.isTest ? baseline(base, best.name) : `epoch ${job.best.epoch}`),
+    best?.isTest && job.best && best.name !== words(job.best.metric) && tile(`best ${words(job.best.metric)}`, number(job.best.value), `epoch ${job.best.epoch}`),
+    metrics.filter(([name]) => !name.endsWith("_loss")).slice(0, 3).map(([name, value]) => tile(words(name), number(value), baseline(base, words(name)))),
+    job.kind === "predict" && progress.sequences_per_second !== null && tile("Speed", `${number(progress.sequences_per_second)} sequences/s`),
+  ];
+}
+
+function where() {
+  const { progress } = job;
+  const fold = progress.folds === null ? "" : progress.fold > progress.folds ? ", the final model" : `, fold ${progress.fold} of ${progress.folds}`;
+  if (job.kind === "predict" || progress.epochs === null || (job.status === "queued" && !progress.epoch)) return reached(job);
+  return `epoch ${number(progress.epoch)} of ${number(progress.epochs)}${fold}; step ${number(progress.step)}`;
+}
+
+function baseline(metrics, title) {
+  const name = Object.keys(metrics).find((each) => words(each) === title);
+  return name ? `baseline ${number(metrics[name])}` : null;
+}
+
+function again(text) {
+  return h("a", { href: `/submit?from=${job.id}`, class: text ? null : "button" }, text ?? "Run again with changes");
+}
+
+async function drawActions() {
+  const allowed = await may(Scope.SUBMIT);
+  const does = (verb, title, options = {}) => h("button", { type: "button", class: options.class, onclick: () => act(verb, options.question) }, title);
+  fill(
+    the("actions"),
+    job.links.model && h("a", { class: "button main", href: job.links.model, download: true }, "Download model"),
+    job.links.answers && h("a", { class: "button main", href: job.links.answers, download: true }, "Download answers"),
+    allowed && !job.terminal && job.status !== "paused" && !job.pause_requested && does("pause", "Pause"),
+    allowed && !job.terminal && (job.status === "paused" || job.pause_requested) && does("resume", "Resume", { class: "main" }),
+    allowed && job.kind === "train" && again(),
+    allowed && !job.terminal && !job.cancel_requested && does("cancel", "Cancel", { class: "danger", question: "Cancel this job? It cannot be resumed." }),
+  );
+}
+
+async function act(verb, question) {
+  if (question && !(await sure(question, "Cancel the job"))) return;
+  try {
+    const answer = await ask(job.links[verb], { method: "POST" });
+    show(answer.body);
+  } catch (error) {
+    fill(the("alarms"), h("div", { class: "notice bad", role: "alert" }, error.message), alarms());
+  }
+  look.again();
+}
+
+// Curves
+
+function zoom(ends) {
+  if (ends === null) {
+    view = null;
+    drawCurves();
+    return;
+  }
+  const steps = ends.map((place) => curves.toStep(place, settings.by));
+  const mine = (view = { steps, part: null });
+  drawCurves();
+  const [first, last] = [Math.max(1, Math.floor(steps[0])), Math.max(1, Math.ceil(steps[1]))];
+  curves.part(first, last).then((found) => {
+    if (view !== mine) return;
+    view.part = found;
+    drawCurves();
+  }, passing);
+}
+
+function drawCurves() {
+  const by = settings.by;
+  const shown = view?.part ?? curves.steps;
+  const x = shown.step.map((step) => curves.ofStep(step, by));
+  const span = view && view.steps.map((step) => curves.ofStep(step, by));
+  const common = { x: AXES[by], view: span };
+  the("whole").hidden = view === null;
+  the("zoom-help").hidden = view !== null;
+  const none = !curves.epochs.length && !curves.steps.step.length;
+  the("no-curves").hidden = !none || job.kind === "predict";
+  document.querySelector(".charts").hidden = none;
+  if (none || part !== "curves") return;
+  toEnd(the("tail"));
+
+  const smooth = settings.smoothing;
+  const lines = [];
+  if (x.length) {
+    if (smooth) lines.push({ label: "each step", colour: "series-1", x, y: shown.loss, faint: true, width: 1, told: false });
+    lines.push({ label: smooth ? "training, smoothed" : "training", colour: "series-1", x, y: smoothed(shown.loss, smooth), width: smooth ? 2 : 1.2 });
+  } else {
+    lines.push({ label: "training", colour: "series-1", ...curves.line("train_loss", by) });
+  }
+  const validation = curves.line("validation_loss", by);
+  if (validation.y.some((value) => value !== null)) lines.push({ label: "validation", colour: "series-2", width: 2, ...validation });
+  if (job.best && !job.progress.folds) {
+    const at = curves.ofEpoch(job.best.epoch, by);
+    const best = curves.epochs.find((record) => record.epoch === job.best.epoch);
+    const value = best?.validation_loss ?? best?.train_loss ?? null;
+    if (value !== null) lines.push({ label: "best epoch", colour: "good", x: [at], y: [value], dots: true, size: 8, told: false });
+  }
+  charts.loss.show({ lines, log: settings.log, ...common });
+
+  drawMetric(common);
+  drawGradient(shown, x, common);
+  charts.rate.show({ lines: [{ label: "learning rate", colour: "series-4", ...curves.line("lr", by) }], ...common });
+  charts.speed.show({ lines: [{ label: "samples per second", colour: "series-3", ...curves.line("samples_per_second", by) }], ...common });
+}
+
+function drawMetric(common) {
+  const names = [...new Set(curves.fields().filter((name) => /^(train|validation)_/.test(name) && !name.endsWith("_loss")).map((name) => name.replace(/^(train|validation)_/, "")))];
+  const choice = the("metric-name");
+  if (choice.options.length !== names.length) choice.replaceChildren(...names.map((name) => h("option", { value: name }, words(name))));
+  if (!names.includes(metric)) metric = names.find((name) => job.best?.metric.endsWith(name)) ?? names[0] ?? null;
+  if (metric) choice.value = metric;
+  choice.hidden = names.length < 2;
+  the("metric").closest(".card").hidden = metric === null;
+  if (metric === null) return;
+  say(the("metric-title"), names.length < 2 ? words(metric).replace(/^./, (first) => first.toUpperCase()) : "Metric");
+  const smooth = settings.smoothing;
+  const lines = [["training", "series-1", `train_${metric}`], ["validation", "series-2", `validation_${metric}`]]
+    .map(([label, colour, field]) => ({ label, colour, ...curves.line(field, settings.by) }))
+    .filter((line) => line.y.some((value) => value !== null))
+    .map((line) => ({ ...line, y: smoothed(line.y, smooth) }));
+  charts.metric.show({ lines, ...common });
+}
+
+function drawGradient(shown, x, common) {
+  const bound = job.spec.training?.max_grad_norm ?? null;
+  const lines = [{ label: "gradient norm", colour: "series-1", x, y: shown.grad_norm, width: 1, faint: settings.smoothing > 0, told: settings.smoothing === 0 }];
+  if (settings.smoothing) lines.push({ label: "smoothed", colour: "series-1", x, y: smoothed(shown.grad_norm, settings.smoothing), width: 2 });
+  let clipped = "no clipping";
+  if (bound !== null && x.length) {
+    const over = shown.grad_norm.flatMap((value, index) => (value !== null && value > bound ? [index] : []));
+    lines.push({ label: "clipped", colour: "series-2", x: over.map((index) => x[index]), y: over.map((index) => shown.grad_norm[index]), dots: true, told: false });
+    lines.push({ label: "bound", colour: "series-6", x: [x[0], x.at(-1)], y: [bound, bound], dash: [6, 4], width: 1.5 });
+    const share = curves.epochs.at(-1)?.clipped_fraction;
+    clipped = `clipped at ${number(bound)}${share === undefined || share === null ? "" : `; ${percent(share)} of the steps of the last epoch`}`;
+  }
+  say(the("clipped"), clipped);
+  charts.gradient.show({ lines, log: settings.log, ...common });
+}
+
+// Log and events
+
+function line(each) {
+  return h("div", { class: `line ${each.level}` }, moment(each.at, { seconds: true }), h("span", {}, each.text));
+}
+
+/** New lines at the end, without those that the service has dropped by now; who reads further up is not moved. */
+function addLines(element, lines, most) {
+  element.append(...lines.slice(-most).map(line));
+  while (element.childElementCount > most) element.firstElementChild.remove();
+  toEnd(element);
+}
+
+function toEnd(element) {
+  if (!element.dataset.reads) element.scrollTop = element.scrollHeight;
+}
+
+for (const element of [the("lines"), the("tail")]) {
+  element.addEventListener("scroll", () => {
+    const atEnd = element.scrollTop + element.clientHeight >= element.scrollHeight - 30;
+    element.dataset.reads = atEnd ? "" : "further up";
+  });
+}
+
+function drawLines(page) {
+  if (!page.data.length) return;
+  heard.line = page.data.at(-1).number;
+  addLines(the("lines"), page.data, MOST_LINES);
+  addLines(the("tail"), page.data, TAIL);
+}
+
+function described(event) {
+  if (event.type !== "status") return event.message ?? event.type;
+  if (event.from_status === null) return "submitted";
+  return `${event.from_status} → ${event.to_status}${event.message ? `: ${event.message}` : ""}`;
+}
+
+function drawEvents(page) {
+  if (!page.data.length) return;
+  heard.event = page.data.at(-1).id;
+  the("events").prepend(...page.data.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, described(event)), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
+}
+
+// Spec and model
+
+function drawSpec() {
+  say(the("spec-text"), JSON.stringify(job.spec, null, 2));
+}
+
+let cardOf = null;
+
+async function drawModel() {
+  const file = (name, text) => h("li", {}, h("a", { href: `${path}/model/${name}`, download: true }, name), ` ${text}`);
+  const none = job.kind === "predict" ? "A job that predicts has no model." : job.terminal ? "This job has no model." : "The model can be downloaded when the job has ended.";
+  fill(
+    the("downloads"),
+    job.links.model
+      ? h(
+          "ul",
+          { class: "plain" },
+          h("li", {}, h("a", { href: job.links.model, download: true }, "everything as a zip"), job.result?.complete === false ? ` the best weights until the job ended early` : ""),
+          file("model.safetensors", "weights"),
+          file("model.json", "spec and preprocessing"),
+          file("history.json", "the numbers of every epoch"),
+        )
+      : job.links.answers
+        ? h("a", { href: job.links.answers, download: true }, job.answers?.file ?? "answers")
+        : h("p", { class: "muted" }, none),
+  );
+  if (job.links.checkpoints) drawCheckpoints((await get(job.links.checkpoints)).data);
+  if (job.links.model && cardOf !== job.links.model) {
+    cardOf = job.links.model;
+    try {
+      await prose(the("card"), `/jobs/${id}/card`);
+      the("card").hidden = false;
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error; // an older model has no card
+    }
+  }
+}
+
+function drawCheckpoints(found) {
+  if (!found.length) {
+    fill(the("checkpoints"), h("p", { class: "muted" }, "None is kept now. They are made every 30 seconds, and at the end."));
+    return;
+  }
+  const rows = found.toReversed().map((each) =>
+    h("tr", {}, h("td", { class: "number" }, number(each.step)), h("td", { class: "number" }, number(each.epoch)), h("td", {}, each.best ? "best so far" : ""), h("td", { class: "number" }, bytes(each.bytes)), h("td", {}, moment(each.created_at, { seconds: true })), h("td", {}, h("a", { href: each.links.self, download: true }, "download"))),
+  );
+  const titles = [["Step", "number"], ["Epoch", "number"], [""], ["Size", "number"], ["Made"], [""]];
+  fill(the("checkpoints"), h("table", {}, h("thead", {}, h("tr", {}, titles.map(([title, kind]) => (title ? h("th", { scope: "col", class: kind }, title) : h("td", {}))))), h("tbody", {}, rows)));
+}
+
+// Parts
+
+function choosePart(name, { focus = false } = {}) {
+  part = PARTS.includes(name) ? name : "curves";
+  for (const tab of document.querySelectorAll("[role=tab]")) {
+    const on = tab.dataset.part === part;
+    tab.setAttribute("aria-selected", String(on));
+    tab.tabIndex = on ? 0 : -1;
+    if (on && focus) tab.focus();
+    the(tab.dataset.part).hidden = !on;
+  }
+  if (location.hash.slice(1) !== part) history.replaceState(null, "", part === "curves" ? location.pathname : `#${part}`);
+  if (!job) return;
+  if (part === "curves") {
+    drawCurves();
+  }
+  if (part === "model") drawModel().catch(passing);
+  if (part === "log") toEnd(the("lines"));
+}
+
+function passing(error) {
+  if (error instanceof Problem && error.status < 500) throw error; // what cannot be reached now is asked for again
+}
+
+function show(document_) {
+  const first = job === null;
+  job = document_;
+  the("job").hidden = false;
+  drawHead();
+  drawSpec();
+  if (first) choosePart(location.hash.slice(1));
+  else if (part === "model") drawModel().catch(passing);
+  if (job.kind === "predict") {
+    the("tab-curves").hidden = true;
+    if (part === "curves") choosePart("log");
+  } else {
+    curves.update(job).then((news) => {
+      if (news || first) drawCurves();
+    }, passing);
+  }
+  if (job.terminal) lines.again();
+  events.again();
+}
+
+function missing(error) {
+  the("job").hidden = true;
+  the("missing").hidden = false;
+  say(the("missing-why"), error.message);
+}
+
+fill(the("by"), choices("Horizontal axis", [["epoch", "Epochs"], ["step", "Steps"], ["time", "Time"]], settings.by, (by) => { settings.by = by; keep(); drawCurves(); }));
+fill(the("scale"), choices("Scale of loss and gradient", [[false, "Linear"], [true, "Logarithmic"]], settings.log, (log) => { settings.log = log; keep(); drawCurves(); }));
+the("smoothing").value = settings.smoothing;
+the("smoothing").addEventListener("input", () => { settings.smoothing = Number(the("smoothing").value); keep(); drawCurves(); });
+the("whole").addEventListener("click", () => zoom(null));
+the("metric-name").addEventListener("change", () => { metric = the("metric-name").value; drawCurves(); });
+the("copy-spec").addEventListener("click", () => navigator.clipboard?.writeText(the("spec-text").textContent).then(() => say(the("copy-spec"), "Copied")));
+the("log-text").href = `${path}/logs?limit=2000`;
+document.querySelector("[role=tablist]").addEventListener("click", (event) => event.target.dataset.part && choosePart(event.target.dataset.part));
+document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
+  const shown = PARTS.filter((name) => !the(`tab-${name}`).hidden);
+  const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (move) choosePart(shown.at((shown.indexOf(part) + move) % shown.length), { focus: true });
+});
+addEventListener("hashchange", () => choosePart(location.hash.slice(1)));
+
+const ended = () => job?.terminal ?? false;
+const lines = live(() => `${path}/logs?limit=${MOST_LINES}&after=${heard.line}`, drawLines, { every: 2, until: (page) => ended() && !page.has_more });
+const events = live(() => `${path}/events?limit=1000&after=${heard.event}`, drawEvents, { every: 5, until: (page) => ended() && !page.has_more });
+const look = live(path, show, { every: 2, until: (found) => found.terminal, fail: missing });

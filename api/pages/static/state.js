@@ -1,0 +1,54 @@
+// How a job's state, tags and progress are written, in every list.
+
+import { h } from "./dom.js";
+import { between, duration, NONE, number, percent, words } from "./format.js";
+
+export function state(job) {
+  if (job.silent_since) return h("span", { class: "state silent", title: `No heartbeat since ${job.silent_since}` }, "silent");
+  const asked = job.status === "running" && (job.cancel_requested ? "stopping" : job.pause_requested ? "pausing" : null);
+  return h("span", { class: `state ${job.status}` }, asked || job.status);
+}
+
+/** How far a job is: `11 % · epoch 46 of 400`. */
+export function reached(job) {
+  const { progress } = job;
+  if (job.kind === "predict") return progress.sequences === null ? NONE : `${number(progress.answered)} of ${number(progress.sequences)} sequences`;
+  if (job.status === "queued" && !progress.epoch) {
+    if (job.queue.position === null) return "waits";
+    return job.queue.position === 0 ? `next in ${job.queue.name}` : `${number(job.queue.position)} ahead in ${job.queue.name}`;
+  }
+  const epochs = progress.epochs === null ? "" : `epoch ${number(progress.epoch)} of ${number(progress.epochs)}`;
+  return job.terminal || !epochs ? epochs : `${percent(progress.fraction)} · ${epochs}`;
+}
+
+/** The number by which a job is judged, and its name: of the test if there was one, else the best so far. */
+export function judged(job) {
+  const tested = Object.keys(job.result?.metrics ?? {}).find((name) => name.startsWith("test_") && name !== "test_loss");
+  if (tested) return { value: job.result.metrics[tested], name: words(tested), isTest: true };
+  return job.best ? { value: job.best.value, name: words(job.best.metric), isTest: false } : null;
+}
+
+/** The time that a job took, or has left. */
+export function time(job) {
+  if (job.terminal) return h("span", { title: "From its start to its end" }, duration(between(job.started_at, job.finished_at)));
+  if (job.progress.eta_seconds !== null) return h("span", { title: "Estimated" }, `${duration(job.progress.eta_seconds)} left`);
+  return NONE;
+}
+
+/** A dialog that asks before something that cannot be undone; gives whether to go on. */
+export function sure(question, yes) {
+  const dialog = h(
+    "dialog",
+    { "aria-label": question },
+    h("p", {}, question),
+    h("form", { method: "dialog", class: "row" }, h("button", { value: "no", autofocus: true }, "No"), h("button", { value: "yes", class: "danger" }, yes)),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+  });
+}

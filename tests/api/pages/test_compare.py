@@ -1,0 +1,65 @@
+"""The page that compares jobs in a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from flask.testing import FlaskClient
+from playwright.sync_api import Page, expect
+
+from api.service import Service
+from services import db
+from services.jobs import attempts, progress
+from services.jobs.leases import Lease
+from tests.api.pages.conftest import needs_browser
+
+pytestmark = needs_browser
+
+
+def test_jobs_are_chosen_in_the_list_and_compared(
+    client: FlaskClient,
+    service: Service,
+    server: str,
+    page: Page,
+    spec: dict[str, Any],
+    barriers: Callable[[Page], list[str]],
+) -> None:
+    for name, losses in (("slow", (3.0, 2.0)), ("fast", (3.0, 0.5))):
+        client.post("/v1/jobs", json={**spec, "name": name, "training": {"epochs": 2, "seed": int(losses[1])}})
+        with db.session_scope(service.engine) as session:
+            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+            assert job is not None
+            lease = Lease.of(job)
+            progress.started(session, lease, epochs=2, steps_per_epoch=4, info={"device": "cpu"})
+            for epoch, loss in enumerate(losses, 1):
+                progress.record(session, lease, {"epoch": epoch, "train_loss": loss, "validation_loss": loss})
+            metrics = {"validation_loss": losses[1], "test_accuracy": 1 / losses[1]}
+            result = {"best_epoch": 2, "epochs": 2, "stopped_early": False, "metrics": metrics}
+            attempts.succeed(session, lease, result, [])
+    page.goto(f"{server}/compare")
+    expect(page.get_by_role("heading", name="Nothing to compare yet")).to_be_visible()
+    assert barriers(page) == []
+    page.goto(f"{server}/jobs")
+    for name in ("slow", "fast"):
+        page.get_by_role("checkbox", name=f"Select {name} to compare").check()
+    page.get_by_role("link", name="Compare 2 jobs").click()
+    expect(page.get_by_role("img", name=re.compile("slow 2, fast 0.5"))).to_be_visible()
+    results = page.locator("#results tbody tr")
+    page.get_by_role("button", name="test accuracy").click()
+    expect(results.first).to_contain_text("slow")
+    page.get_by_role("button", name="test accuracy").click()
+    expect(results.first).to_contain_text("fast")
+    expect(page.get_by_role("columnheader", name="test accuracy")).to_have_attribute("aria-sort", "descending")
+    expect(page.locator("#fields tbody tr")).to_have_count(1)
+    page.get_by_label("those that are the same too").check()
+    expect(page.locator("#fields tbody tr").nth(1)).to_be_visible()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        assert barriers(page) == []
+    page.get_by_role("button", name="Remove slow").click()
+    expect(results).to_have_count(1)
+    page.get_by_label("Add a job").fill("slow")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(results).to_have_count(2)

@@ -1,0 +1,142 @@
+"""The page of one job in a browser, with what the database holds. test_stories.py has real trainings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from flask.testing import FlaskClient
+from playwright.sync_api import Page, expect
+
+from api.pages import assets
+from api.service import Service
+from services import db
+from services.jobs import attempts, events, progress
+from services.jobs.events import Line
+from services.jobs.leases import Lease
+from tests.api.pages.conftest import needs_browser
+
+pytestmark = needs_browser
+
+SCRIPT = "<script>document.title='run'</script>"
+Barriers = Callable[[Page], list[str]]
+
+
+def test_the_curves_follow_a_run_and_zooming_asks_for_the_part(
+    service: Service, running_job: Lease, server: str, page: Page, barriers: Barriers
+) -> None:
+    loss, norm = [5 - step / 5000 for step in range(20_000)], [0.5] * 20_000
+    loss[12_344], norm[7_000] = 9.0, 3.0
+    with db.session_scope(service.engine) as session:
+        progress.started(session, running_job, epochs=4, steps_per_epoch=10_000, info={"device": "cpu"})
+        progress.record_steps(session, running_job, 1, loss, norm)
+        for epoch in (1, 2):
+            record = {"epoch": epoch, "train_loss": 1.5, "validation_loss": 2.5 / epoch, "lr": 0.1, "seconds": 2.0}
+            progress.record(session, running_job, record, best={"epoch": 1, "metric": "validation_loss", "value": 2.5})
+        events.log(session, running_job, [Line("output", SCRIPT)])
+    page.goto(f"{server}/jobs/{running_job.job_id}")
+    expect(page.get_by_text("epoch 2 of 4; step 20,000")).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile(r"^Loss: .*validation 1\.25$"))).to_be_visible()
+    expect(page.get_by_text("clipped at 1")).to_be_visible()
+    expect(page.locator("#tail")).to_contain_text(SCRIPT)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        assert barriers(page) == []
+
+    box = page.locator("#loss .u-over").bounding_box()
+    assert box is not None
+    with page.expect_request(re.compile(r"/steps\?.*last=")) as asked:
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 50)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.65, box["y"] + 50)
+        page.mouse.up()
+    first, last = (int(number) for number in re.findall(r"(?:first|last)=(\d+)", asked.value.url))
+    assert 11_500 < first < last < 13_500
+    expect(page.get_by_role("button", name="Show the whole run")).to_be_visible()
+
+    with db.session_scope(service.engine) as session:
+        progress.record(session, running_job, {"epoch": 3, "train_loss": 1.0, "validation_loss": 0.5})
+    expect(page.get_by_role("img", name=re.compile(r"^Loss: .*validation 0\.5"))).to_be_visible()
+    page.get_by_role("button", name="Show the whole run").click()
+    page.get_by_role("button", name="Steps").click()
+    page.get_by_role("button", name="Logarithmic").click()
+    expect(page.locator("#loss .u-legend")).to_contain_text(re.compile("^step"))
+
+
+def test_a_job_that_failed_says_why_and_what_to_do(
+    service: Service, running_job: Lease, server: str, page: Page, barriers: Barriers
+) -> None:
+    with db.session_scope(service.engine) as session:
+        attempts.fail(session, running_job, "diverged", f"The loss is not finite. {SCRIPT}", retry=False)
+    page.goto(f"{server}/jobs/{running_job.job_id}")
+    alarm = page.get_by_role("alert")
+    expect(alarm).to_contain_text(f"The job failed. The loss is not finite. {SCRIPT}")
+    expect(alarm.get_by_role("link", name="run it again with changes")).to_be_visible()
+    assert barriers(page) == []
+    alarm.get_by_role("link", name="its log and events").click()
+    expect(page.get_by_role("tab", name="Log and events")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#events")).to_contain_text("running → failed")
+    assert barriers(page) == []
+    page.get_by_role("tab", name="Log and events").press("ArrowRight")
+    expect(page.locator("#spec-text")).to_contain_text('"max_grad_norm": 1')
+    assert barriers(page) == []
+
+
+def test_a_model_is_shown_with_its_card_and_pictures(
+    trained_job: str, server: str, page: Page, barriers: Barriers
+) -> None:
+    page.goto(f"{server}/jobs/{trained_job}#model")
+    expect(page.get_by_role("link", name="Download model")).to_be_visible()
+    expect(page.locator("#card h1")).to_have_text("vowels")
+    expect(page.locator("#checkpoints")).to_contain_text("best so far")
+    assert barriers(page) == []
+
+
+CARD = f"""# A model {SCRIPT}
+
+![Loss](loss.svg) ![elsewhere](https://evil.example/x.svg) ![up](../../x.svg)
+
+[good](https://example.com/) [bad](javascript:alert(1)) [file](model.json)
+
+| a | b |
+| --- | ---: |
+| 1 | <img src=x onerror=alert(1)> |
+"""
+
+
+def test_a_card_has_no_html_of_its_own_and_no_pictures_from_elsewhere(
+    client: FlaskClient, service: Service, running_job: Lease, put: Callable[..., Any]
+) -> None:
+    with db.session_scope(service.engine) as session:
+        files = [put(running_job.job_id, "README.md", CARD.encode()), put(running_job.job_id, "loss.svg", b"<svg/>")]
+        attempts.succeed(session, running_job, {"metrics": {}}, files)
+    answer = client.get(f"/jobs/{running_job.job_id}/card")
+    article = answer.get_data(as_text=True).partition("<article")[2]
+    assert re.findall(r"<img [^>]*src=\"([^\"]*)\"", article) == [f"/v1/jobs/{running_job.job_id}/model/loss.svg"]
+    assert re.findall(r"href=\"([^\"]*)\"", article) == ["https://example.com/"]
+    assert "<script" not in article
+    assert "style=" not in article
+    assert '<td class="number">&lt;img src=x onerror=alert(1)&gt;</td>' in article
+    assert client.get("/jobs/job_00000000000000000000000000/card").status_code == 404
+
+
+PLACES = (
+    ('{"a": {"b": [1, {"c": "x}"}]}, "d": 2}', "/a/b/1/c", '"x}"'),
+    ('{"a": {"b": [1, {"c": "x}"}]}, "d": 2}', "/d", "2"),
+    ('{"a": {"b": 1}}', "/a/missing", '"a":'),
+    ('{"a~b": {"c/d": 7}}', "/a~0b/c~1d", "7"),
+    ('{"a": 1, "b":', "/a", "1"),
+    ("a: 1", "/a", None),
+)
+
+
+def test_a_problem_is_found_in_the_text_of_a_spec(server: str, page: Page) -> None:
+    page.goto(f"{server}/workers")
+    script = f"""async ([text, pointer]) => {{
+        const {{ located }} = await import("/assets/{assets.digest()}/pointers.js");
+        const place = located(text, pointer);
+        return place && text.slice(...place).trim();
+    }}"""
+    for text, pointer, found in PLACES:
+        assert page.evaluate(script, [text, pointer]) == found
