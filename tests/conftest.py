@@ -110,7 +110,11 @@ EMPTY = (
 
 LONG = (
     *("tests/system/", "tests/worker/", "tests/training/test_precision.py", "tests/training/test_rollback.py"),
-    *("tests/services/jobs/test_jobs_machine.py", "tests/services/access/test_keys_page.py"),
+    *(
+        "tests/services/jobs/test_jobs_machine.py",
+        "tests/services/access/test_keys_page.py",
+        "tests/api/pages/test_stories.py",
+    ),
 )
 """Where single tests take many seconds. They begin first, so that no process waits for one of them at the end."""
 

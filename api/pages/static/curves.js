@@ -25,8 +25,45 @@ export class Curves {
     return next;
   }
 
+  /** How many steps an epoch has, as far as that is known. */
+  measure({ progress: { epoch, epochs, step, steps } }) {
+    this.perEpoch = (steps && epochs ? steps / epochs : step / epoch) || 1;
+  }
+
+  /** What a stream has said of new steps or of an epoch, in its order. */
+  addSteps(numbers) {
+    const known = this.steps.step.at(-1) ?? 0;
+    const from = numbers.step.findIndex((step) => step > known);
+    if (from < 0) return;
+    for (const name of Object.keys(this.steps)) this.steps[name].push(...numbers[name].slice(from));
+    if (this.steps.step.length > MOST_POINTS) this.#thin();
+  }
+
+  addEpoch(record) {
+    if (record.epoch <= (this.epochs.at(-1)?.epoch ?? 0)) return;
+    this.epochs.push(record);
+    this.#seconds.push(this.#seconds.at(-1) + (record.seconds ?? 0));
+  }
+
+  /** What is beyond a place of the run is recorded once more. */
+  dropBeyond(step, epoch) {
+    const kept = this.steps.step.findLastIndex((each) => each <= step) + 1;
+    for (const name of Object.keys(this.steps)) this.steps[name].length = kept;
+    this.epochs = this.epochs.filter((record) => record.epoch <= epoch);
+    this.#seconds.length = this.epochs.length + 1;
+  }
+
+  #thin() {
+    this.#pending = this.#pending.then(async () => {
+      const last = this.steps.step.at(-1);
+      const part = await this.part(1, last);
+      const after = this.steps.step.findIndex((step) => step > last);
+      for (const name of Object.keys(this.steps)) this.steps[name] = [...part[name], ...(after < 0 ? [] : this.steps[name].slice(after))];
+    }).catch(() => {});
+  }
+
   async #update(job) {
-    const { epoch, step, epochs, steps } = job.progress;
+    const { epoch, step } = job.progress;
     // Another attempt begins at its checkpoint, and what was beyond is recorded anew.
     const known = this.epochs.at(-1)?.epoch ?? 0;
     const stepped = this.steps.step.at(-1) ?? 0;
@@ -36,18 +73,10 @@ export class Curves {
       epoch > known || anew ? all(`${this.#path}/epochs`, { key: "epoch", limit: 10000, after: anew ? 0 : known }) : [],
       step > stepped || anew ? this.part(anew ? 1 : stepped + 1) : null,
     ]);
-    if (anew) {
-      this.epochs = [];
-      this.steps = { step: [], loss: [], grad_norm: [] };
-    }
-    this.epochs.push(...records);
-    if (numbers) {
-      if (this.steps.step.length + numbers.step.length > MOST_POINTS) this.steps = await this.part(1);
-      else for (const name of Object.keys(this.steps)) this.steps[name].push(...numbers[name]);
-    }
-    this.perEpoch = (steps && epochs ? steps / epochs : step / epoch) || 1;
-    this.#seconds = [0];
-    for (const record of this.epochs) this.#seconds.push(this.#seconds.at(-1) + (record.seconds ?? 0));
+    if (anew) this.dropBeyond(0, 0);
+    for (const record of records) this.addEpoch(record);
+    if (numbers) this.addSteps(numbers);
+    this.measure(job);
     return anew || records.length > 0 || (numbers !== null && numbers.step.length > 0);
   }
 

@@ -5,7 +5,7 @@ import { Chart, choices, smoothed } from "./chart.js";
 import { Curves } from "./curves.js";
 import { fill, h, say, the } from "./dom.js";
 import { between, bytes, duration, moment, NONE, number, percent, words } from "./format.js";
-import { live } from "./live.js";
+import { live, paced, stream } from "./live.js";
 import { prose } from "./prose.js";
 import { may, Scope } from "./scopes.js";
 import { judged, reached, state, sure } from "./state.js";
@@ -263,10 +263,11 @@ for (const element of [the("lines"), the("tail")]) {
 }
 
 function drawLines(page) {
-  if (!page.data.length) return;
-  heard.line = page.data.at(-1).number;
-  addLines(the("lines"), page.data, MOST_LINES);
-  addLines(the("tail"), page.data, TAIL);
+  const fresh = page.data.filter((each) => each.number > heard.line);
+  if (!fresh.length) return;
+  heard.line = fresh.at(-1).number;
+  addLines(the("lines"), fresh, MOST_LINES);
+  addLines(the("tail"), fresh, TAIL);
 }
 
 function described(event) {
@@ -276,9 +277,10 @@ function described(event) {
 }
 
 function drawEvents(page) {
-  if (!page.data.length) return;
-  heard.event = page.data.at(-1).id;
-  the("events").prepend(...page.data.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, described(event)), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
+  const fresh = page.data.filter((each) => each.id > heard.event);
+  if (!fresh.length) return;
+  heard.event = fresh.at(-1).id;
+  the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, described(event)), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
 }
 
 // Spec and model
@@ -357,22 +359,64 @@ function passing(error) {
 
 function show(document_) {
   const first = job === null;
+  const moved = first || document_.status !== job.status || document_.links.model !== job.links.model;
   job = document_;
   the("job").hidden = false;
   drawHead();
-  drawSpec();
-  if (first) choosePart(location.hash.slice(1));
-  else if (part === "model") drawModel().catch(passing);
+  if (first) {
+    drawSpec();
+    choosePart(location.hash.slice(1));
+  } else if (part === "model") {
+    drawModel().catch(passing);
+  }
+  if (moved) {
+    lines.again();
+    events.again();
+  }
   if (job.kind === "predict") {
     the("tab-curves").hidden = true;
     if (part === "curves") choosePart("log");
-  } else {
-    curves.update(job).then((news) => {
-      if (news || first) drawCurves();
-    }, passing);
+    if (first && !job.terminal) follow();
+    return;
   }
-  if (job.terminal) lines.again();
-  events.again();
+  curves.update(job).then((news) => {
+    if (news || first) drawCurves();
+    if (first && !job.terminal) follow();
+  }, passing);
+}
+
+/** From now on the service says what happens; where it does not hold the stream, the page asks. */
+function follow() {
+  const from = () => ({ event: heard.event, line: heard.line, epoch: curves.epochs.at(-1)?.epoch ?? 0, step: curves.steps.step.at(-1) ?? 0 });
+  const head = paced(drawHead);
+  const drawing = paced(drawCurves);
+  const polls = [look, lines, events];
+  stream(
+    () => `${path}/stream?${new URLSearchParams(from())}`,
+    {
+      job(told) {
+        job = { ...told, spec: job.spec };
+        curves.measure(job);
+        head();
+        if (part === "model") drawModel().catch(passing);
+      },
+      event(told) {
+        if (["resumed", "rolled_back"].includes(told.type) && job.kind === "train") curves.dropBeyond(told.data.step, told.data.epoch);
+        drawEvents({ data: [told] });
+      },
+      line: (told) => drawLines({ data: [told] }),
+      steps(told) {
+        curves.addSteps(told);
+        drawing();
+      },
+      epoch(told) {
+        curves.addEpoch(told);
+        drawing();
+      },
+      end: () => {},
+    },
+    { holds: (whether) => polls.forEach((poll) => poll.hold(whether)) },
+  );
 }
 
 function missing(error) {

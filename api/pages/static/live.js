@@ -1,10 +1,13 @@
-// Keeps a page up to date. It asks again and again while the page is seen, which is cheap: the service answers 304 when
-// nothing has changed. A page that comes back into view asks at once.
+// Keeps a page up to date: with a stream of the service where there is one, and else by asking again and again, which is
+// cheap, because the service answers 304 when nothing has changed. A page that is out of view does neither, and catches up
+// when it comes back into view.
 
 import { ask, Problem } from "./api.js";
 import { the } from "./dom.js";
 
 const SLOWEST_SECONDS = 10;
+const PATIENCE_SECONDS = 4; // a stream that breaks off comes back after two
+const AGAIN_SECONDS = 30; // a stream that the service refuses is tried again
 
 /**
  * Calls `show(document)` with the answer of `GET path`, at once and after each change.
@@ -14,12 +17,14 @@ const SLOWEST_SECONDS = 10;
  * until    given a document, says whether it is the last one
  * fail     gets a Problem, such as 404; then nothing more is asked, unless it was a passing one
  *
- * Gives `{again(), stop()}`: show it anew at once, look no more.
+ * Gives `{again(), hold(whether), stop()}`: show it anew at once, do not look as long as a stream says the same, look no
+ * more.
  */
 export function live(path, show, { every = 2, until = () => false, fail = () => {} } = {}) {
   let timer = null;
   let busy = null;
   let stopped = false;
+  let held = false;
   let ended = false;
   let failures = 0;
   let seen = { path: null, etag: null, text: null };
@@ -27,7 +32,7 @@ export function live(path, show, { every = 2, until = () => false, fail = () => 
   async function look() {
     clearTimeout(timer);
     const address = typeof path === "function" ? path() : path;
-    if (stopped || document.hidden || address === null) return;
+    if (stopped || held || document.hidden || address === null) return;
     if (address !== seen.path) seen = { path: address, etag: null, text: null };
     busy?.abort();
     const mine = (busy = new AbortController());
@@ -69,6 +74,18 @@ export function live(path, show, { every = 2, until = () => false, fail = () => 
     else if (!ended) look();
   }
 
+  function hold(whether) {
+    if (held === whether) return;
+    held = whether;
+    clearTimeout(timer);
+    if (held) {
+      busy?.abort();
+      connected(look, true);
+    } else if (!ended) {
+      look();
+    }
+  }
+
   document.addEventListener("visibilitychange", seenAgain);
   look();
   return {
@@ -77,6 +94,7 @@ export function live(path, show, { every = 2, until = () => false, fail = () => 
       seen = { path: null, etag: null, text: null };
       return look();
     },
+    hold,
     stop() {
       stopped = true;
       clearTimeout(timer);
@@ -84,6 +102,88 @@ export function live(path, show, { every = 2, until = () => false, fail = () => 
       connected(look, true);
       document.removeEventListener("visibilitychange", seenAgain);
     },
+  };
+}
+
+/**
+ * Follows a stream of server-sent events. `address` gives where it goes on from what the page has; `heard` has a function
+ * for each name of an event, which gets its data. `holds(true)` is called when the stream is open, and `holds(false)` when
+ * the page has to ask instead. An event named `end` is the last one.
+ *
+ * A browser opens few connections to one server, so a page out of view holds none.
+ */
+export function stream(address, heard, { holds = () => {} } = {}) {
+  let source = null;
+  let timer = null;
+  let ended = false;
+
+  function open() {
+    clearTimeout(timer);
+    if (ended || source || document.hidden) return;
+    const mine = (source = new EventSource(address()));
+    mine.addEventListener("open", () => {
+      clearTimeout(timer);
+      connected(open, true);
+      holds(true);
+    });
+    mine.addEventListener("error", () => {
+      if (mine !== source) return;
+      clearTimeout(timer);
+      if (mine.readyState === EventSource.CLOSED) {
+        drop(); // there are too many, or the reader may not
+        timer = setTimeout(open, AGAIN_SECONDS * 1000);
+      } else {
+        timer = setTimeout(() => connected(open, false), PATIENCE_SECONDS * 1000);
+      }
+    });
+    for (const [name, take] of Object.entries(heard)) {
+      mine.addEventListener(name, (event) => {
+        if (mine !== source) return;
+        if (name === "end") stop();
+        take(JSON.parse(event.data));
+      });
+    }
+  }
+
+  function drop() {
+    source?.close();
+    source = null;
+    connected(open, true);
+    holds(false);
+  }
+
+  function stop() {
+    ended = true;
+    clearTimeout(timer);
+    drop();
+    document.removeEventListener("visibilitychange", seen);
+  }
+
+  function seen() {
+    if (document.hidden) {
+      clearTimeout(timer);
+      drop();
+    } else {
+      open();
+    }
+  }
+
+  document.addEventListener("visibilitychange", seen);
+  open();
+  return { stop };
+}
+
+/** Calls `draw` soon, and not more often than every so many milliseconds, however often it is wanted. */
+export function paced(draw, milliseconds = 200) {
+  let last = -Infinity;
+  let timer = null;
+  return () => {
+    if (timer !== null) return;
+    timer = setTimeout(() => {
+      timer = null;
+      last = performance.now();
+      draw();
+    }, Math.max(0, last + milliseconds - performance.now()));
   };
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from flask import Flask
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests import browsing
@@ -23,6 +23,9 @@ FLAGS = [flag for flag in browsing.FLAGS if flag not in ("--headless", "--remote
 needs_browser = pytest.mark.skipif(
     browsing.FOUND is None and "LOOPLINE_BROWSER" not in os.environ, reason=browsing.MISSING
 )
+
+PATIENCE_MILLISECONDS = 60_000
+"""How long a page may take, on a machine that does other things too."""
 
 
 class Quiet(WSGIRequestHandler):
@@ -55,7 +58,8 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A tab of a reader in Berlin."""
     context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
     tab, errors = context.new_page(), list[str]()
     tab.on("console", lambda message: errors.append(_shown(message)) if _is_error(message) else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -64,9 +68,12 @@ def page(browser: Browser) -> Iterator[Page]:
     assert errors == []
 
 
+QUIETLY = ("responded with a status of 422", "net::ERR_")
+"""Chromium logs a refused spec, and a service that is away, as if the page had made a mistake."""
+
+
 def _is_error(message: ConsoleMessage) -> bool:
-    """A refused spec is none; Chromium logs it as if it were."""
-    return message.type == "error" and "responded with a status of 422" not in message.text
+    return message.type == "error" and not any(part in message.text for part in QUIETLY)
 
 
 def _shown(message: ConsoleMessage) -> str:
