@@ -1,33 +1,42 @@
 """Authentication and authorization: API keys, and the table from route to scope.
 
-A request sends its key as `Authorization: Bearer ll_...`. If no key is needed (`Settings.needs_keys`), every
-client is the tenant `default` and may do everything. A service that listens only on its own machine still requires a
-key if a request comes from elsewhere or under another host name (a proxy, or a page whose name points here).
+A request sends its key as `Authorization: Bearer ll_...`. A browser that is signed in sends the cookie of its session
+instead, and with each change the token of that session, which only our own page can read.
+
+If no key is needed (`Settings.needs_keys`), every client is the tenant `default` and may do everything. A service that
+listens only on its own machine still requires a key if a request comes from elsewhere or under another host name (a
+proxy, or a page whose name points here).
 """
 
 from __future__ import annotations
 
+import hmac
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from flask import Flask, g, request
 from sqlalchemy.orm import Session
 
-from api import openapi, rates
+from api import openapi, origins, rates
 from api.service import current
-from services.access import audit, keys
+from services.access import audit, keys, web_sessions
 from services.access.keys import Identity, Scope
-from services.errors import Forbidden, LooplineError, Unauthorized
+from services.errors import CsrfTokenWrong, Forbidden, LooplineError, Unauthorized
 from services.settings import Settings, is_loopback
 
 NO_KEY = "This service asks for an API key: send it as `Authorization: Bearer ll_...`."
 NO_KEY_FROM_ELSEWHERE = (
     "Without an API key this service answers only on its own machine, at localhost or a loopback address: ask there, "
-    "or send a key as `Authorization: Bearer ll_...`."
+    "or send a key as `Authorization: Bearer ll_...`. Who runs the service can allow another host name with "
+    "LOOPLINE_ALLOWED_HOSTS."
+)
+COOKIE, CSRF_HEADER = "loopline_session", "X-CSRF-Token"
+NO_CSRF_TOKEN = (
+    f"You are signed in with a cookie, so a change needs the header `{CSRF_HEADER}` with the token that "
+    "`GET /v1/session` shows. A program sends its API key instead: `Authorization: Bearer ll_...`."
 )
 
 
@@ -115,6 +124,9 @@ RULES: dict[str, Scope | Rule] = {
     },
     "audit.index": Scope.ADMIN,
     "whoami.show": Rule.KEY,
+    "sessions.create": Rule.OPEN,
+    "sessions.show": Rule.KEY,
+    "sessions.delete": Rule.KEY,
     "health.live": Rule.OPEN,
     "health.ready": Rule.OPEN,
     "health.working": Rule.OPEN,
@@ -151,9 +163,9 @@ def tenant() -> str:
     return identity().tenant
 
 
-def note(session: Session, action: str, resource_id: str) -> None:
-    """Write what the present request does into the audit, within its transaction."""
-    who = identity()
+def note(session: Session, action: str, resource_id: str, who: Identity | None = None) -> None:
+    """Write what the present request does into the audit, within its transaction; `who` is for an open route."""
+    who = who or identity()
     actor = audit.Actor(who.tenant, who.key_id, g.request_id, request.remote_addr)
     audit.record(session, actor, action, resource_id)
 
@@ -167,8 +179,8 @@ def still_valid() -> Callable[[], object]:
     """What raises Unauthorized once the key of this request is no longer valid; for an answer that stays open."""
     if identity().key_id is None:
         return lambda: None
-    keyring, text = current().keyring, _key()
-    return lambda: keyring.identity(text)
+    keyring, text, cookie = current().keyring, _key(), request.cookies.get(COOKIE, "")
+    return lambda: keyring.identity(text) if text else keyring.signed_in(cookie)
 
 
 def is_known() -> bool:
@@ -184,7 +196,10 @@ def _authorize() -> None:
     rule = RULES[request.endpoint] if request.endpoint else Rule.OPEN  # what has no route is nothing for anybody
     if rule is Rule.OPEN:
         return
+    origins.check_reading()
     g.identity = who = _authenticate()
+    if who.web_session is not None and request.method not in origins.SAFE_METHODS:
+        _check_csrf_token()
     if who.key_id is not None:
         current().rates.count("key", who.key_id)
     if isinstance(rule, Scope) and not who.may(rule):
@@ -192,19 +207,36 @@ def _authorize() -> None:
         raise Forbidden(f"This needs an API key with the scope `{rule}`; this one has {has}.", scope=rule)
 
 
+def _check_csrf_token() -> None:
+    """Raises CsrfTokenWrong unless the request has the token of its session."""
+    token = web_sessions.csrf_token(request.cookies[COOKIE])
+    if not hmac.compare_digest(token.encode(), request.headers.get(CSRF_HEADER, "").encode()):
+        raise CsrfTokenWrong(NO_CSRF_TOKEN)
+
+
 def _authenticate() -> Identity:
     """Who asks. Raises Unauthorized, RateLimited after too many wrong keys, and Unavailable."""
     service = current()
     if not service.settings.needs_keys and _may_omit_key(service.settings):
         return keys.ANYBODY
-    text = _key()
-    if not text:
-        raise Unauthorized(NO_KEY if service.settings.needs_keys else NO_KEY_FROM_ELSEWHERE, shown=False)
+    if text := _key():
+        with counted_failures():
+            return service.keyring.identity(text)
+    if cookie := request.cookies.get(COOKIE):
+        return service.keyring.signed_in(cookie)
+    raise Unauthorized(NO_KEY if service.settings.needs_keys else NO_KEY_FROM_ELSEWHERE, shown=False)
+
+
+@contextmanager
+def counted_failures() -> Iterator[None]:
+    """Counts a wrong key against the address that shows it. Raises RateLimited instead of Unauthorized after too many.
+
+    Only those who fail are counted, so nobody who shares an address with them is kept out.
+    """
     try:
-        return service.keyring.identity(text)
+        yield
     except Unauthorized:
-        # Only those who fail are counted, so nobody who shares an address with them is kept out.
-        service.rates.count("failures", request.remote_addr or "unknown", rates.FAILURES)
+        current().rates.count("failures", request.remote_addr or "unknown", rates.FAILURES)
         raise
 
 
@@ -217,14 +249,7 @@ def _key() -> str:
 def _may_omit_key(settings: Settings) -> bool:
     if settings.auth == "none":
         return True
-    return is_loopback(request.remote_addr or "") and is_loopback(_host_name(request.host))
-
-
-def _host_name(host: str) -> str:
-    """Of `Host`, without the port; nothing where it cannot be read."""
-    with suppress(ValueError):
-        return urlsplit(f"//{host}").hostname or ""
-    return ""
+    return is_loopback(request.remote_addr or "") and origins.is_ours(request.host, settings)
 
 
 def _document(app: Flask, document: dict[str, Any]) -> None:
@@ -234,7 +259,13 @@ def _document(app: Flask, document: dict[str, Any]) -> None:
             "type": "http",
             "scheme": "bearer",
             "description": "An API key, `ll_...`. None is needed while the service listens on a loopback address only.",
-        }
+        },
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": COOKIE,
+            "description": f"The cookie of a browser that is signed in. A change also needs `{CSRF_HEADER}`.",
+        },
     }
     for route in app.url_map.iter_rules():
         path = document["paths"].get(re.sub(r"<(?:[^<:]+:)?([^>]+)>", r"{\1}", route.rule), {})
@@ -243,7 +274,7 @@ def _document(app: Flask, document: dict[str, Any]) -> None:
             if rule is Rule.OPEN:
                 operation["security"] = []
                 continue
-            operation["security"] = [{"key": []}]
+            operation["security"] = [{"key": []}, {"session": []}]
             operation["description"] = f"{operation['description']}\n\n{_asks_for(rule)}".strip()
             operation["responses"] |= openapi.problems(401, 429, *([403] if isinstance(rule, Scope) else []))
 

@@ -33,6 +33,7 @@ STATUS: dict[type[errors.LooplineError], HTTPStatus] = {
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.CrossOrigin: HTTPStatus.FORBIDDEN,
+    errors.CsrfTokenWrong: HTTPStatus.FORBIDDEN,
     errors.RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.LeaseLost: HTTPStatus.CONFLICT,

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from services import db
-from services.access import keys
+from services.access import keys, web_sessions
 from services.access.keys import Identity
 from services.errors import Unavailable
 
@@ -37,6 +38,18 @@ class Keyring:
             Unauthorized: nobody's.
             Unavailable: the database cannot say.
         """
+        return self._verified(text, keys.verify)
+
+    def signed_in(self, cookie: str) -> Identity:
+        """Whose web session this is.
+
+        Raises:
+            Unauthorized: nobody's.
+            Unavailable: the database cannot say.
+        """
+        return self._verified(cookie, web_sessions.verify)
+
+    def _verified(self, text: str, verify: Callable[[Session, str], Identity]) -> Identity:
         digest = hashlib.sha256(text.encode()).digest()
         at, known = self._known.get(digest, (0.0, None))
         if known is not None and self._clock() < at + self._seconds:
@@ -44,7 +57,7 @@ class Keyring:
         self._known.pop(digest, None)
         began = self._clock()
         with db.read_scope(self._engine) as session:
-            found = keys.verify(session, text)
+            found = verify(session, text)
         self._note_use(found.key_id or "")
         if len(self._known) >= MOST_CACHED:
             self._known.clear()
@@ -52,7 +65,7 @@ class Keyring:
         return found
 
     def forget(self) -> None:
-        """Look at the database again for every key: one was revoked here."""
+        """Look at the database again for every key and session: one was revoked here, or signed out."""
         self._known.clear()
 
     def _note_use(self, key_id: str) -> None:

@@ -37,7 +37,9 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+"""Of every answer that has none of its own: it is data, and no page."""
 
 
 class Api(OpenAPI):
@@ -103,7 +105,8 @@ def blueprint(name: str, import_name: str, *, prefix: str, about: str) -> APIBlu
 _WHEN = {
     400: "The request cannot be read, or a parameter is not right.",
     401: "There is no API key, or none that is valid.",
-    403: "The API key lacks the scope, or a web page of another origin sent the request; `detail` says which.",
+    403: "The API key lacks the scope, or a web page of another origin sent the request, or the token of a session is "
+    "missing; `detail` says which.",
     404: "There is nothing with this id.",
     409: "The request does not fit the present state.",
     413: "The body is larger than this service takes.",

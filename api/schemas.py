@@ -1533,6 +1533,31 @@ class Identity(Answer):
     quotas: Quotas
 
 
+class SessionRequest(BaseModel):
+    """A request to sign in."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    key: str = Field(min_length=1, max_length=1000)
+    """An API key. The service does not keep it."""
+
+
+class Session(Answer):
+    """What a web page may do here."""
+
+    object: Literal["session"] = "session"
+    signed_in: bool
+    """Whether the request came with the cookie of a session."""
+    needs_key: bool
+    """Whether this service asks for a key. If it does not, nobody has to sign in."""
+    tenant: str
+    key_id: str | None
+    """Null if no key is needed."""
+    scopes: list[Literal["read", "predict", "submit", "admin"]]
+    csrf_token: str | None
+    """What each change must send as `X-CSRF-Token`. Null if there is no session."""
+
+
 class Alive(Answer):
     status: Literal["alive"] = "alive"
 

@@ -45,6 +45,7 @@
     ├── Unauthorized               who asks is not known
     ├── Forbidden                  who asks is known, and may not do this
     ├── CrossOrigin                a web page of another origin asks, and may change nothing
+    ├── CsrfTokenWrong             a browser that is signed in asks for a change, without the token of our page
     ├── RateLimited                right in itself, but too often
     ├── TooLarge
     ├── LeaseLost                  a fenced write touched no row: this attempt no longer owns the job
@@ -385,6 +386,12 @@ class CrossOrigin(LooplineError):
     """A web page of another origin may change nothing here."""
 
     code = "cross_origin"
+
+
+class CsrfTokenWrong(LooplineError):
+    """A change by a browser that is signed in needs the token of its session."""
+
+    code = "csrf_token_wrong"
 
 
 class RateLimited(LooplineError):

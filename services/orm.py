@@ -112,6 +112,20 @@ class ApiKey(Base):
     __table_args__ = (Index("ix_api_keys_tenant_id", "tenant", "id"),)
 
 
+class WebSession(Base):
+    """A browser that is signed in with an API key. Its cookie is kept as a hash only. It ends with its key."""
+
+    __tablename__ = "web_sessions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    secret_sha256: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float] = mapped_column(index=True)
+
+    __table_args__ = (Index("ix_web_sessions_key_id_id", "key_id", "id"),)
+
+
 class AuditEntry(Base):
     """Something that somebody changed. Written with the change, in one transaction."""
 

@@ -5,7 +5,8 @@ Settings are built once at the edge of a process (`Settings()`) and passed down;
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -77,6 +78,19 @@ def _networks(text: str) -> str:
     return text
 
 
+def _host_names(text: str) -> str:
+    if wrong := [name for name in _split(text) if not _HOST_NAME.fullmatch(name)]:
+        raise ValueError(f"give host names with commas between, such as gpu-box,example.org:8080; {wrong[0]!r} is none")
+    return text
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip().lower() for part in text.split(",") if part.strip()]
+
+
+_HOST_NAME = re.compile(r"([a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?")
+
+HostNames = Annotated[str, AfterValidator(_host_names)]
 Networks = Annotated[str, AfterValidator(_networks)]
 StoreUrl = Annotated[str, AfterValidator(_store)]
 InboxPlace = Annotated[str, AfterValidator(_inbox)]
@@ -171,6 +185,13 @@ class Settings(BaseSettings):
         pattern=r"^(none|[1-9][0-9]{0,6} per ([1-9][0-9]{0,4} )?(second|minute|hour)s?)$",
         description="How many requests each API key may send; none means no limit. If no keys are needed, there is no "
         "limit either. Example: 1000 per minute",
+    )
+    allowed_hosts: HostNames = Field(
+        default="",
+        description="Host names at which this service is reached besides those of its own machine, separated by "
+        "commas, for a proxy in front of it. Without a key the service answers only requests to such a name, and "
+        "accepts changes only from web pages of such a host. A name with a port stands for that port alone "
+        "(docs/keys.md). Example: loopline.example.org,gpu-box:8080",
     )
     webhook_allow: Networks = Field(
         default="",
@@ -335,6 +356,11 @@ class Settings(BaseSettings):
     def _variable(self, field: str) -> str:
         """The environment variable that gave a URL: its own, or that of a file that holds it."""
         return f"LOOPLINE_{field.upper()}{'_FILE' if getattr(self, f'{field}_file') else ''}"
+
+    @cached_property
+    def allowed_host_names(self) -> frozenset[str]:
+        """The names in `allowed_hosts`, in small letters, as `Host` has them."""
+        return frozenset(_split(self.allowed_hosts))
 
     @property
     def webhook_networks(self) -> tuple[Network, ...]:

@@ -33,7 +33,8 @@ USED_SECONDS = 60.0
 
 _TEXT = re.compile(r"ll_([0-9a-hjkmnp-tv-z]{26})_([0-9a-f]{64})")
 _MAX_NAME = 100
-_NOBODYS = hashlib.sha256(secrets.token_bytes(SECRET_BYTES)).hexdigest()
+NOBODYS = hashlib.sha256(secrets.token_bytes(SECRET_BYTES)).hexdigest()
+"""The hash of a secret that nobody has."""
 _NOT_KNOWN = "This API key is not known here; look for a slip in copying it, or ask who runs the service for another."
 
 
@@ -60,6 +61,8 @@ class Identity:
     scopes: frozenset[Scope]
     key_id: str | None = None
     """None where no key was needed."""
+    web_session: str | None = None
+    """The id of the web session through which the key is used, if it is one."""
 
     def may(self, scope: Scope) -> bool:
         """Whether one of the scopes is this one, or includes it."""
@@ -104,7 +107,7 @@ def create(
         tenant=tenant,
         name=name,
         scopes=",".join(wanted),
-        secret_sha256=_hash(secret),
+        secret_sha256=secret_hash(secret),
         created_at=now(),
         expires_at=None if expires_seconds is None else now() + expires_seconds,
     )
@@ -117,21 +120,44 @@ def verify(session: Session, text: str) -> Identity:
     Raises:
         Unauthorized: nobody's.
     """
+    key, is_over = find(session, text)
+    return checked(key, is_over)
+
+
+def find(session: Session, text: str) -> tuple[ApiKey, bool]:
+    """The key with this text, and whether its time is over; it may be revoked.
+
+    Raises:
+        Unauthorized: there is none.
+    """
     parsed = _TEXT.fullmatch(text)
     if parsed is None:
         raise Unauthorized("This is no API key: one begins with ll_ and has 94 characters; look for a slip in copying.")
     key_id, secret = parsed.groups()
-    over = sa.func.coalesce(ApiKey.expires_at <= now(), sa.false()).label("over")
-    row = session.execute(select(ApiKey, over).where(ApiKey.id == f"key_{key_id}")).one_or_none()
+    row = session.execute(select(ApiKey, is_expired()).where(ApiKey.id == f"key_{key_id}")).one_or_none()
     # An id that nobody has takes as long as a wrong secret.
-    is_right = hmac.compare_digest(_hash(secret), row.ApiKey.secret_sha256 if row else _NOBODYS)
+    is_right = hmac.compare_digest(secret_hash(secret), row.ApiKey.secret_sha256 if row else NOBODYS)
     if row is None or not is_right:
         raise Unauthorized(_NOT_KNOWN)
     key, is_over = row
+    return key, is_over
+
+
+def checked(key: ApiKey, is_over: bool) -> Identity:
+    """Whose key it is, and what it may do.
+
+    Raises:
+        Unauthorized: it was revoked, or its time is over.
+    """
     if key.revoked_at is not None or is_over:
         how = "was revoked" if key.revoked_at is not None else "has ended"
         raise Unauthorized(f"The API key {key.id} {how}; ask who runs the service for another.")
     return Identity(key.tenant, scopes_of(key), key.id)
+
+
+def is_expired() -> sa.ColumnElement[bool]:
+    """Whether the time of a key is over."""
+    return sa.func.coalesce(ApiKey.expires_at <= now(), sa.false())
 
 
 def scopes_of(key: ApiKey) -> frozenset[Scope]:
@@ -174,7 +200,8 @@ def _of(tenant: str | None) -> tuple[sa.ColumnElement[bool], ...]:
     return () if tenant is None else (ApiKey.tenant == tenant,)
 
 
-def _hash(secret: str) -> str:
+def secret_hash(secret: str) -> str:
+    """What is kept of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -120,6 +120,7 @@ class World:
             "schedules.create": {"name": "fresh", "cron": "@daily", "submit": self.spec},
             "schedules.put": {"cron": "@hourly", "submit": self.spec},
             "keys.create": {"scopes": ["read"]},
+            "sessions.create": {"key": self.keys[ACME, Scope.READ]},
             "webhooks.create": {"url": "https://1.1.1.1/"},
             "registry.register": {"job": values["job_id"]},
             "registry.promote": {"version": 1},
@@ -511,8 +512,8 @@ def test_the_document_says_what_every_operation_asks_for(app: Flask) -> None:
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     operations = [one for path in document["paths"].values() for one in path.values()]
     for operation in operations:
-        needs_key = operation["security"] == [{"key": []}]
-        assert needs_key == (not operation["operationId"].startswith("is"))
+        needs_key = operation["security"] == [{"key": []}, {"session": []}]
+        assert needs_key == (not operation["operationId"].startswith("is") and operation["operationId"] != "signIn")
         assert {"401", "429"} <= set(operation["responses"]) or not needs_key
         assert needs_key == bool(
             re.search(
