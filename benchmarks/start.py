@@ -2,7 +2,7 @@
 
 The job is the tutorial's workload (1000 x 50 x 10, a 2-layer LSTM of 128, batch 64). It is submitted over HTTP, and
 counts as begun when its first step can be read from the database. Beside the warm start stands the same service without
-spare trainers, which imports torch and takes its first steps after the job was claimed.
+spare trainers, whose trainers are forked and take their first steps after the job was claimed.
 """
 
 from __future__ import annotations
@@ -92,11 +92,19 @@ def wait_for_quiet(trainers: int) -> None:
     """Until so many trainers stand by and have computed nothing for half a second: the spare is warm."""
     quiet, before = 0, -1.0
     while quiet < 5:
-        standing = [one for one in psutil.Process().children(recursive=True) if "worker.trainer" in command_of(one)]
+        standing = [one for one in psutil.Process().children(recursive=True) if is_trainer(one)]
         spent = sum(map(busy, standing))
         quiet = quiet + 1 if len(standing) == trainers and spent == before else 0
         before = spent
         time.sleep(0.1)
+
+
+def is_trainer(process: psutil.Process) -> bool:
+    """Whether it trains, or can; the template of trainers has their command line, and another name."""
+    try:
+        return "worker.trainer" in process.cmdline() and process.name() != "template"
+    except psutil.Error:
+        return False
 
 
 def command_of(process: psutil.Process) -> list[str]:

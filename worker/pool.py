@@ -20,8 +20,9 @@ from services.blobs import storage
 from services.jobs.doorbell import RING
 from services.settings import Settings
 from worker import tasks, transport
+from worker.attempt.child import Template, reason_against_forks
 from worker.attempt.slot import Slot
-from worker.attempt.spare import Spares, trainer_command
+from worker.attempt.spare import Spares, trainer_command, trainer_environment
 from worker.drain import Drain
 from worker.gpu.devices import gpu_of
 from worker.heartbeat import Heartbeat, end_parent
@@ -68,9 +69,10 @@ class Worker:
     _drain: Drain
     _slot: Slot
     _heartbeat: Heartbeat
+    _template: Template | None
 
-    def __init__(self, command: Sequence[str] | None) -> None:
-        self._command = command
+    def __init__(self, command: Sequence[str] | None, forks: bool) -> None:
+        self._command, self._forks = command, forks
         self._counting = ExitStack()
 
     def connect(self, app: Celery) -> None:
@@ -111,7 +113,13 @@ class Worker:
             threads=settings.trainer_threads,
             workers=settings.cpu_workers if settings.device == "cpu" else None,
         )
-        spares = Spares(command, count=settings.spare_trainers)
+        self._template = None
+        if self._forks and (reason := reason_against_forks(settings.device)) is None:
+            self._template = Template(command, trainer_environment(os.environ))
+            self._template.start()
+        elif self._forks:
+            log.info("each trainer imports torch itself: %s", reason)
+        spares = Spares(command, count=settings.spare_trainers, template=self._template)
         spares.prepare()
         self._slot = Slot(
             settings=settings,
@@ -128,6 +136,8 @@ class Worker:
     def on_process_shutdown(self, **_: Any) -> None:
         self._heartbeat.stop()
         self._slot.spares.end()
+        if self._template is not None:
+            self._template.end()
         self._slot.engine.dispose()
 
     def on_ring(self, *arguments: object, **_: object) -> None:
@@ -139,10 +149,11 @@ def name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
-def create_app(command: Sequence[str] | None = None) -> Celery:
-    """A Celery app whose workers train with `command`, by default worker/trainer.py."""
+def create_app(command: Sequence[str] | None = None, *, forks: bool = True) -> Celery:
+    """A Celery app whose workers train with `command`, by default worker/trainer.py. `forks`: whether the command can
+    be a template's."""
     transport.use()
     made = Celery("loopline", set_as_current=False)
     made.add_defaults(lambda: configuration(Settings()))
-    Worker(command).connect(made)
+    Worker(command, forks).connect(made)
     return made

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 TIED = str(Path(__file__).with_name("tied.py"))
 
 
@@ -26,11 +27,20 @@ def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
     Raises SystemExit when the parent is gone already.
     """
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+        _prctl(PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         raise SystemExit("The process that started this one is gone.")
+
+
+def adopt_orphans(adopt: bool = True) -> None:
+    """Make this process the parent of processes below it whose own parent ends; see prctl(2). Linux only."""
+    _prctl(PR_SET_CHILD_SUBREAPER, int(adopt))
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
 def tied(command: Sequence[str]) -> list[str]:
@@ -54,6 +64,12 @@ def let_alarms_kill() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
 
 
+def be_called(name: str) -> None:
+    """Change what `ps -o comm` and `top` call this process, to at most 15 characters. Without a /proc, nothing is."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
+
+
 def be_first_to_be_killed() -> None:
     """Let the kernel choose this process before any other when memory runs out; see proc_pid_oom_score_adj(5).
 
@@ -68,6 +84,42 @@ def has_exited(child: subprocess.Popen[bytes]) -> bool:
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return child.poll() is not None
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def has_adopted_exited(pid: int) -> bool:
+    """The same of a process that this one adopts: it is another's child until its first parent has ended."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return not _exists(pid)
+
+
+def end_adopted(pid: int) -> int:
+    """Kill a process that this one adopts, and reap it. Returns its exit status as subprocess has it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        except ChildProcessError:
+            if not _exists(pid):
+                return -signal.SIGKILL
+            time.sleep(0.001)
+
+
+def reap_group(pid: int) -> None:
+    """Reap what was adopted of the group that `pid` led, once that was killed and reaped."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-pid, 0)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def kill_group(pid: int) -> None:

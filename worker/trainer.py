@@ -2,7 +2,7 @@
 
 It has no database, no broker and no secrets.
 
-    python -m worker.trainer --parent PID [--device auto] [--threads N] [--workers N]
+    python -m worker.trainer --parent PID [--device auto] [--threads N] [--workers N] [--template]
 
 It warms up first: it imports torch and does one small training step. Then it sends `ready` and waits for one order on
 its standard input. It trains, writes events to the file descriptor LOOPLINE_EVENTS_FD, and exits. It ends early in
@@ -13,6 +13,9 @@ three cases:
   start.
 - Memory runs out. The kernel kills a trainer before any other process. The supervisor records this, and the job is
   retried from its last checkpoint.
+
+With `--template` the process only imports torch. It is then a template: its forks are trainers. See
+worker/attempt/template.py.
 
 Exit status: 0 if the last event was `finished` or `stopped`; 1 if it was `failed`; 2 for a bad command line; 3 if the
 supervisor is gone; SIGALRM if the lease was not renewed in time. With any other status or signal, and without a last
@@ -49,8 +52,9 @@ from services.training.messages import (
     Stop,
     StopReason,
 )
+from worker.attempt import template
 from worker.gpu.advice import DEVICE_LOST, is_device_trouble, is_out_of_memory, is_shortage
-from worker.process import be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
+from worker.process import be_called, be_first_to_be_killed, die_at, die_with_parent, let_alarms_kill
 
 ORPHANED = 3
 
@@ -63,17 +67,19 @@ Send = Callable[[Event], None]
 def main() -> int:
     options = _options()
     die_with_parent(options.parent)
+    if options.template:
+        be_called("template")
+        _import(all_kinds=True)
+        template.serve(options.parent)  # it returns in forks
+    be_called("trainer")
     let_alarms_kill()
     be_first_to_be_killed()
     send = _sender()
     inbox = Inbox(sys.stdin.fileno())
-
-    gc.disable()  # importing makes a million objects, none of them garbage
-    from services.training import run  # torch comes along: after die_with_parent, before ready
+    _import()
+    from services.training import run
     from services.training.spec import footprint
 
-    gc.freeze()
-    gc.enable()
     run.prepare_process(options.threads)
     footprint.share_host(options.workers)
     device = None
@@ -100,6 +106,18 @@ def main() -> int:
         answers = predicting.events(order, run.device_of(order.device), inbox.stop, inbox.recorded)
         return train(answers, send, is_built=True)
     return train(run.events(order, stop=inbox.stop, recorded=inbox.recorded, goes_on=inbox.goes_on), send)
+
+
+def _import(*, all_kinds: bool = False) -> None:
+    """Import what trains, or what jobs of all kinds need; torch comes along. In a fork all of it is there."""
+    gc.disable()  # importing makes a million objects, none of them garbage
+    from services.training import run  # noqa: F401
+
+    if all_kinds:
+        from services.training import predicting  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
 
 
 def train(events: Iterable[Event], send: Send, *, is_built: bool = False) -> int:
@@ -248,6 +266,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="where to compute: auto, cpu, cuda or cuda:0")
     parser.add_argument("--threads", type=int, default=None, help="threads to compute with; by default all")
     parser.add_argument("--workers", type=int, default=1, help="workers that share the memory; by default one")
+    parser.add_argument(
+        "--template", action="store_true", help="train nothing; fork a trainer for each request on standard input"
+    )
     return parser.parse_args()
 
 

@@ -118,9 +118,17 @@ def ours(folder: Path) -> list[psutil.Process]:
 
 
 def is_trainer(process: psutil.Process) -> bool:
-    """Whether it is a trainer, a spare one included."""
+    """Whether it is a trainer, a spare one and the template of others included."""
     try:
         return "tests.chaos.trainer" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def is_template(process: psutil.Process) -> bool:
+    """Whether trainers are forked of it. It has their command line."""
+    try:
+        return is_trainer(process) and process.name() == "template"
     except psutil.Error:
         return False
 
@@ -134,6 +142,7 @@ class Trees:
     """Celery's pool processes: each is a supervisor."""
     trainers: list[psutil.Process]
     """Those that have been given an order."""
+    templates: list[psutil.Process]
 
 
 def trees(folder: Path, mains: Sequence[int]) -> Trees:
@@ -145,6 +154,7 @@ def trees(folder: Path, mains: Sequence[int]) -> Trees:
         mains=[one for one in celery if one.pid in mains],
         children=[one for one in celery if one.pid not in mains],
         trainers=[one for one in everything if is_trainer(one) and one.pid in busy],
+        templates=[one for one in everything if is_template(one)],
     )
 
 

@@ -123,7 +123,7 @@ class Nemesis:
 
     def look(self) -> Trees:
         found = trees(self.folder, self.keeper.pids("worker"))
-        for one in found.trainers:
+        for one in [*found.trainers, *found.templates]:
             with suppress(psutil.Error):
                 self.trainers.setdefault(one.pid, f"{one.environ()} {one.cmdline()}")
         return found
@@ -188,6 +188,15 @@ def kill_trainer(n: Nemesis) -> str | None:
     jobs = n.job_of_trainer(one.pid)
     send(one, signal.SIGKILL)
     return n.done("kill trainer", f"process {one.pid}", n_running(n, jobs), deadly=True)
+
+
+def kill_template(n: Nemesis) -> str | None:
+    """Its trainers go on: this stops no job."""
+    one = n.pick(n.look().templates)
+    if one is None:
+        return None
+    send(one, signal.SIGKILL)
+    return n.done("kill template", f"process {one.pid}")
 
 
 def kill_child(n: Nemesis) -> str | None:
@@ -465,6 +474,7 @@ def n_running(n: Nemesis, jobs: Sequence[str]) -> list[str]:
 
 FAULTS: dict[str, tuple[float, Callable[[Nemesis], str | None]]] = {
     "kill_trainer": (8, kill_trainer),
+    "kill_template": (8, kill_template),
     "kill_child": (5, kill_child),
     "kill_main": (3, kill_main),
     "kill_host": (3, kill_host),

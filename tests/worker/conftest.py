@@ -18,14 +18,18 @@ from sqlalchemy.engine import Engine
 from services.blobs.storage import Storage
 from services.settings import Settings
 from tests.worker.watching import Process, Watch
+from worker import process
 from worker.attempt import oom
+from worker.attempt.child import Template
 from worker.attempt.slot import Slot
-from worker.attempt.spare import Spares
+from worker.attempt.spare import Spares, trainer_command, trainer_environment
 from worker.drain import Drain
 from worker.scheduler.bell import CeleryDoorbell
 
 ROOT = Path(__file__).parent.parent.parent
 STUB = [sys.executable, "-m", "tests.worker.stub_trainer"]
+TRAINER = trainer_command(device="cpu", threads=1)
+"""The real one."""
 
 
 @pytest.fixture
@@ -67,6 +71,21 @@ def make_slot(engine: Engine, storage: Storage, database_url: str, data_dir: Pat
     for slot in slots:
         slot.spares.end()
         slot.drain.close()
+
+
+@pytest.fixture(scope="session")
+def one_template() -> Iterator[Template]:
+    made = Template(TRAINER, trainer_environment(os.environ))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def template(one_template: Template) -> Iterator[Template]:
+    """The template of TRAINER, which imports torch once for all tests of this process."""
+    one_template.start()
+    yield one_template
+    process.adopt_orphans(False)  # other tests leave theirs to the system
 
 
 @pytest.fixture

@@ -32,4 +32,4 @@ def die_once(noted: Path) -> None:
 for point in filter(None, os.environ.get("STUB_DEATHS", "").split(",")):
     faults.arm(point, partial(die_once, Path(os.environ["LOOPLINE_DATA_DIR"]) / f"died-at-{point}"))
 
-app = create_app([sys.executable, "-m", "tests.worker.stub_trainer"])
+app = create_app([sys.executable, "-m", "tests.worker.stub_trainer"], forks=False)

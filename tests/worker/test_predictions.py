@@ -32,11 +32,13 @@ from services.blobs.storage import Storage
 from services.settings import Settings
 from tests.client.conftest import Service
 from tests.ringing import FakeDoorbell
+from tests.worker.conftest import TRAINER
 from tests.worker.test_trainer import Noting
 from tests.worker.watching import Watch
 from worker import tasks
+from worker.attempt.child import Template
 from worker.attempt.slot import Slot
-from worker.attempt.spare import Spares, trainer_command
+from worker.attempt.spare import Spares
 
 MakeSlot = Callable[..., Slot]
 SPEC: dict[str, Any] = {
@@ -62,9 +64,9 @@ def client(data_dir: Path, database_url: str) -> Iterator[FlaskClient]:
 
 
 @pytest.fixture
-def spares() -> Noting:
+def spares(template: Template) -> Noting:
     """Real trainers, one of them warm."""
-    made = Noting(trainer_command(device="cpu", threads=1), count=1)
+    made = Noting(TRAINER, count=1, template=template)
     made.prepare()
     return made
 
@@ -564,9 +566,10 @@ def test_a_host_fetches_the_model_and_the_pieces_from_the_store(
     store_settings: dict[str, Any],
     tmp_path: Path,
     watch: Watch,
+    template: Template,
 ) -> None:
     def host(name: str) -> Slot:
-        trainers = Spares(trainer_command(device="cpu", threads=1), count=0)
+        trainers = Spares(TRAINER, count=0, template=template)
         return make_slot(spares=trainers, storage=Storage(tmp_path / name, store), worker=f"{name}:1")
 
     settings = Settings(data_dir=data_dir, database_url=database_url, **store_settings)

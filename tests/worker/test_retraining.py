@@ -16,11 +16,13 @@ from services.blobs.storage import Storage
 from services.jobs import events
 from services.models import registry
 from services.orm import Job
+from tests.worker.conftest import TRAINER
 from tests.worker.test_trainer import Noting, has_two_checkpoints, kill_when
 from tests.worker.watching import Watch
 from worker import tasks
+from worker.attempt.child import Template
 from worker.attempt.slot import Slot
-from worker.attempt.spare import Spares, trainer_command
+from worker.attempt.spare import Spares
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
@@ -38,9 +40,9 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture
-def spares() -> Noting:
+def spares(template: Template) -> Noting:
     """Real trainers, one of them warm."""
-    made = Noting(trainer_command(device="cpu", threads=1), count=1)
+    made = Noting(TRAINER, count=1, template=template)
     made.prepare()
     return made
 
@@ -97,10 +99,10 @@ def test_a_retraining_whose_trainer_is_killed_concludes_as_one_that_was_not(
 
 
 def test_a_host_fetches_the_model_to_beat_from_the_store(
-    make_job: MakeJob, make_slot: MakeSlot, store: S3, tmp_path: Path, watch: Watch
+    make_job: MakeJob, make_slot: MakeSlot, store: S3, tmp_path: Path, watch: Watch, template: Template
 ) -> None:
     def host(name: str) -> Slot:
-        trainers = Spares(trainer_command(device="cpu", threads=1), count=0)
+        trainers = Spares(TRAINER, count=0, template=template)
         return make_slot(spares=trainers, storage=Storage(tmp_path / name, store), worker=f"{name}:1")
 
     first = make_job(**SPEC)

@@ -31,10 +31,12 @@ from services.training.messages import (
 )
 from services.training.spec import parse
 from tests.ringing import FakeDoorbell
+from tests.worker.conftest import TRAINER
 from tests.worker.watching import Process, wait_until
 from worker import tasks
+from worker.attempt.child import Template
 from worker.attempt.slot import Slot
-from worker.attempt.spare import Spares, Trainer, trainer_command
+from worker.attempt.spare import Spares, Trainer
 from worker.scheduler import searches
 
 SPEC: dict[str, Any] = {
@@ -45,9 +47,9 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture
-def trainer() -> Iterator[Trainer]:
+def trainer(template: Template) -> Iterator[Trainer]:
     """A real trainer, which has no order yet."""
-    spares = Spares(trainer_command(device="cpu", threads=1), count=0)
+    spares = Spares(TRAINER, count=0, template=template)
     taken = spares.take()
     yield taken
     taken.end()
@@ -117,9 +119,9 @@ class Noting(Spares):
 
 
 @pytest.fixture
-def slot(make_slot: Callable[..., Slot]) -> Slot:
+def slot(make_slot: Callable[..., Slot], template: Template) -> Slot:
     """A worker with real trainers."""
-    return make_slot(spares=Noting(trainer_command(device="cpu", threads=1), count=1))
+    return make_slot(spares=Noting(TRAINER, count=1, template=template))
 
 
 def submit(engine: Engine, space: dict[str, Any], *, epochs: int = 6, **more: Any) -> str:

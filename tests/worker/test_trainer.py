@@ -34,9 +34,11 @@ from services.jobs import progress
 from services.orm import Job
 from services.training import epochs
 from services.training.messages import Event, Failed, Ready, Started, Steps
+from tests.worker.conftest import TRAINER
 from tests.worker.watching import Watch
 from worker import tasks
-from worker.attempt.spare import Spares, Trainer, trainer_command
+from worker.attempt.child import Template
+from worker.attempt.spare import Spares, Trainer
 from worker.attempt.supervisor import Slot
 from worker.trainer import failure, lines, train
 
@@ -61,9 +63,9 @@ class Noting(Spares):
 
 
 @pytest.fixture
-def spares() -> Noting:
+def spares(template: Template) -> Noting:
     """Real trainers, one of them warm."""
-    made = Noting(trainer_command(device="cpu", threads=1), count=1)
+    made = Noting(TRAINER, count=1, template=template)
     made.prepare()
     return made
 

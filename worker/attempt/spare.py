@@ -1,8 +1,8 @@
 """The trainer processes of one pool child: the spare that stands by warm, and the one that is training.
 
-Importing torch takes 1.2 to 2 s, and the first training steps of a fresh process take longer. A spare has done both, so
-a job starts in milliseconds and still gets a process of its own: no CUDA state, no leaked memory, no other job's
-random numbers.
+Importing torch takes 1.2 to 2 s, unless the trainer is a fork of the template. The first training steps of a process
+take longer. A spare has done both, so a job starts in milliseconds and still gets a process of its own: no CUDA state,
+no leaked memory, no other job's random numbers.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ import os
 import re
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from threading import RLock
-from typing import IO
 
 from services.training import messages
 from services.training.environment import ENVIRONMENT
 from services.training.messages import Event, Failed, ProtocolError, Ready, Request
 from worker import process
+from worker.attempt.child import Child, Template
 from worker.attempt.output import Output
 from worker.gpu.advice import DEVICE_LOST, advised
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # What a trainer may inherit. Everything else, above all addresses and passwords, stays with the supervisor.
 INHERITED = re.compile(
@@ -45,28 +41,12 @@ READS_AT_ONCE = 16  # of what is printed, so that a flood leaves time for the re
 class Trainer:
     """A running trainer process, seen from its supervisor: orders go in, events and printed text come out."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        events, events_in_child = os.pipe()
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**environment, "LOOPLINE_EVENTS_FD": str(events_in_child)},
-                pass_fds=(events_in_child,),
-                start_new_session=True,  # a group of its own: killed whole, and deaf to the terminal's Ctrl-C
-                bufsize=0,
-            )
-        except BaseException:
-            os.close(events)
-            raise
-        finally:
-            os.close(events_in_child)
-        self._events = events
-        self._orders = _descriptor(self._process.stdin)
-        self._output = _descriptor(self._process.stdout)
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], template: Template | None = None
+    ) -> None:
+        """A fork of the template, if there is one; `command` and `environment` are those of a process without it."""
+        self._child = Child(command, environment, template)
+        self._orders, self._output, self._events = self._child.orders, self._child.output, self._child.events
         self._unsent, self._unread = bytearray(), bytearray()
         self.output = Output()
         """What it prints."""
@@ -83,7 +63,7 @@ class Trainer:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     def watch(self, fd: int) -> None:
         """Let `wait` return early when `fd` becomes readable."""
@@ -125,7 +105,7 @@ class Trainer:
 
     def has_exited(self) -> bool:
         """Whether the process has ended. What it wrote before may still wait to be read."""
-        return self._ended or process.has_exited(self._process)
+        return self._ended or self._child.has_exited()
 
     def rest(self) -> list[Event]:
         """After the process has ended: kill what it left behind, and read the events that are still in the pipe."""
@@ -144,11 +124,10 @@ class Trainer:
             deadline = time.monotonic() + grace_seconds
             while not self.has_exited() and time.monotonic() < deadline:
                 self.wait(0.02)
-            process.kill_group(self.pid)  # also what the trainer may have left behind
-            self._process.wait()
+            self._child.end()
             self._read_output()
             self._close()
-        return self._process.returncode
+        return self._child.end()
 
     def _flush(self) -> None:
         try:
@@ -201,17 +180,7 @@ class Trainer:
     def _close(self) -> None:
         self._ended = self.is_silent = True
         self._selector.close()
-        os.close(self._events)
-        for stream in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                if stream is not None:
-                    stream.close()
-
-
-def _descriptor(stream: IO[bytes] | None) -> int:
-    if stream is None:
-        raise TypeError("Popen was to make a pipe")
-    return stream.fileno()
+        self._child.close()
 
 
 def _event(line: bytes | bytearray) -> Event:
@@ -229,9 +198,11 @@ class Spares:
     that started it. `device` may be called by any thread.
     """
 
-    def __init__(self, command: Sequence[str], *, count: int = 1, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], *, count: int = 1, template: Template | None = None) -> None:
+        """Trainers are forks of the `template`; without one each is started with `command`."""
         self._command = [*command, "--parent", str(os.getpid())]
-        self._environment = trainer_environment(os.environ if environment is None else environment)
+        self._environment = trainer_environment(os.environ)
+        self._template = template
         self._count = count
         self._spares: list[Trainer] = []
         self._trouble: str | None = None
@@ -275,7 +246,7 @@ class Spares:
                 self._spares.pop().end()
 
     def _start(self) -> Trainer:
-        return Trainer(self._command, self._environment)
+        return Trainer(self._command, self._environment, self._template)
 
     def _remove_dead(self) -> None:
         dead = [spare for spare in self._spares if spare.has_exited()]

@@ -16,10 +16,12 @@ from services.jobs.leases import Lease
 from services.models import registry
 from services.orm import Job
 from tests.worker.attempt.test_supervisor import ringing
+from tests.worker.conftest import TRAINER
 from tests.worker.watching import Watch
 from worker import tasks
+from worker.attempt.child import Template
 from worker.attempt.slot import Slot
-from worker.attempt.spare import Spares, trainer_command
+from worker.attempt.spare import Spares
 
 MakeJob = Callable[..., Job]
 MakeSlot = Callable[..., Slot]
@@ -36,11 +38,11 @@ def cancelled(engine: Engine, job: Job, watch: Watch, step: int) -> Job:
 
 
 def test_a_run_that_is_cut_short_offers_its_best_weights(
-    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, storage: Storage, watch: Watch
+    engine: Engine, make_job: MakeJob, make_slot: MakeSlot, storage: Storage, watch: Watch, template: Template
 ) -> None:
     """By a real trainer, within the time that it has to stop."""
     job = make_job(training={"epochs": 100_000}, retrain={"model": "night", "gate": None})
-    with ringing(make_slot(spares=Spares(trainer_command(device="cpu", threads=1), count=1))):
+    with ringing(make_slot(spares=Spares(TRAINER, count=1, template=template))):
         watch.until(job.id, lambda job: job.epoch >= 2, 60)
         ended = cancelled(engine, job, watch, 1)
     assert (ended.status, ended.reason) == ("cancelled", "cancelled_by_user")

@@ -39,13 +39,15 @@ from tests.conftest import S3Server, received
 from tests.ringing import FakeDoorbell
 from tests.worker.attempt.test_deaths import freeze
 from tests.worker.attempt.test_supervisor import go, ringing
+from tests.worker.conftest import TRAINER
 from tests.worker.test_trainer import numbers
 from tests.worker.watching import Process, Watch, wait_for_death
 from worker import tasks
+from worker.attempt.child import Template
 from worker.attempt.delivery import StoreDelivery
 from worker.attempt.record import Record
 from worker.attempt.slot import Claim, Slot
-from worker.attempt.spare import Spares, trainer_command
+from worker.attempt.spare import Spares
 from worker.scheduler.bell import CeleryDoorbell
 
 MakeJob = Callable[..., Job]
@@ -119,6 +121,7 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
     watch: Watch,
     tmp_path: Path,
     npz_bytes: Callable[..., bytes],
+    template: Template,
 ) -> None:
     """SIGKILL of a whole worker mid-run; another with a folder of its own, the database and the store ends the run with
     the weights and the history of one that was never broken."""
@@ -147,7 +150,7 @@ def test_a_job_goes_on_exactly_on_another_host_after_its_own_has_died(
 
     watch.until(broken.id, is_back)
     unbroken = make_job(dataset_id=dataset.id, **spec)
-    spares = Spares(trainer_command(device="cpu", threads=1), count=1)
+    spares = Spares(TRAINER, count=1, template=template)
     assert tasks.ring(make_host("two", spares=spares), "default") == 2
     done = watch.job(broken.id)
     assert (done.status, done.attempt) == ("succeeded", 2)
