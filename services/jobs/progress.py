@@ -71,7 +71,7 @@ def steps(
     if not chunks:
         return Steps([], [], [], 0)
     step = np.concatenate([np.arange(chunk.first_step, chunk.last_step + 1) for chunk in chunks])
-    asked = slice(*np.searchsorted(step, [first, math.inf if last is None else last + 1]))
+    asked = slice(*np.searchsorted(step, [first, (step[-1] if last is None else last) + 1]))
     loss = series.unpack(b"".join(chunk.loss for chunk in chunks))[asked]
     grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))[asked]
     step = step[asked]

@@ -14,6 +14,7 @@ const table = document.querySelector("#list table");
 const rows = new Map();
 const selected = new Set();
 let older = false;
+let turn = 0;
 let oldest = null;
 
 function filters() {
@@ -47,6 +48,7 @@ function draw(job) {
   if (text === shown.text) return shown.row;
   shown.text = text;
   const { cells } = shown;
+  shown.row.toggleAttribute("data-changes", !job.terminal);
   fill(cells.is, state(job));
   fill(cells.what, h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id), under(job));
   fill(cells.progress, h("progress", { class: job.status, max: 1, value: job.progress.fraction, "aria-label": "Progress" }), h("small", {}, reached(job)));
@@ -111,10 +113,11 @@ async function more() {
   const button = the("more").querySelector("button");
   button.disabled = true;
   try {
-    const page = await get(address({ limit: MORE, after: oldest }));
+    const after = oldest;
+    const page = await get(address({ limit: MORE, after }));
     older = true;
     oldest = page.data.at(-1)?.id ?? oldest;
-    table.append(h("tbody", { role: "rowgroup" }, page.data.map(draw)));
+    table.append(h("tbody", { role: "rowgroup", "data-after": after }, page.data.map(draw)));
     drawCurves(page.data);
     the("more").hidden = !page.has_more;
   } catch (error) {
@@ -122,6 +125,17 @@ async function more() {
   } finally {
     button.disabled = false;
   }
+}
+
+/** Asks once more for a page of older jobs, of which some may still change; for another page each time. */
+async function refresh() {
+  const bodies = [...table.tBodies].slice(1).filter((body) => body.querySelector("[data-changes]"));
+  if (!bodies.length) return;
+  const body = bodies[(turn += 1) % bodies.length];
+  const page = await get(address({ limit: MORE, after: body.dataset.after }));
+  if (!body.isConnected) return;
+  body.replaceChildren(...page.data.map(draw));
+  drawCurves(page.data);
 }
 
 function problem(error) {
@@ -173,6 +187,9 @@ the("filters").addEventListener("submit", (event) => event.preventDefault());
 the("filters").addEventListener("change", changed);
 the("clear").addEventListener("click", (event) => follow(event, "/jobs"));
 the("more").querySelector("button").addEventListener("click", more);
+setInterval(() => {
+  if (!document.hidden) refresh().catch(() => {});
+}, 5000);
 addEventListener("popstate", () => {
   restart();
   look.again();
