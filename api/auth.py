@@ -134,7 +134,10 @@ RULES: dict[str, Scope | Rule] = {
     "docs.page": Rule.OPEN,
     "docs.asset": Rule.OPEN,
     "cards.read": Scope.READ,
-    **{f"pages.{name}": Rule.OPEN for name in ("start", "asset", "jobs", "job", "submit", "compare", "workers")},
+    **{
+        f"pages.{name}": Rule.OPEN
+        for name in ("start", "asset", "jobs", "job", "submit", "compare", "workers", "sign-in")
+    },
     **{f"guide.{name}": Rule.OPEN for name in ("index", "document", "picture")},
 }
 """By endpoint, what a request needs. A route that is not here keeps the app from being made."""

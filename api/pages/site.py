@@ -44,6 +44,7 @@ PAGES = (
     Page("submit", "/submit", "New job", in_menu=False, under="jobs"),
     Page("compare", "/compare", "Compare", charts=True),
     Page("workers", "/workers", "Workers"),
+    Page("sign-in", "/sign-in", "Sign in", in_menu=False),
     Page("guide", "/guide", "Docs", has_script=False),
 )
 

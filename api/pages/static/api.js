@@ -1,4 +1,6 @@
-// Asking the service. An answer that is a problem (RFC 9457) becomes a Problem.
+// Asking the service. An answer that is a problem (RFC 9457) becomes a Problem. Who has to sign in is led there.
+
+import { session, signIn } from "./session.js";
 
 export class Problem extends Error {
   constructor(status, document) {
@@ -21,6 +23,9 @@ export async function ask(path, { method = "GET", json, headers = {}, etag, sign
   const sent = { accept: "application/json", ...headers };
   if (etag) sent["if-none-match"] = etag;
   if (json !== undefined) sent["content-type"] ??= "application/json";
+  const changes = method !== "GET";
+  const token = changes && (await session())?.csrf_token;
+  if (token) sent["x-csrf-token"] = token;
   let answer;
   let text;
   try {
@@ -40,6 +45,8 @@ export async function ask(path, { method = "GET", json, headers = {}, etag, sign
       throw new Unreachable("The answer broke off.");
     }
   }
+  if (answer.status === 401) signIn();
+  if (answer.status === 403 && changes) session({ anew: true });
   if (!answer.ok) throw new Problem(answer.status, typeof body === "object" ? body : { title: answer.statusText });
   const again = answer.headers.get("retry-after");
   return { body, etag: answer.headers.get("etag"), again: again === null ? null : Number(again) };

@@ -1,7 +1,11 @@
-// What every page has: the button for dark and light.
+// What every page has: the button for dark and light, and the one to sign out.
+
+import { ask } from "./api.js";
+import { say, the } from "./dom.js";
+import { may, session, signIn } from "./session.js";
 
 const THEMES = { auto: "Colours: system", dark: "Colours: dark", light: "Colours: light" };
-const button = document.getElementById("theme");
+const button = the("theme");
 
 function chosen() {
   return document.documentElement.dataset.theme ?? "auto";
@@ -28,3 +32,18 @@ button.addEventListener("click", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   document.dispatchEvent(new Event("themechange"));
 });
+
+/** What only some keys may do is hidden in a template, with the scope that it needs as `data-scope`. */
+async function drawSession() {
+  for (const element of document.querySelectorAll("[data-scope]")) element.hidden = !(await may(element.dataset.scope));
+  const found = await session();
+  if (!found?.signed_in) return;
+  the("session").hidden = false;
+  say(the("tenant"), found.tenant);
+}
+
+the("sign-out").addEventListener("click", async () => {
+  await ask("/v1/session", { method: "DELETE" });
+  signIn();
+});
+drawSession();

@@ -7,7 +7,7 @@ import { fill, h, say, the } from "./dom.js";
 import { between, bytes, duration, moment, NONE, number, percent, words } from "./format.js";
 import { live, paced, stream } from "./live.js";
 import { prose } from "./prose.js";
-import { may, Scope } from "./scopes.js";
+import { may, Scope } from "./session.js";
 import { judged, reached, state, sure } from "./state.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);

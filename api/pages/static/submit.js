@@ -4,7 +4,7 @@ import { ask, get, Problem } from "./api.js";
 import { fill, h, say, the } from "./dom.js";
 import { bytes, number } from "./format.js";
 import { located } from "./pointers.js";
-import { may, Scope } from "./scopes.js";
+import { may, Scope } from "./session.js";
 
 const PAUSE_MILLISECONDS = 500;
 const query = new URLSearchParams(location.search);

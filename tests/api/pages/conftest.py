@@ -68,8 +68,8 @@ def page(browser: Browser) -> Iterator[Page]:
     assert errors == []
 
 
-QUIETLY = ("responded with a status of 422", "net::ERR_")
-"""Chromium logs a refused spec, and a service that is away, as if the page had made a mistake."""
+QUIETLY = ("responded with a status of 401", "responded with a status of 422", "net::ERR_")
+"""Chromium logs a wrong key, a refused spec, and a service that is away, as if the page had made a mistake."""
 
 
 def _is_error(message: ConsoleMessage) -> bool:
