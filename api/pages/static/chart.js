@@ -79,7 +79,7 @@ export class Chart {
       },
       axes: [
         { ...axis, size: 34, gap: 3, values: (_, values) => values.map(tick) },
-        { ...axis, size: 58, gap: 4, values: (_, values) => values.map(tick) },
+        { ...axis, size: (_, values) => widest(values), gap: 4, values: (_, values) => values.map(tick) },
       ],
       series: [{ label: x, value: (_, value) => number(value) }, ...lines.map(drawn)],
     };
@@ -104,6 +104,11 @@ export class Chart {
     const width = this.#parent.clientWidth;
     if (this.#plot && width > 0 && width !== this.#plot.width) this.#plot.setSize({ width, height: HEIGHT });
   }
+}
+
+/** The room that the labels of an axis take, in pixels. */
+function widest(labels) {
+  return 18 + 7 * Math.max(4, ...(labels ?? []).map((label) => label.length));
 }
 
 function tick(value) {

@@ -7,7 +7,7 @@ const MOST_POINTS = 2 * POINTS;
 
 export class Curves {
   epochs = [];
-  steps = { step: [], loss: [], grad_norm: [] };
+  steps = { step: [], loss: [], grad_norm: [], fold: [] };
   perEpoch = 1;
   #path;
   #attempt = null;
@@ -30,12 +30,20 @@ export class Curves {
     this.perEpoch = (steps && epochs ? steps / epochs : step / epoch) || 1;
   }
 
+  /** The steps of one fold alone. */
+  static ofFold(steps, fold) {
+    if (fold === null) return steps;
+    const kept = steps.fold.flatMap((each, index) => (each === fold ? [index] : []));
+    return Object.fromEntries(Object.entries(steps).map(([name, values]) => [name, kept.map((index) => values[index])]));
+  }
+
   /** What a stream has said of new steps or of an epoch, in its order. */
   addSteps(numbers) {
     const known = this.steps.step.at(-1) ?? 0;
     const from = numbers.step.findIndex((step) => step > known);
     if (from < 0) return;
-    for (const name of Object.keys(this.steps)) this.steps[name].push(...numbers[name].slice(from));
+    const fold = numbers.fold ?? numbers.step.map(() => null);
+    for (const [name, values] of Object.entries({ ...numbers, fold })) this.steps[name]?.push(...values.slice(from));
     if (this.steps.step.length > MOST_POINTS) this.#thin();
   }
 
@@ -82,8 +90,8 @@ export class Curves {
 
   /** The steps of a part of the run, thinned out by the service. */
   async part(first, last = null) {
-    const { step, loss, grad_norm } = await get(`${this.#path}/steps?points=${POINTS}&first=${first}${last === null ? "" : `&last=${last}`}`);
-    return { step, loss, grad_norm };
+    const { step, loss, grad_norm, fold } = await get(`${this.#path}/steps?points=${POINTS}&first=${first}${last === null ? "" : `&last=${last}`}`);
+    return { step, loss, grad_norm, fold: fold ?? step.map(() => null) };
   }
 
   /** Where an epoch is on the axis: by `epoch`, `step` or `time` in seconds of training. */
@@ -112,11 +120,12 @@ export class Curves {
     return [...new Set([this.epochs[0], this.epochs.at(-1)].flatMap((record) => Object.keys(record ?? {})))];
   }
 
-  /** A field of the epochs as a line. */
-  line(field, axis) {
+  /** A field of the epochs as a line, of one fold if it is given. */
+  line(field, axis, fold = null) {
+    const records = fold === null ? this.epochs : this.epochs.filter((record) => record.fold === fold);
     return {
-      x: this.epochs.map((record) => this.ofEpoch(record.epoch, axis)),
-      y: this.epochs.map((record) => record[field] ?? null),
+      x: records.map((record) => this.ofEpoch(record.epoch, axis)),
+      y: records.map((record) => record[field] ?? null),
     };
   }
 

@@ -28,7 +28,7 @@ export function bytes(count) {
   return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
 }
 
-/** Seconds as people say them: `42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`. */
+/** Seconds as people say them: `42 s`, `3 min 5 s`, `22 min`, `2 h 10 min`, `3 d 4 h`. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NONE;
   if (seconds < 10 && seconds % 1) return `${seconds.toFixed(1)} s`;
@@ -41,8 +41,9 @@ export function duration(seconds) {
   ];
   const first = parts.findIndex(([count]) => count > 0);
   if (first < 0) return "0 s";
+  const few = parts[first][0] >= 10 ? 1 : 2;
   return parts
-    .slice(first, first + 2)
+    .slice(first, first + few)
     .filter(([count]) => count > 0)
     .map(([count, unit]) => `${count} ${unit}`)
     .join(" ");

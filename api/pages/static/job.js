@@ -9,6 +9,7 @@ import { live, paced, stream } from "./live.js";
 import { prose } from "./prose.js";
 import { may, Scope } from "./session.js";
 import { judged, reached, state, sure } from "./state.js";
+import { table } from "./tables.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/jobs/${id}`;
@@ -18,7 +19,7 @@ const MOST_LINES = 2000;
 const AXES = { epoch: "epoch", step: "step", time: "seconds of training" };
 
 const curves = new Curves(id);
-const settings = { by: "epoch", log: false, smoothing: 0.6, ...kept() };
+const settings = { by: "epoch", log: false, gradientLog: true, smoothing: 0.6, ...kept() };
 const charts = Object.fromEntries(
   [["loss", "Loss"], ["metric", "Metric"], ["gradient", "Gradient norm"], ["rate", "Learning rate"], ["speed", "Samples per second"]].map(
     ([name, title]) => [name, new Chart(the(name), { title, sync: "job", zoom })],
@@ -27,6 +28,7 @@ const charts = Object.fromEntries(
 let job = null;
 let view = null; // what is zoomed in on, in steps, with the steps of this part
 let metric = null;
+let fold = null; // null for all of them
 let part = null;
 let heard = { line: 0, event: 0 };
 
@@ -94,6 +96,8 @@ function tiles() {
   const best = judged(job);
   const metrics = Object.entries(job.result?.metrics ?? {}).filter(([name]) => best === null || words(name) !== best.name);
   const base = job.result?.baseline?.metrics ?? {};
+  const { mean, std } = job.result ?? {};
+  const means = Object.entries(mean ?? {}).filter(([name]) => name.startsWith("validation_") && !name.endsWith("_loss"));
   return [
     h("div", { class: "wide-tile" }, h("dt", {}, "Progress"), h("dd", {}, job.terminal ? reached(job) || NONE : percent(progress.fraction), bar, h("small", {}, job.terminal ? "" : where()))),
     job.terminal
@@ -101,7 +105,8 @@ function tiles() {
       : tile("Time left", progress.eta_seconds === null ? NONE : duration(progress.eta_seconds), job.started_at && `running for ${duration(Math.round(between(job.started_at)))}`),
     best && tile(best.isTest ? best.name : `best ${best.name}`, number(best.value), best.isTest ? baseline(base, best.name) : `epoch ${job.best.epoch}`),
     best?.isTest && job.best && best.name !== words(job.best.metric) && tile(`best ${words(job.best.metric)}`, number(job.best.value), `epoch ${job.best.epoch}`),
-    metrics.filter(([name]) => !name.endsWith("_loss")).slice(0, 3).map(([name, value]) => tile(words(name), number(value), baseline(base, words(name)))),
+    means.slice(0, 3).map(([name, value]) => tile(`mean ${words(name)}`, number(value), `± ${number(std?.[name])} over ${job.progress.folds} folds`)),
+    !mean && metrics.filter(([name]) => !name.endsWith("_loss")).slice(0, 3).map(([name, value]) => tile(words(name), number(value), baseline(base, words(name)))),
     job.kind === "predict" && progress.sequences_per_second !== null && tile("Speed", `${number(progress.sequences_per_second)} sequences/s`),
   ];
 }
@@ -168,7 +173,7 @@ function zoom(ends) {
 
 function drawCurves() {
   const by = settings.by;
-  const shown = view?.part ?? curves.steps;
+  const shown = Curves.ofFold(view?.part ?? curves.steps, fold);
   const x = shown.step.map((step) => curves.ofStep(step, by));
   const span = view && view.steps.map((step) => curves.ofStep(step, by));
   const common = { x: AXES[by], view: span };
@@ -177,6 +182,7 @@ function drawCurves() {
   const none = !curves.epochs.length && !curves.steps.step.length;
   the("no-curves").hidden = !none || job.kind === "predict";
   document.querySelector(".charts").hidden = none;
+  document.querySelector(".controls").hidden = none;
   if (none || part !== "curves") return;
   toEnd(the("tail"));
 
@@ -186,9 +192,9 @@ function drawCurves() {
     if (smooth) lines.push({ label: "each step", colour: "series-1", x, y: shown.loss, faint: true, width: 1, told: false });
     lines.push({ label: smooth ? "training, smoothed" : "training", colour: "series-1", x, y: smoothed(shown.loss, smooth), width: smooth ? 2 : 1.2 });
   } else {
-    lines.push({ label: "training", colour: "series-1", ...curves.line("train_loss", by) });
+    lines.push({ label: "training", colour: "series-1", ...curves.line("train_loss", by, fold) });
   }
-  const validation = curves.line("validation_loss", by);
+  const validation = curves.line("validation_loss", by, fold);
   if (validation.y.some((value) => value !== null)) lines.push({ label: "validation", colour: "series-2", width: 2, ...validation });
   if (job.best && !job.progress.folds) {
     const at = curves.ofEpoch(job.best.epoch, by);
@@ -198,10 +204,20 @@ function drawCurves() {
   }
   charts.loss.show({ lines, log: settings.log, ...common });
 
+  drawFolds();
   drawMetric(common);
   drawGradient(shown, x, common);
-  charts.rate.show({ lines: [{ label: "learning rate", colour: "series-4", ...curves.line("lr", by) }], ...common });
-  charts.speed.show({ lines: [{ label: "samples per second", colour: "series-3", ...curves.line("samples_per_second", by) }], ...common });
+  charts.rate.show({ lines: [{ label: "learning rate", colour: "series-4", ...curves.line("lr", by, fold) }], ...common });
+  charts.speed.show({ lines: [{ label: "samples per second", colour: "series-3", ...curves.line("samples_per_second", by, fold) }], ...common });
+}
+
+function drawFolds() {
+  const choice = the("fold");
+  const { folds } = job.progress;
+  the("folds").hidden = !folds;
+  if (!folds || choice.options.length) return;
+  const names = [["", "all"], ...Array.from({ length: folds }, (_, index) => [index + 1, index + 1]), [folds + 1, "final model"]];
+  choice.append(...names.map(([value, text]) => h("option", { value }, text)));
 }
 
 function drawMetric(common) {
@@ -214,11 +230,9 @@ function drawMetric(common) {
   the("metric").closest(".card").hidden = metric === null;
   if (metric === null) return;
   say(the("metric-title"), names.length < 2 ? words(metric).replace(/^./, (first) => first.toUpperCase()) : "Metric");
-  const smooth = settings.smoothing;
   const lines = [["training", "series-1", `train_${metric}`], ["validation", "series-2", `validation_${metric}`]]
-    .map(([label, colour, field]) => ({ label, colour, ...curves.line(field, settings.by) }))
-    .filter((line) => line.y.some((value) => value !== null))
-    .map((line) => ({ ...line, y: smoothed(line.y, smooth) }));
+    .map(([label, colour, field]) => ({ label, colour, ...curves.line(field, settings.by, fold) }))
+    .filter((line) => line.y.some((value) => value !== null));
   charts.metric.show({ lines, ...common });
 }
 
@@ -235,7 +249,7 @@ function drawGradient(shown, x, common) {
     clipped = `clipped at ${number(bound)}${share === undefined || share === null ? "" : `; ${percent(share)} of the steps of the last epoch`}`;
   }
   say(the("clipped"), clipped);
-  charts.gradient.show({ lines, log: settings.log, ...common });
+  charts.gradient.show({ lines, log: settings.gradientLog, ...common });
 }
 
 // Log and events
@@ -326,11 +340,15 @@ function drawCheckpoints(found) {
     fill(the("checkpoints"), h("p", { class: "muted" }, "None is kept now. They are made every 30 seconds, and at the end."));
     return;
   }
-  const rows = found.toReversed().map((each) =>
-    h("tr", {}, h("td", { class: "number" }, number(each.step)), h("td", { class: "number" }, number(each.epoch)), h("td", {}, each.best ? "best so far" : ""), h("td", { class: "number" }, bytes(each.bytes)), h("td", {}, moment(each.created_at, { seconds: true })), h("td", {}, h("a", { href: each.links.self, download: true }, "download"))),
-  );
-  const titles = [["Step", "number"], ["Epoch", "number"], [""], ["Size", "number"], ["Made"], [""]];
-  fill(the("checkpoints"), h("table", {}, h("thead", {}, h("tr", {}, titles.map(([title, kind]) => (title ? h("th", { scope: "col", class: kind }, title) : h("td", {}))))), h("tbody", {}, rows)));
+  const rows = found.toReversed().map((each) => [
+    number(each.step),
+    number(each.epoch),
+    each.best ? "best so far" : "",
+    bytes(each.bytes),
+    moment(each.created_at, { seconds: true }),
+    h("a", { href: each.links.self, download: true }, "download"),
+  ]);
+  fill(the("checkpoints"), table([["Step", "number"], ["Epoch", "number"], [""], ["Size", "number"], ["Made"], [""]], rows));
 }
 
 // Parts
@@ -426,11 +444,14 @@ function missing(error) {
 }
 
 fill(the("by"), choices("Horizontal axis", [["epoch", "Epochs"], ["step", "Steps"], ["time", "Time"]], settings.by, (by) => { settings.by = by; keep(); drawCurves(); }));
-fill(the("scale"), choices("Scale of loss and gradient", [[false, "Linear"], [true, "Logarithmic"]], settings.log, (log) => { settings.log = log; keep(); drawCurves(); }));
+for (const [where, name, label] of [["loss-scale", "log", "Scale of the loss"], ["gradient-scale", "gradientLog", "Scale of the gradient norm"]]) {
+  fill(the(where), choices(label, [[false, "Linear"], [true, "Logarithmic"]], settings[name], (log) => { settings[name] = log; keep(); drawCurves(); }));
+}
 the("smoothing").value = settings.smoothing;
 the("smoothing").addEventListener("input", () => { settings.smoothing = Number(the("smoothing").value); keep(); drawCurves(); });
 the("whole").addEventListener("click", () => zoom(null));
 the("metric-name").addEventListener("change", () => { metric = the("metric-name").value; drawCurves(); });
+the("fold").addEventListener("change", () => { fold = the("fold").value ? Number(the("fold").value) : null; drawCurves(); });
 the("copy-spec").addEventListener("click", () => navigator.clipboard?.writeText(the("spec-text").textContent).then(() => say(the("copy-spec"), "Copied")));
 the("log-text").href = `${path}/logs?limit=2000`;
 document.querySelector("[role=tablist]").addEventListener("click", (event) => event.target.dataset.part && choosePart(event.target.dataset.part));

@@ -12,11 +12,11 @@ export function state(job) {
 /** How far a job is: `11 % · epoch 46 of 400`. */
 export function reached(job) {
   const { progress } = job;
-  if (job.kind === "predict") return progress.sequences === null ? NONE : `${number(progress.answered)} of ${number(progress.sequences)} sequences`;
-  if (job.status === "queued" && !progress.epoch) {
+  if (job.status === "queued" && !progress.fraction) {
     if (job.queue.position === null) return "waits";
     return job.queue.position === 0 ? `next in ${job.queue.name}` : `${number(job.queue.position)} ahead in ${job.queue.name}`;
   }
+  if (job.kind === "predict") return progress.sequences === null ? NONE : `${number(progress.answered)} of ${number(progress.sequences)} sequences`;
   const epochs = progress.epochs === null ? "" : `epoch ${number(progress.epoch)} of ${number(progress.epochs)}`;
   return job.terminal || !epochs ? epochs : `${percent(progress.fraction)} · ${epochs}`;
 }

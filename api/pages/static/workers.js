@@ -3,37 +3,32 @@
 import { fill, h, say, the } from "./dom.js";
 import { between, bytes, duration, moment, NONE, number } from "./format.js";
 import { live } from "./live.js";
+import { table } from "./tables.js";
 
 const SHOWN = 100;
 let workers = null;
 let waiting = null;
-
-function table(titles, rows) {
-  const head = titles.map(([title, kind]) => h("th", { scope: "col", class: kind }, title));
-  return h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
-}
+let quotas = null;
 
 function drawWorkers() {
   if (!workers.length) {
-    const text = "No worker has reported within the last minute, so no job is started. Start one on the machine that trains:";
-    fill(the("workers"), h("div", { class: "empty" }, h("p", { class: "muted" }, text), h("code", { class: "commands" }, "python -m worker")));
+    const text = "No worker has reported within the last minute, so no job is started. This starts the whole service on this machine, workers included:";
+    fill(
+      the("workers"),
+      h("div", { class: "empty" }, h("p", { class: "muted" }, text), h("code", { class: "commands" }, "make run"), h("p", { class: "muted" }, "On a server, ", h("a", { href: "/guide/operations" }, "Operations"), " says how to find out why none is there.")),
+    );
     return;
   }
-  const rows = workers.map((each) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, h("span", { class: `state ${each.state}` }, each.state)),
-      h("td", { class: "mono" }, each.name),
-      h("td", {}, each.job_id ? h("a", { href: `/jobs/${each.job_id}`, class: "mono" }, each.job_id) : each.state === "busy" ? "another tenant's job" : NONE),
-      h("td", {}, each.queues.length ? each.queues.join(", ") : "none: it shuts down"),
-      h("td", {}, each.device ?? NONE),
-      h("td", { class: "number" }, each.memory_bytes === null ? NONE : bytes(each.memory_bytes)),
-      h("td", {}, moment(each.started_at)),
-    ),
-  );
-  const titles = [["State"], ["Worker"], ["Job"], ["Queues"], ["Device"], ["Memory", "number"], ["Since"]];
-  fill(the("workers"), table(titles, rows));
+  const rows = workers.map((each) => [
+    h("span", { class: `state ${each.state}` }, each.state),
+    h("span", { class: "mono" }, each.name),
+    each.job_id ? h("a", { href: `/jobs/${each.job_id}`, class: "mono" }, each.job_id) : each.state === "busy" ? "another tenant's job" : NONE,
+    each.queues.length ? each.queues.join(", ") : "none: it shuts down",
+    each.device ?? NONE,
+    each.memory_bytes === null ? NONE : bytes(each.memory_bytes),
+    moment(each.started_at),
+  ]);
+  fill(the("workers"), table([["State"], ["Worker"], ["Job"], ["Queues"], ["Device"], ["Memory", "number"], ["Since"]], rows));
 }
 
 /** Why a job waits, as a sentence. */
@@ -52,23 +47,34 @@ function drawWaiting() {
     fill(the("waiting"), h("p", { class: "muted" }, "No job waits."));
     return;
   }
-  const rows = waiting.map((job) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, h("a", { href: `/jobs/${job.id}` }, job.name ?? job.id)),
-      h("td", {}, job.queue.name),
-      h("td", { class: "number" }, number(job.priority)),
-      h("td", { class: "number" }, job.queue.position === null ? NONE : number(job.queue.position)),
-      h("td", {}, why(job)),
-      h("td", { class: "number" }, duration(Math.round(between(job.created_at)))),
-    ),
+  const rows = waiting.map((job) => [
+    h("a", { href: `/jobs/${job.id}` }, job.name ?? job.id),
+    job.queue.name,
+    number(job.priority),
+    job.queue.position === null ? NONE : number(job.queue.position),
+    why(job),
+    duration(Math.round(between(job.created_at))),
+  ]);
+  fill(the("waiting"), table([["Job"], ["Queue"], ["Priority", "number"], ["Ahead", "number"], ["Why it waits"], ["For", "number"]], rows));
+}
+
+/** How much of what there is is used. A quota is the tenant's. */
+function drawTiles() {
+  const of = ({ used, limit }) => [number(used), limit === null ? "" : h("small", {}, `of at most ${number(limit)}`)];
+  const busy = workers?.filter((each) => each.state === "busy").length;
+  const broken = workers?.filter((each) => each.state === "broken").length;
+  const tile = (title, ...value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
+  fill(
+    the("tiles"),
+    workers && tile("Workers at work", `${number(busy)} of ${number(workers.length)}`, broken > 0 && h("small", {}, `${number(broken)} broken`)),
+    quotas && tile("Running jobs", of(quotas.running)),
+    quotas && tile("Waiting jobs", of(quotas.queued)),
+    quotas && tile("Stored", bytes(quotas.bytes.used), quotas.bytes.limit !== null && h("small", {}, `of at most ${bytes(quotas.bytes.limit)}`)),
   );
-  const titles = [["Job"], ["Queue"], ["Priority", "number"], ["Ahead", "number"], ["Why it waits"], ["For", "number"]];
-  fill(the("waiting"), table(titles, rows));
 }
 
 function draw() {
+  drawTiles();
   if (workers) drawWorkers();
   if (waiting) drawWaiting();
 }
@@ -80,3 +86,4 @@ function problem(error) {
 
 live("/v1/workers", (page) => { workers = page.data; draw(); }, { every: 3, fail: problem });
 live(`/v1/jobs?status=queued&limit=${SHOWN}`, (page) => { waiting = page.data.toReversed(); draw(); }, { every: 3, fail: problem });
+live("/v1/whoami", (identity) => { quotas = identity.quotas; draw(); }, { every: 5, fail: problem });

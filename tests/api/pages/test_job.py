@@ -60,7 +60,7 @@ def test_the_curves_follow_a_run_and_zooming_asks_for_the_part(
     expect(page.get_by_role("img", name=re.compile(r"^Loss: .*validation 0\.5"))).to_be_visible()
     page.get_by_role("button", name="Show the whole run").click()
     page.get_by_role("button", name="Steps").click()
-    page.get_by_role("button", name="Logarithmic").click()
+    page.get_by_role("group", name="Scale of the loss").get_by_role("button", name="Logarithmic").click()
     expect(page.locator("#loss .u-legend")).to_contain_text(re.compile("^step"))
 
 
