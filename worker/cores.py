@@ -18,7 +18,7 @@ from worker.gpu.devices import CPU, Device
 MOST_WORKERS = 4
 """By default: with more, a large network that trains alone would get too small a part of the cores."""
 WORKER_BYTES = 1 << 30
-"""Memory for each worker by default: two processes, a spare trainer, and a trainer with its data."""
+"""Memory for each worker by default: two processes, a template, a spare trainer, and a trainer with its data."""
 
 
 def devices(settings: Settings, cores: int | None = None, memory: int | None = None) -> list[Device]:
