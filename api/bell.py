@@ -1,27 +1,38 @@
 """The doorbell of the API: a Celery message sent by task name, so that the API imports nothing of the worker.
 
 A lost doorbell does no harm, because the scheduler sends another one for waiting jobs. So sending must never delay a
-request: it times out after 0.2 s, and after a failure the API does not try the broker again for 1 s.
+request: it times out after 0.2 s, and after a failure the API does not try the broker again for 1 s. One thread of a
+process sends at a time. It takes along the doorbells of all who come meanwhile, and nobody waits for it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 import uuid
-from functools import lru_cache
+from collections import Counter
+from functools import cached_property, lru_cache
 from typing import Any
 
+import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.connection import Connection
+from kombu.messaging import Producer
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from services import metrics
 from services.jobs.doorbell import RING
 
 TIMEOUT_SECONDS = 0.2
 PAUSE_SECONDS = 1.0
+MOST_AT_ONCE = 64
+"""Doorbells of a queue in one command. A worker that gets one goes on until the queue is empty, so these are enough."""
+ID = "00000000-0000-0000-0000-000000000000"
+"""Of a message that is not sent."""
 
 log = logging.getLogger(__name__)
 
@@ -30,66 +41,91 @@ class CeleryDoorbell:
     """Rings through the broker at `broker_url`. Making one does not connect."""
 
     def __init__(self, broker_url: str) -> None:
-        self._app = Celery("loopline-bell", broker=broker_url, set_as_current=False)  # type: ignore[no-untyped-call]
-        self._app.conf.update(
-            broker_connection_timeout=TIMEOUT_SECONDS,
-            broker_connection_retry=False,
-            broker_transport_options={
-                "socket_connect_timeout": TIMEOUT_SECONDS,
-                "socket_timeout": TIMEOUT_SECONDS,
-                "max_retries": 0,
-            },
-            task_ignore_result=True,
-            task_publish_retry=False,
-            task_serializer="json",
-        )
+        self._broker_url = broker_url
+        self._app = Celery("loopline-bell", set_as_current=False)  # type: ignore[no-untyped-call]
         # To build a message takes longer than to send it.
         self._template = lru_cache(maxsize=100)(self._built)
-        self._one_at_a_time = threading.Lock()  # or sixty-four requests would each wait for a broker that is down
+        self._lock = threading.Lock()
+        self._due: Counter[str] = Counter()
+        """How many doorbells of each queue are to be sent."""
+        self._is_sending = False
         self._silent_until = 0.0
 
     def ring(self, queue: str) -> bool:
-        """Says that `queue` may have work; whether the broker took it. Never raises, never takes long.
+        """Says that `queue` may have work. False: the broker cannot be reached. True: it took the message, or another
+        thread is about to send it. Never raises, never takes long.
 
         A connection that died while idle is noticed at once and costs a second try, no more.
         """
-        with self._one_at_a_time:
-            began = time.monotonic()
-            if began < self._silent_until:
-                metrics.BELLS.inc(result="failed")
-                return False
-            error = self._send(queue)
-            if error and time.monotonic() - began < TIMEOUT_SECONDS / 2:
-                error = self._send(queue)
-            if error:
-                self._silent_until = time.monotonic() + PAUSE_SECONDS
-                log.warning(
-                    "cannot reach the broker to notify workers of the queue %s; the scheduler will: %s", queue, error
-                )
-            metrics.BELLS.inc(result="failed" if error else "rung")
-            return error is None
+        with self._lock:
+            self._due[queue] += 1
+            if self._is_sending:
+                return True
+            self._is_sending = True
+        result = True
+        while due := self._taken():
+            try:
+                result = self._rung(due) and result
+            except BaseException:
+                self._is_sending = False  # or nobody would send any more
+                raise
+        return result
 
-    def _send(self, queue: str) -> Exception | None:
+    def _taken(self) -> Counter[str]:
+        """What is to be sent now. If that is nothing, the next thread that comes sends."""
+        with self._lock:
+            due, self._due = self._due, Counter()
+            self._is_sending = bool(due)
+            return due
+
+    def _rung(self, due: Counter[str]) -> bool:
+        began = time.monotonic()
+        is_silent = began < self._silent_until
+        error = None if is_silent else self._send(due)
+        if error and time.monotonic() - began < TIMEOUT_SECONDS / 2:
+            error = self._send(due)
+        if error:
+            self._silent_until = time.monotonic() + PAUSE_SECONDS
+            queues = ", ".join(sorted(due))
+            log.warning(
+                "cannot reach the broker to notify workers of the queue %s; the scheduler will: %s", queues, error
+            )
+        failed = is_silent or error is not None
+        for _ in range(due.total()):
+            metrics.BELLS.inc(result="failed" if failed else "rung")
+        return not failed
+
+    def _send(self, due: Counter[str]) -> Exception | None:
         """What went wrong, if anything."""
         try:
-            with self._app.producer_pool.acquire(block=True) as producer:
-                producer.publish(**self._message(queue))
-        except (OperationalError, RedisError, OSError) as error:
+            for queue, times in due.items():
+                template = self._template(queue)
+                messages = (template.replace(ID, str(uuid.uuid4())) for _ in range(min(times, MOST_AT_ONCE)))
+                self._connection.send_command("LPUSH", queue, *messages)
+                self._connection.read_response()
+        except (RedisError, OSError) as error:
             return error
         return None
 
-    def _built(self, queue: str) -> Any:
-        return self._app.amqp.as_task_v2("", RING, args=[queue], ignore_result=True)
+    @cached_property
+    def _connection(self) -> Any:
+        """The one connection of the thread that sends. It connects when it is used, and again after an error."""
+        pool = redis.ConnectionPool.from_url(
+            self._broker_url,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        return pool.make_connection()
 
-    def _message(self, queue: str) -> dict[str, Any]:
-        """What `Celery.send_task` sends."""
-        message, task_id = self._template(queue), str(uuid.uuid4())
-        return {
-            "body": message.body,
-            "headers": {**message.headers, "id": task_id, "root_id": task_id},
-            "exchange": "",
-            "routing_key": queue,
-            "serializer": "json",
-            **message.properties,
-            "correlation_id": task_id,
-        }
+    def _built(self, queue: str) -> str:
+        """What `Celery.send_task` puts into Redis, with `ID` for each of its ids. kombu makes it, in memory."""
+        task = self._app.amqp.as_task_v2(ID, RING, args=[queue], ignore_result=True)
+        connection: Any = Connection("memory://")  # type: ignore[no-untyped-call]
+        producer: Any = Producer(connection)  # type: ignore[no-untyped-call]
+        with connection, producer:
+            how = {"exchange": "", "routing_key": queue, "serializer": "json"}
+            producer.publish(task.body, headers=task.headers, **how, **task.properties)
+            message = producer.channel._get(queue)
+        message["properties"]["delivery_tag"] = ID
+        return json.dumps(message)
