@@ -266,7 +266,7 @@ def _ahead_of(other: Any) -> Sequence[tuple[ColumnElement[bool], ...]]:
 
 def _counted(*which: ColumnElement[bool]) -> ColumnElement[int]:
     some: sa.Select[Any] = (
-        select(sa.literal_column("1")).select_from(_OTHER).where(*which).limit(MAX_POSITION).correlate(_JOBS)
+        select(sa.literal_column("1")).select_from(_OTHER).where(*which).limit(_number(MAX_POSITION)).correlate(_JOBS)
     )
     return select(func.count()).select_from(some.subquery()).scalar_subquery()
 

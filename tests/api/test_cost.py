@@ -150,6 +150,16 @@ def test_a_submission_takes_seven_statements(any_app: Flask, filled: dict[str, s
     assert len(made) == 7, made
 
 
+def test_a_submission_and_a_look_are_planned_once(any_app: Flask, filled: dict[str, str], spec: dict[str, Any]) -> None:
+    """Both databases plan a statement anew for each value of a parameter of LIMIT."""
+    client = any_app.test_client()
+    with statements(any_app.extensions["loopline"].engine) as made:
+        assert client.post("/v1/jobs", json=spec).status_code == 202
+        assert client.get(ONE_QUEUED.format(**filled)).status_code == 200
+    assert made
+    assert not [text for text, _ in made if re.search(r"LIMIT (\?|%)", text)]
+
+
 def test_a_304_and_a_long_poll_ask_once_a_look(any_app: Flask, filled: dict[str, str]) -> None:
     client, path = any_app.test_client(), ONE_QUEUED.format(**filled)
     tag = client.get(path).headers["ETag"]
