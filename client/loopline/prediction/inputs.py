@@ -303,8 +303,8 @@ def _check_gaps(document: Document, given: Given) -> None:
         read = np.zeros(len(missing), np.bool_)
         read[ends - 1 - np.arange(document.forecast.lookback)] = True
         missing &= read[:, None]
-    columns |= {document.features[place].name for place in np.flatnonzero(missing.any(axis=0))}
-    if columns:
+    if missing.any():
+        columns |= {document.features[place].name for place in np.flatnonzero(missing.any(axis=0))}
         sequences |= set(_of_steps(given, np.flatnonzero(missing.any(axis=1))).tolist())
     if given.static is not None and np.isnan(given.static).any():
         absent = np.isnan(given.static)

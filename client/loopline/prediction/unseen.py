@@ -173,16 +173,18 @@ def _far(given: Given, x: NDArray[Any], lengths: NDArray[np.int64], fitted: Fitt
         return
     if fitted.choices.differences == "replace":  # the scaling is that of the differences
         return
-    for place, shift, scale in zip(_numbers(fitted), scaling.shift, scaling.scale, strict=False):
-        beyond = _beyond_bounds((x[:, place].astype(np.float64) - shift) / scale, scaling.name)
-        far = np.flatnonzero(beyond > 0)
-        if far.size:
-            worst = x[np.nanargmax(beyond), place]
-            rows = np.unique(np.searchsorted(np.cumsum(lengths), far, side="right"))
-            yield (
-                f"{fitted.features[place].shown} is {worst:.6g} in {given.named(rows)}, far from training "
-                f"({_FITTED[scaling.name](shift, scale)}): check its unit, because the answers may be wrong"
-            )
+    places = _numbers(fitted)[: len(scaling.shift)]
+    shifts, scales = np.asarray(scaling.shift)[: len(places)], np.asarray(scaling.scale)[: len(places)]
+    beyond = _beyond_bounds((x[:, places].astype(np.float64) - shifts) / scales, scaling.name)
+    for number in np.flatnonzero((beyond > 0).any(axis=0)).tolist():
+        place, far = places[number], np.flatnonzero(beyond[:, number] > 0)
+        fit = _FITTED[scaling.name](shifts[number], scales[number])
+        worst = x[np.nanargmax(beyond[:, number]), place]
+        rows = np.unique(np.searchsorted(np.cumsum(lengths), far, side="right"))
+        yield (
+            f"{fitted.features[place].shown} is {worst:.6g} in {given.named(rows)}, far from training "
+            f"({fit}): check its unit, because the answers may be wrong"
+        )
 
 
 def _beyond_bounds(scaled: NDArray[np.float64], scaling: str) -> NDArray[np.float64]:
