@@ -135,7 +135,6 @@ class PacedWorker(Worker):  # type: ignore[misc]
         self.poller.close()
 
     def _turn(self) -> None:
-        self.notify()
         for key, _ in self.poller.select(self._patience()):
             if isinstance(key.data, Connection):
                 if key.data in self.open:  # or it was closed for another's sake, in this very turn
@@ -151,6 +150,7 @@ class PacedWorker(Worker):  # type: ignore[misc]
         now = time.monotonic()
         if now >= self.looked_at + (LOOK_SECONDS if self.alive else 0):
             self.looked_at = now
+            self.notify()
             for conn in [conn for conn in self.open if conn.deadline <= now]:
                 self._late(conn)
             self._accept_or_not(self.alive)

@@ -117,7 +117,7 @@ def _forget_connections(reference: weakref.ref[Engine]) -> None:
         carried.dispose(close=False)
 
 
-_dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"))
+_dumps = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 def _postgresql(address: URL) -> Engine:
@@ -218,6 +218,8 @@ def _begin_sqlite(turn: threading.Lock, connection: sa.Connection) -> None:
             log.check()
         _set_pragmas(connection, synchronous="NORMAL" if waits_later else "FULL", query_only="OFF", busy_timeout="0")
         _wait_for_turn(turn, connection, wait_seconds)
+        if log is not None:
+            return  # with a WAL, whoever has the lock waits for nobody any more
     _set_pragmas(connection, query_only="ON" if read_only else "OFF", busy_timeout=str(round(wait_seconds * 1000)))
     if read_only and not options.get(_ONE_STATEMENT, False):
         driver_of(connection).execute("BEGIN")
@@ -315,10 +317,9 @@ def session_scope(engine: Engine, *, wait: bool = True) -> Iterator[Session]:
     """
     with open_scope(), translated_errors(), _read_only_translated():
         with (
-            Session(_for_sessions(engine, wait), expire_on_commit=False, info={_FRESH: True}) as session,
+            _WritingSession(_for_sessions(engine, wait), expire_on_commit=False, info={_FRESH: True}) as session,
             session.begin(),
         ):
-            event.listen(session, "after_begin", _note_begin)
             yield session
             faults.point("transaction.written")
         log: WriteAheadLog | None = session.info.get(_WAL)
@@ -333,6 +334,11 @@ def _for_sessions(engine: Engine, wait: bool) -> Engine:
     return engine.execution_options(**{_SYNCED_LATER: True, **({} if wait else {_WAIT_SECONDS: 0.0})})
 
 
+class _WritingSession(Session):
+    """One that notes its first question, and the log of its database."""
+
+
+@event.listens_for(_WritingSession, "after_begin")  # for all of them: to listen to each takes as long as a statement
 def _note_begin(session: Session, _transaction: object, connection: sa.Connection) -> None:
     session.info.pop(_FRESH, None)
     session.info[_WAL] = connection.info.get(_WAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -26,12 +27,17 @@ def of_y(y: NDArray[Any], steps: int | None = None) -> Task:
     return next(task for task in TASKS if task.holds(y, steps))
 
 
+@cache
 def named(target: Target) -> Task:
     return next(task for task in TASKS if task.name == target)
 
 
 def chosen(target: Target, loss: Loss | None) -> Task:
     """The task that a loss makes of a target; without one the target's own, and so where it does not fit."""
-    name = None if loss is None else loss.name
+    return _chosen(target, None if loss is None else loss.name)
+
+
+@cache
+def _chosen(target: Target, name: str | None) -> Task:
     fitting = (task for task in TASKS if name in task.losses.get(target, ()))
     return next(fitting, named(target))
