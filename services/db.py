@@ -149,7 +149,8 @@ def _note_rest(_connection: object, record: Any) -> None:
 
 def _check_alive(engine: Engine, connection: Any, record: Any, _proxy: object) -> None:
     """Ask a pooled connection whether it lives, as `pool_pre_ping` does at each use. A `Query`, which is asked again if
-    that was wrong, trusts one that was used within a second and to which nothing came from the server since."""
+    that was wrong, trusts one that was used within a second and to which nothing came from the server since. So does
+    `connect_trusting`."""
     since = record.info.get(_RESTING_SINCE)
     if since is None:
         return
@@ -344,6 +345,22 @@ def _note_begin(session: Session, _transaction: object, connection: sa.Connectio
     session.info[_WAL] = connection.info.get(_WAL)
 
 
+@contextmanager
+def _trusting() -> Iterator[None]:
+    _thread.trusts = True
+    try:
+        yield
+    finally:
+        _thread.trusts = False
+
+
+def connect_trusting(session: Session) -> None:
+    """Give a session its connection without a ping, if that was used within a second; for whoever has had an answer
+    from the database just now. A ping would take as long as a statement."""
+    with _trusting():
+        session.connection()
+
+
 def is_fresh(session: Session) -> bool:
     """Whether a session has not asked the database yet: then it holds no lock, and no connection."""
     return _FRESH in session.info
@@ -490,14 +507,11 @@ class Query(Statement):
             return cast(Sequence[Any], cursor.fetchall())
 
     def _execute_without_begin(self, engine: Engine, parameters: dict[str, Any]) -> Sequence[Any] | None:
-        _thread.trusts = True
         try:
-            with open_scope(), translated_errors():
+            with open_scope(), translated_errors(), _trusting():
                 pooled = engine.raw_connection()
         except engine.dialect.loaded_dbapi.Error:
             return None
-        finally:
-            _thread.trusts = False
         driver: Any = pooled.driver_connection
         is_postgresql = engine.dialect.name == "postgresql"
         try:

@@ -31,7 +31,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from services.access import tenants
-from services.db import Query, is_fresh, now
+from services.db import Query, connect_trusting, is_fresh, now
 from services.orm import Job, Lane, Tenant
 
 CLOSED_AT_ONCE = 100
@@ -89,7 +89,10 @@ class Turns:
                 return None
             row = rows[0]
             turn = Turn(Key(self._queue, row.priority, row.tenant), at=row.at, step=row.step, **_flags(row))
-            if turn.is_taken or not turn.contested or self._apart is None:
+            if self._apart is None:
+                return turn
+            if turn.is_taken or not turn.contested:
+                connect_trusting(self._session)  # the database has just answered
                 return turn
             if row.is_closing:
                 self._passed.append(turn.lane)
@@ -216,22 +219,13 @@ def _ends() -> Query:
 
 
 def _next(passed: int) -> sa.CTE:
-    """The lane that goes next, as a row; but for so many lanes."""
-    another = _head((Job.status == _QUEUED,), skip=1)
-    is_limited = _tenant(Tenant.max_running.is_not(None), False)
+    """The lane that goes next, as a row; but for so many lanes. Of two lanes is looked up what decides which it is, and
+    the rest only of that one."""
     other = aliased(Lane)
     same = (other.queue == Lane.queue, other.priority == Lane.priority)
-    order = ("priority", "turn", "tenant")
+    newest = select(func.max(other.last_turn)).where(*same).correlate(Lane).scalar_subquery()
     query = (
-        select(
-            Lane.priority,
-            Lane.tenant,
-            Lane.turn,
-            another.is_(None).label("is_last_job"),
-            is_limited.label("is_limited"),
-            select(func.max(other.last_turn)).where(*same).correlate(Lane).scalar_subquery().label("newest"),
-            select(Tenant.share).where(Tenant.name == Lane.tenant).correlate(Lane).scalar_subquery().label("share"),
-        )
+        select(Lane.queue, Lane.priority, Lane.tenant, Lane.turn, newest.label("newest"))
         .where(Lane.queue == sa.bindparam("in_queue"), *can_run())
         .order_by(Lane.priority.desc(), Lane.turn, Lane.tenant)
         .limit(_TWO)
@@ -241,14 +235,17 @@ def _next(passed: int) -> sa.CTE:
         query = query.where(~sa.and_(*is_it))
     two = query.cte("two")
     equals = select(func.count()).where(two.alias().c.priority == two.c.priority)
+    another = _head((Job.status == _QUEUED,), of=two, skip=1)
     # Of a lane that could not run for a while (a limit on running jobs, retries that wait) the turns are forgotten.
     at = sa.case((two.c.turn > two.c.newest, two.c.turn), else_=two.c.newest)
     first = select(
-        *(two.c[name] for name in (*order, "is_last_job", "is_limited")),
+        *(two.c[name] for name in ("priority", "turn", "tenant")),
+        another.is_(None).label("is_last_job"),
+        Tenant.max_running.is_not(None).label("is_limited"),
         (equals.correlate(two).scalar_subquery() > ONE).label("contested"),
         at.label("at"),
-        (_WHOLE / func.coalesce(two.c.share, _WHOLE)).label("step"),
-    )
+        (_WHOLE / func.coalesce(Tenant.share, _WHOLE)).label("step"),
+    ).select_from(two.outerjoin(Tenant, Tenant.name == two.c.tenant))
     return first.order_by(two.c.priority.desc(), two.c.turn, two.c.tenant).limit(ONE).cte("first")
 
 
@@ -335,11 +332,13 @@ def _has_queued() -> ColumnElement[bool]:
     return _head((Job.status == _QUEUED,)).is_not(None)
 
 
-def _head(conditions: tuple[ColumnElement[bool], ...], skip: int = 0) -> sa.ScalarSelect[str]:
+def _head(conditions: tuple[ColumnElement[bool], ...], of: sa.CTE | None = None, skip: int = 0) -> sa.ScalarSelect[str]:
     """The first such job of a lane. With its LIMIT PostgreSQL cannot make a join with the whole queue of it."""
-    line = (Job.queue == Lane.queue, Job.tenant == Lane.tenant, Job.priority == Lane.priority)
+    lane: Any = Lane if of is None else of.c
+    line = (Job.queue == lane.queue, Job.tenant == lane.tenant, Job.priority == lane.priority)
     query = select(Job.id).where(*line, *conditions).order_by(Job.turn, Job.id).limit(ONE)
-    return (query.offset(sa.literal_column(str(skip))) if skip else query).correlate(Lane).scalar_subquery()
+    query = query.offset(sa.literal_column(str(skip))) if skip else query
+    return query.correlate(Lane if of is None else of).scalar_subquery()
 
 
 def _tenant(what: ColumnElement[bool], otherwise: bool) -> ColumnElement[bool]:

@@ -203,6 +203,20 @@ def test_no_claim_waits_for_the_commit_of_another(engine: Engine, submit: Submit
 
 
 @POSTGRESQL
+def test_a_claim_does_not_ask_whether_the_connection_lives_that_has_just_answered(
+    engine: Engine, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit("ann", 2)
+    submit("bob", 2)
+    assert claim(engine) is not None
+    pings: list[object] = []
+    monkeypatch.setattr(engine.dialect, "do_ping", pings.append)
+    monkeypatch.setattr(db, "TRUSTED_SECONDS", 60.0)
+    assert claim(engine) is not None
+    assert pings == []
+
+
+@POSTGRESQL
 def test_a_lane_that_is_being_closed_is_not_waited_for(engine: Engine, submit: Submit) -> None:
     submit("acme")
     submit("beta", 4)
