@@ -77,6 +77,7 @@ RULES: dict[str, Scope | Rule] = {
     "events.index": Scope.READ,
     "events.logs": Scope.READ,
     "streams.of_job": Scope.READ,
+    "streams.of_tenant": Scope.READ,
     "checkpoints.index": Scope.READ,
     "checkpoints.download": Scope.READ,
     "models.archive": Scope.READ,

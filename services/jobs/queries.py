@@ -7,8 +7,9 @@ ONLY=asking`); tests hold every query to an index.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -92,6 +93,14 @@ def page(
     found = _page(source.dialect.name, frozenset(given), tag is not None, full).rows(source, **parameters)
     rows, more = paging.cut(found, limit)
     return Page(rows, more, _positions(source, rows))
+
+
+def some(source: Source, job_ids: Collection[str], *, tenant: str) -> Page:
+    """Those of these jobs that are there and the tenant's, without their specs, in any order."""
+    name = source.dialect.name
+    asked: Any = json.dumps(sorted(job_ids)) if name == "sqlite" else sorted(job_ids)
+    rows = _some(name).rows(source, job_ids=asked, tenant=tenant)
+    return Page(rows, False, _positions(source, rows))
 
 
 def members(source: Source, batch_id: str) -> Sequence[Any]:
@@ -180,6 +189,15 @@ def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> Quer
         chosen = chosen.limit(limit)
     these = chosen.subquery("these")
     return Query(query.where(_J.id == these.c.job_id).order_by(these.c.job_id.desc()).limit(limit))
+
+
+@cache
+def _some(dialect: str) -> Query:
+    query = select(*_columns(full=False)).select_from(_with_dataset()).where(_J.tenant == sa.bindparam("tenant"))
+    if dialect == "sqlite":
+        each = func.json_each(sa.bindparam("job_ids", type_=sa.Text())).table_valued("value")
+        return Query(query.where(_J.id.in_(select(each.c.value))))
+    return Query(query.where(_J.id == sa.any_(sa.bindparam("job_ids", type_=sa.ARRAY(sa.Text())))))
 
 
 @cache

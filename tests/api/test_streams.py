@@ -20,7 +20,7 @@ from flask.testing import FlaskClient
 
 from api import streams
 from services import db
-from services.access import keys
+from services.access import keys, tenants
 from services.jobs import attempts, changes, control, events, progress
 from services.jobs.changes import Cursor
 from services.jobs.events import Line
@@ -197,12 +197,84 @@ def test_a_stream_begins_after_the_rows_that_a_client_has(server: Server, spec: 
     assert (got[1].data["step"], got[2].data["epoch"]) == ([4], 2)
 
 
+def test_a_stream_tells_of_all_jobs_and_goes_on_where_it_stopped(server: Server, spec: dict[str, Any]) -> None:
+    url = f"{server.url}/v1/stream"
+    with following(url) as stream:
+        assert next(stream).data == {"complete": True}
+        job_id = submitted(server, spec, "all").rpartition("/")[2]
+        got = of_job(stream, job_id, "job", "queued")
+        assert [each.data["to_status"] for each in got if each.name == "state"] == ["queued"]
+        lease = begun(server, "all")
+        got = of_job(stream, job_id, "job", "running")
+        assert [each.data["to_status"] for each in got if each.name == "state"] == ["running"]
+        record(server, lease, 1, 2)
+        while got[-1].data["progress"]["epoch"] < 2:
+            got = of_job(stream, job_id, "job", "running")
+    succeed(server, lease)
+    other = submitted(server, spec, "all").rpartition("/")[2]
+    with following(url, after=got[-1].id) as stream:
+        assert next(stream).data == {"complete": True}
+        found = of_job(stream, other, "job", "queued")
+    states = [(each.data["job_id"], each.data["to_status"]) for each in found if each.name == "state"]
+    assert states == [(job_id, "succeeded"), (other, "queued")]
+    assert len({each.id for each in found if each.name == "state"}) == 2
+
+
+def of_job(stream: Iterator[Message], job_id: str, name: str, status: str) -> list[Message]:
+    """The messages up to the next one of this name about a job in this state; of others than `name` all jobs'."""
+    got = []
+    for each in stream:
+        if each.data.get("id", job_id) == job_id or each.name != "job":
+            got.append(each)
+        if each.name == name and (each.data["id"], each.data["status"]) == (job_id, status):
+            return got
+    raise AssertionError(f"the stream ended: {got}")
+
+
+def test_a_client_that_missed_too_much_is_told_so(
+    client: FlaskClient, queued_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(messages(client.get("/v1/stream").text.splitlines()))
+    for _ in range(3):
+        client.post("/v1/jobs", json={**queued_job["spec"], "queue": "other"})
+    after = {"Last-Event-ID": first.id}
+    told = list(messages(client.get("/v1/stream", headers=after).text.splitlines()))
+    assert [each.name for each in told] == ["ready", *["state"] * 3, *["job"] * 3]
+    assert told[0].data == {"complete": True}
+    monkeypatch.setattr("api.resources.streams.MOST_MISSED", 2)
+    told = list(messages(client.get("/v1/stream", headers=after).text.splitlines()))
+    assert [(each.name, each.data) for each in told] == [("ready", {"complete": False})]
+    assert client.get("/v1/stream", headers={"Last-Event-ID": "x"}).status_code == 400
+
+
+def test_nobody_hears_of_the_jobs_of_another_tenant(
+    make_app: Callable[..., Flask], sqlite_url: str, spec: dict[str, Any]
+) -> None:
+    app = make_app(sqlite_url, auth="keys", rate_limit="none", broker_url="redis://127.0.0.1:1/0")
+    with db.session_scope(app.extensions["loopline"].engine) as session:
+        tenants.create(session, "acme")
+        ours, theirs = (
+            {"Authorization": f"Bearer {keys.create(session, tenant, ['read', 'submit']).text}"}
+            for tenant in ("default", "acme")
+        )
+    client = app.test_client()
+    begin = next(messages(client.get("/v1/stream", headers=ours).text.splitlines())).id
+    mine = client.post("/v1/jobs", json=spec, headers=ours).get_json()["id"]
+    client.post("/v1/jobs", json=spec, headers=theirs)
+    told = list(messages(client.get("/v1/stream", headers={**ours, "Last-Event-ID": begin}).text.splitlines()))
+    assert [(each.name, each.data.get("job_id", each.data.get("id"))) for each in told[1:]] == [
+        ("state", mine),
+        ("job", mine),
+    ]
+
+
 @pytest.fixture
-def held(app: Flask) -> FlaskClient:
+def held(app: Flask) -> Iterator[FlaskClient]:
     """A client to which streams are kept open; the parts of their answers are read one by one."""
     client = app.test_client()
     client.environ_base[streams.WAKE] = lambda: None
-    return client
+    yield client
+    app.extensions["loopline"].streams.closing = lambda: True
 
 
 def test_streams_are_bounded(
@@ -256,6 +328,7 @@ def test_the_stream_of_a_revoked_key_ends(
         got += part
         assert time.monotonic() < deadline
     assert b"cancelled" not in got
+    answer.close()
 
 
 def test_a_stream_that_is_asked_about_and_not_read_holds_no_place(server: Server, spec: dict[str, Any]) -> None:

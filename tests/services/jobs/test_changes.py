@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,8 @@ from sqlalchemy import Engine
 
 from services import db
 from services.errors import BadRequest, JobNotFound
-from services.jobs import attempts, changes, events, progress
-from services.jobs.changes import Cursor, News
+from services.jobs import attempts, changes, control, events, progress
+from services.jobs.changes import Cursor, News, Place
 from services.jobs.events import Line
 from services.jobs.leases import Lease
 from services.orm import Job
@@ -136,3 +137,72 @@ def test_the_revisions_of_those_that_are_there(engine: Engine, lease: Lease, mak
     assert changes.revisions(engine, []) == {}
     with pytest.raises(JobNotFound), db.read_scope(engine) as session:
         changes.of_job(session, other.id, Cursor(), tenant="acme")
+
+
+def moves(engine: Engine, place: Place) -> tuple[list[tuple[str, str | None]], Place]:
+    """The changes of state that a reader does not have, and the place after them."""
+    found = changes.events_after(engine, Place.parse(str(place)))
+    return [(row.job_id, row.to_status) for row, _ in found], found[-1][1] if found else place
+
+
+def test_each_change_of_state_comes_once(engine: Engine, make_job: Callable[..., Job]) -> None:
+    before = changes.newest(engine)
+    assert moves(engine, before) == ([], before)
+    first, second = make_job().id, make_job().id
+    told, place = moves(engine, before)
+    assert told == [(first, "queued"), (second, "queued")]
+    with db.session_scope(engine) as session:
+        control.cancel(session, first)
+    told, after = moves(engine, place)
+    assert told == [(first, "cancelled")]
+    assert moves(engine, after) == ([], after)
+    assert moves(engine, changes.newest(engine))[0] == []
+    [(_, halfway), *rest] = changes.events_after(engine, before)
+    assert [(row.job_id, row.to_status) for row, _ in rest] == moves(engine, halfway)[0]
+
+
+def test_a_change_that_comes_after_a_later_one_is_not_missed(engine: Engine, make_job: Callable[..., Job]) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("one transaction writes at a time")
+    place, slow, fast = changes.newest(engine), make_job().id, make_job().id
+    _, place = moves(engine, place)
+    never = place.missing  # ids of before this test
+    with db.session_scope(engine) as session:
+        control.cancel(session, slow)
+        session.flush()
+        with db.session_scope(engine) as other:
+            control.cancel(other, fast)
+        told, place = moves(engine, place)
+        assert (told, len(place.missing)) == ([(fast, "cancelled")], len(never) + 1)
+        fresh = changes.newest(engine)
+        assert moves(engine, place)[0] == []
+    told, place = moves(engine, place)
+    assert (told, place.missing) == ([(slow, "cancelled")], never)
+    assert moves(engine, fresh)[0] == [(slow, "cancelled")]
+    assert moves(engine, place)[0] == []
+
+
+def test_an_id_that_is_given_out_again_is_not_missed(engine: Engine, make_job: Callable[..., Job]) -> None:
+    first, second = make_job().id, make_job().id
+    with db.session_scope(engine) as session:
+        control.cancel(session, second)
+    place = changes.newest(engine)
+    time.sleep(0.002)  # the times of events are compared, to the millisecond
+    with db.session_scope(engine) as session:
+        control.delete(session, second)
+        control.cancel(session, first)
+    told, place = moves(engine, place)
+    assert told == [(first, "cancelled")]
+    assert moves(engine, place)[0] == []
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "1-2-", "-1-2", "1-2-x", "1-2" + "-3" * 51, "٣-1"])
+def test_no_other_text_is_a_place(text: str) -> None:
+    with pytest.raises(BadRequest, match="Last-Event-ID"):
+        Place.parse(text)
+
+
+def test_the_running_jobs_of_some_tenants(engine: Engine, lease: Lease, make_job: Callable[..., Job]) -> None:
+    make_job()
+    assert [(row.id, row.tenant) for row in changes.running(engine, ["default", "acme"])] == [(lease.job_id, "default")]
+    assert changes.running(engine, ["acme"]) == []
