@@ -136,12 +136,22 @@ class Http:
 
         self._retrying(once)
 
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str], silence_seconds: float) -> Iterator[httpx.Response]:
+        """The answer to a GET, whose body is still to be read. Nothing may come for `silence_seconds`.
+
+        Raises as `send`, also while the body is read.
+        """
+        accepted = {"Accept": "text/event-stream", **headers}
+        with self._open("GET", path, None, accepted, None, wait_seconds=silence_seconds) as response:
+            yield response
+
     def _retrying(self, once: Callable[[], T]) -> T:
         deadline = time.monotonic() + self.retry_seconds
 
         def pause(error: Exception) -> bool | float:
             """Whether to try again; a number is the pause in seconds."""
-            if not _may_retry(error) or time.monotonic() >= deadline:
+            if not may_retry(error) or time.monotonic() >= deadline:
                 return False
             asked = error.retry_after_seconds if isinstance(error, LooplineError) else None
             if asked is None:
@@ -274,7 +284,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _may_retry(error: Exception) -> bool:
+def may_retry(error: Exception) -> bool:
+    """Whether a request that ended so may be sent again."""
     if isinstance(error, ServiceUnreachable):
         return True
     return isinstance(error, LooplineError) and (error.status in RETRIED_STATUSES or error.code in RETRIED_CODES)

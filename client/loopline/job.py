@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from loopline import download, polling
+from loopline import download, following, polling
 from loopline.errors import DownloadFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
 from loopline.http import Http
 from loopline.types import (
@@ -149,6 +149,26 @@ class Job:
             epochs = list(job.epochs(after=seen)) if job.progress.epoch > seen or job.terminal else []
             seen = max([seen, *(epoch.epoch for epoch in epochs)])
             yield job, epochs
+
+    def stream(self) -> Iterator[Job | Event | LogLine | Steps | Epoch]:
+        """Yields what happens to the job as it happens, from its submission until it has ended and everything was sent:
+        the job after each change, its events, lines of its log, the loss of its steps, and its epochs.
+
+        If the connection breaks, it goes on after the last one. An attempt that begins again records steps and epochs
+        anew; the event `resumed` or `rolled_back` says from which place on.
+        """
+        for message in following.messages(self._connection, self._path("stream")):
+            match message.name:
+                case "job":
+                    yield Job.of(message.data, self._connection)
+                case "event":
+                    yield Event.of(message.data)
+                case "line":
+                    yield LogLine.of(message.data)
+                case "steps":
+                    yield Steps.of(message.data)
+                case "epoch":
+                    yield Epoch.of(message.data)
 
     def changes(self, timeout: float | None = None) -> Iterator[Job]:
         """Yields the job now, and again after each change. The last job yielded has ended.
