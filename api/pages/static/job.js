@@ -61,6 +61,8 @@ function drawHead() {
     job.dataset && h("span", {}, "data set ", h("b", {}, job.dataset.name)),
     h("span", {}, `queue ${job.queue.name}`),
     h("span", {}, "submitted ", moment(job.created_at, { seconds: true })),
+    job.trial !== null && h("span", {}, `trial ${job.trial} of `, h("code", {}, job.search_id)),
+    job.batch_id && h("span", {}, "batch ", h("code", {}, job.batch_id)),
     job.attempt > 1 && h("span", {}, `attempt ${job.attempt}`),
     tags.map((tag) => h("a", { class: "tag", href: `/jobs?${new URLSearchParams({ tag })}` }, tag)),
   );
@@ -129,7 +131,7 @@ function again(text) {
 
 async function drawActions() {
   const allowed = await may(Scope.SUBMIT);
-  const does = (verb, title, options = {}) => h("button", { type: "button", class: options.class, onclick: () => act(verb, options.question) }, title);
+  const does = (verb, title, options = {}) => h("button", { type: "button", class: options.class, onclick: () => act(verb, options) }, title);
   fill(
     the("actions"),
     job.links.model && h("a", { class: "button main", href: job.links.model, download: true }, "Download model"),
@@ -137,19 +139,34 @@ async function drawActions() {
     allowed && !job.terminal && job.status !== "paused" && !job.pause_requested && does("pause", "Pause"),
     allowed && !job.terminal && (job.status === "paused" || job.pause_requested) && does("resume", "Resume", { class: "main" }),
     allowed && job.kind === "train" && again(),
-    allowed && !job.terminal && !job.cancel_requested && does("cancel", "Cancel", { class: "danger", question: "Cancel this job? It cannot be resumed." }),
+    allowed && !job.terminal && !job.cancel_requested && does("cancel", "Cancel", { class: "danger", question: "Cancel this job? It cannot be resumed.", yes: "Cancel the job" }),
+    allowed && job.terminal && h("button", { type: "button", class: "danger", onclick: remove }, "Delete"),
   );
 }
 
-async function act(verb, question) {
-  if (question && !(await sure(question, "Cancel the job"))) return;
+async function act(verb, { question, yes }) {
+  if (question && !(await sure(question, yes))) return;
   try {
     const answer = await ask(job.links[verb], { method: "POST" });
     show(answer.body);
   } catch (error) {
-    fill(the("alarms"), h("div", { class: "notice bad", role: "alert" }, error.message), alarms());
+    refused(error);
   }
   look.again();
+}
+
+async function remove() {
+  if (!(await sure("Delete this job with its model, checkpoints, events and log?", "Delete the job"))) return;
+  try {
+    await ask(path, { method: "DELETE" });
+    location.assign("/jobs");
+  } catch (error) {
+    refused(error);
+  }
+}
+
+function refused(error) {
+  fill(the("alarms"), h("div", { class: "notice bad", role: "alert" }, error.message), alarms());
 }
 
 // Curves
@@ -207,6 +224,9 @@ function drawCurves() {
   drawFolds();
   drawMetric(common);
   drawGradient(shown, x, common);
+  for (const name of ["rate", "speed"]) the(name).closest(".card").hidden = !curves.epochs.length;
+  the("gradient").closest(".card").hidden = !shown.step.length && view === null;
+  if (!curves.epochs.length) return;
   charts.rate.show({ lines: [{ label: "learning rate", colour: "series-4", ...curves.line("lr", by, fold) }], ...common });
   charts.speed.show({ lines: [{ label: "samples per second", colour: "series-3", ...curves.line("samples_per_second", by, fold) }], ...common });
 }
@@ -323,6 +343,7 @@ async function drawModel() {
         ? h("a", { href: job.links.answers, download: true }, job.answers?.file ?? "answers")
         : h("p", { class: "muted" }, none),
   );
+  the("checkpoints-card").hidden = !job.links.checkpoints;
   if (job.links.checkpoints) drawCheckpoints((await get(job.links.checkpoints)).data);
   if (job.links.model && cardOf !== job.links.model) {
     cardOf = job.links.model;
@@ -393,6 +414,7 @@ function show(document_) {
   }
   if (job.kind === "predict") {
     the("tab-curves").hidden = true;
+    say(the("tab-model"), "Answers");
     if (part === "curves") choosePart("log");
     if (first && !job.terminal) follow();
     return;

@@ -91,6 +91,10 @@ def test_a_model_is_shown_with_its_card_and_pictures(
     expect(page.locator("#card h1")).to_have_text("vowels")
     expect(page.locator("#checkpoints")).to_contain_text("best so far")
     assert barriers(page) == []
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete the job").click()
+    page.wait_for_url(f"{server}/jobs")
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
 
 
 CARD = f"""# A model {SCRIPT}
