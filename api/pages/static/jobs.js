@@ -1,9 +1,9 @@
 // The list of jobs. Filters live in the address; the newest jobs are asked for again and again, older ones on demand.
 
-import { get } from "./api.js";
+import { get, Problem } from "./api.js";
 import { fill, h, say, the } from "./dom.js";
 import { moment, NONE, number } from "./format.js";
-import { live } from "./live.js";
+import { live, paced, stream } from "./live.js";
 import { sparkline } from "./sparkline.js";
 import { judged, reached, state, time } from "./state.js";
 
@@ -15,6 +15,8 @@ const rows = new Map();
 const selected = new Set();
 let older = false;
 let turn = 0;
+let streams = false;
+const moved = [];
 let oldest = null;
 
 function filters() {
@@ -167,7 +169,7 @@ function follow(event, to) {
   event.preventDefault();
   history.pushState(null, "", to);
   restart();
-  look.again();
+  load();
 }
 
 function changed() {
@@ -177,20 +179,63 @@ function changed() {
   if (to !== location.pathname + location.search) {
     history.pushState(null, "", to);
     restart();
-    look.again();
+    load();
   }
 }
 
+/** Reads the newest jobs: once if a stream says what changes, else again and again. */
+function load() {
+  if (streams) reload();
+  else look.again();
+}
+
+const reload = paced(async () => {
+  const asked = address();
+  try {
+    const page = await get(asked);
+    if (asked === address()) first(page);
+  } catch (error) {
+    if (error instanceof Problem) problem(error);
+  }
+}, 1000);
+
+const drawNewCurves = paced(() => {
+  const jobs = new Map(moved.splice(0).map((job) => [job.id, job]));
+  drawCurves([...jobs.values()].filter((job) => rows.has(job.id)).slice(0, MORE));
+}, 1000);
+
 restart();
 const look = live(() => address(), first, { every: 2, fail: problem });
+stream(
+  () => "/v1/stream",
+  {
+    ready: reload,
+    state: reload, // other jobs have another place in the queue now, and filters may choose others
+    job(told) {
+      if (!rows.has(told.id)) return;
+      draw(told);
+      moved.push(told);
+      drawNewCurves();
+    },
+  },
+  {
+    holds(whether) {
+      streams = whether;
+      look.hold(whether);
+    },
+  },
+);
 the("filters").addEventListener("submit", (event) => event.preventDefault());
 the("filters").addEventListener("change", changed);
 the("clear").addEventListener("click", (event) => follow(event, "/jobs"));
 the("more").querySelector("button").addEventListener("click", more);
 setInterval(() => {
-  if (!document.hidden) refresh().catch(() => {});
+  if (!document.hidden && !streams) refresh().catch(() => {});
 }, 5000);
+setInterval(() => {
+  if (!document.hidden && streams) reload(); // no stream says that a job was deleted
+}, 30000);
 addEventListener("popstate", () => {
   restart();
-  look.again();
+  load();
 });
