@@ -52,6 +52,8 @@ UNKNOWN = {
 }
 """Path parameters that name something of a tenant; what no tenant has."""
 PUBLIC = {"step": "12", "file": "model.json", "name": "docs.js", "ref": "1", "alias": "production", "version": "none"}
+NAMES = {"pages.asset": "style.css", "guide.document": "keys", "guide.picture": "curve.svg"}
+"""Of files, where `PUBLIC` does not fit."""
 SEARCH: dict[str, Any] = {"space": {"training.epochs": {"low": 1, "high": 900}}}
 PREDICT = ("predictions.of_job", "predictions.of_version")
 WAITS = {"jobs.cancel", "jobs.pause", "jobs.resume"}  # what needs a job that has not ended
@@ -97,8 +99,8 @@ class World:
         return texts[kind]
 
     def ask(self, rule: Any, method: str, authorization: str, values: dict[str, str], **given: Any) -> TestResponse:
-        if rule.endpoint == "pages.asset":
-            values = {**values, "name": "style.css"}
+        if rule.endpoint in NAMES:
+            values = {**values, "name": NAMES[rule.endpoint]}
         path = re.sub(r"<(?:[^<:]+(?:\(.*\))?:)?([^>]+)>", lambda found: values[found[1]], rule.rule)
         headers = {"X-Request-Id": "req", **({"Authorization": authorization} if authorization else {})}
         return self.client.open(path, method=method, headers=headers, buffered=True, **given)
