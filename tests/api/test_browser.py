@@ -172,6 +172,7 @@ def test_without_the_rule_such_a_page_cancels_and_uploads(
 ) -> None:
     """Why there is the rule; and that the test above would see it go."""
     monkeypatch.setattr(origins, "SAFE_METHODS", frozenset({"GET", "POST"}))
+    monkeypatch.setattr(origins, "check_reading", lambda: None)
     url = f"http://127.0.0.1:{port}"
     browser.go(f"http://evil.example:{other_port}/")
     browser.run(f"const URL = '{url}{queued_job['links']['cancel']}'; {ATTACKS['fetch']}")
