@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
 
+from services import db
+from services.jobs import attempts, progress
+from services.jobs.leases import Lease
 from tests.api.pages.conftest import needs_browser
+from tests.serving import serving
 
 pytestmark = needs_browser
 
@@ -49,6 +55,26 @@ def test_the_list_follows_its_filters_and_shows_what_strangers_wrote_as_text(
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
+
+
+def test_a_row_is_drawn_from_what_the_service_streams(page: Page, spec: dict[str, Any], tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        httpx.post(f"{served.url}/v1/jobs", json={**spec, "name": "live"}).raise_for_status()
+        with page.expect_response("**/v1/stream"):
+            page.goto(f"{served.url}/jobs")
+        row = page.get_by_role("row").nth(1)
+        expect(row).to_contain_text("live")
+        with db.session_scope(served.engine) as session:
+            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+            assert job is not None
+            lease = Lease.of(job)
+            progress.started(session, lease, epochs=9, steps_per_epoch=2, info={"device": "cpu", "threads": 1})
+        expect(row).to_contain_text("running")
+        page.route("**/v1/jobs?*", lambda route: route.abort())  # from here on there is only the stream
+        with db.session_scope(served.engine) as session:
+            progress.record_steps(session, lease, 1, [1.0] * 4, [0.5] * 4)
+            progress.record_all(session, lease, [{"epoch": epoch, "train_loss": 1.0} for epoch in (1, 2)])
+        expect(row).to_contain_text("epoch 2 of 9")
 
 
 def test_colours_are_chosen_once(server: str, page: Page) -> None:
