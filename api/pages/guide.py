@@ -154,6 +154,8 @@ def _snippet(text: str, wanted: list[str]) -> tuple[str, str, str]:
     """The text around the first of the words: before it, the word, after it."""
     for word in wanted:
         if hit := re.search(re.escape(word), text, re.IGNORECASE):
-            start, end = max(0, hit.start() - SNIPPET // 2), hit.end() + SNIPPET
-            return ("…" if start else "") + text[start : hit.start()], hit.group(), text[hit.end() : end] + "…"
+            before, after = text[: hit.start()][-SNIPPET // 2 :], text[hit.end() :][:SNIPPET]
+            if len(before) < hit.start():
+                before = f"… {before.partition(' ')[2]}"  # from a whole word on
+            return before, hit.group(), f"{after.rpartition(' ')[0]} …" if len(after) == SNIPPET else after
     return "", "", text[:SNIPPET] + "…"
