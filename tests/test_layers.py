@@ -181,7 +181,10 @@ def test_training_imports_nothing_of_the_services_but_errors_wording_fault_point
 FOR_TYPING = [
     [
         f"loopline.{name}"
-        for name in ("batch", "download", "errors", "http", "job", "polling", "search", "text", "types")
+        for name in (
+            *("batch", "download", "errors", "following", "http", "job", "notebook", "polling", "search", "text"),
+            "types",
+        )
     ]
 ]
 """The one circle that only a type checker sees: an error holds the job that failed, and a job raises errors."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 
-from loopline import polling
+from loopline import notebook, polling
 from loopline.errors import WaitTimeout
 from loopline.http import Http
 from loopline.types import Best, Document, known, moment
@@ -76,6 +76,13 @@ class Batch:
     """Whether the batch existed already: the idempotency key was used before."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
     _http: Http | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return notebook.line("Batch", self.id, self.name, self.status, notebook.counted(self.counts))
+
+    def _repr_html_(self) -> str:
+        rows = [("id", self.id), ("status", self.status), ("jobs", notebook.counted(self.counts))]
+        return notebook.table(self.name or "Batch", rows)
 
     @classmethod
     def of(cls, document: Document, http: Http | None = None, *, replayed: bool = False) -> Self:

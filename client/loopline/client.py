@@ -250,6 +250,10 @@ class Client:
         """The job with this id. Raises NotFound."""
         return Job.of(self._http.get_object(f"/v1/jobs/{quote(job_id, safe='')}"), self._http)
 
+    def job(self, job_id: str) -> Job:
+        """The job with this id; `last` is the newest one, as for the command. Raises NotFound."""
+        return self.last() if job_id == "last" else self.get(job_id)
+
     def jobs(
         self,
         *,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from loopline import download, following, polling
-from loopline.errors import DownloadFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
+from loopline import download, following, notebook, polling
+from loopline.errors import DownloadFailed, JobCancelled, JobFailed, LooplineError, NotFound, WaitTimeout
 from loopline.http import Http
 from loopline.types import (
     Answers,
@@ -112,6 +112,40 @@ class Job:
                 "_http": http,
             }
         )
+
+    def __repr__(self) -> str:
+        return notebook.line("Job", self.id, self.name, self.status, self.reason, self._reached(), self._best())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the state, and the curve of the losses so far."""
+        epochs: list[Epoch] = []
+        if self._http is not None and self.kind == "train" and self.progress.epoch:
+            with suppress(LooplineError):  # the picture is left out
+                epochs = list(self.epochs())
+        took = None if self.seconds is None else f"{self.seconds:.1f} s"
+        left = self.progress.eta_seconds
+        rows = [
+            ("id", self.id),
+            ("status", f"{self.status} ({self.reason})" if self.reason else self.status),
+            ("message", self.message),
+            ("data set", self.dataset_name),
+            ("progress", self._reached()),
+            ("best", self._best()),
+            ("took", took),
+            ("left", None if left is None else f"about {left:.0f} s"),
+        ]
+        return notebook.table(self.name or "Job", rows, notebook.losses(epochs))
+
+    def _reached(self) -> str | None:
+        """`epoch 3 of 20`"""
+        progress = self.progress
+        if self.kind == "predict":
+            return f"{progress.answered} of {progress.sequences} sequences" if progress.sequences else None
+        return f"epoch {progress.epoch} of {progress.epochs}" if progress.epochs else None
+
+    def _best(self) -> str | None:
+        """`validation_loss 0.41`"""
+        return f"{self.best.metric} {self.best.value:.4g}" if self.best and self.best.value is not None else None
 
     @property
     def seconds(self) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
-from loopline import polling
+from loopline import notebook, polling
 from loopline.errors import WaitTimeout
 from loopline.http import Http
 from loopline.job import Job
@@ -150,6 +150,21 @@ class Search:
     """Whether the search existed already: the idempotency key was used before."""
     raw: Document = field(default_factory=dict, repr=False, compare=False)
     _http: Http | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return notebook.line("Search", self.id, self.name, self.status, self._made())
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("id", self.id),
+            ("status", self.status),
+            ("message", self.message),
+            ("trials", f"{self._made()}: {notebook.counted(self.counts)}"),
+        ]
+        return notebook.table(self.name or "Search", rows)
+
+    def _made(self) -> str:
+        return f"{self.made} of {self.wanted} trials"
 
     @classmethod
     def of(cls, document: Document, http: Http | None = None, *, replayed: bool = False) -> Self:
