@@ -1099,6 +1099,82 @@ class Upload(Answer):
     created_at: datetime
 
 
+class Bin(Answer):
+    """How many values there are from `low` to `high`."""
+
+    low: float | None
+    high: float | None
+    count: int
+
+
+class ColumnPreview(Answer):
+    name: str
+    kind: Literal["number", "category"]
+    missing: int
+    """How many of the steps that were read have no value."""
+    bins: list[Bin] | None
+    """A histogram of the numbers that were read."""
+    words: list[list[str | int]] | None
+    """Of a category: its most frequent words, each with how often it was read."""
+
+
+class SequencePreview(Answer):
+    id: str | None
+    length: int
+    """Its steps, or the characters of a text."""
+    target: str | None
+    """What there is to predict of the whole sequence."""
+    times: list[str | float | None] | None
+    """The times of the steps that are shown."""
+    values: list[list[float | str | None]]
+    """Of each column, the values of the last 300 steps."""
+    static: dict[str, str | float | None]
+    text: str | None
+    """The first 2,000 characters."""
+
+
+class Sampled(Answer):
+    sequences: int
+    of: int
+
+
+class DatasetPreview(Answer):
+    """A look into a data set: a part of it was read."""
+
+    object: Literal["dataset_preview"] = "dataset_preview"
+    dataset_id: str
+    columns: list[ColumnPreview]
+    """The first 24 columns of steps: features, and what there is to predict at each step."""
+    more_columns: int
+    """How many columns there are besides."""
+    lengths: list[Bin]
+    """A histogram of the lengths of all sequences, or texts."""
+    sequences: list[SequencePreview]
+    """Up to six sequences, evenly from the whole data set."""
+    sampled: Sampled
+    """From how many sequences the columns were counted."""
+
+
+class UploadCheck(Answer):
+    """How an upload would be read as a data set. Nothing was made of it."""
+
+    object: Literal["upload_check"] = "upload_check"
+    unfinished: bool
+    """Whether its check takes too long to wait for. A data set can be made of it, and is then checked."""
+    message: str | None
+    """What is wrong, or why there is nothing to say yet."""
+    problems: list[FieldProblem]
+    """Everything that is wrong; then all below is null."""
+    format: str | None
+    schema_: dict[str, Any] | None = Field(None, serialization_alias="schema")
+    """Which columns are what: as the query says, and inferred where it says nothing."""
+    report: dict[str, Any] | None
+    """As of a data set."""
+    warnings: list[str]
+    samples: int | None
+    target: Target | None
+
+
 class ModelData(Answer):
     """The version of a data set that a model was trained from; it may have been deleted since."""
 
@@ -1715,17 +1791,9 @@ class ContinueUploadQuery(Query):
     """How many bytes of the file were sent before."""
 
 
-class UploadQuery(Query):
-    name: Annotated[str, AfterValidator(_dataset_name)]
-    """The data set's name; another upload with this name and other content makes its next version."""
-
-    upload: Text | None = None
-    """An upload whose bytes are taken; the request then has no body."""
+class ColumnsQuery(Query):
     file: Text | None = None
     """The name of the file on the sender's side. Its ending tells formats apart whose contents look alike."""
-    raw: bool = False
-    """Keep the file as it came, for jobs of the kind `predict`, which read it as the data of their model was read. It
-    needs no target column. It is not checked, and no job can train on it."""
     layout: Literal["wide", "long", "files", "text"] | None = None
     """Of a table: `wide` (a row is a sequence), `long` (a row is a step), `files` (a file is a sequence), `text` (a row
     is a text). The fields below name columns: one name, names with commas between them, or a JSON array of names. The
@@ -1752,6 +1820,17 @@ class UploadQuery(Query):
     def schema_document(self) -> dict[str, Any]:
         """What the sender says of the columns."""
         return self.model_dump(exclude={"name", "file", "upload", "raw"}, exclude_none=True)
+
+
+class UploadQuery(ColumnsQuery):
+    name: Annotated[str, AfterValidator(_dataset_name)]
+    """The data set's name; another upload with this name and other content makes its next version."""
+
+    upload: Text | None = None
+    """An upload whose bytes are taken; the request then has no body."""
+    raw: bool = False
+    """Keep the file as it came, for jobs of the kind `predict`, which read it as the data of their model was read. It
+    needs no target column. It is not checked, and no job can train on it."""
 
 
 class DatasetsQuery(PageQuery):

@@ -13,7 +13,8 @@ from services import db
 from services.blobs.storage import Readable
 from services.blobs.uploads import Uploads
 from services.datasets import receiving, versions
-from services.errors import BadRequest, Problem
+from services.datasets.checking import CheckUnfinished
+from services.errors import BadRequest, DatasetInvalid, NotFound, Problem
 from services.orm import Dataset
 from services.settings import Settings
 from services.states import DatasetStatus
@@ -122,6 +123,28 @@ def show(path: schemas.DatasetPath) -> Response:
     """Get a data set"""
     with db.read_scope(current().engine) as session:
         return openapi.answer(described(versions.get(session, path.dataset, tenant=auth.tenant())))
+
+
+@api.get(
+    "/<dataset>/preview",
+    operation_id="previewDataset",
+    responses={200: schemas.DatasetPreview, **openapi.problems(404)},
+)
+def preview(path: schemas.DatasetPath) -> Response:
+    """Look into a data set
+
+    A part of it is read, by the process that reads uploads: a histogram of each column, and a few sequences. 404 if
+    there is nothing to look into: it is not ready, or it is too large for that.
+    """
+    with db.read_scope(current().engine) as session:
+        found = versions.get(session, path.dataset, tenant=auth.tenant())
+    try:
+        with bodies.one_of_few():
+            looked = receiving.preview(current().storage, found, limits=_limits(current().settings))
+    except (DatasetInvalid, FileNotFoundError, CheckUnfinished) as error:
+        raise NotFound(f"There is no preview of {found.name}@{found.version}.") from error
+    headers = {"Cache-Control": "private, max-age=86400"} if path.dataset == found.id else {}
+    return openapi.answer(schemas.DatasetPreview(dataset_id=found.id, **looked), headers=headers)
 
 
 @api.delete("/<dataset>", operation_id="deleteDataset", responses={204: None, **openapi.problems(404, 409)})

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+
 from flask import Response
 
 from api import auth, bodies, openapi, schemas
 from api.service import current
 from services.blobs.uploads import Upload, Uploads
+from services.datasets import receiving
+from services.datasets.checking import CheckUnfinished
+from services.datasets.receiving import Columns, Source
+from services.errors import DatasetInvalid, Problem
+from services.training.files.npz import Limits
 
 api = openapi.blueprint("uploads", __name__, prefix="/v1/uploads", about="Large files, sent in several requests.")
 
@@ -52,6 +60,63 @@ def add(path: schemas.UploadPath, query: schemas.ContinueUploadQuery) -> Respons
     uploads = _uploads()
     upload = uploads.get(path.upload_id, auth.tenant())
     return openapi.answer(_described(uploads.append(upload, query.offset, bodies.upload(current().settings))))
+
+
+@api.post(
+    "/<upload_id>/check",
+    operation_id="checkUpload",
+    responses={200: schemas.UploadCheck, **openapi.problems(404, 409)},
+)
+def check(path: schemas.UploadPath, query: schemas.ColumnsQuery) -> Response:
+    """Say how an upload would be read
+
+    The answer has its schema, what may be wrong with it, and every problem that it would be refused for. Nothing is
+    made of it. So the columns can be named before `POST /v1/datasets` makes a data set of the same upload.
+    """
+    service = current()
+    uploads = _uploads()
+    sent = uploads.get(path.upload_id, auth.tenant())
+    with bodies.one_of_few(), ExitStack() as held:
+        with uploads.whole(sent) as file:  # and no longer: whoever corrects the columns asks again meanwhile
+            incoming = held.enter_context(service.storage.incoming(file, service.settings.max_upload_bytes))
+        work = held.enter_context(service.storage.work())
+        source = Source(incoming, query.file or "", Columns(query.schema_document()))
+        limits = Limits(max_bytes=service.settings.max_dataset_bytes)
+        try:
+            found = receiving.foreseen(
+                service.storage, source, work, limits, wait_seconds=service.settings.check_wait_seconds
+            )
+        except DatasetInvalid as error:
+            return openapi.answer(_unread(error.message, error.problems))
+        except CheckUnfinished:
+            return openapi.answer(_unread("The check of this file takes a while.", [], unfinished=True))
+    return openapi.answer(
+        schemas.UploadCheck(
+            unfinished=False,
+            message=None,
+            problems=[],
+            format=found.format,
+            schema_=found.schema,
+            report=found.report,
+            warnings=[suspicion.message for suspicion in found.suspected],
+            samples=found.content.samples,
+            target=found.content.target,
+        )
+    )
+
+
+def _unread(message: str, problems: Sequence[Problem], *, unfinished: bool = False) -> schemas.UploadCheck:
+    return schemas.UploadCheck(
+        unfinished=unfinished,
+        message=message,
+        problems=[schemas.FieldProblem(detail=each.detail, pointer=each.pointer) for each in problems],
+        format=None,
+        schema_=None,
+        report=None,
+        warnings=[],
+        samples=None,
+        target=None,
+    )
 
 
 @api.delete("/<upload_id>", operation_id="deleteUpload", responses={204: None, **openapi.problems(404)})

@@ -112,6 +112,17 @@ class Checker:
         found = self._answered(upload, {"model": str(model)}, room, limits, wait_seconds)
         return [str(warning) for warning in found["warnings"]]
 
+    def preview(self, path: Path, room: Room, limits: Limits, *, wait_seconds: float) -> dict[str, Any]:
+        """A look into a stored data set, see `services/training/files/preview.py`.
+
+        Raises:
+            DatasetInvalid: it is too large for that, or damaged.
+            CheckUnfinished: it takes longer than `wait_seconds`, or waits so long for memory.
+        """
+        looked_into = Upload(path, path.parent)
+        found: dict[str, Any] = self._answered(looked_into, {"preview": True}, room, limits, wait_seconds)["preview"]
+        return found
+
     def _answered(
         self, upload: Upload, more: Mapping[str, Any], room: Room, limits: Limits, wait_seconds: float | None
     ) -> dict[str, Any]:
@@ -133,7 +144,7 @@ class Checker:
                     _send(channel, asked | {"seconds": left, "least_bytes": least})
                     for message in messages:
                         granted = message.get("needs", granted)
-                        if "summary" in message or "warnings" in message:
+                        if message.keys() & {"summary", "warnings", "preview"}:
                             return message
             except Busy:
                 if wait_seconds is None:

@@ -13,10 +13,15 @@ from services.blobs import transfers
 from services.blobs.storage import Incoming, Readable, Storage
 from services.datasets.checking import CHECKER, Checked, Checker, CheckUnfinished, Upload
 from services.errors import DatasetInvalid
+from services.orm import Dataset
+from services.states import DatasetStatus
 from services.training.files.npz import Limits
 
 _DEFAULT_LIMITS = Limits()
 MAX_BYTES = 512 << 20
+PREVIEW_SECONDS = 5
+MOST_FETCHED_BYTES = 64 << 20
+"""Of a data set that is fetched from the object store for a preview."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +124,32 @@ def checked(
     incoming = source.file if found.stored is None else storage.arrived(found.stored)
     transfers.share_dataset(storage, incoming)
     return Received(storage, source, incoming, found)
+
+
+def foreseen(storage: Storage, source: Source, work: Path, limits: Limits, *, wait_seconds: float) -> Checked:
+    """How a file that has arrived would be read; nothing of it is kept. `work` is an empty folder.
+
+    Raises:
+        DatasetInvalid, CheckUnfinished: as `Checker.check`.
+    """
+    upload = Upload(source.file.path, work, source.name, source.columns.schema)
+    return CHECKER.check(upload, storage.room, limits, wait_seconds=wait_seconds)
+
+
+def preview(storage: Storage, dataset: Dataset, *, limits: Limits) -> dict[str, Any]:
+    """A look into a data set, see `services/training/files/preview.py`.
+
+    Raises:
+        FileNotFoundError: it is not ready, or its file is not on this host and too large to be fetched.
+        DatasetInvalid, CheckUnfinished: as `Checker.preview`.
+        Busy, StorageUnavailable: it cannot be read now.
+    """
+    if dataset.status != DatasetStatus.READY:
+        raise FileNotFoundError(f"{dataset.id} is {dataset.status}")
+    path = storage.dataset_path(dataset.sha256)
+    with storage.work() as work:
+        if not path.exists():
+            if dataset.bytes > MOST_FETCHED_BYTES:
+                raise FileNotFoundError(path)
+            path = transfers.fetch_upload(storage, dataset.sha256, work, lambda: True)
+        return CHECKER.preview(path, storage.room, limits, wait_seconds=PREVIEW_SECONDS)

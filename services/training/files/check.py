@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from loopline.files import store
+from loopline.files.problems import FileInvalid
 from loopline.files.remark import Remark
 
 from services.errors import DatasetInvalid
-from services.training.files import fitting, limited, npz, reading, suspicions, tables
+from services.training.files import fitting, limited, npz, preview, reading, suspicions, tables
 from services.training.files.npz import Arrays, Limits
 from services.training.files.sequences import arrays, padded_bytes
 from services.training.files.steps import IN_FILE_FROM
@@ -102,11 +103,14 @@ def run(channel: socket.socket) -> None:
 
 def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]:
     """The summary of a data set, what may be wrong with it, and of a table its schema and report. The sequences of a
-    table are written to a file. If a model is asked, what makes its answers to the file less sure.
+    table are written to a file. If a model is asked, what makes its answers to the file less sure. For a preview, a
+    look into a data set that was checked before.
 
     Raises DatasetInvalid, Declined.
     """
     path, limits, model = Path(asked["path"]), Limits(**asked["limits"]), asked.get("model")
+    if asked.get("preview"):
+        return {"preview": _preview(path, limits, conversation)}
     is_npz = model is None and reading.is_npz(path)
     if not is_npz:
         path = fitting.named(path, asked["name"], Path(asked["work"]))
@@ -120,6 +124,14 @@ def checked(asked: dict[str, Any], conversation: Conversation) -> dict[str, Any]
         except MemoryError:  # nobody knows before how much a table takes
             if not conversation.want_more(asked["memory_bytes"]):
                 raise
+
+
+def _preview(path: Path, limits: Limits, conversation: Conversation) -> dict[str, Any]:
+    conversation.admit(TABLE_BYTES)
+    try:
+        return preview.of(path, limits, lambda arrays: conversation.admit(TABLE_BYTES + 2 * arrays))
+    except (FileInvalid, ValueError, OSError) as error:
+        raise DatasetInvalid(f"The data set cannot be looked into: {error}.") from error
 
 
 def _first_bytes(path: Path) -> int:
