@@ -139,7 +139,10 @@ RULES: dict[str, Scope | Rule] = {
     "cards.read": Scope.READ,
     **{
         f"pages.{name}": Rule.OPEN
-        for name in ("start", "asset", "jobs", "job", "submit", "compare", "workers", "sign-in")
+        for name in (
+            *("start", "asset", "sign-in", "jobs", "job", "submit", "compare", "workers", "try"),
+            *("models", "model"),
+        )
     },
     **{f"guide.{name}": Rule.OPEN for name in ("index", "document", "picture")},
 }

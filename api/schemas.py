@@ -1212,6 +1212,8 @@ class ModelVersion(Answer):
     metrics: dict[str, float | None]
     """As in the job's result."""
     files: list[ModelFile]
+    retrain: Retrained | None
+    """The result of the retraining that made it; null if somebody registered it."""
     note: str | None
     created_at: datetime
     created_by: str | None

@@ -242,11 +242,19 @@ def _version(session: Session, row: ModelVersion, job: Job, pointing: Mapping[st
         spec=job.spec,
         metrics=(job.result or {}).get("metrics") or {},
         files=_files(job.files or ()),
+        retrain=_retrained(job, row),
         note=row.note,
         created_at=schemas.moment(row.created_at),
         created_by=row.created_by,
         links=schemas.ModelVersionLinks(self=self, job=f"/v1/jobs/{job.id}", download=f"{self}/download"),
     )
+
+
+def _retrained(job: Job, row: ModelVersion) -> schemas.Retrained | None:
+    """What the retraining came to, if this version is the one that it made."""
+    found = (job.result or {}).get("retrain")
+    is_of_it = found is not None and (found["model"], found["version"]) == (row.name, row.version)
+    return schemas.Retrained.model_validate(found) if is_of_it else None
 
 
 def _dataset(session: Session, job: Job) -> schemas.ModelData | None:

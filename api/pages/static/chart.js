@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { number } from "./format.js";
 
 const HEIGHT = 230;
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -38,14 +39,15 @@ export class Chart {
   }
 
   /**
-   * Draws lines of `{label, colour, x, y, dash, width, dots, faint}`: `x` and `y` are of one length, and missing values are
-   * null. `view` is the part of x to show, or null for all; `log` is the scale of y.
+   * Draws lines of `{label, colour, x, y, dash, width, dots, points, faint}`: `x` and `y` are of one length, and missing
+   * values are null. `view` is the part of x to show, or null for all; `log` is the scale of y. With `time`, x are seconds
+   * since 1970 in the zone of the data; with `whole`, they are whole numbers.
    */
-  show({ lines, x, log = false, view = null }) {
-    this.#shown = { lines, x, log, view };
+  show({ lines, x, log = false, view = null, time = false, whole = false }) {
+    this.#shown = { lines, x, log, view, time, whole };
     const drawn = lines.filter((line) => line.x.length > 0);
     const data = joined(drawn, log);
-    const made = JSON.stringify([x, log, drawn.map(({ label, colour, dash, dots }) => [label, colour, dash, dots])]);
+    const made = JSON.stringify([x, log, time, whole, drawn.map(({ label, colour, dash, dots }) => [label, colour, dash, dots])]);
     if (this.#plot && made === this.#made) {
       this.#plot.setData(data);
     } else {
@@ -74,14 +76,15 @@ export class Chart {
       },
       hooks: { setSelect: [(plot) => this.#selected(plot)] },
       scales: {
-        x: { time: false, range: (_, low, high) => this.#range(low, high) },
+        x: { time: this.#shown.time, range: (_, low, high) => this.#range(low, high) },
         y: log ? { distr: 3 } : {},
       },
       axes: [
-        { ...axis, size: 34, gap: 3, values: (_, values) => values.map(tick) },
+        { ...axis, size: 34, gap: 3, ...(this.#shown.time ? {} : { values: (_, values) => values.map(tick) }), ...(this.#shown.whole ? { incrs: WHOLE } : {}) },
         { ...axis, size: (_, values) => widest(values), gap: 4, values: (_, values) => values.map(tick) },
       ],
-      series: [{ label: x, value: (_, value) => number(value) }, ...lines.map(drawn)],
+      tzDate: (seconds) => globalThis.uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // `time` has no zone, or UTC
+      series: [{ label: x, value: (_, value) => (this.#shown.time ? instant(value) : number(value)) }, ...lines.map(drawn)],
     };
   }
 
@@ -111,6 +114,10 @@ function widest(labels) {
   return 18 + 7 * Math.max(4, ...(labels ?? []).map((label) => label.length));
 }
 
+function instant(seconds) {
+  return seconds === null || seconds === undefined ? "–" : new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
+}
+
 function tick(value) {
   if (value === null || value === undefined) return "";
   const size = Math.abs(value);
@@ -128,7 +135,7 @@ function drawn(line) {
     dash: line.dash,
     spanGaps: true,
     value: (_, value) => number(value),
-    ...(line.dots ? { paths: () => null, points: { show: true, size: line.size ?? 3, fill: stroke, width: 0 } } : { points: { show: line.y.length < 2, size: 5 } }),
+    ...(line.dots ? { paths: () => null, points: { show: true, size: line.size ?? 3, fill: stroke, width: 0 } } : { points: { show: line.points !== undefined || line.y.length < 2, size: line.points ?? 5, fill: stroke, width: 0 } }),
   };
 }
 

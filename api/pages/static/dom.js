@@ -43,3 +43,11 @@ function bare(element) {
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
+
+/** Fills the place of a problem, or hides it. */
+export function problem(element, error) {
+  element.hidden = error === null;
+  if (error === null) return;
+  const more = (error.errors ?? []).map((each) => each.detail).filter((detail) => !error.message.includes(detail));
+  fill(element, h("p", {}, error.message), more.length > 0 && h("ul", {}, more.map((detail) => h("li", {}, detail))));
+}
