@@ -141,7 +141,7 @@ RULES: dict[str, Scope | Rule] = {
         f"pages.{name}": Rule.OPEN
         for name in (
             *("start", "asset", "sign-in", "jobs", "job", "submit", "compare", "workers", "try"),
-            *("models", "model"),
+            *("datasets", "dataset", "models", "model"),
         )
     },
     **{f"guide.{name}": Rule.OPEN for name in ("index", "document", "picture")},

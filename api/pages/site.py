@@ -43,6 +43,8 @@ PAGES = (
     Page("job", "/jobs/<job_id>", "Job", in_menu=False, charts=True, under="jobs"),
     Page("submit", "/submit", "New job", in_menu=False, under="jobs"),
     Page("compare", "/compare", "Compare", charts=True),
+    Page("datasets", "/datasets", "Data sets"),
+    Page("dataset", "/datasets/<dataset>", "Data set", in_menu=False, charts=True, under="datasets"),
     Page("models", "/models", "Models"),
     Page("model", "/models/<model>", "Model", in_menu=False, charts=True, under="models"),
     Page("try", "/try", "Try it", in_menu=False, charts=True, under="models"),

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.api.pages.conftest import needs_browser
+from tests.api.pages.test_datasets import DROP, walks
 from tests.system.conftest import Service
 
 pytestmark = needs_browser
@@ -96,3 +97,37 @@ def test_a_job_is_submitted_by_form_watched_paused_compared_and_cancelled(
     expect(page.get_by_role("row", name="short")).to_contain_text("succeeded")
     assert barriers(page) == []
     assert page.locator("main b, main i").count() == 0
+
+
+def test_a_file_becomes_a_model_that_is_promoted_and_asked(
+    service: Service, url: str, page: Page, barriers: Callable[[Page], list[str]]
+) -> None:
+    page.goto(f"{url}/datasets")
+    page.locator("#drop").evaluate(DROP, ["walks.csv", walks()])
+    page.get_by_label("Columns to predict").select_option(["what"])
+    page.get_by_role("button", name="Make the data set").click()
+    page.wait_for_url("**/datasets/ds_*")
+    page.get_by_role("link", name="Train on this").click()
+    editor = page.get_by_role("textbox", name="Spec")
+    expect(editor).to_have_value(re.compile("walks@1"))
+    data = {"dataset": "walks@1", "split": {"validation": 0.25, "test": 0.25}}
+    training = {"epochs": 2, "batch_size": 8}
+    spec = {**SPEC, "name": "walks", "training": training, "data": data, "retrain": {"model": "walks"}}
+    editor.fill(json.dumps(spec))
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/jobs/job_*")
+    expect(page.locator("#state")).to_have_text("succeeded")
+    again = httpx.post(f"{url}/v1/jobs", json=spec).json()
+    httpx.get(f"{url}/v1/jobs/{again['id']}", params={"wait": 60}, timeout=70)
+
+    page.goto(f"{url}/models/walks")
+    expect(page.locator("#alarms")).to_contain_text("Version 2 was held back.")
+    page.get_by_role("button", name="Promote version 2").click()
+    page.get_by_role("button", name="Promote", exact=True).click()
+    expect(page.locator("#tiles")).to_contain_text("In productionversion 2")
+    page.get_by_role("link", name="Try it").first.click()
+    expect(page.get_by_label("speed, step 1")).not_to_be_empty()
+    page.get_by_role("button", name="Ask the model").click()
+    expect(page.locator("#who")).to_have_text("walks@2")
+    expect(page.locator("#answer").get_by_role("progressbar")).to_have_count(3)
+    assert barriers(page) == []

@@ -1,0 +1,69 @@
+"""The pages of data sets in a browser: a file is dropped, its schema corrected, and a data set made of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from flask.testing import FlaskClient
+from playwright.sync_api import Page, expect
+
+from tests.api.pages.conftest import needs_browser
+
+pytestmark = needs_browser
+
+SCRIPT = "<script>document.title='run'</script>"
+Barriers = Callable[[Page], list[str]]
+DROP = """(place, [name, text]) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([text], name, {type: "text/csv"}));
+    for (const kind of ["dragover", "drop"]) place.dispatchEvent(new DragEvent(kind, {dataTransfer, bubbles: true}));
+}"""
+
+
+def walks() -> str:
+    """Steps of 24 walks; what they are is in a column whose name says nothing, and another could be meant."""
+    kinds, rows = ("up", "down", SCRIPT), ["walk,second,speed,label,what"]
+    for walk in range(24):
+        steps = range(5 + walk % 3)
+        rows += [f"w{walk},{second},{walk % 3 + second / 10},{walk % 2},{kinds[walk % 3]}" for second in steps]
+    return "\n".join(rows) + "\n"
+
+
+def test_a_file_is_dropped_and_its_schema_corrected(
+    client: FlaskClient, server: str, page: Page, barriers: Barriers
+) -> None:
+    page.goto(f"{server}/datasets")
+    expect(page.get_by_role("heading", name="No data sets yet")).to_be_visible()
+    assert barriers(page) == []
+    page.locator("#drop").evaluate(DROP, [f"{SCRIPT} Walks.csv", walks()])
+    target = page.get_by_label("Columns to predict")
+    expect(target).to_have_values(["label"])
+    expect(page.locator("#read")).to_contain_text("24 sequences of 5 to 7 steps")
+    assert barriers(page) == []
+    target.select_option(["speed", "what"])
+    expect(page.locator("#read")).to_have_class("notice bad")
+    expect(page.get_by_role("button", name="Make the data set")).to_be_disabled()
+    target.select_option(["what"])
+    expect(page.locator("#read")).to_have_class("notice")
+    page.get_by_label("Name of the data set").fill("walks")
+    page.get_by_role("button", name="Make the data set").click()
+
+    page.wait_for_url("**/datasets/ds_*")
+    [made] = client.get("/v1/datasets").get_json()["data"]
+    assert (made["name"], made["schema"]["target"], made["schema"]["group"]) == ("walks", ["what"], ["walk"])
+    expect(page.locator("#schema")).to_contain_text("given")
+    expect(page.locator("#classes")).to_contain_text(SCRIPT)
+    expect(page.get_by_role("img", name=re.compile("^speed: from 0 to 2.6"))).to_be_visible()
+    expect(page.locator("#sequences figure")).to_have_count(6)
+    expect(page.get_by_role("img", name=re.compile(r"^w0: speed"))).to_be_visible()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        assert barriers(page) == []
+    page.get_by_role("link", name="Train on this").click()
+    expect(page.get_by_role("textbox", name="Spec")).to_have_value(re.compile('"dataset": "walks@1"'))
+    page.goto(f"{server}/datasets")
+    expect(page.get_by_role("row", name="walks@1")).to_contain_text("what")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert barriers(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
