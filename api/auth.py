@@ -141,6 +141,7 @@ RULES: dict[str, Scope | Rule] = {
         f"pages.{name}": Rule.OPEN
         for name in (
             *("start", "asset", "sign-in", "jobs", "job", "submit", "compare", "workers", "try"),
+            *("searches", "search", "batches", "batch", "schedules", "schedule"),
             *("datasets", "dataset", "models", "model"),
         )
     },
