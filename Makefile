@@ -15,7 +15,7 @@ help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # The environment is made in three steps. Each leaves a file, so a second `make setup` takes no time.
-setup: $(VENV)/.ready  ## install everything into .venv (the other commands do it too)
+setup: $(VENV)/.ready $(VENV)/.engine  ## install everything into .venv (the other commands do it too)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Loopline needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 setup" >&2; exit 1; }
@@ -30,6 +30,11 @@ $(VENV)/.torch: $(VENV)/.python requirements/torch.txt
 $(VENV)/.ready: $(VENV)/.torch requirements/dev.txt client/pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable client
+	@touch $@
+
+# Recurrent layers in compiled code: faster on a CPU. Without a C++ compiler PyTorch trains, and this says so once.
+$(VENV)/.engine: $(VENV)/.ready services/training/engine/recurrent.cpp services/training/engine/building.py
+	@$(BIN)/python -m services.training.engine
 	@touch $@
 
 demo: setup  ## start the service, train a real job, show the result, stop the service

@@ -19,6 +19,7 @@ from benchmarks import (
     cores,
     cost,
     demand,
+    engine,
     gate,
     lengths,
     loop,
@@ -37,6 +38,7 @@ from benchmarks import (
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "loop": loop.rows,
+    "engine": engine.rows,
     "lengths": lengths.rows,
     "cores": cores.rows,
     "start": start.rows,

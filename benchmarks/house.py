@@ -38,6 +38,10 @@ ROOMS = (
     "services/training/files",
     "services/training/spec",
     "services/training/preprocessing",
+    "services/training/engine",  # the recurrent layers in compiled code
+    "services/training/parts.py",
+    "services/training/model.py",
+    "services/training/engine/network.py",  # a whole update in compiled code
     "services/training",
     "services/training/gate",
     "services/training/export",

@@ -309,10 +309,12 @@ def spec_hash(run: Run) -> str:
 def essence(document: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a spec that a checkpoint depends on.
 
+    Which engine computes is none: it changes a rounding, as the number of threads does.
     How long to train is one only where the learning rate follows it: else a run may be resumed to train for longer.
     What is left out of a spec and was unknown to the version that wrote a checkpoint is none either.
     """
     parts = {key: dict(document[key]) for key in ("architecture", "training", "data")}
+    parts["training"].pop("engine", None)
     task = document.get("task")
     if isinstance(task, Mapping) and len(task) > 1:  # a name alone says what the data set says too
         parts["task"] = {key: value for key, value in task.items() if (key, value) != ("calendar", "none")}
@@ -359,7 +361,7 @@ def card(run: Run) -> dict[str, Any]:
         **run.data.card(),
         "precision_of_layers": run.precision_of_layers,
         "data": {"sha256": run.data.sha256, **run.data.about},
-        "made_with": provenance.of_tools(run.device),
+        "made_with": provenance.of_tools(run.device, run.engine.name),
     }
 
 

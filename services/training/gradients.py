@@ -78,19 +78,25 @@ def measured(model: SequenceModel, batch: MiniBatch, loss: Loss) -> Numbers:
         x = model.looked_up(batch.x)
         if not x.requires_grad:
             x = x.detach().requires_grad_()
-        outputs, final = model.recur(x, batch.lengths)
-        answers = model.answered(model.pooled(outputs, final, batch.lengths), x, batch.lengths, batch.static)
+
+        def answered() -> tuple[Tensor, Tensor]:
+            outputs, final = model.recur(x, batch.lengths)
+            pooled = model.pooled(outputs, final, batch.lengths)
+            return model.answered(pooled, x, batch.lengths, batch.static), outputs.detach()
+
+        answers, outputs = answered()
         by_step = model.architecture.pooling == "none"
         names, parameters = zip(*model.named_parameters(), strict=True)
         whole = loss(answers, batch.y, batch.weights)
-        *gradients, of_input = torch.autograd.grad(whole, (*parameters, x), retain_graph=by_step, allow_unused=True)
+        *gradients, of_input = torch.autograd.grad(whole, (*parameters, x), allow_unused=True)
         if by_step:  # each step has a loss of its own, and only that of the last one says how far it reaches
             last = _last_of_each(x, batch.lengths)
+            answers, _ = answered()  # compiled layers give a gradient once
             weights = None if batch.weights is None else batch.weights[last]
             (of_input,) = torch.autograd.grad(loss(answers[last], batch.y[last], weights), x)
     found = _norms(dict(zip(names, gradients, strict=True)))
     found |= _reach(model, of_input, batch.lengths)
-    return found | _units(model, outputs.detach(), batch.lengths)
+    return found | _units(model, outputs, batch.lengths)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from services.errors import Diverged
 from services.training import epochs, gradients, lengths, measures, optimizers
 from services.training.bptt import Carried, Unrolled, answer
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
+from services.training.engine.choice import choose
+from services.training.engine.network import Network, by_autograd, cross_entropy, refusal
 from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import learning_rate
@@ -78,14 +80,15 @@ class Run:
         fold: Fold = ONLY,
     ) -> None:
         """`spec` has its loss filled in (spec.check_data). The first weights are `initial`, or else the seed alone
-        decides them, on any device. `step` makes an update; by default autograd_step."""
+        decides them, on any device. `step` makes an update; by default compiled_step or autograd_step."""
         self.initial = initial
-        self.make_update: Step = step or autograd_step
+        self.step = step
         self.spec, self.training, self.device = spec, _training_of(spec, fold), torch.device(device)
         self.fold = fold
         loss = self.training.loss
         assert loss is not None, "check_data() fills in the loss"  # noqa: S101
         self.data = prepared
+        self.engine = choose(self.training, self.device)
         self.model = self.first_model()
         self.precision_of_layers = self.model.precision_of_layers(self.training.precision, self.device)
         self.parameters = list(self.model.parameters())
@@ -95,6 +98,11 @@ class Run:
         targets = self.train_part.y.to(self.device)
         self.loss = prepared.task.loss(loss, targets, prepared.output_size)
         self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
+        self.compiled_loss = by_autograd(self.weighted_loss)
+        """The loss and its gradient, for compiled_step."""
+        if self.network is not None and loss.name == "cross_entropy":
+            weights = prepared.task.class_weights(loss, targets, prepared.output_size)
+            self.compiled_loss = cross_entropy(weights, loss.label_smoothing)
         batches = Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH))
         self.state = State(batches, step=fold.steps_before)
         self.is_probed = True
@@ -104,6 +112,7 @@ class Run:
         """The network as it begins; what is drawn after it goes on from the seed's draw of its weights."""
         torch.manual_seed(self.training.seed)
         model = network(self.spec.architecture, self.data)
+        model.compiled = self.engine.compiled
         if self.initial is not None:
             model.load_state_dict(self.initial)
         return model.to(self.device)
@@ -117,6 +126,13 @@ class Run:
         if _guards_on_device(self):
             self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
         self.begin_momentum()
+        whole = self.engine.compiled and not isinstance(self.data.train, Unrolled) and refusal(self.model) is None
+        self.network = Network(self.model, self.optimizer, self.training.optimizer) if whole else None
+        """What makes whole updates in compiled code; None if autograd does."""
+
+    @property
+    def make_update(self) -> Step:
+        return self.step or (autograd_step if self.network is None else compiled_step)
 
     def begin_momentum(self) -> None:
         """Writes zeros where torch's fused SGD would keep uninitialised memory.
@@ -334,6 +350,29 @@ def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
     else:
         run.optimizer.step()
     return Update(total, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers), carried)
+
+
+def compiled_step(run: Run, batches: list[MiniBatch]) -> Update:
+    """The same update in compiled code, on a CPU."""
+    network = run.network
+    assert network is not None, "autograd_step is for other networks"  # noqa: S101
+    samples = sum(len(batch.y) for batch in batches)
+    total, gradient, answers = 0.0, None, []
+    for batch in batches:
+        outputs, loss = network.computed(batch, run.compiled_loss, len(batch.y) / samples)
+        answers.append(outputs)
+        total += loss
+        if len(batches) > 1:
+            gradient = network.gradient.clone() if gradient is None else gradient.add_(network.gradient)
+    if gradient is not None:
+        network.gradient.copy_(gradient)
+    norm, t = math.nan, run.training
+    if math.isfinite(total):
+        norm, was_clipped = network.update(run.optimizer.param_groups[0]["lr"], t.max_grad_value, t.max_grad_norm)
+    if not math.isfinite(norm):
+        raise run.diverged(run.state.step + 1, total, norm)
+    loss_now, grad_norm, clipped = torch.tensor((total, norm, float(was_clipped)))
+    return Update(loss_now, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers))
 
 
 def _clamped(run: Run, gradients: list[Tensor], grad_norm: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from services.training.engine import layers
 from services.training.spec.fields import Architecture
 from services.training.spec.footprint import GATES
 
@@ -65,6 +66,8 @@ class SequenceModel(nn.Module):
         self.norm = nn.BatchNorm1d(width) if a.batch_norm else None
         self.head_dropout = nn.Dropout(a.head_dropout)
         self.head = nn.Linear(width + static_size, output_size)
+        self.compiled = False
+        """Whether the recurrent layers are computed by compiled code (engine/choice.py)."""
         initialise(self.rnn, a)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, static: Tensor | None = None) -> Tensor:
@@ -82,7 +85,7 @@ class SequenceModel(nn.Module):
         if self.rnn.bidirectional:
             raise NotImplementedError("what reads backwards begins at the end of a sequence")
         x = self.looked_up(x)
-        outputs, state = self._cast(x, lambda x: self._recur_on(x, lengths, state))
+        outputs, state = self._recurred_on(x, lengths, state)
         return self.answered(_valid(outputs, lengths), x, lengths, static), state
 
     def answered(self, pooled: Tensor, x: Tensor, lengths: Tensor | None, static: Tensor | None) -> Tensor:
@@ -113,15 +116,26 @@ class SequenceModel(nn.Module):
 
     def pool(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The recurrent network's answer, pooled over the valid steps: (batch, directions * hidden_size)."""
-        return self.pooled(*self.recur(x, lengths), lengths)
+        if self.compiled:
+            outputs, final, _ = layers.recur(self.rnn, x, lengths, outputs=self._pools_outputs)
+        else:
+            outputs, final = self.recur(x, lengths)
+        return self.pooled(outputs, final, lengths)
 
-    def pooled(self, outputs: Tensor, final: Tensor, lengths: Tensor | None) -> Tensor:
+    @property
+    def _pools_outputs(self) -> bool:
+        """Whether the pooling reads more than the final state."""
+        a = self.architecture
+        return a.pooling != "final" and (a.pooling != "last" or a.bidirectional)
+
+    def pooled(self, outputs: Tensor | None, final: Tensor, lengths: Tensor | None) -> Tensor:
         """The same from what `recur` gives."""
         pooling = self.architecture.pooling
+        if not self._pools_outputs:  # forwards the last output is the final state, whose gradient is the cheaper one
+            return final
+        assert outputs is not None  # noqa: S101
         if pooling == "none":
             return _valid(outputs, lengths)
-        if pooling == "final":
-            return final
         if pooling == "last":
             return self._last(outputs, final, lengths)
         if lengths is None:
@@ -137,9 +151,7 @@ class SequenceModel(nn.Module):
         return (weights * outputs).sum(dim=1)
 
     def _last(self, outputs: Tensor, final: Tensor, lengths: Tensor | None) -> Tensor:
-        """The output at the last valid step. Forwards that is the final state, whose gradient is the cheaper one."""
-        if not self.architecture.bidirectional:
-            return final
+        """The outputs of both directions at the last valid step."""
         hidden = self.architecture.hidden_size
         if lengths is None:
             backwards = outputs[:, -1, hidden:]
@@ -153,6 +165,10 @@ class SequenceModel(nn.Module):
 
         Under autocast the layers are computed in float32 where this machine cannot compute them in the type asked for.
         """
+        if self.compiled:
+            outputs, final, _ = layers.recur(self.rnn, x, lengths)
+            assert outputs is not None  # noqa: S101
+            return outputs, final
         return self._cast(x, lambda x: self._recur(x, lengths))
 
     def _cast(self, x: Tensor, recur: Callable[[Tensor], Recurred]) -> Recurred:
@@ -171,6 +187,13 @@ class SequenceModel(nn.Module):
         if precision == "float32" or works_in(DTYPES[precision], self.rnn.mode, self.rnn.bidirectional, device):
             return precision
         return "float32"
+
+    def _recurred_on(self, x: Tensor, lengths: Tensor | None, state: Hidden) -> tuple[Tensor, Hidden]:
+        if not self.compiled:
+            return self._cast(x, lambda x: self._recur_on(x, lengths, state))
+        outputs, _, state = layers.recur(self.rnn, x, lengths, state)
+        assert outputs is not None  # noqa: S101
+        return outputs, state
 
     def _recur_on(self, x: Tensor, lengths: Tensor | None, state: Hidden) -> tuple[Tensor, Hidden]:
         """Outputs (batch, time, hidden_size), right at valid steps, and the state after them.

@@ -23,7 +23,7 @@ def of_data(arrays: Arrays, lengths: NDArray[np.int64] | None) -> dict[str, Any]
     }
 
 
-def of_tools(device: torch.device) -> dict[str, Any]:
+def of_tools(device: torch.device, engine: str) -> dict[str, Any]:
     """The versions of what computed the weights. With the spec, its seed, and the data, they say how to train the same
     model again."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -36,4 +36,5 @@ def of_tools(device: torch.device) -> dict[str, Any]:
         "device": f"{device} ({name})",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "engine": engine,
     }

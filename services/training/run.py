@@ -51,6 +51,7 @@ from services.training.messages import (
     File,
     Finished,
     FoldStarted,
+    Level,
     Log,
     Note,
     Order,
@@ -322,6 +323,8 @@ class Training:
         yield self._started(resumed)
         if self.run.precision_of_layers != self.run.training.precision:
             yield _layers_in_float32(self.run)
+        if (note := _engine(self.run)) is not None:
+            yield note
         if resumed is None and self.retraining is not None:
             yield from self.retraining.beginning()
 
@@ -419,10 +422,10 @@ class Training:
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
         spec, data, device, initial = self.run.spec, self.run.data, self.run.device, self.run.initial
-        make_update, fold = self.run.make_update, self.run.fold
+        step, fold = self.run.step, self.run.fold
         del self.run  # before there is another: the device has no room for two
         give_back(device)
-        self.run = Run(spec, data, device, initial, make_update, fold)
+        self.run = Run(spec, data, device, initial, step, fold)
         found = take_up(self.run, self.directory)
         self.retention.take_stock()
         less.apply(self.run)
@@ -464,7 +467,7 @@ class Training:
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             checkpoints=self.retention.steps,
-            details={} if gpu is None else {"device_name": gpu[0]},
+            details={"engine": run.engine.name} if gpu is None else {"device_name": gpu[0]},
             fold=fold,
         )
 
@@ -493,6 +496,17 @@ class Training:
 
 def _warning(message: str) -> Event:
     return Log("warning", message)
+
+
+def _engine(run: Run) -> Event | None:
+    """Says that PyTorch trains where compiled layers could have, if a spec lets them."""
+    engine, asked = run.engine, run.training.engine
+    if engine.compiled or asked == "torch" or (asked == "auto" and run.device.type != "cpu"):
+        return None
+    level: Level = "warning" if asked == "compiled" else "info"
+    return Note(
+        "engine", level, f"PyTorch computes the recurrent layers, because {engine.why}.", {"engine": engine.name}
+    )
 
 
 def _layers_in_float32(run: Run) -> Event:

@@ -471,6 +471,7 @@ def test_a_divergence_names_its_fold_and_a_rollback_stays_within_it(
         return step(run, batches)
 
     monkeypatch.setattr(loop, "autograd_step", bad)
+    monkeypatch.setattr(loop, "compiled_step", bad)
     failing["left"] = 1
     with pytest.raises(Diverged, match=r"It was fold 2 of 3\."):
         list(events(order()))
@@ -498,6 +499,7 @@ def test_a_device_that_is_too_small_for_a_fold_takes_smaller_batches_from_there_
         return step(run, batches)
 
     monkeypatch.setattr(loop, "autograd_step", small)
+    monkeypatch.setattr(loop, "compiled_step", small)
     asked = order()
     told = list(events(asked))
     [note] = [each for each in of("note", told) if each["type"] == "micro_batch"]  # later folds begin with what fits

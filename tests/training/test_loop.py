@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from services.errors import Diverged
 from services.training.files.npz import Arrays
-from services.training.loop import Run, _guard, evaluate, fit
+from services.training.loop import Run, _guard, autograd_step, evaluate, fit
 from services.training.schedule import PlateauState, learning_rate
 from tests.training.building import (
     classes,
@@ -85,7 +85,7 @@ def compared(cell: str, optimizer: dict[str, Any]) -> dict[str, Any]:
     """The spec of the loop by hand, for 22 samples: an uneven last batch."""
     return {
         "architecture": {"cell": cell, "num_layers": 2, "dropout": 0.2},
-        "training": {"epochs": 3, "optimizer": optimizer, "max_grad_norm": 0.5, "seed": 3},
+        "training": {"epochs": 3, "optimizer": optimizer, "max_grad_norm": 0.5, "seed": 3, "engine": "torch"},
         "data": {"split": {"validation": 0.0}},
     }
 
@@ -177,7 +177,8 @@ def test_reports_are_contiguous_however_seldom_they_are_taken() -> None:
 
 
 def gradients_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
-    """The gradients that reach the optimizer, update by update; fills as the run trains."""
+    """The gradients that reach torch's optimizer, update by update; fills as the run trains."""
+    run.step = autograd_step
     seen: list[list[Tensor]] = []
     step = run.optimizer.step
     monkeypatch.setattr(
@@ -195,9 +196,9 @@ def norms(gradients: list[list[Tensor]]) -> list[float]:
 def test_what_is_recorded_is_the_norm_before_clipping_and_what_is_applied_is_within_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    free = make_run(training={"max_grad_norm": None, "epochs": 1})
+    free = make_run(training={"max_grad_norm": None, "epochs": 1, "engine": "torch"})
     first_norm = float(reports_of(free)[0, 1])
-    run = make_run(training={"max_grad_norm": 0.3})
+    run = make_run(training={"max_grad_norm": 0.3, "engine": "torch"})
     applied = gradients_seen(run, monkeypatch)
     measured = reports_of(run)[:, 1].tolist()
     assert measured[0] == first_norm
@@ -599,7 +600,8 @@ def test_a_validation_loss_that_is_not_finite_is_recorded_and_training_goes_on()
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_numbers_that_are_not_finite_stop_the_run_before_the_weights_are_touched(what: str) -> None:
     arrays = classes(24)
-    run = make_run(arrays, training={"max_grad_norm": None, "optimizer": {"name": "adam", "lr": 0.01}})
+    training = {"max_grad_norm": None, "optimizer": {"name": "adam", "lr": 0.01}, "engine": "torch"}
+    run = make_run(arrays, training=training)
     loop, before = fit(run), {}
     for _ in range(7):
         next(loop)

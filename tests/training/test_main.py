@@ -266,6 +266,7 @@ def test_a_device_that_is_too_small_ends_with_4_after_all_that_was_tried(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("services.training.loop.autograd_step", step)
+    monkeypatch.setattr("services.training.loop.compiled_step", step)
     done = command(write(), "--out", tmp_path / "out", "--threads", "1")
     assert done.returncode == 4
     lines = [line for line in done.stderr.splitlines() if line.startswith("The device ran out of memory at step 1")]

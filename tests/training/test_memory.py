@@ -72,6 +72,7 @@ def device_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int,
             return whole(run, batches)
 
         monkeypatch.setattr(loop, "autograd_step", step)
+        monkeypatch.setattr(loop, "compiled_step", step)
         return taken
 
     return make
@@ -242,6 +243,7 @@ def test_the_run_that_did_not_fit_is_let_go_before_there_is_another(
     whole: Step = loop.autograd_step
     monkeypatch.setattr(Run, "__init__", init)
     monkeypatch.setattr(loop, "autograd_step", step)
+    monkeypatch.setattr(loop, "compiled_step", step)
     gc.disable()  # what goes must go by being dropped, or by the run's own collection
     try:
         assert list(events(order()))[-1]["event"] == "finished"

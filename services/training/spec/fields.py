@@ -310,6 +310,10 @@ class Training(Strict):
     split and synthetic data have their own seeds."""
     deterministic: bool = False
     """True uses only deterministic kernels on CUDA. On the CPU every run is deterministic."""
+    engine: Literal["auto", "torch", "compiled"] = "auto"
+    """What computes the recurrent layers on a CPU: those of PyTorch, or compiled ones, which are faster and give the
+    same numbers but for rounding. `auto` takes the compiled ones where it can: in float32, on a worker that has them.
+    If `compiled` is not possible, PyTorch is used, and an event says why. The result's model.json names the engine."""
 
 
 class Synthetic(Strict):

@@ -1,0 +1,1 @@
+"""The recurrent layers on a CPU, in compiled code: how it is built, found and called, and when it is used."""

@@ -1,0 +1,99 @@
+"""The compiled layers of this machine, loaded: with torch's matrix product and torch's threads."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.training.engine.building import path_of
+
+Address = ctypes.c_void_p
+Size = ctypes.c_int64
+Number = ctypes.c_double
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Layers(ctypes.Structure):
+    """What is computed: `struct Layers` of recurrent.cpp, which says what each field is."""
+
+    _fields_ = (
+        *_fields(Size, "cell batch time input hidden layers directions threads"),
+        *_fields(Address, "x lengths weights masks"),
+        *_fields(Size, "mask_step mask_row"),
+        *_fields(Address, "h0 c0 outputs final h c saved d_outputs d_final d_weights d_x scratch head"),
+    )
+
+
+class Head(ctypes.Structure):
+    """`struct Head`: a pooling and a linear layer."""
+
+    _fields_ = (*_fields(Size, "pooling beside size"), *_fields(Address, "side mask weight bias outputs d_outputs"))
+
+
+class Update(ctypes.Structure):
+    """`struct Update`: of all weights, from their gradient."""
+
+    _fields_ = (
+        *_fields(Size, "optimizer parts step threads"),
+        *_fields(Address, "sizes weights gradients first second steps"),
+        *_fields(Number, "lr beta1 beta2 eps weight_decay momentum"),
+        *_fields(Size, "nesterov"),
+        *_fields(Number, "max_value max_norm norm"),
+        *_fields(Size, "clipped"),
+    )
+
+
+class CrossEntropy(ctypes.Structure):
+    """`struct CrossEntropy`: the loss of outputs, and its gradient."""
+
+    _fields_ = (
+        *_fields(Size, "rows classes"),
+        *_fields(Address, "outputs targets of_class of_row"),
+        *_fields(Number, "smoothing share"),
+        *_fields(Address, "d_outputs"),
+        *_fields(Number, "loss"),
+    )
+
+
+class Unavailable(Exception):
+    """This machine has no compiled layers; the text says why, as a clause."""
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The library for this processor, loaded once. Raises Unavailable."""
+    for processor in dict.fromkeys((torch.backends.cpu.get_cpu_capability(), "DEFAULT")):
+        if path_of(processor).exists():
+            return _ready(path_of(processor))
+    raise Unavailable("they were not built here (`make setup` builds them where there is a C++ compiler)")
+
+
+def processor() -> str:
+    """For which kind of processor the loaded library is. Raises Unavailable."""
+    return Path(load()._name).stem.rsplit("-", 1)[1].upper()
+
+
+def _ready(path: Path) -> ctypes.CDLL:
+    folder = Path(torch.__file__).parent / "lib"
+    try:
+        blas, openmp = ctypes.CDLL(str(folder / "libtorch_cpu.so")), ctypes.CDLL(str(folder / "libgomp.so.1"))
+        library = ctypes.CDLL(str(path))
+        product = ctypes.cast(blas.sgemm_, Address)
+        team = ctypes.cast(openmp.GOMP_parallel, Address)
+    except (OSError, AttributeError) as error:
+        raise Unavailable(f"this build of torch does not fit ({error})") from error
+    own = getattr(blas, "MKL_Set_Num_Threads_Local", None)
+    library.borrow(product, team, None if own is None else ctypes.cast(own, Address))
+    for function in (library.forward, library.backward):
+        function.argtypes, function.restype = [ctypes.POINTER(Layers)], None
+    library.update.argtypes, library.update.restype = [ctypes.POINTER(Update)], None
+    library.cross_entropy.argtypes, library.cross_entropy.restype = [ctypes.POINTER(CrossEntropy)], None
+    library.sizes.argtypes, library.sizes.restype = [ctypes.POINTER(Layers), *[ctypes.POINTER(Size)] * 2], None
+    return library

@@ -1,0 +1,1131 @@
+// A recurrent network on a CPU, forwards and backwards: all layers, directions and time steps in one call, with or
+// without the pooling and the linear head on top; and the update of its weights.
+//
+// A batch is cut into shards of whole sequences, one per thread, and a thread does everything for its shard: threads
+// wait for each other only at the end. The sequences of a shard are sorted by length, the longest first, so those that
+// are valid at a step are its first rows: no step after an end is computed. Steps lie one after the other ("packed"), so
+// that one matrix product makes the input's share of the gates of all of them. Gates are activated in place, and a
+// backward pass writes their gradients over them.
+//
+// The matrix products are those of the BLAS that is in torch, and the threads are torch's: library.py passes both.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <vector>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+namespace {
+
+using Index = std::int64_t;
+
+// ---- what is borrowed
+
+using Sgemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
+                       const int*, const float*, const int*, const float*, float*, const int*);
+Sgemm sgemm = nullptr;
+void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel
+int (*blas_threads)(int) = nullptr;  // MKL_Set_Num_Threads_Local; other libraries see that they are in a team
+
+// C (m, n) = A (m, k) B (k, n) + beta C, all of them row by row; A or B may be given transposed.
+void product(bool transpose_a, bool transpose_b, Index m, Index n, Index k, const float* a, Index lda, const float* b,
+             Index ldb, float beta, float* c, Index ldc) {
+    if (m == 0 || n == 0) return;
+    const float one = 1.0f;
+    const int rows = int(m), columns = int(n), inner = int(k), la = int(lda), lb = int(ldb), lc = int(ldc);
+    sgemm(transpose_b ? "T" : "N", transpose_a ? "T" : "N", &columns, &rows, &inner, &one, b, &lb, a, &la, &beta, c, &lc);
+}
+
+// Calls work(number) for each number below `count`, by so many threads, or fewer if OpenMP gives fewer.
+template <typename Work>
+void in_threads(Index count, Index threads, const Work& work) {
+    if (threads <= 1 || parallel == nullptr) {
+        const int before = blas_threads ? blas_threads(1) : 0;
+        for (Index number = 0; number < count; number++) work(number);
+        if (blas_threads) blas_threads(before);
+        return;
+    }
+    struct Team {
+        const Work* work;
+        Index count;
+        std::atomic<Index> next;
+        unsigned flush;
+    } team{&work, count, {0}, 0};
+#if defined(__SSE__)
+    team.flush = _mm_getcsr();  // whether denormal numbers are flushed to zero, which is set by thread
+#endif
+    parallel(
+        [](void* given) {
+            Team& team = *static_cast<Team*>(given);
+            const int before = blas_threads ? blas_threads(1) : 0;
+#if defined(__SSE__)
+            const unsigned mode = _mm_getcsr();
+            _mm_setcsr(team.flush);
+#endif
+            for (Index number; (number = team.next++) < team.count;) (*team.work)(number);
+#if defined(__SSE__)
+            _mm_setcsr(mode);
+#endif
+            if (blas_threads) blas_threads(before);
+        },
+        &team, unsigned(threads), 0);
+}
+
+// ---- functions of one number, in a form that compilers turn into vector instructions
+
+// e^x to 2 units in the last place (the polynomial of Cephes' expf); NaN stays NaN.
+inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+    const float shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: what is added rounds to an integer
+    const float power = shifted - 12582912.0f;
+    float r = x - power * 0.693359375f;
+    r = r + power * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    std::int32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    bits = (bits - 0x4B400000 + 127) << 23;
+    float scale;
+    std::memcpy(&scale, &bits, 4);
+    return p * scale;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// tanh x to 2 units in the last place: Cephes' polynomial near zero, and by e^2x elsewhere.
+inline float tangent(float x) {
+    const float square = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * square + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    const float near = p * square * x + x;
+    const float size = x < 0.0f ? -x : x;
+    const float far = 1.0f - 2.0f / (1.0f + exponential(2.0f * size));
+    return size < 0.625f ? near : (x < 0.0f ? -far : far);
+}
+
+// ---- what is computed
+
+enum Cell { TANH = 0, RELU = 1, LSTM = 2, GRU = 3 };
+enum Pooling { FINAL = 0, LAST = 1, MEAN = 2, MAX = 3, NONE = 4 };
+
+struct Head {  // a pooling and a linear layer
+    Index pooling, beside, size;
+    const float* side;          // (batch, beside): what the linear layer reads beside what is pooled; or null
+    const float* mask;          // (rows, width): what that is multiplied by; or null
+    const float* weight;        // (size, width + beside)
+    const float* bias;          // (size,)
+    float* outputs;             // (rows, size): a row for each sequence, or for each valid step of one after the other
+    const float* d_outputs;
+};
+
+struct Layers {  // as library.py fills it in
+    Index cell, batch, time, input, hidden, layers, directions, threads;
+    const float* x;              // (batch, time, input)
+    const Index* lengths;        // (batch,), or null where every step is valid
+    const float* const* weights; // of each layer and direction: input's, recurrent, and a bias of each
+    const float* const* masks;   // of each layer but the last: what its outputs are multiplied by, or null
+    Index mask_step, mask_row;   // how far apart the numbers of two steps and of two sequences are in a mask
+    const float* h0;             // (layers * directions, batch, hidden), or null for zeros
+    const float* c0;
+    float* outputs;              // (batch, time, width), or null where nobody reads them
+    float* final;                // (batch, width), or null: of the top layer, after the last step of each direction
+    float* h;                    // (layers * directions, batch, hidden), or null: all states after the last step
+    float* c;
+    float* saved;                // what the backward pass reads: saved_size() numbers
+    // backwards
+    const float* d_outputs;      // or null
+    const float* d_final;        // or null
+    float* const* d_weights;     // as weights, then those of the head; what was in there is overwritten
+    float* d_x;                  // or null
+    float* scratch;              // scratch_size() numbers
+    const Head* head;            // or null
+
+    Index gates() const { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
+    Index width() const { return directions * hidden; }
+    Index reads(Index layer) const { return layer ? width() : input; }
+    Index shards() const { return std::max<Index>(1, std::min(threads, batch)); }
+    bool has_mask(Index layer) const { return masks != nullptr && layer + 1 < layers && masks[layer] != nullptr; }
+    const float* const* of(Index layer, Index direction) const { return weights + 4 * (layer * directions + direction); }
+    Index pooled() const { return width() + head->beside; }
+    std::vector<Index> parameters() const {  // the sizes of d_weights
+        std::vector<Index> found;
+        const Index rows = gates() * hidden;
+        for (Index layer = 0; layer < layers; layer++)
+            for (Index direction = 0; direction < directions; direction++)
+                found.insert(found.end(), {rows * reads(layer), rows * hidden, rows, rows});
+        if (head != nullptr) found.insert(found.end(), {head->size * pooled(), head->size});
+        return found;
+    }
+};
+
+Index padded(Index numbers) { return (numbers + 15) / 16 * 16; }  // a cache line
+
+class Memory {  // hands out pieces of one block, each at the beginning of a cache line
+  public:
+    explicit Memory(float* begin) : next(begin) {}
+    float* take(Index numbers) {
+        float* found = next;
+        next += padded(numbers);
+        return found;
+    }
+
+  private:
+    float* next;
+};
+
+// The sequences of one thread, and where their steps lie.
+struct Shard {
+    std::vector<Index> rows;    // which sequences of the batch, the longest first
+    std::vector<Index> count;   // (time + 1,): how many of them are valid at a step; 0 after the last one
+    std::vector<Index> begin;   // (time + 1,): where the rows of a step begin
+    Index time = 0;             // of the longest one
+    bool is_even = true;        // whether all are of one length
+
+    Shard(const Layers& l, Index number) {
+        const Index shards = l.shards();
+        if (l.lengths == nullptr) {
+            const Index from = l.batch * number / shards, to = l.batch * (number + 1) / shards;
+            rows.resize(to - from);
+            std::iota(rows.begin(), rows.end(), from);
+        } else {
+            std::vector<Index> all(l.batch);
+            std::iota(all.begin(), all.end(), Index(0));
+            std::stable_sort(all.begin(), all.end(), [&](Index a, Index b) { return l.lengths[a] > l.lengths[b]; });
+            for (Index at = number; at < l.batch; at += shards) rows.push_back(all[at]);
+        }
+        time = rows.empty() ? 0 : length(l, rows[0]);
+        count.assign(time + 1, 0);
+        begin.assign(time + 1, 0);
+        Index valid = size();
+        for (Index t = 0; t < time; t++) {
+            while (valid > 0 && length(l, rows[valid - 1]) <= t) valid--;
+            count[t] = valid;
+            begin[t + 1] = begin[t] + valid;
+        }
+        is_even = time == 0 || count[time - 1] == size();
+    }
+
+    static Index length(const Layers& l, Index row) { return l.lengths ? l.lengths[row] : l.time; }
+    // Where the outputs of a sequence begin if there is one for each valid step.
+    static std::vector<Index> begins(const Layers& l) {
+        std::vector<Index> found(l.batch + 1, 0);
+        for (Index row = 0; row < l.batch; row++) found[row + 1] = found[row] + length(l, row);
+        return found;
+    }
+
+    Index size() const { return Index(rows.size()); }
+    Index steps() const { return begin[time]; }
+};
+
+// What a shard keeps of a layer. Rows are the packed steps.
+struct Kept {
+    float* gates[2];   // (steps, gates * hidden) by direction: activated, and later their gradients
+    float* cells[2];   // LSTM: the cells. GRU: what the reset gate multiplies. (steps, hidden)
+    float* tangents[2];  // LSTM: tanh of the cells
+    float* outputs;    // (steps, width)
+    float* masked;     // the same times the mask
+};
+
+struct Saved {
+    float* x;  // (steps, input)
+    std::vector<Kept> layers;
+    float* pooled;  // (sequences or steps, width + beside): what the head reads
+    float* largest;  // (sequences, 2 * width): the largest output, and how many there are of it; of the pooling `max`
+
+    static Index rows(const Layers& l, const Shard& shard) {
+        return l.head->pooling == NONE ? shard.steps() : shard.size();
+    }
+
+    static Index size(const Layers& l, const Shard& shard) {
+        const Index steps = shard.steps();
+        Index sum = padded(steps * l.input);
+        if (l.head != nullptr) sum += padded(rows(l, shard) * l.pooled());
+        if (l.head != nullptr && l.head->pooling == MAX) sum += padded(shard.size() * 2 * l.width());
+        const Index inner = l.cell == LSTM ? 2 : l.cell == GRU ? 1 : 0;
+        for (Index layer = 0; layer < l.layers; layer++) {
+            sum += l.directions * (padded(steps * l.gates() * l.hidden) + inner * padded(steps * l.hidden));
+            sum += padded(steps * l.width()) * (1 + l.has_mask(layer));
+        }
+        return sum;
+    }
+
+    Saved(const Layers& l, const Shard& shard, Memory memory) {
+        const Index steps = shard.steps();
+        x = memory.take(steps * l.input);
+        pooled = l.head != nullptr ? memory.take(rows(l, shard) * l.pooled()) : nullptr;
+        largest = l.head != nullptr && l.head->pooling == MAX ? memory.take(shard.size() * 2 * l.width()) : nullptr;
+        layers.resize(l.layers);
+        for (Index layer = 0; layer < l.layers; layer++) {
+            Kept& kept = layers[layer];
+            for (Index d = 0; d < l.directions; d++) {
+                kept.gates[d] = memory.take(steps * l.gates() * l.hidden);
+                kept.cells[d] = l.cell == LSTM || l.cell == GRU ? memory.take(steps * l.hidden) : nullptr;
+                kept.tangents[d] = l.cell == LSTM ? memory.take(steps * l.hidden) : nullptr;
+            }
+            kept.outputs = memory.take(steps * l.width());
+            kept.masked = l.has_mask(layer) ? memory.take(steps * l.width()) : nullptr;
+        }
+    }
+
+    const float* read_by(const Layers& l, Index layer) const {
+        if (layer == 0) return x;
+        return l.has_mask(layer - 1) ? layers[layer - 1].masked : layers[layer - 1].outputs;
+    }
+};
+
+// What the head answers, and the gradient of what it reads.
+Index head_scratch(const Layers& l, Index sequences, Index steps) {
+    if (l.head == nullptr) return 0;
+    const Index rows = l.head->pooling == NONE ? steps : sequences;
+    return padded(rows * l.head->size) + padded(rows * l.pooled());
+}
+
+Index scratch_of(const Layers& l, Index sequences, Index steps) {
+    const Index gates = l.gates() * l.hidden;
+    return padded(gates * l.hidden)                      // recurrent weights, transposed
+           + padded(sequences * gates)                   // GRU: the recurrent share of the gates
+           + 2 * padded(sequences * l.hidden)            // gradients of h and c, or what comes before the first step
+           + 2 * padded(steps * l.width())               // gradients of what layers read and answer
+           + padded(steps * l.hidden)                    // states one step before
+           + head_scratch(l, sequences, steps)
+           + (l.cell == GRU ? padded(steps * gates) : 0);  // gradients of the recurrent share of the gates
+}
+
+// Where each shard's part of saved and of scratch begins; the last number is the size of it all.
+struct Plan {
+    std::vector<Shard> shards;
+    std::vector<Index> saved, scratch, gradients, sizes, begins;
+
+    explicit Plan(const Layers& l) : sizes(l.parameters()) {
+        Index at_saved = 0, at_scratch = 0;
+        if (l.head != nullptr && l.head->pooling == NONE) begins = Shard::begins(l);
+        for (Index number = 0; number < l.shards(); number++) {
+            shards.emplace_back(l, number);
+            const Shard& shard = shards.back();
+            saved.push_back(at_saved);
+            scratch.push_back(at_scratch);
+            at_saved += Saved::size(l, shard);
+            at_scratch += scratch_of(l, shard.size(), shard.steps());
+        }
+        for (Index number = 1; number < l.shards(); number++) {  // the first one writes where the caller wants it
+            gradients.push_back(at_scratch);
+            for (Index size : sizes) at_scratch += padded(size);
+        }
+        saved.push_back(at_saved);
+        scratch.push_back(at_scratch);
+    }
+};
+
+void transpose(const float* from, Index rows, Index columns, float* to) {
+    for (Index i = 0; i < rows; i++)
+        for (Index j = 0; j < columns; j++) to[j * rows + i] = from[i * columns + j];
+}
+
+// ---- cells: one step of some rows. `before` is null where a row begins from zeros.
+
+template <bool HAS_BEFORE>
+inline void lstm(Index hidden, float* gates, const float* c_before, float* c, float* tangent_c, float* h) {
+    float *in = gates, *forget = gates + hidden, *cell = gates + 2 * hidden, *out = gates + 3 * hidden;
+#pragma omp simd
+    for (Index j = 0; j < hidden; j++) {
+        const float i = sigmoid(in[j]), f = sigmoid(forget[j]), g = tangent(cell[j]), o = sigmoid(out[j]);
+        const float value = HAS_BEFORE ? f * c_before[j] + i * g : i * g;
+        const float squashed = tangent(value);
+        in[j] = i, forget[j] = f, cell[j] = g, out[j] = o;
+        c[j] = value, tangent_c[j] = squashed, h[j] = o * squashed;
+    }
+}
+
+template <bool HAS_BEFORE>
+inline void lstm_back(Index hidden, float* gates, const float* c_before, const float* tangent_c, const float* d_h,
+                      float* d_c) {
+    float *in = gates, *forget = gates + hidden, *cell = gates + 2 * hidden, *out = gates + 3 * hidden;
+#pragma omp simd
+    for (Index j = 0; j < hidden; j++) {
+        const float i = in[j], f = forget[j], g = cell[j], o = out[j], squashed = tangent_c[j];
+        const float of_c = d_c[j] + d_h[j] * o * (1.0f - squashed * squashed);
+        out[j] = d_h[j] * squashed * o * (1.0f - o);
+        in[j] = of_c * g * i * (1.0f - i);
+        forget[j] = HAS_BEFORE ? of_c * c_before[j] * f * (1.0f - f) : 0.0f;
+        cell[j] = of_c * i * (1.0f - g * g);
+        d_c[j] = of_c * f;
+    }
+}
+
+template <bool HAS_BEFORE>
+inline void gru(Index hidden, float* gates, const float* recurrent, const float* bias, const float* h_before,
+                float* inner, float* h) {
+    float *reset = gates, *update = gates + hidden, *candidate = gates + 2 * hidden;
+#pragma omp simd
+    for (Index j = 0; j < hidden; j++) {
+        const float r = sigmoid(HAS_BEFORE ? reset[j] + recurrent[j] : reset[j]);
+        const float z = sigmoid(HAS_BEFORE ? update[j] + recurrent[hidden + j] : update[j]);
+        const float of_h = HAS_BEFORE ? recurrent[2 * hidden + j] + bias[2 * hidden + j] : bias[2 * hidden + j];
+        const float n = tangent(candidate[j] + r * of_h);
+        reset[j] = r, update[j] = z, candidate[j] = n, inner[j] = of_h;
+        h[j] = HAS_BEFORE ? n + z * (h_before[j] - n) : n - z * n;
+    }
+}
+
+// Turns d_h into its share that passes the gates by: d_h * z.
+template <bool HAS_BEFORE>
+inline void gru_back(Index hidden, float* gates, float* recurrent, const float* h_before, const float* inner,
+                     float* d_h) {
+    float *reset = gates, *update = gates + hidden, *candidate = gates + 2 * hidden;
+#pragma omp simd
+    for (Index j = 0; j < hidden; j++) {
+        const float r = reset[j], z = update[j], n = candidate[j], d = d_h[j];
+        const float of_n = d * (1.0f - z) * (1.0f - n * n);
+        const float of_z = d * ((HAS_BEFORE ? h_before[j] : 0.0f) - n) * z * (1.0f - z);
+        const float of_r = of_n * inner[j] * r * (1.0f - r);
+        reset[j] = of_r, update[j] = of_z, candidate[j] = of_n;
+        recurrent[j] = of_r, recurrent[hidden + j] = of_z, recurrent[2 * hidden + j] = of_n * r;
+        d_h[j] = d * z;
+    }
+}
+
+// Calls work(place among the shard's, sequence of the shard, row of the head's outputs) for each row that a head reads.
+template <typename Work>
+void for_each_row(const Layers& l, const Plan& plan, const Shard& shard, const Work& work) {
+    if (l.head->pooling != NONE) {
+        for (Index row = 0; row < shard.size(); row++) work(row, row, shard.rows[row]);
+        return;
+    }
+    for (Index t = 0; t < shard.time; t++)
+        for (Index row = 0; row < shard.count[t]; row++)
+            work(shard.begin[t] + row, row, plan.begins[shard.rows[row]] + t);
+}
+
+// ---- forwards
+
+struct Forward {
+    const Layers& l;
+    const Plan& plan;
+    const Shard& shard;
+    const Saved saved;
+    float* transposed;
+    float* recurrent;
+    float *h_begin, *c_begin, *answers;
+
+    Forward(const Layers& layers, const Plan& plan, Index number)
+        : l(layers),
+          plan(plan),
+          shard(plan.shards[number]),
+          saved(layers, shard, Memory(layers.saved + plan.saved[number])) {
+        float* scratch_at = l.scratch + plan.scratch[number];
+        Memory memory(scratch_at);
+        transposed = memory.take(l.gates() * l.hidden * l.hidden);
+        recurrent = memory.take(shard.size() * l.gates() * l.hidden);
+        h_begin = memory.take(shard.size() * l.hidden);
+        c_begin = memory.take(shard.size() * l.hidden);
+        answers = l.head != nullptr ? memory.take(Saved::rows(l, shard) * l.head->size) : nullptr;
+    }
+
+    void run() const {
+        pack(l.x, l.input, saved.x);
+        for (Index layer = 0; layer < l.layers; layer++) {
+            for (Index d = 0; d < l.directions; d++) recur(layer, d);
+            if (l.has_mask(layer)) mask(layer);
+        }
+        unpack();
+        if (l.head != nullptr) answer();
+    }
+
+    // Steps (batch, time, size) one after the other.
+    void pack(const float* from, Index size, float* to) const {
+        for (Index row = 0; row < shard.size(); row++) {
+            const float* sequence = from + shard.rows[row] * l.time * size;
+            for (Index t = 0; t < shard.time && row < shard.count[t]; t++)
+                std::memcpy(to + (shard.begin[t] + row) * size, sequence + t * size, sizeof(float) * size);
+        }
+    }
+
+    void begin_from(const float* given, Index layer, Index d, float* to) const {
+        for (Index row = 0; row < shard.size(); row++)
+            std::memcpy(to + row * l.hidden,
+                        given + ((layer * l.directions + d) * l.batch + shard.rows[row]) * l.hidden,
+                        sizeof(float) * l.hidden);
+    }
+
+    void recur(Index layer, Index d) const {
+        const Index hidden = l.hidden, gates = l.gates() * hidden, width = l.width(), steps = shard.steps();
+        const Kept& kept = saved.layers[layer];
+        const float* const* weights = l.of(layer, d);
+        float* all = kept.gates[d];
+        // The biases, and the input's share of the gates at all steps. GRU: the bias within the reset gate's product
+        // stays outside.
+        for (Index j = 0; j < gates; j++)
+            all[j] = weights[2][j] + (l.cell == GRU && j >= 2 * hidden ? 0.0f : weights[3][j]);
+        for (Index row = 1; row < steps; row++) std::memcpy(all + row * gates, all, sizeof(float) * gates);
+        product(false, true, steps, gates, l.reads(layer), saved.read_by(l, layer), l.reads(layer), weights[0],
+                l.reads(layer), 1.0f, all, gates);
+        transpose(weights[1], gates, hidden, transposed);
+        const bool is_given = l.h0 != nullptr;
+        if (is_given) {
+            begin_from(l.h0, layer, d, h_begin);
+            if (l.cell == LSTM) begin_from(l.c0, layer, d, c_begin);
+        }
+        float* outputs = kept.outputs + d * hidden;
+        for (Index place = 0; place < shard.time; place++) {
+            const Index t = d ? shard.time - 1 - place : place;
+            const Index rows = shard.count[t];
+            // How many rows go on, and from where; the rest begin here.
+            const Index going = d ? shard.count[t + 1] : (t ? rows : 0);
+            const float* h = outputs + shard.begin[d ? t + 1 : t - (t > 0)] * width;
+            const float* c = kept.cells[d] ? kept.cells[d] + shard.begin[d ? t + 1 : t - (t > 0)] * hidden : nullptr;
+            float* now = all + shard.begin[t] * gates;
+            step(now, going, h, width, c, kept, d, t, 0, weights[3]);
+            if (rows > going)
+                step(now, rows, is_given ? h_begin : nullptr, hidden, is_given ? c_begin : nullptr, kept, d, t, going,
+                     weights[3]);
+        }
+        keep_states(layer, d);
+    }
+
+    // Rows from `from` up to `to` of step t, from the states before (row by row, null for zeros).
+    void step(float* now, Index to, const float* h, Index ld, const float* c, const Kept& kept, Index d, Index t,
+              Index from, const float* bias) const {
+        const Index hidden = l.hidden, gates = l.gates() * hidden, width = l.width(), rows = to - from;
+        if (rows <= 0) return;
+        float* into = l.cell == GRU ? recurrent : now;
+        if (h != nullptr)
+            product(false, false, rows, gates, hidden, h + from * ld, ld, transposed, gates,
+                    l.cell == GRU ? 0.0f : 1.0f, into + from * gates, gates);
+        float* out = kept.outputs + d * hidden + shard.begin[t] * width;
+        for (Index row = from; row < to; row++) {
+            float *g = now + row * gates, *o = out + row * width;
+            const Index at = (shard.begin[t] + row) * hidden;
+            if (l.cell == LSTM) {
+                if (h != nullptr)
+                    lstm<true>(hidden, g, c + row * hidden, kept.cells[d] + at, kept.tangents[d] + at, o);
+                else
+                    lstm<false>(hidden, g, nullptr, kept.cells[d] + at, kept.tangents[d] + at, o);
+            } else if (l.cell == GRU) {
+                if (h != nullptr)
+                    gru<true>(hidden, g, recurrent + row * gates, bias, h + row * ld, kept.cells[d] + at, o);
+                else
+                    gru<false>(hidden, g, nullptr, bias, nullptr, kept.cells[d] + at, o);
+            } else if (l.cell == TANH) {
+#pragma omp simd
+                for (Index j = 0; j < hidden; j++) o[j] = tangent(g[j]);
+            } else {
+#pragma omp simd
+                for (Index j = 0; j < hidden; j++) o[j] = g[j] < 0.0f ? 0.0f : g[j];  // NaN stays NaN
+            }
+        }
+    }
+
+    void mask(Index layer) const {
+        const Kept& kept = saved.layers[layer];
+        const Index width = l.width();
+        for (Index t = 0; t < shard.time; t++)
+            for (Index row = 0; row < shard.count[t]; row++) {
+                const float* factor = l.masks[layer] + t * l.mask_step + shard.rows[row] * l.mask_row;
+                const float* from = kept.outputs + (shard.begin[t] + row) * width;
+                float* to = kept.masked + (shard.begin[t] + row) * width;
+#pragma omp simd
+                for (Index j = 0; j < width; j++) to[j] = from[j] * factor[j];
+            }
+    }
+
+    void keep_states(Index layer, Index d) const {
+        if (l.h == nullptr && (layer + 1 < l.layers || l.final == nullptr)) return;
+        const Kept& kept = saved.layers[layer];
+        const Index hidden = l.hidden, width = l.width();
+        for (Index row = 0; row < shard.size(); row++) {
+            const Index last = d ? row : shard.begin[Shard::length(l, shard.rows[row]) - 1] + row;
+            const float* h = kept.outputs + last * width + d * hidden;
+            const Index sequence = shard.rows[row];
+            if (layer + 1 == l.layers && l.final != nullptr)
+                std::memcpy(l.final + sequence * width + d * hidden, h, sizeof(float) * hidden);
+            if (l.h == nullptr) continue;
+            const Index to = ((layer * l.directions + d) * l.batch + sequence) * hidden;
+            std::memcpy(l.h + to, h, sizeof(float) * hidden);
+            if (l.cell == LSTM) std::memcpy(l.c + to, kept.cells[d] + last * hidden, sizeof(float) * hidden);
+        }
+    }
+
+    // What the head makes of the top layer's outputs.
+    void answer() const {
+        const Head& head = *l.head;
+        const Index width = l.width(), pooled = l.pooled(), rows = Saved::rows(l, shard);
+        if (head.pooling == NONE) {
+            const float* from = saved.layers.back().outputs;
+            for (Index at = 0; at < rows; at++)
+                std::memcpy(saved.pooled + at * pooled, from + at * width, sizeof(float) * width);
+        } else {
+            for (Index row = 0; row < rows; row++) pool(row, saved.pooled + row * pooled);
+        }
+        for_each_row(l, plan, shard, [&](Index at, Index row, Index output) {
+            float* read = saved.pooled + at * pooled;
+            if (head.mask != nullptr) {
+                const float* factor = head.mask + output * width;
+#pragma omp simd
+                for (Index j = 0; j < width; j++) read[j] *= factor[j];
+            }
+            if (head.beside)
+                std::memcpy(read + width, head.side + shard.rows[row] * head.beside, sizeof(float) * head.beside);
+            std::memcpy(answers + at * head.size, head.bias, sizeof(float) * head.size);
+        });
+        product(false, true, rows, head.size, pooled, saved.pooled, pooled, head.weight, pooled, 1.0f, answers,
+                head.size);
+        for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
+            std::memcpy(head.outputs + output * head.size, answers + at * head.size, sizeof(float) * head.size);
+        });
+    }
+
+    void pool(Index row, float* to) const {
+        const Index hidden = l.hidden, width = l.width(), length = Shard::length(l, shard.rows[row]);
+        const float* outputs = saved.layers.back().outputs;
+        auto at = [&](Index t) { return outputs + (shard.begin[t] + row) * width; };
+        if (l.head->pooling == FINAL || l.head->pooling == LAST) {
+            std::memcpy(to, at(length - 1), sizeof(float) * width);
+            if (l.directions == 2 && l.head->pooling == FINAL)
+                std::memcpy(to + hidden, at(0) + hidden, sizeof(float) * hidden);
+        } else if (l.head->pooling == MEAN) {
+            std::memcpy(to, at(0), sizeof(float) * width);
+            for (Index t = 1; t < length; t++) {
+                const float* more = at(t);
+#pragma omp simd
+                for (Index j = 0; j < width; j++) to[j] += more[j];
+            }
+            const float share = 1.0f / float(length);
+            for (Index j = 0; j < width; j++) to[j] *= share;
+        } else {
+            float *largest = saved.largest + row * 2 * width, *count = largest + width;
+            std::memcpy(largest, at(0), sizeof(float) * width);
+            for (Index j = 0; j < width; j++) count[j] = 1.0f;
+            for (Index t = 1; t < length; t++) {
+                const float* more = at(t);
+#pragma omp simd
+                for (Index j = 0; j < width; j++) {
+                    const bool is_larger = !(more[j] <= largest[j]);  // NaN is
+                    count[j] = is_larger ? 1.0f : more[j] == largest[j] ? count[j] + 1.0f : count[j];
+                    largest[j] = is_larger ? more[j] : largest[j];
+                }
+            }
+            std::memcpy(to, largest, sizeof(float) * width);
+        }
+    }
+
+    // The top layer's outputs to (batch, time, width), with zeros after each end.
+    void unpack() const {
+        if (l.outputs == nullptr) return;
+        const Index width = l.width();
+        const float* from = saved.layers.back().outputs;
+        for (Index row = 0; row < shard.size(); row++) {
+            float* sequence = l.outputs + shard.rows[row] * l.time * width;
+            const Index length = Shard::length(l, shard.rows[row]);
+            for (Index t = 0; t < length; t++)
+                std::memcpy(sequence + t * width, from + (shard.begin[t] + row) * width, sizeof(float) * width);
+            std::memset(sequence + length * width, 0, sizeof(float) * (l.time - length) * width);
+        }
+    }
+};
+
+// ---- backwards
+
+struct Backward {
+    const Layers& l;
+    const Plan& plan;
+    const Shard& shard;
+    const Saved saved;
+    std::vector<float*> into;  // as Layers::d_weights, of this shard
+    float *d_h, *d_c, *d_answered, *d_read, *before, *recurrent, *d_answers, *d_pooled;
+
+    Backward(const Layers& layers, const Plan& plan, Index number)
+        : l(layers),
+          plan(plan),
+          shard(plan.shards[number]),
+          saved(layers, shard, Memory(layers.saved + plan.saved[number])) {
+        float* scratch_at = l.scratch + plan.scratch[number];
+        Memory memory(scratch_at);
+        memory.take(l.gates() * l.hidden * l.hidden);
+        memory.take(shard.size() * l.gates() * l.hidden);
+        d_h = memory.take(shard.size() * l.hidden);
+        d_c = memory.take(shard.size() * l.hidden);
+        d_answered = memory.take(shard.steps() * l.width());
+        d_read = memory.take(shard.steps() * l.width());
+        before = memory.take(shard.steps() * l.hidden);
+        recurrent = l.cell == GRU ? memory.take(shard.steps() * l.gates() * l.hidden) : nullptr;
+        if (l.head != nullptr) {
+            d_answers = memory.take(Saved::rows(l, shard) * l.head->size);
+            d_pooled = memory.take(Saved::rows(l, shard) * l.pooled());
+        }
+        float* next = number ? l.scratch + plan.gradients[number - 1] : nullptr;
+        for (Index part = 0; part < Index(plan.sizes.size()); part++) {
+            into.push_back(number ? next : l.d_weights[part]);
+            if (number) next += padded(plan.sizes[part]);
+        }
+    }
+
+    void run() {
+        bool has_outputs = l.d_outputs != nullptr;
+        if (has_outputs) pack(l.d_outputs, d_answered);
+        if (l.head != nullptr) has_outputs = ask_head();
+        for (Index layer = l.layers - 1; layer >= 0; layer--) {
+            for (Index d = 0; d < l.directions; d++) {
+                recur(layer, d, has_outputs);
+                weigh(layer, d);
+            }
+            if (layer == 0) break;
+            pass_down(layer);
+            std::swap(d_answered, d_read);
+            has_outputs = true;
+        }
+        if (l.d_x != nullptr) to_input();
+    }
+
+    // The gradients of the head, and of what it reads: in d_answered, or, if false is returned, in d_pooled alone,
+    // because only the last states count.
+    bool ask_head() const {
+        const Head& head = *l.head;
+        const Index width = l.width(), pooled = l.pooled(), rows = Saved::rows(l, shard);
+        for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
+            std::memcpy(d_answers + at * head.size, head.d_outputs + output * head.size, sizeof(float) * head.size);
+        });
+        product(true, false, head.size, pooled, rows, d_answers, head.size, saved.pooled, pooled, 0.0f,
+                into[into.size() - 2], pooled);
+        sum_rows(d_answers, rows, head.size, into.back());
+        product(false, false, rows, pooled, head.size, d_answers, head.size, head.weight, pooled, 0.0f, d_pooled,
+                pooled);
+        if (head.mask != nullptr)
+            for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
+                const float* factor = head.mask + output * width;
+                float* each = d_pooled + at * pooled;
+#pragma omp simd
+                for (Index j = 0; j < width; j++) each[j] *= factor[j];
+            });
+        if (head.pooling == FINAL || (head.pooling == LAST && l.directions == 1)) return false;
+        if (head.pooling == NONE) {
+            for (Index at = 0; at < rows; at++)
+                std::memcpy(d_answered + at * width, d_pooled + at * pooled, sizeof(float) * width);
+            return true;
+        }
+        if (head.pooling == LAST) std::memset(d_answered, 0, sizeof(float) * shard.steps() * width);
+        for (Index row = 0; row < rows; row++) {
+            const float* from = d_pooled + row * pooled;
+            const Index length = Shard::length(l, shard.rows[row]);
+            if (head.pooling == LAST) {  // forwards it is the final state
+                std::memcpy(d_answered + (shard.begin[length - 1] + row) * width + l.hidden, from + l.hidden,
+                            sizeof(float) * l.hidden);
+            } else if (head.pooling == MEAN) {
+                const float share = 1.0f / float(length);
+                for (Index t = 0; t < length; t++) {
+                    float* to = d_answered + (shard.begin[t] + row) * width;
+#pragma omp simd
+                    for (Index j = 0; j < width; j++) to[j] = from[j] * share;
+                }
+            } else {
+                const float *largest = saved.largest + row * 2 * width, *count = largest + width;
+                for (Index t = 0; t < length; t++) {
+                    const float* output = saved.layers.back().outputs + (shard.begin[t] + row) * width;
+                    float* to = d_answered + (shard.begin[t] + row) * width;
+#pragma omp simd
+                    for (Index j = 0; j < width; j++) to[j] = output[j] == largest[j] ? from[j] / count[j] : 0.0f;
+                }
+            }
+        }
+        return true;
+    }
+
+    // The gradient of the state after the last step of a direction, as the head gives it.
+    void final_of_head(Index row, Index d) const {
+        if (d && l.head->pooling == LAST)  // it is in d_answered
+            std::memset(d_h + row * l.hidden, 0, sizeof(float) * l.hidden);
+        else
+            std::memcpy(d_h + row * l.hidden, d_pooled + row * l.pooled() + d * l.hidden, sizeof(float) * l.hidden);
+    }
+
+    void pack(const float* from, float* to) const {
+        const Index width = l.width();
+        for (Index row = 0; row < shard.size(); row++) {
+            const float* sequence = from + shard.rows[row] * l.time * width;
+            const Index length = Shard::length(l, shard.rows[row]);
+            for (Index t = 0; t < length; t++)
+                std::memcpy(to + (shard.begin[t] + row) * width, sequence + t * width, sizeof(float) * width);
+        }
+    }
+
+    // The states before each packed step, of one direction: (steps, hidden) in `before`, unless they already lie so.
+    // Gives the first packed step that has one, where the states of it and of the following begin, and how far apart.
+    struct Before {
+        const float* states;
+        Index ld, first, steps;
+    };
+
+    Before states_before(Index layer, Index d) const {
+        const Index hidden = l.hidden, width = l.width(), steps = shard.steps();
+        const float* outputs = saved.layers[layer].outputs + d * hidden;
+        if (shard.is_even && l.h0 == nullptr) {
+            const Index rest = std::max<Index>(0, steps - shard.size());
+            if (d) return {outputs + shard.size() * width, width, 0, rest};
+            return {outputs, width, shard.size(), rest};
+        }
+        for (Index t = 0; t < shard.time; t++) {
+            const Index going = d ? shard.count[t + 1] : (t ? shard.count[t] : 0);
+            const float* h = outputs + shard.begin[d ? t + 1 : t - (t > 0)] * width;
+            for (Index row = 0; row < shard.count[t]; row++) {
+                float* to = before + (shard.begin[t] + row) * hidden;
+                if (row < going)
+                    std::memcpy(to, h + row * width, sizeof(float) * hidden);
+                else if (l.h0 != nullptr)
+                    std::memcpy(to, given(l.h0, layer, d, row), sizeof(float) * hidden);
+                else
+                    std::memset(to, 0, sizeof(float) * hidden);
+            }
+        }
+        return {before, hidden, 0, steps};
+    }
+
+    const float* given(const float* states, Index layer, Index d, Index row) const {
+        return states + ((layer * l.directions + d) * l.batch + shard.rows[row]) * l.hidden;
+    }
+
+    void recur(Index layer, Index d, bool has_outputs) const {
+        const Index hidden = l.hidden, gates = l.gates() * hidden, width = l.width();
+        const Kept& kept = saved.layers[layer];
+        const float* weights = l.of(layer, d)[1];
+        const float* outputs = kept.outputs + d * hidden;
+        const bool is_top = layer + 1 == l.layers;
+        for (Index row = 0; row < shard.size(); row++) {
+            if (is_top && l.head != nullptr && l.head->pooling <= LAST)
+                final_of_head(row, d);
+            else if (is_top && l.d_final != nullptr)
+                std::memcpy(d_h + row * hidden, l.d_final + shard.rows[row] * width + d * hidden,
+                            sizeof(float) * hidden);
+            else
+                std::memset(d_h + row * hidden, 0, sizeof(float) * hidden);
+        }
+        if (l.cell == LSTM) std::memset(d_c, 0, sizeof(float) * shard.size() * hidden);
+        for (Index place = 0; place < shard.time; place++) {
+            const Index t = d ? place : shard.time - 1 - place;
+            const Index rows = shard.count[t];
+            const Index going = d ? shard.count[t + 1] : (t ? rows : 0);
+            const Index from = shard.begin[d ? t + 1 : t - (t > 0)];
+            float* now = kept.gates[d] + shard.begin[t] * gates;
+            for (Index row = 0; row < rows; row++) {
+                float *g = now + row * gates, *of_h = d_h + row * hidden;
+                const Index at = shard.begin[t] + row;
+                if (has_outputs) {
+                    const float* more = d_answered + at * width + d * hidden;
+#pragma omp simd
+                    for (Index j = 0; j < hidden; j++) of_h[j] += more[j];
+                }
+                const bool is_first = row >= going;
+                if (l.cell == LSTM) {
+                    const float* c = !is_first ? kept.cells[d] + (from + row) * hidden
+                                     : l.c0    ? given(l.c0, layer, d, row)
+                                               : nullptr;
+                    if (c != nullptr)
+                        lstm_back<true>(hidden, g, c, kept.tangents[d] + at * hidden, of_h, d_c + row * hidden);
+                    else
+                        lstm_back<false>(hidden, g, nullptr, kept.tangents[d] + at * hidden, of_h, d_c + row * hidden);
+                } else if (l.cell == GRU) {
+                    const float* h = !is_first ? outputs + (from + row) * width
+                                     : l.h0    ? given(l.h0, layer, d, row)
+                                               : nullptr;
+                    if (h != nullptr)
+                        gru_back<true>(hidden, g, recurrent + at * gates, h, kept.cells[d] + at * hidden, of_h);
+                    else
+                        gru_back<false>(hidden, g, recurrent + at * gates, nullptr, kept.cells[d] + at * hidden, of_h);
+                } else {
+                    const float* h = outputs + at * width;
+                    if (l.cell == TANH) {
+#pragma omp simd
+                        for (Index j = 0; j < hidden; j++) g[j] = of_h[j] * (1.0f - h[j] * h[j]);
+                    } else {
+#pragma omp simd
+                        for (Index j = 0; j < hidden; j++) g[j] = h[j] > 0.0f ? of_h[j] : 0.0f;
+                    }
+                }
+            }
+            const float* back = l.cell == GRU ? recurrent + shard.begin[t] * gates : now;
+            product(false, false, going, hidden, gates, back, gates, weights, hidden, l.cell == GRU ? 1.0f : 0.0f, d_h,
+                    hidden);
+        }
+    }
+
+    // The gradients of the weights of one layer and direction.
+    void weigh(Index layer, Index d) const {
+        const Index gates = l.gates() * l.hidden, steps = shard.steps(), size = l.reads(layer);
+        float* const* to = into.data() + 4 * (layer * l.directions + d);
+        const float* own = saved.layers[layer].gates[d];
+        const float* back = l.cell == GRU ? recurrent : own;
+        product(true, false, gates, size, steps, own, gates, saved.read_by(l, layer), size, 0.0f, to[0], size);
+        const Before h = states_before(layer, d);
+        if (h.steps > 0)
+            product(true, false, gates, l.hidden, h.steps, back + h.first * gates, gates, h.states, h.ld, 0.0f, to[1],
+                    l.hidden);
+        else
+            std::memset(to[1], 0, sizeof(float) * gates * l.hidden);
+        sum_rows(own, steps, gates, to[2]);
+        if (l.cell == GRU)
+            sum_rows(recurrent, steps, gates, to[3]);
+        else
+            std::memcpy(to[3], to[2], sizeof(float) * gates);
+    }
+
+    static void sum_rows(const float* from, Index rows, Index columns, float* to) {
+        std::memset(to, 0, sizeof(float) * columns);
+        for (Index row = 0; row < rows; row++) {
+            const float* each = from + row * columns;
+#pragma omp simd
+            for (Index j = 0; j < columns; j++) to[j] += each[j];
+        }
+    }
+
+    // The gradient of what a layer has read: what the layer below has answered.
+    void pass_down(Index layer) const {
+        const Index gates = l.gates() * l.hidden, width = l.width();
+        for (Index d = 0; d < l.directions; d++)
+            product(false, false, shard.steps(), width, gates, saved.layers[layer].gates[d], gates, l.of(layer, d)[0],
+                    width, d ? 1.0f : 0.0f, d_read, width);
+        if (!l.has_mask(layer - 1)) return;
+        for (Index t = 0; t < shard.time; t++)
+            for (Index row = 0; row < shard.count[t]; row++) {
+                const float* factor = l.masks[layer - 1] + t * l.mask_step + shard.rows[row] * l.mask_row;
+                float* each = d_read + (shard.begin[t] + row) * width;
+#pragma omp simd
+                for (Index j = 0; j < width; j++) each[j] *= factor[j];
+            }
+    }
+
+    void to_input() const {
+        const Index gates = l.gates() * l.hidden, size = l.input;
+        std::vector<float> packed(shard.steps() * size);
+        for (Index d = 0; d < l.directions; d++)
+            product(false, false, shard.steps(), size, gates, saved.layers[0].gates[d], gates, l.of(0, d)[0], size,
+                    d ? 1.0f : 0.0f, packed.data(), size);
+        for (Index row = 0; row < shard.size(); row++) {
+            float* sequence = l.d_x + shard.rows[row] * l.time * size;
+            const Index length = Shard::length(l, shard.rows[row]);
+            for (Index t = 0; t < length; t++)
+                std::memcpy(sequence + t * size, packed.data() + (shard.begin[t] + row) * size, sizeof(float) * size);
+            std::memset(sequence + length * size, 0, sizeof(float) * (l.time - length) * size);
+        }
+    }
+};
+
+// Adds the gradients of the other shards to those of the first, in order, so that the sum is the same each time.
+void add_up(const Layers& l, const Plan& plan) {
+    if (plan.gradients.empty()) return;
+    in_threads(l.shards(), l.shards(), [&](Index number) {
+        Index begin = 0;
+        for (Index part = 0; part < Index(plan.sizes.size()); part++) {
+            const Index size = plan.sizes[part];
+            const Index from = size * number / l.shards(), to = size * (number + 1) / l.shards();
+            float* sum = l.d_weights[part];
+            for (Index other : plan.gradients) {
+                const float* more = l.scratch + other + begin;
+#pragma omp simd
+                for (Index j = from; j < to; j++) sum[j] += more[j];
+            }
+            begin += padded(size);
+        }
+    });
+}
+
+// ---- the loss
+
+struct CrossEntropy {  // as library.py fills it in
+    Index rows, classes;
+    const float* outputs;   // (rows, classes)
+    const Index* targets;   // (rows,)
+    const float* of_class;  // (classes,): what the loss of each class is multiplied by, or null
+    const float* of_row;    // (rows,): what the loss of each row is multiplied by, or null
+    double smoothing, share;  // the share of the mean over rows that is asked for
+    float* d_outputs;
+    double loss;            // what comes out
+};
+
+// One row: e^(output - largest) goes to d.
+double entropy_of(const CrossEntropy& e, Index row) {
+    const Index classes = e.classes, target = e.targets[row];
+    const float* output = e.outputs + row * classes;
+    float* d = e.d_outputs + row * classes;
+    float largest = output[0];
+    for (Index j = 1; j < classes; j++) largest = !(output[j] <= largest) ? output[j] : largest;
+    float sum = 0.0f;
+    for (Index j = 0; j < classes; j++) {
+        d[j] = exponential(output[j] - largest);
+        sum += d[j];
+    }
+    const float log_sum = std::log(sum) + largest, smooth = float(e.smoothing / double(classes));
+    auto weight = [&](Index j) { return e.of_class ? e.of_class[j] : 1.0f; };
+    const float certain = float(1.0 - e.smoothing) * weight(target);
+    float loss = certain * (log_sum - output[target]), all = certain;
+    if (smooth > 0.0f)
+        for (Index j = 0; j < classes; j++) {
+            loss += smooth * weight(j) * (log_sum - output[j]);
+            all += smooth * weight(j);
+        }
+    const float factor = float(e.share / double(e.rows)) * (e.of_row ? e.of_row[row] : 1.0f);
+    for (Index j = 0; j < classes; j++)
+        d[j] = factor * (all * d[j] / sum - (j == target ? certain : 0.0f) - (smooth > 0.0f ? smooth * weight(j) : 0.0f));
+    return double(loss) * double(factor);
+}
+
+// ---- the update of the weights
+
+constexpr Index WORTH_A_THREAD = 200000;  // weights, whose update takes longer than waking a thread
+
+enum Optimizer { ADAM = 0, ADAMW = 1, SGD = 2, RMSPROP = 3 };
+
+struct Update {  // as library.py fills it in
+    Index optimizer, parts, step, threads;  // step: of this update, from 1 on
+    const Index* sizes;               // of each part
+    float* const* weights;
+    float* const* gradients;          // they are clipped in place
+    float* const* first;              // Adam: exp_avg. SGD and RMSprop: momentum_buffer, or null
+    float* const* second;             // Adam: exp_avg_sq. RMSprop: square_avg
+    float* const* steps;              // the number of updates, of each part; or null
+    double lr, beta1, beta2, eps, weight_decay, momentum;
+    Index nesterov;
+    double max_value, max_norm;       // bounds of the gradient, or 0 for none
+    double norm;                      // what comes out: the gradient's norm before clipping,
+    Index clipped;                    // and whether it was clipped
+};
+
+double norm_of(const Update& u) {
+    double sum = 0.0;
+    for (Index part = 0; part < u.parts; part++)
+        for (Index begin = 0; begin < u.sizes[part]; begin += 4096) {
+            const Index end = std::min(u.sizes[part], begin + 4096);
+            const float* g = u.gradients[part];
+            float some = 0.0f;
+#pragma omp simd reduction(+ : some)
+            for (Index j = begin; j < end; j++) some += g[j] * g[j];
+            sum += double(some);
+        }
+    return std::sqrt(sum);
+}
+
+// Bounds each number of the gradient; whether any was beyond.
+bool clamp(const Update& u) {
+    const float bound = float(u.max_value);
+    Index beyond = 0;
+    for (Index part = 0; part < u.parts; part++) {
+        float* g = u.gradients[part];
+#pragma omp simd reduction(+ : beyond)
+        for (Index j = 0; j < u.sizes[part]; j++) {
+            const float value = g[j];
+            beyond += (value > bound) + (value < -bound);
+            g[j] = value > bound ? bound : (value < -bound ? -bound : value);
+        }
+    }
+    return beyond > 0;
+}
+
+void update_part(const Update& u, Index part, float factor) {
+    const Index size = u.sizes[part];
+    float *p = u.weights[part], *g = u.gradients[part];
+    float* m = u.first != nullptr ? u.first[part] : nullptr;
+    float* v = u.second != nullptr ? u.second[part] : nullptr;
+    const float lr = float(u.lr), b1 = float(u.beta1), b2 = float(u.beta2), eps = float(u.eps);
+    const float decay = float(u.weight_decay), momentum = float(u.momentum);
+    if (u.optimizer == ADAM || u.optimizer == ADAMW) {
+        const float rate = float(u.lr / (1.0 - std::pow(u.beta1, double(u.step))));
+        const float root = float(std::sqrt(1.0 - std::pow(u.beta2, double(u.step))));
+        const float coupled = u.optimizer == ADAM ? decay : 0.0f;
+        const float shrunk = u.optimizer == ADAMW ? float(1.0 - u.lr * u.weight_decay) : 1.0f;
+        const float rest1 = float(1.0 - u.beta1), rest2 = float(1.0 - u.beta2);
+#pragma omp simd
+        for (Index j = 0; j < size; j++) {
+            const float weight = p[j] * shrunk, x = g[j] * factor + coupled * weight;
+            const float mean = b1 * m[j] + rest1 * x, square = b2 * v[j] + rest2 * x * x;
+            m[j] = mean, v[j] = square;
+            p[j] = weight - rate * mean / (std::sqrt(square) / root + eps);
+        }
+    } else if (u.optimizer == SGD) {
+#pragma omp simd
+        for (Index j = 0; j < size; j++) {
+            float x = g[j] * factor + decay * p[j];
+            if (m != nullptr) {
+                m[j] = momentum * m[j] + x;
+                x = u.nesterov ? x + momentum * m[j] : m[j];
+            }
+            p[j] -= lr * x;
+        }
+    } else {
+        const float rest = float(1.0 - u.beta2);
+#pragma omp simd
+        for (Index j = 0; j < size; j++) {
+            const float x = g[j] * factor + decay * p[j];
+            v[j] = b2 * v[j] + rest * x * x;
+            float change = x / (std::sqrt(v[j]) + eps);
+            if (m != nullptr) change = m[j] = momentum * m[j] + change;
+            p[j] -= lr * change;
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// The mean loss over rows, and its gradient.
+void cross_entropy(CrossEntropy* e) {
+    e->loss = 0.0;
+    for (Index row = 0; row < e->rows; row++) e->loss += entropy_of(*e, row);
+}
+
+// Clips the gradient and updates the weights. Without a finite gradient it does nothing but tell the norm.
+void update(Update* u) {
+    u->norm = norm_of(*u);
+    u->clipped = 0;
+    if (!std::isfinite(u->norm)) return;
+    double norm = u->norm;
+    if (u->max_value > 0.0 && clamp(*u)) {
+        u->clipped = 1;
+        norm = norm_of(*u);
+    }
+    float factor = 1.0f;
+    if (u->max_norm > 0.0 && norm > u->max_norm) {
+        u->clipped = 1;
+        factor = float(u->max_norm / (norm + 1e-6));
+    }
+    const Index numbers = std::accumulate(u->sizes, u->sizes + u->parts, Index(0));
+    for (Index part = 0; u->steps != nullptr && part < u->parts; part++) *u->steps[part] += 1.0f;
+    in_threads(u->parts, numbers < WORTH_A_THREAD ? 1 : std::min(u->threads, u->parts),
+               [&](Index part) { update_part(*u, part, factor); });
+}
+
+void borrow(void* product_of_blas, void* team_of_openmp, void* threads_of_blas) {
+    sgemm = reinterpret_cast<Sgemm>(product_of_blas);
+    parallel = reinterpret_cast<decltype(parallel)>(team_of_openmp);
+    blas_threads = reinterpret_cast<decltype(blas_threads)>(threads_of_blas);
+}
+
+// How many numbers `saved` and `scratch` need.
+void sizes(const Layers* l, Index* saved, Index* scratch) {
+    const Plan plan(*l);
+    *saved = plan.saved.back();
+    *scratch = plan.scratch.back();
+}
+
+void forward(const Layers* l) {
+    const Plan plan(*l);
+    in_threads(l->shards(), l->shards(), [&](Index number) { Forward(*l, plan, number).run(); });
+}
+
+// Reads what forward has saved, and overwrites it.
+void backward(const Layers* l) {
+    const Plan plan(*l);
+    in_threads(l->shards(), l->shards(), [&](Index number) { Backward(*l, plan, number).run(); });
+    add_up(*l, plan);
+}
+}
