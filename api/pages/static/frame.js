@@ -47,3 +47,4 @@ the("sign-out").addEventListener("click", async () => {
   signIn();
 });
 drawSession();
+document.querySelector(".frame [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone the menu is wider

@@ -135,6 +135,7 @@ async function drawActions() {
   fill(
     the("actions"),
     job.links.model && h("a", { class: "button main", href: job.links.model, download: true }, "Download model"),
+    job.links.model && job.terminal && h("a", { class: "button", href: `/try?job=${job.id}` }, "Try it"),
     job.links.answers && h("a", { class: "button main", href: job.links.answers, download: true }, "Download answers"),
     allowed && !job.terminal && job.status !== "paused" && !job.pause_requested && does("pause", "Pause"),
     allowed && !job.terminal && (job.status === "paused" || job.pause_requested) && does("resume", "Resume", { class: "main" }),

@@ -101,7 +101,8 @@ def test_a_model_is_asked_by_a_form_and_with_a_csv(
     tmp_path: Path,
 ) -> None:
     job_id = ended(walking[0].folder)
-    page.goto(f"{server}/try?job={job_id}")
+    page.goto(f"{server}/jobs/{job_id}")
+    page.get_by_role("link", name="Try it").click()
     for _ in range(2):
         page.get_by_role("button", name="Remove the last").click()
     page.get_by_label("second, step 1").fill("1")
