@@ -70,7 +70,7 @@ async function take(file) {
 
 /** The names of the columns, of a file whose first line has them. The service reads the others. */
 async function columnsOf(file) {
-  if (!/\.(csv|tsv|txt)$/i.test(file.name)) return [];
+  if (!/\.(csv|tsv)$/i.test(file.name)) return [];
   const first = (await file.slice(0, HEAD_BYTES).text()).split(/\r?\n/, 1)[0].replace(/^\uFEFF/, "");
   const sign = ["\t", ";", ",", "|"].sort((a, b) => first.split(b).length - first.split(a).length)[0];
   const cells = first.match(new RegExp(`("([^"]|"")*"|[^${sign === "|" ? "\\|" : sign}]*)(${sign === "|" ? "\\|" : sign}|$)`, "g")) ?? [];
@@ -156,8 +156,8 @@ function infer(schema) {
   for (const element of the("fields").querySelectorAll("select, input")) {
     if (element.dataset.changed) continue;
     const now = [schema[element.name] ?? []].flat();
+    for (const name of element.options ? now : []) if (![...element.options].some((option) => option.value === name)) element.append(h("option", { value: name }, name));
     if (element.multiple) for (const option of element.options) option.selected = now.includes(option.value);
-    else if (element.tagName === "SELECT" && now.length && ![...element.options].some((option) => option.value === now[0])) element.append(h("option", { value: now[0], selected: true }, now[0]));
     else element.value = element.tagName === "SELECT" ? now[0] ?? "" : now.join(", ");
   }
 }
