@@ -152,6 +152,35 @@ def test_the_layers_go_on_from_states(cell: str, lengths: list[int] | None) -> N
 
 
 @compiled
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+def test_the_gradient_is_that_of_finite_differences(cell: str) -> None:
+    """Along random directions in the space of all weights: the loss changes as the gradient says."""
+    kind, options = CELLS[cell]
+    torch.manual_seed(0)
+    rnn = kind(3, 6, 2, batch_first=True, bidirectional=True, **options)
+    x, lengths = torch.randn(5, 8, 3), torch.tensor([8, 3, 5, 1, 8])
+
+    def loss() -> Tensor:
+        outputs, final, _ = recur(rnn, x, lengths)
+        assert outputs is not None
+        return outputs.sin().sum() + final.square().sum()
+
+    loss().backward()  # type: ignore[no-untyped-call]
+    step = 3e-3
+    for _ in range(4):
+        directions = [torch.randn_like(weight) for weight in rnn.parameters()]
+        found = []
+        with torch.no_grad():
+            for sign in (step, -2 * step, step):  # there, to the other side, and back
+                for weight, direction in zip(rnn.parameters(), directions, strict=True):
+                    weight += sign * direction
+                found.append(float(loss()))
+        pairs = zip(rnn.parameters(), directions, strict=True)
+        expected = sum(float((weight.grad * direction).sum()) for weight, direction in pairs if weight.grad is not None)
+        assert (found[0] - found[1]) / (2 * step) == pytest.approx(expected, rel=0.02, abs=0.05)
+
+
+@compiled
 def test_a_gradient_can_be_asked_for_once() -> None:
     rnn = nn.GRU(2, 3, batch_first=True)
     _, final, _ = recur(rnn, torch.randn(2, 4, 2), None)
