@@ -94,7 +94,7 @@ bench: setup  ## measure speed and accuracy, and write benchmarks/RESULTS.md (20
 house: setup  ## count modules, imports that run upward, circles and long functions, here and at another commit (SINCE=HEAD~1)
 	@$(BIN)/python -m benchmarks.house $(SINCE)
 
-histories: setup  ## train the nine presets here and at another commit, and compare all numbers bit for bit (SINCE=HEAD~1)
+histories: setup  ## train the nine presets here and at another commit, and compare all numbers bit for bit (SINCE=HEAD~1, or engines)
 	@$(BIN)/python -m benchmarks.histories $(or $(SINCE),HEAD~1)
 
 lock: setup  ## pin every dependency again, with hashes, from requirements/*.in
