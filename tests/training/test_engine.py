@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from services.errors import Diverged
 from services.training.data import MiniBatch, batches_of, in_pieces
-from services.training.engine import building, choice, library
+from services.training.engine import building, choice, layers, library
 from services.training.engine.layers import recur
 from services.training.engine.network import refusal
 from services.training.files import npz
@@ -66,11 +66,11 @@ def networks(draw: st.DrawFn) -> tuple[nn.RNNBase, Tensor, Tensor | None]:
     """A network of any cell, in float64, with steps and their lengths."""
     kind, options = CELLS[draw(st.sampled_from(sorted(CELLS)))]
     sizes = st.integers(1, 9)
-    inputs, hidden, layers = draw(sizes), draw(st.sampled_from((1, 2, 7, 16, 33))), draw(st.integers(1, 3))
+    inputs, hidden, depth = draw(sizes), draw(st.sampled_from((1, 2, 7, 16, 33))), draw(st.integers(1, 3))
     batch, time = draw(sizes), draw(st.integers(1, 12))
     torch.manual_seed(draw(st.integers(0, 2**32)))
     both = draw(st.booleans())
-    rnn = kind(inputs, hidden, layers, batch_first=True, bidirectional=both, dtype=torch.float64, **options)
+    rnn = kind(inputs, hidden, depth, batch_first=True, bidirectional=both, dtype=torch.float64, **options)
     if rnn.mode == "RNN_RELU":  # far from its kink, where rounding would decide which of two gradients it has
         with torch.no_grad():
             for name, parameter in rnn.named_parameters():
@@ -149,6 +149,29 @@ def test_the_layers_go_on_from_states(cell: str, lengths: list[int] | None) -> N
     wanted[0].square().sum().backward()  # type: ignore[no-untyped-call]
     for parameter, reference in zip(mine.parameters(), rnn.parameters(), strict=True):
         near(parameter.grad, reference.grad)
+
+
+@compiled
+@pytest.mark.parametrize("lengths", [None, [6, 2, 9, 1]])
+def test_without_a_gradient_a_few_sequences_are_computed_at_a_time(
+    lengths: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    rnn, x = nn.LSTM(3, 5, 2, batch_first=True), torch.randn(4, 9, 3)
+    sizes, state = None if lengths is None else torch.tensor(lengths), (torch.randn(2, 4, 5), torch.randn(2, 4, 5))
+    whole = recur(rnn, x, sizes, state)
+    monkeypatch.setattr(layers, "NUMBERS_AT_ONCE", 3 * 9 * 2 * 5 * 8)
+    with torch.no_grad():
+        parts = recur(rnn, x, sizes, state)
+    for found, wanted in zip((parts[0], parts[1], *parts[2]), (whole[0], whole[1], *whole[2]), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@compiled
+def test_another_precision_is_refused() -> None:
+    rnn = nn.GRU(2, 3, batch_first=True, dtype=torch.float64)
+    with pytest.raises(TypeError, match="float32"):
+        recur(rnn, torch.randn(2, 4, 2, dtype=torch.float64), None)
 
 
 @compiled
@@ -279,16 +302,16 @@ def specs(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
     if kind != "tags" and draw(st.booleans()):
         arrays = of_many_lengths(arrays)
     cell = draw(st.sampled_from(("rnn", "lstm", "gru")))
-    layers = draw(st.integers(1, 2))
+    depth = draw(st.integers(1, 2))
     poolings = ("none",) if kind == "tags" else ("last", "final", "mean", "max", "attention")
     architecture = {
         "cell": cell,
         "hidden_size": draw(st.sampled_from((1, 5, 16))),
-        "num_layers": layers,
+        "num_layers": depth,
         "bidirectional": draw(st.booleans()),
         "pooling": draw(st.sampled_from(poolings)),
         "batch_norm": draw(st.sampled_from((False, False, True))),
-        "dropout": draw(st.sampled_from((0.0, 0.3))) if layers > 1 else 0.0,
+        "dropout": draw(st.sampled_from((0.0, 0.3))) if depth > 1 else 0.0,
         "head_dropout": draw(st.sampled_from((0.0, 0.2))),
     }
     training = {

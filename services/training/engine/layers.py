@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from services.training.engine.library import Layers, load
 
 CELLS = {"RNN_TANH": 0, "RNN_RELU": 1, "LSTM": 2, "GRU": 3}
+NUMBERS_AT_ONCE = 1 << 24
+NUMBERS_OF_A_UNIT = 8
+"""That are kept of a unit at a time step, about: its gates, its states and its output."""
 State = tuple[Tensor, ...]
 Computed = tuple[Tensor | None, Tensor, State]
 
@@ -22,14 +25,37 @@ def recur(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None, state: State = (),
     hidden_size) each, without a gradient and only if `state` is given or x is one-directional.
 
     x (batch, time, channels) in float32; lengths (batch,) in int64, of at least 1. `state` is what the layers begin
-    from, zeros if it is (). No step after an end is computed. The gradient can be asked for once.
+    from, zeros if it is (). No step after an end is computed. The gradient can be asked for once. Without one, a few
+    sequences are computed at a time. Raises TypeError for another precision.
     """
+    if x.dtype != torch.float32:
+        raise TypeError(f"compiled layers compute in float32, and this is {x.dtype}")
+    if not torch.is_grad_enabled() and len(x) > (rows := _rows_at_once(rnn, x.shape[1])):
+        return _in_parts(rnn, x, lengths, state, outputs, rows)
     masks = dropped(rnn, x, lengths)
     weights = cast("list[Tensor]", rnn._flat_weights)
+    lengths = None if lengths is None else lengths.long().contiguous()
     answered, final, *after = _Recurrence.apply(  # type: ignore[no-untyped-call]
         x.contiguous(), lengths, masks, rnn, [each.contiguous() for each in state], outputs, *weights
     )
     return answered, final, tuple(after)
+
+
+def _rows_at_once(rnn: nn.RNNBase, time: int) -> int:
+    """How many sequences are computed at a time if nothing has to be kept for a gradient."""
+    directions = 2 if rnn.bidirectional else 1
+    return max(1, NUMBERS_AT_ONCE // (time * rnn.num_layers * directions * rnn.hidden_size * NUMBERS_OF_A_UNIT))
+
+
+def _in_parts(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None, state: State, outputs: bool, rows: int) -> Computed:
+    parts = []
+    for begin in range(0, len(x), rows):
+        chosen = slice(begin, begin + rows)
+        before = tuple(each[:, chosen] for each in state)
+        parts.append(recur(rnn, x[chosen], None if lengths is None else lengths[chosen], before, outputs=outputs))
+    answered, final, after = zip(*parts, strict=True)
+    joined = torch.cat([each for each in answered if each is not None]) if outputs else None
+    return joined, torch.cat(final), tuple(torch.cat(each, dim=1) for each in zip(*after, strict=True))
 
 
 def dropped(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None) -> list[Tensor]:

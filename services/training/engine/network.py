@@ -60,12 +60,14 @@ def by_autograd(mean: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Loss
 def cross_entropy(weights: Tensor | None, smoothing: float) -> Loss:
     """That of classes, in compiled code: `metrics.cross_entropies`, whose `weights` are those of classes."""
     compiled = load().cross_entropy
+    weights = None if weights is None else weights.float().contiguous()
 
     def loss(outputs: Tensor, batch: MiniBatch, share: float) -> tuple[float, Tensor]:
-        gradient = torch.empty_like(outputs)
-        call = CrossEntropy(*outputs.shape, outputs.data_ptr(), batch.y.data_ptr())
+        gradient, y = torch.empty_like(outputs), batch.y.long().contiguous()
+        call = CrossEntropy(*outputs.shape, outputs.data_ptr(), y.data_ptr())
         call.of_class = None if weights is None else weights.data_ptr()
-        call.of_row = None if batch.weights is None else batch.weights.data_ptr()
+        of_row = None if batch.weights is None else batch.weights.float().contiguous()
+        call.of_row = None if of_row is None else of_row.data_ptr()
         call.smoothing, call.share, call.d_outputs = smoothing, share, gradient.data_ptr()
         compiled(call)
         return call.loss, gradient
@@ -116,10 +118,11 @@ class Network:
         layers.head = ctypes.addressof(head)
         by_step = model.architecture.pooling == "none"
         rows = samples
-        if batch.lengths is not None:
-            layers.lengths = batch.lengths.data_ptr()
+        lengths = None if batch.lengths is None else batch.lengths.long().contiguous()
+        if lengths is not None:
+            layers.lengths = lengths.data_ptr()
         if by_step:
-            rows = samples * time if batch.lengths is None else int(batch.lengths.sum())
+            rows = samples * time if lengths is None else int(lengths.sum())
         masks = dropped(rnn, x, batch.lengths)
         if masks:
             table = addresses(masks)
@@ -128,7 +131,7 @@ class Network:
         if mask is not None:
             head.mask = mask.data_ptr()
         if batch.static is not None:
-            side = batch.static.contiguous()
+            side = batch.static.float().contiguous()
             head.beside, head.side = side.shape[1], side.data_ptr()
         head.weight, head.bias = model.head.weight.data_ptr(), model.head.bias.data_ptr()
         outputs = x.new_empty(rows, model.head.out_features)
