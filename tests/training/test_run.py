@@ -126,6 +126,7 @@ def test_a_run_is_told_from_its_start_to_its_files(order: Callable[..., Event]) 
         "threads": 1,
         "torch": torch.__version__,
         "checkpoints": [],
+        "details": {"engine": run.engine.name},
     }
     assert told[1]["first_step"] == 1
     assert len(told[1]["loss"]) == 1  # the very first update is told at once

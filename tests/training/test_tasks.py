@@ -19,6 +19,7 @@ ALLOWED = {
     "services/training/spec/footprint.py",  # describes synthetic data, which has classes
     "services/training/spec/automatic.py",  # what suits each task
     "services/training/files/sequences.py",  # what the readers of files say of targets
+    "services/training/files/preview.py",  # shows what they say
     "services/training/export/checked.py",  # what an exported file has for each task
     "services/training/export/model.py",
 }

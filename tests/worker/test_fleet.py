@@ -243,7 +243,14 @@ def test_workers_share_the_cpu_and_jobs_run_side_by_side(
 
 def cpu_workers_of(fleet: Process, count: int) -> list[psutil.Process]:
     """The Celery main processes that are up with their pool child."""
-    wait_until(lambda: len([one for one in psutil.Process(fleet.pid).children() if one.children()]) == count, 30)
+
+    def is_up(one: psutil.Process) -> bool:
+        try:
+            return bool(one.children())
+        except psutil.NoSuchProcess:  # what tested a GPU has ended
+            return False
+
+    wait_until(lambda: sum(map(is_up, psutil.Process(fleet.pid).children())) == count, 30)
     return psutil.Process(fleet.pid).children()
 
 

@@ -96,7 +96,7 @@ def test_a_run_that_rolled_back_keeps_only_what_it_lived_last(
     tasks.ring(make_slot(), "default")
     assert watch.job(job.id).status == "succeeded"
     [event] = watch.events(job.id, "rolled_back")
-    assert (event.message, event.data) == ("Rolled back.", {"lr_factor": 0.5})
+    assert (event.message, event.data) == ("Rolled back.", {"lr_factor": 0.5, "epoch": 0, "step": 0})
     with db.read_scope(engine) as session:
         steps = progress.steps(session, job.id)
         assert (list(steps.step), list(steps.loss[:5])) == ([*range(1, 13)], [9.0] * 5)
