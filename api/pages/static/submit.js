@@ -29,16 +29,20 @@ function once_more(job) {
   return document_;
 }
 
+const HORIZON = 24;
+
+/** The text that the page begins with: the spec of another job, or one that leaves all but its data to the service. */
 async function first() {
   if (query.get("from")) {
     const job = await get(`/v1/jobs/${encodeURIComponent(query.get("from"))}`);
     say(the("title"), `Run ${job.name ?? job.id} again`);
-    return once_more(job);
+    return JSON.stringify(once_more(job), null, 2);
   }
-  let dataset = query.get("dataset");
-  if (!dataset) dataset = (await get("/v1/datasets?limit=1")).data[0]?.name ?? null;
-  const data = dataset ? { dataset } : { synthetic: { samples: 1000, length: 50, features: 10, classes: 2 } };
-  return { name: "first", preset: "basic_gru", training: { epochs: 20 }, data, tags: {} };
+  const named = query.get("dataset");
+  const dataset = named ? await get(`/v1/datasets/${encodeURIComponent(named)}`) : (await get("/v1/datasets?limit=1")).data[0];
+  if (!dataset) return "name: first\ndata: {synthetic: {samples: 1000, length: 50, features: 10, classes: 2}}\n";
+  const task = dataset.target === "series" ? `task: {name: forecast, horizon: ${HORIZON}}\n` : "";
+  return `name: ${dataset.name}\n${task}data: {dataset: ${dataset.name}@${dataset.version}}\n`;
 }
 
 function sent() {
@@ -74,13 +78,16 @@ function drawForeseen(dry) {
     ["Time", dry.estimate.message],
     ["Faster", dry.cheaper],
     ["Not checked", dry.unchecked],
-    ...dry.chosen.map((each) => [each.field, `${JSON.stringify(each.value)}: ${each.why}`]),
   ];
-  fill(
-    the("foreseen"),
-    pairs.filter(([, value]) => value).flatMap(([title, value]) => [h("dt", {}, title), h("dd", {}, value)]),
-    dry.warnings.length > 0 && [h("dt", {}, "Warnings"), h("dd", {}, dry.warnings.map((each) => h("p", { class: "notice warn" }, each)))],
-  );
+  fill(the("warnings"), dry.warnings.map((each) => h("p", { class: "notice warn" }, each)));
+  fill(the("foreseen"), pairs.filter(([, value]) => value).flatMap(titled));
+  the("chosen-part").hidden = dry.chosen.length === 0;
+  say(the("chosen-title"), `${dry.chosen.length} fields are chosen for the data, and why`);
+  fill(the("chosen"), dry.chosen.flatMap((each) => titled([each.field, `${JSON.stringify(each.value)}: ${each.why}`])));
+}
+
+function titled([title, value]) {
+  return [h("dt", {}, title), h("dd", {}, value)];
 }
 
 /** What is wrong, each with its line; pressing it selects the place in the text. */
@@ -91,7 +98,8 @@ function drawProblems(error) {
     return;
   }
   the("submit").disabled = true;
-  fill(the("foreseen"));
+  for (const id of ["warnings", "foreseen", "chosen"]) fill(the(id));
+  the("chosen-part").hidden = true;
   const found = (error.errors ?? []).map((each) => {
     const place = located(editor.value, each.pointer);
     const line = place && editor.value.slice(0, place[0]).split("\n").length;
@@ -128,8 +136,8 @@ editor.addEventListener("input", () => {
 });
 the("form").addEventListener("submit", submit);
 first().then(
-  (document_) => {
-    editor.value = JSON.stringify(document_, null, 2);
+  (text) => {
+    editor.value = text;
     return check();
   },
   (error) => drawProblems(error),

@@ -61,9 +61,27 @@ def test_a_file_is_dropped_and_its_schema_corrected(
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
     page.get_by_role("link", name="Train on this").click()
-    expect(page.get_by_role("textbox", name="Spec")).to_have_value(re.compile('"dataset": "walks@1"'))
+    expect(page.get_by_role("textbox", name="Spec")).to_have_value("name: walks\ndata: {dataset: walks@1}\n")
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled()
+    chosen = page.get_by_text(re.compile("fields are chosen for the data"))
+    expect(page.locator("#chosen")).to_be_hidden()
+    chosen.click()
+    expect(page.locator("#chosen")).to_contain_text("architecture.cell")
+    assert barriers(page) == []
     page.goto(f"{server}/datasets")
     expect(page.get_by_role("row", name="walks@1")).to_contain_text("what")
     page.set_viewport_size({"width": 390, "height": 844})
     assert barriers(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_series_is_trained_to_forecast(client: FlaskClient, server: str, page: Page) -> None:
+    hours = [f"2026-01-{day:02}T{hour:02}:00,{day + hour % 12}" for day in range(1, 29) for hour in range(24)]
+    page.goto(f"{server}/datasets")
+    page.locator("#drop").evaluate(DROP, ["load.csv", "\n".join(["time,load", *hours, ""])])
+    page.get_by_role("button", name="Make the data set").click()
+    page.wait_for_url("**/datasets/ds_*")
+    page.get_by_role("link", name="Train on this").click()
+    text = "name: load\ntask: {name: forecast, horizon: 24}\ndata: {dataset: load@1}\n"
+    expect(page.get_by_role("textbox", name="Spec")).to_have_value(text)
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled()
