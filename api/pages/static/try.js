@@ -2,7 +2,7 @@
 
 import { drawAnswer, seconds } from "./answers.js";
 import { ask, get } from "./api.js";
-import { h, problem, say, the } from "./dom.js";
+import { fill, h, problem, say, the } from "./dom.js";
 import { bytes, words } from "./format.js";
 import { may, Scope, session } from "./session.js";
 
@@ -145,14 +145,29 @@ async function drawCurl() {
 
 let waiting = null;
 function changed() {
+  forgetAnswer();
   clearTimeout(waiting);
   waiting = setTimeout(drawCurl, 150);
 }
 
 // Asking
 
+let answered = false;
+let asked = 0; // an answer counts only if the question is still the same
+
+/** An answer stands only beside the question that it answers. */
+function forgetAnswer() {
+  asked += 1;
+  if (!answered) return;
+  answered = false;
+  for (const id of ["asking", "who"]) say(the(id), "");
+  fill(the("answer"), h("p", { class: "muted" }, "It appears here when you ask."));
+}
+
 async function send(event) {
   event.preventDefault();
+  forgetAnswer();
+  const mine = asked;
   const { type, text } = question();
   const before = past();
   the("ask").disabled = true;
@@ -160,15 +175,18 @@ async function send(event) {
   try {
     const began = performance.now();
     const { body: found } = await ask(about.path, { method: "POST", json: text, headers: { "content-type": type } });
+    if (mine !== asked) return;
     say(the("asking"), `answered in ${Math.round(performance.now() - began)} ms`);
     problem(the("problem"), null);
     say(the("who"), found.model.name ? `${found.model.name}@${found.model.version}` : "");
     drawAnswer(the("answer"), found, before);
+    answered = true;
   } catch (error) {
-    say(the("asking"), "");
+    if (mine !== asked) return;
     problem(the("problem"), error);
   } finally {
     the("ask").disabled = false;
+    if (!answered) say(the("asking"), "");
   }
 }
 

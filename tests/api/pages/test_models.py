@@ -119,6 +119,11 @@ def test_a_model_is_asked_by_a_form_and_with_a_csv(
     expect(page.locator("#curl")).to_contain_text(f"/v1/jobs/{job_id}/predict")
     expect(page.locator("#curl")).to_contain_text('"speed":2.5')
     assert barriers(page) == []
+    page.get_by_label("speed, step 1").fill("fast")
+    expect(answer.get_by_role("progressbar")).to_have_count(0)
+    page.get_by_role("button", name="Ask the model").click()
+    expect(page.get_by_role("alert")).to_contain_text("`speed`")
+    expect(answer.get_by_role("progressbar")).to_have_count(0)
 
     columns = {name: values for name, values in walks().items() if name != "activity"}
     columns["walk"] = [SCRIPT if name == "w00" else name for name in columns["walk"]]
