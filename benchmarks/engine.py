@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "var" / "peers"
 """skorch and Lightning, installed by this benchmark beside the torch that is there."""
 PACKAGES = ("skorch", "lightning", "pytorch-lightning", "lightning-utilities", "torchmetrics", "scikit-learn", "joblib")
-MORE = ("threadpoolctl", "tabulate", "tqdm", "fsspec", "packaging", "aiohttp", "narwhals")
+MORE = ("scipy", "cloudpickle", "threadpoolctl", "tabulate", "tqdm", "fsspec", "packaging", "aiohttp", "narwhals")
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from services.errors import Diverged
 from services.training.data import MiniBatch, batches_of, in_pieces
 from services.training.engine import building, choice, layers, library
+from services.training.engine.layers import CELLS as MODES
 from services.training.engine.layers import recur
 from services.training.engine.network import refusal
 from services.training.files import npz
@@ -168,10 +170,39 @@ def test_without_a_gradient_a_few_sequences_are_computed_at_a_time(
 
 
 @compiled
-def test_another_precision_is_refused() -> None:
-    rnn = nn.GRU(2, 3, batch_first=True, dtype=torch.float64)
-    with pytest.raises(TypeError, match="float32"):
-        recur(rnn, torch.randn(2, 4, 2, dtype=torch.float64), None)
+@pytest.mark.parametrize(
+    ("x", "lengths", "said"),
+    [
+        (torch.zeros(2, 4, 2, dtype=torch.float64), None, "float32"),
+        (torch.zeros(2, 0, 2), None, "no steps"),
+        (torch.zeros(0, 4, 2), None, "no steps"),
+        (torch.zeros(2, 4, 2), torch.tensor([4, 0]), "from 1 to 4"),
+        (torch.zeros(2, 4, 2), torch.tensor([4, 5]), "from 1 to 4"),
+        (torch.zeros(2, 4, 2), torch.tensor([4]), "one for each of 2"),
+    ],
+)
+def test_what_compiled_code_cannot_read_is_refused(x: Tensor, lengths: Tensor | None, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        recur(nn.GRU(2, 3, batch_first=True), x, lengths)
+
+
+@compiled
+def test_lengths_of_any_kind_are_read() -> None:
+    rnn, x = nn.GRU(2, 3, batch_first=True), torch.randn(3, 4, 2)
+    wanted = recur(rnn, x, torch.tensor([4, 1, 2]))[1]
+    strided = torch.tensor([4, 9, 1, 9, 2, 9])[::2]
+    for lengths in (torch.tensor([4, 1, 2], dtype=torch.int32), strided):
+        assert torch.equal(recur(rnn, x, lengths)[1], wanted)
+
+
+@compiled
+def test_a_wide_network_is_cut_into_few_shards() -> None:
+    """Each but the first has a gradient of its own: 64 of them would take 0.8 GB."""
+    size = 900
+    call = library.Layers(MODES["LSTM"], 64, 1, size, size, 1, 1, 64)
+    numbers = [ctypes.c_int64(), ctypes.c_int64()]
+    library.load().sizes(call, *map(ctypes.byref, numbers))
+    assert numbers[1].value * 4 < 200e6
 
 
 @compiled
@@ -452,8 +483,10 @@ def test_building_replaces_what_an_older_version_left(tmp_path: Path, monkeypatc
     monkeypatch.setattr(building, "FLAGS", tuple(flag for flag in building.FLAGS if flag != "-O3"))
     folder = building.path_of("DEFAULT").parent
     folder.mkdir(parents=True)
-    old = folder / "recurrent-0123456789ab-avx2.so"
-    old.write_bytes(b"")
+    old, other = folder / "recurrent-0123456789ab-avx2.so", folder / "recurrent-ba9876543210-avx2.so"
+    for path in (old, other):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
     (made,) = building.build()
-    assert made.exists()
-    assert list(folder.iterdir()) == [made]
+    assert made.stat().st_mode & 0o777 == 0o644
+    assert set(folder.iterdir()) == {made, other}  # which another checkout may use

@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +29,8 @@ PROCESSORS = {
 """By the names of torch.backends.cpu.get_cpu_capability(). A library for DEFAULT runs on all others too."""
 SECONDS = 300
 """A compiler that takes longer has hung."""
+KEPT_SECONDS = 30 * 24 * 3600
+"""So long libraries of other versions are kept."""
 
 
 class CannotBuild(Exception):
@@ -70,19 +74,28 @@ def build() -> list[Path]:
             raise CannotBuild("there is no C++ compiler")
         for processor, path in missing.items():
             _compile([*command, *FLAGS, *PROCESSORS[processor]], path)
-    for old in set(path_of("DEFAULT").parent.glob("recurrent-*.so")) - set(paths.values()):
-        old.unlink(missing_ok=True)
+    _clean(path_of("DEFAULT").parent, set(paths.values()))
     return list(paths.values())
+
+
+def _clean(folder: Path, ours: set[Path]) -> None:
+    """Deletes what nobody has built for a while: another checkout may have the same environment."""
+    with suppress(OSError):
+        for old in set(folder.glob("recurrent-*.so")) - ours:
+            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                old.unlink(missing_ok=True)
 
 
 def _compile(command: Sequence[str], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o755)  # whoever trains must be able to read it
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder, path.name)
             subprocess.run(
                 [*command, str(SOURCE), "-o", str(made)], check=True, capture_output=True, text=True, timeout=SECONDS
             )
+            made.chmod(0o644)
             made.replace(path)
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or error.stdout or "").strip().splitlines()

@@ -26,19 +26,32 @@ def recur(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None, state: State = (),
 
     x (batch, time, channels) in float32; lengths (batch,) in int64, of at least 1. `state` is what the layers begin
     from, zeros if it is (). No step after an end is computed. The gradient can be asked for once. Without one, a few
-    sequences are computed at a time. Raises TypeError for another precision.
+    sequences are computed at a time. Raises what `checked` does.
     """
-    if x.dtype != torch.float32:
-        raise TypeError(f"compiled layers compute in float32, and this is {x.dtype}")
+    x, lengths = checked(x, lengths)
     if not torch.is_grad_enabled() and len(x) > (rows := _rows_at_once(rnn, x.shape[1])):
         return _in_parts(rnn, x, lengths, state, outputs, rows)
     masks = dropped(rnn, x, lengths)
     weights = cast("list[Tensor]", rnn._flat_weights)
-    lengths = None if lengths is None else lengths.long().contiguous()
     answered, final, *after = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), lengths, masks, rnn, [each.contiguous() for each in state], outputs, *weights
+        x, lengths, masks, rnn, [each.contiguous() for each in state], outputs, *weights
     )
     return answered, final, tuple(after)
+
+
+def checked(x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Steps and lengths as compiled code reads them. Raises TypeError for another precision than float32, ValueError
+    where there are no steps, or not so many as lengths say."""
+    if x.dtype != torch.float32:
+        raise TypeError(f"compiled layers compute in float32, and this is {x.dtype}")
+    if not x.numel():
+        raise ValueError("there are no steps")
+    if lengths is not None:
+        lengths = lengths.long().contiguous()
+        shortest, longest = (int(each) for each in lengths.aminmax())
+        if len(lengths) != len(x) or shortest < 1 or longest > x.shape[1]:
+            raise ValueError(f"lengths must be from 1 to {x.shape[1]}, one for each of {len(x)} sequences")
+    return x.contiguous(), lengths
 
 
 def _rows_at_once(rnn: nn.RNNBase, time: int) -> int:

@@ -70,7 +70,11 @@ class Unavailable(Exception):
 def load() -> ctypes.CDLL:
     """The library for this processor, loaded once. Raises Unavailable."""
     for processor in dict.fromkeys((torch.backends.cpu.get_cpu_capability(), "DEFAULT")):
-        if path_of(processor).exists():
+        try:
+            is_built = path_of(processor).exists()
+        except OSError as error:
+            raise Unavailable(f"they cannot be read ({error})") from error
+        if is_built:
             return _ready(path_of(processor))
     raise Unavailable("they were not built here (`make setup` builds them where there is a C++ compiler)")
 

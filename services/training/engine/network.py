@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from services.training.engine.layers import CELLS, addresses, dropped
+from services.training.engine.layers import CELLS, addresses, checked, dropped
 from services.training.engine.library import CrossEntropy, Head, Layers, Update, load
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class Network:
     def computed(self, batch: MiniBatch, loss: Loss, share: float) -> tuple[Tensor, float]:
         """The outputs for a batch, (samples, output_size) or a row for each valid step, and their loss times `share`.
         The gradient is written to `gradient`."""
-        model, rnn, x = self.model, self.model.rnn, batch.x.contiguous()
+        model, rnn = self.model, self.model.rnn
+        x, lengths = checked(batch.x, batch.lengths)
         samples, time, size = x.shape
         threads = torch.get_num_threads()
         layers = Layers(
@@ -118,7 +119,6 @@ class Network:
         layers.head = ctypes.addressof(head)
         by_step = model.architecture.pooling == "none"
         rows = samples
-        lengths = None if batch.lengths is None else batch.lengths.long().contiguous()
         if lengths is not None:
             layers.lengths = lengths.data_ptr()
         if by_step:

@@ -92,9 +92,9 @@ inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    std::int32_t bits;
+    std::uint32_t bits;
     std::memcpy(&bits, &shifted, 4);
-    bits = (bits - 0x4B400000 + 127) << 23;
+    bits = (bits - 0x4B400000u + 127u) << 23;
     float scale;
     std::memcpy(&scale, &bits, 4);
     return p * scale;
@@ -131,6 +131,8 @@ struct Head {  // a pooling and a linear layer
     const float* d_outputs;
 };
 
+constexpr Index MOST_NUMBERS = Index(1) << 24;  // of the gradients of all shards but the first
+
 struct Layers {  // as library.py fills it in
     Index cell, batch, time, input, hidden, layers, directions, threads;
     const float* x;              // (batch, time, input)
@@ -156,7 +158,13 @@ struct Layers {  // as library.py fills it in
     Index gates() const { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
     Index width() const { return directions * hidden; }
     Index reads(Index layer) const { return layer ? width() : input; }
-    Index shards() const { return std::max<Index>(1, std::min(threads, batch)); }
+    // Each shard but the first has a gradient of all weights of its own, which must not take too much memory.
+    Index shards() const {
+        Index weights = 0;
+        for (Index layer = 0; layer < layers; layer++)
+            weights += directions * gates() * hidden * (reads(layer) + hidden + 2);
+        return std::max<Index>(1, std::min({threads, batch, 1 + MOST_NUMBERS / weights}));
+    }
     bool has_mask(Index layer) const { return masks != nullptr && layer + 1 < layers && masks[layer] != nullptr; }
     const float* const* of(Index layer, Index direction) const { return weights + 4 * (layer * directions + direction); }
     Index pooled() const { return width() + head->beside; }
