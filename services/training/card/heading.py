@@ -88,12 +88,16 @@ def about(facts: Facts) -> Lines:
         ("split", _split(spec["data"]["split"])),
         ("columns", _roles(data.get("schema") or {})),
         ("made", f"{facts.made_at:%Y-%m-%d %H:%M} UTC, in {_time(facts)} of training"),
-        (
-            "made with",
-            f"Loopline {made['loopline']}, PyTorch {made['torch']}, Python {made['python']}, {made['device']}",
-        ),
+        ("made with", _tools(made)),
     ]
     return [*table(("", ""), [(each, said) for each, said in rows if said], right=2)]
+
+
+def _tools(made: Mapping[str, str]) -> str:
+    named = {"Loopline": "loopline", "PyTorch": "torch", "Python": "python"}
+    engine = made.get("engine", "torch")  # older models do not say it
+    layers = [engine.replace("compiled", "compiled layers")] if engine != "torch" else []
+    return ", ".join([*(f"{name} {made[key]}" for name, key in named.items()), made["device"], *layers])
 
 
 def _network(facts: Facts) -> str:
