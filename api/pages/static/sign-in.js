@@ -7,7 +7,7 @@ import { say, the } from "./dom.js";
 function back() {
   const to = new URLSearchParams(location.search).get("to") ?? "/jobs";
   const url = new URL(to, location.origin);
-  return to.startsWith("/") && url.origin === location.origin ? url.pathname + url.search + url.hash : "/jobs";
+  return to.startsWith("/") && url.origin === location.origin ? url.href : "/jobs";
 }
 
 async function signIn(event) {

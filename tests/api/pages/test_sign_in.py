@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -79,3 +80,15 @@ def test_signing_in_leads_nowhere_else(server: str, page: Page, make_key: Callab
     sign_in(page, make_key("read"))
     page.wait_for_url(f"{server}/**")
     expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+
+
+@pytest.mark.parametrize("to", ["/.//evil.example/jobs", "/..//evil.example/jobs", "/%2e//evil.example/jobs"])
+def test_a_path_that_becomes_a_host_stays_a_path(
+    server: str, page: Page, make_key: Callable[..., str], to: str
+) -> None:
+    there = re.compile(r"^[^?]*//evil\.example/jobs$")
+    page.route(there, lambda route: route.fulfill(body="here"))
+    page.goto(f"{server}/sign-in?to={to}")
+    sign_in(page, make_key("read"))
+    page.wait_for_url(there)
+    assert page.url == f"{server}//evil.example/jobs"
