@@ -15,7 +15,7 @@ export class Curves {
   #seconds = [0];
 
   constructor(jobId) {
-    this.#path = `/v1/jobs/${jobId}`;
+    this.#path = `/v1/jobs/${encodeURIComponent(jobId)}`;
   }
 
   /** Asks for what is new; `job` is the job as it is now. Gives whether there was something. */

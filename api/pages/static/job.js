@@ -12,7 +12,7 @@ import { judged, reached, state, sure } from "./state.js";
 import { table } from "./tables.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
-const path = `/v1/jobs/${id}`;
+const path = `/v1/jobs/${encodeURIComponent(id)}`;
 const PARTS = ["curves", "log", "spec", "model"];
 const TAIL = 12;
 const MOST_LINES = 2000;
@@ -349,7 +349,7 @@ async function drawModel() {
   if (job.links.model && cardOf !== job.links.model) {
     cardOf = job.links.model;
     try {
-      await prose(the("card"), `/jobs/${id}/card`);
+      await prose(the("card"), `/jobs/${encodeURIComponent(id)}/card`);
       the("card").hidden = false;
     } catch (error) {
       if (!(error instanceof Problem)) throw error; // an older model has no card

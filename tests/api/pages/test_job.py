@@ -144,3 +144,21 @@ def test_a_problem_is_found_in_the_text_of_a_spec(server: str, page: Page) -> No
     }}"""
     for text, pointer, found in PLACES:
         assert page.evaluate(script, [text, pointer]) == found
+
+
+def test_an_id_of_the_address_stays_one_part_of_a_path(server: str, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(server)))
+    page.route("**/v1/jobs/**", lambda route: route.abort())
+    with page.expect_request("**/v1/jobs/**"):
+        page.goto(f"{server}/jobs/job_x%3Flimit=1%23y")
+    page.evaluate(
+        """async (address) => {
+          const { Curves } = await import(address);
+          await new Curves("job_x?y").part(1, 2).catch(() => {});
+        }""",
+        assets.address("curves.js"),
+    )
+    paths = [url.partition("?")[0] for url in asked if url.startswith("/v1/jobs/")]
+    assert {path.split("/")[3] for path in paths} == {"job_x%3Flimit%3D1%23y", "job_x%3Fy"}
+    assert "/v1/jobs/job_x%3Fy/steps" in paths
