@@ -19,6 +19,8 @@ CACHE_SECONDS = 5.0
 """For so long a process takes a key for good that it found good: a revoked one may work so much longer."""
 MOST_CACHED = 10_000
 
+Verify = Callable[[Session, str], Identity]
+
 
 class Keyring:
     """The keys that this process found good lately, so that a poll costs no look at the database. Holds no key, only
@@ -28,7 +30,8 @@ class Keyring:
         self, engine: Engine, *, seconds: float = CACHE_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine, self._seconds, self._clock = engine, seconds, clock
-        self._known: dict[bytes, tuple[float, Identity]] = {}
+        self._known: dict[tuple[Verify, bytes], tuple[float, Identity]] = {}
+        """By what was verified, and how: a key is no cookie, and a cookie no key."""
         self._noted: dict[str, float] = {}
 
     def identity(self, text: str) -> Identity:
@@ -49,19 +52,19 @@ class Keyring:
         """
         return self._verified(cookie, web_sessions.verify)
 
-    def _verified(self, text: str, verify: Callable[[Session, str], Identity]) -> Identity:
-        digest = hashlib.sha256(text.encode()).digest()
-        at, known = self._known.get(digest, (0.0, None))
+    def _verified(self, text: str, verify: Verify) -> Identity:
+        place = verify, hashlib.sha256(text.encode()).digest()
+        at, known = self._known.get(place, (0.0, None))
         if known is not None and self._clock() < at + self._seconds:
             return known
-        self._known.pop(digest, None)
+        self._known.pop(place, None)
         began = self._clock()
         with db.read_scope(self._engine) as session:
             found = verify(session, text)
         self._note_use(found.key_id or "")
         if len(self._known) >= MOST_CACHED:
             self._known.clear()
-        self._known[digest] = (began, found)
+        self._known[place] = (began, found)
         return found
 
     def forget(self) -> None:

@@ -210,6 +210,19 @@ def test_no_other_cookie_is_a_session(browser: Browser, cookie: str) -> None:
     assert browser.client.get("/v1/jobs", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 401
 
 
+def test_a_key_is_no_cookie_and_a_cookie_no_key_even_right_after_their_use(browser: Browser) -> None:
+    bearer = {"Authorization": f"Bearer {browser.key}"}
+    assert browser.client.get("/v1/jobs", headers=bearer).status_code == 200
+    as_cookie = {"Cookie": f"{COOKIE}={browser.key}"}
+    assert browser.client.get("/v1/jobs", headers=as_cookie).status_code == 401
+    browser.sign_in()
+    cookie = browser.client.get_cookie(COOKIE)
+    assert cookie is not None
+    assert browser.client.get("/v1/jobs").status_code == 200
+    as_key = {"Authorization": f"Bearer {cookie.value}"}
+    assert browser.client.get("/v1/jobs", headers=as_key).status_code == 401
+
+
 def test_the_oldest_session_of_a_key_ends_for_a_new_one(any_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_sessions, "MOST_OF_A_KEY", 2)
     browser = Browser(any_app, *Scope)
