@@ -12,7 +12,8 @@ from api.service import current
 from services import db
 from services.access import keys, web_sessions
 from services.access.keys import Identity, Scope
-from services.errors import Unauthorized
+from services.errors import RateLimited, Unauthorized
+from services.orm import ApiKey
 
 api = openapi.blueprint("sessions", __name__, prefix="/v1/session", about="How a web page signs in.")
 
@@ -43,9 +44,7 @@ def create() -> Response:
     days at most. Programs need no session: they send their key with each request.
     """
     text = bodies.wanted(schemas.SessionRequest, "There is no key in the request.").key.strip()
-    with auth.counted_failures():
-        who, cookie = _signed_in(text)
-    current().rates.count("key", who.key_id or "")
+    who, cookie = _signed_in(text)
     answer = openapi.answer(_described(who, cookie))
     answer.set_cookie(
         auth.COOKIE,
@@ -60,24 +59,32 @@ def create() -> Response:
 
 def _signed_in(text: str) -> tuple[Identity, str]:
     """Who has the key, and the cookie of a new session. A key that was revoked or has ended is noted in the audit of
-    its tenant; with any other wrong one nobody knows whose it would be, so there is a line in the log."""
+    its tenant; with any other wrong one nobody knows whose it would be, so there is a line in the log. What is past its
+    rate writes nothing.
+    """
+    key, is_over = _found(text)
     try:
-        with db.read_scope(current().engine) as session:
-            key, is_over = keys.find(session, text)
+        with auth.counted_failures():
+            who = keys.checked(key, is_over)
     except Unauthorized:
+        with db.session_scope(current().engine) as session:
+            auth.note(session, "session.refuse", key.id, Identity(key.tenant, frozenset(), key.id))
+        raise
+    current().rates.count("key", key.id)
+    with db.session_scope(current().engine) as session:
+        made = web_sessions.create(session, key.id)
+        auth.note(session, "session.create", made.id, who)
+    return Identity(who.tenant, who.scopes, who.key_id, made.id), made.cookie
+
+
+def _found(text: str) -> tuple[ApiKey, bool]:
+    """The key with this text, and whether its time is over."""
+    try:
+        with auth.counted_failures(), db.read_scope(current().engine) as session:
+            return keys.find(session, text)
+    except (Unauthorized, RateLimited):
         log.warning("a sign-in with an unknown key from %s was refused", request.remote_addr)
         raise
-    with db.session_scope(current().engine) as session:
-        try:
-            who = keys.checked(key, is_over)
-        except Unauthorized as error:
-            refused = error
-            auth.note(session, "session.refuse", key.id, Identity(key.tenant, frozenset(), key.id))
-        else:
-            made = web_sessions.create(session, key.id)
-            auth.note(session, "session.create", made.id, who)
-            return Identity(who.tenant, who.scopes, who.key_id, made.id), made.cookie
-    raise refused
 
 
 def _is_encrypted() -> bool:

@@ -200,6 +200,20 @@ def test_wrong_keys_are_counted_and_logged_and_make_no_entries(
     assert browser.sign_in().status_code == 200  # others at the same address are let in
 
 
+def test_what_is_refused_for_its_rate_writes_nothing(make_app: Callable[..., Flask], sqlite_url: str) -> None:
+    app = make_app(sqlite_url, auth="keys", rate_limit="3 per minute", broker_url="redis://127.0.0.1:1/0")
+    app.extensions["loopline"].rates._clock = lambda: 0.0  # all within one minute
+    browser = Browser(app, "read")
+    assert [browser.sign_in().status_code for _ in range(5)] == [200] * 3 + [429] * 2
+    with db.session_scope(browser.engine) as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(WebSession)) == 3
+        keys.revoke(session, browser.key_id)
+    most = rates.FAILURES.most
+    assert [browser.sign_in().status_code for _ in range(most + 2)] == [401] * most + [429] * 2
+    made, refused = ("session.create", browser.key_id), ("session.refuse", browser.key_id)
+    assert browser.actions() == [refused] * most + [made] * 3
+
+
 @pytest.mark.parametrize("body", [{}, {"key": ""}, {"key": 1}, {"key": "x", "more": 1}, [], "x"])
 def test_a_request_to_sign_in_has_a_key(browser: Browser, body: Any) -> None:
     assert browser.client.post("/v1/session", json=body).status_code in (400, 422)
