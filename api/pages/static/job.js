@@ -8,7 +8,7 @@ import { between, bytes, duration, moment, NONE, number, percent, words } from "
 import { live, paced, stream } from "./live.js";
 import { prose } from "./prose.js";
 import { may, Scope } from "./session.js";
-import { judged, reached, state, sure } from "./state.js";
+import { judged, named, reached, state, sure } from "./state.js";
 import { table } from "./tables.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
@@ -30,6 +30,7 @@ let view = null; // what is zoomed in on, in steps, with the steps of this part
 let metric = null;
 let fold = null; // null for all of them
 let part = null;
+let registered = null; // the version that was made of its result here
 let heard = { line: 0, event: 0 };
 
 function kept() {
@@ -74,6 +75,7 @@ function drawHead() {
 /** What went wrong or may go wrong, and what to do. */
 function alarms() {
   const found = [];
+  if (registered) found.push(h("div", { class: "notice good", role: "status" }, `The job is version ${registered.version} of the model `, h("a", { href: `/models/${encodeURIComponent(registered.model)}` }, registered.model), "."));
   const log = h("a", { href: "#log", onclick: () => choosePart("log") }, "its log and events");
   if (job.status === "failed") {
     found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), job.message ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
@@ -136,6 +138,7 @@ async function drawActions() {
     the("actions"),
     job.links.model && h("a", { class: "button main", href: job.links.model, download: true }, "Download model"),
     job.links.model && job.terminal && h("a", { class: "button", href: `/try?job=${job.id}` }, "Try it"),
+    allowed && job.links.model && job.status === "succeeded" && h("button", { type: "button", onclick: register }, "Register as a model"),
     job.links.answers && h("a", { class: "button main", href: job.links.answers, download: true }, "Download answers"),
     allowed && !job.terminal && job.status !== "paused" && !job.pause_requested && does("pause", "Pause"),
     allowed && !job.terminal && (job.status === "paused" || job.pause_requested) && does("resume", "Resume", { class: "main" }),
@@ -154,6 +157,22 @@ async function act(verb, { question, yes }) {
     refused(error);
   }
   look.again();
+}
+
+const MODEL_NAME = /^[a-z0-9][a-z0-9._-]{0,99}$/;
+
+async function register() {
+  const likely = [job.name, job.dataset?.name.split("@")[0]].find((name) => name && MODEL_NAME.test(name)) ?? "";
+  const question = "Under which name? If there is a model with this name, the job becomes its next version.";
+  const allowed = "1 to 100 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit";
+  const name = await named(question, { label: "Name of the model", value: likely, yes: "Register", pattern: "[a-z0-9][a-z0-9._\\-]*", allowed, most: 100 });
+  if (name === null) return;
+  try {
+    registered = (await ask(`/v1/models/${encodeURIComponent(name)}/versions`, { method: "POST", json: { job: id } })).body;
+    fill(the("alarms"), alarms());
+  } catch (error) {
+    refused(error);
+  }
 }
 
 async function remove() {

@@ -37,12 +37,22 @@ export function time(job) {
 
 /** A dialog that asks before something that cannot be undone; gives whether to go on. */
 export function sure(question, yes) {
-  const dialog = h(
-    "dialog",
-    { "aria-label": question },
-    h("p", {}, question),
-    h("form", { method: "dialog", class: "row" }, h("button", { value: "no", autofocus: true }, "No"), h("button", { value: "yes", class: "danger" }, yes)),
-  );
+  const no = h("button", { value: "no", autofocus: true }, "No");
+  return answer(question, h("form", { method: "dialog", class: "row" }, no, h("button", { value: "yes", class: "danger" }, yes)));
+}
+
+/** A dialog that asks for a name, of at most `most` characters; gives it, or null. */
+export async function named(question, { label, value, yes, pattern, allowed, most }) {
+  const input = h("input", { name: "name", required: true, autofocus: true, autocomplete: "off", maxlength: most, pattern, title: allowed, ".value": value });
+  const no = h("button", { type: "button", onclick: () => no.closest("dialog").close() }, "No");
+  const row = h("div", { class: "row" }, h("button", { value: "yes", class: "main" }, yes), no);
+  const form = h("form", { method: "dialog" }, h("label", { class: "field" }, h("span", {}, label), input, h("small", { class: "muted" }, allowed)), row);
+  return (await answer(question, form)) ? input.value : null;
+}
+
+/** Shows a question with a form that closes its dialog; gives whether its answer is yes. */
+function answer(question, form) {
+  const dialog = h("dialog", { "aria-label": question }, h("p", {}, question), form);
   document.body.append(dialog);
   dialog.showModal();
   return new Promise((resolve) => {

@@ -1,6 +1,7 @@
 """Pages as a browser shows them: Debian's Chromium, driven by Playwright, and the app in this process.
 
 server      the address of the app; a test writes into its database what the page is to show
+ended       makes a job with a model and a result
 page        an empty tab; the test fails if a page logs an error, or breaks the policy
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ from flask import Flask
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from api.service import Service
+from services import db
+from services.orm import Job
 from tests import browsing
 
 FLAGS = [flag for flag in browsing.FLAGS if flag not in ("--headless", "--remote-debugging-pipe")]
@@ -78,6 +83,20 @@ def _is_error(message: ConsoleMessage) -> bool:
 
 def _shown(message: ConsoleMessage) -> str:
     return f"{message.text} ({message.location.get('url')})"
+
+
+@pytest.fixture
+def ended(service: Service, publish: Callable[..., str]) -> Callable[..., str]:
+    """`publish`, with a whole result as jobs have it."""
+
+    def make(name: str | Path) -> str:
+        job_id = publish(name)
+        with db.session_scope(service.engine) as session:
+            result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
+            session.get_one(Job, job_id).result = result
+        return job_id
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
 
@@ -21,20 +20,6 @@ pytestmark = needs_browser
 
 SCRIPT = "<script>document.title='run'</script>"
 Barriers = Callable[[Page], list[str]]
-
-
-@pytest.fixture
-def ended(service: Service, publish: Callable[..., str]) -> Callable[..., str]:
-    """`publish`, with a whole result as jobs have it."""
-
-    def make(name: str | Path) -> str:
-        job_id = publish(name)
-        with db.session_scope(service.engine) as session:
-            result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
-            session.get_one(Job, job_id).result = result
-        return job_id
-
-    return make
 
 
 def held_back(service: Service, job_id: str, version: int) -> None:
@@ -90,6 +75,25 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
     page.set_viewport_size({"width": 390, "height": 844})
     assert barriers(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_job_that_has_succeeded_becomes_a_model(
+    ended: Callable[..., str], walking: tuple[Any, Any], server: str, page: Page, barriers: Barriers
+) -> None:
+    page.goto(f"{server}/jobs/{ended(walking[0].folder)}")
+    page.get_by_role("button", name="Register as a model").click()
+    name = page.get_by_label("Name of the model")
+    name.fill("Not a name")
+    page.get_by_role("button", name="Register", exact=True).click()
+    expect(name).to_be_visible()
+    assert barriers(page) == []
+    name.fill("my-walks.2")
+    name.press("Enter")
+    expect(page.get_by_role("status").filter(has_text="The job is version 1 of")).to_be_visible()
+    assert barriers(page) == []
+    page.get_by_role("link", name="my-walks.2").click()
+    page.wait_for_url("**/models/my-walks.2")
+    expect(page.get_by_role("heading", name="my-walks.2")).to_be_visible()
 
 
 def test_a_model_is_asked_by_a_form_and_with_a_csv(

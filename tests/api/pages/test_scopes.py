@@ -43,17 +43,21 @@ def client(app: Flask, make_key: Callable[..., str]) -> Iterator[FlaskClient]:
 
 def test_only_who_may_submit_is_offered_to_upload_and_to_promote(
     client: FlaskClient,
-    publish: Callable[..., str],
+    ended: Callable[..., str],
     server: str,
     page: Page,
     make_key: Callable[..., str],
     walking: Any,
 ) -> None:
-    client.post("/v1/models/toy/versions", json={"job": publish(walking[0].folder)})
+    job_id = ended(walking[0].folder)
+    client.post("/v1/models/toy/versions", json={"job": job_id})
     page.goto(f"{server}/models/toy")
     sign_in(page, make_key("read"))
     expect(page.get_by_role("link", name="Download")).to_be_visible()
     expect(page.get_by_role("button", name="Promote version 1")).to_have_count(0)
+    page.goto(f"{server}/jobs/{job_id}")
+    expect(page.get_by_role("link", name="Download model")).to_be_visible()
+    expect(page.get_by_role("button", name="Register as a model")).to_have_count(0)
     page.goto(f"{server}/datasets")
     expect(page.get_by_role("heading", name="No data sets yet")).to_be_visible()
     expect(page.get_by_role("heading", name="Upload a file")).to_be_hidden()
