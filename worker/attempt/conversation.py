@@ -374,7 +374,8 @@ class Attempt:
         written = [*events, *([end] if end else [])]
         said = [line for event in written for line in log_lines(event)]
         epochs = self.job.epochs or self.job.spec.get("training", {}).get("epochs", 1)
-        lines = [line for event in written for line in (*log_lines(event), *progress_lines(event, epochs))]
+        folds = ((self.job.spec.get("data") or {}).get("split") or {}).get("folds")
+        lines = [line for event in written for line in (*log_lines(event), *progress_lines(event, epochs, folds))]
         now = time.monotonic()
         if end or (self.trainer.output.has_lines and now >= self.deadlines.output):
             self.deadlines.output = now + OUTPUT_SECONDS

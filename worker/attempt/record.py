@@ -242,7 +242,7 @@ def log_lines(event: Event) -> list[Line]:
     return []
 
 
-def progress_lines(event: Event, epochs: int) -> list[Line]:
+def progress_lines(event: Event, epochs: int, folds: int | None = None) -> list[Line]:
     """The lines of a run's course in the job's log; the worker's has its own (`reporting.write_event`).
 
     Of a run of many epochs about MAX_EPOCH_LINES are written, evenly spaced, so that they crowd out nothing else.
@@ -253,16 +253,15 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
             place = f", going on after {resumed.step:,}" if resumed else ""
             how = f"on {device} with {details.get('backend')}"
             return [Line(Level.INFO, f"Predicting {how}: {counted(sequences, 'sequence')}{place}.")]
-        case Started(epochs, steps, resumed, device=device):
+        case Started(epochs, steps, resumed):
             place = f", going on after epoch {resumed.epoch} (step {resumed.step})" if resumed else ""
-            return [
-                Line(
-                    Level.INFO, f"Training on {device}: {counted(epochs, 'epoch')} of {counted(steps, 'step')}{place}."
-                )
-            ]
+            many = f"{counted(epochs, 'epoch')} of {counted(steps, 'step')}"
+            return [Line(Level.INFO, f"Training on {_machine(event)}: {many}{place}.")]
         case EpochEnded(numbers, epoch=epoch) if epoch == 1 or epoch % every == 0:
-            metrics_text = ", ".join(f"{name} {_number(numbers[name])}" for name in SHOWN if name in numbers)
-            return [Line(Level.INFO, f"{_place(event, epochs)}: {metrics_text}")]
+            metrics_text = ", ".join(
+                f"{name} {value:.4g}" for name in SHOWN if (value := numbers.get(name)) is not None
+            )
+            return [Line(Level.INFO, f"{_place(event, epochs, folds)}: {metrics_text}")]
         case FoldStarted(fold):
             name = "the final model" if fold.number > fold.folds else f"fold {fold.number} of {fold.folds}"
             return [Line(Level.INFO, f"Training {name}: at most {counted(fold.epochs, 'epoch')}.")]
@@ -277,14 +276,20 @@ def progress_lines(event: Event, epochs: int) -> list[Line]:
     return []
 
 
-def _place(event: EpochEnded, epochs: int) -> str:
+def _machine(event: Started) -> str:
+    """Where it trains, and what computes its layers: `cpu with compiled layers (AVX2), 1 thread`."""
+    if event.device != "cpu":
+        return event.device
+    engine = str(event.details.get("engine", ""))
+    layers = f" with {engine.replace('compiled', 'compiled layers').replace('torch', 'PyTorch')}" if engine else ""
+    return f"cpu{layers}, {counted(event.threads, 'thread')}"
+
+
+def _place(event: EpochEnded, epochs: int, folds: int | None) -> str:
     if event.fold:
-        return f"fold {event.fold}, epoch {event.record.get('fold_epoch')}"
+        name = "final model" if folds is not None and event.fold > folds else f"fold {event.fold}"
+        return f"{name}, epoch {event.record.get('fold_epoch')}"
     return f"epoch {event.epoch} of {epochs}"
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "undefined"
 
 
 def trace(session: Session, lease: Lease) -> Trace:

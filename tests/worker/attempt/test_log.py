@@ -49,7 +49,7 @@ def test_a_normal_run_logs_its_epochs(make_job: MakeJob, make_slot: MakeSlot, wa
     job = make_job()
     tasks.ring(make_slot(), "default")
     assert watch.lines(job.id) == [
-        ("info", "Training on cpu: 3 epochs of 4 steps."),
+        ("info", "Training on cpu, 1 thread: 3 epochs of 4 steps."),
         ("info", "epoch 1 of 3: train_loss 0.25, validation_loss 0.5"),
         ("info", "epoch 2 of 3: train_loss 0.125, validation_loss 0.25"),
         ("info", "epoch 3 of 3: train_loss 0.08333, validation_loss 0.1667"),
@@ -61,7 +61,7 @@ def test_a_run_that_goes_on_logs_from_where(make_job: MakeJob, make_slot: MakeSl
     job = make_job(tags={"stub": "kill", "times": "1"})
     tasks.ring(make_slot(), "default")
     told = [text for _, text in watch.lines(job.id)]
-    assert "Training on cpu: 3 epochs of 4 steps, going on after epoch 1 (step 4)." in told
+    assert "Training on cpu, 1 thread: 3 epochs of 4 steps, going on after epoch 1 (step 4)." in told
 
 
 @pytest.mark.parametrize(("epochs", "told"), [(1, 1), (500, 500), (501, 251), (16_866, 497)])
@@ -72,10 +72,31 @@ def test_epochs_crowd_nothing_else_out_of_the_log(epochs: int, told: int) -> Non
     assert lines[0].text == f"epoch 1 of {epochs}: train_loss 0.5"
 
 
-def test_a_number_that_there_is_none_of_is_logged_as_undefined() -> None:
+def test_a_number_that_there_is_none_of_is_left_out() -> None:
     record = {"epoch": 1, "train_loss": 0.5, "validation_loss": None, "lr": 1e-3}
     (line,) = progress_lines(EpochEnded(record, None), 1)
-    assert line.text == "epoch 1 of 1: train_loss 0.5, validation_loss undefined, lr 0.001"
+    assert line.text == "epoch 1 of 1: train_loss 0.5, lr 0.001"
+
+
+@pytest.mark.parametrize(("fold", "told"), [(4, "fold 4, epoch 2"), (5, "final model, epoch 2")])
+def test_what_comes_after_the_folds_is_the_final_model(fold: int, told: str) -> None:
+    record = {"epoch": 9, "fold": fold, "fold_epoch": 2, "train_loss": 0.5}
+    (line,) = progress_lines(EpochEnded(record, None), 10, folds=4)
+    assert line.text == f"{told}: train_loss 0.5"
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "told"),
+    [
+        ("cpu", "compiled (AVX2)", "cpu with compiled layers (AVX2), 2 threads"),
+        ("cpu", "torch", "cpu with PyTorch, 2 threads"),
+        ("cuda:0", "torch", "cuda:0"),
+    ],
+)
+def test_the_log_tells_what_computes(device: str, engine: str, told: str) -> None:
+    began = Started(3, 4, None, None, 1, device, threads=2, torch="2", details={"engine": engine})
+    (line,) = progress_lines(began, 3)
+    assert line.text == f"Training on {told}: 3 epochs of 4 steps."
 
 
 def test_one_of_a_thing_is_told_as_one() -> None:
@@ -83,7 +104,7 @@ def test_one_of_a_thing_is_told_as_one() -> None:
     began = Started(1, 1, None, None, parameters=1, device="cpu", threads=1, torch="2")
     events = (began, *(Finished(result, ()) for result in results))
     assert [line.text for event in events for line in progress_lines(event, 1)] == [
-        "Training on cpu: 1 epoch of 1 step.",
+        "Training on cpu, 1 thread: 1 epoch of 1 step.",
         "Training ended after 1 epoch; the best was epoch 1.",
         "Answered 1 sequence, in 1 row.",
     ]
