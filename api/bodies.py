@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from threading import BoundedSemaphore
 from typing import IO, Any, TypeVar
 
 from flask import Request, request
@@ -62,13 +63,28 @@ def one_of_few() -> Iterator[None]:
 
     Raises Busy when others do not make room in time.
     """
-    heavy = current().heavy
-    if not heavy.acquire(timeout=HEAVY_SECONDS):
-        raise Busy("Other large documents are being read; try again in a few seconds.")
+    with _place(current().heavy, "Other large documents are being read; try again in a few seconds."):
+        yield
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """For a look into a file that was sent.
+
+    Raises Busy when others do not make room in time.
+    """
+    with _place(current().looking, "Other files are being looked into; try again in a few seconds."):
+        yield
+
+
+@contextmanager
+def _place(places: BoundedSemaphore, said: str) -> Iterator[None]:
+    if not places.acquire(timeout=HEAVY_SECONDS):
+        raise Busy(said)
     try:
         yield
     finally:
-        heavy.release()
+        places.release()
 
 
 def question(most_bytes: int) -> tuple[bytes, bool]:

@@ -21,7 +21,7 @@ from services.jobs.doorbell import Doorbell
 from services.prediction.predictor import Predictor
 from services.settings import Settings
 
-MAX_WAITING, MAX_HEAVY = 40, 2
+MAX_WAITING, MAX_HEAVY, MAX_LOOKING = 40, 2, 2
 
 
 @dataclass
@@ -40,6 +40,9 @@ class Service:
     """A long poll holds one of the server's 64 threads: past this many, polls are answered at once."""
     heavy: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_HEAVY))
     """Documents that take a while to read slow down all other threads of the process, so few are read at once."""
+    looking: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(MAX_LOOKING))
+    """A look into a file that was sent holds a thread for up to 10 s while another process reads, so few are made at
+    once; and they are counted apart, so that they keep no document waiting."""
     ready_checks: tuple[float, Mapping[str, str]] = (-math.inf, MappingProxyType({}))
     """The time of the last readiness check (monotonic clock, seconds) and its result."""
     trying: threading.Lock = field(default_factory=threading.Lock)

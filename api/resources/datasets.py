@@ -139,7 +139,7 @@ def preview(path: schemas.DatasetPath) -> Response:
     with db.read_scope(current().engine) as session:
         found = versions.get(session, path.dataset, tenant=auth.tenant())
     try:
-        with bodies.one_of_few():
+        with bodies.one_look():
             looked = receiving.preview(current().storage, found, limits=_limits(current().settings))
     except (DatasetInvalid, FileNotFoundError, CheckUnfinished) as error:
         raise NotFound(f"There is no preview of {found.name}@{found.version}.") from error

@@ -76,7 +76,7 @@ def check(path: schemas.UploadPath, query: schemas.ColumnsQuery) -> Response:
     service = current()
     uploads = _uploads()
     sent = uploads.get(path.upload_id, auth.tenant())
-    with bodies.one_of_few(), ExitStack() as held:
+    with bodies.one_look(), ExitStack() as held:
         with uploads.whole(sent) as file:  # and no longer: whoever corrects the columns asks again meanwhile
             incoming = held.enter_context(service.storage.incoming(file, service.settings.max_upload_bytes))
         work = held.enter_context(service.storage.work())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
+from api.service import MAX_HEAVY, MAX_LOOKING, Service
 from tests.client.prediction.tables import walks, written
 
 BINARY = "application/octet-stream"
@@ -74,3 +76,26 @@ def test_an_upload_is_read_with_other_columns_and_nothing_is_made_of_it(client: 
     assert client.get("/v1/datasets").get_json()["data"] == []
     made = client.post(f"/v1/datasets?name=walks&upload={sent}&file=walks.csv&target=activity")
     assert (made.status_code, made.get_json()["schema"]) == (201, found["schema"])
+
+
+def test_looks_into_files_keep_no_documents_out_and_documents_no_looks(
+    client: FlaskClient, service: Service, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.bodies.HEAVY_SECONDS", 0.0)
+    body = b"a,b\n1,x\n2,y\n"
+    made = uploaded(client, body * 9, file="t.csv", target="b")["id"]
+    sent = client.post(f"/v1/uploads?bytes={len(body)}").get_json()["id"]
+    client.put(f"/v1/uploads/{sent}?offset=0", data=body, content_type=BINARY)
+    looks = [("GET", f"/v1/datasets/{made}/preview"), ("POST", f"/v1/uploads/{sent}/check?file=t.csv")]
+    with ExitStack() as stack:
+        for _ in range(MAX_HEAVY):
+            stack.enter_context(service.heavy)
+        assert [client.open(path, method=method).status_code for method, path in looks] == [200, 200]
+    with ExitStack() as stack:
+        for _ in range(MAX_LOOKING):
+            stack.enter_context(service.looking)
+        for method, path in looks:
+            answer = client.open(path, method=method)
+            assert (answer.status_code, answer.get_json()["code"]) == (503, "busy"), path
+            assert int(answer.headers["Retry-After"]) > 0
+        assert client.post("/v1/batches", json={"jobs": [spec]}).status_code == 202
