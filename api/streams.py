@@ -216,7 +216,7 @@ class Streams:
             self._held[who] += 1
             if place is not None and not any(other.reader.job_id is None for other in self._open - {stream}):
                 self._place = place  # nobody has looked for a while
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
                 self._thread.start()
         return stream
@@ -237,6 +237,9 @@ class Streams:
                 self._look(streams)
             except (LooplineError, DBAPIError) as error:
                 log.warning("cannot look for changes for %d streams: %s", len(streams), error)
+                pause = PAUSE_SECONDS
+            except Exception:  # or no stream of this process would tell anything any more
+                log.exception("cannot look for changes for %d streams", len(streams))
                 pause = PAUSE_SECONDS
             time.sleep(pause)
 

@@ -19,6 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from api import streams
+from api.service import Service
 from services import db
 from services.access import keys, tenants
 from services.jobs import attempts, changes, control, events, progress
@@ -352,3 +353,40 @@ def test_the_most_rows_of_a_look_are_sent_whole(
     assert numbers(got, "epoch", "epoch") == [1, 2, 3, 4, 5]
     assert [each.name for each in got].count("job") == 1
     assert got[-1].name == "end"
+
+
+@pytest.mark.parametrize("how", ["a look failed", "its thread is dead"])
+def test_streams_go_on_after_what_nobody_foresaw(
+    client: FlaskClient,
+    service: Service,
+    queued_job: dict[str, Any],
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed, woken, look = threading.Event(), threading.Event(), changes.revisions
+
+    def broken(*given: Any) -> dict[str, int]:
+        if failed.is_set():
+            return look(*given)
+        failed.set()
+        raise ZeroDivisionError("nobody foresaw this")
+
+    if how == "a look failed":
+        monkeypatch.setattr(changes, "revisions", broken)
+        monkeypatch.setattr(streams, "PAUSE_SECONDS", 0.0)
+    else:
+        failed.set()
+        service.streams._thread = threading.Thread(target=int)
+        service.streams._thread.start()
+        service.streams._thread.join()
+    path = f"/v1/jobs/{queued_job['id']}"
+    answer = client.get(f"{path}/stream", environ_overrides={streams.WAKE: woken.set})
+    thread = service.streams._thread
+    assert thread is not None
+    assert failed.wait(60)
+    assert client.post(f"{path}/cancel").status_code == 202
+    assert woken.wait(20)
+    answer.close()
+    thread.join()
+    assert ("ZeroDivisionError: nobody foresaw this" in caplog.text) == (how == "a look failed")
