@@ -114,11 +114,16 @@ class Child:
         stdin, self.orders = os.pipe()
         self.output, stdout = os.pipe()
         self.events, events = os.pipe()
-        self._theirs = (stdin, stdout, events)
+        self._ours = [self.orders, self.output, self.events]
+        self._theirs = [stdin, stdout, events]
         self._ask_until = time.monotonic() + ANSWER_SECONDS
         self._answer = None if template is None else template.ask(self._theirs)
         if self._answer is None:
-            self._start()
+            try:
+                self._start()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def pid(self) -> int:
@@ -130,6 +135,8 @@ class Child:
     def has_exited(self) -> bool:
         """Whether it has ended. It is not reaped, so that its id is not given to another process."""
         self._settle(0.0)
+        if self._status is not None:
+            return True
         if self._process is not None:
             return process.has_exited(self._process)
         return self._pid is not None and process.has_adopted_exited(self._pid)
@@ -144,11 +151,15 @@ class Child:
 
     def close(self) -> None:
         """Close our ends of its pipes."""
-        for descriptor in (self.orders, self.output, self.events):
-            os.close(descriptor)
+        _close(self._ours)
+
+    def kill(self) -> None:
+        """Kill what it has left behind; it has exited."""
+        if self._pid is not None:
+            process.kill_group(self._pid)
 
     def _start(self) -> None:
-        """Start a Python of its own, with the pipes that a fork would have had."""
+        """Start a Python of its own, with the pipes that a fork would have had. If that fails, it counts as killed."""
         stdin, stdout, events = self._theirs
         try:
             self._process = subprocess.Popen(
@@ -162,10 +173,10 @@ class Child:
                 start_new_session=True,  # a group of its own: killed whole, and deaf to the terminal's Ctrl-C
             )
         except BaseException:
-            self.close()
+            self._status = -signal.SIGKILL
             raise
         finally:
-            self._close_theirs()
+            _close(self._theirs)
         self._pid = self._process.pid
 
     def _settle(self, seconds: float) -> None:
@@ -200,18 +211,20 @@ class Child:
         self._answer = None
         if said:
             self._pid = int(said)
-            self._close_theirs()
+            _close(self._theirs)
 
     def _killed(self) -> int:
         """The exit status, after killing it. A fork that never came counts as killed."""
         if self._pid is None:
-            self._close_theirs()
+            _close(self._theirs)
             return -signal.SIGKILL
         process.kill_group(self._pid)  # also what the trainer may have left behind
         status = process.end_adopted(self._pid) if self._process is None else self._process.wait()
         process.reap_group(self._pid)
         return status
 
-    def _close_theirs(self) -> None:
-        for descriptor in self._theirs:
-            os.close(descriptor)
+
+def _close(descriptors: list[int]) -> None:
+    """Close them, and forget their numbers: those may be somebody else's from now on."""
+    while descriptors:
+        os.close(descriptors.pop())

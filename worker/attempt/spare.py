@@ -22,7 +22,6 @@ from threading import RLock
 from services.training import messages
 from services.training.environment import ENVIRONMENT
 from services.training.messages import Event, Failed, ProtocolError, Ready, Request
-from worker import process
 from worker.attempt.child import Child, Template
 from worker.attempt.output import Output
 from worker.gpu.advice import DEVICE_LOST, advised
@@ -109,7 +108,7 @@ class Trainer:
 
     def rest(self) -> list[Event]:
         """After the process has ended: kill what it left behind, and read the events that are still in the pipe."""
-        process.kill_group(self.pid)
+        self._child.kill()
         events = self._parse(b"")
         while chunk := self._read(self._events):
             events += self._parse(chunk)

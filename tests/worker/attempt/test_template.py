@@ -165,6 +165,20 @@ def test_a_template_that_hangs_is_killed(stub: Template, monkeypatch: pytest.Mon
     trainer.end()
 
 
+def test_a_trainer_that_cannot_be_started_closes_its_own_descriptors_once(stub: Template) -> None:
+    os.kill(alive(stub), signal.SIGSTOP)
+    trainer = Trainer(["/no/such/command"], {}, stub)
+    os.kill(alive(stub), signal.SIGKILL)
+    with pytest.raises(FileNotFoundError):
+        wait_until(trainer.has_exited)
+    others = [end for _ in range(8) for end in os.pipe()]  # they get the numbers that were given back
+    assert trainer.has_exited()
+    assert trainer.rest() == []
+    assert trainer.end() == -signal.SIGKILL
+    for end in others:
+        os.close(end)
+
+
 def test_a_trainer_that_is_ended_before_it_was_forked_never_begins(stub: Template) -> None:
     os.kill(alive(stub), signal.SIGSTOP)
     unwanted = Trainer(command(), {}, stub)
