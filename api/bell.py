@@ -2,7 +2,8 @@
 
 A lost doorbell does no harm, because the scheduler sends another one for waiting jobs. So sending must never delay a
 request: it times out after 0.2 s, and after a failure the API does not try the broker again for 1 s. One thread of a
-process sends at a time. It takes along the doorbells of all who come meanwhile, and nobody waits for it.
+process sends at a time. It takes along the doorbells of all who come meanwhile, and nobody waits for it. When they
+keep coming, a thread that does nothing else goes on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ TIMEOUT_SECONDS = 0.2
 PAUSE_SECONDS = 1.0
 MOST_AT_ONCE = 64
 """Doorbells of a queue in one command. A worker that gets one goes on until the queue is empty, so these are enough."""
+MOST_ROUNDS = 3
+"""A thread that sends takes along so often what has come meanwhile; then it leaves that to a thread of its own."""
 ID = "00000000-0000-0000-0000-000000000000"
 """Of a message that is not sent."""
 
@@ -52,7 +55,7 @@ class CeleryDoorbell:
         self._silent_until = 0.0
 
     def ring(self, queue: str) -> bool:
-        """Says that `queue` may have work. False: the broker cannot be reached. True: it took the message, or another
+        """Says that `queue` may have work. False: the message could not be sent. True: the broker took it, or another
         thread is about to send it. Never raises, never takes long.
 
         A connection that died while idle is noticed at once and costs a second try, no more.
@@ -63,13 +66,35 @@ class CeleryDoorbell:
                 return True
             self._is_sending = True
         result = True
-        while due := self._taken():
-            try:
+        try:
+            for _ in range(MOST_ROUNDS):
+                due = self._taken()
+                if not due:
+                    return result
                 result = self._rung(due) and result
-            except BaseException:
-                self._is_sending = False  # or nobody would send any more
-                raise
+            self._hand_over()
+        except BaseException:
+            self._is_sending = False  # or nobody would send any more
+            raise
         return result
+
+    def _hand_over(self) -> None:
+        """Others ring all the time: a thread of its own sends what is due, until nothing is."""
+        if due := self._taken():
+            try:
+                threading.Thread(target=self._go_on, args=(due,), name="bell", daemon=True).start()
+            except RuntimeError as error:  # no more threads
+                self._is_sending = False
+                log.warning("cannot notify workers of some queues; the scheduler will: %s", error)
+
+    def _go_on(self, due: Counter[str]) -> None:
+        try:
+            while due:
+                self._rung(due)
+                due = self._taken()
+        except BaseException:
+            self._is_sending = False
+            raise
 
     def _taken(self) -> Counter[str]:
         """What is to be sent now. If that is nothing, the next thread that comes sends."""
@@ -104,6 +129,9 @@ class CeleryDoorbell:
                 self._connection.send_command("LPUSH", queue, *messages)
                 self._connection.read_response()
         except (RedisError, OSError) as error:
+            return error
+        except Exception as error:
+            log.exception("cannot make or send a doorbell")
             return error
         return None
 

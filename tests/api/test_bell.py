@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -93,6 +95,42 @@ def test_doorbells_that_come_while_one_is_sent_are_sent_together_and_nobody_wait
         assert [client.llen(queue) for queue in ("night", "day", "many")] == [7, 5, module.MOST_AT_ONCE]
         sent = [json.loads(each) for each in client.lrange("night", 0, -1)]
         assert len({each["headers"]["id"] for each in sent}) == len(sent)
+
+
+def test_whoever_rings_while_others_do_sends_a_few_times_and_leaves_the_rest_to_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bell, sent, is_over = CeleryDoorbell("redis://127.0.0.1:1/0"), list[int](), threading.Event()
+
+    def send(_due: Counter[str]) -> None:
+        sent.append(threading.get_ident())
+        if len(sent) < 50:
+            assert bell.ring("default")  # as another thread would
+        else:
+            is_over.set()
+
+    monkeypatch.setattr(bell, "_send", send)
+    assert bell.ring("default")
+    assert is_over.wait(60)
+    assert sent.count(threading.get_ident()) == module.MOST_ROUNDS
+    while bell._is_sending:
+        time.sleep(0.001)
+    assert (len(sent), bell._due.total()) == (50, 0)
+
+
+def test_a_bell_never_raises_and_rings_again(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
+    bell = CeleryDoorbell(broker_url)
+    template, bell._template = bell._template, lambda _: {}["nobody foresaw this"]  # type: ignore[assignment]
+    assert not bell.ring("never raises")
+    assert "KeyError: 'nobody foresaw this'" in caplog.text
+    bell._template = template
+    assert bell.ring("never raises")
+    with redis.Redis.from_url(broker_url) as broker:
+        assert broker.llen("never raises") == 1
+        broker.delete("never raises")
 
 
 def test_a_message_is_the_one_that_celery_would_send(broker_url: str) -> None:
