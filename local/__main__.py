@@ -83,7 +83,18 @@ def addresses(service: Launcher) -> str:
     }
     lines = [f"  {name:<14} {value}" for name, value in rows.items()]
     other = "" if service.settings.port == 8080 else f"  (for the command: export LOOPLINE_URL={service.url})"
-    return "\n".join(["", "Loopline is up. Ctrl-C stops it.", "", *lines, *([other] if other else []), ""])
+    return "\n".join(
+        [
+            "",
+            f"Open {service.url} to watch it.",
+            "",
+            "Loopline is up. Ctrl-C stops it.",
+            "",
+            *lines,
+            *([other] if other else []),
+            "",
+        ]
+    )
 
 
 def keys(settings: Settings) -> str:

@@ -42,7 +42,9 @@ def wait_for_end(family: list[psutil.Process], seconds: float) -> list[psutil.Pr
 
 def test_a_job_runs_and_ctrl_c_leaves_no_process(start: Callable[..., Service], tmp_path: Path) -> None:
     service = start(tmp_path / "var")
-    with Client(service.url()) as client:
+    url = service.url()
+    assert f"\nOpen {url} to watch it.\n" in service.said
+    with Client(url) as client:
         job = client.submit(TINY).wait(timeout=60)
         assert job.status == "succeeded"
         assert {path.name for path in job.download(tmp_path / "model")} == {

@@ -42,6 +42,7 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
 ) -> None:
     page.goto(f"{server}/models")
     expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
+    expect(page.get_by_role("link", name="drop a file")).to_have_attribute("href", "/datasets")
     assert barriers(page) == []
     jobs = [publish(walking[0].folder) for _ in range(2)]
     for job_id in jobs:
