@@ -8,7 +8,7 @@ import { live } from "./live.js";
 import { may, Scope } from "./session.js";
 import { sure } from "./state.js";
 import { table } from "./tables.js";
-import { aliases, judgedBy, metricsOf, PRODUCTION, verdict } from "./versions.js";
+import { aliases, goesBack, judgedBy, metricsOf, PRODUCTION, verdict } from "./versions.js";
 
 const name = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/models/${encodeURIComponent(name)}`;
@@ -19,6 +19,7 @@ let newest = [];
 let older = [];
 let more = false;
 let metric = null;
+let moves = null; // of its aliases, newest first, and whether there are more
 let allowed = false;
 
 function versions() {
@@ -54,8 +55,14 @@ function drawHead() {
   fill(
     the("actions"),
     h("a", { class: "button main", href: `/try?${new URLSearchParams({ model: name, version: used === undefined ? latest.version : PRODUCTION })}` }, "Try it"),
-    allowed && used !== undefined && h("button", { type: "button", onclick: rollBack }, "Roll back"),
+    allowed && used !== undefined && canGoBack(used) && h("button", { type: "button", onclick: rollBack }, "Roll back"),
   );
+}
+
+/** It may, where not all of its moves or versions are known here. */
+function canGoBack(used) {
+  if (moves === null) return false;
+  return moves.has_more || more || goesBack(moves.data, PRODUCTION, used, new Set(versions().map((each) => each.version)));
 }
 
 function drawChart() {
@@ -98,6 +105,8 @@ function drawVersions() {
 }
 
 function drawHistory(page) {
+  moves = page;
+  draw();
   const done = { promote: "was promoted to", rollback: "went back to", demote: "was removed from" };
   const items = page.data.map((move) =>
     h(
@@ -112,10 +121,16 @@ function drawHistory(page) {
   fill(the("history"), items.length ? items : h("li", { class: "muted" }, "No alias has pointed at a version yet. Promote one to use it."));
 }
 
+/** The metric that is shown, of a version, as ` (test accuracy 0.75)`. */
+function figure(version) {
+  const value = versions().find((each) => each.version === version)?.metrics[metric] ?? null;
+  return value === null ? "" : ` (${words(metric)} ${number(value)})`;
+}
+
 async function promote(version) {
   const used = model.aliases[PRODUCTION] ?? 0;
-  const now = used ? `Version ${used} is in production now.` : "No version is in production now.";
-  if (!(await sure(`Promote version ${version} of ${name} to production? ${now}`, "Promote"))) return;
+  const now = used ? `Version ${used} is in production now${figure(used)}.` : "No version is in production now.";
+  if (!(await sure(`Promote version ${version} of ${name} to production${figure(version)}? ${now}`, "Promote"))) return;
   await change(`${path}/aliases/${PRODUCTION}`, "PUT", { version, expected: used });
 }
 

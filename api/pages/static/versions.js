@@ -31,3 +31,17 @@ export function verdict(version) {
   const sign = { promoted: "good", held_back: "warn", failed: "bad" }[retrain.decision];
   return h("span", { class: `chip ${sign ?? ""}`, title: retrain.message }, DECISIONS[retrain.decision]);
 }
+
+/**
+ * Whether an alias can go back, by its moves (newest first): to a version that it pointed at before, other than the one
+ * in use, and that is one of `known`.
+ */
+export function goesBack(moves, alias, used, known) {
+  let path = []; // the promotions that led to where it stands
+  for (const move of moves.filter((each) => each.alias === alias).toReversed()) {
+    if (move.action === "demote") path = [];
+    else if (move.action === "promote") path.push(move.to_version);
+    else path.length = Math.max(0, path.slice(0, -1).lastIndexOf(move.to_version) + 1);
+  }
+  return path.some((version) => version !== used && known.has(version));
+}

@@ -48,6 +48,8 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
     for job_id in jobs:
         client.post("/v1/models/toy/versions", json={"job": job_id, "note": SCRIPT})
     client.put("/v1/models/toy/aliases/production", json={"version": 1, "reason": SCRIPT})
+    with db.session_scope(service.engine) as session:
+        session.get_one(Job, jobs[0]).result = {"metrics": {"test_accuracy": 0.5, "validation_loss": 0.6}}
     held_back(service, jobs[1], 2)
     assert client.get("/v1/models/toy/versions/1").get_json()["retrain"] is None
     row = page.get_by_role("row", name="toy")
@@ -65,7 +67,12 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
     expect(page.locator("#history")).to_contain_text(SCRIPT)
     assert barriers(page) == []
     page.emulate_media(color_scheme="light")
+    expect(page.locator("#history li")).to_have_count(1)
+    expect(page.get_by_role("button", name="Roll back")).to_have_count(0)
     page.get_by_role("button", name="Promote version 2").click()
+    asked = "Promote version 2 of toy to production (test accuracy 0.750)?"
+    question = f"{asked} Version 1 is in production now (test accuracy 0.500)."
+    expect(page.get_by_role("dialog")).to_contain_text(question)
     assert barriers(page) == []
     page.get_by_role("button", name="Promote", exact=True).click()
     expect(page.locator("#history li")).to_have_count(2)
@@ -73,6 +80,7 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     expect(page.locator("#tiles")).to_contain_text("In productionversion 1")
+    expect(page.get_by_role("button", name="Roll back")).to_have_count(0)
     page.set_viewport_size({"width": 390, "height": 844})
     assert barriers(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
