@@ -59,7 +59,7 @@ function drawHead() {
   fill(
     the("facts"),
     h("code", {}, job.id),
-    job.dataset && h("span", {}, "data set ", h("b", {}, job.dataset.name)),
+    job.dataset && h("span", {}, "data set ", h("a", { href: `/datasets/${job.dataset.id}` }, job.dataset.name)),
     h("span", {}, `queue ${job.queue.name}`),
     h("span", {}, "submitted ", moment(job.created_at, { seconds: true })),
     job.trial !== null && h("span", {}, `trial ${job.trial} of `, h("code", {}, job.search_id)),

@@ -117,6 +117,9 @@ def test_a_file_becomes_a_model_that_is_promoted_and_asked(
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/jobs/job_*")
     expect(page.locator("#state")).to_have_text("succeeded")
+    expect(page.locator("#facts").get_by_role("link", name="walks")).to_have_attribute(
+        "href", re.compile("^/datasets/ds_")
+    )
     again = httpx.post(f"{url}/v1/jobs", json=spec).json()
     httpx.get(f"{url}/v1/jobs/{again['id']}", params={"wait": 60}, timeout=70)
 
