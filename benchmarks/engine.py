@@ -215,6 +215,7 @@ def skorch(w: Workload) -> Iterator[float]:
         batch_size=w.batch_size,
         iterator_train__shuffle=True,
         train_split=None,
+        max_epochs=1,
         verbose=0,
         callbacks=[GradientNormClipping(1.0)],
     )

@@ -159,7 +159,13 @@ def search(kind: Kind, name: str) -> None:
     if kind.weather == STORM:
         kind.wait(kind.dice.uniform(1.0, 20.0))
         kind.paused += _paused(kind.caller, path, kind.dice.uniform(0.1, 3.0))
-    group.answer = kind.until(path, lambda body: body["terminal"])
+
+    def is_over(body: Any) -> bool:
+        if body["status"] == "paused":  # the pause was served after the request to resume
+            kind.caller.attempt("POST", f"{path}/resume", refusable=True)
+        return bool(body["terminal"])
+
+    group.answer = kind.until(path, is_over)
     if group.answer is not None:
         ids = [row["job_id"] for row in group.answer["trials"] if row["job_id"] is not None]
         group.jobs = [*ids, *([group.answer["final"]["job_id"]] if group.answer["final"] else [])]
