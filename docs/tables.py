@@ -149,7 +149,8 @@ better than their baseline by chance. So an accuracy on samples that the model w
 (Wilson's, 95 %): what it can mean for new samples like these. The model beats the baseline only if the baseline is
 below the interval. Without a test split these are the validation samples, by which the best epoch was chosen, so the
 accuracy is a little too good. There is no interval for a class for each step, nor with `data.split.method: group`,
-because steps of a sequence and sequences of a group are not independent. If the model does not beat the baseline,
+because steps of a sequence and sequences of a group are not independent. With groups the model beats the baseline only
+if it would with as many independent sequences, which is the least to ask. If the model does not beat the baseline,
 `message` says so in a sentence, and so does an event (`baseline`, a warning). Synthetic data gets no such event,
 because there is nothing in it to learn. `model.json`, `GET /v1/jobs/{job_id}` and `loopline show` have the baseline
 too.

@@ -49,10 +49,11 @@ def of(run: Run, metrics: Metrics, *, thorough: bool = True, failed: list[str] |
         except Exception as error:  # noqa: BLE001  what a model is only compared with may not cost the model
             if failed is not None:
                 failed.append(f"The model is not compared with {words}: {type(error).__name__} ({error!s:.200}).")
-    proves = split != "train" and not task.by_step and run.spec.data.split.method != "group"
-    samples = len(judged[split].y) if proves else None  # independent ones, which the model was not trained on
+    proves = split != "train" and not task.by_step
+    samples = len(judged[split].y) if proves else None  # which the model was not trained on
+    independent = run.spec.data.split.method != "group"
     verbs = {constant: f"always answering with {constant}"}
-    return rivals.compared(metrics, found, f"{split}_{name}", verbs, samples)
+    return rivals.compared(metrics, found, f"{split}_{name}", verbs, samples, independent=independent)
 
 
 def _of_constant(run: Run, answer: Tensor, part: Part) -> Metrics:

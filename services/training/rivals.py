@@ -24,11 +24,14 @@ def compared(
     verbs: Mapping[str, str] | None = None,
     samples: int | None = None,
     trials: int = 1,
+    *,
+    independent: bool = True,
 ) -> dict[str, Any]:
     """Compares the metrics of a model with those of plain answers, by their words. `verbs` has words for the message
-    where the words themselves do not fit it. If the metric is a share of so many independent `samples` that are right,
-    it has an interval, and the model beats a plain answer only if that lies below the interval. The interval is wider
-    if the model is the best of so many `trials` on these samples.
+    where the words themselves do not fit it. If the metric is a share of so many `samples` that are right, it has an
+    interval, and the model beats a plain answer only if that lies below the interval. The interval is wider if the
+    model is the best of so many `trials` on these samples. Samples that are not `independent` say less than so many
+    would: then the interval is too narrow to be given, but what it leaves open is open.
 
     `{"answer", "metrics", "metric", "is_beaten", "message", "interval"}` of the best one, the first of equals; with
     several plain answers `others` has the metrics of the others. `message` is a sentence if the model does not beat it.
@@ -48,9 +51,10 @@ def compared(
         message = f"The model does not beat its baseline: {metric} is {value:.4g}, and {what} gives {plain:.4g}."
     elif interval is not None and plain is not None and interval[0] <= plain:
         is_beaten = False
+        more = "" if independent else " or more, because they come in groups"
         message = (
             f"The model may be no better than its baseline: {metric} is {value:.4g}, which on {samples:,} samples can "
-            f"mean {interval[0]:.4g} to {interval[1]:.4g}, and {what} gives {plain:.4g}."
+            f"mean {interval[0]:.4g} to {interval[1]:.4g}{more}, and {what} gives {plain:.4g}."
         )
     others = {words: epochs.finite(each) for words, each in found.items() if words != best}
     return {
@@ -59,7 +63,7 @@ def compared(
         "metric": metric,
         "is_beaten": is_beaten,
         "message": message,
-        "interval": None if interval is None else [*interval],
+        "interval": [*interval] if interval is not None and independent else None,
         **({"others": others} if others else {}),
     }
 

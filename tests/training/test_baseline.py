@@ -313,6 +313,16 @@ def test_a_model_that_is_better_by_a_few_samples_may_be_no_better() -> None:
     assert many["interval"] == pytest.approx([0.594, 0.671], abs=1e-3)
 
 
+def test_samples_of_few_groups_prove_no_more_than_so_many_samples_would() -> None:
+    """Eight of ten sequences, of two people: an interval would be too narrow, and even that contains the baseline."""
+    metrics, plain = {"test_accuracy": 0.8}, {"a constant": {"test_accuracy": 0.6}}
+    few = rivals.compared(metrics, plain, "test_accuracy", samples=10, independent=False)
+    assert (few["is_beaten"], few["interval"]) == (False, None)
+    assert "0.4902 to 0.9433 or more, because they come in groups" in few["message"]
+    many = rivals.compared(metrics, plain, "test_accuracy", samples=1000, independent=False)
+    assert (many["is_beaten"], many["message"], many["interval"]) == (True, None, None)
+
+
 def test_the_best_of_many_trials_has_a_wider_interval() -> None:
     """By the normal quantile of 1 - 0.05 / (2 * 20): 3.0233."""
     assert rivals.wilson(0.633, 60, 20) == pytest.approx((0.439, 0.792), abs=1e-3)
