@@ -4,6 +4,7 @@ export const Scope = { READ: "read", PREDICT: "predict", SUBMIT: "submit", ADMIN
 
 const SIGN_IN = "/sign-in";
 let asked = null;
+let leaving = false;
 
 /** What `GET /v1/session` answers; null for somebody who has to sign in. It is asked once. */
 export function session({ anew = false } = {}) {
@@ -25,8 +26,13 @@ export async function may(scope) {
   return (await session())?.scopes.includes(scope) ?? false;
 }
 
-/** Leads to the page that asks for a key, and back to this one. */
+/** Leads to the page that asks for a key, and back to this one. Several requests may ask for it at once. */
 export function signIn() {
-  if (location.pathname === SIGN_IN) return;
+  if (leaving || location.pathname === SIGN_IN) return;
+  leaving = true;
   location.assign(`${SIGN_IN}?to=${encodeURIComponent(location.pathname + location.search + location.hash)}`);
 }
+
+addEventListener("pageshow", () => {
+  leaving = false; // the browser has brought the page back
+});
