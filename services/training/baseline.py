@@ -51,9 +51,13 @@ def of(run: Run, metrics: Metrics, *, thorough: bool = True, failed: list[str] |
                 failed.append(f"The model is not compared with {words}: {type(error).__name__} ({error!s:.200}).")
     proves = split != "train" and not task.by_step
     samples = len(judged[split].y) if proves else None  # which the model was not trained on
-    independent = run.spec.data.split.method != "group"
     verbs = {constant: f"always answering with {constant}"}
-    return rivals.compared(metrics, found, f"{split}_{name}", verbs, samples, independent=independent)
+    return rivals.compared(metrics, found, f"{split}_{name}", verbs, samples, independent=is_independent(run))
+
+
+def is_independent(run: Run) -> bool:
+    """Whether the samples of a part count one by one, and do not come in groups."""
+    return run.spec.data.split.method != "group"
 
 
 def _of_constant(run: Run, answer: Tensor, part: Part) -> Metrics:

@@ -197,10 +197,11 @@ def summary(fold: Fold) -> dict[str, Any]:
     }
 
 
-def compared(fold: Fold, found: dict[str, Any], trials: int = 1) -> dict[str, Any]:
+def compared(run: Run, found: dict[str, Any], trials: int = 1) -> dict[str, Any]:
     """The baseline of a job with folds that has no test part: whether the mean over the folds beats that of their
     baselines, each on samples that it was not trained on. `found` is that of the final model, which has only its
     training samples to be judged by. The spec was selected by these folds as the best of so many `trials`."""
+    fold, independent = run.fold, baseline.is_independent(run)
     plains = [result["baseline"] for result in fold.results if "baseline" in result]  # older ones had none
     if not plains or len(plains) < len(fold.results):
         return found
@@ -209,9 +210,11 @@ def compared(fold: Fold, found: dict[str, Any], trials: int = 1) -> dict[str, An
     model = _of_all(statistics.fmean, 1, [result["metrics"].get(metric) for result in fold.results])
     words = [each["answer"] for each in plains]
     answer = max(words, key=words.count)
-    are_counted = all(each.get("interval") for each in plains)
+    are_counted = all(each.get("interval") for each in plains) or not (independent or run.data.task.by_step)
     samples = sum(result["samples"]["validation"] for result in fold.results) if are_counted else None
-    judged = rivals.compared({metric: model}, {answer: {metric: plain}}, metric, samples=samples, trials=trials)
+    judged = rivals.compared(
+        {metric: model}, {answer: {metric: plain}}, metric, samples=samples, trials=trials, independent=independent
+    )
     return {**judged, "metrics": {**found["metrics"], **judged["metrics"]}}
 
 

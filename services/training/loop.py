@@ -82,7 +82,6 @@ class Run:
         """`spec` has its loss filled in (spec.check_data). The first weights are `initial`, or else the seed alone
         decides them, on any device. `step` makes an update; by default compiled_step or autograd_step."""
         self.initial = initial
-        self.step = step
         self.spec, self.training, self.device = spec, _training_of(spec, fold), torch.device(device)
         self.fold = fold
         loss = self.training.loss
@@ -98,6 +97,7 @@ class Run:
         targets = self.train_part.y.to(self.device)
         self.loss = prepared.task.loss(loss, targets, prepared.output_size)
         self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
+        self.make_update: Step = step or (autograd_step if self.network is None else compiled_step)
         self.compiled_loss = by_autograd(self.weighted_loss)
         """The loss and its gradient, for compiled_step."""
         if self.network is not None and loss.name == "cross_entropy":
@@ -129,10 +129,6 @@ class Run:
         whole = self.engine.compiled and not isinstance(self.data.train, Unrolled) and refusal(self.model) is None
         self.network = Network(self.model, self.optimizer, self.training.optimizer) if whole else None
         """What makes whole updates in compiled code; None if autograd does."""
-
-    @property
-    def make_update(self) -> Step:
-        return self.step or (autograd_step if self.network is None else compiled_step)
 
     def begin_momentum(self) -> None:
         """Writes zeros where torch's fused SGD would keep uninitialised memory.

@@ -422,10 +422,10 @@ class Training:
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
         spec, data, device, initial = self.run.spec, self.run.data, self.run.device, self.run.initial
-        step, fold = self.run.step, self.run.fold
+        make_update, fold = self.run.make_update, self.run.fold
         del self.run  # before there is another: the device has no room for two
         give_back(device)
-        self.run = Run(spec, data, device, initial, step, fold)
+        self.run = Run(spec, data, device, initial, make_update, fold)
         found = take_up(self.run, self.directory)
         self.retention.take_stock()
         less.apply(self.run)
@@ -548,7 +548,7 @@ def finish(
         "baseline": baseline.of(run, metrics, failed=failed),
     }
     if run.fold.number and run.data.test is None:
-        result["baseline"] = folds.compared(run.fold, result["baseline"], selection.trials if selection else 1)
+        result["baseline"] = folds.compared(run, result["baseline"], selection.trials if selection else 1)
     parts = {"validation": run.data.validation, "test": run.data.test}
     found = {name: details(run, part) for name, part in parts.items() if part is not None}
     result["details"] = {name: each for name, each in found.items() if each is not None} or None

@@ -19,7 +19,7 @@ from loopline.files import store
 from safetensors.torch import load_file
 
 from services.errors import DatasetInvalid, Diverged, Invalid
-from services.training import checkpoint, loop, rivals
+from services.training import checkpoint, folds, loop, rivals
 from services.training.data import MiniBatch, prepare
 from services.training.files import npz
 from services.training.files.npz import Arrays
@@ -32,6 +32,7 @@ from tests.training.building import (
     classes,
     document,
     events,
+    make_run,
     mixed,
     of_many_lengths,
     same,
@@ -235,6 +236,22 @@ def test_without_a_test_the_baseline_is_beaten_by_folds_or_not_at_all(order: Cal
     [said] = [event for event in of("note", told) if event["type"] == "baseline"]
     assert "no better than its baseline" in said["message"] or "does not beat its baseline" in said["message"]
     assert said["message"] in (Path(asked["directory"]) / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("samples", "is_beaten"), [(10, False), (1000, True)])
+def test_folds_of_whole_groups_claim_no_more_than_of_as_many_sequences(samples: int, is_beaten: bool) -> None:
+    """Each of three folds is right in 60 %, and its baseline in 50 %."""
+    arrays = replace(ARRAYS, groups=np.array([f"g{row % 6}" for row in range(len(ARRAYS))]))
+    run = make_run(arrays, data={"split": {"method": "group", "validation": 0.2}})
+    plain = {"answer": "a constant", "metric": "validation_accuracy", "metrics": {"validation_accuracy": 0.5}}
+    result = {
+        "baseline": {**plain, "interval": None},
+        "metrics": {"validation_accuracy": 0.6},
+        "samples": {"validation": samples},
+    }
+    run.fold = replace(run.fold, results=[result] * 3)
+    found = folds.compared(run, {"metrics": {}})
+    assert (found["is_beaten"], found["interval"]) == (is_beaten, None)
 
 
 def test_a_final_model_without_a_test_knows_that_it_is_the_best_of_many_trials(order: Callable[..., Event]) -> None:

@@ -178,7 +178,7 @@ def test_reports_are_contiguous_however_seldom_they_are_taken() -> None:
 
 def gradients_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
     """The gradients that reach torch's optimizer, update by update; fills as the run trains."""
-    run.step = autograd_step
+    run.make_update = autograd_step
     seen: list[list[Tensor]] = []
     step = run.optimizer.step
     monkeypatch.setattr(
