@@ -31,7 +31,7 @@ def recur(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None, state: State = (),
     x, lengths = checked(x, lengths)
     if not torch.is_grad_enabled() and len(x) > (rows := _rows_at_once(rnn, x.shape[1])):
         return _in_parts(rnn, x, lengths, state, outputs, rows)
-    masks = dropped(rnn, x, lengths)
+    masks = dropout_masks(rnn, x, lengths)
     weights = cast("list[Tensor]", rnn._flat_weights)
     answered, final, *after = _Recurrence.apply(  # type: ignore[no-untyped-call]
         x, lengths, masks, rnn, [each.contiguous() for each in state], outputs, *weights
@@ -71,7 +71,7 @@ def _in_parts(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None, state: State, 
     return joined, torch.cat(final), tuple(torch.cat(each, dim=1) for each in zip(*after, strict=True))
 
 
-def dropped(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None) -> list[Tensor]:
+def dropout_masks(rnn: nn.RNNBase, x: Tensor, lengths: Tensor | None) -> list[Tensor]:
     """What the outputs of each layer but the last are multiplied by: (time, batch, width) each. They are drawn in the
     order in which PyTorch's layers draw them (model.py), so a run is the same with either engine."""
     if not rnn.training or not rnn.dropout or rnn.num_layers == 1:

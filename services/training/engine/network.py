@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from services.training.engine.layers import CELLS, addresses, checked, dropped
+from services.training.engine.layers import CELLS, addresses, checked, dropout_masks
 from services.training.engine.library import CrossEntropy, Head, Layers, Update, load
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Network:
             layers.lengths = lengths.data_ptr()
         if by_step:
             rows = samples * time if lengths is None else int(lengths.sum())
-        masks = dropped(rnn, x, batch.lengths)
+        masks = dropout_masks(rnn, x, batch.lengths)
         if masks:
             table = addresses(masks)
             layers.masks, layers.mask_step, layers.mask_row = ctypes.addressof(table), *masks[0].stride()[:2]

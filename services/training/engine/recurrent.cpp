@@ -405,6 +405,27 @@ inline void gru_back(Index hidden, float* gates, float* recurrent, const float* 
     }
 }
 
+// The valid steps of (batch, time, size) one after the other.
+void pack(const Layers& l, const Shard& shard, const float* from, Index size, float* to) {
+    for (Index row = 0; row < shard.size(); row++) {
+        const float* sequence = from + shard.rows[row] * l.time * size;
+        const Index length = Shard::length(l, shard.rows[row]);
+        for (Index t = 0; t < length; t++)
+            std::memcpy(to + (shard.begin[t] + row) * size, sequence + t * size, sizeof(float) * size);
+    }
+}
+
+// The other way, with zeros after each end.
+void unpack(const Layers& l, const Shard& shard, const float* from, Index size, float* to) {
+    for (Index row = 0; row < shard.size(); row++) {
+        float* sequence = to + shard.rows[row] * l.time * size;
+        const Index length = Shard::length(l, shard.rows[row]);
+        for (Index t = 0; t < length; t++)
+            std::memcpy(sequence + t * size, from + (shard.begin[t] + row) * size, sizeof(float) * size);
+        std::memset(sequence + length * size, 0, sizeof(float) * (l.time - length) * size);
+    }
+}
+
 // Calls work(place among the shard's, sequence of the shard, row of the head's outputs) for each row that a head reads.
 template <typename Work>
 void for_each_row(const Layers& l, const Plan& plan, const Shard& shard, const Work& work) {
@@ -443,22 +464,13 @@ struct Forward {
     }
 
     void run() const {
-        pack(l.x, l.input, saved.x);
+        pack(l, shard, l.x, l.input, saved.x);
         for (Index layer = 0; layer < l.layers; layer++) {
             for (Index d = 0; d < l.directions; d++) recur(layer, d);
             if (l.has_mask(layer)) mask(layer);
         }
-        unpack();
+        if (l.outputs != nullptr) unpack(l, shard, saved.layers.back().outputs, l.width(), l.outputs);
         if (l.head != nullptr) answer();
-    }
-
-    // Steps (batch, time, size) one after the other.
-    void pack(const float* from, Index size, float* to) const {
-        for (Index row = 0; row < shard.size(); row++) {
-            const float* sequence = from + shard.rows[row] * l.time * size;
-            for (Index t = 0; t < shard.time && row < shard.count[t]; t++)
-                std::memcpy(to + (shard.begin[t] + row) * size, sequence + t * size, sizeof(float) * size);
-        }
     }
 
     void begin_from(const float* given, Index layer, Index d, float* to) const {
@@ -628,20 +640,6 @@ struct Forward {
             std::memcpy(to, largest, sizeof(float) * width);
         }
     }
-
-    // The top layer's outputs to (batch, time, width), with zeros after each end.
-    void unpack() const {
-        if (l.outputs == nullptr) return;
-        const Index width = l.width();
-        const float* from = saved.layers.back().outputs;
-        for (Index row = 0; row < shard.size(); row++) {
-            float* sequence = l.outputs + shard.rows[row] * l.time * width;
-            const Index length = Shard::length(l, shard.rows[row]);
-            for (Index t = 0; t < length; t++)
-                std::memcpy(sequence + t * width, from + (shard.begin[t] + row) * width, sizeof(float) * width);
-            std::memset(sequence + length * width, 0, sizeof(float) * (l.time - length) * width);
-        }
-    }
 };
 
 // ---- backwards
@@ -682,7 +680,7 @@ struct Backward {
 
     void run() {
         bool has_outputs = l.d_outputs != nullptr;
-        if (has_outputs) pack(l.d_outputs, d_answered);
+        if (has_outputs) pack(l, shard, l.d_outputs, l.width(), d_answered);
         if (l.head != nullptr) has_outputs = ask_head();
         for (Index layer = l.layers - 1; layer >= 0; layer--) {
             for (Index d = 0; d < l.directions; d++) {
@@ -756,16 +754,6 @@ struct Backward {
             std::memset(d_h + row * l.hidden, 0, sizeof(float) * l.hidden);
         else
             std::memcpy(d_h + row * l.hidden, d_pooled + row * l.pooled() + d * l.hidden, sizeof(float) * l.hidden);
-    }
-
-    void pack(const float* from, float* to) const {
-        const Index width = l.width();
-        for (Index row = 0; row < shard.size(); row++) {
-            const float* sequence = from + shard.rows[row] * l.time * width;
-            const Index length = Shard::length(l, shard.rows[row]);
-            for (Index t = 0; t < length; t++)
-                std::memcpy(to + (shard.begin[t] + row) * width, sequence + t * width, sizeof(float) * width);
-        }
     }
 
     // The states before each packed step, of one direction: (steps, hidden) in `before`, unless they already lie so.
@@ -918,13 +906,7 @@ struct Backward {
         for (Index d = 0; d < l.directions; d++)
             product(false, false, shard.steps(), size, gates, saved.layers[0].gates[d], gates, l.of(0, d)[0], size,
                     d ? 1.0f : 0.0f, packed.data(), size);
-        for (Index row = 0; row < shard.size(); row++) {
-            float* sequence = l.d_x + shard.rows[row] * l.time * size;
-            const Index length = Shard::length(l, shard.rows[row]);
-            for (Index t = 0; t < length; t++)
-                std::memcpy(sequence + t * size, packed.data() + (shard.begin[t] + row) * size, sizeof(float) * size);
-            std::memset(sequence + length * size, 0, sizeof(float) * (l.time - length) * size);
-        }
+        unpack(l, shard, packed.data(), size, l.d_x);
     }
 };
 
