@@ -179,25 +179,10 @@ def model_of(w: Workload) -> Any:
 def plain(w: Workload) -> Iterator[float]:
     """The loop that one would write by hand."""
     import torch
-    from torch import nn
 
-    arrays = drawn(w)
-    x, y = torch.from_numpy(arrays.x), torch.from_numpy(arrays.y)
-    model, criterion = model_of(w), nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    while True:
-        began = time.perf_counter()
-        total, correct = 0.0, 0
-        for index in torch.randperm(w.samples).split(w.batch_size):
-            optimizer.zero_grad()
-            outputs = model(x[index])
-            loss = criterion(outputs, y[index])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
-            optimizer.step()
-            total += loss.item() * len(index)
-            correct += (outputs.argmax(dim=1) == y[index]).sum().item()
-        yield time.perf_counter() - began
+    from benchmarks.loop import by_hand
+
+    return by_hand(model_of(w), drawn(w), lambda _: torch.randperm(w.samples).split(w.batch_size))
 
 
 def skorch(w: Workload) -> Iterator[float]:

@@ -9,17 +9,19 @@ process of its own, without that environment and without flush-to-zero.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from services.training.files.npz import Arrays
     from services.training.loop import Run
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +101,6 @@ def plain(w: Workload) -> Iterator[float]:
     from services.training.files import npz
 
     arrays = npz.synthetic(w.samples, w.length, w.features, 2, 0)
-    x, y = torch.from_numpy(arrays.x), torch.from_numpy(arrays.y)
     torch.manual_seed(0)
 
     class Model(nn.Module):
@@ -108,26 +109,36 @@ def plain(w: Workload) -> Iterator[float]:
             self.lstm = nn.LSTM(w.features, w.hidden_size, w.num_layers, batch_first=True)
             self.fc = nn.Linear(w.hidden_size, 2)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: torch.Tensor) -> Any:
             out, _ = self.lstm(x)
             return self.fc(out[:, -1, :])
 
-    model, criterion = Model(), nn.CrossEntropyLoss()
+    def rows(epoch: int) -> Iterator[Any]:
+        ordered = order_of(epoch, seed=0, samples=w.samples, batch_size=w.batch_size)
+        return map(torch.from_numpy, ordered.batches)
+
+    return by_hand(Model(), arrays, rows)
+
+
+def by_hand(model: Any, arrays: Arrays, rows: Callable[[int], Iterable[Any]]) -> Iterator[float]:
+    """Seconds of each epoch of that loop, for any model. `rows` gives the samples of each batch of an epoch."""
+    import torch
+    from torch import nn
+
+    x, y = torch.from_numpy(arrays.x), torch.from_numpy(arrays.y)
+    criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    epoch = 0
-    while True:
+    for epoch in itertools.count(1):
         began = time.perf_counter()
-        epoch += 1
         total, correct = 0.0, 0
-        for rows in order_of(epoch, seed=0, samples=w.samples, batch_size=w.batch_size).batches:
-            index = torch.from_numpy(rows)
+        for index in rows(epoch):
             optimizer.zero_grad()
             outputs = model(x[index])
             loss = criterion(outputs, y[index])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
             optimizer.step()
-            total += loss.item() * len(rows)
+            total += loss.item() * len(index)
             correct += (outputs.argmax(dim=1) == y[index]).sum().item()
         yield time.perf_counter() - began
 

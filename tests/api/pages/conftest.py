@@ -21,6 +21,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from api.service import Service
 from services import db
+from services.access import keys
 from services.orm import Job
 from tests import browsing
 
@@ -97,6 +98,22 @@ def ended(service: Service, publish: Callable[..., str]) -> Callable[..., str]:
         return job_id
 
     return make
+
+
+@pytest.fixture
+def make_key(app: Flask) -> Callable[..., str]:
+    """Makes the text of a key with these scopes, for a service that asks for keys."""
+
+    def make(*scopes: str) -> str:
+        with db.session_scope(app.extensions["loopline"].engine) as session:
+            return keys.create(session, "default", scopes).text
+
+    return make
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
 
-from services import db
-from services.access import keys
-from tests.api.pages.conftest import needs_browser
+from tests.api.pages.conftest import needs_browser, sign_in
 from tests.api.pages.test_datasets import DROP, walks
-from tests.api.pages.test_sign_in import sign_in
 
 pytestmark = needs_browser
 
@@ -22,15 +19,6 @@ pytestmark = needs_browser
 @pytest.fixture
 def app(make_app: Callable[..., Flask], sqlite_url: str) -> Flask:
     return make_app(sqlite_url, auth="keys", rate_limit="none", broker_url="redis://127.0.0.1:1/0")
-
-
-@pytest.fixture
-def make_key(app: Flask) -> Callable[..., str]:
-    def make(*scopes: str) -> str:
-        with db.session_scope(app.extensions["loopline"].engine) as session:
-            return keys.create(session, "default", scopes).text
-
-    return make
 
 
 @pytest.fixture

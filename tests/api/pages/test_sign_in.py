@@ -11,10 +11,9 @@ from flask import Flask
 from playwright.sync_api import Page, expect
 
 from services import db
-from services.access import keys
 from services.orm import Job
 from services.training.spec import parse
-from tests.api.pages.conftest import needs_browser
+from tests.api.pages.conftest import needs_browser, sign_in
 from tests.rows import create_job
 
 pytestmark = needs_browser
@@ -26,23 +25,9 @@ def app(make_app: Callable[..., Flask], sqlite_url: str) -> Flask:
 
 
 @pytest.fixture
-def make_key(app: Flask) -> Callable[..., str]:
-    def make(*scopes: str) -> str:
-        with db.session_scope(app.extensions["loopline"].engine) as session:
-            return keys.create(session, "default", scopes).text
-
-    return make
-
-
-@pytest.fixture
 def job(app: Flask, spec: dict[str, Any]) -> Job:
     with db.session_scope(app.extensions["loopline"].engine) as session:
         return create_job(session, parse(spec))
-
-
-def sign_in(page: Page, key: str) -> None:
-    page.get_by_label("API key").fill(key)
-    page.get_by_role("button", name="Sign in").click()
 
 
 def test_a_reader_signs_in_and_is_offered_what_the_key_may_do(

@@ -102,3 +102,11 @@ def test_what_others_wrote_is_listed_with_version_hash_and_licence() -> None:
 
 def test_the_first_address_leads_to_the_jobs(client: FlaskClient) -> None:
     assert client.get("/").headers["Location"] == "/jobs"
+
+
+def test_dark_is_the_same_by_choice_and_by_the_system() -> None:
+    """The style sheet has these colours twice, because scripts read them one by one for the charts."""
+    style = assets.assets()["style.css"].content.decode()
+    found = re.findall(r":root[^{]*{\s*color-scheme: dark;([^}]*)}", style)
+    assert len(found) == 2
+    assert found[0].split() == found[1].split()
