@@ -95,6 +95,7 @@ class Network:
         self._sizes = (ctypes.c_int64 * len(self.weights))(*[weight.numel() for weight in self.weights])
         self._directions = 2 if rnn.bidirectional else 1
         self._room: dict[tuple[int, int], tuple[int, int]] = {}
+        self._memory = torch.empty(0)  # kept from batch to batch: pieces of many sizes would scatter what is freed
 
     def computed(self, batch: MiniBatch, loss: Loss, share: float) -> tuple[Tensor, float]:
         """The outputs for a batch, (samples, output_size) or a row for each valid step, and their loss times `share`.
@@ -137,8 +138,9 @@ class Network:
         outputs = x.new_empty(rows, model.head.out_features)
         head.outputs = outputs.data_ptr()
         room = self._room_for(layers, batch)
-        memory = x.new_empty(room[0] + room[1])
-        layers.saved = memory.data_ptr()
+        if len(self._memory) < sum(room):
+            self._memory = torch.empty(sum(room))
+        layers.saved = self._memory.data_ptr()
         layers.scratch = layers.saved + 4 * room[0]
         self.library.forward(layers)
         found, of_outputs = loss(outputs, batch, share)
