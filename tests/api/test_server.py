@@ -57,7 +57,7 @@ def test_a_long_poll_over_http_ends_with_the_news(server: Server, spec: dict[str
             assert attempts.claim(session, "polled", worker="test:1", lease_seconds=60)
         began = time.monotonic()
         assert poll.result().json()["status"] == "running"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
 
 
 def test_an_upload_streams_in_chunks(server: Server, vowels: Path) -> None:

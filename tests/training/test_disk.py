@@ -176,7 +176,7 @@ def test_a_checkpoint_that_the_disk_refuses_is_skipped_and_training_goes_on(
 def test_what_is_skipped_is_told_with_what_it_needs_and_what_is_free(order: Callable[..., Event]) -> None:
     stream = events(order())
     with free(3 * MB):
-        note = until("note", stream)[-1]
+        note = next(event for event in stream if event["event"] == "note" and event["type"] != "engine")
     assert note.keys() == {"event", "type", "level", "message", "data"}
     assert (note["type"], note["level"]) == ("checkpoint_skipped", "warning")
     assert note["message"] == (
@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_again_is_told_again(order: Callable[..., Event]) -
     stream = events(order(training={"epochs": 20}))
     for _ in range(3):
         with free(0):
-            assert of("note", until("epoch", stream))
+            assert "checkpoint_skipped" in {note["type"] for note in of("note", until("epoch", stream))}
         until("checkpoint", stream)
 
 

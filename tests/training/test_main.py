@@ -116,7 +116,7 @@ def test_a_spec_is_trained_with_the_data_beside_it_and_its_files_are_left(
 
     assert (out / "model.onnx").stat().st_size > 4 * sum(tensor.numel() for tensor in weights.values())
 
-    lines = done.stderr.splitlines()
+    lines = [line for line in done.stderr.splitlines() if "because compiled layers are not available" not in line]
     assert lines[0].startswith("Training ")
     assert lines[0].endswith("parameters on cpu, 1 threads: 3 epochs of 5 steps")
     assert [line.split()[:2] for line in lines[1:4]] == [["epoch", "1"], ["epoch", "2"], ["epoch", "3"]]

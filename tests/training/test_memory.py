@@ -211,7 +211,7 @@ def test_a_run_killed_after_halving_and_resumed_equals_one_that_was_not(
     unbroken, broken = order("unbroken", **uneven), order("broken", **uneven)
     list(events(unbroken))
     stream = events(broken)
-    next(event for event in stream if event["event"] == "note" and event["data"]["micro_batch"] == 2)
+    next(event for event in stream if event["event"] == "note" and event["data"].get("micro_batch") == 2)
     next(event for event in stream if event["event"] == "checkpoint")
     stream.close()  # type: ignore[attr-defined]
     stops = itertools.count(1)
