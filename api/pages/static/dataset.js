@@ -21,8 +21,10 @@ function draw(dataset) {
   the("dataset").hidden = false;
   say(the("title"), name);
   fill(the("state"), h("span", { class: `chip ${{ ready: "good", rejected: "bad" }[dataset.status] ?? ""}` }, dataset.status === "validating" ? "being checked" : dataset.status));
-  the("train").href = `/submit?dataset=${encodeURIComponent(name)}`;
-  if (dataset.status !== "ready") the("train").removeAttribute("href");
+  for (const [button, kind] of [["train", "job"], ["search", "search"]]) {
+    the(button).href = `/submit?${new URLSearchParams({ kind, dataset: name })}`;
+    if (dataset.status !== "ready") the(button).removeAttribute("href");
+  }
   fill(the("facts"), h("code", {}, dataset.id), dataset.format && h("span", {}, dataset.format.toUpperCase()), h("span", {}, bytes(dataset.source_bytes ?? dataset.bytes)), h("span", {}, "uploaded ", moment(dataset.created_at, { seconds: true })));
   drawAlarms(dataset);
   drawTiles(dataset);

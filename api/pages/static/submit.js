@@ -1,17 +1,25 @@
-// A new job: a spec as text, which is checked by a dry run while it is written.
+// A new job, search or batch: a spec as text, which is checked by a dry run while it is written. Fields beside it write
+// the text for those who know no spec yet.
 
 import { ask, get, Problem } from "./api.js";
 import { fill, h, say, the } from "./dom.js";
-import { bytes, number } from "./format.js";
+import { KINDS, starter, yaml } from "./kinds.js";
 import { located } from "./pointers.js";
 import { may, Scope } from "./session.js";
 
 const PAUSE_MILLISECONDS = 500;
+const MOST_DATASETS = 100;
+/** The fields of the form, by the place in the document that each of them writes. */
+const PLACES = { dataset: ["/data/dataset"], budget: ["/search/minutes", "/search/trials"] };
 const query = new URLSearchParams(location.search);
+const kindName = query.get("kind") in KINDS ? query.get("kind") : "job";
+const kind = KINDS[kindName];
 const editor = the("spec");
 let timer = null;
 let checked = 0;
 let key = fresh();
+let base = null; // the spec of the job that is run again
+let datasets = [];
 
 /** A key by which the service knows a submission that is sent twice. */
 function fresh() {
@@ -29,20 +37,77 @@ function once_more(job) {
   return document_;
 }
 
-const HORIZON = 24;
+function named(dataset) {
+  return `${dataset.name}@${dataset.version}`;
+}
 
-/** The text that the page begins with: the spec of another job, or one that leaves all but its data to the service. */
-async function first() {
+/** Fills the fields, and the text from them or from the job that is run again. */
+async function start() {
+  drawKinds();
   if (query.get("from")) {
     const job = await get(`/v1/jobs/${encodeURIComponent(query.get("from"))}`);
-    say(the("title"), `Run ${job.name ?? job.id} again`);
-    return JSON.stringify(once_more(job), null, 2);
+    const title = job.name ?? job.id;
+    say(the("title"), { job: `Run ${title} again`, search: `Search from ${title}`, batch: `Vary ${title}` }[kindName]);
+    base = once_more(job);
+  } else {
+    await findDatasets();
   }
-  const named = query.get("dataset");
-  const dataset = named ? await get(`/v1/datasets/${encodeURIComponent(named)}`) : (await get("/v1/datasets?limit=1")).data[0];
-  if (!dataset) return "name: first\ndata: {synthetic: {samples: 1000, length: 50, features: 10, classes: 2}}\n";
-  const task = dataset.target === "series" ? `task: {name: forecast, horizon: ${HORIZON}}\n` : "";
-  return `name: ${dataset.name}\n${task}data: {dataset: ${dataset.name}@${dataset.version}}\n`;
+  the("dataset-field").hidden = datasets.length === 0;
+  the("budget-field").hidden = kindName !== "search";
+  the("fields").hidden = the("dataset-field").hidden && the("budget-field").hidden;
+  write();
+}
+
+async function findDatasets() {
+  const wanted = query.get("dataset");
+  const found = (await get(`/v1/datasets?limit=${MOST_DATASETS}`)).data.filter((each) => each.status === "ready");
+  const asked = wanted && (found.find((each) => [each.id, named(each)].includes(wanted)) ?? (await get(`/v1/datasets/${encodeURIComponent(wanted)}`)));
+  datasets = asked ? [asked, ...found.filter((each) => each.id !== asked.id)] : found;
+  the("dataset").replaceChildren(...datasets.map((each) => h("option", { value: each.id }, named(each))));
+}
+
+function drawKinds() {
+  document.title = `${kind.title} · Loopline`;
+  say(the("title"), kind.title);
+  say(the("about"), kind.about);
+  const links = Object.entries({ job: "One job", search: "A search", batch: "A batch" }).map(([name, text]) => {
+    const to = new URLSearchParams(query);
+    to.set("kind", name);
+    return h("a", { class: "button", href: `/submit?${to}`, "aria-current": name === kindName && "page" }, text);
+  });
+  fill(the("kinds"), links);
+}
+
+/** Writes the text from the fields. A text that was changed by hand is left alone until somebody asks for this. */
+function write() {
+  const dataset = datasets.find((each) => each.id === the("dataset").value);
+  const budget = { [the("unit").value]: the("budget").valueAsNumber || null };
+  const document_ = kind.document(base ?? starter(dataset), { budget, isComplete: base !== null });
+  editor.value = base ? JSON.stringify(document_, null, 2) : yaml(document_);
+  the("by-hand").hidden = true;
+  for (const id of ["dataset", "budget", "unit"]) the(id).disabled = false;
+  drawTarget(dataset);
+  changed();
+}
+
+function drawTarget(dataset) {
+  the("target").hidden = !dataset;
+  if (!dataset) return;
+  const target = dataset.schema?.target?.join(", ") || { series: "the steps that come next" }[dataset.target] || (dataset.classes ? `one of ${dataset.classes.length} classes` : null);
+  fill(the("target"), target && ["Predicts ", h("b", {}, target), ". "], h("a", { href: `/datasets/${dataset.id}` }, "See its columns"));
+}
+
+function byHand() {
+  the("by-hand").hidden = the("fields").hidden;
+  for (const id of ["dataset", "budget", "unit"]) the(id).disabled = true;
+  changed();
+}
+
+function changed() {
+  key = fresh();
+  the("submit").disabled = true;
+  clearTimeout(timer);
+  timer = setTimeout(check, PAUSE_MILLISECONDS);
 }
 
 function sent() {
@@ -55,7 +120,7 @@ async function check() {
   const mine = (checked += 1);
   say(the("checking"), "checking …");
   try {
-    const { body } = await ask("/v1/jobs/dry-run", sent());
+    const { body } = await ask(`${kind.path}/dry-run`, sent());
     if (mine !== checked) return;
     drawForeseen(body);
     drawProblems(null);
@@ -69,21 +134,12 @@ async function check() {
 }
 
 function drawForeseen(dry) {
-  const pairs = [
-    ["Data set", dry.dataset?.name],
-    ["Parameters", dry.parameters === null ? null : number(dry.parameters)],
-    ["Samples", dry.samples && `${number(dry.samples.train)} for training, ${number(dry.samples.validation)} for validation, ${number(dry.samples.test)} for test`],
-    ["Steps", dry.steps === null ? null : `${number(dry.steps)}, ${number(dry.steps_per_epoch)} in an epoch`],
-    ["Memory", dry.memory_bytes === null ? null : `at least ${bytes(dry.memory_bytes)}`],
-    ["Time", dry.estimate.message],
-    ["Faster", dry.cheaper],
-    ["Not checked", dry.unchecked],
-  ];
-  fill(the("warnings"), dry.warnings.map((each) => h("p", { class: "notice warn" }, each)));
+  const { pairs, warnings, chosen } = kind.foreseen(dry);
+  fill(the("warnings"), warnings.map((each) => h("p", { class: "notice warn" }, each)));
   fill(the("foreseen"), pairs.filter(([, value]) => value).flatMap(titled));
-  the("chosen-part").hidden = dry.chosen.length === 0;
-  say(the("chosen-title"), `${dry.chosen.length} fields are chosen for the data, and why`);
-  fill(the("chosen"), dry.chosen.flatMap((each) => titled([each.field, `${JSON.stringify(each.value)}: ${each.why}`])));
+  the("chosen-part").hidden = chosen.length === 0;
+  say(the("chosen-title"), `${chosen.length} fields are chosen for the data, and why`);
+  fill(the("chosen"), chosen.flatMap((each) => titled([each.field, `${JSON.stringify(each.value)}: ${each.why}`])));
 }
 
 function titled([title, value]) {
@@ -93,6 +149,7 @@ function titled([title, value]) {
 /** What is wrong, each with its line; pressing it selects the place in the text. */
 function drawProblems(error) {
   editor.setAttribute("aria-invalid", String(error !== null));
+  drawFieldProblems(error?.errors ?? []);
   if (error === null) {
     fill(the("problems"));
     return;
@@ -114,31 +171,31 @@ function drawProblems(error) {
   fill(the("problems"), h("div", { class: "notice bad" }, h("p", {}, error.message), found.length > 0 && h("ul", { class: "plain" }, found)));
 }
 
+/** What is wrong with a field of the form, beside it. */
+function drawFieldProblems(errors) {
+  for (const [field, pointers] of Object.entries(PLACES)) {
+    const wrong = errors.filter((each) => pointers.some((pointer) => each.pointer.startsWith(pointer)));
+    the(field).setAttribute("aria-invalid", String(wrong.length > 0));
+    say(the(`${field}-problem`), wrong.map((each) => each.detail).join("; "));
+  }
+}
+
 async function submit(event) {
   event.preventDefault();
   the("submit").disabled = true;
   try {
     const request = sent();
     request.headers["idempotency-key"] = key;
-    const { body } = await ask("/v1/jobs", request);
-    location.assign(`/jobs/${body.id}`);
+    const { body } = await ask(kind.path, request);
+    location.assign(`${kind.page}/${body.id}`);
   } catch (error) {
     drawProblems(error);
     the("submit").disabled = error instanceof Problem && error.status === 422;
   }
 }
 
-editor.addEventListener("input", () => {
-  key = fresh();
-  the("submit").disabled = true;
-  clearTimeout(timer);
-  timer = setTimeout(check, PAUSE_MILLISECONDS);
-});
+editor.addEventListener("input", byHand);
+the("fields").addEventListener("input", write);
+the("rewrite").addEventListener("click", write);
 the("form").addEventListener("submit", submit);
-first().then(
-  (text) => {
-    editor.value = text;
-    return check();
-  },
-  (error) => drawProblems(error),
-);
+start().catch(drawProblems);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from playwright.sync_api import Page, expect
 from tests.api.pages.conftest import needs_browser
 
 pytestmark = needs_browser
+Barriers = Callable[[Page], list[str]]
 
 
 def test_a_job_is_run_again_with_changes_and_mistakes_are_shown_at_their_lines(
@@ -47,3 +49,57 @@ def test_a_spec_in_yaml_is_taken_too(client: FlaskClient, queued_job: dict[str, 
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/jobs/job_*")
     expect(page.get_by_role("heading", name="typed")).to_be_visible()
+
+
+def upload_walks(client: FlaskClient) -> None:
+    steps = [
+        f"w{walk},{step},{walk % 3 + step / 10},{'up' if walk % 2 else 'down'}"
+        for walk in range(40)
+        for step in range(6)
+    ]
+    rows = "\n".join(["walk,second,speed,what", *steps, ""])
+    assert (
+        client.post(
+            "/v1/datasets?name=walks&file=walks.csv", data=rows, content_type="application/octet-stream"
+        ).status_code
+        == 201
+    )
+
+
+def test_a_search_is_submitted_by_its_fields_and_wrong_ones_are_shown_there(
+    client: FlaskClient, server: str, page: Page, barriers: Barriers
+) -> None:
+    upload_walks(client)
+    page.goto(f"{server}/submit")
+    page.get_by_role("link", name="A search").click()
+    editor, budget = page.get_by_role("textbox", name="Spec"), page.get_by_label("Budget of the search")
+    expect(editor).to_have_value("name: walks\ndata: {dataset: walks@1}\nsearch: {minutes: 10}\n")
+    expect(page.locator("#target")).to_contain_text("Predicts what.")
+    expect(page.locator("#foreseen")).to_contain_text("as many as there is time for in 10 min")
+    budget.fill("-2")
+    expect(page.locator("#budget-problem")).to_contain_text("greater than 0")
+    expect(page.get_by_role("button", name="Submit")).to_be_disabled()
+    assert barriers(page) == []
+    page.get_by_label("Unit of the budget").select_option("trials")
+    budget.fill("3")
+    expect(page.locator("#budget-problem")).to_be_empty()
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled()
+    editor.fill(editor.input_value().replace("walks\n", "mine\n", 1))
+    expect(budget).to_be_disabled()
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled()
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/searches/search_*")
+    [made] = client.get("/v1/searches").get_json()["data"]
+    assert (made["name"], made["wanted"], list(made["settings"]["datasets"])) == ("mine", 3, ["walks@1"])
+
+
+def test_a_batch_is_submitted_from_its_example(client: FlaskClient, server: str, page: Page) -> None:
+    upload_walks(client)
+    page.goto(f"{server}/batches")
+    page.get_by_role("link", name="New batch").first.click()
+    expect(page.get_by_role("textbox", name="Spec")).to_have_value(re.compile("^matrix:\n  architecture.cell: ", re.M))
+    expect(page.locator("#foreseen")).to_contain_text("Jobs4")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/batches/batch_*")
+    [made] = client.get("/v1/batches").get_json()["data"]
+    assert (made["total"], made["varied"]) == (4, ["architecture.cell", "training.optimizer.lr"])
