@@ -608,6 +608,8 @@ class StepChunk(Base):
     """Of all these steps; 0 of a job without folds."""
     loss: Mapped[bytes] = mapped_column(sa.LargeBinary)
     grad_norm: Mapped[bytes] = mapped_column(sa.LargeBinary)
+    peaks: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    """What a chart of a long run reads instead (`series.peaks`). None while the chunk still grows."""
 
 
 class Checkpoint(Base):

@@ -57,33 +57,46 @@ def steps(
 ) -> Steps:
     """Loss and gradient norm of the steps from `first` to `last`, at most `points` (2 or more) of them: the first, the
     last, and of each stretch between the least and the greatest of both. Of one fold, or of the whole job."""
-    columns = (StepChunk.first_step, StepChunk.last_step, StepChunk.loss, StepChunk.grad_norm, StepChunk.fold)
-    query = select(*columns).where(StepChunk.job_id == job_id, StepChunk.last_step >= first)
-    if first > 1:  # read none of the chunks before the one that has it
-        earlier = select(func.max(StepChunk.first_step)).where(StepChunk.job_id == job_id)
-        begin = earlier.where(StepChunk.first_step <= first).scalar_subquery()
-        query = query.where(StepChunk.first_step >= func.coalesce(begin, 0))
-    if last is not None:
-        query = query.where(StepChunk.first_step <= last)
-    if fold is not None:
-        query = query.where(StepChunk.fold == fold)
-    chunks = session.execute(query.order_by(StepChunk.first_step)).all()
+    chunks = session.execute(_chunks(job_id, max(points, 2), fold, first, last)).all()
     if not chunks:
         return Steps([], [], [], 0)
-    step = np.concatenate([np.arange(chunk.first_step, chunk.last_step + 1) for chunk in chunks])
-    asked = slice(*np.searchsorted(step, [first, (step[-1] if last is None else last) + 1]))
-    loss = series.unpack(b"".join(chunk.loss for chunk in chunks))[asked]
-    grad_norm = series.unpack(b"".join(chunk.grad_norm for chunk in chunks))[asked]
-    step = step[asked]
-    if not len(step):  # between two folds
+    parts = [series.part(chunk.first_step, chunk.loss, chunk.grad_norm, chunk.peaks) for chunk in chunks]
+    step, loss, grad_norm = (np.concatenate(each) for each in zip(*parts, strict=True))
+    end = chunks[-1].last_step if last is None else last
+    asked = slice(*np.searchsorted(step, [first, end + 1]))
+    total = sum(max(min(chunk.last_step, end) - max(chunk.first_step, first) + 1, 0) for chunk in chunks)
+    if not total:  # between two folds
         return Steps([], [], [], 0)
-    chosen = series.thin_all((loss, grad_norm), max(points, 2))
+    chosen = series.thin_all((loss[asked], grad_norm[asked]), max(points, 2))
     folds = None
     if any(chunk.fold for chunk in chunks):
-        each = np.repeat([chunk.fold for chunk in chunks], [chunk.last_step - chunk.first_step + 1 for chunk in chunks])
+        each = np.repeat([chunk.fold for chunk in chunks], [len(part[0]) for part in parts])
         folds = each[asked][chosen].tolist()
-    numbers = series.plain(loss[chosen]), series.plain(grad_norm[chosen])
-    return Steps(step[chosen].tolist(), *numbers, len(step), folds)
+    numbers = series.plain(loss[asked][chosen]), series.plain(grad_norm[asked][chosen])
+    return Steps(step[asked][chosen].tolist(), *numbers, total, folds)
+
+
+def _chunks(job_id: str, points: int, fold: int | None, first: int, last: int | None) -> sa.Select[Any]:
+    """The chunks with the steps from `first` to `last`. If there are many times as many steps as points, a chunk that
+    lies within comes with its peaks alone. So a run of a million steps costs little more than a short one."""
+    of_job = StepChunk.job_id == job_id
+    newest = select(StepChunk.last_step).where(of_job).order_by(StepChunk.first_step.desc()).limit(1).scalar_subquery()
+    end: sa.ColumnElement[int] = newest if last is None else sa.case((newest < last, newest), else_=last)
+    is_long = sa.literal(fold is None) & (end - first >= points * series.STEPS_PER_PEAK)
+    is_inside = (StepChunk.first_step >= first) & (StepChunk.last_step <= end)
+    thinned = sa.and_(is_long, is_inside, StepChunk.peaks.is_not(None))
+    numbers = [
+        sa.case((sa.not_(thinned), column)).label(column.key) for column in (StepChunk.loss, StepChunk.grad_norm)
+    ]
+    places = (StepChunk.first_step, StepChunk.last_step, StepChunk.fold)
+    query = select(*places, sa.case((thinned, StepChunk.peaks)).label("peaks"), *numbers)
+    query = query.where(of_job, StepChunk.last_step >= first).order_by(StepChunk.first_step)
+    if first > 1:  # read none of the chunks before the one that has it
+        earlier = select(func.max(StepChunk.first_step)).where(of_job, StepChunk.first_step <= first)
+        query = query.where(StepChunk.first_step >= func.coalesce(earlier.scalar_subquery(), 0))
+    if last is not None:
+        query = query.where(StepChunk.first_step <= last)
+    return query if fold is None else query.where(StepChunk.fold == fold)
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:
@@ -250,12 +263,22 @@ def record_steps(
         )
     )
     if before is None:
+        _keep_peaks(session, job.id, first_step)
         place = {"job_id": job.id, "first_step": first_step, "last_step": last_step, "fold": fold}
         session.execute(sa.insert(StepChunk).values(**place, loss=new[0], grad_norm=new[1]))
     else:
         before.last_step, before.loss, before.grad_norm = last_step, before.loss + new[0], before.grad_norm + new[1]
+        before.peaks = None
         session.flush()
     return job
+
+
+def _keep_peaks(session: Session, job_id: str, first_step: int) -> None:
+    """The last chunk before this step grows no more: keep its peaks."""
+    earlier = select(StepChunk).where(StepChunk.job_id == job_id, StepChunk.first_step < first_step)
+    if (done := session.scalar(earlier.order_by(StepChunk.first_step.desc()).limit(1))) is not None:
+        done.peaks = series.peaks(done.loss, done.grad_norm)
+        session.flush()
 
 
 def checkpoint(
@@ -332,6 +355,7 @@ def _forget_steps(session: Session, job_id: str, first_step: int) -> int:
     for chunk in session.scalars(reaching):
         keep = 4 * (first_step - chunk.first_step)  # bytes: float32
         chunk.last_step, chunk.loss, chunk.grad_norm = first_step - 1, chunk.loss[:keep], chunk.grad_norm[:keep]
+        chunk.peaks = None
     session.flush()
     return gone
 

@@ -1,4 +1,8 @@
-"""Per-step numbers: packed for the database, and thinned out for a chart."""
+"""Per-step numbers: packed for the database, and thinned out for a chart.
+
+A chunk of steps that grows no more has its peaks beside it: a few of its steps, with the least and greatest of each
+stretch. A chart of a long run is made of peaks alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-_STORED = np.dtype("<f4")
+_STORED, _PLACE = np.dtype("<f4"), np.dtype("<u4")
+STEPS_PER_PEAK = 32
+"""Of so many steps of a chunk one is kept as a peak."""
+LEAST_PEAKS = 6
+"""Of a chunk, however short: its first and last step, and the least and greatest of both columns between them."""
+
+Part = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
+"""Steps, ascending, and their losses and gradient norms."""
 
 
 def pack(values: Sequence[float | None]) -> bytes:
@@ -24,6 +35,24 @@ def pack(values: Sequence[float | None]) -> bytes:
 def unpack(data: bytes) -> NDArray[np.float32]:
     """What `pack` made, as an array; NaN stands for None."""
     return np.frombuffer(data, dtype=_STORED)
+
+
+def peaks(loss: bytes, grad_norm: bytes) -> bytes:
+    """A few steps of a chunk as `part` reads them: their places in the chunk, their losses, their gradient norms."""
+    columns = unpack(loss), unpack(grad_norm)
+    chosen = thin_all(columns, max(len(columns[0]) // STEPS_PER_PEAK, LEAST_PEAKS))
+    return chosen.astype(_PLACE).tobytes() + b"".join(column[chosen].tobytes() for column in columns)
+
+
+def part(first_step: int, loss: bytes | None, grad_norm: bytes | None, peaks: bytes | None) -> Part:
+    """The steps of a chunk; if it has `peaks`, these alone."""
+    if peaks is None:
+        numbers = unpack(loss or b""), unpack(grad_norm or b"")
+        return np.arange(first_step, first_step + len(numbers[0])), *numbers
+    count = len(peaks) // (_PLACE.itemsize + 2 * _STORED.itemsize)
+    places = np.frombuffer(peaks, _PLACE, count).astype(np.int64)
+    both = np.frombuffer(peaks, _STORED, offset=places.size * _PLACE.itemsize)
+    return first_step + places, both[:count], both[count:]
 
 
 def plain(values: NDArray[np.float32]) -> list[float | None]:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from services import db
+from services.db import rowcount
 from services.jobs import attempts, progress, series
 from services.jobs.leases import Lease
 from services.orm import Job, StepChunk
@@ -156,6 +157,54 @@ def test_a_part_of_a_run_has_more_points_and_no_other_steps(session: Session, le
     assert part.loss == [float(np.float32(value)) for value in loss[5_989:6_010]]
     assert list(progress.steps(session, lease.job_id, first=9_999).step) == [9_999, 10_000]
     assert progress.steps(session, lease.job_id, first=10_001).total == 0
+
+
+@pytest.fixture
+def long_run(session: Session, lease: Lease) -> str:
+    """The id of a job with 20,000 steps in ten chunks: a spike at step 4,322, a gradient of 50 at 9,000, a dip at
+    15,000. Nothing but the peaks is left of the chunks that have them."""
+    loss, grad_norm = np.linspace(5, 1, 20_000), np.ones(20_000)
+    loss[4_321], grad_norm[8_999], loss[14_999] = 99.0, 50.0, -9.0
+    for first in range(0, 20_000, 2_000):
+        part = slice(first, first + 2_000)
+        progress.record_steps(session, lease, first + 1, loss[part].tolist(), grad_norm[part].tolist())
+    with_peaks = sa.update(StepChunk).where(StepChunk.peaks.is_not(None)).values(loss=b"", grad_norm=b"")
+    assert rowcount(session.execute(with_peaks)) == 9
+    session.expire_all()
+    return lease.job_id
+
+
+def test_a_long_run_is_drawn_from_the_peaks_of_its_chunks_alone(session: Session, long_run: str) -> None:
+    found = progress.steps(session, long_run, points=300)
+    assert 150 < len(found.step) <= 300
+    assert (found.step[0], found.step[-1], found.total) == (1, 20_000, 20_000)
+    assert (max(map(float, found.loss)), min(map(float, found.loss))) == (99.0, -9.0)  # type: ignore[arg-type]
+    at = {step: place for place, step in enumerate(found.step)}
+    assert (found.loss[at[4_322]], found.grad_norm[at[9_000]], found.loss[at[15_000]]) == (99.0, 50.0, -9.0)
+    assert found.loss[at[20_000]] == 1.0
+
+
+def test_a_long_part_of_a_run_is_read_whole_only_at_its_ends(session: Session, long_run: str) -> None:
+    rows = session.scalars(sa.select(StepChunk).order_by(StepChunk.first_step)).all()
+    rows[1].loss = rows[1].grad_norm = rows[8].loss = rows[8].grad_norm = series.pack([2.0] * 2_000)
+    session.flush()
+    found = progress.steps(session, long_run, points=300, first=2_501, last=17_500)
+    assert (found.step[0], found.step[-1], found.total) == (2_501, 17_500, 15_000)
+    assert (found.loss[0], found.loss[-1], found.grad_norm[list(found.step).index(9_000)]) == (2.0, 2.0, 50.0)
+
+
+@pytest.mark.parametrize("position", [3_001, 4_001])
+def test_what_was_recorded_anew_is_in_the_curve_of_a_long_run(session: Session, lease: Lease, position: int) -> None:
+    for first in (1, 2_001, 4_001):
+        progress.record_steps(session, lease, first, [1.0] * 2_000, [1.0] * 2_000)
+    progress.record_steps(session, lease, position, [9.0] * 10, [9.0] * 10)
+    progress.record_steps(session, lease, position + 10, [3.0] * 2_000, [3.0] * 2_000)
+    found = progress.steps(session, lease.job_id, points=50)
+    assert (found.total, found.step[-1]) == (position + 2_009, position + 2_009)
+    numbers = dict(zip(found.step, found.loss, strict=True))
+    assert {numbers[step] for step in numbers if step < position} == {1.0}
+    assert {numbers[step] for step in numbers if position <= step < position + 10} == {9.0}
+    assert {numbers[step] for step in numbers if step >= position + 10} == {3.0}
 
 
 @given(
