@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         ServiceUnreachable,
         WaitTimeout,
     )
-    from loopline.job import Job
+    from loopline.job import Job, SucceededJob
+    from loopline.plot import Plot
     from loopline.prediction.errors import InputInvalid, ModelUnusable
     from loopline.prediction.loading import TrainedModel, load
     from loopline.schedules import Firing, Schedule
@@ -89,6 +90,7 @@ __all__ = [
     "ModelVersion",
     "NotAllowed",
     "NotFound",
+    "Plot",
     "Prediction",
     "Preset",
     "Problem",
@@ -101,6 +103,7 @@ __all__ = [
     "ServiceError",
     "ServiceUnreachable",
     "Steps",
+    "SucceededJob",
     "TrainedModel",
     "Trial",
     "WaitTimeout",
@@ -109,7 +112,7 @@ __all__ = [
     "load",
 ]
 
-_MODULES = ("errors", "types", "schedules", "batch", "search", "job", "client")
+_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "job", "client")
 """The module of each public name. The first two import no large library."""
 _PREDICTION = {
     "InputInvalid": "prediction.errors",

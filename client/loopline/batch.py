@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 
-from loopline import notebook, polling
+from loopline import notebook, polling, waiting
 from loopline.errors import WaitTimeout
 from loopline.http import Http
 from loopline.types import Best, Document, known, moment
@@ -110,13 +111,15 @@ class Batch:
         """The batch as it is now."""
         return Batch.of(self._connection.get_object(self._path()), self._connection)
 
-    def wait(self, timeout: float | None = None) -> Batch:
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> Batch:
         """Waits until every job has ended and returns the batch. `status` and `jobs` say how the jobs ended.
 
         timeout: seconds; None waits without a limit. Raises WaitTimeout after it; the jobs continue.
+        progress: show a bar on a terminal, and the batch itself in a notebook.
         """
-        for batch in self.changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
-            pass
+        with waiting.shown(_stand) if progress else nullcontext(lambda batch: None) as show:
+            for batch in self.changes(timeout, every=progress):
+                show(batch)
         return batch
 
     def changes(self, timeout: float | None = None, *, every: bool = True) -> Iterator[Batch]:
@@ -156,3 +159,7 @@ class Batch:
 
     def _path(self) -> str:
         return f"/v1/batches/{quote(self.id, safe='')}"
+
+
+def _stand(batch: Batch) -> waiting.Stand:
+    return waiting.Stand(batch.name or batch.id, batch.fraction, notebook.counted(batch.counts))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any
 from urllib.parse import quote
 
-from loopline import download, following, notebook, polling
+from loopline import download, following, notebook, plot, polling, tables, waiting
 from loopline.errors import DownloadFailed, JobCancelled, JobFailed, LooplineError, NotFound, WaitTimeout
 from loopline.http import Http
 from loopline.types import (
@@ -95,11 +95,14 @@ class Job:
     _http: Http | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, document: Document, http: Http | None = None) -> Self:
-        found = known(cls, document, besides=("queue",))
+    def of(cls, document: Document, http: Http | None = None) -> Job:
+        """The job of a document; if it has succeeded, a `SucceededJob`."""
+        found = known(Job, document, besides=("queue",))
         queue, dataset = below(document, "queue"), below(document, "dataset")
         place = known(_Place, {**queue, "dataset_id": dataset.get("id"), "dataset_name": dataset.get("name")})
-        return cls(
+        kind = SucceededJob if document.get("status") == "succeeded" else Job
+        result = Result.of(document["result"]) if document.get("result") else None
+        return kind(
             **found
             | {
                 "queue": place.pop("name", "default"),
@@ -107,7 +110,7 @@ class Job:
                 "progress": Progress.of(document.get("progress") or {}),
                 "best": Best.of(document["best"]) if document.get("best") else None,
                 "answers": Answers.of(document["answers"]) if document.get("answers") else None,
-                "result": Result.of(document["result"]) if document.get("result") else None,
+                "result": Result() if result is None and kind is SucceededJob else result,
                 **{name: moment(document.get(name)) for name in TIMES},
                 "_http": http,
             }
@@ -134,7 +137,8 @@ class Job:
             ("took", took),
             ("left", None if left is None else f"about {left:.0f} s"),
         ]
-        return notebook.table(self.name or "Job", rows, notebook.losses(epochs))
+        picture = plot.of_epochs(self.name or self.id, epochs, ["loss"], self.best.epoch if self.best else None)
+        return notebook.table(self.name or "Job", rows, picture.svg if picture.panels else "")
 
     def _reached(self) -> str | None:
         """`epoch 3 of 20`"""
@@ -158,19 +162,26 @@ class Job:
         """The job as it is now."""
         return Job.of(self._connection.get_object(self._path()), self._connection)
 
-    def wait(self, timeout: float | None = None, on_epoch: Callable[[Epoch], object] | None = None) -> Job:
+    def wait(
+        self,
+        timeout: float | None = None,
+        on_epoch: Callable[[Epoch], object] | None = None,
+        *,
+        progress: bool = False,
+    ) -> SucceededJob:
         """Waits until the job has succeeded and returns it. Calls `on_epoch` once for each epoch, in order.
 
         timeout: seconds; None waits without a limit. Waiting costs the service almost nothing.
+        progress: show a bar on a terminal, and the curve in a notebook.
         Raises JobFailed, JobCancelled, or WaitTimeout (the job continues).
         """
-        if on_epoch is None:
-            for job in self._changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
-                pass
-        else:
-            for job, epochs in self.follow(timeout):  # noqa: B007  (the last one is what counts)
+        hear = on_epoch or (lambda epoch: None)
+        changes = self.follow(timeout) if on_epoch else ((job, []) for job in self._changes(timeout, every=progress))
+        with waiting.shown(_stand) if progress else nullcontext(lambda job: None) as show:
+            for job, epochs in changes:
+                show(job)
                 for epoch in epochs:
-                    on_epoch(epoch)
+                    hear(epoch)
         return job.check()
 
     def follow(self, timeout: float | None = None) -> Iterator[tuple[Job, list[Epoch]]]:
@@ -233,12 +244,14 @@ class Job:
         seen = job.refresh()
         return seen if (seen.silent_since is None) != (job.silent_since is None) else None
 
-    def check(self) -> Job:
-        """Returns the job itself. Raises JobFailed or JobCancelled if it ended that way."""
+    def check(self) -> SucceededJob:
+        """Returns the job itself if it has succeeded. Raises JobFailed, JobCancelled, or WaitTimeout before its end."""
         if self.status == "failed":
             raise JobFailed(f"Job {self.id} failed{_because(self)}", self)
         if self.status == "cancelled":
             raise JobCancelled(f"Job {self.id} was cancelled{_because(self)}", self)
+        if not isinstance(self, SucceededJob):
+            raise WaitTimeout(f"Job {self.id} is {self.status}: it has not ended.", self)
         return self
 
     def cancel(self) -> Job:
@@ -283,6 +296,20 @@ class Job:
         wanted = {"after": after, "limit": 1000} | ({} if fold is None else {"fold": fold})
         pages = self._connection.pages(self._path("epochs"), wanted, key="epoch")
         return (Epoch.of(record) for record in pages)
+
+    def history(self, library: tables.Library | None = None) -> Any:
+        """Every number of every epoch so far, as a data frame: of pandas if it is installed, else of polars, else a
+        list of dicts. library: `pandas`, `polars` or `rows` chooses one."""
+        return tables.frame([epoch.raw for epoch in self.epochs()], library)
+
+    def plot(self, *names: str) -> plot.Plot:
+        """The curves so far, one panel for each name: `job.plot("loss", "accuracy")`. Any number of `history` can be
+        drawn; `loss`, which is the default, means those of both splits.
+
+        A notebook shows the picture, and `.save("curve.svg")` writes it. Raises BadRequest for an unknown name.
+        """
+        best = self.best.epoch if self.best else None
+        return plot.of_epochs(self.name or self.id, list(self.epochs()), names or ["loss"], best)
 
     def steps(self, points: int = 500, *, fold: int | None = None) -> Steps:
         """Loss and gradient norm of the steps so far, of one fold or all, reduced to about `points` of them."""
@@ -350,6 +377,18 @@ class Job:
             for entry in self._connection.pages(self._path(what), {"after": after, "limit": 1000}, key=key):
                 yield entry
                 after = entry[key]
+
+
+@dataclass(frozen=True, repr=False)
+class SucceededJob(Job):
+    """A job that has succeeded: what `wait()` returns. Its `result` is there; of a job that predicts it is empty."""
+
+    result: Result = field(default_factory=Result, compare=False)
+
+
+def _stand(job: Job) -> waiting.Stand:
+    best = job._best()
+    return waiting.Stand(job.name or job.id, job.progress.fraction, ", ".join(filter(None, [job._reached(), best])))
 
 
 def _because(job: Job) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
-from loopline import notebook, polling
+from loopline import notebook, polling, waiting
 from loopline.errors import WaitTimeout
 from loopline.http import Http
 from loopline.job import Job
@@ -221,13 +222,15 @@ class Search:
         http = self._connection
         return Job.of(http.get_object(f"/v1/jobs/{quote(job_id, safe='')}"), http)
 
-    def wait(self, timeout: float | None = None) -> Search:
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> Search:
         """Waits until the search has ended and returns it. `best` is its best trial.
 
         timeout: seconds; None waits without a limit. Raises WaitTimeout after it; the search continues.
+        progress: show a bar on a terminal, and the search itself in a notebook.
         """
-        for search in self.changes(timeout, every=False):  # noqa: B007  (the last one is what counts)
-            pass
+        with waiting.shown(_stand) if progress else nullcontext(lambda search: None) as show:
+            for search in self.changes(timeout, every=progress):
+                show(search)
         return search
 
     def changes(self, timeout: float | None = None, *, every: bool = True) -> Iterator[Search]:
@@ -288,6 +291,11 @@ class Search:
 
     def _path(self) -> str:
         return f"/v1/searches/{quote(self.id, safe='')}"
+
+
+def _stand(search: Search) -> waiting.Stand:
+    ended = sum(trial.terminal for trial in search.trials)
+    return waiting.Stand(search.name or search.id, ended / max(1, search.wanted), search._made())
 
 
 @dataclass(frozen=True)

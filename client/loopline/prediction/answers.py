@@ -46,6 +46,13 @@ class Answer:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getattr__(self, name: str) -> Any:
+        # Without it a type checker would refuse `answer.labels`: which task a model has is known when it is loaded.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        own = ", ".join(sorted(each for each in {*vars(self), *vars(type(self))} if not each.startswith("_")))
+        raise AttributeError(f"An answer of the task {vars(self).get('task')!r} has no {name!r}. It has: {own}.")
+
     def columns(self) -> dict[str, Sequence[Any]]:
         """The table of the task, by column."""
         raise NotImplementedError

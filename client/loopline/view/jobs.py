@@ -87,7 +87,7 @@ def _outcome(shown: Job, typed: Typed) -> Iterator[tuple[str, str | Text]]:
         yield "best", best_of(shown)
     if (found := shown.answers) is not None:
         yield "answers", f"{text.count(found.rows, 'row')} of {found.model}, {text.size(found.bytes)} as {found.format}"
-    if shown.result:
+    if shown.result and shown.kind == "train":
         yield from _came_to(shown.result, typed)
         loss = below(below(shown.spec, "training"), "loss")
         if (said := smoothing.sentence(loss, details.classes(shown.result.details))) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -126,3 +127,10 @@ def test_sequences_get_the_same_answer_alone_in_a_list_and_padded(trained_model:
             row[: len(x)] = x
         for x in (padded, list(padded), padded.tolist()):
             np.testing.assert_allclose(numbers(model.predict(x, lengths=lengths, static=static)), together, **CLOSE)
+
+
+def test_an_attribute_of_another_task_is_refused_with_those_that_there_are() -> None:
+    answer = Values(task="regression", ids=("0",), names=("load",), values=np.ones((1, 1)))
+    with pytest.raises(AttributeError, match=r"task 'regression' has no 'labels'\. It has: columns, ids, names, task"):
+        answer.labels  # noqa: B018
+    assert copy.copy(answer).names == ("load",)

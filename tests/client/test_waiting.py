@@ -1,0 +1,131 @@
+"""What waiting shows, and what it gives back."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+from loopline import Batch, Client, Job, Result, Search, SucceededJob, WaitTimeout, tables, waiting
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_job_that_succeeded_has_its_result(service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    with pytest.raises(WaitTimeout, match=f"Job {job.id} is queued: it has not ended"):
+        job.check()
+    service.complete(job.id)
+    done = job.wait()
+    assert isinstance(done, SucceededJob)
+    assert done.result.metrics["validation_accuracy"] == 0.8
+    assert done == client.job(job.id)
+    assert Job.of({"id": "job_1", "status": "succeeded", "kind": "predict"}).result == Result()
+
+
+def test_waiting_elsewhere_prints_a_line_when_something_changes(
+    service: Any, client: Client, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str], in_background: Any
+) -> None:
+    job = client.submit(tiny)
+
+    def work() -> None:
+        service.seen(job.id)
+        service.complete(job.id)
+
+    in_background(work)
+    heard: list[int] = []
+    job.wait(on_epoch=lambda epoch: heard.append(epoch.epoch), progress=True)
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == "tiny: queued, epoch 0 of 3"
+    assert said.err.splitlines()[-1] == "tiny: succeeded, epoch 3 of 3, validation_loss 0.4333"
+    assert said.out == ""
+    assert heard == [1, 2, 3]
+
+
+def test_a_terminal_shows_a_bar_of_80_columns_without_control_codes_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    job = Job("job_1", "running", name="a name that is longer than any bar\x1b[31m")
+    with waiting.shown(lambda now: waiting.Stand(now.name or "", 0.5, "epoch\x1b[31m 3 of 6")) as show:
+        show(job)
+    assert "running, epoch 3 of 6" in stream.getvalue()
+    assert "━" in stream.getvalue()
+    assert "31m" not in stream.getvalue()
+
+
+def test_a_notebook_shows_the_job_itself_and_updates_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Job] = []
+
+    def display(what: Job, display_id: bool) -> Any:
+        shown.append(what)
+        return SimpleNamespace(update=shown.append)
+
+    kernel, module = ModuleType("IPython"), ModuleType("IPython.display")
+    vars(kernel)["get_ipython"] = lambda: SimpleNamespace(kernel=None)
+    vars(module)["display"] = display
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    first, again, last = Job("job_1", "queued"), Job("job_1", "running"), Job("job_1", "failed", terminal=True)
+    with waiting.shown(lambda job: waiting.Stand("job", 0.0, "")) as show:
+        for each in (first, again, last):
+            show(each)
+    assert shown == [first, last]
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        Batch("batch_1", "succeeded", terminal=True, name="nightly", fraction=1.0, counts={"succeeded": 2}),
+        Search("search_1", "succeeded", terminal=True, made=2, wanted=2),
+    ],
+    ids=["batch", "search"],
+)
+def test_batches_and_searches_show_how_far_they_are(
+    ended: Batch | Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: Callable[..., Any] = lambda *_, **__: iter([ended])  # noqa: E731
+    monkeypatch.setattr(type(ended), "changes", changes)
+    assert ended.wait(progress=True) is ended
+    said = {"batch_1": "nightly: succeeded, 2 succeeded\n", "search_1": "search_1: succeeded, 2 of 2 trials\n"}
+    assert capsys.readouterr().err == said[ended.id]
+
+
+def test_the_history_is_a_data_frame(service: Any, client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    service.complete(job.id)
+    found = job.history()
+    assert isinstance(found, pd.DataFrame)
+    assert [*found["epoch"]] == [1, 2, 3]
+    assert {"train_loss", "validation_accuracy", "lr", "grad_norm_mean", "clipped_fraction"} <= {*found.columns}
+    other = job.history("polars")
+    assert isinstance(other, pl.DataFrame)
+    assert other["validation_accuracy"].to_list() == [0.6, 0.7, 0.8]
+    assert [row["epoch"] for row in job.history("rows")] == [1, 2, 3]
+
+
+def test_without_a_library_for_frames_there_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    assert tables.frame([{"a": 1}, {"b": None}]) == [{"a": 1}, {"b": None}]
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ImportError, match="pip install polars"):
+        tables.frame([], "polars")
+    with pytest.raises(ValueError, match="say pandas, polars or rows"):
+        tables.frame([], "excel")  # type: ignore[arg-type]
+
+
+def test_a_frame_takes_rows_of_different_kinds() -> None:
+    rows = [{"a": 1, "b": "x"}, {"a": 0.5, "c": None}]
+    for library in tables.LIBRARIES:
+        found = tables.frame(rows, library)
+        assert [*found.columns] == ["a", "b", "c"]
+        assert [*found["a"]] == [1, 0.5]
