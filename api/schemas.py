@@ -1712,6 +1712,8 @@ class JobsQuery(PageQuery):
     tag: Annotated[str, Field(max_length=201, pattern=r"^[^\x00-\x1f\x7f:]+:[^\x00-\x1f\x7f]+$")] | None = None
     """`key:value`"""
     name: Text | None = None
+    dataset: Text | None = None
+    """Only jobs that use the version of a data set with this id."""
     full: bool = False
     """Include the spec of each job."""
 

@@ -324,7 +324,7 @@ class Job(Base):
     turn: Mapped[float] = mapped_column(default=0.0, server_default="0")
     """Its place among the queued jobs of its lane, which is run in the order of `turn` and `id`."""
     tags: Mapped[dict[str, Any]]
-    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
 
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt, never reset: the fencing token."""
@@ -436,6 +436,7 @@ class Job(Base):
         Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),
         Index("ix_jobs_tenant_kind_id", "tenant", "kind", "id"),
+        Index("ix_jobs_tenant_dataset_id_id", "tenant", "dataset_id", "id"),
         Index("ix_jobs_batch_id_id", "batch_id", "id"),
         Index(
             "ix_jobs_search_id_trial",

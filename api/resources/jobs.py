@@ -135,10 +135,10 @@ def _foreseen() -> Response:
 @api.get("", operation_id="listJobs", responses={200: schemas.JobList})
 def index(query: schemas.JobsQuery) -> Response:
     """List jobs, newest first"""
-    filters = query.model_dump(exclude={"tag"})
+    filters = query.model_dump(exclude={"tag", "dataset"})
     key, _, value = (query.tag or "").partition(":")
     tag = (key, value) if query.tag else None
-    found = queries.page(current().engine, tenant=auth.tenant(), **filters, tag=tag)
+    found = queries.page(current().engine, tenant=auth.tenant(), **filters, tag=tag, dataset_id=query.dataset)
     data = [document_of(row, found.positions.get(row.id), full=query.full) for row in found.rows]
     return openapi.answer({"object": "list", "data": data, "has_more": found.more})
 

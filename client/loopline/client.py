@@ -262,15 +262,18 @@ class Client:
         queue: str | None = None,
         tag: str | None = None,
         name: str | None = None,
+        dataset: str | None = None,
         full: bool = False,
         page_size: int = PAGE,
     ) -> Iterator[Job]:
         """Iterates over the jobs that match, newest first. Pages are requested as needed. tag: `key:value`.
 
         kind: `train` or `predict`.
+        dataset: the id of a version of a data set.
         full: include the specs. Without it `spec` is empty until `refresh()`, which is faster for the service.
         """
-        params = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name, "limit": page_size}
+        filters = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name, "dataset": dataset}
+        params = {**filters, "limit": page_size}
         if full:
             params["full"] = "true"
         return (Job.of(document, self._http) for document in self._http.pages("/v1/jobs", params))

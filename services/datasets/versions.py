@@ -157,7 +157,9 @@ def delete(session: Session, id_or_name: str, *, tenant: str | None = None) -> D
     # A job that is being created holds a key-share lock on this row: wait for it, then see the job.
     session.execute(select(Dataset.id).where(Dataset.id == found.id).with_for_update())
     users = session.scalar(
-        select(func.count()).select_from(Job).where(Job.dataset_id == found.id, Job.status.not_in(TERMINAL))
+        select(func.count())
+        .select_from(Job)
+        .where(Job.tenant == found.tenant, Job.dataset_id == found.id, Job.status.not_in(TERMINAL))
     )
     if users:
         jobs = "1 job that has not ended uses" if users == 1 else f"{users} jobs that have not ended use"

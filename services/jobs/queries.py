@@ -82,10 +82,11 @@ def page(
     queue: str | None = None,
     tag: tuple[str, str] | None = None,
     name: str | None = None,
+    dataset_id: str | None = None,
     after: str | None = None,
 ) -> Page:
     """Jobs older than the job `after`, newest first. `full` is with their specs; `tag` is a key and its value."""
-    wanted = {"kind": kind, "status": status, "queue": queue, "name": name, "after": after}
+    wanted = {"kind": kind, "status": status, "queue": queue, "name": name, "dataset_id": dataset_id, "after": after}
     given = {key: value for key, value in wanted.items() if value is not None}
     parameters: dict[str, Any] = {"tenant": tenant, "limit": paging.asked(limit), **given}
     if tag is not None:
@@ -169,7 +170,7 @@ def _one(full: bool) -> Query:
 
 @cache
 def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> Query:
-    columns = {"kind": _J.kind, "status": _J.status, "queue": _J.queue, "name": _J.name}
+    columns = {each.name: each for each in (_J.kind, _J.status, _J.queue, _J.name, _J.dataset_id)}
     also = [columns[name] == sa.bindparam(name) for name in sorted(given & columns.keys())]
     query = select(*_columns(full=full)).select_from(_with_dataset()).where(*also)
     limit = sa.bindparam("limit", type_=sa.Integer())

@@ -39,6 +39,8 @@ LISTS = [
     "/v1/jobs?tag=team:speech&after={job}",
     "/v1/jobs?tag=team:speech&status=queued",
     "/v1/jobs?status=queued&queue=default&name=try",
+    "/v1/jobs?dataset={dataset}",
+    "/v1/jobs?dataset={dataset}&after={job}",
     ONE_QUEUED,
     "/v1/jobs/{job}/epochs",
     "/v1/jobs/{job}/steps",
@@ -71,12 +73,13 @@ STATEMENTS = {
 
 
 @pytest.fixture
-def filled(any_app: Flask, spec: dict[str, Any]) -> dict[str, str]:
-    """Ids of a job and of a batch, of some that wait."""
+def filled(any_app: Flask, spec: dict[str, Any], npz_bytes: Callable[..., bytes]) -> dict[str, str]:
+    """Ids of a job and of a batch, of some that wait, and of a data set."""
     client = any_app.test_client()
+    toy = client.post("/v1/datasets?name=toy", data=npz_bytes(), content_type="application/zip").get_json()["id"]
     batch = client.post("/v1/batches", json={"jobs": [spec, spec]}).get_json()["id"]
     posted = [client.post("/v1/jobs", json=spec).get_json()["id"] for _ in range(3)]
-    return {"job": posted[1], "batch": batch}
+    return {"job": posted[1], "batch": batch, "dataset": toy}
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -89,6 +92,14 @@ def test_no_list_or_filter_reads_a_whole_table_or_sorts_it(any_app: Flask, fille
         plan = plan_of(engine, statement)
         assert not scanned(plan) - SMALL, plan
         assert path in SORTED or not sorted_whole(plan), plan
+
+
+def test_the_jobs_of_a_data_set_are_read_in_the_order_of_an_index(any_app: Flask, filled: dict[str, str]) -> None:
+    engine = any_app.extensions["loopline"].engine
+    with statements(engine) as made:
+        assert any_app.test_client().get("/v1/jobs?dataset={dataset}".format(**filled)).status_code == 200
+    [plan] = [plan_of(engine, each) for each in made if "FROM jobs" in each[0]]
+    assert "ix_jobs_tenant_dataset_id_id" in plan
 
 
 def test_a_claim_reads_no_whole_table(any_app: Flask, filled: dict[str, str]) -> None:

@@ -76,6 +76,22 @@ def test_a_job_on_an_uploaded_data_set_names_it(client: FlaskClient, npz_bytes: 
     assert job["dataset"] == {"id": dataset["id"], "name": "toy"}
 
 
+def test_the_jobs_of_a_version_of_a_data_set_are_listed(client: FlaskClient, npz_bytes: Callable[..., bytes]) -> None:
+    uploads = [
+        client.post("/v1/datasets?name=toy", data=npz_bytes(seed), content_type="application/zip") for seed in (1, 2)
+    ]
+    first, second = [each.get_json()["id"] for each in uploads]
+    spec = {"preset": "basic_rnn", "data": {"dataset": "toy@1"}}
+    made = [client.post("/v1/jobs", json=spec).get_json()["id"] for _ in range(3)]
+
+    def listed(query: str) -> list[str]:
+        return [job["id"] for job in client.get(f"/v1/jobs?{query}").get_json()["data"]]
+
+    assert listed(f"dataset={first}") == made[::-1]
+    assert listed(f"dataset={first}&status=queued&after={made[1]}") == made[:1]
+    assert listed(f"dataset={second}") == []
+
+
 def test_cancelling_a_queued_job_ends_it_at_once(client: FlaskClient, queued_job: dict[str, Any]) -> None:
     answer = client.post(queued_job["links"]["cancel"])
     assert answer.status_code == 202

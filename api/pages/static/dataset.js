@@ -4,14 +4,25 @@ import { seconds } from "./answers.js";
 import { get, Problem } from "./api.js";
 import { Chart } from "./chart.js";
 import { fill, h, say, svg, the } from "./dom.js";
-import { bytes, moment, number } from "./format.js";
+import { bytes, moment, NONE, number } from "./format.js";
+import { list } from "./lists.js";
 import { live } from "./live.js";
+import { judged, state } from "./state.js";
+import { table } from "./tables.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/datasets/${encodeURIComponent(id)}`;
 const TITLES = { layout: "Layout", group: "Sequence", order: "Order", features: "Features", static: "Of a whole sequence", text: "Text", target: "To predict", known_future: "Known ahead", weight: "Weight", split: "Split" };
 const MOST_CLASSES = 20;
 const EVERY_COLUMN = "";
+const JOB_TITLES = [["Job"], ["State"], ["What"], ["Best", "number"], ["Submitted"]];
+const NEXT = {
+  ready: "Press Train on this for one model, or Search the best model to try several.",
+  validating: "It can be used when it is ready.",
+  rejected: "Correct what is wrong with the file, and upload it again.",
+  raw: "Choose it as the data of a job that predicts.",
+};
+let listed = false;
 let preview = null;
 let charts = [];
 
@@ -30,7 +41,23 @@ function draw(dataset) {
   drawTiles(dataset);
   drawSchema(dataset);
   drawClasses(dataset);
+  say(the("next"), NEXT[dataset.status] ?? "");
+  if (!listed) list(`/v1/jobs?${new URLSearchParams({ dataset: dataset.id })}`, (found) => table(JOB_TITLES, found.map(lineOf), "Jobs with this data set, newest first"));
+  listed = true;
   if (dataset.status === "ready" && !preview) look(dataset.id);
+}
+
+/** A job that has used it, as a line of a table. */
+function lineOf(job) {
+  const what = job.kind === "predict" ? "predicts" : job.trial === null ? "trains" : `trains, trial ${job.trial}`;
+  const best = judged(job);
+  return [
+    h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id),
+    state(job),
+    what,
+    best ? [number(best.value), h("small", { class: "below" }, best.name)] : NONE,
+    moment(job.created_at),
+  ];
 }
 
 function drawAlarms(dataset) {

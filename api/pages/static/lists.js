@@ -8,13 +8,14 @@ const PAGE = 50;
 const EVERY_SECONDS = 5;
 
 /**
- * Fills `items` with what `write(items)` makes of the items of `GET path`. Without any, `empty` is shown. `key` is the
- * field that names an item for `after`.
+ * Fills `items` with what `write(items)` makes of the items of `GET path`, which may have filters. Without any, `empty`
+ * is shown. `key` is the field that names an item for `after`.
  */
 export function list(path, write, { key = "id" } = {}) {
   let newest = [];
   let older = [];
   let more = false;
+  const page = `${path}${path.includes("?") ? "&" : "?"}limit=${PAGE}`;
   const button = the("more").querySelector("button");
 
   function draw() {
@@ -25,13 +26,13 @@ export function list(path, write, { key = "id" } = {}) {
   }
 
   live(
-    `${path}?limit=${PAGE}`,
-    (page) => {
+    page,
+    (found) => {
       problem(the("problem"), null);
-      newest = page.data;
+      newest = found.data;
       const known = new Set(newest.map((each) => each[key]));
       older = older.filter((each) => !known.has(each[key])); // what was new before moves down
-      if (!older.length) more = page.has_more;
+      if (!older.length) more = found.has_more;
       draw();
     },
     { every: EVERY_SECONDS, fail: (error) => problem(the("problem"), error) },
@@ -40,9 +41,9 @@ export function list(path, write, { key = "id" } = {}) {
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      const page = await get(`${path}?${new URLSearchParams({ limit: PAGE, after: [...newest, ...older].at(-1)[key] })}`);
-      older.push(...page.data);
-      more = page.has_more;
+      const found = await get(`${page}&${new URLSearchParams({ after: [...newest, ...older].at(-1)[key] })}`);
+      older.push(...found.data);
+      more = found.has_more;
       draw();
     } catch (error) {
       problem(the("problem"), error);

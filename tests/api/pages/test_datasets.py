@@ -52,6 +52,7 @@ def test_a_file_is_dropped_and_its_schema_corrected(
     page.wait_for_url("**/datasets/ds_*")
     [made] = client.get("/v1/datasets").get_json()["data"]
     assert (made["name"], made["schema"]["target"], made["schema"]["group"]) == ("walks", ["what"], ["walk"])
+    expect(page.locator("#jobs-part")).to_contain_text("No job has used this version yet. Press Train on this")
     expect(page.locator("#schema")).to_contain_text("given")
     expect(page.locator("#classes")).to_contain_text(SCRIPT)
     expect(page.get_by_role("img", name=re.compile("^speed: from 0 to 2.6"))).to_be_visible()
@@ -68,6 +69,12 @@ def test_a_file_is_dropped_and_its_schema_corrected(
     chosen.click()
     expect(page.locator("#chosen")).to_contain_text("architecture.cell")
     assert barriers(page) == []
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/jobs/job_*")
+    page.locator("#facts").get_by_role("link", name="walks").click()
+    expect(page.get_by_role("table", name="Jobs with this data set").get_by_role("row", name="walks")).to_contain_text(
+        "queued"
+    )
     page.goto(f"{server}/datasets")
     expect(page.get_by_role("row", name="walks@1")).to_contain_text("what")
     page.set_viewport_size({"width": 390, "height": 844})
