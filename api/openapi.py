@@ -193,8 +193,12 @@ def _name_request() -> None:
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.get("request_id") or f"req_{uuid.uuid4().hex}"
+    headers = response.headers
+    given = {name.lower() for name, _ in headers}  # to ask werkzeug for one that is missing costs an exception
     for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers.setdefault("Cache-Control", "no-cache" if "ETag" in response.headers else "no-store")
+        if name.lower() not in given:
+            headers.add(name, value)
+    if "cache-control" not in given:
+        headers.add("Cache-Control", "no-cache" if "etag" in given else "no-store")
+    headers["X-Request-Id"] = g.get("request_id") or f"req_{uuid.uuid4().hex}"
     return response
