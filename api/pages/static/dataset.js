@@ -91,6 +91,7 @@ function drawTiles(dataset) {
 
 function drawSchema(dataset) {
   the("schema-part").hidden = !dataset.schema;
+  the("correct").href = `/datasets?${new URLSearchParams({ correct: `${dataset.name}@${dataset.version}` })}`;
   if (!dataset.schema) return;
   const reasons = new Map((dataset.report?.reasons ?? []).map((each) => [each.field, each]));
   const rows = Object.entries(dataset.schema).filter(([, value]) => value !== null && value.length !== 0).flatMap(([field, value]) => {

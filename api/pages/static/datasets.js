@@ -1,6 +1,6 @@
 // The data sets, and making one: a file is sent, read without making anything of it, corrected, and then made.
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { fill, h, problem, say, the } from "./dom.js";
 import { bytes, moment, NONE, number } from "./format.js";
 import { list } from "./lists.js";
@@ -21,6 +21,7 @@ const FIELDS = [
 ];
 const FIRST = 3; // fields that are always shown; the others are below "more"
 let given = null; // {file, upload, columns, stop, reads, wanted}
+let corrected = null; // the data set whose columns are to be corrected
 
 // The list
 
@@ -55,13 +56,13 @@ async function take(file) {
   const mine = (given = { file, upload: null, columns: await columnsOf(file), stop });
   the("sending").hidden = false;
   say(the("file-name"), file.name);
-  the("name").value = nameOf(file.name);
+  the("name").value = corrected?.name ?? nameOf(file.name);
   try {
     mine.upload = await send(file, (sent) => {
       the("progress").value = sent / Math.max(file.size, 1);
       say(the("sent"), `${bytes(sent)} of ${bytes(file.size)}`);
     }, stop.signal);
-    drawFields({});
+    drawFields(statedOf(corrected));
     await check();
   } catch (error) {
     if (mine === given) problem(the("upload-problem"), error);
@@ -82,11 +83,29 @@ function nameOf(fileName) {
   return fileName.replace(/(\.\w{1,8}){1,2}$/, "").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 63) || "data";
 }
 
+/** What the sender has said of the columns of a data set. The service infers the rest anew. */
+function statedOf(dataset) {
+  const stated = (dataset?.report?.reasons ?? []).filter((each) => each.sure === "given").map((each) => each.field);
+  return Object.fromEntries(stated.map((field) => [field, dataset.schema[field]]));
+}
+
+/** Says which file is asked for, on the way from the page of a data set. */
+async function startCorrection() {
+  const name = new URLSearchParams(location.search).get("correct");
+  if (!name) return;
+  corrected = await get(`/v1/datasets/${encodeURIComponent(name)}`);
+  const size = corrected.source_bytes === null ? "" : ` (${corrected.format.toUpperCase()}, ${bytes(corrected.source_bytes)})`;
+  say(the("upload-title"), `Correct the columns of ${name}`);
+  say(the("correcting"), `Choose the file of ${name}${size} again. Then say what its columns are: that makes the next version, and jobs that used ${name} do not change.`);
+  the("correcting").hidden = false;
+}
+
 /** The fields of a schema; each can be left to be inferred. */
 function drawFields(schema) {
   const layout = h("select", { name: "layout" }, Object.entries(LAYOUTS).map(([value, text]) => h("option", { value, selected: value === (schema.layout ?? "") }, text)));
   const shown = FIELDS.map(([name, title, several]) => h("label", { class: "field" }, h("span", {}, title), choice(name, several, schema[name])));
   the("fields").replaceChildren(h("label", { class: "field" }, h("span", {}, "Layout"), layout), ...shown.slice(0, FIRST), h("details", { class: "wide-field" }, h("summary", {}, "More about its columns"), h("div", { class: "grid" }, shown.slice(FIRST))));
+  for (const element of the("fields").querySelectorAll("select, input")) if (schema[element.name] !== undefined) element.dataset.changed = "yes";
   the("columns").hidden = false;
 }
 
@@ -186,6 +205,7 @@ function forget() {
   the("progress").value = 0;
 }
 
+startCorrection().catch((error) => problem(the("upload-problem"), error));
 the("file").addEventListener("change", () => take(the("file").files[0]));
 the("forget").addEventListener("click", () => {
   the("file").value = "";

@@ -82,6 +82,30 @@ def test_a_file_is_dropped_and_its_schema_corrected(
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_the_columns_of_a_data_set_are_corrected_by_its_next_version(
+    client: FlaskClient, server: str, page: Page, barriers: Barriers
+) -> None:
+    text = walks()
+    asked = "/v1/datasets?name=steps&file=walks.csv&group=walk"
+    first = client.post(asked, data=text, content_type="application/octet-stream").get_json()
+    assert first["schema"]["target"] == ["label"]
+    page.goto(f"{server}/datasets/{first['id']}")
+    page.get_by_role("link", name="Correct the columns").click()
+    expect(page.get_by_role("heading", name="Correct the columns of steps@1")).to_be_visible()
+    expect(page.locator("#correcting")).to_contain_text("Choose the file of steps@1 (CSV,")
+    page.locator("#drop").evaluate(DROP, ["another name.csv", text])
+    expect(page.get_by_label("Name of the data set")).to_have_value("steps")
+    expect(page.get_by_label("Columns that name the sequence")).to_have_values(["walk"])
+    expect(page.get_by_role("button", name="Make the data set")).to_be_enabled()
+    assert barriers(page) == []
+    page.get_by_label("Columns to predict").select_option(["what"])
+    expect(page.get_by_role("button", name="Make the data set")).to_be_enabled()
+    page.get_by_role("button", name="Make the data set").click()
+    page.wait_for_url("**/datasets/ds_*")
+    newest = client.get("/v1/datasets/steps").get_json()
+    assert (newest["version"], newest["schema"]["target"], newest["schema"]["group"]) == (2, ["what"], ["walk"])
+
+
 def test_a_series_is_trained_to_forecast(client: FlaskClient, server: str, page: Page) -> None:
     hours = [f"2026-01-{day:02}T{hour:02}:00,{day + hour % 12}" for day in range(1, 29) for hour in range(24)]
     page.goto(f"{server}/datasets")
