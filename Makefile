@@ -33,7 +33,7 @@ $(VENV)/.ready: $(VENV)/.torch requirements/dev.txt client/pyproject.toml
 	@touch $@
 
 # Recurrent layers in compiled code: faster on a CPU. Without a C++ compiler PyTorch trains, and this says so once.
-$(VENV)/.engine: $(VENV)/.ready services/training/engine/recurrent.cpp services/training/engine/building.py
+$(VENV)/.engine: $(VENV)/.ready $(wildcard services/training/engine/*.?pp) services/training/engine/building.py
 	@$(BIN)/python -m services.training.engine
 	@touch $@
 

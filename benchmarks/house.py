@@ -41,6 +41,7 @@ ROOMS = (
     "services/training/engine",  # the recurrent layers in compiled code
     "services/training/parts.py",
     "services/training/model.py",
+    "services/training/engine/losses.py",
     "services/training/engine/network.py",  # a whole update in compiled code
     "services/training",
     "services/training/gate",

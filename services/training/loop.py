@@ -27,7 +27,8 @@ from services.training import epochs, gradients, lengths, measures, optimizers
 from services.training.bptt import Carried, Unrolled, answer
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
 from services.training.engine.choice import choose
-from services.training.engine.network import Network, by_autograd, cross_entropy, refusal
+from services.training.engine.losses import Loss
+from services.training.engine.network import Network, refusal
 from services.training.measures import MEASURES
 from services.training.model import DTYPES, SequenceModel
 from services.training.schedule import learning_rate
@@ -49,14 +50,11 @@ ANSWERS_AT_ONCE = 1 << 24
 
 
 class Update(NamedTuple):
-    """What a step reports of the update that it has made: three scalars on the device, and answers."""
+    """What a step reports of the update that it has made."""
 
-    loss: Tensor
-    """Mean over the samples of the update."""
-    grad_norm: Tensor
-    """Before clipping."""
-    clipped: Tensor
-    """1 where the gradient was clipped, else 0."""
+    report: Tensor
+    """(3,) on the device: the mean loss over the samples of the update; the gradient's norm before clipping; and 1
+    where the gradient was clipped, else 0."""
     answers: Tensor
     """What the network answered in training: (samples, output_size), or one row per valid step."""
     carried: Carried = Carried()
@@ -92,17 +90,13 @@ class Run:
         self.precision_of_layers = self.model.precision_of_layers(self.training.precision, self.device)
         self.parameters = list(self.model.parameters())
         self.statistics = list(self.model.buffers())  # of batch normalisation: a forward pass changes them
-        self.begin_optimizing()
         self.train_part = self._placed(prepared.train)
         targets = self.train_part.y.to(self.device)
         self.loss = prepared.task.loss(loss, targets, prepared.output_size)
         self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
+        self.class_weights = prepared.task.class_weights(loss, targets, prepared.output_size)
+        self.begin_optimizing()
         self.make_update: Step = step or (autograd_step if self.network is None else compiled_step)
-        self.compiled_loss = by_autograd(self.weighted_loss)
-        """The loss and its gradient, for compiled_step."""
-        if self.network is not None and loss.name == "cross_entropy":
-            weights = prepared.task.class_weights(loss, targets, prepared.output_size)
-            self.compiled_loss = cross_entropy(weights, loss.label_smoothing)
         batches = Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH))
         self.state = State(batches, step=fold.steps_before)
         self.is_probed = True
@@ -127,8 +121,11 @@ class Run:
             self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
         self.begin_momentum()
         whole = self.engine.compiled and not isinstance(self.data.train, Unrolled) and refusal(self.model) is None
-        self.network = Network(self.model, self.optimizer, self.training.optimizer) if whole else None
+        self.network: Network | None = None
         """What makes whole updates in compiled code; None if autograd does."""
+        if whole and self.training.loss is not None:
+            loss = Loss(self.training.loss, self.class_weights, self.data.task.quantiles)
+            self.network = Network(self.model, self.optimizer, self.training, loss)
 
     def begin_momentum(self) -> None:
         """Writes zeros where torch's fused SGD would keep uninitialised memory.
@@ -287,7 +284,7 @@ def fit(run: Run) -> Iterator[Epoch | None]:
         for count in counts[run.state.steps_in_epoch :]:
             rate = run.set_learning_rate(total_steps=steps * run.training.epochs)
             update = run.make_update(run, list(islice(batches, count)))
-            run.state.keep(update.loss, update.grad_norm, update.clipped, run.data.task.kept(update.answers))
+            run.state.keep(update.report, run.data.task.kept(update.answers))
             run.state.carried = update.carried
             if run.device.type != "cpu" and run.state.step % UPDATES_BETWEEN_LOOKS == 0:
                 _look(run)
@@ -345,30 +342,17 @@ def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
         run.scaler.update()
     else:
         run.optimizer.step()
-    return Update(total, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers), carried)
+    report = torch.stack((total, grad_norm, clipped))
+    return Update(report, answers[0] if len(answers) == 1 else torch.cat(answers), carried)
 
 
 def compiled_step(run: Run, batches: list[MiniBatch]) -> Update:
     """The same update in compiled code, on a CPU."""
-    network = run.network
-    assert network is not None, "autograd_step is for other networks"  # noqa: S101
-    samples = sum(len(batch.y) for batch in batches)
-    total, gradient, answers = 0.0, None, []
-    for batch in batches:
-        outputs, loss = network.computed(batch, run.compiled_loss, len(batch.y) / samples)
-        answers.append(outputs)
-        total += loss
-        if len(batches) > 1:
-            gradient = network.gradient.clone() if gradient is None else gradient.add_(network.gradient)
-    if gradient is not None:
-        network.gradient.copy_(gradient)
-    norm, t = math.nan, run.training
-    if math.isfinite(total):
-        norm, was_clipped = network.update(run.optimizer.param_groups[0]["lr"], t.max_grad_value, t.max_grad_norm)
-    if not math.isfinite(norm):
-        raise run.diverged(run.state.step + 1, total, norm)
-    loss_now, grad_norm, clipped = torch.tensor((total, norm, float(was_clipped)))
-    return Update(loss_now, grad_norm, clipped, answers[0] if len(answers) == 1 else torch.cat(answers))
+    assert run.network is not None, "autograd_step is for other networks"  # noqa: S101
+    answers, made = run.network.update(batches)
+    if not math.isfinite(made.norm):
+        raise run.diverged(run.state.step + 1, made.loss, made.norm)
+    return Update(torch.tensor(made), answers)
 
 
 def _clamped(run: Run, gradients: list[Tensor], grad_norm: Tensor) -> tuple[Tensor, Tensor]:

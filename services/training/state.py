@@ -146,9 +146,9 @@ class State:
         """Seconds spent on the epoch under way, over all processes that worked on it."""
         return self.seconds + (time.perf_counter() - self.began if self.reports else 0.0)
 
-    def keep(self, loss: Tensor, grad_norm: Tensor, clipped: Tensor, answers: Tensor) -> None:
+    def keep(self, report: Tensor, answers: Tensor) -> None:
         """An update was made."""
-        self.reports.append(torch.stack((loss, grad_norm, clipped)))
+        self.reports.append(report)
         self.outputs.append(answers)
         self.step += 1
 

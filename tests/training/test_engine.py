@@ -9,19 +9,23 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from loopline.files.sequences import Column
 from torch import Tensor, nn
 
 from services.errors import Diverged
-from services.training.data import MiniBatch, batches_of, in_pieces
+from services.training import preparing
+from services.training.data import batches_of, in_pieces
 from services.training.engine import building, choice, layers, library
 from services.training.engine.layers import CELLS as MODES
 from services.training.engine.layers import recur
@@ -34,9 +38,12 @@ from tests.training.building import (
     classes,
     document,
     events,
+    forecast_spec,
+    hourly,
     make_run,
     of_many_lengths,
     same,
+    spec_for,
     tagged,
     values,
     weights_of,
@@ -246,19 +253,15 @@ def test_a_gradient_can_be_asked_for_once() -> None:
 @compiled
 def test_numbers_that_are_not_finite_stop_a_compiled_run_before_its_weights_are_touched() -> None:
     """Neither the weights nor the optimizer's state change, whether the loss or only the gradient is not finite."""
-    run = make_run(training={"optimizer": {"name": "adam"}})
+    weighted = {"name": "cross_entropy", "class_weights": "balanced"}
+    run = make_run(training={"optimizer": {"name": "adam"}, "loss": weighted})
     loop = fit(run)
     for _ in range(3):
         next(loop)
     before, state = weights_of(run), copy.deepcopy(run.optimizer.state_dict()["state"])
     assert run.network is not None
-    mean = run.compiled_loss
-
-    def broken(outputs: Tensor, batch: MiniBatch, share: float) -> tuple[float, Tensor]:
-        loss, gradient = mean(outputs, batch, share)
-        return loss, gradient * torch.inf
-
-    run.compiled_loss = broken
+    assert run.network.loss.weights is not None
+    run.network.loss.weights.fill_(1e30)
     with pytest.raises(Diverged) as caught:
         next(loop)
     assert (caught.value.step, math.isfinite(caught.value.loss)) == (4, True)
@@ -321,17 +324,45 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
         {"name": "cross_entropy", "label_smoothing": 0.1},
         {"name": "cross_entropy", "class_weights": [1.0, 5.0, 0.5]},
     ],
-    "tags": [{"name": "cross_entropy"}, {"name": "cross_entropy", "class_weights": "balanced"}],
-    "values": [{"name": "mse"}, {"name": "mae"}, {"name": "huber"}],
+    "labels": [{"name": "bce"}, {"name": "bce", "pos_weight": [1.0, 3.0, 0.5]}, {"name": "bce", "pos_weight": 2.0}],
+    "series": [{"name": "mse"}, {"name": "mae"}, {"name": "huber", "delta": 0.2}, {"name": "pinball"}],
+    "tags": [{"name": "cross_entropy"}, {"name": "cross_entropy", "class_weights": "balanced", "label_smoothing": 0.2}],
+    "values": [{"name": "mse"}, {"name": "mae"}, {"name": "huber"}, {"name": "huber", "delta": 0.1}],
+}
+
+
+def labelled() -> Arrays:
+    """Sequences with three yes-or-no labels each."""
+    arrays = values(columns=3)
+    return replace(arrays, y=(arrays.y > 0).astype(np.int64))
+
+
+def beside(arrays: Arrays, seed: int = 0) -> Arrays:
+    """The same sequences with weights, and with numbers of whole sequences, which the head reads."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.standard_normal((len(arrays), 2))
+    columns = (Column("age"), Column("height"))
+    return replace(arrays, weights=rng.uniform(0.5, 3.0, len(arrays)), static=numbers, static_columns=columns)
+
+
+DATA: dict[str, Callable[[], Arrays]] = {
+    "classes": classes,
+    "labels": labelled,
+    "series": lambda: hourly([30, 30], target=("load", "wind")),
+    "tags": tagged,
+    "values": values,
 }
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
     kind = draw(st.sampled_from(sorted(LOSSES)))
-    arrays = {"classes": classes, "tags": tagged, "values": values}[kind]()
-    if kind != "tags" and draw(st.booleans()):
+    loss = draw(st.sampled_from(LOSSES[kind]))
+    arrays = DATA[kind]()
+    if kind not in ("tags", "series") and draw(st.booleans()):
         arrays = of_many_lengths(arrays)
+    if kind != "series" and draw(st.booleans()):
+        arrays = beside(arrays)
     cell = draw(st.sampled_from(("rnn", "lstm", "gru")))
     depth = draw(st.integers(1, 2))
     poolings = ("none",) if kind == "tags" else ("last", "final", "mean", "max", "attention")
@@ -341,21 +372,34 @@ def specs(draw: st.DrawFn) -> tuple[Arrays, dict[str, Any]]:
         "num_layers": depth,
         "bidirectional": draw(st.booleans()),
         "pooling": draw(st.sampled_from(poolings)),
-        "batch_norm": draw(st.sampled_from((False, False, True))),
+        "batch_norm": (norm := draw(st.sampled_from((False, False, True)))),
         "dropout": draw(st.sampled_from((0.0, 0.3))) if depth > 1 else 0.0,
         "head_dropout": draw(st.sampled_from((0.0, 0.2))),
     }
     training = {
-        "batch_size": draw(st.sampled_from((3, 8, 24))),
+        # Two or three samples may vary so little that normalising them makes large numbers of rounding errors.
+        "batch_size": draw(st.sampled_from((6, 24) if norm else (3, 8, 24))),
         "accumulation_steps": draw(st.sampled_from((1, 1, 2))),
-        "loss": draw(st.sampled_from(LOSSES[kind])),
+        "loss": loss,
         "optimizer": draw(st.sampled_from(OPTIMIZERS)),
         "max_grad_norm": draw(st.sampled_from((None, 0.05, 1.0))),
         "max_grad_value": draw(st.sampled_from((None, 0.01))),
         "seed": draw(st.integers(0, 1000)),
         "epochs": 5,
     }
-    return arrays, {"architecture": architecture, "training": training}
+    changes: dict[str, Any] = {"architecture": architecture, "training": training}
+    if kind == "series":
+        changes["task"] = {"name": "forecast", "lookback": 5, "horizon": 2}
+        changes["data"] = {"scaling": "standard", "missing": "forward"}  # so that batches vary enough to be normalised
+        if loss["name"] == "pinball":
+            changes["task"]["quantiles"] = [0.1, 0.5, 0.8]
+    return arrays, changes
+
+
+def run_of(arrays: Arrays, **changes: Any) -> Run:
+    """A run of any task that has not begun."""
+    spec = forecast_spec(arrays, **changes) if "task" in changes else spec_for(arrays, **changes)
+    return Run(spec, preparing.prepare(arrays, spec))
 
 
 def in_float64(run: Run) -> Run:
@@ -375,7 +419,7 @@ def five_updates(run: Run) -> Tensor:
         pieces, counts = in_pieces(run.order(epoch), run.training.accumulation_steps, None, run.least)
         batches = batches_of(run.train_part, pieces, run.device)
         made += [run.make_update(run, list(islice(batches, count))) for count in counts[: 5 - len(made)]]
-    return torch.tensor([[float(update.loss), float(update.grad_norm)] for update in made], dtype=torch.float64)
+    return torch.tensor([update.report[:2].tolist() for update in made], dtype=torch.float64)
 
 
 @compiled
@@ -383,8 +427,8 @@ def five_updates(run: Run) -> Tensor:
 def test_five_updates_agree_with_autograd_in_float64(spec: tuple[Arrays, dict[str, Any]]) -> None:
     """Of any network, loss, optimizer and clipping: losses, gradient norms, and the weights after them."""
     arrays, changes = spec
-    mine = make_run(arrays, **changes)
-    reference = make_run(arrays, **{**changes, "training": {**changes["training"], "engine": "torch"}})
+    mine = run_of(arrays, **changes)
+    reference = run_of(arrays, **{**changes, "training": {**changes["training"], "engine": "torch"}})
     in_float64(reference)
     assert (mine.network is None) == (refusal(mine.model) is not None)
     found, wanted = five_updates(mine), five_updates(reference)

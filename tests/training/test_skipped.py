@@ -61,7 +61,7 @@ def passing_over(updates: int) -> Step:
         assert run.scaler is not None
         run.scaler.scale(outputs.sum())  # type: ignore[no-untyped-call]
         run.scaler.update(run.scaler.get_scale() / 2)
-        return Update(*torch.zeros(3), outputs.detach())
+        return Update(torch.zeros(3), outputs.detach())
 
     return step
 

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("recurrent.cpp")
+"""It includes the headers beside it."""
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC", "-shared")
 PROCESSORS = {
     "AVX512": ("-mfma", *(f"-mavx512{part}" for part in ("f", "vl", "bw", "dq")), "-mprefer-vector-width=512"),
@@ -40,7 +41,9 @@ class CannotBuild(Exception):
 @cache
 def digest() -> str:
     """Of all that decides what the libraries do."""
-    return hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, PROCESSORS)).encode()).hexdigest()[:12]
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.hpp"))]
+    text = b"".join(source.read_bytes() for source in sources)
+    return hashlib.sha256(text + repr((FLAGS, PROCESSORS)).encode()).hexdigest()[:12]
 
 
 def path_of(processor: str) -> Path:

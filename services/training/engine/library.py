@@ -38,10 +38,10 @@ class Head(ctypes.Structure):
 
 
 class Update(ctypes.Structure):
-    """`struct Update`: of all weights, from their gradient."""
+    """`struct Update` of update.hpp: of all weights, from their gradient."""
 
     _fields_ = (
-        *_fields(Size, "optimizer parts step threads"),
+        *_fields(Size, "optimizer parts threads"),
         *_fields(Address, "sizes weights gradients first second steps"),
         *_fields(Number, "lr beta1 beta2 eps weight_decay momentum"),
         *_fields(Size, "nesterov"),
@@ -50,13 +50,13 @@ class Update(ctypes.Structure):
     )
 
 
-class CrossEntropy(ctypes.Structure):
-    """`struct CrossEntropy`: the loss of outputs, and its gradient."""
+class Loss(ctypes.Structure):
+    """`struct Loss` of losses.hpp: the loss of outputs, and its gradient."""
 
     _fields_ = (
-        *_fields(Size, "rows classes"),
-        *_fields(Address, "outputs targets of_class of_row"),
-        *_fields(Number, "smoothing share"),
+        *_fields(Size, "kind rows size stride levels"),
+        *_fields(Address, "outputs targets weights of_row level"),
+        *_fields(Number, "smoothing delta share"),
         *_fields(Address, "d_outputs"),
         *_fields(Number, "loss"),
     )
@@ -98,6 +98,7 @@ def _ready(path: Path) -> ctypes.CDLL:
     for function in (library.forward, library.backward):
         function.argtypes, function.restype = [ctypes.POINTER(Layers)], None
     library.update.argtypes, library.update.restype = [ctypes.POINTER(Update)], None
-    library.cross_entropy.argtypes, library.cross_entropy.restype = [ctypes.POINTER(CrossEntropy)], None
+    library.train.argtypes = [*map(ctypes.POINTER, (Layers, Loss, Update)), Address, Size]
+    library.train.restype = Size
     library.sizes.argtypes, library.sizes.restype = [ctypes.POINTER(Layers), *[ctypes.POINTER(Size)] * 2], None
     return library

@@ -1,27 +1,27 @@
-"""A whole update of a network in compiled code: layers, pooling, head, clipping and optimizer.
-
-The loss is compiled too if it is the cross-entropy of classes; another one is torch's.
+"""A whole update of a network in compiled code: layers, pooling, head, loss, clipping and optimizer.
 
 Without autograd's graph and torch's dispatch between hundreds of small operations, an update of a small network takes a
-tenth of the time.
+tenth of the time. For the same reason all that stays the same from update to update is prepared once.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from services.training.engine import library
 from services.training.engine.layers import CELLS, addresses, checked, dropout_masks
-from services.training.engine.library import CrossEntropy, Head, Layers, Update, load
 
 if TYPE_CHECKING:
+    from services.training.engine.losses import Loss
     from services.training.model import SequenceModel
     from services.training.parts import MiniBatch
-    from services.training.spec.fields import Optimizer
+    from services.training.spec.fields import Optimizer, Training
 
 POOLINGS = {"final": 0, "last": 1, "mean": 2, "max": 3, "none": 4}
 OPTIMIZERS = {"adam": 0, "adamw": 1, "sgd": 2, "rmsprop": 3}
@@ -41,179 +41,157 @@ def refusal(model: SequenceModel) -> str | None:
     return None
 
 
-Loss = Callable[[Tensor, "MiniBatch", float], tuple[float, Tensor]]
-"""Of outputs (rows, output_size) for a batch, a share of the mean loss over rows, and its gradient."""
+class Made(NamedTuple):
+    """What came of an update."""
 
-
-def by_autograd(mean: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Loss:
-    """Any loss: `mean` gives it of outputs, targets and weights."""
-
-    def loss(outputs: Tensor, batch: MiniBatch, share: float) -> tuple[float, Tensor]:
-        asked = outputs.detach().requires_grad_()
-        found = mean(asked, batch.y, batch.weights) * share
-        (gradient,) = torch.autograd.grad(found, asked)
-        return float(found.detach()), gradient.contiguous()
-
-    return loss
-
-
-def cross_entropy(weights: Tensor | None, smoothing: float) -> Loss:
-    """That of classes, in compiled code: `metrics.cross_entropies`, whose `weights` are those of classes."""
-    compiled = load().cross_entropy
-    weights = None if weights is None else weights.float().contiguous()
-
-    def loss(outputs: Tensor, batch: MiniBatch, share: float) -> tuple[float, Tensor]:
-        gradient, y = torch.empty_like(outputs), batch.y.long().contiguous()
-        call = CrossEntropy(*outputs.shape, outputs.data_ptr(), y.data_ptr())
-        call.of_class = None if weights is None else weights.data_ptr()
-        of_row = None if batch.weights is None else batch.weights.float().contiguous()
-        call.of_row = None if of_row is None else of_row.data_ptr()
-        call.smoothing, call.share, call.d_outputs = smoothing, share, gradient.data_ptr()
-        compiled(call)
-        return call.loss, gradient
-
-    return loss
+    loss: float
+    norm: float
+    """Of the gradient before clipping; NaN if the loss is not finite. If it is not finite, nothing was changed."""
+    clipped: int
+    """1 if it was, else 0."""
 
 
 class Network:
     """A model that is trained by compiled code. Its weights and the optimizer's state stay where torch has them."""
 
-    def __init__(self, model: SequenceModel, optimizer: torch.optim.Optimizer, chosen: Optimizer) -> None:
+    def __init__(self, model: SequenceModel, optimizer: torch.optim.Optimizer, training: Training, loss: Loss) -> None:
         """`refusal` is None for the model."""
-        self.model, self.optimizer, self.chosen = model, optimizer, chosen
-        self.library = load()
-        rnn = model.rnn
-        self.weights = [*cast("list[Tensor]", rnn._flat_weights), model.head.weight, model.head.bias]
+        self.optimizer, self.chosen, self.loss = optimizer, training.optimizer, loss
+        self.train = library.load().train
+        self.architecture, self.rnn, self.size = model.architecture, model.rnn, model.head.out_features
+        self.weights = [*cast("list[Tensor]", self.rnn._flat_weights), model.head.weight, model.head.bias]
         padded = [-(-weight.numel() // LINE) * LINE for weight in self.weights]
         self.gradient = torch.zeros(sum(padded))
-        """Of the last batches, all parts one after the other; and the same as tensors like the weights."""
+        """Of the last batches, all parts one after the other."""
         parts = torch.split(self.gradient, padded)
-        self.gradients = [
-            part[: weight.numel()].view_as(weight) for part, weight in zip(parts, self.weights, strict=True)
-        ]
-        self._tables = [addresses(self.weights), addresses(self.gradients)]
+        self._tables = [addresses(self.weights), addresses(parts)]
         self._sizes = (ctypes.c_int64 * len(self.weights))(*[weight.numel() for weight in self.weights])
-        self._directions = 2 if rnn.bidirectional else 1
-        self._room: dict[tuple[int, int], tuple[int, int]] = {}
+        self._head = library.Head(POOLINGS[self.architecture.pooling], 0, self.size)
+        self._head.weight, self._head.bias = (part.data_ptr() for part in self.weights[-2:])
+        self._layers = self._call_of_layers()
+        self._update = library.Update(OPTIMIZERS[self.chosen.name], len(self.weights))
+        self._update.sizes = ctypes.addressof(self._sizes)
+        self._update.weights, self._update.gradients = map(ctypes.addressof, self._tables)
+        self._update.max_value, self._update.max_norm = training.max_grad_value or 0.0, training.max_grad_norm or 0.0
+        _set_options(self._update, self.chosen)
+        self._state: dict[str, Tensor] | None = None
+        self._tables_of_state: list[Any] = []
         self._memory = torch.empty(0)  # kept from batch to batch: pieces of many sizes would scatter what is freed
 
-    def computed(self, batch: MiniBatch, loss: Loss, share: float) -> tuple[Tensor, float]:
-        """The outputs for a batch, (samples, output_size) or a row for each valid step, and their loss times `share`.
-        The gradient is written to `gradient`."""
-        model, rnn = self.model, self.model.rnn
+    def _call_of_layers(self) -> library.Layers:
+        """What is the same for every batch."""
+        rnn = self.rnn
+        directions = 2 if rnn.bidirectional else 1
+        call = library.Layers(CELLS[rnn.mode], 0, 0, rnn.input_size, rnn.hidden_size, rnn.num_layers, directions)
+        call.weights, call.d_weights = map(ctypes.addressof, self._tables)
+        call.head = ctypes.addressof(self._head)
+        return call
+
+    def update(self, batches: Sequence[MiniBatch]) -> tuple[Tensor, Made]:
+        """Makes one update by the gradient of all batches together. The outputs, (samples, output_size) or a row for
+        each valid step, and what came of it."""
+        call = self._prepared()
+        if len(batches) == 1:
+            outputs = self._compute(batches[0], 1.0, ctypes.byref(call))
+            return outputs, Made(self.loss.call.loss, call.norm, call.clipped)
+        rows = sum(len(batch.y) for batch in batches)
+        loss, gradient, answers = 0.0, torch.zeros_like(self.gradient), []
+        for batch in batches:
+            answers.append(self._compute(batch, len(batch.y) / rows, None))
+            loss += self.loss.call.loss
+            gradient += self.gradient
+        self.gradient.copy_(gradient)
+        if math.isfinite(loss):
+            library.load().update(call)
+        return torch.cat(answers), Made(loss, call.norm, call.clipped)
+
+    def _compute(self, batch: MiniBatch, share: float, update: Any) -> Tensor:
+        """The outputs for a batch. Of their loss times `share`, which is in `loss`, the gradient is written to
+        `gradient`. With `update` the weights are updated by it."""
         x, lengths = checked(batch.x, batch.lengths)
-        samples, time, size = x.shape
-        threads = torch.get_num_threads()
-        layers = Layers(
-            CELLS[rnn.mode],
-            samples,
-            time,
-            size,
-            rnn.hidden_size,
-            rnn.num_layers,
-            self._directions,
-            threads,
-            x.data_ptr(),
-        )
-        head = Head(POOLINGS[model.architecture.pooling], 0, model.head.out_features)
-        layers.weights, layers.d_weights = map(ctypes.addressof, self._tables)
-        layers.head = ctypes.addressof(head)
-        by_step = model.architecture.pooling == "none"
-        rows = samples
-        if lengths is not None:
-            layers.lengths = lengths.data_ptr()
-        if by_step:
-            rows = samples * time if lengths is None else int(lengths.sum())
-        masks = dropout_masks(rnn, x, batch.lengths)
+        call, head = self._layers, self._head
+        call.batch, call.time, _ = x.shape
+        call.threads = torch.get_num_threads()
+        call.x = x.data_ptr()
+        call.lengths = None if lengths is None else lengths.data_ptr()
+        masks = dropout_masks(self.rnn, x, batch.lengths)
+        table = addresses(masks)
         if masks:
-            table = addresses(masks)
-            layers.masks, layers.mask_step, layers.mask_row = ctypes.addressof(table), *masks[0].stride()[:2]
+            call.masks, call.mask_step, call.mask_row = ctypes.addressof(table), *masks[0].stride()[:2]
+        rows = batch.y.shape[0]
         mask = self._head_mask(rows)
         if mask is not None:
             head.mask = mask.data_ptr()
         if batch.static is not None:
             side = batch.static.float().contiguous()
             head.beside, head.side = side.shape[1], side.data_ptr()
-        head.weight, head.bias = model.head.weight.data_ptr(), model.head.bias.data_ptr()
-        outputs = x.new_empty(rows, model.head.out_features)
+        outputs = torch.empty(rows, self.size)
         head.outputs = outputs.data_ptr()
-        room = self._room_for(layers, batch)
-        if len(self._memory) < sum(room):
-            self._memory = torch.empty(sum(room))
-        layers.saved = self._memory.data_ptr()
-        layers.scratch = layers.saved + 4 * room[0]
-        self.library.forward(layers)
-        found, of_outputs = loss(outputs, batch, share)
-        head.d_outputs = of_outputs.data_ptr()
-        self.library.backward(layers)
-        return outputs, found
+        self.loss.ask(batch, outputs, share)
+        while (needed := self._called(update)) > len(self._memory):
+            self._memory = torch.empty(needed)
+        if needed < 0:
+            raise ValueError("there must be a target for each row of outputs")
+        return outputs
+
+    def _called(self, update: Any) -> int:
+        room: int = self.train(self._layers, self.loss.call, update, self._memory.data_ptr(), self._memory.shape[0])
+        return room
 
     def _head_mask(self, rows: int) -> Tensor | None:
         """Drawn as torch draws it."""
-        share = self.model.architecture.head_dropout
+        share = self.architecture.head_dropout
         if not share:
             return None
         kept = 1.0 - share
-        return torch.empty(rows, self._directions * self.model.rnn.hidden_size).bernoulli_(kept).div_(kept)
+        width = self.rnn.hidden_size * (2 if self.rnn.bidirectional else 1)
+        return torch.empty(rows, width).bernoulli_(kept).div_(kept)
 
-    def _room_for(self, layers: Layers, batch: MiniBatch) -> tuple[int, int]:
-        """The numbers that are kept for the backward pass, and those for what is in between."""
-        shape = (batch.x.shape[0], batch.x.shape[1])
-        if batch.lengths is None and shape in self._room:
-            return self._room[shape]
-        sizes = ctypes.c_int64(), ctypes.c_int64()
-        self.library.sizes(layers, *map(ctypes.byref, sizes))
-        room = sizes[0].value, sizes[1].value
-        if batch.lengths is None:
-            self._room[shape] = room
-        return room
+    def _prepared(self) -> library.Update:
+        """The update that is to be made. Its norm is NaN until it is known."""
+        call = self._update
+        if self._state is None or self._state is not self.optimizer.state[self.weights[0]]:
+            self._find_state()
+        call.threads = torch.get_num_threads()
+        call.lr = self.optimizer.param_groups[0]["lr"]
+        call.norm = math.nan
+        return call
 
-    def update(self, lr: float, max_value: float | None, max_norm: float | None) -> tuple[float, bool]:
-        """Clips the gradient and updates the weights; the norm before clipping, and whether anything was clipped. If
-        the norm is not finite, nothing is changed."""
-        c = self.chosen
-        states = self._states()
-        call = Update(OPTIMIZERS[c.name], len(self.weights), 0, torch.get_num_threads())
-        call.sizes = ctypes.addressof(self._sizes)
-        call.weights, call.gradients = map(ctypes.addressof, self._tables)
-        call.lr, call.weight_decay = lr, c.weight_decay
-        first: Any = None
-        second: Any = None
-        if c.name == "adam" or c.name == "adamw":
-            call.beta1, call.beta2, call.eps = *c.betas, c.eps
-            first, second = (addresses([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq"))
-        else:
-            call.momentum = c.momentum
-            if c.momentum:
-                first = addresses([state["momentum_buffer"] for state in states])
-            if c.name == "rmsprop":
-                call.beta2, call.eps = c.alpha, c.eps
-                second = addresses([state["square_avg"] for state in states])
-            else:
-                call.nesterov = int(c.nesterov)
-        if "step" in states[0]:
-            steps = addresses([state["step"] for state in states])
-            call.steps, call.step = ctypes.addressof(steps), int(states[0]["step"]) + 1
-        call.first = None if first is None else ctypes.addressof(first)
-        call.second = None if second is None else ctypes.addressof(second)
-        call.max_value, call.max_norm = max_value or 0.0, max_norm or 0.0
-        self.library.update(call)
-        return call.norm, bool(call.clipped)
-
-    def _states(self) -> list[dict[str, Tensor]]:
-        """The optimizer's state of each weight; made as torch makes it if there is none."""
+    def _find_state(self) -> None:
+        """Where the optimizer's state of each weight is; made as torch makes it if there is none. A checkpoint that is
+        loaded puts others in its place."""
         states = [self.optimizer.state[weight] for weight in self.weights]
         if not states[0]:
             for state, weight in zip(states, self.weights, strict=True):
-                state.update(self._new_state(weight))
-        return states
+                state.update(_new_state(self.chosen, weight))
+        first, second = ("exp_avg", "exp_avg_sq") if "exp_avg" in states[0] else ("momentum_buffer", "square_avg")
+        self._tables_of_state = [
+            addresses([state[name] for state in states]) if name in states[0] else None
+            for name in (first, second, "step")
+        ]
+        self._update.first, self._update.second, self._update.steps = (
+            None if table is None else ctypes.addressof(table) for table in self._tables_of_state
+        )
+        self._state = states[0]
 
-    def _new_state(self, weight: Tensor) -> dict[str, Tensor]:
-        c = self.chosen
-        names = ["exp_avg", "exp_avg_sq"] if c.name == "adam" or c.name == "adamw" else []
-        if c.name == "rmsprop":
-            names.append("square_avg")
-        if (c.name == "sgd" or c.name == "rmsprop") and c.momentum:
-            names.append("momentum_buffer")
-        steps = {} if c.name == "sgd" else {"step": torch.tensor(0.0)}
-        return steps | {name: torch.zeros_like(weight) for name in names}
+
+def _set_options(call: library.Update, c: Optimizer) -> None:
+    call.weight_decay = c.weight_decay
+    if c.name == "adam" or c.name == "adamw":
+        call.beta1, call.beta2, call.eps = *c.betas, c.eps
+        return
+    call.momentum = c.momentum
+    if c.name == "rmsprop":
+        call.beta2, call.eps = c.alpha, c.eps
+    else:
+        call.nesterov = int(c.nesterov)
+
+
+def _new_state(c: Optimizer, weight: Tensor) -> dict[str, Tensor]:
+    names = ["exp_avg", "exp_avg_sq"] if c.name == "adam" or c.name == "adamw" else []
+    if c.name == "rmsprop":
+        names.append("square_avg")
+    if (c.name == "sgd" or c.name == "rmsprop") and c.momentum:
+        names.append("momentum_buffer")
+    steps = {} if c.name == "sgd" else {"step": torch.tensor(0.0)}
+    return steps | {name: torch.zeros_like(weight) for name in names}

@@ -7,114 +7,21 @@
 // that one matrix product makes the input's share of the gates of all of them. Gates are activated in place, and a
 // backward pass writes their gradients over them.
 //
-// The matrix products are those of the BLAS that is in torch, and the threads are torch's: library.py passes both.
+// The matrix products are those of the BLAS that is in torch, and the threads are torch's (borrowed.hpp).
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <numeric>
 #include <vector>
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
+
+#include "borrowed.hpp"
+#include "functions.hpp"
+#include "losses.hpp"
+#include "update.hpp"
 
 namespace {
-
-using Index = std::int64_t;
-
-// ---- what is borrowed
-
-using Sgemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
-                       const int*, const float*, const int*, const float*, float*, const int*);
-Sgemm sgemm = nullptr;
-void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;  // GOMP_parallel
-int (*blas_threads)(int) = nullptr;  // MKL_Set_Num_Threads_Local; other libraries see that they are in a team
-
-// C (m, n) = A (m, k) B (k, n) + beta C, all of them row by row; A or B may be given transposed.
-void product(bool transpose_a, bool transpose_b, Index m, Index n, Index k, const float* a, Index lda, const float* b,
-             Index ldb, float beta, float* c, Index ldc) {
-    if (m == 0 || n == 0) return;
-    const float one = 1.0f;
-    const int rows = int(m), columns = int(n), inner = int(k), la = int(lda), lb = int(ldb), lc = int(ldc);
-    sgemm(transpose_b ? "T" : "N", transpose_a ? "T" : "N", &columns, &rows, &inner, &one, b, &lb, a, &la, &beta, c, &lc);
-}
-
-// Calls work(number) for each number below `count`, by so many threads, or fewer if OpenMP gives fewer.
-template <typename Work>
-void in_threads(Index count, Index threads, const Work& work) {
-    if (threads <= 1 || parallel == nullptr) {
-        const int before = blas_threads ? blas_threads(1) : 0;
-        for (Index number = 0; number < count; number++) work(number);
-        if (blas_threads) blas_threads(before);
-        return;
-    }
-    struct Team {
-        const Work* work;
-        Index count;
-        std::atomic<Index> next;
-        unsigned flush;
-    } team{&work, count, {0}, 0};
-#if defined(__SSE__)
-    team.flush = _mm_getcsr();  // whether denormal numbers are flushed to zero, which is set by thread
-#endif
-    parallel(
-        [](void* given) {
-            Team& team = *static_cast<Team*>(given);
-            const int before = blas_threads ? blas_threads(1) : 0;
-#if defined(__SSE__)
-            const unsigned mode = _mm_getcsr();
-            _mm_setcsr(team.flush);
-#endif
-            for (Index number; (number = team.next++) < team.count;) (*team.work)(number);
-#if defined(__SSE__)
-            _mm_setcsr(mode);
-#endif
-            if (blas_threads) blas_threads(before);
-        },
-        &team, unsigned(threads), 0);
-}
-
-// ---- functions of one number, in a form that compilers turn into vector instructions
-
-// e^x to 2 units in the last place (the polynomial of Cephes' expf); NaN stays NaN.
-inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-    const float shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: what is added rounds to an integer
-    const float power = shifted - 12582912.0f;
-    float r = x - power * 0.693359375f;
-    r = r + power * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    std::uint32_t bits;
-    std::memcpy(&bits, &shifted, 4);
-    bits = (bits - 0x4B400000u + 127u) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, 4);
-    return p * scale;
-}
-
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
-// tanh x to 2 units in the last place: Cephes' polynomial near zero, and by e^2x elsewhere.
-inline float tangent(float x) {
-    const float square = x * x;
-    float p = -5.70498872745e-3f;
-    p = p * square + 2.06390887954e-2f;
-    p = p * square - 5.37397155531e-2f;
-    p = p * square + 1.33314422036e-1f;
-    p = p * square - 3.33332819422e-1f;
-    const float near = p * square * x + x;
-    const float size = x < 0.0f ? -x : x;
-    const float far = 1.0f - 2.0f / (1.0f + exponential(2.0f * size));
-    return size < 0.625f ? near : (x < 0.0f ? -far : far);
-}
 
 // ---- what is computed
 
@@ -153,7 +60,7 @@ struct Layers {  // as library.py fills it in
     float* const* d_weights;     // as weights, then those of the head; what was in there is overwritten
     float* d_x;                  // or null
     float* scratch;              // scratch_size() numbers
-    const Head* head;            // or null
+    Head* head;                  // or null
 
     Index gates() const { return cell == LSTM ? 4 : cell == GRU ? 3 : 1; }
     Index width() const { return directions * hidden; }
@@ -929,170 +836,18 @@ void add_up(const Layers& l, const Plan& plan) {
     });
 }
 
-// ---- the loss
-
-struct CrossEntropy {  // as library.py fills it in
-    Index rows, classes;
-    const float* outputs;   // (rows, classes)
-    const Index* targets;   // (rows,)
-    const float* of_class;  // (classes,): what the loss of each class is multiplied by, or null
-    const float* of_row;    // (rows,): what the loss of each row is multiplied by, or null
-    double smoothing, share;  // the share of the mean over rows that is asked for
-    float* d_outputs;
-    double loss;            // what comes out
-};
-
-// One row: e^(output - largest) goes to d.
-double entropy_of(const CrossEntropy& e, Index row) {
-    const Index classes = e.classes, target = e.targets[row];
-    const float* output = e.outputs + row * classes;
-    float* d = e.d_outputs + row * classes;
-    float largest = output[0];
-    for (Index j = 1; j < classes; j++) largest = !(output[j] <= largest) ? output[j] : largest;
-    float sum = 0.0f;
-    for (Index j = 0; j < classes; j++) {
-        d[j] = exponential(output[j] - largest);
-        sum += d[j];
-    }
-    const float log_sum = std::log(sum) + largest, smooth = float(e.smoothing / double(classes));
-    auto weight = [&](Index j) { return e.of_class ? e.of_class[j] : 1.0f; };
-    const float certain = float(1.0 - e.smoothing) * weight(target);
-    float loss = certain * (log_sum - output[target]), all = certain;
-    if (smooth > 0.0f)
-        for (Index j = 0; j < classes; j++) {
-            loss += smooth * weight(j) * (log_sum - output[j]);
-            all += smooth * weight(j);
-        }
-    const float factor = float(e.share / double(e.rows)) * (e.of_row ? e.of_row[row] : 1.0f);
-    for (Index j = 0; j < classes; j++)
-        d[j] = factor * (all * d[j] / sum - (j == target ? certain : 0.0f) - (smooth > 0.0f ? smooth * weight(j) : 0.0f));
-    return double(loss) * double(factor);
+void pass_forwards(const Layers& l, const Plan& plan) {
+    in_threads(l.shards(), l.shards(), [&](Index number) { Forward(l, plan, number).run(); });
 }
 
-// ---- the update of the weights
-
-constexpr Index WORTH_A_THREAD = 200000;  // weights, whose update takes longer than waking a thread
-
-enum Optimizer { ADAM = 0, ADAMW = 1, SGD = 2, RMSPROP = 3 };
-
-struct Update {  // as library.py fills it in
-    Index optimizer, parts, step, threads;  // step: of this update, from 1 on
-    const Index* sizes;               // of each part
-    float* const* weights;
-    float* const* gradients;          // they are clipped in place
-    float* const* first;              // Adam: exp_avg. SGD and RMSprop: momentum_buffer, or null
-    float* const* second;             // Adam: exp_avg_sq. RMSprop: square_avg
-    float* const* steps;              // the number of updates, of each part; or null
-    double lr, beta1, beta2, eps, weight_decay, momentum;
-    Index nesterov;
-    double max_value, max_norm;       // bounds of the gradient, or 0 for none
-    double norm;                      // what comes out: the gradient's norm before clipping,
-    Index clipped;                    // and whether it was clipped
-};
-
-double norm_of(const Update& u) {
-    double sum = 0.0;
-    for (Index part = 0; part < u.parts; part++)
-        for (Index begin = 0; begin < u.sizes[part]; begin += 4096) {
-            const Index end = std::min(u.sizes[part], begin + 4096);
-            const float* g = u.gradients[part];
-            float some = 0.0f;
-#pragma omp simd reduction(+ : some)
-            for (Index j = begin; j < end; j++) some += g[j] * g[j];
-            sum += double(some);
-        }
-    return std::sqrt(sum);
-}
-
-// Bounds each number of the gradient; whether any was beyond.
-bool clamp(const Update& u) {
-    const float bound = float(u.max_value);
-    Index beyond = 0;
-    for (Index part = 0; part < u.parts; part++) {
-        float* g = u.gradients[part];
-#pragma omp simd reduction(+ : beyond)
-        for (Index j = 0; j < u.sizes[part]; j++) {
-            const float value = g[j];
-            beyond += (value > bound) + (value < -bound);
-            g[j] = value > bound ? bound : (value < -bound ? -bound : value);
-        }
-    }
-    return beyond > 0;
-}
-
-void update_part(const Update& u, Index part, float factor) {
-    const Index size = u.sizes[part];
-    float *p = u.weights[part], *g = u.gradients[part];
-    float* m = u.first != nullptr ? u.first[part] : nullptr;
-    float* v = u.second != nullptr ? u.second[part] : nullptr;
-    const float lr = float(u.lr), b1 = float(u.beta1), b2 = float(u.beta2), eps = float(u.eps);
-    const float decay = float(u.weight_decay), momentum = float(u.momentum);
-    if (u.optimizer == ADAM || u.optimizer == ADAMW) {
-        const float rate = float(u.lr / (1.0 - std::pow(u.beta1, double(u.step))));
-        const float root = float(std::sqrt(1.0 - std::pow(u.beta2, double(u.step))));
-        const float coupled = u.optimizer == ADAM ? decay : 0.0f;
-        const float shrunk = u.optimizer == ADAMW ? float(1.0 - u.lr * u.weight_decay) : 1.0f;
-        const float rest1 = float(1.0 - u.beta1), rest2 = float(1.0 - u.beta2);
-#pragma omp simd
-        for (Index j = 0; j < size; j++) {
-            const float weight = p[j] * shrunk, x = g[j] * factor + coupled * weight;
-            const float mean = b1 * m[j] + rest1 * x, square = b2 * v[j] + rest2 * x * x;
-            m[j] = mean, v[j] = square;
-            p[j] = weight - rate * mean / (std::sqrt(square) / root + eps);
-        }
-    } else if (u.optimizer == SGD) {
-#pragma omp simd
-        for (Index j = 0; j < size; j++) {
-            float x = g[j] * factor + decay * p[j];
-            if (m != nullptr) {
-                m[j] = momentum * m[j] + x;
-                x = u.nesterov ? x + momentum * m[j] : m[j];
-            }
-            p[j] -= lr * x;
-        }
-    } else {
-        const float rest = float(1.0 - u.beta2);
-#pragma omp simd
-        for (Index j = 0; j < size; j++) {
-            const float x = g[j] * factor + decay * p[j];
-            v[j] = b2 * v[j] + rest * x * x;
-            float change = x / (std::sqrt(v[j]) + eps);
-            if (m != nullptr) change = m[j] = momentum * m[j] + change;
-            p[j] -= lr * change;
-        }
-    }
+void pass_backwards(const Layers& l, const Plan& plan) {
+    in_threads(l.shards(), l.shards(), [&](Index number) { Backward(l, plan, number).run(); });
+    add_up(l, plan);
 }
 
 }  // namespace
 
 extern "C" {
-
-// The mean loss over rows, and its gradient.
-void cross_entropy(CrossEntropy* e) {
-    e->loss = 0.0;
-    for (Index row = 0; row < e->rows; row++) e->loss += entropy_of(*e, row);
-}
-
-// Clips the gradient and updates the weights. Without a finite gradient it does nothing but tell the norm.
-void update(Update* u) {
-    u->norm = norm_of(*u);
-    u->clipped = 0;
-    if (!std::isfinite(u->norm)) return;
-    double norm = u->norm;
-    if (u->max_value > 0.0 && clamp(*u)) {
-        u->clipped = 1;
-        norm = norm_of(*u);
-    }
-    float factor = 1.0f;
-    if (u->max_norm > 0.0 && norm > u->max_norm) {
-        u->clipped = 1;
-        factor = float(u->max_norm / (norm + 1e-6));
-    }
-    const Index numbers = std::accumulate(u->sizes, u->sizes + u->parts, Index(0));
-    for (Index part = 0; u->steps != nullptr && part < u->parts; part++) *u->steps[part] += 1.0f;
-    in_threads(u->parts, numbers < WORTH_A_THREAD ? 1 : std::min(u->threads, u->parts),
-               [&](Index part) { update_part(*u, part, factor); });
-}
 
 void borrow(void* product_of_blas, void* team_of_openmp, void* threads_of_blas) {
     sgemm = reinterpret_cast<Sgemm>(product_of_blas);
@@ -1107,15 +862,31 @@ void sizes(const Layers* l, Index* saved, Index* scratch) {
     *scratch = plan.scratch.back();
 }
 
-void forward(const Layers* l) {
-    const Plan plan(*l);
-    in_threads(l->shards(), l->shards(), [&](Index number) { Forward(*l, plan, number).run(); });
-}
+void forward(const Layers* l) { pass_forwards(*l, Plan(*l)); }
 
 // Reads what forward has saved, and overwrites it.
-void backward(const Layers* l) {
+void backward(const Layers* l) { pass_backwards(*l, Plan(*l)); }
+
+// A whole update: a batch forwards, its loss, and backwards to the gradient of all weights, by which they are updated
+// if the loss is finite. Without `u` the gradient is all. Gives how many numbers of `memory` that takes; where `room`
+// is less, nothing was done. Gives -1 if the head has another number of rows than the loss.
+Index train(Layers* l, Loss* loss, Update* u, float* memory, Index room) {
     const Plan plan(*l);
-    in_threads(l->shards(), l->shards(), [&](Index number) { Backward(*l, plan, number).run(); });
-    add_up(*l, plan);
+    if (loss->rows != (l->head->pooling == NONE ? plan.begins.back() : l->batch)) return -1;
+    const Index of_outputs = padded(loss->rows * loss->size), needed = plan.saved.back() + plan.scratch.back() + of_outputs;
+    if (room < needed) return needed;
+    Memory all(memory);
+    l->saved = all.take(plan.saved.back());
+    l->scratch = all.take(plan.scratch.back());
+    loss->d_outputs = all.take(of_outputs);
+    pass_forwards(*l, plan);
+    find(*loss);
+    l->head->d_outputs = loss->d_outputs;
+    pass_backwards(*l, plan);
+    if (u != nullptr && std::isfinite(loss->loss)) apply(*u);
+    return needed;
 }
+
+// Clips the gradient and updates the weights. Without a finite gradient it does nothing but tell the norm.
+void update(Update* u) { apply(*u); }
 }

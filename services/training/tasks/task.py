@@ -128,6 +128,8 @@ class Task(ABC):
     """Whether there is a target for each step, and so the head answers at each step."""
     is_continued = False
     """Whether that target is the next step itself, so that an answer depends on how much was read before it."""
+    quantiles: Sequence[float] = ()
+    """Of which each target has an output; () if the outputs are the targets themselves."""
 
     # ---- training and judging; torch
 
