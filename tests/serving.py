@@ -16,6 +16,7 @@ import httpx
 from sqlalchemy import Engine
 
 from services import db
+from tests import forking
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +46,7 @@ def serving(data_dir: Path, **settings: str) -> Iterator[Server]:
         **settings,
     }
     command = [sys.executable, "-m", "api"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = forking.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     engine = db.engine(f"sqlite:///{data_dir}/loopline.db")
     try:
         address = _address(process)

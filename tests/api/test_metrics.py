@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from tests import forking
 from tests.ports import free_port
 from tests.scraping import Scrape, scrape, scrape_when_up
 
@@ -72,7 +73,7 @@ def serving(folder: Path, **settings: str) -> Iterator[Api]:
         **settings,
     }
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "api"], cwd=ROOT, env=environment, stderr=log)
+        process = forking.Popen([sys.executable, "-m", "api"], cwd=ROOT, env=environment, stderr=log)
     try:
         api = Api(process, f"http://127.0.0.1:{port}", metrics_port, folder)
         transport = httpx.HTTPTransport(retries=10)  # with growing pauses, about 25 s

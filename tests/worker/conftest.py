@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 
 from services.blobs.storage import Storage
 from services.settings import Settings
+from tests import forking
 from tests.worker.watching import Process, Watch
 from worker import process
 from worker.attempt import oom
@@ -101,7 +102,7 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Process]
     def begin(*arguments: str, also: Mapping[str, str] | None = None, **changes: object) -> Process:
         log = tmp_path / f"process-{len(started)}.log"
         with log.open("wb") as out:
-            popen = subprocess.Popen(
+            popen = forking.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=ROOT,
                 env={**environment(settings.model_copy(update=changes)), **(also or {})},
