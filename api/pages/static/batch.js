@@ -32,7 +32,8 @@ function draw(batch) {
   const failed = batch.jobs.filter((job) => job.status === "failed");
   fill(the("alarms"), failed.slice(0, 5).map((job) => h("p", { class: "notice bad" }, h("a", { href: `/jobs/${job.id}` }, job.name ?? job.id), ": ", job.message ?? job.reason)));
   const names = [...new Set(batch.jobs.flatMap((job) => Object.keys(job.metrics)))].filter((name) => batch.jobs.some((job) => job.metrics[name] !== null));
-  const best = batch.jobs.find((job) => job.best)?.best.metric;
+  const isValidated = names.some((name) => name.startsWith("validation_")); // the best of a final model after folds is none
+  const best = batch.jobs.find((job) => job.best && !(isValidated && job.best.metric.startsWith("train_")))?.best.metric;
   const columns = [
     { key: "job", title: "Job", of: (job) => job.name ?? job.id, write: (job) => h("a", { href: `/jobs/${job.id}` }, job.name ?? job.id) },
     { key: "state", title: "State", of: (job) => job.status, write: (job) => chip(job.status, job.message) },

@@ -6,7 +6,7 @@ import { Curves } from "./curves.js";
 import { fill, h, say, the } from "./dom.js";
 import { between, duration, NONE, number, words } from "./format.js";
 import { live } from "./live.js";
-import { state } from "./state.js";
+import { spreadOut, state } from "./state.js";
 
 const MOST = 20;
 const COLOURS = 8;
@@ -134,16 +134,32 @@ function drawChart() {
 
 /** What the table of results shows of a job: title, how it sorts, how it is written. */
 function columns() {
-  const best = new Set(ready().flatMap(({ job }) => (job.best ? [job.best.metric] : [])));
-  const names = new Set(ready().flatMap(({ job }) => Object.keys(job.result?.metrics ?? {})).filter((name) => !best.has(name)));
+  const best = new Set(ready().flatMap(({ job }) => (job.best && job.progress.folds === null ? [job.best.metric] : [])));
+  const names = new Set(ready().flatMap(({ job }) => [...Object.keys(job.result?.mean ?? {}), ...Object.keys(job.result?.metrics ?? {})]).filter((name) => !best.has(name)));
   return [
     { key: "job", title: "Job", of: title, write: (each) => [h("span", { class: `swatch ${look(each).colour}` }), h("a", { href: `/jobs/${each.job.id}` }, title(each))] },
     { key: "state", title: "State", of: ({ job }) => job.status, write: ({ job }) => state(job) },
     { key: "epoch", title: "Epoch", number: true, of: ({ job }) => job.progress.epoch, write: ({ job }) => (job.progress.epochs === null ? NONE : `${job.progress.epoch} of ${job.progress.epochs}`) },
-    ...[...best].map((name) => ({ key: `best ${name}`, title: `best ${words(name)}`, number: true, of: ({ job }) => (job.best?.metric === name ? job.best.value : null), write: ({ job }) => number(job.best?.metric === name ? job.best.value : null) })),
-    ...[...names].map((name) => ({ key: name, title: words(name), number: true, of: ({ job }) => job.result?.metrics[name] ?? null, write: ({ job }) => number(job.result?.metrics[name]) })),
+    ...[...best].map((name) => ({ key: `best ${name}`, title: `best ${words(name)}`, number: true, of: ({ job }) => bestOf(job, name), write: ({ job }) => written(job, name, bestOf(job, name)) })),
+    ...[...names].map((name) => ({ key: name, title: words(name), number: true, of: ({ job }) => resultOf(job, name), write: ({ job }) => written(job, name, resultOf(job, name)) })),
     { key: "took", title: "Time", number: true, of: ({ job }) => between(job.started_at, job.finished_at), write: ({ job }) => duration(Math.round(between(job.started_at, job.finished_at) ?? 0)) },
   ];
+}
+
+function bestOf(job, name) {
+  if (job.progress.folds !== null) return job.result?.mean?.[name] ?? null;
+  return job.best?.metric === name ? job.best.value : null;
+}
+
+/** A metric of the result; with folds, those of validation are means over them. */
+function resultOf(job, name) {
+  return job.result?.mean?.[name] ?? job.result?.metrics[name] ?? null;
+}
+
+function written(job, name, value) {
+  const { mean, std, folds } = job.result ?? {};
+  if (value === null || mean?.[name] === undefined) return number(value);
+  return [spreadOut(value, std?.[name]), h("small", { class: "below" }, `mean of ${folds?.length ?? job.progress.folds} folds`)];
 }
 
 function drawResults() {

@@ -7,7 +7,7 @@ import { fill, h, say, svg, the } from "./dom.js";
 import { bytes, moment, NONE, number } from "./format.js";
 import { list } from "./lists.js";
 import { live } from "./live.js";
-import { judged, state } from "./state.js";
+import { judged, spreadOut, state } from "./state.js";
 import { table } from "./tables.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
@@ -55,7 +55,7 @@ function lineOf(job) {
     h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id),
     state(job),
     what,
-    best ? [number(best.value), h("small", { class: "below" }, best.name)] : NONE,
+    best ? [spreadOut(best.value, best.spread), h("small", { class: "below" }, best.name)] : NONE,
     moment(job.created_at),
   ];
 }

@@ -2,10 +2,10 @@
 
 import { get, Problem } from "./api.js";
 import { fill, h, say, the } from "./dom.js";
-import { moment, NONE, number } from "./format.js";
+import { moment, NONE } from "./format.js";
 import { live, paced, stream } from "./live.js";
 import { sparkline } from "./sparkline.js";
-import { judged, reached, state, time } from "./state.js";
+import { judged, reached, spreadOut, state, time } from "./state.js";
 
 const FILTERS = ["status", "name", "tag", "queue", "kind"];
 const PAGE = 50;
@@ -55,7 +55,7 @@ function draw(job) {
   fill(cells.what, h("a", { class: "name", href: `/jobs/${job.id}` }, job.name ?? job.id), under(job));
   fill(cells.progress, h("progress", { class: job.status, max: 1, value: job.progress.fraction, "aria-label": "Progress" }), h("small", {}, reached(job)));
   const best = judged(job);
-  fill(cells.metric, best ? [number(best.value), h("small", {}, best.name)] : NONE);
+  fill(cells.metric, best ? [spreadOut(best.value, best.spread), h("small", {}, best.name)] : NONE);
   fill(cells.left, time(job));
   fill(cells.made, moment(job.created_at));
   return shown.row;

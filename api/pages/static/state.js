@@ -21,11 +21,35 @@ export function reached(job) {
   return job.terminal || !epochs ? epochs : `${percent(progress.fraction)} · ${epochs}`;
 }
 
-/** The number by which a job is judged, and its name: of the test if there was one, else the best so far. */
+/**
+ * The number by which a job is judged, and its name: with folds the mean over them, else that of the test if there was
+ * one, else the best so far. `spread` is the standard deviation over the folds.
+ */
 export function judged(job) {
+  const { mean, std } = job.result ?? {};
+  const { fold, folds } = job.progress;
+  if (mean) {
+    const metric = judging(mean);
+    return { value: mean[metric], spread: std?.[metric] ?? null, name: `mean ${words(metric)}`, metric, isTest: false, isMean: true };
+  }
+  if (folds !== null) {
+    if (fold === null || fold > folds || !job.best) return null; // the final model is validated on nothing
+    return { value: job.best.value, name: `${words(job.best.metric)} of fold ${fold}`, metric: job.best.metric, isTest: false };
+  }
   const tested = Object.keys(job.result?.metrics ?? {}).find((name) => name.startsWith("test_") && name !== "test_loss");
-  if (tested) return { value: job.result.metrics[tested], name: words(tested), isTest: true };
-  return job.best ? { value: job.best.value, name: words(job.best.metric), isTest: false } : null;
+  if (tested) return { value: job.result.metrics[tested], name: words(tested), metric: tested, isTest: true };
+  return job.best ? { value: job.best.value, name: words(job.best.metric), metric: job.best.metric, isTest: false } : null;
+}
+
+/** The one of some metrics that judges: no loss, if there is another. */
+function judging(metrics) {
+  const names = Object.keys(metrics).filter((name) => metrics[name] !== null);
+  return names.find((name) => !name.endsWith("_loss")) ?? names[0] ?? Object.keys(metrics)[0];
+}
+
+/** A number with its spread over folds, if it is a mean of them. */
+export function spreadOut(value, spread) {
+  return spread === null || spread === undefined ? number(value) : `${number(value)} ± ${number(spread)}`;
 }
 
 /** The time that a job took, or has left. */

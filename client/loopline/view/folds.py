@@ -41,6 +41,15 @@ def spread(result: Result) -> str:
     return ", ".join(f"{metric} {_with_std(mean, std, metric)}" for metric in mean if mean[metric] is not None)
 
 
+def judged(result: Result | None) -> str | None:
+    """`mean validation_accuracy 0.9012 ± 0.0144`, which is what a job with folds is judged by; None without folds."""
+    mean = {metric: value for metric, value in ((result and result.mean) or {}).items() if value is not None}
+    if result is None or not mean:
+        return None
+    metric = next((each for each in mean if not each.endswith("_loss")), next(iter(mean)))
+    return f"mean {metric} {_with_std(mean, result.std or {}, metric)}"
+
+
 def shown(result: Result) -> Iterator[RenderableType]:
     """A table with a row for each fold that has ended, and one for the mean and the standard deviation."""
     if not result.folds:

@@ -30,7 +30,7 @@ def jobs(found: Sequence[Job]) -> table.Listing:
             **({"kind": job.kind} if some_predict else {}),
             "status": pruned(job) or status(job),
             **({"progress": place(job)} if some_predict else {"epoch": epochs_of(job)}),
-            "best": f"{short(job.best.metric)} {text.number(job.best.value)}" if job.best else text.NOTHING,
+            "best": _best(job),
             "created": text.ago(job.created_at),
             "took": text.duration(job.seconds),
         }
@@ -198,8 +198,16 @@ def place(shown: Job) -> str:
     return folds.place(shown.progress) or f"epoch {epochs_of(shown)}"
 
 
+def _best(job: Job) -> str:
+    if (mean := folds.judged(job.result)) is not None:
+        return mean.replace("validation_", "val ").replace("_", " ")
+    return f"{short(job.best.metric)} {text.number(job.best.value)}" if job.best else text.NOTHING
+
+
 def best_of(shown: Job) -> str:
     best, now = shown.best, shown.progress
+    if (mean := folds.judged(shown.result)) is not None:
+        return f"{mean} over {now.folds} folds"
     if best is None:
         return text.NOTHING
     where = f"epoch {best.epoch}"

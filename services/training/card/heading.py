@@ -58,11 +58,14 @@ def _beats(facts: Facts) -> str:
     if not found["is_beaten"]:
         return sentence(found["message"] or "")
     metric, plain = found["metric"], found["metrics"][found["metric"]]
-    value = {**(facts.model.get("mean") or {}), **facts.model["metrics"]}.get(metric)
+    value, folds = facts.model["metrics"].get(metric), ""
+    if value is None and facts.model.get("mean"):
+        value, spread = facts.model["mean"].get(metric), number(facts.model["std"].get(metric))
+        folds = f" ± {spread} over {counted(len(facts.model['folds']), 'fold')}"
     gives = f", and {found['answer']} gives {number(plain)}" if plain is not None else ""
     low, high = found.get("interval") or (None, None)
     sure = f" ({number(low)} to {number(high)} with a confidence of 95 %)" if low is not None else ""
-    return sentence(f"It beats its baseline: {metric_name(metric)} is {number(value)}{sure}{gives}.")
+    return sentence(f"It beats its baseline: {metric_name(metric)} is {number(value)}{folds}{sure}{gives}.")
 
 
 def _selected(facts: Facts) -> str:

@@ -29,7 +29,7 @@ KINDS = {"classes": "class", "labels": "label", "targets": "target", "horizon": 
 
 
 def quality(facts: Facts, drawn: Pictures) -> Lines:
-    found = ["## How good it is", "", *_metrics(facts), *_folds(facts.model)]
+    found = ["## How good it is", "", *_folds(facts.model), *_metrics(facts)]
     details = facts.details
     for kind in KINDS:
         if details.get(kind):
@@ -74,10 +74,12 @@ def _metrics(facts: Facts) -> Lines:
 def _folds(model: Mapping[str, Any]) -> Lines:
     if not model.get("folds"):
         return []
-    mean, std = model["mean"], model["std"]
-    rows = [(metric_name(key), number(mean[key]), number(std.get(key))) for key in mean]
-    said = f"Mean and standard deviation of {counted(len(model['folds']), 'fold')}:"
-    return [said, "", *table(("metric", "mean", "std"), rows)]
+    mean, std, plain = model["mean"], model["std"], model["baseline"]["metrics"]
+    rows = [(metric_name(key), number(mean[key]), number(std.get(key)), number(plain.get(key))) for key in mean]
+    folds = counted(len(model["folds"]), "fold")
+    said = f"Mean and standard deviation of {folds}, each judged on samples that it was not trained on:"
+    after = "The final model was then trained on all samples of the folds:"
+    return [said, "", *table(("metric", "mean", "std", "baseline"), rows), after, ""]
 
 
 def _each(details: Mapping[str, Any], kind: str) -> Lines:

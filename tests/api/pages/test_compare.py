@@ -13,9 +13,11 @@ from api.service import Service
 from services import db
 from services.jobs import attempts, progress
 from services.jobs.leases import Lease
+from services.training.messages import FoldProgress, as_dict
 from tests.api.pages.conftest import needs_browser
 
 pytestmark = needs_browser
+Barriers = Callable[[Page], list[str]]
 
 
 def test_jobs_are_chosen_in_the_list_and_compared(
@@ -63,3 +65,35 @@ def test_jobs_are_chosen_in_the_list_and_compared(
     page.get_by_label("Add a job").fill("slow")
     page.get_by_role("button", name="Add", exact=True).click()
     expect(results).to_have_count(2)
+
+
+def test_a_job_with_folds_is_judged_by_its_mean_and_spread(
+    client: FlaskClient, service: Service, spec: dict[str, Any], server: str, page: Page, barriers: Barriers
+) -> None:
+    split = {"test": 0.0, "folds": 2}
+    client.post("/v1/jobs", json=spec | {"name": "folded", "data": {**spec["data"], "split": split}})
+    place = FoldProgress(number=3, folds=2, epochs=3, epochs_before=6, total_epochs=9, total_steps=36)
+    with db.session_scope(service.engine) as session:
+        job = attempts.claim(session, "default", worker="test", lease_seconds=60)
+        assert job is not None
+        lease = Lease.of(job)
+        progress.started(session, lease, epochs=9, steps_per_epoch=4, info={}, fold=as_dict(place))
+        best = {"epoch": 7, "metric": "train_loss", "value": 0.001}
+        progress.record(session, lease, {"epoch": 7, "fold": 3, "fold_epoch": 1, "train_loss": 0.001}, best=best)
+        mean = {"validation_loss": 0.5, "validation_accuracy": 0.75}
+        result = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "metrics": {"train_accuracy": 0.999}}
+        fold = {"best_epoch": 3, "epochs": 3, "stopped_early": False, "seed": 0, "metrics": mean}
+        folds = [{**fold, "fold": each, "samples": {"train": 10, "validation": 10}} for each in (1, 2)]
+        std = {"validation_loss": 0.125, "validation_accuracy": 0.25}
+        attempts.succeed(session, lease, {**result, "mean": mean, "std": std, "folds": folds}, [])
+    page.goto(f"{server}/jobs")
+    expect(page.get_by_role("row", name="folded")).to_contain_text("0.750 ± 0.250mean validation accuracy")
+    page.get_by_role("link", name="folded").click()
+    tiles = page.locator("#tiles")
+    expect(tiles).to_contain_text("mean validation accuracy0.750± 0.250 over 2 folds")
+    expect(tiles).not_to_contain_text("train")
+    page.goto(f"{server}/compare?jobs={lease.job_id}")
+    row = page.locator("#results tbody tr")
+    expect(row).to_contain_text("0.750 ± 0.250mean of 2 folds")
+    expect(page.locator("#results thead")).not_to_contain_text("best train loss")
+    assert barriers(page) == []

@@ -81,6 +81,8 @@ def test_watching_tells_each_epoch_with_its_fold_and_ends_with_a_table(
     shown = run("show", crossed_job)
     assert "folds, by their validation parts" in shown
     assert "0.3750 ± 0.1768" in shown
+    assert "mean validation_loss 0.3750 ± 0.1768 over 2 folds" in shown
+    assert "mean val loss 0.3750 ± 0.1768" in " ".join(run("list").split())
 
 
 def test_python_reads_the_folds_and_asks_for_one(service: Any, client: Client, crossed_job: str) -> None:

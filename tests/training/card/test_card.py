@@ -319,8 +319,11 @@ def test_a_line_of_many_points_keeps_its_highest_and_its_lowest(plain: Facts) ->
 def test_folds_are_told_as_mean_and_spread(plain: Facts) -> None:
     more = {"folds": [{}, {}, {}], "mean": {"validation_accuracy": 0.75}, "std": {"validation_accuracy": 0.125}}
     card = writing.files_of(replace(plain, model={**plain.model, **more}))["README.md"].decode()
-    assert "Mean and standard deviation of 3 folds:\n\n| metric | mean | std |" in card
-    assert "| validation accuracy | 0.75 | 0.125 |" in card
+    folds, _, final = card.partition("The final model was then trained")
+    assert "Mean and standard deviation of 3 folds, each judged on samples that it was not trained on:" in folds
+    assert "| validation accuracy | 0.75 | 0.125 | " in folds
+    assert "| test |" not in folds
+    assert "| test |" in final
 
 
 def test_equal_runs_have_equal_cards(plain: Facts) -> None:
