@@ -73,7 +73,7 @@ def searched(each: archive.Set, seed: int) -> float:
     ):
         client.upload(archive.path(each), each.name.lower())
         spec = {"data": {"dataset": each.name.lower()}, "training": {"seed": seed}}
-        search = client.submit_search({**spec, "search": {"minutes": MINUTES, "seed": seed}})
+        search = client.searches.submit({**spec, "search": {"minutes": MINUTES, "seed": seed}})
         job = search.wait(timeout=7200).model_job()
     assert job is not None
     assert job.result is not None

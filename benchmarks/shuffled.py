@@ -35,7 +35,7 @@ def rows() -> Iterator[dict[str, Any]]:
         for seed in range(REPEATS):
             client.upload(noise(seed), f"noise-{seed}")
             spec = {"data": {"dataset": f"noise-{seed}"}, "training": {"epochs": 15, "seed": seed}}
-            searches.append(client.submit_search({**spec, "search": {**SEARCH, "seed": seed}}))
+            searches.append(client.searches.submit({**spec, "search": {**SEARCH, "seed": seed}}))
         jobs = [search.wait(timeout=3600).model_job() for search in searches]
     found = [job.result.baseline for job in jobs if job is not None and job.result is not None]
     claims = sum(baseline["is_beaten"] for baseline in found)

@@ -182,8 +182,8 @@ FOR_TYPING = [
     [
         f"loopline.{name}"
         for name in (
-            *("batch", "download", "errors", "following", "http", "job", "plot", "polling", "search", "text"),
-            *("types", "waiting"),
+            *("batch", "download", "errors", "following", "http", "job", "listing", "plot", "polling", "search"),
+            *("text", "types", "waiting"),
         )
     ]
 ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from loopline.job import Job, SucceededJob
+    from loopline.listing import Listing
     from loopline.plot import Plot
     from loopline.prediction.errors import InputInvalid, ModelUnusable
     from loopline.prediction.loading import TrainedModel, load
@@ -82,6 +83,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "Key",
+    "Listing",
     "LogLine",
     "LooplineError",
     "Model",
@@ -112,7 +114,7 @@ __all__ = [
     "load",
 ]
 
-_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "job", "client")
+_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "listing", "job", "client")
 """The module of each public name. The first two import no large library."""
 _PREDICTION = {
     "InputInvalid": "prediction.errors",

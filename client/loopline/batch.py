@@ -17,7 +17,7 @@ from loopline.types import Best, Document, known, moment
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A job as a row of its batch's table; `client.get(row.id)` is the job itself."""
+    """A job as a row of its batch's table; `client.job(row.id)` is the job itself."""
 
     id: str
     status: str

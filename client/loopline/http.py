@@ -284,6 +284,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_header(text: str) -> bool:
+    """Whether a text can be the value of a header."""
+    return text.isascii() and text.isprintable()
+
+
 def may_retry(error: Exception) -> bool:
     """Whether a request that ended so may be sent again."""
     if isinstance(error, ServiceUnreachable):

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from loopline import download, following, notebook, plot, polling, tables, waiting
 from loopline.errors import DownloadFailed, JobCancelled, JobFailed, LooplineError, NotFound, WaitTimeout
 from loopline.http import Http
+from loopline.listing import Listing, listed
 from loopline.types import (
     Answers,
     Best,
@@ -84,7 +85,7 @@ class Job:
     best: Best | None = None
     result: Result | None = field(default=None, compare=False)
     answers: Answers | None = field(default=None, compare=False)
-    """Of a job that predicts, when it has succeeded; then `result` is None."""
+    """Of a job that predicts, when it has succeeded; then `result` is empty."""
     spec: Document = field(default_factory=dict, repr=False, compare=False)
     cancel_requested: bool = False
     pause_requested: bool = False
@@ -291,11 +292,10 @@ class Job:
         """The job's log, with line numbers above `after`. follow: yields new lines until the job ends."""
         return (LogLine.of(each) for each in self._entries("logs", "number", after, follow))
 
-    def epochs(self, after: int = 0, *, fold: int | None = None) -> Iterator[Epoch]:
+    def epochs(self, after: int = 0, *, fold: int | None = None) -> Listing[Epoch]:
         """The epochs that have ended, in order, with numbers above `after`; those of one fold, or all of them."""
-        wanted = {"after": after, "limit": 1000} | ({} if fold is None else {"fold": fold})
-        pages = self._connection.pages(self._path("epochs"), wanted, key="epoch")
-        return (Epoch.of(record) for record in pages)
+        wanted = {"after": after, "fold": fold}
+        return listed(self._connection, self._path("epochs"), Epoch.of, key="epoch", page_size=1000, params=wanted)
 
     def history(self, library: tables.Library | None = None) -> Any:
         """Every number of every epoch so far, as a data frame: of pandas if it is installed, else of polars, else a

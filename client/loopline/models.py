@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from loopline import download
+from loopline import download, listing
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
+from loopline.listing import Listing
 from loopline.types import Model, ModelMove, ModelVersion
 
 LATEST, PRODUCTION = "latest", "production"
-PAGE = 100
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -26,18 +26,18 @@ class Models:
     def __init__(self, http: Http) -> None:
         self._http = http
 
-    def list(self, *, page_size: int = PAGE) -> Iterator[Model]:
+    def list(self, *, page_size: int = listing.PAGE) -> Listing[Model]:
         """Every model, by name."""
-        return (Model.of(each) for each in self._http.pages("/v1/models", {"limit": page_size}, key="name"))
+        return listing.listed(self._http, "/v1/models", Model.of, key="name", page_size=page_size)
 
     def get(self, name: str) -> Model:
         """A model: its aliases, and its newest version."""
         return Model.of(self._http.get_object(_path(name)))
 
-    def versions(self, name: str, *, page_size: int = PAGE) -> Iterator[ModelVersion]:
+    def versions(self, name: str, *, page_size: int = listing.PAGE) -> Listing[ModelVersion]:
         """Every version of a model, newest first."""
-        pages = self._http.pages(_path(name, "versions"), {"limit": page_size}, key="version")
-        return (ModelVersion.of(each) for each in pages)
+        path = _path(name, "versions")
+        return listing.listed(self._http, path, ModelVersion.of, key="version", page_size=page_size)
 
     def version(self, reference: str) -> ModelVersion:
         """One version, with its job, data, spec and metrics."""
@@ -81,9 +81,9 @@ class Models:
             self._http.send("DELETE", _path(name, "aliases", alias))
         return found
 
-    def history(self, name: str, *, page_size: int = PAGE) -> Iterator[ModelMove]:
+    def history(self, name: str, *, page_size: int = listing.PAGE) -> Listing[ModelMove]:
         """Every move of the model's aliases, newest first."""
-        return (ModelMove.of(each) for each in self._http.pages(_path(name, "history"), {"limit": page_size}))
+        return listing.listed(self._http, _path(name, "history"), ModelMove.of, page_size=page_size)
 
     def download(
         self, reference: str, folder: str | Path, *, on_bytes: Callable[[int, int | None], None] | None = None

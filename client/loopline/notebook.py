@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from html import escape
+from typing import Any
+
+from loopline import tables
 
 
 def line(kind: str, id: str, name: str | None, *parts: str | None) -> str:
@@ -25,3 +29,19 @@ def table(title: str, rows: Iterable[tuple[str, str | None]], picture: str = "")
         if value
     ]
     return f"<div><strong>{escape(title)}</strong><table>{''.join(cells)}</table>{picture}</div>"
+
+
+def rows(found: Sequence[Mapping[str, Any]], *, more: bool = False) -> str:
+    """HTML: a table with a line for each row, without the columns that are empty in all of them."""
+    names = [name for name in tables.columns(found) if any(row.get(name) not in (None, "", 0) for row in found)]
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    lines = ["".join(f"<td>{escape(_cell(row.get(name)))}</td>" for name in names) for row in found]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    below = "<small>... and more: to_frame() has all of them.</small>" if more else ""
+    return f"<div><table><tr>{head}</tr>{body}</table>{below}</div>" if names else "<div>nothing</div>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else str(value)

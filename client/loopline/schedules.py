@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,12 +13,13 @@ from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
+from loopline import listing
 from loopline import spec as specs
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
+from loopline.listing import Listing
 from loopline.types import Document, known, moment
 
-PAGE = 100
 LOOK_SECONDS = 2.0
 _TIMES = ("paused_at", "created_at", "updated_at", "due_at")
 
@@ -88,10 +89,9 @@ class Schedules:
     def __init__(self, http: Http) -> None:
         self._http = http
 
-    def list(self, *, page_size: int = PAGE) -> Iterator[Schedule]:
+    def list(self, *, page_size: int = listing.PAGE) -> Listing[Schedule]:
         """All schedules, by name, without the specs that they submit."""
-        pages = self._http.pages("/v1/schedules", {"limit": page_size}, key="name")
-        return (Schedule.of(each) for each in pages)
+        return listing.listed(self._http, "/v1/schedules", Schedule.of, key="name", page_size=page_size)
 
     def get(self, name: str) -> Schedule:
         """A schedule, with its next slots and the result of the newest one."""
@@ -142,10 +142,9 @@ class Schedules:
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         return Firing.of(self._http.object_in(self._http.send("POST", _path(name, "run"), headers=headers)))
 
-    def firings(self, name: str, *, page_size: int = PAGE) -> Iterator[Firing]:
-        """Iterates over its firings, newest first. Pages are requested as needed."""
-        pages = self._http.pages(_path(name, "firings"), {"limit": page_size})
-        return (Firing.of(each) for each in pages)
+    def firings(self, name: str, *, page_size: int = listing.PAGE) -> Listing[Firing]:
+        """Its firings, newest first."""
+        return listing.listed(self._http, _path(name, "firings"), Firing.of, page_size=page_size)
 
     def begun(self, firing: Firing) -> Firing:
         """Waits until the firing no longer waits for another batch, and returns it: it has a batch, or was skipped.

@@ -23,7 +23,7 @@ from loopline.types import Document, below, known, moment
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The best trial of a search; `client.get(best.job_id)` is its job."""
+    """The best trial of a search; `client.job(best.job_id)` is its job."""
 
     trial: int
     job_id: str
@@ -73,7 +73,7 @@ class Trial:
 @dataclass(frozen=True)
 class FinalModel:
     """The model that a search ends with: the best trial's spec, trained once more on the samples of training and
-    validation together, and tested once. `client.get(final.job_id)` is its job."""
+    validation together, and tested once. `client.job(final.job_id)` is its job."""
 
     job_id: str
     status: str

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
 Library = Literal["pandas", "polars", "rows"]
 LIBRARIES: tuple[Library, ...] = ("pandas", "polars")
+HOISTED = frozenset({"progress", "result", "metrics", "cell", "choices"})
+"""Fields whose entries are columns by their own names: `test_accuracy`, and not `result.metrics.test_accuracy`."""
 
 
 def frame(rows: Sequence[Mapping[str, Any]], library: Library | None = None) -> Any:
@@ -33,3 +37,28 @@ def frame(rows: Sequence[Mapping[str, Any]], library: Library | None = None) -> 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Every name that a row has, in the order in which they come first."""
     return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def row(item: Any) -> dict[str, Any]:
+    """A dataclass of the client as a flat row: `id`, `best.metric`, `test_accuracy`, `tags.team` ... Of its lists and
+    its nested documents only what is a plain value is kept."""
+    found: dict[str, Any] = {}
+    for field in fields(item):
+        if field.name != "raw" and not field.name.startswith("_"):
+            _put(found, field.name, getattr(item, field.name))
+    if (seconds := getattr(item, "seconds", None)) is not None:
+        found.setdefault("seconds", seconds)
+    return found
+
+
+def _put(found: dict[str, Any], name: str, value: Any) -> None:
+    if value is None or isinstance(value, bool | int | float | str | datetime):
+        found.setdefault(name, value)
+    elif isinstance(value, Mapping) or is_dataclass(value):
+        entries = value if isinstance(value, Mapping) else row(value)
+        below = "" if name in HOISTED else f"{name}."
+        for key, each in entries.items():
+            if each is None or isinstance(each, bool | int | float | str | datetime):
+                found.setdefault(f"{below}{key}", each)
+    elif all(isinstance(each, str) for each in value):
+        found.setdefault(name, " ".join(value))

@@ -147,21 +147,21 @@ def test_there_is_no_model_before_the_end(client: Client, tiny: dict[str, Any], 
 
 def test_jobs_are_listed_newest_first_across_pages(client: Client, tiny: dict[str, Any]) -> None:
     made = [client.submit(tiny | {"tags": {"n": str(n % 2)}}).id for n in range(5)]
-    assert [job.id for job in client.jobs(page_size=2)] == made[::-1]
-    assert [job.id for job in client.jobs(tag="n:1")] == [made[3], made[1]]
-    assert [job.id for job in client.jobs(status="running")] == []
-    assert client.last().id == made[-1]
+    assert [job.id for job in client.jobs.list(page_size=2)] == made[::-1]
+    assert [job.id for job in client.jobs.list(tag="n:1")] == [made[3], made[1]]
+    assert [job.id for job in client.jobs.list(status="running")] == []
+    assert client.job("last").id == made[-1]
 
 
 def test_the_last_of_no_jobs_is_not_found(client: Client) -> None:
     with pytest.raises(NotFound, match="no jobs yet"):
-        client.last()
+        client.job("last")
 
 
 def test_an_unknown_id_is_not_found_whatever_it_holds(client: Client) -> None:
     for job_id in ("job_nope", "../presets", "a?b=c", "%2e%2e", "x" * 300):
         with pytest.raises(NotFound):
-            client.get(job_id)
+            client.job(job_id)
 
 
 def test_a_spec_with_five_mistakes_names_all_five(client: Client) -> None:
@@ -201,8 +201,8 @@ def test_an_uploaded_data_set_is_the_same_one_the_second_time(client: Client, np
     assert again == first
     assert sent[-1] == (npz.stat().st_size, npz.stat().st_size)
     assert client.upload(npz, "other").reference == "other@1"
-    assert [dataset.name for dataset in client.datasets(page_size=1)] == ["other", "small"]
-    assert client.dataset("small@latest") == client.dataset(first.id) == first
+    assert [dataset.name for dataset in client.datasets.list(page_size=1)] == ["other", "small"]
+    assert client.datasets.get("small@latest") == client.datasets.get(first.id) == first
 
 
 def test_a_data_set_with_mistakes_says_which_rows(client: Client, tmp_path: Path) -> None:
@@ -333,9 +333,9 @@ def test_a_job_that_waits_again_says_why(service: Any, client: Client, tiny: dic
 def test_a_data_set_is_deleted(client: Client, npz: Path) -> None:
     for _ in range(2):
         client.upload(npz, "toy")
-    assert client.delete_dataset("toy").reference == "toy@1"
+    assert client.datasets.delete("toy").reference == "toy@1"
     with pytest.raises(NotFound):
-        client.delete_dataset("toy")
+        client.datasets.delete("toy")
 
 
 def test_workers_are_listed(service: Any, client: Client) -> None:
@@ -354,9 +354,9 @@ def test_workers_are_listed(service: Any, client: Client) -> None:
 
 def test_a_wrong_spec_is_refused_before_its_file_is_uploaded(client: Client, tiny: dict[str, Any], npz: Path) -> None:
     wrong = {**tiny, "data": {"dataset": str(npz)}, "architecture": {"cell": "gru", "dropout": 0.5}}
-    for submit in (client.submit, client.submit_batch):
+    for submit in (client.submit, client.batches.submit):
         with pytest.raises(BadRequest, match="/architecture/dropout"):
             submit(wrong)
     with pytest.raises(BadRequest, match="/jobs/0/architecture/dropout"):
-        client.submit_batch([wrong, tiny])
-    assert list(client.datasets()) == []
+        client.batches.submit([wrong, tiny])
+    assert list(client.datasets.list()) == []

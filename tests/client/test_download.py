@@ -89,7 +89,7 @@ def predicted(stub: Stub) -> Iterator[Callable[..., Job]]:
 
         def get(**said: str) -> Job:
             stub.named = {**FIXED, "kind": "predict", "format": "csv", **said}
-            return client.get("job_1")
+            return client.job("job_1")
 
         yield get
 

@@ -89,10 +89,10 @@ def test_a_file_that_is_rejected_raises_what_a_422_raises(
         client.upload(file, on_check=lambda dataset, seconds: waiting.set())
     assert (str(long.value), long.value.status, long.value.code) == (str(short.value), 422, "dataset_invalid")
     assert long.value.problems == short.value.problems
-    rejected = client.dataset("walks")
+    rejected = client.datasets.get("walks")
     assert (rejected.status, rejected.message) == ("rejected", short.value.message)
     with pytest.raises(BadRequest):
-        client.wait_for_check(rejected)
+        client.datasets.wait_for_check(rejected)
 
 
 def test_an_upload_that_does_not_wait_returns_at_once(
@@ -101,9 +101,9 @@ def test_an_upload_that_does_not_wait_returns_at_once(
     dataset = client.upload(file, wait=False)
     assert (dataset.status, dataset.samples) == ("validating", 0)
     assert do_checks(settings, service.engine) == 1
-    assert client.wait_for_check(dataset).status == "ready"
+    assert client.datasets.wait_for_check(dataset).status == "ready"
 
 
 def test_a_data_set_that_is_deleted_meanwhile_is_not_waited_for(client: Client, file: Path) -> None:
     with pytest.raises(NotFound):
-        client.upload(file, on_check=lambda dataset, seconds: client.delete_dataset(dataset.id) and None)
+        client.upload(file, on_check=lambda dataset, seconds: client.datasets.delete(dataset.id) and None)

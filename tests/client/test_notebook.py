@@ -24,7 +24,7 @@ def test_a_notebook_shows_a_job_with_its_curve(service: Any, client: Client, tin
     job = client.submit({**tiny, "name": SCRIPT})
     assert "svg" not in job._repr_html_()
     service.complete(job.id)
-    shown = ElementTree.fromstring(client.get(job.id)._repr_html_())  # noqa: S314
+    shown = ElementTree.fromstring(client.job(job.id)._repr_html_())  # noqa: S314
     assert shown.find(".//script") is None
     assert shown.findtext("strong") == SCRIPT
     lines = shown.findall(f".//{SVG}polyline")

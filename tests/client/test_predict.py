@@ -176,7 +176,7 @@ def test_the_same_call_comes_back_to_the_job_that_followed_a_lost_one(client: Cl
     first = asked()
     found = [first]
     for _ in range(2):
-        client.get(found[-1]).cancel()
+        client.job(found[-1]).cancel()
         found.append(asked())
         assert asked() == found[-1]
     assert len({*found}) == 3

@@ -59,7 +59,7 @@ def test_an_answer_that_was_lost_does_not_double_the_job(service: Any, client: C
     service.wrap(hanging_up(times=2, then=service.app.wsgi_app))
     job = client.submit(tiny)
     service.wrap(service.app.wsgi_app)
-    assert [each.id for each in client.jobs()] == [job.id]
+    assert [each.id for each in client.jobs.list()] == [job.id]
     keys = {headers["HTTP_IDEMPOTENCY_KEY"] for method, _, headers in service.requests if method == "POST"}
     assert len(keys) == 1
 
@@ -155,7 +155,7 @@ def test_a_large_upload_goes_on_where_it_broke(
     service: Any, client: Client, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three requests with bytes two break: after a part of them has arrived, and after all of them have."""
-    monkeypatch.setattr("loopline.client.RESUMED_BYTES", 0)
+    monkeypatch.setattr("loopline.datasets.RESUMED_BYTES", 0)
     large = tmp_path / "large.npz"
     large.write_bytes(npz.read_bytes())
     size, parts = large.stat().st_size, [1000, None]
@@ -184,7 +184,7 @@ def test_a_large_upload_goes_on_where_it_broke(
 def test_an_upload_whose_last_answer_is_lost_is_one_version(
     service: Any, client: Client, npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopline.client.RESUMED_BYTES", 0)
+    monkeypatch.setattr("loopline.datasets.RESUMED_BYTES", 0)
     breaking = hanging_up(times=1, then=service.app.wsgi_app)
 
     def layer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -193,7 +193,7 @@ def test_an_upload_whose_last_answer_is_lost_is_one_version(
 
     service.wrap(layer)
     assert client.upload(npz).reference == "small@1"
-    assert [dataset.reference for dataset in client.datasets()] == ["small@1"]
+    assert [dataset.reference for dataset in client.datasets.list()] == ["small@1"]
 
 
 def test_a_download_that_breaks_off_is_fetched_again(

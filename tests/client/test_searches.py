@@ -23,7 +23,7 @@ def wanted(tiny: dict[str, Any]) -> dict[str, Any]:
 def test_a_search_is_waited_for_and_its_best_job_has_the_model(
     client: Client, service: Service, wanted: Any, in_background: Callable[..., Any]
 ) -> None:
-    search = client.submit_search(wanted)
+    search = client.searches.submit(wanted)
     assert (search.status, search.wanted, search.metric, search.higher_is_better) == (
         *("running", 2, "validation_loss", False),
     )
@@ -38,12 +38,12 @@ def test_a_search_is_waited_for_and_its_best_job_has_the_model(
     assert job is not None
     assert (job.id, job.search_id, job.trial) == (ended.best.job_id, search.id, 2)
     assert ended.seconds is not None
-    assert client.search(search.id) == ended.refresh() == ended
+    assert client.searches.get(search.id) == ended.refresh() == ended
 
 
 def ended(client: Client, service: Service, wanted: Any, losses: Sequence[float | None], **section: Any) -> Search:
     """A search whose trials came to these losses; None fails."""
-    search = client.submit_search({**wanted, "search": {**wanted["search"], "trials": len(losses), **section}})
+    search = client.searches.submit({**wanted, "search": {**wanted["search"], "trials": len(losses), **section}})
     assert search.refresh().advice == ()
     for loss in losses:
         service.trial(search.id, *[] if loss is None else [loss])
@@ -84,7 +84,7 @@ def test_nothing_is_said_where_the_trials_do_not_tell(
 
 
 def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, service: Service, tiny: Any) -> None:
-    search = client.submit_search({**tiny, "search": {"space": SPACE, "trials": 2, "minutes": 5.0}})
+    search = client.searches.submit({**tiny, "search": {"space": SPACE, "trials": 2, "minutes": 5.0}})
     service.trial(search.id, 0.5, 0.25)
     going_on = search.refresh()
     assert going_on.final is not None
@@ -93,7 +93,7 @@ def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, se
     assert best is not None
     assert best.trial == 2
     assert not best.spec["data"]["split"]["evaluate_test"]
-    assert client.rerun(best).spec["data"]["split"]["evaluate_test"]
+    assert client.jobs.rerun(best).spec["data"]["split"]["evaluate_test"]
     service.final(search.id, test_accuracy=0.9, test_loss=0.3)
     ended = search.refresh()
     assert (ended.status, ended.made) == ("succeeded", 2)
@@ -105,7 +105,7 @@ def test_a_search_ends_with_a_final_model_that_is_tested_once(client: Client, se
 
 
 def test_changes_are_told_until_the_end(client: Client, service: Service, wanted: Any) -> None:
-    search = client.submit_search(wanted)
+    search = client.searches.submit(wanted)
     seen = []
     for change in search.changes(timeout=60):
         seen.append((change.status, change.made))
@@ -115,14 +115,14 @@ def test_changes_are_told_until_the_end(client: Client, service: Service, wanted
 
 
 def test_a_search_that_takes_too_long_goes_on(client: Client, wanted: Any) -> None:
-    search = client.submit_search(wanted)
+    search = client.searches.submit(wanted)
     with pytest.raises(WaitTimeout, match=f"Search {search.id} is still running") as caught:
         search.wait(timeout=0.1)
     assert isinstance(caught.value.job, Search)
 
 
 def test_a_search_is_paused_resumed_extended_and_cancelled(client: Client, service: Service, wanted: Any) -> None:
-    search = client.submit_search(wanted)
+    search = client.searches.submit(wanted)
     assert (search.pause().status, search.resume().status) == ("paused", "running")
     service.trial(search.id, 0.5, 0.5)
     assert search.refresh().terminal
@@ -135,11 +135,11 @@ def test_a_search_is_paused_resumed_extended_and_cancelled(client: Client, servi
 
 
 def test_a_key_submits_once_and_searches_are_listed(client: Client, wanted: Any) -> None:
-    first, again = (client.submit_search(wanted, idempotency_key="k") for _ in range(2))
+    first, again = (client.searches.submit(wanted, idempotency_key="k") for _ in range(2))
     assert (first.replayed, again.replayed, again.id) == (False, True, first.id)
-    assert [each.id for each in client.searches()] == [first.id]
+    assert [each.id for each in client.searches.list()] == [first.id]
     with pytest.raises(NotFound):
-        client.search("search_1")
+        client.searches.get("search_1")
 
 
 def test_a_file_is_uploaded_and_withdrawn_if_the_search_is_refused(client: Client, wanted: Any, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_a_file_is_uploaded_and_withdrawn_if_the_search_is_refused(client: Clien
     np.savez(file, x=rng.standard_normal((20, 5, 2)).astype(np.float32), y=np.arange(20) % 2)
     given = {**wanted, "data": {"dataset": str(file)}}
     with pytest.raises(BadRequest, match=r"architecture\.cell"):
-        client.submit_search({**given, "search": {"space": {"architecture.cell": ["gruu"]}}})
-    assert [*client.datasets()] == []
-    search = client.submit_search(given)
+        client.searches.submit({**given, "search": {"space": {"architecture.cell": ["gruu"]}}})
+    assert [*client.datasets.list()] == []
+    search = client.searches.submit(given)
     assert search.raw["settings"]["datasets"] == {"toy@2": "toy@2"}
 
 

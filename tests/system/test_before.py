@@ -74,20 +74,20 @@ def test_the_service_goes_on_with_what_the_version_before_left(written: Path, st
     with Client(url, api_key=keys["default"]) as client, Client(url, api_key=keys["acme"]) as other:
         it_serves_what_is_there(client, said, written)
         it_resumes_exactly(client, said, written)
-        queued = other.get(said["queued"]["job"]["id"]).wait(timeout=SECONDS)
+        queued = other.job(said["queued"]["job"]["id"]).wait(timeout=SECONDS)
         assert queued.status == "succeeded", queued.raw
-        assert [job.id for job in other.jobs()] == [queued.id]
+        assert [job.id for job in other.jobs.list()] == [queued.id]
         it_fires_the_schedule(client)
     assert service.stop() == 0
 
 
 def it_serves_what_is_there(client: Client, said: dict[str, Any], written: Path) -> None:
     known = said["whole"]
-    whole = client.get(known["job"]["id"])
+    whole = client.job(known["job"]["id"])
     assert held(whole.raw, known["job"])
     for name in ("epochs", "events", "checkpoints"):
         assert held([one.raw for one in getattr(whole, name)()], known[name]), name
-    assert held(client.dataset("waves").raw, said["dataset"])
+    assert held(client.datasets.get("waves").raw, said["dataset"])
     assert held(client.models.version("waves@production").raw, said["version"])
     folder = written / "downloaded"
     for file in client.models.download("waves@production", folder):
@@ -96,7 +96,7 @@ def it_serves_what_is_there(client: Client, said: dict[str, Any], written: Path)
 
 def it_resumes_exactly(client: Client, said: dict[str, Any], written: Path) -> None:
     """The paused job, whose spec is that of the job that ran through, comes to the numbers of that one."""
-    paused, whole = client.get(said["paused"]["job"]["id"]), client.get(said["whole"]["job"]["id"])
+    paused, whole = client.job(said["paused"]["job"]["id"]), client.job(said["whole"]["job"]["id"])
     assert paused.status == "paused"
     assert held(paused.raw, said["paused"]["job"])
     done = paused.resume().wait(timeout=SECONDS)
@@ -124,7 +124,7 @@ def it_fires_the_schedule(client: Client) -> None:
         return [one for one in client.schedules.firings("minutely") if one.batch_id]
 
     wait_until(fired, SECONDS)
-    batch = client.batch(fired()[-1].batch_id or "").wait(timeout=SECONDS)
+    batch = client.batches.get(fired()[-1].batch_id or "").wait(timeout=SECONDS)
     assert [(job.name, job.status) for job in batch.jobs] == [("by the clock", "succeeded")]
 
 

@@ -144,8 +144,8 @@ def test_one_command_goes_from_a_file_to_a_model(url: str, tmp_path: Path, write
     job = json.loads(done.stdout)
     assert job["status"] == "succeeded"
     with Client(url) as client:
-        dataset = client.dataset(job["dataset"]["id"])
-        result = client.get(job["id"]).result
+        dataset = client.datasets.get(job["dataset"]["id"])
+        result = client.job(job["id"]).result
     assert (dataset.samples, dataset.features, dataset.min_length, dataset.max_length) == (40, 2, 8, 12)
     assert dataset.classes == sorted(NAMES)
     assert result.metrics["test_accuracy"] is not None
@@ -183,8 +183,8 @@ def test_one_command_goes_from_a_file_to_every_other_task(url: str, tmp_path: Pa
     done = loopline(url, tmp_path, "submit", "job.yaml", "--wait", "--json")
     assert done.returncode == 0, done.stderr
     with Client(url) as client:
-        job = client.get(json.loads(done.stdout)["id"])
-        assert client.dataset(job.raw["dataset"]["id"]).target == target
+        job = client.job(json.loads(done.stdout)["id"])
+        assert client.datasets.get(job.raw["dataset"]["id"]).target == target
     assert job.result is not None
     assert job.result.metrics[metric] is not None
     assert job.result.baseline is not None
@@ -217,8 +217,8 @@ def test_one_command_goes_from_lines_of_text_to_a_model(url: str, tmp_path: Path
     assert job["status"] == "succeeded"
     assert job["spec"]["data"]["text"]["by"] == "words"
     with Client(url) as client:
-        dataset = client.dataset(job["dataset"]["id"])
-        result = client.get(job["id"]).result
+        dataset = client.datasets.get(job["dataset"]["id"])
+        result = client.job(job["id"]).result
     assert (dataset.samples, dataset.features, dataset.format) == (80, 1, "text")
     assert dataset.max_length == max(len(line.split("\t")[0]) for line in path.read_text().splitlines())
     assert result.metrics["test_accuracy"] is not None
@@ -233,7 +233,7 @@ def test_one_command_goes_from_a_table_to_a_model_without_a_spec(url: str, tmp_p
     done = loopline(url, tmp_path, "train", "walking.csv", "--target", "activity", "--group", "walk")
     assert done.returncode == 0, done.stderr
     with Client(url) as client:
-        job = client.last()
+        job = client.job("last")
     assert job.result is not None
     assert job.result.metrics["train_accuracy"] == 1.0
     assert f"Ask it about a file with: loopline predict {job.id} FILE" in done.stderr
@@ -253,7 +253,7 @@ def test_one_command_searches_for_the_best_model_of_a_table(url: str, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "The final model is job_" in done.stdout
     with Client(url) as client:
-        [search] = client.searches()
+        [search] = client.searches.list()
         search = search.refresh()
         model = search.model_job()
         assert search.final is not None
@@ -284,8 +284,8 @@ def test_one_command_goes_from_a_text_to_a_model_that_writes(url: str, tmp_path:
     assert done.returncode == 0, done.stderr
     assert "Text that the model wrote (temperature 0.8, seed 0):" in done.stdout
     with Client(url) as client:
-        job = next(iter(client.jobs()))
-        dataset = client.dataset(job.raw["dataset"]["id"])
+        job = next(iter(client.jobs.list()))
+        dataset = client.datasets.get(job.raw["dataset"]["id"])
         job.download(tmp_path / "model")
     assert (dataset.samples, dataset.target, dataset.format) == (159, "text", "text")
     assert job.result is not None
@@ -338,8 +338,8 @@ def test_one_command_goes_from_hours_to_a_forecast_that_beats_the_day_before(url
     assert job["status"] == "succeeded"
     assert job["spec"]["task"]["season"] == [24, 168]
     with Client(url) as client:
-        dataset = client.dataset(job["dataset"]["id"])
-        result = client.get(job["id"]).result
+        dataset = client.datasets.get(job["dataset"]["id"])
+        result = client.job(job["id"]).result
     assert (dataset.target, dataset.samples, dataset.features) == ("series", 2, 2)
     assert result.baseline is not None
     assert result.baseline["is_beaten"]
@@ -364,7 +364,7 @@ def test_the_commands_of_the_examples_run_as_documented(url: str) -> None:
         done = loopline(url, ROOT, *words)
         assert done.returncode == 0, done.stderr
     with Client(url) as client:
-        trained = {job.name for job in client.jobs() if job.status == "succeeded"}
+        trained = {job.name for job in client.jobs.list() if job.status == "succeeded"}
     assert {"vowels", "weather", "sea", "names"} <= trained
 
 
@@ -410,7 +410,7 @@ def test_a_bad_line_is_named_by_its_number_and_nothing_is_kept(url: str, tmp_pat
     assert done.returncode == 2
     assert "line 100" in done.stderr
     with Client(url) as client:
-        assert [dataset for dataset in client.datasets() if dataset.name == "bad"] == []
+        assert [dataset for dataset in client.datasets.list() if dataset.name == "bad"] == []
 
 
 def test_a_spec_that_says_something_else_of_the_columns_is_refused(url: str, tmp_path: Path) -> None:
@@ -436,12 +436,12 @@ def test_a_refused_job_leaves_no_data_set_behind(url: str, tmp_path: Path) -> No
             )
             with pytest.raises(BadRequest):
                 client.submit(wrong)
-            assert [one for one in client.datasets() if one.name == "refused"] == []
+            assert [one for one in client.datasets.list() if one.name == "refused"] == []
         before = client.upload(path, schema={"target": "acc_x"})
         with pytest.raises(BadRequest):
             client.submit(wrong)
-        assert client.dataset("refused").id == before.id
-        client.delete_dataset(before.reference)
+        assert client.datasets.get("refused").id == before.id
+        client.datasets.delete(before.reference)
 
 
 def test_a_column_that_a_spec_misspells_is_named_where_it_stands(url: str, tmp_path: Path) -> None:
@@ -472,16 +472,16 @@ def test_a_schedule_retrains_on_tables_that_come_through_the_inbox(
                 found = [dict(reversed(row.items())) for row in found]
             as_csv(inbox / f"{night}.part", found).rename(inbox / f"{night}.csv")
             deadline = time.monotonic() + 60
-            while not [one for one in client.datasets() if one.version == version]:
+            while not [one for one in client.datasets.list() if one.version == version]:
                 assert time.monotonic() < deadline, service.said
                 time.sleep(0.2)
             if version == 1:
                 assert loopline(url, tmp_path, "schedules", "set", "schedule.yaml").returncode == 0
             done = loopline(url, tmp_path, "schedules", "run", "nightly", "--wait")
             assert done.returncode == 0, done.stderr
-            trained = client.last()
-            assert client.dataset(trained.raw["dataset"]["id"]).version == version
+            trained = client.job("last")
+            assert client.datasets.get(trained.raw["dataset"]["id"]).version == version
             assert trained.status == "succeeded"
-        newest = client.dataset("walks")
+        newest = client.datasets.get("walks")
         assert (newest.samples, newest.schema["group"], newest.schema["order"]) == (40, ["walk"], "second")
         assert [model.version for model in client.models.versions("walks")] == [2, 1]

@@ -50,7 +50,7 @@ def walks(tmp_path: Path) -> Path:
 
 def told(client: Client, job_id: str) -> tuple[Any, ...]:
     """All that does not depend on the clock, or on how often the job was tried."""
-    job = client.get(job_id)
+    job = client.job(job_id)
     epochs = [
         {name: value for name, value in epoch.raw.items() if name not in ("seconds", "samples_per_second")}
         for epoch in job.epochs()
@@ -67,7 +67,7 @@ def test_folds_are_trained_shown_and_resumed_exactly(walks: Path, start: Callabl
     assert "fold 2 of 3, epoch 1" in done.stdout
     assert "folds, by their validation parts" in done.stdout
     with Client(url) as client:
-        job = client.last()
+        job = client.job("last")
         result = job.result
         assert result is not None
         assert result.folds is not None

@@ -244,9 +244,9 @@ class World:
         """The job of a slot, once it has made so many steps."""
         fired = self.until(team, slot, lambda one: one.batch_id is not None)
         assert fired.batch_id is not None
-        [row] = self.client.batch(fired.batch_id).jobs
+        [row] = self.client.batches.get(fired.batch_id).jobs
         deadline = time.monotonic() + 60
-        while (job := self.client.get(row.id)).progress.step < steps:
+        while (job := self.client.job(row.id)).progress.step < steps:
             assert not job.terminal, "it is too late for what was to happen to it"
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.01)
@@ -254,7 +254,7 @@ class World:
 
     def until_status(self, job_id: str, status: str) -> None:
         deadline = time.monotonic() + 60
-        while (job := self.client.get(job_id)).status != status:
+        while (job := self.client.job(job_id)).status != status:
             assert not job.terminal, job.message
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.02)
@@ -330,13 +330,13 @@ class Story:
                 world.valkey.start()
             case "04-02":
                 self.paused = world.training("berlin", slot, 40)
-                world.client.get(self.paused).pause()
+                world.client.job(self.paused).pause()
                 world.until_status(self.paused, "paused")
 
     def after(self, day: str) -> None:
         match day:
             case "04-03":
-                job = self.world.client.get(self.paused)
+                job = self.world.client.job(self.paused)
                 assert job.status == "paused", f"{job.message}\n{self.world.said()}"
                 job.resume()
                 slot = moment("2026-04-02T00:30")
@@ -375,7 +375,7 @@ def has_come(firing: Firing) -> bool:
 
 def test_a_fortnight_ends_as_the_table_says(world: World, receiver: Receiver) -> None:
     told = ["schedule.ended", "schedule.skipped", "schedule.missed", "schedule.refused"]
-    hook = world.client.create_webhook(receiver.url, events=told)
+    hook = world.client.webhooks.create(receiver.url, events=told)
     story = Story(world)
     world.upload("berlin", data(12))
     world.upload("sydney", data(12))
@@ -422,16 +422,16 @@ def fill(disk: Path) -> None:
 def job_of(client: Client, team: str, text: str) -> Any:
     [firing] = [one for one in client.schedules.firings(team) if one.slot == moment(text)]
     assert firing.batch_id is not None
-    [row] = client.batch(firing.batch_id).jobs
-    return client.get(row.id)
+    [row] = client.batches.get(firing.batch_id).jobs
+    return client.job(row.id)
 
 
 def found(client: Client, firing: Firing) -> tuple[datetime | None, str, str | None, str | None]:
     """A line as the tables have it."""
     decision = None
     if firing.batch_id is not None:
-        [row] = client.batch(firing.batch_id).jobs
-        result = client.get(row.id).result
+        [row] = client.batches.get(firing.batch_id).jobs
+        result = client.job(row.id).result
         decision = (result.retrain or {})["decision"] if result else None
     return firing.slot, firing.outcome, firing.reason, decision
 
@@ -468,4 +468,4 @@ def everybody_was_told(client: Client, hook: str, receiver: Receiver) -> None:
         assert kinds.count(kind) == table.count(kind)
     assert kinds.count("missed") == 2
     assert kinds.count("ended") == table.count("succeeded") + table.count("failed")
-    assert all(one.delivered_at for one in client.deliveries(hook))
+    assert all(one.delivered_at for one in client.webhooks.deliveries(hook))

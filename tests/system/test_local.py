@@ -85,7 +85,7 @@ def test_a_running_job_goes_on_after_a_restart(start: Callable[..., Service], tm
         wait_until(lambda: job.refresh().progress.epoch > 0)
     assert service.stop(signal.SIGTERM) == 0
     with Client(start(tmp_path / "var").url()) as client:
-        again = client.get(job.id)
+        again = client.job(job.id)
         assert again.progress.epoch > 0
         wait_until(lambda: again.refresh().attempt == 2)
         again.cancel()

@@ -68,10 +68,10 @@ def test_a_job_meanwhile_is_refused_and_trains_when_the_file_is_checked(
             with pytest.raises(Conflict, match=r"walks@1 is still being checked") as early:
                 client.submit({**SPEC, "data": {"dataset": "walks"}})
             assert early.value.code == "dataset_validating"
-        ready = client.wait_for_check(dataset)
+        ready = client.datasets.wait_for_check(dataset)
         assert (ready.id, ready.status, ready.samples, ready.classes) == (dataset.id, "ready", WALKS, ["run", "stroll"])
         again = client.upload(path, schema={"target": "kind"})
-        assert (again.id, [one.version for one in client.datasets()]) == (ready.id, [1])
+        assert (again.id, [one.version for one in client.datasets.list()]) == (ready.id, [1])
     data = {**SPEC["data"], "dataset": "./walks.csv", "schema": {"target": "kind"}}
     training = {**SPEC["training"], "epochs": 1, "batch_size": 64}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({**SPEC, "training": training, "data": data}))
@@ -88,10 +88,10 @@ def test_a_file_that_is_rejected_fails_the_command_and_leaves_no_file(url: str, 
     assert "Checking bad@1, 0 s" in done.stderr
     assert "inf" in done.stderr
     with Client(url) as client:
-        rejected = client.dataset("bad")
+        rejected = client.datasets.get("bad")
         assert rejected.status == "rejected"
         with pytest.raises(BadRequest, match="bad@1 was rejected when it was checked"):
             client.submit({**SPEC, "data": {"dataset": "bad"}})
-        client.delete_dataset("bad@1")
+        client.datasets.delete("bad@1")
         walks(tmp_path / "bad.csv")
         assert client.upload(tmp_path / "bad.csv").reference == "bad@2"

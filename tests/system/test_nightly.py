@@ -142,7 +142,7 @@ def test_a_real_cron_daemon_retrains_and_a_receiver_that_fails_at_first_is_told(
     line = line.replace("15 2 * * *", "* * * * * root", 1)
     table = Path("/etc/cron.d") / f"loopline-test-{uuid.uuid4().hex}"  # cron reads no name with a dot
     with Client(url) as client:
-        hook = client.create_webhook(receiver.url, events=["batch.ended", "model.promoted"])
+        hook = client.webhooks.create(receiver.url, events=["batch.ended", "model.promoted"])
         try:
             table.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
             with table.open("a") as file:
@@ -165,9 +165,9 @@ def test_a_real_cron_daemon_retrains_and_a_receiver_that_fails_at_first_is_told(
         assert not CONTROL.search(told)
         assert told.count("Night 1: 18 utterances to train on.") == 2
         assert told.count("before, with this idempotency key") == 1
-        assert len([*client.batches()]) == len([*client.models.versions("speakers")]) == 1
+        assert len([*client.batches.list()]) == len([*client.models.versions("speakers")]) == 1
         deadline = time.monotonic() + 60
-        while not all(one.delivered_at for one in client.deliveries(hook.id)):
+        while not all(one.delivered_at for one in client.webhooks.deliveries(hook.id)):
             assert time.monotonic() < deadline, receiver.received
             time.sleep(0.2)
     payloads = {one.headers["webhook-id"]: json.loads(one.body) for one in receiver.received}

@@ -33,7 +33,7 @@ def test_a_search_finds_the_best_of_its_trials_and_goes_on_after_a_restart(
     service = start(tmp_path / "var", LOOPLINE_CPU_WORKERS="2")
     with Client(service.url()) as client:
         wait_until(lambda: len(client.workers()) == 2)
-        search = client.submit_search(TINY).wait(timeout=120)
+        search = client.searches.submit(TINY).wait(timeout=120)
         assert search.parallel == 2
         assert (search.status, search.counts["succeeded"]) == ("succeeded", 3)
         values = [trial.value for trial in search.trials]
@@ -48,6 +48,6 @@ def test_a_search_finds_the_best_of_its_trials_and_goes_on_after_a_restart(
         assert (tmp_path / "model" / "model.json") in job.download(tmp_path / "model")
     assert service.stop() == 0
     with Client(start(tmp_path / "var").url()) as client:
-        more = client.search(search.id).add(1).wait(timeout=120)
+        more = client.searches.get(search.id).add(1).wait(timeout=120)
         assert [trial.value for trial in more.trials[:3]] == values
         assert (more.status, more.made) == ("succeeded", 4)

@@ -92,7 +92,7 @@ def test_the_tutorial_works_from_top_to_bottom(start: Callable[..., Service], tm
     assert before == 0.75  # the share of good pumps, as the page says
     assert after > 0.9
     with Client(url) as client:
-        assert [job.status for job in client.jobs()] == ["failed", "succeeded", "succeeded"]
+        assert [job.status for job in client.jobs.list()] == ["failed", "succeeded", "succeeded"]
     assert service.stop() == 0
     assert service.said.rstrip().endswith(PAGE.split("## 11. Stop")[1].split("```\n")[1].strip())
 

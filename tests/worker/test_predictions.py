@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from flask.testing import FlaskClient
-from loopline import BadRequest, Client
+from loopline import BadRequest, Client, Result
 from loopline.cli.app import app as command
 from loopline.prediction.loading import load
 from sqlalchemy.engine import Engine
@@ -429,8 +429,8 @@ def test_the_command_lets_a_job_answer_a_large_file_and_comes_back_to_it(
     assert ("POST", "/v1/datasets") not in [(method, path) for method, path, _ in service.requests]
     assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
     with Client(service.url) as found:
-        [job] = found.jobs(kind="predict")
-        assert (job.answers.rows if job.answers else 0, job.progress.answered, job.result) == (1200, 1200, None)
+        [job] = found.jobs.list(kind="predict")
+        assert (job.answers.rows if job.answers else 0, job.progress.answered, job.result) == (1200, 1200, Result())
         again = found.predict_many("vowels", tmp_path / "new.csv")
         assert again.id == job.id
         assert job.download(tmp_path / "folder") == [tmp_path / "folder" / "answers.parquet"]
@@ -488,7 +488,7 @@ def test_last_is_the_newest_job_that_trains(model: str, service: Service, tmp_pa
 
     with Client(service.url) as found:
         found.predict_many("vowels", tmp_path / "new.csv")
-        assert found.last().kind == "predict"
+        assert found.job("last").kind == "predict"
     done = run("new.csv")
     assert (done.exit_code, done.stderr) == (0, f"`last` is {model}, the newest job that trains.\n")
     refused = run("other.csv")
@@ -508,7 +508,7 @@ def test_a_file_of_a_refused_job_does_not_stay(model: str, service: Service, tmp
     assert refused.exit_code == 2, refused.stderr
     assert "Removed new-raw@1, which was uploaded for this job, because the job was refused." in refused.stderr
     with Client(service.url) as found:
-        assert "new-raw" not in [dataset.name for dataset in found.datasets()]
+        assert "new-raw" not in [dataset.name for dataset in found.datasets.list()]
 
 
 def test_a_file_that_was_there_before_a_refused_job_stays(model: str, service: Service, tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_a_file_that_was_there_before_a_refused_job_stays(model: str, service: S
         found.upload(tmp_path / "new.csv", "new-raw", raw=True)
         with pytest.raises(BadRequest):
             found.predict_many("vowels", tmp_path / "new.csv")
-        assert "new-raw" in [dataset.name for dataset in found.datasets()]
+        assert "new-raw" in [dataset.name for dataset in found.datasets.list()]
 
 
 def problems(client: FlaskClient, **document: Any) -> Sequence[tuple[str, str]]:

@@ -11,7 +11,7 @@ import typer
 
 from loopline import errors
 from loopline.cli import submit
-from loopline.cli.jobs import JobId, chosen, leave_as, typed_for
+from loopline.cli.jobs import JobId, leave_as, typed_for
 from loopline.cli.shared import FAILED, AsJson, connected, print_json
 from loopline.view.notes import note, say
 
@@ -42,7 +42,7 @@ def rerun(
     """
     with connected(ctx) as client:
         changes = dict(submit.setting_of(each) for each in settings or ())
-        job = client.rerun(chosen(client, job_id), changes)
+        job = client.jobs.rerun(client.job(job_id), changes)
         submit.submitted(ctx, client, job, watch=watch, wait=wait, as_json=as_json)
 
 
@@ -56,12 +56,12 @@ def reproduce(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
     from loopline.view import watching
 
     with connected(ctx) as client:
-        job = chosen(client, job_id)
+        job = client.job(job_id)
         _check_complete(job)
         with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
             first = Path(folder, "first")
             job.download(first)
-            made = client.rerun(job, tags={REPRODUCES: job.id})
+            made = client.jobs.rerun(job, tags={REPRODUCES: job.id})
             if not as_json:
                 say(f"Submitted {made.id}, which reproduces {job.id}.")
             made = watching.waited(client, made, typed_for(ctx, made))

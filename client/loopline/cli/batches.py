@@ -30,7 +30,7 @@ def sent(
 ) -> Batch:
     """Submits the specs as one batch. Each problem is reported with the name of its file."""
     try:
-        return client.submit_batch(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
+        return client.batches.submit(specs[0] if len(specs) == 1 else specs, name=name, idempotency_key=idempotency_key)
     except errors.BadRequest as error:
         raise errors.BadRequest(error.message, problems=[of_file(one, files) for one in error.problems]) from None
 
@@ -75,7 +75,7 @@ def list_batches(
     from itertools import islice
 
     with connected(ctx) as client:
-        found = list(islice(client.batches(page_size=min(limit, 100)), limit))
+        found = list(islice(client.batches.list(page_size=min(limit, 100)), limit))
     if as_json:
         return print_json([batch.raw for batch in found])
     if not found:
@@ -93,7 +93,7 @@ def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -
     Example: loopline batches show last
     """
     with connected(ctx) as client:
-        batch = _chosen(client, batch_id)
+        batch = client.batches.get(batch_id)
     if as_json:
         return print_json(batch.raw)
     from loopline.view import batches as batch_view
@@ -114,7 +114,7 @@ def watch_batch(ctx: typer.Context, batch_id: BatchId) -> None:
     from loopline.view import batches as batch_view
 
     with connected(ctx) as client:
-        batch = _chosen(client, batch_id)
+        batch = client.batches.get(batch_id)
         batch = batch_view.watched(client, batch, typed(ctx, "batches watch", batch.id))
         say(batch_view.total(batch))
         leave_as(ctx, batch)
@@ -132,20 +132,12 @@ def cancel_batch(
     from loopline.view import batches as batch_view
 
     def one(batch_id: str) -> str:
-        batch = _chosen(client, batch_id).cancel()
+        batch = client.batches.get(batch_id).cancel()
         stopping = "" if batch.terminal else " What runs stops within a few seconds."
         return f"{batch_view.total(batch)}{stopping}"
 
     with connected(ctx) as client:
         for_each(batch_ids, one)
-
-
-def _chosen(client: Client, batch_id: str) -> Batch:
-    if batch_id != "last":
-        return client.batch(batch_id)
-    for batch in client.batches(page_size=1):
-        return batch.refresh()
-    raise errors.NotFound("There are no batches yet.")
 
 
 def of_file(problem: errors.Problem, files: Sequence[str]) -> errors.Problem:

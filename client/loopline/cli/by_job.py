@@ -108,8 +108,8 @@ def named(client: Client, model: str) -> str:
         return jobs.model_of(client, model).id
     if model != LAST:
         return model
-    newest = client.last()
-    trained = newest if newest.kind == "train" else next(client.jobs(kind="train", page_size=1), newest)
+    newest = client.job("last")
+    trained = newest if newest.kind == "train" else next(iter(client.jobs.list(kind="train", page_size=1)), newest)
     if trained.kind == "train":
         note(f"`{LAST}` is {trained.id}{f' ({trained.name})' if trained.name else ''}, the newest job that trains.")
     return trained.id

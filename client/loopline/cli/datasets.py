@@ -33,7 +33,7 @@ def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: loopline datasets list
     """
     with connected(ctx) as client:
-        found = list(client.datasets())
+        found = list(client.datasets.list())
     if as_json:
         return print_json([dataset.raw for dataset in found])
     if not found:
@@ -55,7 +55,7 @@ def show_dataset(
     Example: loopline datasets show vowels
     """
     with connected(ctx) as client:
-        found = client.dataset(reference)
+        found = client.datasets.get(reference)
     if as_json:
         return print_json(found.raw)
     from loopline.view import datasets as view
@@ -157,7 +157,7 @@ def list_inbox(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: loopline datasets inbox
     """
     with connected(ctx) as client:
-        found = list(client.inbox())
+        found = list(client.datasets.inbox())
     if as_json:
         return print_json([file.raw for file in found])
     if not found:
@@ -180,7 +180,7 @@ def delete_dataset(
     Example: loopline datasets delete vowels@1
     """
     with connected(ctx) as client:
-        gone = client.delete_dataset(reference)
+        gone = client.datasets.delete(reference)
     say(f"Deleted {gone.reference} ({gone.id}).")
 
 
@@ -211,7 +211,7 @@ def upload_file(
     note(f"{did} {dataset.reference}: {text.understood(dataset)}, {text.size(dataset.bytes)}.")
     if said := view.columns(dataset, schema or ()):
         note(said)
-    newest = client.dataset(dataset.name)
+    newest = client.datasets.get(dataset.name)
     if newest.version != dataset.version:
         note(
             f"{newest.reference} stays the newest version: name {dataset.reference} in specs, or delete what came "
@@ -225,7 +225,7 @@ def upload_file(
 def _checked(client: Client, dataset: Dataset) -> Dataset:
     """Shows how long the check takes. Returns the data set when it has ended; raises BadRequest if it is rejected."""
     if dataset.status != "validating":
-        return client.wait_for_check(dataset)
+        return client.datasets.wait_for_check(dataset)
     from loopline.view.watching import in_sight
 
     def on_check(checking: Dataset, seconds: float) -> None:
@@ -233,4 +233,4 @@ def _checked(client: Client, dataset: Dataset) -> Dataset:
 
     back = f"loopline datasets show {dataset.reference}"
     with in_sight(client, f"The check of {dataset.reference}", back), changing() as show:
-        return client.wait_for_check(dataset, on_check=on_check)
+        return client.datasets.wait_for_check(dataset, on_check=on_check)

@@ -30,12 +30,12 @@ FIRST_EVENTS = 5
 
 def tried(
     client: Client, files: Sequence[str], read: Sequence[SpecFile], name: str | None, *, is_batch: bool
-) -> list[DryRun]:
+) -> Sequence[DryRun]:
     """A dry run of each job. Raises BadRequest with every problem, each with the name of its file."""
     try:
         if is_batch:
-            return client.dry_run_batch(read[0] if len(read) == 1 else read, name=name)
-        return [client.dry_run(read[0])]
+            return client.batches.dry_run(read[0] if len(read) == 1 else read, name=name)
+        return [client.jobs.dry_run(read[0])]
     except errors.BadRequest as error:
         in_file = batches.of_file if is_batch else _of_one
         raise errors.BadRequest(error.message, problems=[in_file(each, files) for each in error.problems]) from None
@@ -152,7 +152,7 @@ def _columns_before(client: Client, path: Path) -> dict[str, Any] | None:
     """The columns that a new version of the file's data set takes over; empty if there is no version, or it has none.
     None if the newest version is not ready, so that only the service knows which one counts."""
     try:
-        newest = client.dataset(specs.dataset_name(path))
+        newest = client.datasets.get(specs.dataset_name(path))
     except errors.NotFound:
         return {}
     return dict(newest.schema or {}) if newest.status == "ready" else None
@@ -195,7 +195,7 @@ def tell_chosen(job: Job, why: str) -> None:
 def tell_time(client: Client, job: Job) -> None:
     """Says how long a job that was submitted will take, if that is known, and what would make it faster."""
     with suppress(errors.LooplineError):
-        found = client.dry_run(job.spec)
+        found = client.jobs.dry_run(job.spec)
         if found.is_estimated:
             note(found.message)
         if found.cheaper:

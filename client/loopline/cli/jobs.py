@@ -54,7 +54,7 @@ def list_jobs(
 
     with connected(ctx) as client:
         filters = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name}
-        matching = client.jobs(**filters, full=as_json, page_size=min(limit, 100))
+        matching = client.jobs.list(**filters, full=as_json, page_size=min(limit, 100))
         found = list(islice(matching, limit))
     if as_json:
         return print_json([job.raw for job in found])
@@ -75,7 +75,7 @@ def show(ctx: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     Example: loopline show last
     """
     with connected(ctx) as client:
-        job = chosen(client, job_id)
+        job = client.job(job_id)
         kept = job.checkpoints() if not as_json and job.attempt and job.status != "succeeded" else []
     if as_json:
         return print_json(job.raw)
@@ -94,7 +94,7 @@ def watch(ctx: typer.Context, job_id: JobId) -> None:
     from loopline.view import watching
 
     with connected(ctx) as client:
-        job = chosen(client, job_id)
+        job = client.job(job_id)
         job = watching.watched(client, job, typed_for(ctx, job), sys.stdout)
         say_ending(job)
         leave_as(ctx, job)
@@ -113,7 +113,7 @@ def logs(
     Example: loopline logs last --follow
     """
     with connected(ctx) as client:
-        job = chosen(client, job_id)
+        job = client.job(job_id)
         if not printed(job.logs(follow=follow), "log_line", as_json):
             note(f"Job {job.id} has logged nothing{'' if job.terminal or follow else ' yet'}.")
 
@@ -131,7 +131,7 @@ def events(
     Example: loopline events last
     """
     with connected(ctx) as client:
-        printed(chosen(client, job_id).events(follow=follow), "event", as_json)
+        printed(client.job(job_id).events(follow=follow), "event", as_json)
 
 
 def cancel(ctx: typer.Context, job_ids: JobIds) -> None:
@@ -228,7 +228,7 @@ def download(
     from loopline import text
 
     with connected(ctx) as client:
-        job = model_of(client, job_id) if SEARCH_ID.fullmatch(job_id) else chosen(client, job_id)
+        job = model_of(client, job_id) if SEARCH_ID.fullmatch(job_id) else client.job(job_id)
         with meter(f"Downloading {job.id}") as on_bytes:
             files = job.download(to or Path(job.id), checkpoint=checkpoint, on_bytes=on_bytes)
     for file in files:
@@ -239,13 +239,9 @@ def download(
         note(f"This model is incomplete: {jobs.cut_short(job.result)}.")
 
 
-def chosen(client: Client, job_id: str) -> Job:
-    return client.last() if job_id == "last" else client.get(job_id)
-
-
 def model_of(client: Client, search_id: str) -> Job:
     """The job of a search whose model is to be used; says which one that is. Raises NotFound while there is none."""
-    found = client.search(search_id)
+    found = client.searches.get(search_id)
     job = found.model_job()
     if job is None:
         raise errors.NotFound(
@@ -261,7 +257,7 @@ def model_of(client: Client, search_id: str) -> Job:
 
 def _each(ctx: typer.Context, job_ids: list[str], one: Callable[[Job], str]) -> None:
     with connected(ctx) as client:
-        for_each(job_ids, lambda job_id: one(chosen(client, job_id)))
+        for_each(job_ids, lambda job_id: one(client.job(job_id)))
 
 
 def printed(found: Iterable[Event | LogLine], shape: str, as_json: bool) -> int:

@@ -39,7 +39,7 @@ def create_key(
     """
     wanted = [scope.strip() for scope in scopes.split(",")]
     with connected(ctx) as client:
-        key = client.create_key(wanted, name=name, expires_days=expires_days)
+        key = client.keys.create(wanted, name=name, expires_days=expires_days)
     if as_json:
         return print_json(key.raw)
     from loopline import text
@@ -58,7 +58,7 @@ def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: loopline keys list
     """
     with connected(ctx) as client:
-        found = list(client.keys())
+        found = list(client.keys.list())
     if as_json:
         return print_json([key.raw for key in found])
     if not found:
@@ -78,7 +78,7 @@ def revoke_key(
     Example: loopline keys revoke key_01m8534rdzpk2b2nwmwmj4v6dg
     """
     with connected(ctx) as client:
-        for_each(key_ids, lambda key_id: f"Revoked {client.revoke_key(key_id).id}.")
+        for_each(key_ids, lambda key_id: f"Revoked {client.keys.revoke(key_id).id}.")
 
 
 def whoami(ctx: typer.Context, as_json: AsJson = False) -> None:

@@ -97,7 +97,7 @@ def register_model(
     Example: loopline models register vowels last
     """
     with connected(ctx) as client:
-        job_id = client.last().id if job_id == "last" else job_id
+        job_id = client.job("last").id if job_id == "last" else job_id
         version = client.models.register(name, job_id, note=note)
     if as_json:
         return print_json(version.raw)

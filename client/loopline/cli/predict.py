@@ -175,7 +175,7 @@ def _downloaded(client: Client, model: str) -> Path:
         part = place / f".{uuid4().hex}.part"
         try:
             with meter(f"Downloading {job_id}") as on_bytes:
-                client.get(job_id).download(part, on_bytes=on_bytes)
+                client.job(job_id).download(part, on_bytes=on_bytes)
             part.replace(folder)
         except OSError as error:
             if not _has_model(folder):  # no other command was faster

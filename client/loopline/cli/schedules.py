@@ -197,7 +197,7 @@ def _say(ctx: typer.Context, client: Client, name: str, firing: Firing) -> None:
 
     if firing.batch_id is None:
         return say(f"{name}: {firing.outcome}. {firing.message or ''}".strip())
-    batch = client.batch(firing.batch_id)
+    batch = client.batches.get(firing.batch_id)
     return say(f"Submitted {batches.titled(batch)}: {text.count(batch.total, 'job')}.")
 
 
@@ -212,7 +212,7 @@ def _wait(ctx: typer.Context, client: Client, name: str, firing: Firing, *, as_j
         raise typer.Exit(CANCELLED if begun.outcome == "skipped" else FAILED)
     if begun != firing and not as_json:
         _say(ctx, client, name, begun)
-    batch = client.batch(begun.batch_id)
+    batch = client.batches.get(begun.batch_id)
     batch = batches.waited(client, batch, typed(ctx, "batches watch", batch.id), silent=as_json)
     if as_json:
         print_json(batch.raw)

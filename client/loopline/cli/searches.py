@@ -78,7 +78,7 @@ def tried(client: Client, file: str, spec: SpecFile, *, as_json: bool) -> None:
             "name the data set instead of the file."
         )
     with _of_file(file):
-        found = client.dry_run_search(spec)
+        found = client.searches.dry_run(spec)
     if as_json:
         return print_json(found.raw)
     from loopline.view import dry_runs as view
@@ -110,7 +110,9 @@ def submitted(
 ) -> None:
     """Submits a search with the file that its spec names, and follows it if that is wanted."""
     with _of_file(file):
-        made = with_data(client, [spec], lambda ready: client.submit_search(ready[0], idempotency_key=idempotency_key))
+        made = with_data(
+            client, [spec], lambda ready: client.searches.submit(ready[0], idempotency_key=idempotency_key)
+        )
     if not as_json:
         from loopline.view import searches as view
 
@@ -130,7 +132,7 @@ def _tell_time(client: Client, made: Search) -> None:
     from loopline.view import searches as view
 
     with suppress(errors.LooplineError):
-        if said := view.time_of(made, client.dry_run(made.spec)):
+        if said := view.time_of(made, client.jobs.dry_run(made.spec)):
             note(said)
 
 
@@ -149,7 +151,7 @@ def list_searches(
     from itertools import islice
 
     with connected(ctx) as client:
-        found = list(islice(client.searches(page_size=min(limit, 100)), limit))
+        found = list(islice(client.searches.list(page_size=min(limit, 100)), limit))
     if as_json:
         return print_json([each.raw for each in found])
     if not found:
@@ -167,7 +169,7 @@ def show_search(ctx: typer.Context, search_id: SearchId, as_json: AsJson = False
     Example: loopline searches show last
     """
     with connected(ctx) as client:
-        found = _chosen(client, search_id)
+        found = client.searches.get(search_id)
     return print_json(found.raw) if as_json else _show(ctx, found)
 
 
@@ -180,7 +182,7 @@ def watch_search(ctx: typer.Context, search_id: SearchId, as_json: AsJson = Fals
     Example: loopline searches watch last
     """
     with connected(ctx) as client:
-        _followed(ctx, client, _chosen(client, search_id), as_json=as_json)
+        _followed(ctx, client, client.searches.get(search_id), as_json=as_json)
 
 
 @searches.command(name="cancel")
@@ -227,15 +229,7 @@ def _each(ctx: typer.Context, search_ids: list[str], act: Callable[[Search], Sea
     from loopline.view import searches as view
 
     with connected(ctx) as client:
-        for_each(search_ids, lambda search_id: view.total(act(_chosen(client, search_id))))
-
-
-def _chosen(client: Client, search_id: str) -> Search:
-    if search_id != "last":
-        return client.search(search_id)
-    for found in client.searches(page_size=1):
-        return found.refresh()
-    raise errors.NotFound("There are no searches yet.")
+        for_each(search_ids, lambda search_id: view.total(act(client.searches.get(search_id))))
 
 
 def _followed(ctx: typer.Context, client: Client, found: Search, *, as_json: bool) -> None:

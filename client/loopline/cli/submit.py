@@ -173,7 +173,7 @@ def with_data(client: Client, read: list[SpecFile], send: Callable[[list[SpecFil
     refused, the new data sets are deleted again."""
     from loopline import spec as specs
 
-    with client.uploads_for_job(withdrawn) as uploaded:
+    with client.datasets.uploads_for_job(withdrawn) as uploaded:
 
         def upload(path: Path, schema: Mapping[str, Any]) -> str:
             uploaded.append(datasets.upload_file(client, path, None, schema=schema, warn=False))

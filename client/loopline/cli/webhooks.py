@@ -58,7 +58,7 @@ def create_webhook(
     """
     wanted = dict(pair(tag) for tag in tags or [])
     with connected(ctx) as client:
-        webhook = client.create_webhook(url, events=events, only=only, tags=wanted)
+        webhook = client.webhooks.create(url, events=events, only=only, tags=wanted)
     if as_json:
         return print_json(webhook.raw)
     subjects = ", ".join(webhook.events) + (f" of {webhook.only}" if webhook.only else "")
@@ -73,7 +73,7 @@ def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: loopline webhooks list
     """
     with connected(ctx) as client:
-        found = list(client.webhooks())
+        found = list(client.webhooks.list())
     if as_json:
         return print_json([webhook.raw for webhook in found])
     if not found:
@@ -90,7 +90,7 @@ def show_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = Fa
     Example: loopline webhooks show wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
     with connected(ctx) as client:
-        found = client.webhook(webhook_id)
+        found = client.webhooks.get(webhook_id)
     if as_json:
         return print_json(found.raw)
     from loopline.view import table, tenancy
@@ -109,7 +109,7 @@ def delete_webhook(
     """
 
     def one(webhook_id: str) -> str:
-        client.delete_webhook(webhook_id)
+        client.webhooks.delete(webhook_id)
         return f"Deleted {webhook_id}."
 
     with connected(ctx) as client:
@@ -125,7 +125,7 @@ def rotate_secret(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = F
     Example: loopline webhooks rotate wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
     with connected(ctx) as client:
-        webhook = client.rotate_webhook(webhook_id)
+        webhook = client.webhooks.rotate(webhook_id)
     if as_json:
         return print_json(webhook.raw)
     from loopline import text
@@ -144,7 +144,7 @@ def try_webhook(ctx: typer.Context, webhook_id: WebhookId, as_json: AsJson = Fal
     Example: loopline webhooks test wh_01m8534rdzpk2b2nwmwmj4v6dg
     """
     with connected(ctx) as client:
-        found = client.test_webhook(webhook_id)
+        found = client.webhooks.test(webhook_id)
     if as_json:
         print_json(found.raw)
     elif found.state == "delivered":
@@ -171,7 +171,7 @@ def list_deliveries(
     from itertools import islice
 
     with connected(ctx) as client:
-        found = list(islice(client.deliveries(webhook_id, page_size=min(limit, 100)), limit))
+        found = list(islice(client.webhooks.deliveries(webhook_id, page_size=min(limit, 100)), limit))
     if as_json:
         return print_json([delivery.raw for delivery in found])
     if not found:
@@ -192,7 +192,7 @@ def redeliver(
     Example: loopline webhooks redeliver wh_01m8534rdzpk2b2n msg_01m8534rdz
     """
     with connected(ctx) as client:
-        found = client.redeliver(webhook_id, delivery_id)
+        found = client.webhooks.redeliver(webhook_id, delivery_id)
     say(f"{found.id} is sent again within seconds.")
 
 

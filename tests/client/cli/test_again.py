@@ -58,7 +58,7 @@ def test_rerun_submits_the_same_spec_and_data_with_changes(
     job = client.submit(spec)
     client.upload(_another(npz), name="mine")  # a newer version, which the second job does not take
     done = run("rerun", job.id, "--set", "training.epochs=7", "-s", "name=again")
-    again = client.last()
+    again = client.job("last")
     assert done.stdout == f"Submitted {again.id} (again).\n"
     assert again.id != job.id
     assert (again.dataset_id, again.tags) == (first.id, {"team": "a"})
@@ -85,7 +85,7 @@ def test_reproduce_trains_again_and_compares(
     service.succeed(job.id, files=files())
 
     def work() -> None:
-        while (again := client.last()).id == job.id:
+        while (again := client.job("last")).id == job.id:
             pass
         assert again.tags == {"reproduces": job.id}
         service.start(again.id)
@@ -94,7 +94,7 @@ def test_reproduce_trains_again_and_compares(
     in_background(work)
     done = run("reproduce", job.id)
     submitted, *said = done.stdout.splitlines()
-    assert submitted == f"Submitted {client.last().id}, which reproduces {job.id}."
+    assert submitted == f"Submitted {client.job('last').id}, which reproduces {job.id}."
     if weight == 0.5:
         assert done.exit_code == 0
         assert said[0].startswith("The weights are the same, bit for bit (sha256 ")
@@ -112,7 +112,7 @@ def test_reproduce_refuses_a_job_that_was_cut_short(
     done = run("reproduce", job.id)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"Error: The model of {job.id} is incomplete: the best weights of epoch 2, after 3")
-    assert client.last().id == job.id
+    assert client.job("last").id == job.id
 
 
 def test_a_difference_is_told_with_what_was_different(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def sweep(tmp_path: Path, tiny: dict[str, Any]) -> Path:
 
 def end(service: Any, client: Client, *outcomes: str) -> None:
     """Lets the jobs of the only batch end so, in order."""
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     for row, outcome in zip(batch.refresh().jobs, outcomes, strict=True):
         if outcome == "succeeded":
             service.complete(row.id)
@@ -78,19 +78,19 @@ def test_files_are_a_batch_and_each_word_arrives_as_it_was_written(
 ) -> None:
     (tmp_path / "b.yaml").write_text((tmp_path / "b.yaml").read_text() + "tags: {night: no, lr: '1e-3'}\n")
     done = run("submit", *files, "--name", "night", "-s", "training.optimizer.lr=3e-4")
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     assert (done.exit_code, done.stdout) == (0, f"Submitted {batch.id} (night): 3 jobs.\n")
     assert done.stderr == f"Watch it with: loopline batches watch {batch.id}\n"
     batch = batch.refresh()
     assert [row.name for row in batch.jobs] == ["a", "b", "c"]
-    jobs = [client.get(row.id) for row in batch.jobs]
+    jobs = [client.job(row.id) for row in batch.jobs]
     assert {job.spec["training"]["optimizer"]["lr"] for job in jobs} == {3e-4}
     assert jobs[1].tags == {"night": "no", "lr": "1e-3"}
 
 
 def test_a_file_with_a_matrix_is_a_batch(run: Run, client: Client, sweep: Path) -> None:
     assert run("submit", sweep, "--name", "night").exit_code == 0
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     batch = batch.refresh()
     assert (batch.name, batch.varied) == ("night", ("training.optimizer.lr", "training.seed"))
     assert [row.name for row in batch.jobs][:2] == ["night[lr=0.001, seed=1]", "night[lr=0.001, seed=2]"]
@@ -99,7 +99,7 @@ def test_a_file_with_a_matrix_is_a_batch(run: Run, client: Client, sweep: Path) 
 
 def test_a_batch_of_one_has_a_name_and_its_job_keeps_its_own(run: Run, client: Client, files: list[str]) -> None:
     assert run("submit", "a.yaml", "--batch", "--name", "night").exit_code == 0
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     assert (batch.name, [row.name for row in batch.refresh().jobs]) == ("night", ["a"])
     wrong = run("submit", "a.yaml", "--batch", "--name", "night", "--set", "training.epochs=0")
     assert wrong.exit_code == 2
@@ -114,7 +114,7 @@ def test_data_sets_of_a_matrix_are_uploaded_where_they_are_files(
     (npz.parent / "sweep.yaml").write_text(yaml.safe_dump(tiny | {"data": {}, "matrix": asked}))
     done = run("submit", "sweep.yaml")
     assert done.exit_code == 0, done.stderr
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     assert [row.cell["data.dataset"] for row in batch.refresh().jobs] == ["known", "small@1"]
     (npz.parent / "sweep.yaml").write_text(
         yaml.safe_dump(tiny | {"data": {}, "matrix": {"data.dataset": ["./no.npz"]}})
@@ -137,7 +137,7 @@ def test_problems_are_told_by_the_name_of_their_file(
         *(f"  b.yaml /{field}" for field in ("nonsense", "priority", "training/epochs")),
         "  c.json /training/epochs",
     ]
-    assert [*client.batches()] == [*client.jobs()] == []
+    assert [*client.batches.list()] == [*client.jobs.list()] == []
     (tmp_path / "b.yaml").write_text("a: [")
     assert re.match(r"Error: b\.yaml: This is not YAML \(line ", run("submit", *files).stderr)
     assert (
@@ -166,7 +166,7 @@ def test_wait_prints_a_line_for_each_job_and_leaves_as_the_worst(
     assert done.exit_code == code
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]| $", done.stdout, re.MULTILINE)
     submitted, *lines, total = done.stdout.splitlines()
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     assert submitted == f"Submitted {batch.id} (night): 3 jobs."
     assert [tuple(line.split()[:2]) for line in lines] == [*zip(outcomes, "abc", strict=True)]
     assert re.search(rf"a  test_accuracy 0\.7500  +[0-9.]+ s +{batch.refresh().jobs[0].id}$", lines[0])
@@ -185,7 +185,7 @@ def test_wait_prints_a_line_for_each_job_and_leaves_as_the_worst(
     assert again.exit_code == code  # the same night, once more
     assert again.stdout.splitlines()[0] == (f"Submitted {batch.id} (night) before, with this idempotency key: 3 jobs.")
     assert again.stdout.splitlines()[1:] == done.stdout.splitlines()[1:]
-    assert len([*client.jobs()]) == 3
+    assert len([*client.jobs.list()]) == 3
 
 
 def test_watching_elsewhere_than_on_a_terminal_prints_a_line_as_each_job_ends(
@@ -206,7 +206,7 @@ def test_a_silent_worker_is_said_with_the_batch(
     run: Run, service: Any, client: Client, files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("submit", *files)
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     job, *others = batch.refresh().jobs
     service.start(job.id)
     assert "nothing heard" not in run("batches", "show", "last").stdout
@@ -229,7 +229,7 @@ def test_batches_are_listed_and_cancelled(run: Run, client: Client, sweep: Path)
     assert run("batches", "list").stdout == "No batches yet. Submit one: loopline submit jobs/*.yaml\n"
     assert run("batches", "show", "last").stderr == "Error: There are no batches yet.\n"
     assert json.loads(run("submit", sweep, "--json").stdout)["total"] == 4
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     assert re.search(rf"^{batch.id}  tiny  queued +4  +4 queued", run("batches", "list").stdout, re.MULTILINE)
     done = run("batches", "cancel", "last", "batch_nothing")
     assert done.exit_code == 2
@@ -240,10 +240,12 @@ def test_batches_are_listed_and_cancelled(run: Run, client: Client, sweep: Path)
 
 def test_the_client_submits_waits_for_and_cancels_a_batch(service: Any, client: Client, tiny: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as refused:
-        client.submit_batch([tiny, tiny | {"nonsense": 1}])
+        client.batches.submit([tiny, tiny | {"nonsense": 1}])
     assert [problem.pointer for problem in refused.value.problems] == ["/jobs/1/nonsense"]
-    batch = client.submit_batch(tiny | {"matrix": {"training.seed": [1, 2]}}, name="night", idempotency_key="k")
-    assert client.submit_batch(tiny | {"matrix": {"training.seed": [1, 2]}}, name="night", idempotency_key="k").replayed
+    batch = client.batches.submit(tiny | {"matrix": {"training.seed": [1, 2]}}, name="night", idempotency_key="k")
+    assert client.batches.submit(
+        tiny | {"matrix": {"training.seed": [1, 2]}}, name="night", idempotency_key="k"
+    ).replayed
     assert (batch.name, batch.status, batch.total, batch.replayed) == ("night", "queued", 2, False)
     with pytest.raises(WaitTimeout, match="is still queued after"):
         batch.wait(0.1)
@@ -260,7 +262,7 @@ def test_the_client_submits_waits_for_and_cancels_a_batch(service: Any, client: 
 def test_on_a_terminal_the_table_is_drawn_in_place(
     service: Any, client: Client, tiny: dict[str, Any], in_background: Background
 ) -> None:
-    batch = client.submit_batch(tiny | {"matrix": {"training.seed": [*range(30)]}})
+    batch = client.batches.submit(tiny | {"matrix": {"training.seed": [*range(30)]}})
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 14, 100, 0, 0))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(CLIENT), "LOOPLINE_URL": service.url, "TERM": "xterm"}

@@ -56,7 +56,7 @@ def test_empty_lists_say_what_to_do_next(run: Run) -> None:
 
 def test_submit_says_the_id_and_how_to_watch_it(run: Run, client: Client, job_file: Path) -> None:
     done = run("submit", job_file)
-    job = client.last()
+    job = client.job("last")
     assert done.exit_code == 0
     assert done.stdout == f"Submitted {job.id} (tiny).\n"
     assert done.stderr == f"Watch it with: loopline watch {job.id}\n"
@@ -65,14 +65,14 @@ def test_submit_says_the_id_and_how_to_watch_it(run: Run, client: Client, job_fi
 def test_submit_changes_fields_and_the_name(run: Run, client: Client, job_file: Path) -> None:
     settings = ("--set", "training.epochs=7", "-s", "training.optimizer.lr=3e-4", "--name", "1e3")
     assert run("submit", job_file, *settings).exit_code == 0
-    job = client.last()
+    job = client.job("last")
     assert (job.name, job.spec["training"]["epochs"]) == ("1e3", 7)
     assert job.spec["training"]["optimizer"]["lr"] == 3e-4
 
 
 def test_submit_reads_stdin(run: Run, client: Client, job_file: Path) -> None:
     assert run("submit", "-", input=job_file.read_text()).exit_code == 0
-    assert client.last().name == "tiny"
+    assert client.job("last").name == "tiny"
 
 
 def test_submit_with_json_prints_the_job_and_nothing_else(run: Run, job_file: Path) -> None:
@@ -89,13 +89,13 @@ def test_submit_uploads_a_data_set_beside_the_spec_and_says_so(
     done = run("submit", path)
     assert done.exit_code == 0, done.stderr
     assert f"Uploaded {npz} as small@1: 40 sequences of " in done.stderr
-    assert client.last().dataset_name == "small"
+    assert client.job("last").dataset_name == "small"
 
 
 def test_the_same_key_submits_once(run: Run, client: Client, job_file: Path) -> None:
     for _ in range(2):
         assert run("submit", job_file, "--idempotency-key", "nightly-2026-01-02").exit_code == 0
-    assert len(list(client.jobs())) == 1
+    assert len(list(client.jobs.list())) == 1
 
 
 def test_a_spec_with_problems_lists_them_by_file_and_pointer(run: Run, job_file: Path) -> None:
@@ -155,7 +155,7 @@ def test_submit_leaves_with_the_code_of_the_end(
 ) -> None:
     def worker() -> None:
         assert service.bell.was_rung.wait(20)
-        job = client.last()
+        job = client.job("last")
         if end == "complete":
             service.complete(job.id)
         elif end == "cancel":
@@ -175,7 +175,7 @@ def test_submit_with_json_and_watch_keeps_stdout_for_the_job(
 ) -> None:
     def worker() -> None:
         assert service.bell.was_rung.wait(20)
-        service.complete(client.last().id)
+        service.complete(client.job("last").id)
 
     in_background(worker)
     done = run("submit", job_file, "--watch", "--json")
@@ -318,7 +318,7 @@ def test_show_tells_the_scores_of_each_class_and_what_is_confused(
     assert "2 taken for up" in shown
     assert re.search(r"^loss +Label smoothing \(0\.1\) keeps .* With 30 classes it is at least 0\.643\.$", shown, re.M)
     assert shown.count("wards: 3 times") == 1
-    found = client.get(job.id).result
+    found = client.job(job.id).result
     assert found is not None
     assert found.details is not None
     assert found.details["test"]["classes"]["f1"] == classes["f1"]
@@ -358,7 +358,7 @@ def test_a_model_that_is_incomplete_is_shown_and_downloaded_as_such(
     assert done.exit_code == 0
     assert f"This model is incomplete: {what}." in done.stderr
     assert (tmp_path / "model" / "model.json").exists()
-    found = client.get(job.id)
+    found = client.job(job.id)
     assert found.result is not None
     assert (found.result.complete, found.result.incomplete_because) == (False, "time_limit")
     assert f"Its model is incomplete: {what}." in run("watch", job.id).stdout + run("watch", job.id).stderr
@@ -464,7 +464,7 @@ def test_what_came_of_files_in_the_inbox_is_listed(run: Run, service: Any, clien
     source = inbox.Folder(root.parent.parent)
     for entry in sorted(source.entries(), key=lambda entry: entry.file):
         inbox.ingest(service.engine, service.storage, source, entry, Settings(data_dir=npz.parent))
-    whole, broken = client.inbox()
+    whole, broken = client.datasets.inbox()
     assert (whole.id, whole.dataset, whole.error) == ("default/waves/whole.npz", "waves@1", None)
     assert (broken.dataset, broken.dataset_id) == (None, None)
     _, first, second = run("datasets", "inbox").stdout.splitlines()
@@ -506,14 +506,14 @@ def test_warnings_are_told_at_upload_at_submission_and_by_show(
     words = "For classes save y.argmax(axis=1)."
     assert uploaded.stderr.count("Warning: ") == uploaded.stderr.count(words) == 1
     assert words in " ".join(run("datasets", "show", "hot").stdout.split())
-    [sentence] = client.dataset("hot").warnings
+    [sentence] = client.datasets.get("hot").warnings
 
     job = tmp_path / "job.yaml"
     job.write_text("preset: basic_gru\ntraining: {epochs: 1}\ndata: {dataset: hot.npz}\n")
     submitted = run("submit", job)
     assert submitted.stderr.count(f"Warning: {sentence}\n") == 1  # once, though it is uploaded here as well
     assert "Warning" not in submitted.stdout
-    [newest] = client.jobs()
+    [newest] = client.jobs.list()
     assert newest.warnings == [sentence]
     assert words in " ".join(run("show", "last").stdout.split())
     assert run("submit", job, "--set", "training.loss=bce").stderr.count("Warning: ") == 0
@@ -527,7 +527,7 @@ def test_warnings_are_told_at_upload_at_submission_and_by_show(
     source = inbox.Folder(tmp_path / "inbox")
     for entry in source.entries():
         inbox.ingest(service.engine, service.storage, source, entry, Settings(data_dir=tmp_path))
-    [file] = client.inbox()
+    [file] = client.datasets.inbox()
     assert file.warnings == [sentence]
     assert "hot@1 (1 warning)" in run("datasets", "inbox").stdout
 
@@ -608,7 +608,7 @@ def test_several_jobs_at_once_and_what_is_wrong_with_one_stops_no_other(
     assert done.exit_code == 2
     assert done.stdout == f"Deleted job {first.id}.\nDeleted job {second.id}.\n"
     assert "cancel it and wait for its end, then delete it." in done.stderr
-    assert [job.id for job in client.jobs()] == [third.id]
+    assert [job.id for job in client.jobs.list()] == [third.id]
 
 
 def test_events_tell_the_story_of_a_job(run: Run, service: Any, client: Client, tiny: dict[str, Any]) -> None:
@@ -666,14 +666,14 @@ def test_a_paused_job_is_waited_for_and_says_so_once(
 ) -> None:
     def person_and_worker() -> None:
         assert service.bell.was_rung.wait(20)
-        job = client.last().pause()
+        job = client.job("last").pause()
         service.seen(job.id)
         job.resume()
         service.complete(job.id)
 
     in_background(person_and_worker)
     done = run("submit", job_file, how)
-    job = client.last()
+    job = client.job("last")
     assert done.exit_code == 0, done.output
     assert done.stderr.count(f"Resume it with: loopline resume {job.id}") == 1
     assert done.output.count("paused") == 1 + (how == "--watch")

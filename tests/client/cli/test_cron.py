@@ -89,7 +89,7 @@ def looking(night: Night, keyed: Any) -> Iterator[Client]:
 def work(service: Any, client: Client, *outcomes: str) -> None:
     """The worker's part: the jobs of the only batch end so, once they are there."""
     assert service.bell.was_rung.wait(CRON_SECONDS)
-    [batch] = client.batches()
+    [batch] = client.batches.list()
     for row, outcome in zip(batch.refresh().jobs, outcomes, strict=True):
         if outcome == "succeeded":
             service.complete(row.id)
@@ -113,7 +113,7 @@ def test_the_documented_line_works_with_a_bare_environment_and_never_doubles_a_n
     again = night.run()
     assert (again.returncode, again.stdout.splitlines()[1:]) == (0, [prices, speakers, total])
     assert "before, with this idempotency key" in again.stdout
-    assert len([*looking.jobs()]) == 2
+    assert len([*looking.jobs.list()]) == 2
     (night.folder / "jobs" / "prices.yaml").unlink()
     changed = night.run()
     assert (changed.returncode, changed.stdout) == (2, "")
@@ -125,7 +125,7 @@ def test_a_night_that_is_still_going_on_is_not_begun_again(night: Night, keyed: 
         subprocess.run(["flock", "-n", str(lock.fileno())], pass_fds=[lock.fileno()], check=True)
         locked = night.run()
     assert (locked.returncode, locked.stdout, locked.stderr) == (75, "", "")
-    assert [*looking.batches()] == []
+    assert [*looking.batches.list()] == []
 
 
 def test_a_failure_and_a_service_that_is_away_reach_crons_mail(

@@ -86,7 +86,7 @@ def test_watching_tells_each_epoch_with_its_fold_and_ends_with_a_table(
 
 
 def test_python_reads_the_folds_and_asks_for_one(service: Any, client: Client, crossed_job: str) -> None:
-    job = client.get(crossed_job)
+    job = client.job(crossed_job)
     assert [(each.epoch, each.fold, each.fold_epoch) for each in job.epochs()] == EPOCHS
     assert [each.epoch for each in job.epochs(fold=2)] == [3, 4]
     steps = job.steps(fold=2)

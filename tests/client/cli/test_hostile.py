@@ -185,7 +185,7 @@ def test_a_terminal_hears_of_colours_and_of_nothing_else(
 def test_an_error_of_the_library_is_fit_for_a_terminal_too(stub: Stub) -> None:
     stub.leaf, stub.status = evil, 422
     with Client(stub.url, retry_seconds=0) as client, pytest.raises(LooplineError) as caught:
-        client.get("job_1")
+        client.job("job_1")
     assert OBEYED.findall(str(caught.value) + str(caught.value.message)) == []
     assert caught.value.problems[0].detail == EVIL
 
@@ -242,7 +242,7 @@ def test_a_list_of_ever_new_entries_is_left_too(stub: Stub, monkeypatch: pytest.
     stub.change = lambda answer: {"data": [answer["data"][0] | {"id": f"ds_{next(numbers)}"}], "has_more": True}
     monkeypatch.setattr(http, "MOST_PAGES", 20)
     with Client(stub.url) as client, pytest.raises(ServiceError, match="more than 20 pages"):
-        list(client.datasets())
+        list(client.datasets.list())
 
 
 @contextmanager
@@ -277,7 +277,7 @@ def test_a_body_that_trickles_in_is_given_up(tmp_path: Path) -> None:
         Client(url, timeout=0.3, retry_seconds=0) as client,
     ):
         with pytest.raises(ServiceUnreachable, match="its answer does not end"):
-            client.get("job_1")
+            client.job("job_1")
         with pytest.raises(ServiceUnreachable, match="sends next to nothing"):
             client.models.download("vowels@1", tmp_path / "files")
 
@@ -290,7 +290,7 @@ def test_a_body_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
         Client(url, retry_seconds=0) as client,
         pytest.raises(ServiceError, match="more than 1,048,576 bytes"),
     ):
-        client.get("job_1")
+        client.job("job_1")
 
 
 @pytest.mark.parametrize(
@@ -299,13 +299,13 @@ def test_a_body_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_no_json_is_not_loopline(stub: Stub, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stub, "answer", lambda method, path: (200, "application/json", body))
     with Client(stub.url, retry_seconds=0) as client, pytest.raises(ServiceError, match="does not speak Loopline"):
-        client.get("job_1")
+        client.job("job_1")
 
 
 def test_a_body_that_is_not_compressed_as_it_says_is_not_loopline(stub: Stub) -> None:
     stub.headers = {"Content-Encoding": "gzip"}
     with Client(stub.url, retry_seconds=0) as client, pytest.raises(ServiceError, match="not compressed as it says"):
-        client.get("job_1")
+        client.job("job_1")
 
 
 @pytest.mark.parametrize("line", [["datasets", "list"], ["list", "--json"], ["watch", "last"]], ids=" ".join)

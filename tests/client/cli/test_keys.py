@@ -55,7 +55,7 @@ def test_a_key_comes_from_where_it_is_said_to_be(keyed: Any, monkeypatch: pytest
 
 def test_what_is_not_allowed_says_so_and_is_not_tried_again(keyed: Any, tiny: dict[str, Any]) -> None:
     with Client(keyed.url) as client, pytest.raises(NotAllowed, match="asks for an API key") as refused:
-        client.last()
+        client.job("last")
     assert (refused.value.status, refused.value.code) == (401, "unauthorized")
     with Client(keyed.url, made(keyed, "read")) as client, pytest.raises(NotAllowed, match="scope `submit`") as refused:
         client.submit(tiny)
@@ -77,18 +77,18 @@ def test_a_quota_that_is_used_up_is_not_tried_again(keyed: Any, tiny: dict[str, 
 
 def test_keys_are_made_listed_and_revoked(keyed: Any) -> None:
     with Client(keyed.url, made(keyed, "admin")) as client:
-        key = client.create_key(["read"], name="ci", expires_days=2)
+        key = client.keys.create(["read"], name="ci", expires_days=2)
         assert key.key is not None
         assert key.key.startswith("ll_")
         assert key.key not in repr(key)
         with Client(keyed.url, key.key) as other:
             assert other.whoami().key_id == key.id
-        assert next(one.id for one in client.keys(page_size=1)) == key.id
-        assert client.revoke_key(key.id).revoked_at is not None
+        assert next(one.id for one in client.keys.list(page_size=1)) == key.id
+        assert client.keys.revoke(key.id).revoked_at is not None
         with pytest.raises(NotFound):
-            client.revoke_key("key_1")
+            client.keys.revoke("key_1")
         with pytest.raises(BadRequest, match="/scopes/0"):
-            client.create_key(["write"])
+            client.keys.create(["write"])
 
 
 def test_the_making_of_a_key_is_never_repeated(keyed: Any) -> None:
@@ -102,7 +102,7 @@ def test_the_making_of_a_key_is_never_repeated(keyed: Any) -> None:
 
     keyed.wrap(broken)
     with Client(keyed.url, admin) as client, pytest.raises(ServiceUnreachable):
-        client.create_key(["read"])
+        client.keys.create(["read"])
     assert asked == ["/v1/keys"]
 
 

@@ -117,12 +117,12 @@ def test_a_spec_that_names_a_file_is_submitted_when_the_file_is_checked(run: Run
     done = run("submit", "job.yaml")
     assert done.exit_code == 0, done.stderr
     assert "Checking walks@1, 0 s" in done.stderr
-    assert client.last().spec["data"]["dataset"] == "walks@1"
+    assert client.job("last").spec["data"]["dataset"] == "walks@1"
     spec["data"] = {"dataset": "./bad.csv"}
     Path("job.yaml").write_text(yaml.safe_dump(spec))
     refused = run("submit", "job.yaml")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert len([*client.jobs()]) == 1
+    assert len([*client.jobs.list()]) == 1
 
 
 def test_who_stops_waiting_hears_that_the_check_goes_on(service: Service, client: Client, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_who_stops_waiting_hears_that_the_check_goes_on(service: Service, client
             words(told.read()) == "The check of walks@1 goes on. Come back to it with: loopline datasets show walks@1"
         )
     assert uploading.returncode == 130
-    assert client.dataset("walks").status == "validating"
+    assert client.datasets.get("walks").status == "validating"
 
 
 def test_a_terminal_shows_the_time_in_place(service: Service, settings: Settings, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_what_is_refused_is_an_error_of_its_kind(client: Client, run: Run, train
     with pytest.raises(BadRequest, match="Say which version to promote, such as tiny@3"):
         client.models.promote("tiny")
     with pytest.raises(Conflict, match="is the model tiny@1; delete the version first"):
-        client.get(job_id).delete()
+        client.job(job_id).delete()
     with pytest.raises(NotFound, match="has no alias 'production'"):
         client.models.rollback("tiny")
     client.models.promote("tiny@latest", expected=0)

@@ -285,7 +285,7 @@ def test_the_library_says_the_same(client: Client, service: Any, tiny: dict[str,
     assert (made.last, len(made.next), made.next[0].hour) == (None, 3, 6)
     firing = client.schedules.run("nightly", idempotency_key="once")
     assert client.schedules.run("nightly", idempotency_key="once") == firing
-    assert client.batch(firing.batch_id or "").schedule_id == made.id
+    assert client.batches.get(firing.batch_id or "").schedule_id == made.id
     with pytest.raises(Conflict) as busy:
         client.schedules.run("nightly")
     assert busy.value.code == "schedule_busy"

@@ -55,7 +55,7 @@ def file(tmp_path: Path, tiny: dict[str, Any]) -> Path:
 
 
 def newest(client: Client) -> Search:
-    [search] = client.searches()
+    [search] = client.searches.list()
     return search.refresh()
 
 
@@ -143,7 +143,7 @@ def test_a_dry_run_submits_nothing(run: Run, client: Client, service: Any, file:
     assert json.loads(run("search", file, "--dry-run", "--json").stdout)["trial"]["name"] == "tiny"
     wrong = run("search", file, "--dry-run", "--set", "training.epochs=0")
     assert (wrong.exit_code, f"  {file} /training/epochs: " in wrong.stderr) == (2, True)
-    assert [*client.searches()] == []
+    assert [*client.searches.list()] == []
 
 
 def test_the_model_of_a_search_is_downloaded_and_asked(
@@ -182,7 +182,7 @@ def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(
 ) -> None:
     def work() -> None:
         service.bell.was_rung.wait(0)
-        while not [*client.searches()]:
+        while not [*client.searches.list()]:
             pass
         service.trial(newest(client).id, 0.5, 0.25, 0.75)
 
@@ -193,7 +193,7 @@ def test_waiting_tells_each_trial_and_the_exit_code_says_how_it_ended(
     told = [line for line in lines if line.startswith("trial ")]
     assert [line.split()[1] for line in told] == ["1", "2", "3", "status"]
     assert [line.endswith("best so far") for line in told[:3]] == [True, True, False]
-    cancelled = client.submit_search(yaml.safe_load(file.read_text())).cancel()
+    cancelled = client.searches.submit(yaml.safe_load(file.read_text())).cancel()
     assert run("searches", "watch", cancelled.id).exit_code == 4
     assert json.loads(run("searches", "watch", cancelled.id, "--json").stdout)["status"] == "cancelled"
 
@@ -202,7 +202,7 @@ def test_the_end_of_a_long_search_shows_its_best_trials(
     run: Run, client: Client, service: Any, file: Path, in_background: Background
 ) -> None:
     def work() -> None:
-        while not [*client.searches()]:
+        while not [*client.searches.list()]:
             pass
         newest(client).add(9)
         service.trial(newest(client).id, *[0.5 - place / 100 for place in range(12)])
@@ -238,7 +238,7 @@ def test_problems_are_told_by_the_name_of_the_file(run: Run, client: Client, fil
     submitted = run("submit", file)
     assert submitted.exit_code == 2
     assert f"Submit it with `loopline search {file}`." in submitted.stderr
-    assert [*client.searches()] == []
+    assert [*client.searches.list()] == []
     assert run("searches", "list").stdout == "No searches yet. Submit one: loopline search search.yaml\n"
     assert "There are no searches yet." in run("searches", "show", "last").stderr
 
@@ -247,7 +247,7 @@ def test_problems_are_told_by_the_name_of_the_file(run: Run, client: Client, fil
 def test_a_terminal_shows_one_line_that_fits_and_then_the_table(
     client: Client, service: Any, file: Path, in_background: Background, columns: int
 ) -> None:
-    search = client.submit_search(yaml.safe_load(file.read_text()))
+    search = client.searches.submit(yaml.safe_load(file.read_text()))
     in_background(service.trial, search.id, 0.5, 0.25, 0.75)
     watching = command("searches", "watch", search.id)
     terminal = Terminal(watching, environment(service.url), rows=40, columns=columns)
@@ -288,7 +288,7 @@ def test_a_silent_worker_is_said_with_the_search(
     assert "othing has been heard" not in run("searches", "show", "last").stdout
     monkeypatch.setattr("loopline.polling.SILENCE_SECONDS", 0.0)
     monkeypatch.setattr("loopline.polling.POLL_SECONDS", 0.6)
-    looks = client.search(search.id).changes()
+    looks = client.searches.get(search.id).changes()
     assert not next(looks).silent
     with db.session_scope(service.engine) as session:
         left = db.now() + 20  # of 60 seconds
@@ -305,7 +305,7 @@ def test_a_silent_worker_is_said_with_the_search(
         while not [one for one in service.requests[before:] if one[2].get("HTTP_IF_NONE_MATCH")]:
             time.sleep(0.01)
         service.do(attempts.fail, trial.job_id, "diverged", "It diverged.", retry=False)
-        client.search(search.id).cancel()
+        client.searches.get(search.id).cancel()
 
     in_background(cancel)
     watched = run("searches", "watch", search.id)

@@ -76,7 +76,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
             assert watching.poll() is None
         watching.send_signal(signal.SIGINT)
         _, stderr = watching.communicate(timeout=30)
-    job = client.last()
+    job = client.job("last")
     assert watching.returncode == 130
     assert stderr.strip() == f"Job {job.id} goes on. Come back to it with: loopline watch {job.id}"
     assert job.status == "queued"

@@ -62,7 +62,7 @@ def test_a_pipe_gets_few_of_many_epochs_and_the_last(
     def work() -> None:
         service.bell.was_rung.wait(60)
         with Client(service.url) as client:
-            [job] = client.jobs()
+            [job] = client.jobs.list()
         service.start(job.id, epochs=100)
         for epoch in range(1, ended + 1):
             service.epoch(job.id, epoch)

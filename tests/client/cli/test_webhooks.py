@@ -43,49 +43,49 @@ def run(service: Service, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
 def test_webhooks_are_made_tested_looked_at_and_deleted(
     client: Client, receiver: Receiver, tiny: dict[str, Any]
 ) -> None:
-    made = client.create_webhook(receiver.url, events=["job.queued"], tags={"team": "speech"})
+    made = client.webhooks.create(receiver.url, events=["job.queued"], tags={"team": "speech"})
     assert made.secret is not None
     assert made.secret not in repr(made)
     assert (made.url, made.events, made.tags) == (receiver.url, ["job.queued"], {"team": "speech"})
-    tested = client.test_webhook(made.id)
+    tested = client.webhooks.test(made.id)
     assert (tested.state, tested.event, tested.last_status) == ("delivered", "webhook.test", 204)
     assert Verifier(made.secret).verify(receiver.received[0].body, receiver.received[0].headers) == tested.payload
-    assert client.webhook(made.id).delivered_at is not None
+    assert client.webhooks.get(made.id).delivered_at is not None
     job = client.submit(tiny | {"tags": {"team": "speech"}})
     client.submit(tiny)
-    told, first = client.deliveries(made.id, page_size=1)
+    told, first = client.webhooks.deliveries(made.id, page_size=1)
     assert (told.job_id, told.state, first.id) == (job.id, "pending", tested.id)
-    assert client.redeliver(made.id, tested.id).state == "pending"
-    assert [one.id for one in client.webhooks()] == [made.id]
-    client.delete_webhook(made.id)
+    assert client.webhooks.redeliver(made.id, tested.id).state == "pending"
+    assert [one.id for one in client.webhooks.list()] == [made.id]
+    client.webhooks.delete(made.id)
     with pytest.raises(NotFound):
-        client.test_webhook(made.id)
+        client.webhooks.test(made.id)
     with pytest.raises(BadRequest, match="is no public address"):
-        client.create_webhook("http://10.0.0.1/")
+        client.webhooks.create("http://10.0.0.1/")
 
 
 def test_a_webhook_for_one_batch_and_a_new_secret(
     client: Client, run: Callable[..., Result], receiver: Receiver, tiny: dict[str, Any]
 ) -> None:
-    batch = client.submit_batch([tiny, tiny])
+    batch = client.batches.submit([tiny, tiny])
     done = run("webhooks", "create", receiver.url, "--only", batch.id)
     assert f"is told of batch.ended of {batch.id}. Its secret" in done.stderr
-    [made] = client.webhooks()
+    [made] = client.webhooks.list()
     assert (made.only, made.events) == (batch.id, ["batch.ended"])
     assert batch.id in run("webhooks", "list").stdout
     done = run("webhooks", "rotate", made.id)
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", done.stdout)
     assert "The one before signs too until" in done.stderr
-    tested = client.test_webhook(made.id)
+    tested = client.webhooks.test(made.id)
     assert (
         Verifier(done.stdout.strip()).verify(receiver.received[0].body, receiver.received[0].headers) == tested.payload
     )
     shown = run("webhooks", "show", made.id).stdout
     assert "signs too until" in shown
     assert batch.id in shown
-    assert client.rotate_webhook(made.id).secret != done.stdout.strip()
+    assert client.webhooks.rotate(made.id).secret != done.stdout.strip()
     with pytest.raises(NotFound):
-        client.rotate_webhook("wh_1")
+        client.webhooks.rotate("wh_1")
     assert run("webhooks", "create", receiver.url, "--only", "job_1").exit_code == 2
 
 
