@@ -54,6 +54,8 @@ class Type(StrEnum):
     """The device ran out of memory; batches are taken in smaller parts from here on."""
     PRECISION = "precision"
     """The worker cannot compute the recurrent layers in training.precision; it computes them in float32."""
+    ENGINE = "engine"
+    """PyTorch computes the recurrent layers (training.engine), and why the compiled ones do not."""
     MISSING = "missing"
     """Samples with missing values were left out, or missing rows of series were added (data.missing)."""
     BASELINE = "baseline"

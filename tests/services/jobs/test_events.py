@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +19,7 @@ from services.jobs.leases import Lease
 from services.orm import LogLine
 
 Scope = Callable[[], AbstractContextManager[Session]]
+ROOT = Path(__file__).parents[3]
 
 
 def test_events_ascend_and_come_in_pages(engine: Engine, lease: Lease, scope: Scope) -> None:
@@ -48,6 +51,16 @@ def test_what_nobody_foresaw_is_told_all_the_same(engine: Engine, lease: Lease, 
         assert (told.type, told.level) == ("warning", "info")
         assert str(told.message).startswith("?xxx")
         assert len(str(told.message)) < 4100
+
+
+def test_what_a_trainer_notes_has_a_type_of_its_own() -> None:
+    """But for suspicions about data, which are warnings."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "services" / "training").rglob("*.py")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    notes = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Note"]
+    types = {argument.value for argument in notes if isinstance(argument, ast.Constant)}
+    assert {"engine", "micro_batch", "export"} < types
+    assert types - {"suspicion"} <= {*events.Type}
 
 
 def test_log_lines_are_numbered_over_all_attempts(engine: Engine, lost_lease: Lease, scope: Scope) -> None:
