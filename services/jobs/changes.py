@@ -103,8 +103,11 @@ def of_job(session: Session, job_id: str, cursor: Cursor, *, tenant: str | None 
     place = cursor
     for event in found:
         place = place.after_event(event)
-    epochs = progress.epochs(session, job_id, after=place.epoch, limit=MOST_ROWS)
-    steps = progress.steps(session, job_id, points=MOST_POINTS, first=place.step + 1)
+    epochs, steps = list[dict[str, Any]](), Steps([], [], [], 0)
+    if job.epoch > place.epoch:
+        epochs = [*progress.epochs(session, job_id, after=place.epoch, limit=MOST_ROWS)]
+    if job.step > place.step:
+        steps = progress.steps(session, job_id, points=MOST_POINTS, first=place.step + 1)
     return News(job, found, lines, epochs, steps, more=more_lines or len(epochs) == MOST_ROWS)
 
 

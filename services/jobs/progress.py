@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ def steps(
 ) -> Steps:
     """Loss and gradient norm of the steps from `first` to `last`, at most `points` (2 or more) of them: the first, the
     last, and of each stretch between the least and the greatest of both. Of one fold, or of the whole job."""
-    chunks = session.execute(_chunks(job_id, max(points, 2), fold, first, last)).all()
+    asked_for = {"job_id": job_id, "first": first, "last": last, "many": points * series.STEPS_PER_PEAK, "fold": fold}
+    query = _chunks(from_begin=first <= 1, to_end=last is None, of_fold=fold is not None)
+    chunks = session.execute(query, asked_for).all()
     if not chunks:
         return Steps([], [], [], 0)
     parts = [series.part(chunk.first_step, chunk.loss, chunk.grad_norm, chunk.peaks) for chunk in chunks]
@@ -76,27 +79,34 @@ def steps(
     return Steps(step[asked][chosen].tolist(), *numbers, total, folds)
 
 
-def _chunks(job_id: str, points: int, fold: int | None, first: int, last: int | None) -> sa.Select[Any]:
-    """The chunks with the steps from `first` to `last`. If there are many times as many steps as points, a chunk that
-    lies within comes with its peaks alone. So a run of a million steps costs little more than a short one."""
-    of_job = StepChunk.job_id == job_id
-    newest = select(StepChunk.last_step).where(of_job).order_by(StepChunk.first_step.desc()).limit(1).scalar_subquery()
-    end: sa.ColumnElement[int] = newest if last is None else sa.case((newest < last, newest), else_=last)
-    is_long = sa.literal(fold is None) & (end - first >= points * series.STEPS_PER_PEAK)
+@cache
+def _chunks(*, from_begin: bool, to_end: bool, of_fold: bool) -> sa.Select[Any]:
+    """The chunks with the steps from `first` to `last` of a job. If these are `many` steps, a chunk that lies within
+    comes with its peaks alone. So a run of a million steps costs little more than a short one."""
+    job_id, fold = sa.bindparam("job_id", type_=sa.Text()), sa.bindparam("fold", type_=sa.Integer())
+    first, last, many = (sa.bindparam(name, type_=sa.BigInteger()) for name in ("first", "last", "many"))
+    of_job, places = StepChunk.job_id == job_id, (StepChunk.first_step, StepChunk.last_step, StepChunk.fold)
+    newest = (
+        select(StepChunk.last_step).where(of_job).order_by(StepChunk.first_step.desc()).limit(sa.literal_column("1"))
+    )
+    end: Any = newest.scalar_subquery()
+    if not to_end:
+        end = sa.case((end < last, end), else_=last)
     is_inside = (StepChunk.first_step >= first) & (StepChunk.last_step <= end)
-    thinned = sa.and_(is_long, is_inside, StepChunk.peaks.is_not(None))
+    thinned = sa.and_(end - first >= many, is_inside, StepChunk.peaks.is_not(None))
+    if of_fold:  # nobody knows yet how many steps are of this fold
+        thinned = sa.false()
     numbers = [
         sa.case((sa.not_(thinned), column)).label(column.key) for column in (StepChunk.loss, StepChunk.grad_norm)
     ]
-    places = (StepChunk.first_step, StepChunk.last_step, StepChunk.fold)
     query = select(*places, sa.case((thinned, StepChunk.peaks)).label("peaks"), *numbers)
     query = query.where(of_job, StepChunk.last_step >= first).order_by(StepChunk.first_step)
-    if first > 1:  # read none of the chunks before the one that has it
+    if not from_begin:  # read none of the chunks before the one that has it
         earlier = select(func.max(StepChunk.first_step)).where(of_job, StepChunk.first_step <= first)
         query = query.where(StepChunk.first_step >= func.coalesce(earlier.scalar_subquery(), 0))
-    if last is not None:
+    if not to_end:
         query = query.where(StepChunk.first_step <= last)
-    return query if fold is None else query.where(StepChunk.fold == fold)
+    return query.where(StepChunk.fold == fold) if of_fold else query
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:

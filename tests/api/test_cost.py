@@ -13,7 +13,8 @@ from flask import Flask
 from sqlalchemy.engine import Engine
 
 from services import db
-from services.jobs import attempts, queries, workers
+from services.jobs import attempts, changes, progress, queries, workers
+from services.jobs.changes import Cursor
 from services.jobs.leases import Lease
 from services.orm import Epoch, Job
 
@@ -178,6 +179,21 @@ def test_a_304_and_a_long_poll_ask_once_a_look(any_app: Flask, filled: dict[str,
         assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
     [(text, _)] = made
     assert "spec" not in text
+
+
+def test_a_look_of_a_stream_asks_only_for_what_is_new(any_app: Flask, filled: dict[str, str]) -> None:
+    """The job, its events and its log; its steps and epochs if the job's row says that there are more."""
+    engine = any_app.extensions["loopline"].engine
+    with db.session_scope(engine) as session:
+        job = attempts.claim(session, "default", worker="w", lease_seconds=60)
+        assert job is not None
+        progress.record_steps(session, Lease.of(job), 1, [0.5], [1.0])
+    counts = []
+    for cursor in (Cursor(), Cursor(step=1)):
+        with statements(engine) as made, db.read_scope(engine) as session:
+            changes.of_job(session, job.id, cursor)
+        counts.append(len(made))
+    assert counts == [4, 3]
 
 
 def test_a_list_has_no_specs_unless_it_is_asked_for_them(any_app: Flask, filled: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ import { all, get } from "./api.js";
 
 const POINTS = 2000;
 const MOST_POINTS = 2 * POINTS;
+const STRETCHES = POINTS / 4;
 
 export class Curves {
   epochs = [];
@@ -61,13 +62,20 @@ export class Curves {
     this.#seconds.length = this.epochs.length + 1;
   }
 
+  /** Leaves out points that a chart does not show: of each stretch of the run the least and greatest of both stay. */
   #thin() {
-    this.#pending = this.#pending.then(async () => {
-      const last = this.steps.step.at(-1);
-      const part = await this.part(1, last);
-      const after = this.steps.step.findIndex((step) => step > last);
-      for (const name of Object.keys(this.steps)) this.steps[name] = [...part[name], ...(after < 0 ? [] : this.steps[name].slice(after))];
-    }).catch(() => {});
+    const { step, loss, grad_norm } = this.steps;
+    const stretch = (step.at(-1) - step[0] + 1) / STRETCHES;
+    const kept = new Set([0, step.length - 1]);
+    for (let from = 0; from < step.length; ) {
+      const place = Math.floor((step[from] - step[0]) / stretch);
+      let to = from;
+      while (to < step.length && Math.floor((step[to] - step[0]) / stretch) === place) to += 1;
+      for (const values of [loss, grad_norm]) for (const index of extremes(values, from, to)) kept.add(index);
+      from = to;
+    }
+    const indices = [...kept].sort((a, b) => a - b);
+    for (const [name, values] of Object.entries(this.steps)) this.steps[name] = indices.map((index) => values[index]);
   }
 
   async #update(job) {
@@ -135,4 +143,15 @@ export class Curves {
     const next = this.#seconds[whole + 1] ?? from + (from - (this.#seconds[whole - 1] ?? 0));
     return from + (epoch - whole) * (next - from);
   }
+}
+
+/** Where the least and the greatest of a part of the values are. What is missing counts as greatest. */
+function extremes(values, from, to) {
+  const rank = (index) => values[index] ?? Infinity;
+  let [least, greatest] = [from, from];
+  for (let index = from + 1; index < to; index += 1) {
+    if (rank(index) < rank(least)) least = index;
+    if (rank(index) > rank(greatest)) greatest = index;
+  }
+  return [least, greatest];
 }

@@ -10,6 +10,7 @@ import { judged, reached, spreadOut, state, time } from "./state.js";
 const FILTERS = ["status", "name", "tag", "queue", "kind"];
 const PAGE = 50;
 const MORE = 100;
+const PART = 25; // rows that are made and laid out together
 const table = document.querySelector("#list table");
 const rows = new Map();
 const selected = new Set();
@@ -111,17 +112,22 @@ function first(page) {
   drawCurves(page.data);
 }
 
+/** Adds older jobs: some in each frame, so that the page stays quick. */
 async function more() {
   const button = the("more").querySelector("button");
+  const asked = address();
   button.disabled = true;
   try {
-    const after = oldest;
-    const page = await get(address({ limit: MORE, after }));
-    older = true;
-    oldest = page.data.at(-1)?.id ?? oldest;
-    table.append(h("tbody", { role: "rowgroup", "data-after": after }, page.data.map(draw)));
-    drawCurves(page.data);
-    the("more").hidden = !page.has_more;
+    const page = await get(address({ limit: MORE, after: oldest }));
+    for (let index = 0; index < page.data.length && asked === address(); index += PART) {
+      const jobs = page.data.slice(index, index + PART);
+      older = true;
+      table.append(h("tbody", { role: "rowgroup", "data-after": oldest }, jobs.map(draw)));
+      oldest = jobs.at(-1).id;
+      drawCurves(jobs);
+      await new Promise(requestAnimationFrame);
+    }
+    if (asked === address()) the("more").hidden = !page.has_more;
   } catch (error) {
     problem(error);
   } finally {
@@ -129,12 +135,12 @@ async function more() {
   }
 }
 
-/** Asks once more for a page of older jobs, of which some may still change; for another page each time. */
+/** Asks once more for some older jobs, of which some may still change; for others each time. */
 async function refresh() {
   const bodies = [...table.tBodies].slice(1).filter((body) => body.querySelector("[data-changes]"));
   if (!bodies.length) return;
   const body = bodies[(turn += 1) % bodies.length];
-  const page = await get(address({ limit: MORE, after: body.dataset.after }));
+  const page = await get(address({ limit: PART, after: body.dataset.after }));
   if (!body.isConnected) return;
   body.replaceChildren(...page.data.map(draw));
   drawCurves(page.data);

@@ -23,6 +23,29 @@ SCRIPT = "<script>document.title='run'</script>"
 Barriers = Callable[[Page], list[str]]
 
 
+HEARD = """async (path) => {
+  const { Curves } = await import(path);
+  const curves = new Curves("job_1");
+  for (let first = 1; first < 100_000; first += 500) {
+    const step = Array.from({ length: 500 }, (_, index) => first + index);
+    const loss = step.map((each) => (each === 43_210 ? 99 : each === 71_000 ? -9 : 5 - each / 100_000));
+    curves.addSteps({ step, loss, grad_norm: step.map((each) => (each === 50_000 ? 7 : null)), fold: null });
+  }
+  const { step, loss, grad_norm } = curves.steps;
+  const all = step.map((each, index) => [each, loss[index], grad_norm[index]]);
+  return [step, all.filter(([each, one, norm]) => norm || one > 9 || one < 0)];
+}"""
+
+
+def test_a_page_that_hears_of_many_steps_thins_them_out_by_itself(server: str, page: Page) -> None:
+    page.goto(f"{server}/jobs")
+    steps, far = page.evaluate(HEARD, assets.address("curves.js"))
+    assert 1000 < len(steps) <= 4000
+    assert (steps[0], steps[-1]) == (1, 100_000)
+    assert steps == sorted(set(steps))
+    assert far == [[43_210, 99, None], [50_000, 4.5, 7], [71_000, -9, None]]
+
+
 def test_the_curves_follow_a_run_and_zooming_asks_for_the_part(
     service: Service, running_job: Lease, server: str, page: Page, barriers: Barriers
 ) -> None:
