@@ -349,8 +349,10 @@ def autograd_step(run: Run, batches: list[MiniBatch]) -> Update:
 def compiled_step(run: Run, batches: list[MiniBatch]) -> Update:
     """The same update in compiled code, on a CPU."""
     assert run.network is not None, "autograd_step is for other networks"  # noqa: S101
+    before = list(map(torch.clone, run.statistics))
     answers, made = run.network.update(batches)
     if not math.isfinite(made.norm):
+        _put_back(run, before)
         raise run.diverged(run.state.step + 1, made.loss, made.norm)
     return Update(torch.tensor(made), answers)
 

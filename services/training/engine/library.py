@@ -31,10 +31,22 @@ class Layers(ctypes.Structure):
     )
 
 
-class Head(ctypes.Structure):
-    """`struct Head`: a pooling and a linear layer."""
+class Norm(ctypes.Structure):
+    """`struct Norm` of norm.hpp: batch normalisation."""
 
-    _fields_ = (*_fields(Size, "pooling beside size"), *_fields(Address, "side mask weight bias outputs d_outputs"))
+    _fields_ = (
+        *_fields(Address, "weight bias d_weight d_bias mean variance batches"),
+        *_fields(Number, "momentum eps"),
+    )
+
+
+class Head(ctypes.Structure):
+    """`struct Head`: a pooling, batch normalisation and a linear layer."""
+
+    _fields_ = (
+        *_fields(Size, "pooling beside size"),
+        *_fields(Address, "norm side mask weight bias outputs d_outputs"),
+    )
 
 
 class Update(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""A whole update of a network in compiled code: layers, pooling, head, loss, clipping and optimizer.
+"""A whole update of a network in compiled code: layers, pooling, batch normalisation, head, loss, clipping, optimizer.
 
 Without autograd's graph and torch's dispatch between hundreds of small operations, an update of a small network takes a
 tenth of the time. For the same reason all that stays the same from update to update is prepared once.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from services.training.engine import library
 from services.training.engine.layers import CELLS, addresses, checked, dropout_masks
@@ -36,8 +36,6 @@ def refusal(model: SequenceModel) -> str | None:
         return "it has vectors of words"
     if a.pooling not in POOLINGS:
         return f"its pooling is {a.pooling}"
-    if a.batch_norm:
-        return "it has batch normalisation"
     return None
 
 
@@ -60,6 +58,8 @@ class Network:
         self.train = library.load().train
         self.architecture, self.rnn, self.size = model.architecture, model.rnn, model.head.out_features
         self.weights = [*cast("list[Tensor]", self.rnn._flat_weights), model.head.weight, model.head.bias]
+        if model.norm is not None:
+            self.weights += [model.norm.weight, model.norm.bias]
         padded = [-(-weight.numel() // LINE) * LINE for weight in self.weights]
         self.gradient = torch.zeros(sum(padded))
         """Of the last batches, all parts one after the other."""
@@ -67,7 +67,10 @@ class Network:
         self._tables = [addresses(self.weights), addresses(parts)]
         self._sizes = (ctypes.c_int64 * len(self.weights))(*[weight.numel() for weight in self.weights])
         self._head = library.Head(POOLINGS[self.architecture.pooling], 0, self.size)
-        self._head.weight, self._head.bias = (part.data_ptr() for part in self.weights[-2:])
+        self._head.weight, self._head.bias = model.head.weight.data_ptr(), model.head.bias.data_ptr()
+        if model.norm is not None:
+            self._norm = _call_of_norm(model.norm, parts[-2:])
+            self._head.norm = ctypes.addressof(self._norm)
         self._layers = self._call_of_layers()
         self._update = library.Update(OPTIMIZERS[self.chosen.name], len(self.weights))
         self._update.sizes = ctypes.addressof(self._sizes)
@@ -173,6 +176,12 @@ class Network:
             None if table is None else ctypes.addressof(table) for table in self._tables_of_state
         )
         self._state = states[0]
+
+
+def _call_of_norm(norm: nn.BatchNorm1d, gradients: Sequence[Tensor]) -> library.Norm:
+    running = cast("tuple[Tensor, ...]", (norm.running_mean, norm.running_var, norm.num_batches_tracked))
+    tensors = (norm.weight, norm.bias, *gradients, *running)
+    return library.Norm(*[tensor.data_ptr() for tensor in tensors], norm.momentum, norm.eps)
 
 
 def _set_options(call: library.Update, c: Optimizer) -> None:

@@ -19,6 +19,7 @@
 #include "borrowed.hpp"
 #include "functions.hpp"
 #include "losses.hpp"
+#include "norm.hpp"
 #include "update.hpp"
 
 namespace {
@@ -28,8 +29,9 @@ namespace {
 enum Cell { TANH = 0, RELU = 1, LSTM = 2, GRU = 3 };
 enum Pooling { FINAL = 0, LAST = 1, MEAN = 2, MAX = 3, NONE = 4 };
 
-struct Head {  // a pooling and a linear layer
+struct Head {  // a pooling, batch normalisation, and a linear layer
     Index pooling, beside, size;
+    const Norm* norm;           // or null
     const float* side;          // (batch, beside): what the linear layer reads beside what is pooled; or null
     const float* mask;          // (rows, width): what that is multiplied by; or null
     const float* weight;        // (size, width + beside)
@@ -72,6 +74,7 @@ struct Layers {  // as library.py fills it in
             weights += directions * gates() * hidden * (reads(layer) + hidden + 2);
         return std::max<Index>(1, std::min({threads, batch, 1 + MOST_NUMBERS / weights}));
     }
+    bool has_norm() const { return head != nullptr && head->norm != nullptr; }
     bool has_mask(Index layer) const { return masks != nullptr && layer + 1 < layers && masks[layer] != nullptr; }
     const float* const* of(Index layer, Index direction) const { return weights + 4 * (layer * directions + direction); }
     Index pooled() const { return width() + head->beside; }
@@ -158,6 +161,7 @@ struct Saved {
     float* x;  // (steps, input)
     std::vector<Kept> layers;
     float* pooled;  // (sequences or steps, width + beside): what the head reads
+    float* normal;  // (sequences or steps, width): what is pooled, with the mean 0 and the variance 1
     float* largest;  // (sequences, 2 * width): the largest output, and how many there are of it; of the pooling `max`
 
     static Index rows(const Layers& l, const Shard& shard) {
@@ -168,6 +172,7 @@ struct Saved {
         const Index steps = shard.steps();
         Index sum = padded(steps * l.input);
         if (l.head != nullptr) sum += padded(rows(l, shard) * l.pooled());
+        if (l.has_norm()) sum += padded(rows(l, shard) * l.width());
         if (l.head != nullptr && l.head->pooling == MAX) sum += padded(shard.size() * 2 * l.width());
         const Index inner = l.cell == LSTM ? 2 : l.cell == GRU ? 1 : 0;
         for (Index layer = 0; layer < l.layers; layer++) {
@@ -181,6 +186,7 @@ struct Saved {
         const Index steps = shard.steps();
         x = memory.take(steps * l.input);
         pooled = l.head != nullptr ? memory.take(rows(l, shard) * l.pooled()) : nullptr;
+        normal = l.has_norm() ? memory.take(rows(l, shard) * l.width()) : nullptr;
         largest = l.head != nullptr && l.head->pooling == MAX ? memory.take(shard.size() * 2 * l.width()) : nullptr;
         layers.resize(l.layers);
         for (Index layer = 0; layer < l.layers; layer++) {
@@ -223,6 +229,7 @@ Index scratch_of(const Layers& l, Index sequences, Index steps) {
 struct Plan {
     std::vector<Shard> shards;
     std::vector<Index> saved, scratch, gradients, sizes, begins;
+    Index statistics = 0;  // where those of batch normalisation begin in saved
 
     explicit Plan(const Layers& l) : sizes(l.parameters()) {
         Index at_saved = 0, at_scratch = 0;
@@ -239,8 +246,19 @@ struct Plan {
             gradients.push_back(at_scratch);
             for (Index size : sizes) at_scratch += padded(size);
         }
+        statistics = at_saved;
+        if (l.has_norm()) at_saved += 2 * padded(l.width());
         saved.push_back(at_saved);
         scratch.push_back(at_scratch);
+    }
+
+    // Of the head, in all shards.
+    Index rows(const Layers& l) const { return l.head->pooling == NONE ? begins.back() : l.batch; }
+
+    Statistics statistics_of(const Layers& l) const {
+        Memory memory(l.saved + statistics);
+        float* mean = memory.take(l.width());
+        return {mean, memory.take(l.width())};
     }
 };
 
@@ -377,7 +395,7 @@ struct Forward {
             if (l.has_mask(layer)) mask(layer);
         }
         if (l.outputs != nullptr) unpack(l, shard, saved.layers.back().outputs, l.width(), l.outputs);
-        if (l.head != nullptr) answer();
+        if (l.head != nullptr) pool();
     }
 
     void begin_from(const float* given, Index layer, Index d, float* to) const {
@@ -485,17 +503,25 @@ struct Forward {
         }
     }
 
-    // What the head makes of the top layer's outputs.
-    void answer() const {
-        const Head& head = *l.head;
+    // What the head reads of the top layer's outputs.
+    void pool() const {
         const Index width = l.width(), pooled = l.pooled(), rows = Saved::rows(l, shard);
-        if (head.pooling == NONE) {
+        if (l.head->pooling == NONE) {
             const float* from = saved.layers.back().outputs;
             for (Index at = 0; at < rows; at++)
                 std::memcpy(saved.pooled + at * pooled, from + at * width, sizeof(float) * width);
         } else {
             for (Index row = 0; row < rows; row++) pool(row, saved.pooled + row * pooled);
         }
+    }
+
+    Piece piece() const { return {saved.pooled, Saved::rows(l, shard), l.pooled()}; }
+
+    // What the head makes of it. Batch normalisation needs that of all shards before.
+    void answer() const {
+        const Head& head = *l.head;
+        const Index width = l.width(), pooled = l.pooled(), rows = Saved::rows(l, shard);
+        if (head.norm != nullptr) normalise(*head.norm, plan.statistics_of(l), piece(), width, saved.normal);
         for_each_row(l, plan, shard, [&](Index at, Index row, Index output) {
             float* read = saved.pooled + at * pooled;
             if (head.mask != nullptr) {
@@ -588,7 +614,7 @@ struct Backward {
     void run() {
         bool has_outputs = l.d_outputs != nullptr;
         if (has_outputs) pack(l, shard, l.d_outputs, l.width(), d_answered);
-        if (l.head != nullptr) has_outputs = ask_head();
+        if (l.head != nullptr) has_outputs = to_outputs();
         for (Index layer = l.layers - 1; layer >= 0; layer--) {
             for (Index d = 0; d < l.directions; d++) {
                 recur(layer, d, has_outputs);
@@ -602,9 +628,8 @@ struct Backward {
         if (l.d_x != nullptr) to_input();
     }
 
-    // The gradients of the head, and of what it reads: in d_answered, or, if false is returned, in d_pooled alone,
-    // because only the last states count.
-    bool ask_head() const {
+    // The gradients of the head, and of what it reads: in d_pooled.
+    void ask_head() const {
         const Head& head = *l.head;
         const Index width = l.width(), pooled = l.pooled(), rows = Saved::rows(l, shard);
         for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
@@ -622,6 +647,17 @@ struct Backward {
 #pragma omp simd
                 for (Index j = 0; j < width; j++) each[j] *= factor[j];
             });
+    }
+
+    Piece piece() const { return {d_pooled, Saved::rows(l, shard), l.pooled()}; }
+
+    // The gradient of the top layer's outputs: in d_answered, or, if false is returned, in d_pooled alone, because only
+    // the last states count. Batch normalisation needs the d_pooled of all shards before.
+    bool to_outputs() const {
+        const Head& head = *l.head;
+        const Index width = l.width(), pooled = l.pooled(), rows = Saved::rows(l, shard);
+        if (head.norm != nullptr)
+            normalise_back(*head.norm, plan.statistics_of(l), piece(), width, saved.normal, plan.rows(l));
         if (head.pooling == FINAL || (head.pooling == LAST && l.directions == 1)) return false;
         if (head.pooling == NONE) {
             for (Index at = 0; at < rows; at++)
@@ -836,12 +872,49 @@ void add_up(const Layers& l, const Plan& plan) {
     });
 }
 
+// Calls work(column from, column up to) by all threads, and each thread has some of the columns that the head reads.
+template <typename Work>
+void by_columns(const Layers& l, const Work& work) {
+    const Index shards = l.shards(), width = l.width();
+    in_threads(shards, shards, [&](Index n) { work(width * n / shards, width * (n + 1) / shards); });
+}
+
 void pass_forwards(const Layers& l, const Plan& plan) {
-    in_threads(l.shards(), l.shards(), [&](Index number) { Forward(l, plan, number).run(); });
+    std::vector<Forward> shards;
+    shards.reserve(l.shards());
+    for (Index number = 0; number < l.shards(); number++) shards.emplace_back(l, plan, number);
+    if (!l.has_norm()) {
+        in_threads(l.shards(), l.shards(), [&](Index number) {
+            shards[number].run();
+            if (l.head != nullptr) shards[number].answer();
+        });
+        return;
+    }
+    in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].run(); });
+    std::vector<Piece> pooled;
+    for (const Forward& shard : shards) pooled.push_back(shard.piece());
+    by_columns(l, [&](Index from, Index to) { find(*l.head->norm, plan.statistics_of(l), pooled, from, to); });
+    *l.head->norm->batches += 1;
+    in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].answer(); });
 }
 
 void pass_backwards(const Layers& l, const Plan& plan) {
-    in_threads(l.shards(), l.shards(), [&](Index number) { Backward(l, plan, number).run(); });
+    std::vector<Backward> shards;
+    shards.reserve(l.shards());
+    for (Index number = 0; number < l.shards(); number++) shards.emplace_back(l, plan, number);
+    if (l.has_norm()) {
+        in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].ask_head(); });
+        std::vector<Piece> d_pooled;
+        std::vector<const float*> normal;
+        for (const Backward& shard : shards) d_pooled.push_back(shard.piece()), normal.push_back(shard.saved.normal);
+        by_columns(l, [&](Index from, Index to) { find_back(*l.head->norm, d_pooled, normal, l.width(), from, to); });
+        in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].run(); });
+    } else {
+        in_threads(l.shards(), l.shards(), [&](Index number) {
+            if (l.head != nullptr) shards[number].ask_head();
+            shards[number].run();
+        });
+    }
     add_up(l, plan);
 }
 
@@ -872,7 +945,7 @@ void backward(const Layers* l) { pass_backwards(*l, Plan(*l)); }
 // is less, nothing was done. Gives -1 if the head has another number of rows than the loss.
 Index train(Layers* l, Loss* loss, Update* u, float* memory, Index room) {
     const Plan plan(*l);
-    if (loss->rows != (l->head->pooling == NONE ? plan.begins.back() : l->batch)) return -1;
+    if (loss->rows != plan.rows(*l)) return -1;
     const Index of_outputs = padded(loss->rows * loss->size), needed = plan.saved.back() + plan.scratch.back() + of_outputs;
     if (room < needed) return needed;
     Memory all(memory);
