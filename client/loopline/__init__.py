@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loopline.batch import Batch, BatchJob
     from loopline.client import Client
+    from loopline.comparing import Comparison
     from loopline.errors import (
         BadRequest,
         Conflict,
@@ -66,6 +67,7 @@ __all__ = [
     "BestTrial",
     "Checkpoint",
     "Client",
+    "Comparison",
     "Conflict",
     "Dataset",
     "Delivery",
@@ -114,7 +116,7 @@ __all__ = [
     "load",
 ]
 
-_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "listing", "job", "client")
+_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "listing", "job", "comparing", "client")
 """The module of each public name. The first two import no large library."""
 _PREDICTION = {
     "InputInvalid": "prediction.errors",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import quote
 
-from loopline import notebook, polling, waiting
-from loopline.errors import WaitTimeout
+from loopline import measures, notebook, polling, waiting
+from loopline.errors import BadRequest, WaitTimeout
 from loopline.http import Http
 from loopline.types import Best, Document, known, moment
 
@@ -145,6 +145,21 @@ class Batch:
         seen = replace(batch.refresh(), replayed=batch.replayed)
         silent = [{job.id for job in each.jobs if job.silent_since} for each in (batch, seen)]
         return seen if silent[0] != silent[1] else None
+
+    def ranked(self, metric: str | None) -> tuple[Sequence[BatchJob], str | None]:
+        """The jobs by a metric, the best one first and those without a value last, and the metric's whole name.
+        `accuracy` means that of the test if there is one. None: the jobs as they are.
+
+        Raises BadRequest if no job has this metric.
+        """
+        if metric is None:
+            return self.jobs, None
+        recorded = list(dict.fromkeys(name for job in self.jobs for name in job.metrics))
+        by = measures.recorded_as(metric, recorded)
+        if by is None:
+            there_are = ", ".join(recorded) or "none yet"
+            raise BadRequest(f"No job of {self.id} has the metric {metric!r}. There are: {there_are}.")
+        return measures.ranked(self.jobs, by, lambda job: job.metrics.get(by)), by
 
     def cancel(self) -> Batch:
         """Cancels every job that has not ended. Waiting jobs end at once, running jobs at their next step."""

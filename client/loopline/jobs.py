@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from loopline import listing, submitting
+from loopline import comparing, listing, submitting
 from loopline import spec as specs
+from loopline.batch import Batch
+from loopline.comparing import Comparison
 from loopline.datasets import Datasets
 from loopline.errors import NotFound
 from loopline.http import Http
 from loopline.job import Job
 from loopline.listing import Listing
+from loopline.search import Search
 from loopline.submitting import Spec
 from loopline.types import Document, DryRun
 
@@ -81,6 +84,25 @@ class Jobs:
         """
         tagged, is_trial = {**job.tags, **(tags or {})}, job.trial is not None
         return self.submit(specs.again(job.spec, job.dataset_id, changes or {}, tagged, is_trial=is_trial))
+
+    def compare(self, *job_ids: str, sort: str | None = None, top: int | None = None) -> Comparison:
+        """Jobs side by side: the fields in which their specs differ, and their metrics, the best job first. The id of a
+        batch or a search means all its jobs.
+
+        sort: a metric such as `accuracy`, or a field that differs. top: so many jobs at most.
+        """
+        ids = dict.fromkeys(each for job_id in job_ids for each in self._jobs_of(job_id))
+        return comparing.compared([self.get(each) for each in ids], sort=sort, top=top)
+
+    def _jobs_of(self, job_id: str) -> Sequence[str]:
+        """The ids of the jobs of a batch or a search; else the id itself."""
+        if job_id.startswith("batch_"):
+            batch = Batch.of(self._http.get_object(f"/v1/batches/{quote(job_id, safe='')}"))
+            return [row.id for row in batch.jobs]
+        if job_id.startswith("search_"):
+            search = Search.of(self._http.get_object(f"/v1/searches/{quote(job_id, safe='')}"))
+            return [trial.job_id for trial in search.trials if trial.job_id]
+        return [job_id]
 
     def dry_run(self, spec: Spec) -> DryRun:
         """What `submit` would do: checks the spec and says what the job would be. Nothing is uploaded or stored.

@@ -110,17 +110,17 @@ def _untimed(epoch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _made_with(card: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the weights: data, spec and tools."""
-    spec = {f"spec {path}": value for path, value in _leaves(card.get("spec") or {})}
+    spec = {f"spec {path}": value for path, value in leaves(card.get("spec") or {})}
     data = (card.get("data") or {}).get("sha256")
     return {**spec, "the hash of the data": data, **(card.get("made_with") or {})}
 
 
-def _leaves(document: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(document: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in document.items():
         if f"{path}{name}" in UNTOLD:
             continue
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{name}.")
+            yield from leaves(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
 

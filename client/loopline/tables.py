@@ -60,5 +60,5 @@ def _put(found: dict[str, Any], name: str, value: Any) -> None:
         for key, each in entries.items():
             if each is None or isinstance(each, bool | int | float | str | datetime):
                 found.setdefault(f"{below}{key}", each)
-    elif all(isinstance(each, str) for each in value):
+    elif value and all(isinstance(each, str) for each in value):
         found.setdefault(name, " ".join(value))

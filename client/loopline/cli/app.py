@@ -17,6 +17,7 @@ from loopline import errors
 from loopline.cli import (
     again,
     batches,
+    compare,
     datasets,
     jobs,
     keys,
@@ -28,7 +29,7 @@ from loopline.cli import (
     train,
     webhooks,
 )
-from loopline.cli.shared import UNREACHABLE, AsJson, Command, connected, print_json
+from loopline.cli.shared import UNREACHABLE, AsCsv, AsJson, Command, connected, exported, print_json
 from loopline.view.notes import say
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ for command in (
     jobs.delete,
     jobs.download,
     predict.predict,
+    compare.compare,
 ):
     app.command()(command)
 
@@ -148,7 +150,7 @@ def presets(
 
 
 @app.command()
-def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
+def workers(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List the workers and what each one is doing.
 
     A worker is omitted if it has sent no heartbeat for a minute.
@@ -157,8 +159,8 @@ def workers(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     with connected(ctx) as client:
         found = client.workers()
-    if as_json:
-        return print_json([worker.raw for worker in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No workers are up. Jobs are accepted and wait until one starts.")
     from loopline.view import service, table

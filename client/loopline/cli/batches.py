@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import CANCELLED, FAILED, AsJson, connected, for_each, print_json, typed
+from loopline.cli import export
+from loopline.cli.compare import Top
+from loopline.cli.shared import CANCELLED, FAILED, AsCsv, AsJson, connected, exported, for_each, print_json, typed
 from loopline.view.notes import note, say, warned
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def list_batches(
         int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many batches.")
     ] = 20,
     as_json: AsJson = False,
+    csv: AsCsv = None,
 ) -> None:
     """List batches, newest first.
 
@@ -76,8 +79,8 @@ def list_batches(
 
     with connected(ctx) as client:
         found = list(islice(client.batches.list(page_size=min(limit, 100)), limit))
-    if as_json:
-        return print_json([batch.raw for batch in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No batches yet. Submit one: loopline submit jobs/*.yaml")
     from loopline.view import batches as batch_view
@@ -87,19 +90,31 @@ def list_batches(
 
 
 @batches.command(name="show")
-def show_batch(ctx: typer.Context, batch_id: BatchId, as_json: AsJson = False) -> None:
+def show_batch(
+    ctx: typer.Context,
+    batch_id: BatchId,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="METRIC", help="Sort by this metric, the best job first.")
+    ] = None,
+    top: Top = None,
+    as_json: AsJson = False,
+    csv: AsCsv = None,
+) -> None:
     """Show a batch: a line for each job and a summary.
 
-    Example: loopline batches show last
+    Example: loopline batches show last --sort accuracy --top 5
     """
     with connected(ctx) as client:
         batch = client.batches.get(batch_id)
+    jobs, metric = batch.ranked(sort)
+    if csv is not None:
+        return export.save(jobs[:top], csv)
     if as_json:
         return print_json(batch.raw)
     from loopline.view import batches as batch_view
     from loopline.view import table
 
-    table.console().print(batch_view.Rows(batch_view.ordered(batch)))
+    table.console().print(batch_view.Rows(jobs[:top] if sort else batch_view.ordered(batch)[:top], metric=metric))
     return say(batch_view.total(batch))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopline.cli import columns
-from loopline.cli.shared import FAILED, AsJson, connected, print_json
+from loopline.cli.shared import FAILED, AsCsv, AsJson, connected, exported, print_json
 from loopline.errors import LooplineError
 from loopline.view.notes import changing, meter, note, say, warned
 
@@ -27,15 +27,15 @@ datasets = typer.Typer(
 
 
 @datasets.command(name="list")
-def list_datasets(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_datasets(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List data sets, newest first.
 
     Example: loopline datasets list
     """
     with connected(ctx) as client:
         found = list(client.datasets.list())
-    if as_json:
-        return print_json([dataset.raw for dataset in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No data sets yet. Upload one: loopline datasets upload FILE")
     from loopline.view import datasets as view
@@ -151,15 +151,15 @@ def inspected(file: Path, given: dict[str, Any]) -> Inspection:
 
 
 @datasets.command(name="inbox")
-def list_inbox(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_inbox(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List the files in the service's inbox and the result of each, newest first.
 
     Example: loopline datasets inbox
     """
     with connected(ctx) as client:
         found = list(client.datasets.inbox())
-    if as_json:
-        return print_json([file.raw for file in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("Nothing was taken in yet: the inbox is empty, or the service watches none (LOOPLINE_INBOX).")
     from loopline.view import datasets as view

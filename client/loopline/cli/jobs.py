@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import CANCELLED, FAILED, AsJson, connected, for_each, print_json, typed
+from loopline.cli.shared import CANCELLED, FAILED, AsCsv, AsJson, connected, exported, for_each, print_json, typed
 from loopline.view.notes import meter, note, say, say_json
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def list_jobs(
         int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many jobs.")
     ] = 20,
     as_json: AsJson = False,
+    csv: AsCsv = None,
 ) -> None:
     """List jobs, newest first.
 
@@ -56,8 +57,8 @@ def list_jobs(
         filters = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name}
         matching = client.jobs.list(**filters, full=as_json, page_size=min(limit, 100))
         found = list(islice(matching, limit))
-    if as_json:
-        return print_json([job.raw for job in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         filtered = any((kind, status, queue, tag, name))
         return say("No job fits." if filtered else "No jobs yet. Submit one: loopline submit job.yaml")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loopline.cli.shared import AsJson, connected, for_each, print_json
+from loopline.cli.shared import AsCsv, AsJson, connected, exported, for_each, print_json
 from loopline.view.notes import note, say
 
 keys = typer.Typer(
@@ -50,7 +50,7 @@ def create_key(
 
 
 @keys.command(name="list")
-def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_keys(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List the API keys of your tenant, newest first.
 
     The list includes revoked and expired keys. It contains no secrets.
@@ -59,8 +59,8 @@ def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     with connected(ctx) as client:
         found = list(client.keys.list())
-    if as_json:
-        return print_json([key.raw for key in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No keys yet. Make one: loopline keys create --scopes read,submit")
     from loopline.view import table, tenancy

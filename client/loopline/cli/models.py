@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import AsJson, connected, print_json
+from loopline.cli import export
+from loopline.cli.shared import AsCsv, AsJson, connected, exported, print_json
 from loopline.view.notes import meter, say
 from loopline.view.notes import note as hint
 
@@ -41,7 +42,7 @@ Expected = Annotated[
 
 
 @models.command(name="list")
-def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_models(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List the models, by name.
 
     Example: loopline models list
@@ -49,8 +50,8 @@ def list_models(ctx: typer.Context, as_json: AsJson = False) -> None:
     with connected(ctx) as client:
         found = list(client.models.list())
         others = {} if as_json else {model.name: _production(client, model) for model in found}
-    if as_json:
-        return print_json([model.raw for model in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No models yet. Register one: loopline models register NAME last")
     from loopline.view import models as view_models
@@ -63,6 +64,7 @@ def show_model(
     ctx: typer.Context,
     reference: Annotated[str, typer.Argument(metavar="NAME", help="A model, or one version of it (`vowels@3`).")],
     as_json: AsJson = False,
+    csv: AsCsv = None,
 ) -> None:
     """Show a model's versions, or one version with its spec.
 
@@ -73,8 +75,12 @@ def show_model(
     with connected(ctx) as client:
         if "@" in reference:
             version = client.models.version(reference)
+            if csv is not None:
+                return export.save([version], csv)
             return print_json(version.raw) if as_json else view_models.print_version(version)
         model = client.models.get(reference)
+        if csv is not None:
+            return export.save(client.models.versions(reference), csv)
         if as_json:
             return print_json(model.raw)
         return view_models.print_versions(list(client.models.versions(reference)))
@@ -165,15 +171,15 @@ def demote_model(
 
 
 @models.command(name="history")
-def show_history(ctx: typer.Context, name: Name, as_json: AsJson = False) -> None:
+def show_history(ctx: typer.Context, name: Name, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """Show which versions a model's aliases have pointed at, newest first.
 
     Example: loopline models history vowels
     """
     with connected(ctx) as client:
         found = list(client.models.history(name))
-    if as_json:
-        return print_json([move.raw for move in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say(f"No version of {name} was promoted yet: loopline models promote {name}@latest")
     from loopline.view import models as view_models

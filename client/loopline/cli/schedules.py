@@ -8,7 +8,19 @@ import typer
 
 from loopline import errors
 from loopline.cli.batches import leave_as
-from loopline.cli.shared import BAD_REQUEST, CANCELLED, FAILED, AsJson, connected, for_each, in_words, print_json, typed
+from loopline.cli.shared import (
+    BAD_REQUEST,
+    CANCELLED,
+    FAILED,
+    AsCsv,
+    AsJson,
+    connected,
+    exported,
+    for_each,
+    in_words,
+    print_json,
+    typed,
+)
 from loopline.view.notes import note, say
 
 if TYPE_CHECKING:
@@ -26,15 +38,15 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names or id
 
 
 @schedules.command(name="list")
-def list_schedules(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_schedules(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List the schedules, each with its next slot and its last result.
 
     Example: loopline schedules list
     """
     with connected(ctx) as client:
         found = list(client.schedules.list())
-    if as_json:
-        return print_json([schedule.raw for schedule in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No schedules yet. Make one: loopline schedules set nightly.yaml")
     from loopline.view import schedules as view_schedules
@@ -104,6 +116,7 @@ def show_history(
         int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many slots.")
     ] = 20,
     as_json: AsJson = False,
+    csv: AsCsv = None,
 ) -> None:
     """Show the result of each slot of a schedule and the reason, newest first.
 
@@ -114,8 +127,8 @@ def show_history(
     with connected(ctx) as client:
         schedule = client.schedules.get(name)
         found = list(islice(client.schedules.firings(name, page_size=min(limit, 100)), limit))
-    if as_json:
-        return print_json([firing.raw for firing in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     from loopline.view import schedules as view_schedules
 
     if not found:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import CANCELLED, FAILED, AsJson, connected, for_each, print_json, typed
+from loopline.cli import export
+from loopline.cli.compare import Top
+from loopline.cli.shared import CANCELLED, FAILED, AsCsv, AsJson, connected, exported, for_each, print_json, typed
 from loopline.cli.submit import Settings, changed, with_data
 from loopline.view.notes import note, say
 
@@ -143,6 +145,7 @@ def list_searches(
         int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many searches.")
     ] = 20,
     as_json: AsJson = False,
+    csv: AsCsv = None,
 ) -> None:
     """List searches, newest first.
 
@@ -152,8 +155,8 @@ def list_searches(
 
     with connected(ctx) as client:
         found = list(islice(client.searches.list(page_size=min(limit, 100)), limit))
-    if as_json:
-        return print_json([each.raw for each in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No searches yet. Submit one: loopline search search.yaml")
     from loopline.view import searches as view
@@ -163,14 +166,20 @@ def list_searches(
 
 
 @searches.command(name="show")
-def show_search(ctx: typer.Context, search_id: SearchId, as_json: AsJson = False) -> None:
+def show_search(
+    ctx: typer.Context, search_id: SearchId, top: Top = None, as_json: AsJson = False, csv: AsCsv = None
+) -> None:
     """Show a search: a line for each trial, the best first, and a summary.
 
     Example: loopline searches show last
     """
     with connected(ctx) as client:
         found = client.searches.get(search_id)
-    return print_json(found.raw) if as_json else _show(ctx, found)
+    if csv is not None:
+        from loopline.view import searches as view
+
+        return export.save(view.ordered(found)[:top], csv)
+    return print_json(found.raw) if as_json else _show(ctx, found, top)
 
 
 @searches.command(name="watch")

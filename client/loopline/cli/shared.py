@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +87,11 @@ class Command(TyperGroup):
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's JSON instead, for scripts.")]
 
 
+AsCsv = Annotated[
+    str | None, typer.Option("--csv", metavar="FILE", help="Save all columns as CSV to FILE instead; `-` prints it.")
+]
+
+
 def connected(ctx: typer.Context) -> Client:
     from loopline.client import Client
 
@@ -131,8 +136,19 @@ def for_each(names: Iterable[str], one: Callable[[str], str]) -> None:
         raise typer.Exit(BAD_REQUEST)
 
 
-def print_json(document: Mapping[str, Any] | list[Mapping[str, Any]]) -> None:
+def print_json(document: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     say_json(document, indent=2)
+
+
+def exported(found: Sequence[Any], *, as_json: bool, csv: str | None) -> bool:
+    """Prints a list as JSON or saves it as CSV, if that was asked for. Whether it was."""
+    if csv is not None:
+        from loopline.cli import export
+
+        export.save(found, csv)
+    elif as_json:
+        print_json([each.raw for each in found])
+    return as_json or csv is not None
 
 
 def hoisted(args: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loopline import errors
-from loopline.cli.shared import FAILED, AsJson, connected, for_each, print_json
+from loopline.cli.shared import FAILED, AsCsv, AsJson, connected, exported, for_each, print_json
 from loopline.view.notes import note, say
 
 webhooks = typer.Typer(
@@ -67,15 +67,15 @@ def create_webhook(
 
 
 @webhooks.command(name="list")
-def list_webhooks(ctx: typer.Context, as_json: AsJson = False) -> None:
+def list_webhooks(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) -> None:
     """List the webhooks of your tenant, newest first.
 
     Example: loopline webhooks list
     """
     with connected(ctx) as client:
         found = list(client.webhooks.list())
-    if as_json:
-        return print_json([webhook.raw for webhook in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No webhooks yet. Make one: loopline webhooks create https://...")
     from loopline.view import table, tenancy
@@ -163,6 +163,7 @@ def list_deliveries(
         int, typer.Option("--limit", "-n", metavar="COUNT", min=1, help="List at most this many messages.")
     ] = 20,
     as_json: AsJson = False,
+    csv: AsCsv = None,
 ) -> None:
     """List the messages of a webhook and their results, newest first.
 
@@ -172,8 +173,8 @@ def list_deliveries(
 
     with connected(ctx) as client:
         found = list(islice(client.webhooks.deliveries(webhook_id, page_size=min(limit, 100)), limit))
-    if as_json:
-        return print_json([delivery.raw for delivery in found])
+    if exported(found, as_json=as_json, csv=csv):
+        return None
     if not found:
         return say("No messages yet. Try one: loopline webhooks test ID")
     from loopline.view import table, tenancy

@@ -47,9 +47,11 @@ class Rows:
 
     jobs: Sequence[BatchJob]
     reasons: bool = True
+    metric: str | None = None
+    """What is shown of jobs that have it, in place of the main metric."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = [_row(job) for job in self.jobs]
+        rows = [_row(job, self.metric) for job in self.jobs]
         for row in rows:
             if not self.reasons or str(row["status"]) not in ("failed", "succeeded"):
                 row["why"] = ""  # that somebody cancelled it is nobody's news
@@ -194,20 +196,22 @@ def _rank(job: BatchJob) -> int:
     return FIRST.index(job.status) if job.status in FIRST else len(FIRST)
 
 
-def _row(job: BatchJob) -> dict[str, str | Text]:
+def _row(job: BatchJob, metric: str | None = None) -> dict[str, str | Text]:
     why = ": ".join(part for part in (job.reason, job.message) if part)
     return {
         "status": _status(job.status),
         "name": _clean(job.name),
-        "reached": _reached(job),
+        "reached": _reached(job, metric),
         "took": text.duration(job.seconds),
         "id": job.id,
         "why": _clean(why, ""),
     }
 
 
-def _reached(job: BatchJob) -> str:
+def _reached(job: BatchJob, metric: str | None = None) -> str:
     """The one number that counts most: of the test split if there is one; else how far the job is."""
+    if metric is not None and job.metrics.get(metric) is not None:
+        return f"{metric} {text.number(job.metrics[metric])}"
     if not job.terminal:
         far = f"epoch {job.epoch}/{job.epochs}" if job.epochs else f"epoch {job.epoch}"
         if job.silent_since:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from loopline.view.notes import changing, note, on_retry
 from loopline.view.watching import in_sight
 
 STYLES = {**table.STYLES, "refused": "magenta"}
-MOST_LETTERS = 24
-"""Of a chosen value that is a text or a mapping."""
 SPARK_WIDTH = 40
 LEAST_SHARE = 0.005
 
@@ -34,7 +31,7 @@ def listed(found: Iterable[Search]) -> table.Listing:
             "name": table.name(search.name),
             "status": _status(search.status),
             "trials": f"{search.made} of {search.wanted}",
-            "varied": ", ".join(short_names(search.varied).values()),
+            "varied": ", ".join(table.short_names(search.varied).values()),
             "created": text.ago(search.created_at),
         }
         for search in found
@@ -51,7 +48,7 @@ class Rows:
     most: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        search, names = self.search, short_names(self.search.varied)
+        search, names = self.search, table.short_names(self.search.varied)
         rows = [_row(search, trial, names) for trial in ordered(search)[: self.most]]
         fields = [*names.values()]
         shown = [name for name in rows[0] if name != "why" or any(str(row["why"]) for row in rows)]
@@ -167,7 +164,7 @@ def importance(search: Search) -> str:
     """Which fields mattered most, and what that is said of."""
     if not search.importance:
         return ""
-    names = short_names(search.varied)
+    names = table.short_names(search.varied)
     shares = ", ".join(
         f"{_clean(names.get(each.path, each.path))} {text.percent(each.share) if each.share >= LEAST_SHARE else '0%'}"
         for each in search.importance
@@ -229,17 +226,6 @@ def line(search: Search, trial: Trial) -> str:
     return "  ".join(part for part in (*parts, "best so far" if best else "") if part)
 
 
-def short_names(paths: Sequence[str]) -> Mapping[str, str]:
-    """The end of each path that no other one has: `lr` of `training.optimizer.lr`."""
-    found = {}
-    for path in paths:
-        parts = path.split(".")
-        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        unique = (end for end in ends if not any(other != path and f".{other}".endswith(f".{end}") for other in paths))
-        found[path] = text.one_line(next(unique, path))
-    return found
-
-
 def _best(best: BestTrial, search: Search) -> str:
     return f"trial {best.trial}: {search.metric} {text.number(best.value)} ({_chosen(search, best.choices)})"
 
@@ -256,7 +242,7 @@ def _row(search: Search, trial: Trial, names: Mapping[str, str]) -> dict[str, st
         "trial": f"{trial.trial} best" if is_best else str(trial.trial),
         "status": _status(trial.status),
         search.metric.removeprefix("validation_") or "value": _reached(trial),
-        **{name: _value(trial.choices[path]) if path in trial.choices else "" for path, name in names.items()},
+        **{name: table.value(trial.choices[path]) if path in trial.choices else "" for path, name in names.items()},
         "took": text.duration(trial.seconds),
         "id": trial.job_id or text.NOTHING,
         "why": _clean(trial.message, "") if failed else "",
@@ -272,16 +258,8 @@ def _reached(trial: Trial) -> str:
 
 
 def _chosen(search: Search, choices: Mapping[str, Any]) -> str:
-    names = short_names([*search.varied, *(path for path in choices if path not in search.space)])
-    return ", ".join(f"{names[path]}={_value(chosen)}" for path, chosen in choices.items())
-
-
-def _value(chosen: Any) -> str:
-    if isinstance(chosen, float):
-        return f"{chosen:.3g}"
-    words = chosen if isinstance(chosen, str) else json.dumps(chosen, ensure_ascii=False)
-    words = text.one_line(words)
-    return words if len(words) <= MOST_LETTERS else f"{words[: MOST_LETTERS - 1]}…"
+    names = table.short_names([*search.varied, *(path for path in choices if path not in search.space)])
+    return ", ".join(f"{names[path]}={table.value(chosen)}" for path, chosen in choices.items())
 
 
 def _counts(search: Search) -> str:

@@ -5,6 +5,7 @@ On a terminal there are colours and tables, elsewhere plain lines without contro
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ PLAIN_WIDTH = 10_000
 LEAST_WIDTH = 14
 MOST_LETTERS = 32
 """Of a name in a list."""
+MOST_LETTERS_OF_A_VALUE = 24
+"""Of a chosen value that is a text or a mapping."""
 
 
 class Unpadded:
@@ -147,6 +150,26 @@ class Listing:
 def name(given: str | None) -> str:
     """A name in a list: a long one would take the place of the other columns. `--json` and `show` have all of it."""
     return text.shortened(given or "", MOST_LETTERS) or text.NOTHING
+
+
+def short_names(paths: Sequence[str]) -> Mapping[str, str]:
+    """The end of each path that no other one has: `lr` of `training.optimizer.lr`."""
+    found = {}
+    for path in paths:
+        parts = path.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        unique = (end for end in ends if not any(other != path and f".{other}".endswith(f".{end}") for other in paths))
+        found[path] = text.one_line(next(unique, path))
+    return found
+
+
+def value(chosen: Any) -> str:
+    """A value of a field of a spec, in few letters."""
+    if isinstance(chosen, float):
+        return f"{chosen:.3g}"
+    words = chosen if isinstance(chosen, str) else json.dumps(chosen, ensure_ascii=False)
+    words = text.one_line(words)
+    return words if len(words) <= MOST_LETTERS_OF_A_VALUE else f"{words[: MOST_LETTERS_OF_A_VALUE - 1]}…"
 
 
 def warnings(sentences: Sequence[str]) -> list[tuple[str, str | Text]]:

@@ -38,6 +38,7 @@ NAMED = {
 VIEWS = [
     ["list"],
     ["show", "last"],
+    ["compare", "last", "job_2"],
     ["workers"],
     ["whoami"],
     ["presets"],
