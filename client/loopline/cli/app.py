@@ -18,6 +18,7 @@ from loopline.cli import (
     again,
     batches,
     compare,
+    completion,
     datasets,
     jobs,
     keys,
@@ -67,14 +68,16 @@ for command in (
     jobs.download,
     predict.predict,
     compare.compare,
+    completion.completion,
 ):
     app.command()(command)
 
 
 def main() -> None:
     """The entry point of the `loopline` command."""
+    completion.prepare()
     try:
-        app(prog_name="loopline")
+        app(prog_name=completion.PROGRAM)
     finally:
         gc.freeze()  # or the interpreter searches all modules for garbage at its end, for a fifth of the time
 

@@ -17,6 +17,7 @@ import yaml
 from loopline import Client, Search
 from loopline.cli.app import app
 from loopline.view import searches as view
+from loopline.view import table
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -327,4 +328,4 @@ def test_a_pruned_trial_is_listed_as_such(run: Run, client: Client, service: Any
 
 def test_short_names_are_the_ends_of_paths_that_no_other_has() -> None:
     paths = ["training.optimizer.lr", "training.lr_schedule.lr", "architecture.cell", "lr"]
-    assert [*view.short_names(paths).values()] == ["optimizer.lr", "lr_schedule.lr", "cell", "lr"]
+    assert [*table.short_names(paths).values()] == ["optimizer.lr", "lr_schedule.lr", "cell", "lr"]
