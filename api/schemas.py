@@ -710,8 +710,8 @@ class SearchSettings(Answer):
     stop_early: StopEarly | None
     """Null if every trial is trained to its end."""
     minutes: float | None
-    """No trial begins later than this many minutes after the submission. Null if there is no limit; adding trials after
-    the limit removes it."""
+    """How many minutes the trials and the final model may take from the submission on; what has begun is completed.
+    Null if there is no limit; adding trials after the limit removes it."""
     final: bool
     """Whether the best trial's spec is trained once more, on the samples of training and validation together."""
     base: dict[str, Any] | None

@@ -76,10 +76,9 @@ def _seconds(wanted: Wanted, trial: Trial, longest: float, at_once: int) -> floa
     if first is None:
         return None
     each = (first + longest) / 2
-    trials = math.ceil(wanted.trials / at_once) * each
-    if minutes is not None:  # the first trial is made in any case
-        trials = min(trials, max(60.0 * minutes, first))
-    return trials + (each if wanted.section.final else 0.0)
+    final = each if wanted.section.final else 0.0
+    whole = math.ceil(wanted.trials / at_once) * each + final
+    return whole if minutes is None else min(whole, max(60.0 * minutes, first + final))  # one trial is made in any case
 
 
 def _message(wanted: Wanted, trial: Trial, longest: float, seconds: float | None) -> str:

@@ -49,8 +49,8 @@ class Section(BaseModel):
     """Null: 40, or every combination if there are fewer; every combination of a grid. With `minutes`: 1,000 at most, as
     many as there is time for."""
     minutes: float | None = Field(None, gt=0, le=MOST_MINUTES)
-    """No trial begins later than this many minutes after the submission, or when too little time seems to be left for
-    it. Null: no limit."""
+    """How many minutes the trials and the final model may take from the submission on. No trial begins when too little
+    time seems to be left for it and for the final model; what has begun is completed. Null: no limit."""
     final: bool = True
     """True trains the best trial's spec once more, on the samples of training and validation together, and tests this
     model once. No trial is tested. False tests every trial, and trains no final model."""

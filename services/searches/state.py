@@ -72,7 +72,7 @@ def _message(session: Session, search: Search) -> str | None:
     said = []
     minutes: float | None = search.settings.get("minutes")
     if minutes is not None and search.made < search.trials:
-        said.append(f"No time is left for another trial (minutes: {minutes:g}).")
+        said.append(f"No time was left for another trial (minutes: {minutes:g}).")
     model = final.newest(session, search.id)
     if search.settings.get("final_refused"):
         said.append(search.message or "The final model was refused.")

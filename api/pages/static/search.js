@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { fill, h, say, the } from "./dom.js";
-import { duration, moment, NONE, number, words } from "./format.js";
+import { between, duration, moment, NONE, number, words } from "./format.js";
 import { live } from "./live.js";
 import { parallel } from "./parallel.js";
 import { chip, counted, drawActions, missing, shown, tile } from "./resource.js";
@@ -60,12 +60,22 @@ function ranked() {
   return search.trials.filter((trial) => trial.value !== null).sort((a, b) => sign * (a.value - b.value));
 }
 
+/** How long it has taken, and what its budget of minutes leaves. */
+function timeTile() {
+  const took = Math.round(between(search.created_at, search.ended_at));
+  if (search.settings.minutes === null) return tile(search.terminal ? "Took" : "Time", duration(took));
+  const budget = 60 * search.settings.minutes;
+  const left = took < budget ? `${duration(Math.round(budget) - took)} left` : "used up: what has begun is completed";
+  return tile(search.terminal ? "Took" : "Time used", duration(took), `of ${duration(budget)}${search.terminal ? "" : `, ${left}`}`);
+}
+
 function drawTiles() {
   const { best, final } = search;
   const tested = final && (Object.entries(final.metrics).find(([name, value]) => name.startsWith("test_") && !name.endsWith("_loss") && value !== null) ?? Object.entries(final.metrics).find(([name]) => name.startsWith("test_")));
   fill(
     the("tiles"),
-    tile("Trials", `${number(search.made)} of ${number(search.wanted)}`, counted(search.counts)),
+    tile("Trials", search.settings.minutes === null ? `${number(search.made)} of ${number(search.wanted)}` : number(search.made), counted(search.counts)),
+    timeTile(),
     tile(`Best ${words(search.settings.metric)}`, best ? number(best.value) : NONE, best && h("a", { href: `/jobs/${best.job_id}` }, `trial ${best.trial}`)),
     final && tile(tested ? `Final model, ${words(tested[0])}` : "Final model", tested ? number(tested[1]) : final.status, h("a", { href: `/jobs/${final.job_id}` }, "its job")),
     final?.status === "succeeded" && tile("Ask it", h("a", { href: `/try?job=${final.job_id}` }, "Try it")),
@@ -136,4 +146,5 @@ function drawParallel() {
 
 the("every").addEventListener("change", drawTrials);
 new ResizeObserver(() => search && drawParallel()).observe(the("parallel"));
+setInterval(() => search && !search.terminal && !document.hidden && drawTiles(), 1000);
 const look = live(path, draw, { every: 3, until: (found) => found.terminal, fail: missing("search") });

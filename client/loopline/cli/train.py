@@ -31,7 +31,9 @@ def train(
     settings: submit.Settings = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", metavar="MINUTES", min=0.01, help="Search for the best values for this long first."),
+        typer.Option(
+            "--minutes", metavar="MINUTES", min=0.01, help="Search for the best values within this time first."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Name the job; by default after the data.")
@@ -47,7 +49,7 @@ def train(
     """Train a model on a file, without a spec.
 
     The network, and everything else that you do not set, is chosen for the data. With --minutes, the service also
-    trains models with other values for this long and compares them on validation data. Then it trains the best one
+    trains models with other values within this time, and compares them on validation data. Then it trains the best one
     once more, on all samples but the test. The command follows the training until it ends. Columns that you do not
     name are inferred.
 

@@ -72,7 +72,7 @@ def plan(search: Search) -> str:
     minutes = below(search.raw, "settings").get("minutes")
     many = text.count(search.wanted, "trial")
     if isinstance(minutes, int | float):
-        many = f"trials for {text.duration(60.0 * minutes)}, at most {search.wanted:,}"
+        many = f"trials within {text.duration(60.0 * minutes)}, at most {search.wanted:,}"
     return f"{many}{at_once}, by {search.metric}"
 
 

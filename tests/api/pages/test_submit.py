@@ -81,7 +81,9 @@ def test_a_search_is_submitted_by_its_fields_and_wrong_ones_are_shown_there(
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
     assert barriers(page) == []
     page.get_by_label("Unit of the budget").select_option("trials")
-    budget.fill("3")
+    budget.fill("7")
+    expect(editor).to_have_value(re.compile(r"search: {trials: 7}"))
+    page.get_by_label("Unit of the budget").select_option("minutes")
     expect(page.locator("#budget-problem")).to_be_empty()
     expect(page.get_by_role("button", name="Submit")).to_be_enabled()
     editor.fill(editor.input_value().replace("walks\n", "mine\n", 1))
@@ -89,8 +91,12 @@ def test_a_search_is_submitted_by_its_fields_and_wrong_ones_are_shown_there(
     expect(page.get_by_role("button", name="Submit")).to_be_enabled()
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/searches/search_*")
+    expect(page.locator("#tiles")).to_contain_text(
+        re.compile(r"Time used.* s?of 7 min, 6 min [\d]+ s left|Time used0 sof 7 min")
+    )
     [made] = client.get("/v1/searches").get_json()["data"]
-    assert (made["name"], made["wanted"], list(made["settings"]["datasets"])) == ("mine", 3, ["walks@1"])
+    settings = made["settings"]
+    assert (made["name"], settings["minutes"], list(settings["datasets"])) == ("mine", 7, ["walks@1"])
 
 
 def test_a_batch_is_submitted_from_its_example(client: FlaskClient, server: str, page: Page) -> None:

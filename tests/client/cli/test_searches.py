@@ -100,7 +100,7 @@ def test_the_final_model_is_told(run: Run, client: Client, service: Any, tmp_pat
     path.write_text(yaml.safe_dump({**tiny, "search": {"space": SPACE, "trials": 1, "minutes": 10}}, sort_keys=False))
     submitted = run("search", path)
     assert submitted.exit_code == 0, submitted.output
-    assert "trials for 10 min, at most 1, by validation_loss" in submitted.stdout
+    assert "trials within 10 min, at most 1, by validation_loss" in submitted.stdout
     search = newest(client)
     service.trial(search.id, 0.5)
     waiting = newest(client).final

@@ -80,7 +80,7 @@ def test_a_pipe_gets_few_of_many_epochs_and_the_last(
 def test_minutes_make_it_a_search(invoke: Invoke, service: Service) -> None:
     done = invoke("train", "walks.csv", *COLUMNS, "--minutes", "10", "--detach", "--set", "architecture.num_layers=1")
     assert done.exit_code == 0, done.output
-    assert "trials for 10 min, at most 1,000, by validation_loss" in done.stdout
+    assert "trials within 10 min, at most 1,000, by validation_loss" in done.stdout
     assert "/v1/jobs" not in sent(service)
     shown = json.loads(invoke("searches", "show", "last", "--json").stdout)
     assert {"training.optimizer.lr", "architecture.hidden_size"} <= shown["settings"]["space"].keys()

@@ -179,6 +179,23 @@ def test_no_trial_begins_for_which_too_little_time_is_left(engine: Engine, submi
     assert found(engine, search).status == "succeeded"
 
 
+@pytest.mark.parametrize(("is_final", "more"), [(True, False), (False, True)])
+def test_the_minutes_have_room_for_the_final_model(
+    engine: Engine, submit: Submit, scope: Scope, is_final: bool, more: bool
+) -> None:
+    search = submit(space=LR, minutes=10.0, final=is_final)
+    look(engine)
+    with scope() as session:  # four minutes are left, and a trial takes three
+        session.execute(sa.update(Search).values(created_at=Search.created_at - 360.0))
+        job = attempts.claim(session, "default", worker="host:1", lease_seconds=60)
+        assert job is not None
+        session.execute(sa.update(Job).values(started_at=Job.started_at - 180.0))
+        result = {"best_epoch": 1, "epochs": 3, "stopped_early": False, "metrics": {"validation_loss": 0.5}}
+        attempts.succeed(session, Lease.of(job), result, [])
+    look(engine)
+    assert (found(engine, search).made == 2, jobs(engine, search)[-1].trial is None) == (more, is_final)
+
+
 def _age(scope: Scope, seconds: float = 600.0) -> None:
     """As if all searches had been submitted so much earlier, and are to be looked at now."""
     with scope() as session:
@@ -196,7 +213,7 @@ def test_the_first_trial_is_made_in_any_case_and_the_end_says_that_time_is_over(
     assert look(engine) == []
     ended = found(engine, search)
     assert (ended.status, ended.made) == ("succeeded", 1)
-    assert ended.message == "No time is left for another trial (minutes: 10)."
+    assert ended.message == "No time was left for another trial (minutes: 10)."
 
 
 @pytest.mark.parametrize("trials", [None, 5])
