@@ -9,7 +9,7 @@ TESTERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 2)')
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test properties test-browser test-containers chaos nights gpu-check lint format docs bench house histories lock clean
+.PHONY: help setup demo run up down test properties test-browser test-containers chaos nights gpu-check lint format docs pictures bench house histories lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ format: setup  ## format the code with ruff, and fix what ruff can fix
 
 docs: setup  ## write docs/spec.md, docs/settings.md and the table of docs/metrics.md from the code
 	@$(BIN)/python docs/tables.py
+
+pictures: setup  ## take the pictures of the web pages in docs/pictures (needs Chromium; see test-browser)
+	@$(BIN)/python docs/pictures.py
 
 bench: setup  ## measure speed and accuracy, and write benchmarks/RESULTS.md (20 minutes; ONLY=loop measures one part)
 	@$(BIN)/python -m benchmarks $(ONLY)

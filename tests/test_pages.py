@@ -40,6 +40,25 @@ def test_the_readme_shows_lines_of_the_run_in_the_picture() -> None:
         assert numbers == [f"{drawn[name][int(epoch) - 1]:.4f}" for name in names]
 
 
+def test_the_pictures_of_the_web_pages_are_small_and_in_the_documents_with_words_for_them() -> None:
+    """`make pictures` takes them; docs/pictures.py has their names."""
+    folder = ROOT / "docs" / "pictures"
+    named = {f"{name}.png" for name in runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]}
+    assert {path.name for path in folder.iterdir()} == named
+    shown = [found for page in sorted((ROOT / "docs").glob("*.md")) for found in pictures_in(page)]
+    assert {name for _, name in shown} == named
+    assert [name for words, name in shown if len(words) < 40] == []
+    for name in named:
+        content = (folder / name).read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n"), name
+        assert len(content) < 60_000, name
+
+
+def pictures_in(page: Path) -> list[tuple[str, str]]:
+    """What stands for each picture of a web page, and its name."""
+    return re.findall(r"^!\[([^\]]*)\]\(pictures/([\w.-]+)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_every_page_of_docs_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert [*re.findall(r"^## (\S+):", index, re.MULTILINE)] == ["Tutorial", "How-to", "Reference", "Why"]

@@ -30,6 +30,7 @@ OTHERS = {
 }
 """By their path, the names of documents outside of `docs/`."""
 INDEX = "index"
+PICTURES = {".svg": "image/svg+xml", ".png": "image/png"}
 MOST_FOUND = 30
 SNIPPET = 160
 """Characters that are shown around a word that was found."""
@@ -71,7 +72,8 @@ def document(name: str) -> Response:
 def picture(name: str) -> Response:
     if name not in _pictures():
         raise NotFound("There is no such picture.")
-    return send_file(_pictures()[name], mimetype="image/svg+xml", max_age=3600)
+    path = _pictures()[name]
+    return send_file(path, mimetype=PICTURES[path.suffix], max_age=3600)
 
 
 def _shown(name: str, words: str) -> Response:
@@ -90,7 +92,7 @@ def _page() -> Page:
 
 @cache
 def _pictures() -> dict[str, Path]:
-    return {path.name: path for path in FOLDER.glob("*.svg")}
+    return {path.name: path for path in sorted(FOLDER.rglob("*")) if path.suffix in PICTURES}
 
 
 @cache

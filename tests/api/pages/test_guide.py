@@ -21,14 +21,21 @@ def test_every_link_and_picture_of_a_document_leads_somewhere(client: FlaskClien
     text = answer.get_data(as_text=True)
     assert " style=" not in text
     article = text.partition("<article")[2].partition("</article>")[0]
-    parts = {}
+    parts: dict[str, set[bytes]] = {}
     for link in set(re.findall(r'(?:href|src)="(/[^"]*)"', article)):
         path, _, part = link.partition("#")
         if path not in parts:
             with client.get(path) as found:
                 assert found.status_code == 200, link
-                parts[path] = set(re.findall(r'id="([^"]+)"', found.get_data(as_text=True)))
-        assert not part or part in parts[path], link
+                parts[path] = set(re.findall(rb'id="([^"]+)"', found.get_data()))
+        assert not part or part.encode() in parts[path], link
+
+
+@pytest.mark.parametrize(("name", "kind"), [("curve.svg", "image/svg+xml"), ("job.png", "image/png")])
+def test_a_picture_of_a_document_comes_as_what_it_is(client: FlaskClient, name: str, kind: str) -> None:
+    with client.get(f"/guide/pictures/{name}") as answer:
+        assert (answer.status_code, answer.mimetype) == (200, kind)
+    assert client.get("/guide/pictures/page.md").status_code == 404
 
 
 def test_a_search_finds_sections_and_shows_what_was_asked_as_text(client: FlaskClient) -> None:
