@@ -1,14 +1,15 @@
 // Asking the service. An answer that is a problem (RFC 9457) becomes a Problem. Who has to sign in is led there.
 
 import { session, signIn } from "./session.js";
+import { inWords } from "./wording.js";
 
 export class Problem extends Error {
   constructor(status, document) {
-    super(document.detail || document.title || `The service answered ${status}.`);
+    super(inWords(document.detail) || document.title || `The service answered ${status}.`);
     this.status = status;
     this.code = document.code;
     /** What is wrong at which place: `{pointer, detail}` each. */
-    this.errors = document.errors ?? [];
+    this.errors = (document.errors ?? []).map((each) => ({ ...each, detail: inWords(each.detail) }));
   }
 }
 

@@ -9,6 +9,7 @@ import { list } from "./lists.js";
 import { live } from "./live.js";
 import { judged, spreadOut, state } from "./state.js";
 import { table } from "./tables.js";
+import { inWords } from "./wording.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/datasets/${encodeURIComponent(id)}`;
@@ -66,12 +67,12 @@ function drawAlarms(dataset) {
   const told = dataset.report?.notes ?? [];
   fill(
     the("alarms"),
-    dataset.status === "rejected" && h("div", { class: "notice bad", role: "alert" }, h("p", {}, dataset.message), h("ul", {}, (dataset.problems ?? []).map((each) => h("li", {}, each.detail)))),
+    dataset.status === "rejected" && h("div", { class: "notice bad", role: "alert" }, h("p", {}, inWords(dataset.message)), h("ul", {}, (dataset.problems ?? []).map((each) => h("li", {}, inWords(each.detail))))),
     dataset.status === "validating" && h("p", { class: "notice" }, "The file is being checked. No job can use it before that; this page shows when it is ready."),
     dataset.status === "raw" && h("p", { class: "notice" }, "This file is kept as it came, for jobs that predict. No job can train on it."),
-    [...warned].map((warning) => h("p", { class: "notice warn" }, warning)),
-    remarks.filter((each) => each.severity === "note").map((each) => h("p", { class: "notice" }, each.where ? `${each.where}: ${each.detail}` : each.detail)),
-    told.map((note) => h("p", { class: "notice" }, note)),
+    [...warned].map((warning) => h("p", { class: "notice warn" }, inWords(warning))),
+    remarks.filter((each) => each.severity === "note").map((each) => h("p", { class: "notice" }, inWords(each.where ? `${each.where}: ${each.detail}` : each.detail))),
+    told.map((note) => h("p", { class: "notice" }, inWords(note))),
   );
 }
 
@@ -97,7 +98,7 @@ function drawSchema(dataset) {
   const rows = Object.entries(dataset.schema).filter(([, value]) => value !== null && value.length !== 0).flatMap(([field, value]) => {
     const why = reasons.get(field);
     const values = [value].flat();
-    return [h("dt", {}, TITLES[field] ?? field), h("dd", {}, h("b", {}, values.slice(0, 30).join(", "), values.length > 30 ? ` and ${values.length - 30} more` : ""), why && h("small", { class: "below" }, `${why.sure}: ${why.why}`))];
+    return [h("dt", {}, TITLES[field] ?? field), h("dd", {}, h("b", {}, values.slice(0, 30).join(", "), values.length > 30 ? ` and ${values.length - 30} more` : ""), why && h("small", { class: "below" }, `${why.sure}: ${inWords(why.why)}`))];
   });
   fill(the("schema"), rows);
 }

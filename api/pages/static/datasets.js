@@ -6,18 +6,19 @@ import { bytes, moment, NONE, number } from "./format.js";
 import { list } from "./lists.js";
 import { send } from "./sending.js";
 import { table } from "./tables.js";
+import { COLUMNS, inWords } from "./wording.js";
 
 const HEAD_BYTES = 1 << 16;
 const LAYOUTS = { "": "as it is inferred", long: "long: a row is a step", wide: "wide: a row is a sequence", files: "files: a file is a sequence", text: "text: a row is a text" };
 const FIELDS = [
-  ["group", "Columns that name the sequence", true],
-  ["order", "Column that orders the steps", false],
-  ["target", "Columns to predict", true],
-  ["features", "Columns that a model reads at each step", true],
-  ["static", "Columns with one value for each sequence", true],
-  ["text", "Column of texts", false],
-  ["known_future", "Features that are known ahead", true],
-  ["split", "Column of train, validation, test", false],
+  ["group", true], // and whether it takes several columns
+  ["order", false],
+  ["target", true],
+  ["features", true],
+  ["static", true],
+  ["text", false],
+  ["known_future", true],
+  ["split", false],
 ];
 const FIRST = 3; // fields that are always shown; the others are below "more"
 let given = null; // {file, upload, columns, stop, reads, wanted}
@@ -103,8 +104,8 @@ async function startCorrection() {
 /** The fields of a schema; each can be left to be inferred. */
 function drawFields(schema) {
   const layout = h("select", { name: "layout" }, Object.entries(LAYOUTS).map(([value, text]) => h("option", { value, selected: value === (schema.layout ?? "") }, text)));
-  const shown = FIELDS.map(([name, title, several]) => h("label", { class: "field" }, h("span", {}, title), choice(name, several, schema[name])));
-  the("fields").replaceChildren(h("label", { class: "field" }, h("span", {}, "Layout"), layout), ...shown.slice(0, FIRST), h("details", { class: "wide-field" }, h("summary", {}, "More about its columns"), h("div", { class: "grid" }, shown.slice(FIRST))));
+  const shown = FIELDS.map(([name, several]) => h("label", { class: "field" }, h("span", {}, COLUMNS[name]), choice(name, several, schema[name])));
+  the("fields").replaceChildren(h("label", { class: "field" }, h("span", {}, COLUMNS.layout), layout), ...shown.slice(0, FIRST), h("details", { class: "wide-field" }, h("summary", {}, "More about its columns"), h("div", { class: "grid" }, shown.slice(FIRST))));
   for (const element of the("fields").querySelectorAll("select, input")) if (schema[element.name] !== undefined) element.dataset.changed = "yes";
   the("columns").hidden = false;
 }
@@ -158,15 +159,15 @@ function drawFindings(found) {
   the("make").disabled = found.problems.length > 0 || (found.message !== null && !found.unfinished);
   if (found.schema) infer(found.schema);
   const report = found.report;
-  say(the("read"), found.message ?? `Read as ${found.format.toUpperCase()}: ${report ? `${number(report.sequences)} ${report.sequences === 1 ? "sequence" : "sequences"} of ${number(report.min_length)} to ${number(report.max_length)} steps, ${number(report.features.length)} features` : `${number(found.samples)} sequences`}.`);
+  say(the("read"), inWords(found.message) ?? `Read as ${found.format.toUpperCase()}: ${report ? `${number(report.sequences)} ${report.sequences === 1 ? "sequence" : "sequences"} of ${number(report.min_length)} to ${number(report.max_length)} steps, ${number(report.features.length)} features` : `${number(found.samples)} sequences`}.`);
   the("read").className = found.message && !found.unfinished ? "notice bad" : "notice";
-  const details = found.problems.map((each) => each.detail).filter((detail) => !found.message?.includes(detail));
+  const details = found.problems.map((each) => each.detail).filter((detail) => !found.message?.includes(detail)).map(inWords);
   const reasons = (report?.reasons ?? []).filter((each) => each.sure === "guess");
   fill(
     the("findings"),
     details.length > 0 && h("ul", { class: "notice bad" }, details.map((detail) => h("li", {}, detail))),
-    found.warnings.map((warning) => h("p", { class: "notice warn" }, warning)),
-    reasons.length > 0 && h("p", { class: "notice" }, "Guessed: ", reasons.map((each) => `${each.field} ${each.value} (${each.why})`).join("; ")),
+    found.warnings.map((warning) => h("p", { class: "notice warn" }, inWords(warning))),
+    reasons.length > 0 && h("p", { class: "notice" }, "Guessed: ", reasons.map((each) => `${each.field} ${each.value} (${inWords(each.why)})`).join("; ")),
   );
 }
 

@@ -10,6 +10,7 @@ import { prose } from "./prose.js";
 import { may, Scope } from "./session.js";
 import { judged, named, reached, state, sure } from "./state.js";
 import { table } from "./tables.js";
+import { inWords } from "./wording.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/jobs/${encodeURIComponent(id)}`;
@@ -78,15 +79,15 @@ function alarms() {
   if (registered) found.push(h("div", { class: "notice good", role: "status" }, `The job is version ${registered.version} of the model `, h("a", { href: `/models/${encodeURIComponent(registered.model)}` }, registered.model), "."));
   const log = h("a", { href: "#log", onclick: () => choosePart("log") }, "its log and events");
   if (job.status === "failed") {
-    found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), job.message ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
+    found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), inWords(job.message) ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
   } else if (job.status === "cancelled" || job.status === "paused" || (job.message && !job.terminal)) {
     found.push(h("div", { class: "notice" }, job.message ?? `The job is ${job.status}.`));
   }
   if (job.silent_since) found.push(h("div", { class: "notice warn" }, "Its worker has sent no heartbeat since ", moment(job.silent_since, { seconds: true }), ". If none arrives, the job is queued again by itself."));
   if (job.waits_until && job.status === "queued") found.push(h("div", { class: "notice" }, "It starts again at ", moment(job.waits_until, { seconds: true }), " at the earliest."));
-  for (const warning of job.warnings) found.push(h("div", { class: "notice warn" }, warning));
+  for (const warning of job.warnings) found.push(h("div", { class: "notice warn" }, inWords(warning)));
   if (job.result?.baseline?.message) found.push(h("div", { class: "notice warn" }, job.result.baseline.message));
-  for (const advice of job.result?.advice ?? []) found.push(h("div", { class: "notice" }, advice));
+  for (const advice of job.result?.advice ?? []) found.push(h("div", { class: "notice" }, inWords(advice)));
   return found;
 }
 

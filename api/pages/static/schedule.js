@@ -5,6 +5,7 @@ import { between, duration, moment, NONE } from "./format.js";
 import { live } from "./live.js";
 import { chip, counted, drawActions, missing, tile } from "./resource.js";
 import { table } from "./tables.js";
+import { inWords } from "./wording.js";
 
 const name = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/schedules/${encodeURIComponent(name)}`;
@@ -46,7 +47,7 @@ function drawFirings(page) {
       firing.slot ? moment(firing.slot) : ["by hand, ", moment(firing.created_at)],
       chip(firing.outcome),
       counted(firing.counts) || NONE,
-      firing.message ?? "",
+      inWords(firing.message) ?? "",
       firing.ended_at ? duration(Math.round(between(firing.created_at, firing.ended_at))) : NONE,
       firing.batch_id ? h("a", { href: `/batches/${firing.batch_id}` }, "Batch") : "",
     ],

@@ -6,6 +6,7 @@ import { fill, h, say, the } from "./dom.js";
 import { KINDS, starter, yaml } from "./kinds.js";
 import { located } from "./pointers.js";
 import { may, Scope } from "./session.js";
+import { inWords } from "./wording.js";
 
 const PAUSE_MILLISECONDS = 500;
 const MOST_DATASETS = 100;
@@ -135,7 +136,7 @@ async function check() {
 
 function drawForeseen(dry) {
   const { pairs, warnings, chosen } = kind.foreseen(dry);
-  fill(the("warnings"), warnings.map((each) => h("p", { class: "notice warn" }, each)));
+  fill(the("warnings"), warnings.map((each) => h("p", { class: "notice warn" }, inWords(each))));
   fill(the("foreseen"), pairs.filter(([, value]) => value).flatMap(titled));
   the("chosen-part").hidden = chosen.length === 0;
   say(the("chosen-title"), `${chosen.length} fields are chosen for the data, and why`);

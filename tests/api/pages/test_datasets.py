@@ -35,6 +35,15 @@ def test_a_file_is_dropped_and_its_schema_corrected(
 ) -> None:
     page.goto(f"{server}/datasets")
     expect(page.get_by_role("heading", name="No data sets yet")).to_be_visible()
+    says = ["give it with --group NAME if there is one", "(--target NAME, or data.schema.target in a spec)"]
+    says += ["say --layout wide if not", "1 of 2 jobs failed: `loopline batches show batch_1` says which, and why."]
+    module = page.locator("link[href*='/assets/']").first.evaluate("link => new URL('wording.js', link.href).pathname")
+    assert page.evaluate("async ([module, says]) => says.map((await import(module)).inWords)", [module, says]) == [
+        "give it with “Columns that name the sequence” if there is one",
+        "(“Columns to predict”)",
+        "say “Layout: wide” if not",
+        "1 of 2 jobs failed: the batch batch_1 says which, and why.",
+    ]
     assert barriers(page) == []
     page.locator("#drop").evaluate(DROP, [f"{SCRIPT} Walks.csv", walks()])
     target = page.get_by_label("Columns to predict")

@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from loopline import files
 
 from api.pages import assets
 from api.pages.site import PAGES, Page
@@ -44,6 +46,20 @@ def test_no_template_has_a_script_or_a_style_within_it() -> None:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\son[a-z]+=|javascript:", text), path.name
         assert "|safe" not in text.replace(" ", ""), path.name
+
+
+def test_the_pages_speak_of_no_option_of_the_command() -> None:
+    texts = {path.name: path.read_text() for path in TEMPLATES.glob("*.html")}
+    assert [name for name, text in texts.items() if re.search(r"[\s(>]--[a-z]", text)] == []
+    commands = {name for name, text in texts.items() if re.search(r"<code[^>]*>loopline ", text)}
+    assert commands == {"base.html", "schedules.html"}  # where no page does the same
+    fields = re.search(r"COLUMNS = {(.*?)}", (assets.STATIC / "wording.js").read_text(), re.DOTALL)
+    assert fields is not None
+    known = {name.replace("_", "-") for name in re.findall(r"^  (\w+):", fields.group(1), re.MULTILINE)}
+    readers = Path(files.__file__).parent.glob("*.py")
+    named = {name for path in readers for name in re.findall(r'"[^"\n]*--([a-z-]+)', path.read_text())}
+    assert named
+    assert named <= known
 
 
 def test_no_script_reads_html_or_code_from_text() -> None:

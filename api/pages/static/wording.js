@@ -1,0 +1,25 @@
+// What the service says to people at a command line, in the words of the pages: a field of a form for each option.
+
+/** The fields of a schema, as the form of a new data set names them. */
+export const COLUMNS = {
+  layout: "Layout",
+  group: "Columns that name the sequence",
+  order: "Column that orders the steps",
+  target: "Columns to predict",
+  features: "Columns that a model reads at each step",
+  static: "Columns with one value for each sequence",
+  text: "Column of texts",
+  known_future: "Features that are known ahead",
+  split: "Column of train, validation, test",
+};
+const OPTION = /--(layout|group|order|target|features|static|text|known-future|split)\b(?: NAME\b| (long|wide|files|text)\b)?/g;
+const OF_A_SPEC = /, or (?:give )?data\.schema\.\w+ (?:in a spec|with it)/g;
+const COMMAND = /`loopline batches show (batch_\w+)`/g;
+
+export function inWords(text) {
+  if (typeof text !== "string") return text;
+  return text
+    .replace(OF_A_SPEC, "")
+    .replace(OPTION, (_, name, value) => `“${COLUMNS[name.replace("-", "_")]}${value ? `: ${value}` : ""}”`)
+    .replace(COMMAND, "the batch $1");
+}
