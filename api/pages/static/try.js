@@ -5,12 +5,14 @@ import { ask, get } from "./api.js";
 import { fill, h, problem, say, the } from "./dom.js";
 import { bytes, words } from "./format.js";
 import { may, Scope, session } from "./session.js";
+import { trusted } from "./trust.js";
 
 const query = new URLSearchParams(location.search);
 const MOST_ROWS = 500;
 const EMPTY_ROWS = 3;
 const LONG_CURL = 20000;
 const ASKED = "query";
+let described = null; // its model.json
 let about = null; // {path, job, dataset, title, link}
 let form = null; // {way, columns, whole}: what is asked, as columns of steps and as fields of the whole sequence
 let file = null; // {name, text}
@@ -161,6 +163,7 @@ function forgetAnswer() {
   if (!answered) return;
   answered = false;
   for (const id of ["asking", "who"]) say(the(id), "");
+  fill(the("trusted"));
   fill(the("answer"), h("p", { class: "muted" }, "It appears here when you ask."));
 }
 
@@ -180,6 +183,7 @@ async function send(event) {
     problem(the("problem"), null);
     say(the("who"), found.model.name ? `${found.model.name}@${found.model.version}` : "");
     drawAnswer(the("answer"), found, before);
+    fill(the("trusted"), trusted(described, found));
     answered = true;
   } catch (error) {
     if (mine !== asked) return;
@@ -247,7 +251,7 @@ function next() {
 
 async function start() {
   about = await find();
-  const document_ = await get(`/v1/jobs/${about.job}/model/model.json`);
+  const document_ = (described = await get(`/v1/jobs/${about.job}/model/model.json`));
   form = formOf(document_);
   document.title = `Try ${about.title} · Loopline`;
   say(the("title"), `Try ${about.title}`);

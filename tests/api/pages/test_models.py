@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,11 @@ def test_a_model_is_asked_by_a_form_and_with_a_csv(
     answer = page.locator("#answer")
     expect(answer.get_by_role("progressbar")).to_have_count(len(walking[1].classes))
     expect(page.get_by_role("alert")).to_be_hidden()
+    details = json.loads((walking[0].folder / "model.json").read_text())["details"]
+    split = "test" if "test" in details else "validation"
+    told = f"as measured on {sum(details[split]['calibration']['count'])} answers of the {split} part."
+    expect(page.locator("#trusted")).to_contain_text(told)
+    expect(page.locator("#trusted")).to_contain_text(re.compile(r"a probability of [01]\.\d to [01]\.\d"))
     expect(page.locator("#curl")).to_contain_text(f"/v1/jobs/{job_id}/predict")
     expect(page.locator("#curl")).to_contain_text('"speed":2.5')
     assert barriers(page) == []
