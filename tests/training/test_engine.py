@@ -140,6 +140,26 @@ def test_the_layers_agree_with_torch_in_float64(
 
 
 @compiled
+@pytest.mark.parametrize(("size", "hidden"), [(1, 31), (40, 8), (33, 50)])
+def test_products_of_many_rows_and_columns_agree_with_torch(size: int, hidden: int) -> None:
+    """More than the compiled code lays out at a time, and some that fill neither a register nor a tile."""
+    torch.manual_seed(0)
+    rnn, x = nn.LSTM(size, hidden, 2, batch_first=True, dtype=torch.float64), torch.randn(37, 23, size).double()
+    mine, given_x = copy.deepcopy(rnn).float(), x.float().requires_grad_()
+    x.requires_grad_()
+    outputs, _, _ = recur(mine, given_x, None)
+    wanted = by_torch(rnn, x, None)[0]
+    near(outputs, wanted)
+    assert outputs is not None
+    outputs.sin().mean().backward()  # type: ignore[no-untyped-call]
+    wanted.sin().mean().backward()  # type: ignore[no-untyped-call]
+    for found, reference in zip((given_x, *mine.parameters()), (x, *rnn.parameters()), strict=True):
+        assert reference.grad is not None
+        scale = float(reference.grad.abs().max())
+        torch.testing.assert_close(found.grad, reference.grad.float(), rtol=1e-3, atol=1e-5 * scale)
+
+
+@compiled
 @pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
 @pytest.mark.parametrize("lengths", [None, [6, 2, 9, 1]])
 def test_the_layers_go_on_from_states(cell: str, lengths: list[int] | None) -> None:

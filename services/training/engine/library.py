@@ -1,4 +1,4 @@
-"""The compiled layers of this machine, loaded: with torch's matrix product and torch's threads."""
+"""The compiled layers of this machine, loaded, with torch's threads."""
 
 from __future__ import annotations
 
@@ -99,14 +99,10 @@ def processor() -> str:
 def _ready(path: Path) -> ctypes.CDLL:
     folder = Path(torch.__file__).parent / "lib"
     try:
-        blas, openmp = ctypes.CDLL(str(folder / "libtorch_cpu.so")), ctypes.CDLL(str(folder / "libgomp.so.1"))
         library = ctypes.CDLL(str(path))
-        product = ctypes.cast(blas.sgemm_, Address)
-        team = ctypes.cast(openmp.GOMP_parallel, Address)
+        library.borrow(ctypes.cast(ctypes.CDLL(str(folder / "libgomp.so.1")).GOMP_parallel, Address))
     except (OSError, AttributeError) as error:
         raise Unavailable(f"this build of torch does not fit ({error})") from error
-    own = getattr(blas, "MKL_Set_Num_Threads_Local", None)
-    library.borrow(product, team, None if own is None else ctypes.cast(own, Address))
     for function in (library.forward, library.backward):
         function.argtypes, function.restype = [ctypes.POINTER(Layers)], None
     library.update.argtypes, library.update.restype = [ctypes.POINTER(Update)], None

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "borrowed.hpp"
+#include "threads.hpp"
 #include "functions.hpp"
 
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "borrowed.hpp"
+#include "threads.hpp"
 
 namespace {
 

@@ -7,7 +7,7 @@
 // that one matrix product makes the input's share of the gates of all of them. Gates are activated in place, and a
 // backward pass writes their gradients over them.
 //
-// The matrix products are those of the BLAS that is in torch, and the threads are torch's (borrowed.hpp).
+// The threads are torch's (threads.hpp), and the matrix products our own (panels.hpp).
 
 #include <algorithm>
 #include <cmath>
@@ -16,10 +16,11 @@
 #include <numeric>
 #include <vector>
 
-#include "borrowed.hpp"
+#include "threads.hpp"
 #include "functions.hpp"
 #include "losses.hpp"
 #include "norm.hpp"
+#include "panels.hpp"
 #include "update.hpp"
 
 namespace {
@@ -214,9 +215,21 @@ Index head_scratch(const Layers& l, Index sequences, Index steps) {
     return padded(rows * l.head->size) + padded(rows * l.pooled());
 }
 
+// The most that is laid out at a time.
+Index panels_of(const Layers& l) {
+    const Index gates = l.gates() * l.hidden, widest = std::max(l.input, l.width());
+    Index most = std::max(size_of_panels(gates, l.hidden), size_of_panels(l.hidden, gates));
+    for (Index size : {l.input, l.reads(l.layers - 1)})
+        most = std::max({most, size_of_panels(size, gates), size_of_panels(gates, size)});
+    if (l.head != nullptr)
+        most = std::max({most, size_of_panels(l.pooled(), l.head->size), size_of_panels(l.head->size, l.pooled()),
+                         size_of_panels(BLOCK, l.pooled())});
+    return std::max({most, size_of_panels(BLOCK, widest), size_of_panels(BLOCK, l.hidden)});
+}
+
 Index scratch_of(const Layers& l, Index sequences, Index steps) {
     const Index gates = l.gates() * l.hidden;
-    return padded(gates * l.hidden)                      // recurrent weights, transposed
+    return padded(panels_of(l))
            + padded(sequences * gates)                   // GRU: the recurrent share of the gates
            + 2 * padded(sequences * l.hidden)            // gradients of h and c, or what comes before the first step
            + 2 * padded(steps * l.width())               // gradients of what layers read and answer
@@ -261,11 +274,6 @@ struct Plan {
         return {mean, memory.take(l.width())};
     }
 };
-
-void transpose(const float* from, Index rows, Index columns, float* to) {
-    for (Index i = 0; i < rows; i++)
-        for (Index j = 0; j < columns; j++) to[j * rows + i] = from[i * columns + j];
-}
 
 // ---- cells: one step of some rows. `before` is null where a row begins from zeros.
 
@@ -370,7 +378,7 @@ struct Forward {
     const Plan& plan;
     const Shard& shard;
     const Saved saved;
-    float* transposed;
+    float* panels;
     float* recurrent;
     float *h_begin, *c_begin, *answers;
 
@@ -381,7 +389,7 @@ struct Forward {
           saved(layers, shard, Memory(layers.saved + plan.saved[number])) {
         float* scratch_at = l.scratch + plan.scratch[number];
         Memory memory(scratch_at);
-        transposed = memory.take(l.gates() * l.hidden * l.hidden);
+        panels = memory.take(panels_of(l));
         recurrent = memory.take(shard.size() * l.gates() * l.hidden);
         h_begin = memory.take(shard.size() * l.hidden);
         c_begin = memory.take(shard.size() * l.hidden);
@@ -415,9 +423,10 @@ struct Forward {
         for (Index j = 0; j < gates; j++)
             all[j] = weights[2][j] + (l.cell == GRU && j >= 2 * hidden ? 0.0f : weights[3][j]);
         for (Index row = 1; row < steps; row++) std::memcpy(all + row * gates, all, sizeof(float) * gates);
-        product(false, true, steps, gates, l.reads(layer), saved.read_by(l, layer), l.reads(layer), weights[0],
-                l.reads(layer), 1.0f, all, gates);
-        transpose(weights[1], gates, hidden, transposed);
+        const Index size = l.reads(layer);
+        lay_out(true, weights[0], size, size, gates, panels);
+        multiply(steps, gates, size, saved.read_by(l, layer), size, panels, true, all, gates);
+        lay_out(true, weights[1], hidden, hidden, gates, panels);
         const bool is_given = l.h0 != nullptr;
         if (is_given) {
             begin_from(l.h0, layer, d, h_begin);
@@ -447,8 +456,7 @@ struct Forward {
         if (rows <= 0) return;
         float* into = l.cell == GRU ? recurrent : now;
         if (h != nullptr)
-            product(false, false, rows, gates, hidden, h + from * ld, ld, transposed, gates,
-                    l.cell == GRU ? 0.0f : 1.0f, into + from * gates, gates);
+            multiply(rows, gates, hidden, h + from * ld, ld, panels, l.cell != GRU, into + from * gates, gates);
         float* out = kept.outputs + d * hidden + shard.begin[t] * width;
         for (Index row = from; row < to; row++) {
             float *g = now + row * gates, *o = out + row * width;
@@ -533,8 +541,8 @@ struct Forward {
                 std::memcpy(read + width, head.side + shard.rows[row] * head.beside, sizeof(float) * head.beside);
             std::memcpy(answers + at * head.size, head.bias, sizeof(float) * head.size);
         });
-        product(false, true, rows, head.size, pooled, saved.pooled, pooled, head.weight, pooled, 1.0f, answers,
-                head.size);
+        lay_out(true, head.weight, pooled, pooled, head.size, panels);
+        multiply(rows, head.size, pooled, saved.pooled, pooled, panels, true, answers, head.size);
         for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
             std::memcpy(head.outputs + output * head.size, answers + at * head.size, sizeof(float) * head.size);
         });
@@ -583,7 +591,7 @@ struct Backward {
     const Shard& shard;
     const Saved saved;
     std::vector<float*> into;  // as Layers::d_weights, of this shard
-    float *d_h, *d_c, *d_answered, *d_read, *before, *recurrent, *d_answers, *d_pooled;
+    float *panels, *d_h, *d_c, *d_answered, *d_read, *before, *recurrent, *d_answers, *d_pooled;
 
     Backward(const Layers& layers, const Plan& plan, Index number)
         : l(layers),
@@ -592,7 +600,7 @@ struct Backward {
           saved(layers, shard, Memory(layers.saved + plan.saved[number])) {
         float* scratch_at = l.scratch + plan.scratch[number];
         Memory memory(scratch_at);
-        memory.take(l.gates() * l.hidden * l.hidden);
+        panels = memory.take(panels_of(l));
         memory.take(shard.size() * l.gates() * l.hidden);
         d_h = memory.take(shard.size() * l.hidden);
         d_c = memory.take(shard.size() * l.hidden);
@@ -635,11 +643,11 @@ struct Backward {
         for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
             std::memcpy(d_answers + at * head.size, head.d_outputs + output * head.size, sizeof(float) * head.size);
         });
-        product(true, false, head.size, pooled, rows, d_answers, head.size, saved.pooled, pooled, 0.0f,
-                into[into.size() - 2], pooled);
+        multiply_transposed(head.size, pooled, rows, d_answers, head.size, saved.pooled, pooled, panels,
+                            into[into.size() - 2], pooled);
         sum_rows(d_answers, rows, head.size, into.back());
-        product(false, false, rows, pooled, head.size, d_answers, head.size, head.weight, pooled, 0.0f, d_pooled,
-                pooled);
+        lay_out(false, head.weight, pooled, head.size, pooled, panels);
+        multiply(rows, pooled, head.size, d_answers, head.size, panels, false, d_pooled, pooled);
         if (head.mask != nullptr)
             for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
                 const float* factor = head.mask + output * width;
@@ -737,8 +745,8 @@ struct Backward {
     void recur(Index layer, Index d, bool has_outputs) const {
         const Index hidden = l.hidden, gates = l.gates() * hidden, width = l.width();
         const Kept& kept = saved.layers[layer];
-        const float* weights = l.of(layer, d)[1];
         const float* outputs = kept.outputs + d * hidden;
+        lay_out(false, l.of(layer, d)[1], hidden, gates, hidden, panels);
         const bool is_top = layer + 1 == l.layers;
         for (Index row = 0; row < shard.size(); row++) {
             if (is_top && l.head != nullptr && l.head->pooling <= LAST)
@@ -793,8 +801,7 @@ struct Backward {
                 }
             }
             const float* back = l.cell == GRU ? recurrent + shard.begin[t] * gates : now;
-            product(false, false, going, hidden, gates, back, gates, weights, hidden, l.cell == GRU ? 1.0f : 0.0f, d_h,
-                    hidden);
+            multiply(going, hidden, gates, back, gates, panels, l.cell == GRU, d_h, hidden);
         }
     }
 
@@ -804,11 +811,11 @@ struct Backward {
         float* const* to = into.data() + 4 * (layer * l.directions + d);
         const float* own = saved.layers[layer].gates[d];
         const float* back = l.cell == GRU ? recurrent : own;
-        product(true, false, gates, size, steps, own, gates, saved.read_by(l, layer), size, 0.0f, to[0], size);
+        multiply_transposed(gates, size, steps, own, gates, saved.read_by(l, layer), size, panels, to[0], size);
         const Before h = states_before(layer, d);
         if (h.steps > 0)
-            product(true, false, gates, l.hidden, h.steps, back + h.first * gates, gates, h.states, h.ld, 0.0f, to[1],
-                    l.hidden);
+            multiply_transposed(gates, l.hidden, h.steps, back + h.first * gates, gates, h.states, h.ld, panels, to[1],
+                                l.hidden);
         else
             std::memset(to[1], 0, sizeof(float) * gates * l.hidden);
         sum_rows(own, steps, gates, to[2]);
@@ -829,10 +836,8 @@ struct Backward {
 
     // The gradient of what a layer has read: what the layer below has answered.
     void pass_down(Index layer) const {
-        const Index gates = l.gates() * l.hidden, width = l.width();
-        for (Index d = 0; d < l.directions; d++)
-            product(false, false, shard.steps(), width, gates, saved.layers[layer].gates[d], gates, l.of(layer, d)[0],
-                    width, d ? 1.0f : 0.0f, d_read, width);
+        const Index width = l.width();
+        read_back(layer, d_read);
         if (!l.has_mask(layer - 1)) return;
         for (Index t = 0; t < shard.time; t++)
             for (Index row = 0; row < shard.count[t]; row++) {
@@ -843,12 +848,19 @@ struct Backward {
             }
     }
 
+    // The gradient of what a layer has read, (steps, reads): of all its directions together.
+    void read_back(Index layer, float* to) const {
+        const Index gates = l.gates() * l.hidden, size = l.reads(layer);
+        for (Index d = 0; d < l.directions; d++) {
+            lay_out(false, l.of(layer, d)[0], size, gates, size, panels);
+            multiply(shard.steps(), size, gates, saved.layers[layer].gates[d], gates, panels, d > 0, to, size);
+        }
+    }
+
     void to_input() const {
-        const Index gates = l.gates() * l.hidden, size = l.input;
+        const Index size = l.input;
         std::vector<float> packed(shard.steps() * size);
-        for (Index d = 0; d < l.directions; d++)
-            product(false, false, shard.steps(), size, gates, saved.layers[0].gates[d], gates, l.of(0, d)[0], size,
-                    d ? 1.0f : 0.0f, packed.data(), size);
+        read_back(0, packed.data());
         unpack(l, shard, packed.data(), size, l.d_x);
     }
 };
@@ -922,11 +934,7 @@ void pass_backwards(const Layers& l, const Plan& plan) {
 
 extern "C" {
 
-void borrow(void* product_of_blas, void* team_of_openmp, void* threads_of_blas) {
-    sgemm = reinterpret_cast<Sgemm>(product_of_blas);
-    parallel = reinterpret_cast<decltype(parallel)>(team_of_openmp);
-    blas_threads = reinterpret_cast<decltype(blas_threads)>(threads_of_blas);
-}
+void borrow(void* team_of_openmp) { parallel = reinterpret_cast<decltype(parallel)>(team_of_openmp); }
 
 // How many numbers `saved` and `scratch` need.
 void sizes(const Layers* l, Index* saved, Index* scratch) {

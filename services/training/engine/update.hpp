@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "borrowed.hpp"
+#include "threads.hpp"
 
 namespace {
 
