@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import BoundedSemaphore
 from typing import IO, Any, TypeVar
 
-from flask import Request, request
+from flask import Request, g, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -17,7 +17,7 @@ from api.service import current
 from services.blobs.storage import Readable
 from services.errors import BadRequest, Busy, Invalid, Problem, SpecInvalid
 from services.settings import Settings
-from services.training.spec import loads
+from services.training.spec import loads, reading
 from services.wording import problems_of
 
 T = TypeVar("T", bound=BaseModel)
@@ -54,7 +54,16 @@ def document() -> tuple[dict[str, Any], str]:
             found = loads(body, yaml=yaml)
     except SpecInvalid as unreadable:
         raise BadRequest("The body cannot be read.", unreadable.problems) from None
+    if yaml:
+        g.yaml = body
     return found, hashlib.sha256(body).hexdigest()
+
+
+def lines(problems: Sequence[Problem]) -> Sequence[int | None]:
+    """The lines of a YAML body that problems are about; None for those of no line, and for a body of JSON."""
+    if (body := g.get("yaml")) is None:
+        return [None] * len(problems)
+    return reading.lines(body, [each.pointer for each in problems])
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
+from api import bodies
 from services import errors, wording
 
 MEDIA_TYPE = "application/problem+json"
@@ -79,7 +80,10 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """One problem document; `problems` become its `errors`, each with a JSON pointer into the request."""
-    content = document(status, code, detail, title=title, problems=problems, request_id=g.get("request_id"))
+    listed = list(problems)
+    content = document(status, code, detail, title=title, problems=listed, request_id=g.get("request_id"))
+    for shown, line in zip(content["errors"], bodies.lines(listed), strict=True):
+        shown.update({} if line is None else {"line": line})
     response = Response(json.dumps(content) + "\n", status=status, content_type=MEDIA_TYPE)
     response.headers.update(headers or {})
     response.headers["Cache-Control"] = "no-store"

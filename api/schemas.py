@@ -104,6 +104,11 @@ class FieldProblem(Answer):
     """JSON pointer (RFC 6901) into the body; parameters are under /query, /path and /header."""
 
 
+class LocatedProblem(FieldProblem):
+    line: int | None = None
+    """The line of a YAML body that it is about; left out if there is none."""
+
+
 class ProblemDocument(Answer):
     """An error in the format of RFC 9457."""
 
@@ -116,7 +121,7 @@ class ProblemDocument(Answer):
     """For programs: `spec_invalid`, `job_not_found`, ..."""
     request_id: str | None
     """The X-Request-Id of the answer; the service's log lines contain it too."""
-    errors: list[FieldProblem]
+    errors: list[LocatedProblem]
 
 
 class Page(Answer, Generic[T]):

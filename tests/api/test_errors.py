@@ -70,9 +70,9 @@ def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
         (
             "stauts=queued",
             "/query/stauts",
-            "there is no such parameter here; did you mean `status`? allowed here: after, full, kind, limit, name, q",
+            "there is no such parameter here; did you mean `status`? allowed here: after, dataset, full, kind, limit",
         ),
-        ("sort=id", "/query/sort", "there is no such parameter here; allowed here: after, full, kind, limit, name, q"),
+        ("sort=id", "/query/sort", "there is no such parameter here; allowed here: after, dataset, full, kind, limit"),
     ],
 )
 def test_a_wrong_parameter_is_named(client: FlaskClient, query: str, pointer: str, said: str) -> None:
@@ -148,6 +148,14 @@ def test_a_body_that_cannot_be_read_is_400_and_says_where(client: FlaskClient, b
     assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request")
     assert said in answer.get_json()["errors"][0]["detail"]
     assert time.monotonic() - began < 10
+
+
+def test_a_problem_of_yaml_has_its_line_and_one_of_json_none(client: FlaskClient, spec: dict[str, Any]) -> None:
+    text = "data: {synthetic: {samples: 20}}\ntraining:\n  epochs: 3\n  optimizer: {name: adam,\n    lr: -1}\nx: 1\n"
+    yaml = client.post("/v1/jobs", data=text, content_type="application/yaml").get_json()["errors"]
+    assert {each["pointer"]: each.get("line") for each in yaml} == {"/training/optimizer/lr": 5, "/x": 6}
+    plain = client.post("/v1/jobs", json={**spec, "x": 1}).get_json()["errors"]
+    assert [each.keys() for each in plain] == [{"detail", "pointer"}]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,13 @@ function titled([title, value]) {
   return [h("dt", {}, title), h("dd", {}, value)];
 }
 
+/** Start and end of a line of the text, without its indent. */
+function placeOf(line) {
+  const before = editor.value.split("\n").slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
+  const text = editor.value.slice(before).split("\n", 1)[0];
+  return [before + text.search(/\S|$/), before + text.trimEnd().length];
+}
+
 /** What is wrong, each with its line; pressing it selects the place in the text. */
 function drawProblems(error) {
   editor.setAttribute("aria-invalid", String(error !== null));
@@ -159,8 +166,8 @@ function drawProblems(error) {
   for (const id of ["warnings", "foreseen", "chosen"]) fill(the(id));
   the("chosen-part").hidden = true;
   const found = (error.errors ?? []).map((each) => {
-    const place = located(editor.value, each.pointer);
-    const line = place && editor.value.slice(0, place[0]).split("\n").length;
+    const place = each.line ? placeOf(each.line) : located(editor.value, each.pointer);
+    const line = each.line ?? (place && editor.value.slice(0, place[0]).split("\n").length);
     const go = () => {
       editor.focus();
       editor.setSelectionRange(...place);

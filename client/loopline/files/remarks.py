@@ -59,6 +59,12 @@ class _Places:
             return f"{self._table.row_name(number)}, step {within + 1:,}"
         return f"{self.sequence(number)}, step {within + 1:,}"
 
+    def first(self, steps: Rows) -> str:
+        """The first of these steps: in the file, where a row of it is a step."""
+        if self._table is not None and self._rows is not None:
+            return self._table.row_name(int(self._rows[steps].min()))
+        return self.step(int(steps[0]))
+
     def sequence_of(self, step: int) -> str:
         """The sequence of a step, or nothing if there is only one."""
         return self.sequence(int(np.searchsorted(self._ends, step, side="right"))) if len(self._ends) > 1 else ""
@@ -248,7 +254,7 @@ def _of_features(sequences: Sequences, survey: Survey, places: _Places) -> Itera
             "warning",
             "missing_values",
             (names[place],),
-            places.step(int(survey.first_missing[place])),
+            places.first(np.flatnonzero(np.isnan(sequences.x[:, place]))),
             f"`{names[place]}` has {_counted(count, 'missing value')} ({_share(count, steps)}); {_FILL}",
         )
     constant = [names[place] for place in np.flatnonzero((survey.low == survey.high) & (steps > 1))]
@@ -291,7 +297,7 @@ def _of_missing_targets(sequences: Sequences, places: _Places) -> Iterator[Remar
                 "warning",
                 "missing_targets",
                 (name,),
-                places.step(int(steps[0])),
+                places.first(steps),
                 f"the target `{name}` has {_counted(len(steps), 'missing value')} ({_share(len(steps), len(empty))}); "
                 f"{_FILL}",
             )

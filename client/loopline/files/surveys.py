@@ -29,8 +29,6 @@ class Survey:
 
     missing: Rows
     """(features,) missing values."""
-    first_missing: Rows
-    """(features,) the first step without a value; -1 for none."""
     low: Floats
     high: Floats
     """(features,) the smallest and largest value; NaN if there is none."""
@@ -42,19 +40,15 @@ def survey(sequences: Sequences) -> Survey:
     """Looks at each feature, and for equal sequences."""
     steps, features = sequences.x.shape
     missing = np.zeros(features, np.int64)
-    first = np.full(features, -1, np.int64)
     low, high = np.full(features, np.nan), np.full(features, np.nan)
     keys = np.zeros(steps, np.uint64)
     for start, stop in _blocks(steps, features):
         block = sequences.x[start:stop]
-        empty = np.isnan(block)
-        found = empty.any(axis=0)
-        first = np.where((first < 0) & found, start + empty.argmax(axis=0), first)
-        missing += empty.sum(axis=0)
+        missing += np.isnan(block).sum(axis=0)
         low = np.fmin(low, np.fmin.reduce(block, axis=0))
         high = np.fmax(high, np.fmax.reduce(block, axis=0))
         keys[start:stop] = _keys(block)
-    return Survey(missing, first, low, high, _same(sequences, keys))
+    return Survey(missing, low, high, _same(sequences, keys))
 
 
 def _blocks(steps: int, features: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -44,6 +44,29 @@ def loads(text: str | bytes, *, yaml: bool = True) -> dict[str, Any]:
         kind = KINDS.get(type(document).__name__, "true or false")
         _refuse(f"a spec is a mapping of names to values, such as `architecture: {{cell: gru}}`; this is {kind}")
     return document
+
+
+def lines(text: str | bytes, pointers: Sequence[str]) -> Sequence[int | None]:
+    """The line of a YAML text where the value at each JSON pointer stands, or the nearest thing around it; None if
+    there is nothing around it. The text was read by `loads`."""
+    root = yaml.compose(text.decode("utf-8-sig") if isinstance(text, bytes) else text, Loader=_Loader)
+    return [_line_of(root, pointer) for pointer in pointers]
+
+
+def _line_of(node: Any, pointer: str) -> int | None:
+    found = None
+    for part in pointer.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, yaml.MappingNode):
+            inside = next(((key, value) for key, value in node.value if key.value == name), None)
+        elif isinstance(node, yaml.SequenceNode) and name.isdecimal() and int(name) < len(node.value):
+            inside = (node.value[int(name)],) * 2
+        else:
+            inside = None
+        if inside is None:
+            break
+        found, node = inside[0].start_mark.line + 1, inside[1]
+    return found
 
 
 def _refuse(detail: str, pointer: str = "") -> NoReturn:

@@ -45,7 +45,13 @@ def test_a_job_is_run_again_with_changes_and_mistakes_are_shown_at_their_lines(
 def test_a_spec_in_yaml_is_taken_too(client: FlaskClient, queued_job: dict[str, Any], server: str, page: Page) -> None:
     page.goto(f"{server}/submit")
     expect(page.get_by_role("button", name="Submit")).to_be_enabled()
-    page.get_by_role("textbox", name="Spec").fill("data: {synthetic: {samples: 20}}\nname: typed\npreset: basic_gru\n")
+    editor = page.get_by_role("textbox", name="Spec")
+    editor.fill("data: {synthetic: {samples: 20}}\nname: typed\ntraining:\n  # how long\n  epochs: -5\n")
+    page.locator("#problems").get_by_role("button", name="line 5").click()
+    assert (
+        page.evaluate("(s => s.value.slice(s.selectionStart, s.selectionEnd))(document.activeElement)") == "epochs: -5"
+    )
+    editor.fill("data: {synthetic: {samples: 20}}\nname: typed\npreset: basic_gru\n")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/jobs/job_*")
     expect(page.get_by_role("heading", name="typed")).to_be_visible()

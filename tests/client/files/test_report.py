@@ -78,6 +78,12 @@ def test_a_report_is_plain_json() -> None:
     assert document["remarks"][0]["columns"] == ["x"]
 
 
+def test_the_first_missing_value_is_the_first_of_the_file_whatever_the_order_of_its_steps() -> None:
+    rows = [("b", 1, 1.0), ("b", 0, None), ("a", 1, None), ("a", 0, 2.0)]
+    found = reported(from_rows("walk t v", *rows), group="walk", order="t")
+    assert remark(found, "missing_values").where == "line 3"
+
+
 def test_missing_values_are_named_by_their_first_row() -> None:
     columns = windows()
     columns["x_2"][3] = columns["x_4"][3] = columns["x_0"][7] = np.nan
