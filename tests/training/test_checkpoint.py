@@ -32,6 +32,7 @@ from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
 from services.training.messages import NEWEST
+from tests import forking
 from tests.properties import examples
 from tests.training.building import (
     TIMES,
@@ -143,9 +144,9 @@ def carry_out(order: dict[str, Any], *, updates: int | None = None) -> list[dict
 
 
 def in_a_process_of_its_own(*orders: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forking.run(
         [sys.executable, "-c", PROGRAM, json.dumps(orders)],
-        cwd=ROOT, check=True, capture_output=True, text=True, timeout=100,
+        torch=True, cwd=ROOT, check=True, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
 
 
@@ -259,9 +260,9 @@ def test_a_run_killed_at_a_random_moment_and_resumed_equals_an_unbroken_one(
     carry_out(unbroken)
     killed["spec"] |= often
     seen = random.randint(1, 8)
-    with subprocess.Popen(
+    with forking.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps([killed | {"wait": True}])],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        torch=True, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from services import faults
 from services.training import checkpoint
 from services.training.files import npz
 from services.training.messages import NEWEST
+from tests import forking
 from tests.training.building import (
     classes,
     document,
@@ -141,9 +141,9 @@ def test_a_process_killed_at_a_point_costs_no_more_than_the_checkpoint_under_way
     point: str, passing: int, place: int | None, order: Callable[..., dict[str, Any]]
 ) -> None:
     broken = order("broken")
-    done = subprocess.run(
+    done = forking.run(
         [sys.executable, "-c", PROGRAM, json.dumps([broken, point, passing])],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+        torch=True, cwd=ROOT, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert '"finished"' not in done.stdout

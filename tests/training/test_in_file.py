@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from services.training.loop import Run, fit
 from services.training.messages import read_request
 from services.training.preprocessing import later
 from services.training.spec import Spec
+from tests import forking
 from tests.properties import examples
 from tests.training.building import (
     as_sequences,
@@ -402,8 +402,8 @@ def test_training_takes_little_memory_whatever_the_size_of_the_data(tmp_path: Pa
         training={"epochs": 1, "batch_size": 64}, data={"scaling": "standard", "patch": 50, "split": {"test": 0.2}}
     )
     asked |= {"spec": Spec.model_validate(spec).document(), "data": str(tmp_path / "data"), "directory": str(tmp_path)}
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD], input=json.dumps(asked), capture_output=True, text=True, check=True
+    child = forking.run(
+        [sys.executable, "-c", CHILD], torch=True, input=json.dumps(asked), capture_output=True, text=True, check=True
     )
     assert (tmp_path / "data").stat().st_size > 200e6
     assert int(child.stdout) < 180e6

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from services.training.__main__ import main
 from services.training.files import npz
 from services.training.files.npz import Arrays
+from tests import forking
 from tests.training.building import classes, document, of_many_lengths
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +44,9 @@ def process(elsewhere: Path) -> Command:
     """Runs the command in a process of its own."""
 
     def run(*arguments: str | Path) -> Done:
-        return subprocess.run(
+        return forking.run(
             [*COMMAND, *map(str, arguments)],
-            cwd=elsewhere, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False,
+            torch=True, cwd=elsewhere, env=ENVIRONMENT, capture_output=True, text=True, timeout=100,
         )  # fmt: skip
 
     return run
@@ -186,9 +187,9 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     out = tmp_path / "out"
     spec = write(training={"epochs": 200, "batch_size": 64}, architecture={"hidden_size": 2})
     # Lines that nobody reads fill the pipe after some sixty epochs: it cannot have ended before it is interrupted.
-    with subprocess.Popen(
-        [sys.executable, "-c", AS_FROM_A_TERMINAL, *COMMAND, str(spec), "--out", str(out), "--threads", "1"],
-        env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, pipesize=4096,
+    with forking.Popen(
+        [*COMMAND, str(spec), "--out", str(out), "--threads", "1"],
+        torch=True, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, pipesize=4096,
     ) as running:  # fmt: skip
         assert running.stderr is not None
         while not running.stderr.readline().startswith("epoch"):
@@ -219,14 +220,6 @@ def test_a_data_file_that_changed_is_refused_with_its_name(
     said = problems_of(command(spec, "--out", out, "--threads", "1", "--resume"))
     assert f"The checkpoints in {out} are of other data: {spec.parent / 'some.npz'} has changed since" in said[0]
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
-# A test runner may ignore SIGINT and leave that to its children.
-AS_FROM_A_TERMINAL = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 
 
 def test_a_run_that_diverges_ends_with_3(command: Command, write: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from services.training.files import npz
 from services.training.model import DTYPES, FUNCTIONS, SequenceModel, works_in
 from services.training.spec import parse
 from services.training.spec.fields import Architecture
+from tests import forking
 from tests.training.building import classes, document, events, make_run, of_many_lengths
 
 ROOT = Path(__file__).parents[2]
@@ -190,14 +190,14 @@ def test_layers_that_do_not_work_are_computed_in_float32_and_the_head_in_what_wa
 
 def _on_a_processor_with(isa: str, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is told where oneDNN takes the processor for one that has these instructions at most."""
-    done = subprocess.run(
+    done = forking.run(
         [sys.executable, "-c", PROGRAM, json.dumps(orders)],
+        torch=True,
         cwd=ROOT,
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa},
         capture_output=True,
         text=True,
         timeout=100,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from services.training.messages import (
 from services.training.messages import StopReason as Reason
 from services.training.pieces import Piece
 from services.training.spec import predict
+from tests import forking
 from tests.client.prediction.tables import from_file, walks, without, written
 
 CPU = torch.device("cpu")
@@ -262,7 +262,7 @@ np.ones(1 << 26)
 assert resource.getrlimit(resource.RLIMIT_DATA) == before
 """
     # In a process of its own: one that has freed so much before would get it without asking the kernel.
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = forking.run([sys.executable, "-c", code], torch=True, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("The file needs more memory to be read")
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests import forking
 from worker import gpucheck
 from worker.gpucheck import Bench, Wrong, main
+
+
+@pytest.fixture(autouse=True)
+def _forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run is a process of its own, which need not import torch again."""
+    with_torch = {name: functools.partial(getattr(forking, name), torch=True) for name in ("Popen", "run")}
+    monkeypatch.setattr(gpucheck, "subprocess", SimpleNamespace(**{**vars(subprocess), **with_torch}))
 
 
 @pytest.mark.timeout(300)

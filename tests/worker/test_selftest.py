@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forking
 from worker.selftest import TESTS, Machine, _error, steps
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,12 +80,12 @@ def test_a_device_that_computes_something_else_fails() -> None:
 
 def self_test(*arguments: str, **also: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
-    return subprocess.run(
+    return forking.run(
         [sys.executable, "-m", "worker.selftest", *arguments],
+        torch=True,
         cwd=ROOT,
         env={**environment, "CUDA_VISIBLE_DEVICES": "", **also},
         capture_output=True,
         text=True,
         timeout=100,
-        check=False,
     )

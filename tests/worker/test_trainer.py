@@ -34,6 +34,7 @@ from services.jobs import progress
 from services.orm import Job
 from services.training import epochs
 from services.training.messages import Event, Failed, Ready, Started, Steps
+from tests import forking
 from tests.worker.conftest import TRAINER
 from tests.worker.watching import Watch
 from worker import tasks
@@ -208,8 +209,9 @@ def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel(seconds: list
     """Its own guard: a supervisor that is frozen renews no lease, and stops no trainer. News of the lease may have
     waited in the pipe until it was over."""
     reader, writer = os.pipe()
-    with subprocess.Popen(
+    with forking.Popen(
         [sys.executable, "-m", "worker.trainer", "--parent", str(os.getpid())],
+        torch=True,
         cwd=ROOT,
         stdin=subprocess.PIPE,
         pass_fds=(writer,),
@@ -230,15 +232,15 @@ def test_a_trainer_that_hears_of_no_renewal_is_ended_by_the_kernel(seconds: list
 def run_trainer(*arguments: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
     reader, writer = os.pipe()
     try:
-        return subprocess.run(
+        return forking.run(
             [sys.executable, "-m", "worker.trainer", *arguments],
+            torch=True,
             cwd=ROOT,
             input=stdin,
             capture_output=True,
             pass_fds=(writer,),
             env={**os.environ, "LOOPLINE_EVENTS_FD": str(writer)},
             timeout=60,
-            check=False,
         )
     finally:
         os.close(reader)
