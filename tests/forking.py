@@ -9,11 +9,17 @@ fork then runs the module as `python -m` does, with its own environment, descrip
 Each test process has one nursery with torch and one without. worker/attempt/template.py does the same for trainers,
 and explains how a fork becomes the child of another process. Only Linux can do that: elsewhere `Popen` is that of
 `subprocess`.
+
+    Popen([sys.executable, "-m", "local", "run"], family=True, ...)
+
+With `family`, what the fork starts by `python -m` is a fork too, and so on: of a nursery that it forks from itself,
+unless it has more than one thread by then.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import faulthandler
 import fcntl
 import functools
@@ -21,6 +27,7 @@ import gc
 import importlib
 import inspect
 import json
+import logging
 import os
 import runpy
 import signal
@@ -30,6 +37,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +51,67 @@ IMPORTS = {
     "service": ("api.server", "worker.scheduler.loop", "worker.pool", "celery.apps.worker"),
     "torch": ("services.training.run", "services.training.predicting", "worker.trainer"),
 }
+IMPORTS["family"] = IMPORTS["service"] + IMPORTS["torch"] + ("local.demo",)
+LONGEST_COMMAND = 4000
+PR_GET_CHILD_SUBREAPER = 37
 REQUEST_BYTES = 1 << 17
 DESCRIPTORS = 16
 HIGH = 500
 """The descriptors of a request are moved to numbers from here on, so that none is overwritten before it is moved."""
 
 
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """What of a call of `_execute_child` a nursery has to know."""
+    return {
+        "command": list(given["args"])[1:],
+        "cwd": os.fspath(given["cwd"] or Path.cwd()),
+        "environment": dict(os.environ if given["env"] is None else given["env"]),
+        "is_leader": given["start_new_session"],
+        "umask": given["umask"],
+    }
+
+
+def _execute_child(child: subprocess.Popen[Any], nursery: Nursery, given: dict[str, Any], **more: Any) -> None:
+    """What `Popen._execute_child` does, with a fork of the nursery."""
+    pipes = [given[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
+    ours = {number: pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5])) if pipe != -1}
+    descriptors = {0: 0, 1: 1, 2: 2, **{number: number for number in given["pass_fds"]}, **ours}
+    child.pid = nursery.fork({**_options(given), "numbers": list(descriptors), **more}, list(descriptors.values()))
+    child._child_created = True  # type: ignore[attr-defined]
+    child._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+_SIGNATURE = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
+
+
 class _Forked(subprocess.Popen[Any]):
-    def __init__(self, command: list[str], *, torch: bool = False, **options: Any) -> None:
-        self._nursery = nursery("torch" if torch else "service")
+    def __init__(self, command: list[str], *, torch: bool = False, family: bool = False, **options: Any) -> None:
+        self._nursery = nursery("family" if family else "torch" if torch else "service")
+        self._family = family
         super().__init__(command, **options)
 
     def _execute_child(self, *arguments: Any) -> None:
-        given = inspect.signature(super()._execute_child).bind(*arguments).arguments
-        pipes = [given[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
-        ours = {number: pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5])) if pipe != -1}
-        descriptors = {0: 0, 1: 1, 2: 2, **{number: number for number in given["pass_fds"]}, **ours}
-        request = {
-            "command": given["args"][1:],
-            "cwd": os.fspath(given["cwd"] or Path.cwd()),
-            "environment": dict(os.environ if given["env"] is None else given["env"]),
-            "is_leader": given["start_new_session"],
-            "numbers": list(descriptors),
-        }
-        self.pid = self._nursery.fork(request, list(descriptors.values()))
-        self._child_created = True
-        self._close_pipe_fds(*pipes)
+        given = _SIGNATURE.bind(self, *arguments).arguments
+        _execute_child(self, self._nursery, given, family=self._family)
 
 
-def _python(command: list[str], *, torch: bool = False, **options: Any) -> subprocess.Popen[Any]:
+class _Relative(subprocess.Popen[Any]):
+    """What takes the place of `subprocess.Popen` in a fork whose own processes are to be forks."""
+
+    def _execute_child(self, *arguments: Any) -> None:
+        given = _SIGNATURE.bind(self, *arguments).arguments
+        python, *command = given["args"]
+        parent = None
+        if command[:2] == ["-S", process.TIED]:
+            _, _, parent, python, *command = command
+        is_module = python == sys.executable and command[:1] in (["-m"], ["-X"]) and given["process_group"] == -1
+        if not is_module or given["preexec_fn"] is not None or (own := _own_nursery()) is None:
+            super()._execute_child(*arguments)  # type: ignore[misc]
+        else:
+            _execute_child(self, own, given, family=True, command=command, tied_to=parent and int(parent))
+
+
+def _python(command: list[str], *, torch: bool = False, family: bool = False, **options: Any) -> subprocess.Popen[Any]:
     return subprocess.Popen(command, **options)
 
 
@@ -105,38 +146,81 @@ def run(
 class Nursery:
     """The process that forks, as its parent has it."""
 
-    def __init__(self, kind: str) -> None:
-        self._lock = threading.Lock()
-        self._requests, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.forking", kind],
-                cwd=ROOT,
-                stdin=theirs.fileno(),
-                env={**os.environ, **ENVIRONMENT},
-            )
+    def __init__(self, requests: socket.socket, started: subprocess.Popen[bytes] | None = None) -> None:
+        self._lock, self._requests, self._process = threading.Lock(), requests, started
 
     def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
         """The process id of a new child of this process."""
-        with self._lock:
-            process.adopt_orphans()
-            try:
-                socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
-                return int(self._requests.recv(32))
-            finally:
-                process.adopt_orphans(False)  # tests leave theirs to the system
+        with self._lock, _adopting():
+            socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
+            return int(self._requests.recv(32))
 
     def end(self) -> None:
         self._requests.close()
-        self._process.wait()
+        if self._process is not None:
+            self._process.wait()
+
+
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Adopt orphans within the context, whether or not this process does so otherwise."""
+    adopts = ctypes.c_int()
+    ctypes.CDLL(None).prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(adopts), 0, 0, 0)
+    process.adopt_orphans()
+    try:
+        yield
+    finally:
+        process.adopt_orphans(bool(adopts.value))
 
 
 @functools.cache
 def nursery(kind: str) -> Nursery:
     """The nursery of this test process, which ends with it."""
-    made = Nursery(kind)
+    requests, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "tests.forking", kind, " " * LONGEST_COMMAND]
+    with theirs:
+        started = subprocess.Popen(command, cwd=ROOT, stdin=theirs.fileno(), env={**os.environ, **ENVIRONMENT})
+    made = Nursery(requests, started)
     atexit.register(made.end)
     return made
+
+
+_own: dict[int, Nursery] = {}  # by the process id: a fork of Celery's has that of its parent
+
+
+def _own_nursery() -> Nursery | None:
+    """A nursery that is a fork of this process, which is a fork itself; None if it would lack threads."""
+    if os.getpid() not in _own:
+        if len([*Path("/proc/self/task").iterdir()]) > 1:
+            return None
+        sys.stdout.flush()
+        requests, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            try:
+                _forget_parent(theirs.fileno())
+                _serve(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        _own[os.getpid()] = Nursery(requests)
+    return _own[os.getpid()]
+
+
+def _forget_parent(kept: int) -> None:
+    """Take from a fork what its parent has set up: descriptors, handlers of signals and of its end, its log."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if number > 2 and number not in (kept, null):
+            with suppress(OSError):
+                os.dup2(null, number)  # to close it would give its number to another, which its owner might close
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    atexit._clear()
+    logging.root.handlers.clear()
+    sys.stdin = os.fdopen(0, closefd=False)
 
 
 def _serve(requests: socket.socket) -> None:
@@ -149,7 +233,7 @@ def _serve(requests: socket.socket) -> None:
             break
         for descriptor in descriptors:
             os.close(descriptor)
-    requests.detach()
+    requests.close()
     _run(**json.loads(message), descriptors=descriptors)
 
 
@@ -172,14 +256,20 @@ def _run(
     cwd: str,
     environment: dict[str, str],
     is_leader: bool,
+    umask: int,
     numbers: list[int],
     descriptors: list[int],
+    family: bool,
+    tied_to: int | None = None,
 ) -> None:
     """Run `[-X faulthandler] -m MODULE ...` or `-c SOURCE ...` as Python itself would."""
     if is_leader:
         os.setsid()
+    if umask >= 0:
+        os.umask(umask)
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for descriptor in descriptors]
-    os.closerange(3, HIGH)
+    for descriptor in descriptors:
+        os.close(descriptor)
     for descriptor, number in zip(moved, numbers, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -189,10 +279,22 @@ def _run(
     tempfile.tempdir = None
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())
+    if tied_to is not None:
+        process.die_with_parent(tied_to, signal.SIGTERM)
+    if family:
+        subprocess.Popen = _Relative  # type: ignore[misc]
+    _show([sys.executable, *command])
     if command[:2] == ["-X", "faulthandler"]:
         faulthandler.enable()
         command = command[2:]
     _end(_status(command))
+
+
+def _show(command: list[str]) -> None:
+    """Let `ps` show this command, where the nursery's own has been."""
+    begin, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    shown = "\0".join(command).encode()[: end - begin - 1]
+    ctypes.memmove(begin, shown.ljust(end - begin, b"\0"), end - begin)
 
 
 def _status(command: list[str]) -> int:

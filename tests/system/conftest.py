@@ -1,4 +1,7 @@
-"""The whole service, as a user starts it; nothing of it is left when a test has ended."""
+"""The whole service; nothing of it is left when a test has ended.
+
+Its processes are forks (tests/forking.py). As a user starts them they are started by the demo in test_local.py.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import forking
 from tests.receiving import Receiver, status
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,8 +26,9 @@ class Service:
     """`python -m local run` in a folder of its own."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.process = subprocess.Popen(
+        self.process = forking.Popen(
             [sys.executable, "-m", "local", "run"],
+            family=True,
             cwd=ROOT,
             env=clean(
                 {
