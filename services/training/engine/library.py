@@ -106,7 +106,6 @@ def _ready(path: Path) -> ctypes.CDLL:
     for function in (library.forward, library.backward):
         function.argtypes, function.restype = [ctypes.POINTER(Layers)], None
     library.update.argtypes, library.update.restype = [ctypes.POINTER(Update)], None
-    library.train.argtypes = [*map(ctypes.POINTER, (Layers, Loss, Update)), Address, Size]
-    library.train.restype = Size
+    library.train.argtypes, library.train.restype = [*[Address] * 4, Size], Size  # pointers to structures cost more
     library.sizes.argtypes, library.sizes.restype = [ctypes.POINTER(Layers), *[ctypes.POINTER(Size)] * 2], None
     return library

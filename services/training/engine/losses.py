@@ -35,12 +35,11 @@ class Loss:
     def ask(self, batch: MiniBatch, outputs: Tensor, share: float) -> None:
         """Lets `call` stand for a share of the loss of outputs (rows, size), which need not be there yet. It is good
         until the next one is asked for."""
-        y, of_row = batch.y.to(self._targets).contiguous(), batch.weights
-        of_row = None if of_row is None else of_row.float().contiguous()
-        self._read = (y, of_row, outputs)
-        call = self.call
+        y, of_row, call = batch.y.to(self._targets).contiguous(), batch.weights, self.call
         call.rows, call.size = outputs.shape
         call.stride = y.stride(0)
-        call.outputs, call.targets = outputs.data_ptr(), y.data_ptr()
-        call.of_row = None if of_row is None else of_row.data_ptr()
-        call.share = share
+        call.outputs, call.targets, call.share = outputs.data_ptr(), y.data_ptr(), share
+        if of_row is not None:
+            of_row = of_row.float().contiguous()
+            call.of_row = of_row.data_ptr()
+        self._read = (y, of_row, outputs)

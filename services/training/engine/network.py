@@ -72,6 +72,7 @@ class Network:
             self._norm = _call_of_norm(model.norm, parts[-2:])
             self._head.norm = ctypes.addressof(self._norm)
         self._layers = self._call_of_layers()
+        self._calls = ctypes.addressof(self._layers), ctypes.addressof(loss.call)
         self._update = library.Update(OPTIMIZERS[self.chosen.name], len(self.weights))
         self._update.sizes = ctypes.addressof(self._sizes)
         self._update.weights, self._update.gradients = map(ctypes.addressof, self._tables)
@@ -95,7 +96,7 @@ class Network:
         each valid step, and what came of it."""
         call = self._prepared()
         if len(batches) == 1:
-            outputs = self._compute(batches[0], 1.0, ctypes.byref(call))
+            outputs = self._compute(batches[0], 1.0, ctypes.addressof(call))
             return outputs, Made(self.loss.call.loss, call.norm, call.clipped)
         rows = sum(len(batch.y) for batch in batches)
         loss, gradient, answers = 0.0, torch.zeros_like(self.gradient), []
@@ -108,9 +109,9 @@ class Network:
             library.load().update(call)
         return torch.cat(answers), Made(loss, call.norm, call.clipped)
 
-    def _compute(self, batch: MiniBatch, share: float, update: Any) -> Tensor:
+    def _compute(self, batch: MiniBatch, share: float, update: int | None) -> Tensor:
         """The outputs for a batch. Of their loss times `share`, which is in `loss`, the gradient is written to
-        `gradient`. With `update` the weights are updated by it."""
+        `gradient`. With the address of an `update` the weights are updated by it."""
         x, lengths = checked(batch.x, batch.lengths)
         call, head = self._layers, self._head
         call.batch, call.time, _ = x.shape
@@ -137,9 +138,9 @@ class Network:
             raise ValueError("there must be a target for each row of outputs")
         return outputs
 
-    def _called(self, update: Any) -> int:
-        room: int = self.train(self._layers, self.loss.call, update, self._memory.data_ptr(), self._memory.shape[0])
-        return room
+    def _called(self, update: int | None) -> int:
+        needed: int = self.train(*self._calls, update, self._memory.data_ptr(), self._memory.shape[0])
+        return needed
 
     def _head_mask(self, rows: int) -> Tensor | None:
         """Drawn as torch draws it."""

@@ -38,11 +38,20 @@ inline Index registers(Index columns, Index begin) { return columns - begin > LA
 
 Index size_of_panels(Index inner, Index columns) { return (columns + LANES - 1) / LANES * LANES * inner; }
 
-// Lays out a matrix (inner, columns) whose rows are `ld` apart, or (columns, inner) if it is given transposed.
-void lay_out(bool transposed, const float* from, Index ld, Index inner, Index columns, float* to) {
+// What a product begins with: zeros, a bias of each column, or the result so far.
+enum Start { ZEROS, BIAS, RESULT };
+
+// Lays out a matrix (inner, columns) whose rows are `ld` apart, or (columns, inner) if it is given transposed. With
+// `bias` (columns,) that is the first row of each panel.
+void lay_out(bool transposed, const float* from, Index ld, Index inner, Index columns, float* to,
+             const float* bias = nullptr) {
     const Index along = transposed ? 1 : ld, across = transposed ? ld : 1;
     for (Index begin = 0; begin < columns;) {
         const Index width = registers(columns, begin) * LANES, some = std::min(width, columns - begin);
+        if (bias != nullptr) {
+            for (Index j = 0; j < width; j++) to[j] = j < some ? bias[begin + j] : 0.0f;
+            to += width;
+        }
         if (!transposed && some == width)
             for (Index k = 0; k < inner; k++) std::memcpy(to + k * width, from + k * ld + begin, sizeof(float) * width);
         else
@@ -54,10 +63,15 @@ void lay_out(bool transposed, const float* from, Index ld, Index inner, Index co
     }
 }
 
-// A tile of C (ROWS, some columns of a panel) = A (ROWS, inner) panel, or += it. A may be given as (inner, ROWS).
+// A tile of C (ROWS, some columns of a panel) = A (ROWS, inner) panel. A may be given as (inner, ROWS).
 template <bool TRANSPOSED, Index ROWS, Index REGISTERS>
-void tile(Index inner, const float* a, Index lda, const float* panel, bool adds, float* c, Index ldc, Index some) {
+void tile(Index inner, const float* a, Index lda, const float* panel, Start start, float* c, Index ldc, Index some) {
     Vector sums[ROWS][REGISTERS] = {};
+    if (start == BIAS) {
+        for (Index row = 0; row < ROWS; row++)
+            for (Index r = 0; r < REGISTERS; r++) sums[row][r] = load(panel + r * LANES);
+        panel += REGISTERS * LANES;
+    }
     for (Index k = 0; k < inner; k++, panel += REGISTERS * LANES) {
         Vector weights[REGISTERS];
         for (Index r = 0; r < REGISTERS; r++) weights[r] = load(panel + r * LANES);
@@ -69,46 +83,46 @@ void tile(Index inner, const float* a, Index lda, const float* panel, bool adds,
         float* to = c + row * ldc;
         if (some == REGISTERS * LANES) {
             for (Index r = 0; r < REGISTERS; r++)
-                store(adds ? load(to + r * LANES) + sums[row][r] : sums[row][r], to + r * LANES);
+                store(start == RESULT ? load(to + r * LANES) + sums[row][r] : sums[row][r], to + r * LANES);
             continue;
         }
         for (Index r = 0; r < REGISTERS; r++) store(sums[row][r], found + r * LANES);
-        for (Index j = 0; j < some; j++) to[j] = adds ? to[j] + found[j] : found[j];
+        for (Index j = 0; j < some; j++) to[j] = start == RESULT ? to[j] + found[j] : found[j];
     }
 }
 
 // The same for the last rows, which are fewer than TILE.
 template <bool TRANSPOSED, Index ROWS, Index REGISTERS>
-void last_tile(Index rows, Index inner, const float* a, Index lda, const float* panel, bool adds, float* c, Index ldc,
+void last_tile(Index rows, Index inner, const float* a, Index lda, const float* panel, Start start, float* c, Index ldc,
                Index some) {
     if (rows == ROWS)
-        tile<TRANSPOSED, ROWS, REGISTERS>(inner, a, lda, panel, adds, c, ldc, some);
+        tile<TRANSPOSED, ROWS, REGISTERS>(inner, a, lda, panel, start, c, ldc, some);
     else if constexpr (ROWS > 1)
-        last_tile<TRANSPOSED, ROWS - 1, REGISTERS>(rows, inner, a, lda, panel, adds, c, ldc, some);
+        last_tile<TRANSPOSED, ROWS - 1, REGISTERS>(rows, inner, a, lda, panel, start, c, ldc, some);
 }
 
 template <bool TRANSPOSED, Index REGISTERS>
-void multiply_panel(Index rows, Index inner, const float* a, Index lda, const float* panel, bool adds, float* c,
+void multiply_panel(Index rows, Index inner, const float* a, Index lda, const float* panel, Start start, float* c,
                     Index ldc, Index some) {
     const Index apart = TRANSPOSED ? 1 : lda;
     Index row = 0;
     for (; row + TILE <= rows; row += TILE)
-        tile<TRANSPOSED, TILE, REGISTERS>(inner, a + row * apart, lda, panel, adds, c + row * ldc, ldc, some);
+        tile<TRANSPOSED, TILE, REGISTERS>(inner, a + row * apart, lda, panel, start, c + row * ldc, ldc, some);
     if (row < rows)
-        last_tile<TRANSPOSED, TILE - 1, REGISTERS>(rows - row, inner, a + row * apart, lda, panel, adds, c + row * ldc, ldc, some);
+        last_tile<TRANSPOSED, TILE - 1, REGISTERS>(rows - row, inner, a + row * apart, lda, panel, start, c + row * ldc, ldc, some);
 }
 
-// C (rows, columns) = A (rows, inner) times the matrix (inner, columns) of these panels, or += it.
+// C (rows, columns) = A (rows, inner) times the matrix (inner, columns) of these panels.
 template <bool TRANSPOSED = false>
-void multiply(Index rows, Index columns, Index inner, const float* a, Index lda, const float* panels, bool adds,
+void multiply(Index rows, Index columns, Index inner, const float* a, Index lda, const float* panels, Start start,
               float* c, Index ldc) {
     for (Index begin = 0; begin < columns;) {
         const Index width = registers(columns, begin) * LANES, some = std::min(width, columns - begin);
         if (width > LANES)
-            multiply_panel<TRANSPOSED, 2>(rows, inner, a, lda, panels, adds, c + begin, ldc, some);
+            multiply_panel<TRANSPOSED, 2>(rows, inner, a, lda, panels, start, c + begin, ldc, some);
         else
-            multiply_panel<TRANSPOSED, 1>(rows, inner, a, lda, panels, adds, c + begin, ldc, some);
-        panels += inner * width;
+            multiply_panel<TRANSPOSED, 1>(rows, inner, a, lda, panels, start, c + begin, ldc, some);
+        panels += (inner + (start == BIAS)) * width;
         begin += width;
     }
 }
@@ -122,7 +136,7 @@ void multiply_transposed(Index rows, Index columns, Index inner, const float* a,
     for (Index begin = 0; begin < inner; begin += BLOCK) {
         const Index some = std::min(BLOCK, inner - begin);
         lay_out(false, b + begin * ldb, ldb, some, columns, room);
-        multiply<true>(rows, columns, some, a + begin * lda, lda, room, begin > 0, c, ldc);
+        multiply<true>(rows, columns, some, a + begin * lda, lda, room, begin > 0 ? RESULT : ZEROS, c, ldc);
     }
 }
 

@@ -220,16 +220,16 @@ Index panels_of(const Layers& l) {
     const Index gates = l.gates() * l.hidden, widest = std::max(l.input, l.width());
     Index most = std::max(size_of_panels(gates, l.hidden), size_of_panels(l.hidden, gates));
     for (Index size : {l.input, l.reads(l.layers - 1)})
-        most = std::max({most, size_of_panels(size, gates), size_of_panels(gates, size)});
+        most = std::max({most, size_of_panels(size + 1, gates), size_of_panels(gates, size)});
     if (l.head != nullptr)
-        most = std::max({most, size_of_panels(l.pooled(), l.head->size), size_of_panels(l.head->size, l.pooled()),
+        most = std::max({most, size_of_panels(l.pooled() + 1, l.head->size), size_of_panels(l.head->size, l.pooled()),
                          size_of_panels(BLOCK, l.pooled())});
     return std::max({most, size_of_panels(BLOCK, widest), size_of_panels(BLOCK, l.hidden)});
 }
 
 Index scratch_of(const Layers& l, Index sequences, Index steps) {
     const Index gates = l.gates() * l.hidden;
-    return padded(panels_of(l))
+    return padded(panels_of(l)) + padded(gates)          // laid out weights, and biases
            + padded(sequences * gates)                   // GRU: the recurrent share of the gates
            + 2 * padded(sequences * l.hidden)            // gradients of h and c, or what comes before the first step
            + 2 * padded(steps * l.width())               // gradients of what layers read and answer
@@ -378,7 +378,7 @@ struct Forward {
     const Plan& plan;
     const Shard& shard;
     const Saved saved;
-    float* panels;
+    float *panels, *biases;
     float* recurrent;
     float *h_begin, *c_begin, *answers;
 
@@ -390,6 +390,7 @@ struct Forward {
         float* scratch_at = l.scratch + plan.scratch[number];
         Memory memory(scratch_at);
         panels = memory.take(panels_of(l));
+        biases = memory.take(l.gates() * l.hidden);
         recurrent = memory.take(shard.size() * l.gates() * l.hidden);
         h_begin = memory.take(shard.size() * l.hidden);
         c_begin = memory.take(shard.size() * l.hidden);
@@ -421,11 +422,10 @@ struct Forward {
         // The biases, and the input's share of the gates at all steps. GRU: the bias within the reset gate's product
         // stays outside.
         for (Index j = 0; j < gates; j++)
-            all[j] = weights[2][j] + (l.cell == GRU && j >= 2 * hidden ? 0.0f : weights[3][j]);
-        for (Index row = 1; row < steps; row++) std::memcpy(all + row * gates, all, sizeof(float) * gates);
+            biases[j] = weights[2][j] + (l.cell == GRU && j >= 2 * hidden ? 0.0f : weights[3][j]);
         const Index size = l.reads(layer);
-        lay_out(true, weights[0], size, size, gates, panels);
-        multiply(steps, gates, size, saved.read_by(l, layer), size, panels, true, all, gates);
+        lay_out(true, weights[0], size, size, gates, panels, biases);
+        multiply(steps, gates, size, saved.read_by(l, layer), size, panels, BIAS, all, gates);
         lay_out(true, weights[1], hidden, hidden, gates, panels);
         const bool is_given = l.h0 != nullptr;
         if (is_given) {
@@ -456,7 +456,7 @@ struct Forward {
         if (rows <= 0) return;
         float* into = l.cell == GRU ? recurrent : now;
         if (h != nullptr)
-            multiply(rows, gates, hidden, h + from * ld, ld, panels, l.cell != GRU, into + from * gates, gates);
+            multiply(rows, gates, hidden, h + from * ld, ld, panels, l.cell == GRU ? ZEROS : RESULT, into + from * gates, gates);
         float* out = kept.outputs + d * hidden + shard.begin[t] * width;
         for (Index row = from; row < to; row++) {
             float *g = now + row * gates, *o = out + row * width;
@@ -539,10 +539,9 @@ struct Forward {
             }
             if (head.beside)
                 std::memcpy(read + width, head.side + shard.rows[row] * head.beside, sizeof(float) * head.beside);
-            std::memcpy(answers + at * head.size, head.bias, sizeof(float) * head.size);
         });
-        lay_out(true, head.weight, pooled, pooled, head.size, panels);
-        multiply(rows, head.size, pooled, saved.pooled, pooled, panels, true, answers, head.size);
+        lay_out(true, head.weight, pooled, pooled, head.size, panels, head.bias);
+        multiply(rows, head.size, pooled, saved.pooled, pooled, panels, BIAS, answers, head.size);
         for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
             std::memcpy(head.outputs + output * head.size, answers + at * head.size, sizeof(float) * head.size);
         });
@@ -601,6 +600,7 @@ struct Backward {
         float* scratch_at = l.scratch + plan.scratch[number];
         Memory memory(scratch_at);
         panels = memory.take(panels_of(l));
+        memory.take(l.gates() * l.hidden);
         memory.take(shard.size() * l.gates() * l.hidden);
         d_h = memory.take(shard.size() * l.hidden);
         d_c = memory.take(shard.size() * l.hidden);
@@ -647,7 +647,7 @@ struct Backward {
                             into[into.size() - 2], pooled);
         sum_rows(d_answers, rows, head.size, into.back());
         lay_out(false, head.weight, pooled, head.size, pooled, panels);
-        multiply(rows, pooled, head.size, d_answers, head.size, panels, false, d_pooled, pooled);
+        multiply(rows, pooled, head.size, d_answers, head.size, panels, ZEROS, d_pooled, pooled);
         if (head.mask != nullptr)
             for_each_row(l, plan, shard, [&](Index at, Index, Index output) {
                 const float* factor = head.mask + output * width;
@@ -801,7 +801,7 @@ struct Backward {
                 }
             }
             const float* back = l.cell == GRU ? recurrent + shard.begin[t] * gates : now;
-            multiply(going, hidden, gates, back, gates, panels, l.cell == GRU, d_h, hidden);
+            multiply(going, hidden, gates, back, gates, panels, l.cell == GRU ? RESULT : ZEROS, d_h, hidden);
         }
     }
 
@@ -853,7 +853,7 @@ struct Backward {
         const Index gates = l.gates() * l.hidden, size = l.reads(layer);
         for (Index d = 0; d < l.directions; d++) {
             lay_out(false, l.of(layer, d)[0], size, gates, size, panels);
-            multiply(shard.steps(), size, gates, saved.layers[layer].gates[d], gates, panels, d > 0, to, size);
+            multiply(shard.steps(), size, gates, saved.layers[layer].gates[d], gates, panels, d > 0 ? RESULT : ZEROS, to, size);
         }
     }
 
