@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from services import paging
-from services.db import now
+from services.db import Query, now
 from services.jobs.leases import Lease, owned
 from services.orm import Event, Job, LogLine
 from services.text import clean
@@ -170,11 +171,19 @@ def log(session: Session, lease: Lease, lines: Sequence[Line]) -> Job:
     return job
 
 
-def lines(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> tuple[Sequence[LogLine], bool]:
+def lines(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> tuple[Sequence[Any], bool]:
     """Lines of the job's log after the line `after`, ascending, and whether there are more. The newest 2,000 are
     kept."""
-    query = select(LogLine).where(LogLine.job_id == job_id, LogLine.number > after).order_by(LogLine.number)
-    return paging.first(session, query, limit)
+    rows = _lines().rows(session.connection(), job_id=job_id, after=after, limit=paging.asked(limit))
+    return paging.cut(rows, limit)
+
+
+@cache
+def _lines() -> Query:
+    line = LogLine.__table__.c
+    job_id, after = sa.bindparam("job_id", type_=sa.Text()), sa.bindparam("after", type_=sa.BigInteger())
+    query = select(*line).where(line.job_id == job_id, line.number > after).order_by(line.number)
+    return Query(query.limit(sa.bindparam("limit", type_=sa.Integer())))
 
 
 def page(session: Session, job_id: str, after: int = 0, limit: int = 100, **only: str) -> tuple[Sequence[Event], bool]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from services.db import now, rowcount
+from services.db import Query, now, rowcount
 from services.errors import CheckpointNotFound
 from services.jobs import events, series
 from services.jobs.leases import Lease, owned
@@ -60,7 +60,7 @@ def steps(
     last, and of each stretch between the least and the greatest of both. Of one fold, or of the whole job."""
     asked_for = {"job_id": job_id, "first": first, "last": last, "many": points * series.STEPS_PER_PEAK, "fold": fold}
     query = _chunks(from_begin=first <= 1, to_end=last is None, of_fold=fold is not None)
-    chunks = session.execute(query, asked_for).all()
+    chunks = query.rows(session.connection(), **asked_for)
     if not chunks:
         return Steps([], [], [], 0)
     parts = [series.part(chunk.first_step, chunk.loss, chunk.grad_norm, chunk.peaks) for chunk in chunks]
@@ -80,7 +80,7 @@ def steps(
 
 
 @cache
-def _chunks(*, from_begin: bool, to_end: bool, of_fold: bool) -> sa.Select[Any]:
+def _chunks(*, from_begin: bool, to_end: bool, of_fold: bool) -> Query:
     """The chunks with the steps from `first` to `last` of a job. If these are `many` steps, a chunk that lies within
     comes with its peaks alone. So a run of a million steps costs little more than a short one."""
     job_id, fold = sa.bindparam("job_id", type_=sa.Text()), sa.bindparam("fold", type_=sa.Integer())
@@ -106,7 +106,7 @@ def _chunks(*, from_begin: bool, to_end: bool, of_fold: bool) -> sa.Select[Any]:
         query = query.where(StepChunk.first_step >= func.coalesce(earlier.scalar_subquery(), 0))
     if not to_end:
         query = query.where(StepChunk.first_step <= last)
-    return query.where(StepChunk.fold == fold) if of_fold else query
+    return Query(query.where(StepChunk.fold == fold) if of_fold else query, binary=True)
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Checkpoint]:

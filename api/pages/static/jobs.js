@@ -208,7 +208,7 @@ const reload = paced(async () => {
 const drawNewCurves = paced(() => {
   const jobs = new Map(moved.splice(0).map((job) => [job.id, job]));
   drawCurves([...jobs.values()].filter((job) => rows.has(job.id)).slice(0, MORE));
-}, 1000);
+}, 5000); // a curve this small changes little from one epoch to the next
 
 restart();
 const look = live(() => address(), first, { every: 2, fail: problem });
