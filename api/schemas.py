@@ -568,8 +568,8 @@ class DryRun(Answer):
     parameters: int | None
     """Of the network, at most. Null for texts: the job makes their vocabulary."""
     samples: DrySamples | None
-    """The samples of each part; with folds, of one of them. They are approximate if the split is by group, time or
-    content. For a forecast, a sample is a window."""
+    """The samples of each part; with folds, of one of them. They are approximate if the split is by time or content,
+    or by many groups. For a forecast, a sample is a window."""
     steps_per_epoch: int | None
     """Updates of the weights in an epoch."""
     steps: int | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -15,7 +14,7 @@ from services.errors import DatasetInvalid, Problem
 from services.training.files import grouping
 from services.training.files.grouping import Groups
 from services.training.files.npz import Arrays
-from services.training.spec import folds, shares
+from services.training.spec import drawing, folds, shares
 from services.training.spec.fields import Split
 from services.training.tasks import known
 
@@ -192,28 +191,8 @@ def _by_group(of: NDArray[np.int64], rows: NDArray[np.int64], fractions: dict[st
     """Whole groups at random, until a part has about as many samples as it is to have. `of` (rows,) are the groups."""
     numbers, of = np.unique(of, return_inverse=True)
     sizes = np.bincount(of.reshape(-1), minlength=len(numbers))
-    free = np.random.default_rng([split.seed, 0x5EED]).permutation(len(numbers))
-    chosen = {}
-    for name, share, others in _with_others(fractions, split):
-        taken = _groups_of(sizes[free], share * len(rows), most=len(free) - others)
-        chosen[name] = rows[np.isin(of.reshape(-1), free[taken])]
-        free = np.delete(free, taken)
-    return chosen
-
-
-def _groups_of(sizes: NDArray[np.int64], wanted: float, most: int) -> list[int]:
-    """The places of at most so many groups, in this order, that together have about `wanted` samples: one at least."""
-    taken: list[int] = []
-    total = 0
-    if wanted <= 0 or most < 1:
-        return taken
-    for place, size in enumerate(sizes.tolist()):
-        if abs(total + size - wanted) < abs(total - wanted):
-            taken.append(place)
-            total += size
-            if len(taken) == most or total >= wanted:
-                break
-    return taken or [int(sizes.argmin())]
+    drawn = drawing.groups_of_parts(sizes.tolist(), fractions, split)
+    return {name: rows[np.isin(of.reshape(-1), groups)] for name, groups in drawn.items()}
 
 
 def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, float], split: Split) -> Parts:
@@ -221,7 +200,7 @@ def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, f
     times, of = np.unique(ends, return_inverse=True)
     up_to = np.concatenate(([0], np.cumsum(np.bincount(of.reshape(-1), minlength=len(times)))))
     chosen, stop = {}, len(times)
-    for name, share, others in _with_others(fractions, split):
+    for name, share, others in drawing.with_others(fractions, split):
         begin = stop
         if share > 0 and stop > others:
             begins = np.arange(others, stop)  # of the times that the part may begin with, the one of the nearest size
@@ -229,14 +208,6 @@ def _by_time(ends: NDArray[Any], rows: NDArray[np.int64], fractions: dict[str, f
         chosen[name] = rows[(of.reshape(-1) >= begin) & (of.reshape(-1) < stop)]
         stop = begin
     return chosen
-
-
-def _with_others(fractions: dict[str, float], split: Split) -> Iterator[tuple[str, float, int]]:
-    """Each part with its share, and how many parts after it need something too: training does, and each fold."""
-    shares_left = list(fractions.values())
-    training = folds.units_needed(split) if split.folds else 1
-    for place, (name, share) in enumerate(fractions.items(), 1):
-        yield name, share, training + sum(one > 0 for one in shares_left[place:])
 
 
 def _groups(arrays: Arrays, split: Split) -> Groups:

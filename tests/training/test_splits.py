@@ -333,6 +333,20 @@ def test_no_group_is_in_two_parts_and_the_parts_are_everything(
         assert abs(len(rows[name]) - share * len(arrays)) <= max(sizes)
 
 
+@pytest.mark.parametrize("sizes", [[40, 1, 1, 9, 9], [5] * 9, [1, 2, 3, 4, 5, 6, 7, 30]])
+def test_what_is_told_of_a_split_by_group_before_is_what_is_drawn(sizes: list[int]) -> None:
+    for seed in range(5):
+        arrays = with_groups(sizes, seed)
+        split = {"validation": 0.2, "test": 0.25, "method": "group", "seed": seed}
+        drawn = {name: len(chosen) for name, chosen in parts_of(arrays, **split).items()}
+        spec, summary = spec_for(arrays, data={"split": split}), npz.summarise(arrays)
+        assert counts_of_split(spec, summary) == drawn
+        unknown = [each.model_copy(update={"sizes": None}) for each in summary.groups]
+        about = counts_of_split(spec, summary.model_copy(update={"groups": unknown}))
+        assert sum(about.values()) == sum(sizes)
+        assert about == drawn or len(set(sizes)) > 1
+
+
 @examples(100)
 @given(st.lists(st.integers(0, 9), min_size=6, max_size=60), SHARES, SHARES, st.booleans())
 def test_by_time_the_past_is_trained_on_and_equal_times_stay_together(

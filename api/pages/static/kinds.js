@@ -38,7 +38,7 @@ function ofOne(dry) {
   return [
     ["Data set", dry.dataset?.name],
     ["Parameters", dry.parameters === null ? null : number(dry.parameters)],
-    ["Samples", dry.samples && `${number(dry.samples.train)} for training, ${number(dry.samples.validation)} for validation, ${number(dry.samples.test)} for test`],
+    ["Samples", dry.samples && `${["time", "content"].includes(dry.spec.data?.split?.method) ? "about " : ""}${number(dry.samples.train)} for training, ${number(dry.samples.validation)} for validation, ${number(dry.samples.test)} for test`],
     ["Steps", dry.steps === null ? null : `${number(dry.steps)}, ${number(dry.steps_per_epoch)} in an epoch`],
     ["Memory", dry.memory_bytes === null ? null : `at least ${bytes(dry.memory_bytes)}`],
     ["Time", dry.estimate.message],

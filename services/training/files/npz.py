@@ -37,6 +37,7 @@ from services.training.files.archive import (
     opened,
 )
 from services.training.files.arrays import Arrays as Arrays
+from services.training.files.grouping import Groups
 from services.training.files.steps import FileSteps, OpenFile, blocks_of
 from services.training.files.summary import Columns, DatasetSummary, Grouping, TextSummary
 from services.training.tasks import known
@@ -192,12 +193,21 @@ def summarise(arrays: Arrays) -> DatasetSummary:
         series=series.summarised(arrays),
         texts=texts,
         groups=[
-            Grouping(column=column, groups=len(grouping.by(arrays, column).names), names=names)
-            for column, names in grouping.columns(arrays).items()
+            _grouped(grouping.by(arrays, column), names=names) for column, names in grouping.columns(arrays).items()
         ],
         times=None if arrays.ends is None else len(np.unique(arrays.ends)),
         spread=None if texts else _spread(arrays),
     )
+
+
+MOST_SIZES = 1000
+"""Of groups by a column, for which a summary has the size of each."""
+
+
+def _grouped(groups: Groups, *, names: bool) -> Grouping:
+    count = len(groups.names)
+    sizes = np.bincount(groups.of, minlength=count).tolist() if count <= MOST_SIZES else None
+    return Grouping(column=groups.column, groups=count, names=names, sizes=sizes)
 
 
 def _spread(arrays: Arrays) -> float | None:

@@ -91,6 +91,8 @@ class Grouping(BaseModel):
     """How many different values it has."""
     names: bool
     """Whether it names the sequences; the first that does is the default."""
+    sizes: list[int] | None = None
+    """The samples of each group, sorted by its name. None: they are many, or nobody counted them."""
 
 
 class DatasetSummary(BaseModel):

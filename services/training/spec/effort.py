@@ -42,7 +42,7 @@ MANY_WINDOWS = 1000
 
 @dataclass(frozen=True)
 class Effort:
-    """An epoch of a job in numbers. Where a split is by group, time or content, its parts are only about as large."""
+    """An epoch of a job in numbers. Where a split is by time, content or many groups, its parts are about as large."""
 
     samples: Mapping[str, int]
     """How many each part has: `train`, `validation` and `test`. Of a forecast they are windows."""

@@ -5,7 +5,7 @@ Each rule yields problems, a place and a sentence with a way out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loopline.files.counting import counted
@@ -15,7 +15,7 @@ from services.errors import Problem
 from services.training import measures
 from services.training.files.summary import DatasetSummary
 from services.training.measures import MEASURES, Answers
-from services.training.spec import folds, shares
+from services.training.spec import drawing, folds, shares
 from services.training.spec.fields import Architecture, Data, Forecast, Gate, NextStep, Spec, Split, Synthetic, Training
 from services.training.tasks import known
 
@@ -469,7 +469,8 @@ def _listed(names: list[str]) -> str:
 
 
 def counts_of_split(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
-    """How many samples each part gets: exactly, or about as many if rows are given or the method is not random."""
+    """How many samples each part gets: exactly, or about as many if rows are given, or drawn by time or content, or of
+    groups whose sizes are not known."""
     counts = _drawn(spec, summary)
     if spec.data.split.train_on_validation:
         counts["train"] += counts.pop("validation", 0)
@@ -483,6 +484,9 @@ def _drawn(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     counts = {"train": 0, **given}
     if split.method == "content":
         counts |= {name: round(left * share) for name, share in fractions.items()}
+    elif split.method == "group" and (sizes := _sizes(split, summary, left)):
+        drawn = drawing.groups_of_parts(sizes, fractions, split)
+        counts |= {name: round(sum(sizes[group] for group in groups)) for name, groups in drawn.items()}
     elif split.method in ("group", "time") or not known.named(summary.target).stratifies or not split.stratify or given:
         counts |= {name: shares.of_all(left, left * share) for name, share in fractions.items()}
     else:
@@ -495,6 +499,16 @@ def _drawn(spec: Spec, summary: DatasetSummary) -> dict[str, int]:
     if split.folds:
         return counts | folds.counts(split, left)
     return counts | {"train": left}
+
+
+def _sizes(split: Split, summary: DatasetSummary, samples: int) -> Sequence[float]:
+    """The samples of each group that may be drawn; where they were not counted, as if all groups were of one size."""
+    found = next((each for each in summary.groups if split.by in (each.column, None)), None)
+    if found is None:
+        return ()
+    if found.sizes is not None and sum(found.sizes) == samples:
+        return found.sizes
+    return [samples / found.groups] * found.groups
 
 
 def _class_counts(summary: DatasetSummary) -> list[int]:
