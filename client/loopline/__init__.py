@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loopline.aio import AsyncBatch, AsyncClient, AsyncJob, AsyncListing, AsyncSearch, AsyncSucceededJob
     from loopline.batch import Batch, BatchJob
     from loopline.client import Client
     from loopline.comparing import Comparison
@@ -60,6 +61,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answers",
+    "AsyncBatch",
+    "AsyncClient",
+    "AsyncJob",
+    "AsyncListing",
+    "AsyncSearch",
+    "AsyncSucceededJob",
     "BadRequest",
     "Batch",
     "BatchJob",
@@ -116,7 +123,7 @@ __all__ = [
     "load",
 ]
 
-_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "listing", "job", "comparing", "client")
+_MODULES = ("errors", "types", "schedules", "batch", "search", "plot", "listing", "job", "comparing", "client", "aio")
 """The module of each public name. The first two import no large library."""
 _PREDICTION = {
     "InputInvalid": "prediction.errors",

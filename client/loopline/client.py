@@ -12,7 +12,7 @@ from loopline import asking, many, uploading
 from loopline.batches import Batches
 from loopline.datasets import Datasets
 from loopline.errors import BadRequest
-from loopline.http import Http, is_header
+from loopline.http import Blocking, Http, Way, is_header
 from loopline.job import Job
 from loopline.jobs import Jobs
 from loopline.keys import Keys
@@ -44,6 +44,8 @@ class Client:
     Threads may share a client. Every method raises ServiceUnreachable if nothing answers.
     """
 
+    _way: Way = Blocking()
+
     def __init__(
         self,
         base_url: str | None = None,
@@ -55,7 +57,7 @@ class Client:
     ) -> None:
         self.base_url = (base_url or os.environ.get("LOOPLINE_URL") or DEFAULT_URL).rstrip("/")
         self._api_key = _api_key(api_key, api_key_file)
-        self._http = Http(self.base_url, self._api_key, timeout=timeout, retry_seconds=retry_seconds)
+        self._http = Http(self.base_url, self._api_key, timeout=timeout, retry_seconds=retry_seconds, way=self._way)
         self.jobs = Jobs(self._http)
         self.batches = Batches(self._http)
         self.searches = Searches(self._http)

@@ -45,7 +45,7 @@ def messages(http: Http, path: str) -> Iterator[Message]:
             if not may_retry(error) or time.monotonic() - lost_at >= http.retry_seconds:
                 raise
             pause = error.retry_after_seconds or PAUSE_SECONDS
-        time.sleep(pause)
+        http.sleep(pause)
 
 
 def _read(lines: Iterable[str]) -> Iterator[Message]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import stamina
@@ -48,10 +48,53 @@ Body = bytes | Callable[[], Iterator[bytes]]
 Params = Mapping[str, str | int | float | None]
 
 
+class Sender(Protocol):
+    """As much of `httpx.Client` as is used here."""
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any],
+        headers: Mapping[str, str],
+        content: bytes | Iterator[bytes] | None,
+        timeout: httpx.Timeout,
+    ) -> AbstractContextManager[httpx.Response]: ...
+
+    def close(self) -> None: ...
+
+
+class Way(Protocol):
+    """How a client sends requests and pauses."""
+
+    def sender(self, **options: Any) -> Sender: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def attempts(self, retries: Any) -> Iterator[Any]:
+        """The attempts of a retry context of stamina, with pauses between them."""
+
+
+class Blocking:
+    """The thread waits. `bridge.Awaiting` is the other way."""
+
+    def sender(self, **options: Any) -> Sender:
+        return httpx.Client(**options)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def attempts(self, retries: Any) -> Iterator[Any]:
+        return iter(retries)
+
+
 class Http:
     """A connection to one service. It retries requests for `retry_seconds`; 0 turns retries off."""
 
-    def __init__(self, base_url: str, api_key: str | None, *, timeout: float, retry_seconds: float) -> None:
+    def __init__(
+        self, base_url: str, api_key: str | None, *, timeout: float, retry_seconds: float, way: Way | None = None
+    ) -> None:
         self.base_url = checked_url(base_url)
         self.timeout = timeout
         self.retry_seconds = retry_seconds
@@ -59,7 +102,8 @@ class Http:
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
         is_local = _is_loopback(self.base_url.host)
-        self._client = httpx.Client(
+        self._way = way or Blocking()
+        self._client = self._way.sender(
             base_url=self.base_url,
             headers=headers,
             trust_env=not is_local,
@@ -69,6 +113,9 @@ class Http:
 
     def close(self) -> None:
         self._client.close()
+
+    def sleep(self, seconds: float) -> None:
+        self._way.sleep(seconds)
 
     def get_object(self, path: str, params: Params | None = None) -> dict[str, Any]:
         """The JSON object at a path."""
@@ -162,7 +209,7 @@ class Http:
         attempts = stamina.retry_context(
             pause, attempts=None, timeout=timeout, wait_initial=0.1, wait_max=2.0, wait_jitter=0.1
         )
-        for attempt in attempts:
+        for attempt in self._way.attempts(attempts):
             with attempt:
                 return once()
         raise AssertionError("stamina raises what the last attempt raised")

@@ -64,7 +64,7 @@ def changes(
             raise late(now)
         # Changes can come faster than anyone reads, and a busy service may answer before the time asked for.
         next_at = asked_at + (PAUSE_SECONDS if changed is None else pause)
-        time.sleep(max(0.0, min(next_at, deadline) - time.monotonic()))
+        http.sleep(max(0.0, min(next_at, deadline) - time.monotonic()))
 
 
 def _poll(http: Http, path: str, etag: str | None, wait: float) -> tuple[Document | None, str | None]:

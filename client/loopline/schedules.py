@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -150,7 +149,7 @@ class Schedules:
         """Waits until the firing no longer waits for another batch, and returns it: it has a batch, or was skipped.
         Raises NotFound if its record was deleted meanwhile."""
         while firing.outcome == "waiting":
-            time.sleep(LOOK_SECONDS)
+            self._http.sleep(LOOK_SECONDS)
             newer = (each for each in self.firings(firing.schedule_id) if each.id <= firing.id)
             found = next(newer, None)
             if found is None or found.id != firing.id:

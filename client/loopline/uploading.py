@@ -60,7 +60,7 @@ def send(http: Http, file: Path, size: int, on_bytes: OnBytes | None) -> str:
         except (ServiceUnreachable, Conflict):  # a conflict: the broken request has not ended there
             if time.monotonic() >= deadline:
                 raise
-            time.sleep(PAUSE_SECONDS)
+            http.sleep(PAUSE_SECONDS)
             arrived = _offset(http.get_object(f"/v1/uploads/{upload}"))
         if arrived > offset:
             deadline = time.monotonic() + http.retry_seconds
@@ -87,7 +87,7 @@ def checked(http: Http, dataset: Dataset, on_check: OnCheck | None) -> Dataset:
         while (left := ask_at - time.monotonic()) > 0:
             if on_check:
                 on_check(dataset, time.monotonic() - began_at)
-            time.sleep(min(left, TICK_SECONDS))
+            http.sleep(min(left, TICK_SECONDS))
         wait_seconds = min(1.5 * wait_seconds, LAST_WAIT_SECONDS)
         now = Dataset.of(http.get_object(f"/v1/datasets/{quote(dataset.id, safe='')}"))
         dataset = replace(now, is_new=dataset.is_new and now.id == dataset.id)  # another id: that had the same content
