@@ -229,7 +229,7 @@ def checkpoint_row() -> dict[str, object]:
     arrays = npz.synthetic(1000, 50, 10, 2, 0)
     spec = check_data(parse(document), npz.summarise(arrays))
     torch.set_flush_denormal(True)
-    use_threads(spec)
+    use_threads(spec, torch.device("cpu"))
     run = Run(spec, prepare(arrays, spec))
     took = []
     with tempfile.TemporaryDirectory() as folder:

@@ -106,6 +106,8 @@ def drawn(w: Workload) -> Arrays:
 
 
 def run_of(arrays: Arrays, document: dict[str, Any], engine: str) -> Run:
+    import torch
+
     from services.training.data import prepare
     from services.training.files import npz
     from services.training.loop import Run
@@ -114,7 +116,7 @@ def run_of(arrays: Arrays, document: dict[str, Any], engine: str) -> Run:
 
     document["training"] = {**document["training"], "epochs": 1000, "early_stopping": None, "engine": engine}
     spec = check_data(parse(document), npz.summarise(arrays))
-    use_threads(spec)
+    use_threads(spec, torch.device("cpu"))
     run = Run(spec, prepare(arrays, spec))
     run.is_probed = False
     return run

@@ -62,7 +62,7 @@ def epoch_seconds(spec: Spec) -> float:
         *(getattr(drawn_data, name) for name in ("samples", "length", "features", "classes", "seed"))
     )
     torch.set_num_threads(THREADS)  # as a new process has them
-    use_threads(spec)
+    use_threads(spec, torch.device("cpu"))
     took: list[float] = []
     for record in fit(Run(spec, prepare(arrays, spec))):
         if record is not None:

@@ -75,6 +75,8 @@ def probes(w: Workload) -> Iterator[float]:
 
 
 def built(w: Workload) -> Run:
+    import torch
+
     from services.training.data import prepare
     from services.training.files import npz
     from services.training.loop import Run
@@ -88,7 +90,7 @@ def built(w: Workload) -> Run:
         "data": {"synthetic": {}, "split": {"validation": 0.0, "test": 0.0}},
     }
     spec = check_data(parse(document), npz.summarise(arrays))
-    use_threads(spec)
+    use_threads(spec, torch.device("cpu"))
     return Run(spec, prepare(arrays, spec))
 
 

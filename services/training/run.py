@@ -25,6 +25,7 @@ from services.training import advice, baseline, checkpoint, epochs, folds, sampl
 from services.training.card import gathering, names, writing
 from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
+from services.training.engine.choice import choose
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
 from services.training.files.steps import IN_FILE_FROM, FileSteps
@@ -75,8 +76,9 @@ Stop = Callable[[], StopReason | None]
 Offered = tuple[dict[str, Any], tuple[File, ...]]
 """The result and the files of a model."""
 
-WORTH_A_THREAD = 4_000_000
-"""Floating point operations of one time step's recurrent product, from which on a second thread pays."""
+WORTH_A_THREAD = {False: 4_000_000, True: 1_000_000}
+"""Floating point operations of one time step's recurrent product, from which on a second thread pays: with PyTorch's
+layers, whose threads wait for each other at each step, and with compiled ones, which do so once a pass."""
 MODEL_FORMAT = "loopline-model/1"
 SCALED_MODEL_FORMAT = "loopline-model/2"
 """Where the targets were scaled: what the network answers is to be put back into the data's unit (`target_scaling`)."""
@@ -112,14 +114,15 @@ def prepare_process(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
 
 
-def use_threads(spec: Spec) -> None:
+def use_threads(spec: Spec, device: torch.device) -> None:
     """Leaves a small network to one thread: two of them would spend more on waiting for each other than they save.
 
     Measured by the recurrent matrix product of one time step. The same spec gets the same number of threads on the same
     machine, for on that depends the last bit of every sum.
     """
     a = spec.architecture
-    if 2 * spec.training.batch_size * GATES[a.cell] * a.hidden_size**2 < WORTH_A_THREAD:
+    worth = WORTH_A_THREAD[choose(spec.training, device).compiled]
+    if 2 * spec.training.batch_size * GATES[a.cell] * a.hidden_size**2 < worth:
         torch.set_num_threads(1)
 
 
@@ -191,7 +194,7 @@ def events(
         yield rows_added(spec, summary.series)
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
-    use_threads(spec)
+    use_threads(spec, device)
     retention = Retention(Path(order.directory), recorded)
     if spec.data.split.folds:
         yield from _fold_by_fold(Folds(spec, arrays, device, sha256), retention, order, stop)

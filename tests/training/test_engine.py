@@ -33,6 +33,7 @@ from services.training.engine.network import refusal
 from services.training.files import npz
 from services.training.files.npz import Arrays
 from services.training.loop import Run, fit
+from services.training.run import use_threads
 from services.training.spec.fields import Training
 from tests.training.building import (
     classes,
@@ -506,6 +507,23 @@ def test_the_choice_says_why(given_training: dict[str, Any], device: str, why: s
     engine = choice.choose(training(**given_training), torch.device(device))
     assert (engine.compiled, engine.name) == (False, "torch")
     assert why in engine.why
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("engine", "hidden_size", "threads"),
+    [("compiled", 32, 1), ("compiled", 64, 2), ("torch", 64, 1), ("torch", 128, 2)],
+)
+def test_compiled_layers_use_a_second_thread_sooner(engine: str, hidden_size: int, threads: int) -> None:
+    architecture = {"cell": "lstm", "hidden_size": hidden_size}
+    spec = spec_for(classes(), architecture=architecture, training={"batch_size": 32, "engine": engine})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        use_threads(spec, CPU)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
