@@ -12,11 +12,11 @@ from urllib.parse import quote
 from loopline import measures, notebook, polling, waiting
 from loopline.errors import BadRequest, WaitTimeout
 from loopline.http import Http
-from loopline.types import Best, Document, known, moment
+from loopline.types import Best, Document, Short, known, moment
 
 
-@dataclass(frozen=True)
-class BatchJob:
+@dataclass(frozen=True, repr=False)
+class BatchJob(Short):
     """A job as a row of its batch's table; `client.job(row.id)` is the job itself."""
 
     id: str

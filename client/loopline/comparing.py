@@ -11,11 +11,11 @@ from loopline import measures, notebook, tables
 from loopline.errors import BadRequest
 from loopline.job import Job
 from loopline.reproduction import leaves
-from loopline.types import below
+from loopline.types import Short, below
 
 
-@dataclass(frozen=True)
-class Compared:
+@dataclass(frozen=True, repr=False)
+class Compared(Short):
     """A job in a comparison: its values of the fields that differ, and its metrics."""
 
     job: Job = field(repr=False)
@@ -27,8 +27,8 @@ class Compared:
         return {**own, **self.fields, **self.metrics, "seconds": self.job.seconds}
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Short):
     """Jobs side by side, the best one first. A notebook shows it as a table; `to_frame()` makes a data frame."""
 
     jobs: tuple[Compared, ...]

@@ -17,14 +17,14 @@ from loopline import spec as specs
 from loopline.errors import BadRequest, NotFound
 from loopline.http import Http
 from loopline.listing import Listing
-from loopline.types import Document, known, moment
+from loopline.types import Document, Short, known, moment
 
 LOOK_SECONDS = 2.0
 _TIMES = ("paused_at", "created_at", "updated_at", "due_at")
 
 
-@dataclass(frozen=True)
-class Firing:
+@dataclass(frozen=True, repr=False)
+class Firing(Short):
     """The record of a slot, or of a run that somebody requested, with its outcome: see docs/schedules.md."""
 
     id: str
@@ -49,8 +49,8 @@ class Firing:
         return cls(**known(cls, document) | times)
 
 
-@dataclass(frozen=True)
-class Schedule:
+@dataclass(frozen=True, repr=False)
+class Schedule(Short):
     """When to submit what. `next` are its next slots, in its time zone; empty while it is paused."""
 
     id: str

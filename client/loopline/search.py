@@ -18,11 +18,11 @@ from loopline import notebook, polling, waiting
 from loopline.errors import WaitTimeout
 from loopline.http import Http
 from loopline.job import Job
-from loopline.types import Document, below, known, moment
+from loopline.types import Document, Short, below, known, moment
 
 
-@dataclass(frozen=True)
-class BestTrial:
+@dataclass(frozen=True, repr=False)
+class BestTrial(Short):
     """The best trial of a search; `client.job(best.job_id)` is its job."""
 
     trial: int
@@ -38,8 +38,8 @@ class BestTrial:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, repr=False)
+class Trial(Short):
     """A trial as a row of its search's table."""
 
     trial: int
@@ -70,8 +70,8 @@ class Trial:
         return cls(**known(cls, document) | {"silent_since": moment(document.get("silent_since"))})
 
 
-@dataclass(frozen=True)
-class FinalModel:
+@dataclass(frozen=True, repr=False)
+class FinalModel(Short):
     """The model that a search ends with: the best trial's spec, trained once more on the samples of training and
     validation together, and tested once. `client.job(final.job_id)` is its job."""
 
@@ -93,8 +93,8 @@ class FinalModel:
         return cls(**known(cls, document) | {"silent_since": moment(document.get("silent_since"))})
 
 
-@dataclass(frozen=True)
-class Importance:
+@dataclass(frozen=True, repr=False)
+class Importance(Short):
     """How much a field matters for the metric: the share of the variance in rank that it alone explains (0 to 1)."""
 
     path: str

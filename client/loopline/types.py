@@ -16,8 +16,24 @@ from typing import Any, NamedTuple, Self, Union, get_args, get_origin, get_type_
 from loopline.errors import ServiceError
 
 Document = Mapping[str, Any]
+LONGEST = 60
+"""Letters of a value in a `repr`."""
 LARGEST = 2**63
 """The service never sends a larger number."""
+
+
+class Short:
+    """A dataclass whose `repr` is one short line: without what is empty or missing, and with long values cut."""
+
+    def __repr__(self) -> str:
+        shown = []
+        for each in fields(self):  # type: ignore[arg-type]  # its heirs are dataclasses
+            value = getattr(self, each.name)
+            is_empty = value is None or value is False or (hasattr(value, "__len__") and not len(value))
+            if each.repr and not is_empty:
+                words = repr(value) if not isinstance(value, datetime) else f"{value:%Y-%m-%d %H:%M:%S}"
+                shown.append(f"{each.name}={words if len(words) <= LONGEST else f'{words[: LONGEST - 3]}...'}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class _Known(NamedTuple):
@@ -102,8 +118,8 @@ def _fits(value: object, kind: Any) -> bool:
     return isinstance(value, Mapping)  # a dataclass
 
 
-@dataclass(frozen=True)
-class Progress:
+@dataclass(frozen=True, repr=False)
+class Progress(Short):
     """The progress of a job: epochs and steps, done and total, the fraction (0 to 1), and the expected seconds left.
 
     With folds these are of all folds together. `fold_epoch` and `fold_epochs` are of the fold that is trained; a `fold`
@@ -130,8 +146,8 @@ class Progress:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class Answers:
+@dataclass(frozen=True, repr=False)
+class Answers(Short):
     """The result of a job that predicts: a file with so many rows, and the version of the model that answered."""
 
     model: str
@@ -151,8 +167,8 @@ class Answers:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class Best:
+@dataclass(frozen=True, repr=False)
+class Best(Short):
     """The best epoch so far, and the metric that decides this."""
 
     epoch: int
@@ -164,8 +180,8 @@ class Best:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class FoldResult:
+@dataclass(frozen=True, repr=False)
+class FoldResult(Short):
     """One fold of a cross-validation: the metrics of its validation part, with the weights of its best epoch."""
 
     fold: int
@@ -183,8 +199,8 @@ class FoldResult:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Short):
     """The result of a training: final metrics, the best epoch, and whether it stopped early. For a retraining,
     `retrain` has `model`, `version`, `decision` (such as `promoted`), `message` and `gate`.
     """
@@ -225,8 +241,8 @@ class Result:
         return cls(**found | {"folds": [FoldResult.of(each) for each in found["folds"]] if "folds" in found else None})
 
 
-@dataclass(frozen=True)
-class Epoch:
+@dataclass(frozen=True, repr=False)
+class Epoch(Short):
     """One pass over the training data. `raw` has every recorded number; `epoch["train_accuracy"]` reads one.
 
     `epoch` is numbered over the whole job, `fold_epoch` within its fold.
@@ -269,8 +285,8 @@ def _is_metric(name: str, value: object) -> bool:
     return split in {"train", "validation", "test"} and measure != "loss" and isinstance(value, int | float | None)
 
 
-@dataclass(frozen=True)
-class Steps:
+@dataclass(frozen=True, repr=False)
+class Steps(Short):
     """Loss and gradient norm (before clipping) of the steps, reduced to the requested number of points."""
 
     step: tuple[int, ...] = ()
@@ -290,8 +306,8 @@ class Steps:
         return len(self.step)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Short):
     """Files from which training continues exactly. `step` is the step after which they were written."""
 
     step: int
@@ -308,8 +324,8 @@ class Checkpoint:
         return cls(**known(cls, document) | {"created_at": moment(document.get("created_at"))})
 
 
-@dataclass(frozen=True)
-class Event:
+@dataclass(frozen=True, repr=False)
+class Event(Short):
     """Something that happened to a job: a change of state (`from_status`, `to_status`), a checkpoint, a warning."""
 
     id: int
@@ -330,8 +346,8 @@ class Event:
         return cls(**known(cls, document) | {"at": moment(document.get("at"))})
 
 
-@dataclass(frozen=True)
-class LogLine:
+@dataclass(frozen=True, repr=False)
+class LogLine(Short):
     """A line that a trainer logged (level `info`, `warning`, `error`) or printed (`output`), numbered from 1 on."""
 
     number: int
@@ -346,8 +362,8 @@ class LogLine:
         return cls(**known(cls, document) | {"at": moment(document.get("at"))})
 
 
-@dataclass(frozen=True)
-class Worker:
+@dataclass(frozen=True, repr=False)
+class Worker(Short):
     """A process that runs jobs, as of its last heartbeat. `heard_at` is when it last received a doorbell."""
 
     name: str
@@ -369,8 +385,8 @@ class Worker:
         return cls(**known(cls, document) | times)
 
 
-@dataclass(frozen=True)
-class InboxFile:
+@dataclass(frozen=True, repr=False)
+class InboxFile(Short):
     """A file in the service's inbox, with its path there, and its data set or the error."""
 
     id: str
@@ -388,8 +404,8 @@ class InboxFile:
         return cls(**known(cls, document) | {"at": moment(document.get("at"))})
 
 
-@dataclass(frozen=True)
-class Dataset:
+@dataclass(frozen=True, repr=False)
+class Dataset(Short):
     """An immutable version of uploaded sequences. `reference` (`vowels@3`) always names this version in a spec."""
 
     id: str
@@ -435,8 +451,8 @@ class Dataset:
         return f"{self.name}@{self.version}" if self.name else self.id
 
 
-@dataclass(frozen=True)
-class DryRun:
+@dataclass(frozen=True, repr=False)
+class DryRun(Short):
     """What a job would be. Of one whose data is a file that is to be uploaded, most is unknown: None."""
 
     spec: Document = field(repr=False, hash=False)
@@ -477,8 +493,8 @@ class DryRun:
         return self.estimate.get("epoch_seconds") is not None
 
 
-@dataclass(frozen=True)
-class SearchDryRun:
+@dataclass(frozen=True, repr=False)
+class SearchDryRun(Short):
     """What a search would be."""
 
     trial: DryRun
@@ -504,8 +520,8 @@ class SearchDryRun:
         return cls(**known(cls, document) | {"trial": DryRun.of(below(document, "trial"))})
 
 
-@dataclass(frozen=True)
-class ModelVersion:
+@dataclass(frozen=True, repr=False)
+class ModelVersion(Short):
     """The result of a job as a version of a model. `dataset` (id, name, version, sha256) is None for synthetic data."""
 
     model: str
@@ -534,8 +550,8 @@ class ModelVersion:
         return f"{self.dataset.get('name')}@{self.dataset.get('version')}" if self.dataset else None
 
 
-@dataclass(frozen=True)
-class Model:
+@dataclass(frozen=True, repr=False)
+class Model(Short):
     """A name in the registry. `aliases` has the version of each alias; `latest` is the newest version."""
 
     name: str
@@ -548,8 +564,8 @@ class Model:
         return cls(**known(cls, document) | {"latest": ModelVersion.of(below(document, "latest"))})
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Short):
     """What a model answered: `rows` is a table, whose columns depend on the `task` (docs/predict.md). `model` says
     which version or job answered."""
 
@@ -571,8 +587,8 @@ class Prediction:
         return str(self.model.get("job_id") or self.model.get("folder") or "a model")
 
 
-@dataclass(frozen=True)
-class ModelMove:
+@dataclass(frozen=True, repr=False)
+class ModelMove(Short):
     """One move of an alias: `promote`, `rollback` or `demote`, the API key that did it, and the reason."""
 
     id: int
@@ -590,8 +606,8 @@ class ModelMove:
         return cls(**known(cls, document) | {"at": moment(document.get("at"))})
 
 
-@dataclass(frozen=True)
-class Preset:
+@dataclass(frozen=True, repr=False)
+class Preset(Short):
     """A named part of a spec. A spec that uses it can override every field."""
 
     name: str
@@ -604,8 +620,8 @@ class Preset:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class Key:
+@dataclass(frozen=True, repr=False)
+class Key(Short):
     """An API key. `key`, the key itself, is set only in the answer to the request that created it."""
 
     id: str
@@ -625,8 +641,8 @@ class Key:
         return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
 
 
-@dataclass(frozen=True)
-class Webhook:
+@dataclass(frozen=True, repr=False)
+class Webhook(Short):
     """A URL that receives news about jobs, batches, searches, schedules and models. `secret` is set only in the answer
     to the request that created or changed it."""
 
@@ -650,8 +666,8 @@ class Webhook:
         return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
 
 
-@dataclass(frozen=True)
-class Delivery:
+@dataclass(frozen=True, repr=False)
+class Delivery(Short):
     """A message for a webhook: `pending`, `delivered` or `given_up`, with the result of the newest attempt."""
 
     id: str
@@ -676,8 +692,8 @@ class Delivery:
         return cls(**known(cls, document) | {name: moment(document.get(name)) for name in times})
 
 
-@dataclass(frozen=True)
-class Quota:
+@dataclass(frozen=True, repr=False)
+class Quota(Short):
     """How much a tenant uses, and its limit; None means no limit."""
 
     used: int = 0
@@ -688,8 +704,8 @@ class Quota:
         return cls(**known(cls, document))
 
 
-@dataclass(frozen=True)
-class Identity:
+@dataclass(frozen=True, repr=False)
+class Identity(Short):
     """The tenant and key of the client. `quotas` are those of the tenant: `queued`, `running`, `bytes`."""
 
     tenant: str
@@ -704,8 +720,8 @@ class Identity:
         return cls(**known(cls, document) | {"quotas": quotas})
 
 
-@dataclass(frozen=True)
-class Health:
+@dataclass(frozen=True, repr=False)
+class Health(Short):
     """Whether the service can accept jobs: `ready`, `degraded` (for example without its broker) or `unavailable`."""
 
     status: str

@@ -54,6 +54,16 @@ def test_an_epoch_tells_metrics_from_losses_and_timings() -> None:
     assert epoch["train_accuracy"] == 0.9
 
 
+def test_a_repr_has_what_is_there_in_few_letters() -> None:
+    dataset = Dataset.of({"id": "ds_1", "name": "walks", "sha256": "a" * 64, "warnings": [], "samples": 0})
+    assert repr(dataset).startswith("Dataset(id='ds_1', name='walks', version=1, status='ready', sha256='aaa")
+    assert "aaa..., bytes=0" in repr(dataset)
+    assert "warnings" not in repr(dataset)
+    assert repr(Checkpoint(3, created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))) == (
+        "Checkpoint(step=3, epoch=0, bytes=0, created_at=2026-01-02 03:04:05)"
+    )
+
+
 def test_results_can_be_kept_in_sets() -> None:
     records = [
         Job.of(JOB),
