@@ -56,6 +56,7 @@ SLOW_STEPS: dict[str, Any] = {  # a step takes about 100 ms
     "training": {"epochs": 100_000, "batch_size": 64},
     "data": {"synthetic": {"samples": 1000, "length": 100, "features": 10, "classes": 2}},
 }
+QUICK_STEPS = {**SLOW_STEPS, "name": "quick-steps", "architecture": {"cell": "lstm", "hidden_size": 96}}  # 30 ms
 SHORT_EPOCHS: dict[str, Any] = {
     "name": "short-epochs",
     "architecture": {"cell": "lstm", "hidden_size": 96},
@@ -98,10 +99,12 @@ def rows() -> Iterator[dict[str, Any]]:
         browser = playwright.chromium.launch(executable_path=browsing.FOUND, args=FLAGS)
         with running_service() as (client, folder):
             yield from shown_rows(client, folder, browser)
-            yield from cost_rows(client, browser)
+            yield from cost_rows("SQLite", client, browser)
             yield slowdown_row(client)
             yield from visit_rows(client)
         with tempfile.TemporaryDirectory() as made, databases(Path(made)) as urls:
+            with running_service(LOOPLINE_DATABASE_URL=urls["PostgreSQL"]) as (client, _):
+                yield from cost_rows("PostgreSQL", client, browser)
             for name, url in urls.items():
                 yield from curve_rows(name, url, Path(made), browser)
                 yield from list_rows(name, url, Path(made), browser)
@@ -109,10 +112,10 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def running_service() -> Iterator[tuple[httpx.Client, Path]]:
+def running_service(**settings: str) -> Iterator[tuple[httpx.Client, Path]]:
     with (
         tempfile.TemporaryDirectory() as made,
-        service(Path(made)) as (url, _),
+        service(Path(made), **settings) as (url, _),
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield client, Path(made)
@@ -188,30 +191,33 @@ def recorded_at(database: sqlite3.Connection, job_id: str) -> float:
 # What an open page costs the API
 
 
-def cost_rows(client: httpx.Client, browser: Browser) -> Iterator[dict[str, Any]]:
+def cost_rows(database: str, client: httpx.Client, browser: Browser) -> Iterator[dict[str, Any]]:
     processes = [one for one in psutil.Process().children(recursive=True) if command_of(one)[1:3] == ["-m", "api"]]
 
-    def share() -> float:
+    def share(seconds: float = OPEN_SECONDS) -> float:
         before, began = processor_seconds(processes), time.perf_counter()
-        time.sleep(OPEN_SECONDS)
+        time.sleep(seconds)
         return (processor_seconds(processes) - before) / (time.perf_counter() - began)
 
-    with training(client, SLOW_STEPS) as job_id:
-        alone, opened = [share()], {}
+    with training(client, QUICK_STEPS) as job_id:
+        alone, opened = share(OPEN_SECONDS / 2), {}
         for name, path in {"its page": f"/jobs/{job_id}", "the list of jobs": "/jobs"}.items():
             page = tab(browser)
             page.goto(f"{client.base_url}{path}", wait_until="load")
             page.wait_for_timeout(3000)
-            opened[name] = share()
+            first, began = step_of(client, job_id), time.perf_counter()
+            found = share()
+            opened[name] = found, (time.perf_counter() - began) / (step_of(client, job_id) - first)
             page.context.close()
-        alone.append(share())
-        made = client.get(f"/v1/jobs/{job_id}").json()["progress"]["step"]
-    for name, found in opened.items():
-        more = max(found - statistics.mean(alone), 1e-4)
-        what = (
-            f"processor time of the API with {name} open for {OPEN_SECONDS:.0f} s, a job trains ({made} steps in all)"
-        )
+    for name, (found, step) in opened.items():
+        more = max(found - alone, 1e-4)
+        what = f"processor time of the API, {database}, for {name}, open for {OPEN_SECONDS:.0f} s; "
+        what += f"the job makes a step in {step * 1000:.0f} ms"
         yield row(what, f"{more:.2%} of a core", f"{OPEN_SHARE:.0%}", OPEN_SHARE / more)
+
+
+def step_of(client: httpx.Client, job_id: str) -> int:
+    return int(client.get(f"/v1/jobs/{job_id}").json()["progress"]["step"])
 
 
 def processor_seconds(processes: Sequence[psutil.Process]) -> float:
