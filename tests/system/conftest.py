@@ -28,6 +28,7 @@ class Service:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.process = forking.Popen(
             [sys.executable, "-m", "local", "run"],
+            torch=True,
             family=True,
             cwd=ROOT,
             env=clean(

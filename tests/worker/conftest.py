@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from services.settings import Settings
 from tests import forking
 from tests.worker.watching import Process, Watch
 from worker import process
-from worker.attempt import oom
+from worker.attempt import child, oom
 from worker.attempt.child import Template
 from worker.attempt.slot import Slot
 from worker.attempt.spare import Spares, trainer_command, trainer_environment
@@ -53,6 +54,20 @@ def settings(database_url: str, broker_url: str, data_dir: Path) -> Settings:
         retry_seconds=0,
         reconcile_seconds=0.2,
     )
+
+
+@pytest.fixture(autouse=True)
+def _forked_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers and templates of this process are forks as well."""
+
+    def begin(command: list[str], **options: Any) -> Any:
+        is_forked = command[:2] == STUB[:2] or command[:3] == TRAINER[:3]
+        with_torch = "worker.trainer" in command
+        return (
+            forking.Popen(command, torch=with_torch, **options) if is_forked else subprocess.Popen(command, **options)
+        )
+
+    monkeypatch.setattr(child, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": begin}))
 
 
 @pytest.fixture
@@ -104,6 +119,7 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Process]
         with log.open("wb") as out:
             popen = forking.Popen(
                 [sys.executable, "-m", *arguments],
+                family=arguments[0] != "tests.worker.run",  # tests look at the environment of what that starts
                 cwd=ROOT,
                 env={**environment(settings.model_copy(update=changes)), **(also or {})},
                 stdin=subprocess.DEVNULL,

@@ -60,6 +60,11 @@ signal.pause()
 """
 
 
+@pytest.fixture(autouse=True)
+def _forked_trainers() -> None:
+    """Here templates are started as workers start them."""
+
+
 @pytest.fixture
 def stub() -> Iterator[Template]:
     """A template of COMMAND that waits for requests."""
