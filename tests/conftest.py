@@ -125,7 +125,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Exempt all modules and collected tests from garbage collection: each search takes half a second."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

@@ -48,7 +48,10 @@ from worker.attempt.child import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
 IMPORTS = {
-    "service": ("api.server", "worker.scheduler.loop", "worker.pool", "celery.apps.worker"),
+    "service": (
+        *("api.server", "worker.scheduler.loop", "worker.scheduler.searches", "worker.pool", "celery.apps.worker"),
+        *("loopline.client", "loopline.cli.app", "loopline.cli.jobs", "loopline.cli.submit", "loopline.cli.datasets"),
+    ),
     "torch": ("services.training.run", "services.training.predicting", "worker.trainer"),
 }
 IMPORTS["all"] = IMPORTS["service"] + IMPORTS["torch"] + ("local.demo",)
@@ -182,6 +185,7 @@ def nursery(kind: str) -> Nursery:
         started = subprocess.Popen(command, cwd=ROOT, stdin=theirs.fileno(), env={**os.environ, **ENVIRONMENT})
     made = Nursery(requests, started)
     atexit.register(made.end)
+    requests.recv(1)  # it has imported all: from now on a fork takes no longer than the start of a process
     return made
 
 
@@ -336,7 +340,9 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     template._refuse_threads()
-    _serve(socket.socket(fileno=os.dup(0)))
+    requests = socket.socket(fileno=os.dup(0))
+    requests.sendall(b".")
+    _serve(requests)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from services.settings import Settings
 from services.wording import setting_sentences
+from tests import forking
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, Any] = {
@@ -126,8 +126,8 @@ def test_no_process_starts_with_a_default_secret(command: list[str], tmp_path: P
         "LOOPLINE_DATABASE_URL": "postgresql://loopline:loopline@db/loopline",
         "LOOPLINE_BROKER_URL": "redis://:c41f0a9be27d5836@cache/0",
     }
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    done = forking.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert "LOOPLINE_DATABASE_URL has a password that everybody knows; make one with" in done.stderr

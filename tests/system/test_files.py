@@ -23,6 +23,7 @@ import pytest
 import yaml
 from loopline import BadRequest, Client
 
+from tests import forking
 from tests.system.conftest import Service, clean
 
 ROOT = Path(__file__).parent.parent.parent
@@ -123,14 +124,13 @@ FILES: list[Callable[[Path], Path]] = [long_csv, wide_csv_gz, parquet, jsonl, ts
 
 
 def loopline(url: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return forking.run(
         [sys.executable, "-m", "loopline.cli", *words],
         cwd=folder,
         env=clean({"LOOPLINE_URL": url, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "client")))}),
         capture_output=True,
         text=True,
         timeout=120,
-        check=False,
     )
 
 

@@ -74,6 +74,8 @@ def _forked_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_slot(engine: Engine, storage: Storage, database_url: str, data_dir: Path) -> Iterator[Callable[..., Slot]]:
     """A factory of what a pool process works with, in this process, without Celery or a broker."""
     slots: list[Slot] = []
+    if sys.platform == "linux":
+        forking.nursery("service")  # it takes a while to begin: not while a lease runs
 
     def make(**changes: Any) -> Slot:
         settings = Settings(

@@ -21,6 +21,8 @@ import pytest
 import yaml
 from loopline import Client
 
+from tests import forking
+
 CLIENT = Path(__file__).parents[3] / "client"
 Background = Callable[..., threading.Thread]
 
@@ -34,7 +36,7 @@ def command(*args: str) -> list[str]:
 
 
 def run(url: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), env=environment(url), capture_output=True, text=True, timeout=60, check=False)
+    return forking.run(command(*args), env=environment(url), capture_output=True, text=True, timeout=60)
 
 
 def test_cron_learns_from_the_exit_code(service: Any, client: Client, tiny: dict[str, Any], free_port: int) -> None:
@@ -50,7 +52,7 @@ def test_cron_learns_from_the_exit_code(service: Any, client: Client, tiny: dict
         command("watch", cancelled.id),
     ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    processes = [subprocess.Popen(line, env=environment(service.url), **quiet) for line in lines]
+    processes = [forking.Popen(line, env=environment(service.url), **quiet) for line in lines]
     assert [process.wait(60) for process in processes] == [0, 1, 2, 3, 4]
 
 
@@ -67,7 +69,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(tiny))
     args = ["submit", str(path), "--watch"] if how == "submit" else ["watch", client.submit(tiny).id]
-    watching = subprocess.Popen(
+    watching = forking.Popen(
         command(*args), env=environment(service.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with watching:
@@ -88,7 +90,7 @@ class Terminal:
     def __init__(self, args: list[str], env: dict[str, str], *, rows: int, columns: int) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.process = subprocess.Popen(args, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        self.process = forking.Popen(args, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         self.written = ""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from services.searches import advance, control, queries
 from services.searches.advance import Did
 from services.searches.queries import Detail
 from services.webhooks import subscriptions
+from tests import forking
 from tests.conftest import received
 from tests.ringing import FakeDoorbell
 from worker.scheduler import searches
@@ -227,7 +226,7 @@ def test_a_scheduler_that_is_killed_has_made_a_trial_or_none(
         "searches.look(db.engine(sys.argv[2]), FakeDoorbell())\n"
     )
     url = engine.url.render_as_string(hide_password=False)
-    done = subprocess.run([sys.executable, "-c", code, point, url], env={**os.environ, "PYTHONPATH": "."}, check=False)
+    done = forking.run([sys.executable, "-c", code, point, url])
     assert done.returncode == -signal.SIGKILL
     assert len(trials(engine, search)) == found(engine, search).made == made
     look(engine)
