@@ -233,15 +233,16 @@ def _serve(requests: socket.socket) -> None:
         message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, DESCRIPTORS)
         if not message:
             sys.exit()
-        if _fork(requests):
+        request = json.loads(message)
+        if _fork(requests, request.pop("is_leader")):
             break
         for descriptor in descriptors:
             os.close(descriptor)
     requests.close()
-    _run(**json.loads(message), descriptors=descriptors)
+    _run(**request, descriptors=descriptors)
 
 
-def _fork(requests: socket.socket) -> bool:
+def _fork(requests: socket.socket, is_leader: bool) -> bool:
     """Whether this process is the fork, which has become the child of whoever asked."""
     if (middle := os.fork()) != 0:
         os.waitpid(middle, 0)
@@ -251,6 +252,8 @@ def _fork(requests: socket.socket) -> bool:
         os._exit(0)
     while os.getppid() == middle:  # it is about to end
         time.sleep(0.0002)
+    if is_leader:
+        os.setsid()  # before anybody knows the process: who kills its group at once is to find it
     requests.sendall(str(os.getpid()).encode())
     return True
 
@@ -259,7 +262,6 @@ def _run(
     command: list[str],
     cwd: str,
     environment: dict[str, str],
-    is_leader: bool,
     umask: int,
     numbers: list[int],
     descriptors: list[int],
@@ -267,8 +269,6 @@ def _run(
     tied_to: int | None = None,
 ) -> None:
     """Run `[-X faulthandler] -m MODULE ...` or `-c SOURCE ...` as Python itself would."""
-    if is_leader:
-        os.setsid()
     if umask >= 0:
         os.umask(umask)
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGH) for descriptor in descriptors]
