@@ -30,6 +30,11 @@ from tests.worker.watching import is_alive, wait_for_death, wait_until
 from worker.attempt.spare import Spares, Trainer, trainer_environment
 
 
+@pytest.fixture(autouse=True)
+def _forked_trainers() -> None:
+    """Here spares are started as workers start them."""
+
+
 @pytest.fixture
 def spares() -> Iterator[Spares]:
     """One stub that stands by."""
