@@ -35,6 +35,7 @@ from services import faults
 from services.errors import CheckpointCorrupt
 from services.training import epochs, provenance
 from services.training.card import names
+from services.training.engine.choice import continued
 from services.training.loop import Epoch, Run
 from services.training.messages import File
 from services.training.spec.fields import Data
@@ -166,6 +167,8 @@ def load_into(run: Run, path: Path) -> None:
         history = epochs.load(path.parent, body["history"])[len(run.fold.records) :] if "history" in body else None
         tensors = load(data)
         restore(run, tensors, _meant(body["state"]), history)
+        began = body["model"].get("made_with", {}).get("engine")
+        run.compute_with(continued(run.training, run.engine, began))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointCorrupt(f"{path.name} cannot be understood: {error}") from error
 

@@ -26,7 +26,7 @@ from services.errors import Diverged
 from services.training import epochs, gradients, lengths, measures, optimizers
 from services.training.bptt import Carried, Unrolled, answer
 from services.training.data import MiniBatch, Order, Part, Prepared, batches_of, in_order, in_pieces, order_of, place
-from services.training.engine.choice import choose
+from services.training.engine.choice import Engine, choose
 from services.training.engine.losses import Loss
 from services.training.engine.network import Network, refusal
 from services.training.measures import MEASURES
@@ -95,8 +95,8 @@ class Run:
         self.loss = prepared.task.loss(loss, targets, prepared.output_size)
         self.losses = prepared.task.losses_of_each(loss, targets, prepared.output_size)
         self.class_weights = prepared.task.class_weights(loss, targets, prepared.output_size)
+        self.step = step
         self.begin_optimizing()
-        self.make_update: Step = step or (autograd_step if self.network is None else compiled_step)
         batches = Batches(evaluation=max(self.training.batch_size, EVALUATION_BATCH))
         self.state = State(batches, step=fold.steps_before)
         self.is_probed = True
@@ -120,12 +120,19 @@ class Run:
         if _guards_on_device(self):
             self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]
         self.begin_momentum()
-        whole = self.engine.compiled and not isinstance(self.data.train, Unrolled) and refusal(self.model) is None
+        self.compute_with(self.engine)
+
+    def compute_with(self, engine: Engine) -> None:
+        """Takes what computes layers and updates. Weights and optimizer stay as they are."""
+        self.engine = engine
+        self.model.compiled = engine.compiled
+        whole = engine.compiled and not isinstance(self.data.train, Unrolled) and refusal(self.model) is None
         self.network: Network | None = None
         """What makes whole updates in compiled code; None if autograd does."""
         if whole and self.training.loss is not None:
             loss = Loss(self.training.loss, self.class_weights, self.data.task.quantiles)
             self.network = Network(self.model, self.optimizer, self.training, loss)
+        self.make_update: Step = self.step or (autograd_step if self.network is None else compiled_step)
 
     def begin_momentum(self) -> None:
         """Writes zeros where torch's fused SGD would keep uninitialised memory.

@@ -425,10 +425,10 @@ class Training:
     def _with_less(self, less: Smaller) -> Iterator[Event]:
         """Builds the run again, with smaller micro-batches, as it was at the last checkpoint."""
         spec, data, device, initial = self.run.spec, self.run.data, self.run.device, self.run.initial
-        make_update, fold = self.run.make_update, self.run.fold
+        step, fold = self.run.step, self.run.fold
         del self.run  # before there is another: the device has no room for two
         give_back(device)
-        self.run = Run(spec, data, device, initial, make_update, fold)
+        self.run = Run(spec, data, device, initial, step, fold)
         found = take_up(self.run, self.directory)
         self.retention.take_stock()
         less.apply(self.run)

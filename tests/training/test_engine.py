@@ -24,7 +24,7 @@ from loopline.files.sequences import Column
 from torch import Tensor, nn
 
 from services.errors import Diverged
-from services.training import preparing
+from services.training import checkpoint, preparing
 from services.training.data import batches_of, in_pieces
 from services.training.engine import building, choice, layers, library
 from services.training.engine.layers import CELLS as MODES
@@ -479,6 +479,26 @@ def test_a_run_is_the_same_bit_for_bit_each_time() -> None:
         weights = torch.cat([parameter.detach().flatten() for parameter in run.parameters])
         histories.append(weights.tolist())
     assert histories[:2] == histories[2:]
+
+
+@compiled
+@pytest.mark.parametrize(("asked", "goes_on"), [("auto", "torch"), ("compiled", "compiled")])
+def test_a_run_that_pytorch_began_goes_on_with_it_bit_for_bit(asked: str, goes_on: str, tmp_path: Path) -> None:
+    def begun(engine: str) -> Run:
+        changes = {"epochs": 4, "batch_size": 8, "engine": engine}
+        return make_run(of_many_lengths(classes(24)), **TRAINED["gru"], training=changes)
+
+    whole = [epoch["train_loss"] for epoch in fit(begun("torch")) if epoch is not None]
+    broken = begun("torch")
+    first = [epoch["train_loss"] for epoch in islice((each for each in fit(broken) if each is not None), 2)]
+    saved = checkpoint.save(broken, tmp_path)
+    resumed = begun(asked)
+    assert resumed.engine.compiled
+    checkpoint.load_into(resumed, tmp_path / saved.files[0].name)
+    assert resumed.engine.name.partition(" ")[0] == goes_on
+    rest = [epoch["train_loss"] for epoch in fit(resumed) if epoch is not None]
+    assert first + rest == (whole if goes_on == "torch" else pytest.approx(whole, rel=1e-4))
+    assert ("PyTorch began this run" in resumed.engine.why) == (goes_on == "torch")
 
 
 # ---- which engine it is

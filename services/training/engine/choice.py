@@ -37,3 +37,12 @@ def choose(training: Training, device: torch.device) -> Engine:
     except library.Unavailable as error:
         return Engine(compiled=False, why=f"compiled layers are not available: {error}")
     return Engine(compiled=True, why="this is a CPU")
+
+
+def continued(training: Training, engine: Engine, began: str | None) -> Engine:
+    """The engine of a run that goes on from a checkpoint, which names the one it began with, or none if it is of a
+    version that had PyTorch alone. A run that PyTorch began stays with it, so that going on changes no bit of it; but
+    not against the spec."""
+    if training.engine == "auto" and engine.compiled and (began or "torch") == "torch":
+        return Engine(compiled=False, why="PyTorch began this run, and goes on with it to the last bit")
+    return engine

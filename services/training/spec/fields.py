@@ -313,7 +313,8 @@ class Training(Strict):
     engine: Literal["auto", "torch", "compiled"] = "auto"
     """What computes the recurrent layers on a CPU: those of PyTorch, or compiled ones, which are faster and give the
     same numbers but for rounding. `auto` takes the compiled ones where it can: in float32, on a worker that has them.
-    If `compiled` is not possible, PyTorch is used, and an event says why. The result's model.json names the engine."""
+    If `compiled` is not possible, PyTorch is used, and an event says why. A run that PyTorch began goes on with it, so
+    that resuming changes no number. The result's model.json names the engine."""
 
 
 class Synthetic(Strict):
