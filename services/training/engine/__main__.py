@@ -11,7 +11,7 @@ def main() -> None:
         build()
     except CannotBuild as error:
         print(
-            f"Training on a CPU uses PyTorch alone, because {error}. To make it about 1.3 to 10 times as fast, install "
+            f"Training on a CPU uses PyTorch alone, because {error}. To make it about 1.3 to 20 times as fast, install "
             "a compiler (Debian: apt-get install g++; or .venv/bin/python -m pip install ziglang), then run: make setup"
         )
 
