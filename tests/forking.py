@@ -3,17 +3,17 @@
     Popen([sys.executable, "-m", "api"], cwd=ROOT, env=environment, stderr=PIPE)
 
 It takes a second of processor time to import what a worker, a scheduler or the API needs, and 1.5 s with torch. A fork
-takes some milliseconds. So `Popen` asks the nursery, a process that has imported this once, for a fork of itself. The
-fork then runs the module as `python -m` does, with its own environment, descriptors, session and exit status.
+takes some milliseconds. So `Popen` asks the fork server, a process that has imported this once, for a fork of itself.
+The fork then runs the module as `python -m` does, with its own environment, descriptors, session and exit status.
 
-Each test process has a nursery with torch and one without; a fork takes 30 ms with it, and 9 ms without.
+Each test process has a fork server with torch and one without; a fork takes 30 ms with it, and 9 ms without.
 worker/attempt/template.py does the same for trainers, and explains how a fork becomes the child of another process.
 Only Linux can do that: elsewhere `Popen` is that of `subprocess`.
 
     Popen([sys.executable, "-m", "local", "run"], torch=True, family=True, ...)
 
-With `family`, what the fork starts by `python -m` is a fork too, and so on: of a nursery that it forks from itself,
-unless it has more than one thread by then. A fork's /proc/PID/environ remains that of its nursery.
+With `family`, what the fork starts by `python -m` is a fork too, and so on: of a fork server that it forks from itself,
+unless it has more than one thread by then. A fork's /proc/PID/environ remains that of its fork server.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ HIGH = 500
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """What of a call of `_execute_child` a nursery has to know."""
+    """What of a call of `_execute_child` a fork server has to know."""
     return {
         "command": list(given["args"])[1:],
         "cwd": os.fspath(given["cwd"] or Path.cwd()),
@@ -74,12 +74,12 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _execute_child(child: subprocess.Popen[Any], nursery: Nursery, given: dict[str, Any], **more: Any) -> None:
-    """What `Popen._execute_child` does, with a fork of the nursery."""
+def _execute_child(child: subprocess.Popen[Any], fork_server: ForkServer, given: dict[str, Any], **more: Any) -> None:
+    """What `Popen._execute_child` does, by a fork."""
     pipes = [given[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
     ours = {number: pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5])) if pipe != -1}
     descriptors = {0: 0, 1: 1, 2: 2, **{number: number for number in given["pass_fds"]}, **ours}
-    child.pid = nursery.fork({**_options(given), "numbers": list(descriptors), **more}, list(descriptors.values()))
+    child.pid = fork_server.fork({**_options(given), "numbers": list(descriptors), **more}, list(descriptors.values()))
     child._child_created = True  # type: ignore[attr-defined]
     child._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -89,13 +89,13 @@ _SIGNATURE = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[
 
 class _Forked(subprocess.Popen[Any]):
     def __init__(self, command: list[str], *, torch: bool = False, family: bool = False, **options: Any) -> None:
-        self._nursery = nursery(("all" if family else "torch") if torch else "service")
+        self._fork_server = fork_server(("all" if family else "torch") if torch else "service")
         self._family = family
         super().__init__(command, **options)
 
     def _execute_child(self, *arguments: Any) -> None:
         given = _SIGNATURE.bind(self, *arguments).arguments
-        _execute_child(self, self._nursery, given, family=self._family)
+        _execute_child(self, self._fork_server, given, family=self._family)
 
 
 class _Relative(subprocess.Popen[Any]):
@@ -108,7 +108,7 @@ class _Relative(subprocess.Popen[Any]):
         if command[:2] == ["-S", process.TIED]:
             _, _, parent, python, *command = command
         is_module = python == sys.executable and command[:1] in (["-m"], ["-X"]) and given["process_group"] == -1
-        if not is_module or given["preexec_fn"] is not None or (own := _own_nursery()) is None:
+        if not is_module or given["preexec_fn"] is not None or (own := _own_fork_server()) is None:
             super()._execute_child(*arguments)  # type: ignore[misc]
         else:
             _execute_child(self, own, given, family=True, command=command, tied_to=parent and int(parent))
@@ -146,7 +146,7 @@ def run(
     return done
 
 
-class Nursery:
+class ForkServer:
     """The process that forks, as its parent has it."""
 
     def __init__(self, requests: socket.socket, started: subprocess.Popen[bytes] | None = None) -> None:
@@ -177,23 +177,23 @@ def _adopting() -> Iterator[None]:
 
 
 @functools.cache
-def nursery(kind: str) -> Nursery:
-    """The nursery of this test process, which ends with it."""
+def fork_server(kind: str) -> ForkServer:
+    """The fork server of this test process, which ends with it."""
     requests, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.forking", kind, " " * LONGEST_COMMAND]
     with theirs:
         started = subprocess.Popen(command, cwd=ROOT, stdin=theirs.fileno(), env={**os.environ, **ENVIRONMENT})
-    made = Nursery(requests, started)
+    made = ForkServer(requests, started)
     atexit.register(made.end)
     requests.recv(1)  # it has imported all: from now on a fork takes no longer than the start of a process
     return made
 
 
-_own: dict[int, Nursery] = {}  # by the process id: a fork of Celery's has that of its parent
+_own: dict[int, ForkServer] = {}  # by the process id: a fork of Celery's has that of its parent
 
 
-def _own_nursery() -> Nursery | None:
-    """A nursery that is a fork of this process, which is a fork itself; None if it would lack threads."""
+def _own_fork_server() -> ForkServer | None:
+    """A fork server that is a fork of this process, which is a fork itself; None if it would lack threads."""
     if os.getpid() not in _own:
         if len([*Path("/proc/self/task").iterdir()]) > 1:
             return None
@@ -206,7 +206,7 @@ def _own_nursery() -> Nursery | None:
             finally:
                 os._exit(0)
         theirs.close()
-        _own[os.getpid()] = Nursery(requests)
+        _own[os.getpid()] = ForkServer(requests)
     return _own[os.getpid()]
 
 
@@ -228,7 +228,7 @@ def _forget_parent(kept: int) -> None:
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork for each request. Returns in a fork, which runs what was asked for. Raises SystemExit in the nursery."""
+    """Fork for each request. Returns in a fork, which runs what was asked for. Raises SystemExit in the fork server."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, DESCRIPTORS)
         if not message:
@@ -295,7 +295,7 @@ def _run(
 
 
 def _show(command: list[str]) -> None:
-    """Let `ps` show this command, where the nursery's own has been."""
+    """Let `ps` show this command, where the fork server's own has been."""
     begin, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
     shown = "\0".join(command).encode()[: end - begin - 1]
     ctypes.memmove(begin, shown.ljust(end - begin, b"\0"), end - begin)

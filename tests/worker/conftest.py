@@ -75,7 +75,7 @@ def make_slot(engine: Engine, storage: Storage, database_url: str, data_dir: Pat
     """A factory of what a pool process works with, in this process, without Celery or a broker."""
     slots: list[Slot] = []
     if sys.platform == "linux":
-        forking.nursery("service")  # it takes a while to begin: not while a lease runs
+        forking.fork_server("service")  # it takes a while to begin: not while a lease runs
 
     def make(**changes: Any) -> Slot:
         settings = Settings(
