@@ -76,7 +76,8 @@ function drawHead() {
 /** What went wrong or may go wrong, and what to do. */
 function alarms() {
   const found = [];
-  if (registered) found.push(h("div", { class: "notice good", role: "status" }, `The job is version ${registered.version} of the model `, h("a", { href: `/models/${encodeURIComponent(registered.model)}` }, registered.model), "."));
+  const version = versionMade();
+  if (version) found.push(version);
   const log = h("a", { href: "#log", onclick: () => choosePart("log") }, "its log and events");
   if (job.status === "failed") {
     found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), inWords(job.message) ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
@@ -89,6 +90,17 @@ function alarms() {
   if (job.result?.baseline?.message) found.push(h("div", { class: "notice warn" }, job.result.baseline.message));
   for (const advice of job.result?.advice ?? []) found.push(h("div", { class: "notice" }, inWords(advice)));
   return found;
+}
+
+/** Which version of a model the result is, and what its retraining came to. */
+function versionMade() {
+  const link = (model) => h("a", { href: `/models/${encodeURIComponent(model)}` }, model);
+  if (registered) return h("div", { class: "notice good", role: "status" }, `The job is version ${registered.version} of the model `, link(registered.model), ".");
+  const retrain = job.result?.retrain;
+  if (!retrain) return null;
+  const good = ["promoted", "registered"].includes(retrain.decision);
+  const where = retrain.version === null ? null : [` It is version ${retrain.version} of the model `, link(retrain.model), "."];
+  return h("div", { class: `notice ${good ? "good" : "warn"}` }, retrain.message, where);
 }
 
 function tile(title, value, more = null) {
@@ -144,6 +156,10 @@ function again(text) {
   return h("a", { href: `/submit?from=${job.id}`, class: text ? null : "button" }, text ?? "Run again with changes");
 }
 
+function isVersion() {
+  return registered !== null || (job.result?.retrain?.version ?? null) !== null;
+}
+
 async function drawActions() {
   const allowed = await may(Scope.SUBMIT);
   const does = (verb, title, options = {}) => h("button", { type: "button", class: options.class, onclick: () => act(verb, options) }, title);
@@ -151,7 +167,7 @@ async function drawActions() {
     the("actions"),
     job.links.model && h("a", { class: "button main", href: job.links.model, download: true }, "Download model"),
     job.links.model && job.terminal && h("a", { class: "button", href: `/try?job=${job.id}` }, "Try it"),
-    allowed && job.links.model && job.status === "succeeded" && h("button", { type: "button", onclick: register }, "Register as a model"),
+    allowed && job.links.model && job.status === "succeeded" && !isVersion() && h("button", { type: "button", onclick: register }, "Register as a model"),
     job.links.answers && h("a", { class: "button main", href: job.links.answers, download: true }, "Download answers"),
     allowed && !job.terminal && job.status !== "paused" && !job.pause_requested && does("pause", "Pause"),
     allowed && !job.terminal && (job.status === "paused" || job.pause_requested) && does("resume", "Resume", { class: "main" }),
@@ -183,6 +199,7 @@ async function register() {
   try {
     registered = (await ask(`/v1/models/${encodeURIComponent(name)}/versions`, { method: "POST", json: { job: id } })).body;
     fill(the("alarms"), alarms());
+    drawActions();
   } catch (error) {
     refused(error);
   }
@@ -340,7 +357,8 @@ function drawLines(page) {
 function described(event) {
   if (event.type !== "status") return event.message ?? event.type;
   if (event.from_status === null) return "submitted";
-  return `${event.from_status} → ${event.to_status}${event.message ? `: ${event.message}` : ""}`;
+  const why = event.message === null || event.message === job?.result?.retrain?.message ? "" : `: ${event.message}`; // an event of its own says it
+  return `${event.from_status} → ${event.to_status}${why}`;
 }
 
 function drawEvents(page) {

@@ -29,7 +29,9 @@ def held_back(service: Service, job_id: str, version: int) -> None:
         job = session.get_one(Job, job_id)
         told = {"model": "toy", "version": version, "alias": "production", "decision": "held_back"}
         said = {"message": f"It may be better by luck alone. {SCRIPT}", "warm_start": None, "gate": None, "drift": None}
-        job.result = {"metrics": {"test_accuracy": 0.75, "validation_loss": 0.5}, "retrain": told | said}
+        metrics = {"test_accuracy": 0.75, "validation_loss": 0.5}
+        run = {"best_epoch": 1, "epochs": 1, "stopped_early": False}
+        job.result = {**run, "metrics": metrics, "retrain": told | said}
 
 
 def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
@@ -60,7 +62,13 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
 
-    row.get_by_role("link", name="toy").click()
+    page.goto(f"{server}/jobs/{jobs[1]}")
+    told = f"It may be better by luck alone. {SCRIPT} It is version 2 of the model toy."
+    expect(page.locator("#alarms")).to_contain_text(told)
+    expect(page.get_by_role("link", name="Try it").first).to_be_visible()
+    expect(page.get_by_role("button", name="Register as a model")).to_have_count(0)
+    assert barriers(page) == []
+    page.locator("#alarms").get_by_role("link", name="toy").click()
     expect(page.locator("#alarms")).to_contain_text(
         f"Version 2 was held back. It may be better by luck alone. {SCRIPT}"
     )
@@ -100,6 +108,7 @@ def test_a_job_that_has_succeeded_becomes_a_model(
     name.fill("my-walks.2")
     name.press("Enter")
     expect(page.get_by_role("status").filter(has_text="The job is version 1 of")).to_be_visible()
+    expect(page.get_by_role("button", name="Register as a model")).to_have_count(0)
     assert barriers(page) == []
     page.get_by_role("link", name="my-walks.2").click()
     page.wait_for_url("**/models/my-walks.2")
