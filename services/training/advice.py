@@ -10,7 +10,7 @@ from typing import Any
 from loopline.files.grids import Step
 
 from services.training.epochs import Epoch
-from services.training.loop import Run
+from services.training.loop import Run, loss_before
 from services.training.spec import Spec
 from services.training.tasks import known
 from services.training.windows import Forecasting
@@ -43,8 +43,11 @@ def of(run: Run, result: Mapping[str, Any]) -> list[str]:
     history, updates = run.state.history, run.state.step - run.fold.steps_before
     is_beaten = result["baseline"]["is_beaten"]
     found = [*too_fast(history, result.get("rollbacks", 0))]
+    before = math.inf if is_beaten or found else loss_before(run)
+    found += diverged(history, before)
     if not is_beaten and updates < FEW_UPDATES:
-        return [*found, hardly_trained(run.spec, updates, is_text=run.data.task.name == known.TEXT)]
+        is_text, rises = run.data.task.name == known.TEXT, _last_loss(history) > (1 + LARGE_CHANGE) * before
+        return found or [hardly_trained(run.spec, updates, is_text=is_text, rises=rises)]
     if result["stopped_early"]:
         found += stopped(history, result["best_epoch"], is_good=is_beaten)
     else:
@@ -60,12 +63,13 @@ def of(run: Run, result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def hardly_trained(spec: Spec, updates: int, *, is_text: bool) -> str:
-    """What to do about a model that is no better than its baseline after a few updates."""
+def hardly_trained(spec: Spec, updates: int, *, is_text: bool, rises: bool = False) -> str:
+    """What to do about a model that is no better than its baseline after a few updates. `rises`: its training loss is
+    well above that before the first update, so its learning rate is hardly too low."""
     scale = "" if is_text or spec.data.scaling != "none" else ", or set data.scaling to standard"
     return (
         f"The model was updated only {updates:,} time{'' if updates == 1 else 's'}: lower training.batch_size, raise "
-        f"training.epochs or the learning rate{scale}."
+        f"training.epochs{'' if rises else ' or the learning rate'}{scale}."
     )
 
 
@@ -106,6 +110,16 @@ def too_fast(history: Sequence[Epoch], rollbacks: int = 0) -> Iterator[str]:
         yield (
             f"The training loss jumped {epochs}, in epoch {worst + 1} from {losses[worst - 1]:.3g} to "
             f"{losses[worst]:.3g}: lower training.optimizer.lr."
+        )
+
+
+def diverged(history: Sequence[Epoch], before: float) -> Iterator[str]:
+    """Whether training has made the model worse than it was `before` the first update. If the loss rises within the
+    first epoch, the losses of the epochs alone do not show it."""
+    if (last := _last_loss(history)) > JUMP * before:
+        yield (
+            f"Training diverged: the training loss was {before:.3g} before the first update, and is {last:.3g} at the "
+            "end: lower training.optimizer.lr."
         )
 
 
@@ -161,6 +175,11 @@ def is_underfit(history: Sequence[Epoch], best_epoch: int | None) -> bool:
     """Whether the training loss of the best epoch is above half of that of the first one."""
     losses = _losses(history, "train_loss")
     return bool(best_epoch and losses and losses[best_epoch - 1] > 0.5 * losses[0])
+
+
+def _last_loss(history: Sequence[Epoch]) -> float:
+    """The mean training loss of the last epochs; 0 if there is none."""
+    return fmean(_losses(history, "train_loss")[-AT_ONCE:] or [0.0])
 
 
 def _losses(history: Sequence[Epoch], name: str) -> list[float]:

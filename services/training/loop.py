@@ -669,6 +669,19 @@ def _by_length(run: Run, part: Part, outputs: Tensor) -> dict[str, Any] | None:
 
 
 @evaluating()
+def loss_before(run: Run) -> float:
+    """The loss of the network before its first update, on the training samples of the probe; infinite where the device
+    has no room for it."""
+    rows = gradients.rows_of(run.train_part, run.probe_size)
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            (batch,) = batches_of(run.train_part, Order([rows]), run.device)
+            model = run.first_model().eval()
+            return float(run.weighted_loss(model(batch.x, batch.lengths, batch.static), batch.y, batch.weights))
+    except torch.OutOfMemoryError:
+        return math.inf
+
+
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model in evaluation mode."""
     if isinstance(part, Unrolled):

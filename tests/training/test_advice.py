@@ -65,6 +65,18 @@ def test_a_run_that_was_rolled_back_was_too_fast() -> None:
     ]
 
 
+@pytest.mark.parametrize("losses", [[200.0, 210.0, 190.0], [6.5]])
+def test_a_loss_far_above_that_of_the_untrained_network_has_diverged(losses: list[float]) -> None:
+    (sentence,) = advice.diverged(history(losses), before=3.1)
+    assert sentence.startswith("Training diverged: the training loss was 3.1 before the first update, and is ")
+    assert sentence.endswith(": lower training.optimizer.lr.")
+
+
+@pytest.mark.parametrize(("losses", "before"), [([200.0, 6.0, 6.0, 6.0], 3.1), ([], 3.1), ([200.0], math.inf)])
+def test_a_loss_that_came_down_or_is_unknown_has_not_diverged(losses: list[float], before: float) -> None:
+    assert told(advice.diverged(history(losses), before)) == []
+
+
 # ---- too long, too short
 
 
@@ -210,6 +222,22 @@ def test_a_model_that_was_hardly_trained_is_told_so_in_its_result_an_event_and_i
     assert [(note.level, note.message) for note in notes] == [("info", result["advice"][0])]
     written = json.loads((tmp_path / "model.json").read_text())
     assert (written["advice"], written["gradients"]) == (result["advice"], result["gradients"])
+
+
+def test_a_run_that_diverged_within_its_first_epoch_is_never_told_to_learn_faster(tmp_path: Path) -> None:
+    optimizer = {"name": "sgd", "lr": 100.0}
+    run = make_run(classes(60), training={"epochs": 4, "optimizer": optimizer, "loss": "cross_entropy"})
+    result, _ = finished(run, tmp_path)
+    assert run.state.step < advice.FEW_UPDATES
+    assert [sentence.split(":")[0] for sentence in result["advice"]] == ["Training diverged"]
+
+
+def test_a_loss_that_rose_a_little_asks_for_no_higher_learning_rate() -> None:
+    told = advice.hardly_trained(spec_for(classes()), 96, is_text=False, rises=True)
+    assert told == (
+        "The model was updated only 96 times: lower training.batch_size, raise training.epochs, or set data.scaling to "
+        "standard."
+    )
 
 
 def test_a_result_has_the_probe_of_its_best_weights(tmp_path: Path) -> None:
