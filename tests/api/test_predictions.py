@@ -117,7 +117,7 @@ def test_a_csv_without_line_ends_and_a_row_of_another_type_are_refused_with_the_
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     rows[0]["weight"], rows[1]["weight"] = 1500, "1,500"
     [problem] = client.post(path, json={"rows": rows}).get_json()["errors"]
-    assert "row 2: `weight` is a text ('1,500'), and in row 1 it is a number" in problem["detail"]
+    assert "row 2: `weight` is '1,500', which is not a number" in problem["detail"]
 
 
 def test_an_alias_is_followed_at_once_and_the_answer_names_its_version(client: FlaskClient, publish: Publish) -> None:

@@ -46,10 +46,10 @@ async function find() {
 function formOf(document_) {
   const { preprocessing = {}, data = {}, forecast, task } = document_;
   const schema = data?.schema ?? null;
-  const field = (each) => ({ name: each.name, words: each.words ?? null });
+  const field = (each) => ({ name: each.name, words: each.words ?? null, number: !each.words });
   const whole = (preprocessing.static?.features ?? []).map(field);
   if (preprocessing.text) return { way: whole.length && schema?.text ? "textRows" : "texts", columns: [{ name: schema?.text ?? "text", text: true }], whole };
-  const features = preprocessing.features?.map(field) ?? Array.from({ length: document_.input_size }, (_, place) => ({ name: `feature ${place + 1}`, words: null }));
+  const features = preprocessing.features?.map(field) ?? Array.from({ length: document_.input_size }, (_, place) => ({ name: `feature ${place + 1}`, words: null, number: true }));
   if (!schema || !["long", "files"].includes(schema.layout)) return { way: "x", columns: features, whole };
   const read = new Map(features.map((each) => [each.name, each]));
   const names = [...new Set([...(task === "series" ? data.targets ?? schema.target : []), ...schema.features])];
@@ -63,7 +63,7 @@ function input(column, label, value = "") {
     return h("select", { "aria-label": label }, h("option", { value: "" }, "unknown"), column.words.map((word) => h("option", { value: word, selected: String(word) === String(value) }, word)));
   }
   if (column.text) return h("textarea", { "aria-label": label, rows: 3 }, String(value));
-  return h("input", { "aria-label": label, autocomplete: "off", inputmode: column.order ? null : "decimal", ".value": value === null ? "" : String(value) });
+  return h("input", { "aria-label": label, autocomplete: "off", inputmode: column.order ? null : "decimal", "data-number": column.number, ".value": value === null ? "" : String(value) });
 }
 
 function drawForm(example = null) {
@@ -154,6 +154,16 @@ function changed() {
 
 // Asking
 
+/** Marks the cells that should have a number and do not; gives a sentence about the first of them, or null. */
+function checkNumbers() {
+  const inputs = file ? [] : [...the("form").querySelectorAll("[data-number]")];
+  const wrong = inputs.filter((each) => !Number.isFinite(Number(each.value.trim())));
+  for (const each of wrong) each.setAttribute("aria-invalid", "true");
+  wrong[0]?.focus();
+  const [first] = wrong;
+  return first ? `${first.getAttribute("aria-label")}: “${first.value.trim()}” is not a number. Leave it empty if it is unknown.` : null;
+}
+
 let answered = false;
 let asked = 0; // an answer counts only if the question is still the same
 
@@ -170,6 +180,9 @@ function forgetAnswer() {
 async function send(event) {
   event.preventDefault();
   forgetAnswer();
+  const wrong = checkNumbers();
+  problem(the("problem"), wrong ? new Error(wrong) : null);
+  if (wrong) return;
   const mine = asked;
   const { type, text } = question();
   const before = past();
@@ -180,7 +193,6 @@ async function send(event) {
     const { body: found } = await ask(about.path, { method: "POST", json: text, headers: { "content-type": type } });
     if (mine !== asked) return;
     say(the("asking"), `answered in ${Math.round(performance.now() - began)} ms`);
-    problem(the("problem"), null);
     say(the("who"), found.model.name ? `${found.model.name}@${found.model.version}` : "");
     drawAnswer(the("answer"), found, before);
     fill(the("trusted"), trusted(described, found));
@@ -270,7 +282,10 @@ async function start() {
 }
 
 the("form").addEventListener("submit", send);
-the("form").addEventListener("input", changed);
+the("form").addEventListener("input", (event) => {
+  event.target.removeAttribute("aria-invalid");
+  changed();
+});
 the("steps").addEventListener("paste", paste);
 the("add").addEventListener("click", () => {
   if (body().rows.length < MOST_ROWS) body().append(line({}, body().rows.length));

@@ -41,7 +41,7 @@ def of_table(document: Document, data: Any) -> Given:
         found = pa.table(dict(data) if isinstance(data, Mapping) else data)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         if isinstance(data, Mapping):
-            _check_mixed(data)
+            _check_mixed(document, data)
         raise refused(f"this is no table ({str(error)[:200]}): give columns of numbers or words") from error
     with tempfile.TemporaryDirectory(prefix="loopline-") as folder:
         path = Path(folder) / "table.parquet"
@@ -52,14 +52,22 @@ def of_table(document: Document, data: Any) -> Given:
         return of_file(document, path)
 
 
-def _check_mixed(columns: Mapping[str, Any]) -> None:
-    """Raises InputInvalid for the first value of another type than those before it in its column."""
+def _check_mixed(document: Document, columns: Mapping[str, Any]) -> None:
+    """Raises InputInvalid for the first value that is no number in a column of numbers, or in another column for the
+    first one of another type than those before it."""
+    numbers = {feature.name for feature in (*document.given, *document.static) if feature.words is None}
     for name, values in columns.items():
         if not isinstance(values, list | tuple):
             continue
         there = [(row, value, _type(value)) for row, value in enumerate(values, 1) if value is not None]
         for row, value, found in there:
             first, _, wanted = there[0]
+            if name in numbers and found != "a number":
+                raise refused(
+                    f"`{name[:100]}` is {repr(value)[:40]}, which is not a number: give a number, or null (None) where "
+                    "the value is unknown",
+                    f"row {row:,}",
+                )
             if found != wanted:
                 raise refused(
                     f"`{name[:100]}` is {found} ({repr(value)[:40]}), and in row {first:,} it is {wanted}: give one "

@@ -132,8 +132,13 @@ def test_a_model_is_asked_by_a_form_and_with_a_csv(
     page.get_by_label("speed, step 1").fill("fast")
     page.get_by_label("weight").fill("3.5")
     page.get_by_role("button", name="Ask the model").click()
-    expect(page.get_by_role("alert")).to_contain_text("`speed`")
+    expect(page.get_by_role("alert")).to_have_text(
+        "speed, step 1: “fast” is not a number. Leave it empty if it is unknown."
+    )
+    expect(page.get_by_label("speed, step 1")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("speed, step 1")).to_be_focused()
     page.get_by_label("speed, step 1").fill("2.5")
+    expect(page.locator("#asks [aria-invalid]")).to_have_count(0)
     page.get_by_label("mode, step 1").select_option(index=1)
     page.get_by_role("button", name="Ask the model").click()
     answer = page.locator("#answer")
@@ -150,7 +155,7 @@ def test_a_model_is_asked_by_a_form_and_with_a_csv(
     page.get_by_label("speed, step 1").fill("fast")
     expect(answer.get_by_role("progressbar")).to_have_count(0)
     page.get_by_role("button", name="Ask the model").click()
-    expect(page.get_by_role("alert")).to_contain_text("`speed`")
+    expect(page.get_by_role("alert")).to_contain_text("speed, step 1")
     expect(answer.get_by_role("progressbar")).to_have_count(0)
 
     columns = {name: values for name, values in walks().items() if name != "activity"}

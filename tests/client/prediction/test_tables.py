@@ -92,7 +92,7 @@ def test_a_table_that_does_not_fit_is_refused_as_at_an_upload(walking: tuple[Tra
         ({**columns, "walk": [None] * len(columns["speed"])}, "`walk` is empty; every row needs the sequence"),
         ({name: values[:0] for name, values in columns.items()}, "the file has no row"),
         ({"speed": [1.0, 2.0], "mode": ["flat"]}, "this is no table"),
-        ({"speed": [object()]}, "this is no table"),
+        ({"speed": [object()]}, "row 1: `speed` is <object object"),
         ({}, "the file has no"),
         ("no such file.csv", "no such file.csv: there is no such file"),
     ):
@@ -103,12 +103,20 @@ def test_a_table_that_does_not_fit_is_refused_as_at_an_upload(walking: tuple[Tra
         model.predict(columns, ids=["a"])
 
 
-def test_a_value_of_another_type_is_named_with_its_row_and_column(walking: tuple[Trained, TrainedModel]) -> None:
+@pytest.mark.parametrize("row", [1, 3])
+def test_what_is_no_number_is_named_with_its_row_and_column(walking: tuple[Trained, TrainedModel], row: int) -> None:
     columns = without(walks(), "activity")
-    for value in ("1,500", "NaN"):
-        speeds = [None, 1500, value, *columns["speed"][3:]]
-        with pytest.raises(InputInvalid, match=rf"row 3: `speed` is a text \('{value}'\), and in row 2 it is a number"):
+    for value in ("1,500", "NaN", True):
+        speeds = [None, 1500, 1.5, *columns["speed"][3:]]
+        speeds[row - 1] = value
+        with pytest.raises(InputInvalid, match=rf"^row {row}: `speed` is {value!r}, which is not a number: give"):
             walking[1].predict({**columns, "speed": speeds})
+
+
+def test_a_word_of_another_type_than_those_before_it_is_named(walking: tuple[Trained, TrainedModel]) -> None:
+    columns = without(walks(), "activity")
+    with pytest.raises(InputInvalid, match=r"^row 2: `mode` is a number \(7\), and in row 1 it is a text: give one"):
+        walking[1].predict({**columns, "mode": [columns["mode"][0], 7, *columns["mode"][2:]]})
 
 
 def test_words_that_training_does_not_have_are_answered_with_a_warning(walking: tuple[Trained, TrainedModel]) -> None:
