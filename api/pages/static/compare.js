@@ -3,9 +3,10 @@
 import { get } from "./api.js";
 import { Chart, choices, smoothed } from "./chart.js";
 import { Curves } from "./curves.js";
-import { fill, h, say, the } from "./dom.js";
+import { fill, h, the } from "./dom.js";
 import { between, duration, NONE, number, words } from "./format.js";
 import { live } from "./live.js";
+import { namesWith, NEWEST, suggestNames } from "./names.js";
 import { spreadOut, state } from "./state.js";
 
 const MOST = 20;
@@ -57,9 +58,9 @@ function gone(id, error) {
   put(ids().filter((each) => each !== id));
 }
 
-function problem(text) {
-  the("problem").hidden = !text;
-  say(the("problem"), text ?? "");
+function problem(...told) {
+  the("problem").hidden = told.length === 0;
+  fill(the("problem"), told);
 }
 
 function ready() {
@@ -223,21 +224,11 @@ function drawSpecs() {
 
 // What the reader does
 
-async function add(event) {
-  event.preventDefault();
-  const text = the("job").value.trim();
-  if (!text) return;
-  problem(null);
+async function add(text) {
+  problem();
   try {
-    let id = text;
-    if (!/^job_[0-9a-z]{26}$/.test(text)) {
-      const found = await get(`/v1/jobs?${new URLSearchParams({ name: text, limit: 1 })}`);
-      if (!found.data.length) {
-        problem(`There is no job named ${text}. The name has to be the whole name.`);
-        return;
-      }
-      id = found.data[0].id;
-    }
+    const id = /^job_[0-9a-z]{26}$/.test(text) ? text : await idOf(text);
+    if (id === null) return;
     the("job").value = "";
     if (!ids().includes(id)) put([...ids(), id]);
   } catch (error) {
@@ -245,10 +236,17 @@ async function add(event) {
   }
 }
 
-async function suggest() {
-  const found = await get("/v1/jobs?limit=100&kind=train");
-  const names = [...new Set(found.data.map((job) => job.name).filter(Boolean))];
-  fill(the("known"), names.map((name) => h("option", { value: name })));
+/** The newest job with this name, or with the only name that contains it; null if there is none, or a choice. */
+async function idOf(text) {
+  const newest = async (name) => (await get(`/v1/jobs?${new URLSearchParams({ name, limit: 1 })}`)).data[0]?.id ?? null;
+  const found = await newest(text);
+  if (found !== null) return found;
+  const names = await namesWith(text);
+  if (names.length === 1) return newest(names[0]);
+  const choose = (name) => h("button", { type: "button", class: "quiet", onclick: () => add(name) }, name);
+  if (names.length) problem(`Several names contain “${text}”. Add one of them: `, names.map(choose));
+  else problem(`None of the newest ${NEWEST} jobs has “${text}” in its name. An older job needs its whole name or its id.`);
+  return null;
 }
 
 fill(the("by"), choices("Horizontal axis", [["epoch", "Epochs"], ["step", "Steps"], ["time", "Time"]], settings.by, (by) => { settings.by = by; zoom(null); }));
@@ -258,7 +256,11 @@ the("smoothing").addEventListener("input", () => { settings.smoothing = Number(t
 the("field").addEventListener("change", () => { settings.field = the("field").value; zoom(null); });
 the("whole").addEventListener("click", () => zoom(null));
 the("same").addEventListener("change", drawSpecs);
-the("add").addEventListener("submit", add);
-the("job").addEventListener("focus", () => suggest().catch(() => {}), { once: true });
+the("add").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = the("job").value.trim();
+  if (text) add(text);
+});
+suggestNames(the("job"));
 addEventListener("popstate", follow);
 follow();

@@ -4,6 +4,7 @@ import { get, Problem } from "./api.js";
 import { fill, h, say, the } from "./dom.js";
 import { moment, NONE } from "./format.js";
 import { live, paced, stream } from "./live.js";
+import { namesWith, NEWEST, suggestNames } from "./names.js";
 import { sparkline } from "./sparkline.js";
 import { judged, reached, spreadOut, state, time } from "./state.js";
 
@@ -19,6 +20,7 @@ let turn = 0;
 let streams = false;
 const moved = [];
 let oldest = null;
+let similar = null; // the address for which similar names were looked for
 
 function filters() {
   const given = new URLSearchParams(location.search);
@@ -109,7 +111,25 @@ function first(page) {
   the("list").hidden = none;
   the("empty").hidden = !none || filtered;
   the("nothing").hidden = !none || !filtered;
+  if (none && filtered) drawSimilar().catch(() => {});
   drawCurves(page.data);
+}
+
+/** Where no job has the name of the filter, the names that contain it. */
+async function drawSimilar() {
+  const asked = address();
+  if (similar === asked) return;
+  similar = asked;
+  fill(the("similar"));
+  const given = filters();
+  const names = given.name ? (await namesWith(given.name)).filter((name) => name !== given.name) : [];
+  if (asked !== address() || !given.name) return;
+  const link = (name) => {
+    const to = `/jobs?${new URLSearchParams({ ...given, name })}`;
+    return h("a", { class: "tag", href: to, onclick: (event) => follow(event, to) }, name);
+  };
+  const told = names.length ? [`Of the newest ${NEWEST} jobs, these names contain “${given.name}”: `, names.map(link)] : `None of the newest ${NEWEST} jobs has “${given.name}” in its name. An older job needs its whole name.`;
+  fill(the("similar"), told);
 }
 
 /** Adds older jobs: some in each frame, so that the page stays quick. */
@@ -162,6 +182,7 @@ function select(id, on) {
 
 /** Shows the filters of the address, and no rows yet. */
 function restart() {
+  similar = null;
   rows.clear();
   older = false;
   for (const body of [...table.tBodies]) body.remove();
@@ -231,6 +252,7 @@ stream(
     },
   },
 );
+suggestNames(the("name"));
 the("filters").addEventListener("submit", (event) => event.preventDefault());
 the("filters").addEventListener("change", changed);
 the("clear").addEventListener("click", (event) => follow(event, "/jobs"));

@@ -62,9 +62,17 @@ def test_jobs_are_chosen_in_the_list_and_compared(
         assert barriers(page) == []
     page.get_by_role("button", name="Remove slow").click()
     expect(results).to_have_count(1)
-    page.get_by_label("Add a job").fill("slow")
+    page.get_by_label("Add a job").fill("LO")
     page.get_by_role("button", name="Add", exact=True).click()
     expect(results).to_have_count(2)
+    page.get_by_role("button", name="Remove slow").click()
+    page.get_by_label("Add a job").fill("s")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("Several names contain “s”. Add one of them: ")
+    assert barriers(page) == []
+    page.get_by_role("alert").get_by_role("button", name="slow").click()
+    expect(results).to_have_count(2)
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_a_job_with_folds_is_judged_by_its_mean_and_spread(

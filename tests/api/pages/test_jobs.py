@@ -52,6 +52,16 @@ def test_the_list_follows_its_filters_and_shows_what_strangers_wrote_as_text(
     assert page.url.endswith("/jobs?status=failed")
     page.get_by_role("button", name="Clear filters").click()
     expect(rows).to_have_count(3)
+    page.get_by_label("Name").fill("FIR")
+    expect(page.locator("#known option")).to_have_count(2)
+    page.get_by_label("Name").press("Enter")
+    expect(page.locator("#similar")).to_have_text("Of the newest 100 jobs, these names contain “FIR”: first")
+    assert barriers(page) == []
+    page.get_by_role("link", name="first").click()
+    expect(rows).to_have_count(2)
+    assert page.url.endswith("/jobs?name=first")
+    page.get_by_role("button", name="Clear filters").click()
+    expect(rows).to_have_count(3)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
