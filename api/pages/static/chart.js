@@ -4,6 +4,9 @@ import { h } from "./dom.js";
 import { number } from "./format.js";
 
 const HEIGHT = 230;
+const STRIP = 90;
+const X_AXIS = 34;
+const Y_AXIS_OF_STRIPS = 64;
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
 function colour(name) {
@@ -16,21 +19,26 @@ function colour(name) {
  * title    what it shows, for those who do not see it
  * sync     charts with the same key show the pointer of each other
  * zoom     called with the two ends that were dragged, or with null for the whole
+ * strip    it is one of several low charts above each other; only the "last" of them says what x is
  */
 export class Chart {
   #parent;
   #title;
   #sync;
   #zoom;
+  #strip;
+  #height;
   #plot = null;
   #made = "";
   #shown = null;
 
-  constructor(parent, { title, sync, zoom }) {
+  constructor(parent, { title, sync, zoom, strip = null }) {
     this.#parent = parent;
     this.#title = title;
     this.#sync = sync;
     this.#zoom = zoom;
+    this.#strip = strip;
+    this.#height = strip === null ? HEIGHT : strip === "last" ? STRIP + X_AXIS : STRIP;
     new ResizeObserver(() => this.#resize()).observe(parent);
     document.addEventListener("themechange", () => {
       this.#made = "";
@@ -66,8 +74,8 @@ export class Chart {
     const axis = { stroke: colour("muted"), grid, ticks: { ...grid, size: 4 }, font: "12px system-ui, sans-serif" };
     return {
       width: Math.max(this.#parent.clientWidth, 200),
-      height: HEIGHT,
-      padding: [8, 12, 0, 0],
+      height: this.#height,
+      padding: [8, 12, this.#strip === "middle" ? 8 : 0, 0],
       cursor: {
         sync: this.#sync ? { key: this.#sync, scales: ["x", null] } : undefined,
         drag: { x: true, y: false, setScale: false },
@@ -80,8 +88,8 @@ export class Chart {
         y: log ? { distr: 3 } : {},
       },
       axes: [
-        { ...axis, size: 34, gap: 3, ...(this.#shown.time ? {} : { values: (_, values) => values.map(tick) }), ...(this.#shown.whole ? { incrs: WHOLE } : {}) },
-        { ...axis, size: (_, values) => widest(values), gap: 4, values: (_, values) => values.map(tick) },
+        { ...axis, show: this.#strip !== "middle", size: X_AXIS, gap: 3, ...(this.#shown.time ? {} : { values: (_, values) => values.map(tick) }), ...(this.#shown.whole ? { incrs: WHOLE } : {}) },
+        { ...axis, size: (_, values) => (this.#strip === null ? widest(values) : Y_AXIS_OF_STRIPS), ...(this.#strip === null ? {} : { space: 20 }), gap: 4, values: (_, values) => values.map(tick) },
       ],
       tzDate: (seconds) => globalThis.uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // `time` has no zone, or UTC
       series: [{ label: x, value: (_, value) => (this.#shown.time ? instant(value) : number(value)) }, ...lines.map(drawn)],
@@ -105,7 +113,7 @@ export class Chart {
 
   #resize() {
     const width = this.#parent.clientWidth;
-    if (this.#plot && width > 0 && width !== this.#plot.width) this.#plot.setSize({ width, height: HEIGHT });
+    if (this.#plot && width > 0 && width !== this.#plot.width) this.#plot.setSize({ width, height: this.#height });
   }
 }
 

@@ -15,6 +15,8 @@ const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/datasets/${encodeURIComponent(id)}`;
 const TITLES = { layout: "Layout", group: "Sequence", order: "Order", features: "Features", static: "Of a whole sequence", text: "Text", target: "To predict", known_future: "Known ahead", weight: "Weight", split: "Split" };
 const MOST_CLASSES = 20;
+const MOST_LINES = 8;
+const LEAST_PART = 0.2; // of an axis, so that a curve is not flat on it
 const EVERY_COLUMN = "";
 const JOB_TITLES = [["Job"], ["State"], ["What"], ["Best", "number"], ["Submitted"]];
 const NEXT = {
@@ -25,7 +27,6 @@ const NEXT = {
 };
 let listed = false;
 let preview = null;
-let charts = [];
 
 function draw(dataset) {
   const name = `${dataset.name}@${dataset.version}`;
@@ -159,24 +160,49 @@ function histogram(bins, title) {
 function drawSequences() {
   const chosen = the("column").value;
   const places = preview.columns.flatMap((column, place) => (column.kind === "number" && (chosen === EVERY_COLUMN || column.name === chosen) ? [place] : []));
-  charts = [];
+  const shown = places.slice(0, MOST_LINES);
+  say(the("undrawn"), places.length > shown.length ? `The first ${shown.length} of ${places.length} columns are drawn.` : "");
+  const charts = [];
   the("sequences").replaceChildren(
     ...preview.sequences.map((sequence, turn) => {
-      const still = Object.entries(sequence.static).map(([name, value]) => `${name} ${value}`);
-      const below = [sequence.target, ...still, sequence.text === null ? `${number(sequence.length)} steps` : `${number(sequence.length)} characters`].filter(Boolean).join(" · ");
-      const place = h("div", { class: "chart small-chart" });
-      if (sequence.text === null && places.length) charts.push([place, sequence, places, turn]);
-      return h("figure", {}, h("figcaption", {}, h("b", {}, sequence.id ?? `Sequence ${turn + 1}`), h("span", { class: "muted small" }, ` ${below}`)), sequence.text === null ? place : h("p", { class: "text" }, sequence.text));
+      const drawn = h("div");
+      if (sequence.text === null && shown.length) charts.push([drawn, sequence, turn]);
+      return h("figure", {}, h("figcaption", {}, h("b", {}, sequence.id ?? `Sequence ${turn + 1}`), h("span", { class: "muted small" }, ` ${below(sequence)}`)), sequence.text === null ? drawn : h("p", { class: "text" }, sequence.text));
     }),
   );
-  for (const [place, sequence, columns, turn] of charts) {
-    const count = sequence.values[columns[0]].length;
-    const times = sequence.times?.map(seconds);
-    const time = Boolean(times?.length) && times.every((each) => each !== null);
-    const x = time ? times : Array.from({ length: count }, (_, step) => sequence.length - count + step + 1);
-    const lines = columns.slice(0, 8).map((column, index) => ({ label: preview.columns[column].name, colour: `series-${(index % 8) + 1}`, x, y: sequence.values[column], width: 1.2 }));
-    new Chart(place, { title: sequence.id ?? `Sequence ${turn + 1}` }).show({ lines, x: time ? "time" : "step", time, whole: !time });
-  }
+  for (const [parent, sequence, turn] of charts) drawCurves(parent, sequence, turn, shown);
+}
+
+/** What is known of a sequence, and how much of it is drawn. */
+function below(sequence) {
+  const still = Object.entries(sequence.static).map(([name, value]) => `${name} ${value}`);
+  const count = sequence.values[0]?.length ?? 0;
+  const steps = count > 0 && count < sequence.length ? `the last ${number(count)} of ${number(sequence.length)} steps` : `${number(sequence.length)} steps`;
+  return [sequence.target, ...still, sequence.text === null ? steps : `${number(sequence.length)} characters`].filter(Boolean).join(" · ");
+}
+
+/** The columns of a sequence in one chart if one axis suits them, else each in a strip with its own. */
+function drawCurves(parent, sequence, turn, columns) {
+  const title = sequence.id ?? `Sequence ${turn + 1}`;
+  const count = sequence.values[columns[0]].length;
+  const times = sequence.times?.map(seconds);
+  const time = Boolean(times?.length) && times.every((each) => each !== null);
+  const x = time ? times : Array.from({ length: count }, (_, step) => sequence.length - count + step + 1);
+  const lines = columns.map((column, index) => ({ label: preview.columns[column].name, colour: `series-${index + 1}`, x, y: sequence.values[column], width: 1.2 }));
+  const axes = areAlike(columns) ? [lines] : lines.map((line) => [line]);
+  axes.forEach((each, place) => {
+    const strip = axes.length === 1 ? null : place === axes.length - 1 ? "last" : "middle";
+    const chart = h("div", { class: strip ? "strip" : "chart" });
+    parent.append(chart);
+    new Chart(chart, { title: strip ? `${title}, ${each[0].label}` : title, strip, sync: `sequence ${turn}` }).show({ lines: each, x: time ? "time" : "step", time, whole: !time });
+  });
+}
+
+/** Whether the values of each column take a fair part of the axis that all of them would share. */
+function areAlike(columns) {
+  const ranges = columns.map((column) => preview.columns[column].bins).filter((bins) => bins.length).map((bins) => [bins[0].low, bins.at(-1).high]);
+  const whole = Math.max(...ranges.map(([, high]) => high)) - Math.min(...ranges.map(([low]) => low));
+  return ranges.every(([low, high]) => high === low || high - low >= LEAST_PART * whole);
 }
 
 the("column").addEventListener("change", drawSequences);

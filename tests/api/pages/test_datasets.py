@@ -118,6 +118,7 @@ def test_the_columns_of_a_data_set_are_corrected_by_its_next_version(
 def test_a_series_is_trained_to_forecast(client: FlaskClient, server: str, page: Page) -> None:
     hours = [f"2026-01-{day:02}T{hour:02}:00,{day + hour % 12}" for day in range(1, 29) for hour in range(24)]
     page.goto(f"{server}/datasets")
+    expect(page.locator("#drop")).to_be_visible()
     page.locator("#drop").evaluate(DROP, ["load.csv", "\n".join(["time,load", *hours, ""])])
     page.get_by_role("button", name="Make the data set").click()
     page.wait_for_url("**/datasets/ds_*")
@@ -125,3 +126,20 @@ def test_a_series_is_trained_to_forecast(client: FlaskClient, server: str, page:
     text = "name: load\ntask: {name: forecast, horizon: 24}\ndata: {dataset: load@1}\n"
     expect(page.get_by_role("textbox", name="Spec")).to_have_value(text)
     expect(page.get_by_role("button", name="Submit")).to_be_enabled()
+
+
+def test_columns_of_unlike_sizes_have_a_strip_each(
+    client: FlaskClient, server: str, page: Page, barriers: Barriers
+) -> None:
+    hours = [f"2026-01-{hour // 24 + 1:02}T{hour % 24:02}:00,{1000 + hour % 24},{hour % 24 % 2}" for hour in range(310)]
+    asked = "/v1/datasets?name=load&file=load.csv&target=load"
+    text = "\n".join(["time,load,holiday", *hours, ""])
+    made = client.post(asked, data=text, content_type="application/octet-stream").get_json()
+    page.goto(f"{server}/datasets/{made['id']}")
+    expect(page.locator("#sequences figcaption")).to_contain_text("the last 300 of 310 steps")
+    for column in ("load", "holiday"):
+        expect(page.get_by_role("img", name=re.compile(f"^Sequence 1, {column}: "))).to_be_visible()
+    assert barriers(page) == []
+    page.get_by_label("Shows").select_option("load")
+    expect(page.get_by_role("img", name=re.compile("^Sequence 1: load "))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^Sequence 1, "))).to_have_count(0)
