@@ -10,6 +10,7 @@ import { sortable } from "./tables.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/searches/${encodeURIComponent(id)}`;
+const FEW_TRIALS = 30; // with three fields that do nothing, one search in ten shows 16 % for one of them; with 12 trials 41 %
 const BEST = 10;
 const chart = new Chart(the("best"), { title: "Best so far" });
 const sort = { key: "value", down: false };
@@ -101,8 +102,14 @@ function drawImportance() {
     found.length
       ? h("div", { class: "bars" }, found.flatMap(({ path: field, share }) => [h("span", {}, field), h("progress", { max: 1, value: share, "aria-label": `Share of ${field}` }), h("span", { class: "number" }, `${Math.round(share * 100)} %`)]))
       : h("p", { class: "muted" }, "It is known for fields that 10 trials or more have varied."),
-    found.length > 0 && h("p", { class: "muted small" }, "The share of the differences between trials that the field alone explains."),
+    found.length > 0 && h("p", { class: "muted small" }, doubt(found)),
   );
+}
+
+function doubt(found) {
+  const most = Math.max(...found.map((each) => each.trials));
+  const few = most < FEW_TRIALS ? ` ${most} trials are few: chance alone can give tens of percent.` : "";
+  return `The share of the differences between ${most} trials that the field alone explains. Shares overlap: they need not add up to 100 %.${few}`;
 }
 
 function fields() {

@@ -51,6 +51,9 @@ def test_a_search_shows_its_best_trials_and_is_cancelled(
     page.get_by_role("link", name=SCRIPT).click()
     expect(page.get_by_role("img", name="Best so far: best so far 0.500")).to_be_visible()
     expect(page.locator("#importance").get_by_role("progressbar")).to_have_count(2)
+    expect(page.locator("#importance")).to_contain_text(
+        "Shares overlap: they need not add up to 100 %. 11 trials are few"
+    )
     rows = page.get_by_role("table", name="Trials").locator("tbody tr")
     expect(rows).to_have_count(10)
     expect(rows.first).to_contain_text("0.500")
