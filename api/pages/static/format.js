@@ -10,7 +10,15 @@ export function number(value, digits = 4) {
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en");
   const size = Math.abs(value);
   if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(Math.max(digits - 2, 1));
-  return value.toLocaleString("en", { maximumSignificantDigits: digits, minimumSignificantDigits: Math.min(digits, 3) });
+  const places = { maximumSignificantDigits: digits, minimumSignificantDigits: Math.min(digits, 3) };
+  return isHalfway(value, digits) ? value.toLocaleString("en", { ...places, roundingMode: "halfEven" }) : Number(value.toPrecision(digits)).toLocaleString("en", places);
+}
+
+/** Whether a number lies exactly between two that have so many digits. The service rounds such a number to the even one,
+ * and any other by its exact value, so the pages do too. */
+function isHalfway(value, digits) {
+  const exact = value.toPrecision(100).replace(/^-?0*\.?0*|\./g, "");
+  return /^50*$/.test(exact.slice(digits));
 }
 
 export function percent(fraction) {

@@ -23,6 +23,10 @@ SCRIPT = "<script>document.title='run'</script>"
 Barriers = Callable[[Page], list[str]]
 
 
+NUMBERS = [0.90625, 0.15625, 0.84375, -0.90625, 2.5005, 0.0012345, 1.00005, 1234.5, 0.1, 0.999951]
+"""The first four lie exactly between two numbers of four digits."""
+
+
 HEARD = """async (path) => {
   const { Curves } = await import(path);
   const curves = new Curves("job_1");
@@ -35,6 +39,15 @@ HEARD = """async (path) => {
   const all = step.map((each, index) => [each, loss[index], grad_norm[index]]);
   return [step, all.filter(([each, one, norm]) => norm || one > 9 || one < 0)];
 }"""
+
+
+def test_a_page_rounds_a_number_as_the_service_does(server: str, page: Page) -> None:
+    page.goto(f"{server}/sign-in")
+    script = (
+        "async ([path, values]) => { const made = await import(path); return values.map((one) => made.number(one)); }"
+    )
+    shown = page.evaluate(script, [assets.address("format.js"), NUMBERS])
+    assert [float(each.replace(",", "")) for each in shown] == [float(f"{value:.4g}") for value in NUMBERS]
 
 
 def test_a_page_that_hears_of_many_steps_thins_them_out_by_itself(server: str, page: Page) -> None:
