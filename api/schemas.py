@@ -1719,6 +1719,8 @@ class JobsQuery(PageQuery):
     name: Text | None = None
     dataset: Text | None = None
     """Only jobs that use the version of a data set with this id."""
+    trials: bool = True
+    """With `false` the trials of searches are left out."""
     full: bool = False
     """Include the spec of each job."""
 

@@ -432,6 +432,13 @@ class Job(Base):
         ),
         # Lists are of one tenant; what it has running and waiting is counted in the second of these.
         Index("ix_jobs_tenant_id", "tenant", "id"),
+        Index(
+            "ix_jobs_tenant_id_no_trials",
+            "tenant",
+            "id",
+            sqlite_where=sa.text("trial IS NULL"),
+            postgresql_where=sa.text("trial IS NULL"),
+        ),
         Index("ix_jobs_tenant_status_id", "tenant", "status", "id"),
         Index("ix_jobs_tenant_queue_id", "tenant", "queue", "id"),
         Index("ix_jobs_tenant_name_id", "tenant", "name", "id"),

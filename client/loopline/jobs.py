@@ -37,16 +37,18 @@ class Jobs:
         tag: str | None = None,
         name: str | None = None,
         dataset: str | None = None,
+        trials: bool = True,
         full: bool = False,
         page_size: int = listing.PAGE,
     ) -> Listing[Job]:
         """The jobs that match, newest first. kind: `train` or `predict`. tag: `key:value`.
 
         dataset: the id of a version of a data set.
+        trials: include the trials of searches.
         full: include the specs. Without it `spec` is empty until `refresh()`, which is faster for the service.
         """
         filters = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name, "dataset": dataset}
-        params = {**filters, "full": "true" if full else None}
+        params = {**filters, "full": "true" if full else None, "trials": None if trials else "false"}
         return listing.listed(self._http, PATH, self._read, page_size=page_size, params=params)
 
     def get(self, job_id: str) -> Job:

@@ -83,15 +83,18 @@ def page(
     tag: tuple[str, str] | None = None,
     name: str | None = None,
     dataset_id: str | None = None,
+    trials: bool = True,
     after: str | None = None,
 ) -> Page:
-    """Jobs older than the job `after`, newest first. `full` is with their specs; `tag` is a key and its value."""
+    """Jobs older than the job `after`, newest first. `full` is with their specs; `tag` is a key and its value; without
+    `trials` those of searches are left out."""
     wanted = {"kind": kind, "status": status, "queue": queue, "name": name, "dataset_id": dataset_id, "after": after}
     given = {key: value for key, value in wanted.items() if value is not None}
     parameters: dict[str, Any] = {"tenant": tenant, "limit": paging.asked(limit), **given}
     if tag is not None:
         parameters |= {"tag_key": tag[0], "tag_value": tag[1]}
-    found = _page(source.dialect.name, frozenset(given), tag is not None, full).rows(source, **parameters)
+    query = _page(source.dialect.name, frozenset(given), tagged=tag is not None, full=full, trials=trials)
+    found = query.rows(source, **parameters)
     rows, more = paging.cut(found, limit)
     return Page(rows, more, _positions(source, rows))
 
@@ -169,9 +172,10 @@ def _one(full: bool) -> Query:
 
 
 @cache
-def _page(dialect: str, given: frozenset[str], tagged: bool, full: bool) -> Query:
+def _page(dialect: str, given: frozenset[str], *, tagged: bool, full: bool, trials: bool) -> Query:
     columns = {each.name: each for each in (_J.kind, _J.status, _J.queue, _J.name, _J.dataset_id)}
     also = [columns[name] == sa.bindparam(name) for name in sorted(given & columns.keys())]
+    also += [] if trials else [_J.trial.is_(None)]
     query = select(*_columns(full=full)).select_from(_with_dataset()).where(*also)
     limit = sa.bindparam("limit", type_=sa.Integer())
     if not tagged:

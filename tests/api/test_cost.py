@@ -42,6 +42,9 @@ LISTS = [
     "/v1/jobs?status=queued&queue=default&name=try",
     "/v1/jobs?dataset={dataset}",
     "/v1/jobs?dataset={dataset}&after={job}",
+    "/v1/jobs?trials=false",
+    "/v1/jobs?trials=false&after={job}",
+    "/v1/jobs?trials=false&tag=team:speech&status=queued",
     ONE_QUEUED,
     "/v1/jobs/{job}/epochs",
     "/v1/jobs/{job}/steps",
@@ -101,6 +104,14 @@ def test_the_jobs_of_a_data_set_are_read_in_the_order_of_an_index(any_app: Flask
         assert any_app.test_client().get("/v1/jobs?dataset={dataset}".format(**filled)).status_code == 200
     [plan] = [plan_of(engine, each) for each in made if "FROM jobs" in each[0]]
     assert "ix_jobs_tenant_dataset_id_id" in plan
+
+
+def test_the_jobs_that_are_no_trials_are_read_in_the_order_of_an_index(any_app: Flask, filled: dict[str, str]) -> None:
+    engine = any_app.extensions["loopline"].engine
+    with statements(engine) as made:
+        assert any_app.test_client().get("/v1/jobs?trials=false").status_code == 200
+    plan = plan_of(engine, next(each for each in made if "FROM jobs" in each[0]))
+    assert "ix_jobs_tenant_id_no_trials" in plan
 
 
 def test_a_claim_reads_no_whole_table(any_app: Flask, filled: dict[str, str]) -> None:

@@ -66,6 +66,8 @@ def test_a_search_is_submitted_and_its_trials_are_its_table(any_app: Flask, want
     assert (shown["best"]["trial"], shown["best"]["choices"]) == (2, shown["trials"][1]["choices"])
     job = client.get(shown["best"]["links"]["self"]).get_json()
     assert (job["search_id"], job["trial"], job["name"]) == (made["id"], 2, "try[2]")
+    counts = [len(client.get(f"/v1/jobs?trials={shows}").get_json()["data"]) for shows in ("true", "false")]
+    assert counts == [3, 0]
     [listed] = client.get("/v1/searches").get_json()["data"]
     assert listed == {
         key: shown[key] for key in shown if key not in ("best", "final", "trials", "importance", "advice", "document")

@@ -245,7 +245,7 @@ async function idOf(text) {
   if (names.length === 1) return newest(names[0]);
   const choose = (name) => h("button", { type: "button", class: "quiet", onclick: () => add(name) }, name);
   if (names.length) problem(`Several names contain “${text}”. Add one of them: `, names.map(choose));
-  else problem(`None of the newest ${NEWEST} jobs has “${text}” in its name. An older job needs its whole name or its id.`);
+  else problem(`None of the newest ${NEWEST} jobs that are no trials has “${text}” in its name. An older job needs its whole name or its id.`);
   return null;
 }
 

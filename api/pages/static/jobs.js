@@ -8,7 +8,7 @@ import { namesWith, NEWEST, suggestNames } from "./names.js";
 import { sparkline } from "./sparkline.js";
 import { judged, reached, spreadOut, state, time } from "./state.js";
 
-const FILTERS = ["status", "name", "tag", "queue", "kind"];
+const FILTERS = ["status", "name", "tag", "queue", "kind", "trials"];
 const PAGE = 50;
 const MORE = 100;
 const PART = 25; // rows that are made and laid out together
@@ -128,7 +128,7 @@ async function drawSimilar() {
     const to = `/jobs?${new URLSearchParams({ ...given, name })}`;
     return h("a", { class: "tag", href: to, onclick: (event) => follow(event, to) }, name);
   };
-  const told = names.length ? [`Of the newest ${NEWEST} jobs, these names contain “${given.name}”: `, names.map(link)] : `None of the newest ${NEWEST} jobs has “${given.name}” in its name. An older job needs its whole name.`;
+  const told = names.length ? [`Of the newest ${NEWEST} jobs that are no trials, these names contain “${given.name}”: `, names.map(link)] : `None of the newest ${NEWEST} jobs that are no trials has “${given.name}” in its name. An older job needs its whole name.`;
   fill(the("similar"), told);
 }
 

@@ -5,9 +5,9 @@ import { fill, h } from "./dom.js";
 
 export const NEWEST = 100;
 
-/** The names of the newest jobs that contain `part`, in capitals or not. */
+/** The names of the newest jobs that contain `part`, in capitals or not. A search has many trials, so they are left out. */
 export async function namesWith(part) {
-  const found = await get(`/v1/jobs?limit=${NEWEST}`);
+  const found = await get(`/v1/jobs?trials=false&limit=${NEWEST}`);
   const names = new Set(found.data.map((job) => job.name).filter(Boolean));
   return [...names].filter((name) => name.toLowerCase().includes(part.toLowerCase()));
 }

@@ -54,8 +54,9 @@ def list_jobs(
     from itertools import islice
 
     with connected(ctx) as client:
-        filters = {"kind": kind, "status": status, "queue": queue, "tag": tag, "name": name}
-        matching = client.jobs.list(**filters, full=as_json, page_size=min(limit, 100))
+        matching = client.jobs.list(
+            kind=kind, status=status, queue=queue, tag=tag, name=name, full=as_json, page_size=min(limit, 100)
+        )
         found = list(islice(matching, limit))
     if exported(found, as_json=as_json, csv=csv):
         return None

@@ -55,7 +55,9 @@ def test_the_list_follows_its_filters_and_shows_what_strangers_wrote_as_text(
     page.get_by_label("Name").fill("FIR")
     expect(page.locator("#known option")).to_have_count(2)
     page.get_by_label("Name").press("Enter")
-    expect(page.locator("#similar")).to_have_text("Of the newest 100 jobs, these names contain “FIR”: first")
+    expect(page.locator("#similar")).to_have_text(
+        "Of the newest 100 jobs that are no trials, these names contain “FIR”: first"
+    )
     assert barriers(page) == []
     page.get_by_role("link", name="first").click()
     expect(rows).to_have_count(2)
