@@ -7,7 +7,7 @@ import { fill, h, the } from "./dom.js";
 import { between, duration, NONE, number, words } from "./format.js";
 import { live } from "./live.js";
 import { namesWith, NEWEST, suggestNames } from "./names.js";
-import { spreadOut, state } from "./state.js";
+import { spreadOut, state, status } from "./state.js";
 
 const MOST = 20;
 const COLOURS = 8;
@@ -139,7 +139,7 @@ function columns() {
   const names = new Set(ready().flatMap(({ job }) => [...Object.keys(job.result?.mean ?? {}), ...Object.keys(job.result?.metrics ?? {})]).filter((name) => !best.has(name)));
   return [
     { key: "job", title: "Job", of: title, write: (each) => [h("span", { class: `swatch ${look(each).colour}` }), h("a", { href: `/jobs/${each.job.id}` }, title(each))] },
-    { key: "state", title: "State", of: ({ job }) => job.status, write: ({ job }) => state(job) },
+    { key: "state", title: "State", of: ({ job }) => status(job), write: ({ job }) => state(job) },
     { key: "epoch", title: "Epoch", number: true, of: ({ job }) => job.progress.epoch, write: ({ job }) => (job.progress.epochs === null ? NONE : `${job.progress.epoch} of ${job.progress.epochs}`) },
     ...[...best].map((name) => ({ key: `best ${name}`, title: `best ${words(name)}`, number: true, of: ({ job }) => bestOf(job, name), write: ({ job }) => written(job, name, bestOf(job, name)) })),
     ...[...names].map((name) => ({ key: name, title: words(name), number: true, of: ({ job }) => resultOf(job, name), write: ({ job }) => written(job, name, resultOf(job, name)) })),

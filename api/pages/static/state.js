@@ -3,10 +3,16 @@
 import { h } from "./dom.js";
 import { between, duration, NONE, number, percent, words } from "./format.js";
 
+/** A job's status; `pruned` of a trial that its search stopped early, as in the search's own list. */
+export function status(job) {
+  return job.status === "cancelled" && job.reason === "pruned" ? "pruned" : job.status;
+}
+
 export function state(job) {
   if (job.silent_since) return h("span", { class: "state silent", title: `No heartbeat since ${job.silent_since}` }, "silent");
   const asked = job.status === "running" && (job.cancel_requested ? "stopping" : job.pause_requested ? "pausing" : null);
-  return h("span", { class: `state ${job.status}` }, asked || job.status);
+  const pruned = status(job) === "pruned";
+  return h("span", { class: `state ${job.status}`, title: pruned ? "Its search cancelled this trial early" : null }, asked || status(job));
 }
 
 /** How far a job is: `11 % · epoch 46 of 400`. */

@@ -10,6 +10,7 @@ import httpx
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
 
+from api.service import Service
 from services import db
 from services.jobs import attempts, progress
 from services.jobs.leases import Lease
@@ -67,6 +68,18 @@ def test_the_list_follows_its_filters_and_shows_what_strangers_wrote_as_text(
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
+
+
+def test_a_trial_that_its_search_stopped_is_pruned_in_the_list_too(
+    client: FlaskClient, service: Service, server: str, page: Page, spec: dict[str, Any]
+) -> None:
+    client.post("/v1/jobs", json=spec)
+    with db.session_scope(service.engine) as session:
+        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+        assert job is not None
+        attempts.pruned(session, Lease.of(job))
+    page.goto(f"{server}/jobs")
+    expect(page.locator("#list .state")).to_have_text("pruned")
 
 
 def test_a_row_is_drawn_from_what_the_service_streams(page: Page, spec: dict[str, Any], tmp_path: Path) -> None:
