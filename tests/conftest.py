@@ -367,7 +367,7 @@ def make_job(engine: Engine, make_spec: Callable[..., Spec]) -> Callable[..., Jo
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def npz_bytes() -> Callable[..., bytes]:
     """A factory of valid uploads: another `seed`, another content."""
     import io

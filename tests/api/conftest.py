@@ -104,7 +104,10 @@ Publish = Callable[..., str]
 @pytest.fixture
 def put(storage: Storage) -> Put:
     """Leaves a file of a job as a trainer does, and gives its record."""
+    return put_into(storage)
 
+
+def put_into(storage: Storage) -> Put:
     def leave(job_id: str, name: str, content: bytes) -> dict[str, Any]:
         (storage.job_dir(job_id) / name).write_bytes(content)
         return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

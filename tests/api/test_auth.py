@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 import importlib
 import inspect
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +37,8 @@ from services.schedules import definitions
 from services.searches import control as searches
 from services.settings import Settings
 from services.webhooks import subscriptions
-from tests.api.conftest import Put
+from tests.api import answers
+from tests.api.conftest import SPEC, put_into
 from tests.conftest import received
 from tests.ringing import FakeDoorbell
 
@@ -57,21 +61,32 @@ NAMES = {"pages.asset": "style.css", "guide.document": "keys", "guide.picture": 
 SEARCH: dict[str, Any] = {"space": {"training.epochs": {"low": 1, "high": 900}}}
 PREDICT = ("predictions.of_job", "predictions.of_version")
 WAITS = {"jobs.cancel", "jobs.pause", "jobs.resume"}  # what needs a job that has not ended
+KEYS_ASKED_FOR: dict[str, Any] = {"auth": "keys", "rate_limit": "none", "broker_url": "redis://127.0.0.1:1/0"}
+"""The settings of a service that asks for keys, and whose broker is away."""
 NOBODY = ("none", "basic", "garbage", "unknown id", "wrong secret", "expired", "revoked")
 
 
 class World:
     """A service with two tenants, each with jobs, a data set and keys of every kind."""
 
-    def __init__(self, app: Flask, spec: dict[str, Any], content: bytes, put: Put) -> None:
-        self.app, self.spec, self.content, self.put = app, spec, content, put
-        self.service = app.extensions["loopline"]
-        self.client = app.test_client()
+    def __init__(self, app: Flask, spec: dict[str, Any], content: bytes) -> None:
+        self.spec, self.content = spec, content
+        self.serve(app)
         self.ids: dict[tuple[str, str], str] = {}
         with db.session_scope(self.service.engine) as session:
             for tenant in (ACME, BETA):
                 tenants.create(session, tenant)
         self.keys = {(tenant, scope): self.key(tenant, scope) for tenant in (ACME, BETA) for scope in Scope}
+
+    def serve(self, app: Flask) -> None:
+        """Have this app serve what is stored."""
+        self.service = app.extensions["loopline"]
+        self.client = app.test_client()
+
+    def copied(self, folder: Path) -> World:
+        """The same things, which lie in this folder, without their app."""
+        shutil.copytree(Path(str(self.service.engine.url.database)).parent, folder, dirs_exist_ok=True)
+        return copy.copy(self)
 
     def key(self, tenant: str, *scopes: str) -> str:
         with db.session_scope(self.service.engine) as session:
@@ -134,25 +149,24 @@ class World:
             return {"query_string": {"jobs": values["job_id"]}}
         return {"json": documents[endpoint]} if endpoint in documents else {}
 
-    def fresh(self, tenant: str, endpoint: str) -> dict[str, str]:
-        """Path parameters that name things of the tenant which nobody has touched: a job that waits or has run to its
+    def fresh(self, tenant: str, *, waits: bool) -> dict[str, str]:
+        """Path parameters that name things of the tenant which nobody has touched: a job that waits, or has run to its
         end, a data set that no job uses, a key, a webhook that leads nowhere and a message of it, a model of two
         versions of which the second is in production."""
         with db.session_scope(self.service.engine) as session:
             job_id = submission.submit(session, submission.read(self.spec), tenant=tenant).job_id
             job = control.get(session, job_id)
-            if endpoint not in WAITS:
-                self._train(session, job.id)
+            if not waits:
+                self._train(session, job.id, "default")
             summary = self._dataset(session, tenant)
             key = keys.create(session, tenant, ["read"]).key
             batch = batches.submit(session, {"jobs": [self.spec | {"queue": "aside"}]}, tenant=tenant).batch
             model = f"model-{tenant}"
-            if endpoint.startswith("registry.") or endpoint == "predictions.of_version":
-                for version in ("1", "2"):
-                    trained = submission.submit(session, submission.read(self.spec), tenant=tenant).job_id
-                    self._train(session, trained)
-                    registry.register(session, model, trained, tenant=tenant)
-                    registry.promote(session, model, version, tenant=tenant)
+            for version in ("1", "2"):
+                trained = submission.submit(session, submission.read(self.spec | {"queue": "models"}), tenant=tenant)
+                self._train(session, trained.job_id, "models")
+                registry.register(session, model, trained.job_id, tenant=tenant)
+                registry.promote(session, model, version, tenant=tenant)
             search = searches.submit(session, {**self.spec, "search": SEARCH}, tenant=tenant).search
             wanted = definitions.Definition("@daily", self.spec)
             schedule = definitions.create(session, f"nightly-{len(self.ids)}", wanted, tenant=tenant)
@@ -163,18 +177,19 @@ class World:
         made["upload_id"] = Uploads(self.service.storage).begin(tenant, 4, most_bytes=4).id
         return {**PUBLIC, **made, "dataset": summary, "key_id": key.id, "model": model}
 
-    def _train(self, session: Any, job_id: str) -> None:
-        job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+    def _train(self, session: Any, job_id: str, queue: str) -> None:
+        job = attempts.claim(session, queue, worker="test:1", lease_seconds=60)
         assert job is not None
         assert job.id == job_id
         lease = Lease.of(job)
         progress.started(session, lease, epochs=3, steps_per_epoch=4, info={})
         progress.record_steps(session, lease, 1, [1.0], [0.5])
         progress.record(session, lease, {"epoch": 1, "train_loss": 1.0})
-        kept = [self.put(job.id, f"checkpoint-000000012.{kind}", b"{}") for kind in ("json", "safetensors")]
+        put = put_into(self.service.storage)
+        kept = [put(job.id, f"checkpoint-000000012.{kind}", b"{}") for kind in ("json", "safetensors")]
         progress.checkpoint(session, lease, epoch=1, step=12, best=True, files=kept)
         names = ("model.safetensors", "model.json", "history.json", "README.md")
-        model = [self.put(job.id, name, b"{}") for name in names]
+        model = [put(job.id, name, b"{}") for name in names]
         result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": {}}
         attempts.succeed(session, lease, result, model)
 
@@ -190,10 +205,52 @@ class World:
 
 @pytest.fixture
 def world(
-    make_app: Callable[..., Flask], sqlite_url: str, spec: dict[str, Any], npz_bytes: Callable[..., bytes], put: Put
+    make_app: Callable[..., Flask], sqlite_url: str, spec: dict[str, Any], npz_bytes: Callable[..., bytes]
 ) -> World:
-    app = make_app(sqlite_url, auth="keys", rate_limit="none", broker_url="redis://127.0.0.1:1/0")
-    return World(app, spec, npz_bytes(), put)
+    return World(make_app(sqlite_url, **KEYS_ASKED_FOR), spec, npz_bytes())
+
+
+Things = dict[str, dict[str, str]]
+"""What is in the paths of a tenant's things, by the tenant."""
+
+
+@pytest.fixture(scope="module")
+def filled(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, npz_bytes: Callable[..., bytes]
+) -> Iterator[Callable[[bool], tuple[World, Things]]]:
+    """Makes a world with fresh things of both tenants, once: with jobs that wait, or with jobs that have ended."""
+    made: list[Flask] = []
+
+    @functools.cache
+    def fill(waits: bool) -> tuple[World, Things]:
+        folder = tmp_path_factory.mktemp("filled")
+        shutil.copyfile(sqlite_template, folder / "loopline.db")
+        address = f"sqlite:///{folder}/loopline.db"
+        settings = Settings(data_dir=folder / "var", database_url=address, **KEYS_ASKED_FOR)
+        made.append(create_app(settings, bell=FakeDoorbell()))
+        answers.hold(made[-1])
+        world = World(made[-1], SPEC, npz_bytes())
+        return world, {tenant: world.fresh(tenant, waits=waits) for tenant in (ACME, BETA)}
+
+    yield fill
+    for app in made:
+        app.extensions["loopline"].engine.dispose()
+
+
+@pytest.fixture
+def world_for(
+    filled: Callable[[bool], tuple[World, Things]], make_app: Callable[..., Flask], tmp_path: Path
+) -> Callable[[Any, str], tuple[World, Things]]:
+    """Gives a route a world with fresh things: a copy, unless the route only reads."""
+
+    def give(rule: Any, method: str) -> tuple[World, Things]:
+        world, own = filled(rule.endpoint in WAITS)
+        if method != "GET":
+            world = world.copied(tmp_path)
+            world.serve(make_app(f"sqlite:///{tmp_path}/loopline.db", **KEYS_ASKED_FOR))
+        return world, own
+
+    return give
 
 
 def every_route() -> list[Any]:
@@ -211,9 +268,11 @@ def every_route() -> list[Any]:
 
 
 @pytest.mark.parametrize(("rule", "method"), every_route())
-def test_every_route_lets_in_who_may_and_nobody_else(world: World, rule: Any, method: str) -> None:
+def test_every_route_lets_in_who_may_and_nobody_else(
+    world_for: Callable[[Any, str], tuple[World, Things]], rule: Any, method: str
+) -> None:
     needed = RULES[rule.endpoint]
-    own = {tenant: world.fresh(tenant, rule.endpoint) for tenant in (ACME, BETA)}
+    world, own = world_for(rule, method)
 
     for kind in NOBODY:
         world.service.rates._own.clear()
@@ -299,7 +358,7 @@ def test_every_call_of_a_view_says_whose(app: Flask) -> None:
 
 def test_lists_hold_what_is_the_tenants_own(world: World) -> None:
     for tenant in (ACME, BETA):
-        world.fresh(tenant, "jobs.cancel")
+        world.fresh(tenant, waits=True)
     for path, holds in (
         ("/v1/jobs", "id"),
         ("/v1/batches", "id"),
@@ -323,7 +382,7 @@ def test_lists_hold_what_is_the_tenants_own(world: World) -> None:
 
 
 def test_a_spec_that_names_anothers_data_set_is_told_what_any_unknown_one_is(world: World) -> None:
-    theirs = world.fresh(BETA, "jobs.cancel")["dataset"]
+    theirs = world.fresh(BETA, waits=True)["dataset"]
     told = []
     for name in (theirs, UNKNOWN["dataset"]):
         headers = {"Authorization": f"Bearer {world.keys[ACME, Scope.SUBMIT]}", "X-Request-Id": "req"}
@@ -346,7 +405,7 @@ def test_an_idempotency_key_of_another_tenant_is_unused(world: World) -> None:
 def test_the_job_of_a_worker_is_told_to_its_tenant_only(world: World) -> None:
     from services.jobs import workers
 
-    job_id = world.fresh(ACME, "jobs.cancel")["job_id"]
+    job_id = world.fresh(ACME, waits=True)["job_id"]
     with db.session_scope(world.service.engine) as session:
         workers.beat(session, "a:1", queues=["default"], state="busy", job_id=job_id, doorbell_seconds_ago=1.0)
     for tenant, told in ((ACME, job_id), (BETA, None)):
@@ -469,7 +528,7 @@ def test_an_action_and_its_entry_are_made_together_or_not_at_all(world: World, m
     def refuse(*_: Any) -> None:
         raise OSError("no")
 
-    job_id = world.fresh(ACME, "jobs.cancel")["job_id"]
+    job_id = world.fresh(ACME, waits=True)["job_id"]
     monkeypatch.setattr(auth.audit, "record", refuse)
     headers = {"Authorization": f"Bearer {world.keys[ACME, Scope.SUBMIT]}"}
     assert world.client.post(f"/v1/jobs/{job_id}/cancel", headers=headers).status_code == 500
