@@ -118,6 +118,16 @@ class Module:
         path = Path(self.path)
         return self.path if self.path in ROOMS or path.name == "__main__.py" else path.parent.as_posix()
 
+    @cached_property
+    def statements(self) -> list[ast.AST]:
+        return [*_statements(self.tree)]
+
+
+@cache
+def _module(name: str, path: str, text: str) -> Module:
+    """Most modules of two commits are the same, and are parsed once."""
+    return Module(name, path, text.count("\n"), ast.parse(text, path))
+
 
 @dataclass(frozen=True)
 class House:
@@ -132,7 +142,7 @@ class House:
         modules = {}
         for path, text in sources:
             name = path.removeprefix("client/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            modules[name] = Module(name, path, text.count("\n"), ast.parse(text, path))
+            modules[name] = _module(name, path, text)
         found = itertools.chain.from_iterable(_imports(module, modules) for module in modules.values())
         return cls(modules, tuple(sorted(set(found), key=lambda one: (one.importer, one.line, one.imported))))
 
@@ -169,7 +179,7 @@ class House:
         found = [
             (node.end_lineno - node.lineno + 1, f"{module.path}:{node.lineno} {node.name}")
             for module in self.modules.values()
-            for node in _statements(module.tree)
+            for node in module.statements
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
         ]
         return sorted(found, key=lambda each: (-each[0], each[1]))
@@ -186,7 +196,7 @@ class House:
         return [
             f"{module.path}:{node.lineno} {node.name}"
             for module in self.modules.values()
-            for scope in _statements(module.tree)
+            for scope in module.statements
             if not isinstance(scope, ast.ClassDef)
             for node in ast.iter_child_nodes(scope)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
