@@ -9,7 +9,7 @@ import { list } from "./lists.js";
 import { live } from "./live.js";
 import { judged, spreadOut, state } from "./state.js";
 import { table } from "./tables.js";
-import { inWords } from "./wording.js";
+import { inWords, together } from "./wording.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/datasets/${encodeURIComponent(id)}`;
@@ -64,14 +64,13 @@ function lineOf(job) {
 
 function drawAlarms(dataset) {
   const remarks = dataset.report?.remarks ?? [];
-  const warned = new Set(dataset.warnings);
   const told = dataset.report?.notes ?? [];
   fill(
     the("alarms"),
     dataset.status === "rejected" && h("div", { class: "notice bad", role: "alert" }, h("p", {}, inWords(dataset.message)), h("ul", {}, (dataset.problems ?? []).map((each) => h("li", {}, inWords(each.detail))))),
     dataset.status === "validating" && h("p", { class: "notice" }, "The file is being checked. No job can use it before that; this page shows when it is ready."),
     dataset.status === "raw" && h("p", { class: "notice" }, "This file is kept as it came, for jobs that predict. No job can train on it."),
-    [...warned].map((warning) => h("p", { class: "notice warn" }, inWords(warning))),
+    together(dataset.warnings).map((warning) => h("p", { class: "notice warn" }, warning)),
     remarks.filter((each) => each.severity === "note").map((each) => h("p", { class: "notice" }, inWords(each.where ? `${each.where}: ${each.detail}` : each.detail))),
     told.map((note) => h("p", { class: "notice" }, inWords(note))),
   );

@@ -6,7 +6,7 @@ import { bytes, moment, NONE, number } from "./format.js";
 import { list } from "./lists.js";
 import { send } from "./sending.js";
 import { table } from "./tables.js";
-import { COLUMNS, inWords } from "./wording.js";
+import { COLUMNS, inWords, together } from "./wording.js";
 
 const HEAD_BYTES = 1 << 16;
 const LAYOUTS = { "": "as it is inferred", long: "long: a row is a step", wide: "wide: a row is a sequence", files: "files: a file is a sequence", text: "text: a row is a text" };
@@ -166,7 +166,7 @@ function drawFindings(found) {
   fill(
     the("findings"),
     details.length > 0 && h("ul", { class: "notice bad" }, details.map((detail) => h("li", {}, detail))),
-    found.warnings.map((warning) => h("p", { class: "notice warn" }, inWords(warning))),
+    together(found.warnings).map((warning) => h("p", { class: "notice warn" }, warning)),
     reasons.length > 0 && h("p", { class: "notice" }, "Guessed: ", reasons.map((each) => `${each.field} ${each.value} (${inWords(each.why)})`).join("; ")),
   );
 }

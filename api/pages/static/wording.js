@@ -15,11 +15,24 @@ export const COLUMNS = {
 const OPTION = /--(layout|group|order|target|features|static|text|known-future|split)\b(?: NAME\b| (long|wide|files|text)\b)?/g;
 const OF_A_SPEC = /, or (?:give )?data\.schema\.\w+ (?:in a spec|with it)/g;
 const COMMAND = /`loopline batches show (batch_\w+)`/g;
+const NAME = /`([^`]+)`/g;
 
 export function inWords(text) {
   if (typeof text !== "string") return text;
   return text
     .replace(OF_A_SPEC, "")
     .replace(OPTION, (_, name, value) => `“${COLUMNS[name.replace("-", "_")]}${value ? `: ${value}` : ""}”`)
-    .replace(COMMAND, "the batch $1");
+    .replace(COMMAND, "the batch $1")
+    .replace(NAME, "“$1”");
+}
+
+/** Warnings in words; those that differ only before their first semicolon are one. */
+export function together(warnings) {
+  const found = new Map();
+  for (const warning of new Set(warnings)) {
+    const [, what, advice] = warning.match(/^(.*?)(; .*)?$/s);
+    const key = advice ?? warning;
+    found.set(key, { what: [...(found.get(key)?.what ?? []), what], advice: advice ?? "" });
+  }
+  return [...found.values()].map(({ what, advice }) => inWords(what.join(", ") + advice));
 }

@@ -23,7 +23,9 @@ _MOST_COMPARED = 100
 """Classes whose words are compared with each other."""
 _ALIKE = 0.75
 """How much two words have in common if one may be the other, mistyped (`difflib`)."""
-_FILL = "say what to do with them: data.missing is drop, forward, mean or linear"
+_STATED = "a spec that names a cell or a preset says so itself (data.missing: drop, forward, mean or linear)"
+_FILL = f"a job fills them with the value before; {_STATED}"
+_FILL_STATIC = f"a job fills them with the mean; {_STATED}"
 
 
 class _Places:
@@ -282,7 +284,7 @@ def _of_static(sequences: Sequences, places: _Places) -> Iterator[Remark]:
                 "missing_values",
                 (column.name,),
                 places.sequences(rows),
-                f"`{column.name}` has {_counted(len(rows), 'missing value')}; {_FILL}",
+                f"`{column.name}` has {_counted(len(rows), 'missing value')}; {_FILL_STATIC}",
             )
 
 

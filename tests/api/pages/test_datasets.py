@@ -44,6 +44,15 @@ def test_a_file_is_dropped_and_its_schema_corrected(
         "say “Layout: wide” if not",
         "1 of 2 jobs failed: the batch batch_1 says which, and why.",
     ]
+    gaps = [
+        "line 3: `a` has 2 gaps; a job fills them",
+        "the class `x` is rare",
+        "line 9: `b` has 1 gap; a job fills them",
+    ]
+    assert page.evaluate("async ([module, gaps]) => (await import(module)).together(gaps)", [module, gaps]) == [
+        "line 3: “a” has 2 gaps, line 9: “b” has 1 gap; a job fills them",
+        "the class “x” is rare",
+    ]
     assert barriers(page) == []
     page.locator("#drop").evaluate(DROP, [f"{SCRIPT} Walks.csv", walks()])
     target = page.get_by_label("Columns to predict")

@@ -49,7 +49,7 @@ def test_a_file_is_described_on_80_columns(recordings: Path) -> None:
         "  sequences     12 of 10 to 21 steps, 185 steps in all",
         "  classes       2: sit (6), walk (6)",
         "  missing       ax 1",
-        "- line 14: `ax` has 1 missing value (0.54 %); say what to do with them:",
+        "- line 14: `ax` has 1 missing value (0.54 %); a job fills them with the value",
         "- Numbers have a decimal comma.",
     ):
         assert expected in lines

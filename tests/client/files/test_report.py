@@ -89,7 +89,7 @@ def test_missing_values_are_named_by_their_first_row() -> None:
     columns["x_2"][3] = columns["x_4"][3] = columns["x_0"][7] = np.nan
     found = remark(reported(table(**columns)), "missing_values")
     assert str(found).startswith(
-        "line 5, step 3: `x` has 3 missing values (2.1 %); say what to do with them: data.missing"
+        "line 5, step 3: `x` has 3 missing values (2.1 %); a job fills them with the value before; a spec that"
     )
     assert (found.severity, found.columns) == ("warning", ("x",))
     rows = [(0, 1.0), (2, None), (1, 5.0), (3, 4.0)]
