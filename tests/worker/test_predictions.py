@@ -6,12 +6,15 @@ import csv
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from api.app import create_app
 from services.blobs.objects import S3
 from services.blobs.storage import Storage
 from services.settings import Settings
+from services.sqlite import driver
 from tests.client.conftest import Service
 from tests.ringing import FakeDoorbell
 from tests.worker.conftest import TRAINER
@@ -127,13 +131,55 @@ def trained(client: FlaskClient, slot: Slot, spec: dict[str, Any] = SPEC, model:
     return job
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a service with a trained model has stored: it takes longer to train than to copy."""
+
+    job: str
+    folder: Path
+
+    @classmethod
+    def of(cls, job: str, engine: Engine, storage: Storage, folder: Path) -> Kept:
+        shutil.copytree(storage.root, folder / "blobs")
+        copy_database(Path(str(engine.url.database)), folder / "loopline.db")
+        return cls(job, folder)
+
+    def put(self, engine: Engine, storage: Storage) -> None:
+        """Into a service that has nothing yet."""
+        shutil.copytree(self.folder / "blobs", storage.root, dirs_exist_ok=True)
+        copy_database(self.folder / "loopline.db", Path(str(engine.url.database)))
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Others may have the databases open."""
+    with closing(driver.connect(source)) as one, closing(driver.connect(target)) as other:
+        one.backup(other)
+
+
+@pytest.fixture(scope="module")
+def kept() -> list[Kept]:
+    """What the first test that needs a model has made."""
+    return []
+
+
 @pytest.fixture
-def model(client: FlaskClient, slot: Slot) -> str:
+def model(
+    client: FlaskClient,
+    slot: Slot,
+    engine: Engine,
+    storage: Storage,
+    kept: list[Kept],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
     """The job of `vowels@1`, which is in production."""
+    if kept:
+        kept[0].put(engine, storage)
+        return kept[0].job
     columns = "target=label&group=walk&order=step"
     upload(client, f"/v1/datasets?name=walks&{columns}", walks(60, labelled=True))
     job = trained(client, slot)
     client.put("/v1/models/vowels/aliases/production", json={"version": 1})
+    kept.append(Kept.of(job, engine, storage, tmp_path_factory.mktemp("kept")))
     return job
 
 
