@@ -4,6 +4,7 @@ import { ask, get, Problem } from "./api.js";
 import { Chart, choices, smoothed } from "./chart.js";
 import { Curves } from "./curves.js";
 import { fill, h, say, the } from "./dom.js";
+import { folded } from "./folded.js";
 import { between, bytes, duration, moment, NONE, number, percent, words } from "./format.js";
 import { live, paced, stream } from "./live.js";
 import { prose } from "./prose.js";
@@ -80,9 +81,9 @@ function alarms() {
   if (version) found.push(version);
   const log = h("a", { href: "#log", onclick: () => choosePart("log") }, "its log and events");
   if (job.status === "failed") {
-    found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), inWords(job.message) ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
+    found.push(h("div", { class: "notice bad", role: "alert" }, h("p", {}, h("b", {}, "The job failed. "), said() ?? job.reason ?? ""), h("p", {}, "Look at ", log, ", or ", again("run it again with changes"), ".")));
   } else if (job.status === "cancelled" || job.status === "paused" || (job.message && !job.terminal)) {
-    found.push(h("div", { class: "notice" }, job.message ?? `The job is ${job.status}.`));
+    found.push(h("div", { class: "notice" }, said() ?? `The job is ${job.status}.`));
   }
   if (job.silent_since) found.push(h("div", { class: "notice warn" }, "Its worker has sent no heartbeat since ", moment(job.silent_since, { seconds: true }), ". If none arrives, the job is queued again by itself."));
   if (job.waits_until && job.status === "queued") found.push(h("div", { class: "notice" }, "It starts again at ", moment(job.waits_until, { seconds: true }), " at the earliest."));
@@ -90,6 +91,12 @@ function alarms() {
   if (job.result?.baseline?.message) found.push(h("div", { class: "notice warn" }, job.result.baseline.message));
   for (const advice of job.result?.advice ?? []) found.push(h("div", { class: "notice" }, inWords(advice)));
   return found;
+}
+
+/** The message of the job. Of a crash only the first sentence: the rest is for whoever looks for its cause. */
+function said() {
+  const message = inWords(job.message);
+  return message && job.reason === "trainer_crashed" ? folded(message) : message;
 }
 
 /** Which version of a model the result is, and what its retraining came to. */
@@ -365,7 +372,7 @@ function drawEvents(page) {
   const fresh = page.data.filter((each) => each.id > heard.event);
   if (!fresh.length) return;
   heard.event = fresh.at(-1).id;
-  the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, described(event)), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
+  the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, folded(described(event))), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
 }
 
 // Spec and model

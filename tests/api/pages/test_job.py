@@ -16,6 +16,7 @@ from services.jobs import attempts, events, progress
 from services.jobs.events import Line
 from services.jobs.leases import Lease
 from tests.api.pages.conftest import needs_browser
+from worker.attempt import oom
 
 pytestmark = needs_browser
 
@@ -116,6 +117,23 @@ def test_a_job_that_failed_says_why_and_what_to_do(
     assert barriers(page) == []
     page.get_by_role("tab", name="Log and events").press("ArrowRight")
     expect(page.locator("#spec-text")).to_contain_text('"max_grad_norm": 1')
+    assert barriers(page) == []
+
+
+def test_a_crash_is_one_sentence_and_the_rest_opens(
+    service: Service, running_job: Lease, server: str, page: Page, barriers: Barriers
+) -> None:
+    killed = f"The trainer was killed by signal 9. {oom.WHAT_TO_DO}"
+    with db.session_scope(service.engine) as session:
+        attempts.fail(session, running_job, "trainer_crashed", killed, retry=True)
+    page.goto(f"{server}/jobs/{running_job.job_id}")
+    alarm = page.locator("#alarms .notice").first
+    expect(alarm).to_contain_text("is tried again: The trainer was killed by signal 9.")
+    cause = alarm.get_by_text("journalctl")
+    expect(cause).to_be_hidden()
+    assert barriers(page) == []
+    alarm.get_by_text("more", exact=True).click()
+    expect(cause).to_be_visible()
     assert barriers(page) == []
 
 
