@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { h } from "./dom.js";
-import { NONE, number } from "./format.js";
+import { dated, NONE, number } from "./format.js";
 import { table } from "./tables.js";
 
 const MOST = 50; // sequences that are drawn
@@ -58,7 +58,8 @@ function bars(pairs) {
 
 function steps(rows) {
   const titles = [["Step", "number"], ...(rows[0].time === undefined ? [] : [["Time"]]), ["Tag"], ["Probability", "number"]];
-  const lines = rows.slice(0, 500).map((each) => [String(each.step), ...(each.time === undefined ? [] : [String(each.time).replace("T", " ")]), String(each.label), each.probability.toFixed(3)]);
+  const times = dated(rows.map((each) => each.time));
+  const lines = rows.slice(0, 500).map((each, place) => [String(each.step), ...(each.time === undefined ? [] : [times[place]]), String(each.label), each.probability.toFixed(3)]);
   return h("div", { class: "steps", tabindex: 0, role: "group", "aria-label": "Tags" }, table(titles, lines, "The tag of each step"));
 }
 
@@ -80,7 +81,8 @@ function forecast(rows, past) {
     return [h("p", { class: "name" }, target), place];
   });
   const titles = [[time || rows[0].time !== undefined ? "Time" : "Step"], ...names.map((name) => [name, "number"])];
-  const lines = rows.map((each) => [String(each.time ?? each.step).replace("T", " "), ...names.map((name) => (number(each[name], 6)))]);
+  const times = dated(rows.map((each) => each.time ?? each.step));
+  const lines = rows.map((each, place) => [times[place], ...names.map((name) => (number(each[name], 6)))]);
   return [charts, h("div", { class: "steps", tabindex: 0, role: "group", "aria-label": "Values" }, table(titles, lines, "The forecast"))];
 }
 

@@ -4,7 +4,7 @@ import { seconds } from "./answers.js";
 import { get, Problem } from "./api.js";
 import { Chart } from "./chart.js";
 import { fill, h, say, svg, the } from "./dom.js";
-import { bytes, moment, NONE, number } from "./format.js";
+import { bytes, dated, moment, NONE, number } from "./format.js";
 import { list } from "./lists.js";
 import { live } from "./live.js";
 import { judged, spreadOut, state } from "./state.js";
@@ -79,13 +79,14 @@ function drawAlarms(dataset) {
 function drawTiles(dataset) {
   const tile = (title, value, below) => h("div", {}, h("dt", {}, title), h("dd", {}, value, below && h("small", {}, below)));
   const { report } = dataset;
+  const [first, last] = dated([report?.first_time, report?.last_time]);
   const missing = report && Object.entries(report.missing);
   fill(
     the("tiles"),
     dataset.samples !== null && tile("Sequences", number(dataset.samples), dataset.given_split && Object.entries(dataset.given_split).map(([part, count]) => `${part} ${number(count)}`).join(", ")),
     dataset.features !== null && tile("Features", number(dataset.features)),
     dataset.max_length !== null && tile("Steps", dataset.min_length === dataset.max_length ? number(dataset.max_length) : `${number(dataset.min_length)} to ${number(dataset.max_length)}`, report && `${number(report.steps)} in all`),
-    report?.first_time && tile("Times", report.first_time, `to ${report.last_time}${report.usual_step ? `, each ${report.usual_step}` : ""}`),
+    report?.first_time && tile("Times", first, `to ${last}${report.usual_step ? `, each ${report.usual_step}` : ""}`),
     missing && tile("Missing values", missing.length ? number(missing.reduce((sum, [, count]) => sum + count, 0)) : "none", missing.map(([column, count]) => `${column} ${number(count)}`).slice(0, 5).join(", ")),
   );
 }

@@ -71,6 +71,15 @@ export function moment(text, { seconds = false } = {}) {
   return h("time", { datetime: text, title: LONG.format(at) }, shown);
 }
 
+const MIDNIGHT = /[T ]00:00(:00(\.0+)?)?$/;
+
+/** Times of a data set as people write them: without `T`, and as dates alone if each of them is a midnight. */
+export function dated(times) {
+  const texts = times.map((time) => String(time ?? ""));
+  const daily = texts.every((text) => MIDNIGHT.test(text));
+  return texts.map((text) => (daily ? text.replace(MIDNIGHT, "") : text.replace(/(?<=\d)T(?=\d)/, " ")));
+}
+
 /** Seconds between two moments of an answer; the second may be missing, and is now then. */
 export function between(start, end) {
   return start ? Math.max(0, ((end ? new Date(end) : new Date()) - new Date(start)) / 1000) : null;

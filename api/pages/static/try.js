@@ -3,13 +3,14 @@
 import { drawAnswer, seconds } from "./answers.js";
 import { ask, get } from "./api.js";
 import { fill, h, problem, say, the } from "./dom.js";
-import { bytes, words } from "./format.js";
+import { bytes, dated, words } from "./format.js";
 import { may, Scope, session } from "./session.js";
 import { trusted } from "./trust.js";
 
 const query = new URLSearchParams(location.search);
 const MOST_ROWS = 500;
 const EMPTY_ROWS = 3;
+const FEWEST_CHARACTERS = 10;
 const LONG_CURL = 20000;
 const ASKED = "query";
 let described = null; // its model.json
@@ -63,7 +64,8 @@ function input(column, label, value = "") {
     return h("select", { "aria-label": label }, h("option", { value: "" }, "unknown"), column.words.map((word) => h("option", { value: word, selected: String(word) === String(value) }, word)));
   }
   if (column.text) return h("textarea", { "aria-label": label, rows: 3 }, String(value));
-  return h("input", { "aria-label": label, autocomplete: "off", inputmode: column.order ? null : "decimal", "data-number": column.number, ".value": value === null ? "" : String(value) });
+  const size = column.order ? Math.max(String(value ?? "").length, FEWEST_CHARACTERS) : null; // a time is longer than a number
+  return h("input", { "aria-label": label, autocomplete: "off", size, inputmode: column.order ? null : "decimal", "data-number": column.number, ".value": value === null ? "" : String(value) });
 }
 
 function drawForm(example = null) {
@@ -248,7 +250,8 @@ async function exemplify() {
   examples = preview.sequences.map((sequence) => {
     const still = Object.fromEntries(form.whole.map((column) => [column.name, sequence.static?.[column.name]]));
     if (isText) return { rows: [{ [form.columns[0].name]: sequence.text }], static: still };
-    const of = (column, step, at) => (column.order ? sequence.times?.[step] ?? step + 1 : sequence.values[place.get(column.name) ?? at]?.[step]);
+    const times = sequence.times && dated(sequence.times);
+    const of = (column, step, at) => (column.order ? times?.[step] ?? step + 1 : sequence.values[place.get(column.name) ?? at]?.[step]);
     const length = sequence.values[0]?.length ?? 0;
     return { rows: Array.from({ length }, (_, step) => Object.fromEntries(form.columns.map((column, at) => [column.name, of(column, step, at)]))), static: still };
   });

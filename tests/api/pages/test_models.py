@@ -187,6 +187,11 @@ def test_a_forecast_is_a_curve_that_goes_on_from_what_was_given(
     expect(page.locator("#steps tbody tr")).to_have_count(60)
     page.get_by_role("button", name="Ask the model").click()
     expect(page.get_by_role("img", name=re.compile("^Forecast of ")).first).to_be_visible()
+    module = page.locator("link[href*='/assets/']").first.evaluate("link => new URL('../../format.js', link.href).pathname")
+    days, hours = ["2026-01-01 00:00:00", "2026-01-02T00:00:00"], ["2026-01-01T00:00:00", "2026-01-01T01:00:00"]
+    written = "async ([module, times]) => (await import(module)).dated(times)"
+    assert page.evaluate(written, [module, days]) == ["2026-01-01", "2026-01-02"]
+    assert page.evaluate(written, [module, hours]) == ["2026-01-01 00:00:00", "2026-01-01 01:00:00"]
     assert barriers(page) == []
     page.goto(f"{server}/try")
     expect(page.get_by_role("heading", name="There is no model to ask")).to_be_visible()
