@@ -3,7 +3,7 @@
 import { drawAnswer, seconds } from "./answers.js";
 import { ask, get } from "./api.js";
 import { fill, h, problem, say, the } from "./dom.js";
-import { bytes, dated, words } from "./format.js";
+import { bytes, dated, number, words } from "./format.js";
 import { may, Scope, session } from "./session.js";
 import { trusted } from "./trust.js";
 
@@ -144,6 +144,7 @@ async function drawCurl() {
   const signed = (await session())?.signed_in;
   const data = file ? `--data-binary @${quoted(file.name)}` : text.length > LONG_CURL ? "--data-binary @question.json" : `--data-binary ${quoted(text)}`;
   const parts = [`curl ${quoted(location.origin + about.path)}`, ...(signed ? ['-H "Authorization: Bearer $LOOPLINE_API_KEY"'] : []), `-H 'Content-Type: ${type}'`, data];
+  the("save").hidden = file !== null || text.length <= LONG_CURL;
   say(the("curl"), parts.join(" \\\n  "));
 }
 
@@ -241,6 +242,20 @@ function paste(event) {
   changed();
 }
 
+/** How many steps a model reads at most: a forecast the last ones, and those to come if it knows something of them. */
+function mostRead() {
+  return form.lookback ? form.lookback + (form.known.length ? form.horizon : 0) : MOST_ROWS;
+}
+
+/** Says which sequence of the data set the form shows, and what is known of it, until it is changed. */
+function drawSource(example) {
+  the("source").hidden = !example || form.columns[0].text === true;
+  if (the("source").hidden) return;
+  const { id, target, rows } = example;
+  const what = id === null ? "a sequence" : `sequence ${id}`;
+  say(the("source"), `${number(rows.length)} steps of ${what} of the data set${target === null ? "" : `, which is ${target} there`}. The model may have been trained on it.`);
+}
+
 /** Sequences of the data set that the model was trained on, as rows of this form. */
 async function exemplify() {
   if (!about.dataset) return;
@@ -249,11 +264,13 @@ async function exemplify() {
   const isText = form.way === "texts" || form.way === "textRows";
   examples = preview.sequences.map((sequence) => {
     const still = Object.fromEntries(form.whole.map((column) => [column.name, sequence.static?.[column.name]]));
-    if (isText) return { rows: [{ [form.columns[0].name]: sequence.text }], static: still };
+    const about = { id: sequence.id, target: sequence.target };
+    if (isText) return { rows: [{ [form.columns[0].name]: sequence.text }], static: still, ...about };
     const times = sequence.times && dated(sequence.times);
     const of = (column, step, at) => (column.order ? times?.[step] ?? step + 1 : sequence.values[place.get(column.name) ?? at]?.[step]);
     const length = sequence.values[0]?.length ?? 0;
-    return { rows: Array.from({ length }, (_, step) => Object.fromEntries(form.columns.map((column, at) => [column.name, of(column, step, at)]))), static: still };
+    const rows = Array.from({ length }, (_, step) => Object.fromEntries(form.columns.map((column, at) => [column.name, of(column, step, at)])));
+    return { rows: rows.slice(-mostRead()), static: still, ...about };
   });
   examples = examples.filter((each) => each.rows.length);
   if (form.known?.length) for (const { rows } of examples) for (const row of rows.slice(-form.horizon)) for (const target of form.targets) row[target] = null;
@@ -261,7 +278,9 @@ async function exemplify() {
 }
 
 function next() {
-  drawForm(examples[(turn += 1) % examples.length]);
+  const example = examples[(turn += 1) % examples.length];
+  drawForm(example);
+  drawSource(example);
 }
 
 async function start() {
@@ -274,11 +293,12 @@ async function start() {
   say(the("about"), query.get("job") ? "The job" : "The model");
   const names = { classes: "a class for each sequence", multilabel: "labels", values: "values", tags: "a class for each step", series: "a forecast", text: "the next step" };
   if (form.known?.length) say(the("ahead"), `End with ${form.horizon} steps to come: with ${form.known.join(", ")}, and without ${form.targets.join(", ")}.`);
-  say(the("reads"), `answers with ${names[document_.task] ?? words(document_.task)}`);
+  say(the("reads"), `${document_.forecast ? `reads the last ${document_.forecast.lookback} steps and ` : ""}answers with ${names[document_.task] ?? words(document_.task)}`);
   await exemplify().catch(() => {}); // it may be deleted; the form is empty then
   the("head").hidden = false;
   the("asks").hidden = false;
   drawForm(examples[0] ?? null);
+  drawSource(examples[0]);
   if (await may(Scope.PREDICT)) return;
   the("ask").disabled = true;
   problem(the("problem"), new Error("Your key may not ask models: it lacks the scope `predict`."));
@@ -287,6 +307,7 @@ async function start() {
 the("form").addEventListener("submit", send);
 the("form").addEventListener("input", (event) => {
   event.target.removeAttribute("aria-invalid");
+  drawSource(null);
   changed();
 });
 the("steps").addEventListener("paste", paste);
@@ -315,6 +336,11 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   });
 }
 the("version").addEventListener("change", () => location.assign(`/try?${new URLSearchParams({ model: query.get("model"), version: the("version").value })}`));
+the("save").addEventListener("click", () => {
+  const address = URL.createObjectURL(new Blob([question().text], { type: "application/json" }));
+  h("a", { href: address, download: "question.json" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+});
 the("copy").addEventListener("click", () => navigator.clipboard?.writeText(the("curl").textContent).then(() => say(the("copy"), "Copied")));
 start().catch((error) => {
   the("missing").hidden = false;

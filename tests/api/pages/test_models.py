@@ -185,9 +185,10 @@ def test_a_forecast_is_a_curve_that_goes_on_from_what_was_given(
         cells,
     )
     expect(page.locator("#steps tbody tr")).to_have_count(60)
+    expect(page.locator("#reads")).to_contain_text("reads the last")
     page.get_by_role("button", name="Ask the model").click()
     expect(page.get_by_role("img", name=re.compile("^Forecast of ")).first).to_be_visible()
-    module = page.locator("link[href*='/assets/']").first.evaluate("link => new URL('../../format.js', link.href).pathname")
+    module = page.locator("link[href*='/assets/']").first.evaluate("link => new URL('format.js', link.href).pathname")
     days, hours = ["2026-01-01 00:00:00", "2026-01-02T00:00:00"], ["2026-01-01T00:00:00", "2026-01-01T01:00:00"]
     written = "async ([module, times]) => (await import(module)).dated(times)"
     assert page.evaluate(written, [module, days]) == ["2026-01-01", "2026-01-02"]

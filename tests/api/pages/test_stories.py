@@ -130,6 +130,7 @@ def test_a_file_becomes_a_model_that_is_promoted_and_asked(
     expect(page.locator("#tiles")).to_contain_text("In productionversion 2")
     page.get_by_role("link", name="Try it").first.click()
     expect(page.get_by_label("speed, step 1")).not_to_be_empty()
+    expect(page.locator("#source")).to_contain_text("steps of sequence w0 of the data set, which is up there.")
     page.get_by_role("button", name="Ask the model").click()
     expect(page.locator("#who")).to_have_text("walks@2")
     expect(page.locator("#answer").get_by_role("progressbar")).to_have_count(3)
