@@ -58,6 +58,15 @@ def test_a_search_shows_its_best_trials_and_is_cancelled(
     expect(rows).to_have_count(10)
     expect(rows.first).to_contain_text("0.500")
     expect(page.locator("#parallel polyline")).to_have_count(11)
+    axis = page.locator("#parallel line").last
+    axis.scroll_into_view_if_needed()
+    box = axis.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"], box["y"] + box["height"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"], box["y"] + 0.75 * box["height"])
+    page.mouse.up()
+    expect(page.locator("#parallel polyline.out")).to_have_count(8)  # those above the lowest quarter
     page.get_by_role("button", name=re.compile("^Trial")).click()
     expect(rows.first).to_contain_text("0.950")
     expect(page.get_by_role("button", name="Trial ↑")).to_be_focused()
