@@ -34,6 +34,7 @@ let fold = null; // null for all of them
 let part = null;
 let registered = null; // the version that was made of its result here
 let heard = { line: 0, event: 0 };
+let resumed = null; // where the newest attempt went on, or that it began again
 
 function kept() {
   try {
@@ -85,6 +86,7 @@ function alarms() {
   } else if (job.status === "cancelled" || job.status === "paused" || (job.message && !job.terminal)) {
     found.push(h("div", { class: "notice" }, said() ?? `The job is ${job.status}.`));
   }
+  if (resumed && job.status !== "queued") found.push(h("div", { class: "notice" }, resumed));
   if (job.silent_since) found.push(h("div", { class: "notice warn" }, "Its worker has sent no heartbeat since ", moment(job.silent_since, { seconds: true }), ". If none arrives, the job is queued again by itself."));
   if (job.waits_until && job.status === "queued") found.push(h("div", { class: "notice" }, "It starts again at ", moment(job.waits_until, { seconds: true }), " at the earliest."));
   for (const warning of job.warnings) found.push(h("div", { class: "notice warn" }, inWords(warning)));
@@ -372,6 +374,11 @@ function drawEvents(page) {
   const fresh = page.data.filter((each) => each.id > heard.event);
   if (!fresh.length) return;
   heard.event = fresh.at(-1).id;
+  const again = fresh.findLast((each) => each.type === "resumed");
+  if (again) {
+    resumed = again.message;
+    fill(the("alarms"), alarms());
+  }
   the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, folded(described(event))), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
 }
 

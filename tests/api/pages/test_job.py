@@ -137,6 +137,25 @@ def test_a_crash_is_one_sentence_and_the_rest_opens(
     assert barriers(page) == []
 
 
+def test_an_attempt_that_begins_again_says_so_while_it_runs(
+    service: Service, running_job: Lease, server: str, page: Page
+) -> None:
+    with db.session_scope(service.engine) as session:
+        progress.record(session, running_job, {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5})
+        attempts.lose(session, running_job, "The worker was lost.")
+    with db.session_scope(service.engine) as session:
+        job = attempts.claim(session, "default", worker="test:2", lease_seconds=60)
+        assert job is not None
+        progress.started(session, Lease.of(job), epochs=3, steps_per_epoch=4, info={"device": "cpu", "threads": 1})
+    page.goto(f"{server}/jobs/{running_job.job_id}")
+    again = page.locator("#alarms").get_by_text("Attempt 2 begins again at the first step: there is no checkpoint.")
+    expect(again).to_be_visible()
+    with db.session_scope(service.engine) as session:
+        progress.record(session, Lease.of(job), {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.4})
+    expect(page.locator("#tiles")).to_contain_text("epoch 1 of 3")
+    expect(again).to_be_visible()
+
+
 def test_a_model_is_shown_with_its_card_and_pictures(
     trained_job: str, server: str, page: Page, barriers: Barriers
 ) -> None:
