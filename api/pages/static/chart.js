@@ -7,7 +7,7 @@ const HEIGHT = 230;
 const STRIP = 90;
 const X_AXIS = 34;
 const Y_AXIS_OF_STRIPS = 64;
-const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -50,12 +50,13 @@ export class Chart {
    * Draws lines of `{label, colour, x, y, dash, width, dots, points, faint}`: `x` and `y` are of one length, and missing
    * values are null. `view` is the part of x to show, or null for all; `log` is the scale of y. With `time`, x are seconds
    * since 1970 in the zone of the data; with `whole`, they are whole numbers.
+   * `within` are the ends of y; without them all values are within.
    */
-  show({ lines, x, log = false, view = null, time = false, whole = false }) {
-    this.#shown = { lines, x, log, view, time, whole };
+  show({ lines, x, log = false, view = null, time = false, whole = false, within = null }) {
+    this.#shown = { lines, x, log, view, time, whole, within };
     const drawn = lines.filter((line) => line.x.length > 0);
     const data = joined(drawn, log);
-    const made = JSON.stringify([x, log, time, whole, drawn.map(({ label, colour, dash, dots }) => [label, colour, dash, dots])]);
+    const made = JSON.stringify([x, log, time, whole, within !== null, drawn.map(({ label, colour, dash, dots }) => [label, colour, dash, dots])]);
     if (this.#plot && made === this.#made) {
       this.#plot.setData(data);
     } else {
@@ -82,10 +83,11 @@ export class Chart {
         points: { size: 6 },
         bind: { dblclick: () => () => this.#zoom?.(null) },
       },
+      legend: { markers: { dash: (_, index) => stroke(lines[index - 1]?.dash) } },
       hooks: { setSelect: [(plot) => this.#selected(plot)] },
       scales: {
         x: { time: this.#shown.time, range: (_, low, high) => this.#range(low, high) },
-        y: log ? { distr: 3 } : {},
+        y: log ? { distr: 3 } : this.#shown.within ? { range: () => this.#shown.within } : {},
       },
       axes: [
         { ...axis, show: this.#strip !== "middle", size: X_AXIS, gap: 3, ...(this.#shown.time ? {} : { values: (_, values) => values.map(tick) }), ...(this.#shown.whole ? { incrs: WHOLE } : {}) },
@@ -120,6 +122,12 @@ export class Chart {
 /** The room that the labels of an axis take, in pixels. */
 function widest(labels) {
   return 18 + 7 * Math.max(4, ...(labels ?? []).map((label) => label.length));
+}
+
+/** The border of a marker in the legend that has the dashes of its line. */
+function stroke(dash) {
+  if (!dash) return "solid";
+  return dash[0] > 2 ? "dashed" : "dotted";
 }
 
 function instant(seconds) {

@@ -3,10 +3,12 @@
 import { get } from "./api.js";
 import { Chart, choices, smoothed } from "./chart.js";
 import { Curves } from "./curves.js";
-import { fill, h, the } from "./dom.js";
+import { fill, h, say, the } from "./dom.js";
 import { between, duration, NONE, number, words } from "./format.js";
 import { live } from "./live.js";
 import { namesWith, NEWEST, suggestNames } from "./names.js";
+import { shown as asText } from "./resource.js";
+import { calmRange } from "./scales.js";
 import { spreadOut, state, status } from "./state.js";
 
 const MOST = 20;
@@ -14,7 +16,7 @@ const COLOURS = 8;
 const AXES = { epoch: "epoch", step: "step", time: "seconds of training" };
 const DASHES = [undefined, [8, 4], [2, 3]];
 const jobs = new Map(); // by id: {job, curves, look, number}
-const settings = { by: "epoch", log: false, smoothing: 0, field: "validation_loss", sort: { key: null, down: false } };
+const settings = { by: "epoch", scale: "linear", smoothing: 0, field: "validation_loss", sort: { key: null, down: false } };
 const chart = new Chart(the("chart"), { title: "Curves of the jobs", zoom });
 let view = null;
 let added = 0;
@@ -77,6 +79,12 @@ function look(each) {
   return { colour: `series-${(each.number % COLOURS) + 1}`, dash: DASHES[Math.floor(each.number / COLOURS) % DASHES.length] };
 }
 
+/** The colour of a job, with the dashes of its line. */
+function swatch(each) {
+  const kind = ["", "dashed", "dotted"][Math.floor(each.number / COLOURS) % DASHES.length];
+  return h("span", { class: `swatch ${look(each).colour} ${kind}` });
+}
+
 function draw() {
   const all = ready();
   the("compared").hidden = all.length === 0;
@@ -116,6 +124,18 @@ function zoom(ends) {
   }
 }
 
+function drawBeyond(lines) {
+  const names = (lines ?? []).map((line) => line.label);
+  the("beyond").hidden = names.length === 0;
+  say(the("beyond"), `Partly beyond this scale: ${names.join(", ")}.`);
+}
+
+/** Whether an axis of whole epochs or steps has room for two of them. */
+function wholeNumbers() {
+  if (settings.by === "time" || (settings.by === "epoch" && settings.field in EACH_STEP)) return false;
+  return view === null || view[1] - view[0] >= 2;
+}
+
 function drawChart() {
   the("whole").hidden = view === null;
   const lines = ready().map((each) => {
@@ -128,7 +148,9 @@ function drawChart() {
     }
     return { label: title(each), ...look(each), ...line, y: smoothed(line.y, settings.smoothing) };
   });
-  chart.show({ lines, x: AXES[settings.by], log: settings.log, view });
+  const within = settings.scale === "calm" ? calmRange(lines.map((line) => line.y)) : null;
+  drawBeyond(within && lines.filter((line) => line.y.some((value) => value !== null && (value < within[0] || value > within[1]))));
+  chart.show({ lines, x: AXES[settings.by], log: settings.scale === "log", within, view, whole: wholeNumbers() });
 }
 
 // The tables
@@ -138,7 +160,7 @@ function columns() {
   const best = new Set(ready().flatMap(({ job }) => (job.best && job.progress.folds === null ? [job.best.metric] : [])));
   const names = new Set(ready().flatMap(({ job }) => [...Object.keys(job.result?.mean ?? {}), ...Object.keys(job.result?.metrics ?? {})]).filter((name) => !best.has(name)));
   return [
-    { key: "job", title: "Job", of: title, write: (each) => [h("span", { class: `swatch ${look(each).colour}` }), h("a", { href: `/jobs/${each.job.id}` }, title(each))] },
+    { key: "job", title: "Job", of: title, write: (each) => [swatch(each), h("a", { href: `/jobs/${each.job.id}` }, title(each))] },
     { key: "state", title: "State", of: ({ job }) => status(job), write: ({ job }) => state(job) },
     { key: "epoch", title: "Epoch", number: true, of: ({ job }) => job.progress.epoch, write: ({ job }) => (job.progress.epochs === null ? NONE : `${job.progress.epoch} of ${job.progress.epochs}`) },
     ...[...best].map((name) => ({ key: `best ${name}`, title: `best ${words(name)}`, number: true, of: ({ job }) => bestOf(job, name), write: ({ job }) => written(job, name, bestOf(job, name)) })),
@@ -180,9 +202,9 @@ function drawResults() {
     return h("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": sorted }, h("button", { type: "button", "data-key": column.key, onclick: press }, column.title + sign));
   });
   const body = rows.map((each) =>
-    h("tr", {}, shown.map((column) => h("td", { class: column.number ? "number" : null }, column.write(each))), h("td", {}, h("button", { type: "button", class: "quiet", "aria-label": `Remove ${title(each)}`, onclick: () => put(ids().filter((id) => id !== each.job.id)) }, "Remove"))),
+    h("tr", {}, h("td", {}, h("button", { type: "button", class: "quiet", "aria-label": `Remove ${title(each)}`, onclick: () => put(ids().filter((id) => id !== each.job.id)) }, "Remove")), shown.map((column) => h("td", { class: column.number ? "number" : null }, column.write(each)))),
   );
-  const table = h("table", {}, h("thead", {}, h("tr", {}, head, h("td", {}))), h("tbody", {}, body));
+  const table = h("table", {}, h("thead", {}, h("tr", {}, h("td", {}), head)), h("tbody", {}, body));
   // Buttons have listeners, so the table is replaced whenever anything in it is another.
   const text = table.textContent + key + down;
   if (the("results").dataset.shown === text) return;
@@ -197,12 +219,17 @@ function order(a, b) {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
+/** A value of a spec; a rounded number has all its digits as its title. */
+function cell(value) {
+  return h("td", { title: typeof value === "number" ? String(value) : null }, asText(value));
+}
+
 /** The leaves of a spec by their dotted paths. */
 function leaves(value, path = "", found = new Map()) {
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
     for (const [key, inside] of Object.entries(value)) leaves(inside, path ? `${path}.${key}` : key, found);
   } else {
-    found.set(path, value === null || value === undefined ? NONE : typeof value === "string" ? value : JSON.stringify(value));
+    found.set(path, value ?? NONE);
   }
   return found;
 }
@@ -211,14 +238,14 @@ function drawSpecs() {
   const all = ready();
   const specs = all.map(({ job }) => leaves(job.spec));
   const paths = [...new Set(specs.flatMap((spec) => [...spec.keys()]))].filter((path) => path !== "name" && !path.startsWith("tags."));
-  const differs = (path) => new Set(specs.map((spec) => spec.get(path) ?? NONE)).size > 1;
+  const differs = (path) => new Set(specs.map((spec) => JSON.stringify(spec.get(path) ?? NONE))).size > 1;
   const first = paths.filter(differs);
   const rest = the("same").checked ? paths.filter((path) => !differs(path)) : [];
-  const row = (path, other) => h("tr", { class: other ? "differs" : null }, h("th", { scope: "row" }, h("code", {}, path)), specs.map((spec) => h("td", {}, spec.get(path) ?? NONE)));
+  const row = (path, other) => h("tr", { class: other ? "differs" : null }, h("th", { scope: "row" }, h("code", {}, path)), specs.map((spec) => cell(spec.get(path) ?? NONE)));
   const none = first.length === 0 && h("tr", {}, h("td", { colspan: all.length + 1, class: "muted" }, all.length > 1 ? "The specs are the same." : "Add another job to see what differs."));
   fill(
     the("fields"),
-    h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Field"), all.map((each) => h("th", { scope: "col" }, h("span", { class: `swatch ${look(each).colour}` }), title(each))))), h("tbody", {}, none, first.map((path) => row(path, true)), rest.map((path) => row(path, false)))),
+    h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Field"), all.map((each) => h("th", { scope: "col" }, swatch(each), title(each))))), h("tbody", {}, none, first.map((path) => row(path, true)), rest.map((path) => row(path, false)))),
   );
 }
 
@@ -250,7 +277,7 @@ async function idOf(text) {
 }
 
 fill(the("by"), choices("Horizontal axis", [["epoch", "Epochs"], ["step", "Steps"], ["time", "Time"]], settings.by, (by) => { settings.by = by; zoom(null); }));
-fill(the("scale"), choices("Vertical axis", [[false, "Linear"], [true, "Logarithmic"]], settings.log, (log) => { settings.log = log; drawChart(); }));
+fill(the("scale"), choices("Vertical axis", [["linear", "Linear"], ["log", "Logarithmic"], ["calm", "Without outliers"]], settings.scale, (scale) => { settings.scale = scale; drawChart(); }));
 the("smoothing").value = 0;
 the("smoothing").addEventListener("input", () => { settings.smoothing = Number(the("smoothing").value); drawChart(); });
 the("field").addEventListener("change", () => { settings.field = the("field").value; zoom(null); });

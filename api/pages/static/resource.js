@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { fill, h, problem, say, the } from "./dom.js";
+import { number } from "./format.js";
 import { may, Scope } from "./session.js";
 import { sure } from "./state.js";
 
@@ -53,7 +54,8 @@ export function missing(page) {
   };
 }
 
-/** A value of a spec as a table shows it. */
+/** A value of a spec as a table shows it. Whole numbers such as seeds keep all their digits. */
 export function shown(value) {
+  if (typeof value === "number" && !Number.isInteger(value)) return number(value);
   return typeof value === "string" ? value : JSON.stringify(value);
 }

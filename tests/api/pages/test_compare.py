@@ -9,6 +9,7 @@ from typing import Any
 from flask.testing import FlaskClient
 from playwright.sync_api import Page, expect
 
+from api.pages import assets
 from api.service import Service
 from services import db
 from services.jobs import attempts, progress
@@ -18,6 +19,12 @@ from tests.api.pages.conftest import needs_browser
 
 pytestmark = needs_browser
 Barriers = Callable[[Page], list[str]]
+
+SCALE = """async (path) => {
+  const { calmRange } = await import(path);
+  const scale = calmRange([[2, 1.5, null, 1], [3, 900, 4000]]);
+  return [scale.map((end) => Number(end.toFixed(3))), calmRange([[1, 1]])];
+}"""
 
 
 def test_jobs_are_chosen_in_the_list_and_compared(
@@ -29,7 +36,18 @@ def test_jobs_are_chosen_in_the_list_and_compared(
     barriers: Callable[[Page], list[str]],
 ) -> None:
     for name, losses in (("slow", (3.0, 2.0)), ("fast", (3.0, 0.5))):
-        client.post("/v1/jobs", json={**spec, "name": name, "training": {"epochs": 2, "seed": int(losses[1])}})
+        client.post(
+            "/v1/jobs",
+            json={
+                **spec,
+                "name": name,
+                "training": {
+                    "epochs": 2,
+                    "seed": int(losses[1]),
+                    "optimizer": {"name": "adam", "lr": 0.0350012935154306 / losses[1]},
+                },
+            },
+        )
         with db.session_scope(service.engine) as session:
             job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
             assert job is not None
@@ -54,9 +72,14 @@ def test_jobs_are_chosen_in_the_list_and_compared(
     page.get_by_role("button", name="test accuracy").click()
     expect(results.first).to_contain_text("fast")
     expect(page.get_by_role("columnheader", name="test accuracy")).to_have_attribute("aria-sort", "descending")
-    expect(page.locator("#fields tbody tr")).to_have_count(1)
+    fields = page.locator("#fields tbody tr")
+    expect(fields).to_have_count(2)
+    expect(fields.filter(has_text="training.optimizer.lr").get_by_title("0.0175006467577153")).to_have_text("0.0175")
     page.get_by_label("those that are the same too").check()
-    expect(page.locator("#fields tbody tr").nth(1)).to_be_visible()
+    expect(fields.nth(2)).to_be_visible()
+    assert page.evaluate(SCALE, assets.address("scales.js")) == [[0.95, 2.05], None]
+    page.get_by_role("button", name="Without outliers").click()
+    expect(page.get_by_role("img", name=re.compile("slow 2, fast 0.5"))).to_be_visible()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
