@@ -59,11 +59,17 @@ def pictures_in(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^!\[([^\]]*)\]\(pictures/([\w.-]+)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def test_the_index_names_each_page_by_its_title() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for title, path in re.findall(r"^\| \[([^\]]+)\]\(([^)]+)\) \|", index, re.MULTILINE):
+        assert (ROOT / "docs" / path).read_text(encoding="utf-8").startswith(f"# {title}\n"), path
+
+
 def test_every_page_of_docs_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert [*re.findall(r"^## (\S+):", index, re.MULTILINE)] == ["Tutorial", "How-to", "Reference", "Why"]
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    listed = re.findall(r"^\| \[([\w.-]+)\]\(\1\) \| .+ \|$", index, re.MULTILINE)
+    listed = re.findall(r"^\| \[[^\]]+\]\(([\w.-]+)\) \| .+ \|$", index, re.MULTILINE)
     assert sorted(listed) == sorted(pages)
 
 
