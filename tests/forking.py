@@ -52,7 +52,10 @@ IMPORTS = {
         *("api.server", "worker.scheduler.loop", "worker.scheduler.searches", "worker.pool", "celery.apps.worker"),
         *("loopline.client", "loopline.cli.app", "loopline.cli.jobs", "loopline.cli.submit", "loopline.cli.datasets"),
     ),
-    "torch": ("services.training.run", "services.training.predicting", "worker.trainer"),
+    "torch": (
+        *("services.training.run", "services.training.predicting", "worker.trainer", "loopline.prediction.tables"),
+        *("numpy.ma", "numpy.random", "pandas", "pyarrow.dataset"),  # what libraries import when they first need it
+    ),
 }
 IMPORTS["all"] = IMPORTS["service"] + IMPORTS["torch"] + ("local.demo",)
 LONGEST_COMMAND = 4000
