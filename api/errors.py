@@ -135,7 +135,7 @@ def known_codes() -> set[str]:
 def register(app: Flask) -> None:
     """Sends every error of a request through this module."""
     app.register_error_handler(errors.LooplineError, _ours)
-    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(HTTPException, of_http)
     for kind in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(kind, _database)
     app.register_error_handler(OSError, _system)
@@ -169,7 +169,7 @@ def _headers(error: errors.LooplineError) -> dict[str, str]:
     return {} if retry is None else {"Retry-After": str(retry)}
 
 
-def _http(error: HTTPException) -> Response:
+def of_http(error: HTTPException) -> Response:
     """A werkzeug error, with the headers that belong to it (`Allow`, `Content-Range`, `WWW-Authenticate`)."""
     ready = error.get_response()
     if error.code is None or error.code < HTTPStatus.BAD_REQUEST:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, redirect, render_template
+from flask import Blueprint, Response, redirect, render_template, request
 from jinja2 import StrictUndefined
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as AnyResponse
 
+from api import errors
 from api.pages import assets
 
 site = Blueprint("pages", __name__, template_folder="templates")
@@ -60,6 +62,10 @@ PAGES = (
 )
 
 
+NOWHERE = Page("nowhere", "", "Not found", in_menu=False, has_script=False)
+"""For an address that nothing has."""
+
+
 def page_named(name: str) -> Page:
     return next(page for page in PAGES if page.name == name)
 
@@ -76,6 +82,20 @@ def show(page: Page, **parts: Any) -> Response:
 @site.get("/")
 def start() -> AnyResponse:
     return redirect(PAGES[0].path)
+
+
+@site.app_errorhandler(404)
+def nowhere(error: NotFound) -> Response:
+    """A page for who prefers one, as browsers do; for anybody else, and below `/v1`, the problem document."""
+    answer = errors.of_http(error)
+    kinds = request.accept_mimetypes
+    if request.path.startswith("/v1/") or kinds["text/html"] <= kinds[errors.MEDIA_TYPE]:
+        return answer
+    shown = show(NOWHERE)
+    shown.status_code = answer.status_code
+    shown.headers["Cache-Control"] = answer.headers["Cache-Control"]
+    shown.vary.add("Accept")
+    return shown
 
 
 @site.get("/assets/<version>/<path:name>")

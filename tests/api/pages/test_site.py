@@ -103,6 +103,17 @@ def test_an_asset_of_another_version_is_not_kept(client: FlaskClient) -> None:
         assert client.get(f"/assets/{assets.digest()}/{missing}").status_code == 404
 
 
+def test_an_address_that_nothing_has_is_a_page_for_browsers_alone(client: FlaskClient) -> None:
+    browsers = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    page = client.get("/nowhere", headers=browsers)
+    assert (page.status_code, page.mimetype, page.headers["Cache-Control"]) == (404, "text/html", "no-store")
+    assert "Content-Security-Policy" in page.headers
+    assert "There is no page at this address" in page.text
+    for path, headers in (("/nowhere", {}), ("/nowhere", {"Accept": "*/*"}), ("/v1/nowhere", browsers)):
+        answer = client.get(path, headers=headers)
+        assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")
+
+
 def test_what_others_wrote_is_listed_with_version_hash_and_licence() -> None:
     vendor = assets.STATIC / "vendor"
     listed = json.loads((vendor / "vendored.json").read_text())
