@@ -6,13 +6,14 @@ import { fill, h, problem, say, the } from "./dom.js";
 import { moment, NONE, number, words } from "./format.js";
 import { live } from "./live.js";
 import { may, Scope } from "./session.js";
-import { sure } from "./state.js";
+import { reasoned, sure } from "./state.js";
 import { table } from "./tables.js";
 import { aliases, goesBack, judgedBy, metricsOf, PRODUCTION, verdict } from "./versions.js";
 
 const name = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/models/${encodeURIComponent(name)}`;
 const PAGE = 100;
+const MOST_REASON = 1000;
 const chart = new Chart(the("metric"), { title: "Metric of each version" });
 let model = null;
 let newest = [];
@@ -40,8 +41,7 @@ function drawHead() {
   const used = model.aliases[PRODUCTION];
   const inUse = versions().find((version) => version.version === used);
   const { latest } = model;
-  const behind = latest.version !== used && latest.retrain?.decision === "held_back";
-  fill(the("alarms"), behind && h("div", { class: "notice warn" }, h("b", {}, `Version ${latest.version} was held back. `), latest.retrain.message));
+  fill(the("alarms"), isHeldBack(latest) && h("div", { class: "notice warn" }, h("b", {}, `Version ${latest.version} was held back. `), latest.retrain.message));
   const tile = (title, value, below) => h("div", {}, h("dt", {}, title), h("dd", {}, value, below && h("small", {}, below)));
   const value = (version) => (version && metric && version.metrics[metric] !== undefined ? `${words(metric)} ${number(version.metrics[metric])}` : null);
   const others = Object.entries(model.aliases).filter(([alias]) => alias !== PRODUCTION);
@@ -57,6 +57,11 @@ function drawHead() {
     h("a", { class: "button main", href: `/try?${new URLSearchParams({ model: name, version: used === undefined ? latest.version : PRODUCTION })}` }, "Try it"),
     allowed && used !== undefined && canGoBack(used) && h("button", { type: "button", onclick: rollBack }, "Roll back"),
   );
+}
+
+/** Whether it is the newest version, and the head of the page says why it was held back. */
+function isHeldBack({ version, retrain }) {
+  return version === model.latest.version && version !== model.aliases[PRODUCTION] && retrain?.decision === "held_back";
 }
 
 /** It may, where not all of its moves or versions are known here. */
@@ -92,7 +97,7 @@ function drawVersions() {
       String(number_),
       aliases(version),
       metric ? number(version.metrics[metric]) : NONE,
-      h("div", {}, verdict(version), version.retrain && h("p", { class: "small muted why" }, version.retrain.message)),
+      h("div", {}, verdict(version), version.retrain && !isHeldBack(version) && h("p", { class: "small muted why" }, version.retrain.message)),
       moment(version.created_at),
       version.dataset ? h("a", { href: `/datasets/${version.dataset.id}` }, `${version.dataset.name}@${version.dataset.version}`) : "synthetic",
       h("div", { class: "row tight" }, h("a", { href: `/jobs/${version.job_id}` }, "Job"), card && h("a", { href: `/jobs/${version.job_id}/card` }, "Card"), h("a", { href: `/try?${new URLSearchParams({ model: name, version: number_ })}` }, "Try it"), h("a", { href: version.links.download, download: true }, "Download")),
@@ -130,8 +135,12 @@ function figure(version) {
 async function promote(version) {
   const used = model.aliases[PRODUCTION] ?? 0;
   const now = used ? `Version ${used} is in production now${figure(used)}.` : "No version is in production now.";
-  if (!(await sure(`Promote version ${version} of ${name} to production${figure(version)}? ${now}`, "Promote"))) return;
-  await change(`${path}/aliases/${PRODUCTION}`, "PUT", { version, expected: used });
+  const retrain = versions().find((each) => each.version === version)?.retrain;
+  const against = retrain?.decision === "held_back" ? retrain.message : null;
+  const question = `Promote version ${version} of ${name} to production${figure(version)}? ${now}`;
+  const reason = await reasoned(question, { against, yes: "Promote", most: MOST_REASON });
+  if (reason === null) return;
+  await change(`${path}/aliases/${PRODUCTION}`, "PUT", { version, expected: used, reason: reason || null });
 }
 
 async function rollBack() {

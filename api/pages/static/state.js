@@ -75,9 +75,19 @@ export function sure(question, yes) {
 export async function named(question, { label, value, yes, pattern, allowed, most }) {
   const input = h("input", { name: "name", required: true, autofocus: true, autocomplete: "off", maxlength: most, pattern, title: allowed, ".value": value });
   const no = h("button", { type: "button", onclick: () => no.closest("dialog").close() }, "No");
-  const row = h("div", { class: "row" }, h("button", { value: "yes", class: "main" }, yes), no);
+  const row = h("div", { class: "row" }, no, h("button", { value: "yes", class: "main" }, yes));
   const form = h("form", { method: "dialog" }, h("label", { class: "field" }, h("span", {}, label), input, h("small", { class: "muted" }, allowed)), row);
   return (await answer(question, form)) ? input.value : null;
+}
+
+/** A dialog that asks whether to go on, with what speaks against it, and why; gives the reason, or null. */
+export async function reasoned(question, { against, yes, most }) {
+  const input = h("input", { name: "reason", autocomplete: "off", maxlength: most });
+  const no = h("button", { type: "button", autofocus: true, onclick: () => no.closest("dialog").close() }, "No");
+  const row = h("div", { class: "row" }, no, h("button", { value: "yes", class: "main" }, yes));
+  const warning = against && h("p", { class: "notice warn" }, against);
+  const form = h("form", { method: "dialog" }, warning, h("label", { class: "field" }, h("span", {}, "Reason, if you like"), input), row);
+  return (await answer(question, form)) ? input.value.trim() : null;
 }
 
 /** Shows a question with a form that closes its dialog; gives whether its answer is yes. */

@@ -82,9 +82,13 @@ def test_a_version_says_why_it_was_held_back_and_is_promoted_and_rolled_back(
     asked = "Promote version 2 of toy to production (test accuracy 0.750)?"
     question = f"{asked} Version 1 is in production now (test accuracy 0.500)."
     expect(page.get_by_role("dialog")).to_contain_text(question)
+    expect(page.get_by_role("dialog")).to_contain_text("It may be better by luck alone.")
+    expect(page.get_by_text("It may be better by luck alone.")).to_have_count(2)
+    page.get_by_label("Reason, if you like").fill("measured by hand")
     assert barriers(page) == []
     page.get_by_role("button", name="Promote", exact=True).click()
     expect(page.locator("#history li")).to_have_count(2)
+    expect(page.locator("#history li").first).to_contain_text("measured by hand")
     expect(page.locator("#tiles")).to_contain_text("In productionversion 2")
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
