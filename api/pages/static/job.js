@@ -16,6 +16,7 @@ import { inWords } from "./wording.js";
 const id = decodeURIComponent(location.pathname.split("/")[2]);
 const path = `/v1/jobs/${encodeURIComponent(id)}`;
 const PARTS = ["curves", "log", "spec", "model"];
+const LEAST_EPOCHS = 10; // without a better one, before the page says so
 const TAIL = 12;
 const MOST_LINES = 2000;
 const AXES = { epoch: "epoch", step: "step", time: "seconds of training" };
@@ -88,6 +89,11 @@ function alarms() {
   }
   if (resumed && job.status !== "queued") found.push(h("div", { class: "notice" }, resumed));
   if (job.silent_since) found.push(h("div", { class: "notice warn" }, "Its worker has sent no heartbeat since ", moment(job.silent_since, { seconds: true }), ". If none arrives, the job is queued again by itself."));
+  const since = epochsSinceBest();
+  if (since !== null) {
+    const sooner = job.spec.training?.early_stopping ? "" : " Early stopping would end such a run (training.early_stopping).";
+    found.push(h("div", { class: "notice" }, `The ${words(job.best.metric)} has not improved for ${since} epochs. The result keeps the weights of the best epoch, so far ${job.best.epoch}.${sooner}`));
+  }
   if (job.waits_until && job.status === "queued") found.push(h("div", { class: "notice" }, "It starts again at ", moment(job.waits_until, { seconds: true }), " at the earliest."));
   for (const warning of job.warnings) found.push(h("div", { class: "notice warn" }, inWords(warning)));
   if (job.result?.baseline?.message) found.push(h("div", { class: "notice warn" }, job.result.baseline.message));
@@ -99,6 +105,14 @@ function alarms() {
 function said() {
   const message = inWords(job.message);
   return message && job.reason === "trainer_crashed" ? folded(message) : message;
+}
+
+/** For how many epochs a running job has not improved on validation, once that is as long as it improved; else null. */
+function epochsSinceBest() {
+  const { epoch, folds } = job.progress;
+  if (job.status !== "running" || folds !== null || !job.best?.metric.startsWith("validation_")) return null;
+  const since = epoch - job.best.epoch;
+  return since >= Math.max(LEAST_EPOCHS, job.best.epoch) ? since : null;
 }
 
 /** Which version of a model the result is, and what its retraining came to. */

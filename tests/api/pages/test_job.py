@@ -101,6 +101,29 @@ def test_the_curves_follow_a_run_and_zooming_asks_for_the_part(
     expect(page.locator("#loss .u-legend")).to_contain_text(re.compile("^step"))
 
 
+def test_a_run_that_no_longer_improves_says_so_while_it_runs(
+    service: Service, running_job: Lease, server: str, page: Page, barriers: Barriers
+) -> None:
+    def record(epochs: range) -> None:
+        best = {"epoch": 12, "metric": "validation_loss", "value": 2.5}
+        with db.session_scope(service.engine) as session:
+            for epoch in epochs:
+                progress.record(session, running_job, {"epoch": epoch, "train_loss": 1.5}, best=best)
+
+    with db.session_scope(service.engine) as session:
+        progress.started(session, running_job, epochs=40, steps_per_epoch=4, info={"device": "cpu"})
+    record(range(1, 24))
+    page.goto(f"{server}/jobs/{running_job.job_id}")
+    expect(page.get_by_text("epoch 23 of 40")).to_be_visible()
+    expect(page.locator("#alarms")).not_to_contain_text("has not improved")
+    record(range(24, 25))
+    told = (
+        "The validation loss has not improved for 12 epochs. The result keeps the weights of the best epoch, so far 12."
+    )
+    expect(page.locator("#alarms")).to_contain_text(f"{told} Early stopping would end such a run")
+    assert barriers(page) == []
+
+
 def test_a_job_that_failed_says_why_and_what_to_do(
     service: Service, running_job: Lease, server: str, page: Page, barriers: Barriers
 ) -> None:
