@@ -9,6 +9,7 @@ const SHOWN = 100;
 let workers = null;
 let waiting = null;
 let quotas = null;
+let names = new Map(); // of running jobs
 
 function drawWorkers() {
   if (!workers.length) {
@@ -22,7 +23,7 @@ function drawWorkers() {
   const rows = workers.map((each) => [
     h("span", { class: `state ${each.state}` }, each.state),
     h("span", { class: "mono" }, each.name),
-    each.job_id ? h("a", { href: `/jobs/${each.job_id}`, class: "mono" }, each.job_id) : each.state === "busy" ? "another tenant's job" : NONE,
+    each.job_id ? h("a", { href: `/jobs/${each.job_id}`, class: names.get(each.job_id) ? null : "mono" }, names.get(each.job_id) ?? each.job_id) : each.state === "busy" ? "another tenant's job" : NONE,
     each.queues.length ? each.queues.join(", ") : "none: it shuts down",
     each.device ?? NONE,
     each.memory_bytes === null ? NONE : bytes(each.memory_bytes),
@@ -86,4 +87,5 @@ function problem(error) {
 
 live("/v1/workers", (page) => { workers = page.data; draw(); }, { every: 3, fail: problem });
 live(`/v1/jobs?status=queued&limit=${SHOWN}`, (page) => { waiting = page.data.toReversed(); draw(); }, { every: 3, fail: problem });
+live(`/v1/jobs?status=running&limit=${SHOWN}`, (page) => { names = new Map(page.data.map((job) => [job.id, job.name])); draw(); }, { every: 3, fail: problem });
 live("/v1/whoami", (identity) => { quotas = identity.quotas; draw(); }, { every: 5, fail: problem });

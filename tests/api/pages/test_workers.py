@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from api.service import Service
 from services import db
-from services.jobs import workers
+from services.jobs import attempts, workers
 from tests.api.pages.conftest import needs_browser
 
 pytestmark = needs_browser
@@ -30,9 +30,13 @@ def test_it_says_why_a_job_waits(
     for name in ("first", "second"):
         client.post("/v1/jobs", json={**spec, "name": name})
     expect(page.get_by_text("No worker takes jobs of the queue default.")).to_have_count(2)
+    client.post("/v1/jobs", json={**spec, "name": "under way", "queue": "other"})
     with db.session_scope(service.engine) as session:
-        workers.beat(session, "host:1:abc", queues=["default"], state="busy", job_id=None, doorbell_seconds_ago=None)
+        job = attempts.claim(session, "other", worker="host:1:abc", lease_seconds=60)
+        assert job is not None
+        workers.beat(session, "host:1:abc", queues=["default"], state="busy", job_id=job.id, doorbell_seconds_ago=None)
     expect(page.get_by_role("cell", name="host:1:abc")).to_be_visible()
+    expect(page.get_by_role("row", name="host:1:abc").get_by_role("link")).to_have_text("under way")
     expect(page.get_by_role("row", name="first")).to_contain_text("It is next")
     expect(page.get_by_role("row", name="second")).to_contain_text("One of your jobs is ahead of it.")
     for scheme in ("light", "dark"):
