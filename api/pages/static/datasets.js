@@ -154,12 +154,16 @@ async function check() {
   }
 }
 
+function lengths({ min_length: least, max_length: most }) {
+  return `${least === most ? "" : `${number(least)} to `}${number(most)} ${most === 1 ? "step" : "steps"}`;
+}
+
 function drawFindings(found) {
   problem(the("upload-problem"), null);
   the("make").disabled = found.problems.length > 0 || (found.message !== null && !found.unfinished);
   if (found.schema) infer(found.schema);
   const report = found.report;
-  say(the("read"), inWords(found.message) ?? `Read as ${found.format.toUpperCase()}: ${report ? `${number(report.sequences)} ${report.sequences === 1 ? "sequence" : "sequences"} of ${number(report.min_length)} to ${number(report.max_length)} steps, ${number(report.features.length)} features` : `${number(found.samples)} sequences`}.`);
+  say(the("read"), inWords(found.message) ?? `Read as ${found.format.toUpperCase()}: ${report ? `${number(report.sequences)} ${report.sequences === 1 ? "sequence" : "sequences"} of ${lengths(report)}, ${number(report.features.length)} features` : `${number(found.samples)} sequences`}.`);
   the("read").className = found.message && !found.unfinished ? "notice bad" : "notice";
   const details = found.problems.map((each) => each.detail).filter((detail) => !found.message?.includes(detail)).map(inWords);
   const reasons = (report?.reasons ?? []).filter((each) => each.sure === "guess");

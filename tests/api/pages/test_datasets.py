@@ -129,6 +129,7 @@ def test_a_series_is_trained_to_forecast(client: FlaskClient, server: str, page:
     page.goto(f"{server}/datasets")
     expect(page.locator("#drop")).to_be_visible()
     page.locator("#drop").evaluate(DROP, ["load.csv", "\n".join(["time,load", *hours, ""])])
+    expect(page.locator("#read")).to_contain_text("1 sequence of 672 steps, ")
     page.get_by_role("button", name="Make the data set").click()
     page.wait_for_url("**/datasets/ds_*")
     page.get_by_role("link", name="Train on this").click()
