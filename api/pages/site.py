@@ -48,7 +48,7 @@ PAGES = (
     Page("searches", "/searches", "Searches"),
     Page("search", "/searches/<search_id>", "Search", in_menu=False, charts=True, under="searches"),
     Page("batches", "/batches", "Batches"),
-    Page("batch", "/batches/<batch_id>", "Batch", in_menu=False, under="batches"),
+    Page("batch", "/batches/<batch_id>", "Batch", in_menu=False, charts=True, under="batches"),
     Page("schedules", "/schedules", "Schedules"),
     Page("schedule", "/schedules/<schedule>", "Schedule", in_menu=False, under="schedules"),
     Page("datasets", "/datasets", "Data sets"),

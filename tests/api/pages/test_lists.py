@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from api.service import Service
 from services import db
-from services.jobs import attempts
+from services.jobs import attempts, progress
 from services.jobs.leases import Lease
 from tests.api.pages.conftest import needs_browser
 from tests.ringing import FakeDoorbell
@@ -110,4 +110,25 @@ def test_a_schedule_is_run_and_leads_to_its_batch(
     expect(page.locator("#state")).to_have_text("cancelled")
     page.goto(f"{server}/batches")
     expect(page.locator("#items tbody tr")).to_have_count(1)
+    assert barriers(page) == []
+
+
+def test_a_batch_draws_the_losses_of_its_jobs_and_says_what_they_share(
+    client: FlaskClient, service: Service, spec: dict[str, Any], server: str, page: Page, barriers: Barriers
+) -> None:
+    made = client.post("/v1/batches", json={**spec, "matrix": {"training.seed": [1, 2]}}).get_json()
+    for loss in (0.5, 0.25):
+        with db.session_scope(service.engine) as session:
+            job = attempts.claim(session, "default", worker="test:1", lease_seconds=60)
+            assert job is not None
+            lease = Lease.of(job)
+            progress.started(session, lease, epochs=1, steps_per_epoch=4, info={"device": "cpu"})
+            progress.record(session, lease, {"epoch": 1, "train_loss": loss, "validation_loss": loss})
+            metrics = {"validation_loss": loss, "validation_accuracy": 0.6719}
+            result = {"best_epoch": 1, "epochs": 1, "stopped_early": False, "metrics": metrics}
+            attempts.succeed(session, lease, result, [])
+    page.goto(f"{server}/batches/{made['id']}")
+    expect(page.get_by_role("img", name="Losses of the jobs: seed 1 0.500, seed 2 0.250")).to_be_visible()
+    expect(page.locator("#verdicts")).to_contain_text("All 2 jobs have the same validation accuracy (0.6719).")
+    expect(page.locator("#tiles progress")).to_have_class("succeeded")
     assert barriers(page) == []
