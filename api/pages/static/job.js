@@ -391,7 +391,7 @@ function drawEvents(page) {
   const again = fresh.findLast((each) => each.type === "resumed");
   if (again) {
     resumed = again.message;
-    fill(the("alarms"), alarms());
+    if (job) fill(the("alarms"), alarms()); // the events may come before the job
   }
   the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, folded(described(event))), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
 }
