@@ -138,16 +138,18 @@ function tiles() {
   const base = job.result?.baseline?.metrics ?? {};
   const { mean, std } = job.result ?? {};
   const means = Object.entries(mean ?? {}).filter(([name]) => name !== best?.metric && !name.endsWith("_loss"));
-  const shown = mean ? metrics.filter(([name]) => name.startsWith("test_")) : metrics;
+  const tested = ([name]) => name.startsWith("test_");
+  const shown = [...metrics.filter(tested), ...(mean ? [] : metrics.filter((each) => !tested(each)))];
+  const isBestToo = best?.isTest && job.best && best.name !== words(job.best.metric);
   return [
     h("div", { class: "wide-tile" }, h("dt", {}, "Progress"), h("dd", {}, job.terminal ? reached(job) || NONE : percent(progress.fraction), bar, h("small", {}, job.terminal ? "" : where()))),
     job.terminal
       ? tile("Took", duration(between(job.started_at, job.finished_at)), job.finished_at && ["ended ", moment(job.finished_at, { seconds: true })])
       : tile("Time left", progress.eta_seconds === null ? NONE : duration(progress.eta_seconds), job.started_at && `running for ${duration(Math.round(between(job.started_at)))}`),
     best && tile(best.isTest || best.isMean ? best.name : `best ${best.name}`, number(best.value), aside(best, base)),
-    best?.isTest && job.best && best.name !== words(job.best.metric) && tile(`best ${words(job.best.metric)}`, number(job.best.value), `epoch ${job.best.epoch}`),
+    isBestToo && tile(`best ${words(job.best.metric)}`, number(job.best.value), `epoch ${job.best.epoch}`),
     means.slice(0, 2).map(([name, value]) => tile(`mean ${words(name)}`, number(value), spread(std?.[name]))),
-    shown.slice(0, 3).map(([name, value]) => tile(words(name), number(value), baseline(base, words(name)))),
+    shown.slice(0, isBestToo ? 2 : 3).map(([name, value]) => tile(words(name), number(value), baseline(base, words(name)))),
     job.kind === "predict" && progress.sequences_per_second !== null && tile("Speed", `${number(progress.sequences_per_second)} sequences/s`),
   ];
 }
@@ -155,7 +157,8 @@ function tiles() {
 /** What stands below the number by which the job is judged. */
 function aside(best, base) {
   if (best.isMean) return spread(best.spread);
-  return best.isTest ? baseline(base, best.name) : job.progress.folds === null ? `epoch ${job.best.epoch}` : null;
+  const told = baseline(base, best.name);
+  return best.isTest ? told && `${told}: ${job.result.baseline.answer}` : job.progress.folds === null ? `epoch ${job.best.epoch}` : null;
 }
 
 function spread(std) {

@@ -15,6 +15,7 @@ from services import db
 from services.jobs import attempts, events, progress
 from services.jobs.events import Line
 from services.jobs.leases import Lease
+from services.orm import Job
 from tests.api.pages.conftest import needs_browser
 from worker.attempt import oom
 
@@ -122,6 +123,22 @@ def test_a_run_that_no_longer_improves_says_so_while_it_runs(
     )
     expect(page.locator("#alarms")).to_contain_text(f"{told} Early stopping would end such a run")
     assert barriers(page) == []
+
+
+def test_the_tiles_of_a_result_begin_with_the_test_and_name_the_baseline(
+    service: Service, trained_job: str, server: str, page: Page
+) -> None:
+    with db.session_scope(service.engine) as session:
+        job = session.get_one(Job, trained_job)
+        job.best = {"epoch": 1, "metric": "validation_loss", "value": 0.5}
+        metrics = {"train_accuracy": 0.875, "validation_accuracy": 0.75, "test_accuracy": 0.625, "test_macro_f1": 0.25}
+        base = {"answer": "the most frequent class (3)", "metrics": {"test_accuracy": 0.375}, "metric": "test_accuracy"}
+        run = {"best_epoch": 1, "epochs": 1, "stopped_early": False}
+        job.result = {**run, "metrics": metrics, "baseline": base | {"is_beaten": True, "message": None}}
+    page.goto(f"{server}/jobs/{trained_job}")
+    told = "test accuracy0.625baseline 0.375: the most frequent class (3)best validation loss0.500epoch 1test macro F1"
+    expect(page.locator("#tiles")).to_contain_text(told)
+    expect(page.locator("#tiles > div")).to_have_count(6)
 
 
 def test_a_job_that_failed_says_why_and_what_to_do(
