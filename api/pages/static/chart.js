@@ -94,7 +94,7 @@ export class Chart {
         { ...axis, size: (_, values) => (this.#strip === null ? widest(values) : Y_AXIS_OF_STRIPS), ...(this.#strip === null ? {} : { space: 20 }), gap: 4, values: (_, values) => values.map(tick) },
       ],
       tzDate: (seconds) => globalThis.uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"), // `time` has no zone, or UTC
-      series: [{ label: x, value: (_, value) => (this.#shown.time ? instant(value) : number(value)) }, ...lines.map(drawn)],
+      series: [{ label: x, value: pointed((value) => (this.#shown.time ? instant(value) : number(value))) }, ...lines.map(drawn)],
     };
   }
 
@@ -130,6 +130,11 @@ function stroke(dash) {
   return dash[0] > 2 ? "dashed" : "dotted";
 }
 
+/** What the legend writes of a value: nothing while no point is under the pointer. */
+function pointed(written) {
+  return (_plot, value, _series, index) => (index === null ? "" : written(value));
+}
+
 function instant(seconds) {
   return seconds === null || seconds === undefined ? "–" : new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
 }
@@ -150,7 +155,7 @@ function drawn(line) {
     width: line.width ?? 1.6,
     dash: line.dash,
     spanGaps: true,
-    value: (_, value) => number(value),
+    value: pointed(number),
     ...(line.dots ? { paths: () => null, points: { show: true, size: line.size ?? 3, fill: stroke, width: 0 } } : { points: { show: line.points !== undefined || line.y.length < 2, size: line.points ?? 5, fill: stroke, width: 0 } }),
   };
 }

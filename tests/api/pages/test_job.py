@@ -78,10 +78,14 @@ def test_the_curves_follow_a_run_and_zooming_asks_for_the_part(
     expect(page.get_by_role("img", name=re.compile(r"^Loss: .*validation 1\.25$"))).to_be_visible()
     expect(page.get_by_text("clipped at 1")).to_be_visible()
     expect(page.locator("#tail")).to_contain_text(SCRIPT)
+    legend = page.locator("#loss .u-legend")
+    expect(legend).not_to_contain_text("–")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         assert barriers(page) == []
 
+    page.locator("#loss .u-over").hover()
+    expect(legend).to_contain_text(re.compile(r"training, smoothed\d"))
     box = page.locator("#loss .u-over").bounding_box()
     assert box is not None
     with page.expect_request(re.compile(r"/steps\?.*last=")) as asked:
