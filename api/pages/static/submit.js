@@ -100,6 +100,7 @@ function drawTarget(dataset) {
 
 function byHand() {
   the("by-hand").hidden = the("fields").hidden;
+  the("target").hidden = true; // the text may name another data set
   for (const id of ["dataset", "budget", "unit"]) the(id).disabled = true;
   changed();
 }
@@ -174,7 +175,7 @@ function drawProblems(error) {
       editor.scrollTop = (line - 4) * (editor.scrollHeight / editor.value.split("\n").length);
     };
     const where = each.pointer.slice(1).replaceAll("/", ".");
-    return h("li", {}, place ? h("button", { type: "button", class: "link", onclick: go }, `line ${line}`) : null, " ", h("code", {}, where), " ", each.detail);
+    return h("li", {}, place ? h("button", { type: "button", class: "link", onclick: go }, `line ${line}`) : null, " ", h("code", {}, where), " ", inWords(each.detail));
   });
   fill(the("problems"), h("div", { class: "notice bad" }, h("p", {}, error.message), found.length > 0 && h("ul", { class: "plain" }, found)));
 }
@@ -184,7 +185,7 @@ function drawFieldProblems(errors) {
   for (const [field, pointers] of Object.entries(PLACES)) {
     const wrong = errors.filter((each) => pointers.some((pointer) => each.pointer.startsWith(pointer)));
     the(field).setAttribute("aria-invalid", String(wrong.length > 0));
-    say(the(`${field}-problem`), wrong.map((each) => each.detail).join("; "));
+    say(the(`${field}-problem`), wrong.map((each) => inWords(each.detail)).join("; "));
   }
 }
 

@@ -14,6 +14,7 @@ export const COLUMNS = {
 };
 const OPTION = /--(layout|group|order|target|features|static|text|known-future|split)\b(?: NAME\b| (long|wide|files|text)\b)?/g;
 const OF_A_SPEC = /, or (?:give )?data\.schema\.\w+ (?:in a spec|with it)/g;
+const UPLOAD = /upload with POST \/v1\/datasets\?name=NAME/g;
 const COMMAND = /`loopline batches show (batch_\w+)`/g;
 const NAME = /`([^`]+)`/g;
 
@@ -21,6 +22,7 @@ export function inWords(text) {
   if (typeof text !== "string") return text;
   return text
     .replace(OF_A_SPEC, "")
+    .replace(UPLOAD, "upload it on the page Data sets")
     .replace(OPTION, (_, name, value) => `“${COLUMNS[name.replace("-", "_")]}${value ? `: ${value}` : ""}”`)
     .replace(COMMAND, "the batch $1")
     .replace(NAME, "“$1”");

@@ -51,6 +51,9 @@ def test_a_spec_in_yaml_is_taken_too(client: FlaskClient, queued_job: dict[str, 
     assert (
         page.evaluate("(s => s.value.slice(s.selectionStart, s.selectionEnd))(document.activeElement)") == "epochs: -5"
     )
+    editor.fill("data: {dataset: pumps}\n")
+    expect(page.locator("#problems")).to_contain_text("known: none yet; upload it on the page Data sets")
+    expect(page.locator("#target")).to_be_hidden()
     editor.fill("data: {synthetic: {samples: 20}}\nname: typed\npreset: basic_gru\n")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/jobs/job_*")
