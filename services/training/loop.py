@@ -668,7 +668,6 @@ def _by_length(run: Run, part: Part, outputs: Tensor) -> dict[str, Any] | None:
     return lengths.of_sequences(part.steps, lengths.Worth(metric, scores.sums, scores.value), metrics)
 
 
-@evaluating()
 def loss_before(run: Run) -> float:
     """The loss of the network before its first update, on the training samples of the probe; infinite where the device
     has no room for it."""
@@ -682,6 +681,7 @@ def loss_before(run: Run) -> float:
         return math.inf
 
 
+@evaluating()
 def evaluate(run: Run, part: Part) -> dict[str, float | None]:
     """The loss over a whole part as one batch, and its metrics, with the model in evaluation mode."""
     if isinstance(part, Unrolled):
