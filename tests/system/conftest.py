@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,14 @@ class Service:
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def part(self, word: str) -> psutil.Process:
+        """The first of its processes with this word on its command line. Others may end while this looks."""
+        for one in self.family():
+            with suppress(psutil.NoSuchProcess):
+                if word in one.cmdline():
+                    return one
+        raise AssertionError(f"no process of the service is called with {word}")
 
     def stop(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)

@@ -38,7 +38,7 @@ def url(service: Service) -> str:
 @contextmanager
 def frozen_scheduler(service: Service) -> Iterator[None]:
     """For the block no check is begun."""
-    [scheduler] = [process for process in service.family() if "worker.scheduler" in process.cmdline()]
+    scheduler = service.part("worker.scheduler")
     scheduler.suspend()
     try:
         yield

@@ -72,7 +72,7 @@ def test_a_job_is_submitted_by_form_watched_paused_compared_and_cancelled(
     assert barriers(page) == []
 
     # A service that goes away is waited for.
-    api = next(each for each in service.family() if "api" in each.cmdline())
+    api = service.part("api")
     shown = epoch_of(page)
     api.send_signal(signal.SIGTERM)
     page.wait_for_function(FURTHER, arg=shown)
