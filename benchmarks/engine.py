@@ -109,6 +109,7 @@ def run_of(arrays: Arrays, document: dict[str, Any], engine: str) -> Run:
     import torch
 
     from services.training.data import prepare
+    from services.training.engine.choice import choose
     from services.training.files import npz
     from services.training.loop import Run
     from services.training.run import use_threads
@@ -116,7 +117,7 @@ def run_of(arrays: Arrays, document: dict[str, Any], engine: str) -> Run:
 
     document["training"] = {**document["training"], "epochs": 1000, "early_stopping": None, "engine": engine}
     spec = check_data(parse(document), npz.summarise(arrays))
-    use_threads(spec, torch.device("cpu"))
+    use_threads(spec, choose(spec.training, torch.device("cpu")))
     run = Run(spec, prepare(arrays, spec))
     run.is_probed = False
     return run

@@ -78,6 +78,7 @@ def built(w: Workload) -> Run:
     import torch
 
     from services.training.data import prepare
+    from services.training.engine.choice import choose
     from services.training.files import npz
     from services.training.loop import Run
     from services.training.run import use_threads
@@ -90,7 +91,7 @@ def built(w: Workload) -> Run:
         "data": {"synthetic": {}, "split": {"validation": 0.0, "test": 0.0}},
     }
     spec = check_data(parse(document), npz.summarise(arrays))
-    use_threads(spec, torch.device("cpu"))
+    use_threads(spec, choose(spec.training, torch.device("cpu")))
     return Run(spec, prepare(arrays, spec))
 
 

@@ -25,7 +25,7 @@ from services.training import advice, baseline, checkpoint, epochs, folds, sampl
 from services.training.card import gathering, names, writing
 from services.training.continuation import Continuation
 from services.training.data import Prepared, prepare
-from services.training.engine.choice import choose
+from services.training.engine.choice import Engine, choose
 from services.training.files import npz, reading, suspicions
 from services.training.files.npz import Arrays
 from services.training.files.steps import IN_FILE_FROM, FileSteps
@@ -114,15 +114,14 @@ def prepare_process(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
 
 
-def use_threads(spec: Spec, device: torch.device) -> None:
+def use_threads(spec: Spec, engine: Engine) -> None:
     """Leaves a small network to one thread: two of them would spend more on waiting for each other than they save.
 
     Measured by the recurrent matrix product of one time step. The same spec gets the same number of threads on the same
     machine, for on that depends the last bit of every sum.
     """
     a = spec.architecture
-    worth = WORTH_A_THREAD[choose(spec.training, device).compiled]
-    if 2 * spec.training.batch_size * GATES[a.cell] * a.hidden_size**2 < worth:
+    if 2 * spec.training.batch_size * GATES[a.cell] * a.hidden_size**2 < WORTH_A_THREAD[engine.compiled]:
         torch.set_num_threads(1)
 
 
@@ -194,7 +193,7 @@ def events(
         yield rows_added(spec, summary.series)
     if spec.training.deterministic:
         torch.use_deterministic_algorithms(True)
-    use_threads(spec, device)
+    use_threads(spec, choose(spec.training, device))
     retention = Retention(Path(order.directory), recorded)
     if spec.data.split.folds:
         yield from _fold_by_fold(Folds(spec, arrays, device, sha256), retention, order, stop)
@@ -226,9 +225,11 @@ def _fold_by_fold(job: Folds, retention: Retention, order: Order, stop: Stop) ->
             yield from training.stopped(reason)
             return
         fold, batches = job.after(training.run, training.result), training.run.state.batches
+        engine = training.run.engine  # that of the first fold, wherever the job goes on
         del training.run
         give_back(job.device)
         training.run = job.run(fold, batches)
+        training.run.compute_with(engine)
         if (progress := folds.progress_of(training.run)) is not None:
             yield FoldStarted(progress)
         yield from training.train(stop)
@@ -322,6 +323,7 @@ class Training:
 
     def begin(self, resumed: Path | None) -> Iterator[Event]:
         """Says where training begins: after this checkpoint, if there is one."""
+        use_threads(self.run.spec, self.run.engine)  # which may be the one that the checkpoint is of
         self.retention.take_stock()
         yield self._started(resumed)
         if self.run.precision_of_layers != self.run.training.precision:

@@ -540,7 +540,7 @@ def test_compiled_layers_use_a_second_thread_sooner(engine: str, hidden_size: in
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        use_threads(spec, CPU)
+        use_threads(spec, choice.choose(spec.training, CPU))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

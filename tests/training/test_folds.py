@@ -359,6 +359,17 @@ def test_a_job_that_is_interrupted_anywhere_ends_as_one_that_is_not(
     )
 
 
+def test_all_folds_after_the_one_that_pytorch_began_are_trained_by_it(order: Callable[..., Event]) -> None:
+    whole, parts = order("whole", training={"engine": "torch"}), order("parts", training={"engine": "torch"})
+    unbroken = list(events(whole))
+    told = list(events(parts, after(5)))
+    assert told[-1]["event"] == "stopped"
+    parts = parts | {"resume": NEWEST, "spec": order(training={"engine": "auto"})["spec"]}
+    told += list(events(parts))
+    assert steps_of(told) == steps_of(unbroken)
+    assert same(weights(parts), weights(whole))
+
+
 def test_folds_of_sequences_that_are_read_in_windows_go_on_exactly_too(order: Callable[..., Event]) -> None:
     changes: dict[str, Any] = {
         "arrays": tagged(36, full=False),
