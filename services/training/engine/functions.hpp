@@ -33,7 +33,7 @@ inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // tanh x to 5 units in the last place: a quotient of polynomials in x^2 (the one of Eigen), which is 1 beyond 7.9. By
 // e^2x and a polynomial near zero it would take twice as long.
-inline float tangent(float x) {
+inline float fast_tanh(float x) {
     constexpr float END = 7.90531110763549805f;
     x = x < -END ? -END : (x > END ? END : x);
     const float square = x * x;

@@ -119,7 +119,7 @@ double loss_of(const Loss& e, Index row) {
     }
 }
 
-void find(Loss& e) {
+void compute(Loss& e) {
     e.loss = 0.0;
     for (Index row = 0; row < e.rows; row++) e.loss += loss_of(e, row);
 }

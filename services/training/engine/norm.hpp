@@ -34,7 +34,8 @@ void over_rows(const std::vector<Piece>& pieces, const Add& add) {
 }
 
 // The statistics of the columns [from, to), and what becomes of the running ones.
-void find(const Norm& n, const Statistics& found, const std::vector<Piece>& pieces, Index from, Index to) {
+void compute_statistics(const Norm& n, const Statistics& found, const std::vector<Piece>& pieces, Index from,
+                        Index to) {
     std::vector<double> mean(to - from, 0.0), spread(to - from, 0.0);
     Index rows = 0;
     for (const Piece& piece : pieces) rows += piece.rows;
@@ -70,8 +71,8 @@ void normalise(const Norm& n, const Statistics& s, const Piece& piece, Index wid
 }
 
 // The gradients of weight and bias of the columns [from, to), from those of the rows.
-void find_back(const Norm& n, const std::vector<Piece>& gradients, const std::vector<const float*>& normal, Index width,
-               Index from, Index to) {
+void compute_gradients(const Norm& n, const std::vector<Piece>& gradients, const std::vector<const float*>& normal,
+                       Index width, Index from, Index to) {
     std::vector<double> of_weight(to - from, 0.0), of_bias(to - from, 0.0);
     over_rows(gradients, [&](Index number, Index row) {
         const float *d = gradients[number].values + row * gradients[number].ld + from;

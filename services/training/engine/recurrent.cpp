@@ -153,7 +153,7 @@ struct Shard {
 struct Kept {
     float* gates[2];   // (steps, gates * hidden) by direction: activated, and later their gradients
     float* cells[2];   // LSTM: the cells. GRU: what the reset gate multiplies. (steps, hidden)
-    float* tangents[2];  // LSTM: tanh of the cells
+    float* tanh_of_cells[2];  // LSTM: tanh of the cells
     float* outputs;    // (steps, width)
     float* masked;     // the same times the mask
 };
@@ -195,7 +195,7 @@ struct Saved {
             for (Index d = 0; d < l.directions; d++) {
                 kept.gates[d] = memory.take(steps * l.gates() * l.hidden);
                 kept.cells[d] = l.cell == LSTM || l.cell == GRU ? memory.take(steps * l.hidden) : nullptr;
-                kept.tangents[d] = l.cell == LSTM ? memory.take(steps * l.hidden) : nullptr;
+                kept.tanh_of_cells[d] = l.cell == LSTM ? memory.take(steps * l.hidden) : nullptr;
             }
             kept.outputs = memory.take(steps * l.width());
             kept.masked = l.has_mask(layer) ? memory.take(steps * l.width()) : nullptr;
@@ -278,25 +278,25 @@ struct Plan {
 // ---- cells: one step of some rows. `before` is null where a row begins from zeros.
 
 template <bool HAS_BEFORE>
-inline void lstm(Index hidden, float* gates, const float* c_before, float* c, float* tangent_c, float* h) {
+inline void lstm(Index hidden, float* gates, const float* c_before, float* c, float* tanh_of_c, float* h) {
     float *in = gates, *forget = gates + hidden, *cell = gates + 2 * hidden, *out = gates + 3 * hidden;
 #pragma omp simd
     for (Index j = 0; j < hidden; j++) {
-        const float i = sigmoid(in[j]), f = sigmoid(forget[j]), g = tangent(cell[j]), o = sigmoid(out[j]);
+        const float i = sigmoid(in[j]), f = sigmoid(forget[j]), g = fast_tanh(cell[j]), o = sigmoid(out[j]);
         const float value = HAS_BEFORE ? f * c_before[j] + i * g : i * g;
-        const float squashed = tangent(value);
+        const float squashed = fast_tanh(value);
         in[j] = i, forget[j] = f, cell[j] = g, out[j] = o;
-        c[j] = value, tangent_c[j] = squashed, h[j] = o * squashed;
+        c[j] = value, tanh_of_c[j] = squashed, h[j] = o * squashed;
     }
 }
 
 template <bool HAS_BEFORE>
-inline void lstm_back(Index hidden, float* gates, const float* c_before, const float* tangent_c, const float* d_h,
+inline void lstm_back(Index hidden, float* gates, const float* c_before, const float* tanh_of_c, const float* d_h,
                       float* d_c) {
     float *in = gates, *forget = gates + hidden, *cell = gates + 2 * hidden, *out = gates + 3 * hidden;
 #pragma omp simd
     for (Index j = 0; j < hidden; j++) {
-        const float i = in[j], f = forget[j], g = cell[j], o = out[j], squashed = tangent_c[j];
+        const float i = in[j], f = forget[j], g = cell[j], o = out[j], squashed = tanh_of_c[j];
         const float of_c = d_c[j] + d_h[j] * o * (1.0f - squashed * squashed);
         out[j] = d_h[j] * squashed * o * (1.0f - o);
         in[j] = of_c * g * i * (1.0f - i);
@@ -315,7 +315,7 @@ inline void gru(Index hidden, float* gates, const float* recurrent, const float*
         const float r = sigmoid(HAS_BEFORE ? reset[j] + recurrent[j] : reset[j]);
         const float z = sigmoid(HAS_BEFORE ? update[j] + recurrent[hidden + j] : update[j]);
         const float of_h = HAS_BEFORE ? recurrent[2 * hidden + j] + bias[2 * hidden + j] : bias[2 * hidden + j];
-        const float n = tangent(candidate[j] + r * of_h);
+        const float n = fast_tanh(candidate[j] + r * of_h);
         reset[j] = r, update[j] = z, candidate[j] = n, inner[j] = of_h;
         h[j] = HAS_BEFORE ? n + z * (h_before[j] - n) : n - z * n;
     }
@@ -463,9 +463,9 @@ struct Forward {
             const Index at = (shard.begin[t] + row) * hidden;
             if (l.cell == LSTM) {
                 if (h != nullptr)
-                    lstm<true>(hidden, g, c + row * hidden, kept.cells[d] + at, kept.tangents[d] + at, o);
+                    lstm<true>(hidden, g, c + row * hidden, kept.cells[d] + at, kept.tanh_of_cells[d] + at, o);
                 else
-                    lstm<false>(hidden, g, nullptr, kept.cells[d] + at, kept.tangents[d] + at, o);
+                    lstm<false>(hidden, g, nullptr, kept.cells[d] + at, kept.tanh_of_cells[d] + at, o);
             } else if (l.cell == GRU) {
                 if (h != nullptr)
                     gru<true>(hidden, g, recurrent + row * gates, bias, h + row * ld, kept.cells[d] + at, o);
@@ -473,7 +473,7 @@ struct Forward {
                     gru<false>(hidden, g, nullptr, bias, nullptr, kept.cells[d] + at, o);
             } else if (l.cell == TANH) {
 #pragma omp simd
-                for (Index j = 0; j < hidden; j++) o[j] = tangent(g[j]);
+                for (Index j = 0; j < hidden; j++) o[j] = fast_tanh(g[j]);
             } else {
 #pragma omp simd
                 for (Index j = 0; j < hidden; j++) o[j] = g[j] < 0.0f ? 0.0f : g[j];  // NaN stays NaN
@@ -778,9 +778,9 @@ struct Backward {
                                      : l.c0    ? given(l.c0, layer, d, row)
                                                : nullptr;
                     if (c != nullptr)
-                        lstm_back<true>(hidden, g, c, kept.tangents[d] + at * hidden, of_h, d_c + row * hidden);
+                        lstm_back<true>(hidden, g, c, kept.tanh_of_cells[d] + at * hidden, of_h, d_c + row * hidden);
                     else
-                        lstm_back<false>(hidden, g, nullptr, kept.tangents[d] + at * hidden, of_h, d_c + row * hidden);
+                        lstm_back<false>(hidden, g, nullptr, kept.tanh_of_cells[d] + at * hidden, of_h, d_c + row * hidden);
                 } else if (l.cell == GRU) {
                     const float* h = !is_first ? outputs + (from + row) * width
                                      : l.h0    ? given(l.h0, layer, d, row)
@@ -905,7 +905,9 @@ void pass_forwards(const Layers& l, const Plan& plan) {
     in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].run(); });
     std::vector<Piece> pooled;
     for (const Forward& shard : shards) pooled.push_back(shard.piece());
-    by_columns(l, [&](Index from, Index to) { find(*l.head->norm, plan.statistics_of(l), pooled, from, to); });
+    by_columns(l, [&](Index from, Index to) {
+        compute_statistics(*l.head->norm, plan.statistics_of(l), pooled, from, to);
+    });
     *l.head->norm->batches += 1;
     in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].answer(); });
 }
@@ -919,7 +921,9 @@ void pass_backwards(const Layers& l, const Plan& plan) {
         std::vector<Piece> d_pooled;
         std::vector<const float*> normal;
         for (const Backward& shard : shards) d_pooled.push_back(shard.piece()), normal.push_back(shard.saved.normal);
-        by_columns(l, [&](Index from, Index to) { find_back(*l.head->norm, d_pooled, normal, l.width(), from, to); });
+        by_columns(l, [&](Index from, Index to) {
+            compute_gradients(*l.head->norm, d_pooled, normal, l.width(), from, to);
+        });
         in_threads(l.shards(), l.shards(), [&](Index number) { shards[number].run(); });
     } else {
         in_threads(l.shards(), l.shards(), [&](Index number) {
@@ -961,7 +965,7 @@ Index train(Layers* l, Loss* loss, Update* u, float* memory, Index room) {
     l->scratch = all.take(plan.scratch.back());
     loss->d_outputs = all.take(of_outputs);
     pass_forwards(*l, plan);
-    find(*loss);
+    compute(*loss);
     l->head->d_outputs = loss->d_outputs;
     pass_backwards(*l, plan);
     if (u != nullptr && std::isfinite(loss->loss)) apply(*u);
