@@ -60,8 +60,10 @@ def document() -> tuple[dict[str, Any], str]:
 
 
 def lines(problems: Sequence[Problem]) -> Sequence[int | None]:
-    """The lines of a YAML body that problems are about; None for those of no line, and for a body of JSON."""
-    if (body := g.get("yaml")) is None:
+    """The lines of a YAML body that problems are about. None where there is no line, and for every problem of a JSON
+    body, or of one that takes long to read."""
+    body = g.get("yaml")
+    if not problems or body is None or len(body) > HEAVY_YAML_BYTES:
         return [None] * len(problems)
     return reading.lines(body, [each.pointer for each in problems])
 

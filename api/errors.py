@@ -83,7 +83,8 @@ def problem(
     listed = list(problems)
     content = document(status, code, detail, title=title, problems=listed, request_id=g.get("request_id"))
     for shown, line in zip(content["errors"], bodies.lines(listed), strict=True):
-        shown.update({} if line is None else {"line": line})
+        if line is not None:
+            shown["line"] = line
     response = Response(json.dumps(content) + "\n", status=status, content_type=MEDIA_TYPE)
     response.headers.update(headers or {})
     response.headers["Cache-Control"] = "no-store"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import json
 import re
 import time
 from collections.abc import Callable
@@ -154,6 +155,9 @@ def test_a_problem_of_yaml_has_its_line_and_one_of_json_none(client: FlaskClient
     text = "data: {synthetic: {samples: 20}}\ntraining:\n  epochs: 3\n  optimizer: {name: adam,\n    lr: -1}\nx: 1\n"
     yaml = client.post("/v1/jobs", data=text, content_type="application/yaml").get_json()["errors"]
     assert {each["pointer"]: each.get("line") for each in yaml} == {"/training/optimizer/lr": 5, "/x": 6}
+    for json_text in ('{\n\t"x": 1}', json.dumps({"x" * 2000: 1}), json.dumps({"x": [1] * 11_000})):
+        answer = client.post("/v1/jobs", data=json_text, content_type="application/yaml")
+        assert (answer.status_code, {"line"} & answer.get_json()["errors"][0].keys()) == (422, set())
     plain = client.post("/v1/jobs", json={**spec, "x": 1}).get_json()["errors"]
     assert [each.keys() for each in plain] == [{"detail", "pointer"}]
 

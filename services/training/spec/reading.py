@@ -48,8 +48,11 @@ def loads(text: str | bytes, *, yaml: bool = True) -> dict[str, Any]:
 
 def lines(text: str | bytes, pointers: Sequence[str]) -> Sequence[int | None]:
     """The line of a YAML text where the value at each JSON pointer stands, or the nearest thing around it; None if
-    there is nothing around it. The text was read by `loads`."""
-    root = yaml.compose(text.decode("utf-8-sig") if isinstance(text, bytes) else text, Loader=_Loader)
+    there is nothing around it. `loads` has read the text. JSON that is no YAML has no lines."""
+    try:
+        root = yaml.compose(text.decode("utf-8-sig") if isinstance(text, bytes) else text, Loader=_Loader)
+    except (yaml.YAMLError, SpecInvalid):
+        return [None] * len(pointers)
     return [_line_of(root, pointer) for pointer in pointers]
 
 
