@@ -1669,7 +1669,7 @@ def _columns(value: object) -> object:
     if value.startswith("["):
         with suppress(ValueError):
             return json.loads(value)
-    return value.split(",")
+    return [each.strip() for each in value.split(",")]
 
 
 Columns = Annotated[list[Text], BeforeValidator(_columns, json_schema_input_type=str)]

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from flask import Blueprint, Response, request, send_file
+from flask import Blueprint, Response, abort, request, send_file
 
 from api.pages import markdown
 from api.pages.site import Page, page_named, show
@@ -64,7 +64,7 @@ def index() -> Response:
 @site.get("/guide/<name>")
 def document(name: str) -> Response:
     if name not in documents() or name == INDEX:
-        raise NotFound("There is no such document; /guide lists all of them.")
+        abort(404, "There is no such document; /guide lists all of them.")
     return _shown(name, "")
 
 

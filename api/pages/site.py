@@ -86,7 +86,8 @@ def start() -> AnyResponse:
 
 @site.app_errorhandler(404)
 def nowhere(error: NotFound) -> Response:
-    """A page for who prefers one, as browsers do; for anybody else, and below `/v1`, the problem document."""
+    """An HTML page for clients that prefer HTML, as browsers do. Other clients, and all addresses below `/v1`, get the
+    problem document."""
     answer = errors.of_http(error)
     kinds = request.accept_mimetypes
     if request.path.startswith("/v1/") or kinds["text/html"] <= kinds[errors.MEDIA_TYPE]:

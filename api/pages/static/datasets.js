@@ -18,6 +18,7 @@ const FIELDS = [
   ["static", true],
   ["text", false],
   ["known_future", true],
+  ["weight", false],
   ["split", false],
 ];
 const FIRST = 3; // fields that are always shown; the others are below "more"

@@ -380,10 +380,11 @@ function drawLines(page) {
   addLines(the("tail"), fresh, TAIL);
 }
 
-function described(event) {
+/** `told`: what other events say. */
+function described(event, told) {
   if (event.type !== "status") return event.message ?? event.type;
   if (event.from_status === null) return "submitted";
-  const why = event.message === null || event.message === job?.result?.retrain?.message ? "" : `: ${event.message}`; // an event of its own says it
+  const why = event.message === null || told.has(event.message) || event.message === job?.result?.retrain?.message ? "" : `: ${event.message}`;
   return `${event.from_status} → ${event.to_status}${why}`;
 }
 
@@ -391,12 +392,13 @@ function drawEvents(page) {
   const fresh = page.data.filter((each) => each.id > heard.event);
   if (!fresh.length) return;
   heard.event = fresh.at(-1).id;
-  const again = fresh.findLast((each) => each.type === "resumed");
-  if (again) {
-    resumed = again.message;
+  const resumption = fresh.findLast((each) => each.type === "resumed");
+  if (resumption) {
+    resumed = resumption.message;
     if (job) fill(the("alarms"), alarms()); // the events may come before the job
   }
-  the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, folded(described(event))), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
+  const told = new Set(page.data.filter((each) => each.type !== "status").map((each) => each.message));
+  the("events").prepend(...fresh.toReversed().map((event) => h("li", { class: event.level }, moment(event.at, { seconds: true }), h("span", {}, folded(described(event, told))), event.worker && event.type === "status" && h("small", { class: "muted mono" }, event.worker))));
 }
 
 // Spec and model

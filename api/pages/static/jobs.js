@@ -111,7 +111,7 @@ function first(page) {
   the("list").hidden = none;
   the("empty").hidden = !none || filtered;
   the("nothing").hidden = !none || !filtered;
-  if (none && filtered) drawSimilar().catch(() => {});
+  if (none && filtered) drawSimilar().catch(() => (similar = null));
   drawCurves(page.data);
 }
 
@@ -122,13 +122,14 @@ async function drawSimilar() {
   similar = asked;
   fill(the("similar"));
   const given = filters();
-  const names = given.name ? (await namesWith(given.name)).filter((name) => name !== given.name) : [];
+  const found = given.name ? await namesWith(given.name) : [];
+  const names = found.filter((name) => name !== given.name);
   if (asked !== address() || !given.name) return;
   const link = (name) => {
     const to = `/jobs?${new URLSearchParams({ ...given, name })}`;
     return h("a", { class: "tag", href: to, onclick: (event) => follow(event, to) }, name);
   };
-  const told = names.length ? [`Of the newest ${NEWEST} jobs that are no trials, these names contain “${given.name}”: `, names.map(link)] : `None of the newest ${NEWEST} jobs that are no trials has “${given.name}” in its name. An older job needs its whole name.`;
+  const told = names.length ? [`Of the newest ${NEWEST} jobs that are no trials, these names contain “${given.name}”: `, names.map(link)] : found.length ? [] : `None of the newest ${NEWEST} jobs that are no trials has “${given.name}” in its name. An older job needs its whole name.`;
   fill(the("similar"), told);
 }
 

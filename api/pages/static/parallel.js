@@ -1,5 +1,6 @@
 // Parallel coordinates: an axis for each field, a line for each item. Drawn as SVG; the table beside it has the numbers.
-// Dragging along an axis chooses the lines that cross it there; a press on the axis ends that.
+// Dragging along an axis chooses the lines that cross it there; a press on the axis ends that. What is chosen is a place on
+// the screen: a new item that widens the scale of the axis moves other lines there.
 
 import { fill, svg } from "./dom.js";
 import { number } from "./format.js";
@@ -12,10 +13,12 @@ const MOST_WORDS = 12;
 const TICKS = 5;
 const NEAR = 16; // pixels from an axis at which it is dragged
 const SHORT = 4; // pixels of a drag that is a press
+let latest; // what is drawn, if a drag has to draw it again
 const chosen = new Map(); // by the title of an axis, the part of it that was dragged: two places in pixels
 
 /** `axes` are `{title, log, of}`; `items` come best first, and the first `best` of them are coloured. */
 export function parallel(parent, axes, items, { best, title }) {
+  latest = [parent, axes, items, { best, title }];
   const width = Math.max(parent.clientWidth, EDGE.left + EDGE.right + LEAST * (axes.length - 1));
   const step = (width - EDGE.left - EDGE.right) / Math.max(axes.length - 1, 1);
   const scales = axes.map((axis) => scale(axis, items));
@@ -40,7 +43,7 @@ export function parallel(parent, axes, items, { best, title }) {
   });
   const label = `The values of ${items.length} trials over ${axes.map((axis) => axis.title).join(", ")}`;
   fill(parent, svg("svg", { class: "parallel", width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label }, ...lines, ...drawn));
-  parent.onpointerdown = (event) => drag(event, parent, axes, step, () => parallel(parent, axes, items, { best, title }));
+  parent.onpointerdown = (event) => drag(event, parent, axes, step);
 }
 
 function isWithin(part, y) {
@@ -52,7 +55,8 @@ function brush(part, x) {
 }
 
 /** Chooses a part of the nearest axis while the pointer is down. */
-function drag(event, parent, axes, step, draw) {
+function drag(event, parent, axes, step) {
+  const draw = () => parallel(...latest);
   const drawing = parent.querySelector("svg").getBoundingClientRect();
   const index = Math.round((event.clientX - drawing.left - EDGE.left) / step);
   if (!axes[index] || Math.abs(event.clientX - drawing.left - EDGE.left - index * step) > NEAR) return;

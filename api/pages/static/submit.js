@@ -82,7 +82,8 @@ function drawKinds() {
 /** Writes the text from the fields. A text that was changed by hand is left alone until somebody asks for this. */
 function write() {
   const dataset = datasets.find((each) => each.id === the("dataset").value);
-  const budget = { [the("unit").value]: the("budget").valueAsNumber || null };
+  const amount = the("budget").valueAsNumber;
+  const budget = { [the("unit").value]: Number.isNaN(amount) ? null : amount };
   const document_ = kind.document(base ?? starter(dataset), { budget, isComplete: base !== null });
   editor.value = base ? JSON.stringify(document_, null, 2) : yaml(document_);
   the("by-hand").hidden = true;
@@ -175,7 +176,7 @@ function drawProblems(error) {
       editor.scrollTop = (line - 4) * (editor.scrollHeight / editor.value.split("\n").length);
     };
     const where = each.pointer.slice(1).replaceAll("/", ".");
-    return h("li", {}, place ? h("button", { type: "button", class: "link", onclick: go }, `line ${line}`) : null, " ", h("code", {}, where), " ", inWords(each.detail));
+    return h("li", {}, place ? h("button", { type: "button", class: "link", onclick: go }, `line ${line}`) : null, " ", h("code", {}, where), " ", each.detail);
   });
   fill(the("problems"), h("div", { class: "notice bad" }, h("p", {}, error.message), found.length > 0 && h("ul", { class: "plain" }, found)));
 }
@@ -185,7 +186,7 @@ function drawFieldProblems(errors) {
   for (const [field, pointers] of Object.entries(PLACES)) {
     const wrong = errors.filter((each) => pointers.some((pointer) => each.pointer.startsWith(pointer)));
     the(field).setAttribute("aria-invalid", String(wrong.length > 0));
-    say(the(`${field}-problem`), wrong.map((each) => inWords(each.detail)).join("; "));
+    say(the(`${field}-problem`), wrong.map((each) => each.detail).join("; "));
   }
 }
 

@@ -221,6 +221,7 @@ function showWay() {
   the("whole").hidden = isFile || form.whole.length === 0;
   for (const id of ["steps", "more"]) the(id).hidden = isFile;
   the("forget").hidden = !isFile;
+  drawSource(null);
   changed();
 }
 
@@ -232,6 +233,7 @@ function paste(event) {
   const lines = text.split(/\r?\n/).slice(0, MOST_ROWS).map((each) => each.split(each.includes("\t") ? "\t" : ","));
   const tr = event.target.closest("tr");
   const [top, left] = [tr.rowIndex - 1, cells(tr).indexOf(event.target)];
+  for (const each of body().querySelectorAll("[aria-invalid]")) each.removeAttribute("aria-invalid");
   lines.forEach((parts, down) => {
     if (top + down >= body().rows.length) body().append(line({}, body().rows.length));
     const there = cells(body().rows[top + down]);
@@ -239,6 +241,7 @@ function paste(event) {
       if (there[left + right]) there[left + right].value = part.trim();
     });
   });
+  drawSource(null);
   changed();
 }
 
@@ -301,7 +304,7 @@ async function start() {
   drawSource(examples[0]);
   if (await may(Scope.PREDICT)) return;
   the("ask").disabled = true;
-  problem(the("problem"), new Error("Your key may not ask models: it lacks the scope `predict`."));
+  problem(the("problem"), new Error("Your key may not ask models: it lacks the scope “predict”."));
 }
 
 the("form").addEventListener("submit", send);
@@ -314,10 +317,12 @@ the("steps").addEventListener("paste", paste);
 the("add").addEventListener("click", () => {
   if (body().rows.length < MOST_ROWS) body().append(line({}, body().rows.length));
   cells(body().rows[body().rows.length - 1])[0]?.focus();
+  drawSource(null);
   changed();
 });
 the("remove").addEventListener("click", () => {
   if (body().rows.length > 1) body().lastElementChild.remove();
+  drawSource(null);
   changed();
 });
 the("example").addEventListener("click", next);

@@ -10,9 +10,10 @@ export const COLUMNS = {
   static: "Columns with one value for each sequence",
   text: "Column of texts",
   known_future: "Features that are known ahead",
+  weight: "Column with the weight of each sequence",
   split: "Column of train, validation, test",
 };
-const OPTION = /--(layout|group|order|target|features|static|text|known-future|split)\b(?: NAME\b| (long|wide|files|text)\b)?/g;
+const OPTION = /--(layout|group|order|target|features|static|text|known-future|weight|split)\b(?: NAME\b| (long|wide|files|text)\b)?/g;
 const OF_A_SPEC = /, or (?:give )?data\.schema\.\w+ (?:in a spec|with it)/g;
 const UPLOAD = /upload with POST \/v1\/datasets\?name=NAME/g;
 const COMMAND = /`loopline batches show (batch_\w+)`/g;

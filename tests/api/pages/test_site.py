@@ -6,11 +6,13 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 from loopline import files
+from loopline.files.schema import Schema
 
 from api.pages import assets
 from api.pages.site import PAGES, Page
@@ -53,13 +55,20 @@ def test_the_pages_speak_of_no_option_of_the_command() -> None:
     assert [name for name, text in texts.items() if re.search(r"[\s(>]--[a-z]", text)] == []
     commands = {name for name, text in texts.items() if re.search(r"<code[^>]*>loopline ", text)}
     assert commands == {"base.html", "schedules.html"}  # where no page does the same
-    fields = re.search(r"COLUMNS = {(.*?)}", (assets.STATIC / "wording.js").read_text(), re.DOTALL)
-    assert fields is not None
-    known = {name.replace("_", "-") for name in re.findall(r"^  (\w+):", fields.group(1), re.MULTILINE)}
+    columns = re.search(r"COLUMNS = {(.*?)}", (assets.STATIC / "wording.js").read_text(), re.DOTALL)
+    assert columns is not None
+    known = {name.replace("_", "-") for name in re.findall(r"^  (\w+):", columns.group(1), re.MULTILINE)}
     readers = Path(files.__file__).parent.glob("*.py")
     named = {name for path in readers for name in re.findall(r'"[^"\n]*--([a-z-]+)', path.read_text())}
     assert named
     assert named <= known
+
+
+def test_the_form_of_a_data_set_has_each_field_of_a_schema() -> None:
+    """Correcting a data set sends what was said of its columns before, which would else be lost."""
+    found = re.search(r"FIELDS = \[(.*?)^\];", (assets.STATIC / "datasets.js").read_text(), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    assert {"layout", *re.findall(r'\["(\w+)"', found.group(1))} == {field.name for field in fields(Schema)}
 
 
 def test_no_script_reads_html_or_code_from_text() -> None:
@@ -105,10 +114,11 @@ def test_an_asset_of_another_version_is_not_kept(client: FlaskClient) -> None:
 
 def test_an_address_that_nothing_has_is_a_page_for_browsers_alone(client: FlaskClient) -> None:
     browsers = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-    page = client.get("/nowhere", headers=browsers)
-    assert (page.status_code, page.mimetype, page.headers["Cache-Control"]) == (404, "text/html", "no-store")
-    assert "Content-Security-Policy" in page.headers
-    assert "There is no page at this address" in page.text
+    for path in ("/nowhere", "/guide/nothing"):
+        page = client.get(path, headers=browsers)
+        assert (page.status_code, page.mimetype, page.headers["Cache-Control"]) == (404, "text/html", "no-store")
+        assert "Content-Security-Policy" in page.headers
+        assert "There is no page at this address" in page.text
     for path, headers in (("/nowhere", {}), ("/nowhere", {"Accept": "*/*"}), ("/v1/nowhere", browsers)):
         answer = client.get(path, headers=headers)
         assert (answer.status_code, answer.mimetype) == (404, "application/problem+json")

@@ -85,8 +85,11 @@ def test_a_search_is_submitted_by_its_fields_and_wrong_ones_are_shown_there(
     expect(editor).to_have_value("name: walks\ndata: {dataset: walks@1}\nsearch: {minutes: 10}\n")
     expect(page.locator("#target")).to_contain_text("Predicts what.")
     expect(page.locator("#foreseen")).to_contain_text("as many as there is time for in 10 min")
-    budget.fill("-2")
-    expect(page.locator("#budget-problem")).to_contain_text("greater than 0")
+    for amount in ("0", "-2"):
+        budget.fill("5")
+        expect(page.locator("#budget-problem")).to_be_empty()
+        budget.fill(amount)
+        expect(page.locator("#budget-problem")).to_contain_text("greater than 0")
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
     assert barriers(page) == []
     page.get_by_label("Unit of the budget").select_option("trials")
