@@ -48,7 +48,6 @@ STEPS, FEW_STEPS, DRAWN_SECONDS, DRAWS = 1_000_000, 10_000, 0.200, 7
 JOBS, TASK_SECONDS = 10_000, 0.050
 VISIT_BYTES, VISIT_SECONDS = 150_000, 0.100
 POINTS = 2000
-FLAGS = [flag for flag in browsing.FLAGS if flag not in ("--headless", "--remote-debugging-pipe")]
 
 SLOW_STEPS: dict[str, Any] = {  # a step takes about 100 ms
     "name": "slow-steps",
@@ -96,7 +95,7 @@ SCROLL = """async () => {
 def rows() -> Iterator[dict[str, Any]]:
     """All of it; ten minutes."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browsing.FOUND, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=browsing.FOUND, args=browsing.PLAYWRIGHT_FLAGS)
         with running_service() as (client, folder):
             yield from shown_rows(client, folder, browser)
             yield from cost_rows("SQLite", client, browser)
@@ -140,7 +139,8 @@ def tab(browser: Browser) -> Page:
 def training(client: httpx.Client, spec: dict[str, Any]) -> Iterator[str]:
     """A job that has made a step; cancelled afterwards."""
     job_id = submitted(client, spec)
-    while not client.get(f"/v1/jobs/{job_id}").json()["progress"]["step"]:
+    while not (job := client.get(f"/v1/jobs/{job_id}").json())["progress"]["step"]:
+        assert not job["terminal"], job["message"]
         time.sleep(0.1)
     try:
         yield job_id

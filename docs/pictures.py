@@ -35,7 +35,6 @@ FOLDER = ROOT / "docs" / "pictures"
 WIDTH, HEIGHT = 1120, 720
 COLOURS = 128
 """Of a picture: one byte a pixel, and few enough that it packs well."""
-FLAGS = [flag for flag in browsing.FLAGS if flag not in ("--headless", "--remote-debugging-pipe")]
 PIXELS = """async (png) => {
   const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
   const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
@@ -81,6 +80,8 @@ class Shown:
         job = self.client.submit(spec)
         try:
             while job.refresh().progress.epoch < 50:
+                if job.terminal:
+                    raise RuntimeError(f"The job of the pictures has ended: {job.message}")
                 time.sleep(0.2)
             yield job
         finally:
@@ -173,7 +174,7 @@ def main() -> None:
         shown = Shown(client, url)
         shown.train()
         with sync_playwright() as playwright, shown.training() as shown.running:
-            browser = playwright.chromium.launch(executable_path=browsing.FOUND, args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=browsing.FOUND, args=browsing.PLAYWRIGHT_FLAGS)
             for name, show in PICTURES.items():
                 picture = take(browser, partial(show, shown), dark=name.endswith("-dark"))
                 (FOLDER / f"{name}.png").write_bytes(picture)

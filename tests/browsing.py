@@ -32,6 +32,8 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--host-resolver-rules=MAP evil.example 127.0.0.1,MAP * ~NOTFOUND,EXCLUDE 127.0.0.1,EXCLUDE localhost",
 )
+PLAYWRIGHT_FLAGS = [flag for flag in FLAGS if flag not in ("--headless", "--remote-debugging-pipe")]
+"""Playwright adds the others itself."""
 READ_FD, WRITE_FD = 3, 4  # where Chromium takes commands, and where it answers
 
 

@@ -25,7 +25,6 @@ from services.access import keys
 from services.orm import Job
 from tests import browsing
 
-FLAGS = [flag for flag in browsing.FLAGS if flag not in ("--headless", "--remote-debugging-pipe")]
 needs_browser = pytest.mark.skipif(
     browsing.FOUND is None and "LOOPLINE_BROWSER" not in os.environ, reason=browsing.MISSING
 )
@@ -55,7 +54,7 @@ def server(app: Flask) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browsing.FOUND, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=browsing.FOUND, args=browsing.PLAYWRIGHT_FLAGS)
         yield started
         started.close()
 
