@@ -27,7 +27,8 @@ from services.jobs import changes
 STREAM, WAKE = "loopline.stream", "loopline.wake"
 """In the environ of a request: whether its answer is a stream, and what lets the server ask again for its next part."""
 LOOK_SECONDS = 0.15
-"""Half of what a first step may take to the screen. A look after a pause costs half a millisecond, with cold caches."""
+"""Half of the 300 ms within which a first step must be on the screen. A look after a pause costs half a millisecond,
+with cold caches."""
 PAUSE_SECONDS = 1.0
 """After a look that failed."""
 PROGRESS_SECONDS = 0.5
