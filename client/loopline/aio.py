@@ -19,7 +19,9 @@ from loopline.batch import Batch
 from loopline.batches import Batches
 from loopline.bridge import Awaiting, run
 from loopline.client import Client
+from loopline.comparing import Comparison
 from loopline.datasets import Datasets
+from loopline.errors import JobCancelled, JobFailed, WaitTimeout
 from loopline.job import Job, SucceededJob
 from loopline.jobs import Jobs
 from loopline.keys import Keys
@@ -38,6 +40,15 @@ T = TypeVar("T")
 _END = object()
 
 
+async def _run(call: Callable[[], Any]) -> Any:
+    """The result of a function of the Client as this client gives it; a job in an error is one of this client too."""
+    try:
+        return dressed(await run(call))
+    except (JobFailed, JobCancelled, WaitTimeout) as error:
+        error.job = dressed(error.job)
+        raise
+
+
 @overload
 def awaiting(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Awaitable[R]]: ...
 @overload
@@ -49,7 +60,7 @@ def awaiting(method: Callable[..., Any], kind: Any = None) -> Callable[..., Any]
 
     @wraps(method)
     async def called(self: Any, *args: Any, **given: Any) -> Any:
-        return dressed(await run(lambda: method(plain(self), *args, **given)))
+        return await _run(lambda: method(plain(self), *args, **given))
 
     return called
 
@@ -67,8 +78,8 @@ def each(method: Callable[..., Any], kind: Any = None) -> Callable[..., Any]:
     async def iterated(self: Any, *args: Any, **given: Any) -> AsyncIterator[Any]:
         found = iter(method(plain(self), *args, **given))
         try:
-            while (one := await run(lambda: next(found, _END))) is not _END:
-                yield dressed(one)
+            while (one := await _run(lambda: next(found, _END))) is not _END:
+                yield one
         finally:
             if isinstance(found, Generator):
                 await run(found.close)
@@ -80,20 +91,21 @@ class AsyncListing(Generic[T]):
     """A list of the service: `async for job in client.jobs.list()` requests its pages as they are needed, and
     `await client.jobs.list()` all of them, as a `Listing`."""
 
-    def __init__(self, found: Listing[Any]) -> None:
-        self._found = found
+    def __init__(self, begin: Callable[[], Listing[Any]]) -> None:
+        self._begin = begin  # each reader has a list of its own, because readers may take turns
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        found = iter(self._found)
-        while (one := await run(lambda: next(found, _END))) is not _END:
-            yield dressed(one)
+        found = iter(self._begin())
+        while (one := await _run(lambda: next(found, _END))) is not _END:
+            yield one
 
     def __await__(self) -> Generator[Any, None, Listing[T]]:
         return self._all().__await__()
 
     async def _all(self) -> Listing[T]:
-        await run(lambda: len(self._found))
-        return Listing(map(dressed, self._found))
+        found = self._begin()
+        await run(lambda: len(found))
+        return Listing(lambda: map(dressed, found))
 
 
 @overload
@@ -109,7 +121,7 @@ def listing(method: Callable[..., Any], kind: Any = None) -> Callable[..., Any]:
 
     @wraps(method)
     def listed(self: Any, *args: Any, **given: Any) -> AsyncListing[Any]:
-        return AsyncListing(method(plain(self), *args, **given))
+        return AsyncListing(lambda: method(plain(self), *args, **given))
 
     return listed
 
@@ -196,6 +208,8 @@ def dressed(value: Any) -> Any:
     """A result of the Client as this client gives it."""
     if isinstance(value, tuple) and type(value) is tuple:
         return tuple(map(dressed, value))
+    if isinstance(value, Comparison):
+        return replace(value, jobs=tuple(replace(each, job=dressed(each.job)) for each in value.jobs))
     return _as(DRESSED[type(value)], value) if type(value) in DRESSED else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
@@ -18,11 +19,15 @@ T = TypeVar("T")
 
 class Listing(Sequence[T], Generic[T]):
     """A list of the service. It requests a page of it when that is needed, and keeps it: `jobs[0]` requests the first
-    one, `len(jobs)` all of them. `to_frame()` makes a data frame of it."""
+    one, `len(jobs)` all of them. `to_frame()` makes a data frame of it. Threads may share it.
 
-    def __init__(self, entries: Iterator[T]) -> None:
+    entries: begins to read the list. If that fails, the next use of the list begins again."""
+
+    def __init__(self, entries: Callable[[], Iterator[T]]) -> None:
         self._found: list[T] = []
-        self._more = entries
+        self._begin = entries
+        self._more = entries()
+        self._lock = threading.Lock()
 
     @overload
     def __getitem__(self, place: int) -> T: ...
@@ -31,15 +36,13 @@ class Listing(Sequence[T], Generic[T]):
     def __getitem__(self, place: int | slice) -> T | Sequence[T]:
         if isinstance(place, slice):
             is_forward = place.stop is not None and min(place.start or 0, place.stop) >= 0 and (place.step or 1) > 0
-            self._read(place.stop if is_forward else None)
-        else:
-            self._read(place + 1 if place >= 0 else None)
-        return self._found[place]
+            return self._read(place.stop if is_forward else None)[place]
+        return self._read(place + 1 if place >= 0 else None)[place]
 
     def __iter__(self) -> Iterator[T]:
         place = 0
-        while place < len(self._read(place + 1)):
-            yield self._found[place]
+        while place < len(found := self._read(place + 1)):
+            yield found[place]
             place += 1
 
     def __len__(self) -> int:
@@ -50,12 +53,16 @@ class Listing(Sequence[T], Generic[T]):
 
     def _read(self, count: int | None) -> Sequence[T]:
         """Reads on until there are so many entries; None: all."""
-        while count is None or len(self._found) < count:
-            try:
-                self._found.append(next(self._more))
-            except StopIteration:
-                break
-        return self._found
+        with self._lock:
+            while count is None or len(self._found) < count:
+                try:
+                    self._found.append(next(self._more))
+                except StopIteration:
+                    break
+                except BaseException:  # a generator that failed says that it is at its end
+                    self._found, self._more = [], self._begin()
+                    raise
+            return self._found
 
     def to_frame(self, library: tables.Library | None = None) -> Any:
         """The list as a data frame: of pandas if it is installed, else of polars, else a list of dicts. `library`:
@@ -82,4 +89,4 @@ def listed(
 ) -> Listing[T]:
     """The list at a path. `key`: as for `Http.pages`."""
     wanted: Mapping[str, Any] = {"limit": page_size, **(params or {})}
-    return Listing(read(document) for document in http.pages(path, wanted, key=key))
+    return Listing(lambda: (read(document) for document in http.pages(path, wanted, key=key)))

@@ -68,6 +68,8 @@ def _in_notebook(stand: Callable[[T], Stand]) -> Iterator[Show[T]]:
             handle = display(now, display_id=True)
         elif now.terminal or time.monotonic() >= due_at:
             handle.update(now)
+        else:
+            return
         due_at = time.monotonic() + DRAWN_SECONDS
 
     yield show

@@ -17,9 +17,11 @@ from loopline import (
     BadRequest,
     Client,
     Epoch,
+    JobCancelled,
     JobFailed,
     NotFound,
     ServiceUnreachable,
+    WaitTimeout,
     aio,
     bridge,
 )
@@ -94,6 +96,11 @@ def test_a_list_is_awaited_as_a_whole_or_iterated(service: Any, tiny: dict[str, 
             assert job.id == made[-1]
             break
         assert len(service.requests) == 1
+        jobs = client.jobs.list(page_size=2)
+        twice = await asyncio.gather(*(asyncio.ensure_future(jobs) for _ in range(2)))
+        assert [[job.id for job in each] for each in twice] == [made[::-1]] * 2
+        pairs = [(job.id, other.id) async for job in jobs async for other in jobs]
+        assert pairs == [(job, other) for job in made[::-1] for other in made[::-1]]
         batch = await client.batches.submit([tiny, tiny])
         assert type(await batch.cancel()) is aio.AsyncBatch
 
@@ -145,8 +152,19 @@ def test_errors_are_those_of_the_client(service: Any, tiny: dict[str, Any], free
         job = await client.submit(tiny)
         service.start(job.id)
         service.fail(job.id)
-        with pytest.raises(JobFailed):
+        with pytest.raises(JobFailed) as failed:
             await job.wait()
+        assert type(failed.value.job) is AsyncJob
+        assert (await failed.value.job.refresh()).status == "failed"
+        cancelled, queued = await (await client.submit(tiny)).cancel(), await client.submit(tiny)
+        with pytest.raises(JobCancelled) as given_up:
+            await cancelled.wait()
+        assert type(given_up.value.job) is AsyncJob
+        with pytest.raises(WaitTimeout) as late:
+            await queued.wait(timeout=0)
+        assert type(late.value.job) is AsyncJob
+        compared = (await client.jobs.compare(job.id, queued.id)).jobs
+        assert [type(each.job) for each in compared] == [AsyncJob, AsyncJob]
         nothing = AsyncClient(f"http://127.0.0.1:{free_port}", retry_seconds=0.3)
         with pytest.raises(ServiceUnreachable):
             await nothing.whoami()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from loopline import Batch, BatchJob, Client, Epoch, Job, Key, NotFound, tables
+from loopline import Batch, BatchJob, Client, Epoch, Job, Key, NotFound, ServiceUnreachable, tables
 from loopline.listing import Listing
 
 
@@ -45,21 +47,55 @@ def ten() -> Counted:
     ],
 )
 def test_only_what_is_looked_at_is_requested(ten: Counted, place: Any, expected: Any, asked: int) -> None:
-    assert Listing(iter(ten))[place] == expected
+    assert Listing(ten.__iter__)[place] == expected
     assert ten.asked == asked
 
 
 def test_a_list_is_read_once_however_often_it_is_looked_at(ten: Counted) -> None:
-    found = Listing(iter(ten))
+    found = Listing(ten.__iter__)
     assert bool(found)
     assert ten.asked == 1
     first, again = iter(found), iter(found)
     assert [next(first), next(first), next(again)] == [0, 1, 0]
     assert (len(found), list(found), 7 in found, found.index(7)) == (10, list(range(10)), True, 7)
     assert ten.asked == 10
-    assert not Listing(iter([]))
+    assert not Listing(lambda: iter([]))
     with pytest.raises(IndexError):
         found[10]
+
+
+@pytest.mark.parametrize("error", [ServiceUnreachable("gone"), KeyboardInterrupt()], ids=["unreachable", "Ctrl-C"])
+def test_a_list_that_failed_once_is_read_from_its_beginning(error: BaseException) -> None:
+    failing = [error]
+
+    def entries() -> Iterator[int]:
+        yield from range(5)
+        if failing:
+            raise failing.pop()
+        yield from range(5, 10)
+
+    found = Listing(entries)
+    begun = iter(found)
+    assert [next(begun), next(begun)] == [0, 1]
+    with pytest.raises(type(error)):
+        len(found)
+    assert next(begun) == 2
+    assert (len(found), found[:]) == (10, list(range(10)))
+
+
+def test_threads_share_a_list() -> None:
+    others: list[Future[int]] = []
+
+    def entries() -> Iterator[int]:
+        yield 0
+        others.append(pool.submit(len, found))
+        wait(others, 0.05)  # the other thread comes now, or is late, and then this shows nothing
+        yield 1
+
+    with ThreadPoolExecutor(1) as pool:
+        found = Listing(entries)
+        assert len(found) == 2
+        assert others[0].result() == 2
 
 
 def test_lists_of_jobs_page_by_themselves(service: Any, client: Client, tiny: dict[str, Any]) -> None:
@@ -100,14 +136,18 @@ def test_rows_are_flat() -> None:
 
 
 def test_a_notebook_shows_a_table_with_texts_as_text() -> None:
-    many = Listing(iter([Job(f"job_{number}", "failed", name="<b>") for number in range(30)]))
+    many = Listing(lambda: iter([Job(f"job_{number}", "failed", name="<b>") for number in range(30)]))
     shown = ElementTree.fromstring(many._repr_html_())  # noqa: S314
     assert [head.text for head in shown.iter("th")] == ["id", "status", "kind", "name", "queue"]
     assert len(list(shown.iter("tr"))) == 21
     assert [cell.text for cell in shown.iter("td")][:4] == ["job_0", "failed", "train", "<b>"]
     assert "and more" in many._repr_html_()
     assert repr(many).endswith(",\n ...]")
-    assert Listing(iter([Epoch(0)]))._repr_html_() == Listing(iter([]))._repr_html_() == "<div>nothing</div>"
+    assert (
+        Listing(lambda: iter([Epoch(0)]))._repr_html_()
+        == Listing(lambda: iter([]))._repr_html_()
+        == "<div>nothing</div>"
+    )
 
 
 def test_the_newest_of_each_is_last(client: Client, tiny: dict[str, Any]) -> None:

@@ -63,7 +63,9 @@ def test_a_terminal_shows_a_bar_of_80_columns_without_control_codes_of_others(mo
     assert "31m" not in stream.getvalue()
 
 
-def test_a_notebook_shows_the_job_itself_and_updates_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What a notebook shows: a list, to which each picture is added."""
     shown: list[Job] = []
 
     def display(what: Job, display_id: bool) -> Any:
@@ -75,11 +77,35 @@ def test_a_notebook_shows_the_job_itself_and_updates_it(monkeypatch: pytest.Monk
     vars(module)["display"] = display
     monkeypatch.setitem(sys.modules, "IPython", kernel)
     monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return shown
+
+
+def test_a_notebook_shows_the_job_itself_and_updates_it(pictures: list[Job]) -> None:
     first, again, last = Job("job_1", "queued"), Job("job_1", "running"), Job("job_1", "failed", terminal=True)
     with waiting.shown(lambda job: waiting.Stand("job", 0.0, "")) as show:
         for each in (first, again, last):
             show(each)
-    assert shown == [first, last]
+    assert pictures == [first, last]
+
+
+def test_a_notebook_draws_again_whenever_the_picture_is_old_enough(
+    pictures: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4]
+    jobs = [Job(f"job_{number}", "running") for number, _ in enumerate(seconds)]
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: at[-1]))
+    at: list[float] = []
+    with waiting.shown(lambda job: waiting.Stand("job", 0.0, "")) as show:
+        for each, second in zip(jobs, seconds, strict=True):
+            at.append(second)
+            show(each)
+    assert pictures == [jobs[0], jobs[3], jobs[6]]
+    pictures.clear()
+    monkeypatch.setattr(waiting, "DRAWN_SECONDS", 0.0)
+    with waiting.shown(lambda job: waiting.Stand("job", 0.0, "")) as show:
+        for each in jobs:
+            show(each)
+    assert pictures == jobs
 
 
 @pytest.mark.parametrize(
