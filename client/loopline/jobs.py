@@ -94,7 +94,8 @@ class Jobs:
         sort: a metric such as `accuracy`, or a field that differs. top: so many jobs at most.
         """
         ids = dict.fromkeys(each for job_id in job_ids for each in self._jobs_of(job_id))
-        return comparing.compared([self.get(each) for each in ids], sort=sort, top=top)
+        jobs = {job.id: job for job in map(self.get, ids)}  # `last` may be one of the others
+        return comparing.compared([*jobs.values()], sort=sort, top=top)
 
     def _jobs_of(self, job_id: str) -> Sequence[str]:
         """The ids of the jobs of a batch or a search; else the id itself."""

@@ -24,6 +24,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 10, 30, 34
 """Margins of a panel, in pixels."""
 BARS = 40
 ROUNDING = 1e-9
+LARGEST = 1e100
+"""Numbers as large as this are no measurements, and are not drawn."""
+SMALLEST = 1 / LARGEST
 Points = Sequence[tuple[int, float]]
 
 
@@ -104,7 +107,7 @@ def _numbers(epoch: Epoch) -> dict[str, float | None]:
     own = {"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
     given = {name: value for name, value in own.items() if value is not None} | dict(epoch.raw)
     return {
-        name: value
+        name: value if value is not None and abs(value) < LARGEST else None
         for name, value in given.items()
         if name not in ("epoch", "fold", "fold_epoch") and isinstance(value, int | float | None)
     }
@@ -114,7 +117,7 @@ def _pieces(name: str, epochs: Sequence[Epoch]) -> list[Points]:
     pieces: list[Points] = []
     for _, fold in groupby(epochs, key=lambda epoch: epoch.fold):
         values = ((each.epoch, _numbers(each).get(name)) for each in fold)
-        pieces.append([(at, value) for at, value in values if value is not None and math.isfinite(value)])
+        pieces.append([(at, value) for at, value in values if value is not None])
     return pieces
 
 
@@ -163,7 +166,7 @@ def _panel(panel: Panel, left: int, best: int | None) -> str:
 
 def ticks(low: float, high: float) -> list[float]:
     """About four round numbers in a range: `[0, 0.5, 1, 1.5, 2]` of 0.03 to 1.9."""
-    span = (high - low) or abs(high) or 1.0
+    span = max((high - low) or abs(high) or 1.0, SMALLEST)
     rough = span / 4
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * each for each in (1, 2, 5, 10) if size * each >= rough)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -11,7 +12,9 @@ from typing import Any, Literal
 
 Library = Literal["pandas", "polars", "rows"]
 LIBRARIES: tuple[Library, ...] = ("pandas", "polars")
-HOISTED = frozenset({"progress", "result", "metrics", "cell", "choices"})
+VARIED = frozenset({"cell", "choices"})
+"""Fields whose entries may be lists and mappings, because a matrix or a search may vary them."""
+HOISTED = VARIED | {"progress", "result", "metrics"}
 """Fields whose entries are columns by their own names: `test_accuracy`, and not `result.metrics.test_accuracy`."""
 
 
@@ -31,7 +34,17 @@ def frame(rows: Sequence[Mapping[str, Any]], library: Library | None = None) -> 
     except ImportError:
         raise ImportError(f'This needs {chosen}: pip install {chosen}, or ask for library="rows".') from None
     table = {name: [row.get(name) for row in rows] for name in columns(rows)}
-    return module.DataFrame(table) if chosen == "pandas" else module.DataFrame(table, strict=False)
+    if chosen == "pandas":
+        return module.DataFrame(table)
+    return module.DataFrame({name: _of_one_kind(values) for name, values in table.items()}, strict=False)
+
+
+def _of_one_kind(values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column. Where lists or mappings stand beside others they are JSON, because polars drops some."""
+    kinds = {type(each) for each in values if each is not None}
+    if dict not in kinds and not (list in kinds and len(kinds) > 1):
+        return values
+    return [json.dumps(each) if isinstance(each, dict | list) else each for each in values]
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -41,7 +54,7 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def row(item: Any) -> dict[str, Any]:
     """A dataclass of the client as a flat row: `id`, `best.metric`, `test_accuracy`, `tags.team` ... Of its lists and
-    its nested documents only what is a plain value is kept."""
+    its nested documents only what is a plain value is kept; of what a matrix or a search varies, every value."""
     found: dict[str, Any] = {}
     for field in fields(item):
         if field.name != "raw" and not field.name.startswith("_"):
@@ -58,7 +71,7 @@ def _put(found: dict[str, Any], name: str, value: Any) -> None:
         entries = value if isinstance(value, Mapping) else row(value)
         below = "" if name in HOISTED else f"{name}."
         for key, each in entries.items():
-            if each is None or isinstance(each, bool | int | float | str | datetime):
+            if name in VARIED or each is None or isinstance(each, bool | int | float | str | datetime):
                 found.setdefault(f"{below}{key}", each)
     elif value and all(isinstance(each, str) for each in value):
         found.setdefault(name, " ".join(value))

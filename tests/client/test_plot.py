@@ -59,6 +59,22 @@ def test_each_fold_has_a_curve_of_its_own() -> None:
     assert of_epochs("job", found, ["train_loss"]).svg.count("<polyline") == 2
 
 
+@pytest.mark.parametrize("odd", [10**400, 1e308, -1e308, float("nan"), float("inf")], ids=lambda odd: str(odd)[:6])
+def test_numbers_that_are_no_measurements_are_left_out(odd: float) -> None:
+    values = enumerate((0.5, odd, -odd), 1)
+    found = [Epoch.of({"epoch": each, "train_f1": value, "train_mae": odd}) for each, value in values]
+    shown = of_epochs("job", found, ["f1", "mae"])
+    assert [panel.points for panel in shown.panels] == [[(1, 0.5)]]
+    assert "0.5" in repr(shown)
+    assert "circle" in shown.svg
+
+
+def test_numbers_that_are_very_small_are_drawn() -> None:
+    found = [Epoch.of({"epoch": each, "train_loss": value}) for each, value in ((1, 0.0), (2, 5e-324))]
+    assert "polyline" in of_epochs("job", found, ["loss"]).svg
+    assert "circle" in of_epochs("job", found[1:], ["loss"]).svg
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [

@@ -155,3 +155,12 @@ def test_a_frame_takes_rows_of_different_kinds() -> None:
         found = tables.frame(rows, library)
         assert [*found.columns] == ["a", "b", "c"]
         assert [*found["a"]] == [1, 0.5]
+
+
+def test_a_frame_keeps_every_value_where_some_are_lists_or_mappings() -> None:
+    found = [{"a": 0.5, "b": [1]}, {"a": {"name": "step"}, "b": "x"}, {"a": None}]
+    assert tables.frame(found, "pandas")["a"].to_list() == [0.5, {"name": "step"}, None]
+    frame = tables.frame(found, "polars")
+    assert frame["a"].to_list() == ["0.5", '{"name": "step"}', None]
+    assert frame["b"].to_list() == ["[1]", "x", None]
+    assert tables.frame([{"a": [1, 2]}], "polars")["a"].to_list() == [[1, 2]]

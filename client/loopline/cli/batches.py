@@ -104,17 +104,18 @@ def show_batch(
 
     Example: loopline batches show last --sort accuracy --top 5
     """
+    from loopline.view import batches as batch_view
+
     with connected(ctx) as client:
         batch = client.batches.get(batch_id)
-    jobs, metric = batch.ranked(sort)
+    jobs, metric = batch.ranked(sort) if sort else (batch_view.ordered(batch), None)
     if csv is not None:
         return export.save(jobs[:top], csv)
     if as_json:
         return print_json(batch.raw)
-    from loopline.view import batches as batch_view
     from loopline.view import table
 
-    table.console().print(batch_view.Rows(jobs[:top] if sort else batch_view.ordered(batch)[:top], metric=metric))
+    table.console().print(batch_view.Rows(jobs[:top], metric=metric))
     return say(batch_view.total(batch))
 
 

@@ -10,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from loopline import tables
+from loopline import tables, text
 from loopline.errors import BadRequest
 from loopline.view.notes import note, say
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+FORMULAS = ("=", "+", "-", "@")
+"""What a spreadsheet takes for the beginning of a formula, also after spaces."""
 
 
 def save(found: Sequence[Any], target: str) -> None:
@@ -45,5 +45,7 @@ def _cell(value: Any) -> str:
         import json
 
         return json.dumps(value)
-    words = str(value)
-    return f"'{words}" if isinstance(value, str) and words.startswith(FORMULAS) else words
+    if not isinstance(value, str):
+        return str(value)
+    words = text.lines(value)  # first, because what is in front of a formula may be invisible
+    return f"'{words}" if words.lstrip().startswith(FORMULAS) else words

@@ -49,7 +49,7 @@ def list_models(ctx: typer.Context, as_json: AsJson = False, csv: AsCsv = None) 
     """
     with connected(ctx) as client:
         found = list(client.models.list())
-        others = {} if as_json else {model.name: _production(client, model) for model in found}
+        others = {} if as_json or csv is not None else {model.name: _production(client, model) for model in found}
     if exported(found, as_json=as_json, csv=csv):
         return None
     if not found:

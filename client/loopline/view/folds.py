@@ -42,7 +42,7 @@ def spread(result: Result) -> str:
 
 
 def judged(result: Result | None) -> str | None:
-    """`mean validation_accuracy 0.9012 ± 0.0144`, which is what a job with folds is judged by; None without folds."""
+    """`mean validation_accuracy 0.9012 ± 0.0144`: the first metric that is no loss, else the loss; or None."""
     mean = {metric: value for metric, value in ((result and result.mean) or {}).items() if value is not None}
     if result is None or not mean:
         return None

@@ -205,9 +205,9 @@ def _best(job: Job) -> str:
 
 
 def best_of(shown: Job) -> str:
-    best, now = shown.best, shown.progress
-    if (mean := folds.judged(shown.result)) is not None:
-        return f"{mean} over {now.folds} folds"
+    best, now, result = shown.best, shown.progress, shown.result
+    if result is not None and (mean := folds.judged(result)) is not None:
+        return f"{mean} over {text.count(len(result.folds or ()), 'fold')}"
     if best is None:
         return text.NOTHING
     where = f"epoch {best.epoch}"

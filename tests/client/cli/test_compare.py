@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopline import Client, measures
+from loopline import BatchJob, Client, measures
+from loopline.cli import export
 from loopline.cli.app import app
 from typer.testing import CliRunner, Result
 
@@ -91,6 +92,49 @@ def test_lists_are_saved_as_csv_and_no_cell_is_a_formula(batch: Any, run: Any, t
     assert {row["id"] for row in jobs} == {row.id for row in batch.jobs}
     assert all(row["name"].startswith("'=") for row in jobs)
     assert run("keys", "list", "--csv", str(tmp_path / "none" / "x.csv")).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("=1+1", "'=1+1"),
+        ("\x1b[0m=1+1", "'=1+1"),
+        ("\u200b=2", "'=2"),
+        ("\r=3", "'=3"),
+        ("\t@SUM(A1)", "'    @SUM(A1)"),
+        ("two\nlines\rof text", "two\nlinesof text"),
+        (-1.5, "-1.5"),
+        ([1, "=1"], '[1, "=1"]'),
+    ],
+)
+def test_nothing_invisible_hides_a_formula(value: Any, expected: str, tmp_path: Path) -> None:
+    export.save([{"name": value, "next": "x"}], str(tmp_path / "rows.csv"))
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert [*csv.reader(file)] == [["name", "next"], [expected, "x"]]
+
+
+def test_lists_and_mappings_that_a_matrix_varies_are_columns(tmp_path: Path) -> None:
+    job = BatchJob("job_1", "queued", cell={"training.schedule": {"name": "step"}, "data.features": ["a", "b"]})
+    export.save([job], str(tmp_path / "jobs.csv"))
+    [row] = csv.DictReader((tmp_path / "jobs.csv").read_text().splitlines())
+    assert (json.loads(row["training.schedule"]), json.loads(row["data.features"])) == ({"name": "step"}, ["a", "b"])
+
+
+def test_the_table_and_the_csv_of_a_batch_have_the_same_jobs(
+    service: Any, client: Client, tiny: dict[str, Any], run: Any
+) -> None:
+    jobs = [row.id for row in client.batches.submit([tiny, tiny]).jobs]
+    for job_id, accuracy in zip(jobs, (0.5, 0.75), strict=True):
+        service.start(job_id)
+        service.succeed(job_id, metrics={"test_accuracy": accuracy})
+    shown = run("batches", "show", "last", "--top", "1").stdout
+    [saved] = rows(run("batches", "show", "last", "--top", "1", "--csv", "-"))
+    assert (jobs[1] in shown, saved["id"]) == (True, jobs[1])
+
+
+def test_a_job_that_is_named_twice_is_compared_once(client: Client, tiny: dict[str, Any]) -> None:
+    job = client.submit(tiny)
+    assert [each.job.id for each in client.jobs.compare("last", job.id).jobs] == [job.id]
 
 
 def test_the_best_of_a_metric_comes_first_and_what_has_none_last() -> None:

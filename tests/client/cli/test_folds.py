@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from loopline import Client
+from loopline import Client, Job
 from loopline.cli.app import app
 from loopline.types import Epoch, Progress, Result
 from loopline.view import folds, jobs
@@ -106,6 +106,12 @@ def test_an_epoch_of_an_earlier_fold_is_not_shown_with_the_epochs_of_this_one() 
     assert folds.head(Epoch(7, fold=2, fold_epoch=4), now) == "fold 2 of 5, epoch 4"
     assert folds.head(Epoch(22, fold=3, fold_epoch=2), now) == "fold 3 of 5, epoch 2 of 20"
     assert jobs.epoch_line(Epoch(3), Progress(epochs=20)).startswith("epoch  3/20  ")
+
+
+def test_the_mean_is_said_to_be_of_the_folds_that_have_ended() -> None:
+    result = Result.of({**CROSSED, "metrics": {}, "folds": FOLDS[:1]})
+    job = Job("job_1", "cancelled", progress=Progress(fold=2, folds=5), result=result)
+    assert jobs.best_of(job) == "mean validation_loss 0.3750 ± 0.1768 over 1 fold"
 
 
 def test_an_incomplete_model_says_whose_weights_it_has() -> None:

@@ -117,6 +117,18 @@ def test_every_answer_may_be_had_as_json(run: Run, trained: Callable[[], str]) -
     assert len(json.loads(run("models", "history", "tiny", "--json").stdout)) == 3
 
 
+def test_a_list_for_a_script_asks_for_nothing_but_the_list(
+    run: Run, client: Client, service: Any, trained: Callable[[], str]
+) -> None:
+    client.models.register("tiny", trained())
+    client.models.promote("tiny@1")
+    client.models.register("tiny", trained())
+    for options in (("--json",), ("--csv", "-")):
+        service.requests.clear()
+        assert "tiny" in run("models", "list", *options).stdout
+        assert [path for _, path, _ in service.requests] == ["/v1/models"]
+
+
 def test_what_is_refused_is_an_error_of_its_kind(client: Client, run: Run, trained: Callable[[], str]) -> None:
     job_id = trained()
     client.models.register("tiny", job_id)
