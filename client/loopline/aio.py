@@ -56,7 +56,7 @@ def awaiting(
     method: Callable[Concatenate[Any, P], Any], kind: type[K]
 ) -> Callable[Concatenate[Any, P], Awaitable[K]]: ...
 def awaiting(method: Callable[..., Any], kind: Any = None) -> Callable[..., Any]:
-    """The method of an asynchronous class for one of the client. `kind`: what its result is there, if not the same."""
+    """Wraps a sync method so that it can be awaited. `kind`: the type of the result, for the type checker."""
 
     @wraps(method)
     async def called(self: Any, *args: Any, **given: Any) -> Any:
@@ -72,7 +72,7 @@ def each(
     method: Callable[Concatenate[Any, P], Any], kind: type[K]
 ) -> Callable[Concatenate[Any, P], AsyncIterator[K]]: ...
 def each(method: Callable[..., Any], kind: Any = None) -> Callable[..., Any]:
-    """The same for a method that iterates."""
+    """Wraps a sync method that iterates, for `async for`. `kind`: the type of its items, for the type checker."""
 
     @wraps(method)
     async def iterated(self: Any, *args: Any, **given: Any) -> AsyncIterator[Any]:
@@ -117,7 +117,7 @@ def listing(
     method: Callable[Concatenate[Any, P], Any], kind: type[K]
 ) -> Callable[Concatenate[Any, P], AsyncListing[K]]: ...
 def listing(method: Callable[..., Any], kind: Any = None) -> Callable[..., Any]:
-    """The same for a method that returns a list."""
+    """Wraps a sync method that returns a list. `kind`: the type of its entries, for the type checker."""
 
     @wraps(method)
     def listed(self: Any, *args: Any, **given: Any) -> AsyncListing[Any]:
@@ -331,8 +331,8 @@ class AsyncClient:
             job = await client.submit("job.yaml")
             job = await job.wait()
 
-    A list is awaited as a whole, or iterated: `async for job in client.jobs.list()`. The arguments are those of the
-    Client. Files on this computer are read and written in the thread of the event loop.
+    Use `async for` for iterators. For a list, use `async for`, or `await` it to read all pages. The
+    arguments are those of the Client. Files on this computer are read and written in the thread of the event loop.
     """
 
     def __init__(

@@ -52,8 +52,7 @@ class Batches:
         Raises BadRequest with every problem of every job.
         """
         documents, datasets = _several(spec), Datasets(self._http)
-        if any(map(specs.local_files, documents)):
-            submitting.check_before_upload(self._http, PATH, _together(spec, documents, name), documents)
+        submitting.check_before_upload(self._http, PATH, _together(spec, documents, name), documents)
         with datasets.uploads_for_job() as uploaded:
             documents = [submitting.readied(datasets, each, uploaded) for each in documents]
             response = submitting.sent(self._http, PATH, _together(spec, documents, name), idempotency_key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -46,6 +46,8 @@ def awaited(awaitable: Awaitable[T]) -> T:
     """The result of an awaitable, within `run`."""
     worker = getcurrent()
     if not isinstance(worker, _Worker) or worker.parent is None:
+        if isinstance(awaitable, Coroutine):
+            awaitable.close()  # else Python warns that nobody awaited it
         raise RuntimeError("This needs the event loop of its AsyncClient: call a method of the client, and await it.")
     result: T = worker.parent.switch(awaitable)
     return result

@@ -33,8 +33,8 @@ class Client:
             job = client.submit("job.yaml").wait()
             job.download("model")
 
-    What there is has a name, and what is done with it a verb: `client.models.register`, `client.webhooks.create`. The
-    most common ones are methods of the client too: `submit`, `job`, `upload`, `predict` and `predict_many`.
+    Methods are grouped by what they act on: `client.models.register`, `client.webhooks.create`. The most common ones
+    are also on the client itself: `submit`, `job`, `upload`, `predict` and `predict_many`.
 
     base_url: the URL of the service. The default is $LOOPLINE_URL, else http://127.0.0.1:8080.
     api_key: the API key. The default is the content of the file api_key_file or $LOOPLINE_API_KEY_FILE, else

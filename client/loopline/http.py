@@ -1,9 +1,9 @@
 """One request to the service: sent, retried where that cannot do harm, and its refusals turned into errors.
 
-Every request of this client but the making of keys and webhooks, a webhook's test and a rollback is safe to repeat:
-reads by nature; cancelling, pausing, deleting, uploading and promoting because they come to the same thing twice;
-submitting because it carries an Idempotency-Key. So a connection that breaks, and the answers 429, 502, 503 and 504,
-are tried again, with growing pauses or after the `Retry-After` that was asked for.
+Every request of this client is safe to repeat, except creating keys and webhooks, rotating a secret, testing a webhook
+and a rollback. Reads change nothing. Cancelling, pausing, deleting, uploading and promoting have the same result
+twice as once. Submitting carries an Idempotency-Key. So the client retries if the connection breaks, and after the
+answers 429, 502, 503 and 504, with growing pauses or after the `Retry-After` that was asked for.
 """
 
 from __future__ import annotations

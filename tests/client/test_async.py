@@ -51,6 +51,16 @@ def test_every_method_of_the_client_can_be_awaited(plain: type, other: type) -> 
         assert getattr(awaited, "__wrapped__", None) is vars(plain)[name], name
         returned = str(inspect.signature(vars(plain)[name]).return_annotation)
         assert inspect.isasyncgenfunction(awaited) == returned.startswith("Iterator"), name
+        assert inspect.iscoroutinefunction(awaited) == (not returned.startswith(("Iterator", "Listing"))), name
+
+
+def test_both_clients_have_the_same_attributes() -> None:
+    clients = Client("http://127.0.0.1:1"), AsyncClient("http://127.0.0.1:1")
+    plain, other = ({name for name in vars(each) if not name.startswith("_")} for each in clients)
+    clients[0].close()
+    asyncio.run(clients[1].close())
+    assert "jobs" in plain
+    assert plain == other
 
 
 def run(service: Any, work: Callable[[AsyncClient], Any], **given: Any) -> Any:
@@ -212,4 +222,4 @@ def test_what_is_used_outside_of_its_loop_says_so() -> None:
     nothing = asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="await it"):
         bridge.awaited(nothing)
-    nothing.close()
+    assert inspect.getcoroutinestate(nothing) == inspect.CORO_CLOSED

@@ -32,7 +32,10 @@ def train(
     minutes: Annotated[
         float | None,
         typer.Option(
-            "--minutes", metavar="MINUTES", min=0.01, help="Search for the best values within this time first."
+            "--minutes",
+            metavar="MINUTES",
+            min=0.01,
+            help="Search for the best values and train the final model within this time.",
         ),
     ] = None,
     name: Annotated[
@@ -48,10 +51,11 @@ def train(
 ) -> None:
     """Train a model on a file, without a spec.
 
-    The network, and everything else that you do not set, is chosen for the data. With --minutes, the service also
-    trains models with other values within this time, and compares them on validation data. Then it trains the best one
-    once more, on all samples but the test. The command follows the training until it ends. Columns that you do not
-    name are inferred.
+    The network, and everything else that you do not set, is chosen for the data. The command follows the training
+    until it ends. Columns that you do not name are inferred.
+
+    With --minutes, the service first trains models with other values and compares them on validation data. Then it
+    trains the best one once more, on all samples but the test. All of this takes about MINUTES.
 
     Example: loopline train walks.csv --target activity --group walk --order time --minutes 10
     """
